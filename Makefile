@@ -1,0 +1,54 @@
+# Everything runs in .venv, which is made here, from the lock, and needs nothing installed by hand but Python.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test unit lint types schemas check-schemas bench lock clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(INSTALLED) ## Make .venv with everything in it
+
+# --no-deps: the lock is complete, so that nothing has to be resolved.
+$(INSTALLED): requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) (once; about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED) ## The main job end to end, on real servers of its own (KEEP=1 keeps them)
+	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
+
+test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some
+	@$(BIN)/python -m pytest $(ARGS)
+
+unit: $(INSTALLED) ## The unit tests: no servers
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+lint: $(INSTALLED) ## Style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## Types
+	@$(BIN)/mypy
+
+schemas: $(INSTALLED) ## Write schemas/ anew
+	@$(BIN)/pipeline-processing schemas
+
+check-schemas: $(INSTALLED) ## Compare schemas/ with the code
+	@$(BIN)/pipeline-processing schemas --check
+
+bench: $(INSTALLED) ## Measure speed and memory against COPY (minutes)
+	@$(BIN)/python -m tests.bench
+
+lock: $(INSTALLED) ## Resolve requirements.lock anew, from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --all-extras $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis service/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Exports one agency's data on request: Postgres → steps → S3, each run with exactly-once effect."""
