@@ -1,0 +1,33 @@
+"""Durations as people write them in configs: `250ms`, `90s`, `15m`, `1h`."""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_PATTERN = r"^\d+(\.\d+)?(ms|s|m|h|d)$"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: Any) -> Any:
+    """`"1h"` → timedelta. Anything but a string is left for pydantic to judge."""
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str) or not re.match(_PATTERN, value):
+        raise ValueError(f"{value!r} isn't a duration: write a number and a unit, such as 250ms, 90s, 15m, 1h or 2d")
+    unit = re.sub(r"[\d.]", "", value)
+    return timedelta(seconds=float(value.removesuffix(unit)) * _UNITS[unit])
+
+
+def format_duration(value: timedelta) -> str:
+    """timedelta → `"3600s"`."""
+    return f"{value.total_seconds():g}s"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": _PATTERN, "examples": ["90s", "1h"]}),
+]

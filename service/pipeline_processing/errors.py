@@ -1,0 +1,414 @@
+"""
+Every error of the service. Its type says what the caller does next.
+
+    PipelineError
+    ├── RunError                  ends one run; `retryable` says whether another attempt may help
+    │   ├── DataError             1: something in the rows or a step; mend the data, then replay
+    │   │   ├── StepFailed, StepAddedRows, ExpectationFailed, RowTooLarge, ArtifactTooLarge, QueryFailed
+    │   ├── JobConfigError        65: mend the job config
+    │   │   ├── UnknownColumn, InvalidStep, QueryInvalid
+    │   ├── PublicationError      1: what stands at the destination isn't what this run decided
+    │   │   ├── ConflictingObjects, PlanLost
+    │   ├── TransientError        try again later: 69 where a server can't be reached, 75 otherwise
+    │   │   ├── SourceUnavailable, DestinationUnavailable, HistoryUnavailable
+    │   │   ├── Throttled, StandbyConflict, SourceBusy, AttemptsExhausted
+    │   ├── AccessDenied          77: mend the permissions
+    │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: mend the service's settings
+    │   ├── RowsUnaccounted       70: a stage lost rows without saying so; a bug
+    │   └── InternalError         70: anything that nobody foresaw; a bug
+    ├── RequestError              65: the request can't be used; a dead letter when it came from Kafka
+    │   ├── InvalidRequest, UnknownJob, UnknownDataset, ConflictingRequest
+    ├── SettingsError             78: mend the service's settings
+    │   ├── HistoryOutdated, HistoryTooNew   or migrate the history, or upgrade this service
+    ├── RunHeldElsewhere          75: another worker has the run
+    ├── RunUnknown                65: no such run in the history
+    ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
+    └── UploadMissing             the destination has neither the upload nor its object
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class PipelineError(Exception):
+    """Base of every error that is raised on purpose. `str()` is one message for people, with its remedy."""
+
+    kind: ClassVar[str] = "internal_error"
+    """Stable name, published in `error.kind`."""
+    exit_code: ClassVar[int] = 70
+    retryable: ClassVar[bool] = False
+
+
+class RunError(PipelineError):
+    """Ends one run, or one attempt of it if `retryable`."""
+
+
+# -- the data, or a step -------------------------------------------------------------------------
+
+
+class DataError(RunError):
+    """A reason in the rows or in a step: the same run would fail again."""
+
+    kind = "data_error"
+    exit_code = 1
+
+
+class StepFailed(DataError):
+    """A step raised, or returned what isn't rows."""
+
+    kind = "step_failed"
+
+
+class StepAddedRows(DataError):
+    """A step returned more rows than it got, so rows could no longer be accounted for."""
+
+    kind = "step_added_rows"
+
+    def __init__(self, *, step: str, dataset: str, got: int, returned: int) -> None:
+        super().__init__(
+            f"Step {step!r} of dataset {dataset!r} got {got} rows and returned {returned}. "
+            "A step may change or drop rows, never add any: produce extra rows in the query instead."
+        )
+
+
+class ExpectationFailed(DataError):
+    """A check of `expect` isn't met."""
+
+    kind = "expectation_failed"
+
+
+class RowTooLarge(DataError):
+    """One encoded row doesn't fit into its share of the memory budget."""
+
+    kind = "row_too_large"
+
+    def __init__(self, *, dataset: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"A row of dataset {dataset!r} takes {size:,} bytes, more than the {limit:,} that fit into this "
+            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or leave the large column out."
+        )
+
+
+class ArtifactTooLarge(DataError):
+    """An artifact outgrew what one multipart upload can hold."""
+
+    kind = "artifact_too_large"
+
+
+class QueryFailed(DataError):
+    """The query was planned, and failed while it ran."""
+
+    kind = "query_failed"
+
+
+# -- the job config ------------------------------------------------------------------------------
+
+
+class JobConfigError(RunError):
+    """The job config is wrong: no attempt can succeed until it is mended."""
+
+    kind = "invalid_job_config"
+    exit_code = 65
+
+
+class UnknownColumn(JobConfigError):
+    """A step reads a column that nothing before it provides."""
+
+    kind = "unknown_column"
+
+    def __init__(self, column: str, *, step: str, available: Sequence[str]) -> None:
+        super().__init__(
+            f"Step {step!r} reads column {column!r}, but the rows there have {', '.join(available) or 'none'}. "
+            "Correct the step, or keep the column in an earlier `select`."
+        )
+
+
+class InvalidStep(JobConfigError):
+    """A step can't be built from its config, or can't be applied to the rows before it."""
+
+    kind = "invalid_step"
+
+
+class QueryInvalid(JobConfigError):
+    """Postgres can't parse or plan the query, or its result can't be exported."""
+
+    kind = "query_invalid"
+
+
+# -- publication ---------------------------------------------------------------------------------
+
+
+class PublicationError(RunError):
+    """What stands at the destination isn't what this run decided. Final: nothing is overwritten."""
+
+    exit_code = 1
+
+
+class ConflictingObjects(PublicationError):
+    """Another object stands where one of this run belongs."""
+
+    kind = "conflicting_objects"
+
+    def __init__(self, url: str, *, why: str) -> None:
+        super().__init__(
+            f"{url} is already there and isn't this run's: {why}. Nothing was overwritten. "
+            "Find out who writes below this prefix, then replay the run."
+        )
+
+
+class PlanLost(PublicationError):
+    """Some uploads of a stored plan were removed from outside after others had been completed."""
+
+    kind = "plan_lost"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"The upload of {url} was removed by someone else before it could be completed. The run's other "
+            "objects were deleted. Make the bucket's lifecycle rule for incomplete uploads longer than the "
+            "longest run, then replay the run."
+        )
+
+
+# -- transient -----------------------------------------------------------------------------------
+
+
+class TransientError(RunError):
+    """A later attempt may succeed."""
+
+    kind = "transient"
+    exit_code = 75
+    retryable = True
+
+
+class SourceUnavailable(TransientError):
+    """The database with the agencies' data can't be reached, or broke off."""
+
+    kind = "source_unavailable"
+    exit_code = 69
+
+
+class DestinationUnavailable(TransientError):
+    """The destination can't be reached, or answers with a server error."""
+
+    kind = "destination_unavailable"
+    exit_code = 69
+
+
+class HistoryUnavailable(TransientError):
+    """The database with the run history can't be reached, or broke off."""
+
+    kind = "history_unavailable"
+    exit_code = 69
+
+
+class Throttled(TransientError):
+    """The destination asks for fewer requests."""
+
+    kind = "throttled"
+
+
+class StandbyConflict(TransientError):
+    """A standby cancelled the query, because replay needed the rows that it reads."""
+
+    kind = "standby_conflict"
+
+
+class SourceBusy(TransientError):
+    """The database has no resources left for this query just now (connections, memory, locks)."""
+
+    kind = "source_busy"
+
+
+class AttemptsExhausted(TransientError):
+    """The last permitted attempt failed for a transient reason."""
+
+    kind = "attempts_exhausted"
+    retryable = False
+
+
+# -- access and settings -------------------------------------------------------------------------
+
+
+class AccessDenied(RunError):
+    """A server refuses this service's identity."""
+
+    kind = "access_denied"
+    exit_code = 77
+
+
+class BucketMissing(RunError):
+    """The bucket or folder of a destination doesn't exist."""
+
+    kind = "bucket_missing"
+    exit_code = 78
+
+
+class ForeignPrefix(RunError):
+    """The prefix belongs to another installation."""
+
+    kind = "foreign_prefix"
+    exit_code = 78
+
+
+class DatabaseMisconfigured(RunError):
+    """The DSN is wrong, or the server isn't set up as this service needs it."""
+
+    kind = "database_misconfigured"
+    exit_code = 78
+
+
+class SettingsError(PipelineError):
+    """The service's settings are wrong or incomplete. The message lists every fault."""
+
+    kind = "invalid_settings"
+    exit_code = 78
+
+
+class HistoryOutdated(SettingsError):
+    """The tables of the run history aren't there, or are those of an older version."""
+
+    kind = "history_outdated"
+
+    def __init__(self, schema: str, *, cause: str | None = None) -> None:
+        super().__init__(
+            f"The run history isn't set up in schema {schema!r}, or is that of an older version"
+            f"{f' ({cause})' if cause else ''}. Run `pipeline-processing migrate`, or correct "
+            "PIPELINE_HISTORY__DSN and PIPELINE_HISTORY__SCHEMA."
+        )
+
+
+class HistoryTooNew(SettingsError):
+    """The run history was migrated by a newer version of this service."""
+
+    kind = "history_too_new"
+
+    def __init__(self, schema: str, *, version: int, known: int) -> None:
+        super().__init__(
+            f"The run history in schema {schema!r} has version {version}, and this service knows versions up to "
+            f"{known}. Upgrade this service, or point PIPELINE_HISTORY__SCHEMA at a history of its own."
+        )
+
+
+# -- bugs ----------------------------------------------------------------------------------------
+
+
+class RowsUnaccounted(RunError):
+    """Rows read aren't the rows written, filtered and rejected."""
+
+    kind = "rows_unaccounted"
+
+    def __init__(self, dataset: str, *, read: int, written: int, filtered: int, rejected: int) -> None:
+        super().__init__(
+            f"Dataset {dataset!r}: {read} rows read, but {written} written, {filtered} filtered and {rejected} "
+            "rejected. A stage lost or made up rows, so nothing was published. Please report this as a bug."
+        )
+
+
+class InternalError(RunError):
+    """Wraps what nobody foresaw."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}. This is a bug: please report it with the log.")
+
+
+# -- requests ------------------------------------------------------------------------------------
+
+
+class RequestError(PipelineError):
+    """The request can't be used. `kind` is also the `dlq_reason` of its dead letter."""
+
+    kind = "invalid_request"
+    exit_code = 65
+
+
+class InvalidRequest(RequestError):
+    """The request breaks its schema. The message lists every fault."""
+
+
+class UnknownJob(RequestError):
+    """The request names a job that this service doesn't run."""
+
+    kind = "unknown_job"
+
+
+class UnknownDataset(RequestError):
+    """The request names a dataset that the job config doesn't have."""
+
+    kind = "unknown_dataset"
+
+    def __init__(self, unknown: Sequence[str], *, available: Sequence[str]) -> None:
+        super().__init__(
+            f"The job config has no dataset {', '.join(map(repr, unknown))}; it has {', '.join(available)}. "
+            "Correct the request, or add the dataset to the job config."
+        )
+
+
+class ConflictingRequest(RequestError):
+    """The run id was used before, with a different request."""
+
+    kind = "conflicting_request"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} exists already, for a different request. A run id names one request for good: "
+            f"use another id, or see `pipeline-processing history --run-id {run_id}`."
+        )
+
+
+# -- the run protocol ----------------------------------------------------------------------------
+
+
+class RunHeldElsewhere(PipelineError):
+    """Another worker holds the run's lease."""
+
+    kind = "run_held_elsewhere"
+    exit_code = 75
+    retryable = True
+
+    def __init__(self, run_id: str, *, worker: str | None) -> None:
+        super().__init__(
+            f"Run {run_id!r} is held by worker {worker or 'unknown'}. Wait for it, or try again when its lease "
+            f"has ended: `pipeline-processing history --run-id {run_id}` shows both."
+        )
+
+
+class RunUnknown(PipelineError):
+    """No such run in the history."""
+
+    kind = "run_unknown"
+    exit_code = 65
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"The history has no run {run_id!r}. `pipeline-processing history` lists the runs it has.")
+
+
+class Superseded(PipelineError):
+    """The fence or the state has moved on: this worker may change nothing any more."""
+
+    kind = "superseded"
+    exit_code = 75
+
+    def __init__(self, run_id: str, *, fence: int) -> None:
+        super().__init__(f"Run {run_id!r} was taken over or cancelled: fence {fence} no longer holds it.")
+
+
+class UploadMissing(PipelineError):
+    """Neither the upload nor the object that it should have become is there."""
+
+    kind = "upload_missing"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"The upload of {url} is gone, and there is no such object.")
+
+
+RUN_CANCELLED_EXIT_CODE = 79
+"""Exit code of a run that ended `cancelled`, which has no error."""
+
+
+def _all_errors(root: type[PipelineError]) -> list[type[PipelineError]]:
+    return [root, *(error for child in root.__subclasses__() for error in _all_errors(child))]
+
+
+def exit_codes() -> dict[str, int]:
+    """`error.kind` → exit code, for every kind there is."""
+    return {error.kind: error.exit_code for error in sorted(_all_errors(PipelineError), key=lambda e: e.kind)}

@@ -1,0 +1,378 @@
+"""
+What crosses the wire or is stored: requests, runs, plans, manifests, events.
+
+All of it is frozen pydantic. Times are timezone-aware; sizes are bytes; durations are milliseconds.
+"""
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+JOB = "agency_data_job"
+
+RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+AgencyId = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+class FormatName(StrEnum):
+    """How rows become bytes."""
+
+    NDJSON = "ndjson"
+    CSV = "csv"
+
+
+class Compression(StrEnum):
+    """What is done to the bytes of an artifact. `suffix` is the end of its key."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+    @property
+    def suffix(self) -> str:
+        return {Compression.NONE: "", Compression.GZIP: ".gz", Compression.ZSTD: ".zst"}[self]
+
+
+class Message(BaseModel):
+    """Base of everything here: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# -- the request ---------------------------------------------------------------------------------
+
+
+class JobRequest(Message):
+    """One agency's data, please. Only `agency_id` is required."""
+
+    agency_id: AgencyId
+    run_id: RunId | None = Field(None, description="Names the run for good. Derived from the message if absent.")
+    job: str = JOB
+    datasets: tuple[str, ...] | None = Field(None, description="Datasets of the job config; all if null.")
+    params: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    format: FormatName | None = Field(None, description="Replaces the format of every dataset.")
+    dry_run: bool = False
+    requested_by: str | None = None
+    priority: int = Field(0, ge=-(2**15), le=2**15 - 1, description="Higher goes first.")
+    not_before: AwareDatetime | None = None
+    deadline: AwareDatetime | None = None
+    replay_of: RunId | None = None
+
+    def digest(self) -> str:
+        """Hex SHA-256 of what was asked for, not by whom: two requests with one run id must agree in it."""
+        asked = self.model_dump(mode="json", exclude={"run_id", "requested_by"})
+        return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
+class RunState(StrEnum):
+    """`queued → running → prepared → succeeded`, or `failed`, or `cancelled`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PREPARED = "prepared"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+class Counts(Message):
+    """Rows of a dataset or a run, each counted where it happens."""
+
+    rows_read: Count = 0
+    rows_written: Count = 0
+    rows_filtered: Count = 0
+    rows_rejected: Count = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            rows_read=self.rows_read + other.rows_read,
+            rows_written=self.rows_written + other.rows_written,
+            rows_filtered=self.rows_filtered + other.rows_filtered,
+            rows_rejected=self.rows_rejected + other.rows_rejected,
+        )
+
+    @property
+    def accounted_for(self) -> bool:
+        return self.rows_read == self.rows_written + self.rows_filtered + self.rows_rejected
+
+
+class RunFailure(Message):
+    """Why a run failed, as events and history tell it."""
+
+    kind: str
+    message: str
+    retryable: bool
+    exit_code: int
+
+
+class Run(Message):
+    """One row of the history: a request and what became of it."""
+
+    run_id: RunId
+    job: str
+    agency_id: AgencyId
+    state: RunState
+    attempt: Count
+    fence: int | None = None
+    worker: str | None = None
+    lease_expires_at: datetime | None = None
+    request: JobRequest
+    requested_by: str | None = None
+    replay_of: str | None = None
+    dry_run: bool = False
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    not_before: datetime | None = None
+    queued_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    duration_ms: int | None = None
+    rows_read: int | None = None
+    rows_written: int | None = None
+    rows_filtered: int | None = None
+    rows_rejected: int | None = None
+    bytes_written: int | None = None
+    timings: dict[str, Any] | None = None
+    manifest_url: str | None = None
+    error: RunFailure | None = None
+    trace_id: TraceId | None = None
+    span_id: str | None = None
+
+
+class Attempt(Message):
+    """One try of a run."""
+
+    run_id: RunId
+    attempt: int
+    fence: int
+    worker: str
+    outcome: str = Field(
+        description="running, prepared, succeeded, failed, retrying, handed_back, cancelled, voided, or lost"
+    )
+    started_at: datetime
+    finished_at: datetime | None = None
+    error_kind: str | None = None
+    error_message: str | None = None
+    trace_id: TraceId | None = None
+    span_id: str | None = None
+
+
+# -- the manifest --------------------------------------------------------------------------------
+
+
+class ContentMeta(Message):
+    content_length: Count
+
+
+class ManifestEntry(Message):
+    """One published artifact. Redshift's COPY reads `url`, `mandatory` and `meta`."""
+
+    url: str
+    mandatory: bool = True
+    dataset: str
+    format: FormatName
+    compression: Compression
+    rows: Count
+    meta: ContentMeta
+    sha256: Sha256
+
+
+class RejectedEntry(Message):
+    """One artifact of rejected rows."""
+
+    url: str
+    dataset: str
+    rows: Count
+    meta: ContentMeta
+    sha256: Sha256
+
+
+class DatasetCounts(Counts):
+    name: str
+
+
+class Manifest(Message):
+    """The list of a run's artifacts and counts, published last."""
+
+    version: Literal[1] = 1
+    job: str
+    agency_id: AgencyId
+    run_id: RunId
+    attempt: int
+    trace_id: TraceId
+    snapshot_at: AwareDatetime
+    created_at: AwareDatetime
+    rows_read: Count
+    rows_written: Count
+    rows_filtered: Count
+    rows_rejected: Count
+    datasets: tuple[DatasetCounts, ...]
+    entries: tuple[ManifestEntry, ...]
+    rejected: tuple[RejectedEntry, ...] = ()
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+class UploadedPart(Message):
+    """One part of a multipart upload, as its completion names it. `crc32` is base64, as S3 wants it."""
+
+    number: int
+    etag: str
+    crc32: str
+
+
+class MultipartUpload(Message):
+    """Bytes that wait in an incomplete multipart upload."""
+
+    kind: Literal["multipart"] = "multipart"
+    upload_id: str
+    parts: tuple[UploadedPart, ...]
+
+
+class InlineContent(Message):
+    """Bytes small enough to stand in the plan itself, base64."""
+
+    kind: Literal["inline"] = "inline"
+    content: str
+
+
+class StagedFile(Message):
+    """Bytes that wait in a file beside their final place. `path` is relative to the destination."""
+
+    kind: Literal["file"] = "file"
+    path: str
+
+
+Staged = Annotated[MultipartUpload | InlineContent | StagedFile, Field(discriminator="kind")]
+
+
+class Artifact(Message):
+    """One object whose bytes are all stored somewhere, and which nobody can see until it is completed."""
+
+    key: str = Field(description="Relative to the destination, e.g. `agency_id=7/run_id=r/records/part-00000.csv`.")
+    dataset: str
+    format: FormatName
+    compression: Compression
+    rows: Count
+    size: Count
+    sha256: Sha256
+    staged: Staged
+
+
+class Plan(Message):
+    """
+    The decision of a run: all that completing and publishing it needs, down to the manifest's bytes.
+
+    Artifacts stand in the order in which they are completed: uploads that can be lost before inline content.
+    """
+
+    artifacts: tuple[Artifact, ...]
+    metadata: dict[str, str] = Field(description="Metadata of every object: run-id, agency-id, attempt, trace-id.")
+    manifest_key: str
+    manifest: str = Field(description="The manifest's exact bytes, as text.")
+
+
+class UploadRef(Message):
+    """An upload that was started and may have to be aborted: `upload_id` is the destination's own handle."""
+
+    key: str
+    upload_id: str
+
+
+# -- events --------------------------------------------------------------------------------------
+
+
+class RunCompletion(Message):
+    """What is announced when a run has finished: RunSucceeded, RunFailed or RunCancelled, by `state`."""
+
+    run_id: RunId
+    job: str
+    agency_id: AgencyId
+    state: Literal["succeeded", "failed", "cancelled"]
+    attempt: Count
+    dry_run: bool
+    replay_of: RunId | None
+    requested_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime
+    duration_ms: Count
+    rows_read: Count
+    rows_written: Count
+    rows_filtered: Count
+    rows_rejected: Count
+    bytes_written: Count
+    manifest: str | None
+    trace_id: TraceId | None
+    error: RunFailure | None
+
+    @property
+    def event_type(self) -> str:
+        """CloudEvents type."""
+        return f"agency.run.{self.state}"
+
+    @classmethod
+    def of(cls, run: Run) -> "RunCompletion":
+        """The announcement of a finished run."""
+        if not run.state.finished or run.finished_at is None:
+            raise ValueError(f"run {run.run_id} has not finished")
+        return cls(
+            run_id=run.run_id,
+            job=run.job,
+            agency_id=run.agency_id,
+            state=run.state.value,
+            attempt=run.attempt,
+            dry_run=run.dry_run,
+            replay_of=run.replay_of,
+            requested_at=run.queued_at,
+            started_at=run.started_at,
+            finished_at=run.finished_at,
+            duration_ms=run.duration_ms or 0,
+            rows_read=run.rows_read or 0,
+            rows_written=run.rows_written or 0,
+            rows_filtered=run.rows_filtered or 0,
+            rows_rejected=run.rows_rejected or 0,
+            bytes_written=run.bytes_written or 0,
+            manifest=run.manifest_url if run.state is RunState.SUCCEEDED else None,
+            trace_id=run.trace_id,
+            error=run.error,
+        )
+
+
+class RunProgress(Message):
+    """How far a run is. Type `agency.run.progress`."""
+
+    run_id: RunId
+    agency_id: AgencyId
+    attempt: Count
+    state: RunState
+    dataset: str | None
+    stage: str | None
+    rows_read: Count
+    rows_written: Count
+    bytes_written: Count
+    at: AwareDatetime
+
+
+class Installation(Message):
+    """`_installation.json`: the history that a prefix belongs to."""
+
+    installation_id: UUID

@@ -1,0 +1,360 @@
+"""
+What the core needs from the outside, as small Protocols. Each implementation has a file of its own, and only
+the composition root (`app.py`) imports it. No driver's exception crosses a port: see `errors.py`.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Protocol
+from uuid import UUID
+
+from pipeline_processing.model import (
+    Artifact,
+    Attempt,
+    Counts,
+    JobRequest,
+    Plan,
+    Run,
+    RunCompletion,
+    RunFailure,
+    RunState,
+    Staged,
+    UploadRef,
+)
+
+# -- rows ----------------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+"""
+One row, column name → value. Until a step reads a value it is *carried*: as the fragment of output that Postgres
+itself would print (see `formats`), so that it costs nothing to keep exact.
+"""
+Batch = list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How values of a column compare, as in SQL."""
+
+    family: str
+    """Columns of one family compare with each other: boolean, number, text, date, timestamp, timestamptz."""
+    key: Callable[[Any], Any]
+    """A carried value (never None) → a key that orders as Postgres orders the type."""
+    literal: Callable[[str | int | Decimal | bool], Any]
+    """A literal of SQL → such a key. Raises ValueError if it isn't of the type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a dataset at one place in its chain of steps."""
+
+    name: str
+    natural: Callable[[Any], Any] | None = None
+    """A carried value (never None) → the Python value a step works with: Decimal, datetime, dict, …; None: as it is."""
+    comparison: Comparison | None = None
+    """None where its values can't be compared."""
+
+
+Columns = tuple[Column, ...]
+
+
+class Batches(Protocol):
+    """The rows of one dataset, batch by batch. Leaving the block closes the cursor."""
+
+    columns: Columns
+
+    def __aiter__(self) -> "Batches": ...
+
+    async def __anext__(self) -> Batch: ...
+
+
+class Snapshot(Protocol):
+    """One consistent view of the source, over all datasets of a run."""
+
+    taken_at: datetime
+
+    def rows(self, dataset: Any, arguments: Mapping[str, Any], *, carry: str) -> AbstractAsyncContextManager[Batches]:
+        """
+        Read one dataset.
+
+        `arguments` are the values that a query may name; `carry` is the form in which values travel: "json" or
+        "text". Raises QueryInvalid, QueryFailed, AccessDenied, or a TransientError.
+        """
+
+
+class Source(Protocol):
+    """Where an agency's rows come from."""
+
+    def snapshot(self, datasets: Sequence[Any]) -> AbstractAsyncContextManager[Snapshot]:
+        """Open a snapshot to read these datasets in; leaving the block ends it. Raises as `Snapshot.rows` does."""
+
+
+class Step(Protocol):
+    """One transform or enrich, bound to the columns that reach it."""
+
+    name: str
+    columns: Columns | None
+    """What leaves the step; None when only the rows themselves tell."""
+    filtered: int
+    """Rows that this step has dropped on purpose so far."""
+
+    async def __call__(self, batch: Batch) -> Batch:
+        """Rows in, rows out; never more than came in."""
+
+
+class Format(Protocol):
+    """Rows → bytes of one artifact. An instance has the state of one artifact."""
+
+    carry: str
+    """The form in which it takes carried values: "json" or "text"."""
+    rows: int
+    """Rows encoded so far."""
+
+    def begin(self, columns: Columns) -> bytes:
+        """What stands before the first row, as far as it is known."""
+
+    def encode(self, batch: Batch) -> bytes:
+        """One non-empty batch."""
+
+    def end(self) -> bytes:
+        """What stands after the last row."""
+
+
+# -- artifacts -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """An upload whose bytes are all stored, and still invisible."""
+
+    size: int
+    sha256: str
+    staged: Staged
+
+
+class Upload(Protocol):
+    """One artifact in the making."""
+
+    async def write(self, data: bytes) -> None:
+        """Append. Waits while the memory budget is spent or too many parts are under way."""
+
+    async def seal(self) -> Sealed:
+        """Store what is left. After it only a stored plan may complete the upload."""
+
+
+UploadStarted = Callable[[UploadRef], Awaitable[None]]
+"""Called, and awaited, before an upload's first byte is sent: whoever dies later leaves a trace of it."""
+
+
+class Destination(Protocol):
+    """
+    Where artifacts go. `url` is its root, e.g. `s3://exports/agencies`; keys are relative to it.
+
+    Every method may raise DestinationUnavailable or Throttled (try again), AccessDenied or BucketMissing.
+    """
+
+    url: str
+
+    async def verify_installation(self, installation: UUID) -> None:
+        """Check that this prefix is nobody else's. Writes nothing. Raises ForeignPrefix."""
+
+    async def mark_installation(self, installation: UUID) -> None:
+        """Mark the prefix as this installation's, if nobody has. Raises ForeignPrefix."""
+
+    def open(
+        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+    ) -> AbstractAsyncContextManager[Upload]:
+        """
+        Start one artifact. Nothing of it is visible until a stored plan completes it; leaving the block without
+        `seal()`, or with an exception, aborts the upload.
+        """
+
+    async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
+        """
+        Make one artifact visible. Repeating it is harmless.
+
+        Raises UploadMissing when neither the upload nor the object is there, and ConflictingObjects when the
+        object is there and isn't this artifact (by run, attempt, size and checksum).
+        """
+
+    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
+        """Write a small object unless it is there. Raises ConflictingObjects if it is there with other bytes."""
+
+    async def exists(self, key: str) -> bool: ...
+
+    async def abort(self, upload: UploadRef) -> None:
+        """Remove an incomplete upload. One that is gone already is fine."""
+
+    async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
+        """Remove one completed artifact if it is ours: only for plans of runs that have failed for good."""
+
+
+# -- runs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    The exclusive right to work on a run, until the lease ends or the fence is superseded.
+
+    `run` is the run as it stood at the claim: its state is `running`, or `prepared` when a stored plan is to be
+    rolled forward.
+    """
+
+    run: Run
+    fence: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request came from."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt measured: totals, bytes of all artifacts, seconds per stage."""
+
+    counts: Counts = field(default_factory=Counts)
+    bytes_written: int = 0
+    timings: Mapping[str, Any] = field(default_factory=dict)
+    manifest_url: str | None = None
+
+
+class RunStore(Protocol):
+    """
+    The run table: queue and history. It holds the truth about every run.
+
+    Every write names the fence and the state that it starts from, and raises Superseded when either has moved
+    on. All times are the database's. Any method may raise HistoryUnavailable.
+    """
+
+    async def installation_id(self) -> UUID:
+        """Which history this is."""
+
+    async def accept(
+        self,
+        request: JobRequest,
+        *,
+        run_id: str,
+        trace_id: str,
+        span_id: str,
+        origin: Origin | None = None,
+    ) -> Run:
+        """
+        Write the request as a `queued` run, unless the run id is known; either way, the run as it stands.
+
+        Raises ConflictingRequest if the id was used for another request.
+        """
+
+    async def claim(
+        self, *, worker: str, lease: timedelta, max_runs_per_agency: int, run_id: str | None = None
+    ) -> Claim | None:
+        """
+        Take one run: a `prepared` one that nobody holds first, then, of those due (queued, or running with a lease
+        that has ended), by priority, agencies in turn, age. With `run_id`, that run or none.
+
+        The attempt goes up by one, except for a prepared run.
+        """
+
+    async def renew(self, claim: Claim, *, lease: timedelta) -> None:
+        """Extend the lease from now. Raises Superseded also when the run was cancelled."""
+
+    async def start_attempt(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
+        """Note the attempt's own trace in `run_attempts`."""
+
+    async def record_upload(self, claim: Claim, upload: UploadRef) -> None:
+        """Remember an upload before its first byte is sent."""
+
+    async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
+        """Uploads that were aborted or completed need no clean-up any more."""
+
+    async def lost_uploads(self, run_id: str) -> list[UploadRef]:
+        """
+        Uploads of a run that nobody will complete: their fence is superseded, or the run is neither `running` nor
+        `prepared`, and no stored plan names them.
+        """
+
+    async def prepare(self, claim: Claim, plan: Plan, outcome: Outcome) -> None:
+        """The decision: `running → prepared`, storing the plan. Repeating it with the same fence is harmless."""
+
+    async def plan(self, claim: Claim) -> Plan:
+        """The stored plan of a prepared run."""
+
+    async def succeed(self, claim: Claim) -> Run:
+        """`prepared → succeeded`, with its event in the outbox, in one transaction."""
+
+    async def succeed_dry(self, claim: Claim, outcome: Outcome) -> Run:
+        """`running → succeeded` for a dry run, which has no plan; with its event."""
+
+    async def fail(
+        self,
+        claim: Claim,
+        failure: RunFailure,
+        *,
+        outcome: Outcome | None = None,
+        state: RunState = RunState.RUNNING,
+    ) -> Run:
+        """`running → failed`, or `prepared → failed` where the plan can't be published; with its event."""
+
+    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta) -> Run:
+        """`running → queued`, not before `delay` from now."""
+
+    async def hand_back(self, claim: Claim) -> Run:
+        """`running → queued`, due at once, and the attempt doesn't count as a try; a prepared run is only let go."""
+
+    async def release(self, claim: Claim, *, delay: timedelta) -> Run:
+        """Give up the lease of a `prepared` run; it can be claimed again after `delay`."""
+
+    async def void_plan(self, claim: Claim) -> Run:
+        """`prepared → queued`: the plan's first upload is gone and nothing was completed, so export again."""
+
+    async def cancel(self, run_id: str) -> Run:
+        """
+        `queued` or `running` → `cancelled`, with its event. A run in any other state is returned as it is.
+
+        Raises RunUnknown.
+        """
+
+    async def tries(self, run_id: str) -> int:
+        """Attempts so far that count against the maximum."""
+
+    async def get(self, run_id: str) -> Run | None: ...
+
+    async def history(
+        self,
+        *,
+        agency_id: int | None = None,
+        state: RunState | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+    ) -> list[Run]:
+        """Runs, newest first, by the time they were accepted."""
+
+    async def attempts(self, run_id: str) -> list[Attempt]:
+        """All attempts of one run, oldest first."""
+
+    async def events(self, run_id: str) -> list[tuple[str, RunCompletion]]:
+        """The run's events in the outbox: id and content."""
+
+
+# -- time ----------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Time of this process. The run table has its own: the database's."""
+
+    def now(self) -> datetime:
+        """The time of day, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    async def sleep(self, seconds: float) -> None: ...

@@ -1,0 +1,19 @@
+"""pydantic's validation errors as lines for people."""
+
+from pydantic import ValidationError
+
+
+def faults_of(error: ValidationError) -> list[str]:
+    """One line per fault: where it is, what is wrong. Never the input itself: it may hold a secret."""
+    faults = error.errors(include_url=False, include_input=False)
+    # pydantic calls a list too short when its items are at fault: that says nothing new.
+    around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    return [_line(f["loc"], f["msg"]) for f in faults if not (f["type"] == "too_short" and f["loc"] in around)]
+
+
+def _line(location: tuple[int | str, ...], message: str) -> str:
+    # A step's location has its name twice: as the choice among the steps, and as its key.
+    parts = [part for part, following in zip(location, (*location[1:], None), strict=True) if part != following]
+    where = ".".join(map(str, parts))
+    what = "unknown key" if message == "Extra inputs are not permitted" else message.removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
