@@ -1,0 +1,18 @@
+"""From a format's name to a new instance of it."""
+
+from pipeline_processing.formats.csv import Csv
+from pipeline_processing.formats.ndjson import Ndjson
+from pipeline_processing.model import FormatName
+from pipeline_processing.ports import Format
+
+CARRY = {FormatName.NDJSON: Ndjson.carry, FormatName.CSV: Csv.carry}
+"""The form in which each format takes carried values."""
+
+
+def new_format(name: FormatName, *, fixed: bool) -> Format:
+    """The format of one artifact. `fixed`: no step puts values or columns of its own into the rows."""
+    match name:
+        case FormatName.NDJSON:
+            return Ndjson(exact=fixed)
+        case FormatName.CSV:
+            return Csv(fixed=fixed)

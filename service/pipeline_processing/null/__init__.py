@@ -1,0 +1,1 @@
+"""Nowhere: what dry runs and benchmarks write to."""

@@ -1,0 +1,57 @@
+"""A destination that keeps nothing, and so also never has anything to publish."""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from pipeline_processing.model import Artifact, InlineContent, UploadRef
+from pipeline_processing.ports import Sealed, UploadStarted
+
+
+class NullUpload:
+    """Counts bytes, and forgets them."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._sha256 = hashlib.sha256()
+
+    async def write(self, data: bytes) -> None:
+        self._size += len(data)
+        self._sha256.update(data)
+
+    async def seal(self) -> Sealed:
+        return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=InlineContent(content=""))
+
+
+class NullDestination:
+    """Takes every artifact and publishes none: a plan made of its artifacts can't be completed."""
+
+    url = "null:"
+
+    async def verify_installation(self, installation: UUID) -> None:
+        """Nowhere is nobody's."""
+
+    async def mark_installation(self, installation: UUID) -> None:
+        """Nowhere is nobody's."""
+
+    @asynccontextmanager
+    async def open(
+        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+    ) -> AsyncIterator[NullUpload]:
+        yield NullUpload()
+
+    async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
+        raise AssertionError(f"{artifact.key} was written nowhere")
+
+    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
+        raise AssertionError(f"{key} was written nowhere")
+
+    async def exists(self, key: str) -> bool:
+        return False
+
+    async def abort(self, upload: UploadRef) -> None:
+        """Nothing was started."""
+
+    async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
+        """Nothing was written."""

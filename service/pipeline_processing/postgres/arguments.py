@@ -1,0 +1,57 @@
+"""The values behind a query's $1, $2, …: found by name, and fitted to what the parameters are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import asyncpg
+
+from pipeline_processing.errors import QueryInvalid
+from pipeline_processing.values import boolean_literal
+
+_INTEGERS = ("int2", "int4", "int8", "oid")
+_TEXTS = ("text", "varchar", "bpchar", "name", "unknown")
+
+
+def bound(
+    names: Sequence[str], parameters: Sequence[asyncpg.Type], arguments: Mapping[str, Any], *, dataset: str
+) -> list[Any]:
+    """
+    The values to bind, in order. They are sent apart from the query, never as part of its text.
+
+    Raises QueryInvalid when a name is unknown, a value doesn't fit, or their number isn't the query's.
+    """
+    if len(names) != len(parameters):
+        raise QueryInvalid(
+            f"The query of dataset {dataset!r} has {len(parameters)} parameters ($1, $2, …), but `args` names "
+            f"{len(names)}. Make `args` list one name for each, in order."
+        )
+    return [_value(name, kind, arguments, dataset) for name, kind in zip(names, parameters, strict=True)]
+
+
+def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any], dataset: str) -> Any:
+    if name not in arguments:
+        raise QueryInvalid(
+            f"The query of dataset {dataset!r} needs {name!r}, which is neither built in nor a param of this request; "
+            f"there is {', '.join(arguments)}. Send it with `--param {name}=VALUE`, or correct `args`."
+        )
+    value = arguments[name]
+    try:
+        return _fitted(value, parameter.name)
+    except ValueError:
+        raise QueryInvalid(
+            f"The query of dataset {dataset!r} needs a {parameter.name} for {name!r}, not {value!r}. Correct the "
+            "param of the request, or cast the parameter in the query."
+        ) from None
+
+
+def _fitted(value: Any, type_name: str) -> Any:
+    """Params come as JSON or from a command line, so `"5"` may stand for a number and 5 for text."""
+    if value is None:
+        return None
+    if type_name in _INTEGERS and isinstance(value, str):
+        return int(value)
+    if type_name == "bool":
+        return boolean_literal(value)
+    if type_name in _TEXTS and not isinstance(value, str):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    return value
