@@ -1,0 +1,318 @@
+"""
+One attempt of a run, from its claim to its end: stream, verify, prepare (the decision), publish, finish.
+
+What follows from an error depends on whether the run is decided. Before that, the attempt ends: the run is queued
+again if another attempt may help, else it fails. From `prepared` on there is only one way, forward: the worker gives
+up its lease, and whoever claims the run next goes on with the stored plan.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
+
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunContext
+from pipeline_processing.errors import (
+    AttemptsExhausted,
+    ConflictingObjects,
+    HistoryUnavailable,
+    InternalError,
+    PipelineError,
+    Superseded,
+)
+from pipeline_processing.lease import Held, Leases
+from pipeline_processing.logs import bound_run
+from pipeline_processing.model import Counts, DatasetCounts, Run, RunFailure, RunProgress, RunState, UploadRef
+from pipeline_processing.null.destination import NullDestination
+from pipeline_processing.ports import Claim, Clock, Destination, RunStore, Source
+from pipeline_processing.publication import Publisher, decide, manifest_key, outcome_of
+from pipeline_processing.shielded import shielded
+from pipeline_processing.telemetry import parent_context, trace_ids
+
+log = structlog.get_logger(__name__)
+
+_CLEAN_UP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a run that failed for a transient reason is tried again."""
+
+    max_attempts: int = 5
+    first_delay: float = 1.0
+    longest_delay: float = 60.0
+
+    def delay(self, tries: int, jitter: float) -> timedelta:
+        """The pause after that many tries: doubled each time, then shortened by up to half by `jitter` in 0…1."""
+        pause = min(self.longest_delay, self.first_delay * 2 ** (tries - 1))
+        return timedelta(seconds=pause * (1 - jitter / 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """The run as an attempt left it, and the error that ended the attempt, if one did."""
+
+    run: Run
+    error: PipelineError | None = None
+
+
+class Executor:
+    """
+    Claims runs and works on them, one call an attempt.
+
+    `on_progress` is told after every batch; `after` the name of each step of the protocol once it is done (tests
+    stop the world there).
+    """
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        runs: RunStore,
+        source: Source,
+        destination: Destination,
+        config: AgencyJobConfig,
+        leases: Leases,
+        clock: Clock,
+        tracer: Tracer,
+        retry: RetryPolicy,
+        max_runs_per_agency: int,
+        max_row_bytes: int,
+        jitter: Callable[[], float],
+        on_progress: Callable[[RunProgress], None],
+        after: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        self._worker = worker
+        self._runs = runs
+        self._source = source
+        self._destination = destination
+        self._config = config
+        self._leases = leases
+        self._clock = clock
+        self._tracer = tracer
+        self._retry = retry
+        self._max_runs_per_agency = max_runs_per_agency
+        self._max_row_bytes = max_row_bytes
+        self._jitter = jitter
+        self._on_progress = on_progress
+        self._after = after
+        self._publisher = Publisher(runs=runs, destination=destination, after=after)
+
+    async def claim(self, *, run_id: str | None = None) -> Held | None:
+        """Claim the next run that is due, or that run."""
+        held = await self._leases.claim(
+            worker=self._worker, max_runs_per_agency=self._max_runs_per_agency, run_id=run_id
+        )
+        if held is not None:
+            self._after("claim")
+        return held
+
+    async def execute(self, held: Held) -> Attempted:
+        """
+        Work on a claimed run until the attempt ends, one way or another; the run as it stands then.
+
+        Raises HistoryUnavailable when the outcome can't be written: the run goes on when its lease has ended. When
+        cancelled, hands the run back first.
+        """
+        run = held.claim.run
+        assert run.trace_id is not None  # `accept` stores both with every run
+        assert run.span_id is not None
+        parent = parent_context(run.trace_id, run.span_id)
+        with (
+            self._tracer.start_as_current_span(f"attempt {run.attempt}", context=parent) as span,
+            bound_run(run_id=run.run_id, agency_id=run.agency_id, attempt=run.attempt, trace_id=run.trace_id),
+        ):
+            span.set_attributes({"run_id": run.run_id, "agency_id": run.agency_id, "attempt": run.attempt})
+            log.info("attempt started", state=run.state.value, worker=held.claim.worker)
+            attempted = await self._under_lease(held)
+            if attempted.error is not None:
+                span.set_status(Status(StatusCode.ERROR, attempted.error.kind))
+            log.info("attempt ended", state=attempted.run.state.value, rows_written=attempted.run.rows_written)
+            return attempted
+
+    async def _under_lease(self, held: Held) -> Attempted:
+        claim = held.claim
+        try:
+            attempted = await self._leases.work(held, self._attempt(claim))
+        except Superseded as error:
+            log.warning("the run was taken over or cancelled", fence=claim.fence)
+            attempted = Attempted(await self._current(claim), error)
+        except asyncio.CancelledError:
+            await self._finally(self._hand_back(claim))
+            raise
+        # A prepared run's uploads belong to its plan, and a succeeded run has none left.
+        if attempted.run.state not in (RunState.PREPARED, RunState.SUCCEEDED):
+            await self._finally(self._clean_up(claim.run.run_id))
+        return attempted
+
+    async def _attempt(self, claim: Claim) -> Attempted:
+        """The protocol, in order. Which error came when decides what it means."""
+        trace_id, span_id = trace_ids(get_current_span())
+        await self._runs.start_attempt(claim, trace_id=trace_id, span_id=span_id)
+        prepared = claim.run.state is RunState.PREPARED
+        try:
+            if not prepared:
+                if claim.run.dry_run:
+                    return Attempted(await self._dry_run(claim))
+                await self._export(claim)
+                prepared = True
+            return await self._publish(claim)
+        except Superseded:
+            raise
+        except PipelineError as error:
+            return await self._gave_way(claim, error) if prepared else await self._ended(claim, error)
+        except Exception as error:
+            log.exception("unexpected error")
+            bug = InternalError(error)
+            return await self._gave_way(claim, bug) if prepared else await self._ended(claim, bug)
+
+    # -- until the decision ----------------------------------------------------------------------
+
+    def _processor(self, claim: Claim, destination: Destination) -> tuple[RunContext, AgencyProcessor]:
+        run = claim.run
+        assert run.trace_id is not None  # `accept` stores one with every run
+        context = RunContext(run_id=run.run_id, attempt=run.attempt, trace_id=run.trace_id, request=run.request)
+        progress = RunTotals(context, self._clock, self._on_progress)
+
+        async def on_upload(upload: UploadRef) -> None:
+            await self._runs.record_upload(claim, upload)
+
+        processor = AgencyProcessor(
+            run=context,
+            source=self._source,
+            destination=destination,
+            on_upload=on_upload,
+            on_progress=progress,
+            tracer=self._tracer,
+            max_row_bytes=self._max_row_bytes,
+        )
+        return context, processor
+
+    async def _export(self, claim: Claim) -> None:
+        """Stream, verify, and store the plan: from here on the run is decided."""
+        context, processor = self._processor(claim, self._destination)
+        export = await processor.process_agency(claim.run.agency_id, self._config.for_request(claim.run.request))
+        self._after("stream")
+        if await self._destination.exists(manifest_key(context)):
+            raise ConflictingObjects(
+                f"{self._destination.url}/{manifest_key(context)}",
+                why="a manifest of this run id was published before",
+            )
+        await self._destination.mark_installation(await self._runs.installation_id())
+        self._after("verify")
+        plan, outcome = decide(context, export, destination_url=self._destination.url, now=self._clock.now())
+        while True:
+            try:
+                await self._runs.prepare(claim, plan, outcome)
+                break
+            except HistoryUnavailable as error:
+                # The reply may be all that was lost. Only the same compare-and-set again can tell; the lease ends it.
+                log.warning("no answer to the decision; asking again", error=str(error))
+                await self._clock.sleep(0.2)
+        self._after("prepare")
+
+    async def _dry_run(self, claim: Claim) -> Run:
+        _, processor = self._processor(claim, NullDestination())
+        export = await processor.process_agency(claim.run.agency_id, self._config.for_request(claim.run.request))
+        return await self._runs.succeed_dry(claim, outcome_of(export, manifest_url=None))
+
+    async def _ended(self, claim: Claim, error: PipelineError) -> Attempted:
+        """An attempt failed before the decision: try again later, or fail the run."""
+        tries = await self._runs.tries(claim.run.run_id)
+        if error.retryable and tries < self._retry.max_attempts:
+            delay = self._retry.delay(tries, self._jitter())
+            log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
+            return Attempted(await self._runs.retry(claim, failure_of(error), delay=delay), error)
+        final = _exhausted(error, tries) if error.retryable else error
+        log.error("run failed", kind=final.kind, error=str(final))
+        return Attempted(await self._runs.fail(claim, failure_of(final)), final)
+
+    # -- from the decision on --------------------------------------------------------------------
+
+    async def _publish(self, claim: Claim) -> Attempted:
+        with self._tracer.start_as_current_span("publish"):
+            run = await self._publisher.publish(claim, await self._runs.plan(claim))
+        return Attempted(run)
+
+    async def _gave_way(self, claim: Claim, error: PipelineError) -> Attempted:
+        """Publishing broke off. The run is decided, so nothing fails it: somebody goes on later."""
+        log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
+        delay = self._retry.delay(1, self._jitter())
+        return Attempted(await self._runs.release(claim, delay=delay), error)
+
+    # -- leaving ---------------------------------------------------------------------------------
+
+    async def _hand_back(self, claim: Claim) -> None:
+        await self._runs.hand_back(claim)
+        log.info("handed back")
+        await self._clean_up(claim.run.run_id)
+
+    async def _clean_up(self, run_id: str) -> None:
+        """Abort the uploads that nobody will complete. What is left over, `gc` finds by the same question."""
+        uploads = await self._runs.lost_uploads(run_id)
+        for upload in uploads:
+            await self._destination.abort(upload)
+        await self._runs.forget_uploads(run_id, uploads)
+
+    async def _finally(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do a last piece of work, within limits, even if this task is cancelled meanwhile."""
+
+        async def limited() -> None:
+            try:
+                async with asyncio.timeout(_CLEAN_UP_SECONDS):
+                    await work
+            except (PipelineError, TimeoutError) as error:
+                log.warning("leaving a run was not clean; its lease ends by itself", error=str(error))
+
+        await shielded(limited())
+
+    async def _current(self, claim: Claim) -> Run:
+        return await self._runs.get(claim.run.run_id) or claim.run
+
+
+class RunTotals:
+    """Adds up the progress of a run's datasets."""
+
+    def __init__(self, run: RunContext, clock: Clock, tell: Callable[[RunProgress], None]) -> None:
+        self._run = run
+        self._clock = clock
+        self._tell = tell
+        self._datasets: dict[str, tuple[Counts, int]] = {}
+
+    def __call__(self, counts: DatasetCounts, *, stage: str, bytes_written: int) -> None:
+        self._datasets[counts.name] = (counts, bytes_written)
+        done = self._datasets.values()
+        self._tell(
+            RunProgress(
+                run_id=self._run.run_id,
+                agency_id=self._run.request.agency_id,
+                attempt=self._run.attempt,
+                state=RunState.RUNNING,
+                dataset=counts.name,
+                stage=stage,
+                rows_read=sum(c.rows_read for c, _ in done),
+                rows_written=sum(c.rows_written for c, _ in done),
+                bytes_written=sum(size for _, size in done),
+                at=self._clock.now(),
+            )
+        )
+
+
+def failure_of(error: PipelineError) -> RunFailure:
+    """An error as history and events tell it."""
+    return RunFailure(kind=error.kind, message=str(error), retryable=error.retryable, exit_code=error.exit_code)
+
+
+def _exhausted(error: PipelineError, tries: int) -> PipelineError:
+    """The error of a last try. An unreachable server keeps its own kind and exit code."""
+    if error.exit_code == _UNREACHABLE:
+        return error
+    return AttemptsExhausted(f"Gave up after {tries} attempts. The last one: {error}")
+
+
+_UNREACHABLE = 69

@@ -1,0 +1,84 @@
+"""Working under a lease: it is renewed while the work lasts, and the work stops before the lease can end."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import structlog
+
+from pipeline_processing.errors import Superseded, TransientError
+from pipeline_processing.ports import Claim, Clock, RunStore
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claim, and when this worker's own clock says that it ends at the earliest."""
+
+    claim: Claim
+    ends_at: float
+
+
+class Leases:
+    """
+    Takes claims and works under them.
+
+    Time is counted from *before* a claim or renewal was sent, on the monotonic clock, so that this worker always
+    believes the lease to end earlier than the database does.
+    """
+
+    def __init__(self, *, runs: RunStore, clock: Clock, length: timedelta) -> None:
+        self._runs = runs
+        self._clock = clock
+        self._length = length
+
+    async def claim(self, *, worker: str, max_runs_per_agency: int, run_id: str | None = None) -> Held | None:
+        """Claim one run, or that run; see `RunStore.claim`."""
+        asked_at = self._clock.monotonic()
+        claim = await self._runs.claim(
+            worker=worker, lease=self._length, max_runs_per_agency=max_runs_per_agency, run_id=run_id
+        )
+        return None if claim is None else Held(claim, ends_at=asked_at + self._length.total_seconds())
+
+    async def work(self, held: Held, work: Coroutine[Any, Any, T]) -> T:
+        """
+        Do the work while renewing the lease. Raises Superseded, after cancelling the work, when the lease is lost:
+        taken over, cancelled, or not renewed in time.
+        """
+        working = asyncio.ensure_future(work)
+        renewing = asyncio.ensure_future(self._renew(held))
+        try:
+            await asyncio.wait((working, renewing), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            renewing.result()  # raises: renewing only ends by an error
+            raise AssertionError("renewing has no end")
+        finally:
+            working.cancel()
+            renewing.cancel()
+            await asyncio.gather(working, renewing, return_exceptions=True)
+
+    async def _renew(self, held: Held) -> None:
+        claim, seconds, ends_at = held.claim, self._length.total_seconds(), held.ends_at
+        pause = seconds / 3
+        while True:
+            await self._clock.sleep(pause)
+            sent_at = self._clock.monotonic()
+            # What is left for stopping: a part reaches S3 for a moment after its task is cancelled.
+            left = ends_at - seconds / 10 - sent_at
+            try:
+                async with asyncio.timeout(max(0.0, left)):
+                    await self._runs.renew(claim, lease=self._length)
+            except (TransientError, TimeoutError) as error:
+                if left <= 0 or isinstance(error, TimeoutError):
+                    log.error("the lease could not be renewed in time; giving the run up", error=str(error))
+                    raise Superseded(claim.run.run_id, fence=claim.fence) from error
+                log.warning("the lease could not be renewed; trying again", error=str(error))
+                pause = min(seconds / 10, left)
+            else:
+                ends_at, pause = sent_at + seconds, seconds / 3

@@ -1,0 +1,143 @@
+"""
+From a decided run to a published one: steps 6 to 8 of a run's life.
+
+Everything here works from the stored plan alone and may be repeated, by this worker or a later one, any number of
+times.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from pipeline_processing.agency_data_job.processor import Export, RunContext
+from pipeline_processing.errors import (
+    ConflictingObjects,
+    PipelineError,
+    PlanLost,
+    PublicationError,
+    UploadMissing,
+)
+from pipeline_processing.model import (
+    Artifact,
+    ContentMeta,
+    Counts,
+    InlineContent,
+    Manifest,
+    ManifestEntry,
+    Plan,
+    Run,
+    RunFailure,
+    RunState,
+)
+from pipeline_processing.ports import Claim, Destination, Outcome, RunStore
+
+log = structlog.get_logger(__name__)
+
+MANIFEST_NAME = "_manifest.json"
+
+
+def manifest_key(run: RunContext) -> str:
+    """Where the manifest of a run stands, relative to the destination."""
+    return f"{run.prefix}/{MANIFEST_NAME}"
+
+
+def decide(run: RunContext, export: Export, *, destination_url: str, now: datetime) -> tuple[Plan, Outcome]:
+    """The plan of an export, with the manifest's exact bytes, and what the history tells of it."""
+    counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
+    artifacts = [dataset.artifact for dataset in export.datasets]
+    manifest = Manifest(
+        job=run.request.job,
+        agency_id=run.request.agency_id,
+        run_id=run.run_id,
+        attempt=run.attempt,
+        trace_id=run.trace_id,
+        snapshot_at=export.snapshot_at,
+        created_at=now,
+        **counts.model_dump(),
+        datasets=tuple(dataset.counts for dataset in export.datasets),
+        entries=tuple(_entry(artifact, destination_url) for artifact in artifacts),
+    )
+    plan = Plan(
+        # An upload can be lost, inline content can't: with the uploads first, a plan whose first one is gone has
+        # changed nothing yet, and may be given up.
+        artifacts=tuple(sorted(artifacts, key=lambda a: isinstance(a.staged, InlineContent))),
+        metadata=run.metadata,
+        manifest_key=manifest_key(run),
+        manifest=manifest.model_dump_json(indent=2) + "\n",
+    )
+    return plan, outcome_of(export, manifest_url=f"{destination_url}/{plan.manifest_key}")
+
+
+def outcome_of(export: Export, *, manifest_url: str | None) -> Outcome:
+    """Totals over all datasets; `timings` are busy milliseconds per stage."""
+    timings: dict[str, float] = {}
+    for dataset in export.datasets:
+        for stage, seconds in dataset.seconds.items():
+            timings[stage] = round(timings.get(stage, 0.0) + seconds * 1000, 3)
+    return Outcome(
+        counts=sum((dataset.counts for dataset in export.datasets), start=Counts()),
+        bytes_written=sum(dataset.artifact.size for dataset in export.datasets),
+        timings=timings,
+        manifest_url=manifest_url,
+    )
+
+
+def _entry(artifact: Artifact, destination_url: str) -> ManifestEntry:
+    return ManifestEntry(
+        url=f"{destination_url}/{artifact.key}",
+        dataset=artifact.dataset,
+        format=artifact.format,
+        compression=artifact.compression,
+        rows=artifact.rows,
+        meta=ContentMeta(content_length=artifact.size),
+        sha256=artifact.sha256,
+    )
+
+
+class Publisher:
+    """Completes, publishes and finishes prepared runs. `after` is told the name of each step once it is done."""
+
+    def __init__(self, *, runs: RunStore, destination: Destination, after: Callable[[str], None]) -> None:
+        self._runs = runs
+        self._destination = destination
+        self._after = after
+
+    async def publish(self, claim: Claim, plan: Plan) -> Run:
+        """
+        Complete the plan's artifacts, publish its manifest, finish the run; the run as it stands then.
+
+        That is `succeeded`, or `queued` when the plan was void, or `failed` when it can never be published. Raises
+        any other error of the destination, which changes nothing: the plan stays to be rolled forward.
+        """
+        try:
+            for number, artifact in enumerate(plan.artifacts):
+                try:
+                    await self._destination.complete(artifact, metadata=plan.metadata)
+                except UploadMissing as missing:
+                    if number == 0:
+                        log.warning(
+                            "plan is void: its first upload is gone and nothing was completed",
+                            key=artifact.key,
+                        )
+                        return await self._runs.void_plan(claim)
+                    raise PlanLost(f"{self._destination.url}/{artifact.key}") from missing
+            self._after("complete")
+            await self._destination.publish(plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata)
+            self._after("publish")
+        except (ConflictingObjects, PlanLost) as error:
+            return await self._give_up(claim, plan, error)
+        run = await self._runs.succeed(claim)
+        self._after("finish")
+        return run
+
+    async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
+        failure = RunFailure(kind=error.kind, message=str(error), retryable=False, exit_code=error.exit_code)
+        run = await self._runs.fail(claim, failure, state=RunState.PREPARED)
+        # Only now, since `failed` is final: no other worker can be rolling the same plan forward to success.
+        for artifact in plan.artifacts:
+            try:
+                await self._destination.delete(artifact, metadata=plan.metadata)
+            except PipelineError as problem:
+                log.warning("an object of a failed run could not be deleted", key=artifact.key, error=str(problem))
+        return run

@@ -1,0 +1,159 @@
+"""One run in this process, from request to end: what the `run` command does, by the same protocol as a worker."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
+
+import structlog
+
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunContext
+from pipeline_processing.errors import (
+    InternalError,
+    PipelineError,
+    RunHeldElsewhere,
+    TransientError,
+)
+from pipeline_processing.executor import Executor, RetryPolicy, failure_of
+from pipeline_processing.model import JobRequest, Run, RunCompletion, RunState
+from pipeline_processing.ports import Clock, Destination, RunStore
+from pipeline_processing.publication import outcome_of
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_LOOK_AGAIN_SECONDS = 0.5
+
+
+class RunNow:
+    """Accepts a request, works on its run until it has finished, and retries as a worker would."""
+
+    def __init__(
+        self,
+        *,
+        runs: RunStore,
+        executor: Executor,
+        destination: Destination,
+        clock: Clock,
+        retry: RetryPolicy,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._runs = runs
+        self._executor = executor
+        self._destination = destination
+        self._clock = clock
+        self._retry = retry
+        self._jitter = jitter
+
+    async def run(self, request: JobRequest, *, run_id: str, trace_id: str, span_id: str) -> Run:
+        """
+        The finished run; at once, and without any work, if it had finished before.
+
+        Raises ConflictingRequest, RunHeldElsewhere, or the error that keeps a decided run from being published.
+        """
+        # A destination that can't be used is found before the run id is spent on it.
+        installation = await self._patiently(self._runs.installation_id)
+        await self._patiently(lambda: self._destination.verify_installation(installation))
+        run = await self._patiently(
+            lambda: self._runs.accept(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
+        )
+        broke_off = 0
+        while not run.state.finished:
+            held = await self._patiently(lambda: self._executor.claim(run_id=run_id))
+            if held is None:
+                run = await self._waited(run_id)
+                continue
+            attempted = await self._executor.execute(held)
+            run = attempted.run
+            if run.state is RunState.PREPARED and attempted.error is not None:
+                broke_off += 1
+                if broke_off >= self._retry.max_attempts or not attempted.error.retryable:
+                    raise attempted.error
+        return run
+
+    async def _waited(self, run_id: str) -> Run:
+        """The run a little later. Raises RunHeldElsewhere when another worker has it."""
+        run = await self._patiently(lambda: self._runs.get(run_id))
+        assert run is not None  # it was accepted, and a finished run is never pruned within moments
+        if run.state in (RunState.RUNNING, RunState.PREPARED) and run.lease_expires_at is not None:
+            raise RunHeldElsewhere(run_id, worker=run.worker)
+        if not run.state.finished:
+            log.debug("the run isn't due yet, or its agency has as many runs as it may", not_before=run.not_before)
+            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
+        return run
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask a server, again and again within limits while it can't be reached."""
+        tries = 1
+        while True:
+            try:
+                return await ask()
+            except TransientError as error:
+                if tries >= self._retry.max_attempts:
+                    raise
+                delay = self._retry.delay(tries, self._jitter()).total_seconds()
+                log.warning("trying again", error=str(error), delay=delay)
+                await self._clock.sleep(delay)
+                tries += 1
+
+
+async def run_dry(
+    *,
+    run: RunContext,
+    processor: AgencyProcessor,
+    config: AgencyJobConfig,
+    clock: Clock,
+    retry: RetryPolicy,
+    jitter: Callable[[], float],
+) -> RunCompletion:
+    """Read and transform, and write nothing anywhere; the completion that a run would have had."""
+    requested_at, started = clock.now(), clock.monotonic()
+
+    def completion(attempt: int, **result: object) -> RunCompletion:
+        fields: dict[str, object] = {
+            "state": "succeeded",
+            "rows_read": 0,
+            "rows_written": 0,
+            "rows_filtered": 0,
+            "rows_rejected": 0,
+            "bytes_written": 0,
+            "error": None,
+        }
+        return RunCompletion(
+            run_id=run.run_id,
+            job=run.request.job,
+            agency_id=run.request.agency_id,
+            attempt=attempt,
+            dry_run=True,
+            replay_of=None,
+            requested_at=requested_at,
+            started_at=requested_at,
+            finished_at=_finished(requested_at, clock),
+            duration_ms=round((clock.monotonic() - started) * 1000),
+            manifest=None,
+            trace_id=run.trace_id,
+            **(fields | result),
+        )
+
+    attempt = 1
+    while True:
+        try:
+            export = await processor.process_agency(run.request.agency_id, config)
+        except PipelineError as error:
+            if not error.retryable or attempt >= retry.max_attempts:
+                return completion(attempt, state="failed", error=failure_of(error))
+            delay = retry.delay(attempt, jitter()).total_seconds()
+            log.warning("trying again", error=str(error), delay=delay)
+            await clock.sleep(delay)
+            attempt += 1
+        except Exception as error:
+            log.exception("unexpected error")
+            return completion(attempt, state="failed", error=failure_of(InternalError(error)))
+        else:
+            outcome = outcome_of(export, manifest_url=None)
+            return completion(attempt, **outcome.counts.model_dump(), bytes_written=outcome.bytes_written)
+
+
+def _finished(requested_at: datetime, clock: Clock) -> datetime:
+    return max(requested_at, clock.now())
