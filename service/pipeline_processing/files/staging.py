@@ -1,0 +1,96 @@
+"""
+Files that appear whole or not at all.
+
+Bytes are written to a hidden folder in the root, so on the same file system, and linked into place: a hard
+link fails if the name is taken, which is what If-None-Match is to S3. Everything here blocks.
+"""
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+
+STAGING = ".staging"
+_READ = 1024 * 1024
+
+
+class Folder:
+    """A root with a staging folder in it. Raises OSError, and ValueError for a path that leads outside."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, key: str) -> Path:
+        """Where a key stands."""
+        parts = PurePosixPath(key).parts
+        if not parts or key.startswith("/") or "\0" in key or any(part in ("..", STAGING) for part in parts):
+            raise ValueError(f"{key!r} isn't a key below the destination")
+        return self.root.joinpath(*parts)
+
+    def staged(self, name: str) -> Path:
+        """Where a staged file stands, by its path relative to the root."""
+        parts = PurePosixPath(name).parts
+        if len(parts) != 2 or parts[0] != STAGING or parts[1] == ".." or "\0" in name:
+            raise ValueError(f"{name!r} isn't a staged file")
+        return self.root.joinpath(*parts)
+
+    def prepare(self) -> None:
+        """Make the staging folder. Not the root: one that is missing may be a volume that isn't mounted."""
+        staging = self.root / STAGING
+        if not staging.is_dir():
+            staging.mkdir(exist_ok=True)
+            sync_folder(self.root)
+
+    def make_parents(self, path: Path) -> None:
+        """Make the folders above `path`, durably."""
+        missing = [folder for folder in path.parents if folder.is_relative_to(self.root) and not folder.exists()]
+        for folder in reversed(missing):
+            if folder == self.root:
+                folder.stat()  # raises that it is missing
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+
+    def link(self, staged: Path, path: Path) -> None:
+        """Give the staged file its final name, durably. Raises FileExistsError, FileNotFoundError."""
+        staged.lstat()  # before folders are made for nothing
+        self.make_parents(path)
+        os.link(staged, path, follow_symlinks=False)
+        sync_folder(path.parent)
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staged name; one that is gone is fine."""
+        try:
+            staged.unlink()
+        except FileNotFoundError:
+            if not self.root.is_dir():
+                raise
+            return
+        sync_folder(staged.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new and removed names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durably(path: Path, body: bytes) -> None:
+    """A new file with these bytes."""
+    with path.open("xb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def has_content(path: Path, *, size: int, sha256: str) -> bool:
+    """Whether a file has these bytes."""
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ):
+            digest.update(piece)
+    return digest.hexdigest() == sha256

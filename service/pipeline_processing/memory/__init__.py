@@ -1,0 +1,1 @@
+"""Backends that keep everything in this process, for tests and simulations."""

@@ -1,0 +1,1 @@
+"""Artifacts to S3 and what speaks its protocol."""

@@ -1,0 +1,247 @@
+"""The few calls of S3 that the destination needs, typed, bounded in time, and with errors of our own."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.handlers import add_expect_header
+from pydantic import SecretStr
+
+from pipeline_processing.errors import SettingsError
+from pipeline_processing.model import UploadedPart
+from pipeline_processing.s3.body import Body
+from pipeline_processing.s3.checksums import crc32_of
+from pipeline_processing.s3.errors import AlreadyThere, ObjectMissing, Unsupported, translated
+
+AddressingStyle = Literal["auto", "path", "virtual"]
+
+# A server that can't be reached is given up after 3 connects of 3 s and 2 pauses of 2 s at most.
+_CONNECT_SECONDS = 3.0
+_READ_SECONDS = 20.0
+_TRIES = 3
+# botocore limits each try, and no try while it sends. This limits all of them together.
+_CALL_SECONDS = 90.0
+_SLOWEST_BYTES_PER_SECOND = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectHead:
+    """What the store says of an object. Metadata keys are in lower case."""
+
+    size: int
+    metadata: Mapping[str, str]
+    etag: str | None
+    crc32: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingUpload:
+    """An incomplete multipart upload."""
+
+    key: str
+    upload_id: str
+
+
+class S3Client:
+    """
+    A connection pool to one S3 endpoint, as a block. Keys are whole, buckets are named in every call.
+
+    Every call raises DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError,
+    InternalError, or the S3Answer that it names.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        access_key_id: str | None = None,
+        secret_access_key: SecretStr | None = None,
+        addressing_style: AddressingStyle = "auto",
+        connections: int = 64,
+    ) -> None:
+        """What is None comes from the usual AWS chain. `connections` is the most that are open at once."""
+        self._endpoint_url = endpoint_url
+        self._region = region
+        self._access_key_id = access_key_id
+        self._secret_access_key = secret_access_key
+        self._config = {
+            "s3": {
+                "addressing_style": addressing_style,
+                # Every body carries a CRC32. To sign it as well would take SHA-256 on the event loop, more
+                # than all the rest of an upload; against tampering on the way there is TLS.
+                "payload_signing_enabled": False,
+            },
+            "request_checksum_calculation": "when_required",  # ours are there already
+            "response_checksum_validation": "when_required",
+            "retries": {"mode": "standard", "total_max_attempts": _TRIES},
+            "connect_timeout": _CONNECT_SECONDS,
+            "read_timeout": _READ_SECONDS,
+            "max_pool_connections": connections,
+        }
+        self._cleanup = AsyncExitStack()
+        self._client: Any = None
+
+    async def __aenter__(self) -> Self:
+        secret = self._secret_access_key
+        url = self._endpoint_url or "S3"
+        try:
+            with translated(doing="open a client for", url=url):
+                self._client = await self._cleanup.enter_async_context(
+                    get_session().create_client(
+                        "s3",
+                        endpoint_url=self._endpoint_url,
+                        region_name=self._region,
+                        aws_access_key_id=self._access_key_id,
+                        aws_secret_access_key=None if secret is None else secret.get_secret_value(),
+                        config=AioConfig(**self._config),
+                    )
+                )
+        except ValueError as error:  # botocore's way to say that a URL isn't one
+            raise SettingsError(
+                f"Can't open a client for {url}: {error}. Correct PIPELINE_S3__ENDPOINT_URL."
+            ) from error
+        # With `Expect: 100-continue` each part would wait for a reply before it is sent, and for ever if
+        # the store never gives one. Access is checked when an upload is created, so it would save nothing.
+        self._client.meta.events.unregister("before-call.s3", add_expect_header)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._cleanup.aclose()
+
+    async def put_object_if_absent(
+        self, *, bucket: str, key: str, body: bytes, content_type: str, metadata: Mapping[str, str]
+    ) -> None:
+        """Write a small object unless there is one. Raises AlreadyThere, ConditionalConflict."""
+        arguments = {
+            "ContentType": content_type,
+            "Metadata": dict(metadata),
+            "ChecksumCRC32": crc32_of(body),
+        }
+        await self._if_absent("put_object", doing="write", bucket=bucket, key=key, body=body, arguments=arguments)
+
+    async def create_multipart_upload(
+        self, *, bucket: str, key: str, content_type: str, metadata: Mapping[str, str]
+    ) -> str:
+        """Start an upload; its id."""
+        answer = await self._call(
+            "create_multipart_upload",
+            doing="start the upload of",
+            bucket=bucket,
+            key=key,
+            ContentType=content_type,
+            Metadata=dict(metadata),
+            ChecksumAlgorithm="CRC32",
+        )
+        return str(answer["UploadId"])
+
+    async def upload_part(
+        self, *, bucket: str, key: str, upload_id: str, number: int, body: bytes | bytearray, crc32: str
+    ) -> UploadedPart:
+        """Send one part, which the store checks against `crc32`. Raises UploadGone."""
+        answer = await self._call(
+            "upload_part",
+            doing=f"send part {number} of",
+            bucket=bucket,
+            key=key,
+            body=body,
+            UploadId=upload_id,
+            PartNumber=number,
+            ChecksumCRC32=crc32,
+        )
+        return UploadedPart(number=number, etag=answer["ETag"], crc32=crc32)
+
+    async def complete_multipart_upload_if_absent(
+        self, *, bucket: str, key: str, upload_id: str, parts: Sequence[UploadedPart]
+    ) -> None:
+        """Make an upload visible unless there is an object. Raises UploadGone, and as the PUT does."""
+        named = [{"PartNumber": part.number, "ETag": part.etag, "ChecksumCRC32": part.crc32} for part in parts]
+        await self._if_absent(
+            "complete_multipart_upload",
+            doing="complete the upload of",
+            bucket=bucket,
+            key=key,
+            arguments={"UploadId": upload_id, "MultipartUpload": {"Parts": named}},
+        )
+
+    async def abort_multipart_upload(self, *, bucket: str, key: str, upload_id: str) -> None:
+        """Remove an upload. Raises UploadGone."""
+        await self._call(
+            "abort_multipart_upload", doing="abort the upload of", bucket=bucket, key=key, UploadId=upload_id
+        )
+
+    async def head_object(self, *, bucket: str, key: str) -> ObjectHead:
+        """Raises ObjectMissing."""
+        answer = await self._call("head_object", doing="look at", bucket=bucket, key=key, ChecksumMode="ENABLED")
+        return ObjectHead(
+            size=answer["ContentLength"],
+            metadata={name.lower(): value for name, value in answer["Metadata"].items()},
+            etag=answer.get("ETag"),
+            crc32=answer.get("ChecksumCRC32"),
+        )
+
+    async def get_object(self, *, bucket: str, key: str) -> bytes:
+        """The whole of a small object. Raises ObjectMissing."""
+        with translated(doing="read", url=f"s3://{bucket}/{key}"):
+            async with asyncio.timeout(_CALL_SECONDS):
+                answer = await self._client.get_object(Bucket=bucket, Key=key)
+                async with answer["Body"] as stream:
+                    return bytes(await stream.read())
+
+    async def delete_object(self, *, bucket: str, key: str) -> None:
+        await self._call("delete_object", doing="delete", bucket=bucket, key=key)
+
+    async def pending_uploads(self, *, bucket: str, prefix: str = "") -> list[PendingUpload]:
+        """All incomplete uploads of keys below `prefix`."""
+        found: list[PendingUpload] = []
+        with translated(doing="list the uploads in", url=f"s3://{bucket}/{prefix}"):
+            async with asyncio.timeout(_CALL_SECONDS):
+                pages: Any = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+                async for page in pages:
+                    uploads: Iterable[Mapping[str, Any]] = page.get("Uploads", [])
+                    found += [PendingUpload(key=each["Key"], upload_id=each["UploadId"]) for each in uploads]
+        return found
+
+    async def _if_absent(
+        self,
+        operation: str,
+        *,
+        doing: str,
+        bucket: str,
+        key: str,
+        arguments: Mapping[str, Any],
+        body: bytes | None = None,
+    ) -> None:
+        try:
+            await self._call(operation, doing=doing, bucket=bucket, key=key, body=body, IfNoneMatch="*", **arguments)
+        except Unsupported:
+            # Stores that say so rather than ignore the header: look first. Not atomic, so the promise holds
+            # as long as only one installation writes below the prefix, which `_installation.json` guards.
+            try:
+                await self.head_object(bucket=bucket, key=key)
+            except ObjectMissing:
+                await self._call(operation, doing=doing, bucket=bucket, key=key, body=body, **arguments)
+            else:
+                raise AlreadyThere(f"s3://{bucket}/{key} is there already") from None
+
+    async def _call(
+        self,
+        operation: str,
+        *,
+        doing: str,
+        bucket: str,
+        key: str,
+        body: bytes | bytearray | None = None,
+        **arguments: Any,
+    ) -> Any:
+        seconds = _CALL_SECONDS
+        if body is not None:
+            arguments["Body"] = Body(body)
+            seconds += len(body) / _SLOWEST_BYTES_PER_SECOND
+        with translated(doing=doing, url=f"s3://{bucket}/{key}"):
+            async with asyncio.timeout(seconds):
+                return await getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)

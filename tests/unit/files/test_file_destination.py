@@ -1,0 +1,105 @@
+"""A folder as a destination: paths, and what the operating system refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, SettingsError, UploadMissing
+from pipeline_processing.files.destination import FileDestination
+from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, StagedFile, UploadRef
+
+
+async def ignore(upload: UploadRef) -> None:
+    pass
+
+
+def artifact(staged: StagedFile | InlineContent) -> Artifact:
+    return Artifact(
+        key="a/b",
+        dataset="d",
+        format=FormatName.CSV,
+        compression=Compression.NONE,
+        rows=1,
+        size=1,
+        sha256="0" * 64,
+        staged=staged,
+    )
+
+
+def test_its_url_is_the_folders(tmp_path: Path) -> None:
+    """As in PIPELINE_DESTINATION."""
+    assert FileDestination(path=Path("/srv/exports")).url == "file:///srv/exports"
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/x", "", ".staging/x", "a/.staging/x", "a\0b"])
+async def test_no_key_leads_out_of_the_root(tmp_path: Path, key: str) -> None:
+    """Or into the staging folder."""
+    destination = FileDestination(path=tmp_path)
+    with pytest.raises(ValueError, match="isn't a key"):
+        destination.open(key, metadata={}, on_started=ignore)
+    with pytest.raises(ValueError, match="isn't a key"):
+        await destination.publish(key, b"", metadata={})
+
+
+@pytest.mark.parametrize("name", ["../x", ".staging/../x", ".staging/a/b", "/etc/x", "x", ".staging/.."])
+async def test_no_staged_name_leads_out_of_the_staging_folder(tmp_path: Path, name: str) -> None:
+    """Neither to complete nor to abort."""
+    destination = FileDestination(path=tmp_path)
+    with pytest.raises(ValueError, match="isn't a staged file"):
+        await destination.complete(artifact(StagedFile(path=name)), metadata={})
+    with pytest.raises(ValueError, match="isn't a staged file"):
+        await destination.abort(UploadRef(key="a", upload_id=name))
+
+
+async def test_a_missing_root_is_not_made(tmp_path: Path) -> None:
+    """It may be a volume that isn't mounted."""
+    destination = FileDestination(path=tmp_path / "absent")
+    with pytest.raises(BucketMissing, match="PIPELINE_DESTINATION"):
+        await destination.publish("k", b"x", metadata={})
+    with pytest.raises(BucketMissing):
+        await destination.complete(artifact(StagedFile(path=".staging/x")), metadata={})
+    assert not (tmp_path / "absent").exists()
+
+
+async def test_a_missing_upload_leaves_no_folders(tmp_path: Path) -> None:
+    """Nothing of a lost attempt is visible, not even where it would have been."""
+    with pytest.raises(UploadMissing):
+        await FileDestination(path=tmp_path).complete(artifact(StagedFile(path=".staging/x")), metadata={})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.EACCES, AccessDenied),
+        (errno.EPERM, AccessDenied),
+        (errno.EROFS, AccessDenied),
+        (errno.ENOSPC, DestinationUnavailable),
+        (errno.EIO, DestinationUnavailable),
+        (errno.EDQUOT, DestinationUnavailable),
+        (errno.ENOTSUP, SettingsError),
+    ],
+)
+async def test_what_the_system_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    """The type says what to do next, and nothing is left in the staging folder."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pipeline_processing.files.staging.os.link", refuse)
+    destination = FileDestination(path=tmp_path)
+    with pytest.raises(error, match="file://"):
+        await destination.publish("k", b"x", metadata={})
+    assert os.listdir(tmp_path / ".staging") == []
+
+
+async def test_a_plan_for_a_bucket_isnt_completed_in_a_folder(tmp_path: Path) -> None:
+    """The destination was changed while the run was prepared."""
+    with pytest.raises(SettingsError, match="PIPELINE_DESTINATION"):
+        await FileDestination(path=tmp_path).complete(artifact(InlineContent(content="")), metadata={})
