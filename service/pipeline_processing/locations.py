@@ -1,0 +1,75 @@
+"""Where artifacts go, as a user writes it in one line: `s3://bucket/prefix` or `file:///dir`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Location:
+    """A bucket and the prefix below it, without slashes at its ends; empty for the whole bucket."""
+
+    bucket: str
+    prefix: str = ""
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileLocation:
+    """An absolute folder of this machine."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return self.path.as_uri()
+
+
+Location = S3Location | FileLocation
+
+
+def parse_location(text: str) -> Location:
+    """
+    `s3://bucket/prefix` or `file:///dir` (percent-encoded as in any file URL) → location.
+
+    Raises ValueError, whose message never repeats the text: people paste credentials into URLs.
+    """
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() == "s3":
+        return _s3_location(rest)
+    if separator and scheme.lower() == "file":
+        return _file_location(rest)
+    raise ValueError("must be s3://bucket/prefix or file:///dir")
+
+
+def _s3_location(rest: str) -> S3Location:
+    bucket, _, prefix = rest.partition("/")
+    if "@" in bucket:
+        raise ValueError(
+            "must be s3://bucket/prefix without credentials: "
+            "those belong into PIPELINE_S3__ACCESS_KEY_ID and PIPELINE_S3__SECRET_ACCESS_KEY"
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise ValueError(
+            "must be s3://bucket/prefix, and a bucket's name has 3 to 63 lower-case letters, digits, dots and hyphens"
+        )
+    prefix = prefix.strip("/")
+    if _UNPRINTABLE.search(prefix) or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
+        raise ValueError(
+            "must be s3://bucket/prefix, and a prefix has no empty, `.` or `..` part and no control characters"
+        )
+    return S3Location(bucket, prefix)
+
+
+def _file_location(rest: str) -> FileLocation:
+    path = unquote(rest)
+    if not path.startswith("/"):
+        raise ValueError("must be file:///dir: three slashes and an absolute path, without a host")
+    if _UNPRINTABLE.search(path) or ".." in path.split("/"):
+        raise ValueError("must be file:///dir, without `..` and control characters")
+    return FileLocation(Path(path))

@@ -1,0 +1,99 @@
+"""Every setting there is, taken from the models: its variable, whether it is a secret, how it is shown."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from pipeline_processing.settings import Section, Settings
+
+PREFIX = "PIPELINE_"
+MASK = "********"
+
+SettingPath = tuple[str, ...]
+"""Where a setting is, as a settings file nests it, e.g. `("worker", "concurrency")`."""
+
+
+class SettingDoc(NamedTuple):
+    """One setting as documentation tells it. No default means that it isn't set."""
+
+    variable: str
+    description: str
+    default: str | None
+    secret: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SettingKey:
+    """One setting: `attributes` lead to its value in `Settings`."""
+
+    path: SettingPath
+    attributes: tuple[str, ...]
+    field: FieldInfo
+    secret: bool
+
+    @property
+    def variable(self) -> str:
+        return variable_of(self.path)
+
+    def displayed(self, settings: Settings) -> str | None:
+        """Its value as people may see it, in the form in which they would write it; None if it isn't set."""
+        value: Any = settings
+        for attribute in self.attributes:
+            value = getattr(value, attribute)
+        match value:
+            case None:
+                return None
+            case SecretStr():
+                return MASK
+            case bool():
+                return str(value).lower()
+            case tuple():
+                return ",".join(value)
+            case float():
+                return f"{value:g}"
+            case _:
+                return str(value)
+
+
+def variable_of(path: SettingPath) -> str:
+    """`("worker", "concurrency")` → `PIPELINE_WORKER__CONCURRENCY`."""
+    return PREFIX + "__".join(path).upper()
+
+
+def path_of(variable: str) -> SettingPath:
+    """The inverse of `variable_of`, whatever the case."""
+    return tuple(variable[len(PREFIX) :].lower().split("__"))
+
+
+def setting_docs() -> list[SettingDoc]:
+    """Every setting there is, for the documentation."""
+    nothing = Settings()
+    return [
+        SettingDoc(key.variable, key.field.description or "", key.displayed(nothing), key.secret)
+        for key in SETTINGS.values()
+    ]
+
+
+def _keys(section: type[Section], path: SettingPath = (), attributes: tuple[str, ...] = ()) -> Iterator[SettingKey]:
+    for attribute, info in section.model_fields.items():
+        here, there = (*path, info.alias or attribute), (*attributes, attribute)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from _keys(info.annotation, here, there)
+        else:
+            yield SettingKey(here, there, info, secret=_holds_secret(info.annotation))
+
+
+def _holds_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(_holds_secret(member) for member in get_args(annotation))
+
+
+SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in _keys(Settings)}
+SECRET_FILES: dict[SettingPath, SettingPath] = {
+    (*key.path[:-1], f"{key.path[-1]}_file"): key.path for key in SETTINGS.values() if key.secret
+}
+"""`source.dsn_file` → `source.dsn`, for secrets only: `kafka.ca_file` and its like are settings."""
+KNOWN: tuple[SettingPath, ...] = (*SETTINGS, *SECRET_FILES)
+"""All that a user may write."""
