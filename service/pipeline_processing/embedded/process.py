@@ -1,0 +1,215 @@
+"""Processes that end with us: a guarded folder, a guarded process, and the error of this package."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL, Signals
+from typing import Self
+
+_GUARD = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py"))]
+_LOG_LINES = 20
+_POLL_SECONDS = 0.02
+_GUARD_SECONDS = 10.0  # what a guard may take beyond its server's grace
+
+
+class EmbeddedServerError(RuntimeError):
+    """A server from a wheel isn't installed, or doesn't start or stop. The message has its last log lines."""
+
+
+class PortTakenError(EmbeddedServerError):
+    """Somebody else took the port between our look and the server's bind. Start again with another."""
+
+
+class ScratchFolder:
+    """
+    A temporary folder that is removed when the block is left, or when this process dies without leaving it.
+
+    Processes started with it hold it: it is removed after the last of them has ended.
+    """
+
+    path: Path
+    _guard: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        parent = Path(tempfile.gettempdir()).resolve()
+        self.path = parent / f"pipeline-processing-{secrets.token_hex(6)}"
+        self._guard = _start_guard("folder", str(self.path), cwd=Path("/"), stderr=subprocess.DEVNULL)
+        try:
+            if not _first_line(self._guard):
+                raise EmbeddedServerError(
+                    f"No folder can be made in {parent}. Set TMPDIR to one that you may write to."
+                )
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _tell(self._guard)
+        try:
+            self._guard.wait(_GUARD_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise EmbeddedServerError(f"{self.path} can't be removed. Remove it by hand.") from None
+
+    def fileno(self) -> int:
+        """The end of the guard's pipe, for processes that hold the folder."""
+        assert self._guard.stdin is not None
+        return self._guard.stdin.fileno()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """
+    What to run. `name` is how errors call it. `account` is the user and group id to run as, ours by default.
+
+    `leftovers` are files that it leaves behind outside of its folder when it is ended.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    cwd: Path
+    log: Path
+    account: tuple[int, int] | None = None
+    stop_signal: Signals = SIGKILL
+    stop_seconds: float = 0.0
+    leftovers: Sequence[str] = ()
+
+
+class GuardedProcess:
+    """A running child, with its output in a log file. It ends with stop(), or with this process."""
+
+    def __init__(self, launch: Launch, *, folder: ScratchFolder) -> None:
+        """Raises EmbeddedServerError when it can't be executed."""
+        self._launch = launch
+        order = {
+            "command": [str(word) for word in launch.command],
+            "environment": _environment(launch),
+            "account": launch.account,
+            "stop_signal": int(launch.stop_signal),
+            "stop_seconds": launch.stop_seconds,
+            "leftovers": list(launch.leftovers),
+        }
+        with launch.log.open("wb") as log:
+            self._guard = _start_guard(
+                "server",
+                json.dumps(order),
+                cwd=launch.cwd,
+                stderr=log.fileno(),
+                pass_fds=(folder.fileno(),),
+            )
+        try:
+            pid = _first_line(self._guard)
+            if not pid:
+                self._guard.wait()
+                raise EmbeddedServerError(f"{launch.name} can't be executed.{self._quoted_log()}")
+            self.pid = int(pid)
+        except BaseException:
+            self.stop()
+            raise
+
+    def exit_code(self) -> int | None:
+        """128 + n after signal n; None while it runs."""
+        return self._guard.poll()
+
+    def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> None:
+        """
+        Return once `ready()`.
+
+        Raises PortTakenError or another EmbeddedServerError when the process ends before, or the time is up.
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if (code := self.exit_code()) is not None:
+                log = self._quoted_log()
+                error = PortTakenError if _speaks_of_a_taken_port(log) else EmbeddedServerError
+                raise error(f"{self._launch.name} ended with code {code} before it was ready.{log}")
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(
+                    f"{self._launch.name} wasn't ready after {seconds:g} s.{self._quoted_log()} "
+                    "Look for what slows this machine down, or allow more time by `start_seconds`."
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def wait_for_success(self, *, seconds: float) -> None:
+        """
+        Return once it has ended with code 0.
+
+        Raises EmbeddedServerError for another code, or when the time is up; it is ended then.
+        """
+        try:
+            code = self._guard.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise EmbeddedServerError(
+                f"{self._launch.name} wasn't done after {seconds:g} s.{self._quoted_log()}"
+            ) from None
+        finally:
+            self.stop()
+        if code != 0:
+            raise EmbeddedServerError(f"{self._launch.name} failed with code {code}.{self._quoted_log()}")
+
+    def stop(self) -> None:
+        """End it, and return once it is gone. May be called again."""
+        _tell(self._guard)
+        try:
+            self._guard.wait(self._launch.stop_seconds + _GUARD_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise EmbeddedServerError(
+                f"{self._launch.name} can't be ended.{self._quoted_log()} "
+                "Look whether it hangs in a file system that doesn't answer."
+            ) from None
+
+    def _quoted_log(self) -> str:
+        lines = self._launch.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        return "".join(f"\n  | {line}" for line in lines) + "\n" if lines else " It has logged nothing."
+
+
+def _start_guard(*arguments: str, cwd: Path, stderr: int, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - our own guard
+        [*_GUARD, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        bufsize=0,
+        cwd=cwd,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
+
+
+def _first_line(guard: subprocess.Popen[bytes]) -> bytes:
+    """Empty when the guard has failed."""
+    assert guard.stdout is not None
+    with guard.stdout as answer:
+        return answer.readline()
+
+
+def _tell(guard: subprocess.Popen[bytes]) -> None:
+    # A byte as well as the end of input, which a forked child of ours (multiprocessing) would hold back.
+    assert guard.stdin is not None
+    if not guard.stdin.closed:
+        with contextlib.suppress(BrokenPipeError), guard.stdin as pipe:
+            pipe.write(b".")
+
+
+def _environment(launch: Launch) -> dict[str, str]:
+    # Ours stays outside: AWS_* would become keys of SeaweedFS, PG* and TZ settings of Postgres. Only what
+    # finds shared libraries is kept.
+    inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    folder = str(launch.cwd)
+    fixed = {"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LC_ALL": "C", "TZ": "UTC"}
+    return {**inherited, **fixed}
+
+
+def _speaks_of_a_taken_port(log: str) -> bool:
+    # Go and Postgres name the errno; `weed mini` looks first and says "port N for S3 … is not available".
+    return "address already in use" in log.lower() or "is not available on" in log

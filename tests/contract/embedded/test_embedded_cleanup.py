@@ -1,0 +1,200 @@
+"""Embedded servers leave nothing behind: no process, no folder, no socket, however we end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from pipeline_processing.embedded import guard
+from pipeline_processing.embedded.postgres import PostgresServer
+from pipeline_processing.embedded.process import EmbeddedServerError
+from pipeline_processing.embedded.servers import embedded_servers
+
+_DEADLINE_SECONDS = 20.0
+
+# The parent that the tests end. It tells when both are up, and then waits for us.
+_PARENT = """
+import json, sys
+from pipeline_processing.embedded.servers import embedded_servers
+with embedded_servers() as servers:
+    print(json.dumps([servers.postgres.pid, servers.seaweedfs.pid]), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Everybody may enter it, unlike tmp_path, and the launchers' temporary folders are made in it."""
+    with TemporaryDirectory() as made:
+        os.chmod(made, 0o711)
+        monkeypatch.setenv("TMPDIR", made)
+        monkeypatch.setattr("tempfile.tempdir", None)  # have it read TMPDIR again
+        yield Path(made)
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+
+@pytest.fixture
+def parent(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        yield process
+        process.kill()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "this didn't happen in time"
+        time.sleep(0.02)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Those whose working directory or command line is in the folder, whoever they belong to."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended while we looked
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(folder) in command or str((process / "cwd").readlink()).startswith(str(folder)):
+                found.append(f"{process.name} {command}")
+    return found
+
+
+def sockets_of(seaweedfs_pid: int) -> Callable[[], list[Path]]:
+    """A view of those in /tmp of one server, found by its ports also after it has ended."""
+    command = Path(f"/proc/{seaweedfs_pid}/cmdline").read_text()
+    names = [f"seaweedfs-*-{int(port) + 10_000}.sock" for port in re.findall(r"\w\.port=(\d+)", command)]
+    return lambda: [found for name in names for found in Path("/tmp").glob(name)]
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    assert processes_in(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_nothing_is_left_after_the_block(folder: Path) -> None:
+    """Processes, folder and sockets are gone when the block has been left."""
+    with embedded_servers() as servers:
+        sockets = sockets_of(servers.seaweedfs.pid)
+        assert len(processes_in(folder)) > 2
+        assert sockets()
+
+    assert_nothing_is_left(folder)
+    assert not sockets()
+
+
+def test_nothing_is_left_after_an_error_in_the_block(folder: Path) -> None:
+    """An exception passes through, and the servers are gone."""
+    with pytest.raises(LookupError), embedded_servers():
+        raise LookupError
+
+    assert_nothing_is_left(folder)
+
+
+def test_nothing_is_left_after_a_failed_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one server can't start, the other one goes as well."""
+
+    def fails(server: PostgresServer) -> None:
+        raise EmbeddedServerError("made up")
+
+    monkeypatch.setattr(PostgresServer, "wait_until_ready", fails)
+
+    with pytest.raises(EmbeddedServerError, match="made up"), embedded_servers():
+        pass
+
+    assert_nothing_is_left(folder)
+
+
+def test_a_forked_child_doesn_t_keep_the_servers(folder: Path) -> None:
+    """A child of multiprocessing inherits our pipes to the guards; stopping goes on at once all the same."""
+    context = multiprocessing.get_context("fork")
+    with PostgresServer():
+        release = context.Event()
+        child = context.Process(target=release.wait, args=(_DEADLINE_SECONDS,))
+        child.start()
+
+    try:
+        assert_nothing_is_left(folder)
+        assert child.is_alive()
+    finally:
+        release.set()
+        child.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_when_the_parent_is_ended(
+    number: signal.Signals, folder: Path, parent: subprocess.Popen[str]
+) -> None:
+    """Ctrl-C (to the whole process group), SIGTERM and a crash end servers and folder as well."""
+    assert parent.stdout is not None
+    postgres_pid, seaweedfs_pid = json.loads(parent.stdout.readline())
+    sockets = sockets_of(seaweedfs_pid)
+    assert Path(f"/proc/{postgres_pid}").exists()
+    assert sockets()
+
+    os.killpg(parent.pid, number)
+    parent.wait(_DEADLINE_SECONDS)
+
+    eventually(lambda: not processes_in(folder) and not list(folder.iterdir()))
+    assert not Path(f"/proc/{postgres_pid}").exists()
+    assert not Path(f"/proc/{seaweedfs_pid}").exists()
+    assert not sockets()
+
+
+@pytest.mark.parametrize("reached", ["*", "*/seaweedfs/server.log", "*/postgres/initdb.log", "*/postgres/server.log"])
+def test_nothing_is_left_when_the_parent_is_killed_while_starting(
+    reached: str, folder: Path, parent: subprocess.Popen[str]
+) -> None:
+    """A crash half-way through the start is cleaned up too."""
+    eventually(lambda: any(folder.glob(reached)))
+
+    parent.kill()
+    parent.wait(_DEADLINE_SECONDS)
+
+    eventually(lambda: not processes_in(folder) and not list(folder.iterdir()))
+
+
+def test_a_starter_that_dies_before_the_answer_leaves_nothing(folder: Path) -> None:
+    """The guards end what they have begun also when nobody is there any more to hear of it."""
+    order = {
+        "command": ["sleep", "60"],
+        "environment": {"PATH": os.environ["PATH"]},
+        "account": None,
+        "stop_signal": signal.SIGTERM,
+        "stop_seconds": 5,
+        "leftovers": [],
+    }
+    for arguments in (["server", json.dumps(order)], ["folder", str(folder / "made")]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", guard.__file__, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                timeout=_DEADLINE_SECONDS,
+            )
+        finally:
+            os.close(writing)
+        assert done.stderr == b""
+
+    assert_nothing_is_left(folder)
