@@ -1,0 +1,43 @@
+"""The tables of docs/ that are made from the code. `python tests/docs/tables.py` writes them anew."""
+
+from pathlib import Path
+
+import pipeline_processing.app  # noqa: F401  makes every error class known
+from pipeline_processing.schemas import error_kinds
+from pipeline_processing.settings_keys import setting_docs
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def settings_table() -> str:
+    """One row a setting."""
+    lines = ["| variable | meaning | default |", "|---|---|---|"]
+    for setting in setting_docs():
+        secret = f" Secret: also from a file, by `{setting.variable}_FILE`." if setting.secret else ""
+        default = "none" if setting.default is None else f"`{setting.default}`"
+        lines.append(f"| `{setting.variable}` | {setting.description}{secret} | {default} |")
+    return "\n".join(lines)
+
+
+def errors_table() -> str:
+    """One row a kind of error."""
+    lines = ["| kind | exit code | tried again | what it is |", "|---|---|---|---|"]
+    for kind, error in error_kinds().items():
+        again = "yes" if error["retryable"] else "no"
+        lines.append(f"| `{kind}` | {error['exit_code']} | {again} | {error['description']} |")
+    return "\n".join(lines)
+
+
+TABLES = {"settings.md": settings_table, "errors.md": errors_table}
+
+
+def page_with_table(name: str) -> str:
+    """The page as it should be: its own text, and the table from the code between the two marks."""
+    before, begin, rest = (DOCS / name).read_text("utf-8").partition("<!-- table: from the code -->\n")
+    _, end, after = rest.partition("<!-- end of table -->")
+    return f"{before}{begin}{TABLES[name]()}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    for page in TABLES:
+        (DOCS / page).write_text(page_with_table(page), "utf-8")

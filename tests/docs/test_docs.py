@@ -1,0 +1,87 @@
+"""The documentation is held to the code."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.cli.main import app
+from pipeline_processing.errors import exit_codes
+from tests.docs.tables import DOCS, TABLES, page_with_table
+
+ROOT = DOCS.parent
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The page's code blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The page's shell commands, without their comments."""
+    return [line for block in blocks(page, "sh") for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_those_of_the_code(name: str) -> None:
+    """`make docs` would change nothing."""
+    assert (DOCS / name).read_text("utf-8") == page_with_table(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file or folder that is there."""
+    links = re.findall(r"\]\(([^)#]+)", page.read_text("utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_understood(page: Path) -> None:
+    """Every `pipeline-processing …` of a page parses, with all of its options."""
+    command = typer.main.get_command(app)
+    for line in shell_lines(page):
+        words = shlex.split(line, comments=True)
+        if words[:1] != ["pipeline-processing"]:
+            continue
+        here, rest = command, words[1:]
+        while hasattr(here, "commands"):
+            assert rest, f"{line}: which command?"
+            assert rest[0] in here.commands, line
+            here, rest = here.commands[rest[0]], rest[1:]
+        here.make_context(here.name, list(rest))  # raises a usage error for what isn't there
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    """Every `make …` of a page is a target of the Makefile."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    named = re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE)
+    assert not [name for name in named if name not in targets]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_job_configs_are_valid(page: Path) -> None:
+    """Every job config of a page passes the checks."""
+    for block in blocks(page, "yaml"):
+        AgencyJobConfig.model_validate(yaml.safe_load(block))
+
+
+def test_exit_codes_are_all_explained() -> None:
+    """The first table of errors.md has every exit code that an error can have."""
+    listed = re.findall(r"^\| (\d+) \|", (DOCS / "errors.md").read_text("utf-8"), re.MULTILINE)
+    assert {str(code) for code in exit_codes().values()} <= set(listed)
+
+
+def test_the_tree_is_the_code() -> None:
+    """Every file and folder in the architecture's tree is there."""
+    tree = blocks(DOCS / "architecture.md", "")[0]
+    names = [name for line in tree.splitlines()[1:] for name in re.findall(r"[\w*]+(?:/|\.py)", line[:21])]
+    package = ROOT / "service/pipeline_processing"
+    assert len(names) > 15
+    assert not [name for name in names if not list(package.glob(name.rstrip("/")))]
