@@ -141,6 +141,7 @@ class QueryInvalid(JobConfigError):
 class PublicationError(RunError):
     """What stands at the destination isn't what this run decided. Final: nothing is overwritten."""
 
+    kind = "publication_error"
     exit_code = 1
 
 
@@ -305,7 +306,7 @@ class RowsUnaccounted(RunError):
 
 
 class InternalError(RunError):
-    """Wraps what nobody foresaw."""
+    """Something that nobody foresaw: a bug."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__(f"{type(cause).__name__}: {cause}. This is a bug: please report it with the log.")

@@ -30,7 +30,7 @@ class FormatName(StrEnum):
 
 
 class Compression(StrEnum):
-    """What is done to the bytes of an artifact. `suffix` is the end of its key."""
+    """What is done to the bytes of an artifact."""
 
     NONE = "none"
     GZIP = "gzip"
@@ -38,6 +38,7 @@ class Compression(StrEnum):
 
     @property
     def suffix(self) -> str:
+        """The end of an artifact's key."""
         return {Compression.NONE: "", Compression.GZIP: ".gz", Compression.ZSTD: ".zst"}[self]
 
 

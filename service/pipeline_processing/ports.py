@@ -24,6 +24,7 @@ from pipeline_processing.model import (
     Staged,
     UploadRef,
 )
+from pipeline_processing.projection import Projection
 
 # -- rows ----------------------------------------------------------------------------------------
 
@@ -61,10 +62,16 @@ class Column:
 Columns = tuple[Column, ...]
 
 
+RowMaker = Callable[[Sequence[Sequence[Any]]], list[Any]]
+"""Records of a source (values in the order of its columns) → rows."""
+
+
 class Batches(Protocol):
     """The rows of one dataset, batch by batch. Leaving the block closes the cursor."""
 
     columns: Columns
+    make_rows: RowMaker
+    """How records become rows, to be set before the first is read; dicts of all columns if it isn't."""
 
     def __aiter__(self) -> "Batches": ...
 
@@ -116,8 +123,11 @@ class Format(Protocol):
     def begin(self, columns: Columns) -> bytes:
         """What stands before the first row, as far as it is known."""
 
-    def encode(self, batch: Batch) -> bytes:
-        """One non-empty batch."""
+    def row_maker(self, projection: Projection) -> RowMaker:
+        """Makes rows in the shape that this format encodes fastest, where no step has to read them."""
+
+    def encode(self, batch: list[Any]) -> bytes:
+        """One non-empty batch, of dicts or of what `row_maker` makes."""
 
     def end(self) -> bytes:
         """What stands after the last row."""
@@ -233,7 +243,8 @@ class RunStore(Protocol):
     The run table: queue and history. It holds the truth about every run.
 
     Every write names the fence and the state that it starts from, and raises Superseded when either has moved
-    on. All times are the database's. Any method may raise HistoryUnavailable.
+    on. One whose reply was lost may be repeated: it gives the run as the first left it. All times are the
+    database's. Any method may raise HistoryUnavailable.
     """
 
     async def installation_id(self) -> UUID:
@@ -251,7 +262,7 @@ class RunStore(Protocol):
         """
         Write the request as a `queued` run, unless the run id is known; either way, the run as it stands.
 
-        Raises ConflictingRequest if the id was used for another request.
+        Raises ConflictingRequest if the id was used for another request, and InvalidRequest for text with a NUL.
         """
 
     async def claim(
@@ -279,7 +290,7 @@ class RunStore(Protocol):
     async def lost_uploads(self, run_id: str) -> list[UploadRef]:
         """
         Uploads of a run that nobody will complete: their fence is superseded, or the run is neither `running` nor
-        `prepared`, and no stored plan names them.
+        `prepared`, and no plan that can still be completed names them. A failed run's plan can't: `failed` is final.
         """
 
     async def prepare(self, claim: Claim, plan: Plan, outcome: Outcome) -> None:
@@ -324,7 +335,7 @@ class RunStore(Protocol):
         """
 
     async def tries(self, run_id: str) -> int:
-        """Attempts so far that count against the maximum."""
+        """Attempts so far that count against the maximum. Raises RunUnknown."""
 
     async def get(self, run_id: str) -> Run | None: ...
 

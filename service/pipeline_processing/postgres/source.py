@@ -14,10 +14,12 @@ from sqlglot import TokenType
 
 from pipeline_processing.agency_data_job.config import DatasetConfig
 from pipeline_processing.errors import QueryInvalid
-from pipeline_processing.ports import Batch, Columns
+from pipeline_processing.ports import Batch, Columns, RowMaker
 from pipeline_processing.postgres.arguments import bound
 from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.description import described
 from pipeline_processing.postgres.types import carried_as, column_of, rendered, set_codecs
+from pipeline_processing.projection import Projection
 
 SESSION_SETTINGS = {
     "TimeZone": "UTC",
@@ -111,20 +113,31 @@ class _Shape:
     names: tuple[str, ...]
     types: tuple[asyncpg.Type, ...]
     enums: frozenset[int]
-    """Object ids of those types that are enums, which asyncpg doesn't tell apart."""
+    """Object ids of the enums among them, which asyncpg doesn't tell apart; not of those with a cast to json."""
+
+
+_ENUMS = """
+SELECT oid FROM pg_type WHERE typtype = 'e' AND oid = ANY ($1)
+    AND NOT EXISTS (SELECT FROM pg_cast WHERE castsource = pg_type.oid AND casttarget = 'json'::regtype)
+"""
 
 
 async def _shape(connection: asyncpg.Connection, dataset: DatasetConfig) -> _Shape:
     """Ask Postgres. With codecs of our own set, asyncpg would refuse some types here, such as ranges of them."""
+    query = dataset.source.postgres.query
     with _planning(dataset.name):
-        statement = await connection.prepare(dataset.source.postgres.query)
-    attributes = statement.get_attributes()
-    types = tuple(attribute.type for attribute in attributes)
+        try:
+            statement = await connection.prepare(query)
+            attributes, parameters = statement.get_attributes(), statement.get_parameters()
+            names, types = tuple(a.name for a in attributes), tuple(a.type for a in attributes)
+        except (asyncpg.UnsupportedClientFeatureError, asyncpg.InternalClientError):
+            parameters, names, types = await described(connection, _without_semicolon(query))
+    _check_names(names, dataset.name)
     others = [pg_type.oid for pg_type in types if pg_type.schema != "pg_catalog"]
-    enums = await connection.fetch("SELECT oid FROM pg_type WHERE typtype = 'e' AND oid = ANY ($1)", others)
+    enums = await connection.fetch(_ENUMS, others)
     return _Shape(
-        parameters=statement.get_parameters(),
-        names=_column_names(attributes, dataset.name),
+        parameters=parameters,
+        names=names,
         types=types,
         enums=frozenset(record[0] for record in enums),
     )
@@ -154,7 +167,7 @@ class CursorBatches:
     def __init__(self, cursor: Any, columns: Columns, *, batch_bytes: int) -> None:
         self.columns = columns
         self._cursor = cursor
-        self._names = tuple(column.name for column in columns)
+        self.make_rows: RowMaker = Projection.of([column.name for column in columns]).rows
         self._batch_bytes = batch_bytes
         self._size = _FIRST_BATCH_ROWS
         self._next = asyncio.ensure_future(cursor.fetch(self._size))
@@ -169,8 +182,7 @@ class CursorBatches:
         self._size = self._rows_that_fit(records)
         self._next = asyncio.ensure_future(self._cursor.fetch(self._size))
         await asyncio.sleep(0)  # lets the request go out before this batch keeps the thread busy
-        names = self._names
-        return [dict(zip(names, record, strict=False)) for record in records]
+        return self.make_rows(records)
 
     def _rows_that_fit(self, records: Sequence[Any]) -> int:
         """How many rows like these make a batch, judged by a few of them; it grows slowly and shrinks at once."""
@@ -213,8 +225,7 @@ def _cannot_plan(dataset: str, error: asyncpg.PostgresError) -> str:
     return f"Postgres can't plan the query of dataset {dataset!r}: {error.args[0]}.{hint} Correct it in the job config."
 
 
-def _column_names(attributes: Sequence[asyncpg.Attribute], dataset: str) -> tuple[str, ...]:
-    names = tuple(attribute.name for attribute in attributes)
+def _check_names(names: Sequence[str], dataset: str) -> None:
     if not names:
         raise QueryInvalid(f"The query of dataset {dataset!r} returns no columns. Make it a SELECT of some.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -222,7 +233,6 @@ def _column_names(attributes: Sequence[asyncpg.Attribute], dataset: str) -> tupl
             f"The query of dataset {dataset!r} returns two columns named {', '.join(map(repr, twice))}. "
             "Give each a name of its own with AS."
         )
-    return names
 
 
 def _timeout_setting(timeout: timedelta | None) -> str:

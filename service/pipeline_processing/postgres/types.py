@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from pipeline_processing import values
 from pipeline_processing.formats.json_values import loads
+from pipeline_processing.formats.untouched import remembering
 from pipeline_processing.ports import Column, Comparison
 
 Decode = Callable[[str], Any]
@@ -35,9 +36,9 @@ class Carried:
 # -- the form "json" -----------------------------------------------------------------------------
 
 
-def _json_number(text: str) -> Raw | str:
-    """Digits as they are; NaN and the infinities, which JSON doesn't have, as strings, as Postgres does."""
-    return Raw(text) if text[-1].isdigit() else text
+# A number is carried as it is, also NaN and the infinities, which JSON doesn't have: the format puts those in quotes,
+# as Postgres does. One look at a whole batch costs less than one at each value, and Raw is called without Python.
+_json_number = Raw
 
 
 def _json_timestamp(text: str) -> str:
@@ -47,7 +48,9 @@ def _json_timestamp(text: str) -> str:
 
 def _json_timestamptz(text: str) -> str:
     """`2026-01-18 10:00:00+00` → `2026-01-18T10:00:00+00:00`; the session's time zone is UTC."""
-    return text.replace(" ", "T", 1).replace("+00", "+00:00", 1) if text[-1] != "y" else text
+    if text[-1] == "0":  # neither BC nor infinity
+        return text.replace(" ", "T", 1) + ":00"
+    return text.replace(" ", "T", 1).replace("+00", "+00:00", 1)
 
 
 def _json_document(text: str) -> Raw:
@@ -55,19 +58,20 @@ def _json_document(text: str) -> Raw:
     return Raw(text.replace("\n", " ").replace("\r", " ") if "\n" in text or "\r" in text else text)
 
 
-def _text_of(carried: Raw | str) -> str:
-    return carried if isinstance(carried, str) else bytes(carried).decode()
+def _text_of(carried: Raw) -> str:
+    return bytes(carried).decode()
 
 
-def _natural_decimal(carried: Raw | str) -> Decimal:
+def _natural_decimal(carried: Raw) -> Decimal:
     return Decimal(_text_of(carried))
 
 
-def _natural_float(carried: Raw | str) -> float:
-    return float(_text_of(carried))
+def _natural_float(carried: Raw) -> float:
+    natural: float = remembering(float(_text_of(carried)), carried)  # Postgres's digits aren't always Python's: 1e23
+    return natural
 
 
-def _number_key(carried: Raw | str) -> Any:
+def _number_key(carried: Raw) -> Any:
     return values.number_key(_text_of(carried))
 
 
@@ -88,7 +92,7 @@ def _natural_date(carried: str) -> date | str:
 
 
 def _natural_document(carried: Raw) -> Any:
-    return loads(bytes(carried))
+    return remembering(loads(bytes(carried)), carried)
 
 
 _NUMERIC = Comparison("number", _number_key, values.number_literal)
@@ -137,8 +141,19 @@ def _text_boolean(text: str) -> bool:
     return text == "t"
 
 
+def _text_natural_float(text: str) -> float:
+    natural: float = remembering(float(text), text)
+    return natural
+
+
+def _text_natural_document(text: str) -> Any:
+    """Objects and arrays; a plain value stays text, which tells `null` from null and `"1"` from `1`."""
+    document = loads(text) if text.lstrip()[:1] in ("{", "[") else text
+    return remembering(document, text)
+
+
 _TEXT_INTEGER = Carried(str, int, Comparison("number", int, values.number_literal))
-_TEXT_FLOAT = Carried(str, float, _NUMERIC)
+_TEXT_FLOAT = Carried(str, _text_natural_float, _NUMERIC)
 
 _TEXT: dict[str, Carried] = {
     "bool": Carried(str, _text_boolean, Comparison("boolean", _text_boolean, values.boolean_literal)),
@@ -156,8 +171,8 @@ _TEXT: dict[str, Carried] = {
     "date": Carried(str, _natural_date, _DATE),
     "timestamp": Carried(str, _natural_timestamp, _TIMESTAMP),
     "timestamptz": Carried(str, _natural_timestamp, _TIMESTAMPTZ),
-    "json": Carried(str, loads),
-    "jsonb": Carried(str, loads),
+    "json": Carried(str, _text_natural_document),
+    "jsonb": Carried(str, _text_natural_document),
 }
 
 _FORMS = {"json": _JSON, "text": _TEXT}

@@ -129,8 +129,7 @@ class S3Upload:
             raise ArtifactTooLarge(
                 f"{self._target.url} outgrew the {self._sizes.largest_artifact / 1024 / MIB:,.0f} GiB that "
                 f"{MOST_PARTS:,} parts can hold within this worker's memory budget. Raise "
-                "PIPELINE_WORKER__MEMORY_BUDGET_MIB, or set the dataset's `max_artifact_mib` or "
-                "`max_artifact_rows`."
+                "PIPELINE_WORKER__MEMORY_BUDGET_MIB, compress the dataset, or split its query."
             )
         self._raise_failure()
         size = self._sizes.of(number)

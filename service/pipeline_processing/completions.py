@@ -1,0 +1,45 @@
+"""The announcement of a finished run, with the bytes that are sent however often."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline_processing.model import Run, RunCompletion
+
+SOURCE = "/pipeline-processing"
+"""`ce_source` of everything that this service announces."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEvent:
+    """One event: CloudEvents 1.0 in binary mode, attributes in the headers and the data in `value`."""
+
+    event_id: str
+    run_id: str
+    type: str
+    key: str
+    headers: Mapping[str, str]
+    value: bytes
+
+
+def completion_event(run: Run) -> OutboxEvent:
+    """The event of a finished run. Its id is fixed: a run finishes once."""
+    completion = RunCompletion.of(run)
+    event_id = f"{run.run_id}:{run.state.value}"
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": SOURCE,
+        "ce_type": completion.event_type,
+        "ce_time": completion.finished_at.isoformat(),
+        "content-type": "application/json",
+    }
+    if run.trace_id is not None and run.span_id is not None:
+        headers["traceparent"] = f"00-{run.trace_id}-{run.span_id}-01"
+    return OutboxEvent(
+        event_id=event_id,
+        run_id=run.run_id,
+        type=completion.event_type,
+        key=str(run.agency_id),
+        headers=headers,
+        value=completion.model_dump_json().encode(),
+    )

@@ -1,0 +1,1 @@
+"""Postgres: the client, the run history, and its migrations."""

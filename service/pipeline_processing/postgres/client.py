@@ -1,0 +1,123 @@
+"""A pool of connections to one Postgres."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import asyncpg
+import structlog
+
+from pipeline_processing.errors import TransientError
+from pipeline_processing.postgres.errors import translated
+
+log = structlog.get_logger(__name__)
+
+_RELEASE_SECONDS = 5.0
+
+
+class DatabaseClient:
+    """
+    Connections to one Postgres, opened as they are needed; leaving the block closes them.
+
+    `unavailable` is what is raised when the server can't be reached. `search_path` names one schema, unquoted.
+    `server_settings` are set for every session, and stay when a connection goes back to the pool.
+    `command_seconds` limits every single command, where silence for that long means a dead connection.
+    """
+
+    def __init__(
+        self,
+        *,
+        dsn: str,
+        unavailable: type[TransientError],
+        application_name: str,
+        max_size: int = 10,
+        search_path: str | None = None,
+        server_settings: Mapping[str, str] | None = None,
+        connect_seconds: float = 10.0,
+        command_seconds: float | None = None,
+    ) -> None:
+        self.search_path = search_path
+        self.where = _address(dsn)
+        self._dsn = dsn
+        self._unavailable = unavailable
+        self._max_size = max_size
+        self._connect_seconds = connect_seconds
+        self._command_seconds = command_seconds
+        self._server_settings = {"application_name": application_name, **(server_settings or {})}
+        if search_path is not None:
+            self._server_settings["search_path"] = quoted(search_path)
+        self._pool: asyncpg.Pool | None = None
+
+    async def __aenter__(self) -> Self:
+        with translated(unavailable=self._unavailable, where=self.where, connecting=True):
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=0,  # connects when asked to: a server that is down is the first query's problem
+                max_size=self._max_size,
+                timeout=self._connect_seconds,
+                command_timeout=self._command_seconds,
+                server_settings=self._server_settings,
+            )
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await pool.close()  # if it can't, it cuts the connections off
+        except Exception as problem:
+            log.warning("connections were cut off", where=self.where, error=str(problem) or type(problem).__name__)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """
+        One connection, waiting for a free one; asyncpg's errors inside the block leave it as this service's.
+
+        Raises `unavailable`, AccessDenied, DatabaseMisconfigured, and what a query may raise: QueryInvalid,
+        QueryFailed, SourceBusy, StandbyConflict.
+        """
+        if self._pool is None:
+            raise RuntimeError("connection() is for use inside `async with` of the client")
+        pool = self._pool
+        with translated(unavailable=self._unavailable, where=self.where, connecting=True):
+            connection = await pool.acquire()
+        try:
+            with translated(unavailable=self._unavailable, where=self.where):
+                yield connection
+        finally:
+            await self._release(pool, connection)
+
+    async def _release(self, pool: asyncpg.Pool, connection: Any) -> None:
+        """Give a connection back. The work on it is done or has failed already: nothing here may change that."""
+        try:
+            await pool.release(connection, timeout=_RELEASE_SECONDS)
+        except Exception as problem:
+            # asyncpg has cut it off, and the pool opens another one.
+            log.debug("a connection could not be reset", where=self.where, error=str(problem))
+
+
+def quoted(identifier: str) -> str:
+    """An identifier as SQL takes it."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+_HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::\d{1,5})?", re.ASCII)
+
+
+def _address(dsn: str) -> str:
+    """`host:port/database` for messages, or less where the DSN is odd enough that it might show a password."""
+    before, _, after = dsn.partition("?")
+    try:
+        parts = urlsplit(before)
+    except ValueError:
+        return "the configured address"
+    hosts = parts.netloc.rpartition("@")[2]
+    if "@" in after or "@" in parts.path or not all(map(_HOST.fullmatch, hosts.split(","))):
+        return "the configured address"
+    database = parts.path if re.fullmatch(r"/[\w.-]+", parts.path, re.ASCII) else ""
+    return f"{hosts or 'the default host'}{database}"

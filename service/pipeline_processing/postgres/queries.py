@@ -1,0 +1,53 @@
+"""
+Named queries, each under a line `-- name: NAME` and at least one line of description.
+
+`:name` stands for a parameter; asyncpg knows only `$1`, `$2`, …, so names become numbers here, once.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_DESCRIPTION = re.compile(r"\A(?:-- .*\n)+")
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")  # but not the cast `::text`
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query. Called with its parameters, it gives what asyncpg's methods take: the SQL and its arguments."""
+
+    name: str
+    description: str
+    sql: str
+    parameters: tuple[str, ...]
+
+    def __call__(self, **values: Any) -> tuple[Any, ...]:
+        if values.keys() != set(self.parameters):
+            raise TypeError(f"Query {self.name!r} takes {sorted(self.parameters)}, not {sorted(values)}.")
+        return (self.sql, *(values[parameter] for parameter in self.parameters))
+
+
+def parse_queries(text: str) -> Mapping[str, Query]:
+    """Name → query. Raises ValueError on a name that is used twice, or a query without a description."""
+    _, *parts = _NAME.split(text)
+    queries: dict[str, Query] = {}
+    for name, body in zip(parts[::2], parts[1::2], strict=True):
+        description = _DESCRIPTION.match(body)
+        if name in queries or description is None:
+            raise ValueError(f"Query {name!r} needs a name of its own and a line of description.")
+        queries[name] = _query(name, description.group(), body[description.end() :].strip())
+    return queries
+
+
+def load_queries(file: str) -> Mapping[str, Query]:
+    """The queries of an SQL file beside this module."""
+    return parse_queries(files(__package__).joinpath(file).read_text(encoding="utf-8"))
+
+
+def _query(name: str, description: str, sql: str) -> Query:
+    parameters = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
+    numbered = _PARAMETER.sub(lambda found: f"${parameters.index(found.group(1)) + 1}", sql)
+    return Query(name=name, description=description.replace("-- ", "").strip(), sql=numbered, parameters=parameters)

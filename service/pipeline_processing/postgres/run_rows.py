@@ -1,0 +1,67 @@
+"""Records of the run table → the model, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from pipeline_processing.model import Attempt, JobRequest, Run, RunFailure
+from pipeline_processing.ports import Outcome
+
+_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "timings", "error"})
+_ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
+
+
+def run_of(row: Mapping[str, Any]) -> Run:
+    """A record of `runs`. Columns that this version doesn't know are left out."""
+    error = None
+    if row["error_kind"] is not None:
+        error = RunFailure(
+            kind=row["error_kind"],
+            message=row["error_message"],
+            retryable=row["error_retryable"],
+            exit_code=row["error_exit_code"],
+        )
+    return Run(
+        **{column: row[column] for column in _RUN_COLUMNS},
+        request=JobRequest.model_validate_json(row["request"]),
+        timings=None if row["timings"] is None else orjson.loads(row["timings"]),
+        error=error,
+    )
+
+
+def attempt_of(row: Mapping[str, Any]) -> Attempt:
+    """A record of `run_attempts`."""
+    return Attempt(**{column: row[column] for column in _ATTEMPT_COLUMNS})
+
+
+def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
+    """What an attempt measured; all null when it measured nothing."""
+    if outcome is None:
+        return dict.fromkeys(
+            (
+                "rows_read",
+                "rows_written",
+                "rows_filtered",
+                "rows_rejected",
+                "bytes_written",
+                "timings",
+                "manifest_url",
+            )
+        )
+    return {
+        **outcome.counts.model_dump(),
+        "bytes_written": outcome.bytes_written,
+        "timings": orjson.dumps(dict(outcome.timings)).decode(),
+        "manifest_url": outcome.manifest_url,
+    }
+
+
+def failure_columns(failure: RunFailure | None) -> dict[str, Any]:
+    """An error; all null when there is none."""
+    return {
+        "error_kind": failure and failure.kind,
+        "error_message": failure and failure.message,
+        "error_retryable": failure and failure.retryable,
+        "error_exit_code": failure and failure.exit_code,
+    }

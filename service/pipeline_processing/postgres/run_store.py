@@ -1,0 +1,279 @@
+"""The run table in Postgres: queue, history and outbox. The SQL is in `queries.sql`."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from pipeline_processing.errors import (
+    ConflictingRequest,
+    QueryFailed,
+    QueryInvalid,
+    RunUnknown,
+    SourceBusy,
+    StandbyConflict,
+    Superseded,
+)
+from pipeline_processing.model import Attempt, JobRequest, Plan, Run, RunCompletion, RunFailure, RunState, UploadRef
+from pipeline_processing.ports import Claim, Origin, Outcome
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.run_rows import attempt_of, outcome_columns, run_of
+from pipeline_processing.postgres.run_writes import (
+    QUERIES,
+    done_before,
+    find,
+    finish,
+    finish_claimed,
+    let_go,
+    of_the_history,
+)
+from pipeline_processing.stored_text import planned_uploads, storable_failure, storable_request
+
+
+class PostgresRunStore:
+    """
+    `ports.RunStore` on Postgres. `database` has the history's schema as its search path.
+
+    A write that finds its fence and state gone looks whether it was itself what moved them, in a try whose reply
+    was lost, and then gives the run as that try left it.
+    """
+
+    def __init__(self, *, database: DatabaseClient, schema: str) -> None:
+        if database.search_path != schema:
+            raise ValueError(f"the client's search path is {database.search_path!r}, the history's schema {schema!r}")
+        self._database = database
+        self._schema = schema
+
+    async def installation_id(self) -> UUID:
+        async with self._session() as connection:
+            return UUID(str(await connection.fetchval(*QUERIES["installation_id"]())))
+
+    # -- accept and claim ------------------------------------------------------------------------
+
+    async def accept(
+        self,
+        request: JobRequest,
+        *,
+        run_id: str,
+        trace_id: str,
+        span_id: str,
+        origin: Origin | None = None,
+    ) -> Run:
+        storable_request(request)
+        digest = request.digest()
+        insert = QUERIES["accept"](
+            run_id=run_id,
+            job=request.job,
+            agency_id=request.agency_id,
+            request=request.model_dump_json(),
+            request_hash=digest,
+            requested_by=request.requested_by,
+            replay_of=request.replay_of,
+            dry_run=request.dry_run,
+            priority=request.priority,
+            not_before=request.not_before,
+            topic=origin and origin.topic,
+            partition=origin and origin.partition,
+            offset=origin and origin.offset,
+            trace_id=trace_id,
+            span_id=span_id,
+        )
+        async with self._session() as connection:
+            row = await connection.fetchrow(*insert) or await find(connection, run_id)
+        if row["request_hash"] != digest:
+            raise ConflictingRequest(run_id)
+        return run_of(row)
+
+    async def claim(
+        self, *, worker: str, lease: timedelta, max_runs_per_agency: int, run_id: str | None = None
+    ) -> Claim | None:
+        async with self._session() as connection:
+            row = await connection.fetchrow(
+                *QUERIES["claim_prepared"](worker=worker, lease=lease, run_id=run_id)
+            ) or await self._claim_due(
+                connection, worker=worker, lease=lease, max_runs=max_runs_per_agency, run_id=run_id
+            )
+        return None if row is None else Claim(run=run_of(row), fence=row["fence"], worker=worker)
+
+    async def _claim_due(
+        self, connection: asyncpg.Connection, *, worker: str, lease: timedelta, max_runs: int, run_id: str | None
+    ) -> Any:
+        """One agency a transaction, so that nobody ever waits for one agency while holding another."""
+        passed: list[int] = []
+        while True:
+            async with connection.transaction():
+                agency_id = await connection.fetchval(
+                    *QUERIES["next_agency"](max_runs=max_runs, passed=passed)
+                    if run_id is None
+                    else QUERIES["agency_of"](run_id=run_id)
+                )
+                if agency_id is None:
+                    return None
+                row = await connection.fetchrow(
+                    *QUERIES["claim_due"](
+                        agency_id=agency_id, worker=worker, lease=lease, max_runs=max_runs, run_id=run_id
+                    )
+                )
+            if row is not None or run_id is not None:
+                return row
+            passed.append(agency_id)  # somebody was quicker: its run is taken, or its places are
+
+    async def renew(self, claim: Claim, *, lease: timedelta) -> None:
+        await self._touch("renew", claim, lease=lease)
+
+    async def start_attempt(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
+        await self._touch("start_attempt", claim, trace_id=trace_id, span_id=span_id)
+
+    # -- uploads ---------------------------------------------------------------------------------
+
+    async def record_upload(self, claim: Claim, upload: UploadRef) -> None:
+        await self._touch("record_upload", claim, key=upload.key, upload_id=upload.upload_id)
+
+    async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
+        keys, upload_ids = [upload.key for upload in uploads], [upload.upload_id for upload in uploads]
+        async with self._session() as connection:
+            await connection.execute(*QUERIES["forget_uploads"](run_id=run_id, keys=keys, upload_ids=upload_ids))
+
+    async def lost_uploads(self, run_id: str) -> list[UploadRef]:
+        async with self._session() as connection:
+            rows = await connection.fetch(*QUERIES["lost_uploads"](run_id=run_id))
+        return [UploadRef(key=row["key"], upload_id=row["upload_id"]) for row in rows]
+
+    # -- the decision ----------------------------------------------------------------------------
+
+    async def prepare(self, claim: Claim, plan: Plan, outcome: Outcome) -> None:
+        keys, upload_ids = planned_uploads(plan)
+        decide = QUERIES["prepare"](
+            run_id=claim.run.run_id,
+            fence=claim.fence,
+            plan=plan.model_dump_json(),
+            keys=keys,
+            upload_ids=upload_ids,
+            **outcome_columns(outcome),
+        )
+        async with self._session() as connection:
+            if await connection.fetchval(*decide) is None:
+                await done_before(connection, claim, RunState.PREPARED)
+
+    async def plan(self, claim: Claim) -> Plan:
+        async with self._session() as connection:
+            plan = await connection.fetchval(*QUERIES["plan"](run_id=claim.run.run_id, fence=claim.fence))
+        if plan is None:
+            raise Superseded(claim.run.run_id, fence=claim.fence)
+        return Plan.model_validate_json(plan)
+
+    # -- the end of a run ------------------------------------------------------------------------
+
+    async def succeed(self, claim: Claim) -> Run:
+        async with self._session() as connection, connection.transaction():
+            run = await finish_claimed(connection, claim, RunState.PREPARED, RunState.SUCCEEDED)
+            await connection.execute(*QUERIES["discard_plan"](run_id=run.run_id))
+            return run
+
+    async def succeed_dry(self, claim: Claim, outcome: Outcome) -> Run:
+        if not claim.run.dry_run:
+            raise ValueError(f"run {claim.run.run_id} isn't a dry run: it succeeds by its plan")
+        async with self._session() as connection, connection.transaction():
+            return await finish_claimed(connection, claim, RunState.RUNNING, RunState.SUCCEEDED, outcome=outcome)
+
+    async def fail(
+        self, claim: Claim, failure: RunFailure, *, outcome: Outcome | None = None, state: RunState = RunState.RUNNING
+    ) -> Run:
+        failure = storable_failure(failure)
+        async with self._session() as connection, connection.transaction():
+            return await finish_claimed(connection, claim, state, RunState.FAILED, outcome=outcome, failure=failure)
+
+    async def cancel(self, run_id: str) -> Run:
+        async with self._session() as connection, connection.transaction():
+            row = await connection.fetchrow(*QUERIES["lock_run"](run_id=run_id))
+            if row is None:
+                raise RunUnknown(run_id)
+            run = run_of(row)
+            if run.state not in (RunState.QUEUED, RunState.RUNNING):
+                return run
+            return await finish(connection, run_id, run.fence, run.state, RunState.CANCELLED) or run
+
+    # -- the end of an attempt -------------------------------------------------------------------
+
+    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta) -> Run:
+        failure = storable_failure(failure)
+        async with self._session() as connection, connection.transaction():
+            return await let_go(
+                connection, "requeue", claim, RunState.QUEUED, "retrying", failure, delay=delay, handed_back=0
+            )
+
+    async def hand_back(self, claim: Claim) -> Run:
+        async with self._session() as connection, connection.transaction():
+            # Which it is only the row knows: the claim may have been prepared since it was made.
+            row = await connection.fetchrow(*QUERIES["lock_run"](run_id=claim.run.run_id))
+            if row is not None and row["state"] == RunState.PREPARED:
+                return await let_go(connection, "release", claim, RunState.PREPARED, delay=timedelta())
+            return await let_go(
+                connection, "requeue", claim, RunState.QUEUED, "handed_back", delay=timedelta(), handed_back=1
+            )
+
+    async def release(self, claim: Claim, *, delay: timedelta) -> Run:
+        async with self._session() as connection, connection.transaction():
+            return await let_go(connection, "release", claim, RunState.PREPARED, delay=delay)
+
+    async def void_plan(self, claim: Claim) -> Run:
+        async with self._session() as connection, connection.transaction():
+            return await let_go(connection, "void_plan", claim, RunState.QUEUED, "voided")
+
+    # -- history ---------------------------------------------------------------------------------
+
+    async def tries(self, run_id: str) -> int:
+        async with self._session() as connection:
+            tries = await connection.fetchval(*QUERIES["tries"](run_id=run_id))
+        if tries is None:
+            raise RunUnknown(run_id)
+        return int(tries)
+
+    async def get(self, run_id: str) -> Run | None:
+        async with self._session() as connection:
+            row = await find(connection, run_id)
+        return None if row is None else run_of(row)
+
+    async def history(
+        self,
+        *,
+        agency_id: int | None = None,
+        state: RunState | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+    ) -> list[Run]:
+        async with self._session() as connection:
+            rows = await connection.fetch(
+                *QUERIES["history"](agency_id=agency_id, state=state and state.value, since=since, limit=limit)
+            )
+        return [run_of(row) for row in rows]
+
+    async def attempts(self, run_id: str) -> list[Attempt]:
+        async with self._session() as connection:
+            rows = await connection.fetch(*QUERIES["attempts"](run_id=run_id))
+        return [attempt_of(row) for row in rows]
+
+    async def events(self, run_id: str) -> list[tuple[str, RunCompletion]]:
+        async with self._session() as connection:
+            rows = await connection.fetch(*QUERIES["events"](run_id=run_id))
+        return [(row["event_id"], RunCompletion.model_validate_json(row["value"])) for row in rows]
+
+    # -- what all of them share ------------------------------------------------------------------
+
+    async def _touch(self, query: str, claim: Claim, **values: Any) -> None:
+        """A write that changes no state. Raises Superseded unless it found its row."""
+        async with self._session() as connection:
+            found = await connection.fetchval(*QUERIES[query](run_id=claim.run.run_id, fence=claim.fence, **values))
+        if found is None:
+            raise Superseded(claim.run.run_id, fence=claim.fence)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[asyncpg.Connection]:
+        try:
+            async with self._database.connection() as connection:
+                yield connection
+        except (SourceBusy, StandbyConflict, QueryInvalid, QueryFailed) as error:
+            raise of_the_history(error, self._schema) from error

@@ -1,0 +1,55 @@
+"""What a text column can't hold: Postgres takes neither NUL nor half of a surrogate pair."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline_processing.errors import InvalidRequest
+from pipeline_processing.model import JobRequest, Plan, RunFailure
+
+_LONGEST_MESSAGE = 8000
+"""In characters. An error quotes what it was about, and the event that tells of it must fit into one message."""
+
+
+def storable_request(request: JobRequest) -> JobRequest:
+    """The request. Raises InvalidRequest if it can't be stored: it would stop the intake for good."""
+    for text in _texts(request.model_dump(mode="json")):
+        if "\0" in text or not _encodable(text):
+            raise InvalidRequest("The request holds a NUL character, or text that isn't Unicode. Remove it.")
+    return request
+
+
+def storable_failure(failure: RunFailure) -> RunFailure:
+    """The failure with a message that can be stored: else the run could never fail."""
+    message = failure.message.replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="backslashreplace").decode()
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE - 2]} …"
+    return failure.model_copy(update={"message": message})
+
+
+def planned_uploads(plan: Plan) -> tuple[list[str], list[str | None]]:
+    """Keys and handles of the uploads that a plan names. A file has no handle to compare, only its key."""
+    staged = [(artifact.key, artifact.staged) for artifact in plan.artifacts if artifact.staged.kind != "inline"]
+    keys = [key for key, _ in staged]
+    handles = [upload.upload_id if upload.kind == "multipart" else None for _, upload in staged]
+    return keys, handles
+
+
+def _texts(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for key, item in value.items():
+                yield from _texts(key)
+                yield from _texts(item)
+        case list():
+            for item in value:
+                yield from _texts(item)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,177 @@
+"""The run stores that one suite runs against, and what a test must see and do behind their backs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from pipeline_processing.completions import OutboxEvent
+from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.ports import RunStore
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.migrate import migrate
+from pipeline_processing.postgres.run_store import PostgresRunStore
+
+# -- the server ----------------------------------------------------------------------------------
+
+
+class GivenPostgres:
+    """A server that is there already."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    def dsn(self, database: str = "postgres") -> str:
+        return urlunsplit(urlsplit(self._dsn)._replace(path=f"/{database}"))
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Any:
+    """A Postgres: the embedded one, or that of TEST_POSTGRES_DSN."""
+    dsn = os.environ.get("TEST_POSTGRES_DSN")
+    return GivenPostgres(dsn) if dsn else request.getfixturevalue("servers").postgres
+
+
+@pytest.fixture(scope="session")
+def database(postgres: Any) -> Iterator[str]:
+    """The DSN of a database in which every test has a schema of its own."""
+    name = f"runstore_{uuid4().hex}"
+    asyncio.run(_execute(postgres.dsn(), f"CREATE DATABASE {name}"))
+    yield postgres.dsn(name)
+    asyncio.run(_execute(postgres.dsn(), f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _execute(dsn: str, sql: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def schema() -> str:
+    """A schema's name that has to be quoted."""
+    return f'Runs "of" {uuid4().hex}'
+
+
+# -- the backends --------------------------------------------------------------------------------
+
+
+class FakeClock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 1, 18, 12, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+class Backend(Protocol):
+    """A run store, and its inside."""
+
+    runs: RunStore
+
+    async def age(self, run_id: str, seconds: float) -> None:
+        """Let time pass for a run: its lease and its `not_before` come nearer. It may pass for others too."""
+
+    async def outbox(self, run_id: str) -> list[OutboxEvent]:
+        """The run's events, as they will be sent."""
+
+    async def everything(self) -> Any:
+        """All that is stored, to be compared."""
+
+
+class MemoryBackend:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.runs = MemoryRunStore(clock=self.clock)
+
+    async def age(self, run_id: str, seconds: float) -> None:
+        await self.clock.sleep(seconds)
+
+    async def outbox(self, run_id: str) -> list[OutboxEvent]:
+        return [event for event in self.runs.outbox if event.run_id == run_id]
+
+    async def everything(self) -> Any:
+        return repr(self.runs._records), list(self.runs.outbox)
+
+
+TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation")
+
+
+class PostgresBackend:
+    def __init__(self, database: DatabaseClient, schema: str) -> None:
+        self.database = database
+        self.runs = PostgresRunStore(database=database, schema=schema)
+
+    async def age(self, run_id: str, seconds: float) -> None:
+        await self.execute(
+            "UPDATE runs SET lease_expires_at = lease_expires_at - $2::interval, not_before = not_before - $2 "
+            "WHERE run_id = $1",
+            run_id,
+            timedelta(seconds=seconds),
+        )
+
+    async def outbox(self, run_id: str) -> list[OutboxEvent]:
+        async with self.database.connection() as connection:
+            rows = await connection.fetch("SELECT * FROM outbox WHERE run_id = $1 ORDER BY id", run_id)
+        columns = ("event_id", "run_id", "type", "key", "value")
+        return [OutboxEvent(**{c: row[c] for c in columns}, headers=json.loads(row["headers"])) for row in rows]
+
+    async def everything(self) -> Any:
+        async with self.database.connection() as connection:
+            return [await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES]
+
+    async def execute(self, sql: str, *arguments: Any) -> None:
+        async with self.database.connection() as connection:
+            await connection.execute(sql, *arguments)
+
+
+@asynccontextmanager
+async def postgres_backend(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    async with DatabaseClient(
+        dsn=dsn,
+        unavailable=HistoryUnavailable,
+        application_name="tests",
+        max_size=25,
+        search_path=schema,
+        command_seconds=30,
+    ) as client:
+        yield PostgresBackend(client, schema)
+
+
+@pytest.fixture
+async def on_postgres(database: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    async with postgres_backend(database, schema) as backend:
+        async with backend.database.connection() as connection:
+            await migrate(connection, schema)
+        yield backend
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return MemoryBackend() if request.param == "memory" else request.getfixturevalue("on_postgres")
+
+
+@pytest.fixture
+def runs(backend: Backend) -> RunStore:
+    return backend.runs
