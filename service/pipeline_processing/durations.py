@@ -14,10 +14,13 @@ def parse_duration(value: Any) -> Any:
     """`"1h"` → timedelta. Anything but a string is left for pydantic to judge."""
     if isinstance(value, timedelta):
         return value
-    if not isinstance(value, str) or not re.match(_PATTERN, value):
+    if not isinstance(value, str) or not re.fullmatch(_PATTERN, value):
         raise ValueError(f"{value!r} isn't a duration: write a number and a unit, such as 250ms, 90s, 15m, 1h or 2d")
     unit = re.sub(r"[\d.]", "", value)
-    return timedelta(seconds=float(value.removesuffix(unit)) * _UNITS[unit])
+    try:
+        return timedelta(seconds=float(value.removesuffix(unit)) * _UNITS[unit])
+    except OverflowError:
+        raise ValueError(f"{value} is longer than a duration can be") from None
 
 
 def format_duration(value: timedelta) -> str:

@@ -94,7 +94,7 @@ def timestamp_literal(literal: str | int | Decimal | bool) -> tuple[float, str]:
     text = text_literal(literal).strip()
     if text.endswith("infinity"):
         return time_key(text)
-    return time_key(_as_postgres_prints(datetime.fromisoformat(text).replace(tzinfo=None)))
+    return time_key(time_text(datetime.fromisoformat(text).replace(tzinfo=None), " "))
 
 
 def timestamptz_literal(literal: str | int | Decimal | bool) -> tuple[float, str]:
@@ -104,12 +104,16 @@ def timestamptz_literal(literal: str | int | Decimal | bool) -> tuple[float, str
         return time_key(text)
     moment = datetime.fromisoformat(text)
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return time_key(_as_postgres_prints(moment.replace(tzinfo=None)) + "+00")
+    return time_key(time_text(moment.replace(tzinfo=None), " ") + "+00")
 
 
-def _as_postgres_prints(moment: datetime) -> str:
-    text = moment.isoformat(" ")
-    return text.rstrip("0") if moment.microsecond else text
+def time_text(value: datetime, separator: str) -> str:
+    """In ISO's form, without trailing zeros of the fraction, as Postgres prints it."""
+    text = value.isoformat(separator)
+    if not value.microsecond:
+        return text
+    seconds, _, rest = text.partition(".")
+    return f"{seconds}.{rest[:6].rstrip('0')}{rest[6:]}"
 
 
 def same(value: Any) -> Any:

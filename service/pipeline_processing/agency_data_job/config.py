@@ -122,7 +122,7 @@ class AgencyJobConfig(Part):
         """
         The config narrowed to what a request asks for: its datasets, in the config's order, and its format.
 
-        Raises UnknownDataset, and InvalidRequest's cousin InvalidJobConfig never: the config is valid already.
+        Raises UnknownDataset.
         """
         wanted = [dataset.name for dataset in self.datasets] if request.datasets is None else request.datasets
         available = [dataset.name for dataset in self.datasets]
@@ -147,7 +147,7 @@ def load_job_config(path: Path) -> AgencyJobConfig:
             f"Can't read the job config {path}: {error.strerror}. Name an existing file with --config or "
             "PIPELINE_JOB_CONFIG_FILE."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that there isn't
         raise InvalidJobConfig(f"The job config {path} isn't YAML: {error}") from None
     if not isinstance(document, dict):
         raise InvalidJobConfig(f"The job config {path} must be a mapping with `job` and `datasets`.")

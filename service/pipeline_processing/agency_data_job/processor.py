@@ -19,7 +19,7 @@ from pipeline_processing.errors import RowTooLarge
 from pipeline_processing.formats.compression import compressor
 from pipeline_processing.formats.formats import CARRY, new_format
 from pipeline_processing.model import Artifact, DatasetCounts, JobRequest
-from pipeline_processing.ports import Batch, Destination, Format, Snapshot, Source, UploadStarted
+from pipeline_processing.ports import Destination, Format, Snapshot, Source, UploadStarted
 from pipeline_processing.steps.chain import bind
 
 
@@ -136,6 +136,7 @@ class AgencyProcessor:
         ):
             steps = bind(dataset.steps, batches.columns, dataset=dataset.name, arguments=arguments)
             rows_format = new_format(dataset.format, fixed=steps.fixed)
+            batches.make_rows = steps.projection.rows if steps.touches_rows else rows_format.row_maker(steps.projection)
             compressed = compressor(dataset.compression)
 
             def counts() -> DatasetCounts:
@@ -186,7 +187,7 @@ class AgencyProcessor:
         )
         return DatasetExport(counts=counts(), artifact=artifact, seconds=stages.seconds)
 
-    def _encoded(self, rows_format: Format, batch: Batch, dataset: DatasetConfig) -> bytes:
+    def _encoded(self, rows_format: Format, batch: list[Any], dataset: DatasetConfig) -> bytes:
         data = rows_format.encode(batch)
         if len(data) > self._max_row_bytes:
             longest = max(len(line) for line in data.split(b"\n"))

@@ -8,7 +8,10 @@ from typing import Any
 
 from pipeline_processing.errors import StepFailed
 from pipeline_processing.formats.json_values import dumps, non_finite
-from pipeline_processing.ports import Batch, Columns, Row
+from pipeline_processing.formats.untouched import carried_form
+from pipeline_processing.ports import Columns, Row, RowMaker
+from pipeline_processing.projection import Projection
+from pipeline_processing.values import time_text
 
 _must_quote = re.compile(r'[",\r\n]').search
 
@@ -33,14 +36,19 @@ class Csv:
         self._header = tuple(column.name for column in columns)
         return self._head() if self._fixed else b""
 
-    def encode(self, batch: Batch) -> bytes:
+    def row_maker(self, projection: Projection) -> RowMaker:
+        """Lists of fields: no line needs a name."""
+        constants = projection.constants
+        return lambda records: [[*record, *constants] for record in projection.values(records)]
+
+    def encode(self, batch: list[Any]) -> bytes:
         head = b""
         if not self._begun:
             self._header = tuple(batch[0])
             head = self._head()
         lines = [_line(self._fields(row)) for row in batch]
         self.rows += len(lines)
-        return head + "".join(lines).encode()
+        return head + _encoded("".join(lines))
 
     def end(self) -> bytes:
         return b"" if self._begun else self._head()
@@ -49,7 +57,9 @@ class Csv:
         self._begun = True
         return _line(list(self._header)).encode()
 
-    def _fields(self, row: Row) -> list[Any]:
+    def _fields(self, row: Row | list[Any]) -> list[Any]:
+        if isinstance(row, list):
+            return row
         if self._fixed:
             return list(row.values())
         if extra := [name for name in row if name not in self._header]:
@@ -58,6 +68,16 @@ class Csv:
                 "has one header. Make the `python` step return the same columns for every row, or use ndjson."
             )
         return [row.get(name) for name in self._header]
+
+
+def _encoded(lines: str) -> bytes:
+    try:
+        return lines.encode()
+    except UnicodeEncodeError as error:
+        raise StepFailed(
+            f"A step returned text with half of a surrogate pair, {error.object[error.start]!a}, which no UTF-8 file "
+            "can hold. Make the step replace it."
+        ) from None
 
 
 def _line(fields: list[Any]) -> str:
@@ -85,10 +105,12 @@ def _field(text: str | None) -> str:
 
 
 def _text(value: Any) -> str:
-    """A step's own value as Postgres would print it."""
+    """A value that a step has had in its hands, as Postgres would print it."""
+    if isinstance(value, str):
+        return value
+    if (carried := carried_form(value)) is not None:
+        return str(carried)
     match value:
-        case str():
-            return value
         case bool():
             return "t" if value else "f"
         case float() if not math.isfinite(value):
@@ -98,7 +120,7 @@ def _text(value: Any) -> str:
         case Decimal():
             return format(value, "f") if value.is_finite() else non_finite(value)
         case datetime():
-            text = value.isoformat(" ")
+            text = time_text(value, " ")
             return text.removesuffix(":00") if value.tzinfo else text
         case date() | time():
             return value.isoformat()

@@ -22,18 +22,18 @@ class Add:
                 f"Step 'add' would replace the column {', '.join(map(repr, twice))}, which is there already. "
                 "Choose another name, or leave the old one out with `select`."
             )
-        self._constants = {name: _filled(value, arguments) for name, value in constants.items()}
+        self.constants = {name: _filled(value, arguments) for name, value in constants.items()}
         self.columns = (
             None
             if columns is None
             else (
                 *columns,
-                *(Column(name, comparison=comparison_of(value)) for name, value in self._constants.items()),
+                *(Column(name, comparison=comparison_of(value)) for name, value in self.constants.items()),
             )
         )
 
     async def __call__(self, batch: Batch) -> Batch:
-        constants = self._constants
+        constants = self.constants
         return [row | constants for row in batch]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline_processing.ports import Batch, Columns, Step
+from pipeline_processing.projection import Projection
 from pipeline_processing.steps.add import Add
 from pipeline_processing.steps.config import (
     AddConfig,
@@ -14,6 +15,7 @@ from pipeline_processing.steps.config import (
     StepConfig,
 )
 from pipeline_processing.steps.filter import Filter
+from pipeline_processing.steps.folding import folded
 from pipeline_processing.steps.python import Python
 from pipeline_processing.steps.rename import Rename
 from pipeline_processing.steps.select import Select
@@ -28,9 +30,19 @@ class Chain:
     """
 
     def __init__(self, steps: Sequence[Step], columns: Columns) -> None:
-        self._steps = tuple(steps)
+        self.projection = Projection.of([column.name for column in columns])
+        """What the first steps come to, as far as they only choose, name and add columns; rows come from it."""
+        self._steps = list(steps)
+        while self._steps and (projection := folded(self.projection, self._steps[0])) is not None:
+            self.projection = projection
+            del self._steps[0]
         self.fixed = all(step.columns is not None for step in steps)
         self.columns = next((step.columns for step in reversed(steps) if step.columns is not None), columns)
+
+    @property
+    def touches_rows(self) -> bool:
+        """Whether any step is left that works on rows."""
+        return bool(self._steps)
 
     @property
     def filtered(self) -> int:

@@ -15,13 +15,13 @@ class Rename:
     filtered = 0
 
     def __init__(self, names: Mapping[str, str], columns: Columns | None) -> None:
-        self._names = dict(names)
+        self.names = dict(names)
         self.columns = None if columns is None else self._renamed(columns)
 
     def _renamed(self, columns: Columns) -> Columns:
-        for old in self._names:
+        for old in self.names:
             require(old, columns, step=self.name)
-        after = tuple(replace(column, name=self._names.get(column.name, column.name)) for column in columns)
+        after = tuple(replace(column, name=self.names.get(column.name, column.name)) for column in columns)
         names = [column.name for column in after]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidStep(
@@ -31,7 +31,7 @@ class Rename:
         return after
 
     async def __call__(self, batch: Batch) -> Batch:
-        names = self._names
+        names = self.names
         if self.columns is None:
             for row in batch:
                 for old in names:
