@@ -145,9 +145,10 @@ class Executor:
         except asyncio.CancelledError:
             await self._finally(self._hand_back(claim))
             raise
-        # A prepared run's uploads belong to its plan, and a succeeded run has none left.
-        if attempted.run.state not in (RunState.PREPARED, RunState.SUCCEEDED):
-            await self._finally(self._clean_up(claim.run.run_id))
+        # A prepared run's uploads belong to its plan. One that succeeded has none left but those of attempts before.
+        run = attempted.run
+        if run.state is not RunState.PREPARED and (run.state is not RunState.SUCCEEDED or run.attempt > 1):
+            await self._finally(self._clean_up(run.run_id))
         return attempted
 
     async def _attempt(self, claim: Claim) -> Attempted:

@@ -122,6 +122,7 @@ class Publisher:
                         )
                         return await self._runs.void_plan(claim)
                     raise PlanLost(f"{self._destination.url}/{artifact.key}") from missing
+                self._after("complete one")
             self._after("complete")
             await self._destination.publish(plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata)
             self._after("publish")

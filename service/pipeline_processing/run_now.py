@@ -38,6 +38,7 @@ class RunNow:
         clock: Clock,
         retry: RetryPolicy,
         jitter: Callable[[], float],
+        after: Callable[[str], None] = lambda step: None,
     ) -> None:
         self._runs = runs
         self._executor = executor
@@ -45,6 +46,7 @@ class RunNow:
         self._clock = clock
         self._retry = retry
         self._jitter = jitter
+        self._after = after
 
     async def run(self, request: JobRequest, *, run_id: str, trace_id: str, span_id: str) -> Run:
         """
@@ -58,6 +60,7 @@ class RunNow:
         run = await self._patiently(
             lambda: self._runs.accept(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
         )
+        self._after("accept")
         broke_off = 0
         while not run.state.finished:
             held = await self._patiently(lambda: self._executor.claim(run_id=run_id))

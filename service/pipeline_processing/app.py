@@ -1,0 +1,269 @@
+"""
+The composition root: the one module that knows every adapter. It builds what a command needs from the settings, and
+hands everything its dependencies.
+"""
+
+import os
+import random
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from opentelemetry.trace import Tracer
+
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, FileDestinationEntry, S3DestinationEntry
+from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress, RunContext
+from pipeline_processing.budget import ByteBudget
+from pipeline_processing.clock import SystemClock
+from pipeline_processing.errors import HistoryUnavailable, PipelineError, SettingsError, SourceUnavailable
+from pipeline_processing.executor import Executor, RetryPolicy
+from pipeline_processing.files.destination import FileDestination
+from pipeline_processing.lease import Leases
+from pipeline_processing.locations import FileLocation, Location, S3Location
+from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
+from pipeline_processing.null.destination import NullDestination
+from pipeline_processing.ports import Destination, RunStore
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.migrate import migrate as migrate_schema
+from pipeline_processing.postgres.migrate import pending
+from pipeline_processing.postgres.run_store import PostgresRunStore
+from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+from pipeline_processing.run_now import RunNow, run_dry
+from pipeline_processing.s3.client import S3Client
+from pipeline_processing.s3.destination import S3Destination
+from pipeline_processing.settings import Settings
+
+APPLICATION_NAME = "pipeline-processing"
+_MIB = 1024 * 1024
+
+
+def new_run_id() -> str:
+    """An id for a run that nobody named."""
+    return f"run-{secrets.token_hex(8)}"
+
+
+def worker_name() -> str:
+    """Who holds a lease: host, process, and a word against the reuse of process ids."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def destination_of(settings: Settings, config: AgencyJobConfig) -> Location:
+    """The job config's destination, or else the settings'. Raises SettingsError if neither names one."""
+    if not config.destinations:
+        return settings.require_destination()
+    match config.destinations[0]:
+        case S3DestinationEntry(s3=s3):
+            return S3Location(bucket=s3.bucket, prefix=s3.prefix.strip("/"))
+        case FileDestinationEntry(file=file):
+            return FileLocation(path=file.path)
+
+
+# -- the history ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def history(settings: Settings, *, connections: int = 2) -> AsyncIterator[RunStore]:
+    """The run history. Raises SettingsError if none is configured."""
+    async with history_database(settings, connections=connections) as database:
+        yield PostgresRunStore(database=database, schema=settings.history.schema_name)
+
+
+def history_database(settings: Settings, *, connections: int = 2) -> DatabaseClient:
+    """The database that holds the run history."""
+    return DatabaseClient(
+        dsn=settings.require_history_dsn().get_secret_value(),
+        unavailable=HistoryUnavailable,
+        application_name=APPLICATION_NAME,
+        max_size=connections,
+        search_path=settings.history.schema_name,
+        # Every statement here is short: one without an answer for this long has lost its server.
+        command_seconds=30.0,
+    )
+
+
+async def migrate(settings: Settings) -> list[str]:
+    """Create the history's schema, or bring it up to date; the names of the migrations applied."""
+    async with history_database(settings) as database, database.connection() as connection:
+        applied = await migrate_schema(connection, settings.history.schema_name)
+    return [migration.name for migration in applied]
+
+
+# -- source and destination ----------------------------------------------------------------------
+
+
+def source_database(settings: Settings, *, connections: int) -> DatabaseClient:
+    """The database that holds the agencies' data."""
+    return DatabaseClient(
+        dsn=settings.require_source_dsn().get_secret_value(),
+        unavailable=SourceUnavailable,
+        application_name=APPLICATION_NAME,
+        max_size=connections,
+        server_settings=SESSION_SETTINGS,
+    )
+
+
+@asynccontextmanager
+async def destination(settings: Settings, config: AgencyJobConfig, *, runs: int) -> AsyncIterator[Destination]:
+    """Where the artifacts of up to `runs` runs at once go."""
+    location = destination_of(settings, config)
+    if isinstance(location, FileLocation):
+        yield FileDestination(path=location.path)
+        return
+    async with s3_client(settings) as client:
+        yield S3Destination(
+            client=client,
+            bucket=location.bucket,
+            prefix=location.prefix,
+            budget=ByteBudget(settings.worker.memory_budget_mib * _MIB),
+            runs=runs,
+        )
+
+
+def s3_client(settings: Settings) -> S3Client:
+    """A connection pool to the configured S3."""
+    s3 = settings.s3
+    return S3Client(
+        endpoint_url=s3.endpoint_url,
+        region=s3.region,
+        access_key_id=s3.access_key_id.get_secret_value() if s3.access_key_id else None,
+        secret_access_key=s3.secret_access_key,
+        addressing_style=s3.addressing_style,
+    )
+
+
+def max_row_bytes(settings: Settings) -> int:
+    """The longest encoded row: a quarter of a run's share, since it is read, encoded, and copied into a part."""
+    return settings.worker.memory_budget_mib * _MIB // settings.worker.concurrency // 4
+
+
+def retry_policy(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(max_attempts=settings.worker.max_attempts)
+
+
+# -- one run -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def run_now(
+    settings: Settings,
+    config: AgencyJobConfig,
+    *,
+    tracer: Tracer,
+    on_progress: Callable[[RunProgress], None],
+    after: Callable[[str], None] = lambda step: None,
+) -> AsyncIterator[RunNow]:
+    """What the `run` command needs: the whole service but Kafka, for one run."""
+    async with AsyncExitStack() as stack:
+        runs = await stack.enter_async_context(history(settings))
+        database = await stack.enter_async_context(source_database(settings, connections=1))
+        where = await stack.enter_async_context(destination(settings, config, runs=1))
+        clock = SystemClock()
+        executor = Executor(
+            worker=worker_name(),
+            runs=runs,
+            source=PostgresSource(database=database),
+            destination=where,
+            config=config,
+            leases=Leases(runs=runs, clock=clock, length=timedelta(seconds=settings.worker.lease_seconds)),
+            clock=clock,
+            tracer=tracer,
+            retry=retry_policy(settings),
+            max_runs_per_agency=settings.worker.max_runs_per_agency,
+            max_row_bytes=max_row_bytes(settings),
+            jitter=random.random,
+            on_progress=on_progress,
+            after=after,
+        )
+        yield RunNow(
+            runs=runs,
+            executor=executor,
+            destination=where,
+            clock=clock,
+            retry=retry_policy(settings),
+            jitter=random.random,
+            after=after,
+        )
+
+
+async def run_without_a_trace(
+    settings: Settings, config: AgencyJobConfig, *, run: RunContext, tracer: Tracer, on_progress: OnProgress
+) -> RunCompletion:
+    """A dry run from the command line: reads and transforms, and writes nothing at all."""
+
+    async def no_uploads(upload: UploadRef) -> None:
+        raise AssertionError("a dry run uploads nothing")
+
+    async with source_database(settings, connections=1) as database:
+        processor = AgencyProcessor(
+            run=run,
+            source=PostgresSource(database=database),
+            destination=NullDestination(),
+            on_upload=no_uploads,
+            on_progress=on_progress,
+            tracer=tracer,
+            max_row_bytes=max_row_bytes(settings),
+        )
+        return await run_dry(
+            run=run,
+            processor=processor,
+            config=config,
+            clock=SystemClock(),
+            retry=retry_policy(settings),
+            jitter=random.random,
+        )
+
+
+# -- checking the servers ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What came of asking one server."""
+
+    name: str
+    ok: bool
+    detail: str
+    error: PipelineError | None = None
+
+
+async def check_servers(settings: Settings, config: AgencyJobConfig) -> AsyncIterator[CheckResult]:
+    """Ask each configured server whether a run could use it. Writes nothing."""
+    yield await _checked("source", lambda: _check_source(settings, config))
+    yield await _checked("history", lambda: _check_history(settings))
+    yield await _checked("destination", lambda: _check_destination(settings, config))
+
+
+async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
+    try:
+        return CheckResult(name, ok=True, detail=await check())
+    except PipelineError as error:
+        return CheckResult(name, ok=False, detail=error.kind, error=error)
+
+
+async def _check_source(settings: Settings, config: AgencyJobConfig) -> str:
+    async with (
+        source_database(settings, connections=1) as database,
+        PostgresSource(database=database).snapshot(config.datasets),
+    ):
+        return f"{database.where}; Postgres can plan the query of every dataset"
+
+
+async def _check_history(settings: Settings) -> str:
+    schema = settings.history.schema_name
+    async with history_database(settings) as database, database.connection() as connection:
+        missing = await pending(connection, schema)
+    if missing:
+        raise SettingsError(
+            f"The schema {schema!r} at {database.where} lacks {len(missing)} migrations. "
+            "Run `pipeline-processing migrate`."
+        )
+    return f"{database.where}, schema {schema}"
+
+
+async def _check_destination(settings: Settings, config: AgencyJobConfig) -> str:
+    async with history(settings) as runs, destination(settings, config, runs=settings.worker.concurrency) as where:
+        await where.verify_installation(await runs.installation_id())
+        return where.url

@@ -1,0 +1,144 @@
+"""`config check` and `config show`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline_processing.cli.exit_codes import SUCCESS
+from pipeline_processing.masking import mask_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline_processing.agency_data_job.config import AgencyJobConfig
+    from pipeline_processing.errors import PipelineError
+    from pipeline_processing.settings import Settings
+    from pipeline_processing.settings_loader import SettingEntry
+
+app = typer.Typer(help="Check, or show, the settings and the job config.")
+
+NOT_SET = "(not set)"
+
+
+@app.command()
+def check(
+    config: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE.")
+    ] = None,
+    connect: Annotated[bool, typer.Option("--connect", help="Also connect to every configured server.")] = False,
+) -> None:
+    """
+    Check that `run` would start: the settings, the job config, and with --connect the servers.
+
+    Every fault of both is told at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config is
+    wrong, and those of `run` if a server can't be used.
+    """
+    from pipeline_processing.agency_data_job.config import load_job_config
+    from pipeline_processing.errors import PipelineError
+    from pipeline_processing.settings_loader import InvalidSettings, load_settings
+
+    settings, job_config = None, None
+    errors: list[PipelineError] = []
+    try:
+        settings = load_settings(os.environ, overrides={"PIPELINE_JOB_CONFIG_FILE": config}).settings
+        job_config_file = settings.job_config_file
+    except InvalidSettings as error:
+        errors.append(error)
+        job_config_file = error.job_config_file
+    if job_config_file is not None:
+        try:
+            job_config = load_job_config(job_config_file)
+        except PipelineError as error:
+            errors.append(error)
+    if settings is not None:
+        errors += _missing(settings, job_config)
+
+    if job_config is not None:
+        datasets = ", ".join(dataset.name for dataset in job_config.datasets)
+        typer.echo(f"job config   ok  {job_config_file}: {datasets}")
+    if settings is not None and not errors:
+        typer.echo("settings     ok  `pipeline-processing config show` prints them")
+    if errors or settings is None or job_config is None:
+        raise typer.Exit(_report(errors))
+    raise typer.Exit(_check_servers(settings, job_config) if connect else SUCCESS)
+
+
+def _missing(settings: Settings, job_config: AgencyJobConfig | None) -> list[PipelineError]:
+    """What no single value is to blame for: settings that a run needs, and that nobody set."""
+    from pipeline_processing.errors import SettingsError
+
+    needed = [settings.require_source_dsn, settings.require_job_config_file]
+    if job_config is not None and job_config.destinations is None:
+        needed.append(settings.require_destination)
+    errors: list[PipelineError] = []
+    for require in needed:
+        try:
+            require()
+        except SettingsError as error:
+            errors.append(error)
+    return errors
+
+
+def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
+    from pipeline_processing.app import check_servers
+    from pipeline_processing.cli.event_loop import run_async
+
+    async def check_each() -> list[PipelineError]:
+        errors = []
+        async for result in check_servers(settings, job_config):
+            typer.echo(f"{result.name:<12} {'ok' if result.ok else 'failed'}  {result.detail}")
+            if result.error is not None:
+                errors.append(result.error)
+        return errors
+
+    return _report(run_async(check_each()))
+
+
+def _report(errors: Sequence[PipelineError]) -> int:
+    """Print the errors, each once; the exit code is that of the gravest: settings before job config before servers."""
+    for message in dict.fromkeys(str(error) for error in errors):
+        typer.echo(f"Error: {mask_text(message)}", err=True)
+    return max((error.exit_code for error in errors), default=SUCCESS)
+
+
+@app.command()
+def show(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Print every setting with where its value comes from. Secrets are masked."""
+    from pipeline_processing.settings_loader import load_settings
+
+    entries = load_settings(os.environ).entries()
+    if as_json:
+        import json
+
+        document = {entry.variable: {"value": entry.value, "origin": entry.origin} for entry in entries}
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        _print_table(entries)
+    else:
+        _print_columns(entries)
+
+
+def _print_columns(entries: Sequence[SettingEntry]) -> None:
+    widths = [max(len(entry.variable) for entry in entries), max(len(entry.value or NOT_SET) for entry in entries)]
+    for entry in entries:
+        typer.echo(f"{entry.variable:<{widths[0]}}  {entry.value or NOT_SET:<{widths[1]}}  {entry.origin}")
+
+
+def _print_table(entries: Sequence[SettingEntry]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("setting", "value", "from", box=None, header_style="bold")
+    for entry in entries:
+        # Defaults step back, so that what somebody decided stands out.
+        style = "dim" if entry.origin.startswith("default") else ""
+        table.add_row(*(Text(cell, style=style) for cell in (entry.variable, entry.value or NOT_SET, entry.origin)))
+    Console().print(table)

@@ -1,0 +1,49 @@
+"""Runs a command's coroutine so that Ctrl-C and SIGTERM unwind it: uploads are aborted, connections closed."""
+
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from pipeline_processing.cli.exit_codes import Terminated
+
+T = TypeVar("T")
+
+
+def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
+    """
+    The coroutine's result.
+
+    On SIGINT and SIGTERM it is cancelled, and when it has unwound KeyboardInterrupt or Terminated is raised.
+    """
+    import asyncio  # only here, for the sake of commands that need no event loop
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_terminable(coroutine))
+
+
+async def _terminable(coroutine: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
+    task = asyncio.current_task()
+    assert task is not None
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    before = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await coroutine
+    except asyncio.CancelledError:
+        if terminated:
+            raise Terminated from None
+        raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,123 @@
+"""
+The command line. This module parses and maps how a command ended to its exit code; each command group has a file
+of its own, and imports what it works with only when it is called, so that `--help` is quick.
+"""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline_processing.cli import config, demo, history, migrate, run, schemas
+from pipeline_processing.cli.exit_codes import BUG, INTERRUPTED, READER_GONE, SUCCESS, TERMINATED, USAGE, Terminated
+from pipeline_processing.errors import PipelineError
+from pipeline_processing.masking import mask_text
+
+PROGRAM = "pipeline-processing"
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="Exports one agency's data on request: Postgres, transform and enrich steps, S3.",
+    # Plain help and plain tracebacks: rich doubles the time to start, and frames' locals may hold secrets.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (run, history, migrate, schemas, demo):
+    command.register(app)
+app.add_typer(config.app, name="config")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"{PROGRAM} {version(PROGRAM)}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the process's arguments by default. Returns the exit code."""
+    # Unwound rather than killed; and process 1 of a container isn't even killed unless it has a handler.
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = READER_GONE
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code == READER_GONE:
+        # Or Python complains once more while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        # Not standalone: typer would end with codes of its own.
+        result = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except typer.TyperException as error:
+        _say(f"{error.format_message()}\nSee `{PROGRAM} --help`, or `--help` after a command.")
+        return USAGE
+    except typer.Abort:
+        return INTERRUPTED
+    except PipelineError as error:
+        _say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Terminated:
+        return TERMINATED
+    except SystemExit as error:
+        # How typer ends once its own handling of a closed stdout is done; a failed write anywhere else is a bug.
+        cause = error.__context__
+        if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
+            return READER_GONE
+        raise
+    except Exception as error:
+        return _bug(error)
+    # What a command returned, or the code of typer.Exit.
+    return result if isinstance(result, int) else SUCCESS
+
+
+def _bug(error: Exception) -> int:
+    if (known := _only_pipeline_error(error)) is not None:
+        _say(str(known))
+        return known.exit_code
+    import traceback
+
+    _say(f"{type(error).__name__}: {error}. This is a bug: please report it with the lines below.")
+    sys.stderr.write(mask_text("".join(traceback.format_exception(error))))
+    return BUG
+
+
+def _only_pipeline_error(error: BaseException) -> PipelineError | None:
+    """The one error in a group of a TaskGroup, where the others were only cancelled for its sake."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, PipelineError) else None
+
+
+def _say(message: str) -> None:
+    typer.echo(f"Error: {mask_text(message)}", err=True)
+
+
+def _raise_terminated(*_: object) -> NoReturn:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""
+Runs as people and programs read them: lines, key-value blocks, tables, and objects with the history's columns.
+
+What comes from messages and errors is shown without control characters: a terminal would obey them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline_processing.model import Attempt, Run
+
+NOTHING = "-"
+"""Stands for a value that isn't there, so that every line has the same number of columns."""
+
+
+class Column(NamedTuple):
+    """One column of a table. Numbers stand at its `right` edge; `long` text may take several lines on a terminal."""
+
+    title: str
+    right: bool = False
+    long: bool = False
+
+
+HISTORY_COLUMNS = (
+    "run_id", "job", "agency_id", "state", "attempt", "fence", "worker", "lease_expires_at", "request",
+    "requested_by", "replay_of", "dry_run", "topic", "partition", "offset", "queued_at", "started_at", "finished_at",
+    "duration_ms", "rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written", "timings",
+    "manifest_url", "error_kind", "error_message", "trace_id", "span_id",
+)  # fmt: skip
+"""Columns of `runs` that users may rely on, in their order."""
+
+RUN_COLUMNS = (
+    Column("RUN ID"),
+    Column("AGENCY", right=True),
+    Column("STATE"),
+    Column("ATTEMPT", right=True),
+    Column("QUEUED (UTC)"),
+    Column("TOOK", right=True),
+    Column("ROWS READ", right=True),
+    Column("ROWS WRITTEN", right=True),
+    Column("BYTES", right=True),
+    Column("ERROR"),
+)
+
+ATTEMPT_COLUMNS = (
+    Column("ATTEMPT", right=True),
+    Column("OUTCOME"),
+    Column("WORKER"),
+    Column("STARTED (UTC)"),
+    Column("TOOK", right=True),
+    Column("ERROR", long=True),
+)
+
+
+# -- runs and attempts ---------------------------------------------------------------------------
+
+
+def run_line(run: Run) -> tuple[str, ...]:
+    """A run's cells, one for each of RUN_COLUMNS."""
+    return (
+        run.run_id,
+        str(run.agency_id),
+        f"{run.state} (dry run)" if run.dry_run else str(run.state),
+        str(run.attempt),
+        moment(run.queued_at),
+        duration(run.duration_ms),
+        number(run.rows_read),
+        number(run.rows_written),
+        number(run.bytes_written),
+        run.error.kind if run.error else NOTHING,
+    )
+
+
+def attempt_line(attempt: Attempt) -> tuple[str, ...]:
+    """An attempt's cells, one for each of ATTEMPT_COLUMNS."""
+    took = attempt.finished_at - attempt.started_at if attempt.finished_at else None
+    error = f"{attempt.error_kind}: {attempt.error_message}" if attempt.error_kind else NOTHING
+    return (
+        str(attempt.attempt),
+        attempt.outcome,
+        attempt.worker,
+        moment(attempt.started_at),
+        duration(None if took is None else round(took.total_seconds() * 1000)),
+        error,
+    )
+
+
+def run_details(run: Run) -> str:
+    """A run in full, a line for each thing that is known of it."""
+    asked = run.request.model_dump(mode="json", exclude_defaults=True, exclude={"run_id"})
+    came_from = f"{run.topic}, partition {run.partition}, offset {run.offset}" if run.topic else None
+    facts: dict[str, str | None] = {
+        "run id": run.run_id,
+        "job": run.job,
+        "agency": str(run.agency_id),
+        "state": run.state,
+        "dry run": "yes" if run.dry_run else None,
+        "attempt": str(run.attempt),
+        "request": json.dumps(asked, ensure_ascii=False),
+        "requested by": run.requested_by,
+        "replay of": run.replay_of,
+        "came from": came_from,
+        "queued": _utc(run.queued_at),
+        "not before": None if run.state.finished else _utc(run.not_before),
+        "started": _utc(run.started_at),
+        "finished": _utc(run.finished_at),
+        "took": _unless_none(duration, run.duration_ms),
+        "rows read": _unless_none(number, run.rows_read),
+        "rows written": _unless_none(number, run.rows_written),
+        "rows filtered": _unless_none(number, run.rows_filtered),
+        "rows rejected": _unless_none(number, run.rows_rejected),
+        "bytes written": _unless_none(number, run.bytes_written),
+        "time spent": ", ".join(f"{stage} {duration(ms)}" for stage, ms in (run.timings or {}).items()),
+        "manifest": run.manifest_url,
+        "error": run.error.kind if run.error else None,
+        "message": run.error.message if run.error else None,
+        "worker": run.worker,
+        "lease ends": _utc(run.lease_expires_at),
+        "fence": _unless_none(str, run.fence),
+        "trace id": run.trace_id,
+    }
+    known = {name: value for name, value in facts.items() if value}
+    width = max(map(len, known)) + 2
+    lines = []
+    for name, value in known.items():
+        first, *more = printable(value).split("\n")
+        lines += [f"{name:<{width}}{first}", *(" " * width + line for line in more)]
+    return "\n".join(lines)
+
+
+def run_object(run: Run) -> dict[str, Any]:
+    """A run as JSON, with the history's columns."""
+    columns = run.model_dump(mode="json")
+    error = columns.pop("error") or {}
+    columns |= {"error_kind": error.get("kind"), "error_message": error.get("message")}
+    return {name: columns[name] for name in HISTORY_COLUMNS}
+
+
+# -- values --------------------------------------------------------------------------------------
+
+
+def moment(time: datetime | None) -> str:
+    """`2026-01-18 10:00:03`, in UTC."""
+    return NOTHING if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def duration(milliseconds: float | None) -> str:
+    """`840 ms`, `1.2 s`, `3 m 4 s`, `2 h 5 m`."""
+    if milliseconds is None:
+        return NOTHING
+    if round(milliseconds) < 1000:
+        return f"{round(milliseconds)} ms"
+    if round(milliseconds / 1000, 1) < 60:
+        return f"{milliseconds / 1000:.1f} s"
+    minutes, seconds = divmod(round(milliseconds / 1000), 60)
+    return f"{minutes} m {seconds} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} m"
+
+
+def number(value: int | None) -> str:
+    """`1,234,567`."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def printable(text: str) -> str:
+    """The text with a space for every character but line ends that isn't printed but obeyed."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+
+
+def _utc(time: datetime | None) -> str | None:
+    return None if time is None else f"{moment(time)} UTC"
+
+
+def _unless_none(show: Any, value: int | None) -> str | None:
+    return None if value is None else str(show(value))
+
+
+# -- output --------------------------------------------------------------------------------------
+
+
+_LEAST_LONG = 30
+_BETWEEN = 3
+"""Characters: the narrowest column of long text, and what stands between two columns of a table."""
+
+
+def on_terminal() -> bool:
+    """Whether a person is looking at stdout."""
+    return sys.stdout.isatty()
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """A table on a terminal; elsewhere aligned columns with two spaces between, one line per row."""
+    lines = [[" ".join(printable(cell).split()) for cell in row] for row in rows]
+    table = [[column.title for column in columns], *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    if on_terminal():
+        _print_rich_table(columns, widths, lines)
+        return
+    for line in table:
+        cells = zip(line, widths, columns, strict=True)
+        typer.echo("  ".join(f"{c:>{w}}" if col.right else f"{c:<{w}}" for c, w, col in cells).rstrip())
+
+
+def _print_rich_table(columns: Sequence[Column], widths: Sequence[int], lines: Iterable[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    needed = 0
+    for column, width in zip(columns, widths, strict=True):
+        least = min(width, _LEAST_LONG) if column.long else width
+        needed += least + _BETWEEN
+        table.add_column(column.title, justify="right" if column.right else "left", min_width=least, overflow="fold")
+    for line in lines:
+        # Text, not str: what is in square brackets would be taken for markup.
+        table.add_row(*(Text(cell) for cell in line))
+    console = Console(file=sys.stdout)
+    # Where the window is too narrow, lines go on in the next: better than ids and numbers broken in pieces.
+    console.print(table, width=max(console.width, needed), crop=False, soft_wrap=False)
+
+
+def print_object(value: dict[str, Any]) -> None:
+    """One line of NDJSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -1,0 +1,169 @@
+"""`run`: one run in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline_processing.cli.exit_codes import SUCCESS
+
+if TYPE_CHECKING:
+    from pipeline_processing.agency_data_job.config import AgencyJobConfig
+    from pipeline_processing.model import JobRequest, RunCompletion
+    from pipeline_processing.settings import Settings
+    from pipeline_processing.telemetry import Telemetry
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(run)
+
+
+def run(
+    job: Annotated[str, typer.Argument(help="The job: agency_data_job.")],
+    agency_id: Annotated[int, typer.Option("--agency-id", metavar="N", help="The agency whose data to export.")],
+    run_id: Annotated[str | None, typer.Option("--run-id", metavar="ID", help="Names the run for good.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and transform, and write nothing: no object, no history, no event.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset; may be repeated.")
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", metavar="F", help="ndjson or csv, instead of the config's.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="T", help="A time for the query, with its zone.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="T", help="A time for the query, with its zone.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A value for the query; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the completion as one JSON object.")] = False,
+) -> int:
+    """
+    Export one agency's data now, in this process, and wait for it.
+
+    With the id of a run that has finished, prints its result again and does no work.
+    """
+    from pipeline_processing.agency_data_job.config import load_job_config
+    from pipeline_processing.cli.context import current_settings
+    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.logs import configure_logs
+    from pipeline_processing.telemetry import configure_telemetry
+
+    request = _request(
+        job=job,
+        agency_id=agency_id,
+        run_id=run_id,
+        dry_run=dry_run,
+        datasets=dataset,
+        format=format_,
+        since=since,
+        until=until,
+        params=_params(param or []),
+    )
+    settings = current_settings()
+    job_config = load_job_config(config or settings.require_job_config_file())
+    job_config.for_request(request)  # refuses an unknown dataset before the run id is spent on it
+    on_terminal = sys.stderr.isatty()
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
+    with configure_telemetry(os.environ) as telemetry:
+        completion = run_async(_completed(settings, job_config, request, telemetry))
+    return _told(completion, as_json=as_json)
+
+
+def _params(pairs: list[str]) -> dict[str, str]:
+    params = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{pair!r} isn't KEY=VALUE", param_hint="--param")
+        params[key] = value
+    return params
+
+
+def _request(**fields: Any) -> JobRequest:
+    from pydantic import ValidationError
+
+    from pipeline_processing.errors import InvalidRequest, UnknownJob
+    from pipeline_processing.model import JOB, JobRequest
+    from pipeline_processing.validation import faults_of
+
+    if fields["job"] != JOB:
+        raise UnknownJob(f"There is no job {fields['job']!r}. The job is {JOB}.")
+    try:
+        return JobRequest.model_validate(fields)
+    except ValidationError as error:
+        faults = "\n".join(f"  {fault}" for fault in faults_of(error))
+        raise InvalidRequest(f"The request isn't valid:\n{faults}") from None
+
+
+async def _completed(
+    settings: Settings, config: AgencyJobConfig, request: JobRequest, telemetry: Telemetry
+) -> RunCompletion:
+    from pipeline_processing import app
+    from pipeline_processing.agency_data_job.processor import RunContext
+    from pipeline_processing.cli.progress import shown_progress
+    from pipeline_processing.clock import SystemClock
+    from pipeline_processing.executor import RunTotals
+    from pipeline_processing.logs import bound_run
+    from pipeline_processing.model import RunCompletion
+    from pipeline_processing.telemetry import trace_ids
+
+    run_id = request.run_id or app.new_run_id()
+    with (
+        telemetry.tracer.start_as_current_span("run") as span,
+        shown_progress() as on_progress,
+    ):
+        span.set_attributes({"run_id": run_id, "agency_id": request.agency_id})
+        trace_id, span_id = trace_ids(span)
+        with bound_run(run_id=run_id, agency_id=request.agency_id, trace_id=trace_id):
+            if request.dry_run:
+                context = RunContext(run_id=run_id, attempt=1, trace_id=trace_id, request=request)
+                return await app.run_without_a_trace(
+                    settings,
+                    config.for_request(request),
+                    run=context,
+                    tracer=telemetry.tracer,
+                    on_progress=RunTotals(context, SystemClock(), on_progress),
+                )
+            async with app.run_now(settings, config, tracer=telemetry.tracer, on_progress=on_progress) as runner:
+                finished = await runner.run(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
+            return RunCompletion.of(finished)
+
+
+def _told(completion: RunCompletion, *, as_json: bool) -> int:
+    from pipeline_processing.cli.render import duration, number, printable
+    from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
+
+    if as_json:
+        typer.echo(completion.model_dump_json())
+    else:
+        rows = ", ".join(
+            f"{number(getattr(completion, f'rows_{what}'))} {what}"
+            for what in ("read", "written", "filtered", "rejected")
+        )
+        facts = {
+            "run id": completion.run_id,
+            "agency": str(completion.agency_id),
+            "state": completion.state + (" (dry run: nothing was written)" if completion.dry_run else ""),
+            "took": f"{duration(completion.duration_ms)}, attempt {completion.attempt}",
+            "rows": rows,
+            "bytes": number(completion.bytes_written),
+            "manifest": completion.manifest,
+            "trace id": completion.trace_id,
+        }
+        for name, value in facts.items():
+            if value is not None:
+                typer.echo(f"{name:<10}{value}")
+    if completion.error is not None:
+        typer.echo(f"Error: {printable(completion.error.message)}", err=True)
+        return completion.error.exit_code
+    return RUN_CANCELLED_EXIT_CODE if completion.state == "cancelled" else SUCCESS

@@ -1,0 +1,69 @@
+"""`schemas`: writes the published schemas, or compares them with the code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DIFFERENT = 1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(schemas)
+
+
+def schemas(
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="The folder; made if it isn't there.")
+    ] = Path("schemas"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if a file isn't what would be written.")
+    ] = False,
+) -> None:
+    """Write the published schemas: JSON Schemas, the table of error kinds, and an AsyncAPI document."""
+    from pipeline_processing.schemas import schema_files
+
+    files = schema_files()
+    if not check:
+        write(output, files)
+        return
+    if faults := differences(output, files):
+        for fault in faults:
+            typer.echo(fault, err=True)
+        typer.echo(f"Error: run `pipeline-processing schemas --output {output}`, and commit the result.", err=True)
+        raise typer.Exit(DIFFERENT)
+    typer.echo(f"{len(files)} files in {output} are up to date")
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the files and print their paths. Raises BadParameter where the folder can't be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content.encode())
+            typer.echo(folder / name)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"can't write to {error.filename}: {error.strerror}.", param_hint="'--output'"
+        ) from None
+
+
+def differences(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """One line for each file that isn't what is generated, or isn't generated any more."""
+    faults = []
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file():
+            faults.append(f"{path}: missing")
+        elif path.read_bytes() != content.encode():
+            faults.append(f"{path}: differs from the code")
+    faults += [
+        f"{path}: isn't generated any more; delete it"
+        for path in sorted(folder.glob("*.schema.json"))
+        if path.name not in files
+    ]
+    return faults

@@ -1,0 +1,337 @@
+"""`history` on the in-memory run table: what it prints for people and for programs."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import typer
+
+from pipeline_processing.cli import history, render
+from pipeline_processing.errors import RunUnknown
+from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.model import Attempt, Counts, JobRequest, Run, RunFailure, RunState
+from pipeline_processing.ports import Origin, Outcome, RunStore
+from pipeline_processing.settings import Settings
+
+LEASE = timedelta(seconds=30)
+IDS: dict[str, Any] = {"trace_id": "6f1c0a9d27b84e53a1d2c3b4e5f60718", "span_id": "a1b2c3d4e5f60718"}
+UNREACHABLE = RunFailure(kind="source_unavailable", message="The server hung up.", retryable=True, exit_code=69)
+BROKEN = RunFailure(
+    kind="query_failed", message="division by zero\nRow 12,\x1b[31m column fee", retryable=False, exit_code=1
+)
+
+
+class SteppedClock:
+    """Time that only moves when told."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 1, 18, 10, 0, 0, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    async def sleep(self, seconds: float) -> None:
+        self.pass_(seconds)
+
+    def pass_(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+async def three_runs(store: MemoryRunStore, clock: SteppedClock) -> None:
+    """`first` failed on its second attempt, `second` was a dry run and succeeded, `third` waits."""
+
+    async def claimed(run_id: str, worker: str) -> Any:
+        claim = await store.claim(worker=worker, lease=LEASE, max_runs_per_agency=1, run_id=run_id)
+        assert claim is not None
+        await store.start_attempt(claim, **IDS)
+        return claim
+
+    await store.accept(JobRequest(agency_id=7, datasets=("permits",)), run_id="first", **IDS)
+    claim = await claimed("first", "host-1:20:aa")
+    clock.pass_(1.2)
+    await store.retry(claim, UNREACHABLE, delay=timedelta(seconds=5))
+    clock.pass_(5)
+    claim = await claimed("first", "host-2:31:bb")
+    clock.pass_(184)
+    await store.fail(claim, BROKEN)
+
+    clock.pass_(60)
+    await store.accept(JobRequest(agency_id=12345, dry_run=True), run_id="second", **IDS)
+    claim = await claimed("second", "host-1:20:aa")
+    clock.pass_(0.84)
+    counts = Counts(rows_read=1234567, rows_written=1234000, rows_filtered=567)
+    await store.succeed_dry(claim, Outcome(counts=counts, bytes_written=98765432))
+
+    clock.pass_(60)
+    origin = Origin(topic="agency-jobs.requests", partition=2, offset=77)
+    await store.accept(JobRequest(agency_id=7, requested_by="portal"), run_id="third", origin=origin, **IDS)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> MemoryRunStore:
+    """The history that the command opens."""
+    clock = SteppedClock()
+    store = MemoryRunStore(clock=clock)
+    asyncio.run(three_runs(store, clock))
+
+    @asynccontextmanager
+    async def opened(settings: Settings) -> AsyncIterator[RunStore]:
+        yield store
+
+    monkeypatch.setattr("pipeline_processing.app.history", opened)
+    monkeypatch.setattr(history, "current_settings", Settings)
+    return store
+
+
+Show = Callable[..., str]
+
+
+@pytest.fixture
+def show(store: MemoryRunStore, capsys: pytest.CaptureFixture[str]) -> Show:
+    """Runs `history` with these arguments; what it printed."""
+    app = typer.Typer()
+    history.register(app)
+
+    def show(*arguments: str) -> str:
+        app(arguments, standalone_mode=False)
+        return capsys.readouterr().out
+
+    return show
+
+
+def ids(lines: str) -> list[str]:
+    return [json.loads(line)["run_id"] for line in lines.splitlines()]
+
+
+# -- the list ------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_newest_first_in_aligned_columns(show: Show) -> None:
+    """Without a terminal: one line per run, nothing cut off, numbers under each other."""
+    assert show().splitlines() == [
+        "RUN ID  AGENCY  STATE                ATTEMPT  QUEUED (UTC)"
+        "             TOOK  ROWS READ  ROWS WRITTEN       BYTES  ERROR",
+        "third        7  queued                     0  2026-01-18 10:05:11"
+        "         -          -             -           -  -",
+        "second   12345  succeeded (dry run)        1  2026-01-18 10:04:10"
+        "    840 ms  1,234,567     1,234,000  98,765,432  -",
+        "first        7  failed                     2  2026-01-18 10:00:00"
+        "  3 m 10 s          -             -           -  query_failed",
+    ]
+
+
+def test_an_empty_history_is_a_header(show: Show) -> None:
+    """Nobody has to wonder whether the command worked."""
+    assert show("--agency-id", "999").split()[0] == "RUN"
+    assert show("--agency-id", "999", "--json") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), ["third", "second", "first"]),
+        (("--agency-id", "7"), ["third", "first"]),
+        (("--state", "failed"), ["first"]),
+        (("--limit", "2"), ["third", "second"]),
+        (("--since", "2026-01-18T10:04:10Z"), ["third", "second"]),
+        (("--since", "2026-01-18T11:04:11+01:00"), ["third"]),
+        (("--since", "2026-01-18"), ["third", "second", "first"]),
+        (("--agency-id", "7", "--state", "queued", "--since", "2026-01-18T10:00"), ["third"]),
+    ],
+)
+def test_filters_narrow_the_list(show: Show, arguments: Sequence[str], expected: list[str]) -> None:
+    """Each of them, and together."""
+    assert ids(show("--json", *arguments)) == expected
+
+
+def test_json_has_the_columns_of_the_history(show: Show) -> None:
+    """One flat object per line: the error in two columns, times in ISO."""
+    first = json.loads(show("--json", "--state", "failed"))
+
+    assert tuple(first) == render.HISTORY_COLUMNS
+    assert first["error_kind"] == "query_failed"
+    assert first["error_message"] == BROKEN.message
+    assert first["queued_at"] == "2026-01-18T10:00:00Z"
+    assert first["request"]["datasets"] == ["permits"]
+
+
+def test_a_terminal_gets_a_table(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rules drawn, and the same cells."""
+    monkeypatch.setattr(render, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    shown = show()
+
+    assert "─" in shown
+    assert "succeeded (dry run)" in shown
+
+
+# -- one run -------------------------------------------------------------------------------------
+
+
+def test_one_run_is_shown_in_full_with_its_attempts(show: Show) -> None:
+    """What is known, a line each; then every try with its worker and error; no control characters."""
+    shown = show("--run-id", "first")
+
+    facts, attempts = shown.split("\n\n")
+    assert facts.splitlines() == [
+        "run id    first",
+        "job       agency_data_job",
+        "agency    7",
+        "state     failed",
+        "attempt   2",
+        'request   {"agency_id": 7, "datasets": ["permits"]}',
+        "queued    2026-01-18 10:00:00 UTC",
+        "started   2026-01-18 10:00:00 UTC",
+        "finished  2026-01-18 10:03:10 UTC",
+        "took      3 m 10 s",
+        "error     query_failed",
+        "message   division by zero",
+        "          Row 12, [31m column fee",
+        "worker    host-2:31:bb",
+        "fence     2",
+        f"trace id  {IDS['trace_id']}",
+    ]
+    assert attempts.splitlines() == [
+        "ATTEMPT  OUTCOME   WORKER        STARTED (UTC)           TOOK  ERROR",
+        "      1  retrying  host-1:20:aa  2026-01-18 10:00:00    1.2 s  source_unavailable: The server hung up.",
+        "      2  failed    host-2:31:bb  2026-01-18 10:00:06  3 m 4 s  "
+        "query_failed: division by zero Row 12, [31m column fee",
+    ]
+
+
+def test_a_waiting_run_tells_where_it_came_from(show: Show) -> None:
+    """And has no attempts to show."""
+    shown = show("--run-id", "third")
+
+    assert "came from     agency-jobs.requests, partition 2, offset 77\n" in shown
+    assert "requested by  portal\n" in shown
+    assert "ATTEMPT" not in shown
+
+
+def test_one_run_as_json_has_its_attempts(show: Show) -> None:
+    """One object: the run's columns, and a list."""
+    run = json.loads(show("--run-id", "first", "--json"))
+
+    assert tuple(run) == (*render.HISTORY_COLUMNS, "attempts")
+    assert [(a["attempt"], a["outcome"], a["error_kind"]) for a in run["attempts"]] == [
+        (1, "retrying", "source_unavailable"),
+        (2, "failed", "query_failed"),
+    ]
+
+
+def test_an_unknown_run_is_an_error(show: Show) -> None:
+    """Exit code 65, with the way to the runs there are."""
+    with pytest.raises(RunUnknown, match="has no run 'nobody'"):
+        show("--run-id", "nobody")
+
+
+# -- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--state", "lost"), "the states are queued, running, prepared"),
+        (("--since", "yesterday"), "neither a time nor a duration"),
+        (("--since", "99999999999999d"), "neither a time nor a duration"),
+        (("--limit", "0"), "--limit"),
+        (("--agency-id", "0"), "--agency-id"),
+        (("--run-id", "first", "--state", "failed"), "leave out"),
+    ],
+)
+def test_a_wrong_option_is_wrong_usage(show: Show, arguments: Sequence[str], message: str) -> None:
+    """Told with the option's name and what it takes."""
+    with pytest.raises(typer.BadParameter) as refused:
+        show(*arguments)
+
+    assert message in refused.value.format_message()
+    assert arguments[0] in refused.value.format_message()
+
+
+def test_since_may_be_a_duration_ago() -> None:
+    """`2h`: counted back from now; a time keeps its instant."""
+    now = datetime(2026, 1, 18, 12, 0, tzinfo=UTC)
+
+    assert history.moment_of("2h", now=now) == datetime(2026, 1, 18, 10, 0, tzinfo=UTC)
+    assert history.moment_of("7d", now=now) == datetime(2026, 1, 11, 12, 0, tzinfo=UTC)
+    assert history.moment_of("2026-01-18T12:00+02:00", now=now) == datetime(2026, 1, 18, 10, 0, tzinfo=UTC)
+
+
+def test_the_help_names_every_state() -> None:
+    """The states in `--help` are written by hand, so that it needn't import the model."""
+    help_text = str(history.history.__annotations__["state"])
+
+    assert all(state in help_text for state in RunState)
+
+
+# -- rendering -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "shown"),
+    [
+        (None, "-"),
+        (0, "0 ms"),
+        (999.4, "999 ms"),
+        (999.6, "1.0 s"),
+        (1200, "1.2 s"),
+        (59_940, "59.9 s"),
+        (59_960, "1 m 0 s"),
+        (184_000, "3 m 4 s"),
+        (3_599_600, "1 h 0 m"),
+        (7_500_000, "2 h 5 m"),
+    ],
+)
+def test_durations_are_shown_in_two_units_at_most(milliseconds: float | None, shown: str) -> None:
+    """Rounded before the unit is chosen: there is no 60.0 s."""
+    assert render.duration(milliseconds) == shown
+
+
+def test_times_are_shown_in_utc() -> None:
+    """Whatever zone they come in."""
+    assert render.moment(datetime.fromisoformat("2026-01-18T00:30:00+02:00")) == "2026-01-17 22:30:00"
+
+
+def test_a_narrow_terminal_breaks_no_id_and_no_number(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are longer than the window then, and can still be copied."""
+    monkeypatch.setattr(render, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+
+    shown = show("--run-id", "second") + show()
+
+    assert "98,765,432" in shown
+    assert "2026-01-18 10:04:10" in shown
+
+
+def test_square_brackets_are_no_markup_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error message is shown as it is."""
+    monkeypatch.setattr(render, "on_terminal", lambda: True)
+    attempt = Attempt(
+        run_id="r",
+        attempt=1,
+        fence=1,
+        worker="w",
+        outcome="failed",
+        started_at=datetime(2026, 1, 18, tzinfo=UTC),
+        error_kind="step_failed",
+        error_message="[bold]x[/]",
+    )
+
+    render.print_table(render.ATTEMPT_COLUMNS, [render.attempt_line(attempt)])
+
+    assert "[bold]x[/]" in capsys.readouterr().out
+
+
+def test_every_contract_column_is_in_the_run() -> None:
+    """The columns users rely on, but for the error's two, are fields of a run."""
+    assert set(render.HISTORY_COLUMNS) - {"error_kind", "error_message"} <= set(Run.model_fields)

@@ -1,0 +1,235 @@
+"""The command line's frame: how a command ended is its exit code, and what went wrong is one message on stderr."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import typer
+
+from pipeline_processing import errors
+from pipeline_processing.cli import main as main_module
+from pipeline_processing.cli.event_loop import run_async
+from pipeline_processing.cli.exit_codes import Terminated
+from pipeline_processing.cli.main import main
+
+PROGRAM = [sys.executable, "-m", "pipeline_processing.cli.main"]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], int]:
+    """Run a function as if it were the program's only command."""
+
+    def run_as_command(function: Callable[..., Any]) -> int:
+        app = typer.Typer(rich_markup_mode=None)
+        app.command()(function)
+        monkeypatch.setattr(main_module, "app", app)
+        return main([])
+
+    return run_as_command
+
+
+def environment(**variables: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PIPELINE_", "OTEL_"))}
+    return kept | variables
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+# -- codes ---------------------------------------------------------------------------------------
+
+
+def test_a_command_that_returns_is_a_success(run: Callable[..., int]) -> None:
+    assert run(lambda: None) == 0
+
+
+def test_a_command_may_choose_its_code(run: Callable[..., int]) -> None:
+    assert run(raising(typer.Exit(79))) == 79
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.StepFailed("Step 'mask' failed."), 1),
+        (errors.QueryInvalid("No such table."), 65),
+        (errors.SourceUnavailable("Can't reach the source."), 69),
+        (errors.Throttled("Slow down."), 75),
+        (errors.AccessDenied("No."), 77),
+        (errors.SettingsError("No destination."), 78),
+    ],
+)
+def test_an_error_is_its_message_and_its_code(
+    error: errors.PipelineError, code: int, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a traceback: the message says what to do."""
+    assert run(raising(error)) == code
+    assert capsys.readouterr() == ("", f"Error: {error}\n")
+
+
+def test_the_one_error_of_a_task_group_counts(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    error = errors.SourceUnavailable("Can't reach the source.")
+
+    assert run(raising(ExceptionGroup("unhandled", [ExceptionGroup("inner", [error])]))) == 69
+    assert capsys.readouterr().err == "Error: Can't reach the source.\n"
+
+
+def test_anything_else_is_a_bug_with_its_traceback(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """The one place where a traceback helps. Secrets are masked even there."""
+    dsn = "postgresql://app:{}@db".format("tops3cret")
+
+    assert run(raising(KeyError(dsn))) == 70
+
+    out, err = capsys.readouterr()
+    first, *rest = err.splitlines()
+    assert out == ""
+    assert first == "Error: KeyError: 'postgresql://app:***@db'. This is a bug: please report it with the lines below."
+    assert rest[0] == "Traceback (most recent call last):"
+    assert "tops3cret" not in err
+
+
+def test_an_error_never_tells_a_password(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    run(raising(errors.SourceUnavailable("Can't reach postgresql://app:tops3cret@db: refused.")))
+
+    assert "postgresql://app:***@db: refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143), (typer.Abort(), 130)])
+def test_a_signal_is_128_and_its_number(error: BaseException, code: int, run: Callable[..., int]) -> None:
+    assert run(raising(error)) == code
+
+
+# -- usage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nonsense"], ["--nonsense"], ["config"], ["config", "check", "--nonsense"], ["config", "check", "x"]],
+)
+def test_wrong_usage_is_64(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 64
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert "--help" in err
+    assert "Traceback" not in err
+
+
+def test_help_and_version_are_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert main(["config", "check", "--help"]) == 0
+    assert main(["--version"]) == 0
+
+    out, err = capsys.readouterr()
+    assert "Usage: pipeline-processing [OPTIONS] COMMAND" in out
+    assert "pipeline-processing 0." in out
+    assert err == ""
+
+
+# -- the process ---------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_that_it_does_not_need() -> None:
+    """What keeps `--help` quick; measured by modules, because times vary."""
+    code = "import sys; from pipeline_processing.cli.main import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+
+    slow = {"aiobotocore", "asyncpg", "botocore", "opentelemetry", "pydantic", "rich", "sqlglot", "structlog", "yaml"}
+    assert slow & set(done.stdout.split()) == set()
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([*PROGRAM, "config", "show"], capture_output=True, text=True, check=False, env=environment())
+
+    assert done.returncode == 0
+    assert "PIPELINE_WORKER__CONCURRENCY" in done.stdout
+    assert done.stderr == ""
+
+
+def test_wrong_usage_ends_the_process_with_64() -> None:
+    done = subprocess.run([*PROGRAM, "nonsense"], capture_output=True, text=True, check=False, env=environment())
+
+    assert (done.returncode, done.stdout) == (64, "")
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    """`pipeline-processing … | head -1` ends quietly."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [*PROGRAM, "config", "show"],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+    finally:
+        os.close(write)
+
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+# -- the event loop ------------------------------------------------------------------------------
+
+WAIT = """
+import asyncio, sys, typer
+from pipeline_processing.cli import main as main_module
+from pipeline_processing.cli.event_loop import run_async
+
+app = typer.Typer()
+
+@app.command()
+def wait() -> None:
+    run_async(work())
+
+async def work() -> None:
+    print("started", flush=True)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0)
+        print("unwound", flush=True)
+
+main_module.app = app
+sys.exit(main_module.main([]))
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_unwinds_what_runs(sent: signal.Signals, code: int) -> None:
+    """What was opened is closed before the process ends with the signal's code."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(sent)
+        assert process.wait(timeout=30) == code
+        assert (process.stdout.read(), process.stderr.read()) == ("unwound\n", "")
+
+
+def test_a_coroutine_gives_its_result_or_its_error() -> None:
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    async def fail() -> int:
+        raise errors.Throttled("Slow down.")
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_async(answer()) == 42
+    with pytest.raises(errors.Throttled):
+        run_async(fail())
+    assert signal.getsignal(signal.SIGTERM) is before
