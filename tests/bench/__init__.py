@@ -1,0 +1,1 @@
+"""Benchmarks: figures to report, never timed tests. `make bench` runs them."""

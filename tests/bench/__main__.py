@@ -1,0 +1,139 @@
+"""
+Speed and memory of one large run, against what one Postgres backend gives.
+
+Wall times are taken in turns in one session and told as ratios of medians: the machine is noisy, its noise is shared.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
+
+QUERY = "SELECT * FROM agency_records WHERE agency_id = {} ORDER BY id"
+TABLE = """
+    CREATE TABLE agency_records AS
+    SELECT g::bigint AS id, 1::bigint AS agency_id, 'name ' || g AS name,
+           CASE g % 3 WHEN 0 THEN 'active' ELSE 'closed' END AS status,
+           (g * 1.37)::numeric(12, 2) AS amount, timestamptz '2026-01-01' + g * interval '1 second' AS created_at
+    FROM generate_series(1, {rows}) AS g;
+    CREATE INDEX ON agency_records (agency_id, id);
+    ANALYZE agency_records;
+"""
+
+
+def config(**changes: object) -> str:
+    """A job config with one dataset, as JSON, which is YAML too."""
+    source = {"postgres": {"query": QUERY.format("$1"), "args": ["agency_id"]}}
+    return json.dumps({"datasets": [{"name": "records", "source": source, **changes}]})
+
+
+def psql(servers: EmbeddedServers, dsn: str, command: str) -> float:
+    """Seconds that psql takes, its output thrown away."""
+    started = time.perf_counter()
+    subprocess.run(
+        [str(servers.postgres.bin / "psql"), "-X", "-q", "-d", dsn, "-c", command],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - started
+
+
+def null_run(dsn: str, job: str) -> dict[str, float]:
+    """One run into the null destination."""
+    command = [sys.executable, "-m", "tests.bench.null_run", dsn, job]
+    result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return result
+
+
+def compare(servers: EmbeddedServers, dsn: str, rounds: int) -> None:
+    """Null runs and COPY in turns."""
+    copy = f"COPY ({QUERY.format(1)}) TO STDOUT (FORMAT binary)"
+    contestants: dict[str, Callable[[], float]] = {"COPY binary > /dev/null": lambda: psql(servers, dsn, copy)}
+    peaks: dict[str, float] = {}
+    python = [{"python": "tests.bench.hooks:change_two_columns"}]
+    for name, job in {
+        "ndjson": config(),
+        "ndjson, select and add": config(
+            steps=[{"select": ["id", "name", "amount", "created_at"]}, {"add": {"run": "{run_id}"}}]
+        ),
+        "ndjson, filter": config(steps=[{"filter": "status <> 'none'"}]),
+        "ndjson, python hook": config(steps=python),
+        "ndjson, zstd": config(compression="zstd"),
+        "csv": config(format="csv"),
+    }.items():
+
+        def contestant(name: str = name, job: str = job) -> float:
+            result = null_run(dsn, job)
+            peaks[name] = max(peaks.get(name, 0), result["peak_mib"])
+            return result["seconds"]
+
+        contestants[name] = contestant
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, measure in contestants.items():
+            seconds[name].append(measure())
+    reference = median(seconds["COPY binary > /dev/null"])
+    print(f"\n{'path':<26}{'median s':>10}{'min s':>9}{'x COPY':>9}{'peak MiB':>10}")
+    for name, times in seconds.items():
+        peak = f"{peaks[name]:.0f}" if name in peaks else "-"
+        print(f"{name:<26}{median(times):>10.2f}{min(times):>9.2f}{median(times) / reference:>9.2f}{peak:>10}")
+
+
+def watch_memory(servers: EmbeddedServers, environment: dict[str, str], job_file: Path) -> None:
+    """One real run to S3, its memory sampled while it works."""
+    settings = {**environment, "PIPELINE_JOB_CONFIG_FILE": str(job_file)}
+    cli = [sys.executable, "-m", "pipeline_processing.cli.main"]
+    subprocess.run([*cli, "migrate"], check=True, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
+    started = time.perf_counter()
+    run = subprocess.Popen(
+        [*cli, "run", "agency_data_job", "--agency-id", "1", "--json"],
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    samples = []
+    status = Path(f"/proc/{run.pid}/status")
+    while run.poll() is None:
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        if "VmRSS" in lines:
+            samples.append(int(lines["VmRSS"].split()[0]) // 1024)
+        time.sleep(0.2)  # the distance between samples
+    assert run.stdout is not None
+    completion = json.loads(run.stdout.read())
+    quarter = len(samples) // 4
+    print(
+        f"\nto S3: {completion['rows_written']:,} rows, {completion['bytes_written'] / 1e6:,.0f} MB in "
+        f"{time.perf_counter() - started:.1f} s; resident MiB: peak {max(samples)}, "
+        f"by quarters {[max(samples[i * quarter : (i + 1) * quarter]) for i in range(4)]}"
+    )
+
+
+def main() -> None:
+    """Load, compare, watch."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with embedded_servers() as servers, tempfile.TemporaryDirectory() as folder:
+        servers.postgres.create_database("bench")
+        servers.seaweedfs.create_bucket("bench")
+        dsn = servers.postgres.dsn("bench")
+        print(f"loading {options.rows:,} rows", flush=True)
+        psql(servers, dsn, TABLE.format(rows=options.rows))
+        job_file = Path(folder) / "job.yaml"
+        job_file.write_text(config(), "utf-8")
+        compare(servers, dsn, options.rounds)
+        watch_memory(servers, servers.environment(database="bench", bucket="bench"), job_file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""A step like those that users write."""
+
+from typing import Any
+
+
+def change_two_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Upper-case one column, mark another."""
+    for row in rows:
+        row["name"] = row["name"].upper()
+        row["status"] = f"{row['status']}!"
+    return rows

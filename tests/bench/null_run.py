@@ -1,0 +1,46 @@
+"""One run into the null destination, as a process of its own. Prints its seconds, rows and peak memory as JSON."""
+
+import json
+import resource
+import sys
+import time
+
+from opentelemetry.sdk.trace import TracerProvider
+
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunContext
+from pipeline_processing.cli.event_loop import run_async
+from pipeline_processing.errors import SourceUnavailable
+from pipeline_processing.model import JobRequest, UploadRef
+from pipeline_processing.null.destination import NullDestination
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+
+
+async def seconds_of_a_run(dsn: str, config: AgencyJobConfig) -> tuple[float, int]:
+    """Wall time from connecting to the sealed artifact, and the rows written."""
+
+    async def no_upload(upload: UploadRef) -> None:
+        raise AssertionError
+
+    started = time.perf_counter()
+    async with DatabaseClient(
+        dsn=dsn, unavailable=SourceUnavailable, application_name="bench", server_settings=SESSION_SETTINGS
+    ) as database:
+        processor = AgencyProcessor(
+            run=RunContext(run_id="bench", attempt=1, trace_id="0" * 32, request=JobRequest(agency_id=1)),
+            source=PostgresSource(database=database),
+            destination=NullDestination(),
+            on_upload=no_upload,
+            on_progress=lambda counts, *, stage, bytes_written: None,
+            tracer=TracerProvider().get_tracer("bench"),
+            max_row_bytes=16 * 1024 * 1024,
+        )
+        export = await processor.process_agency(1, config)
+    return time.perf_counter() - started, export.datasets[0].artifact.rows
+
+
+if __name__ == "__main__":
+    seconds, rows = run_async(seconds_of_a_run(sys.argv[1], AgencyJobConfig.model_validate_json(sys.argv[2])))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"seconds": seconds, "rows": rows, "peak_mib": peak}))
