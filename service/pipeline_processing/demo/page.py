@@ -1,0 +1,113 @@
+"""How the story is printed: numbered chapters, short paragraphs, tables, JSON. Colours only on a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.text import Text
+
+from pipeline_processing.cli.render import Column, on_terminal, print_table, printable
+
+_WIDTH = 88
+_UNBREAKABLE = "\N{NO-BREAK SPACE}"
+
+
+class Page:
+    """Standard output, for readers."""
+
+    def __init__(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # The sample's names are in many scripts, and the terminal's encoding may know only one.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        self._width = min(_WIDTH, shutil.get_terminal_size().columns) if on_terminal() else _WIDTH
+        # Lines are broken here or not at all: what is meant for the clipboard must stay in one piece.
+        self._console = Console(file=sys.stdout, force_terminal=on_terminal(), soft_wrap=True)
+        self._chapters = 0
+        self._below_a_heading = False
+
+    def title(self, text: str) -> None:
+        self._heading(Text(text, style="bold underline"))
+
+    def chapter(self, title: str) -> None:
+        self._chapters += 1
+        self._console.print()
+        self._heading(Text(f"{self._chapters}. {title}", style="bold cyan"))
+
+    def say(self, text: str) -> None:
+        """A paragraph."""
+        if on_terminal() and not self._below_a_heading:  # elsewhere the story should be short
+            self._console.print()
+        self._below_a_heading = False
+        self._console.print(Text(self._filled(text)))
+
+    def facts(self, facts: Mapping[str, str]) -> None:
+        """Names and values, one below the other."""
+        self._below_a_heading = False
+        width = max(map(len, facts)) + 2
+        for name, value in facts.items():
+            line = Text(f"{name:<{width}}", style="bold")
+            self._console.print(line.append(self._filled(value, indent=width).lstrip(), style="not bold"))
+
+    def code(self, text: str) -> None:
+        """Something to read or to paste, as it is."""
+        self._below_a_heading = False
+        self._console.print(Text(printable(text), style="green"))
+
+    def json(self, text: str) -> None:
+        """JSON, as it is."""
+        self._below_a_heading = False
+        self._console.print(JSONHighlighter()(Text(printable(text))))
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+        self._below_a_heading = False
+        print_table(columns, rows)
+
+    def _heading(self, text: Text) -> None:
+        self._below_a_heading = True
+        self._console.print(text)
+
+    def _filled(self, text: str, *, indent: int = 0) -> str:
+        return textwrap.fill(
+            " ".join(printable(text).split()),
+            self._width,
+            initial_indent=" " * indent,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+def abridged(document: Mapping[str, Any]) -> str:
+    """A JSON object, packed into few lines, with of each list only the first item and how many more there are."""
+    lines: list[str] = []
+    simple: list[str] = []
+    for name, value in document.items():
+        if isinstance(value, list) and value:
+            more = f", …{_UNBREAKABLE}{len(value) - 1}{_UNBREAKABLE}more" if len(value) > 1 else ""
+            lines += [*_packed(simple), *_packed([f'"{name}":{_UNBREAKABLE}[{_dumped(value[0])}{more}]'])]
+            simple = []
+        else:
+            simple.append(f'"{name}":{_UNBREAKABLE}{_dumped(value)}')
+    lines += _packed(simple)
+    lines[-1] = lines[-1].removesuffix(",")
+    return "\n".join(["{", *lines, "}"]).replace(_UNBREAKABLE, " ")
+
+
+def _packed(items: Sequence[str]) -> list[str]:
+    text = "".join(f"{item}, " for item in items).rstrip()
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _dumped(value: Any) -> str:
+    # Lines break at spaces, and a name should stay with its value.
+    return json.dumps(value, ensure_ascii=False, separators=(", ", f":{_UNBREAKABLE}"))

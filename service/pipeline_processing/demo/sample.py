@@ -1,0 +1,78 @@
+"""The demo's data: a dozen agencies with three tables, loaded by SQL that stands beside this module."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from pipeline_processing import app
+from pipeline_processing.settings import Settings
+
+DATABASE = "agencies"
+BUCKET = "exports"
+PREFIX = "state"
+
+EXPORTED = (101, 103, 104, 107, 109, 111)
+"""The agencies that the demo exports: large and small ones."""
+FAULTY = 111
+"""The one with a payment whose amount isn't a number."""
+
+
+class Table(NamedTuple):
+    name: str
+    rows: int
+
+
+class Payment(NamedTuple):
+    """A payment, its values as text."""
+
+    id: str
+    payee: str
+    amount: str
+    paid_on: str
+
+
+def job_config_text() -> str:
+    """The demo's job config, YAML."""
+    return _resource("job_config.yaml")
+
+
+def statement(name: str) -> str:
+    """One of the SQL files, without the line that describes it."""
+    _, _, sql = _resource(f"{name}.sql").partition("\n")
+    return sql.strip()
+
+
+class SampleData:
+    """The sample in the source database."""
+
+    def __init__(self, *, settings: Settings) -> None:
+        self._settings = settings
+
+    async def load(self) -> tuple[list[Table], Mapping[int, str]]:
+        """Create and fill everything; the tables, and the agencies' names by id."""
+        async with self._connection() as connection:
+            await connection.execute(_resource("sample.sql"))
+            tables = [Table(*row) for row in await connection.fetch(statement("tables"))]
+            agencies = dict(await connection.fetch(statement("agencies")))
+        return tables, agencies
+
+    async def unreadable_amounts(self) -> list[Payment]:
+        """The faulty agency's payments whose amount isn't a number."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(statement("unreadable_amounts"))
+        return [Payment(*map(str, row)) for row in rows]
+
+    async def mend(self) -> None:
+        """Give them an amount."""
+        async with self._connection() as connection:
+            await connection.execute(statement("mend"))
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        async with app.source_database(self._settings, connections=1) as database, database.connection() as connection:
+            yield connection
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,106 @@
+"""The demo from start to end: servers up, the story, servers gone."""
+
+import contextlib
+import shutil
+import sysconfig
+import time
+from asyncio import Event
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+
+from opentelemetry.trace import Tracer
+
+from pipeline_processing.agency_data_job.config import load_job_config
+from pipeline_processing.cli.event_loop import run_async
+from pipeline_processing.cli.exit_codes import Terminated
+from pipeline_processing.cli.render import duration
+from pipeline_processing.demo.page import Page
+from pipeline_processing.demo.sample import BUCKET, DATABASE, PREFIX, job_config_text
+from pipeline_processing.demo.story import Story
+from pipeline_processing.embedded.ports import LOOPBACK
+from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
+from pipeline_processing.settings_loader import load_settings
+
+_PROGRAM = "pipeline-processing"
+
+
+def tell(*, page: Page, tracer: Tracer, keep: bool, environ: Mapping[str, str]) -> None:
+    """
+    Print the story. With `keep`, then wait for Ctrl-C or SIGTERM, with the servers up. `environ` is what another
+    shell of the user's has.
+
+    Raises EmbeddedServerError, StoryUntrue, or a PipelineError.
+    """
+    page.chapter("Two servers start")
+    started = time.monotonic()
+    with embedded_servers() as servers:
+        took = duration((time.monotonic() - started) * 1000)
+        page.say(
+            f"Postgres listens on {LOOPBACK}:{servers.postgres.port}, SeaweedFS (S3) on "
+            f"{LOOPBACK}:{servers.seaweedfs.port}. Both were up after {took}."
+        )
+        environment = _prepared(servers)
+        settings = load_settings(environment).settings
+        config = load_job_config(settings.require_job_config_file())
+        run_async(Story(page=page, settings=settings, config=config, tracer=tracer).tell())
+        if keep:
+            with contextlib.suppress(KeyboardInterrupt, Terminated):
+                _hand_over(page, environment, environ)
+                run_async(_forever())
+        else:
+            page.chapter("How to look further")
+            page.say(
+                f"The servers are gone in a moment. `make demo KEEP=1`, or `{_PROGRAM} demo --keep`, leaves them up, "
+                "and prints what another shell needs to work with them."
+            )
+    if keep:
+        page.say("The servers are gone.")
+
+
+def _prepared(servers: EmbeddedServers) -> dict[str, str]:
+    """Create database, bucket and job config; the PIPELINE_* variables that name them."""
+    servers.postgres.create_database(DATABASE)
+    servers.seaweedfs.create_bucket(BUCKET)
+    job_config = servers.folder / "job_config.yaml"
+    job_config.write_text(job_config_text(), encoding="utf-8")
+    settings = servers.environment(database=DATABASE, bucket=BUCKET, prefix=PREFIX)
+    return {**settings, "PIPELINE_JOB_CONFIG_FILE": str(job_config)}
+
+
+def _hand_over(page: Page, environment: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    page.chapter("How to look further")
+    page.say("The servers stay up. Paste this into another shell:")
+    page.code("\n".join(lines_to_paste(environment, environ)))
+    page.say("Then try, for instance:")
+    page.code(
+        f"{_PROGRAM} history\n"
+        f"{_PROGRAM} history --run-id demo-111\n"
+        f"{_PROGRAM} run agency_data_job --agency-id 105 --dataset permits --format csv\n"
+        f"{_PROGRAM} config show"
+    )
+    page.say("Ctrl-C here stops the servers and removes all they hold.")
+
+
+def lines_to_paste(environment: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """Lines for a shell that has `environ`, after which commands work on what `environment` names, and only that."""
+    lines = []
+    others = [name for name in environ if name.upper().startswith("PIPELINE_") and name not in environment]
+    if others := sorted(filter(str.isidentifier, others)):
+        lines.append(f"unset {' '.join(others)}")
+    if any(environ.get(name) for proxy in ("http_proxy", "all_proxy") for name in (proxy, proxy.upper())):
+        lines.append(f"export NO_PROXY={quote(without_proxy(environ))} no_proxy={quote(without_proxy(environ))}")
+    scripts = Path(sysconfig.get_path("scripts"))
+    if not shutil.which(_PROGRAM, path=environ.get("PATH")) and (scripts / _PROGRAM).is_file():
+        lines.append(f'export PATH={quote(str(scripts))}:"$PATH"')
+    return [*lines, *(f"export {name}={quote(value)}" for name, value in environment.items())]
+
+
+def without_proxy(environ: Mapping[str, str]) -> str:
+    """A value of NO_PROXY that leaves out the embedded servers besides what it did already."""
+    before = environ.get("no_proxy") or environ.get("NO_PROXY")
+    return f"{before},{LOOPBACK}" if before else LOOPBACK
+
+
+async def _forever() -> None:
+    await Event().wait()

@@ -1,0 +1,60 @@
+"""The whole service on real servers, each test with a database and a bucket of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from pipeline_processing.embedded.servers import EmbeddedServers
+from pipeline_processing.postgres.migrate import migrate
+from tests.acceptance.service import TABLES, NewService, Service
+
+
+@pytest.fixture(scope="session")
+def template(servers: EmbeddedServers) -> str:
+    """A database with sample data and a migrated history, to be copied."""
+    name = f"acceptance_template_{uuid4().hex[:8]}"
+    servers.postgres.create_database(name)
+
+    async def load() -> None:
+        connection = await asyncpg.connect(servers.postgres.dsn(name))
+        try:
+            await connection.execute(TABLES)
+            await migrate(connection, "pipeline")
+        finally:
+            await connection.close()
+
+    asyncio.run(load())
+    return name
+
+
+@pytest.fixture(scope="session")
+def new_service(servers: EmbeddedServers, template: str) -> NewService:
+    """Opens a service with a database and a bucket of its own."""
+
+    @contextmanager
+    def opened(folder: Path) -> Iterator[Service]:
+        name = f"acceptance-{uuid4().hex[:12]}"
+        servers.postgres.create_database(name, template=template)
+        servers.seaweedfs.create_bucket(name)
+        service = Service(servers=servers, database=name, bucket=name, folder=folder)
+        try:
+            yield service
+        finally:
+            service.close()
+            servers.postgres.drop_database(name)
+
+    return opened
+
+
+@pytest.fixture
+def service(new_service: NewService, tmp_path: Path) -> Iterator[Service]:
+    """A service of this test's own."""
+    with new_service(tmp_path) as opened:
+        yield opened
