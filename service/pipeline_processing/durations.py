@@ -25,7 +25,8 @@ def parse_duration(value: Any) -> Any:
 
 def format_duration(value: timedelta) -> str:
     """timedelta → `"3600s"`."""
-    return f"{value.total_seconds():g}s"
+    seconds = f"{value.total_seconds():f}"
+    return f"{seconds.rstrip('0').rstrip('.')}s"
 
 
 Duration = Annotated[

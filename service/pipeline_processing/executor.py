@@ -7,10 +7,10 @@ up its lease, and whoever claims the run next goes on with the stored plan.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
@@ -35,6 +35,8 @@ from pipeline_processing.shielded import shielded
 from pipeline_processing.telemetry import parent_context, trace_ids
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _CLEAN_UP_SECONDS = 10.0
 
@@ -101,7 +103,7 @@ class Executor:
         self._jitter = jitter
         self._on_progress = on_progress
         self._after = after
-        self._publisher = Publisher(runs=runs, destination=destination, after=after)
+        self._publisher = Publisher(runs=runs, destination=destination, after=after, answered=self._answered)
 
     async def claim(self, *, run_id: str | None = None) -> Held | None:
         """Claim the next run that is due, or that run."""
@@ -154,7 +156,7 @@ class Executor:
     async def _attempt(self, claim: Claim) -> Attempted:
         """The protocol, in order. Which error came when decides what it means."""
         trace_id, span_id = trace_ids(get_current_span())
-        await self._runs.start_attempt(claim, trace_id=trace_id, span_id=span_id)
+        await self._answered(lambda: self._runs.start_attempt(claim, trace_id=trace_id, span_id=span_id))
         prepared = claim.run.state is RunState.PREPARED
         try:
             if not prepared:
@@ -207,14 +209,7 @@ class Executor:
         await self._destination.mark_installation(await self._runs.installation_id())
         self._after("verify")
         plan, outcome = decide(context, export, destination_url=self._destination.url, now=self._clock.now())
-        while True:
-            try:
-                await self._runs.prepare(claim, plan, outcome)
-                break
-            except HistoryUnavailable as error:
-                # The reply may be all that was lost. Only the same compare-and-set again can tell; the lease ends it.
-                log.warning("no answer to the decision; asking again", error=str(error))
-                await self._clock.sleep(0.2)
+        await self._answered(lambda: self._runs.prepare(claim, plan, outcome))
         self._after("prepare")
 
     async def _dry_run(self, claim: Claim) -> Run:
@@ -224,14 +219,15 @@ class Executor:
 
     async def _ended(self, claim: Claim, error: PipelineError) -> Attempted:
         """An attempt failed before the decision: try again later, or fail the run."""
-        tries = await self._runs.tries(claim.run.run_id)
+        tries = await self._answered(lambda: self._runs.tries(claim.run.run_id))
         if error.retryable and tries < self._retry.max_attempts:
             delay = self._retry.delay(tries, self._jitter())
             log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
-            return Attempted(await self._runs.retry(claim, failure_of(error), delay=delay), error)
+            retry = self._answered(lambda: self._runs.retry(claim, failure_of(error), delay=delay))
+            return Attempted(await retry, error)
         final = _exhausted(error, tries) if error.retryable else error
         log.error("run failed", kind=final.kind, error=str(final))
-        return Attempted(await self._runs.fail(claim, failure_of(final)), final)
+        return Attempted(await self._answered(lambda: self._runs.fail(claim, failure_of(final))), final)
 
     # -- from the decision on --------------------------------------------------------------------
 
@@ -244,7 +240,19 @@ class Executor:
         """Publishing broke off. The run is decided, so nothing fails it: somebody goes on later."""
         log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
         delay = self._retry.delay(1, self._jitter())
-        return Attempted(await self._runs.release(claim, delay=delay), error)
+        return Attempted(await self._answered(lambda: self._runs.release(claim, delay=delay)), error)
+
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """
+        Ask the history until it answers. The reply may be all that was lost, and only the same question again can
+        tell; the end of the lease ends it.
+        """
+        while True:
+            try:
+                return await ask()
+            except HistoryUnavailable as error:
+                log.warning("no answer from the history; asking again", error=str(error))
+                await self._clock.sleep(0.2)
 
     # -- leaving ---------------------------------------------------------------------------------
 

@@ -64,21 +64,26 @@ class Leases:
             await asyncio.gather(working, renewing, return_exceptions=True)
 
     async def _renew(self, held: Held) -> None:
-        claim, seconds, ends_at = held.claim, self._length.total_seconds(), held.ends_at
-        pause = seconds / 3
+        seconds, ends_at = self._length.total_seconds(), held.ends_at
         while True:
-            await self._clock.sleep(pause)
+            # A third of the lease after it was last asked for, however late the answer came.
+            await self._clock.sleep(max(0.0, ends_at - seconds * 2 / 3 - self._clock.monotonic()))
+            # The last tenth is for stopping: a part reaches S3 for a moment after its task is cancelled.
+            ends_at = await self._renewed(held.claim, give_up_at=ends_at - seconds / 10)
+
+    async def _renewed(self, claim: Claim, *, give_up_at: float) -> float:
+        """Renew the lease, trying again until `give_up_at`; when it ends then. Raises Superseded."""
+        seconds = self._length.total_seconds()
+        while True:
             sent_at = self._clock.monotonic()
-            # What is left for stopping: a part reaches S3 for a moment after its task is cancelled.
-            left = ends_at - seconds / 10 - sent_at
             try:
-                async with asyncio.timeout(max(0.0, left)):
+                async with asyncio.timeout(max(0.0, give_up_at - sent_at)):
                     await self._runs.renew(claim, lease=self._length)
+                return sent_at + seconds
             except (TransientError, TimeoutError) as error:
+                left = give_up_at - self._clock.monotonic()
                 if left <= 0 or isinstance(error, TimeoutError):
                     log.error("the lease could not be renewed in time; giving the run up", error=str(error))
                     raise Superseded(claim.run.run_id, fence=claim.fence) from error
                 log.warning("the lease could not be renewed; trying again", error=str(error))
-                pause = min(seconds / 10, left)
-            else:
-                ends_at, pause = sent_at + seconds, seconds / 3
+                await self._clock.sleep(min(seconds / 10, left))

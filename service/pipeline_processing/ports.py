@@ -41,7 +41,7 @@ class Comparison:
     """How values of a column compare, as in SQL."""
 
     family: str
-    """Columns of one family compare with each other: boolean, number, text, date, timestamp, timestamptz."""
+    """Columns of one family compare with each other: boolean, number, text, uuid, enum, date, timestamp, timestamptz."""
     key: Callable[[Any], Any]
     """A carried value (never None) → a key that orders as Postgres orders the type."""
     literal: Callable[[str | int | Decimal | bool], Any]
@@ -131,6 +131,9 @@ class Format(Protocol):
 
     def end(self) -> bytes:
         """What stands after the last row."""
+
+    def longest_row(self, encoded: bytes) -> int:
+        """Bytes of the longest row in what `encode` returned."""
 
 
 # -- artifacts -----------------------------------------------------------------------------------

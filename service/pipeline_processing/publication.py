@@ -5,7 +5,7 @@ Everything here works from the stored plan alone and may be repeated, by this wo
 times.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 import structlog
@@ -96,12 +96,23 @@ def _entry(artifact: Artifact, destination_url: str) -> ManifestEntry:
 
 
 class Publisher:
-    """Completes, publishes and finishes prepared runs. `after` is told the name of each step once it is done."""
+    """
+    Completes, publishes and finishes prepared runs. `after` is told the name of each step once it is done; `answered`
+    asks the history until it answers.
+    """
 
-    def __init__(self, *, runs: RunStore, destination: Destination, after: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        runs: RunStore,
+        destination: Destination,
+        after: Callable[[str], None],
+        answered: Callable[[Callable[[], Awaitable[Run]]], Awaitable[Run]],
+    ) -> None:
         self._runs = runs
         self._destination = destination
         self._after = after
+        self._answered = answered
 
     async def publish(self, claim: Claim, plan: Plan) -> Run:
         """
@@ -134,7 +145,8 @@ class Publisher:
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
         failure = RunFailure(kind=error.kind, message=str(error), retryable=False, exit_code=error.exit_code)
-        run = await self._runs.fail(claim, failure, state=RunState.PREPARED)
+        # Asked until it is answered: after a lost reply nobody would come back for the objects.
+        run = await self._answered(lambda: self._runs.fail(claim, failure, state=RunState.PREPARED))
         # Only now, since `failed` is final: no other worker can be rolling the same plan forward to success.
         for artifact in plan.artifacts:
             try:

@@ -12,6 +12,7 @@ from pipeline_processing.errors import (
     InternalError,
     PipelineError,
     RunHeldElsewhere,
+    Superseded,
     TransientError,
 )
 from pipeline_processing.executor import Executor, RetryPolicy, failure_of
@@ -69,17 +70,21 @@ class RunNow:
                 continue
             attempted = await self._executor.execute(held)
             run = attempted.run
-            if run.state is RunState.PREPARED and attempted.error is not None:
+            error = attempted.error
+            if run.state is RunState.PREPARED and error is not None:
                 broke_off += 1
-                if broke_off >= self._retry.max_attempts or not attempted.error.retryable:
-                    raise attempted.error
+                # One that lost its lease may still be the next to claim the run; if it isn't, the claim tells.
+                goes_on = error.retryable or isinstance(error, Superseded)
+                if broke_off >= self._retry.max_attempts or not goes_on:
+                    raise error
         return run
 
     async def _waited(self, run_id: str) -> Run:
         """The run a little later. Raises RunHeldElsewhere when another worker has it."""
         run = await self._patiently(lambda: self._runs.get(run_id))
         assert run is not None  # it was accepted, and a finished run is never pruned within moments
-        if run.state in (RunState.RUNNING, RunState.PREPARED) and run.lease_expires_at is not None:
+        # A lease that has ended holds nothing: such a run waits for its turn, as a queued one does.
+        if run.lease_expires_at is not None and run.lease_expires_at > self._clock.now():
             raise RunHeldElsewhere(run_id, worker=run.worker)
         if not run.state.finished:
             log.debug("the run isn't due yet, or its agency has as many runs as it may", not_before=run.not_before)

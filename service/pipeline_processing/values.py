@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import total_ordering
 from typing import Any
+from uuid import UUID
 
 from pipeline_processing.ports import Comparison
 
@@ -50,11 +51,37 @@ def number_literal(literal: str | int | Decimal | bool) -> Any:
         raise ValueError(f"{literal!r} isn't a number") from None
 
 
+def float_key(value: Decimal | str) -> Any:
+    """A number → the key of the float nearest to it, in the fewest digits that name it."""
+    return number_key(repr(float(value)))
+
+
+def float_literal(literal: str | int | Decimal | bool) -> Any:
+    """`0.1`, `'NaN'` → key."""
+    key = number_literal(literal)
+    return key if key is NAN else float_key(key)
+
+
 def text_literal(literal: str | int | Decimal | bool) -> str:
     """`'abc'` → key."""
     if not isinstance(literal, str):
         raise ValueError(f"{literal} isn't text: write it in single quotes")
     return literal
+
+
+def padded_text_key(text: str) -> str:
+    """Text of type char(n), whose trailing spaces mean nothing → key."""
+    return text.rstrip(" ")
+
+
+def padded_text_literal(literal: str | int | Decimal | bool) -> str:
+    """`'abc '`, compared with char(n) → key."""
+    return padded_text_key(text_literal(literal))
+
+
+def uuid_literal(literal: str | int | Decimal | bool) -> str:
+    """`'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'` → key."""
+    return str(UUID(text_literal(literal)))
 
 
 def boolean_literal(literal: str | int | Decimal | bool) -> bool:
@@ -103,7 +130,10 @@ def timestamptz_literal(literal: str | int | Decimal | bool) -> tuple[float, str
     if text.endswith("infinity"):
         return time_key(text)
     moment = datetime.fromisoformat(text)
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it is outside the years 1 to 9999") from None
     return time_key(time_text(moment.replace(tzinfo=None), " ") + "+00")
 
 
@@ -125,6 +155,12 @@ PLAIN_NUMBER = Comparison("number", number_key, number_literal)
 """Numbers that are Python numbers already."""
 PLAIN_TEXT = Comparison("text", same, text_literal)
 """Text. It orders by code point, as Postgres's collation "C" does."""
+PADDED_TEXT = Comparison("text", padded_text_key, padded_text_literal)
+"""Text of type char(n)."""
+UUIDS = Comparison("uuid", same, uuid_literal)
+"""UUIDs as Postgres prints them."""
+ENUM = Comparison("enum", same, text_literal)
+"""Labels of an enum. They are equal or not; their order isn't known here."""
 PLAIN_BOOLEAN = Comparison("boolean", same, boolean_literal)
 """Booleans that are Python booleans already."""
 

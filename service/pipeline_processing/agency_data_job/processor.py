@@ -190,7 +190,7 @@ class AgencyProcessor:
     def _encoded(self, rows_format: Format, batch: list[Any], dataset: DatasetConfig) -> bytes:
         data = rows_format.encode(batch)
         if len(data) > self._max_row_bytes:
-            longest = max(len(line) for line in data.split(b"\n"))
+            longest = rows_format.longest_row(data)
             if longest > self._max_row_bytes:
                 raise RowTooLarge(dataset=dataset.name, size=longest, limit=self._max_row_bytes)
         return data

@@ -13,6 +13,7 @@ from pipeline_processing.ports import Columns, Row, RowMaker
 from pipeline_processing.projection import Projection
 from pipeline_processing.values import time_text
 
+_rows = re.compile(rb'(?:[^"\n]|"[^"]*")*+\n').finditer
 _must_quote = re.compile(r'[",\r\n]').search
 
 
@@ -52,6 +53,9 @@ class Csv:
 
     def end(self) -> bytes:
         return b"" if self._begun else self._head()
+
+    def longest_row(self, encoded: bytes) -> int:
+        return max((len(row[0]) for row in _rows(encoded)), default=0)
 
     def _head(self) -> bytes:
         self._begun = True

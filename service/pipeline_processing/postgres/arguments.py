@@ -48,8 +48,11 @@ def _fitted(value: Any, type_name: str) -> Any:
     """Params come as JSON or from a command line, so `"5"` may stand for a number and 5 for text."""
     if value is None:
         return None
-    if type_name in _INTEGERS and isinstance(value, str):
-        return int(value)
+    if type_name in _INTEGERS:
+        if isinstance(value, str):
+            return int(value)
+        if type(value) is not int:
+            raise ValueError("not an integer")
     if type_name == "bool":
         return boolean_literal(value)
     if type_name in _TEXTS and not isinstance(value, str):

@@ -33,7 +33,8 @@ SESSION_SETTINGS = {
 
 MAX_BATCH_ROWS = 1000
 """More rows at a time are slower: they leave the processor's caches before they are encoded."""
-_FIRST_BATCH_ROWS = 50
+_FIRST_BATCH_ROWS = 4
+"""Few, as nothing is known yet of how wide the rows are."""
 
 
 class PostgresSource:
@@ -95,14 +96,26 @@ class PostgresSnapshot:
         if carry != self._carry:
             await set_codecs(self._connection, carry)
             self._carry = carry
-        await self._connection.execute(_timeout_setting(config.statement_timeout))
-        with _planning(dataset.name):
-            cursor = await (await self._connection.prepare(query)).cursor(*values)
-        batches = CursorBatches(cursor, columns, batch_bytes=self._batch_bytes)
+        async with self._savepoint():
+            await self._connection.execute(_timeout_setting(config.statement_timeout))
+            with _planning(dataset.name):
+                cursor = await (await self._connection.prepare(query)).cursor(*values)
+            batches = CursorBatches(cursor, columns, batch_bytes=self._batch_bytes)
+            try:
+                yield batches
+            finally:
+                await batches.close()
+
+    @asynccontextmanager
+    async def _savepoint(self) -> AsyncIterator[None]:
+        """Rolled back after the block: that closes its cursors, and heals the transaction if a fetch was cancelled."""
+        savepoint = self._connection.transaction()
+        await savepoint.start()
         try:
-            yield batches
+            yield
         finally:
-            await batches.close()
+            if not self._connection.is_closed():
+                await savepoint.rollback()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +217,13 @@ def _size_of(value: Any) -> int:
 
 @contextmanager
 def _planning(dataset: str) -> Iterator[None]:
-    """Errors in the block are the query's, or its arguments'."""
+    """Errors in the block are the query's, or its arguments': asyncpg's own for those are DataErrors too (22000)."""
     try:
         yield
     except asyncpg.PostgresError as error:
         if error.sqlstate[:2] in _CANNOT_PLAN and error.sqlstate != _INSUFFICIENT_PRIVILEGE:
             raise QueryInvalid(_cannot_plan(dataset, error)) from error
         raise
-    except asyncpg.DataError as error:  # asyncpg's own, when an argument doesn't fit its parameter
-        raise QueryInvalid(f"Dataset {dataset!r}: {error}. Cast the parameter in the query.") from error
 
 
 _CANNOT_PLAN = ("42", "22", "0A")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from operator import methodcaller
 from typing import Any
 
 import asyncpg
@@ -41,9 +42,8 @@ class Carried:
 _json_number = Raw
 
 
-def _json_timestamp(text: str) -> str:
-    """`2026-01-18 10:00:00 BC` → `2026-01-18T10:00:00 BC`"""
-    return text.replace(" ", "T", 1)
+# `2026-01-18 10:00:00 BC` → `2026-01-18T10:00:00 BC`; called without Python, unlike a function of ours.
+_json_timestamp = methodcaller("replace", " ", "T", 1)
 
 
 def _json_timestamptz(text: str) -> str:
@@ -75,6 +75,10 @@ def _number_key(carried: Raw) -> Any:
     return values.number_key(_text_of(carried))
 
 
+def _float_key(carried: Raw) -> Any:
+    return values.float_key(_text_of(carried))
+
+
 def _natural_timestamp(carried: str) -> datetime | str:
     """A datetime; the carried text where Python's years don't reach."""
     try:
@@ -95,7 +99,8 @@ def _natural_document(carried: Raw) -> Any:
     return remembering(loads(bytes(carried)), carried)
 
 
-_NUMERIC = Comparison("number", _number_key, values.number_literal)
+_JSON_NUMERIC = Comparison("number", _number_key, values.number_literal)
+_JSON_FLOAT = Comparison("number", _float_key, values.float_literal)
 _DATE = Comparison("date", values.time_key, values.date_literal)
 _TIMESTAMP = Comparison("timestamp", values.time_key, values.timestamp_literal)
 _TIMESTAMPTZ = Comparison("timestamptz", values.time_key, values.timestamptz_literal)
@@ -111,8 +116,9 @@ def _json_time(comparison: Comparison) -> Comparison:
 
 
 _PLAIN_TEXT = Carried(comparison=values.PLAIN_TEXT)
+_PADDED_TEXT = Carried(comparison=values.PADDED_TEXT)
 _INTEGER = Carried(comparison=values.PLAIN_NUMBER)
-_JSON_NUMBER = Carried(_json_number, _natural_float, _NUMERIC)
+_JSON_NUMBER = Carried(_json_number, _natural_float, _JSON_FLOAT)
 
 _JSON: dict[str, Carried] = {
     "bool": Carried(comparison=values.PLAIN_BOOLEAN),
@@ -121,12 +127,12 @@ _JSON: dict[str, Carried] = {
     "int8": _INTEGER,
     "float4": _JSON_NUMBER,
     "float8": _JSON_NUMBER,
-    "numeric": Carried(_json_number, _natural_decimal, _NUMERIC),
+    "numeric": Carried(_json_number, _natural_decimal, _JSON_NUMERIC),
     "text": _PLAIN_TEXT,
     "varchar": _PLAIN_TEXT,
-    "bpchar": _PLAIN_TEXT,
+    "bpchar": _PADDED_TEXT,
     "name": _PLAIN_TEXT,
-    "uuid": Carried(str, None, values.PLAIN_TEXT),
+    "uuid": Carried(str, None, values.UUIDS),
     "date": Carried(str, _natural_date, _DATE),
     "timestamp": Carried(_json_timestamp, _natural_timestamp, _json_time(_TIMESTAMP)),
     "timestamptz": Carried(_json_timestamptz, _natural_timestamp, _json_time(_TIMESTAMPTZ)),
@@ -153,7 +159,7 @@ def _text_natural_document(text: str) -> Any:
 
 
 _TEXT_INTEGER = Carried(str, int, Comparison("number", int, values.number_literal))
-_TEXT_FLOAT = Carried(str, _text_natural_float, _NUMERIC)
+_TEXT_FLOAT = Carried(str, _text_natural_float, Comparison("number", values.float_key, values.float_literal))
 
 _TEXT: dict[str, Carried] = {
     "bool": Carried(str, _text_boolean, Comparison("boolean", _text_boolean, values.boolean_literal)),
@@ -162,12 +168,12 @@ _TEXT: dict[str, Carried] = {
     "int8": _TEXT_INTEGER,
     "float4": _TEXT_FLOAT,
     "float8": _TEXT_FLOAT,
-    "numeric": Carried(str, Decimal, _NUMERIC),
+    "numeric": Carried(str, Decimal, values.PLAIN_NUMBER),
     "text": _PLAIN_TEXT,
     "varchar": _PLAIN_TEXT,
-    "bpchar": _PLAIN_TEXT,
+    "bpchar": _PADDED_TEXT,
     "name": _PLAIN_TEXT,
-    "uuid": Carried(str, None, values.PLAIN_TEXT),
+    "uuid": Carried(str, None, values.UUIDS),
     "date": Carried(str, _natural_date, _DATE),
     "timestamp": Carried(str, _natural_timestamp, _TIMESTAMP),
     "timestamptz": Carried(str, _natural_timestamp, _TIMESTAMPTZ),
@@ -177,13 +183,15 @@ _TEXT: dict[str, Carried] = {
 
 _FORMS = {"json": _JSON, "text": _TEXT}
 
-_LABEL = Carried(comparison=Comparison("text", values.same, values.text_literal))
+_LABEL = Carried(comparison=values.ENUM)
 """An enum: asyncpg gives its label. Both forms print it as it is."""
 _RENDERED = {"json": Carried(natural=_natural_document), "text": Carried()}
 """What Postgres renders arrives as a json document or as text."""
 
 
 def _encode_argument(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return value.isoformat() if isinstance(value, date) else str(value)
 
 

@@ -1,6 +1,6 @@
 """Step `add`: constant columns."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from string import Formatter
 from typing import Any
 
@@ -16,12 +16,7 @@ class Add:
     filtered = 0
 
     def __init__(self, constants: Mapping[str, Any], columns: Columns | None, *, arguments: Mapping[str, Any]) -> None:
-        present = () if columns is None else tuple(column.name for column in columns)
-        if twice := [name for name in constants if name in present]:
-            raise InvalidStep(
-                f"Step 'add' would replace the column {', '.join(map(repr, twice))}, which is there already. "
-                "Choose another name, or leave the old one out with `select`."
-            )
+        _check_absent(constants, () if columns is None else [column.name for column in columns])
         self.constants = {name: _filled(value, arguments) for name, value in constants.items()}
         self.columns = (
             None
@@ -34,7 +29,18 @@ class Add:
 
     async def __call__(self, batch: Batch) -> Batch:
         constants = self.constants
+        if self.columns is None:
+            for row in batch:
+                _check_absent(constants, row)
         return [row | constants for row in batch]
+
+
+def _check_absent(constants: Mapping[str, Any], present: Collection[str]) -> None:
+    if twice := [name for name in constants if name in present]:
+        raise InvalidStep(
+            f"Step 'add' would replace the column {', '.join(map(repr, twice))}, which is there already. "
+            "Choose another name, or leave the old one out with `select`."
+        )
 
 
 def _filled(value: Any, arguments: Mapping[str, Any]) -> Any:

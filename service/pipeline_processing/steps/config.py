@@ -1,10 +1,20 @@
 """The steps as a job config writes them: each a mapping with the one key that names it."""
 
+import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
-Constant = str | int | float | bool | None
+
+def _exact_in_any_format(constant: Any) -> Any:
+    if isinstance(constant, int) and constant.bit_length() > 63:
+        raise ValueError("an integer of more than 64 bits: write it as text, in quotes")
+    if isinstance(constant, float) and not math.isfinite(constant):
+        raise ValueError("not a finite number: write it as text, in quotes")
+    return constant
+
+
+Constant = Annotated[str | int | float | bool | None, BeforeValidator(_exact_in_any_format)]
 
 
 class _Step(BaseModel):

@@ -17,7 +17,7 @@ from sqlglot import exp
 from pipeline_processing.errors import InvalidStep, StepFailed, UnknownColumn
 from pipeline_processing.ports import Batch, Column, Columns, Comparison, Row
 from pipeline_processing.steps.columns import require
-from pipeline_processing.values import comparison_of, same, text_literal
+from pipeline_processing.values import ENUM, comparison_of, same
 
 Truth = Callable[[Row], bool | None]
 Value = Callable[[Row], Any]
@@ -94,7 +94,7 @@ class _Compiler:
                 return self._is(node)
             case exp.In():
                 return self._in(node)
-            case exp.Between():
+            case exp.Between() if not node.args.get("symmetric"):
                 low = self._compared(exp.GTE, node.this, node.args["low"])
                 return _all(low, self._compared(exp.LTE, node.this, node.args["high"]))
             case exp.Like() | exp.ILike():
@@ -111,7 +111,7 @@ class _Compiler:
 
     def _compared(self, kind: type[exp.Expr], left: exp.Expr, right: exp.Expr) -> Truth:
         compare = _COMPARISONS[kind]
-        a, b = self._operands(left, right)
+        a, b = self._operands(left, right, ordering=kind not in (exp.EQ, exp.NEQ))
 
         def truth(row: Row) -> bool | None:
             x, y = a(row), b(row)
@@ -119,7 +119,10 @@ class _Compiler:
 
         return truth
 
-    def _operands(self, left: exp.Expr, right: exp.Expr) -> tuple[Value, Value]:
+    def _operands(self, left: exp.Expr, right: exp.Expr, *, ordering: bool) -> tuple[Value, Value]:
+        for side in (left, right) if ordering else ():
+            if isinstance(_bare(side), exp.Column) and (column := self._column(side)).comparison == ENUM:
+                raise self._invalid(f"orders by {column.name!r}, an enum, whose order only Postgres knows.")
         if isinstance(_bare(left), exp.Column) and isinstance(_bare(right), exp.Column):
             one, other = self._column(left), self._column(right)
             a, b = self._comparison(one), self._comparison(other)
@@ -167,30 +170,32 @@ class _Compiler:
         comparison = self._comparison(column)
         if comparison and comparison.family != "text":
             raise self._invalid(f"uses LIKE on {column.name!r}, which is a {comparison.family}, not text.")
-        pattern = _like_pattern(text_literal(self._literal(node.expression) or ""))
-        flags = re.DOTALL | (re.IGNORECASE if isinstance(node, exp.ILike) else 0)
-        matches = re.compile(pattern, flags).fullmatch
-        value, negate = self._value(column), bool(node.args.get("negate"))
+        like = self._literal(node.expression)
+        if not isinstance(like, str):
+            raise self._invalid("needs a pattern in single quotes after LIKE.")
+        negate = bool(node.args.get("negate"))
+        folded = str.lower if isinstance(node, exp.ILike) else same
+        matches = re.compile(_like_pattern(folded(like)), re.DOTALL).fullmatch
+        lookup = self._lookup(column.name)  # not its key: LIKE sees the padding of char(n), which = doesn't
 
         def truth(row: Row) -> bool | None:
-            text = value(row)
-            return None if text is None else (matches(text) is not None) is not negate
+            text = lookup(row)
+            return None if text is None else (matches(folded(text)) is not None) is not negate
 
         return truth
 
     # -- values ----------------------------------------------------------------------------------
 
     def _column(self, node: exp.Expr) -> Column:
-        """The column a node names: exactly, or in lower case where SQL folds it."""
+        """The column a node names: in lower case where SQL folds it and there is one, else exactly."""
         bare = _bare(node)
         if not isinstance(bare, exp.Column) or bare.table:
             raise self._invalid(f"uses {node.sql('postgres')!r} where a column belongs. There are {_SUPPORTED}.")
         name, columns = bare.name, self._columns
         if columns is None:
             return Column(name)
-        present = [column.name for column in columns]
-        if name not in present and not bare.this.quoted:
-            name = name.lower() if name.lower() in present else name
+        if not bare.this.quoted and name.lower() in [column.name for column in columns]:
+            name = name.lower()
         return require(name, columns, step=f"filter: {self._condition}")
 
     def _comparison(self, column: Column) -> Comparison | None:
@@ -239,15 +244,16 @@ class _Compiler:
 
     def _literal(self, node: exp.Expr) -> Literal:
         bare = _bare(node)
-        if isinstance(bare, exp.Cast):  # DATE '2026-01-18': the column's own type decides
-            bare = bare.this
+        if isinstance(bare, exp.Cast) and isinstance(bare.this, exp.Literal) and bare.this.is_string:
+            bare = bare.this  # DATE '2026-01-18': the column's own type decides
         match bare:
             case exp.Null():
                 return None
             case exp.Boolean():
                 return bool(bare.this)
             case exp.Neg(this=exp.Literal(is_string=False) as number):
-                return -_number(number.name)
+                positive = _number(number.name)
+                return -positive if isinstance(positive, int) else positive.copy_negate()  # - rounds decimals
             case exp.Literal():
                 return bare.name if bare.is_string else _number(bare.name)
         raise self._invalid(f"uses {node.sql('postgres')!r} where a literal belongs. There are {_SUPPORTED}.")

@@ -25,7 +25,7 @@ class Python:
         self.filtered = 0
         self._dataset = dataset
         self._function = _load(path)
-        self._is_async = inspect.iscoroutinefunction(self._function)
+        self._is_async = any(map(inspect.iscoroutinefunction, (self._function, type(self._function).__call__)))
         self._conversions = [(c.name, c.natural) for c in columns or () if c.natural is not None]
 
     async def __call__(self, batch: Batch) -> Batch:

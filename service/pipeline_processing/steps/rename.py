@@ -1,6 +1,6 @@
 """Step `rename`: give columns other names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline_processing.errors import InvalidStep, UnknownColumn
@@ -22,12 +22,7 @@ class Rename:
         for old in self.names:
             require(old, columns, step=self.name)
         after = tuple(replace(column, name=self.names.get(column.name, column.name)) for column in columns)
-        names = [column.name for column in after]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InvalidStep(
-                f"Step 'rename' would give two columns the name {', '.join(map(repr, twice))}. "
-                "Choose another name, or leave one of them out with `select`."
-            )
+        _check_different([column.name for column in after])
         return after
 
     async def __call__(self, batch: Batch) -> Batch:
@@ -37,4 +32,14 @@ class Rename:
                 for old in names:
                     if old not in row:
                         raise UnknownColumn(old, step=self.name, available=tuple(row))
+                _check_different([names.get(name, name) for name in row])
         return [{names.get(name, name): value for name, value in row.items()} for row in batch]
+
+
+def _check_different(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise InvalidStep(
+            f"Step 'rename' would give two columns the name {', '.join(map(repr, twice))}. "
+            "Choose another name, or leave one of them out with `select`."
+        )

@@ -1,0 +1,58 @@
+"""Functions for `python:` steps of the acceptance tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import asyncpg
+
+Rows = list[dict[str, Any]]
+
+
+def fail(rows: Rows) -> Rows:
+    """Raises."""
+    raise ValueError("row 3 has no postcode")
+
+
+def double(rows: Rows) -> Rows:
+    """Returns every row twice."""
+    return rows + rows
+
+
+def lose_half(rows: Rows) -> Rows:
+    """Drops every other row, which counts as filtered."""
+    return rows[::2]
+
+
+async def take_a_second(rows: Rows) -> Rows:
+    """Keeps the run busy."""
+    await asyncio.sleep(1)
+    return rows
+
+
+async def change_payments(rows: Rows) -> Rows:
+    """Changes other rows of the source, as somebody may at any time."""
+    connection = await asyncpg.connect(os.environ["PIPELINE_SOURCE__DSN"])
+    try:
+        await connection.execute("UPDATE payments SET payee = 'changed meanwhile'")
+    finally:
+        await connection.close()
+    return rows
+
+
+async def cut_off_the_source_once(rows: Rows) -> Rows:
+    """Ends the connection that the run reads from, the first time it is called on this database."""
+    connection = await asyncpg.connect(os.environ["PIPELINE_SOURCE__DSN"])
+    try:
+        await connection.execute("CREATE TABLE cut_off ()")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+        )
+    except asyncpg.DuplicateTableError:
+        pass
+    finally:
+        await connection.close()
+    return rows

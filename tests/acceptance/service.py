@@ -1,0 +1,496 @@
+"""The whole service as a user has it: its command line, its history, its bucket, all seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import asyncpg
+import botocore.session
+import yaml
+import zstandard
+from botocore.config import Config
+from jsonschema import Draft202012Validator
+
+from pipeline_processing.embedded.servers import EmbeddedServers
+
+HERE = Path(__file__).parent
+SCHEMAS = HERE.parent.parent / "schemas"
+PREFIX = "agencies"
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], seconds: float = 20.0) -> T:
+    """What the condition gives as soon as it is true. Fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
+        time.sleep(0.05)
+    return value
+
+
+# -- sample data ---------------------------------------------------------------------------------
+
+SMALL, LARGE, HUGE, OTHER = 1, 2, 4, 3
+"""Agencies: a few rows; one whose documents are a multipart upload of one part; of several parts; a few rows again."""
+NOBODY = 999
+"""An agency without any rows."""
+
+TABLES = """
+CREATE TABLE records (
+    id bigint PRIMARY KEY, agency_id bigint, name text, status text, amount numeric, created_at timestamptz,
+    attributes jsonb
+);
+INSERT INTO records
+SELECT agency_id * 1000 + n, agency_id, format('record %s, v1', n),
+       CASE WHEN n % 5 = 0 THEN 'deleted' ELSE 'active' END,
+       n * 1.10, timestamptz '2026-01-01 00:00Z' + n * interval '1 day',
+       jsonb_build_object('n', n, 'tags', '["ä"]'::jsonb)
+FROM unnest(ARRAY[1, 2, 3, 4]) AS agency_id, generate_series(1, 12) AS n;
+
+CREATE TABLE documents (id bigint PRIMARY KEY, agency_id bigint, title text, width int);
+INSERT INTO documents
+SELECT agency_id * 100000 + n, agency_id, format('document %s, v1', n), width
+FROM (VALUES (1, 3, 1), (2, 2600, 20), (3, 2, 1), (4, 4400, 160)) AS sizes (agency_id, documents, width),
+     generate_series(1, documents) AS n;
+
+CREATE TABLE payments (id bigint PRIMARY KEY, agency_id bigint, payee text, amount numeric(12, 2));
+INSERT INTO payments
+SELECT agency_id * 1000 + n, agency_id,
+       CASE WHEN n = 2 THEN NULL WHEN n = 3 THEN '' ELSE format('payee "%s", v1', n) END, n
+FROM unnest(ARRAY[1, 2, 3, 4]) AS agency_id, generate_series(1, 4) AS n;
+"""
+
+CHANGE_ROWS = """
+UPDATE records SET name = replace(name, 'v1', 'v2');
+UPDATE documents SET title = replace(title, 'v1', 'v2');
+UPDATE payments SET payee = replace(payee, 'v1', 'v2');
+INSERT INTO records SELECT agency_id * 1000 + 100, agency_id, 'added, v2', 'active', 1, now(), '{}'
+FROM unnest(ARRAY[1, 2, 3, 4]) AS agency_id;
+"""
+
+JOB: dict[str, Any] = {
+    "job": "agency_data_job",
+    "datasets": [
+        {
+            "name": "records",
+            "source": {
+                "postgres": {
+                    "query": "SELECT * FROM records WHERE agency_id = $1 ORDER BY id",
+                    "args": ["agency_id"],
+                }
+            },
+            "steps": [
+                {"filter": "status != 'deleted'"},
+                {"select": ["id", "name", "amount", "created_at", "attributes"]},
+                {"rename": {"name": "display_name"}},
+                {"add": {"exported_by": "{run_id}"}},
+            ],
+        },
+        {
+            "name": "documents",
+            "source": {
+                "postgres": {
+                    "query": "SELECT id, title, repeat(md5(title), width) AS body FROM documents "
+                    "WHERE agency_id = $1 ORDER BY id",
+                    "args": ["agency_id"],
+                }
+            },
+        },
+        {
+            "name": "payments",
+            "source": {
+                "postgres": {
+                    "query": "SELECT id, payee, amount FROM payments WHERE agency_id = $1 ORDER BY id",
+                    "args": ["agency_id"],
+                }
+            },
+            "format": "csv",
+        },
+    ],
+}
+
+
+def one_dataset(query: str, *, args: tuple[str, ...] = ("agency_id",), **settings: Any) -> dict[str, Any]:
+    """A job of one dataset, `records`, with this query."""
+    source = {"postgres": {"query": query, "args": list(args)}}
+    return {"job": "agency_data_job", "datasets": [{"name": "records", "source": source, **settings}]}
+
+
+SLOW_QUERY = (
+    "SELECT id, repeat(md5(title), 2000) AS body, CASE WHEN id % 100000 > 200 THEN pg_sleep(0.05)::text END AS pause "
+    "FROM documents WHERE agency_id = $1"
+)
+"""Of agency HUGE: its first parts are due at once, and its end after minutes, which nobody waits for."""
+
+
+# -- the service ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object as a reader gets it."""
+
+    body: bytes
+    metadata: Mapping[str, str]
+    etag: str = ""
+    written_at: Any = None
+
+
+@dataclass
+class Service:
+    """A database with sample data and a migrated history, a bucket, a job config, and the command line."""
+
+    servers: EmbeddedServers
+    database: str
+    bucket: str
+    folder: Path
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        own = self.servers.environment(database=self.database, bucket=self.bucket, prefix=PREFIX)
+        given = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
+        self.environment = {
+            **given,
+            **own,
+            "PIPELINE_JOB_CONFIG_FILE": str(self.job_config(JOB)),
+            "PYTHONPATH": str(HERE),  # for `python:` steps
+        }
+        self.destination = own["PIPELINE_DESTINATION"]
+        self._loop = asyncio.Runner()
+        self._connection: asyncpg.Connection | None = None
+        self._s3: Any = None
+        self._started: list[subprocess.Popen[str]] = []
+
+    def close(self) -> None:
+        """End what was started here."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        if self._connection is not None:
+            self._loop.run(self._connection.close())
+        self._loop.close()
+        if self._s3 is not None:
+            self._s3.close()
+
+    # -- settings --------------------------------------------------------------------------------
+
+    def job_config(self, job: Mapping[str, Any]) -> Path:
+        """A file with this job config."""
+        path = self.folder / f"job-{uuid4().hex[:8]}.yaml"
+        path.write_text(yaml.safe_dump(dict(job), sort_keys=False, allow_unicode=True))
+        return path
+
+    def to_folder(self) -> Path:
+        """Let the artifacts go to a folder instead of the bucket."""
+        path = self.folder / "exports"
+        path.mkdir()
+        self.destination = self.environment["PIPELINE_DESTINATION"] = path.as_uri()
+        return path
+
+    # -- the command line ------------------------------------------------------------------------
+
+    def cli(
+        self, *arguments: object, env: Mapping[str, str | None] | None = None, seconds: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end. A variable of `env` that is None is left out."""
+        return finished(self.start(*arguments, env=env), seconds)
+
+    def run(self, agency_id: int, *options: object, **others: Any) -> subprocess.CompletedProcess[str]:
+        """`run agency_data_job --agency-id N --json …`."""
+        return self.cli(*self._run(agency_id, *options), **others)
+
+    def start(self, *arguments: object, env: Mapping[str, str | None] | None = None) -> subprocess.Popen[str]:
+        """Start a command."""
+        return self._start(["-m", "pipeline_processing.cli.main", *map(str, arguments)], env)
+
+    def start_run(
+        self, agency_id: int, *options: object, env: Mapping[str, str | None] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a `run`."""
+        return self.start(*self._run(agency_id, *options), env=env)
+
+    def trapped(
+        self, trap: str, agency_id: int, *options: object, env: Mapping[str, str | None] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a `run` that gets a signal at one place: see `trapped_cli.py`."""
+        return self._start([str(HERE / "trapped_cli.py"), trap, *self._run(agency_id, *options)], env)
+
+    def _run(self, agency_id: int, *options: object) -> list[str]:
+        return ["run", "agency_data_job", "--agency-id", str(agency_id), "--json", *map(str, options)]
+
+    def _start(self, command: list[str], env: Mapping[str, str | None] | None) -> subprocess.Popen[str]:
+        changed = {**self.environment, **(env or {})}
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            env={name: value for name, value in changed.items() if value is not None},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    # -- the databases ---------------------------------------------------------------------------
+
+    def sql(self, query: str, *arguments: object) -> list[dict[str, Any]]:
+        """Rows of a query; json as Python values. Without arguments, several statements may be given."""
+        return self._loop.run(self._sql(query, *arguments))
+
+    async def _sql(self, query: str, *arguments: object) -> list[dict[str, Any]]:
+        if self._connection is None:
+            self._connection = await asyncpg.connect(self.servers.postgres.dsn(self.database))
+            for name in ("json", "jsonb"):
+                await self._connection.set_type_codec(name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+        if not arguments and query.count(";") > 1:
+            await self._connection.execute(query)
+            return []
+        return [dict(record) for record in await self._connection.fetch(query, *arguments)]
+
+    def history(self, run_id: str) -> dict[str, Any]:
+        """A run's row."""
+        (row,) = self.sql("SELECT * FROM pipeline.runs WHERE run_id = $1", run_id)
+        return row
+
+    def state(self, run_id: str) -> str | None:
+        """A run's state; None if there is no such run."""
+        rows = self.sql("SELECT state FROM pipeline.runs WHERE run_id = $1", run_id)
+        return rows[0]["state"] if rows else None
+
+    def attempts(self, run_id: str) -> list[dict[str, Any]]:
+        """A run's attempts, oldest first."""
+        return self.sql("SELECT * FROM pipeline.run_attempts WHERE run_id = $1 ORDER BY attempt", run_id)
+
+    def outcomes(self, run_id: str) -> list[str]:
+        """How a run's attempts ended, oldest first."""
+        return [attempt["outcome"] for attempt in self.attempts(run_id)]
+
+    def events(self, run_id: str) -> list[dict[str, Any]]:
+        """A run's events in the outbox."""
+        return self.sql("SELECT * FROM pipeline.outbox WHERE run_id = $1 ORDER BY id", run_id)
+
+    def recorded_uploads(self) -> list[dict[str, Any]]:
+        """What the history knows of uploads that may have to be aborted."""
+        return self.sql("SELECT * FROM pipeline.uploads")
+
+    def wait_for_free(self, run_id: str) -> None:
+        """Until nobody holds the run's lease any more, by the database's clock."""
+        free = "SELECT FROM pipeline.runs WHERE run_id = $1 AND coalesce(lease_expires_at, '-infinity') < now()"
+        eventually(lambda: self.sql(free, run_id))
+
+    def tables(self) -> dict[str, list[str]]:
+        """All rows of the history's schema, and where its sequences stand."""
+        relations = self.sql(
+            "SELECT relname AS name, relkind = 'S' AS is_sequence FROM pg_class "
+            "WHERE relnamespace = to_regnamespace('pipeline') AND relkind IN ('r', 'S') ORDER BY 1"
+        )
+        return {
+            relation["name"]: [
+                row["row"]
+                for row in self.sql(
+                    f"SELECT {'t.last_value' if relation['is_sequence'] else 't'}::text AS row "
+                    f'FROM pipeline."{relation["name"]}" t ORDER BY 1'
+                )
+            ]
+            for relation in relations
+        }
+
+    # -- the bucket ------------------------------------------------------------------------------
+
+    @property
+    def s3(self) -> Any:
+        """A client of the bucket's own server, with all rights."""
+        if self._s3 is None:
+            server = self.servers.seaweedfs
+            self._s3 = botocore.session.get_session().create_client(
+                "s3",
+                endpoint_url=server.endpoint_url,
+                region_name=server.region,
+                aws_access_key_id=server.access_key_id,
+                aws_secret_access_key=server.secret_access_key,
+                config=Config(s3={"addressing_style": "path"}),
+            )
+        return self._s3
+
+    def listed(self) -> list[str]:
+        """What a reader sees who lists the bucket."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return [each["Key"] for page in pages for each in page.get("Contents", [])]
+
+    def objects(self) -> dict[str, StoredObject]:
+        """All objects."""
+        found = {}
+        for key in self.listed():
+            answer = self.s3.get_object(Bucket=self.bucket, Key=key)
+            found[key] = StoredObject(
+                answer["Body"].read(), answer["Metadata"], etag=answer["ETag"], written_at=answer["LastModified"]
+            )
+        return found
+
+    def pending_uploads(self) -> list[tuple[str, str]]:
+        """Uploads that are neither completed nor aborted: key and upload id."""
+        answer = self.s3.list_multipart_uploads(Bucket=self.bucket)
+        return [(each["Key"], each["UploadId"]) for each in answer.get("Uploads", [])]
+
+    def everything(self) -> tuple[object, ...]:
+        """All that a run could change, to be compared."""
+        return self.tables(), self.objects(), self.pending_uploads()
+
+
+NewService = Callable[[Path], AbstractContextManager[Service]]
+"""Opens a service of its own, with its files in a folder."""
+
+
+def finished(process: subprocess.Popen[str], seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """A command that was started, at its end."""
+    stdout, stderr = process.communicate(timeout=seconds)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def is_stopped(process: subprocess.Popen[str]) -> bool:
+    """Whether a SIGSTOP has reached it."""
+    assert process.poll() is None, process.communicate()
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+# -- what a command says -------------------------------------------------------------------------
+
+
+def completion(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The completion on stdout, which has to be one line of valid JSON and nothing else."""
+    assert done.stdout.count("\n") == 1, (done.returncode, done.stdout, done.stderr)
+    value: dict[str, Any] = json.loads(done.stdout)
+    valid("run-completion", value)
+    return value
+
+
+def log_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """The JSON lines on stderr."""
+    return [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+
+
+def message(done: subprocess.CompletedProcess[str]) -> str:
+    """The one message on stderr that says what is wrong. There is never a traceback."""
+    assert "Traceback" not in done.stderr, done.stderr
+    said = re.findall(r"^Error: .*(?:\n(?!\{).*)*", done.stderr, re.MULTILINE)
+    assert len(said) == 1, (done.returncode, done.stderr)
+    return str(said[0])
+
+
+def valid(schema: str, value: object) -> None:
+    """Hold a value to a published schema."""
+    document = json.loads((SCHEMAS / f"{schema}.schema.json").read_text())
+    Draft202012Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
+
+
+# -- what a reader sees --------------------------------------------------------------------------
+
+
+def published(objects: Mapping[str, StoredObject], run_id: str, agency_id: int, destination: str) -> dict[str, Any]:
+    """
+    The manifest of a run, after holding it and all that lies beside it to the contract.
+
+    `objects` have keys below `destination`.
+    """
+    folder = f"agency_id={agency_id}/run_id={run_id}"
+    stored = {key: object_ for key, object_ in objects.items() if key.startswith(f"{folder}/")}
+    manifest: dict[str, Any] = json.loads(stored[f"{folder}/_manifest.json"].body)
+    valid("manifest", manifest)
+    assert (manifest["run_id"], manifest["agency_id"], manifest["job"]) == (run_id, agency_id, "agency_data_job")
+    assert manifest["rejected"] == []
+
+    entries = {entry["url"].removeprefix(f"{destination}/"): entry for entry in manifest["entries"]}
+    assert {*entries, f"{folder}/_manifest.json"} == set(stored), "a reader sees what the manifest names, and no more"
+    for key, entry in entries.items():
+        body = stored[key].body
+        suffix = {"none": "", "gzip": ".gz", "zstd": ".zst"}[entry["compression"]]
+        assert key == f"{folder}/{entry['dataset']}/part-00000.{entry['format']}{suffix}"
+        assert entry["mandatory"] is True
+        assert entry["meta"] == {"content_length": len(body)}
+        assert entry["sha256"] == hashlib.sha256(body).hexdigest()
+        assert entry["rows"] == len(rows_of(entry, body))
+    for dataset in manifest["datasets"]:
+        assert dataset["rows_written"] == sum(e["rows"] for e in entries.values() if e["dataset"] == dataset["name"])
+    for counts in (manifest, *manifest["datasets"]):
+        assert counts["rows_read"] == counts["rows_written"] + counts["rows_filtered"] + counts["rows_rejected"]
+    for count in ("rows_read", "rows_written", "rows_filtered", "rows_rejected"):
+        assert manifest[count] == sum(dataset[count] for dataset in manifest["datasets"])
+    return manifest
+
+
+def published_in(service: Service, run_id: str, agency_id: int) -> dict[str, Any]:
+    """The same of a service's bucket, where objects have metadata too."""
+    objects = {key.removeprefix(f"{PREFIX}/"): value for key, value in service.objects().items()}
+    manifest = published(objects, run_id, agency_id, service.destination)
+    for key, stored in objects.items():
+        if key.startswith(f"agency_id={agency_id}/run_id={run_id}/"):
+            assert stored.metadata == {
+                "run-id": run_id,
+                "agency-id": str(agency_id),
+                "attempt": str(manifest["attempt"]),
+                "trace-id": manifest["trace_id"],
+            }
+    return manifest
+
+
+def rows_of(entry: Mapping[str, Any], body: bytes) -> list[dict[str, Any]]:
+    """An artifact's rows."""
+    match entry["compression"]:
+        case "gzip":
+            body = gzip.decompress(body)
+        case "zstd":
+            body = zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    text = body.decode()
+    if entry["format"] == "csv":
+        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    assert not text or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def dataset_rows(service: Service, manifest: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
+    """The published rows of one dataset."""
+    (entry,) = [entry for entry in manifest["entries"] if entry["dataset"] == dataset]
+    key = entry["url"].removeprefix(f"s3://{service.bucket}/")
+    return rows_of(entry, service.s3.get_object(Bucket=service.bucket, Key=key)["Body"].read())
+
+
+def files_in(folder: Path) -> dict[str, StoredObject]:
+    """What a reader sees who lists a folder, hidden names left out."""
+    return {key: StoredObject(path.read_bytes(), {}) for key, path in _files(folder) if not key.startswith(".")}
+
+
+def staged_in(folder: Path) -> list[str]:
+    """What waits in a folder, hidden from readers."""
+    return [key for key, _ in _files(folder) if key.startswith(".staging/")]
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    return ((path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def changed(job: Mapping[str, Any], **datasets: Mapping[str, Any]) -> dict[str, Any]:
+    """A job config with some keys of some datasets replaced."""
+    copy = deepcopy(dict(job))
+    for dataset in copy["datasets"]:
+        dataset.update(datasets.get(dataset["name"], {}))
+    return copy

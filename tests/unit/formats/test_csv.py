@@ -1,0 +1,150 @@
+"""CSV as COPY writes it. tests/contract/source holds all of Postgres's types."""
+
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_processing.errors import StepFailed
+from pipeline_processing.formats.csv import Csv
+from pipeline_processing.formats.untouched import remembering
+from pipeline_processing.ports import Column
+from pipeline_processing.projection import Projection
+from tests.contract.source.helpers import parsed_csv
+
+
+def written(*rows: dict[str, Any], columns: tuple[str, ...] = ("a", "b"), fixed: bool = True) -> str:
+    csv = Csv(fixed=fixed)
+    body = csv.begin(tuple(Column(name) for name in columns)) + (csv.encode(list(rows)) if rows else b"") + csv.end()
+    assert csv.rows == len(rows)
+    return body.decode()
+
+
+def test_null_and_the_empty_string():
+    """Null is nothing, the empty string is quoted."""
+    rows = [{"a": None, "b": ""}, {"a": "", "b": None}, {"a": None, "b": None}, {"a": "", "b": ""}]
+
+    assert written(*rows) == 'a,b\n,""\n"",\n,\n"",""\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("x,y", '"x,y"'), ('"', '""""'), ("\n", '"\n"'), ("\r", '"\r"'), ("a\r\nb", '"a\r\nb"'), (" x ", " x "),
+        ("'", "'"), ("\\", "\\"), ("NULL", "NULL"), ("🦉", "🦉"), ("\t", "\t"), ("\u2028", "\u2028"),
+    ],
+)  # fmt: skip
+def test_quotes(text: str, field: str):
+    """Only where they are needed, and doubled inside; alone in a line or beside others."""
+    assert written({"a": text, "b": "1"}) == f"a,b\n{field},1\n"
+    assert written({"a": None, "b": text}) == f"a,b\n,{field}\n"
+    assert written({"a": text}, columns=("a",)) == f"a\n{field}\n"
+
+
+def test_a_single_column():
+    """A null alone is an empty line, an empty string isn't."""
+    assert written({"a": None}, {"a": ""}, {"a": "x"}, columns=("a",)) == 'a\n\n""\nx\n'
+
+
+def test_what_once_ended_the_data_of_copy():
+    r"""A line of nothing but \. would end what older versions of COPY read."""
+    assert written({"a": "\\."}, columns=("a",)) == 'a\n"\\."\n'
+
+
+def test_headers_are_quoted_like_fields():
+    """A column may have any name."""
+    assert written(columns=("a,b", 'c"d', "e\nf", "g")) == '"a,b","c""d","e\nf",g\n'
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_no_rows(fixed: bool):
+    """The header is there all the same, and once."""
+    assert written(fixed=fixed) == "a,b\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (True, "t"),
+        (False, "f"),
+        (5, "5"),
+        (2**100, str(2**100)),
+        (1.5, "1.5"),
+        (2.0, "2"),
+        (-0.0, "-0"),
+        (float("nan"), "NaN"),
+        (float("-inf"), "-Infinity"),
+        (Decimal("1.50"), "1.50"),
+        (Decimal("1E+20"), "100000000000000000000"),
+        (Decimal("Infinity"), "Infinity"),
+        (datetime(2026, 1, 18, 10, 0, 0, 120000, tzinfo=UTC), "2026-01-18 10:00:00.12+00"),
+        (datetime(2026, 1, 18, 10, tzinfo=timezone(timedelta(hours=5, minutes=30))), "2026-01-18 10:00:00+05:30"),
+        (datetime(2026, 1, 18, 10), "2026-01-18 10:00:00"),  # noqa: DTZ001 - a timestamp without time zone
+        (date(2026, 1, 18), "2026-01-18"),
+        (time(10, 0), "10:00:00"),
+        (b"\x00\xff", "\\x00ff"),
+        ({"a": [1, Decimal("1.50"), None]}, '"{""a"": [1, 1.50, null]}"'),
+        ([], "[]"),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (remembering(1e15, "1e+15"), "1e+15"),
+        (remembering({"a": 1}, '{"a" :1}'), '"{""a"" :1}"'),
+    ],
+)
+def test_values_of_steps(value: Any, field: str):
+    """What a step returned is written as Postgres prints such a value; what it left alone, as it came."""
+    assert written({"a": value, "b": "x"}) == f"a,b\n{field},x\n"
+
+
+def test_a_changed_document_is_written_anew():
+    """It remembers its carried form only until it is changed."""
+    read = remembering({"a": {"b": 1}}, "carried")
+    read["a"]["b"] = 2
+
+    assert written({"a": read, "b": None}) == 'a,b\n"{""a"": {""b"": 2}}",\n'
+
+
+def test_columns_that_only_the_rows_tell():
+    """The first row gives the header; later rows may lack columns, in any order, over all batches."""
+    csv = Csv(fixed=False)
+    body = csv.begin((Column("other"),)) + csv.encode([{"b": 1, "a": 2}, {"a": 3, "b": 4}]) + csv.encode([{"a": 5}])
+
+    assert (body + csv.end()).decode() == "b,a\n1,2\n4,3\n,5\n"
+
+
+def test_a_column_that_comes_late():
+    """The header is written already: the step is told."""
+    with pytest.raises(StepFailed, match=r"'b'.*one header"):
+        written({"a": 1}, {"a": 1, "b": 2}, fixed=False)
+
+
+def test_half_a_character():
+    """UTF-8 can't hold it, so the step is told."""
+    with pytest.raises(StepFailed, match="surrogate"):
+        written({"a": "\ud800", "b": None}, fixed=False)
+
+
+def test_rows_made_for_it_are_written_like_dicts():
+    """Both kinds of rows give the same bytes, constants included."""
+    projection = Projection(("x", "y", "z"), (1, 0), ("c,",))
+    records = [("1", None), ("", "b"), (None, 'q"')]
+    made, dicts = Csv(fixed=True), Csv(fixed=True)
+    columns = tuple(map(Column, projection.names))
+
+    assert made.begin(columns) + made.encode(made.row_maker(projection)(records)) == (
+        dicts.begin(columns) + dicts.encode(projection.rows(records))
+    )
+
+
+TEXTS = st.none() | st.text(alphabet=st.sampled_from('ab,"\r\n\\. ') | st.characters(codec="utf-8"), max_size=8)
+
+
+@given(rows=st.lists(st.lists(TEXTS, min_size=3, max_size=3), min_size=1, max_size=20))
+def test_whatever_is_written_is_read_back(rows: list[list[str | None]]):
+    """Any text and any null."""
+    body = written(*(dict(zip("abc", row, strict=True)) for row in rows), columns=("a", "b", "c"))
+
+    assert parsed_csv(body.encode()) == [["a", "b", "c"], *rows]
