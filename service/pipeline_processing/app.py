@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from opentelemetry.trace import Tracer
 
@@ -21,6 +22,7 @@ from pipeline_processing.clock import SystemClock
 from pipeline_processing.errors import HistoryUnavailable, PipelineError, SettingsError, SourceUnavailable
 from pipeline_processing.executor import Executor, RetryPolicy
 from pipeline_processing.files.destination import FileDestination
+from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.lease import Leases
 from pipeline_processing.locations import FileLocation, Location, S3Location
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
@@ -35,6 +37,7 @@ from pipeline_processing.run_now import RunNow, run_dry
 from pipeline_processing.s3.client import S3Client
 from pipeline_processing.s3.destination import S3Destination
 from pipeline_processing.settings import Settings
+from pipeline_processing.steps.chain import bind
 
 APPLICATION_NAME = "pipeline-processing"
 _MIB = 1024 * 1024
@@ -71,22 +74,27 @@ async def history(settings: Settings, *, connections: int = 2) -> AsyncIterator[
         yield PostgresRunStore(database=database, schema=settings.history.schema_name)
 
 
-def history_database(settings: Settings, *, connections: int = 2) -> DatabaseClient:
-    """The database that holds the run history."""
+def history_database(
+    settings: Settings, *, connections: int = 2, command_seconds: float | None = 30.0
+) -> DatabaseClient:
+    """
+    The database that holds the run history. Its statements are short: one without an answer for `command_seconds` has
+    lost its server.
+    """
     return DatabaseClient(
         dsn=settings.require_history_dsn().get_secret_value(),
         unavailable=HistoryUnavailable,
         application_name=APPLICATION_NAME,
         max_size=connections,
         search_path=settings.history.schema_name,
-        # Every statement here is short: one without an answer for this long has lost its server.
-        command_seconds=30.0,
+        command_seconds=command_seconds,
     )
 
 
 async def migrate(settings: Settings) -> list[str]:
     """Create the history's schema, or bring it up to date; the names of the migrations applied."""
-    async with history_database(settings) as database, database.connection() as connection:
+    # No limit: it may have to wait for another process that migrates.
+    async with history_database(settings, command_seconds=None) as database, database.connection() as connection:
         applied = await migrate_schema(connection, settings.history.schema_name)
     return [migration.name for migration in applied]
 
@@ -246,9 +254,22 @@ async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResul
 async def _check_source(settings: Settings, config: AgencyJobConfig) -> str:
     async with (
         source_database(settings, connections=1) as database,
-        PostgresSource(database=database).snapshot(config.datasets),
+        PostgresSource(database=database).snapshot(config.datasets) as snapshot,
     ):
-        return f"{database.where}; Postgres can plan the query of every dataset"
+        for dataset in config.datasets:
+            columns = snapshot.columns(dataset, carry=CARRY[dataset.format])
+            bind(dataset.steps, columns, dataset=dataset.name, arguments=_AnyArgument())
+        return f"{database.where}; Postgres can plan every query, and every step finds its columns"
+
+
+class _AnyArgument(dict[str, Any]):
+    """Stands for the params of a request that isn't there yet: has every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> None:
+        return None
 
 
 async def _check_history(settings: Settings) -> str:

@@ -404,12 +404,3 @@ class UploadMissing(PipelineError):
 
 RUN_CANCELLED_EXIT_CODE = 79
 """Exit code of a run that ended `cancelled`, which has no error."""
-
-
-def _all_errors(root: type[PipelineError]) -> list[type[PipelineError]]:
-    return [root, *(error for child in root.__subclasses__() for error in _all_errors(child))]
-
-
-def exit_codes() -> dict[str, int]:
-    """`error.kind` → exit code, for every kind there is."""
-    return {error.kind: error.exit_code for error in sorted(_all_errors(PipelineError), key=lambda e: e.kind)}

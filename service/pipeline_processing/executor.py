@@ -20,15 +20,16 @@ from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunCo
 from pipeline_processing.errors import (
     AttemptsExhausted,
     ConflictingObjects,
-    HistoryUnavailable,
     InternalError,
     PipelineError,
     Superseded,
 )
+from pipeline_processing.failures import failure_of
 from pipeline_processing.lease import Held, Leases
 from pipeline_processing.logs import bound_run
-from pipeline_processing.model import Counts, DatasetCounts, Run, RunFailure, RunProgress, RunState, UploadRef
+from pipeline_processing.model import Counts, DatasetCounts, Run, RunProgress, RunState, UploadRef
 from pipeline_processing.null.destination import NullDestination
+from pipeline_processing.patience import until_answered
 from pipeline_processing.ports import Claim, Clock, Destination, RunStore, Source
 from pipeline_processing.publication import Publisher, decide, manifest_key, outcome_of
 from pipeline_processing.shielded import shielded
@@ -51,7 +52,8 @@ class RetryPolicy:
 
     def delay(self, tries: int, jitter: float) -> timedelta:
         """The pause after that many tries: doubled each time, then shortened by up to half by `jitter` in 0…1."""
-        pause = min(self.longest_delay, self.first_delay * 2 ** (tries - 1))
+        doublings = min(tries - 1, 100)  # enough for any limit, and still a float
+        pause = min(self.longest_delay, self.first_delay * 2.0**doublings)
         return timedelta(seconds=pause * (1 - jitter / 2))
 
 
@@ -89,7 +91,7 @@ class Executor:
         on_progress: Callable[[RunProgress], None],
         after: Callable[[str], None] = lambda step: None,
     ) -> None:
-        self._worker = worker
+        self.worker = worker
         self._runs = runs
         self._source = source
         self._destination = destination
@@ -103,12 +105,12 @@ class Executor:
         self._jitter = jitter
         self._on_progress = on_progress
         self._after = after
-        self._publisher = Publisher(runs=runs, destination=destination, after=after, answered=self._answered)
+        self._publisher = Publisher(runs=runs, destination=destination, clock=clock, after=after)
 
     async def claim(self, *, run_id: str | None = None) -> Held | None:
         """Claim the next run that is due, or that run."""
         held = await self._leases.claim(
-            worker=self._worker, max_runs_per_agency=self._max_runs_per_agency, run_id=run_id
+            worker=self.worker, max_runs_per_agency=self._max_runs_per_agency, run_id=run_id
         )
         if held is not None:
             self._after("claim")
@@ -160,6 +162,7 @@ class Executor:
         prepared = claim.run.state is RunState.PREPARED
         try:
             if not prepared:
+                await self._check_tries(claim)
                 if claim.run.dry_run:
                     return Attempted(await self._dry_run(claim))
                 await self._export(claim)
@@ -167,12 +170,20 @@ class Executor:
             return await self._publish(claim)
         except Superseded:
             raise
-        except PipelineError as error:
-            return await self._gave_way(claim, error) if prepared else await self._ended(claim, error)
-        except Exception as error:
-            log.exception("unexpected error")
-            bug = InternalError(error)
-            return await self._gave_way(claim, bug) if prepared else await self._ended(claim, bug)
+        except (Exception, asyncio.CancelledError) as error:
+            if _asked_to_stop():
+                raise  # whatever it is, it comes of stopping, and says nothing about the run
+            known = _known(error)
+            return await self._gave_way(claim, known) if prepared else await self._ended(claim, known)
+
+    async def _check_tries(self, claim: Claim) -> None:
+        """A run whose workers die of it never gets to report an error: it has to end as well."""
+        tries = await self._answered(lambda: self._runs.tries(claim.run.run_id))
+        if tries > self._retry.max_attempts:
+            raise AttemptsExhausted(
+                f"Gave up after {tries - 1} attempts. The last one was lost with its worker: look at that worker's "
+                "log and memory, then replay the run."
+            )
 
     # -- until the decision ----------------------------------------------------------------------
 
@@ -183,7 +194,8 @@ class Executor:
         progress = RunTotals(context, self._clock, self._on_progress)
 
         async def on_upload(upload: UploadRef) -> None:
-            await self._runs.record_upload(claim, upload)
+            started = upload.model_copy(update={"destination": destination.url})
+            await self._runs.record_upload(claim, started)
 
         processor = AgencyProcessor(
             run=context,
@@ -225,8 +237,8 @@ class Executor:
             log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
             retry = self._answered(lambda: self._runs.retry(claim, failure_of(error), delay=delay))
             return Attempted(await retry, error)
-        final = _exhausted(error, tries) if error.retryable else error
-        log.error("run failed", kind=final.kind, error=str(final))
+        final = final_error(error, tries)
+        log.info("run failed", kind=final.kind, error=str(final))
         return Attempted(await self._answered(lambda: self._runs.fail(claim, failure_of(final))), final)
 
     # -- from the decision on --------------------------------------------------------------------
@@ -243,27 +255,18 @@ class Executor:
         return Attempted(await self._answered(lambda: self._runs.release(claim, delay=delay)), error)
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """
-        Ask the history until it answers. The reply may be all that was lost, and only the same question again can
-        tell; the end of the lease ends it.
-        """
-        while True:
-            try:
-                return await ask()
-            except HistoryUnavailable as error:
-                log.warning("no answer from the history; asking again", error=str(error))
-                await self._clock.sleep(0.2)
+        return await until_answered(ask, clock=self._clock)
 
     # -- leaving ---------------------------------------------------------------------------------
 
     async def _hand_back(self, claim: Claim) -> None:
-        await self._runs.hand_back(claim)
+        await self._answered(lambda: self._runs.hand_back(claim))
         log.info("handed back")
         await self._clean_up(claim.run.run_id)
 
     async def _clean_up(self, run_id: str) -> None:
         """Abort the uploads that nobody will complete. What is left over, `gc` finds by the same question."""
-        uploads = await self._runs.lost_uploads(run_id)
+        uploads = [u for u in await self._runs.lost_uploads(run_id) if u.destination == self._destination.url]
         for upload in uploads:
             await self._destination.abort(upload)
         await self._runs.forget_uploads(run_id, uploads)
@@ -312,14 +315,22 @@ class RunTotals:
         )
 
 
-def failure_of(error: PipelineError) -> RunFailure:
-    """An error as history and events tell it."""
-    return RunFailure(kind=error.kind, message=str(error), retryable=error.retryable, exit_code=error.exit_code)
+def _asked_to_stop() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
-def _exhausted(error: PipelineError, tries: int) -> PipelineError:
-    """The error of a last try. An unreachable server keeps its own kind and exit code."""
-    if error.exit_code == _UNREACHABLE:
+def _known(error: BaseException) -> PipelineError:
+    """An error as one of the service's. One that isn't is a bug, a cancellation that nobody asked for included."""
+    if isinstance(error, PipelineError):
+        return error
+    log.error("unexpected error", exc_info=error)
+    return InternalError(error)
+
+
+def final_error(error: PipelineError, tries: int) -> PipelineError:
+    """What the error of a last try makes the run's. An unreachable server keeps its own kind and exit code."""
+    if not error.retryable or error.exit_code == _UNREACHABLE:
         return error
     return AttemptsExhausted(f"Gave up after {tries} attempts. The last one: {error}")
 

@@ -5,21 +5,59 @@ All of it is frozen pydantic. Times are timezone-aware; sizes are bytes; duratio
 """
 
 import hashlib
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    field_validator,
+)
 
 JOB = "agency_data_job"
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 AgencyId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
+ParamValue = int | FiniteFloat | bool | str | None
+_LONGEST_INTEGER = 63
+"""In bits, besides the sign."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+BUILT_IN_ARGUMENTS = ("agency_id", "run_id", "since", "until")
+"""Names that a query's `args` and `add` steps may use besides the request's own params."""
+
+
+def _check_moment(value: Any) -> Any:
+    """Only what is written as a time: pydantic takes numbers for seconds since 1970."""
+    if isinstance(value, datetime) or (isinstance(value, str) and _MOMENT.fullmatch(value)):
+        return value
+    raise ValueError("must be a time with its zone, such as 2026-01-18T10:00:00Z")
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must lie between the years 1 and 9999 in UTC") from None
+
+
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)")
+
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_check_moment), AfterValidator(_in_utc)]
+"""A time with its zone, kept in UTC."""
 
 
 class FormatName(StrEnum):
@@ -54,24 +92,51 @@ class Message(BaseModel):
 class JobRequest(Message):
     """One agency's data, please. Only `agency_id` is required."""
 
+    # Strict: `"123"` isn't an agency, nor `"yes"` a boolean. What other services send should mean one thing.
+    model_config = ConfigDict(strict=True)
+
     agency_id: AgencyId
     run_id: RunId | None = Field(None, description="Names the run for good. Derived from the message if absent.")
     job: str = JOB
-    datasets: tuple[str, ...] | None = Field(None, description="Datasets of the job config; all if null.")
-    params: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    datasets: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="Datasets of the job config; all if null."
+    )
+    params: dict[str, ParamValue] = Field(default_factory=dict, description="Values for queries and `add` steps.")
+    since: Moment | None = Field(None, description="A time for queries.")
+    until: Moment | None = Field(None, description="A time for queries.")
     format: FormatName | None = Field(None, description="Replaces the format of every dataset.")
     dry_run: bool = False
     requested_by: str | None = None
     priority: int = Field(0, ge=-(2**15), le=2**15 - 1, description="Higher goes first.")
-    not_before: AwareDatetime | None = None
-    deadline: AwareDatetime | None = None
+    not_before: Moment | None = Field(None, description="The run isn't started before.")
+    deadline: Moment | None = Field(None, description="The run fails if it isn't decided by then.")
     replay_of: RunId | None = None
 
+    @field_validator("datasets")
+    @classmethod
+    def _named_once(cls, datasets: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if datasets is not None and len(set(datasets)) < len(datasets):
+            raise ValueError("names a dataset twice")
+        return datasets
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _usable(cls, params: Any) -> Any:
+        for name, value in params.items() if isinstance(params, dict) else ():
+            if name in BUILT_IN_ARGUMENTS:
+                raise ValueError(f"{name} is built in: a param needs another name")
+            if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
+                # pydantic would go on to float, and lose digits.
+                raise ValueError(f"{name} has more than 64 bits: send it as text")
+        return params
+
     def digest(self) -> str:
-        """Hex SHA-256 of what was asked for, not by whom: two requests with one run id must agree in it."""
-        asked = self.model_dump(mode="json", exclude={"run_id", "requested_by"})
+        """
+        Hex SHA-256 of what was asked for, not by whom: two requests with one run id must agree in it.
+
+        Defaults are left out, so that a field added later changes no hash of a request that doesn't use it.
+        """
+        asked = self.model_dump(mode="json", exclude={"run_id", "requested_by"}, exclude_defaults=True)
         return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -290,6 +355,7 @@ class Plan(Message):
     Artifacts stand in the order in which they are completed: uploads that can be lost before inline content.
     """
 
+    destination: str = Field(description="URL of the destination that holds the uploads; keys are relative to it.")
     artifacts: tuple[Artifact, ...]
     metadata: dict[str, str] = Field(description="Metadata of every object: run-id, agency-id, attempt, trace-id.")
     manifest_key: str
@@ -301,6 +367,7 @@ class UploadRef(Message):
 
     key: str
     upload_id: str
+    destination: str = Field("", description="URL of the destination that has it, once that is recorded.")
 
 
 # -- events --------------------------------------------------------------------------------------

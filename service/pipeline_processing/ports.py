@@ -41,7 +41,7 @@ class Comparison:
     """How values of a column compare, as in SQL."""
 
     family: str
-    """Columns of one family compare with each other: boolean, number, text, uuid, enum, date, timestamp, timestamptz."""
+    """Columns of one family compare: boolean, number, text, uuid, enum, date, timestamp(tz)."""
     key: Callable[[Any], Any]
     """A carried value (never None) → a key that orders as Postgres orders the type."""
     literal: Callable[[str | int | Decimal | bool], Any]

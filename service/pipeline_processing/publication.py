@@ -5,7 +5,7 @@ Everything here works from the stored plan alone and may be repeated, by this wo
 times.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
 
 import structlog
@@ -16,8 +16,10 @@ from pipeline_processing.errors import (
     PipelineError,
     PlanLost,
     PublicationError,
+    SettingsError,
     UploadMissing,
 )
+from pipeline_processing.failures import failure_of
 from pipeline_processing.model import (
     Artifact,
     ContentMeta,
@@ -27,10 +29,10 @@ from pipeline_processing.model import (
     ManifestEntry,
     Plan,
     Run,
-    RunFailure,
     RunState,
 )
-from pipeline_processing.ports import Claim, Destination, Outcome, RunStore
+from pipeline_processing.patience import until_answered
+from pipeline_processing.ports import Claim, Clock, Destination, Outcome, RunStore
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +61,7 @@ def decide(run: RunContext, export: Export, *, destination_url: str, now: dateti
         entries=tuple(_entry(artifact, destination_url) for artifact in artifacts),
     )
     plan = Plan(
+        destination=destination_url,
         # An upload can be lost, inline content can't: with the uploads first, a plan whose first one is gone has
         # changed nothing yet, and may be given up.
         artifacts=tuple(sorted(artifacts, key=lambda a: isinstance(a.staged, InlineContent))),
@@ -96,23 +99,20 @@ def _entry(artifact: Artifact, destination_url: str) -> ManifestEntry:
 
 
 class Publisher:
-    """
-    Completes, publishes and finishes prepared runs. `after` is told the name of each step once it is done; `answered`
-    asks the history until it answers.
-    """
+    """Completes, publishes and finishes prepared runs. `after` is told the name of each step once it is done."""
 
     def __init__(
         self,
         *,
         runs: RunStore,
         destination: Destination,
+        clock: Clock,
         after: Callable[[str], None],
-        answered: Callable[[Callable[[], Awaitable[Run]]], Awaitable[Run]],
     ) -> None:
         self._runs = runs
         self._destination = destination
         self._after = after
-        self._answered = answered
+        self._clock = clock
 
     async def publish(self, claim: Claim, plan: Plan) -> Run:
         """
@@ -121,6 +121,11 @@ class Publisher:
         That is `succeeded`, or `queued` when the plan was void, or `failed` when it can never be published. Raises
         any other error of the destination, which changes nothing: the plan stays to be rolled forward.
         """
+        if plan.destination != self._destination.url:
+            raise SettingsError(
+                f"Run {claim.run.run_id!r} was decided for {plan.destination}, and this service writes to "
+                f"{self._destination.url}. Set the destination back until the run is published."
+            )
         try:
             for number, artifact in enumerate(plan.artifacts):
                 try:
@@ -144,9 +149,9 @@ class Publisher:
         return run
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
-        failure = RunFailure(kind=error.kind, message=str(error), retryable=False, exit_code=error.exit_code)
+        failure = failure_of(error)
         # Asked until it is answered: after a lost reply nobody would come back for the objects.
-        run = await self._answered(lambda: self._runs.fail(claim, failure, state=RunState.PREPARED))
+        run = await until_answered(lambda: self._runs.fail(claim, failure, state=RunState.PREPARED), clock=self._clock)
         # Only now, since `failed` is final: no other worker can be rolling the same plan forward to success.
         for artifact in plan.artifacts:
             try:

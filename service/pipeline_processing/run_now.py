@@ -15,7 +15,8 @@ from pipeline_processing.errors import (
     Superseded,
     TransientError,
 )
-from pipeline_processing.executor import Executor, RetryPolicy, failure_of
+from pipeline_processing.executor import Executor, RetryPolicy, final_error
+from pipeline_processing.failures import failure_of
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunState
 from pipeline_processing.ports import Clock, Destination, RunStore
 from pipeline_processing.publication import outcome_of
@@ -47,6 +48,7 @@ class RunNow:
         self._clock = clock
         self._retry = retry
         self._jitter = jitter
+        self._said_waiting = False
         self._after = after
 
     async def run(self, request: JobRequest, *, run_id: str, trace_id: str, span_id: str) -> Run:
@@ -55,9 +57,11 @@ class RunNow:
 
         Raises ConflictingRequest, RunHeldElsewhere, or the error that keeps a decided run from being published.
         """
-        # A destination that can't be used is found before the run id is spent on it.
-        installation = await self._patiently(self._runs.installation_id)
-        await self._patiently(lambda: self._destination.verify_installation(installation))
+        known = await self._patiently(lambda: self._runs.get(run_id))
+        if known is None or not known.state.finished:
+            # A destination that can't be used is found before the run id is spent on it.
+            installation = await self._patiently(self._runs.installation_id)
+            await self._patiently(lambda: self._destination.verify_installation(installation))
         run = await self._patiently(
             lambda: self._runs.accept(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
         )
@@ -80,14 +84,18 @@ class RunNow:
         return run
 
     async def _waited(self, run_id: str) -> Run:
-        """The run a little later. Raises RunHeldElsewhere when another worker has it."""
+        """The run a little later. Raises RunHeldElsewhere when another worker holds it."""
         run = await self._patiently(lambda: self._runs.get(run_id))
         assert run is not None  # it was accepted, and a finished run is never pruned within moments
-        # A lease that has ended holds nothing: such a run waits for its turn, as a queued one does.
-        if run.lease_expires_at is not None and run.lease_expires_at > self._clock.now():
+        # A lease that has ended holds nothing: such a run waits for its turn, as a queued one does. And one of our own
+        # that we know nothing of (the reply to the claim was lost) has only to end.
+        held = run.lease_expires_at is not None and run.lease_expires_at > self._clock.now()
+        if held and run.worker != self._executor.worker:
             raise RunHeldElsewhere(run_id, worker=run.worker)
         if not run.state.finished:
-            log.debug("the run isn't due yet, or its agency has as many runs as it may", not_before=run.not_before)
+            if not self._said_waiting:
+                self._said_waiting = True
+                log.warning("waiting: the run isn't due yet, or its agency has as many runs in progress as it may")
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)
         return run
 
@@ -150,7 +158,7 @@ async def run_dry(
             export = await processor.process_agency(run.request.agency_id, config)
         except PipelineError as error:
             if not error.retryable or attempt >= retry.max_attempts:
-                return completion(attempt, state="failed", error=failure_of(error))
+                return completion(attempt, state="failed", error=failure_of(final_error(error, attempt)))
             delay = retry.delay(attempt, jitter()).total_seconds()
             log.warning("trying again", error=str(error), delay=delay)
             await clock.sleep(delay)

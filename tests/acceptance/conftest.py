@@ -39,11 +39,11 @@ def new_service(servers: EmbeddedServers, template: str) -> NewService:
     """Opens a service with a database and a bucket of its own."""
 
     @contextmanager
-    def opened(folder: Path) -> Iterator[Service]:
+    def opened(folder: Path, *, warm: bool = True) -> Iterator[Service]:
         name = f"acceptance-{uuid4().hex[:12]}"
         servers.postgres.create_database(name, template=template)
         servers.seaweedfs.create_bucket(name)
-        service = Service(servers=servers, database=name, bucket=name, folder=folder)
+        service = Service(servers=servers, database=name, bucket=name, folder=folder, warm=warm)
         try:
             yield service
         finally:

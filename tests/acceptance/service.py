@@ -29,12 +29,15 @@ from botocore.config import Config
 from jsonschema import Draft202012Validator
 
 from pipeline_processing.embedded.servers import EmbeddedServers
+from tests.acceptance.warm import Forked
 
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parent.parent / "schemas"
 PREFIX = "agencies"
 
 T = TypeVar("T")
+
+Process = subprocess.Popen[str] | Forked
 
 
 def eventually(condition: Callable[[], T], seconds: float = 20.0) -> T:
@@ -162,6 +165,8 @@ class Service:
     database: str
     bucket: str
     folder: Path
+    warm: bool = True
+    """Whether commands are forked, which saves starting Python; see `warm.py`."""
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,7 +182,7 @@ class Service:
         self._loop = asyncio.Runner()
         self._connection: asyncpg.Connection | None = None
         self._s3: Any = None
-        self._started: list[subprocess.Popen[str]] = []
+        self._started: list[Process] = []
 
     def close(self) -> None:
         """End what was started here."""
@@ -218,36 +223,39 @@ class Service:
         """`run agency_data_job --agency-id N --json …`."""
         return self.cli(*self._run(agency_id, *options), **others)
 
-    def start(self, *arguments: object, env: Mapping[str, str | None] | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, env: Mapping[str, str | None] | None = None) -> Process:
         """Start a command."""
         return self._start(["-m", "pipeline_processing.cli.main", *map(str, arguments)], env)
 
-    def start_run(
-        self, agency_id: int, *options: object, env: Mapping[str, str | None] | None = None
-    ) -> subprocess.Popen[str]:
+    def start_run(self, agency_id: int, *options: object, env: Mapping[str, str | None] | None = None) -> Process:
         """Start a `run`."""
         return self.start(*self._run(agency_id, *options), env=env)
 
     def trapped(
         self, trap: str, agency_id: int, *options: object, env: Mapping[str, str | None] | None = None
-    ) -> subprocess.Popen[str]:
+    ) -> Process:
         """Start a `run` that gets a signal at one place: see `trapped_cli.py`."""
         return self._start([str(HERE / "trapped_cli.py"), trap, *self._run(agency_id, *options)], env)
 
     def _run(self, agency_id: int, *options: object) -> list[str]:
         return ["run", "agency_data_job", "--agency-id", str(agency_id), "--json", *map(str, options)]
 
-    def _start(self, command: list[str], env: Mapping[str, str | None] | None) -> subprocess.Popen[str]:
+    def _start(self, command: list[str], env: Mapping[str, str | None] | None) -> Process:
         changed = {**self.environment, **(env or {})}
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            env={name: value for name, value in changed.items() if value is not None},
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        variables = {name: value for name, value in changed.items() if value is not None}
+        process: Process
+        if self.warm:
+            process = Forked(command, env=variables, folder=self.folder)
+        else:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env=variables,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self._started.append(process)
         return process
 
@@ -357,17 +365,17 @@ class Service:
         return self.tables(), self.objects(), self.pending_uploads()
 
 
-NewService = Callable[[Path], AbstractContextManager[Service]]
-"""Opens a service of its own, with its files in a folder."""
+NewService = Callable[..., AbstractContextManager[Service]]
+"""Opens a service of its own, with its files in a folder; `warm` as the service has it."""
 
 
-def finished(process: subprocess.Popen[str], seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+def finished(process: Process, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
     """A command that was started, at its end."""
     stdout, stderr = process.communicate(timeout=seconds)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def is_stopped(process: subprocess.Popen[str]) -> bool:
+def is_stopped(process: Process) -> bool:
     """Whether a SIGSTOP has reached it."""
     assert process.poll() is None, process.communicate()
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

@@ -99,6 +99,11 @@ REFUSED = {
             "destinations": [],
         },
     ),
+    "python function that isn't there": Refused(
+        65,
+        ("'python: no_such_module:f'", "Install"),
+        job=one_dataset("SELECT 1 AS one", args=(), steps=[{"python": "no_such_module:f"}]),
+    ),
     "job config that isn't YAML": Refused(65, ("isn't YAML",), job="datasets: ["),
     "job config that isn't there": Refused(
         65, ("/nowhere/job.yaml", "--config"), env={"PIPELINE_JOB_CONFIG_FILE": "/nowhere/job.yaml"}
@@ -206,12 +211,6 @@ FAILED = {
     ),
     "unknown column in a step": Failed(
         65, "unknown_column", ("'colour'", "select"), one_dataset(ALL_RECORDS, steps=[{"select": ["id", "colour"]}])
-    ),
-    "python function isn't there": Failed(
-        65,
-        "invalid_step",
-        ("no_such_module", "Install"),
-        one_dataset(ALL_RECORDS, steps=[{"python": "no_such_module:f"}]),
     ),
     "python step raises": Failed(
         1,

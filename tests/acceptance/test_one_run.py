@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,10 +50,17 @@ class Exported:
     history: dict[str, Any]
 
 
+@pytest.fixture
+def service(new_service: NewService, tmp_path: Path) -> Iterator[Service]:
+    """A service of this test's own, whose commands are started from scratch."""
+    with new_service(tmp_path, warm=False) as opened:
+        yield opened
+
+
 @pytest.fixture(scope="module")
 def exported(new_service: NewService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     """One run of the large agency, shared by the tests that only look at what it left."""
-    with new_service(tmp_path_factory.mktemp("exported")) as service:
+    with new_service(tmp_path_factory.mktemp("exported"), warm=False) as service:
         done = service.run(LARGE, "--run-id", RUN, "--param", "reason=audit")
         assert done.returncode == 0, done.stderr
         yield Exported(service, done, service.objects(), published_in(service, RUN, LARGE), service.history(RUN))

@@ -14,6 +14,7 @@ from tests.acceptance.service import (
     CHANGE_ROWS,
     HUGE,
     LARGE,
+    Process,
     Service,
     completion,
     eventually,
@@ -27,7 +28,7 @@ RUN = "paused-1"
 SHORT_LEASE = {"PIPELINE_WORKER__LEASE_SECONDS": "1.5"}
 
 
-def paused(service: Service, place: str, agency_id: int) -> subprocess.Popen[str]:
+def paused(service: Service, place: str, agency_id: int) -> Process:
     """A worker that has stopped itself there, and whose lease has ended since."""
     process = service.trapped(f"SIGSTOP@{place}", agency_id, "--run-id", RUN, env=SHORT_LEASE)
     eventually(lambda: is_stopped(process))
@@ -36,7 +37,7 @@ def paused(service: Service, place: str, agency_id: int) -> subprocess.Popen[str
     return process
 
 
-def resumed(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+def resumed(process: Process) -> subprocess.CompletedProcess[str]:
     """The same worker at its end."""
     process.send_signal(signal.SIGCONT)
     return finished(process)

@@ -31,7 +31,9 @@ def modules() -> list[Path]:
     return [
         path
         for path in sorted(PACKAGE.rglob("*.py"))
-        if not (relative := path.relative_to(PACKAGE).as_posix()).startswith((*COMPOSITION, *(f"{a}/" for a in ADAPTERS)))
+        if not (relative := path.relative_to(PACKAGE).as_posix()).startswith(
+            (*COMPOSITION, *(f"{a}/" for a in ADAPTERS))
+        )
         and relative
     ]
 

@@ -16,14 +16,12 @@ from pydantic import (
 
 from pipeline_processing.durations import Duration
 from pipeline_processing.errors import JobConfigError, UnknownDataset
+from pipeline_processing.locations import parse_location
 from pipeline_processing.model import Compression, FormatName, JobRequest
 from pipeline_processing.steps.config import StepConfig
 from pipeline_processing.validation import faults_of
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
-
-BUILT_IN_ARGUMENTS = ("agency_id", "run_id", "since", "until")
-"""Names that `args` may use besides the request's own params."""
 
 
 class InvalidJobConfig(JobConfigError):
@@ -73,8 +71,13 @@ class DatasetConfig(Part):
 class S3DestinationConfig(Part):
     """A bucket and the prefix below it."""
 
-    bucket: str = Field(min_length=3)
+    bucket: str
     prefix: str = ""
+
+    @model_validator(mode="after")
+    def _is_a_location(self) -> "S3DestinationConfig":
+        parse_location(f"s3://{self.bucket}/{self.prefix.strip('/')}")  # by the rules of PIPELINE_DESTINATION
+        return self
 
 
 class FileDestinationConfig(Part):

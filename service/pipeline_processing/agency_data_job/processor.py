@@ -116,6 +116,8 @@ class AgencyProcessor:
 
         Raises a RunError: a DataError or JobConfigError for good, a TransientError if another attempt may succeed.
         """
+        if agency_id != self._run.request.agency_id:
+            raise ValueError(f"this processor's run is for agency {self._run.request.agency_id}, not {agency_id}")
         exports = []
         async with self._source.snapshot(config.datasets) as snapshot:
             for dataset in config.datasets:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_processing.cli.context import missing_settings
 from pipeline_processing.cli.exit_codes import SUCCESS
 from pipeline_processing.masking import mask_text
 
@@ -41,6 +42,7 @@ def check(
     from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings_loader import InvalidSettings, load_settings
+    from pipeline_processing.steps.chain import check_steps
 
     settings, job_config = None, None
     errors: list[PipelineError] = []
@@ -53,10 +55,11 @@ def check(
     if job_config_file is not None:
         try:
             job_config = load_job_config(job_config_file)
+            check_steps(job_config)
         except PipelineError as error:
             errors.append(error)
     if settings is not None:
-        errors += _missing(settings, job_config)
+        errors += missing_settings(settings, job_config)
 
     if job_config is not None:
         datasets = ", ".join(dataset.name for dataset in job_config.datasets)
@@ -66,22 +69,6 @@ def check(
     if errors or settings is None or job_config is None:
         raise typer.Exit(_report(errors))
     raise typer.Exit(_check_servers(settings, job_config) if connect else SUCCESS)
-
-
-def _missing(settings: Settings, job_config: AgencyJobConfig | None) -> list[PipelineError]:
-    """What no single value is to blame for: settings that a run needs, and that nobody set."""
-    from pipeline_processing.errors import SettingsError
-
-    needed = [settings.require_source_dsn, settings.require_job_config_file]
-    if job_config is not None and job_config.destinations is None:
-        needed.append(settings.require_destination)
-    errors: list[PipelineError] = []
-    for require in needed:
-        try:
-            require()
-        except SettingsError as error:
-            errors.append(error)
-    return errors
 
 
 def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:

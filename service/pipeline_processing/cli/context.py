@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_data_job.config import AgencyJobConfig
+    from pipeline_processing.errors import SettingsError
     from pipeline_processing.settings import Settings
 
 
-def current_settings() -> Settings:
-    """The settings of this process. Raises SettingsError with every fault."""
+def current_settings(*, job_config_file: Path | None = None) -> Settings:
+    """The settings of this process, with the job config that `--config` names. Raises InvalidSettings with all faults."""
     from pipeline_processing.settings_loader import load_settings
 
-    return load_settings(os.environ).settings
+    return load_settings(os.environ, overrides={"PIPELINE_JOB_CONFIG_FILE": job_config_file}).settings
+
+
+def missing_settings(
+    settings: Settings, job_config: AgencyJobConfig | None, *, dry: bool = False
+) -> list[SettingsError]:
+    """What no single value is to blame for: settings that a run needs, and that nobody set."""
+    from pipeline_processing.errors import SettingsError
+
+    needed = [settings.require_source_dsn, settings.require_job_config_file]
+    if job_config is not None and job_config.destinations is None and not dry:
+        needed.append(settings.require_destination)
+    errors: list[SettingsError] = []
+    for require in needed:
+        try:
+            require()
+        except SettingsError as error:
+            errors.append(error)
+    return errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from typing import Annotated
@@ -68,9 +67,3 @@ def _configure_logs() -> None:
     from pipeline_processing.logs import configure_logs
 
     configure_logs(json=not sys.stderr.isatty(), level="warning")
-    # The story tells itself of the run that fails, and ends with an error if another one does.
-    logging.getLogger("pipeline_processing.executor").addFilter(_is_news)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not (isinstance(record.msg, dict) and record.msg.get("event") == "run failed")

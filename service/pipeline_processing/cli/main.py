@@ -21,7 +21,7 @@ PROGRAM = "pipeline-processing"
 
 app = typer.Typer(
     name=PROGRAM,
-    help="Exports one agency's data on request: Postgres, transform and enrich steps, S3.",
+    help="Exports one agency's data on request: Postgres → steps → S3.",
     # Plain help and plain tracebacks: rich doubles the time to start, and frames' locals may hold secrets.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline_processing.cli.exit_codes import SUCCESS
+from pipeline_processing.cli.exit_codes import SUCCESS, Terminated
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -53,9 +54,12 @@ def run(
     With the id of a run that has finished, prints its result again and does no work.
     """
     from pipeline_processing.agency_data_job.config import load_job_config
-    from pipeline_processing.cli.context import current_settings
+    from pipeline_processing.app import new_run_id
+    from pipeline_processing.cli.context import current_settings, missing_settings
     from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.errors import SettingsError
     from pipeline_processing.logs import configure_logs
+    from pipeline_processing.steps.chain import check_steps
     from pipeline_processing.telemetry import configure_telemetry
 
     request = _request(
@@ -69,13 +73,26 @@ def run(
         until=until,
         params=_params(param or []),
     )
-    settings = current_settings()
-    job_config = load_job_config(config or settings.require_job_config_file())
-    job_config.for_request(request)  # refuses an unknown dataset before the run id is spent on it
+    settings = current_settings(job_config_file=config)
+    job_config = load_job_config(settings.job_config_file) if settings.job_config_file else None
+    missing = missing_settings(settings, job_config, dry=dry_run)
+    if missing or job_config is None:
+        raise SettingsError("\n".join(map(str, missing)))
+    # What can be refused is, before the run id is spent on it.
+    job_config.for_request(request)
+    check_steps(job_config)
+    run_id = request.run_id or new_run_id()
     on_terminal = sys.stderr.isatty()
     configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
-    with configure_telemetry(os.environ) as telemetry:
-        completion = run_async(_completed(settings, job_config, request, telemetry))
+    typer.echo(f"{run_id}: started", err=True)
+    try:
+        with configure_telemetry(os.environ) as telemetry:
+            completion = run_async(_completed(settings, job_config, request, run_id, telemetry))
+    except (KeyboardInterrupt, Terminated):
+        if not dry_run:
+            typer.echo(f"{run_id} was interrupted, and handed back. The same command goes on with it, given", err=True)
+            typer.echo(f"    --run-id {run_id}", err=True)
+        raise
     return _told(completion, as_json=as_json)
 
 
@@ -85,6 +102,8 @@ def _params(pairs: list[str]) -> dict[str, str]:
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise typer.BadParameter(f"{pair!r} isn't KEY=VALUE", param_hint="--param")
+        if key in params:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint="--param")
         params[key] = value
     return params
 
@@ -99,14 +118,14 @@ def _request(**fields: Any) -> JobRequest:
     if fields["job"] != JOB:
         raise UnknownJob(f"There is no job {fields['job']!r}. The job is {JOB}.")
     try:
-        return JobRequest.model_validate(fields)
+        return JobRequest.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         faults = "\n".join(f"  {fault}" for fault in faults_of(error))
         raise InvalidRequest(f"The request isn't valid:\n{faults}") from None
 
 
 async def _completed(
-    settings: Settings, config: AgencyJobConfig, request: JobRequest, telemetry: Telemetry
+    settings: Settings, config: AgencyJobConfig, request: JobRequest, run_id: str, telemetry: Telemetry
 ) -> RunCompletion:
     from pipeline_processing import app
     from pipeline_processing.agency_data_job.processor import RunContext
@@ -117,7 +136,6 @@ async def _completed(
     from pipeline_processing.model import RunCompletion
     from pipeline_processing.telemetry import trace_ids
 
-    run_id = request.run_id or app.new_run_id()
     with (
         telemetry.tracer.start_as_current_span("run") as span,
         shown_progress() as on_progress,

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from pipeline_processing.errors import ConflictingObjects, UploadMissing
+from pipeline_processing.errors import ConflictingObjects, DestinationUnavailable, UploadMissing
 from pipeline_processing.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.model import Artifact, InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Sealed, Upload, UploadStarted
@@ -92,7 +92,9 @@ class MemoryDestination:
         return upload
 
     def store(self, upload: UploadRef, body: bytes, metadata: Mapping[str, str]) -> None:
-        """All bytes of an upload, for `seal`."""
+        """All bytes of an upload, for `seal`. Raises DestinationUnavailable if somebody has aborted it, as S3 does."""
+        if upload not in self.open_uploads:
+            raise DestinationUnavailable(f"The upload of {self._url(upload.key)} is gone.")
         self._stored[upload.upload_id] = (body, dict(metadata))
 
     def inlines(self, size: int) -> bool:

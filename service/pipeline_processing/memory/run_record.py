@@ -13,8 +13,9 @@ HELD = (RunState.RUNNING, RunState.PREPARED)
 
 @dataclass(slots=True)
 class StartedUpload:
-    """An upload, the fence that started it, and whether the run's plan names it."""
+    """An upload, where it is, the fence that started it, and whether the run's plan names it."""
 
+    destination: str
     fence: int
     planned: bool = False
 
@@ -52,7 +53,7 @@ class RunRecord:
     def lost_uploads(self) -> list[UploadRef]:
         """Those that nobody will complete."""
         return [
-            UploadRef(key=key, upload_id=upload_id)
+            UploadRef(key=key, upload_id=upload_id, destination=upload.destination)
             for (key, upload_id), upload in self.uploads.items()
             if self.run.state not in HELD
             or (upload.fence != self.run.fence and not (upload.planned and self.run.state is RunState.PREPARED))

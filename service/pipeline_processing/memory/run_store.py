@@ -126,7 +126,8 @@ class MemoryRunStore:
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
         record = self._held(claim, *HELD)
-        if record.run.lease_expires_at is None:  # given up, and this came late
+        ends_at = record.run.lease_expires_at
+        if ends_at is None or ends_at <= self._clock.now():  # given up, or over: the agency's place may be taken
             raise Superseded(claim.run.run_id, fence=claim.fence)
         record.change(lease_expires_at=self._clock.now() + lease)
 
@@ -139,7 +140,7 @@ class MemoryRunStore:
 
     async def record_upload(self, claim: Claim, upload: UploadRef) -> None:
         record = self._held(claim, RunState.RUNNING)
-        record.uploads[upload.key, upload.upload_id] = StartedUpload(fence=claim.fence)
+        record.uploads[upload.key, upload.upload_id] = StartedUpload(destination=upload.destination, fence=claim.fence)
 
     async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
         if run_id in self._records:

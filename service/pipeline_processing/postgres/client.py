@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import socket
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -16,6 +18,9 @@ from pipeline_processing.postgres.errors import translated
 log = structlog.get_logger(__name__)
 
 _RELEASE_SECONDS = 5.0
+_IDLE_SECONDS = 30
+_PROBE_SECONDS = 10
+_PROBES = 3
 
 
 class DatabaseClient:
@@ -60,6 +65,7 @@ class DatabaseClient:
                 timeout=self._connect_seconds,
                 command_timeout=self._command_seconds,
                 server_settings=self._server_settings,
+                init=_notice_silence,
             )
         return self
 
@@ -99,6 +105,21 @@ class DatabaseClient:
         except Exception as problem:
             # asyncpg has cut it off, and the pool opens another one.
             log.debug("a connection could not be reset", where=self.where, error=str(problem))
+
+
+async def _notice_silence(connection: Any) -> None:
+    """Have the kernel end a connection whose other side has vanished; a query itself may be silent for hours."""
+    # asyncpg has no option for it, and no other way to its socket.
+    socket_ = connection._transport.get_extra_info("socket")
+    if socket_ is None or socket_.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    socket_.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_SECONDS)
+        socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
+        socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+        unanswered_ms = (_IDLE_SECONDS + _PROBE_SECONDS * _PROBES) * 1000
+        socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unanswered_ms)
 
 
 def quoted(identifier: str) -> str:

@@ -138,13 +138,13 @@ turn AS (
 SELECT * FROM claimed;
 
 -- name: renew
--- Extend a lease from now. One that was given up stays given up, even if this arrives late.
+-- Extend a lease from now. One that was given up or has ended stays so: its agency's place may be taken.
 UPDATE runs
 SET lease_expires_at = clock_timestamp() + :lease::interval
 WHERE run_id = :run_id
   AND fence = :fence
   AND state IN ('running', 'prepared')
-  AND lease_expires_at IS NOT NULL
+  AND lease_expires_at > clock_timestamp()
 RETURNING run_id;
 
 -- name: start_attempt
@@ -161,8 +161,8 @@ RETURNING run_attempts.run_id;
 
 -- name: record_upload
 -- Remember an upload. A handle that an earlier attempt used as well belongs to this one now.
-INSERT INTO uploads (run_id, key, upload_id, fence)
-SELECT run_id, :key, :upload_id, fence
+INSERT INTO uploads (run_id, key, upload_id, destination, fence)
+SELECT run_id, :key, :upload_id, :destination, fence
 FROM runs
 WHERE run_id = :run_id AND fence = :fence AND state = 'running'
 ON CONFLICT (run_id, key, upload_id) DO UPDATE SET fence = excluded.fence
@@ -176,7 +176,7 @@ WHERE uploads.run_id = :run_id AND uploads.key = gone.key AND uploads.upload_id 
 
 -- name: lost_uploads
 -- Uploads that nobody will complete. Only a prepared run's plan still can be: a failed run's never is.
-SELECT uploads.key, uploads.upload_id
+SELECT uploads.key, uploads.upload_id, uploads.destination
 FROM uploads
 JOIN runs ON runs.run_id = uploads.run_id
 WHERE runs.run_id = :run_id

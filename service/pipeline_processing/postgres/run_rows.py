@@ -13,7 +13,7 @@ _ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
 
 
 def run_of(row: Mapping[str, Any]) -> Run:
-    """A record of `runs`. Columns that this version doesn't know are left out."""
+    """A record of `runs`. What a newer version has added to it or to its request is left out."""
     error = None
     if row["error_kind"] is not None:
         error = RunFailure(
@@ -24,7 +24,7 @@ def run_of(row: Mapping[str, Any]) -> Run:
         )
     return Run(
         **{column: row[column] for column in _RUN_COLUMNS},
-        request=JobRequest.model_validate_json(row["request"]),
+        request=JobRequest.model_validate_json(row["request"], extra="ignore"),
         timings=None if row["timings"] is None else orjson.loads(row["timings"]),
         error=error,
     )

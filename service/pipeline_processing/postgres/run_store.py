@@ -130,7 +130,7 @@ class PostgresRunStore:
     # -- uploads ---------------------------------------------------------------------------------
 
     async def record_upload(self, claim: Claim, upload: UploadRef) -> None:
-        await self._touch("record_upload", claim, key=upload.key, upload_id=upload.upload_id)
+        await self._touch("record_upload", claim, **upload.model_dump())
 
     async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
         keys, upload_ids = [upload.key for upload in uploads], [upload.upload_id for upload in uploads]
@@ -140,7 +140,7 @@ class PostgresRunStore:
     async def lost_uploads(self, run_id: str) -> list[UploadRef]:
         async with self._session() as connection:
             rows = await connection.fetch(*QUERIES["lost_uploads"](run_id=run_id))
-        return [UploadRef(key=row["key"], upload_id=row["upload_id"]) for row in rows]
+        return [UploadRef(**row) for row in rows]
 
     # -- the decision ----------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class PostgresRunStore:
             plan = await connection.fetchval(*QUERIES["plan"](run_id=claim.run.run_id, fence=claim.fence))
         if plan is None:
             raise Superseded(claim.run.run_id, fence=claim.fence)
-        return Plan.model_validate_json(plan)
+        return Plan.model_validate_json(plan, extra="ignore")
 
     # -- the end of a run ------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import sqlglot
+import structlog
 from msgspec import Raw
 from sqlglot import TokenType
 
@@ -20,6 +21,8 @@ from pipeline_processing.postgres.client import DatabaseClient, quoted
 from pipeline_processing.postgres.description import described
 from pipeline_processing.postgres.types import carried_as, column_of, rendered, set_codecs
 from pipeline_processing.projection import Projection
+
+log = structlog.get_logger(__name__)
 
 SESSION_SETTINGS = {
     "TimeZone": "UTC",
@@ -33,6 +36,7 @@ SESSION_SETTINGS = {
 
 MAX_BATCH_ROWS = 1000
 """More rows at a time are slower: they leave the processor's caches before they are encoded."""
+_LEAVING_SECONDS = 5.0
 _FIRST_BATCH_ROWS = 4
 """Few, as nothing is known yet of how wide the rows are."""
 
@@ -56,13 +60,21 @@ class PostgresSource:
         All queries are planned first, so that a wrong one is found before the first row of any is read.
         """
         async with self._database.connection() as connection:
+            transaction = connection.transaction(isolation="repeatable_read", readonly=True)
             try:
-                async with connection.transaction(isolation="repeatable_read", readonly=True):
-                    # The transaction's first query fixes the snapshot.
-                    taken_at = await connection.fetchval("SELECT statement_timestamp()")
-                    shapes = {dataset.name: await _shape(connection, dataset) for dataset in datasets}
-                    yield PostgresSnapshot(connection, shapes, taken_at=taken_at, batch_bytes=self._batch_bytes)
+                await transaction.start()
+                # The transaction's first query fixes the snapshot.
+                taken_at = await connection.fetchval("SELECT statement_timestamp()")
+                shapes = {dataset.name: await _shape(connection, dataset) for dataset in datasets}
+                yield PostgresSnapshot(connection, shapes, taken_at=taken_at, batch_bytes=self._batch_bytes)
             finally:
+                try:
+                    # asyncpg cancels a query that is still running before it rolls back. Limited, because the network
+                    # may be what has failed.
+                    async with asyncio.timeout(_LEAVING_SECONDS):
+                        await transaction.rollback()
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                    log.debug("a snapshot was cut off", error=str(error))
                 # Its codecs are this snapshot's; the pool opens another connection for the next.
                 connection.terminate()
 
@@ -83,6 +95,11 @@ class PostgresSnapshot:
         self._batch_bytes = batch_bytes
         self._carry: str | None = None
         self.taken_at = taken_at
+
+    def columns(self, dataset: DatasetConfig, *, carry: str) -> Columns:
+        """What the dataset's query gives, as steps see it."""
+        shape = self._shapes[dataset.name]
+        return exact_query(shape.names, shape.types, shape.enums, dataset.source.postgres.query, carry)[0]
 
     @asynccontextmanager
     async def rows(
@@ -111,11 +128,8 @@ class PostgresSnapshot:
         """Rolled back after the block: that closes its cursors, and heals the transaction if a fetch was cancelled."""
         savepoint = self._connection.transaction()
         await savepoint.start()
-        try:
-            yield
-        finally:
-            if not self._connection.is_closed():
-                await savepoint.rollback()
+        yield  # after an error the whole snapshot ends: there is nothing to heal
+        await savepoint.rollback()
 
 
 @dataclass(frozen=True, slots=True)

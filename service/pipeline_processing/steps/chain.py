@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.ports import Batch, Columns, Step
 from pipeline_processing.projection import Projection
 from pipeline_processing.steps.add import Add
@@ -70,6 +71,14 @@ def bind(configs: Sequence[StepConfig], columns: Columns, *, dataset: str, argum
         steps.append(step)
         reaching = step.columns
     return Chain(steps, columns)
+
+
+def check_steps(config: AgencyJobConfig) -> None:
+    """What can be wrong with steps whatever their columns: conditions and functions. Raises InvalidStep."""
+    for dataset in config.datasets:
+        for step in dataset.steps:
+            if isinstance(step, FilterConfig | PythonConfig):
+                _build(step, None, dataset=dataset.name, arguments={})
 
 
 def _build(config: StepConfig, columns: Columns | None, *, dataset: str, arguments: Mapping[str, Any]) -> Step:

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
+from pipeline_processing.embedded.servers import EmbeddedServers
 from tests.contract.destination.destination_backends import (
     Backend,
     FileBackend,
@@ -14,9 +17,6 @@ from tests.contract.destination.destination_backends import (
     Started,
     s3_backend,
 )
-
-from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
-from pipeline_processing.embedded.servers import EmbeddedServers
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import hashlib
 from uuid import uuid4
 
 import pytest
-from tests.contract.destination.destination_backends import KEY, LARGE, METADATA, SMALL, Backend, Started, stage
 
 from pipeline_processing.errors import ConflictingObjects, ForeignPrefix, UploadMissing
 from pipeline_processing.model import UploadRef
+from tests.contract.destination.destination_backends import KEY, LARGE, METADATA, SMALL, Backend, Started, stage
 
 EMPTY = b""
 SIZES = pytest.mark.parametrize("body", [EMPTY, SMALL, LARGE], ids=["empty", "small", "large"])

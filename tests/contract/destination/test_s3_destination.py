@@ -8,6 +8,14 @@ import time
 
 import pytest
 from pydantic import SecretStr
+
+from pipeline_processing.budget import ByteBudget
+from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
+from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError
+from pipeline_processing.model import InlineContent, MultipartUpload
+from pipeline_processing.ports import Destination
+from pipeline_processing.s3.client import S3Client
+from pipeline_processing.s3.destination import S3Destination
 from tests.contract.destination.destination_backends import (
     KEY,
     LARGE,
@@ -19,14 +27,6 @@ from tests.contract.destination.destination_backends import (
     client_of,
     stage,
 )
-
-from pipeline_processing.budget import ByteBudget
-from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
-from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError
-from pipeline_processing.model import InlineContent, MultipartUpload
-from pipeline_processing.ports import Destination
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.destination import S3Destination
 
 
 def destination_of(client: S3Client, bucket: str) -> S3Destination:

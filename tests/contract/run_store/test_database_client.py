@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.contract.run_store.conftest import PostgresBackend
 
 from pipeline_processing.embedded.ports import free_ports
 from pipeline_processing.errors import (
@@ -22,6 +21,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.run_store import PostgresRunStore
+from tests.contract.run_store.conftest import PostgresBackend
 
 PASSWORD = "hush-hush"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from tests.contract.run_store.conftest import PostgresBackend, postgres_backend
 
 from pipeline_processing.errors import AccessDenied, HistoryOutdated, HistoryTooNew, HistoryUnavailable
 from pipeline_processing.model import JobRequest
 from pipeline_processing.postgres.client import DatabaseClient, quoted
 from pipeline_processing.postgres.migrate import MIGRATIONS, Migration, current_version, migrate, pending
+from tests.contract.run_store.conftest import PostgresBackend, postgres_backend
 
 NEXT = Migration(
     version=MIGRATIONS[-1].version + 1,

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.contract.run_store.conftest import Backend
 
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RunUnknown, Superseded
 from pipeline_processing.model import (
@@ -30,6 +29,7 @@ from pipeline_processing.model import (
     UploadRef,
 )
 from pipeline_processing.ports import Claim, Origin, Outcome, RunStore
+from tests.contract.run_store.conftest import Backend
 
 LEASE = timedelta(minutes=5)
 PAST_THE_LEASE = 301.0

@@ -58,7 +58,7 @@ async def export_all(
         tracer=NoOpTracer(),
         max_row_bytes=GIB,
     )
-    export = await processor.process_agency(7, AgencyJobConfig.model_validate({"datasets": datasets}))
+    export = await processor.process_agency(asked.agency_id, AgencyJobConfig.model_validate({"datasets": datasets}))
     return {exported.counts.name: _content(exported.artifact) for exported in export.datasets}
 
 

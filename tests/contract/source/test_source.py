@@ -20,6 +20,8 @@ from tests.contract.source.helpers import dataset, export, export_all, parsed_cs
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 both_formats = pytest.mark.parametrize("form", ["ndjson", "csv"])
+SLEEPING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+
 both_forms = pytest.mark.parametrize("carry", ["json", "text"])
 
 
@@ -88,7 +90,9 @@ async def test_queries_are_planned_before_any_is_read(source: PostgresSource, co
         "SELECT g AS id, pg_sleep(CASE WHEN g < 6 THEN 0 ELSE 60 END)::text AS t FROM generate_series(1, 100) g",
     ],
 )
-async def test_leaving_early(query: str, carry: str, other: str, source: PostgresSource):
+async def test_leaving_early(
+    query: str, carry: str, other: str, source: PostgresSource, connection: asyncpg.Connection
+):
     """A dataset that isn't read to its end doesn't keep the next one of the snapshot from being read."""
     first = DatasetConfig.model_validate(dataset(query))
     second = DatasetConfig.model_validate(dataset("SELECT 5 AS n, ARRAY[1.50] AS l", name="second"))
@@ -97,6 +101,8 @@ async def test_leaving_early(query: str, carry: str, other: str, source: Postgre
         for _ in range(3):
             async with snapshot.rows(first, {}, carry=carry) as batches:
                 await anext(batches)
+                if "pg_sleep" in query:  # a cancellation that arrives before its query would be lost
+                    await _until(connection, f"EXISTS ({SLEEPING})")
             async with snapshot.rows(second, {}, carry=other) as batches:
                 [[row]] = [batch async for batch in batches]
             assert str(row["n"]) == "5"
@@ -104,9 +110,8 @@ async def test_leaving_early(query: str, carry: str, other: str, source: Postgre
 
 async def test_a_slow_query_is_given_up_at_once(source: PostgresSource, connection: asyncpg.Connection):
     """Cancelling the run cancels its query on the server, and leaves no session behind."""
-    sleeping = "query LIKE '%pg_sleep(60)%' AND state <> 'idle' AND pid <> pg_backend_pid()"
     reader = asyncio.create_task(read(source, "SELECT pg_sleep(60)"))
-    await _until(connection, f"EXISTS (SELECT FROM pg_stat_activity WHERE {sleeping})")
+    await _until(connection, f"EXISTS ({SLEEPING})")
 
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -115,7 +120,7 @@ async def test_a_slow_query_is_given_up_at_once(source: PostgresSource, connecti
 
     await _until(
         connection,
-        f"NOT EXISTS (SELECT FROM pg_stat_activity WHERE {sleeping})",
+        f"NOT EXISTS ({SLEEPING})",
     )
 
 
@@ -208,7 +213,6 @@ UNFITTING: dict[str, tuple[Any, str]] = {
     "text for an integer": ("abc", "$1::int"),
     "an injection for an integer": ("1; DROP TABLE accounts", "$1::int"),
     "too large an integer": (2**40, "$1::int"),
-    "far too large an integer": (2**80, "$1::bigint"),
     "a fraction for an integer": (1.5, "$1::int"),
     "text of a fraction for an integer": ("1.5", "$1::int"),
     "a boolean for an integer": (True, "$1::int"),
@@ -243,7 +247,7 @@ async def test_params_that_do_not_fit(param: Any, expression: str, form: str, so
 
 @both_formats
 async def test_built_in_arguments(form: str, source: PostgresSource):
-    """agency_id, run_id, since and until can be named, in any order and more than once, and no param replaces them."""
+    """agency_id, run_id, since and until can be named, in any order and more than once."""
     written = await export(
         source,
         "SELECT $2::bigint AS agency, $1::text AS run, $3::timestamptz AS since, $4::timestamptz IS NULL AS no_end, $5::int AS again",
@@ -252,7 +256,6 @@ async def test_built_in_arguments(form: str, source: PostgresSource):
         request={
             "agency_id": 2**31 - 1,
             "since": "2026-01-18T12:00:00.5+02:00",
-            "params": {"run_id": "x", "agency_id": 1},
         },
     )
 

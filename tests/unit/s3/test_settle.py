@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.s3.fake_s3 import FakeS3
 
 from pipeline_processing.budget import ByteBudget
 from pipeline_processing.errors import (
@@ -21,6 +20,7 @@ from pipeline_processing.s3.client import ObjectHead
 from pipeline_processing.s3.destination import S3Destination
 from pipeline_processing.s3.errors import AlreadyThere, ConditionalConflict, UploadGone
 from pipeline_processing.s3.parts import MIB
+from tests.unit.s3.fake_s3 import FakeS3
 
 METADATA = {"run-id": "r", "attempt": "3"}
 STAGED = MultipartUpload(upload_id="u", parts=(UploadedPart(number=1, etag=f'"{1:032x}"', crc32=crc32_of(b"x")),))

@@ -7,7 +7,6 @@ import hashlib
 from base64 import b64decode
 
 import pytest
-from tests.unit.s3.fake_s3 import FakeS3
 
 from pipeline_processing.budget import ByteBudget
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable
@@ -15,6 +14,7 @@ from pipeline_processing.model import InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.s3.checksums import crc32_of
 from pipeline_processing.s3.parts import PartSizes
 from pipeline_processing.s3.upload import S3Upload, Target
+from tests.unit.s3.fake_s3 import FakeS3
 
 TARGET = Target(bucket="b", key="k", object_key="p/k", content_type="text/csv", metadata={})
 BODY = bytes(range(256)) * 10

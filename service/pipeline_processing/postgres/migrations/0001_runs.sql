@@ -97,12 +97,13 @@ CREATE TABLE plans (
 
 -- Uploads that were started and may have to be aborted. `planned` ones are named by the run's plan.
 CREATE TABLE uploads (
-    run_id     text NOT NULL REFERENCES runs,
-    key        text NOT NULL,
-    upload_id  text NOT NULL,
-    fence      bigint NOT NULL,
-    planned    boolean NOT NULL DEFAULT false,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    run_id      text NOT NULL REFERENCES runs,
+    key         text NOT NULL,
+    upload_id   text NOT NULL,
+    destination text NOT NULL,
+    fence       bigint NOT NULL,
+    planned     boolean NOT NULL DEFAULT false,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (run_id, key, upload_id)
 );
 

@@ -1,0 +1,107 @@
+"""
+Commands in processes that are forked from this one, where the service is imported already.
+
+Starting Python and importing the service takes several times as long as a small run, and the acceptance tests start
+it more than a hundred times. What is forked is a process like any other: it has its own signals, environment,
+connections and end. `test_one_run.py` starts everything from scratch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# What `run` imports when it is called.
+import pipeline_processing.app
+import pipeline_processing.cli.main
+import pipeline_processing.cli.progress
+import pipeline_processing.settings_loader
+import pipeline_processing.telemetry
+
+
+class Forked:
+    """A command with the methods of `subprocess.Popen` that the tests use. Its output goes to files in `folder`."""
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], folder: Path) -> None:
+        self.args = command
+        self.returncode: int | None = None
+        self._outputs = [folder / f"{name}-{time.monotonic_ns()}" for name in ("stdout", "stderr")]
+        files = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) for path in self._outputs]
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(command, files, env, folder)
+        for file in files:
+            os.close(file)
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All of its output, once it has ended. Raises TimeoutExpired."""
+        deadline = time.monotonic() + (timeout or 60.0)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout or 60.0, *self._read())
+            time.sleep(0.005)
+        return self._read()
+
+    def _read(self) -> tuple[str, str]:
+        stdout, stderr = (path.read_text("utf-8") for path in self._outputs)
+        return stdout, stderr
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _become(command: Sequence[str], files: Sequence[int], env: Mapping[str, str], folder: Path) -> None:
+    """Never returns: runs `python COMMAND…` and ends the process."""
+    code = 255
+    try:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for target, source in enumerate((nothing, *files)):
+            os.dup2(source, target)
+        os.closerange(3, 10_000)  # pytest's own files and connections
+        sys.stdin, sys.stdout, sys.stderr = (open(fd, mode, encoding="utf-8") for fd, mode in enumerate("rww"))  # noqa: SIM115
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(env)
+        sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
+        logging.getLogger().handlers = []
+        warnings.resetwarnings()
+        code = _run(command)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _run(command: Sequence[str]) -> int:
+    try:
+        if command[0] == "-m":
+            sys.argv = list(command[1:])
+            return pipeline_processing.cli.main.main(command[2:])
+        sys.argv = list(command)
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0

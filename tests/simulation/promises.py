@@ -1,0 +1,159 @@
+"""What must hold whatever goes wrong: at every moment, and once all runs have finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pipeline_processing.installation import INSTALLATION_KEY
+from pipeline_processing.memory.destination import MemoryDestination
+from pipeline_processing.memory.run_record import RunRecord
+from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.model import RunCompletion, RunState
+from pipeline_processing.ports import Claim
+
+FAILURES = {
+    "attempts_exhausted",
+    "source_unavailable",
+    "destination_unavailable",
+    "history_unavailable",
+}
+"""Why a run of a simulation may fail. Anything else is a fault of the service."""
+
+DECIDED = (RunState.PREPARED, RunState.SUCCEEDED, RunState.FAILED)
+
+
+class Promises:
+    """Watches a history and a destination: every call of theirs is looked at as it takes effect."""
+
+    def __init__(self, runs: MemoryRunStore, destination: MemoryDestination) -> None:
+        self._runs = runs
+        self._destination = destination
+        self._manifests: dict[str, bytes] = {}
+        self._recorded: set[str] = set()
+        for method in ("renew", "start_attempt", "record_upload", "prepare", "plan", "succeed", "succeed_dry", "fail"):
+            self._watch_claimed(method)
+        for method in ("retry", "hand_back", "release", "void_plan"):
+            self._watch_claimed(method)
+        for method in ("complete", "publish", "delete"):
+            self._watch(method)
+
+    def _watch(self, method: str) -> None:
+        call = getattr(self._destination, method)
+
+        async def watched(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await call(*args, **kwargs)
+            finally:
+                self.at_this_moment()
+
+        setattr(self._destination, method, watched)
+
+    def _watch_claimed(self, method: str) -> None:
+        call: Callable[..., Awaitable[Any]] = getattr(self._runs, method)
+
+        async def watched(claim: Claim, *args: Any, **kwargs: Any) -> Any:
+            record = self._runs._records[claim.run.run_id]
+            superseded = record.run.fence != claim.fence
+            before = _contents(record), len(self._runs.outbox)
+            try:
+                answer = await call(claim, *args, **kwargs)
+                assert not superseded, f"{method} with fence {claim.fence} was let through: {record.run}"
+                if method == "record_upload":
+                    self._recorded.add(args[0].upload_id)
+                return answer
+            finally:
+                if superseded:
+                    after = _contents(record), len(self._runs.outbox)
+                    assert after == before, f"{method} of a superseded worker has changed the history"
+                self.at_this_moment()
+
+        setattr(self._runs, method, watched)
+
+    # -- at every moment -------------------------------------------------------------------------
+
+    def at_this_moment(self) -> None:
+        """
+        A reader sees nothing but what a run has decided, and no manifest before all that it names, nor does a
+        manifest ever change.
+        """
+        objects = self._destination.objects
+        for key, (body, metadata) in objects.items():
+            if key == INSTALLATION_KEY:
+                continue
+            record = self._runs._records[metadata["run-id"]]
+            run = record.run
+            assert run.state in DECIDED, f"{key} is visible while its run is {run.state}"
+            assert metadata["attempt"] == str(run.attempt), f"{key} is of attempt {metadata['attempt']}, not of {run}"
+            if key.endswith("_manifest.json"):
+                assert run.state is not RunState.FAILED, f"{key} is published, and its run has failed"
+                assert self._manifests.setdefault(key, body) == body, f"{key} has changed"
+                self._is_complete(json.loads(body))
+            elif record.plan is not None:
+                (planned,) = (artifact for artifact in record.plan.artifacts if artifact.key == key)
+                assert hashlib.sha256(body).hexdigest() == planned.sha256, f"{key} isn't what was decided"
+        gone = set(self._manifests) - set(objects)
+        assert not gone, f"{gone} was removed"
+
+    def _is_complete(self, manifest: dict[str, Any]) -> None:
+        for entry in manifest["entries"]:
+            key = entry["url"].removeprefix(f"{self._destination.url}/")
+            assert key in self._destination.objects, f"{key} is in the manifest, and not there"
+            body, _ = self._destination.objects[key]
+            assert hashlib.sha256(body).hexdigest() == entry["sha256"], f"{entry} has other bytes"
+            assert len(body) == entry["meta"]["content_length"], f"{entry} has another size"
+            assert body.count(b"\n") == entry["rows"], f"{entry} has other rows"
+
+    # -- once all runs have finished -------------------------------------------------------------
+
+    async def at_the_end(self, *, cancelled: set[str], removals: bool) -> None:
+        """Every run has ended as one thing, told once, with all its objects or with none."""
+        self.at_this_moment()
+        for run_id, record in self._runs._records.items():
+            self._ended_once(run_id, record, removals=removals)
+            assert (record.run.state is RunState.CANCELLED) == (run_id in cancelled), f"{run_id}: {record.run.state}"
+            if record.run.error is not None:
+                kind = record.run.error.kind
+                assert kind in FAILURES or (kind == "plan_lost" and removals), record.run.error
+        await self._nothing_left_over()
+
+    def _ended_once(self, run_id: str, record: RunRecord, *, removals: bool) -> None:
+        run = record.run
+        assert run.state.finished, f"{run_id} is {run.state}"
+        events = [event for event in self._runs.outbox if event.run_id == run_id]
+        assert [RunCompletion.model_validate_json(event.value) for event in events] == [RunCompletion.of(run)]
+        assert len(record.attempts) == run.attempt
+        fences = [attempt.fence for attempt in record.attempts]
+        assert fences == sorted(set(fences))
+        impossible = {"running", "prepared"} if removals else {"running", "prepared", "voided"}
+        assert not {attempt.outcome for attempt in record.attempts} & impossible, record.attempts
+
+        prefix = f"agency_id={run.agency_id}/run_id={run_id}/"
+        visible = {key for key in self._destination.objects if key.startswith(prefix)}
+        if run.state is RunState.SUCCEEDED and not run.dry_run:
+            manifest = json.loads(self._destination.objects[f"{prefix}_manifest.json"][0])
+            entries = {entry["url"].removeprefix(f"{self._destination.url}/") for entry in manifest["entries"]}
+            assert visible == {f"{prefix}_manifest.json", *entries}
+            assert run.manifest_url == f"{self._destination.url}/{prefix}_manifest.json"
+            counts = ("rows_read", "rows_written", "rows_filtered", "rows_rejected", "attempt")
+            assert {name: manifest[name] for name in counts} == {name: getattr(run, name) for name in counts}
+        elif run.error is not None and run.error.kind == "plan_lost":
+            # Whoever failed it may have died before it had deleted all; its plan says what is left to gc.
+            assert record.plan is not None
+            assert visible <= {artifact.key for artifact in record.plan.artifacts}
+        else:
+            assert not visible, f"{run_id} is {run.state}, and {visible} can be seen"
+
+    async def _nothing_left_over(self) -> None:
+        """All uploads are gone but those that nobody ever recorded, once gc has asked the one question it has."""
+        for run_id in self._runs._records:
+            for upload in await self._runs.lost_uploads(run_id):
+                await self._destination.abort(upload)
+        left = {upload.upload_id for upload in self._destination.open_uploads}
+        assert not left & self._recorded, f"{left & self._recorded} were recorded, and nobody will abort them"
+
+
+def _contents(record: RunRecord) -> tuple[Any, ...]:
+    return record.run, record.plan, list(record.attempts), dict(record.uploads), record.handed_back

@@ -1,0 +1,70 @@
+"""
+The run protocol holds its promises whatever goes wrong, by simulation: thousands of short lives of a few runs and
+workers, each drawn from its seed alone. A life that breaks a promise prints its seed and what happened in it;
+`live(seed)` lives it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from pipeline_processing.model import RunState
+from tests.simulation.world import World
+from tests.unit.virtual_clock import VirtualLoop
+
+LIVES = 60
+"""Per test."""
+
+
+def live(seed: int) -> World:
+    """One life; how the world was at its end. Raises AssertionError with all that happened."""
+    world = World(seed)
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.get_loop().set_exception_handler(lambda loop, context: None)  # the first error says it all
+            runner.run(world.live())
+    except Exception as error:
+        happened = "\n".join(world.trace[-150:])
+        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}\n{world.chances}\n{happened}") from error
+    return world
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Logs of thousands of lives would take most of the time."""
+    structlog.configure(processors=[_dropped])
+    yield
+    structlog.reset_defaults()
+
+
+def _dropped(logger: object, method: str, event: object) -> object:
+    raise structlog.DropEvent
+
+
+@pytest.mark.parametrize("first", range(0, 10 * LIVES, LIVES))
+def test_every_life_keeps_the_promises(first: int) -> None:
+    """See `promises.py` for what is watched."""
+    for seed in range(first, first + LIVES):
+        live(seed)
+
+
+def test_a_seed_is_a_life() -> None:
+    """The same seed, the same events: else a failure could not be looked into."""
+    for seed in range(20):
+        assert live(seed).trace == live(seed).trace
+
+
+def test_lives_are_eventful() -> None:
+    """Every kind of end, and of attempt, is met often enough for the promises to mean something."""
+    ends: Counter[str] = Counter()
+    for seed in range(10_000, 10_000 + LIVES):
+        for record in live(seed).runs._records.values():
+            ends.update([record.run.state.value, *(attempt.outcome for attempt in record.attempts)])
+    assert all(ends[state] >= 5 for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)), ends
+    assert all(ends[outcome] >= 5 for outcome in ("lost", "retrying", "handed_back")), ends
+    assert ends["voided"] >= 1, ends

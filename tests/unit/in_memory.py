@@ -1,0 +1,304 @@
+"""The run protocol on in-memory ports, and what a test may put in between to let things go wrong."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.executor import Attempted, Executor, RetryPolicy
+from pipeline_processing.installation import INSTALLATION_KEY
+from pipeline_processing.lease import Leases
+from pipeline_processing.memory.destination import MemoryDestination
+from pipeline_processing.memory.run_record import RunRecord
+from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.model import JobRequest, Run, RunCompletion, RunProgress
+from pipeline_processing.ports import Batch, Column, Upload, UploadStarted
+from pipeline_processing.projection import Projection
+from pipeline_processing.run_now import RunNow
+from pipeline_processing.telemetry import IdsOnlyTracer
+from tests.unit.virtual_clock import VirtualClock
+
+INSTALLATION = UUID("0192fe62-5a17-7cc0-8a4e-64d3f0a7c001")
+TRACE_ID, SPAN_ID = "ab" * 16, "cd" * 8
+LEASE = timedelta(seconds=30)
+
+Records = Sequence[tuple[Any, ...]]
+
+COLUMNS = (Column("id"), Column("name"))
+ROWS: Mapping[str, Sequence[Records]] = {
+    "small": [[(1, "a"), (2, "b")]],
+    "large": [[(1, "x" * 400), (2, "y")], [(3, "z" * 400)]],
+    "last": [[(1, "c")], [(2, "d")], [(3, "e")]],
+}
+"""Dataset → batches. `large` becomes an upload, the others stand in the plan."""
+
+INLINE_LIMIT = 200
+
+
+def job(*names: str) -> AgencyJobConfig:
+    """A job of these datasets."""
+    source = {"postgres": {"query": "SELECT"}}
+    return AgencyJobConfig.model_validate({"datasets": [{"name": name, "source": source} for name in names]})
+
+
+# -- in between ----------------------------------------------------------------------------------
+
+Call = Callable[[], Awaitable[Any]]
+Fault = Callable[[Call], Awaitable[Any]]
+"""Called in place of a call, which it may make, or not."""
+
+
+def refused(error: BaseException) -> Fault:
+    """Nothing happens but an error."""
+
+    async def fault(call: Call) -> Any:
+        raise error
+
+    return fault
+
+
+def lost_reply(error: Exception) -> Fault:
+    """The call is carried out, and looks as if it had failed."""
+
+    async def fault(call: Call) -> Any:
+        await call()
+        raise error
+
+    return fault
+
+
+def after(before: Call) -> Fault:
+    """Something else comes first."""
+
+    async def fault(call: Call) -> Any:
+        await before()
+        return await call()
+
+    return fault
+
+
+class Between:
+    """Stands between the service and a port: keeps a log of all calls, and lets them go wrong as it is told."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self._next: defaultdict[str, deque[Fault | None]] = defaultdict(deque)
+        self._always: dict[str, Fault] = {}
+
+    def on_next(self, method: str, *faults: Fault | None) -> None:
+        """What becomes of the next calls of a method; None: nothing but the call."""
+        self._next[method].extend(faults)
+
+    def on_every(self, method: str, fault: Fault | None) -> None:
+        """What becomes of all calls from here on, but those that `on_next` tells."""
+        self._always.pop(method, None)
+        if fault is not None:
+            self._always[method] = fault
+
+    async def __call__(self, method: str, call: Call) -> Any:
+        self.log.append(method)
+        fault = self._next[method].popleft() if self._next[method] else self._always.get(method)
+        return await (call() if fault is None else fault(call))
+
+
+Around = Callable[[str, Call], Awaitable[Any]]
+"""Gets the name of each call and the call, and makes it."""
+
+
+class Interposed:
+    """A port, each of whose async calls goes through `around`."""
+
+    def __init__(self, real: Any, around: Around) -> None:
+        self._real = real
+        self._around = around
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._real, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._around(name, lambda: attribute(*args, **kwargs))
+
+        return call
+
+
+class InterposedDestination(Interposed):
+    """A destination, of whose uploads every call goes through `around`, too: `write`, `seal`, `leave`."""
+
+    def open(
+        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+    ) -> AbstractAsyncContextManager[Upload]:
+        return _InterposedUpload(self._real.open(key, metadata=metadata, on_started=on_started), self._around)
+
+
+class _InterposedUpload(Interposed):
+    async def __aenter__(self) -> _InterposedUpload:
+        await self._real.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._around("leave", lambda: self._real.__aexit__(kind, error, trace))
+
+
+# -- the source ----------------------------------------------------------------------------------
+
+
+class MemorySource:
+    """Batches of records by dataset. `around` gets every `snapshot`, and a `batch` for each one read."""
+
+    def __init__(self, rows: Mapping[str, Sequence[Records]], *, clock: VirtualClock, around: Around) -> None:
+        self.rows_by_dataset = rows
+        self._clock = clock
+        self._around = around
+
+    @asynccontextmanager
+    async def snapshot(self, datasets: Sequence[Any]) -> AsyncIterator[_MemorySnapshot]:
+        async def opened() -> _MemorySnapshot:
+            return _MemorySnapshot(self, self._clock, self._around)
+
+        yield await self._around("snapshot", opened)
+
+
+class _MemorySnapshot:
+    def __init__(self, source: MemorySource, clock: VirtualClock, around: Around) -> None:
+        self.taken_at = clock.now()
+        self._source = source
+        self._around = around
+
+    @asynccontextmanager
+    async def rows(self, dataset: Any, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[_MemoryBatches]:
+        yield _MemoryBatches(self._source.rows_by_dataset[dataset.name], self._around)
+
+
+class _MemoryBatches:
+    def __init__(self, batches: Sequence[Records], around: Around) -> None:
+        self.columns = COLUMNS
+        self.make_rows: Any = Projection.of([column.name for column in COLUMNS]).rows
+        self._left = deque(batches)
+        self._around = around
+
+    def __aiter__(self) -> _MemoryBatches:
+        return self
+
+    async def __anext__(self) -> Batch:
+        async def read() -> Batch | None:
+            return self.make_rows(self._left.popleft()) if self._left else None
+
+        batch = await self._around("batch", read)
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
+
+
+# -- the service ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Service:
+    """One history and one destination, and workers on them. `between` gets all calls of the first worker."""
+
+    config: AgencyJobConfig = field(default_factory=lambda: job("small", "large", "last"))
+    rows: Mapping[str, Sequence[Records]] = field(default_factory=lambda: ROWS)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_runs_per_agency: int = 1
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    between: Between = field(default_factory=Between)
+    steps: list[str] = field(default_factory=list)
+    """What `after` was told."""
+    progress: list[RunProgress] = field(default_factory=list)
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
+        self.destination = MemoryDestination(inline_limit=INLINE_LIMIT)
+        self.first = self.executor("first", around=self.between)
+        self.second = self.executor("second", after=lambda step: None)
+
+    def executor(
+        self,
+        worker: str,
+        *,
+        around: Around | None = None,
+        after: Callable[[str], None] | None = None,
+        lease: timedelta = LEASE,
+    ) -> Executor:
+        """A worker."""
+        between = around or Between()
+        runs: Any = Interposed(self.runs, between)
+        return Executor(
+            worker=worker,
+            runs=runs,
+            source=MemorySource(self.rows, clock=self.clock, around=between),
+            destination=InterposedDestination(self.destination, between),
+            config=self.config,
+            leases=Leases(runs=runs, clock=self.clock, length=lease),
+            clock=self.clock,
+            tracer=IdsOnlyTracer(),
+            retry=self.retry,
+            max_runs_per_agency=self.max_runs_per_agency,
+            max_row_bytes=1_000_000,
+            jitter=lambda: self.jitter,
+            on_progress=self.progress.append,
+            after=self.steps.append if after is None else after,
+        )
+
+    def run_now(self) -> RunNow:
+        """The `run` command's own, with the first worker."""
+        return RunNow(
+            runs=Interposed(self.runs, self.between),
+            executor=self.first,
+            destination=InterposedDestination(self.destination, self.between),
+            clock=self.clock,
+            retry=self.retry,
+            jitter=lambda: self.jitter,
+            after=self.steps.append,
+        )
+
+    async def accept(self, run_id: str = "r", *, agency_id: int = 7, **request: Any) -> Run:
+        return await self.runs.accept(
+            JobRequest(agency_id=agency_id, **request), run_id=run_id, trace_id=TRACE_ID, span_id=SPAN_ID
+        )
+
+    async def attempt(self, executor: Executor | None = None) -> Attempted:
+        """Claim the next run, and work on it."""
+        executor = executor or self.first
+        held = await executor.claim()
+        assert held is not None, "there is nothing to do"
+        return await executor.execute(held)
+
+    # -- what is there ---------------------------------------------------------------------------
+
+    def record(self, run_id: str = "r") -> RunRecord:
+        """All that the history has of a run."""
+        return self.runs._records[run_id]
+
+    def outcomes(self, run_id: str = "r") -> list[str]:
+        """How its attempts ended."""
+        return [attempt.outcome for attempt in self.record(run_id).attempts]
+
+    def events(self, run_id: str = "r") -> list[RunCompletion]:
+        """Its events in the outbox."""
+        return [RunCompletion.model_validate_json(event.value) for event in self.runs.outbox if event.run_id == run_id]
+
+    def visible(self) -> dict[str, bytes]:
+        """What a reader sees, by its key below the agency, without the mark of the installation."""
+        return {
+            key.removeprefix("agency_id=7/"): body
+            for key, (body, _) in self.destination.objects.items()
+            if key != INSTALLATION_KEY
+        }
+
+    def left_over(self) -> tuple[list[Any], list[Any]]:
+        """Uploads that are open at the destination, and those that the history remembers."""
+        return self.destination.open_uploads, [upload for r in self.runs._records.values() for upload in r.uploads]

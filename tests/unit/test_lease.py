@@ -1,0 +1,289 @@
+"""Work under a lease is undisturbed while the lease is renewed, and has stopped before it can have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superseded
+from pipeline_processing.lease import Held, Leases
+from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.model import JobRequest
+from tests.unit.in_memory import INSTALLATION, LEASE, SPAN_ID, TRACE_ID, Between, Call, Interposed, lost_reply, refused
+from tests.unit.virtual_clock import VirtualClock, VirtualLoop, in_virtual_time
+
+SECONDS = LEASE.total_seconds()
+LATEST = SECONDS * 0.9
+"""Seconds after which a lease that isn't renewed is given up."""
+DOWN = HistoryUnavailable("the history is down")
+
+
+class Leased:
+    """A run, a worker's leases, and work that notes how it goes."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
+        self.between = Between()
+        self.leases = Leases(runs=Interposed(self.runs, self.between), clock=self.clock, length=LEASE)
+        self.stopped_at: float | None = None
+
+    async def claim(self) -> Held:
+        await self.runs.accept(JobRequest(agency_id=7), run_id="r", trace_id=TRACE_ID, span_id=SPAN_ID)
+        held = await self.leases.claim(worker="first", max_runs_per_agency=1)
+        assert held is not None
+        return held
+
+    async def works(self, seconds: float) -> str:
+        """Work that takes so long."""
+        try:
+            await self.clock.sleep(seconds)
+        except asyncio.CancelledError:
+            self.stopped_at = self.clock.monotonic()
+            raise
+        return "done"
+
+    async def is_free(self) -> bool:
+        """Whether another worker gets the run."""
+        claim = await self.runs.claim(worker="second", lease=LEASE, max_runs_per_agency=1)
+        return claim is not None
+
+
+@pytest.fixture
+def leased() -> Leased:
+    return Leased()
+
+
+# -- kept ----------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_it_is_renewed_at_a_third(leased: Leased) -> None:
+    """However long the work takes, nobody else ever gets the run."""
+    held = await leased.claim()
+    renewed_at = []
+
+    async def noted(call: Call) -> Any:
+        renewed_at.append(leased.clock.monotonic())
+        return await call()
+
+    leased.between.on_every("renew", noted)
+    working = asyncio.create_task(leased.leases.work(held, leased.works(95)))
+    while not working.done():
+        assert not await leased.is_free()
+        await leased.clock.sleep(1)
+
+    assert await working == "done"
+    assert renewed_at == [10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+@in_virtual_time
+async def test_a_renewal_is_due_a_third_after_the_last_was_sent(leased: Leased) -> None:
+    """However late its answer came: time is counted from before it was sent."""
+    held = await leased.claim()
+    sent_at = []
+
+    async def slow(call: Call) -> Any:
+        sent_at.append(leased.clock.monotonic())
+        await call()
+        await leased.clock.sleep(13)
+
+    leased.between.on_every("renew", slow)
+    assert await leased.leases.work(held, leased.works(100)) == "done"
+    assert sent_at == [10, 23, 36, 49, 62, 75, 88]
+
+
+@in_virtual_time
+async def test_a_renewal_is_due_a_third_after_the_claim_was_sent(leased: Leased) -> None:
+    """A claim that was answered late is renewed in time, at once if need be."""
+
+    async def slow(call: Call) -> Any:
+        claim = await call()
+        await leased.clock.sleep(25)
+        return claim
+
+    leased.between.on_next("claim", slow)
+    held = await leased.claim()
+    working = asyncio.create_task(leased.leases.work(held, leased.works(60)))
+    while not working.done():
+        assert not await leased.is_free()
+        await leased.clock.sleep(1)
+    assert await working == "done"
+
+
+@in_virtual_time
+async def test_it_outlives_errors_of_the_history(leased: Leased) -> None:
+    """A renewal that fails, or whose reply is lost, is tried again within the lease."""
+    held = await leased.claim()
+    leased.between.on_next("renew", refused(DOWN), refused(DOWN), None, lost_reply(DOWN), refused(DOWN))
+    assert await leased.leases.work(held, leased.works(100)) == "done"
+
+
+# -- lost ----------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
+    """The worker notices at its next renewal, and stops the work."""
+    held = await leased.claim()
+    await leased.runs.cancel("r")
+    with pytest.raises(Superseded):
+        await leased.leases.work(held, leased.works(100))
+    assert leased.stopped_at == 10
+
+
+@in_virtual_time
+async def test_it_is_lost_when_another_worker_has_the_run(leased: Leased) -> None:
+    """As after a pause: the fence has moved on."""
+    await leased.runs.accept(JobRequest(agency_id=7), run_id="r", trace_id=TRACE_ID, span_id=SPAN_ID)
+    claim = await leased.runs.claim(worker="first", lease=timedelta(seconds=1), max_runs_per_agency=1)
+    assert claim is not None
+    await leased.clock.sleep(1)
+    assert await leased.is_free()
+    with pytest.raises(Superseded):
+        await leased.leases.work(Held(claim, ends_at=SECONDS), leased.works(100))
+    assert leased.stopped_at == 10
+
+
+@in_virtual_time
+async def test_it_is_given_up_when_it_cant_be_renewed_in_time(leased: Leased) -> None:
+    """The work has stopped a tenth of the lease before another worker can get the run."""
+    held = await leased.claim()
+    leased.between.on_every("renew", refused(DOWN))
+    with pytest.raises(Superseded):
+        await leased.leases.work(held, leased.works(100))
+    assert leased.stopped_at == LATEST
+    await leased.clock.sleep(SECONDS - LATEST - 0.1)
+    assert not await leased.is_free()
+    await leased.clock.sleep(0.1)
+    assert await leased.is_free()
+
+
+@in_virtual_time
+async def test_it_is_given_up_when_a_renewal_is_never_answered(leased: Leased) -> None:
+    """A connection that says nothing is as good as none."""
+    held = await leased.claim()
+
+    async def never(call: Call) -> Any:
+        await asyncio.Event().wait()
+
+    leased.between.on_every("renew", never)
+    with pytest.raises(Superseded):
+        await leased.leases.work(held, leased.works(100))
+    assert leased.stopped_at == LATEST
+
+
+Answers = list[tuple[str, float]]
+
+
+@given(
+    claim_seconds=st.floats(0, SECONDS * 1.5),
+    answers=st.lists(st.tuples(st.sampled_from(["done", "refused", "lost"]), st.floats(0, SECONDS)), max_size=12),
+)
+@example(claim_seconds=21.0, answers=[("refused", 1.0)])
+@example(claim_seconds=0.0, answers=[("refused", 16.9)])
+@example(claim_seconds=0.0, answers=[("done", 16.9), ("done", 0.0)])
+@settings(max_examples=300, deadline=None)
+def test_the_work_has_stopped_before_the_lease_can_have_ended(claim_seconds: float, answers: Answers) -> None:
+    """However slowly the history answers, and whatever: counted from before the last success was sent."""
+
+    async def scenario() -> None:
+        leased = Leased()
+        renewed_at = [0.0]
+        left = iter(answers)
+
+        async def answered_late(call: Call) -> Any:
+            sent_at = leased.clock.monotonic()
+            answer, seconds = next(left, ("refused", 1.0))
+            if answer == "refused":
+                await leased.clock.sleep(seconds)
+                raise DOWN
+            await call()
+            await leased.clock.sleep(seconds)
+            if answer == "lost":
+                raise DOWN
+            renewed_at.append(sent_at)
+
+        async def late(call: Call) -> Any:
+            claim = await call()
+            await leased.clock.sleep(claim_seconds)
+            return claim
+
+        leased.between.on_next("claim", late)
+        leased.between.on_every("renew", answered_late)
+        held = await leased.claim()
+        with pytest.raises(Superseded):
+            await leased.leases.work(held, leased.works(10_000))
+        # A claim that comes too late for any work is given up at once; it may have been tried to renew it.
+        assert leased.stopped_at is None or leased.stopped_at <= max(renewed_at[-1] + LATEST, claim_seconds) + 1e-6
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(scenario())
+
+
+# -- work ----------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_an_error_of_the_work_passes(leased: Leased) -> None:
+    """As it is, and at once."""
+    held = await leased.claim()
+
+    async def fails() -> None:
+        await leased.clock.sleep(3)
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        await leased.leases.work(held, fails())
+    assert leased.clock.monotonic() == 3
+
+
+@in_virtual_time
+async def test_an_error_that_nobody_foresaw_stops_the_work(leased: Leased) -> None:
+    """Renewing that can't go on for any other reason is raised as it is."""
+    held = await leased.claim()
+    leased.between.on_next("renew", refused(AccessDenied("the history refuses this user")))
+    with pytest.raises(AccessDenied):
+        await leased.leases.work(held, leased.works(100))
+    assert leased.stopped_at == 10
+
+
+@in_virtual_time
+async def test_being_cancelled_stops_work_and_renewing(leased: Leased) -> None:
+    """Nothing is left that would renew a lease which nobody works under; the decorator looks for tasks."""
+    held = await leased.claim()
+    working = asyncio.create_task(leased.leases.work(held, leased.works(100)))
+    await leased.clock.sleep(15)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert leased.stopped_at == 15
+    await leased.clock.sleep(100)
+    assert leased.between.log == ["claim", "renew"]
+
+
+@in_virtual_time
+async def test_work_that_is_slow_to_stop_is_waited_for(leased: Leased) -> None:
+    """Even if the caller is cancelled once more meanwhile."""
+    held = await leased.claim()
+    cleaned_up = False
+
+    async def slow_to_stop() -> None:
+        nonlocal cleaned_up
+        try:
+            await leased.clock.sleep(100)
+        finally:
+            await asyncio.shield(asyncio.create_task(leased.clock.sleep(0)))
+            cleaned_up = True
+
+    working = asyncio.create_task(leased.leases.work(held, slow_to_stop()))
+    await leased.clock.sleep(1)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert cleaned_up

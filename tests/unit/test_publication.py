@@ -1,0 +1,385 @@
+"""A plan is decided once, and from it the same objects become visible whoever publishes them, and however often."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pipeline_processing.agency_data_job.processor import DatasetExport, Export, RunContext
+from pipeline_processing.errors import (
+    AccessDenied,
+    DestinationUnavailable,
+    HistoryUnavailable,
+    SettingsError,
+    Superseded,
+)
+from pipeline_processing.model import (
+    Artifact,
+    Compression,
+    DatasetCounts,
+    FormatName,
+    InlineContent,
+    JobRequest,
+    MultipartUpload,
+    RunState,
+    Staged,
+    StagedFile,
+    UploadRef,
+)
+from pipeline_processing.ports import Claim
+from pipeline_processing.publication import Publisher, decide, outcome_of
+from tests.unit.in_memory import LEASE, Between, Interposed, Service, after, job, lost_reply, refused
+from tests.unit.virtual_clock import EPOCH, in_virtual_time
+
+URL = "s3://exports/agencies"
+CONTEXT = RunContext(run_id="r", attempt=3, trace_id="ab" * 16, request=JobRequest(agency_id=7))
+DOWN = DestinationUnavailable("the destination is down")
+HISTORY_DOWN = HistoryUnavailable("the history is down")
+
+# -- decide --------------------------------------------------------------------------------------
+
+
+def exported(name: str, staged: Staged, *, read: int, filtered: int, size: int) -> DatasetExport:
+    """One dataset of an export."""
+    written = read - filtered
+    return DatasetExport(
+        counts=DatasetCounts(name=name, rows_read=read, rows_written=written, rows_filtered=filtered),
+        artifact=Artifact(
+            key=f"agency_id=7/run_id=r/{name}/part-00000.csv.gz",
+            dataset=name,
+            format=FormatName.CSV,
+            compression=Compression.GZIP,
+            rows=written,
+            size=size,
+            sha256=hashlib.sha256(name.encode()).hexdigest(),
+            staged=staged,
+        ),
+        seconds={"source": 0.25, "upload": 0.5},
+    )
+
+
+INLINE = InlineContent(content="")
+EXPORT = Export(
+    snapshot_at=EPOCH,
+    datasets=(
+        exported("a", INLINE, read=10, filtered=1, size=100),
+        exported("b", MultipartUpload(upload_id="b-1", parts=()), read=20, filtered=2, size=200),
+        exported("c", INLINE, read=0, filtered=0, size=0),
+        exported("d", StagedFile(path=".staging/d-1"), read=40, filtered=4, size=400),
+    ),
+)
+
+
+def test_a_plan_completes_what_can_be_lost_before_what_cant() -> None:
+    """Uploads and staged files before inline content, each in the order of the job config."""
+    plan, _ = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH)
+    assert [artifact.dataset for artifact in plan.artifacts] == ["b", "d", "a", "c"]
+    assert plan.destination == URL
+    assert plan.metadata == {"run-id": "r", "agency-id": "7", "attempt": "3", "trace-id": "ab" * 16}
+
+
+def test_a_plan_has_the_manifests_exact_bytes() -> None:
+    """Datasets and entries stand in the order of the job config."""
+    plan, _ = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH + timedelta(seconds=5))
+    assert plan.manifest_key == "agency_id=7/run_id=r/_manifest.json"
+    assert plan.manifest.endswith("}\n")
+    assert json.loads(plan.manifest) == {
+        "version": 1,
+        "job": "agency_data_job",
+        "agency_id": 7,
+        "run_id": "r",
+        "attempt": 3,
+        "trace_id": "ab" * 16,
+        "snapshot_at": "2026-01-18T12:00:00Z",
+        "created_at": "2026-01-18T12:00:05Z",
+        "rows_read": 70,
+        "rows_written": 63,
+        "rows_filtered": 7,
+        "rows_rejected": 0,
+        "datasets": [
+            {"name": name, "rows_read": read, "rows_written": written, "rows_filtered": filtered, "rows_rejected": 0}
+            for name, read, written, filtered in (("a", 10, 9, 1), ("b", 20, 18, 2), ("c", 0, 0, 0), ("d", 40, 36, 4))
+        ],
+        "entries": [
+            {
+                "url": f"{URL}/agency_id=7/run_id=r/{name}/part-00000.csv.gz",
+                "mandatory": True,
+                "dataset": name,
+                "format": "csv",
+                "compression": "gzip",
+                "rows": rows,
+                "meta": {"content_length": size},
+                "sha256": hashlib.sha256(name.encode()).hexdigest(),
+            }
+            for name, rows, size in (("a", 9, 100), ("b", 18, 200), ("c", 0, 0), ("d", 36, 400))
+        ],
+        "rejected": [],
+    }
+
+
+def test_the_outcome_sums_up_the_datasets() -> None:
+    """Rows, bytes, busy milliseconds per stage, and where the manifest will be."""
+    plan, outcome = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH)
+    assert (outcome.counts.rows_read, outcome.counts.rows_written, outcome.counts.rows_filtered) == (70, 63, 7)
+    assert outcome.counts.accounted_for
+    assert outcome.bytes_written == 700
+    assert outcome.timings == {"source": 1000.0, "upload": 2000.0}
+    assert outcome.manifest_url == f"{URL}/{plan.manifest_key}"
+    assert outcome_of(EXPORT, manifest_url=None).manifest_url is None
+
+
+# -- publish -------------------------------------------------------------------------------------
+
+MANIFEST = "agency_id=7/run_id=r/_manifest.json"
+STEPS = ["complete one"] * 3 + ["complete", "publish", "finish"]
+
+
+class Prepared:
+    """A run with a stored plan of two uploads and an inline artifact, and who may publish it."""
+
+    def __init__(self) -> None:
+        rows = {"one": [[(1, "x" * 400)]], "two": [[(2, "y" * 400)]], "three": [[(3, "z")]]}
+        self.service = Service(config=job("one", "two", "three"), rows=rows)
+        self.destination = self.service.destination
+        self.between = Between()
+        self.steps: list[str] = []
+
+    async def prepare(self) -> Claim:
+        """Break off right after the decision, and claim the run."""
+        await self.service.accept()
+        self.service.between.on_next("complete", refused(DOWN))
+        attempted = await self.service.attempt()
+        assert attempted.run.state is RunState.PREPARED
+        assert self.service.visible() == {}
+        await self.service.clock.sleep(1)
+        return await self.claim()
+
+    async def claim(self) -> Claim:
+        claim = await self.service.runs.claim(worker="w", lease=LEASE, max_runs_per_agency=1)
+        assert claim is not None
+        return claim
+
+    async def publish(self, claim: Claim, between: Between | None = None) -> RunState:
+        around = between or self.between
+        runs: Any = Interposed(self.service.runs, around)
+        destination: Any = Interposed(self.destination, around)
+        publisher = Publisher(runs=runs, destination=destination, clock=self.service.clock, after=self.steps.append)
+        run = await publisher.publish(claim, await self.service.runs.plan(claim))
+        assert run == self.service.record().run
+        return run.state
+
+    async def lose(self, number: int) -> None:
+        """Somebody else aborts an upload of the plan."""
+        plan = self.service.record().plan
+        assert plan is not None
+        artifact = plan.artifacts[number]
+        assert isinstance(artifact.staged, MultipartUpload)
+        await self.destination.abort(UploadRef(key=artifact.key, upload_id=artifact.staged.upload_id))
+
+    def put(self, key: str, metadata: Mapping[str, str]) -> None:
+        """Somebody else's object."""
+        self.destination.objects[key] = (b"not ours", metadata)
+
+    def is_published(self) -> bool:
+        """The manifest is there, and all that it names."""
+        objects = self.destination.objects
+        manifest = json.loads(objects[MANIFEST][0])
+        for entry in manifest["entries"]:
+            body, metadata = objects[entry["url"].removeprefix(f"{self.destination.url}/")]
+            assert hashlib.sha256(body).hexdigest() == entry["sha256"]
+            assert metadata["attempt"] == str(manifest["attempt"])
+        return len(self.service.visible()) == len(manifest["entries"]) + 1
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    return Prepared()
+
+
+@in_virtual_time
+async def test_publishing_goes_in_order(prepared: Prepared) -> None:
+    """Uploads, then inline content, then the manifest, then the run's end."""
+    claim = await prepared.prepare()
+    assert await prepared.publish(claim) is RunState.SUCCEEDED
+    assert prepared.steps == STEPS
+    assert prepared.between.log == ["complete", "complete", "complete", "publish", "succeed"]
+    assert prepared.is_published()
+    assert [event.manifest for event in prepared.service.events()] == [f"memory://destination/{MANIFEST}"]
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(("method", "before"), [("complete", 0), ("complete", 1), ("complete", 2), ("publish", 0)])
+@in_virtual_time
+async def test_what_breaks_off_is_repeated(prepared: Prepared, method: str, before: int, done: bool) -> None:
+    """An error says nothing about what was done; another try makes the same whole."""
+    claim = await prepared.prepare()
+    prepared.between.on_next(method, *[None] * before, lost_reply(DOWN) if done else refused(DOWN))
+    with pytest.raises(DestinationUnavailable):
+        await prepared.publish(claim)
+    assert prepared.service.record().run.state is RunState.PREPARED
+    assert await prepared.publish(claim) is RunState.SUCCEEDED
+    assert prepared.is_published()
+    assert len(prepared.service.events()) == 1
+
+
+@in_virtual_time
+async def test_a_lost_reply_to_the_end_of_a_run_is_no_second_end(prepared: Prepared) -> None:
+    """The event was written with it, once."""
+    claim = await prepared.prepare()
+    plan = await prepared.service.runs.plan(claim)
+    prepared.between.on_next("succeed", lost_reply(HISTORY_DOWN))
+    with pytest.raises(HistoryUnavailable):
+        await prepared.publish(claim)
+    assert prepared.service.record().run.state is RunState.SUCCEEDED
+    assert await Publisher(
+        runs=prepared.service.runs,
+        destination=prepared.destination,
+        clock=prepared.service.clock,
+        after=prepared.steps.append,
+    ).publish(claim, plan)
+    assert len(prepared.service.events()) == 1
+    assert prepared.is_published()
+
+
+@pytest.mark.parametrize("done", range(6))
+@in_virtual_time
+async def test_a_worker_that_was_taken_over_meanwhile_changes_nothing(prepared: Prepared, done: int) -> None:
+    """Paused before any of its steps, it finds all done when it goes on, and only learns that it was superseded."""
+    claim = await prepared.prepare()
+    seen: dict[str, Any] = {}
+
+    async def taken_over(call: Any) -> Any:
+        await prepared.service.clock.sleep(LEASE.total_seconds())
+        assert await prepared.publish(await prepared.claim(), Between()) is RunState.SUCCEEDED
+        seen.update(objects=dict(prepared.destination.objects), record=repr(prepared.service.record()))
+        return await call()
+
+    method, before = [("complete", 0), ("complete", 1), ("complete", 2), ("publish", 0), ("succeed", 0), ("plan", 0)][
+        done
+    ]
+    prepared.between.on_next(method, *[None] * before, taken_over)
+    with pytest.raises(Superseded):
+        await _published_with_plan(prepared, claim)
+    assert seen == {"objects": prepared.destination.objects, "record": repr(prepared.service.record())}
+    assert prepared.is_published()
+    assert len(prepared.service.events()) == 1
+
+
+async def _published_with_plan(prepared: Prepared, claim: Claim) -> None:
+    """Reads the plan in between, too."""
+    await prepared.between("plan", lambda: prepared.service.runs.plan(claim))
+    await prepared.publish(claim)
+
+
+# -- plans that can't be published ---------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_plan_whose_first_upload_is_gone_is_void(prepared: Prepared) -> None:
+    """Nothing was completed, so the run is exported again."""
+    claim = await prepared.prepare()
+    await prepared.lose(0)
+    assert await prepared.publish(claim) is RunState.QUEUED
+    assert (prepared.service.visible(), prepared.service.events()) == ({}, [])
+    assert prepared.service.outcomes() == ["voided"]
+
+
+@in_virtual_time
+async def test_a_plan_that_lost_a_later_upload_fails_and_takes_its_objects_along(prepared: Prepared) -> None:
+    """What was completed before is deleted, but only once the run has failed for good."""
+    claim = await prepared.prepare()
+    await prepared.lose(1)
+    states = []
+
+    async def seen(call: Any) -> Any:
+        states.append(prepared.service.record().run.state)
+        return await call()
+
+    prepared.between.on_every("delete", seen)
+    assert await prepared.publish(claim) is RunState.FAILED
+    assert prepared.service.visible() == {}
+    assert set(states) == {RunState.FAILED}
+    (event,) = prepared.service.events()
+    assert (event.error and event.error.kind, event.manifest) == ("plan_lost", None)
+
+
+@in_virtual_time
+async def test_the_objects_of_a_lost_plan_go_although_the_history_was_away(prepared: Prepared) -> None:
+    """The run fails as soon as the history answers; a lost reply is no reason to leave objects behind."""
+    claim = await prepared.prepare()
+    await prepared.lose(1)
+    prepared.between.on_next("fail", refused(HISTORY_DOWN), lost_reply(HISTORY_DOWN))
+    assert await prepared.publish(claim) is RunState.FAILED
+    assert prepared.service.visible() == {}
+    assert len(prepared.service.events()) == 1
+
+
+@in_virtual_time
+async def test_a_plan_made_for_another_destination_waits_for_it(prepared: Prepared) -> None:
+    """Nothing of it is touched here, least of all taken for lost."""
+    claim = await prepared.prepare()
+    prepared.destination.url = "memory://elsewhere"
+    with pytest.raises(SettingsError, match=r"memory://destination.*memory://elsewhere"):
+        await prepared.publish(claim)
+    assert prepared.between.log == []
+    prepared.destination.url = "memory://destination"
+    assert await prepared.publish(claim) is RunState.SUCCEEDED
+
+
+@in_virtual_time
+async def test_somebody_elses_object_in_the_place_of_one_is_neither_overwritten_nor_deleted(
+    prepared: Prepared,
+) -> None:
+    """The run fails, and takes along only what is its own."""
+    claim = await prepared.prepare()
+    key = "agency_id=7/run_id=r/three/part-00000.ndjson"
+    prepared.put(key, {})
+    assert await prepared.publish(claim) is RunState.FAILED
+    assert list(prepared.service.visible().values()) == [b"not ours"]
+    (event,) = prepared.service.events()
+    assert event.error
+    assert event.error.kind == "conflicting_objects"
+    assert key in event.error.message
+
+
+@in_virtual_time
+async def test_somebody_elses_manifest_fails_the_run(prepared: Prepared) -> None:
+    """It stays as it is, and the run's own objects go."""
+    claim = await prepared.prepare()
+    prepared.put(MANIFEST, {})
+    assert await prepared.publish(claim) is RunState.FAILED
+    assert list(prepared.service.visible().values()) == [b"not ours"]
+    assert [event.error and event.error.kind for event in prepared.service.events()] == ["conflicting_objects"]
+
+
+@in_virtual_time
+async def test_a_superseded_worker_that_finds_a_conflict_deletes_nothing(prepared: Prepared) -> None:
+    """Deleting is for whoever has failed the run."""
+    claim = await prepared.prepare()
+    prepared.put(MANIFEST, {})
+
+    async def taken_over() -> None:
+        await prepared.service.clock.sleep(LEASE.total_seconds())
+        await prepared.claim()
+
+    prepared.between.on_next("publish", after(taken_over))
+    with pytest.raises(Superseded):
+        await prepared.publish(claim)
+    assert len(prepared.service.visible()) == 4
+    assert "delete" not in prepared.between.log
+    assert prepared.service.record().run.state is RunState.PREPARED
+
+
+@in_virtual_time
+async def test_an_object_that_cant_be_deleted_doesnt_keep_the_others(prepared: Prepared) -> None:
+    """The run has failed whatever becomes of them."""
+    claim = await prepared.prepare()
+    prepared.put(MANIFEST, {})
+    prepared.between.on_next("delete", refused(AccessDenied("no s3:DeleteObject")))
+    assert await prepared.publish(claim) is RunState.FAILED
+    assert sorted(prepared.service.visible()) == ["run_id=r/_manifest.json", "run_id=r/one/part-00000.ndjson"]
