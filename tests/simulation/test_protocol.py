@@ -1,7 +1,7 @@
 """
 The run protocol holds its promises whatever goes wrong, by simulation: thousands of short lives of a few runs and
 workers, each drawn from its seed alone. A life that breaks a promise prints its seed and what happened in it;
-`live(seed)` lives it again.
+`live(seed)` lives it again, and `python -m tests.simulation 0 10000` lives many more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline_processing.model import RunState
 from tests.simulation.world import World
 from tests.unit.virtual_clock import VirtualLoop
 
-LIVES = 60
+LIVES = 40
 """Per test."""
 
 
@@ -36,10 +36,14 @@ def live(seed: int) -> World:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Logs of thousands of lives would take most of the time."""
-    structlog.configure(processors=[_dropped])
+    without_logs()
     yield
     structlog.reset_defaults()
+
+
+def without_logs() -> None:
+    """Those of thousands of lives would take most of the time."""
+    structlog.configure(processors=[_dropped])
 
 
 def _dropped(logger: object, method: str, event: object) -> object:

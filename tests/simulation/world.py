@@ -262,7 +262,7 @@ class Worker:
 
     async def here(self) -> None:
         """Go on once this worker isn't paused. Raises Killed."""
-        while not self.dead and (left := self._paused_until - self._world.clock.monotonic()) > 0:
+        while not self.dead and (left := self._paused_until - self._world.clock.monotonic()) > 0:  # noqa: ASYNC110 see below
             await asyncio.sleep(left)  # how long is known, unless another pause follows
         if self.dead:
             raise Killed

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def current_settings(*, job_config_file: Path | None = None) -> Settings:
-    """The settings of this process, with the job config that `--config` names. Raises InvalidSettings with all faults."""
+    """The settings of this process, with the job config that `--config` names. Raises InvalidSettings."""
     from pipeline_processing.settings_loader import load_settings
 
     return load_settings(os.environ, overrides={"PIPELINE_JOB_CONFIG_FILE": job_config_file}).settings

@@ -27,12 +27,11 @@ COLUMNS = ["id", "value", "list", "grid", "a pair", "pairs", "Domain"]
 CHAINS: Mapping[str, list[dict[str, Any]]] = {
     "no steps": [],
     "select and filter": [{"select": COLUMNS}, {"filter": "true"}],
-    "a python step that returns its rows": [{"python": "tests.contract.source.hooks:identity"}],
-    "a python step that copies its rows": [
+    "python steps": [
+        {"python": "tests.contract.source.hooks:identity"},
         {"python": "tests.contract.source.hooks:copies"},
         {"select": COLUMNS},
         {"filter": "id >= 0"},
-        {"python": "tests.contract.source.hooks:identity"},
     ],
 }
 

@@ -212,7 +212,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS)
 def test_generated_values(database: Database, rows: list[dict[str, str | None]]):
     """Both formats equal what Postgres prints, with and without steps, and the CSV can be imported again."""

@@ -1,0 +1,14 @@
+"""Many lives at a time: `python -m tests.simulation 0 10000` (the first seed, and the one after the last)."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.simulation.test_protocol import live, without_logs
+
+if __name__ == "__main__":
+    first, end = map(int, sys.argv[1:])
+    without_logs()
+    for seed in range(first, end):
+        live(seed)
+    sys.stdout.write(f"{end - first} lives kept all promises\n")
