@@ -112,7 +112,7 @@ REFUSED = {
         78, ("No job config", "PIPELINE_JOB_CONFIG_FILE", "--config"), env={"PIPELINE_JOB_CONFIG_FILE": None}
     ),
     "no destination": Refused(78, ("No destination", "PIPELINE_DESTINATION"), env={"PIPELINE_DESTINATION": None}),
-    "no source": Refused(78, ("PIPELINE_HISTORY__DSN",), env={"PIPELINE_SOURCE__DSN": None}),
+    "no source": Refused(78, ("PIPELINE_SOURCE__DSN",), env={"PIPELINE_SOURCE__DSN": None}),
     "every fault of the settings": Refused(
         78,
         ("PIPELINE_WORKER__CONCURRENCY", "PIPELINE_WROKER__MAX_ATTEMPTS", "PIPELINE_SOURCE__DSN", "Did you mean"),

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,16 +49,9 @@ class Exported:
     history: dict[str, Any]
 
 
-@pytest.fixture
-def service(new_service: NewService, tmp_path: Path) -> Iterator[Service]:
-    """A service of this test's own, whose commands are started from scratch."""
-    with new_service(tmp_path, warm=False) as opened:
-        yield opened
-
-
 @pytest.fixture(scope="module")
 def exported(new_service: NewService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    """One run of the large agency, shared by the tests that only look at what it left."""
+    """One run of the large agency, started from scratch, for the tests that only look at what it left."""
     with new_service(tmp_path_factory.mktemp("exported"), warm=False) as service:
         done = service.run(LARGE, "--run-id", RUN, "--param", "reason=audit")
         assert done.returncode == 0, done.stderr
@@ -203,6 +195,8 @@ def test_the_history_command_shows_the_run(exported: Exported) -> None:
 
 def test_without_json_the_result_is_told_in_words(service: Service) -> None:
     """State, rows and manifest are on stdout, logs on stderr, and a run without an id gets one."""
+    service.warm = False
+
     done = service.cli("run", "agency_data_job", "--agency-id", SMALL)
 
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@ Commands in processes that are forked from this one, where the service is import
 
 Starting Python and importing the service takes several times as long as a small run, and the acceptance tests start
 it more than a hundred times. What is forked is a process like any other: it has its own signals, environment,
-connections and end. `test_one_run.py` starts everything from scratch.
+connections and end. The runs that `test_one_run.py` looks at from all sides are started from scratch.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ def artifact(key: str, staged: MultipartUpload | InlineContent | StagedFile) -> 
 
 
 PLAN = Plan(
+    destination="s3://exports",
     artifacts=(
         artifact(
             "large", MultipartUpload(upload_id="u-1", parts=(UploadedPart(number=1, etag='"e"', crc32="AAAAAA=="),))
