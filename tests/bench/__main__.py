@@ -53,7 +53,7 @@ def null_run(dsn: str, job: str) -> dict[str, float]:
     return result
 
 
-def compare(servers: EmbeddedServers, dsn: str, rounds: int) -> None:
+def compare(servers: EmbeddedServers, dsn: str, rounds: int, only: str | None) -> None:
     """Null runs and COPY in turns."""
     copy = f"COPY ({QUERY.format(1)}) TO STDOUT (FORMAT binary)"
     contestants: dict[str, Callable[[], float]] = {"COPY binary > /dev/null": lambda: psql(servers, dsn, copy)}
@@ -69,6 +69,8 @@ def compare(servers: EmbeddedServers, dsn: str, rounds: int) -> None:
         "ndjson, zstd": config(compression="zstd"),
         "csv": config(format="csv"),
     }.items():
+        if only not in (None, name):
+            continue
 
         def contestant(name: str = name, job: str = job) -> float:
             result = null_run(dsn, job)
@@ -80,6 +82,7 @@ def compare(servers: EmbeddedServers, dsn: str, rounds: int) -> None:
     for _ in range(rounds):
         for name, measure in contestants.items():
             seconds[name].append(measure())
+            print(f"{name}: {seconds[name][-1]:.2f} s", flush=True)
     reference = median(seconds["COPY binary > /dev/null"])
     print(f"\n{'path':<26}{'median s':>10}{'min s':>9}{'x COPY':>9}{'peak MiB':>10}")
     for name, times in seconds.items():
@@ -122,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="one of the paths of the table, such as ndjson")
     options = parser.parse_args()
     with embedded_servers() as servers, tempfile.TemporaryDirectory() as folder:
         servers.postgres.create_database("bench")
@@ -131,7 +135,7 @@ def main() -> None:
         psql(servers, dsn, TABLE.format(rows=options.rows))
         job_file = Path(folder) / "job.yaml"
         job_file.write_text(config(), "utf-8")
-        compare(servers, dsn, options.rounds)
+        compare(servers, dsn, options.rounds, options.only)
         watch_memory(servers, servers.environment(database="bench", bucket="bench"), job_file)
 
 
