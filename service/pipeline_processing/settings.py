@@ -180,7 +180,7 @@ class Settings(Section):
 
 NO_SOURCE = (
     "No source database. Set PIPELINE_SOURCE__DSN to the URL of the Postgres that holds the agencies' data, "
-    "such as postgresql://user:password@host:5432/database, or PIPELINE_SOURCE__DSN_FILE to a file with it."
+    "such as postgresql://user@host:5432/database, or PIPELINE_SOURCE__DSN_FILE to a file with it."
 )
 NO_HISTORY = (
     "No history database. Set PIPELINE_HISTORY__DSN to the URL of the Postgres that holds the run history, "
