@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from itertools import repeat, starmap
@@ -13,6 +14,7 @@ from pipeline_processing.formats.json_values import dumps, non_finite, plain
 from pipeline_processing.formats.untouched import carried_form
 from pipeline_processing.ports import Columns, RowMaker
 from pipeline_processing.projection import Projection
+from pipeline_processing.values import time_text
 
 
 class Ndjson:
@@ -95,12 +97,35 @@ def _quoted_word(value: Any) -> Any:
 
 def _exact(value: Any) -> Any:
     """A value that a step has had in its hands, so that its JSON is exact and UTF-8."""
+    exact = _EXACT.get(type(value), _exact_of_any)
+    return value if exact is None else exact(value)
+
+
+def _exact_integer(value: int) -> Any:
+    return value if value.bit_length() <= 63 else msgspec.Raw(dumps(value))
+
+
+def _exact_decimal(value: Decimal) -> Any:
+    return msgspec.Raw(format(value, "f")) if value.is_finite() else non_finite(value)
+
+
+def _exact_of_any(value: Any) -> Any:
     if isinstance(value, float | dict | list) and (carried := carried_form(value)) is not None:
         return carried
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else non_finite(value)
-    if isinstance(value, Decimal | datetime | dict | list | tuple) or (
-        isinstance(value, int) and value.bit_length() > 63
-    ):
+    if isinstance(value, Decimal | datetime | dict | list | tuple | int) and not isinstance(value, bool):
         return msgspec.Raw(dumps(value))
     return value
+
+
+# By the value's very type, for the common ones: this is asked of every value of every row.
+_EXACT: dict[type, Callable[[Any], Any] | None] = {
+    str: None,
+    type(None): None,
+    bool: None,
+    msgspec.Raw: None,
+    int: _exact_integer,
+    Decimal: _exact_decimal,
+    datetime: lambda value: time_text(value, "T"),
+}
