@@ -19,5 +19,7 @@ def servers() -> Iterator[EmbeddedServers]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI a skipped test fails the run: whatever it needs has to be installed by the project itself."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+    skipped = [] if reporter is None else reporter.stats.get("skipped", [])
+    # What only root can do has nothing to do for anybody else.
+    if os.environ.get("CI") and any("only root" not in str(report.longrepr) for report in skipped):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
