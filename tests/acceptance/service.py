@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -30,23 +29,16 @@ from jsonschema import Draft202012Validator
 
 from pipeline_processing.embedded.servers import EmbeddedServers
 from tests.acceptance.warm import Forked
+from tests.watching import eventually
 
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parent.parent / "schemas"
+
 PREFIX = "agencies"
 
 T = TypeVar("T")
 
 Process = subprocess.Popen[str] | Forked
-
-
-def eventually(condition: Callable[[], T], seconds: float = 20.0) -> T:
-    """What the condition gives as soon as it is true. Fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
-        time.sleep(0.05)
-    return value
 
 
 # -- sample data ---------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+
+from tests.watching import eventually, processes_in
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "pipeline_processing.cli.main", "demo"]
@@ -51,7 +52,7 @@ class Demo:
         return self._output.with_suffix(".err").read_text(encoding="utf-8")
 
     def wait_for(self, text: str) -> None:
-        eventually(lambda: text in self.story or self.process.poll() is not None)
+        eventually(lambda: text in self.story or self.process.poll() is not None, _DEADLINE_SECONDS)
         assert text in self.story, self.complaints
 
     def wait(self) -> int:
@@ -85,24 +86,6 @@ def start(tmp_path: Path) -> Iterator[StartDemo]:
             return demo
 
         yield started
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "this didn't happen in time"
-        time.sleep(0.02)
-
-
-def processes_in(folder: Path) -> list[str]:
-    """Command lines of those whose working directory or command line is in the folder, whoever they belong to."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended while we looked
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(folder) in command or str((process / "cwd").readlink()).startswith(str(folder)):
-                found.append(command)
-    return found
 
 
 def test_the_story(start: StartDemo) -> None:

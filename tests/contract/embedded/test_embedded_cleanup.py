@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -10,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +19,7 @@ from pipeline_processing.embedded import guard
 from pipeline_processing.embedded.postgres import PostgresServer
 from pipeline_processing.embedded.process import EmbeddedServerError
 from pipeline_processing.embedded.servers import embedded_servers
+from tests.watching import eventually, processes_in
 
 _DEADLINE_SECONDS = 20.0
 
@@ -57,24 +56,6 @@ def parent(folder: Path) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         yield process
         process.kill()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "this didn't happen in time"
-        time.sleep(0.02)
-
-
-def processes_in(folder: Path) -> list[str]:
-    """Those whose working directory or command line is in the folder, whoever they belong to."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended while we looked
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(folder) in command or str((process / "cwd").readlink()).startswith(str(folder)):
-                found.append(f"{process.name} {command}")
-    return found
 
 
 def sockets_of(seaweedfs_pid: int) -> Callable[[], list[Path]]:
@@ -152,7 +133,7 @@ def test_nothing_is_left_when_the_parent_is_ended(
     os.killpg(parent.pid, number)
     parent.wait(_DEADLINE_SECONDS)
 
-    eventually(lambda: not processes_in(folder) and not list(folder.iterdir()))
+    eventually(lambda: not processes_in(folder) and not list(folder.iterdir()), _DEADLINE_SECONDS)
     assert not Path(f"/proc/{postgres_pid}").exists()
     assert not Path(f"/proc/{seaweedfs_pid}").exists()
     assert not sockets()
@@ -163,12 +144,12 @@ def test_nothing_is_left_when_the_parent_is_killed_while_starting(
     reached: str, folder: Path, parent: subprocess.Popen[str]
 ) -> None:
     """A crash half-way through the start is cleaned up too."""
-    eventually(lambda: any(folder.glob(reached)))
+    eventually(lambda: any(folder.glob(reached)), _DEADLINE_SECONDS)
 
     parent.kill()
     parent.wait(_DEADLINE_SECONDS)
 
-    eventually(lambda: not processes_in(folder) and not list(folder.iterdir()))
+    eventually(lambda: not processes_in(folder) and not list(folder.iterdir()), _DEADLINE_SECONDS)
 
 
 def test_a_starter_that_dies_before_the_answer_leaves_nothing(folder: Path) -> None:

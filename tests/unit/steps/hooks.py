@@ -54,7 +54,7 @@ def throttled(rows: Rows) -> Rows:
 
 
 def sleepy(rows: Rows) -> Rows:
-    time.sleep(0.3)
+    time.sleep(0.3)  # the blocking itself is what is tested
     return rows
 
 
