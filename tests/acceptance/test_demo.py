@@ -31,6 +31,8 @@ FOREIGN = {
 """Settings of the user's own, each of which would break the demo if it took notice."""
 _DEADLINE_SECONDS = 120.0
 
+pytestmark = pytest.mark.usefixtures("rehearsed_kafka")
+
 
 class Demo:
     """A demo under way, in a process group of its own as in a terminal; `folder` is its TMPDIR."""

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="one of the paths of the table, such as ndjson")
     options = parser.parse_args()
-    with embedded_servers() as servers, tempfile.TemporaryDirectory() as folder:
+    with embedded_servers(kafka=False) as servers, tempfile.TemporaryDirectory() as folder:
         servers.postgres.create_database("bench")
         servers.seaweedfs.create_bucket("bench")
         dsn = servers.postgres.dsn("bench")

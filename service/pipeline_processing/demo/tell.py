@@ -32,13 +32,14 @@ def tell(*, page: Page, tracer: Tracer, keep: bool, environ: Mapping[str, str]) 
 
     Raises EmbeddedServerError, StoryUntrue, or a PipelineError.
     """
-    page.chapter("Two servers start")
+    page.chapter("Three servers start")
     started = time.monotonic()
-    with embedded_servers() as servers:
+    with embedded_servers(say=page.say) as servers:
         took = duration((time.monotonic() - started) * 1000)
         page.say(
             f"Postgres listens on {LOOPBACK}:{servers.postgres.port}, SeaweedFS (S3) on "
-            f"{LOOPBACK}:{servers.seaweedfs.port}. Both were up after {took}."
+            f"{LOOPBACK}:{servers.seaweedfs.port}, Kafka on {servers.kafka.bootstrap_servers}. "
+            f"All were up after {took}."
         )
         environment = _prepared(servers)
         settings = load_settings(environment).settings

@@ -130,9 +130,9 @@ class GuardedProcess:
         deadline = time.monotonic() + seconds
         while not ready():
             if (code := self.exit_code()) is not None:
-                log = self._quoted_log()
-                error = PortTakenError if _speaks_of_a_taken_port(log) else EmbeddedServerError
-                raise error(f"{self._launch.name} ended with code {code} before it was ready.{log}")
+                taken = _speaks_of_a_taken_port(self._launch.log.read_text(errors="replace"))
+                error = PortTakenError if taken else EmbeddedServerError
+                raise error(f"{self._launch.name} ended with code {code} before it was ready.{self._quoted_log()}")
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
                     f"{self._launch.name} wasn't ready after {seconds:g} s.{self._quoted_log()} "
@@ -211,5 +211,5 @@ def _environment(launch: Launch) -> dict[str, str]:
 
 
 def _speaks_of_a_taken_port(log: str) -> bool:
-    # Go and Postgres name the errno; `weed mini` looks first and says "port N for S3 … is not available".
+    # Go, Java and Postgres name the errno; `weed mini` looks first and says "port N for S3 … is not available".
     return "address already in use" in log.lower() or "is not available on" in log

@@ -115,6 +115,11 @@ class EmbeddedServer(ABC):
             self._process = None
 
     @property
+    def has_been_up(self) -> bool:
+        """Whether clients may know it: its ports stay what they are from then on."""
+        return self._has_been_up
+
+    @property
     def directory(self) -> Path:
         """Its folder: data, configuration and log."""
         return self._folder.path / self.name.lower()

@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline_processing.embedded.kafka import KafkaServer
+from pipeline_processing.embedded.kafka_jars import Say
 from pipeline_processing.embedded.postgres import PostgresServer
 from pipeline_processing.embedded.process import ScratchFolder
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
@@ -16,15 +18,21 @@ from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 class EmbeddedServers:
     postgres: PostgresServer
     seaweedfs: SeaweedFSServer
+    kafka: KafkaServer
 
     @property
     def folder(self) -> Path:
-        """The temporary folder of both. What is put there goes with them."""
+        """The temporary folder of all. What is put there goes with them."""
         return self.postgres.directory.parent
 
     def environment(self, *, database: str, bucket: str, prefix: str = "") -> dict[str, str]:
-        """The PIPELINE_* variables under which the service reads `database` and writes to `bucket`."""
+        """
+        The PIPELINE_* variables under which the service reads `database` and writes to `bucket`, and if Kafka was
+        started, meets it.
+        """
+        kafka = {"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers} if self.kafka.has_been_up else {}
         return {
+            **kafka,
             "PIPELINE_SOURCE__DSN": self.postgres.dsn(database),
             "PIPELINE_S3__ENDPOINT_URL": self.seaweedfs.endpoint_url,
             "PIPELINE_S3__REGION": self.seaweedfs.region,
@@ -36,19 +44,26 @@ class EmbeddedServers:
 
 
 @contextmanager
-def embedded_servers(*, start_seconds: float = 30.0) -> Iterator[EmbeddedServers]:
+def embedded_servers(
+    *, kafka: bool = True, start_seconds: float = 60.0, say: Say = lambda _: None
+) -> Iterator[EmbeddedServers]:
     """
-    Both servers, in one temporary folder, up inside the block and gone after.
+    All servers, in one temporary folder, up inside the block and gone after.
 
-    Raises EmbeddedServerError.
+    Without `kafka`, that one is left to be entered as a block by whoever wants it. `say` is told what else takes
+    time: Kafka has to be fetched, once. Raises EmbeddedServerError.
     """
     with ScratchFolder() as folder, ExitStack() as stack:
-        # Side by side without threads, so that Ctrl-C ends the wait at once: SeaweedFS, the slower one, comes
-        # up while Postgres initialises its data.
-        seaweedfs = SeaweedFSServer(folder=folder, start_seconds=start_seconds)
-        postgres = PostgresServer(folder=folder, start_seconds=start_seconds)
-        for server in (seaweedfs, postgres):
+        # Side by side without threads, so that Ctrl-C ends the wait at once: the slower ones, the slowest first,
+        # come up while Postgres initialises its data.
+        servers = EmbeddedServers(
+            kafka=KafkaServer(folder=folder, start_seconds=start_seconds, say=say),
+            seaweedfs=SeaweedFSServer(folder=folder, start_seconds=start_seconds),
+            postgres=PostgresServer(folder=folder, start_seconds=start_seconds),
+        )
+        started = [*([servers.kafka] if kafka else []), servers.seaweedfs, servers.postgres]
+        for server in started:
             server.open(stack)
-        for server in (postgres, seaweedfs):
+        for server in reversed(started):
             server.wait_until_ready()
-        yield EmbeddedServers(postgres=postgres, seaweedfs=seaweedfs)
+        yield servers

@@ -23,14 +23,18 @@ from tests.watching import eventually, processes_in
 
 _DEADLINE_SECONDS = 20.0
 
-# The parent that the tests end. It tells when both are up, and then waits for us.
+# The parent that the tests end. It tells when all are up, and then waits for us.
 _PARENT = """
 import json, sys
 from pipeline_processing.embedded.servers import embedded_servers
 with embedded_servers() as servers:
-    print(json.dumps([servers.postgres.pid, servers.seaweedfs.pid]), flush=True)
+    print(json.dumps([servers.postgres.pid, servers.seaweedfs.pid, servers.kafka.pid]), flush=True)
     sys.stdin.read()
 """
+
+
+# Most of these start a Kafka.
+pytestmark = pytest.mark.usefixtures("rehearsed_kafka")
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def test_nothing_is_left_after_an_error_in_the_block(folder: Path) -> None:
 
 
 def test_nothing_is_left_after_a_failed_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When one server can't start, the other one goes as well."""
+    """When one server can't start, the others go as well."""
 
     def fails(server: PostgresServer) -> None:
         raise EmbeddedServerError("made up")
@@ -125,21 +129,23 @@ def test_nothing_is_left_when_the_parent_is_ended(
 ) -> None:
     """Ctrl-C (to the whole process group), SIGTERM and a crash end servers and folder as well."""
     assert parent.stdout is not None
-    postgres_pid, seaweedfs_pid = json.loads(parent.stdout.readline())
-    sockets = sockets_of(seaweedfs_pid)
-    assert Path(f"/proc/{postgres_pid}").exists()
+    pids = json.loads(parent.stdout.readline())
+    sockets = sockets_of(pids[1])
+    assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     assert sockets()
 
     os.killpg(parent.pid, number)
     parent.wait(_DEADLINE_SECONDS)
 
     eventually(lambda: not processes_in(folder) and not list(folder.iterdir()), _DEADLINE_SECONDS)
-    assert not Path(f"/proc/{postgres_pid}").exists()
-    assert not Path(f"/proc/{seaweedfs_pid}").exists()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not sockets()
 
 
-@pytest.mark.parametrize("reached", ["*", "*/seaweedfs/server.log", "*/postgres/initdb.log", "*/postgres/server.log"])
+@pytest.mark.parametrize(
+    "reached",
+    ["*", "*/kafka/server.log", "*/seaweedfs/server.log", "*/postgres/initdb.log", "*/postgres/server.log"],
+)
 def test_nothing_is_left_when_the_parent_is_killed_while_starting(
     reached: str, folder: Path, parent: subprocess.Popen[str]
 ) -> None:

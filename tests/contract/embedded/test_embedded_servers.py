@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 
 from pipeline_processing.embedded import seaweedfs as seaweedfs_module
 from pipeline_processing.embedded import server as server_module
+from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.ports import LOOPBACK, free_ports
 from pipeline_processing.embedded.postgres import PostgresServer
 from pipeline_processing.embedded.process import EmbeddedServerError
@@ -29,7 +30,7 @@ only_as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Post
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[EmbeddedServers]:
+def servers(rehearsed_kafka: None) -> Iterator[EmbeddedServers]:
     with embedded_servers() as started:
         yield started
 
@@ -159,7 +160,7 @@ async def test_interrupted_servers_keep_ports_and_data(servers: EmbeddedServers)
     async with s3(servers.seaweedfs) as client:
         await client.put_object(Bucket="outage", Key="kept", Body=b"rows")
 
-    for server in (servers.postgres, servers.seaweedfs):
+    for server in (servers.postgres, servers.seaweedfs, servers.kafka):
         server.stop()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((LOOPBACK, server.port), timeout=5)
@@ -175,10 +176,11 @@ async def test_interrupted_servers_keep_ports_and_data(servers: EmbeddedServers)
 
 
 def test_the_environment_is_what_the_service_reads(servers: EmbeddedServers) -> None:
-    """The PIPELINE_* variables point the service at a database and a bucket."""
+    """The PIPELINE_* variables point the service at a database, a bucket and a broker."""
     environment = servers.environment(database="agencies", bucket="exports", prefix="demo")
 
     assert environment == {
+        "PIPELINE_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{servers.kafka.port}",
         "PIPELINE_SOURCE__DSN": f"postgresql://pipeline@127.0.0.1:{servers.postgres.port}/agencies",
         "PIPELINE_S3__ENDPOINT_URL": f"http://127.0.0.1:{servers.seaweedfs.port}",
         "PIPELINE_S3__REGION": "us-east-1",
@@ -190,8 +192,20 @@ def test_the_environment_is_what_the_service_reads(servers: EmbeddedServers) -> 
     assert servers.environment(database="d", bucket="b")["PIPELINE_DESTINATION"] == "s3://b"
 
 
-@pytest.mark.parametrize("launcher", [PostgresServer, SeaweedFSServer])
-def test_a_port_taken_meanwhile_is_replaced(launcher: type[EmbeddedServer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kafka_that_isn_t_wanted_isn_t_in_the_environment() -> None:
+    """Nobody who does without it waits for it, and it can be started later all the same."""
+    with embedded_servers(kafka=False) as servers:
+        before = servers.environment(database="d", bucket="b")
+        assert not (servers.folder / "kafka").exists()
+        with servers.kafka as kafka:
+            after = servers.environment(database="d", bucket="b")
+            assert after == before | {"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers}
+
+
+@pytest.mark.parametrize("launcher", [PostgresServer, SeaweedFSServer, KafkaServer])
+def test_a_port_taken_meanwhile_is_replaced(
+    launcher: type[EmbeddedServer], rehearsed_kafka: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When somebody takes a port between our look and the bind, the start is tried again with others."""
     with socket.create_server((LOOPBACK, 0)) as somebody:
         taken = somebody.getsockname()[1]

