@@ -23,6 +23,11 @@ from pipeline_processing.masking import MASK, mask_text, names_a_secret
 # Their chatter is of no use to an operator, and at DEBUG it shows the headers of signed requests.
 _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "urllib3")
 
+# In an outage they say so at ERROR ten times a second, for as long as it lasts. The service says it once itself; what
+# fails comes to it as an exception. What they alone know is told when the level is debug, but never all of it: at DEBUG
+# they show the bytes of every request, and so the SASL password.
+_LOUD_LIBRARIES = ("aiokafka", "kafka")
+
 _FIRST = ("timestamp", "level", "logger", "event")
 
 
@@ -60,6 +65,8 @@ def configure_logs(*, json: bool, level: str) -> None:
     root.setLevel(level.upper())
     for library in _QUIET_LIBRARIES:
         logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
+    for library in _LOUD_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.CRITICAL if root.level > logging.DEBUG else logging.INFO)
     logging.captureWarnings(capture=True)
 
 

@@ -59,13 +59,13 @@ def test_library_logs_look_alike(capsys: pytest.CaptureFixture[str]) -> None:
     """The standard library's loggers and warnings come out in the same form, `extra` included."""
     configure_logs(json=True, level="info")
 
-    logging.getLogger("aiokafka").info("joined %s", "group", extra={"generation": 7})
+    logging.getLogger("driver").info("joined %s", "group", extra={"generation": 7})
     warnings.warn("old", stacklevel=1)
 
     joined, warned = lines(capsys)
     assert (joined["event"], joined["logger"], joined["level"], joined["generation"]) == (
         "joined group",
-        "aiokafka",
+        "driver",
         "info",
         7,
     )
@@ -76,7 +76,7 @@ def test_the_level_holds_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs(json=True, level="warning")
 
     log.info("no")
-    logging.getLogger("aiokafka").info("no")
+    logging.getLogger("driver").info("no")
     log.warning("yes")
 
     assert [line["event"] for line in lines(capsys)] == ["yes"]
@@ -90,6 +90,21 @@ def test_signed_requests_are_never_logged(capsys: pytest.CaptureFixture[str]) ->
     log.debug("ours")
 
     assert [line["event"] for line in lines(capsys)] == ["ours"]
+
+
+@pytest.mark.parametrize(("level", "told"), [("info", []), ("debug", ["can't connect", "joined"])])
+def test_kafkas_client_is_quiet_but_for_debugging(
+    capsys: pytest.CaptureFixture[str], level: str, told: list[str]
+) -> None:
+    """In an outage it would fill the log; and it never shows its requests, one of which holds the password."""
+    configure_logs(json=True, level=level)
+
+    for name in ("aiokafka", "aiokafka.conn", "kafka"):
+        logging.getLogger(name).error("can't connect")
+        logging.getLogger(name).info("joined")
+        logging.getLogger(name).debug("Request: SaslAuthenticateRequest(…)")
+
+    assert [line["event"] for line in lines(capsys)] == told * 3
 
 
 async def test_each_task_says_which_run_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,70 @@
+"""Which partitions topics have, asked in a way that creates none."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka
+from aiokafka.protocol.metadata import MetadataRequest
+
+from pipeline_processing.errors import KafkaUnavailable, TopicMissing
+from pipeline_processing.kafka.errors import Where, translate, translated
+
+_PAUSE_SECONDS = 0.1
+
+
+async def partitions_of(client: Any, topics: Sequence[str], *, where: Where, seconds: float) -> list[TopicPartition]:
+    """
+    All partitions of the topics, each of which has a leader.
+
+    `client` is an AIOKafkaClient that has been started. aiokafka's own look-up has brokers create what is missing if
+    they do such things, and can't tell a missing topic from brokers that are down. Raises TopicMissing with all that
+    are missing, AccessDenied, KafkaUnavailable.
+    """
+    found, missing = await existing(client, topics, where=where, seconds=seconds)
+    if missing:
+        raise TopicMissing(missing)
+    return found
+
+
+async def existing(
+    client: Any, topics: Sequence[str], *, where: Where, seconds: float
+) -> tuple[list[TopicPartition], list[str]]:
+    """As `partitions_of`, but returns the names of the missing topics."""
+    last: Exception = KafkaUnavailable("")
+    with translated(where):
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        return await _look(client, topics)
+                    except kafka.KafkaError as error:
+                        if not error.retriable:
+                            raise
+                        last = error
+                    await asyncio.sleep(_PAUSE_SECONDS)
+        except TimeoutError as error:
+            if isinstance(last, kafka.KafkaError):
+                raise translate(last, where=where) from last
+            raise error from None
+
+
+async def _look(client: Any, topics: Iterable[str]) -> tuple[list[TopicPartition], list[str]]:
+    node = client.get_random_node()
+    if node is None:
+        raise kafka.NoBrokersAvailable("no broker is known")
+    answer = await client.send(node, MetadataRequest(sorted(topics), allow_auto_topic_creation=False))
+    found: list[TopicPartition] = []
+    missing: list[str] = []
+    for code, topic, _internal, partitions in answer.topics:
+        error = kafka.for_code(code)
+        if error is kafka.UnknownTopicOrPartitionError:
+            missing.append(topic)
+        elif error is not kafka.NoError:
+            raise error(topic)
+        for _code, partition, leader, *_ in partitions:
+            if leader == -1:
+                raise kafka.LeaderNotAvailableError(f"partition {partition} of {topic} has no leader")
+            found.append(TopicPartition(topic, partition))
+    return sorted(found), missing

@@ -1,0 +1,56 @@
+"""Telling an outage from a quiet hour."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from pipeline_processing.kafka.errors import Where, translated
+
+_PATIENCE_SECONDS = 5.0
+_PROBE_SECONDS = 2.0
+
+
+class Silence:
+    """
+    How long the brokers have said nothing to a consumer.
+
+    aiokafka tries again in the background for ever, and in an outage gives no records, as in a quiet hour. But brokers
+    answer a fetch of nothing twice a second, too.
+    """
+
+    def __init__(self, consumer: Any, *, where: Where, partitions: Collection[TopicPartition]) -> None:
+        """`partitions` are asked for while none is assigned."""
+        self._consumer = consumer
+        self._where = where
+        self._partitions = partitions
+        self._heard: dict[TopicPartition, int | None] = {}
+        self._heard_at = self._now()
+
+    @property
+    def seconds(self) -> float:
+        """Since they were last heard of."""
+        return self._now() - self._heard_at
+
+    async def check(self) -> None:
+        """Raise KafkaUnavailable if they have said nothing for 5 s, and don't answer within 2 s when asked."""
+        mine = self._consumer.assignment()
+        heard = {at: self._consumer.last_poll_timestamp(at) for at in mine}
+        if heard != self._heard:
+            self._heard = heard
+            self.broken()
+        if self.seconds < _PATIENCE_SECONDS:
+            return
+        with translated(self._where):
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await self._consumer.end_offsets(mine or self._partitions)
+        self.broken()
+
+    def broken(self) -> None:
+        """They have been heard just now."""
+        self._heard_at = self._now()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
