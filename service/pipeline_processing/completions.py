@@ -35,6 +35,8 @@ def completion_event(run: Run) -> OutboxEvent:
     }
     if run.trace_id is not None and run.span_id is not None:
         headers["traceparent"] = f"00-{run.trace_id}-{run.span_id}-01"
+        if run.tracestate is not None:
+            headers["tracestate"] = run.tracestate
     return OutboxEvent(
         event_id=event_id,
         run_id=run.run_id,

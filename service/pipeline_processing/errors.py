@@ -10,23 +10,27 @@ Every error of the service. Its type says what the caller does next.
     │   ├── PublicationError      1: what stands at the destination isn't what this run decided
     │   │   ├── ConflictingObjects, PlanLost
     │   ├── TransientError        try again later: 69 where a server can't be reached, 75 otherwise
-    │   │   ├── SourceUnavailable, DestinationUnavailable, HistoryUnavailable
-    │   │   ├── Throttled, StandbyConflict, SourceBusy, AttemptsExhausted
+    │   │   ├── SourceUnavailable, DestinationUnavailable, HistoryUnavailable, KafkaUnavailable
+    │   │   ├── Throttled, StandbyConflict, SourceBusy, AttemptsExhausted, DeadlineExceeded
     │   ├── AccessDenied          77: mend the permissions
     │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: mend the service's settings
     │   ├── RowsUnaccounted       70: a stage lost rows without saying so; a bug
     │   └── InternalError         70: anything that nobody foresaw; a bug
     ├── RequestError              65: the request can't be used; a dead letter when it came from Kafka
-    │   ├── InvalidRequest, UnknownJob, UnknownDataset, ConflictingRequest
+    │   ├── InvalidJson, InvalidRequest, InvalidEvent, UnknownJob, UnknownDataset, ConflictingRequest, RequestTooLarge
     ├── SettingsError             78: mend the service's settings
     │   ├── HistoryOutdated, HistoryTooNew   or migrate the history, or upgrade this service
+    │   ├── TopicMissing                     or create the topic
     ├── RunHeldElsewhere          75: another worker has the run
     ├── RunUnknown                65: no such run in the history
+    ├── PlaceUnknown              65: nothing stands at that place of a topic
     ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
-    └── UploadMissing             the destination has neither the upload nor its object
+    ├── UploadMissing             the destination has neither the upload nor its object
+    └── MessageTooLarge           the broker refuses one message for its size: send less
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -202,6 +206,13 @@ class HistoryUnavailable(TransientError):
     exit_code = 69
 
 
+class KafkaUnavailable(TransientError):
+    """The Kafka brokers can't be reached, or broke off."""
+
+    kind = "kafka_unavailable"
+    exit_code = 69
+
+
 class Throttled(TransientError):
     """The destination asks for fewer requests."""
 
@@ -225,6 +236,19 @@ class AttemptsExhausted(TransientError):
 
     kind = "attempts_exhausted"
     retryable = False
+
+
+class DeadlineExceeded(TransientError):
+    """The request's deadline passed before the run was decided."""
+
+    kind = "deadline_exceeded"
+    retryable = False
+
+    def __init__(self, deadline: datetime) -> None:
+        super().__init__(
+            f"The request's deadline, {deadline:%Y-%m-%dT%H:%M:%SZ}, passed before the run was decided. "
+            "Replay the run: a replay has no deadline. Or give the next request a later one."
+        )
 
 
 # -- access and settings -------------------------------------------------------------------------
@@ -290,6 +314,18 @@ class HistoryTooNew(SettingsError):
         )
 
 
+class TopicMissing(SettingsError):
+    """A topic isn't there, and this service was told not to create any."""
+
+    kind = "topic_missing"
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        super().__init__(
+            f"Kafka has no topic {', '.join(topics)}. Create it, let this service do so with "
+            "PIPELINE_KAFKA__CREATE_TOPICS=true, or correct PIPELINE_KAFKA__…_TOPIC."
+        )
+
+
 # -- bugs ----------------------------------------------------------------------------------------
 
 
@@ -322,6 +358,30 @@ class RequestError(PipelineError):
     exit_code = 65
 
 
+class InvalidJson(RequestError):
+    """The message's value isn't JSON."""
+
+    kind = "invalid_json"
+
+
+class InvalidEvent(RequestError):
+    """The message's CloudEvents attributes are incomplete or wrong."""
+
+    kind = "invalid_event"
+
+
+class RequestTooLarge(RequestError):
+    """The message is larger than this service takes."""
+
+    kind = "too_large"
+
+    def __init__(self, size: int, *, limit: int) -> None:
+        super().__init__(
+            f"The message's value has {size:,} bytes, and a request may have {limit:,}. "
+            "Send fewer or shorter params, or several requests."
+        )
+
+
 class InvalidRequest(RequestError):
     """The request breaks its schema. The message lists every fault."""
 
@@ -330,6 +390,9 @@ class UnknownJob(RequestError):
     """The request names a job that this service doesn't run."""
 
     kind = "unknown_job"
+
+    def __init__(self, unknown: str, *, job: str) -> None:
+        super().__init__(f"There is no job {unknown!r}. The job is {job}.")
 
 
 class UnknownDataset(RequestError):
@@ -383,6 +446,13 @@ class RunUnknown(PipelineError):
         super().__init__(f"The history has no run {run_id!r}. `pipeline-processing history` lists the runs it has.")
 
 
+class PlaceUnknown(PipelineError):
+    """Nothing stands at that place of a topic, or nothing any more."""
+
+    kind = "place_unknown"
+    exit_code = 65
+
+
 class Superseded(PipelineError):
     """The fence or the state has moved on: this worker may change nothing any more."""
 
@@ -400,6 +470,12 @@ class UploadMissing(PipelineError):
 
     def __init__(self, url: str) -> None:
         super().__init__(f"The upload of {url} is gone, and there is no such object.")
+
+
+class MessageTooLarge(PipelineError):
+    """The broker refuses a message for its size."""
+
+    kind = "message_too_large"
 
 
 RUN_CANCELLED_EXIT_CODE = 79

@@ -9,17 +9,19 @@ up its lease, and whoever claims the run next goes on with the stored plan.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
 from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunContext
+from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export, RunContext
+from pipeline_processing.clean_up import CleanUp
 from pipeline_processing.errors import (
     AttemptsExhausted,
     ConflictingObjects,
+    DeadlineExceeded,
     InternalError,
     PipelineError,
     Superseded,
@@ -211,7 +213,7 @@ class Executor:
     async def _export(self, claim: Claim) -> None:
         """Stream, verify, and store the plan: from here on the run is decided."""
         context, processor = self._processor(claim, self._destination)
-        export = await processor.process_agency(claim.run.agency_id, self._config.for_request(claim.run.request))
+        export = await self._processed(claim, processor)
         self._after("stream")
         if await self._destination.exists(manifest_key(context)):
             raise ConflictingObjects(
@@ -224,9 +226,26 @@ class Executor:
         await self._answered(lambda: self._runs.prepare(claim, plan, outcome))
         self._after("prepare")
 
+    async def _processed(self, claim: Claim, processor: AgencyProcessor) -> Export:
+        """Stream the agency's rows, until the request's deadline at most. Raises DeadlineExceeded."""
+        request = claim.run.request
+        work = processor.process_agency(claim.run.agency_id, self._config.for_request(request))
+        if request.deadline is None:
+            return await work
+        try:
+            async with asyncio.timeout(self._left(request.deadline)) as limit:
+                return await work
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(request.deadline) from None
+
+    def _left(self, deadline: datetime) -> float:
+        return max(0.0, (deadline - self._clock.now()).total_seconds())
+
     async def _dry_run(self, claim: Claim) -> Run:
         _, processor = self._processor(claim, NullDestination())
-        export = await processor.process_agency(claim.run.agency_id, self._config.for_request(claim.run.request))
+        export = await self._processed(claim, processor)
         return await self._runs.succeed_dry(claim, outcome_of(export, manifest_url=None))
 
     async def _ended(self, claim: Claim, error: PipelineError) -> Attempted:
@@ -234,6 +253,8 @@ class Executor:
         tries = await self._answered(lambda: self._runs.tries(claim.run.run_id))
         if error.retryable and tries < self._retry.max_attempts:
             delay = self._retry.delay(tries, self._jitter())
+            if (deadline := claim.run.request.deadline) is not None:
+                delay = min(delay, timedelta(seconds=self._left(deadline)))  # to say then that it has passed
             log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
             retry = self._answered(lambda: self._runs.retry(claim, failure_of(error), delay=delay))
             return Attempted(await retry, error)
@@ -265,11 +286,11 @@ class Executor:
         await self._clean_up(claim.run.run_id)
 
     async def _clean_up(self, run_id: str) -> None:
-        """Abort the uploads that nobody will complete. What is left over, `gc` finds by the same question."""
-        uploads = [u for u in await self._runs.lost_uploads(run_id) if u.destination == self._destination.url]
-        for upload in uploads:
-            await self._destination.abort(upload)
-        await self._runs.forget_uploads(run_id, uploads)
+        """Remove what nobody will complete. What is left over, or elsewhere, `gc` finds by the same questions."""
+        clean_up = CleanUp(runs=self._runs, destination=self._destination)
+        await clean_up.after_run(run_id)
+        for problem in clean_up.problems:
+            log.warning("something of a run could not be removed; `gc` will", error=str(problem))
 
     async def _finally(self, work: Coroutine[Any, Any, None]) -> None:
         """Do a last piece of work, within limits, even if this task is cancelled meanwhile."""

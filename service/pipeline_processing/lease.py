@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
+_LOOK_SECONDS = 1.0
+"""How long a run that was cancelled may go on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -67,9 +70,20 @@ class Leases:
         seconds, ends_at = self._length.total_seconds(), held.ends_at
         while True:
             # A third of the lease after it was last asked for, however late the answer came.
-            await self._clock.sleep(max(0.0, ends_at - seconds * 2 / 3 - self._clock.monotonic()))
+            await self._watch(held.claim, until=ends_at - seconds * 2 / 3)
             # The last tenth is for stopping: a part reaches S3 for a moment after its task is cancelled.
             ends_at = await self._renewed(held.claim, give_up_at=ends_at - seconds / 10)
+
+    async def _watch(self, claim: Claim, *, until: float) -> None:
+        """Wait, and look now and then whether the run was cancelled meanwhile. Raises Superseded."""
+        while (left := until - self._clock.monotonic()) > _LOOK_SECONDS:
+            await self._clock.sleep(_LOOK_SECONDS)
+            try:
+                async with asyncio.timeout(left - _LOOK_SECONDS):
+                    await self._runs.check(claim)
+            except (TransientError, TimeoutError):
+                pass  # renewing tells whether that matters
+        await self._clock.sleep(max(0.0, left))
 
     async def _renewed(self, claim: Claim, *, give_up_at: float) -> float:
         """Renew the lease, trying again until `give_up_at`; when it ends then. Raises Superseded."""

@@ -221,6 +221,7 @@ class Run(Message):
     error: RunFailure | None = None
     trace_id: TraceId | None = None
     span_id: str | None = None
+    tracestate: str | None = None
 
 
 class Attempt(Message):

@@ -3,7 +3,7 @@ What the core needs from the outside, as small Protocols. Each implementation ha
 the composition root (`app.py`) imports it. No driver's exception crosses a port: see `errors.py`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -11,6 +11,8 @@ from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
 
+from pipeline_processing.completions import OutboxEvent
+from pipeline_processing.errors import RequestError
 from pipeline_processing.model import (
     Artifact,
     Attempt,
@@ -204,6 +206,9 @@ class Destination(Protocol):
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """Remove one completed artifact if it is ours: only for plans of runs that have failed for good."""
 
+    def pending_uploads(self) -> AsyncIterator[UploadRef]:
+        """Every incomplete upload below this destination, whoever started it."""
+
 
 # -- runs ----------------------------------------------------------------------------------------
 
@@ -232,6 +237,19 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Incoming:
+    """A request that is valid in itself, with the id of its run and the trace that it continues."""
+
+    request: JobRequest
+    run_id: str
+    trace_id: str
+    span_id: str
+    tracestate: str | None = None
+    """W3C `tracestate`, carried through to the completion event."""
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What an attempt measured: totals, bytes of all artifacts, seconds per stage."""
 
@@ -239,6 +257,10 @@ class Outcome:
     bytes_written: int = 0
     timings: Mapping[str, Any] = field(default_factory=dict)
     manifest_url: str | None = None
+
+
+Announce = Callable[[Sequence[OutboxEvent]], Awaitable[None]]
+"""Sends events; returns once all of them are stored by the broker."""
 
 
 class RunStore(Protocol):
@@ -253,19 +275,19 @@ class RunStore(Protocol):
     async def installation_id(self) -> UUID:
         """Which history this is."""
 
-    async def accept(
-        self,
-        request: JobRequest,
-        *,
-        run_id: str,
-        trace_id: str,
-        span_id: str,
-        origin: Origin | None = None,
-    ) -> Run:
+    async def accept(self, incoming: Incoming) -> Run:
         """
         Write the request as a `queued` run, unless the run id is known; either way, the run as it stands.
 
         Raises ConflictingRequest if the id was used for another request, and InvalidRequest for text with a NUL.
+        """
+
+    async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
+        """
+        The same for many, all or none written: to each its run, or why it can't be one. Of several with one run id,
+        the first counts.
+
+        A finished run that is asked for again by a message has its event put back among the unsent ones.
         """
 
     async def claim(
@@ -281,6 +303,9 @@ class RunStore(Protocol):
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
         """Extend the lease from now. Raises Superseded also when the run was cancelled."""
 
+    async def check(self, claim: Claim) -> None:
+        """Raises Superseded if the claim holds no longer: taken over, or the run was cancelled. Changes nothing."""
+
     async def start_attempt(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
         """Note the attempt's own trace in `run_attempts`."""
 
@@ -295,6 +320,21 @@ class RunStore(Protocol):
         Uploads of a run that nobody will complete: their fence is superseded, or the run is neither `running` nor
         `prepared`, and no plan that can still be completed names them. A failed run's plan can't: `failed` is final.
         """
+
+    async def lost_of(self, run_id: str, listed: Sequence[UploadRef]) -> list[UploadRef]:
+        """
+        Of uploads that were found at their destination *before* this call: those that nobody will complete, by the
+        rule of `lost_uploads`. One that isn't recorded is lost unless the run is `running` or unknown.
+        """
+
+    async def runs_to_clean_up(self) -> list[str]:
+        """Ids of the runs with lost uploads, or with a plan that can't be completed any more."""
+
+    async def failed_plan(self, run_id: str) -> Plan | None:
+        """The plan of a run that failed after its decision, whose objects may not all have been deleted."""
+
+    async def forget_failed_plan(self, run_id: str) -> None:
+        """Its objects are gone."""
 
     async def prepare(self, claim: Claim, plan: Plan, outcome: Outcome) -> None:
         """The decision: `running → prepared`, storing the plan. Repeating it with the same fence is harmless."""
@@ -348,15 +388,36 @@ class RunStore(Protocol):
         agency_id: int | None = None,
         state: RunState | None = None,
         since: datetime | None = None,
-        limit: int = 50,
+        until: datetime | None = None,
+        limit: int | None = 50,
     ) -> list[Run]:
-        """Runs, newest first, by the time they were accepted."""
+        """Runs, newest first, by the time they were accepted: at `since` or later, and before `until`."""
+
+    async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """Those of the runs that there are, by id."""
+
+    async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """How many runs are replays of each of these; without those that have none."""
 
     async def attempts(self, run_id: str) -> list[Attempt]:
         """All attempts of one run, oldest first."""
 
     async def events(self, run_id: str) -> list[tuple[str, RunCompletion]]:
         """The run's events in the outbox: id and content."""
+
+    # -- announcing ------------------------------------------------------------------------------
+
+    async def announce(self, send: Announce, *, limit: int) -> int:
+        """
+        Give up to `limit` unsent events, oldest first, to `send`, and mark them sent when it has returned; their
+        number. Whoever calls this meanwhile is given others. If `send` raises, they stay unsent.
+        """
+
+    async def idle(self) -> bool:
+        """
+        Whether nothing is left to do: no run is due, running, prepared, or waiting for another attempt, and every
+        event is sent. A request that isn't to start yet doesn't count.
+        """
 
 
 # -- time ----------------------------------------------------------------------------------------

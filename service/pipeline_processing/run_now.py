@@ -18,7 +18,7 @@ from pipeline_processing.errors import (
 from pipeline_processing.executor import Executor, RetryPolicy, final_error
 from pipeline_processing.failures import failure_of
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunState
-from pipeline_processing.ports import Clock, Destination, RunStore
+from pipeline_processing.ports import Clock, Destination, Incoming, RunStore
 from pipeline_processing.publication import outcome_of
 
 log = structlog.get_logger(__name__)
@@ -62,9 +62,8 @@ class RunNow:
             # A destination that can't be used is found before the run id is spent on it.
             installation = await self._patiently(self._runs.installation_id)
             await self._patiently(lambda: self._destination.verify_installation(installation))
-        run = await self._patiently(
-            lambda: self._runs.accept(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
-        )
+        incoming = Incoming(request=request, run_id=run_id, trace_id=trace_id, span_id=span_id)
+        run = await self._patiently(lambda: self._runs.accept(incoming))
         self._after("accept")
         broke_off = 0
         while not run.state.finished:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic_core import PydanticSerializationError
+
 from pipeline_processing.errors import InvalidRequest
 from pipeline_processing.model import JobRequest, Plan, RunFailure
 
@@ -12,10 +14,22 @@ _LONGEST_MESSAGE = 8000
 
 def storable_request(request: JobRequest) -> JobRequest:
     """The request. Raises InvalidRequest if it can't be stored: it would stop the intake for good."""
-    for text in _texts(request.model_dump(mode="json")):
-        if "\0" in text or not _encodable(text):
-            raise InvalidRequest("The request holds a NUL character, or text that isn't Unicode. Remove it.")
+    try:
+        # A look at the whole is quick, and nearly all there ever is to do. It also finds what only looks like a NUL.
+        may_hold_nul = "\\u0000" in request.model_dump_json()
+    except PydanticSerializationError:
+        unusable = True
+    else:
+        unusable = may_hold_nul and any("\0" in text for text in _texts(request.model_dump(mode="json")))
+    if unusable:
+        raise InvalidRequest("The request holds a NUL character, or text that isn't Unicode. Remove it.")
     return request
+
+
+def storable_tracestate(tracestate: str | None) -> str | None:
+    """The tracestate, or none if it can't be stored: as W3C has it, a broken one is dropped and never an error."""
+    usable = tracestate is not None and "\0" not in tracestate and _encodable(tracestate)
+    return tracestate if usable else None
 
 
 def storable_failure(failure: RunFailure) -> RunFailure:

@@ -13,7 +13,7 @@ def faults_of(error: ValidationError) -> list[str]:
 
 def _line(location: tuple[int | str, ...], message: str) -> str:
     # A step's location has its name twice: as the choice among the steps, and as its key.
-    parts = [part for part, following in zip(location, (*location[1:], None), strict=True) if part != following]
+    parts = [part for at, part in enumerate(location) if location[at + 1 : at + 2] != (part,)]
     where = ".".join(map(str, parts))
     what = "unknown key" if message == "Extra inputs are not permitted" else message.removeprefix("Value error, ")
     return f"{where}: {what}" if where else what

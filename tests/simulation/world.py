@@ -3,8 +3,9 @@ A small world in which everything goes wrong that may: workers on one history an
 
 Every call of a worker may be refused, lose its reply, or be on its way for so long that its worker has given it up,
 died or been superseded before it takes effect. At any call a worker may pause for longer than its lease, be killed
-without cleaning up, or be drained. Runs are cancelled, and uploads removed by a lifecycle rule. What happens depends
-on the seed alone. While it happens, the promises are watched that hold at every moment; see `promises.py`.
+without cleaning up, or be drained. Runs are cancelled, uploads removed by a lifecycle rule, requests delivered again,
+and acks of announced events lost. What happens depends on the seed alone. While it happens, the promises are watched
+that hold at every moment; see `promises.py`.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from pipeline_processing.executor import Executor, RetryPolicy
 from pipeline_processing.lease import Leases
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.model import JobRequest, MultipartUpload, UploadRef
+from pipeline_processing.model import MultipartUpload, UploadRef
+from pipeline_processing.ports import Incoming, Origin
 from pipeline_processing.telemetry import IdsOnlyTracer
+from tests.simulation.kafka import Kafka
 from tests.simulation.promises import Promises
 from tests.unit.in_memory import (
     INLINE_LIMIT,
     INSTALLATION,
-    SPAN_ID,
-    TRACE_ID,
     Call,
     Interposed,
     InterposedDestination,
     MemorySource,
+    incoming,
     job,
 )
 from tests.unit.virtual_clock import VirtualClock
@@ -98,6 +100,7 @@ class World:
         self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
         self.destination = MemoryDestination(inline_limit=INLINE_LIMIT)
         self.promises = Promises(self.runs, self.destination)
+        self.kafka = Kafka(self)
         self.pace = self.choose.choice((0.0, 0.2, 1.0, 3.0))
         """Seconds that reading or sending something takes at most."""
         self.exports = 0
@@ -108,10 +111,12 @@ class World:
 
     async def live(self) -> None:
         """Let everything go wrong for a while, and then the workers finish. Raises AssertionError."""
-        await self._accept()
+        requests = await self._accept()
         tasks = [asyncio.create_task(self._keep_alive(number)) for number in range(self.choose.choice((2, 2, 3)))]
         tasks.append(asyncio.create_task(self._operator()))
         tasks.append(asyncio.create_task(self._lifecycle_rule()))
+        tasks.append(asyncio.create_task(self.kafka.redeliver(requests)))
+        tasks += [asyncio.create_task(self.kafka.announce()) for _ in range(2)]
         while not await self._at_rest():
             assert self.clock.monotonic() < PATIENCE, f"not finished: {self._states()}"
             for task in tasks:
@@ -125,6 +130,8 @@ class World:
         if self.broken is not None:
             raise self.broken
         await self.promises.at_the_end(cancelled=self.cancelled, removals=self.chances.removed > 0)
+        for record in self.runs._records.values():
+            self.kafka.told(record.run)
 
     def note(self, who: str, what: str) -> None:
         self.trace.append(f"{self.clock.monotonic():8.3f} {who:6} {what}")
@@ -135,12 +142,20 @@ class World:
 
     # -- what is asked for -----------------------------------------------------------------------
 
-    async def _accept(self) -> None:
+    async def _accept(self) -> list[Incoming]:
         self.cancelled: set[str] = set()
         self.run_ids = [f"r{number}" for number in range(self.choose.choice((1, 2, 3)))]
-        for run_id in self.run_ids:
-            request = JobRequest(agency_id=self.choose.choice((7, 8)), dry_run=self.choose.random() < 0.1)
-            await self.runs.accept(request, run_id=run_id, trace_id=TRACE_ID, span_id=SPAN_ID)
+        requests = [
+            incoming(
+                run_id,
+                agency_id=self.choose.choice((7, 8)),
+                dry_run=self.choose.random() < 0.1,
+                origin=Origin(topic="requests", partition=0, offset=number) if self.choose.random() < 0.9 else None,
+            )
+            for number, run_id in enumerate(self.run_ids)
+        ]
+        await self.kafka.deliver(requests)
+        return requests
 
     def rows(self) -> dict[str, list[list[tuple[int, str]]]]:
         """Rows of one export. No two exports have the same, so that nothing of two attempts can pass as of one."""
@@ -197,7 +212,9 @@ class World:
 
     async def _at_rest(self) -> bool:
         finished = all(record.run.state.finished for record in self.runs._records.values())
-        return finished and not self.requests and not any(worker.busy for worker in self.workers)
+        idle = await self.runs.idle()
+        assert finished or not idle, f"idle, but {self._states()}"
+        return idle and not self.requests and not any(worker.busy for worker in self.workers)
 
     def _states(self) -> dict[str, str]:
         return {run_id: record.run.state for run_id, record in self.runs._records.items()}

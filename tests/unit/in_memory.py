@@ -20,7 +20,7 @@ from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_record import RunRecord
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunProgress
-from pipeline_processing.ports import Batch, Column, Upload, UploadStarted
+from pipeline_processing.ports import Batch, Column, Incoming, Origin, Upload, UploadStarted
 from pipeline_processing.projection import Projection
 from pipeline_processing.run_now import RunNow
 from pipeline_processing.telemetry import IdsOnlyTracer
@@ -41,6 +41,12 @@ ROWS: Mapping[str, Sequence[Records]] = {
 """Dataset → batches. `large` becomes an upload, the others stand in the plan."""
 
 INLINE_LIMIT = 200
+
+
+def incoming(run_id: str = "r", *, agency_id: int = 7, origin: Origin | None = None, **request: Any) -> Incoming:
+    """A request for a run."""
+    asked = JobRequest(agency_id=agency_id, **request)
+    return Incoming(request=asked, run_id=run_id, trace_id=TRACE_ID, span_id=SPAN_ID, origin=origin)
 
 
 def job(*names: str) -> AgencyJobConfig:
@@ -266,9 +272,7 @@ class Service:
         )
 
     async def accept(self, run_id: str = "r", *, agency_id: int = 7, **request: Any) -> Run:
-        return await self.runs.accept(
-            JobRequest(agency_id=agency_id, **request), run_id=run_id, trace_id=TRACE_ID, span_id=SPAN_ID
-        )
+        return await self.runs.accept(incoming(run_id, agency_id=agency_id, **request))
 
     async def attempt(self, executor: Executor | None = None) -> Attempted:
         """Claim the next run, and work on it."""

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superseded
 from pipeline_processing.lease import Held, Leases
 from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.model import JobRequest
-from tests.unit.in_memory import INSTALLATION, LEASE, SPAN_ID, TRACE_ID, Between, Call, Interposed, lost_reply, refused
+from tests.unit.in_memory import INSTALLATION, LEASE, Between, Call, Interposed, incoming, lost_reply, refused
 from tests.unit.virtual_clock import VirtualClock, VirtualLoop, in_virtual_time
 
 SECONDS = LEASE.total_seconds()
@@ -34,7 +33,7 @@ class Leased:
         self.stopped_at: float | None = None
 
     async def claim(self) -> Held:
-        await self.runs.accept(JobRequest(agency_id=7), run_id="r", trace_id=TRACE_ID, span_id=SPAN_ID)
+        await self.runs.accept(incoming())
         held = await self.leases.claim(worker="first", max_runs_per_agency=1)
         assert held is not None
         return held
@@ -129,25 +128,38 @@ async def test_it_outlives_errors_of_the_history(leased: Leased) -> None:
 
 @in_virtual_time
 async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
-    """The worker notices at its next renewal, and stops the work."""
+    """The worker notices within a second, long before it has to renew, and stops the work."""
     held = await leased.claim()
     await leased.runs.cancel("r")
     with pytest.raises(Superseded):
         await leased.leases.work(held, leased.works(100))
-    assert leased.stopped_at == 10
+    assert leased.stopped_at == 1
 
 
 @in_virtual_time
 async def test_it_is_lost_when_another_worker_has_the_run(leased: Leased) -> None:
     """As after a pause: the fence has moved on."""
-    await leased.runs.accept(JobRequest(agency_id=7), run_id="r", trace_id=TRACE_ID, span_id=SPAN_ID)
+    await leased.runs.accept(incoming())
     claim = await leased.runs.claim(worker="first", lease=timedelta(seconds=1), max_runs_per_agency=1)
     assert claim is not None
     await leased.clock.sleep(1)
     assert await leased.is_free()
     with pytest.raises(Superseded):
         await leased.leases.work(Held(claim, ends_at=SECONDS), leased.works(100))
-    assert leased.stopped_at == 10
+    assert leased.stopped_at == 2
+
+
+@in_virtual_time
+async def test_a_look_that_is_never_answered_holds_up_no_renewal(leased: Leased) -> None:
+    """Looking for a cancellation is a courtesy; keeping the lease isn't."""
+
+    async def never(call: Call) -> None:
+        await leased.clock.sleep(3600)
+
+    held = await leased.claim()
+    leased.between.on_every("check", never)
+    assert await leased.leases.work(held, leased.works(25)) == "done"
+    assert leased.between.log.count("renew") == 2
 
 
 @in_virtual_time
@@ -264,7 +276,8 @@ async def test_being_cancelled_stops_work_and_renewing(leased: Leased) -> None:
         await working
     assert leased.stopped_at == 15
     await leased.clock.sleep(100)
-    assert leased.between.log == ["claim", "renew"]
+    assert [call for call in leased.between.log if call != "check"] == ["claim", "renew"]
+    assert leased.between.log.count("check") == 14
 
 
 @in_virtual_time

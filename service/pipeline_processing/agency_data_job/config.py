@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from pipeline_processing.durations import Duration
-from pipeline_processing.errors import JobConfigError, UnknownDataset
+from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.locations import parse_location
 from pipeline_processing.model import Compression, FormatName, JobRequest
 from pipeline_processing.steps.config import StepConfig
@@ -125,8 +125,10 @@ class AgencyJobConfig(Part):
         """
         The config narrowed to what a request asks for: its datasets, in the config's order, and its format.
 
-        Raises UnknownDataset.
+        Raises UnknownJob or UnknownDataset.
         """
+        if request.job != self.job:
+            raise UnknownJob(request.job, job=self.job)
         wanted = [dataset.name for dataset in self.datasets] if request.datasets is None else request.datasets
         available = [dataset.name for dataset in self.datasets]
         if unknown := [name for name in wanted if name not in available]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
@@ -84,6 +84,11 @@ class MemoryDestination:
         there = self.objects.get(artifact.key)
         if there is not None and not _difference(there, artifact, metadata):
             del self.objects[artifact.key]
+
+    async def pending_uploads(self) -> AsyncIterator[UploadRef]:
+        """See `Destination`."""
+        for upload in list(self.open_uploads):
+            yield upload
 
     def start(self, key: str) -> UploadRef:
         """A new upload, for `open`."""

@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from pipeline_processing.model import Attempt, Plan, Run, RunFailure, RunState, UploadRef
-from pipeline_processing.ports import Outcome
+from pipeline_processing.ports import Incoming, Outcome
+from pipeline_processing.stored_text import storable_tracestate
 
 HELD = (RunState.RUNNING, RunState.PREPARED)
 """States in which a run may have a lease."""
@@ -55,9 +56,48 @@ class RunRecord:
         return [
             UploadRef(key=key, upload_id=upload_id, destination=upload.destination)
             for (key, upload_id), upload in self.uploads.items()
-            if self.run.state not in HELD
-            or (upload.fence != self.run.fence and not (upload.planned and self.run.state is RunState.PREPARED))
+            if self._is_lost(upload)
         ]
+
+    def has_lost(self, listed: UploadRef) -> bool:
+        """The same of one that was found at its destination."""
+        upload = self.uploads.get((listed.key, listed.upload_id))
+        # One that isn't recorded may be a running attempt's that is about to record it.
+        return self.run.state is not RunState.RUNNING if upload is None else self._is_lost(upload)
+
+    def _is_lost(self, upload: StartedUpload) -> bool:
+        return self.run.state not in HELD or (
+            upload.fence != self.run.fence and not (upload.planned and self.run.state is RunState.PREPARED)
+        )
+
+    @property
+    def failed_plan(self) -> Plan | None:
+        """A plan that can't be completed any more."""
+        return self.plan if self.run.state is RunState.FAILED else None
+
+
+def queued_run(incoming: Incoming, *, at: datetime) -> Run:
+    """A new run."""
+    request, origin = incoming.request, incoming.origin
+    return Run(
+        run_id=incoming.run_id,
+        job=request.job,
+        agency_id=request.agency_id,
+        state=RunState.QUEUED,
+        attempt=0,
+        request=request,
+        requested_by=request.requested_by,
+        replay_of=request.replay_of,
+        dry_run=request.dry_run,
+        topic=origin and origin.topic,
+        partition=origin and origin.partition,
+        offset=origin and origin.offset,
+        not_before=request.not_before,
+        queued_at=at,
+        trace_id=incoming.trace_id,
+        span_id=incoming.span_id,
+        tracestate=storable_tracestate(incoming.tracestate),
+    )
 
 
 def measured(outcome: Outcome) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""The run table in memory. A method never awaits anything, so each of them is one transaction."""
+"""The run table in memory. No method but `announce` awaits anything, so each of them is one transaction."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import count
 from uuid import UUID, uuid4
 
 from pipeline_processing.completions import OutboxEvent, completion_event
-from pipeline_processing.errors import ConflictingRequest, RunUnknown, Superseded
-from pipeline_processing.memory.run_record import HELD, RunRecord, StartedUpload, measured
-from pipeline_processing.model import Attempt, JobRequest, Plan, Run, RunCompletion, RunFailure, RunState, UploadRef
-from pipeline_processing.ports import Claim, Clock, Origin, Outcome
+from pipeline_processing.errors import ConflictingRequest, RequestError, RunUnknown, Superseded
+from pipeline_processing.memory.outbox import MemoryOutbox
+from pipeline_processing.memory.run_queue import RunQueue
+from pipeline_processing.memory.run_record import HELD, RunRecord, StartedUpload, measured, queued_run
+from pipeline_processing.model import Attempt, Plan, Run, RunCompletion, RunFailure, RunState, UploadRef
+from pipeline_processing.ports import Announce, Claim, Clock, Incoming, Outcome
 from pipeline_processing.stored_text import planned_uploads, storable_failure, storable_request
 
 
@@ -18,11 +21,11 @@ class MemoryRunStore:
 
     def __init__(self, *, clock: Clock, installation_id: UUID | None = None) -> None:
         self.outbox: list[OutboxEvent] = []
+        self._announcements = MemoryOutbox(self.outbox)
         self._clock = clock
         self._installation_id = installation_id or uuid4()
         self._records: dict[str, RunRecord] = {}
-        self._claimed_at: dict[int, int] = {}
-        """Agency → the number of its last claim: a clock may stand still between two."""
+        self._queue = RunQueue(self._records, clock=clock)
         self._fences = count(1)
 
     async def installation_id(self) -> UUID:
@@ -30,47 +33,34 @@ class MemoryRunStore:
 
     # -- accept and claim ------------------------------------------------------------------------
 
-    async def accept(
-        self,
-        request: JobRequest,
-        *,
-        run_id: str,
-        trace_id: str,
-        span_id: str,
-        origin: Origin | None = None,
-    ) -> Run:
-        storable_request(request)
-        known = self._records.get(run_id)
-        if known is not None:
-            if known.request_hash != request.digest():
-                raise ConflictingRequest(run_id)
-            return known.run
-        run = Run(
-            run_id=run_id,
-            job=request.job,
-            agency_id=request.agency_id,
-            state=RunState.QUEUED,
-            attempt=0,
-            request=request,
-            requested_by=request.requested_by,
-            replay_of=request.replay_of,
-            dry_run=request.dry_run,
-            topic=origin and origin.topic,
-            partition=origin and origin.partition,
-            offset=origin and origin.offset,
-            not_before=request.not_before,
-            queued_at=self._clock.now(),
-            trace_id=trace_id,
-            span_id=span_id,
-        )
-        self._records[run_id] = RunRecord(run, request_hash=request.digest(), number=len(self._records))
-        return run
+    async def accept(self, incoming: Incoming) -> Run:
+        request = storable_request(incoming.request)
+        digest = request.digest()
+        known = self._records.get(incoming.run_id)
+        if known is None:
+            run = queued_run(incoming, at=self._clock.now())
+            self._records[run.run_id] = RunRecord(run, request_hash=digest, number=len(self._records))
+            return run
+        if known.request_hash != digest:
+            raise ConflictingRequest(incoming.run_id)
+        if incoming.origin is not None and known.run.state.finished:
+            self._announcements.ask_again(incoming.run_id)
+        return known.run
+
+    async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
+        answers: list[Run | RequestError] = []
+        for each in incoming:
+            try:
+                answers.append(await self.accept(each))
+            except RequestError as error:
+                answers.append(error)
+        return answers
 
     async def claim(
         self, *, worker: str, lease: timedelta, max_runs_per_agency: int, run_id: str | None = None
     ) -> Claim | None:
         now = self._clock.now()
-        chosen = next(self._claimable(max_runs_per_agency, run_id), None)
+        chosen = self._queue.next(max_runs=max_runs_per_agency, run_id=run_id)
         if chosen is None:
             return None
         fence = next(self._fences)
@@ -94,35 +84,8 @@ class MemoryRunStore:
                 started_at=now,
             )
         )
-        self._claimed_at[run.agency_id] = fence
+        self._queue.took_its_turn(run.agency_id, fence=fence)
         return Claim(run=run, fence=fence, worker=worker)
-
-    def _claimable(self, max_runs: int, run_id: str | None) -> Iterator[RunRecord]:
-        """The runs that may be claimed now, in order."""
-        asked_for = [record for record in self._records.values() if run_id in (None, record.run.run_id)]
-        free = [record for record in asked_for if not self._leased(record.run)]
-        yield from sorted(
-            (r for r in free if r.run.state is RunState.PREPARED and self._due(r.run)),
-            key=lambda r: (-r.run.request.priority, r.number),
-        )
-        yield from sorted(
-            (
-                r
-                for r in free
-                if (r.run.state is RunState.RUNNING or (r.run.state is RunState.QUEUED and self._due(r.run)))
-                and self._leases_of(r.run.agency_id) < max_runs
-            ),
-            key=lambda r: (-r.run.request.priority, self._claimed_at.get(r.run.agency_id, 0), r.number),
-        )
-
-    def _due(self, run: Run) -> bool:
-        return run.not_before is None or run.not_before <= self._clock.now()
-
-    def _leased(self, run: Run) -> bool:
-        return run.lease_expires_at is not None and run.lease_expires_at > self._clock.now()
-
-    def _leases_of(self, agency_id: int) -> int:
-        return sum(r.run.agency_id == agency_id and self._leased(r.run) for r in self._records.values())
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
         record = self._held(claim, *HELD)
@@ -130,6 +93,10 @@ class MemoryRunStore:
         if ends_at is None or ends_at <= self._clock.now():  # given up, or over: the agency's place may be taken
             raise Superseded(claim.run.run_id, fence=claim.fence)
         record.change(lease_expires_at=self._clock.now() + lease)
+
+    async def check(self, claim: Claim) -> None:
+        if self._held(claim, *HELD).run.lease_expires_at is None:
+            raise Superseded(claim.run.run_id, fence=claim.fence)
 
     async def start_attempt(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
         record = self._held(claim, *HELD)
@@ -151,6 +118,20 @@ class MemoryRunStore:
         if run_id not in self._records:
             return []
         return self._records[run_id].lost_uploads()
+
+    async def lost_of(self, run_id: str, listed: Sequence[UploadRef]) -> list[UploadRef]:
+        record = self._records.get(run_id)
+        return [] if record is None else [upload for upload in listed if record.has_lost(upload)]
+
+    async def runs_to_clean_up(self) -> list[str]:
+        return [run_id for run_id, r in self._records.items() if r.lost_uploads() or r.failed_plan is not None]
+
+    async def failed_plan(self, run_id: str) -> Plan | None:
+        return self._records[run_id].failed_plan if run_id in self._records else None
+
+    async def forget_failed_plan(self, run_id: str) -> None:
+        if await self.failed_plan(run_id) is not None:
+            self._records[run_id].plan = None
 
     # -- the decision ----------------------------------------------------------------------------
 
@@ -239,7 +220,7 @@ class MemoryRunStore:
             error=failure,
         )
         record.end_attempt(state.value, now, failure)
-        self.outbox.append(completion_event(run))
+        self._announcements.add(completion_event(run))
         return run
 
     # -- the end of an attempt -------------------------------------------------------------------
@@ -304,7 +285,8 @@ class MemoryRunStore:
         agency_id: int | None = None,
         state: RunState | None = None,
         since: datetime | None = None,
-        limit: int = 50,
+        until: datetime | None = None,
+        limit: int | None = 50,
     ) -> list[Run]:
         newest_first = reversed(self._records.values())
         found = [
@@ -313,8 +295,17 @@ class MemoryRunStore:
             if agency_id in (None, record.run.agency_id)
             and state in (None, record.run.state)
             and (since is None or record.run.queued_at >= since)
+            and (until is None or record.run.queued_at < until)
         ]
         return found[:limit]
+
+    async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        return {run_id: self._records[run_id].run for run_id in run_ids if run_id in self._records}
+
+    async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
+        asked_for = set(run_ids)
+        originals = (record.run.replay_of for record in self._records.values())
+        return dict(Counter(run_id for run_id in originals if run_id is not None and run_id in asked_for))
 
     async def attempts(self, run_id: str) -> list[Attempt]:
         return list(self._records[run_id].attempts) if run_id in self._records else []
@@ -325,6 +316,14 @@ class MemoryRunStore:
             for event in self.outbox
             if event.run_id == run_id
         ]
+
+    # -- announcing ------------------------------------------------------------------------------
+
+    async def announce(self, send: Announce, *, limit: int) -> int:
+        return await self._announcements.announce(send, limit=limit)
+
+    async def idle(self) -> bool:
+        return self._announcements.all_sent and self._queue.is_idle
 
     # -- fences ----------------------------------------------------------------------------------
 

@@ -1,26 +1,6 @@
 -- The run table's queries. Those that write name the fence and the state that they start from, and give back a
 -- row only if both still hold. Times are read with clock_timestamp(): a transaction may have waited for a lock.
 
--- name: installation_id
--- Which history this is.
-SELECT installation_id FROM installation;
-
--- name: accept
--- Queue a run, unless its id is known: then no row.
-WITH known_agency AS (
-    INSERT INTO agencies (agency_id) VALUES (:agency_id) ON CONFLICT DO NOTHING
-)
-INSERT INTO runs (run_id, job, agency_id, request, request_hash, requested_by, replay_of, dry_run, priority,
-                  not_before, topic, partition, "offset", trace_id, span_id)
-VALUES (:run_id, :job, :agency_id, :request, :request_hash, :requested_by, :replay_of, :dry_run, :priority,
-        :not_before, :topic, :partition, :offset, :trace_id, :span_id)
-ON CONFLICT (run_id) DO NOTHING
-RETURNING runs.*;
-
--- name: get
--- One run as it stands.
-SELECT * FROM runs WHERE run_id = :run_id;
-
 -- name: lock_run
 -- One run, which nobody else changes before the end of this transaction.
 SELECT * FROM runs WHERE run_id = :run_id FOR NO KEY UPDATE;
@@ -168,25 +148,6 @@ WHERE run_id = :run_id AND fence = :fence AND state = 'running'
 ON CONFLICT (run_id, key, upload_id) DO UPDATE SET fence = excluded.fence
 RETURNING run_id;
 
--- name: forget_uploads
--- Uploads that need no clean-up any more.
-DELETE FROM uploads
-USING unnest(:keys::text[], :upload_ids::text[]) AS gone (key, upload_id)
-WHERE uploads.run_id = :run_id AND uploads.key = gone.key AND uploads.upload_id = gone.upload_id;
-
--- name: lost_uploads
--- Uploads that nobody will complete. Only a prepared run's plan still can be: a failed run's never is.
-SELECT uploads.key, uploads.upload_id, uploads.destination
-FROM uploads
-JOIN runs ON runs.run_id = uploads.run_id
-WHERE runs.run_id = :run_id
-  AND CASE runs.state
-          WHEN 'running' THEN uploads.fence <> runs.fence
-          WHEN 'prepared' THEN uploads.fence <> runs.fence AND NOT uploads.planned
-          ELSE true
-      END
-ORDER BY uploads.created_at, uploads.key, uploads.upload_id;
-
 -- name: prepare
 -- The decision: store the plan, and mark the uploads that it names. A file has no handle to compare, only its key.
 WITH decided AS (
@@ -310,30 +271,3 @@ SET outcome = :outcome,
     error_kind = :error_kind,
     error_message = :error_message
 WHERE run_id = :run_id AND attempt = :attempt AND outcome IN ('running', 'prepared');
-
--- name: announce
--- Put an event into the outbox.
-INSERT INTO outbox (event_id, run_id, type, key, headers, value)
-VALUES (:event_id, :run_id, :type, :key, :headers, :value);
-
--- name: tries
--- Attempts that count against the maximum: those handed back by a draining worker don't.
-SELECT attempt - handed_back FROM runs WHERE run_id = :run_id;
-
--- name: history
--- Runs, newest first.
-SELECT *
-FROM runs
-WHERE (:agency_id::bigint IS NULL OR agency_id = :agency_id)
-  AND (:state::text IS NULL OR state = :state)
-  AND (:since::timestamptz IS NULL OR queued_at >= :since)
-ORDER BY queued_at DESC, run_id DESC
-LIMIT :limit;
-
--- name: attempts
--- All attempts of one run, oldest first.
-SELECT * FROM run_attempts WHERE run_id = :run_id ORDER BY attempt;
-
--- name: events
--- All events of one run, oldest first.
-SELECT event_id, value FROM outbox WHERE run_id = :run_id ORDER BY id;

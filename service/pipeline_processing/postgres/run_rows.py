@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from pipeline_processing.model import Attempt, JobRequest, Run, RunFailure
+from pipeline_processing.model import Attempt, JobRequest, Plan, Run, RunFailure
 from pipeline_processing.ports import Outcome
 
 _RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "timings", "error"})
@@ -33,6 +33,11 @@ def run_of(row: Mapping[str, Any]) -> Run:
 def attempt_of(row: Mapping[str, Any]) -> Attempt:
     """A record of `run_attempts`."""
     return Attempt(**{column: row[column] for column in _ATTEMPT_COLUMNS})
+
+
+def plan_of(stored: str) -> Plan:
+    """A plan as `prepare` stored it. What a newer version has added to it is left out."""
+    return Plan.model_validate_json(stored, extra="ignore")
 
 
 def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:

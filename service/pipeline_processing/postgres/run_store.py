@@ -1,4 +1,4 @@
-"""The run table in Postgres: queue, history and outbox. The SQL is in `queries.sql`."""
+"""The run table in Postgres: queue, history and outbox. The SQL is in `queries*.sql`."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -9,18 +9,21 @@ from uuid import UUID
 import asyncpg
 
 from pipeline_processing.errors import (
-    ConflictingRequest,
     QueryFailed,
     QueryInvalid,
+    RequestError,
     RunUnknown,
     SourceBusy,
     StandbyConflict,
     Superseded,
 )
-from pipeline_processing.model import Attempt, JobRequest, Plan, Run, RunCompletion, RunFailure, RunState, UploadRef
-from pipeline_processing.ports import Claim, Origin, Outcome
+from pipeline_processing.model import Attempt, Plan, Run, RunCompletion, RunFailure, RunState, UploadRef
+from pipeline_processing.ports import Announce, Claim, Incoming, Outcome
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.run_rows import attempt_of, outcome_columns, run_of
+from pipeline_processing.postgres.run_claims import claim_due, claim_prepared
+from pipeline_processing.postgres.run_intake import Intake
+from pipeline_processing.postgres.run_outbox import event_of, mark_sent, take_unsent
+from pipeline_processing.postgres.run_rows import attempt_of, outcome_columns, plan_of, run_of
 from pipeline_processing.postgres.run_writes import (
     QUERIES,
     done_before,
@@ -30,7 +33,7 @@ from pipeline_processing.postgres.run_writes import (
     let_go,
     of_the_history,
 )
-from pipeline_processing.stored_text import planned_uploads, storable_failure, storable_request
+from pipeline_processing.stored_text import planned_uploads, storable_failure
 
 
 class PostgresRunStore:
@@ -53,76 +56,32 @@ class PostgresRunStore:
 
     # -- accept and claim ------------------------------------------------------------------------
 
-    async def accept(
-        self,
-        request: JobRequest,
-        *,
-        run_id: str,
-        trace_id: str,
-        span_id: str,
-        origin: Origin | None = None,
-    ) -> Run:
-        storable_request(request)
-        digest = request.digest()
-        insert = QUERIES["accept"](
-            run_id=run_id,
-            job=request.job,
-            agency_id=request.agency_id,
-            request=request.model_dump_json(),
-            request_hash=digest,
-            requested_by=request.requested_by,
-            replay_of=request.replay_of,
-            dry_run=request.dry_run,
-            priority=request.priority,
-            not_before=request.not_before,
-            topic=origin and origin.topic,
-            partition=origin and origin.partition,
-            offset=origin and origin.offset,
-            trace_id=trace_id,
-            span_id=span_id,
-        )
-        async with self._session() as connection:
-            row = await connection.fetchrow(*insert) or await find(connection, run_id)
-        if row["request_hash"] != digest:
-            raise ConflictingRequest(run_id)
-        return run_of(row)
+    async def accept(self, incoming: Incoming) -> Run:
+        [answer] = await self.accept_all([incoming])
+        if isinstance(answer, RequestError):
+            raise answer
+        return answer
+
+    async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
+        intake = Intake(incoming)
+        async with self._session() as connection, connection.transaction():
+            await intake.write(connection)
+        return intake.answers()
 
     async def claim(
         self, *, worker: str, lease: timedelta, max_runs_per_agency: int, run_id: str | None = None
     ) -> Claim | None:
         async with self._session() as connection:
-            row = await connection.fetchrow(
-                *QUERIES["claim_prepared"](worker=worker, lease=lease, run_id=run_id)
-            ) or await self._claim_due(
+            row = await claim_prepared(connection, worker=worker, lease=lease, run_id=run_id) or await claim_due(
                 connection, worker=worker, lease=lease, max_runs=max_runs_per_agency, run_id=run_id
             )
         return None if row is None else Claim(run=run_of(row), fence=row["fence"], worker=worker)
 
-    async def _claim_due(
-        self, connection: asyncpg.Connection, *, worker: str, lease: timedelta, max_runs: int, run_id: str | None
-    ) -> Any:
-        """One agency a transaction, so that nobody ever waits for one agency while holding another."""
-        passed: list[int] = []
-        while True:
-            async with connection.transaction():
-                agency_id = await connection.fetchval(
-                    *QUERIES["next_agency"](max_runs=max_runs, passed=passed)
-                    if run_id is None
-                    else QUERIES["agency_of"](run_id=run_id)
-                )
-                if agency_id is None:
-                    return None
-                row = await connection.fetchrow(
-                    *QUERIES["claim_due"](
-                        agency_id=agency_id, worker=worker, lease=lease, max_runs=max_runs, run_id=run_id
-                    )
-                )
-            if row is not None or run_id is not None:
-                return row
-            passed.append(agency_id)  # somebody was quicker: its run is taken, or its places are
-
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
         await self._touch("renew", claim, lease=lease)
+
+    async def check(self, claim: Claim) -> None:
+        await self._touch("check", claim)
 
     async def start_attempt(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
         await self._touch("start_attempt", claim, trace_id=trace_id, span_id=span_id)
@@ -141,6 +100,26 @@ class PostgresRunStore:
         async with self._session() as connection:
             rows = await connection.fetch(*QUERIES["lost_uploads"](run_id=run_id))
         return [UploadRef(**row) for row in rows]
+
+    async def lost_of(self, run_id: str, listed: Sequence[UploadRef]) -> list[UploadRef]:
+        keys, upload_ids = [upload.key for upload in listed], [upload.upload_id for upload in listed]
+        async with self._session() as connection:
+            rows = await connection.fetch(*QUERIES["lost_of"](run_id=run_id, keys=keys, upload_ids=upload_ids))
+        return [listed[row["number"] - 1] for row in rows]
+
+    async def runs_to_clean_up(self) -> list[str]:
+        async with self._session() as connection:
+            rows = await connection.fetch(*QUERIES["runs_to_clean_up"]())
+        return [row["run_id"] for row in rows]
+
+    async def failed_plan(self, run_id: str) -> Plan | None:
+        async with self._session() as connection:
+            plan = await connection.fetchval(*QUERIES["failed_plan"](run_id=run_id))
+        return None if plan is None else plan_of(plan)
+
+    async def forget_failed_plan(self, run_id: str) -> None:
+        async with self._session() as connection:
+            await connection.execute(*QUERIES["forget_failed_plan"](run_id=run_id))
 
     # -- the decision ----------------------------------------------------------------------------
 
@@ -163,7 +142,7 @@ class PostgresRunStore:
             plan = await connection.fetchval(*QUERIES["plan"](run_id=claim.run.run_id, fence=claim.fence))
         if plan is None:
             raise Superseded(claim.run.run_id, fence=claim.fence)
-        return Plan.model_validate_json(plan, extra="ignore")
+        return plan_of(plan)
 
     # -- the end of a run ------------------------------------------------------------------------
 
@@ -243,13 +222,25 @@ class PostgresRunStore:
         agency_id: int | None = None,
         state: RunState | None = None,
         since: datetime | None = None,
-        limit: int = 50,
+        until: datetime | None = None,
+        limit: int | None = 50,
     ) -> list[Run]:
+        wanted = QUERIES["history"](
+            agency_id=agency_id, state=state and state.value, since=since, until=until, limit=limit
+        )
         async with self._session() as connection:
-            rows = await connection.fetch(
-                *QUERIES["history"](agency_id=agency_id, state=state and state.value, since=since, limit=limit)
-            )
+            rows = await connection.fetch(*wanted)
         return [run_of(row) for row in rows]
+
+    async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        async with self._session() as connection:
+            rows = await connection.fetch(*QUERIES["get_all"](run_ids=run_ids))
+        return {row["run_id"]: run_of(row) for row in rows}
+
+    async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
+        async with self._session() as connection:
+            rows = await connection.fetch(*QUERIES["replays"](run_ids=run_ids))
+        return {row["replay_of"]: row["replays"] for row in rows}
 
     async def attempts(self, run_id: str) -> list[Attempt]:
         async with self._session() as connection:
@@ -260,6 +251,30 @@ class PostgresRunStore:
         async with self._session() as connection:
             rows = await connection.fetch(*QUERIES["events"](run_id=run_id))
         return [(row["event_id"], RunCompletion.model_validate_json(row["value"])) for row in rows]
+
+    # -- announcing ------------------------------------------------------------------------------
+
+    async def announce(self, send: Announce, *, limit: int) -> int:
+        refused: BaseException | None = None
+        try:
+            async with self._session() as connection, connection.transaction():
+                unsent = await take_unsent(connection, limit)
+                if unsent:
+                    try:
+                        await send([event_of(record) for record in unsent])
+                    except BaseException as error:
+                        refused = error
+                        raise
+                    await mark_sent(connection, unsent)
+        except BaseException:
+            if refused is None:
+                raise
+            raise refused  # noqa: B904 - as it was, a cancellation too: no rollback that fails as well may hide it
+        return len(unsent)
+
+    async def idle(self) -> bool:
+        async with self._session() as connection:
+            return bool(await connection.fetchval(*QUERIES["idle"]()))
 
     # -- what all of them share ------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.postgres.run_rows import failure_columns, outcome_columns, run_of
 
-QUERIES = load_queries("queries.sql")
+QUERIES = load_queries("queries.sql", "queries_messages.sql", "queries_clean_up.sql", "queries_reading.sql")
 
 
 async def find(connection: asyncpg.Connection, run_id: str) -> Any:
@@ -68,7 +68,7 @@ async def finish(
     await _end_attempt(connection, run, to_state.value, failure)
     event = completion_event(run)
     await connection.execute(
-        *QUERIES["announce"](
+        *QUERIES["add_event"](
             event_id=event.event_id,
             run_id=event.run_id,
             type=event.type,

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -90,6 +91,9 @@ class Backend(Protocol):
 
     runs: RunStore
 
+    def now(self) -> datetime:
+        """The store's time, about."""
+
     async def age(self, run_id: str, seconds: float) -> None:
         """Let time pass for a run: its lease and its `not_before` come nearer. It may pass for others too."""
 
@@ -105,6 +109,9 @@ class MemoryBackend:
         self.clock = FakeClock()
         self.runs = MemoryRunStore(clock=self.clock)
 
+    def now(self) -> datetime:
+        return self.clock.now()
+
     async def age(self, run_id: str, seconds: float) -> None:
         await self.clock.sleep(seconds)
 
@@ -112,7 +119,7 @@ class MemoryBackend:
         return [event for event in self.runs.outbox if event.run_id == run_id]
 
     async def everything(self) -> Any:
-        return repr(self.runs._records), list(self.runs.outbox)
+        return repr(self.runs._records), deepcopy(vars(self.runs._announcements))
 
 
 TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation")
@@ -122,6 +129,9 @@ class PostgresBackend:
     def __init__(self, database: DatabaseClient, schema: str) -> None:
         self.database = database
         self.runs = PostgresRunStore(database=database, schema=schema)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     async def age(self, run_id: str, seconds: float) -> None:
         await self.execute(
@@ -147,14 +157,14 @@ class PostgresBackend:
 
 
 @asynccontextmanager
-async def postgres_backend(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
+async def postgres_backend(dsn: str, schema: str, *, command_seconds: float = 30) -> AsyncIterator[PostgresBackend]:
     async with DatabaseClient(
         dsn=dsn,
         unavailable=HistoryUnavailable,
         application_name="tests",
         max_size=25,
         search_path=schema,
-        command_seconds=30,
+        command_seconds=command_seconds,
     ) as client:
         yield PostgresBackend(client, schema)
 

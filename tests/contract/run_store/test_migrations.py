@@ -11,6 +11,7 @@ import pytest
 
 from pipeline_processing.errors import AccessDenied, HistoryOutdated, HistoryTooNew, HistoryUnavailable
 from pipeline_processing.model import JobRequest
+from pipeline_processing.ports import Incoming
 from pipeline_processing.postgres.client import DatabaseClient, quoted
 from pipeline_processing.postgres.migrate import MIGRATIONS, Migration, current_version, migrate, pending
 from tests.contract.run_store.conftest import PostgresBackend, postgres_backend
@@ -148,7 +149,9 @@ async def test_an_older_history_asks_for_migrate(on_postgres: PostgresBackend) -
     await on_postgres.execute("ALTER TABLE runs RENAME priority TO urgency")
 
     with pytest.raises(HistoryOutdated, match="priority"):
-        await on_postgres.runs.accept(JobRequest(agency_id=7), run_id="r", trace_id="0" * 32, span_id="0" * 16)
+        await on_postgres.runs.accept(
+            Incoming(JobRequest(agency_id=7), run_id="r", trace_id="0" * 32, span_id="0" * 16)
+        )
 
 
 async def test_a_user_without_rights_needs_none_once_migrated(

@@ -12,102 +12,35 @@ import pytest
 
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RunUnknown, Superseded
 from pipeline_processing.model import (
-    Artifact,
-    Compression,
     Counts,
     FormatName,
-    InlineContent,
     JobRequest,
-    MultipartUpload,
-    Plan,
     Run,
     RunCompletion,
-    RunFailure,
     RunState,
-    StagedFile,
-    UploadedPart,
     UploadRef,
 )
-from pipeline_processing.ports import Claim, Origin, Outcome, RunStore
+from pipeline_processing.ports import Claim, Incoming, Origin, Outcome, RunStore
 from tests.contract.run_store.conftest import Backend
-
-LEASE = timedelta(minutes=5)
-PAST_THE_LEASE = 301.0
-TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-FAILURE = RunFailure(kind="source_unavailable", message="no answer", retryable=True, exit_code=69)
-OUTCOME = Outcome(
-    counts=Counts(rows_read=10, rows_written=8, rows_filtered=1, rows_rejected=1),
-    bytes_written=4321,
-    timings={"read": 1.5},
-    manifest_url="s3://exports/agencies/_manifest.json",
+from tests.contract.run_store.helpers import (
+    FAILURE,
+    LEASE,
+    OUTCOME,
+    PAST_THE_LEASE,
+    PLAN,
+    PLANNED,
+    SPAN,
+    TRACE,
+    UNPLANNED,
+    accepted,
+    claimed,
+    incoming,
+    nothing_to_claim,
+    prepared,
+    set_of,
+    standing,
+    taken_over,
 )
-
-
-def artifact(key: str, staged: MultipartUpload | InlineContent | StagedFile) -> Artifact:
-    return Artifact(
-        key=key,
-        dataset="records",
-        format=FormatName.NDJSON,
-        compression=Compression.NONE,
-        rows=1,
-        size=1,
-        sha256="0" * 64,
-        staged=staged,
-    )
-
-
-PLAN = Plan(
-    destination="s3://exports",
-    artifacts=(
-        artifact(
-            "large", MultipartUpload(upload_id="u-1", parts=(UploadedPart(number=1, etag='"e"', crc32="AAAAAA=="),))
-        ),
-        artifact("file", StagedFile(path=".staging/file")),
-        artifact("small", InlineContent(content="AA==")),
-    ),
-    metadata={"run-id": "r"},
-    manifest_key="_manifest.json",
-    manifest='{"exact":  "bytes \\u0000 é"}\n',
-)
-PLANNED = [UploadRef(key="large", upload_id="u-1"), UploadRef(key="file", upload_id="h-1")]
-UNPLANNED = UploadRef(key="large", upload_id="u-0")
-
-
-async def accepted(runs: RunStore, run_id: str = "r", *, agency_id: int = 7, **request: Any) -> Run:
-    return await runs.accept(JobRequest(agency_id=agency_id, **request), run_id=run_id, trace_id=TRACE, span_id=SPAN)
-
-
-async def claimed(runs: RunStore, run_id: str | None = None, *, worker: str = "w-1", at_most: int = 99) -> Claim:
-    claim = await runs.claim(worker=worker, lease=LEASE, max_runs_per_agency=at_most, run_id=run_id)
-    assert claim is not None
-    return claim
-
-
-async def nothing_to_claim(runs: RunStore, run_id: str | None = None, *, at_most: int = 99) -> bool:
-    claim = await runs.claim(worker="w-9", lease=LEASE, max_runs_per_agency=at_most, run_id=run_id)
-    return claim is None
-
-
-async def prepared(runs: RunStore, run_id: str = "r", **request: Any) -> Claim:
-    """A claim on a run that was prepared, with its uploads, and one more that its plan doesn't name."""
-    await accepted(runs, run_id, **request)
-    claim = await claimed(runs, run_id)
-    for upload in (UNPLANNED, *PLANNED):
-        await runs.record_upload(claim, upload)
-    await runs.prepare(claim, PLAN, OUTCOME)
-    return claim
-
-
-async def standing(runs: RunStore, run_id: str = "r") -> Run:
-    run = await runs.get(run_id)
-    assert run is not None
-    return run
-
-
-async def taken_over(backend: Backend, claim: Claim) -> Claim:
-    await backend.age(claim.run.run_id, PAST_THE_LEASE)
-    return await claimed(backend.runs, claim.run.run_id, worker="w-2")
-
 
 # -- accept --------------------------------------------------------------------------------------
 
@@ -128,7 +61,14 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
     )
 
     run = await runs.accept(
-        request, run_id="r", trace_id=TRACE, span_id=SPAN, origin=Origin(topic="requests", partition=2, offset=40)
+        Incoming(
+            request=request,
+            run_id="r",
+            trace_id=TRACE,
+            span_id=SPAN,
+            tracestate="vendor=é,other=1",
+            origin=Origin(topic="requests", partition=2, offset=40),
+        )
     )
 
     assert run.state is RunState.QUEUED
@@ -136,7 +76,8 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
     assert run.request == request
     assert (run.agency_id, run.requested_by, run.replay_of, run.dry_run) == (2**63 - 1, "billing", "r-0", True)
     assert (run.topic, run.partition, run.offset) == ("requests", 2, 40)
-    assert (run.trace_id, run.span_id, run.not_before) == (TRACE, SPAN, request.not_before)
+    assert (run.trace_id, run.span_id, run.tracestate) == (TRACE, SPAN, "vendor=é,other=1")
+    assert run.not_before == request.not_before
     assert await runs.get("r") == run
 
 
@@ -457,9 +398,42 @@ async def test_a_lease_that_was_given_up_is_not_renewed(runs: RunStore) -> None:
     assert (await claimed(runs)).run.run_id == "r"
 
 
+async def test_a_claim_is_checked_without_changing_anything(backend: Backend) -> None:
+    """It holds while the run is at work, or decided, and nobody has superseded it, however old its lease is."""
+    runs = backend.runs
+    await accepted(runs)
+    claim = await claimed(runs)
+    before = await backend.everything()
+    await runs.check(claim)
+    assert await backend.everything() == before
+
+    await backend.age("r", PAST_THE_LEASE)
+    await runs.check(claim)
+    await runs.prepare(claim, PLAN, OUTCOME)
+    await runs.check(claim)
+    await runs.succeed(claim)
+    with pytest.raises(Superseded):
+        await runs.check(claim)
+
+
+async def test_a_claim_that_was_given_up_holds_no_longer(runs: RunStore) -> None:
+    """Whether somebody else has the run by now or not."""
+    await accepted(runs)
+    first = await claimed(runs)
+    await runs.hand_back(first)
+    with pytest.raises(Superseded):
+        await runs.check(first)
+    second = await claimed(runs)
+    await runs.prepare(second, PLAN, OUTCOME)
+    await runs.release(second, delay=timedelta())
+    with pytest.raises(Superseded):
+        await runs.check(second)
+
+
 Write = Callable[[RunStore, Claim], Awaitable[Any]]
 OF_A_RUNNING_RUN: dict[str, Write] = {
     "renew": lambda runs, claim: runs.renew(claim, lease=LEASE),
+    "check": lambda runs, claim: runs.check(claim),
     "start_attempt": lambda runs, claim: runs.start_attempt(claim, trace_id="f" * 32, span_id="f" * 16),
     "record_upload": lambda runs, claim: runs.record_upload(claim, UNPLANNED),
     "prepare": lambda runs, claim: runs.prepare(claim, PLAN, OUTCOME),
@@ -470,6 +444,7 @@ OF_A_RUNNING_RUN: dict[str, Write] = {
 }
 OF_A_PREPARED_RUN: dict[str, Write] = {
     "renew": lambda runs, claim: runs.renew(claim, lease=LEASE),
+    "check": lambda runs, claim: runs.check(claim),
     "start_attempt": lambda runs, claim: runs.start_attempt(claim, trace_id="f" * 32, span_id="f" * 16),
     "prepare": lambda runs, claim: runs.prepare(claim, PLAN, OUTCOME),
     "plan": lambda runs, claim: runs.plan(claim),
@@ -841,10 +816,6 @@ async def test_cancel_and_the_decision_exclude_each_other(runs: RunStore) -> Non
 # -- uploads -------------------------------------------------------------------------------------
 
 
-def set_of(uploads: list[UploadRef]) -> set[tuple[str, str]]:
-    return {(upload.key, upload.upload_id) for upload in uploads}
-
-
 async def test_uploads_of_a_held_run_are_not_lost(runs: RunStore) -> None:
     """Recording one again is harmless; time alone makes none lost."""
     await accepted(runs)
@@ -946,6 +917,50 @@ async def test_history_is_newest_first_and_can_be_filtered(runs: RunStore) -> No
     assert await ids(limit=2) == (await ids())[:2]
     assert "r-5" in await ids(since=(await standing(runs, "r-5")).queued_at)
     assert await ids(since=datetime(2200, 1, 1, tzinfo=UTC)) == []
+    assert await ids(until=datetime(2200, 1, 1, tzinfo=UTC)) == await ids()
+
+
+async def test_history_goes_from_one_moment_to_before_another(backend: Backend) -> None:
+    """So that two spans that meet have every run once."""
+    moments = []
+    for number in range(4):
+        moments.append((await accepted(backend.runs, f"r-{number}")).queued_at)
+        await backend.age(f"r-{number}", 1)
+
+    async def ids(**filters: Any) -> list[str]:
+        return [run.run_id for run in await backend.runs.history(**filters)]
+
+    assert await ids(since=moments[1], until=moments[3]) == ["r-2", "r-1"]
+    assert await ids(until=moments[1]) == ["r-0"]
+    assert await ids(since=moments[3], until=moments[3]) == []
+
+
+async def test_history_can_be_had_whole(runs: RunStore) -> None:
+    """Fifty runs unless told otherwise."""
+    await runs.accept_all([incoming(f"r-{number}") for number in range(60)])
+
+    assert len(await runs.history()) == 50
+    assert len(await runs.history(limit=None)) == 60
+    assert len(await runs.history(limit=None, agency_id=8)) == 0
+
+
+async def test_many_runs_are_looked_up_at_once(runs: RunStore) -> None:
+    """Those that there are."""
+    first, second = await accepted(runs, "a"), await accepted(runs, "b")
+
+    assert await runs.get_all(["b", "unknown", "a", "a"]) == {"a": first, "b": second}
+    assert await runs.get_all([]) == {}
+
+
+async def test_replays_are_counted_by_what_they_replay(runs: RunStore) -> None:
+    """Whatever has become of them; a replay of a replay counts for that."""
+    for run_id, replay_of in (("r", None), ("r-1", "r"), ("r-2", "r"), ("r-3", "r-1"), ("other", "pruned")):
+        await accepted(runs, run_id, replay_of=replay_of)
+    await runs.cancel("r-2")
+
+    assert await runs.replays(["r", "r-1", "r-2", "unknown"]) == {"r": 2, "r-1": 1}
+    assert await runs.replays(["pruned"]) == {"pruned": 1}
+    assert await runs.replays([]) == {}
 
 
 async def test_an_unknown_run_has_no_history(runs: RunStore) -> None:

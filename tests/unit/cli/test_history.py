@@ -14,7 +14,7 @@ from pipeline_processing.cli import history, render
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.model import Attempt, Counts, JobRequest, Run, RunFailure, RunState
-from pipeline_processing.ports import Origin, Outcome, RunStore
+from pipeline_processing.ports import Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings import Settings
 
 LEASE = timedelta(seconds=30)
@@ -53,7 +53,7 @@ async def three_runs(store: MemoryRunStore, clock: SteppedClock) -> None:
         await store.start_attempt(claim, **IDS)
         return claim
 
-    await store.accept(JobRequest(agency_id=7, datasets=("permits",)), run_id="first", **IDS)
+    await store.accept(Incoming(JobRequest(agency_id=7, datasets=("permits",)), run_id="first", **IDS))
     claim = await claimed("first", "host-1:20:aa")
     clock.pass_(1.2)
     await store.retry(claim, UNREACHABLE, delay=timedelta(seconds=5))
@@ -63,7 +63,7 @@ async def three_runs(store: MemoryRunStore, clock: SteppedClock) -> None:
     await store.fail(claim, BROKEN)
 
     clock.pass_(60)
-    await store.accept(JobRequest(agency_id=12345, dry_run=True), run_id="second", **IDS)
+    await store.accept(Incoming(JobRequest(agency_id=12345, dry_run=True), run_id="second", **IDS))
     claim = await claimed("second", "host-1:20:aa")
     clock.pass_(0.84)
     counts = Counts(rows_read=1234567, rows_written=1234000, rows_filtered=567)
@@ -71,7 +71,7 @@ async def three_runs(store: MemoryRunStore, clock: SteppedClock) -> None:
 
     clock.pass_(60)
     origin = Origin(topic="agency-jobs.requests", partition=2, offset=77)
-    await store.accept(JobRequest(agency_id=7, requested_by="portal"), run_id="third", origin=origin, **IDS)
+    await store.accept(Incoming(JobRequest(agency_id=7, requested_by="portal"), run_id="third", origin=origin, **IDS))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline_processing import postgres
 from pipeline_processing.postgres.queries import load_queries, parse_queries
+from pipeline_processing.postgres.run_writes import QUERIES
 
 FOLDER = Path(postgres.__file__).parent
 
@@ -43,4 +44,11 @@ def test_every_query_is_used() -> None:
     named = set(re.findall(r'QUERIES\["(\w+)"\]', code))
     named |= set(re.findall(r'(?:let_go|_touch)\(\s*(?:connection, )?"(\w+)"', code))
 
-    assert named == set(load_queries("queries.sql"))
+    assert named == set(QUERIES)
+    assert set(QUERIES) == set(load_queries(*(path.name for path in FOLDER.glob("*.sql"))))
+
+
+def test_two_files_share_no_name() -> None:
+    """Else one query would take the place of another."""
+    with pytest.raises(ValueError, match="used already"):
+        load_queries("queries.sql", "queries.sql")
