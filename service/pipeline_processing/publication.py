@@ -153,6 +153,8 @@ class Publisher:
         # Asked until it is answered: after a lost reply nobody would come back for the objects.
         run = await until_answered(lambda: self._runs.fail(claim, failure, state=RunState.PREPARED), clock=self._clock)
         # Only now, since `failed` is final: no other worker can be rolling the same plan forward to success.
+        # The plan stays in the history until `CleanUp` has aborted what uploads are left and has looked once more:
+        # until then somebody who hasn't heard yet could complete one, and only the plan tells of that object.
         for artifact in plan.artifacts:
             try:
                 await self._destination.delete(artifact, metadata=plan.metadata)

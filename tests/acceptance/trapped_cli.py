@@ -4,7 +4,7 @@ place for the Nth time.
 
 Places are the steps of the protocol that `after` is told, right after each; "rows", when the first rows are encoded;
 "part", when more than one part of an artifact was handed to its upload; "before complete" and "before publish", with
-the stored plan in hand.
+the stored plan in hand; "before delete", when that plan has failed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Trap:
 
 trap = Trap(sys.argv[1])
 for destination in (S3Destination, FileDestination):
-    for method in ("complete", "publish"):
+    for method in ("complete", "publish", "delete"):
         trap.in_front_of(destination, method)
 app.run_now = partial(trap.run_now, app.run_now)
 sys.exit(main(sys.argv[2:]))

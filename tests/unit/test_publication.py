@@ -304,6 +304,7 @@ async def test_a_plan_that_lost_a_later_upload_fails_and_takes_its_objects_along
     assert await prepared.publish(claim) is RunState.FAILED
     assert prepared.service.visible() == {}
     assert set(states) == {RunState.FAILED}
+    assert await prepared.service.runs.failed_plan("r") is not None  # for whoever aborts the uploads that are left
     (event,) = prepared.service.events()
     assert (event.error and event.error.kind, event.manifest) == ("plan_lost", None)
 
@@ -383,3 +384,25 @@ async def test_an_object_that_cant_be_deleted_doesnt_keep_the_others(prepared: P
     prepared.between.on_next("delete", refused(AccessDenied("no s3:DeleteObject")))
     assert await prepared.publish(claim) is RunState.FAILED
     assert sorted(prepared.service.visible()) == ["run_id=r/_manifest.json", "run_id=r/one/part-00000.ndjson"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@in_virtual_time
+async def test_a_failed_plan_is_remembered_until_its_objects_are_gone(kept: bool) -> None:
+    """Whoever worked on the run forgets it at the end, unless an object could not be deleted: then gc goes on."""
+    service = Service(config=job("small", "large"))
+    await service.accept()
+    service.destination.objects[MANIFEST] = (b"not ours", {})
+    service.between.on_next("exists", _not_there)
+    if kept:
+        service.between.on_every("delete", refused(AccessDenied("no s3:DeleteObject")))
+    attempted = await service.attempt()
+    assert attempted.run.state is RunState.FAILED
+    assert (await service.runs.failed_plan("r") is not None) == kept
+    assert await service.runs.runs_to_clean_up() == (["r"] if kept else [])
+    assert len(service.visible()) == (3 if kept else 1)
+
+
+async def _not_there(call: Any) -> bool:
+    """What a look gives that comes just before somebody puts an object there."""
+    return False

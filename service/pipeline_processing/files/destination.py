@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,14 @@ import structlog
 
 from pipeline_processing.errors import ConflictingObjects, SettingsError, UploadMissing
 from pipeline_processing.files.errors import translated
-from pipeline_processing.files.staging import STAGING, Folder, has_content, sync_folder, write_durably
+from pipeline_processing.files.staging import (
+    STAGING,
+    Folder,
+    has_content,
+    name_of_staged,
+    sync_folder,
+    write_durably,
+)
 from pipeline_processing.files.upload import FileUpload
 from pipeline_processing.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.model import Artifact, StagedFile, UploadRef
@@ -62,7 +69,7 @@ class FileDestination:
         self._folder.path(key)
         return FileUpload(
             folder=self._folder,
-            ref=UploadRef(key=key, upload_id=f"{STAGING}/{self._new_id()}"),
+            ref=UploadRef(key=key, upload_id=name_of_staged(key, upload=self._new_id())),
             url=self._url(key),
             on_started=on_started,
         )
@@ -91,6 +98,11 @@ class FileDestination:
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""
         await self._run("delete", artifact.key, self._delete, artifact)
+
+    async def pending_uploads(self) -> AsyncIterator[UploadRef]:
+        """See `Destination`. Not what `publish` stages: nobody starts that as an upload."""
+        for key, name in await self._run("list the uploads in", STAGING, self._folder.uploads):
+            yield UploadRef(key=key, upload_id=name)
 
     async def _run(self, doing: str, key: str, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         # Shielded, since a thread can't be cancelled: it would go on unseen.

@@ -8,8 +8,11 @@ link fails if the name is taken, which is what If-None-Match is to S3. Everythin
 import hashlib
 import os
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote
 
 STAGING = ".staging"
+_LONGEST_NAME = 255
+"""In bytes, on every usual file system."""
 _READ = 1024 * 1024
 
 
@@ -32,6 +35,15 @@ class Folder:
         if len(parts) != 2 or parts[0] != STAGING or parts[1] == ".." or "\0" in name:
             raise ValueError(f"{name!r} isn't a staged file")
         return self.root.joinpath(*parts)
+
+    def uploads(self) -> list[tuple[str, str]]:
+        """Keys and names, relative to the root, of the staged files that say what they are for."""
+        try:
+            names = sorted(os.listdir(self.root / STAGING))
+        except FileNotFoundError:
+            self.root.stat()  # raises if it is the root that is missing
+            return []
+        return [(key, f"{STAGING}/{name}") for name in names if name.isascii() and (key := _key_of(name))]
 
     def prepare(self) -> None:
         """Make the staging folder. Not the root: one that is missing may be a volume that isn't mounted."""
@@ -65,6 +77,22 @@ class Folder:
                 raise
             return
         sync_folder(staged.parent)
+
+
+def name_of_staged(key: str, *, upload: str) -> str:
+    """
+    What the staged file of an upload is called, relative to the root. `upload` is unique, and has no dot.
+
+    The name says the key, so that whoever finds the file can tell whose it is. A key that is too long for that is
+    left out: such a file is found by the run table only.
+    """
+    name = f"{upload}.{quote(key, safe='/=').replace('/', '+')}"
+    return f"{STAGING}/{name if len(name) <= _LONGEST_NAME else upload}"
+
+
+def _key_of(name: str) -> str:
+    """The key that a staged file's name says; empty if it says none."""
+    return unquote(name.partition(".")[2].replace("+", "/"))
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The few calls of S3 that the destination needs, typed, bounded in time, and with errors of our own."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -195,16 +195,18 @@ class S3Client:
     async def delete_object(self, *, bucket: str, key: str) -> None:
         await self._call("delete_object", doing="delete", bucket=bucket, key=key)
 
-    async def pending_uploads(self, *, bucket: str, prefix: str = "") -> list[PendingUpload]:
-        """All incomplete uploads of keys below `prefix`."""
-        found: list[PendingUpload] = []
-        with translated(doing="list the uploads in", url=f"s3://{bucket}/{prefix}"):
-            async with asyncio.timeout(_CALL_SECONDS):
-                pages: Any = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
-                async for page in pages:
-                    uploads: Iterable[Mapping[str, Any]] = page.get("Uploads", [])
-                    found += [PendingUpload(key=each["Key"], upload_id=each["UploadId"]) for each in uploads]
-        return found
+    async def pending_uploads(self, *, bucket: str, prefix: str = "") -> AsyncIterator[PendingUpload]:
+        """All incomplete uploads whose keys begin with `prefix`, asked for page by page."""
+        pages = aiter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix))
+        while True:
+            with translated(doing="list the uploads in", url=f"s3://{bucket}/{prefix}"):
+                async with asyncio.timeout(_CALL_SECONDS):
+                    page = await anext(pages, None)
+            if page is None:
+                return
+            uploads: Iterable[Mapping[str, Any]] = page.get("Uploads", [])
+            for each in uploads:
+                yield PendingUpload(key=each["Key"], upload_id=each["UploadId"])
 
     async def _if_absent(
         self,

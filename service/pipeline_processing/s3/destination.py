@@ -2,7 +2,7 @@
 
 import posixpath
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from uuid import UUID
 
@@ -160,6 +160,13 @@ class S3Destination:
             return
         with answers_unexpected():
             await self._client.delete_object(bucket=self._bucket, key=self._object_key(artifact.key))
+
+    async def pending_uploads(self) -> AsyncIterator[UploadRef]:
+        """See `Destination`."""
+        below = self._object_key("")
+        with answers_unexpected():
+            async for upload in self._client.pending_uploads(bucket=self._bucket, prefix=below):
+                yield UploadRef(key=upload.key.removeprefix(below), upload_id=upload.upload_id)
 
     async def _complete(self, key: str, staged: MultipartUpload | InlineContent, metadata: Mapping[str, str]) -> None:
         if isinstance(staged, InlineContent):

@@ -195,7 +195,7 @@ _REMEDIES: Mapping[type[PipelineError], str] = {
     Throttled: "It is tried again, more slowly; if it stays so, lower PIPELINE_WORKER__CONCURRENCY.",
     AccessDenied: "Check PIPELINE_S3__ACCESS_KEY_ID and PIPELINE_S3__SECRET_ACCESS_KEY, or the AWS credential "
     "chain; the identity needs s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and "
-    "s3:ListBucket.",
+    "s3:ListBucket, and for `gc` s3:ListBucketMultipartUploads.",
     BucketMissing: "Create the bucket, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
     SettingsError: "Correct PIPELINE_S3__* and PIPELINE_DESTINATION.",
 }

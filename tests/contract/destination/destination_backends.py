@@ -124,7 +124,7 @@ class S3Backend:
         return (await self.raw.head_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}"))["ContentType"]
 
     async def pending(self) -> int:
-        return len(await self.client.pending_uploads(bucket=self.bucket))
+        return len([upload async for upload in self.client.pending_uploads(bucket=self.bucket)])
 
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
         await self.raw.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}", Body=body, Metadata=dict(metadata))

@@ -212,6 +212,43 @@ async def test_only_our_own_object_is_deleted(backend: Backend, started: Started
     assert await backend.visible() == {KEY}
 
 
+async def test_pending_uploads_are_found_by_whoever_looks(backend: Backend, started: Started) -> None:
+    """Sealed or still being written, by the handles that were recorded, until they are completed or aborted."""
+    other = "agency_id=7/run_id=r-2/records/part-00000.csv.gz"
+    staged = await stage(backend.destination, LARGE, started)
+    async with backend.destination.open(other, metadata=METADATA, on_started=started) as upload:
+        await upload.write(LARGE)
+
+        found = [each async for each in backend.another().pending_uploads()]
+
+        assert {each.key for each in found} == {KEY, other}
+        assert sorted(found, key=str) == sorted(started, key=str)
+    await backend.destination.complete(staged, metadata=METADATA)
+    assert [each async for each in backend.another().pending_uploads()] == []
+
+
+async def test_a_pending_upload_can_be_aborted_as_it_was_found(backend: Backend, started: Started) -> None:
+    """Nothing else is needed than what the destination itself tells, and the others stay."""
+    staged = await stage(backend.destination, LARGE, started)
+    await stage(backend.destination, LARGE, started, key="agency_id=7/run_id=r-2/records/part-00000.ndjson")
+
+    for each in [each async for each in backend.destination.pending_uploads()]:
+        if each.key == KEY:
+            await backend.another().abort(each)
+
+    assert [each async for each in backend.destination.pending_uploads()] == started[1:]
+    assert await backend.pending() == 1
+    with pytest.raises(UploadMissing):
+        await backend.destination.complete(staged, metadata=METADATA)
+
+
+async def test_where_nothing_was_uploaded_nothing_is_pending(backend: Backend) -> None:
+    """Neither at first, nor for what is published."""
+    assert [each async for each in backend.destination.pending_uploads()] == []
+    await backend.destination.publish("run/_manifest.json", b"{}", metadata=METADATA)
+    assert [each async for each in backend.destination.pending_uploads()] == []
+
+
 async def test_a_prefix_belongs_to_one_installation(backend: Backend) -> None:
     """Checking writes nothing; the first mark stays."""
     ours, theirs = uuid4(), uuid4()

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pipeline_processing.budget import ByteBudget
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError
-from pipeline_processing.model import InlineContent, MultipartUpload
+from pipeline_processing.model import InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Destination
 from pipeline_processing.s3.client import S3Client
 from pipeline_processing.s3.destination import S3Destination
@@ -114,6 +114,34 @@ async def test_more_uploads_than_the_budget_was_made_for_complete_too(s3: S3Back
             group.create_task(stage(destination, LARGE, Started(), key=str(number)))
     assert budget.peak <= budget.limit
     assert budget.reserved == 0
+
+
+async def test_pending_uploads_are_listed_over_many_pages(s3: S3Backend) -> None:
+    """A page of S3's has a thousand; those of a neighbour whose prefix begins alike are left out."""
+
+    async def start(key: str) -> UploadRef:
+        upload_id = await s3.client.create_multipart_upload(
+            bucket=s3.bucket, key=key, content_type="text/csv", metadata={}
+        )
+        return UploadRef(key=key.removeprefix(f"{s3.prefix}/"), upload_id=upload_id)
+
+    keys = [f"{s3.prefix}/run_id=r-{n % 99}/{n}" for n in range(1050)] + [f"{s3.prefix}/run_id=r-1/same"] * 10
+    ours = [await start(key) for key in keys]
+    neighbour = await start(f"{s3.prefix}-2/run_id=r-1/0")
+
+    found = [each async for each in s3.destination.pending_uploads()]
+
+    assert len(found) == len(ours)
+    assert set(map(repr, found)) == set(map(repr, ours))
+    whole_bucket = S3Destination(client=s3.client, bucket=s3.bucket, prefix="", budget=s3.budget)
+    assert neighbour in [each async for each in whole_bucket.pending_uploads()]
+
+
+async def test_listing_uploads_needs_a_bucket(seaweedfs: SeaweedFSServer) -> None:
+    """As everything else does: the remedy is named."""
+    async with client_of(seaweedfs) as client:
+        with pytest.raises(BucketMissing, match="PIPELINE_DESTINATION"):
+            await anext(aiter(destination_of(client, "no-such-bucket").pending_uploads()))
 
 
 async def test_a_reader_may_not_write(seaweedfs: SeaweedFSServer, s3: S3Backend) -> None:

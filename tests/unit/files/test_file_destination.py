@@ -103,3 +103,47 @@ async def test_a_plan_for_a_bucket_isnt_completed_in_a_folder(tmp_path: Path) ->
     """The destination was changed while the run was prepared."""
     with pytest.raises(SettingsError, match="PIPELINE_DESTINATION"):
         await FileDestination(path=tmp_path).complete(artifact(InlineContent(content="")), metadata={})
+
+
+async def pending(destination: FileDestination) -> list[UploadRef]:
+    return [upload async for upload in destination.pending_uploads()]
+
+
+@pytest.mark.parametrize("key", ["a", "a/b", "a+b/c d/é%2F.csv.gz", f"{'r' * 128}/{'d' * 63}/part-00000.ndjson.zst"])
+async def test_a_staged_file_says_its_key(tmp_path: Path, key: str) -> None:
+    """Whatever is in the key, in a name of one path segment."""
+    destination = FileDestination(path=tmp_path, new_id=lambda: "0" * 32)
+    async with destination.open(key, metadata={}, on_started=ignore):
+        (found,) = await pending(destination)
+        assert found.key == key
+        assert [f".staging/{name}" for name in os.listdir(tmp_path / ".staging")] == [found.upload_id]
+
+
+async def test_a_key_that_is_too_long_for_the_staged_files_name_is_left_out(tmp_path: Path) -> None:
+    """The upload works all the same, and whoever has its handle can abort it."""
+    started: list[UploadRef] = []
+
+    async def on_started(upload: UploadRef) -> None:
+        started.append(upload)
+
+    destination = FileDestination(path=tmp_path)
+    async with destination.open(f"{'r' * 230}/part.csv", metadata={}, on_started=on_started) as upload:
+        await upload.write(b"1")
+        await upload.seal()
+    assert await pending(destination) == []
+    await destination.abort(started[0])
+    assert os.listdir(tmp_path / ".staging") == []
+
+
+async def test_what_isnt_an_upload_isnt_pending(tmp_path: Path) -> None:
+    """A manifest on its way has no key in its name: it is its writer's own. Nor is what isn't named by us."""
+    (tmp_path / ".staging").mkdir()
+    (tmp_path / ".staging" / ("0" * 32)).write_bytes(b"{}")
+    (tmp_path / ".staging" / os.fsdecode(b"\xff.a")).write_bytes(b"")
+    assert await pending(FileDestination(path=tmp_path)) == []
+
+
+async def test_uploads_of_a_missing_root_arent_none(tmp_path: Path) -> None:
+    """Or a volume that isn't mounted would look clean."""
+    with pytest.raises(BucketMissing, match="PIPELINE_DESTINATION"):
+        await pending(FileDestination(path=tmp_path / "absent"))

@@ -1,0 +1,63 @@
+"""`cancel`: stops a queued or running run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline_processing.cli.context import current_settings
+from pipeline_processing.cli.exit_codes import FAILED, SUCCESS
+
+if TYPE_CHECKING:
+    from pipeline_processing.model import Run, RunState
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(cancel)
+
+
+def cancel(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run, as `history` names it.")],
+) -> int:
+    """
+    Cancel a queued or running run, for good.
+
+    Nothing of it becomes visible, and its completion event says `cancelled`. A worker that is at it stops within
+    seconds, and removes what it has uploaded.
+
+    A run that is decided (`prepared`) or finished is left as it is, and the exit code is 1; it is 65 if there is no
+    run of that id.
+    """
+    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.cli.render import printable
+    from pipeline_processing.model import RunState
+
+    before, run = run_async(_cancelled(run_id))
+    if run.state is RunState.CANCELLED and before is not RunState.CANCELLED:
+        stops = f" Its worker, {run.worker}, stops within seconds." if run.worker else ""
+        typer.echo(printable(f"{run.run_id} is cancelled.{stops}"))
+        return SUCCESS
+    typer.echo(f"Error: {_why_not(run)} Only a queued or running run can be cancelled.", err=True)
+    return FAILED
+
+
+async def _cancelled(run_id: str) -> tuple[RunState, Run]:
+    """The state in which the run was found, and the run as it stands now. Raises RunUnknown."""
+    from pipeline_processing.app import history
+    from pipeline_processing.errors import RunUnknown
+
+    async with history(current_settings()) as runs:
+        before = await runs.get(run_id)
+        if before is None:
+            raise RunUnknown(run_id)
+        return before.state, await runs.cancel(run_id)
+
+
+def _why_not(run: Run) -> str:
+    from pipeline_processing.cli.render import moment
+
+    if run.state.finished:
+        return f"Run {run.run_id!r} is {run.state} already, since {moment(run.finished_at)} UTC."
+    return f"Run {run.run_id!r} is {run.state}: it is decided, and will be published."
