@@ -23,24 +23,39 @@ from pipeline_processing.errors import HistoryUnavailable, PipelineError, Settin
 from pipeline_processing.executor import Executor, RetryPolicy
 from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.formats.formats import CARRY
+from pipeline_processing.garbage import GarbageCollector
+from pipeline_processing.health import Health, Pulse
+from pipeline_processing.intake import Intake
+from pipeline_processing.kafka.events import KafkaEvents
+from pipeline_processing.kafka.requests import KafkaRequests
+from pipeline_processing.kafka.topics import KafkaTopics
 from pipeline_processing.lease import Leases
 from pipeline_processing.locations import FileLocation, Location, S3Location
+from pipeline_processing.messaging import Events, RequestStream, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
 from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.ports import Destination, RunStore
+from pipeline_processing.outage import Outage
+from pipeline_processing.outbox import Outbox
+from pipeline_processing.ports import Clock, Destination, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.migrate import migrate as migrate_schema
 from pipeline_processing.postgres.migrate import pending
 from pipeline_processing.postgres.run_store import PostgresRunStore
 from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+from pipeline_processing.progress_events import ProgressEvents
 from pipeline_processing.run_now import RunNow, run_dry
 from pipeline_processing.s3.client import S3Client
 from pipeline_processing.s3.destination import S3Destination
+from pipeline_processing.serve import Service
 from pipeline_processing.settings import Settings
 from pipeline_processing.steps.chain import bind
+from pipeline_processing.web.health import health_server
+from pipeline_processing.worker import Worker
 
 APPLICATION_NAME = "pipeline-processing"
 _MIB = 1024 * 1024
+_OTHER_CONNECTIONS = 4
+"""To the history, besides one a run: intake, outbox, claims, and one to spare."""
 
 
 def new_run_id() -> str:
@@ -53,9 +68,9 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
-def destination_of(settings: Settings, config: AgencyJobConfig) -> Location:
+def destination_of(settings: Settings, config: AgencyJobConfig | None) -> Location:
     """The job config's destination, or else the settings'. Raises SettingsError if neither names one."""
-    if not config.destinations:
+    if config is None or not config.destinations:
         return settings.require_destination()
     match config.destinations[0]:
         case S3DestinationEntry(s3=s3):
@@ -114,7 +129,7 @@ def source_database(settings: Settings, *, connections: int) -> DatabaseClient:
 
 
 @asynccontextmanager
-async def destination(settings: Settings, config: AgencyJobConfig, *, runs: int) -> AsyncIterator[Destination]:
+async def destination(settings: Settings, config: AgencyJobConfig | None, *, runs: int) -> AsyncIterator[Destination]:
     """Where the artifacts of up to `runs` runs at once go."""
     location = destination_of(settings, config)
     if isinstance(location, FileLocation):
@@ -151,6 +166,22 @@ def retry_policy(settings: Settings) -> RetryPolicy:
     return RetryPolicy(max_attempts=settings.worker.max_attempts)
 
 
+# -- kafka ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def events(settings: Settings) -> AsyncIterator[Events]:
+    """Sends messages. Connects when the first is sent."""
+    async with KafkaEvents(settings=settings.kafka) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def topics(settings: Settings) -> AsyncIterator[Topics]:
+    """Looks into topics, and creates them. Connects for each call."""
+    yield KafkaTopics(settings=settings.kafka)
+
+
 # -- one run -------------------------------------------------------------------------------------
 
 
@@ -169,19 +200,14 @@ async def run_now(
         database = await stack.enter_async_context(source_database(settings, connections=1))
         where = await stack.enter_async_context(destination(settings, config, runs=1))
         clock = SystemClock()
-        executor = Executor(
-            worker=worker_name(),
+        executor = _executor(
+            settings,
+            config,
             runs=runs,
-            source=PostgresSource(database=database),
+            database=database,
             destination=where,
-            config=config,
-            leases=Leases(runs=runs, clock=clock, length=timedelta(seconds=settings.worker.lease_seconds)),
             clock=clock,
             tracer=tracer,
-            retry=retry_policy(settings),
-            max_runs_per_agency=settings.worker.max_runs_per_agency,
-            max_row_bytes=max_row_bytes(settings),
-            jitter=random.random,
             on_progress=on_progress,
             after=after,
         )
@@ -194,6 +220,36 @@ async def run_now(
             jitter=random.random,
             after=after,
         )
+
+
+def _executor(
+    settings: Settings,
+    config: AgencyJobConfig,
+    *,
+    runs: RunStore,
+    database: DatabaseClient,
+    destination: Destination,
+    clock: Clock,
+    tracer: Tracer,
+    on_progress: Callable[[RunProgress], None],
+    after: Callable[[str], None] = lambda step: None,
+) -> Executor:
+    return Executor(
+        worker=worker_name(),
+        runs=runs,
+        source=PostgresSource(database=database),
+        destination=destination,
+        config=config,
+        leases=Leases(runs=runs, clock=clock, length=timedelta(seconds=settings.worker.lease_seconds)),
+        clock=clock,
+        tracer=tracer,
+        retry=retry_policy(settings),
+        max_runs_per_agency=settings.worker.max_runs_per_agency,
+        max_row_bytes=max_row_bytes(settings),
+        jitter=random.random,
+        on_progress=on_progress,
+        after=after,
+    )
 
 
 async def run_without_a_trace(
@@ -222,6 +278,110 @@ async def run_without_a_trace(
             retry=retry_policy(settings),
             jitter=random.random,
         )
+
+
+# -- the long-running service --------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def service(
+    settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, after: Callable[[str], None] = lambda step: None
+) -> AsyncIterator[Service]:
+    """All of `serve`."""
+    clock, concurrency = SystemClock(), settings.worker.concurrency
+    kafka, database_of_runs, storage = Outage("Kafka"), Outage("the history"), Outage("the destination")
+    pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
+    health = Health(pulses=list(pulses.values()), outages=(kafka, database_of_runs, storage))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(health_server(health, host=settings.http.host, port=settings.http.port))
+        runs = await stack.enter_async_context(history(settings, connections=concurrency + _OTHER_CONNECTIONS))
+        database = await stack.enter_async_context(source_database(settings, connections=concurrency))
+        where = await stack.enter_async_context(destination(settings, config, runs=concurrency))
+        sender = await stack.enter_async_context(events(settings))
+        looker = await stack.enter_async_context(topics(settings))
+        outbox = Outbox(
+            runs=runs,
+            events=sender,
+            topic=settings.kafka.completions_topic,
+            pulse=pulses["outbox"],
+            kafka=kafka,
+            history=database_of_runs,
+        )
+        progress = ProgressEvents(events=sender, topic=settings.kafka.progress_topic, clock=clock)
+
+        def ended(run_id: str) -> None:
+            progress.forget(run_id)
+            outbox.wake()
+
+        worker = Worker(
+            executor=_executor(
+                settings,
+                config,
+                runs=runs,
+                database=database,
+                destination=where,
+                clock=clock,
+                tracer=tracer,
+                on_progress=progress.tell,
+                after=after,
+            ),
+            concurrency=concurrency,
+            drain_seconds=settings.worker.drain_seconds,
+            clock=clock,
+            pulse=pulses["worker"],
+            history=database_of_runs,
+            on_ended=ended,
+        )
+
+        def accepted() -> None:
+            worker.wake()
+            outbox.wake()  # a finished run that was asked for again sends its event again
+
+        @asynccontextmanager
+        async def subscribed() -> AsyncIterator[RequestStream]:
+            await looker.ensure()
+            async with KafkaRequests(settings=settings.kafka) as stream:
+                yield stream
+
+        yield Service(
+            intake=Intake(
+                subscribe=subscribed,
+                events=sender,
+                dead_letters_topic=settings.kafka.dead_letters_topic,
+                runs=runs,
+                config=config,
+                clock=clock,
+                tracer=tracer,
+                pulse=pulses["intake"],
+                kafka=kafka,
+                history=database_of_runs,
+                on_accepted=accepted,
+            ),
+            worker=worker,
+            outbox=outbox,
+            progress=progress,
+            runs=runs,
+            destination=where,
+            topics=looker,
+            requests_topic=settings.kafka.requests_topic,
+            clock=clock,
+            health=health,
+            kafka=kafka,
+            history=database_of_runs,
+            storage=storage,
+        )
+
+
+# -- cleaning up ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def garbage_collector(
+    settings: Settings, config: AgencyJobConfig | None, *, dry_run: bool = False
+) -> AsyncIterator[GarbageCollector]:
+    """What the `gc` command needs. Of a job config only the destination counts."""
+    async with destination(settings, config, runs=1) as where, history(settings) as runs:
+        yield GarbageCollector(runs=runs, destination=where, dry_run=dry_run)
 
 
 # -- checking the servers ------------------------------------------------------------------------

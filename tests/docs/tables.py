@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pipeline_processing.app  # noqa: F401  makes every error class known
+from pipeline_processing.asyncapi import DEAD_LETTER_REASONS
 from pipeline_processing.schemas import error_kinds
 from pipeline_processing.settings_keys import setting_docs
 
@@ -28,7 +29,13 @@ def errors_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"settings.md": settings_table, "errors.md": errors_table}
+def reasons_table() -> str:
+    """One row a reason of dead letters."""
+    lines = ["| reason | what it is |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{reason}` | {meaning} |" for reason, meaning in DEAD_LETTER_REASONS.items())])
+
+
+TABLES = {"settings.md": settings_table, "errors.md": errors_table, "messages.md": reasons_table}
 
 
 def page_with_table(name: str) -> str:

@@ -10,6 +10,7 @@ import yaml
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.cli.main import app
+from pipeline_processing.model import JobRequest
 from pipeline_processing.schemas import error_kinds
 from tests.docs.tables import DOCS, TABLES, page_with_table
 
@@ -39,6 +40,23 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text("utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_a_heading(page: Path) -> None:
+    """Every link to a part of a page names a heading of it."""
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text("utf-8")):
+        text = (page.parent / target if target else page).read_text("utf-8")
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], (target, anchor)
+
+
+def test_requests_are_valid() -> None:
+    """Every request of messages.md can be used."""
+    requests = blocks(DOCS / "messages.md", "json")
+    assert requests
+    for request in requests:
+        JobRequest.model_validate_json(request)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

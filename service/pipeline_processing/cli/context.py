@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from pipeline_processing.settings import Settings
 
 
-def current_settings(*, job_config_file: Path | None = None) -> Settings:
-    """The settings of this process, with the job config that `--config` names. Raises InvalidSettings."""
+def current_settings(*, job_config_file: Path | None = None, concurrency: int | None = None) -> Settings:
+    """The settings of this process, with what the command line says instead. Raises InvalidSettings."""
     from pipeline_processing.settings_loader import load_settings
 
-    return load_settings(os.environ, overrides={"PIPELINE_JOB_CONFIG_FILE": job_config_file}).settings
+    overrides = {"PIPELINE_JOB_CONFIG_FILE": job_config_file, "PIPELINE_WORKER__CONCURRENCY": concurrency}
+    return load_settings(os.environ, overrides=overrides).settings
 
 
 def missing_settings(

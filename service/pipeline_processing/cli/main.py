@@ -12,7 +12,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline_processing.cli import config, demo, history, migrate, run, schemas
+from pipeline_processing.cli import (
+    cancel,
+    config,
+    dead_letters,
+    demo,
+    gc,
+    history,
+    migrate,
+    replay,
+    run,
+    schemas,
+    serve,
+    submit,
+)
 from pipeline_processing.cli.exit_codes import BUG, INTERRUPTED, READER_GONE, SUCCESS, TERMINATED, USAGE, Terminated
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.masking import mask_text
@@ -26,8 +39,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run, history, migrate, schemas, demo):
+for command in (run, serve, submit, replay, history, cancel, gc, migrate, schemas, demo):
     command.register(app)
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(config.app, name="config")
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline_processing.cli.exit_codes import SUCCESS, Terminated
+from pipeline_processing.cli.request_options import (
+    DatasetOption,
+    FormatOption,
+    JobArgument,
+    ParamOption,
+    RunIdOption,
+    SinceOption,
+    UntilOption,
+    params_of,
+    requests_of,
+)
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -25,9 +35,9 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    job: Annotated[str, typer.Argument(help="The job: agency_data_job.")],
+    job: JobArgument,
     agency_id: Annotated[int, typer.Option("--agency-id", metavar="N", help="The agency whose data to export.")],
-    run_id: Annotated[str | None, typer.Option("--run-id", metavar="ID", help="Names the run for good.")] = None,
+    run_id: RunIdOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and transform, and write nothing: no object, no history, no event.")
     ] = False,
@@ -35,17 +45,11 @@ def run(
         Path | None,
         typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
     ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset; may be repeated.")
-    ] = None,
-    format_: Annotated[
-        str | None, typer.Option("--format", metavar="F", help="ndjson or csv, instead of the config's.")
-    ] = None,
-    since: Annotated[str | None, typer.Option(metavar="T", help="A time for the query, with its zone.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="T", help="A time for the query, with its zone.")] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A value for the query; may be repeated.")
-    ] = None,
+    dataset: DatasetOption = None,
+    format_: FormatOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    param: ParamOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the completion as one JSON object.")] = False,
 ) -> int:
     """
@@ -62,16 +66,18 @@ def run(
     from pipeline_processing.steps.chain import check_steps
     from pipeline_processing.telemetry import configure_telemetry
 
-    request = _request(
-        job=job,
-        agency_id=agency_id,
-        run_id=run_id,
-        dry_run=dry_run,
-        datasets=dataset,
-        format=format_,
-        since=since,
-        until=until,
-        params=_params(param or []),
+    (request,) = requests_of(
+        [agency_id],
+        {
+            "job": job,
+            "run_id": run_id,
+            "dry_run": dry_run,
+            "datasets": dataset,
+            "format": format_,
+            "since": since,
+            "until": until,
+            "params": params_of(param or []),
+        },
     )
     settings = current_settings(job_config_file=config)
     job_config = load_job_config(settings.job_config_file) if settings.job_config_file else None
@@ -94,34 +100,6 @@ def run(
             typer.echo(f"    --run-id {run_id}", err=True)
         raise
     return _told(completion, as_json=as_json)
-
-
-def _params(pairs: list[str]) -> dict[str, str]:
-    params = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise typer.BadParameter(f"{pair!r} isn't KEY=VALUE", param_hint="--param")
-        if key in params:
-            raise typer.BadParameter(f"{key!r} is given twice", param_hint="--param")
-        params[key] = value
-    return params
-
-
-def _request(**fields: Any) -> JobRequest:
-    from pydantic import ValidationError
-
-    from pipeline_processing.errors import InvalidRequest, UnknownJob
-    from pipeline_processing.model import JOB, JobRequest
-    from pipeline_processing.validation import faults_of
-
-    if fields["job"] != JOB:
-        raise UnknownJob(f"There is no job {fields['job']!r}. The job is {JOB}.")
-    try:
-        return JobRequest.model_validate_json(json.dumps(fields))
-    except ValidationError as error:
-        faults = "\n".join(f"  {fault}" for fault in faults_of(error))
-        raise InvalidRequest(f"The request isn't valid:\n{faults}") from None
 
 
 async def _completed(

@@ -1,0 +1,126 @@
+"""The options that describe a request, and the requests that they, or the lines of a file, ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline_processing.model import JobRequest
+
+JobArgument = Annotated[str, typer.Argument(help="The job: agency_data_job.")]
+RunIdOption = Annotated[str | None, typer.Option("--run-id", metavar="ID", help="Names the run for good.")]
+DatasetOption = Annotated[
+    list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset; may be repeated.")
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", metavar="F", help="ndjson or csv, instead of the config's.")
+]
+SinceOption = Annotated[str | None, typer.Option("--since", metavar="T", help="A time for the query, with its zone.")]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="T", help="A time for the query, with its zone.")]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="KEY=VALUE", help="A value for the query; may be repeated."),
+]
+
+
+def params_of(pairs: Iterable[str]) -> dict[str, str]:
+    """Raises BadParameter."""
+    params = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{pair!r} isn't KEY=VALUE", param_hint="--param")
+        if key in params:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint="--param")
+        params[key] = value
+    return params
+
+
+def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[JobRequest]:
+    """
+    A request for each agency, with the same fields but for those that are None.
+
+    Raises UnknownJob, or InvalidRequest with the faults of all.
+    """
+    from pydantic import ValidationError
+
+    from pipeline_processing.errors import InvalidRequest
+    from pipeline_processing.model import JobRequest
+    from pipeline_processing.validation import faults_of
+
+    check_job(fields["job"])
+    given = {name: value for name, value in fields.items() if value is not None}
+    requests, faults = [], dict[str, None]()
+    for agency_id in agency_ids:
+        try:
+            requests.append(JobRequest.model_validate_json(json.dumps(given | {"agency_id": agency_id})))
+        except ValidationError as error:
+            # What is wrong with the rest is wrong for every agency, and told once.
+            which = "agency_id" if len(agency_ids) == 1 else f"agency_id {agency_id}"
+            faults |= dict.fromkeys(
+                which + fault.removeprefix("agency_id") if fault.startswith("agency_id:") else fault
+                for fault in faults_of(error)
+            )
+    if faults:
+        raise InvalidRequest("The request isn't valid:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return requests
+
+
+def requests_in(content: bytes, *, name: str) -> list[JobRequest]:
+    """
+    The requests of a file, one a line as JSON; blank lines are skipped.
+
+    Raises InvalidRequest with the faults of all lines: so that nothing is sent of a file that has any.
+    """
+    from pipeline_processing.errors import InvalidRequest, RequestError
+    from pipeline_processing.job_messages import parse_request
+
+    requests: list[JobRequest] = []
+    faults: list[str] = []
+    named: dict[str, tuple[int, str]] = {}
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            request = parse_request(line)
+            check_job(request.job)
+            check_size(request)
+        except RequestError as error:
+            faults.append(f"line {number}: {error}")
+            continue
+        requests.append(request)
+        if request.run_id is not None:
+            first, digest = named.setdefault(request.run_id, (number, request.digest()))
+            if digest != request.digest():
+                faults.append(
+                    f"line {number}: run_id {request.run_id!r} stands in line {first} as well, for a different "
+                    "request. A run id names one request for good."
+                )
+    if faults:
+        raise InvalidRequest(
+            f"{name} isn't valid, and nothing of it was sent:\n" + "\n".join(f"  {fault}" for fault in faults)
+        )
+    return requests
+
+
+def check_job(job: str) -> None:
+    """Raises UnknownJob."""
+    from pipeline_processing.errors import UnknownJob
+    from pipeline_processing.model import JOB
+
+    if job != JOB:
+        raise UnknownJob(job, job=JOB)
+
+
+def check_size(request: JobRequest) -> None:
+    """Raises RequestTooLarge for what would only become a dead letter."""
+    from pipeline_processing.errors import RequestTooLarge
+    from pipeline_processing.job_messages import MAX_REQUEST_BYTES
+
+    size = len(request.model_dump_json(exclude_defaults=True).encode())
+    if size > MAX_REQUEST_BYTES:
+        raise RequestTooLarge(size, limit=MAX_REQUEST_BYTES)

@@ -1,0 +1,274 @@
+"""`submit`: the small producer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline_processing.cli.exit_codes import SUCCESS, Terminated
+from pipeline_processing.cli.request_options import (
+    DatasetOption,
+    FormatOption,
+    JobArgument,
+    ParamOption,
+    RunIdOption,
+    SinceOption,
+    UntilOption,
+    check_job,
+    check_size,
+    params_of,
+    requests_in,
+    requests_of,
+)
+
+if TYPE_CHECKING:
+    from pipeline_processing.following import Follower, Outcome
+    from pipeline_processing.model import JobRequest
+    from pipeline_processing.settings import Settings
+    from pipeline_processing.submission import Sent
+    from pipeline_processing.telemetry import Telemetry
+
+_MOST_NAMED = 10
+"""Runs that a message names one by one."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(submit)
+
+
+def submit(
+    job: JobArgument,
+    agency_id: Annotated[
+        list[int] | None,
+        typer.Option("--agency-id", metavar="N", help="The agency whose data to export; may be repeated."),
+    ] = None,
+    run_id: RunIdOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, and upload nothing.")] = False,
+    dataset: DatasetOption = None,
+    format_: FormatOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    param: ParamOption = None,
+    priority: Annotated[
+        int | None, typer.Option("--priority", metavar="P", help="Higher goes first; 0 by default.")
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option("--deadline", metavar="T", help="The run fails if it isn't decided by then.")
+    ] = None,
+    not_before: Annotated[
+        str | None, typer.Option("--not-before", metavar="T", help="The run isn't started before.")
+    ] = None,
+    requested_by: Annotated[str | None, typer.Option("--requested-by", metavar="WHO", help="Who asks.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            metavar="PATH",
+            help="Requests, one a line as JSON, in place of the options; - reads stdin.",
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show progress until every run has ended; exit with the worst one's code.")
+    ] = False,
+) -> int:
+    """
+    Send requests to the workers, and print their run ids, one a line.
+
+    Requests are checked first: if one isn't valid, none is sent.
+    """
+    from pipeline_processing.app import new_run_id
+    from pipeline_processing.cli.context import current_settings
+    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.logs import configure_logs
+    from pipeline_processing.telemetry import configure_telemetry
+
+    fields = {
+        "run_id": run_id,
+        "dry_run": dry_run or None,
+        "datasets": dataset or None,
+        "format": format_,
+        "since": since,
+        "until": until,
+        "params": params_of(param or []) or None,
+        "priority": priority,
+        "deadline": deadline,
+        "not_before": not_before,
+        "requested_by": requested_by,
+    }
+    if file is not None:
+        if agency_id or any(value is not None for value in fields.values()):
+            raise typer.BadParameter("its lines say all of a request: leave out its options", param_hint="--file")
+        check_job(job)
+        requests = requests_in(_content(file), name="stdin" if str(file) == "-" else str(file))
+    else:
+        _check_agencies(agency_id or [], run_id)
+        requests = requests_of(agency_id or [], {"job": job, **fields})
+        for request in requests:
+            check_size(request)
+    requests = [each if each.run_id else each.model_copy(update={"run_id": new_run_id()}) for each in requests]
+    settings = current_settings()
+    if not requests:
+        typer.echo("There are no requests.", err=True)
+        return SUCCESS
+    on_terminal = sys.stderr.isatty()
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
+    submission = _Submission(requests)
+    with configure_telemetry(os.environ) as telemetry, submission.told_if_broken_off():
+        run_async(_submitted(settings, submission, telemetry, follow=follow))
+    return submission.exit_code
+
+
+def _check_agencies(agency_ids: Sequence[int], run_id: str | None) -> None:
+    if not agency_ids:
+        raise typer.BadParameter("name the agency, or --file", param_hint="--agency-id")
+    if run_id is not None and len(agency_ids) > 1:
+        raise typer.BadParameter("names one run: give one --agency-id", param_hint="--run-id")
+    twice = [str(each) for each, times in Counter(agency_ids).items() if times > 1]
+    if twice:
+        raise typer.BadParameter(f"{', '.join(twice)} is given twice", param_hint="--agency-id")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file} can't be read: {error.strerror}", param_hint="--file") from None
+
+
+# -- sending and following -----------------------------------------------------------------------
+
+
+class _Submission:
+    """The requests of one call, and how far they have come."""
+
+    def __init__(self, requests: Sequence[JobRequest]) -> None:
+        self.requests = requests
+        self.sending = False
+        self.sent: list[Sent] = []
+        self.outcomes: dict[str, Outcome] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """The worst run's, of those that were followed."""
+        from pipeline_processing.following import exit_code_of
+
+        return max(map(exit_code_of, self.outcomes.values()), default=SUCCESS)
+
+    @contextmanager
+    def told_if_broken_off(self) -> Iterator[None]:
+        """Whatever ends the block early, say what goes on without it."""
+        from pipeline_processing.errors import PipelineError
+
+        try:
+            yield
+        except (KeyboardInterrupt, Terminated, PipelineError):
+            if self.sending:
+                self._tell_what_was_sent()
+            elif self.sent:
+                self._tell_what_goes_on()
+            raise
+
+    def _tell_what_was_sent(self) -> None:
+        unsure = [request.run_id for request in self.requests[len(self.sent) :]]
+        if len(unsure) == 1:
+            typer.echo(
+                f"Whether {unsure[0]} was sent isn't known. Sent again under the same run id, it makes no second run:",
+                err=True,
+            )
+            typer.echo(f"    --run-id {unsure[0]}", err=True)
+            return
+        typer.echo(
+            f"{len(self.sent):,} of {len(self.requests):,} requests were sent: those whose run ids were printed. Some "
+            "of the next may have been sent as well. Of the rest, only a request that names its run_id can be sent "
+            "again without the chance of a second run.",
+            err=True,
+        )
+
+    def _tell_what_goes_on(self) -> None:
+        left = list(dict.fromkeys(each.run_id for each in self.sent if each.run_id not in self.outcomes))
+        if not left:
+            return
+        one = len(left) == 1
+        typer.echo(
+            f"{left[0] if one else f'{len(left):,} runs'} {'goes' if one else 'go'} on, though nobody follows "
+            f"{'it' if one else 'them'} any more. To see what becomes of {'it' if one else 'them'}:",
+            err=True,
+        )
+        for run_id in left[:_MOST_NAMED]:
+            typer.echo(f"    pipeline-processing history --run-id {run_id}", err=True)
+        if len(left) > _MOST_NAMED:
+            typer.echo(f"    … and so on, for {len(left) - _MOST_NAMED:,} more", err=True)
+        typer.echo("Or submit the same again, under the same run id, with --follow.", err=True)
+
+
+async def _submitted(settings: Settings, submission: _Submission, telemetry: Telemetry, *, follow: bool) -> None:
+    from pipeline_processing import app
+    from pipeline_processing.clock import SystemClock
+    from pipeline_processing.following import Follower
+    from pipeline_processing.outage import Outage
+    from pipeline_processing.submission import Submitter, patiently
+
+    clock, kafka = SystemClock(), settings.kafka
+    async with AsyncExitStack() as stack:
+        topics = await patiently(lambda: stack.enter_async_context(app.topics(settings)), clock=clock)
+        await patiently(topics.ensure, clock=clock)
+        events = await patiently(lambda: stack.enter_async_context(app.events(settings)), clock=clock)
+        follower = Follower(
+            topics=topics,
+            completions_topic=kafka.completions_topic,
+            dead_letters_topic=kafka.dead_letters_topic,
+            progress_topic=kafka.progress_topic,
+            clock=clock,
+            kafka=Outage("Kafka"),
+        )
+        if follow:
+            await follower.begin()
+        submitter = Submitter(events=events, topic=kafka.requests_topic, clock=clock, tracer=telemetry.tracer)
+        submission.sending = True
+        async for sent in submitter.send(submission.requests):
+            submission.sent += sent
+            for each in sent:
+                typer.echo(each.run_id)
+        submission.sending = False
+        if follow:
+            await _follow(follower, submission)
+
+
+async def _follow(follower: Follower, submission: _Submission) -> None:
+    from pipeline_processing.cli.progress import shown_progress
+
+    # Not around the sending: the live display would take what is printed to stdout for its own.
+    with shown_progress() as shown:
+
+        def ended(run_id: str, outcome: Outcome) -> None:
+            submission.outcomes[run_id] = outcome
+            shown.ended(run_id, _line(run_id, outcome))
+
+        await follower.follow(submission.sent, on_progress=shown, on_outcome=ended)
+
+
+def _line(run_id: str, outcome: Outcome) -> str:
+    from pipeline_processing.cli.render import number, printable
+    from pipeline_processing.dead_letters import DeadLetter
+
+    if isinstance(outcome, DeadLetter):
+        said = ["refused", f"{outcome.reason}: {outcome.message}"]
+    elif outcome.error is not None:
+        said = [outcome.state, f"{outcome.error.kind}: {outcome.error.message}"]
+    elif outcome.state == "succeeded":
+        said = [
+            f"succeeded{' (dry run)' if outcome.dry_run else ''}",
+            f"{number(outcome.rows_written)} rows",
+            *filter(None, [outcome.manifest]),
+        ]
+    else:
+        said = [outcome.state]
+    return " ".join(printable(f"{run_id}: {', '.join(said)}").split())

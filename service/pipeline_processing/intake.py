@@ -1,0 +1,206 @@
+"""
+Kafka → run table: a message is settled once its run is written, or its dead letter stored; only then its offset is
+committed. Whatever goes wrong before that, the message comes again, and nothing happens twice: a run's id is the
+request's own or made of the message.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.dead_letters import dead_letter, without_value
+from pipeline_processing.errors import MessageTooLarge, RequestError, TransientError
+from pipeline_processing.health import Pulse
+from pipeline_processing.job_messages import received
+from pipeline_processing.messaging import Events, Outgoing, Record, RequestStream
+from pipeline_processing.outage import Outage
+from pipeline_processing.ports import Clock, Incoming, Origin, RunStore
+from pipeline_processing.stopping import first_of
+from pipeline_processing.telemetry import trace_ids
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_PAUSE_SECONDS = 1.0
+_LOOK_SECONDS = 10.0
+"""How often the brokers are asked what is left."""
+_STUCK_SECONDS = 60.0
+"""After so long without a record while there are some, reading has died without a word."""
+_ME = "intake"
+
+
+@dataclass(slots=True)
+class _Taken:
+    """A record on its way: it becomes a run, or there is an error that makes it a dead letter."""
+
+    record: Record
+    span: Span
+    incoming: Incoming | None = None
+    error: RequestError | None = None
+
+
+class _Stopping(Exception):
+    """Told to stop while a server was away."""
+
+
+class Intake:
+    """
+    Takes requests. `subscribe` joins the consumer group for the length of a block; `on_accepted` is called when there
+    may be new runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        subscribe: Callable[[], AbstractAsyncContextManager[RequestStream]],
+        events: Events,
+        dead_letters_topic: str,
+        runs: RunStore,
+        config: AgencyJobConfig,
+        clock: Clock,
+        tracer: Tracer,
+        pulse: Pulse,
+        kafka: Outage,
+        history: Outage,
+        on_accepted: Callable[[], None],
+    ) -> None:
+        self._subscribe = subscribe
+        self._events = events
+        self._dead_letters_topic = dead_letters_topic
+        self._runs = runs
+        self._config = config
+        self._clock = clock
+        self._tracer = tracer
+        self._pulse = pulse
+        self._kafka = kafka
+        self._history = history
+        self._on_accepted = on_accepted
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take requests until told to stop. Raises what no waiting mends: AccessDenied, TopicMissing, …"""
+        while not stop.is_set():
+            self._pulse.beat()
+            try:
+                async with self._subscribe() as stream:
+                    self._kafka.ended(by=_ME)
+                    log.info("taking requests")
+                    await self._take(stream, stop)
+            except TransientError as error:
+                # The next subscription begins at what is committed: nothing is lost.
+                self._kafka.began(error, by=_ME)
+                await first_of(stop, seconds=_PAUSE_SECONDS)
+        self._pulse.stop()
+
+    async def _take(self, stream: RequestStream, stop: asyncio.Event) -> None:
+        looked_at = progressed_at = self._clock.monotonic()
+        while not stop.is_set():
+            records = await stream.poll()
+            self._pulse.beat()
+            now = self._clock.monotonic()
+            if records:
+                try:
+                    await self._settle(records, stop)
+                except _Stopping:
+                    return  # what isn't settled isn't committed
+                self._pulse.moving()
+                progressed_at = self._clock.monotonic()
+            await stream.commit()
+            if now - looked_at >= _LOOK_SECONDS:
+                looked_at = now
+                left = await stream.lag()
+                if not left:
+                    self._pulse.moving()
+                    progressed_at = now
+                elif now - progressed_at >= _STUCK_SECONDS:
+                    log.error("no records come although there are some; joining the group anew", lag=left)
+                    self._pulse.stuck(f"no records come, and {left} are there")
+                    return
+
+    async def _settle(self, records: Sequence[Record], stop: asyncio.Event) -> None:
+        """Write the runs and store the dead letters of these records, however long it takes. Raises _Stopping."""
+        taken = [self._read(record) for record in records]
+        try:
+            good = [(one, one.incoming) for one in taken if one.incoming is not None]
+            if good:
+                runs = await self._patiently(
+                    lambda: self._runs.accept_all([incoming for _, incoming in good]), self._history, stop
+                )
+                for (one, _), run in zip(good, runs, strict=True):
+                    one.error = run if isinstance(run, RequestError) else None
+                self._on_accepted()
+            letters = [self._letter(one.record, one.error) for one in taken if one.error is not None]
+            if letters:
+                await self._patiently(lambda: self._store(letters), self._kafka, stop)
+        finally:
+            for one in taken:
+                if one.error is not None:
+                    one.span.set_status(Status(StatusCode.ERROR, one.error.kind))
+                one.span.end()
+
+    def _read(self, record: Record) -> _Taken:
+        try:
+            asked = received(record)
+        except RequestError as error:
+            return _Taken(record, self._tracer.start_span("accept request", kind=SpanKind.CONSUMER), error=error)
+        span = self._tracer.start_span("accept request", context=asked.parent, kind=SpanKind.CONSUMER)
+        span.set_attributes({"run_id": asked.run_id, "agency_id": asked.request.agency_id})
+        try:
+            self._config.for_request(asked.request)
+        except RequestError as error:
+            return _Taken(record, span, error=error)
+        trace_id, span_id = trace_ids(span)
+        return _Taken(
+            record,
+            span,
+            incoming=Incoming(
+                request=asked.request,
+                run_id=asked.run_id,
+                trace_id=trace_id,
+                span_id=span_id,
+                tracestate=asked.tracestate,
+                origin=Origin(topic=record.topic, partition=record.partition, offset=record.offset),
+            ),
+        )
+
+    def _letter(self, record: Record, error: RequestError) -> Outgoing:
+        log.warning(
+            "a request can't be used; it is a dead letter now",
+            reason=error.kind,
+            error=str(error),
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+        )
+        return dead_letter(record, error, topic=self._dead_letters_topic, now=self._clock.now())
+
+    async def _store(self, letters: Sequence[Outgoing]) -> None:
+        try:
+            await self._events.send(letters)
+        except MessageTooLarge:
+            for letter in letters:
+                try:
+                    await self._events.send([letter])
+                except MessageTooLarge:
+                    await self._events.send([without_value(letter)])
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], server: Outage, stop: asyncio.Event) -> T:
+        """Ask until the server answers. Raises _Stopping."""
+        while True:
+            self._pulse.beat()
+            try:
+                answer = await ask()
+            except TransientError as error:
+                server.began(error, by=_ME)
+            else:
+                server.ended(by=_ME)
+                return answer
+            await first_of(stop, seconds=_PAUSE_SECONDS)
+            if stop.is_set():
+                raise _Stopping

@@ -1,0 +1,72 @@
+"""Run table → Kafka: what has finished is announced, again and again until the broker has stored it."""
+
+import asyncio
+from collections.abc import Sequence
+
+from pipeline_processing.completions import OutboxEvent
+from pipeline_processing.errors import KafkaUnavailable, TransientError
+from pipeline_processing.health import Pulse
+from pipeline_processing.messaging import Events, Outgoing
+from pipeline_processing.outage import Outage
+from pipeline_processing.ports import RunStore
+from pipeline_processing.stopping import first_of
+
+_BATCH = 200
+_POLL_SECONDS = 1.0
+"""Events of runs that finished elsewhere (`run`, `cancel`, a worker that died) wait so long."""
+_ME = "outbox"
+
+
+class Outbox:
+    """Sends completion events. Several processes may: each takes events that no other is sending."""
+
+    def __init__(
+        self, *, runs: RunStore, events: Events, topic: str, pulse: Pulse, kafka: Outage, history: Outage
+    ) -> None:
+        self._runs = runs
+        self._events = events
+        self._topic = topic
+        self._pulse = pulse
+        self._kafka = kafka
+        self._history = history
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be an event to send: look at once."""
+        self._woken.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send until told to stop, and then once more what there is, if it can be sent."""
+        while True:
+            self._pulse.beat()
+            self._woken.clear()
+            last = stop.is_set()
+            sent = await self._send_some()
+            if sent == _BATCH:
+                continue
+            if last:
+                break
+            await first_of(stop, self._woken, seconds=_POLL_SECONDS)
+        self._pulse.stop()
+
+    async def _send_some(self) -> int:
+        try:
+            sent = await self._runs.announce(self._send, limit=_BATCH)
+        except TransientError as error:
+            (self._kafka if isinstance(error, KafkaUnavailable) else self._history).began(error, by=_ME)
+            return 0
+        self._history.ended(by=_ME)
+        if sent:
+            self._kafka.ended(by=_ME)
+        return sent
+
+    async def _send(self, events: Sequence[OutboxEvent]) -> None:
+        await self._events.send([self._message(event) for event in events])
+
+    def _message(self, event: OutboxEvent) -> Outgoing:
+        return Outgoing(
+            topic=self._topic,
+            key=event.key.encode(),
+            value=event.value,
+            headers=tuple((name, text.encode()) for name, text in event.headers.items()),
+        )

@@ -1,0 +1,148 @@
+"""
+The long-running service: requests in, runs done, events out. Starting and stopping are in order: nothing is taken
+before the history and the destination are known to be right, and what was taken is finished or handed back.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable, TransientError
+from pipeline_processing.health import Health
+from pipeline_processing.intake import Intake
+from pipeline_processing.messaging import Offsets, Topics
+from pipeline_processing.outage import Outage
+from pipeline_processing.outbox import Outbox
+from pipeline_processing.ports import Clock, Destination, RunStore
+from pipeline_processing.progress_events import ProgressEvents
+from pipeline_processing.stopping import first_of
+from pipeline_processing.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_PAUSE_SECONDS = 1.0
+_ONCE_LOOK_SECONDS = 0.2
+_ONCE_PATIENCE_SECONDS = 60.0
+_ME = "serve"
+
+
+class Service:
+    """All parts of `serve` together. The parts are told to stop by events, never cancelled, unless one of them dies."""
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        worker: Worker,
+        outbox: Outbox,
+        progress: ProgressEvents,
+        runs: RunStore,
+        destination: Destination,
+        topics: Topics,
+        requests_topic: str,
+        clock: Clock,
+        health: Health,
+        kafka: Outage,
+        history: Outage,
+        storage: Outage,
+    ) -> None:
+        self._intake = intake
+        self._worker = worker
+        self._outbox = outbox
+        self._progress = progress
+        self._runs = runs
+        self._destination = destination
+        self._topics = topics
+        self._requests_topic = requests_topic
+        self._clock = clock
+        self._health = health
+        self._kafka = kafka
+        self._history = history
+        self._storage = storage
+
+    async def run(self, stop: asyncio.Event, hurry: asyncio.Event, *, once: bool) -> None:
+        """
+        Serve until `stop` is set, or, with `once`, until all that was there at the start is done; `hurry` cuts the
+        draining short.
+
+        Raises what no waiting mends (wrong settings, access denied) and, with `once`, what isn't mended in a minute.
+        """
+        try:
+            await self._patiently(self._verify, stop, limited=once)
+        except _Stopped:
+            return
+        out = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            taking = group.create_task(self._intake.run(stop))
+            working = group.create_task(self._worker.run(stop, hurry))
+            group.create_task(self._outbox.run(out))
+            group.create_task(self._progress.run(out))
+            self._health.state = "serving"
+            if once:
+                group.create_task(self._stop_when_done(stop))
+            await stop.wait()
+            self._health.state = "stopping"
+            log.info("stopping")
+            await asyncio.wait((taking, working))
+            out.set()  # last, so that the events of the last runs go out as well
+        log.info("stopped")
+
+    async def _verify(self) -> None:
+        """That the history is set up, and the destination this installation's."""
+        installation = await self._runs.installation_id()
+        self._history.ended(by=_ME)
+        await self._destination.verify_installation(installation)
+        self._storage.ended(by=_ME)
+
+    async def _stop_when_done(self, stop: asyncio.Event) -> None:
+        try:
+            ends = await self._patiently(self._ends, stop, limited=True)
+            while not await self._patiently(lambda: self._done(ends), stop, limited=True):
+                await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
+        except _Stopped:
+            return
+        log.info("all that was there is done")
+        stop.set()
+
+    async def _ends(self) -> Offsets:
+        await self._topics.ensure()
+        return await self._topics.ends(self._requests_topic)
+
+    async def _done(self, ends: Offsets) -> bool:
+        committed = await self._topics.committed(self._requests_topic)
+        self._kafka.ended(by=_ME)
+        if any(committed.get(partition, 0) < end for partition, end in ends.items()):
+            return False
+        idle = await self._runs.idle()  # asked last: what was accepted before is work
+        self._history.ended(by=_ME)
+        return idle
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], stop: asyncio.Event, *, limited: bool) -> T:
+        """Ask until the servers answer; for a minute if `limited`. Raises _Stopped."""
+        asked_at = self._clock.monotonic()
+        while not stop.is_set():
+            try:
+                return await ask()
+            except TransientError as error:
+                if limited and self._clock.monotonic() - asked_at > _ONCE_PATIENCE_SECONDS:
+                    raise
+                self._server(error).began(error, by=_ME)
+            await first_of(stop, seconds=_PAUSE_SECONDS)
+        raise _Stopped
+
+    def _server(self, error: TransientError) -> Outage:
+        match error:
+            case KafkaUnavailable():
+                return self._kafka
+            case HistoryUnavailable():
+                return self._history
+            case _:
+                return self._storage
+
+
+class _Stopped(Exception):
+    """Told to stop while a server was away."""

@@ -1,0 +1,50 @@
+"""`/livez` and `/readyz` over HTTP, for whoever keeps this process running."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from pipeline_processing.health import Health
+from pipeline_processing.masking import mask_text
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def health_server(health: Health, *, host: str, port: int) -> AsyncIterator[None]:
+    """
+    Answer for the length of the block: 200, or 503 with the reasons.
+
+    Where the port is taken the service works without, and says so: whoever probes it finds out at once.
+    """
+    application = web.Application()
+    application.router.add_get("/livez", _answer(health.not_alive))
+    application.router.add_get("/readyz", _answer(health.not_ready))
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            log.warning(
+                "no /livez and /readyz: the address can't be used; set PIPELINE_HTTP__HOST and PIPELINE_HTTP__PORT",
+                host=host,
+                port=port,
+                error=error.strerror or str(error),
+            )
+        else:
+            log.info("answering /livez and /readyz", addresses=[f"{at[0]}:{at[1]}" for at in runner.addresses])
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _answer(problems: Callable[[], list[str]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        found = problems()
+        body = {"status": "ok"} if not found else {"status": "unavailable", "problems": [mask_text(p) for p in found]}
+        return web.json_response(body, status=503 if found else 200)
+
+    return answer

@@ -1,0 +1,147 @@
+"""A service in memory with a past: requests in the topic, runs in the history, dead letters."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import patch
+
+from pipeline_processing.dead_letters import dead_letter, without_value
+from pipeline_processing.errors import RequestError
+from pipeline_processing.job_messages import received
+from pipeline_processing.memory.broker import MemoryBroker
+from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.messaging import Outgoing, Record
+from pipeline_processing.model import JobRequest, Plan, Run, RunFailure
+from pipeline_processing.ports import Claim, Incoming, Origin, Outcome
+from pipeline_processing.settings import Settings
+
+TOPIC = "agency-jobs.requests"
+LETTERS = "agency-jobs.dead-letters"
+START = datetime(2026, 1, 18, 10, tzinfo=UTC)
+TRACE, SPAN = "6f1c0a9d27b84e53a1d2c3b4e5f60718", "a1b2c3d4e5f60718"
+NO_PLAN = Plan(destination="memory://", artifacts=(), metadata={}, manifest_key="m", manifest="{}")
+BROKEN = RunFailure(kind="query_failed", message="division by zero", retryable=False, exit_code=1)
+
+
+class SteppedClock:
+    """Time that only moves when told."""
+
+    def __init__(self) -> None:
+        self.time = START
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    async def sleep(self, seconds: float) -> None:
+        self.pass_(seconds)
+
+    def pass_(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+class Past:
+    """Sends requests, takes them as the intake does, and ends their runs."""
+
+    def __init__(self, *, partitions: int = 2) -> None:
+        self.clock = SteppedClock()
+        self.broker = MemoryBroker(clock=self.clock, topics=[TOPIC, LETTERS], partitions=partitions)
+        self.runs = MemoryRunStore(clock=self.clock)
+        self._taken: dict[int, int] = {}
+
+    @property
+    def sent(self) -> list[Record]:
+        """All messages of the requests topic."""
+        return self.broker.records(TOPIC)
+
+    @property
+    def letters(self) -> list[Record]:
+        """All dead letters."""
+        return self.broker.records(LETTERS)
+
+    def send(self, value: str | bytes | None, *, key: bytes | None = b"7", **headers: str) -> Record:
+        """Any message."""
+        message = Outgoing(
+            topic=TOPIC,
+            key=key,
+            value=value.encode() if isinstance(value, str) else value,
+            headers=tuple((name, text.encode()) for name, text in headers.items()),
+        )
+        return self.broker.put(message)
+
+    def request(self, run_id: str | None = None, *, agency_id: int = 7, **fields: Any) -> Record:
+        """A bare request, a second after the one before."""
+        self.clock.pass_(1)
+        request = JobRequest(agency_id=agency_id, run_id=run_id, **fields)
+        return self.send(request.model_dump_json(exclude_defaults=True), key=str(agency_id).encode())
+
+    async def take(self) -> None:
+        """What came since becomes runs and dead letters, and is committed."""
+        new = [record for record in self.sent if record.offset >= self._taken.get(record.partition, 0)]
+        for record in new:
+            try:
+                asked = received(record)
+                await self.runs.accept(
+                    Incoming(
+                        request=asked.request,
+                        run_id=asked.run_id,
+                        trace_id=TRACE,
+                        span_id=SPAN,
+                        origin=Origin(record.topic, record.partition, record.offset),
+                    )
+                )
+            except RequestError as error:
+                self.put_aside(record, error)
+        self._taken = dict(await self.broker.ends(TOPIC))
+        self.broker.committed_by_member(TOPIC, self._taken)
+
+    def put_aside(self, record: Record, error: RequestError, *, left_out: bool = False) -> Record:
+        """A dead letter of it, a second after whatever was before."""
+        self.clock.pass_(1)
+        letter = dead_letter(record, error, topic=LETTERS, now=self.clock.now())
+        return self.broker.put(without_value(letter) if left_out else letter)
+
+    async def succeed(self, *run_ids: str) -> None:
+        """The runs end well, with nothing to publish."""
+        for run_id in run_ids:
+            claim = await self._claimed(run_id)
+            await self.runs.prepare(claim, NO_PLAN, Outcome())
+            await self.runs.succeed(claim)
+
+    async def fail(self, *run_ids: str) -> None:
+        """The runs end badly."""
+        for run_id in run_ids:
+            await self.runs.fail(await self._claimed(run_id), BROKEN)
+
+    async def _claimed(self, run_id: str) -> Claim:
+        claim = await self.runs.claim(worker="w", lease=timedelta(days=1), max_runs_per_agency=10**9, run_id=run_id)
+        assert claim is not None, run_id
+        return claim
+
+    async def all_runs(self) -> list[Run]:
+        """The history, oldest first."""
+        return (await self.runs.history(limit=None))[::-1]
+
+    @contextmanager
+    def behind_the_command_line(self) -> Iterator[None]:
+        """Commands work on this instead of servers."""
+
+        @asynccontextmanager
+        async def history(settings: Settings) -> AsyncIterator[MemoryRunStore]:
+            yield self.runs
+
+        @asynccontextmanager
+        async def broker(settings: Settings) -> AsyncIterator[MemoryBroker]:
+            yield self.broker
+
+        app = "pipeline_processing.app"
+        with (
+            patch(f"{app}.history", history),
+            patch(f"{app}.topics", broker),
+            patch(f"{app}.events", broker),
+            patch("pipeline_processing.clock.SystemClock", lambda: self.clock),
+        ):
+            yield

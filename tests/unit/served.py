@@ -1,0 +1,146 @@
+"""The whole long-running service on in-memory ports, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import orjson
+
+from pipeline_processing.health import Health, Pulse
+from pipeline_processing.intake import Intake
+from pipeline_processing.memory.broker import MemoryBroker
+from pipeline_processing.messaging import Headers, Outgoing, Record, RequestStream
+from pipeline_processing.outage import Outage
+from pipeline_processing.outbox import Outbox
+from pipeline_processing.progress_events import ProgressEvents
+from pipeline_processing.serve import Service as Serve
+from pipeline_processing.telemetry import IdsOnlyTracer
+from pipeline_processing.worker import Worker
+from tests.unit.in_memory import Between, Interposed, InterposedDestination, Service
+
+REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")
+
+
+class Served:
+    """
+    One process of `serve`. `service` has its history and destination; `of_kafka` gets every call to the broker's
+    `send`, and to `poll`, `commit` and `lag` of the group's member.
+    """
+
+    def __init__(self, *, drain_seconds: float = 60.0, concurrency: int = 4) -> None:
+        self.service = Service()
+        self.clock = self.service.clock
+        self.broker = MemoryBroker(clock=self.clock, topics=TOPICS, creates=TOPICS)
+        self.of_kafka = Between()
+        self.kafka, self.history, self.storage = Outage("Kafka"), Outage("the history"), Outage("the destination")
+        self.pulses = {name: Pulse(name, clock=self.clock) for name in ("intake", "worker", "outbox")}
+        self.health = Health(pulses=list(self.pulses.values()), outages=(self.kafka, self.history, self.storage))
+        self.stop, self.hurry = asyncio.Event(), asyncio.Event()
+        runs: Any = Interposed(self.service.runs, self.service.between)
+        events: Any = Interposed(self.broker, self.of_kafka)
+        self.outbox = Outbox(
+            runs=runs,
+            events=events,
+            topic=COMPLETIONS,
+            pulse=self.pulses["outbox"],
+            kafka=self.kafka,
+            history=self.history,
+        )
+        self.worker = Worker(
+            executor=self.service.first,
+            concurrency=concurrency,
+            drain_seconds=drain_seconds,
+            clock=self.clock,
+            pulse=self.pulses["worker"],
+            history=self.history,
+            on_ended=lambda run_id: self.outbox.wake(),
+        )
+        self.intake = Intake(
+            subscribe=self._subscribe,
+            events=events,
+            dead_letters_topic=DEAD_LETTERS,
+            runs=runs,
+            config=self.service.config,
+            clock=self.clock,
+            tracer=IdsOnlyTracer(),
+            pulse=self.pulses["intake"],
+            kafka=self.kafka,
+            history=self.history,
+            on_accepted=self._accepted,
+        )
+        self.whole = Serve(
+            intake=self.intake,
+            worker=self.worker,
+            outbox=self.outbox,
+            progress=ProgressEvents(events=events, topic=PROGRESS, clock=self.clock),
+            runs=runs,
+            destination=InterposedDestination(self.service.destination, self.service.between),
+            topics=self.broker,
+            requests_topic=REQUESTS,
+            clock=self.clock,
+            health=self.health,
+            kafka=self.kafka,
+            history=self.history,
+            storage=self.storage,
+        )
+
+    def _accepted(self) -> None:
+        self.worker.wake()
+        self.outbox.wake()
+
+    @asynccontextmanager
+    async def _subscribe(self) -> AsyncIterator[RequestStream]:
+        await self.broker.ensure()
+        async with self.broker.subscribe(REQUESTS) as stream:
+            member: Any = Interposed(stream, self.of_kafka)
+            yield member
+
+    # -- what a test does ------------------------------------------------------------------------
+
+    def running(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        """All of it, for the length of the block; at its end it is told to stop, and has to."""
+        return self._running(self.whole.run(self.stop, self.hurry, once=False))
+
+    def taking(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        """Only the intake."""
+        return self._running(self.intake.run(self.stop))
+
+    def announcing(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        """Only the outbox."""
+        return self._running(self.outbox.run(self.stop))
+
+    @asynccontextmanager
+    async def _running(self, work: Any) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(work)
+        try:
+            yield task
+        finally:
+            self.stop.set()
+            await task
+
+    def ask(self, value: Any = None, *, headers: Headers = (), key: bytes | None = b"7", **request: Any) -> Record:
+        """Somebody sends a request: these bytes, or a request of these fields."""
+        body = value if isinstance(value, bytes) else orjson.dumps({"agency_id": 7, **request})
+        return self.broker.put(Outgoing(topic=REQUESTS, key=key, value=body, headers=headers))
+
+    # -- what is there ---------------------------------------------------------------------------
+
+    async def states(self) -> dict[str, str]:
+        """Run id → state."""
+        return {run.run_id: run.state.value for run in await self.service.runs.history()}
+
+    def letters(self) -> list[tuple[str, bytes | None]]:
+        """The dead letters: reason and value."""
+        return [((r.header("dlq_reason") or b"").decode(), r.value) for r in self.broker.records(DEAD_LETTERS)]
+
+    def completions(self, run_id: str) -> list[Record]:
+        """The events of a run, as they were sent."""
+        sent = self.broker.records(COMPLETIONS)
+        return [record for record in sent if orjson.loads(record.value or b"{}")["run_id"] == run_id]
+
+    async def committed(self) -> int:
+        """How many messages are settled."""
+        return sum((await self.broker.committed(REQUESTS)).values())
