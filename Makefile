@@ -45,9 +45,16 @@ check-schemas: $(INSTALLED) ## Compare schemas/ with the code
 bench: $(INSTALLED) ## Measure speed and memory against COPY (minutes)
 	@$(BIN)/python -m tests.bench
 
-lock: $(INSTALLED) ## Resolve requirements.lock anew, from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --all-extras $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header
+BUILD_REQUIRES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+
+# The image takes less than everything: what the service runs on, and what builds its wheel, as pinned in the first.
+lock: $(INSTALLED) ## Resolve requirements*.lock anew, from pyproject.toml
+	@$(COMPILE) --all-extras $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
+	@$(COMPILE) --no-annotate --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
+	@$(BIN)/python -c '$(BUILD_REQUIRES)' \
+		| $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-build.lock
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis service/*.egg-info

@@ -1,0 +1,167 @@
+"""The image's lock, the compose file and their documentation are held to the code. Nothing here needs Docker."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pipeline_processing.agency_data_job.config import load_job_config
+from pipeline_processing.cli.main import app
+from pipeline_processing.settings_loader import load_settings
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+Lock = dict[str, tuple[Requirement, frozenset[str]]]
+
+
+def lock(name: str) -> Lock:
+    """A lock file: package → its pin, with marker, and hashes."""
+    entries = re.findall(
+        r"^(\S+==[^\n\\]+?) *((?:\\\n +--hash=\S+ *)+)$", (ROOT / name).read_text("utf-8"), re.MULTILINE
+    )
+    pins = [(Requirement(pin), frozenset(re.findall(r"--hash=(\S+)", hashes))) for pin, hashes in entries]
+    return {canonicalize_name(pin.name): (pin, hashes) for pin, hashes in pins}
+
+
+def mounts() -> list[tuple[str, str, str]]:
+    """Service, path here and path in the container of every file that the compose file mounts."""
+    volumes = [(name, volume.split(":")) for name, service in SERVICES.items() for volume in service.get("volumes", [])]
+    return [(name, here, there) for name, (here, there, *_) in volumes if here.startswith(".")]
+
+
+def settings_of(service: str) -> dict[str, str]:
+    """The service's settings, as its container gets them: the image's and the compose file's."""
+    of_image = dict(re.findall(r"^(?:ENV)? +(PIPELINE_\w+)=(\S+)", DOCKERFILE, re.MULTILINE))
+    return of_image | {name: str(value) for name, value in SERVICES[service]["environment"].items()}
+
+
+# -- the locks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("requirements-runtime.lock", PROJECT["project"]["dependencies"]),
+        ("requirements-build.lock", PROJECT["build-system"]["requires"]),
+    ],
+)
+def test_what_the_image_takes_is_locked(name: str, wanted: list[str]) -> None:
+    """Each of the image's locks has what pyproject.toml asks for, in the versions and hashes of the whole lock."""
+    part, whole = lock(name), lock("requirements.lock")
+    for requirement in map(Requirement, wanted):
+        pin, _ = part[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(next(iter(pin.specifier)).version, prereleases=True), pin
+    assert {package: (str(pin.specifier), hashes) for package, (pin, hashes) in part.items()} == {
+        package: (str(whole[package][0].specifier), whole[package][1]) for package in part
+    }
+
+
+def test_the_image_has_no_tools_in_it() -> None:
+    """What only the demo, the tests or the benchmarks need is left out."""
+    extras = [Requirement(line) for extra in PROJECT["project"]["optional-dependencies"].values() for line in extra]
+    assert not {canonicalize_name(extra.name) for extra in extras} & set(lock("requirements-runtime.lock"))
+
+
+# -- the image -----------------------------------------------------------------------------------
+
+
+def test_the_image_states_the_version() -> None:
+    assert f"ARG VERSION={PROJECT['project']['version']}\n" in DOCKERFILE
+
+
+def test_the_build_sees_what_it_copies() -> None:
+    """All but what .dockerignore lets through is hidden from the build, so it names whatever is copied or packaged."""
+    seen = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text("utf-8"), re.MULTILINE)
+    copied = [
+        word for line in re.findall(r"^COPY (requirements.*) \./$", DOCKERFILE, re.MULTILINE) for word in line.split()
+    ]
+    assert copied
+    assert {*copied, "pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]} <= set(seen)
+    assert [name for name in seen if not (ROOT / name).exists()] == []
+
+
+# -- compose -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", [name for name, service in SERVICES.items() if "build" in service])
+def test_composed_settings_are_valid(service: str) -> None:
+    """Every PIPELINE_ variable is a setting, with a value that it takes."""
+    settings = load_settings(settings_of(service)).settings
+    assert settings.require_source_dsn()
+    assert settings.require_destination()
+    assert settings.http.host == "0.0.0.0"
+
+
+def test_composed_settings_name_what_is_there() -> None:
+    """The servers' names, and the passwords and names that both sides have to know, agree."""
+    settings = load_settings(settings_of("serve")).settings
+    postgres, s3 = SERVICES["postgres"]["environment"], SERVICES["seaweedfs"]["environment"]
+    user, password, database = (postgres[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
+    assert (
+        settings.require_source_dsn().get_secret_value() == f"postgresql://{user}:{password}@postgres:5432/{database}"
+    )
+    assert settings.s3.access_key_id is not None
+    assert settings.s3.access_key_id.get_secret_value() == s3["AWS_ACCESS_KEY_ID"]
+    assert settings.s3.secret_access_key is not None
+    assert settings.s3.secret_access_key.get_secret_value() == s3["AWS_SECRET_ACCESS_KEY"]
+    assert str(settings.require_destination()).startswith(f"s3://{s3['S3_BUCKET']}/")
+    assert (
+        f"INTERNAL://{settings.kafka.bootstrap_servers[0]}"
+        in SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    )
+
+
+def test_mounted_files_are_there() -> None:
+    """And the job config is a valid one, where its setting says."""
+    assert [here for _, here, _ in mounts() if not (ROOT / here).is_file()] == []
+    inside = SERVICES["serve"]["environment"]["PIPELINE_JOB_CONFIG_FILE"]
+    (job_config,) = (here for service, here, there in mounts() if (service, there) == ("serve", inside))
+    assert load_job_config(ROOT / job_config).datasets
+
+
+def test_nothing_is_open_to_other_machines() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(ports) == 4
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_stopping_takes_longer_than_draining() -> None:
+    """Or runs would be killed that have the time to finish."""
+    drain = load_settings(settings_of("serve")).settings.worker.drain_seconds
+    assert float(SERVICES["serve"]["stop_grace_period"].removesuffix("s")) > drain
+
+
+# -- their documentation -------------------------------------------------------------------------
+
+
+def test_commands_in_containers_are_understood() -> None:
+    """Every `docker … pipeline-processing …` of the page, and every command of the compose file, parses."""
+    page = (ROOT / "docs/deployment.md").read_text("utf-8")
+    lines = [shlex.split(line) for line in re.findall(r"^docker .*$", page, re.MULTILINE)]
+    lines += [
+        service["command"] for service in SERVICES.values() if service.get("command", [""])[0] == "pipeline-processing"
+    ]
+    commands = [line[line.index("pipeline-processing") + 1 :] for line in lines if "pipeline-processing" in line]
+    assert len(commands) > 5
+    for first, *rest in commands:
+        command = typer.main.get_command(app).commands[first]
+        command.make_context(first, rest)
+
+
+def test_what_can_be_replaced_is_documented() -> None:
+    """The page has every variable that the compose file reads, with its default."""
+    page = (ROOT / "docs/deployment.md").read_text("utf-8")
+    variables = re.findall(r"\$\{(\w+):-([^}]+)\}", (ROOT / "docker-compose.yml").read_text("utf-8"))
+    assert len(variables) > 5
+    assert [pair for pair in variables if not all(word in page for word in pair)] == []
