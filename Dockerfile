@@ -12,9 +12,6 @@ COPY requirements-runtime.lock ./
 # The secret is optional: a pip.conf for an index of one's own, with its password. It leaves no trace in the image.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -m pip --python /opt/pipeline/bin/python install --no-deps --require-hashes -r requirements-runtime.lock
-# botocore describes 400 services of AWS. Of these the service calls S3, and its credentials may need STS and SSO.
-RUN cd /opt/pipeline/lib/python3*/site-packages/botocore/data && \
-    find . -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -r {} +
 
 
 FROM ${PYTHON_IMAGE} AS wheel
