@@ -30,8 +30,7 @@ RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,
 AgencyId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
 ParamValue = int | FiniteFloat | bool | str | None
-_LONGEST_INTEGER = 63
-"""In bits, besides the sign."""
+_INTEGERS = range(-(2**63), 2**63)
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
@@ -125,7 +124,7 @@ class JobRequest(Message):
         for name, value in params.items() if isinstance(params, dict) else ():
             if name in BUILT_IN_ARGUMENTS:
                 raise ValueError(f"{name} is built in: a param needs another name")
-            if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
+            if isinstance(value, int) and value not in _INTEGERS:
                 # pydantic would go on to float, and lose digits.
                 raise ValueError(f"{name} has more than 64 bits: send it as text")
         return params

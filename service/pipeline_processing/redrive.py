@@ -13,7 +13,7 @@ from pipeline_processing.job_messages import is_named_by_its_place, received, re
 from pipeline_processing.messaging import Events, Headers, Offsets, Outgoing, Record, Topics
 from pipeline_processing.topic_reading import Place, age, newest, reading, records_at
 
-_BATCH = 200
+_BATCH = 1_000
 _BATCH_BYTES = 8 * 1024 * 1024
 _LEFT_OUT_BYTES = 1024 * 1024
 """What a request may have whose letter has no value: as much as brokers take by default."""

@@ -9,7 +9,7 @@ import msgspec
 
 T = TypeVar("T")
 
-_IN_MEMORY = 64 * 1024 * 1024
+_IN_MEMORY = 32 * 1024 * 1024
 """Bytes. Where no file can be made, as in a read-only container, that much still works."""
 
 
