@@ -55,7 +55,7 @@ from pipeline_processing.worker import Worker
 APPLICATION_NAME = "pipeline-processing"
 _MIB = 1024 * 1024
 _OTHER_CONNECTIONS = 4
-"""To the history, besides one a run: intake, outbox, claims, and one to spare."""
+"""To the history, besides two a run (its writes and its lease): intake, outbox, claims, and one to spare."""
 
 
 def new_run_id() -> str:
@@ -294,7 +294,7 @@ async def service(
     health = Health(pulses=list(pulses.values()), outages=(kafka, database_of_runs, storage))
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(health_server(health, host=settings.http.host, port=settings.http.port))
-        runs = await stack.enter_async_context(history(settings, connections=concurrency + _OTHER_CONNECTIONS))
+        runs = await stack.enter_async_context(history(settings, connections=2 * concurrency + _OTHER_CONNECTIONS))
         database = await stack.enter_async_context(source_database(settings, connections=concurrency))
         where = await stack.enter_async_context(destination(settings, config, runs=concurrency))
         sender = await stack.enter_async_context(events(settings))
@@ -303,6 +303,7 @@ async def service(
             runs=runs,
             events=sender,
             topic=settings.kafka.completions_topic,
+            clock=clock,
             pulse=pulses["outbox"],
             kafka=kafka,
             history=database_of_runs,

@@ -10,6 +10,8 @@ from pipeline_processing.messaging import Headers, Outgoing, Record
 
 _HEADERS = ("dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at")
 _LEFT_OUT = b" Value and headers are left out here, for their size: they are at dlq_offset of dlq_topic."
+_LONGEST_KEPT = 1_000
+"""In bytes, of a key or header."""
 _LONGEST_MESSAGE = 4_000
 """In characters: a request can be wrong in a thousand places."""
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -29,9 +31,14 @@ def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetim
 def without_value(letter: Outgoing) -> Outgoing:
     """What is left of a dead letter that the broker refuses for its size: the reason, and where to find the rest."""
     added = letter.headers[-len(_HEADERS) :]
-    traced = [header for header in letter.headers[: -len(_HEADERS)] if header[0].lower() == "traceparent"]
+    traced = [
+        (name, value)
+        for name, value in letter.headers[: -len(_HEADERS)]
+        if name.lower() == "traceparent" and len(value) <= _LONGEST_KEPT
+    ]
     noted = [(name, value + _LEFT_OUT if name == "dlq_message" else value) for name, value in added]
-    return replace(letter, value=None, headers=(*traced[-1:], *noted))
+    key = letter.key if letter.key is not None and len(letter.key) <= _LONGEST_KEPT else None
+    return replace(letter, key=key, value=None, headers=(*traced[-1:], *noted))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _CLEAN_UP_SECONDS = 10.0
+_MENDED_BY_HAND = timedelta(seconds=30)
+"""Somebody has to change a setting or a permission first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +274,8 @@ class Executor:
     async def _gave_way(self, claim: Claim, error: PipelineError) -> Attempted:
         """Publishing broke off. The run is decided, so nothing fails it: somebody goes on later."""
         log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
-        delay = self._retry.delay(1, self._jitter())
+        # Such runs are claimed before all others: one that can't be published as things are must not keep a worker busy.
+        delay = self._retry.delay(1, self._jitter()) if error.retryable else _MENDED_BY_HAND
         return Attempted(await self._answered(lambda: self._runs.release(claim, delay=delay)), error)
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:

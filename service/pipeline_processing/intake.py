@@ -21,7 +21,7 @@ from pipeline_processing.job_messages import received
 from pipeline_processing.messaging import Events, Outgoing, Record, RequestStream
 from pipeline_processing.outage import Outage
 from pipeline_processing.ports import Clock, Incoming, Origin, RunStore
-from pipeline_processing.stopping import first_of
+from pipeline_processing.stopping import Stopped, first_of
 from pipeline_processing.telemetry import trace_ids
 
 log = structlog.get_logger(__name__)
@@ -31,8 +31,8 @@ T = TypeVar("T")
 _PAUSE_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
 """How often the brokers are asked what is left."""
-_STUCK_SECONDS = 60.0
-"""After so long without a record while there are some, reading has died without a word."""
+_LOOKS_IN_VAIN = 6
+"""When so many in a row have found some, and none came in between, reading has died without a word."""
 _ME = "intake"
 
 
@@ -44,10 +44,6 @@ class _Taken:
     span: Span
     incoming: Incoming | None = None
     error: RequestError | None = None
-
-
-class _Stopping(Exception):
-    """Told to stop while a server was away."""
 
 
 class Intake:
@@ -99,7 +95,7 @@ class Intake:
         self._pulse.stop()
 
     async def _take(self, stream: RequestStream, stop: asyncio.Event) -> None:
-        looked_at = progressed_at = self._clock.monotonic()
+        looked_at, looks_in_vain = self._clock.monotonic(), 0
         while not stop.is_set():
             records = await stream.poll()
             self._pulse.beat()
@@ -107,24 +103,24 @@ class Intake:
             if records:
                 try:
                     await self._settle(records, stop)
-                except _Stopping:
+                except Stopped:
                     return  # what isn't settled isn't committed
                 self._pulse.moving()
-                progressed_at = self._clock.monotonic()
+                looks_in_vain = 0
             await stream.commit()
             if now - looked_at >= _LOOK_SECONDS:
                 looked_at = now
                 left = await stream.lag()
+                looks_in_vain = looks_in_vain + 1 if left else 0
                 if not left:
                     self._pulse.moving()
-                    progressed_at = now
-                elif now - progressed_at >= _STUCK_SECONDS:
+                elif looks_in_vain > _LOOKS_IN_VAIN:
                     log.error("no records come although there are some; joining the group anew", lag=left)
                     self._pulse.stuck(f"no records come, and {left} are there")
                     return
 
     async def _settle(self, records: Sequence[Record], stop: asyncio.Event) -> None:
-        """Write the runs and store the dead letters of these records, however long it takes. Raises _Stopping."""
+        """Write the runs and store the dead letters of these records, however long it takes. Raises Stopped."""
         taken = [self._read(record) for record in records]
         try:
             good = [(one, one.incoming) for one in taken if one.incoming is not None]
@@ -191,7 +187,7 @@ class Intake:
                     await self._events.send([without_value(letter)])
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], server: Outage, stop: asyncio.Event) -> T:
-        """Ask until the server answers. Raises _Stopping."""
+        """Ask until the server answers. Raises Stopped."""
         while True:
             self._pulse.beat()
             try:
@@ -203,4 +199,4 @@ class Intake:
                 return answer
             await first_of(stop, seconds=_PAUSE_SECONDS)
             if stop.is_set():
-                raise _Stopping
+                raise Stopped

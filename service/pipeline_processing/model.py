@@ -31,6 +31,18 @@ AgencyId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
 ParamValue = int | FiniteFloat | bool | str | None
 _INTEGERS = range(-(2**63), 2**63)
+_WHOLE = 1e15
+"""From here on floats have no fraction worth the name, and jsonb gives them back as integers."""
+
+
+def _as_stored(name: str, value: Any) -> Any:
+    """A param as the run table gives it back, so that a stored request is the one that came in."""
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() and abs(value) >= _WHOLE else value + 0.0  # without the sign of -0.0
+    if isinstance(value, int) and value not in _INTEGERS:
+        # pydantic would go on to float, and lose digits.
+        raise ValueError(f"{name} has more than 64 bits: send it as text")
+    return value
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
@@ -121,13 +133,11 @@ class JobRequest(Message):
     @field_validator("params", mode="before")
     @classmethod
     def _usable(cls, params: Any) -> Any:
-        for name, value in params.items() if isinstance(params, dict) else ():
-            if name in BUILT_IN_ARGUMENTS:
-                raise ValueError(f"{name} is built in: a param needs another name")
-            if isinstance(value, int) and value not in _INTEGERS:
-                # pydantic would go on to float, and lose digits.
-                raise ValueError(f"{name} has more than 64 bits: send it as text")
-        return params
+        if not isinstance(params, dict):
+            return params
+        if named := [name for name in BUILT_IN_ARGUMENTS if name in params]:
+            raise ValueError(f"{named[0]} is built in: a param needs another name")
+        return {name: _as_stored(name, value) for name, value in params.items()}
 
     def digest(self) -> str:
         """

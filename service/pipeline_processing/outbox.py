@@ -8,12 +8,14 @@ from pipeline_processing.errors import KafkaUnavailable, TransientError
 from pipeline_processing.health import Pulse
 from pipeline_processing.messaging import Events, Outgoing
 from pipeline_processing.outage import Outage
-from pipeline_processing.ports import RunStore
+from pipeline_processing.ports import Clock, RunStore
 from pipeline_processing.stopping import first_of
 
 _BATCH = 200
 _POLL_SECONDS = 1.0
 """Events of runs that finished elsewhere (`run`, `cancel`, a worker that died) wait so long."""
+_LAST_SECONDS = 5.0
+_FORGIVEN_SECONDS = 60.0
 _ME = "outbox"
 
 
@@ -21,42 +23,52 @@ class Outbox:
     """Sends completion events. Several processes may: each takes events that no other is sending."""
 
     def __init__(
-        self, *, runs: RunStore, events: Events, topic: str, pulse: Pulse, kafka: Outage, history: Outage
+        self,
+        *,
+        runs: RunStore,
+        events: Events,
+        topic: str,
+        clock: Clock,
+        pulse: Pulse,
+        kafka: Outage,
+        history: Outage,
     ) -> None:
         self._runs = runs
         self._events = events
         self._topic = topic
+        self._clock = clock
         self._pulse = pulse
         self._kafka = kafka
         self._history = history
         self._woken = asyncio.Event()
+        self._failed_at = 0.0
 
     def wake(self) -> None:
         """There may be an event to send: look at once."""
         self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until told to stop, and then once more what there is, if it can be sent."""
-        while True:
+        """Send until told to stop, and then for a moment what there is, if it can be sent."""
+        while not stop.is_set():
             self._pulse.beat()
             self._woken.clear()
-            last = stop.is_set()
-            sent = await self._send_some()
-            if sent == _BATCH:
-                continue
-            if last:
-                break
-            await first_of(stop, self._woken, seconds=_POLL_SECONDS)
+            if await self._send_some() < _BATCH:
+                await first_of(stop, self._woken, seconds=_POLL_SECONDS)
         self._pulse.stop()
+        stopped_at = self._clock.monotonic()
+        while await self._send_some() == _BATCH and self._clock.monotonic() - stopped_at < _LAST_SECONDS:
+            pass
 
     async def _send_some(self) -> int:
         try:
             sent = await self._runs.announce(self._send, limit=_BATCH)
         except TransientError as error:
             (self._kafka if isinstance(error, KafkaUnavailable) else self._history).began(error, by=_ME)
+            self._failed_at = self._clock.monotonic()
             return 0
         self._history.ended(by=_ME)
-        if sent:
+        # Without events to send nothing tells: another process may have sent them, or may be trying to.
+        if sent or self._clock.monotonic() - self._failed_at > _FORGIVEN_SECONDS:
             self._kafka.ended(by=_ME)
         return sent
 

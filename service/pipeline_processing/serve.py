@@ -17,7 +17,7 @@ from pipeline_processing.outage import Outage
 from pipeline_processing.outbox import Outbox
 from pipeline_processing.ports import Clock, Destination, RunStore
 from pipeline_processing.progress_events import ProgressEvents
-from pipeline_processing.stopping import first_of
+from pipeline_processing.stopping import Stopped, first_of
 from pipeline_processing.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ class Service:
         """
         try:
             await self._patiently(self._verify, stop, limited=once)
-        except _Stopped:
+        except Stopped:
             return
         out = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -101,9 +101,10 @@ class Service:
     async def _stop_when_done(self, stop: asyncio.Event) -> None:
         try:
             ends = await self._patiently(self._ends, stop, limited=True)
-            while not await self._patiently(lambda: self._done(ends), stop, limited=True):
-                await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
-        except _Stopped:
+            for done in (lambda: self._accepted(ends), self._idle):  # in this order: what is accepted is work
+                while not await self._patiently(done, stop, limited=True):
+                    await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
+        except Stopped:
             return
         log.info("all that was there is done")
         stop.set()
@@ -112,17 +113,18 @@ class Service:
         await self._topics.ensure()
         return await self._topics.ends(self._requests_topic)
 
-    async def _done(self, ends: Offsets) -> bool:
+    async def _accepted(self, ends: Offsets) -> bool:
         committed = await self._topics.committed(self._requests_topic)
         self._kafka.ended(by=_ME)
-        if any(committed.get(partition, 0) < end for partition, end in ends.items()):
-            return False
-        idle = await self._runs.idle()  # asked last: what was accepted before is work
+        return all(committed.get(partition, 0) >= end for partition, end in ends.items())
+
+    async def _idle(self) -> bool:
+        idle = await self._runs.idle()
         self._history.ended(by=_ME)
         return idle
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], stop: asyncio.Event, *, limited: bool) -> T:
-        """Ask until the servers answer; for a minute if `limited`. Raises _Stopped."""
+        """Ask until the servers answer; for a minute if `limited`. Raises Stopped."""
         asked_at = self._clock.monotonic()
         while not stop.is_set():
             try:
@@ -132,7 +134,7 @@ class Service:
                     raise
                 self._server(error).began(error, by=_ME)
             await first_of(stop, seconds=_PAUSE_SECONDS)
-        raise _Stopped
+        raise Stopped
 
     def _server(self, error: TransientError) -> Outage:
         match error:
@@ -142,7 +144,3 @@ class Service:
                 return self._history
             case _:
                 return self._storage
-
-
-class _Stopped(Exception):
-    """Told to stop while a server was away."""

@@ -3,6 +3,10 @@
 import asyncio
 
 
+class Stopped(Exception):
+    """Told to stop before it was done."""
+
+
 async def first_of(*events: asyncio.Event, seconds: float) -> None:
     """Wait until one of the events is set, and for so long at most."""
     if any(event.is_set() for event in events):

@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 _POLL_SECONDS = 0.5
 """What becomes due without this process knowing (handed back elsewhere, a retry, a lease that ends) waits so long."""
 _PAUSE_SECONDS = 1.0
+_HAND_BACK_SECONDS = 10.0
 _ME = "worker"
 
 
@@ -94,7 +95,9 @@ class Worker:
             self._on_ended(held.claim.run.run_id)
 
     async def _drain(self, working: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
-        ends_at = self._clock.monotonic() + self._drain_seconds
+        # Handing back is part of the drain: whoever gave it so much time ends the process when it is over.
+        reserve = min(_HAND_BACK_SECONDS, self._drain_seconds / 4)
+        ends_at = self._clock.monotonic() + self._drain_seconds - reserve
         if working:
             log.info("finishing the runs in progress", runs=len(working), seconds=self._drain_seconds)
         while working and not hurry.is_set() and (left := ends_at - self._clock.monotonic()) > 0:

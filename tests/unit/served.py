@@ -45,6 +45,7 @@ class Served:
             runs=runs,
             events=events,
             topic=COMPLETIONS,
+            clock=self.clock,
             pulse=self.pulses["outbox"],
             kafka=self.kafka,
             history=self.history,

@@ -241,6 +241,26 @@ async def test_reading_that_died_without_a_word_is_noticed_and_begun_anew() -> N
 
 
 @in_virtual_time
+async def test_a_pause_of_the_process_is_not_taken_for_death() -> None:
+    """After a minute's pause there are records which nobody could have read yet."""
+    served = Served()
+
+    async def paused(call: Call) -> list[Any]:
+        await served.clock.sleep(120)
+        served.ask(run_id="r")
+        return []
+
+    async with served.taking():
+        await served.clock.sleep(1)
+        served.of_kafka.on_next("poll", paused)
+        await served.clock.sleep(130)
+        assert served.health.not_alive() == []
+
+    assert await served.states() == {"r": "queued"}
+    assert served.of_kafka.log.count("lag") >= 1
+
+
+@in_virtual_time
 async def test_a_poll_that_hangs_is_not_alive() -> None:
     """The loop doesn't come round any more."""
     served = Served()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable
-from tests.unit.in_memory import incoming, lost_reply, refused
+from tests.unit.in_memory import Call, incoming, lost_reply, refused
 from tests.unit.served import Served
 from tests.unit.virtual_clock import in_virtual_time
 
@@ -110,3 +110,23 @@ async def test_told_to_stop_it_sends_what_there_is() -> None:
     async with away.announcing():
         pass
     assert away.completions("r") == []
+
+
+@in_virtual_time
+async def test_a_complaint_is_not_for_ever_when_another_process_sent_the_events() -> None:
+    """Nothing to send says nothing for a while, and then it is forgiven."""
+    served = Served()
+    served.broker.outage = True
+    await cancelled(served, "r")
+    async with served.announcing():
+        await served.clock.sleep(2)
+        served.service.between.on_every("announce", nothing_left)
+        served.broker.outage = False
+        await served.clock.sleep(30)
+        assert served.kafka.problem is not None
+        await served.clock.sleep(60)
+        assert served.kafka.problem is None
+
+
+async def nothing_left(call: Call) -> int:
+    return 0

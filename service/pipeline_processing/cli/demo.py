@@ -19,18 +19,20 @@ def register(app: typer.Typer) -> None:
 def demo(
     keep: Annotated[
         bool,
-        typer.Option("--keep", help="Leave the servers up until Ctrl-C, and print how another shell reaches them."),
+        typer.Option(
+            "--keep", help="Leave servers and service up until Ctrl-C, and print how another shell reaches them."
+        ),
     ] = False,
 ) -> int:
     """
-    Show the service at work: starts servers of its own, loads sample data, exports it, mends a failure.
+    Show the service at work: starts servers of its own, loads sample data, sends requests, mends and replays a failure.
 
-    Needs no server and no settings, and leaves nothing behind. Takes about ten seconds.
+    Needs no server and no settings, and leaves nothing behind. Takes about twenty seconds.
     """
     from pipeline_processing.demo.page import Page
 
     page = Page()
-    page.title("pipeline-processing: from Postgres to S3, one agency at a time")
+    page.title("pipeline-processing: from a request on Kafka to an agency's data in S3")
     page.say("Everything below happens now, on this machine, and leaves nothing behind.")
 
     # Only now, since it takes a moment.

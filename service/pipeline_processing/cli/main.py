@@ -108,7 +108,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _bug(error: Exception) -> int:
-    if (known := _only_pipeline_error(error)) is not None:
+    if (known := _pipeline_error(error)) is not None:
         _say(str(known))
         return known.exit_code
     import traceback
@@ -118,10 +118,11 @@ def _bug(error: Exception) -> int:
     return BUG
 
 
-def _only_pipeline_error(error: BaseException) -> PipelineError | None:
-    """The one error in a group of a TaskGroup, where the others were only cancelled for its sake."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+def _pipeline_error(error: BaseException) -> PipelineError | None:
+    """The first error in a group of a TaskGroup, unless any of them is a bug."""
+    if isinstance(error, BaseExceptionGroup):
+        known = [_pipeline_error(each) for each in error.exceptions]
+        return known[0] if all(known) else None
     return error if isinstance(error, PipelineError) else None
 
 

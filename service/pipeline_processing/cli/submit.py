@@ -48,8 +48,9 @@ def submit(
     job: JobArgument,
     agency_id: Annotated[
         list[int] | None,
-        typer.Option("--agency-id", metavar="N", help="The agency whose data to export; may be repeated."),
+        typer.Option("--agency-id", metavar="N…", help="The agencies whose data to export; may also be repeated."),
     ] = None,
+    more_agency_ids: Annotated[list[int] | None, typer.Argument(metavar="N", hidden=True)] = None,
     run_id: RunIdOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, and upload nothing.")] = False,
     dataset: DatasetOption = None,
@@ -90,6 +91,9 @@ def submit(
     from pipeline_processing.logs import configure_logs
     from pipeline_processing.telemetry import configure_telemetry
 
+    if more_agency_ids and not agency_id:
+        raise typer.BadParameter(f"what is {more_agency_ids[0]}? Agencies are named by --agency-id")
+    agency_ids = [*(agency_id or []), *(more_agency_ids or [])]
     fields = {
         "run_id": run_id,
         "dry_run": dry_run or None,
@@ -104,13 +108,13 @@ def submit(
         "requested_by": requested_by,
     }
     if file is not None:
-        if agency_id or any(value is not None for value in fields.values()):
+        if agency_ids or any(value is not None for value in fields.values()):
             raise typer.BadParameter("its lines say all of a request: leave out its options", param_hint="--file")
         check_job(job)
         requests = requests_in(_content(file), name="stdin" if str(file) == "-" else str(file))
     else:
-        _check_agencies(agency_id or [], run_id)
-        requests = requests_of(agency_id or [], {"job": job, **fields})
+        _check_agencies(agency_ids, run_id)
+        requests = requests_of(agency_ids, {"job": job, **fields})
         for request in requests:
             check_size(request)
     requests = [each if each.run_id else each.model_copy(update={"run_id": new_run_id()}) for each in requests]

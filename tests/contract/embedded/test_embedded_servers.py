@@ -30,7 +30,7 @@ only_as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Post
 
 
 @pytest.fixture(scope="module")
-def servers(rehearsed_kafka: None) -> Iterator[EmbeddedServers]:
+def servers() -> Iterator[EmbeddedServers]:
     with embedded_servers() as started:
         yield started
 
@@ -203,9 +203,7 @@ def test_a_kafka_that_isn_t_wanted_isn_t_in_the_environment() -> None:
 
 
 @pytest.mark.parametrize("launcher", [PostgresServer, SeaweedFSServer, KafkaServer])
-def test_a_port_taken_meanwhile_is_replaced(
-    launcher: type[EmbeddedServer], rehearsed_kafka: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_taken_meanwhile_is_replaced(launcher: type[EmbeddedServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """When somebody takes a port between our look and the bind, the start is tried again with others."""
     with socket.create_server((LOOPBACK, 0)) as somebody:
         taken = somebody.getsockname()[1]

@@ -19,6 +19,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.ports import Announce, RunStore
 from pipeline_processing.postgres import run_outbox
+from pipeline_processing.postgres.run_intake import IntakeBatch
 from tests.contract.run_store.conftest import Backend, PostgresBackend, postgres_backend
 from tests.contract.run_store.helpers import (
     FAILURE,
@@ -324,6 +325,38 @@ async def test_an_announcer_that_vanished_keeps_its_events_for_a_limited_time(
     with pytest.raises(HistoryUnavailable):
         await on_postgres.runs.announce(send, limit=10)
     assert broker.ids == ["r:failed"]
+
+
+async def test_an_intake_that_is_just_writing_has_the_event_sent_again(
+    on_postgres: PostgresBackend, broker: Broker
+) -> None:
+    """It found the event unsent, since that was being sent, and is committed after it: the run's row tells of it."""
+    await finished(on_postgres.runs)
+    async with on_postgres.database.connection() as connection:
+        writing = connection.transaction()
+
+        async def send(events: Sequence[OutboxEvent]) -> None:
+            await writing.start()
+            await IntakeBatch([message()]).write(connection)
+
+        announcing = asyncio.create_task(on_postgres.runs.announce(send, limit=10))
+        async with asyncio.timeout(20):
+            while not (announcing.done() or await _somebody_waits(on_postgres)):  # noqa: ASYNC110 nothing tells us
+                await asyncio.sleep(0.01)
+        await writing.commit()
+        assert await announcing == 1
+
+    assert await on_postgres.runs.announce(broker.send, limit=10) == 1
+
+
+async def _somebody_waits(on_postgres: PostgresBackend) -> bool:
+    async with on_postgres.database.connection() as connection:
+        return bool(
+            await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+                "AND wait_event_type = 'Lock')"
+            )
+        )
 
 
 async def _cut_off_others(on_postgres: PostgresBackend) -> None:

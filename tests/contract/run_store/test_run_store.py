@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RunUnknown, Superseded
@@ -79,6 +80,22 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
     assert (run.trace_id, run.span_id, run.tracestate) == (TRACE, SPAN, "vendor=é,other=1")
     assert run.not_before == request.not_before
     assert await runs.get("r") == run
+
+
+@pytest.mark.parametrize(
+    "param",
+    [1e15, 1e16, 9.0e18, 123456789012345680.0, -1e17, 0.1, 1e-7, 5e-324, 1.0, -0.0, 2**53 + 1, -(2**63), 2**63 - 1],
+)
+async def test_a_stored_request_is_the_one_that_came_in(runs: RunStore, param: float) -> None:
+    """Numbers of every kind: the run can be read, and its request asks for the same."""
+    request = JobRequest.model_validate_json(orjson.dumps({"agency_id": 7, "params": {"x": param}}))
+
+    await runs.accept(Incoming(request=request, run_id="r", trace_id=TRACE, span_id=SPAN))
+
+    stored = await runs.get("r")
+    assert stored is not None
+    assert stored.request == request
+    assert stored.request.digest() == request.digest()
 
 
 async def test_accepting_again_changes_nothing(backend: Backend) -> None:

@@ -179,9 +179,17 @@ def test_every_option_is_in_the_request(kafka: Served) -> None:
     }
 
 
-def test_each_agency_has_a_run_of_its_own(kafka: Served, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--agency-id", "3", "--agency-id", "1", "--agency-id", "2"],
+        ["--agency-id", "3", "1", "2", "--priority", "1"],
+    ],
+    ids=["repeated", "in a row"],
+)
+def test_each_agency_has_a_run_of_its_own(words: list[str], kafka: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """Their ids are told in the order of the agencies."""
-    assert main([*ASK, *(word for n in (3, 1, 2) for word in ("--agency-id", str(n)))]) == 0
+    assert main([*ASK, *words]) == 0
 
     assert [sent.agency_id for sent in kafka.requests] == [3, 1, 2]
     assert capsys.readouterr().out.split() == [sent.run_id for sent in kafka.requests]
