@@ -1,17 +1,15 @@
 """
-The composition root: the one module that knows every adapter. It builds what a command needs from the settings, and
-hands everything its dependencies.
+The composition root: what knows every adapter. It builds what a command needs from the settings, and hands everything
+its dependencies. `serve` is put together in `app_serve.py`, the checks of servers stand in `app_checks.py`.
 """
 
 import os
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from opentelemetry.trace import Tracer
 
@@ -19,43 +17,29 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, FileDest
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress, RunContext
 from pipeline_processing.budget import ByteBudget
 from pipeline_processing.clock import SystemClock
-from pipeline_processing.errors import HistoryUnavailable, PipelineError, SettingsError, SourceUnavailable
+from pipeline_processing.errors import HistoryUnavailable, SourceUnavailable
 from pipeline_processing.executor import Executor, RetryPolicy
 from pipeline_processing.files.destination import FileDestination
-from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.garbage import GarbageCollector
-from pipeline_processing.health import Health, Pulse
-from pipeline_processing.intake import Intake
 from pipeline_processing.kafka.events import KafkaEvents
-from pipeline_processing.kafka.requests import KafkaRequests
 from pipeline_processing.kafka.topics import KafkaTopics
 from pipeline_processing.lease import Leases
 from pipeline_processing.locations import FileLocation, Location, S3Location
-from pipeline_processing.messaging import Events, RequestStream, Topics
+from pipeline_processing.messaging import Events, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
 from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.outage import Outage
-from pipeline_processing.outbox import Outbox
 from pipeline_processing.ports import Clock, Destination, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.migrate import migrate as migrate_schema
-from pipeline_processing.postgres.migrate import pending
 from pipeline_processing.postgres.run_store import PostgresRunStore
 from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
-from pipeline_processing.progress_events import ProgressEvents
 from pipeline_processing.run_now import RunNow, run_dry
 from pipeline_processing.s3.client import S3Client
 from pipeline_processing.s3.destination import S3Destination
-from pipeline_processing.serve import Service
 from pipeline_processing.settings import Settings
-from pipeline_processing.steps.chain import bind
-from pipeline_processing.web.health import health_server
-from pipeline_processing.worker import Worker
 
 APPLICATION_NAME = "pipeline-processing"
 _MIB = 1024 * 1024
-_OTHER_CONNECTIONS = 4
-"""To the history, besides two a run (its writes and its lease): intake, outbox, claims, and one to spare."""
 
 
 def new_run_id() -> str:
@@ -200,7 +184,7 @@ async def run_now(
         database = await stack.enter_async_context(source_database(settings, connections=1))
         where = await stack.enter_async_context(destination(settings, config, runs=1))
         clock = SystemClock()
-        executor = _executor(
+        worker = executor(
             settings,
             config,
             runs=runs,
@@ -213,7 +197,7 @@ async def run_now(
         )
         yield RunNow(
             runs=runs,
-            executor=executor,
+            executor=worker,
             destination=where,
             clock=clock,
             retry=retry_policy(settings),
@@ -222,7 +206,7 @@ async def run_now(
         )
 
 
-def _executor(
+def executor(
     settings: Settings,
     config: AgencyJobConfig,
     *,
@@ -234,6 +218,7 @@ def _executor(
     on_progress: Callable[[RunProgress], None],
     after: Callable[[str], None] = lambda step: None,
 ) -> Executor:
+    """Works on runs with what it is given; `after` as in `Executor`."""
     return Executor(
         worker=worker_name(),
         runs=runs,
@@ -280,99 +265,6 @@ async def run_without_a_trace(
         )
 
 
-# -- the long-running service --------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def service(
-    settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, after: Callable[[str], None] = lambda step: None
-) -> AsyncIterator[Service]:
-    """All of `serve`."""
-    clock, concurrency = SystemClock(), settings.worker.concurrency
-    kafka, database_of_runs, storage = Outage("Kafka"), Outage("the history"), Outage("the destination")
-    pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
-    health = Health(pulses=list(pulses.values()), outages=(kafka, database_of_runs, storage))
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(health_server(health, host=settings.http.host, port=settings.http.port))
-        runs = await stack.enter_async_context(history(settings, connections=2 * concurrency + _OTHER_CONNECTIONS))
-        database = await stack.enter_async_context(source_database(settings, connections=concurrency))
-        where = await stack.enter_async_context(destination(settings, config, runs=concurrency))
-        sender = await stack.enter_async_context(events(settings))
-        looker = await stack.enter_async_context(topics(settings))
-        outbox = Outbox(
-            runs=runs,
-            events=sender,
-            topic=settings.kafka.completions_topic,
-            clock=clock,
-            pulse=pulses["outbox"],
-            kafka=kafka,
-            history=database_of_runs,
-        )
-        progress = ProgressEvents(events=sender, topic=settings.kafka.progress_topic, clock=clock)
-
-        def ended(run_id: str) -> None:
-            progress.forget(run_id)
-            outbox.wake()
-
-        worker = Worker(
-            executor=_executor(
-                settings,
-                config,
-                runs=runs,
-                database=database,
-                destination=where,
-                clock=clock,
-                tracer=tracer,
-                on_progress=progress.tell,
-                after=after,
-            ),
-            concurrency=concurrency,
-            drain_seconds=settings.worker.drain_seconds,
-            clock=clock,
-            pulse=pulses["worker"],
-            history=database_of_runs,
-            on_ended=ended,
-        )
-
-        def accepted() -> None:
-            worker.wake()
-            outbox.wake()  # a finished run that was asked for again sends its event again
-
-        @asynccontextmanager
-        async def subscribed() -> AsyncIterator[RequestStream]:
-            await looker.ensure()
-            async with KafkaRequests(settings=settings.kafka) as stream:
-                yield stream
-
-        yield Service(
-            intake=Intake(
-                subscribe=subscribed,
-                events=sender,
-                dead_letters_topic=settings.kafka.dead_letters_topic,
-                runs=runs,
-                config=config,
-                clock=clock,
-                tracer=tracer,
-                pulse=pulses["intake"],
-                kafka=kafka,
-                history=database_of_runs,
-                on_accepted=accepted,
-            ),
-            worker=worker,
-            outbox=outbox,
-            progress=progress,
-            runs=runs,
-            destination=where,
-            topics=looker,
-            requests_topic=settings.kafka.requests_topic,
-            clock=clock,
-            health=health,
-            kafka=kafka,
-            history=database_of_runs,
-            storage=storage,
-        )
-
-
 # -- cleaning up ---------------------------------------------------------------------------------
 
 
@@ -383,69 +275,3 @@ async def garbage_collector(
     """What the `gc` command needs. Of a job config only the destination counts."""
     async with destination(settings, config, runs=1) as where, history(settings) as runs:
         yield GarbageCollector(runs=runs, destination=where, dry_run=dry_run)
-
-
-# -- checking the servers ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """What came of asking one server."""
-
-    name: str
-    ok: bool
-    detail: str
-    error: PipelineError | None = None
-
-
-async def check_servers(settings: Settings, config: AgencyJobConfig) -> AsyncIterator[CheckResult]:
-    """Ask each configured server whether a run could use it. Writes nothing."""
-    yield await _checked("source", lambda: _check_source(settings, config))
-    yield await _checked("history", lambda: _check_history(settings))
-    yield await _checked("destination", lambda: _check_destination(settings, config))
-
-
-async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
-    try:
-        return CheckResult(name, ok=True, detail=await check())
-    except PipelineError as error:
-        return CheckResult(name, ok=False, detail=error.kind, error=error)
-
-
-async def _check_source(settings: Settings, config: AgencyJobConfig) -> str:
-    async with (
-        source_database(settings, connections=1) as database,
-        PostgresSource(database=database).snapshot(config.datasets) as snapshot,
-    ):
-        for dataset in config.datasets:
-            columns = snapshot.columns(dataset, carry=CARRY[dataset.format])
-            bind(dataset.steps, columns, dataset=dataset.name, arguments=_AnyArgument())
-        return f"{database.where}; Postgres can plan every query, and every step finds its columns"
-
-
-class _AnyArgument(dict[str, Any]):
-    """Stands for the params of a request that isn't there yet: has every name."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __missing__(self, name: str) -> None:
-        return None
-
-
-async def _check_history(settings: Settings) -> str:
-    schema = settings.history.schema_name
-    async with history_database(settings) as database, database.connection() as connection:
-        missing = await pending(connection, schema)
-    if missing:
-        raise SettingsError(
-            f"The schema {schema!r} at {database.where} lacks {len(missing)} migrations. "
-            "Run `pipeline-processing migrate`."
-        )
-    return f"{database.where}, schema {schema}"
-
-
-async def _check_destination(settings: Settings, config: AgencyJobConfig) -> str:
-    async with history(settings) as runs, destination(settings, config, runs=settings.worker.concurrency) as where:
-        await where.verify_installation(await runs.installation_id())
-        return where.url

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic_core import PydanticSerializationError
+import orjson
 
 from pipeline_processing.errors import InvalidRequest
 from pipeline_processing.model import JobRequest, Plan, RunFailure
@@ -14,14 +14,13 @@ _LONGEST_MESSAGE = 8000
 
 def storable_request(request: JobRequest) -> JobRequest:
     """The request. Raises InvalidRequest if it can't be stored: it would stop the intake for good."""
+    values = request.model_dump(mode="json")
     try:
-        # A look at the whole is quick, and nearly all there ever is to do. It also finds what only looks like a NUL.
-        may_hold_nul = "\\u0000" in request.model_dump_json()
-    except PydanticSerializationError:
-        unusable = True
-    else:
-        unusable = may_hold_nul and any("\0" in text for text in _texts(request.model_dump(mode="json")))
-    if unusable:
+        # A look at the whole is quick, and nearly all there ever is to do; it also finds what only looks like a NUL.
+        usable = b"\\u0000" not in orjson.dumps(values) or not any("\0" in text for text in _texts(values))
+    except orjson.JSONEncodeError:
+        usable = False  # half of a surrogate pair
+    if not usable:
         raise InvalidRequest("The request holds a NUL character, or text that isn't Unicode. Remove it.")
     return request
 

@@ -12,7 +12,7 @@ ADAPTERS = ("postgres", "s3", "files", "kafka", "web", "memory", "embedded")
 DRIVERS = ("asyncpg", "aiobotocore", "botocore", "aiohttp", "aiokafka")
 
 # What knows every adapter, what shows the whole on embedded servers, and each adapter itself.
-COMPOSITION = ("app.py", "demo/", "cli/demo.py")
+COMPOSITION = ("app.py", "app_serve.py", "app_checks.py", "demo/", "cli/demo.py")
 
 
 def imports(module: Path) -> set[str]:

@@ -72,7 +72,7 @@ def check(
 
 
 def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
-    from pipeline_processing.app import check_servers
+    from pipeline_processing.app_checks import check_servers
     from pipeline_processing.cli.event_loop import run_async
 
     async def check_each() -> list[PipelineError]:

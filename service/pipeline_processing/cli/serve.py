@@ -66,12 +66,12 @@ def serve(
 async def _served(settings: Settings, config: AgencyJobConfig, telemetry: Telemetry, *, once: bool) -> None:
     import asyncio
 
-    from pipeline_processing import app
+    from pipeline_processing.app_serve import service
 
     stop, hurry = asyncio.Event(), asyncio.Event()
     with _told_by_signals(stop, hurry):
-        async with app.service(settings, config, tracer=telemetry.tracer) as service:
-            await service.run(stop, hurry, once=once)
+        async with service(settings, config, tracer=telemetry.tracer) as parts:
+            await parts.run(stop, hurry, once=once)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipeline_processing.kafka.errors import Where
 from pipeline_processing.settings import KafkaSettings
 
 _CLIENT_ID = "pipeline-processing"
-_REASON_SECONDS = 2.0
+_REASON_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

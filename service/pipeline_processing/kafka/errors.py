@@ -178,6 +178,7 @@ _REMEDIES: Mapping[type[BaseException], str] = {
     ),
     SSLError: "Check that the port speaks TLS as PIPELINE_KAFKA__SECURITY_PROTOCOL says.",
 }
+_LOOK_HERE = "Check that it is up, and that PIPELINE_KAFKA__BOOTSTRAP_SERVERS and __SECURITY_PROTOCOL are right."
 _CANDIDATES = (kafka.KafkaError, kafka.ConsumerStoppedError, kafka.IllegalOperation, OSError)
 _NAMED = re.compile(r"[\s(\"']*(?:\[Error -?\d+\] )?(\w+)")
 
@@ -209,8 +210,7 @@ def translate(error: BaseException, *, where: Where) -> PipelineError:
     match fault_of(error):
         case Fault.UNAVAILABLE:
             return KafkaUnavailable(
-                f"Kafka at {where.brokers} can't be reached, or broke off: {cause}. "
-                f"{remedy or 'Check that it is up, and that PIPELINE_KAFKA__BOOTSTRAP_SERVERS is right.'}"
+                f"Kafka at {where.brokers} can't be reached, or broke off: {cause}. {remedy or _LOOK_HERE}"
             )
         case Fault.ACCESS:
             return AccessDenied(
@@ -263,6 +263,8 @@ def _to_what(error: BaseException, where: Where) -> str:
         return f" to the group {where.group or ', '.join(_named_in(error))}"
     if isinstance(error, kafka.TopicAuthorizationFailedError):
         return f" to the topic {', '.join(_named_in(error) or where.topics)}"
+    if isinstance(error, kafka.ClusterAuthorizationFailedError):
+        return " to the cluster (sending needs IdempotentWrite there, or Write on any topic)"
     if isinstance(error, kafka.MessageSizeTooLargeError | kafka.RecordListTooLargeError) and where.topics:
         return f" to the topic {', '.join(where.topics)}"
     return ""

@@ -8,8 +8,9 @@ from typing import Any, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
+from pipeline_processing.errors import MessageTooLarge
 from pipeline_processing.kafka.connection import Connection
-from pipeline_processing.kafka.errors import Fault, Where, fault_of, translate
+from pipeline_processing.kafka.errors import Fault, fault_of, translate
 from pipeline_processing.kafka.lifecycle import cut_off, started, stopped
 from pipeline_processing.kafka.metadata import partitions_of
 from pipeline_processing.messaging import Outgoing
@@ -19,6 +20,8 @@ _OPEN_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 _MAX_REQUEST_SIZE = 16 * 1024 * 1024
 """Above what any of our topics takes: it is for the brokers to decide."""
+_BATCH_SIZE = 128 * 1024
+"""aiokafka has one batch under way for each partition: with its default of 16 KiB that is the limit of a burst."""
 
 # Nothing was stored, and nothing is wrong with the message: a new producer sends it.
 _ANEW = (
@@ -86,7 +89,10 @@ class KafkaEvents:
             raise translate(error, where=self._where) from error
         if too_large:
             message, refusal = too_large[0]
-            raise translate(refusal, where=Where(self._where.brokers, topics=(message.topic,))) from refusal
+            raise MessageTooLarge(
+                f"Kafka at {self._where.brokers} refuses a message to the topic {message.topic} for its size: it has "
+                f"{_size(message):,} bytes. Send less, or raise the topic's max.message.bytes."
+            ) from refusal
 
     async def _alone(self, message: Outgoing, error: Exception) -> list[tuple[Outgoing, Exception]]:
         """Send one message until it is stored, or refused for its size."""
@@ -144,6 +150,7 @@ class KafkaEvents:
                 **self._connection.options(),
                 enable_idempotence=True,  # acks=all goes with it
                 max_request_size=_MAX_REQUEST_SIZE,
+                max_batch_size=_BATCH_SIZE,
                 request_timeout_ms=round(self._delivery_seconds * 1000),
             )
             self._current = _Producer(await started(client, connection=self._connection, seconds=_OPEN_SECONDS))
@@ -154,6 +161,11 @@ class KafkaEvents:
         producer.retired = True
         if self._current is producer:
             self._current = None
+
+
+def _size(message: Outgoing) -> int:
+    headers = sum(len(name.encode()) + len(value) for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers
 
 
 async def _enqueued(client: Any, message: Outgoing) -> "asyncio.Future[Any]":

@@ -8,8 +8,8 @@ from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.protocol.metadata import MetadataRequest
 
-from pipeline_processing.errors import KafkaUnavailable, TopicMissing
-from pipeline_processing.kafka.errors import Where, translate, translated
+from pipeline_processing.errors import TopicMissing
+from pipeline_processing.kafka.errors import Where, translated
 
 _PAUSE_SECONDS = 0.1
 
@@ -32,7 +32,7 @@ async def existing(
     client: Any, topics: Sequence[str], *, where: Where, seconds: float
 ) -> tuple[list[TopicPartition], list[str]]:
     """As `partitions_of`, but returns the names of the missing topics."""
-    last: Exception = KafkaUnavailable("")
+    last: kafka.KafkaError | None = None
     with translated(where):
         try:
             async with asyncio.timeout(seconds):
@@ -44,15 +44,17 @@ async def existing(
                             raise
                         last = error
                     await asyncio.sleep(_PAUSE_SECONDS)
-        except TimeoutError as error:
-            if isinstance(last, kafka.KafkaError):
-                raise translate(last, where=where) from last
-            raise error from None
+        except TimeoutError:
+            if last is None:
+                raise
+            raise last from None  # which says more
 
 
 async def _look(client: Any, topics: Iterable[str]) -> tuple[list[TopicPartition], list[str]]:
     node = client.get_random_node()
     if node is None:
+        # As a cluster says that has only just come up; aiokafka asks again when it is told to.
+        await client.force_metadata_update()
         raise kafka.NoBrokersAvailable("no broker is known")
     answer = await client.send(node, MetadataRequest(sorted(topics), allow_auto_topic_creation=False))
     found: list[TopicPartition] = []

@@ -15,6 +15,7 @@ from pipeline_processing.kafka.lifecycle import cut_off, started, stopped
 from pipeline_processing.kafka.metadata import partitions_of
 from pipeline_processing.kafka.records import record_of
 from pipeline_processing.kafka.silence import Silence
+from pipeline_processing.kafka.unreadable import OneByOne
 from pipeline_processing.messaging import Record
 from pipeline_processing.settings import KafkaSettings
 from pipeline_processing.shielded import shielded
@@ -69,6 +70,9 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """Where the next record stands after those that `poll` has given: what a commit says."""
         self._committed: dict[TopicPartition, int] = {}
         self._silence: Silence | None = None
+        self._careful = False
+        """There is a record that can't be read, and it hasn't been passed by."""
+        self._one_by_one: OneByOne | None = None
 
     async def __aenter__(self) -> Self:
         """Raises KafkaUnavailable within seconds, AccessDenied, TopicMissing, SettingsError."""
@@ -87,7 +91,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             # In a task of its own, which nothing cancels or limits in time. aiokafka counts the calls under way, to
             # see whether anybody still polls, and never finishes counting one that is broken off: the member would
             # keep its partitions for ever though nobody reads them.
-            self._polling = asyncio.create_task(consumer.getmany(timeout_ms=round(self._poll_seconds * 1000)))
+            self._polling = asyncio.create_task(self._one_by_one() if self._one_by_one else self._many(consumer))
         # While the group rebalances, getmany waits for its end, however long that takes.
         done, _ = await asyncio.wait({self._polling}, timeout=2 * self._poll_seconds)
         if done:
@@ -95,8 +99,8 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             if records:
                 # At once: whatever might fail or be cancelled from here on would lose them.
                 return records
-        assert self._silence is not None
-        await self._silence.check()
+        if self._silence is not None:
+            await self._silence.check()
         return []
 
     async def commit(self) -> None:
@@ -176,8 +180,12 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._given.clear()
         self._committed.clear()
         self._silence = Silence(consumer, where=self._where, partitions=partitions)
+        self._one_by_one = OneByOne(consumer) if self._careful else None
         self._consumer = consumer
         return consumer
+
+    async def _many(self, consumer: Any) -> Any:
+        return await consumer.getmany(timeout_ms=round(self._poll_seconds * 1000))
 
     async def _close(self, consumer: Any, *, seconds: float) -> None:
         polling, self._polling = self._polling, None
@@ -197,6 +205,12 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             # It goes on counting this call, too; and it may have dropped records that it had already passed by.
             await self._start_over(consumer)
             raise
+        except UnicodeDecodeError:
+            await self._start_over(consumer)
+            self._careful = True
+            return []
+        if self._one_by_one is not None and self._one_by_one.done:
+            self._one_by_one, self._careful = None, False
         # Taken down now, not when they are committed: a later call that is cancelled moves them on unseen. Positions
         # rather than records, as the marks of transactions have offsets, too. There is no public way to read them
         # without waiting.
@@ -206,7 +220,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         return [record_of(message) for messages in batches.values() for message in messages]
 
     async def _start_over(self, consumer: Any) -> None:
-        self._consumer = None
+        self._consumer = self._silence = None
         log.info("leaving the group, to join it anew", group=self._group)
         await shielded(self._close(consumer, seconds=_START_OVER_SECONDS))
 

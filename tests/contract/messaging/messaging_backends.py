@@ -129,4 +129,5 @@ def nothing_left() -> Iterator[None]:
         warnings.simplefilter("error", ResourceWarning)
         yield
         gc.collect()
-    assert asyncio.all_tasks() <= before
+    # One that is cancelled already is gone with the next turn of the loop.
+    assert [task for task in asyncio.all_tasks() - before if not task.cancelling()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -12,6 +13,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.record.util import calc_crc32c
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.errors import KafkaUnavailable, MessageTooLarge, SettingsError, TopicMissing
@@ -182,7 +184,56 @@ async def test_partitions_that_were_added_are_read(real: KafkaBackend) -> None:
         assert {record.partition for record in await take(stream, 50)} == set(range(6))
 
 
+async def test_a_record_that_cannot_be_read_stops_no_other(real: KafkaBackend) -> None:
+    """It comes without its content, so that it becomes a dead letter; those around it come as they are."""
+    await real.events.send([message(real.requests, number, keys=1) for number in range(30)])
+    partition = next(number for number, end in (await real.topics.ends(real.requests)).items() if end)
+    await send_unreadable(real, partition)
+    await real.events.send([message(real.requests, number, keys=1) for number in range(30, 60)])
+
+    async with real.subscribe() as stream:
+        records = await take(stream, 61)
+        await stream.commit()
+        assert await settled(real)
+        # And from there on as fast as ever.
+        await real.events.send([message(real.requests, number) for number in range(60, 600)])
+        records += await take(stream, 540)
+
+    assert [record.offset for record in records if record.value is None] == [30]
+    assert values([record for record in records if record.value is not None])[:60] == list(range(60))
+
+
+async def send_unreadable(backend: KafkaBackend, partition: int) -> None:
+    """A header's name in Latin-1, as a careless C program sends it. aiokafka itself can't: so change what it made."""
+    producer = AIOKafkaProducer(bootstrap_servers=list(backend.settings.bootstrap_servers))
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        batch.append(key=b"0", value=b"unreadable", timestamp=None, headers=[("name", b"")])
+        batch.close()
+        made = bytearray(batch._build().replace(b"name", b"n\xe4me"))
+        struct.pack_into(">I", made, 17, calc_crc32c(bytes(made[21:])))
+        batch._buffer = bytes(made)
+        await (await producer.send_batch(batch, backend.requests, partition=partition))
+    finally:
+        await producer.stop()
+
+
 # -- the producer --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+async def test_producers_compress_as_they_like(real: KafkaBackend, compression: str) -> None:
+    """Every codec that Kafka has can be read."""
+    producer = AIOKafkaProducer(bootstrap_servers=list(real.settings.bootstrap_servers), compression_type=compression)
+    await producer.start()
+    try:
+        await producer.send_and_wait(real.requests, b"compressed " * 100)
+    finally:
+        await producer.stop()
+
+    async with real.subscribe() as stream:
+        assert [record.value for record in await take(stream, 1)] == [b"compressed " * 100]
 
 
 async def test_one_by_one_where_the_broker_refuses_a_whole_batch(real: KafkaBackend) -> None:

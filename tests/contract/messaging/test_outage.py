@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any, Protocol
 
@@ -72,9 +73,19 @@ class MortalKafka(KafkaBackend):
         """It takes connections and bytes, and answers nothing: a machine that hangs, a network that swallows."""
         os.kill(self.server.pid, SIGSTOP)
         try:
+            await until(self._stopped)
             yield
         finally:
             os.kill(self.server.pid, SIGCONT)
+
+    async def _stopped(self) -> bool:
+        # Each thread stops when it next looks: until then it may well answer.
+        return states_of_threads(self.server.pid) == {"T"}
+
+
+def states_of_threads(pid: int) -> set[str]:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {thread.read_text().rpartition(")")[2].split()[0] for thread in threads}
 
 
 @asynccontextmanager
@@ -206,7 +217,8 @@ async def test_a_follower_is_told(backend: Mortal) -> None:
 
 async def test_a_reader_is_told(backend: Mortal) -> None:
     """In the middle of what it reads, which is more than is fetched ahead."""
-    await backend.events.send([Outgoing(backend.requests, b"k", b"x" * 5000) for _ in range(3000)])
+    for _ in range(30):
+        await backend.events.send([Outgoing(backend.requests, b"k", b"x" * 5000) for _ in range(100)])
     read: list[Record] = []
 
     async def on() -> None:

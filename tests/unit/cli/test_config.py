@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.app import CheckResult
+from pipeline_processing.app_checks import CheckResult
 from pipeline_processing.cli.main import main
 from pipeline_processing.errors import AccessDenied, SourceUnavailable
 
@@ -47,9 +47,9 @@ def servers_that_answer(monkeypatch: pytest.MonkeyPatch, *results: CheckResult) 
         for result in results:
             yield result
 
-    module = types.ModuleType("pipeline_processing.app")
+    module = types.ModuleType("pipeline_processing.app_checks")
     module.check_servers = check_servers  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline_processing.app", module)
+    monkeypatch.setitem(sys.modules, "pipeline_processing.app_checks", module)
 
 
 # -- check ---------------------------------------------------------------------------------------

@@ -1,0 +1,114 @@
+"""How `serve` is put together: part of the composition root."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from opentelemetry.trace import Tracer
+
+from pipeline_processing import app
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.clock import SystemClock
+from pipeline_processing.health import Health, Pulse
+from pipeline_processing.intake import Intake
+from pipeline_processing.kafka.requests import KafkaRequests
+from pipeline_processing.messaging import RequestStream
+from pipeline_processing.outage import Outage
+from pipeline_processing.outbox import Outbox
+from pipeline_processing.progress_events import ProgressEvents
+from pipeline_processing.serve import Service
+from pipeline_processing.settings import Settings
+from pipeline_processing.web.health import health_server
+from pipeline_processing.worker import Worker
+
+_OTHER_CONNECTIONS = 4
+"""To the history, besides two a run (its writes and its lease): intake, outbox, claims, and one to spare."""
+
+
+@asynccontextmanager
+async def service(
+    settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, after: Callable[[str], None] = lambda step: None
+) -> AsyncIterator[Service]:
+    """All of it, ready to run."""
+    clock, concurrency = SystemClock(), settings.worker.concurrency
+    kafka, database_of_runs, storage = Outage("Kafka"), Outage("the history"), Outage("the destination")
+    pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
+    health = Health(pulses=list(pulses.values()), outages=(kafka, database_of_runs, storage))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(health_server(health, host=settings.http.host, port=settings.http.port))
+        runs = await stack.enter_async_context(app.history(settings, connections=2 * concurrency + _OTHER_CONNECTIONS))
+        database = await stack.enter_async_context(app.source_database(settings, connections=concurrency))
+        where = await stack.enter_async_context(app.destination(settings, config, runs=concurrency))
+        sender = await stack.enter_async_context(app.events(settings))
+        looker = await stack.enter_async_context(app.topics(settings))
+        outbox = Outbox(
+            runs=runs,
+            events=sender,
+            topic=settings.kafka.completions_topic,
+            clock=clock,
+            pulse=pulses["outbox"],
+            kafka=kafka,
+            history=database_of_runs,
+        )
+        progress = ProgressEvents(events=sender, topic=settings.kafka.progress_topic, clock=clock)
+
+        def ended(run_id: str) -> None:
+            progress.forget(run_id)
+            outbox.wake()
+
+        worker = Worker(
+            executor=app.executor(
+                settings,
+                config,
+                runs=runs,
+                database=database,
+                destination=where,
+                clock=clock,
+                tracer=tracer,
+                on_progress=progress.tell,
+                after=after,
+            ),
+            concurrency=concurrency,
+            drain_seconds=settings.worker.drain_seconds,
+            clock=clock,
+            pulse=pulses["worker"],
+            history=database_of_runs,
+            on_ended=ended,
+        )
+
+        def accepted() -> None:
+            worker.wake()
+            outbox.wake()  # a finished run that was asked for again sends its event again
+
+        @asynccontextmanager
+        async def subscribed() -> AsyncIterator[RequestStream]:
+            await looker.ensure()
+            async with KafkaRequests(settings=settings.kafka) as stream:
+                yield stream
+
+        yield Service(
+            intake=Intake(
+                subscribe=subscribed,
+                events=sender,
+                dead_letters_topic=settings.kafka.dead_letters_topic,
+                runs=runs,
+                config=config,
+                clock=clock,
+                tracer=tracer,
+                pulse=pulses["intake"],
+                kafka=kafka,
+                history=database_of_runs,
+                on_accepted=accepted,
+            ),
+            worker=worker,
+            outbox=outbox,
+            progress=progress,
+            runs=runs,
+            destination=where,
+            topics=looker,
+            requests_topic=settings.kafka.requests_topic,
+            clock=clock,
+            health=health,
+            kafka=kafka,
+            history=database_of_runs,
+            storage=storage,
+        )

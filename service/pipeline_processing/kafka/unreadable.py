@@ -1,0 +1,54 @@
+"""Getting past a record that aiokafka can't read: one with a header whose name isn't UTF-8."""
+
+from typing import Any
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+log = structlog.get_logger(__name__)
+
+_LOOK_MS = 100
+
+
+class OneByOne:
+    """
+    As `getmany`, but with at most one record of each partition, and with an empty one in the place of any that can't be
+    read. aiokafka reads whole batches: those of the same producer that follow in the same batch are lost with it.
+
+    `getmany` itself fails on such a record each time it comes to it, drops what it had read up to there, and moves on
+    behind that all the same.
+    """
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._found = False
+        self.done = False
+        """The unreadable records have been passed by."""
+
+    async def __call__(self) -> dict[TopicPartition, list[Any]]:
+        batches: dict[TopicPartition, list[Any]] = {}
+        unreadable = False
+        for partition in sorted(self._consumer.assignment()):
+            try:
+                batches.update(await self._consumer.getmany(partition, timeout_ms=_LOOK_MS, max_records=1))
+            except UnicodeDecodeError as error:
+                batches[partition] = [await self._pass_by(partition, error)]
+                unreadable = True
+        self.done = self._found and not unreadable
+        self._found = self._found or unreadable
+        return batches
+
+    async def _pass_by(self, partition: TopicPartition, error: UnicodeDecodeError) -> Any:
+        # A call that failed is never counted as ended: see `poll` of KafkaRequests.
+        self._consumer._subscription._fetch_count = 0
+        offset: int = await self._consumer.position(partition)
+        self._consumer.seek(partition, offset + 1)
+        log.error(
+            "a record can't be read, and is taken for an empty one",
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=offset,
+            error=str(error),
+        )
+        return ConsumerRecord(partition.topic, partition.partition, offset, -1, 0, None, None, None, -1, -1, ())
