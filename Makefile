@@ -23,8 +23,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## The main job end to end, on real servers of its own (KEEP=1 keeps them)
 	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
 
-test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some; SERVERS=containers: on Docker
+	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(ARGS)
 
 unit: $(INSTALLED) ## The unit tests: no servers
 	@$(BIN)/python -m pytest tests/unit $(ARGS)

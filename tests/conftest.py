@@ -6,25 +6,51 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline_processing.embedded.kafka import KafkaServer
-from pipeline_processing.embedded.kafka_rehearsal import rehearse
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 
 
-@pytest.fixture(scope="session")
-def servers() -> Iterator[EmbeddedServers]:
-    """Real servers for the whole session, started when the first test asks for one; Kafka by `kafka`."""
-    with embedded_servers(kafka=False) as running:
-        yield running
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        choices=("embedded", "containers"),
+        default="embedded",
+        help="what the fixtures `servers` and `kafka` are: from pip, or from images by a Docker engine on this machine",
+    )
+
+
+def in_containers(config: pytest.Config) -> bool:
+    return bool(config.getoption("servers") == "containers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if in_containers(config):
+        from tests.containers.engine import ContainerError, find_engine
+
+        try:
+            find_engine()
+        except ContainerError as error:  # said once, here, and not by each test
+            raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture(scope="session")
-def rehearsed_kafka() -> None:
-    """For tests that start a Kafka: it starts in less than half the time."""
-    rehearse()
+def servers(pytestconfig: pytest.Config) -> Iterator[EmbeddedServers]:
+    """
+    Real servers for the whole session, started when the first test asks for one; Kafka by `kafka`.
+
+    With `--servers=containers` they have the same methods.
+    """
+    if in_containers(pytestconfig):
+        from tests.containers.servers import container_servers
+
+        running = container_servers(os.environ)
+    else:
+        running = embedded_servers(kafka=False)
+    with running as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
-def kafka(servers: EmbeddedServers, rehearsed_kafka: None) -> Iterator[KafkaServer]:
+def kafka(servers: EmbeddedServers) -> Iterator[KafkaServer]:
     """The Kafka among them, started when the first test asks for it. From then on the environment names it too."""
     with servers.kafka as running:
         yield running

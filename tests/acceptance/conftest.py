@@ -11,8 +11,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.postgres.migrate import migrate
+from tests.acceptance.kafka_side import Messages
 from tests.acceptance.service import TABLES, NewService, Service
 
 
@@ -20,6 +22,12 @@ from tests.acceptance.service import TABLES, NewService, Service
 def template(servers: EmbeddedServers) -> str:
     """A database with sample data and a migrated history, to be copied."""
     name = f"acceptance_template_{uuid4().hex[:8]}"
+    create_template(servers, name)
+    return name
+
+
+def create_template(servers: EmbeddedServers, name: str) -> None:
+    """Such a database on other servers."""
     servers.postgres.create_database(name)
 
     async def load() -> None:
@@ -31,7 +39,6 @@ def template(servers: EmbeddedServers) -> str:
             await connection.close()
 
     asyncio.run(load())
-    return name
 
 
 @pytest.fixture(scope="session")
@@ -57,4 +64,12 @@ def new_service(servers: EmbeddedServers, template: str) -> NewService:
 def service(new_service: NewService, tmp_path: Path) -> Iterator[Service]:
     """A service of this test's own."""
     with new_service(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def messages(kafka: KafkaServer, service: Service) -> Iterator[Messages]:
+    """Topics and a group of this test's own, which its service uses."""
+    with Messages(kafka.bootstrap_servers) as opened:
+        service.environment.update(opened.environment)
         yield opened

@@ -28,6 +28,7 @@ from botocore.config import Config
 from jsonschema import Draft202012Validator
 
 from pipeline_processing.embedded.servers import EmbeddedServers
+from tests.acceptance.serving import Serving
 from tests.acceptance.warm import Forked
 from tests.watching import eventually
 
@@ -223,6 +224,13 @@ class Service:
         """Start a `run`."""
         return self.start(*self._run(agency_id, *options), env=env)
 
+    def serve(self, *options: object, env: Mapping[str, str | None] | None = None) -> Serving:
+        """Start a `serve`, with health on a port of its own. Always forked, so that its log can be read meanwhile."""
+        command = ["-m", "pipeline_processing.cli.main", "serve", *map(str, options)]
+        process = self._start(command, {"PIPELINE_HTTP__PORT": "0", **(env or {})}, warm=True)
+        assert isinstance(process, Forked)
+        return Serving(process)
+
     def trapped(
         self, trap: str, agency_id: int, *options: object, env: Mapping[str, str | None] | None = None
     ) -> Process:
@@ -232,11 +240,11 @@ class Service:
     def _run(self, agency_id: int, *options: object) -> list[str]:
         return ["run", "agency_data_job", "--agency-id", str(agency_id), "--json", *map(str, options)]
 
-    def _start(self, command: list[str], env: Mapping[str, str | None] | None) -> Process:
+    def _start(self, command: list[str], env: Mapping[str, str | None] | None, *, warm: bool | None = None) -> Process:
         changed = {**self.environment, **(env or {})}
         variables = {name: value for name, value in changed.items() if value is not None}
         process: Process
-        if self.warm:
+        if self.warm if warm is None else warm:
             process = Forked(command, env=variables, folder=self.folder)
         else:
             process = subprocess.Popen(
@@ -258,7 +266,7 @@ class Service:
         return self._loop.run(self._sql(query, *arguments))
 
     async def _sql(self, query: str, *arguments: object) -> list[dict[str, Any]]:
-        if self._connection is None:
+        if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(self.servers.postgres.dsn(self.database))
             for name in ("json", "jsonb"):
                 await self._connection.set_type_codec(name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
@@ -332,15 +340,15 @@ class Service:
             )
         return self._s3
 
-    def listed(self) -> list[str]:
-        """What a reader sees who lists the bucket."""
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+    def listed(self, under: str = "") -> list[str]:
+        """What a reader sees who lists the bucket, or what is in it under a prefix."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=under)
         return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
-    def objects(self) -> dict[str, StoredObject]:
-        """All objects."""
+    def objects(self, under: str = "") -> dict[str, StoredObject]:
+        """All objects, or those under a prefix."""
         found = {}
-        for key in self.listed():
+        for key in self.listed(under):
             answer = self.s3.get_object(Bucket=self.bucket, Key=key)
             found[key] = StoredObject(
                 answer["Body"].read(), answer["Metadata"], etag=answer["ETag"], written_at=answer["LastModified"]
@@ -440,16 +448,16 @@ def published(objects: Mapping[str, StoredObject], run_id: str, agency_id: int, 
 
 def published_in(service: Service, run_id: str, agency_id: int) -> dict[str, Any]:
     """The same of a service's bucket, where objects have metadata too."""
-    objects = {key.removeprefix(f"{PREFIX}/"): value for key, value in service.objects().items()}
+    folder = f"agency_id={agency_id}/run_id={run_id}/"
+    objects = {key.removeprefix(f"{PREFIX}/"): value for key, value in service.objects(f"{PREFIX}/{folder}").items()}
     manifest = published(objects, run_id, agency_id, service.destination)
-    for key, stored in objects.items():
-        if key.startswith(f"agency_id={agency_id}/run_id={run_id}/"):
-            assert stored.metadata == {
-                "run-id": run_id,
-                "agency-id": str(agency_id),
-                "attempt": str(manifest["attempt"]),
-                "trace-id": manifest["trace_id"],
-            }
+    for stored in objects.values():
+        assert stored.metadata == {
+            "run-id": run_id,
+            "agency-id": str(agency_id),
+            "attempt": str(manifest["attempt"]),
+            "trace-id": manifest["trace_id"],
+        }
     return manifest
 
 

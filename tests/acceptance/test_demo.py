@@ -31,8 +31,6 @@ FOREIGN = {
 """Settings of the user's own, each of which would break the demo if it took notice."""
 _DEADLINE_SECONDS = 120.0
 
-pytestmark = pytest.mark.usefixtures("rehearsed_kafka")
-
 
 class Demo:
     """A demo under way, in a process group of its own as in a terminal; `folder` is its TMPDIR."""
@@ -65,6 +63,11 @@ class Demo:
         """As the terminal does: to everybody."""
         os.killpg(self.process.pid, number)
 
+    def servers(self) -> set[str]:
+        """Which servers run: what their command lines name, be it a program's path or Java's class."""
+        words = {word.rsplit("/", 1)[-1] for command in processes_in(self.folder) for word in command.split()}
+        return words & {"postgres", "weed", "kafka.Kafka"}
+
     def assert_nothing_is_left(self) -> None:
         assert processes_in(self.folder) == []
         assert list(self.folder.iterdir()) == []
@@ -91,27 +94,49 @@ def start(tmp_path: Path) -> Iterator[StartDemo]:
 
 
 def test_the_story(start: StartDemo) -> None:
-    """One run of six fails, for its data; mended, it succeeds; what is shown is there, and then everything is gone."""
+    """What is shown agrees with itself: requests, runs, one run's trace, dead letter, replay; then all is gone."""
     demo = start()
 
     assert demo.wait() == 0, demo.complaints
     story = demo.story
-    assert [line[0] for line in story.splitlines() if re.match(r"\d\. ", line)] == list("12345678")
+    assert [line[0] for line in story.splitlines() if re.match(r"\d\. ", line)] == list("123456789")
+
+    # Eight messages are sent, of which one stands there twice and one is no request.
+    sent = re.findall(r"^(submit|another service) +(\d:\d) +(\d+)  (\{.*\})$", story, re.MULTILINE)
+    assert [int(key) for _, _, key, _ in sent] == [101, 101, 102, 103, 104, 107, 109, 111]
+    assert len({place for _, place, _, _ in sent}) == 8
+    malformed = next(place for _, place, key, _ in sent if key == "102")
+    traceparents = re.findall(r"00-([0-9a-f]{32})-[0-9a-f]{16}-01", story)
+
+    # Six runs come of them. The failed one has a replay, which is the only one.
     for agency in (101, 103, 104, 107, 109):
-        assert re.search(rf"^demo-{agency} +\w+ +succeeded +[\d,]+ ", story, re.MULTILINE)
-        assert re.search(rf"^demo-{agency} +succeeded +[-\d]+ [:\d]+ +[0-9a-f]{{32}}$", story, re.MULTILINE)
-    assert re.search(r"^demo-111 +\w+ +failed .* query_failed$", story, re.MULTILINE)
-    assert re.search(r"^demo-111-mended +\w+ +succeeded ", story, re.MULTILINE)
+        assert re.search(rf"^demo-{agency} +\w+ +succeeded +[\d,]+ .* [0-9a-f]{{32}}$", story, re.MULTILINE)
+    assert re.search(r"^demo-111 +\w+ +failed +- .* [0-9a-f]{32}$", story, re.MULTILINE)
+    assert len(re.findall(r"^demo-101 ", story, re.MULTILINE)) == 1
+    assert "demo-102 " not in story
     assert 'invalid input syntax for type numeric: "n/a"' in " ".join(story.split())
-    assert re.search(r"^exit code +1$", story, re.MULTILINE)
+    assert re.search(r"^demo-111 .* new run demo-111\.r1$", story, re.MULTILINE)
+    assert re.search(r"^demo-111\.r1, replay of demo-111, has succeeded: ", story, re.MULTILINE)
+    assert "Nothing to do: no such requests." in story
+
+    # One trace from the request to the event.
     assert '"job": "agency_data_job", "agency_id": 101, "run_id": "demo-101"' in story
+    assert '"ce_id": "demo-101:succeeded"' in story
+    [trace_id] = set(traceparents)
+    assert len(traceparents) == 2  # of the request and of the event
+    assert re.search(rf"^demo-101 .* {trace_id}$", story, re.MULTILINE)
+    assert story.count(f'"trace_id": "{trace_id}"') == 2  # in the manifest and in the event
     row = next(line for line in story.splitlines() if line.startswith('{"id":'))
     assert json.loads(row)["exported_by"] == "demo-101"
     assert "id,payee,amount,currency,paid_at,note" in story
+
+    assert re.search(r"^dlq_reason +invalid_request$", story, re.MULTILINE)
+    assert f"It came from {malformed} of agency-jobs.requests" in " ".join(story.split())
+
     assert "\x1b" not in story + demo.complaints
-    assert len(story.splitlines()) <= 90
-    # The failure is part of the story, and no trouble of the demo's.
-    assert "run failed" not in demo.complaints
+    assert len(story.splitlines()) <= 115
+    # Dead letter and failure are part of the story, and no trouble of the demo's.
+    assert [line for line in demo.complaints.splitlines() if not re.match(r"demo-\d+(\.r1)?: ", line)] == []
     demo.assert_nothing_is_left()
 
 
@@ -145,6 +170,7 @@ def test_from_a_clone_that_only_its_owner_can_read(start: StartDemo) -> None:
     [
         ("\n1. ", signal.SIGINT, 130),
         ("\n1. ", signal.SIGTERM, 143),
+        ("the service starts, as", signal.SIGTERM, 143),
         ("\n3. ", signal.SIGINT, 130),
         ("\n3. ", signal.SIGTERM, 143),
     ],
@@ -153,37 +179,45 @@ def test_it_can_be_stopped_at_any_moment(start: StartDemo, reached: str, number:
     """While the servers start, and with runs under way, Ctrl-C and SIGTERM end it and everything that it has begun."""
     demo = start()
     demo.wait_for(reached)
+    if reached == "\n3. ":
+        assert {"kafka.Kafka", "postgres", "weed"} <= demo.servers()
 
     demo.interrupt(number)
 
     assert demo.wait() == code, demo.complaints
     demo.assert_nothing_is_left()
     assert "Traceback" not in demo.complaints
+    assert '"level":' not in demo.complaints
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_keep_hands_the_servers_over(start: StartDemo, number: signal.Signals) -> None:
-    """What it prints makes another shell's commands work on its servers, until it is stopped."""
+    """What it prints makes another shell's commands work on its servers and its service, until it is stopped."""
     demo = start("--keep")
     demo.wait_for("Ctrl-C here stops")
     pasted = [line for line in demo.story.splitlines() if line.startswith(("export ", "unset "))]
 
-    def in_another_shell(*arguments: str) -> list[dict[str, object]]:
-        script = "\n".join(
-            [*pasted, f"unset PGSSLMODE AWS_PROFILE; exec {sys.executable} {' '.join(arguments)} --json"]
-        )
+    def in_another_shell(*arguments: str, code: int = 0) -> str:
+        program = f"{sys.executable} -m pipeline_processing.cli.main {' '.join(arguments)}"
+        script = "\n".join([*pasted, f"unset PGSSLMODE AWS_PROFILE; exec {program}"])
         done = subprocess.run(["sh", "-c", script], env=os.environ | FOREIGN, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == code, done.stderr
+        return done.stdout
 
-    program = ("-m", "pipeline_processing.cli.main")
-    [completion] = in_another_shell(*program, "run", "agency_data_job", "--agency-id", "110")
-    history = in_another_shell(*program, "history")
+    def listed(*arguments: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in in_another_shell(*arguments, "--json").splitlines()]
 
-    assert completion["state"] == "succeeded"
-    states = {run["run_id"]: run["state"] for run in history}
-    assert states[completion["run_id"]] == states["demo-101"] == states["demo-111-mended"] == "succeeded"
-    assert states["demo-111"] == "failed"
+    # There is no agency 999, which fails its run: the worst code of the two.
+    submitted = in_another_shell(
+        "submit", "agency_data_job", "--agency-id", "110", "--agency-id", "999", "--follow", code=1
+    )
+    states = {run["run_id"]: run["state"] for run in listed("history")}
+
+    succeeded, failed = submitted.split()
+    assert states[succeeded] == states["demo-101"] == states["demo-111.r1"] == "succeeded"
+    assert states[failed] == states["demo-111"] == "failed"
+    assert [step["new_run_id"] for step in listed("replay", "--failed")] == [f"{failed}.r1"]
+    assert [letter["dlq_reason"] for letter in listed("dead-letters", "list")] == ["invalid_request"]
     demo.interrupt(number)
     assert demo.wait() == 0, demo.complaints
     demo.assert_nothing_is_left()
@@ -211,6 +245,23 @@ def test_a_story_that_isn_t_true_is_an_error(start: StartDemo) -> None:
 
     assert demo.wait() == 1
     assert "Error: The demo went otherwise than it tells: run demo-111 ended succeeded, not failed." in demo.complaints
+    demo.assert_nothing_is_left()
+
+
+def test_a_service_that_dies_ends_the_demo(start: StartDemo) -> None:
+    """Nobody waits for runs that can't come any more."""
+    demo = start(
+        command=after(
+            "from pipeline_processing.errors import SettingsError\n"
+            "from pipeline_processing.worker import Worker\n"
+            "async def die(self, held):\n"
+            "    raise SettingsError('The worker has died.')\n"
+            "Worker._claim = die\n"
+        )
+    )
+
+    assert demo.wait() == 78
+    assert demo.complaints.endswith("Error: The worker has died.\n")
     demo.assert_nothing_is_left()
 
 

@@ -8,6 +8,7 @@ connections and end. The runs that `test_one_run.py` looks at from all sides are
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import runpy
@@ -19,10 +20,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# What `run` imports when it is called.
+# What `run` and `serve` import when they are called.
 import pipeline_processing.app
 import pipeline_processing.cli.main
 import pipeline_processing.cli.progress
+import pipeline_processing.cli.serve
+import pipeline_processing.kafka.events
+import pipeline_processing.kafka.requests
+import pipeline_processing.kafka.topics
 import pipeline_processing.settings_loader
 import pipeline_processing.telemetry
 
@@ -62,6 +67,10 @@ class Forked:
         stdout, stderr = (path.read_text("utf-8") for path in self._outputs)
         return stdout, stderr
 
+    def stderr_so_far(self) -> str:
+        """What it has written until now, whether it has ended or not."""
+        return self._outputs[1].read_text("utf-8")
+
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
@@ -73,6 +82,7 @@ class Forked:
 def _become(command: Sequence[str], files: Sequence[int], env: Mapping[str, str], folder: Path) -> None:
     """Never returns: runs `python COMMAND…` and ends the process."""
     code = 255
+    gc.freeze()  # what is ours stays ours: clients of Kafka wait for their threads when they go, which weren't forked
     try:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for target, source in enumerate((nothing, *files)):
@@ -85,6 +95,7 @@ def _become(command: Sequence[str], files: Sequence[int], env: Mapping[str, str]
         sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
         logging.getLogger().handlers = []
         warnings.resetwarnings()
+        warnings.simplefilter("ignore", DeprecationWarning)  # as Python itself does
         code = _run(command)
         sys.stdout.flush()
         sys.stderr.flush()

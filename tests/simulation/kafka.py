@@ -35,7 +35,7 @@ class Kafka:
         self._world = world
         self._choose = world.choose
         self._moments = count()
-        self._asked_again: dict[str, int] = {}
+        self.asked_again: dict[str, int] = {}
         """When a finished run was last asked for by a message."""
 
     # -- requests --------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ class Kafka:
                 continue
             assert answer == run
             if run.state.finished and incoming.origin is not None:
-                self._asked_again[run.run_id] = next(self._moments)
+                self.asked_again[run.run_id] = next(self._moments)
 
     async def redeliver(self, requests: Sequence[Incoming]) -> None:
         """Deliver some of these again now and then, and others by the same ids."""
@@ -108,5 +108,5 @@ class Kafka:
         assert copies, f"{run.run_id} was never announced"
         assert all(copy.event == copies[0].event for copy in copies), f"{run.run_id} was announced in several ways"
         assert RunCompletion.model_validate_json(copies[0].event.value) == RunCompletion.of(run)
-        asked = self._asked_again.get(run.run_id)
+        asked = self.asked_again.get(run.run_id)
         assert asked is None or copies[-1].begun > asked, f"{run.run_id} was asked for again in vain"

@@ -67,8 +67,13 @@ def test_lives_are_eventful() -> None:
     """Every kind of end, and of attempt, is met often enough for the promises to mean something."""
     ends: Counter[str] = Counter()
     for seed in range(10_000, 10_000 + LIVES):
-        for record in live(seed).runs._records.values():
+        world = live(seed)
+        for record in world.runs._records.values():
             ends.update([record.run.state.value, *(attempt.outcome for attempt in record.attempts)])
+        ends.update(refused=world.kafka.refused, asked_again=len(world.kafka.asked_again))
+        told = Counter(stored.event.run_id for stored in world.kafka.completions)
+        ends.update(told_again=sum(times > 1 for times in told.values()))
     assert all(ends[state] >= 5 for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)), ends
     assert all(ends[outcome] >= 5 for outcome in ("lost", "retrying", "handed_back")), ends
     assert ends["voided"] >= 1, ends
+    assert all(ends[trouble] >= 5 for trouble in ("refused", "asked_again", "told_again")), ends

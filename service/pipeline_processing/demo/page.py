@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -56,6 +56,12 @@ class Page:
             line = Text(f"{name:<{width}}", style="bold")
             self._console.print(line.append(self._filled(value, indent=width).lstrip(), style="not bold"))
 
+    def lines(self, lines: Iterable[str]) -> None:
+        """What a command prints, as it is."""
+        self._below_a_heading = False
+        for line in lines:
+            self._console.print(Text(printable(line)))
+
     def code(self, text: str) -> None:
         """Something to read or to paste, as it is."""
         self._below_a_heading = False
@@ -85,26 +91,30 @@ class Page:
         )
 
 
-def abridged(document: Mapping[str, Any]) -> str:
-    """A JSON object, packed into few lines, with of each list only the first item and how many more there are."""
+def abridged(document: Mapping[str, Any], *, briefly: Collection[str] = ()) -> str:
+    """
+    A JSON object, packed into few lines, with of each list only the first item and how many more there are; of those
+    named in `briefly` only how many there are.
+    """
     lines: list[str] = []
     simple: list[str] = []
     for name, value in document.items():
-        if isinstance(value, list) and value:
+        if isinstance(value, list) and value and name not in briefly:
             more = f", …{_UNBREAKABLE}{len(value) - 1}{_UNBREAKABLE}more" if len(value) > 1 else ""
             lines += [*_packed(simple), *_packed([f'"{name}":{_UNBREAKABLE}[{_dumped(value[0])}{more}]'])]
             simple = []
         else:
-            simple.append(f'"{name}":{_UNBREAKABLE}{_dumped(value)}')
+            brief = f"[…{_UNBREAKABLE}{len(value)}]" if name in briefly else _dumped(value)
+            simple.append(f'"{name}":{_UNBREAKABLE}{brief}')
     lines += _packed(simple)
-    lines[-1] = lines[-1].removesuffix(",")
-    return "\n".join(["{", *lines, "}"]).replace(_UNBREAKABLE, " ")
+    text = "\n".join(lines).removesuffix(",")
+    return f"{{{text[1:]}}}".replace(_UNBREAKABLE, " ")
 
 
 def _packed(items: Sequence[str]) -> list[str]:
     text = "".join(f"{item}, " for item in items).rstrip()
     return textwrap.wrap(
-        text, _WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        text, _WIDTH - 1, initial_indent=" ", subsequent_indent=" ", break_long_words=False, break_on_hyphens=False
     )
 
 

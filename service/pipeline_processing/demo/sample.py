@@ -12,10 +12,14 @@ DATABASE = "agencies"
 BUCKET = "exports"
 PREFIX = "state"
 
-EXPORTED = (101, 103, 104, 107, 109, 111)
-"""The agencies that the demo exports: large and small ones."""
+SUBMITTED = (103, 104, 107, 111)
+"""The agencies whose data `submit` asks for: large and small ones."""
+ASKED_FOR_TWICE, ASKED_FOR_BY_ANOTHER = 101, 109
+"""Those that another service asks for."""
 FAULTY = 111
 """The one with a payment whose amount isn't a number."""
+MALFORMED = 102
+"""The one that is asked for in a way that nobody understands."""
 
 
 class Table(NamedTuple):

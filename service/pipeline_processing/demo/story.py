@@ -1,189 +1,174 @@
-"""The demo's story, chapter by chapter. Whatever it says about the runs is checked first."""
+"""The demo's story, chapter by chapter. Whatever it says is checked first."""
 
-import csv
-import gzip
-import hashlib
-import io
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from opentelemetry.trace import Tracer
 
 from pipeline_processing import app
-from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.cli.render import NOTHING, Column, duration, moment, number
+from pipeline_processing.cli.render import Column, duration, number
+from pipeline_processing.completions import SOURCE
 from pipeline_processing.demo.errors import expect
-from pipeline_processing.demo.exports import Exports
-from pipeline_processing.demo.page import Page, abridged
-from pipeline_processing.demo.sample import EXPORTED, FAULTY, SampleData, statement
-from pipeline_processing.errors import QueryFailed
-from pipeline_processing.model import JobRequest, Manifest, Run, RunState
+from pipeline_processing.demo.evidence import Evidence
+from pipeline_processing.demo.failures import Failures
+from pipeline_processing.demo.one_run import OneRun
+from pipeline_processing.demo.page import Page
+from pipeline_processing.demo.requests import Requests
+from pipeline_processing.demo.sample import (
+    ASKED_FOR_BY_ANOTHER,
+    ASKED_FOR_TWICE,
+    FAULTY,
+    MALFORMED,
+    SUBMITTED,
+    SampleData,
+)
+from pipeline_processing.demo.serving import dead_letters_are_no_news
+from pipeline_processing.messaging import Record
+from pipeline_processing.model import JobRequest, Run, RunCompletion, RunState
 from pipeline_processing.settings import Settings
+from pipeline_processing.submission import Sent
 
-_FAILED_RUN, _MENDED_RUN = f"demo-{FAULTY}", f"demo-{FAULTY}-mended"
-_SHOWN_LINES = 2
-
-_OUTCOMES = (
+_MESSAGES = (Column("FROM"), Column("PLACE"), Column("KEY"), Column("VALUE"))
+_RUNS = (
     Column("RUN ID"),
     Column("AGENCY"),
     Column("STATE"),
     Column("ROWS", right=True),
-    Column("BYTES", right=True),
     Column("TOOK", right=True),
-    Column("ERROR"),
+    Column("TRACE ID"),
 )
-_HISTORY = (Column("RUN ID"), Column("STATE"), Column("QUEUED (UTC)"), Column("TRACE ID"))
 
 
 class Story:
-    """What happens once the servers are up, and how it is told."""
+    """What happens while the service is at work, and how it is told."""
 
-    def __init__(self, *, page: Page, settings: Settings, config: AgencyJobConfig, tracer: Tracer) -> None:
+    def __init__(self, *, page: Page, settings: Settings, tracer: Tracer) -> None:
         self._page = page
         self._settings = settings
+        self._tracer = tracer
         self._sample = SampleData(settings=settings)
-        self._exports = Exports(settings=settings, config=config, tracer=tracer)
         self._agencies: Mapping[int, str] = {}
 
     async def tell(self) -> None:
         """Raises StoryUntrue where things go otherwise, and what a command may raise whose servers fail."""
-        await self._history_is_set_up()
+        page, settings = self._page, self._settings
         await self._data_is_loaded()
-        runs = await self._agencies_are_exported()
-        succeeded, failed = runs[0], runs[-1]
-        manifest = await self._manifest_is_shown(succeeded)
-        await self._objects_are_shown(manifest)
-        await self._history_is_shown(runs)
-        await self._failure_is_explained(failed, manifest)
-        await self._cause_is_mended(failed)
-
-    async def _history_is_set_up(self) -> None:
-        applied = await app.migrate(self._settings)
-        expect(bool(applied), "the new database had a run history already")
-        self._page.say(f"The tables of the run history are set up ({', '.join(applied)}).")
+        async with (
+            app.topics(settings) as topics,
+            app.history(settings) as runs,
+            app.s3_client(settings) as s3,
+            Requests.opened(settings, topics=topics, tracer=self._tracer) as requests,
+        ):
+            evidence = Evidence(settings=settings, topics=topics, runs=runs, s3=s3)
+            with dead_letters_are_no_news():
+                sent = await self._requests_are_sent(requests, evidence)
+                history = await self._runs_end(sent, requests, evidence)
+            one_run = OneRun(history[_run_id(ASKED_FOR_TWICE)], page=page, settings=settings, evidence=evidence)
+            manifest = await one_run.is_published()
+            await one_run.is_announced(history.keys())
+            failures = Failures(page=page, settings=settings, evidence=evidence, sample=self._sample)
+            failed = history[_run_id(FAULTY)]
+            await failures.dead_letter_is_shown()
+            await failures.run_is_explained(failed, like=manifest)
+            await failures.run_is_replayed(failed, runs=runs, requests=requests)
 
     async def _data_is_loaded(self) -> None:
-        page = self._page
-        page.chapter("A state's records are loaded")
         took = _stopwatch()
         tables, self._agencies = await self._sample.load()
         *most, last = (f"{number(table.rows)} {table.name}" for table in tables)
-        page.say(
-            f"{len(self._agencies)} agencies have {', '.join(most)} and {last}, made up just now in {took()}: exact "
-            "amounts, instants, JSON, names in many scripts, nulls."
+        self._page.say(
+            f"A state's records are loaded: {', '.join(most)} and {last} of {len(self._agencies)} agencies, made up "
+            f"just now in {took()}."
         )
 
-    async def _agencies_are_exported(self) -> list[Run]:
-        page = self._page
-        page.chapter("Agencies are exported, side by side")
+    async def _requests_are_sent(self, requests: Requests, evidence: Evidence) -> list[Sent]:
+        page, topic = self._page, self._settings.kafka.requests_topic
+        page.chapter("Requests are sent to Kafka")
+        sent: list[Sent] = []
+        for id_, times in ((ASKED_FOR_TWICE, 2), (ASKED_FOR_BY_ANOTHER, 1)):
+            value = f'{{"agency_id": {id_}, "run_id": "{_run_id(id_)}"}}'
+            traceparent = await requests.send_bare(value, key=id_, times=times)
+            sent.append(Sent(JobRequest.model_validate_json(value), _run_id(id_), traceparent))
+        value = f'{{"agency_id": "{MALFORMED}", "run_id": "{_run_id(MALFORMED)}"}}'
+        await requests.send_bare(value, key=MALFORMED)
+        sent += await requests.submit([JobRequest(agency_id=id_, run_id=_run_id(id_)) for id_ in SUBMITTED])
+
+        records = await evidence.records(topic)
+        others = [record for record in records if not _is_of_submit(record)]
+        expect(len(records) - len(others) == len(SUBMITTED), f"{topic} has other messages of submit than these")
+        expect(len(others) == 4, f"{topic} has {len(others)} messages of another service")
+        one, again = (record for record in others if record.key == str(ASKED_FOR_TWICE).encode())
+        expect((one.value, one.headers) == (again.value, again.headers), "two messages differ that should be the same")
+        expect([name for name, _ in one.headers] == ["traceparent"], f"{topic} has other headers than were sent")
         page.say(
-            f"{len(EXPORTED)} agencies, {len(EXPORTED)} runs, all at once. Each reads its agency's three tables in one "
-            "snapshot, and streams them through the job's steps into S3."
+            f"{len(SUBMITTED)} by `submit`, {len(others)} by another service, bare JSON as any Kafka client can send "
+            f"it. The topic {topic} has them at these places (partition:offset):"
         )
-        took = _stopwatch()
-        runs = await self._exports.run([JobRequest(agency_id=id_, run_id=f"demo-{id_}") for id_ in EXPORTED])
-        for run in runs:
-            failed = run.agency_id == FAULTY
-            state = RunState.FAILED if failed else RunState.SUCCEEDED
-            why = f" ({run.error.kind}: {run.error.message})" if run.error else ""
-            expect(run.state is state, f"run {run.run_id} ended {run.state}{why}, not {state}")
-        page.say(f"After {took()} all have ended. One has failed, and we come to that.")
-        page.table(_OUTCOMES, map(self._outcome, runs))
-        return runs
-
-    async def _manifest_is_shown(self, run: Run) -> Manifest:
-        page = self._page
-        page.chapter(f"What {run.run_id} has published")
-        assert run.manifest_url is not None  # a run that has succeeded has one
-        [published] = await self._exports.objects([run.manifest_url])
-        manifest = Manifest.model_validate_json(published.body)
-        expect(manifest.run_id == run.run_id, f"the manifest of {run.run_id} names run {manifest.run_id}")
-        expect(manifest.rows_written == run.rows_written, "manifest and history count different rows")
-        expect(manifest.trace_id == run.trace_id, "manifest and history name different traces")
-        page.say("The manifest is written last, once. Whoever starts from it sees a whole run, or none:")
-        page.code(run.manifest_url)
-        page.json(abridged(json.loads(published.body)))
-        return manifest
-
-    async def _objects_are_shown(self, manifest: Manifest) -> None:
-        page = self._page
-        permits, payments = manifest.entries[0], manifest.entries[-1]
-        objects = await self._exports.objects([entry.url for entry in manifest.entries])
-        for entry, found in zip(manifest.entries, objects, strict=True):
-            expect(len(found.body) == entry.meta.content_length, f"{entry.url} has another size than the manifest says")
-            expect(hashlib.sha256(found.body).hexdigest() == entry.sha256, f"{entry.url} isn't what the manifest says")
-            expect(found.metadata.get("trace-id") == manifest.trace_id, f"{entry.url} has another trace id")
+        page.table(_MESSAGES, map(_message, records))
         page.say(
-            f"All {len(objects)} objects are there, with the sizes and checksums that it gives. The permits are NDJSON "
-            f"with every value exact. The first {_SHOWN_LINES} of {number(permits.rows)}:"
+            f"For agency {ASKED_FOR_TWICE} the same message came twice, as from a service that got no answer. For "
+            f"agency {MALFORMED} there is a text where a number belongs. The bare messages have one header, the trace "
+            f"to which they belong. That for agency {ASKED_FOR_TWICE}:"
         )
-        lines = objects[0].body.decode().splitlines()
-        expect(len(lines) == permits.rows, f"{permits.url} has {number(len(lines))} lines")
-        page.json("\n".join(lines[:_SHOWN_LINES]))
-        text = gzip.decompress(objects[-1].body).decode()
-        records = sum(1 for _ in csv.reader(io.StringIO(text))) - 1
-        expect(records == payments.rows, f"{payments.url} has {number(records)} rows")
-        page.say('The payments are CSV, gzipped; "" is an empty note, and nothing at all is none:')
-        page.code("\n".join(text.splitlines()[: _SHOWN_LINES + 1]))
+        page.code("\n".join(f"{name}: {value.decode()}" for name, value in one.headers))
+        return sent
 
-    async def _history_is_shown(self, runs: list[Run]) -> None:
+    async def _runs_end(self, sent: Sequence[Sent], requests: Requests, evidence: Evidence) -> Mapping[str, Run]:
+        """The history, by run id."""
         page = self._page
-        page.chapter("The history keeps every run, and its trace")
-        kept = await self._exports.history()
-        expect({run.run_id for run in kept} == {run.run_id for run in runs}, "the history has other runs than these")
-        page.table(_HISTORY, [(run.run_id, run.state, moment(run.queued_at), run.trace_id or NOTHING) for run in kept])
-        page.say("A run's trace id stands in its manifest as well, and on every object of it.")
-
-    async def _failure_is_explained(self, failed: Run, manifest: Manifest) -> None:
-        page = self._page
-        page.chapter(f"Why {failed.run_id} failed")
-        error = failed.error
-        expect(error is not None and error.kind == QueryFailed.kind, f"{failed.run_id} failed for another reason")
-        assert error is not None
-        page.facts({"kind": error.kind, "message": error.message, "exit code": str(error.exit_code)})
-        expect(not error.retryable and failed.attempt == 1, f"{failed.run_id} was tried again")
-        there = await self._exports.existing(_keys_of(failed, like=manifest))
-        expect(not there, f"{failed.run_id} has left {', '.join(there)}")
-        read = number(self._exports.rows_seen.get(failed.run_id, 0))
+        page.chapter("What became of them")
+        completions = await requests.followed(sent)
+        for completion in completions.values():
+            state = RunState.FAILED if completion.agency_id == FAULTY else RunState.SUCCEEDED
+            why = f" ({completion.error.kind}: {completion.error.message})" if completion.error else ""
+            expect(completion.state == state, f"run {completion.run_id} ended {completion.state}{why}, not {state}")
+        await evidence.settled()
+        history = await evidence.history()
+        expect(history.keys() == completions.keys(), f"the history has the runs {', '.join(history)}")
+        for run in history.values():
+            expect(completions[run.run_id] == RunCompletion.of(run), f"event and history differ on {run.run_id}")
+        at_once = self._settings.worker.concurrency
         page.say(
-            f"No second attempt was made, as none could help. {read} rows had been read by then, and S3 shows "
-            "nothing of them: a run is published whole or not at all. Amounts are text in this table. "
-            "Which one isn't a number?"
+            f"All have ended, the last after {_time_taken(history.values())}; up to {at_once} went on at once. Each read "
+            "its agency's tables in one snapshot, and streamed them through the job's steps into S3. The history:"
         )
-        page.code(statement("unreadable_amounts"))
-        payments = await self._sample.unreadable_amounts()
-        expect([payment.amount for payment in payments] == ["n/a"], "there isn't exactly one such amount")
-        page.table((Column("ID"), Column("PAYEE"), Column("AMOUNT"), Column("PAID ON")), payments)
+        page.table(_RUNS, map(self._run, history.values()))
+        succeeded = sum(run.state is RunState.SUCCEEDED for run in history.values())
+        page.say(
+            f"{len(history)} runs: the second message for agency {ASKED_FOR_TWICE} made none. {succeeded} succeeded, "
+            f"one failed; and the message for agency {MALFORMED} made none, either. We come to both."
+        )
+        return history
 
-    async def _cause_is_mended(self, failed: Run) -> None:
-        page = self._page
-        page.chapter("The cause is mended, and the agency exported again")
-        page.code(statement("mend"))
-        await self._sample.mend()
-        page.say("What has finished stays as it is, so this is a new run, which says what it repeats:")
-        again = JobRequest(agency_id=failed.agency_id, run_id=_MENDED_RUN, replay_of=failed.run_id)
-        [run] = await self._exports.run([again])
-        expect(run.state is RunState.SUCCEEDED, f"{run.run_id} ended {run.state}")
-        page.table(_OUTCOMES, [self._outcome(run)])
-
-    def _outcome(self, run: Run) -> tuple[str, ...]:
+    def _run(self, run: Run) -> tuple[str, ...]:
         return (
             run.run_id,
             self._agencies[run.agency_id],
             run.state,
             number(run.rows_written),
-            number(run.bytes_written),
             duration(run.duration_ms),
-            run.error.kind if run.error else NOTHING,
+            run.trace_id or "",
         )
 
 
-def _keys_of(run: Run, *, like: Manifest) -> list[str]:
-    """Where a run's objects would stand, judged by those of another run."""
-    folder = f"agency_id={run.agency_id}/run_id={run.run_id}"
-    names = ["/".join(entry.url.rsplit("/", 2)[1:]) for entry in like.entries]
-    return [f"{folder}/{name}" for name in (*names, "_manifest.json")]
+def _run_id(agency_id: int) -> str:
+    return f"demo-{agency_id}"
+
+
+def _is_of_submit(record: Record) -> bool:
+    return record.header("ce_source") == SOURCE.encode()
+
+
+def _message(record: Record) -> tuple[str, ...]:
+    who = "submit" if _is_of_submit(record) else "another service"
+    return who, f"{record.partition}:{record.offset}", (record.key or b"").decode(), (record.value or b"").decode()
+
+
+def _time_taken(runs: Collection[Run]) -> str:
+    """From the first that was accepted to the last that ended."""
+    first = min(run.queued_at for run in runs)
+    last = max(run.finished_at or run.queued_at for run in runs)
+    return duration((last - first).total_seconds() * 1000)
 
 
 def _stopwatch() -> Callable[[], str]:

@@ -1,38 +1,43 @@
-"""The demo from start to end: servers up, the story, servers gone."""
+"""The demo from start to end: servers up, the service on them, the story, all of it gone."""
 
+import asyncio
 import contextlib
 import shutil
 import sysconfig
 import time
-from asyncio import Event
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
 from opentelemetry.trace import Tracer
 
+from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import load_job_config
 from pipeline_processing.cli.event_loop import run_async
-from pipeline_processing.cli.exit_codes import Terminated
 from pipeline_processing.cli.render import duration
+from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.page import Page
 from pipeline_processing.demo.sample import BUCKET, DATABASE, PREFIX, job_config_text
+from pipeline_processing.demo.serving import serving
 from pipeline_processing.demo.story import Story
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
+from pipeline_processing.settings import Settings
 from pipeline_processing.settings_loader import load_settings
 
 _PROGRAM = "pipeline-processing"
+_OF_THE_SERVICE = {"PIPELINE_HTTP__PORT": "0"}
+"""Any free port: another service of the user's may have its own."""
 
 
 def tell(*, page: Page, tracer: Tracer, keep: bool, environ: Mapping[str, str]) -> None:
     """
-    Print the story. With `keep`, then wait for Ctrl-C or SIGTERM, with the servers up. `environ` is what another
-    shell of the user's has.
+    Print the story. With `keep`, then wait for Ctrl-C or SIGTERM, with the servers up and the service at work.
+    `environ` is what another shell of the user's has.
 
     Raises EmbeddedServerError, StoryUntrue, or a PipelineError.
     """
-    page.chapter("Three servers start")
+    page.chapter("Three servers start, and the service on them")
     started = time.monotonic()
     with embedded_servers(say=page.say) as servers:
         took = duration((time.monotonic() - started) * 1000)
@@ -42,21 +47,30 @@ def tell(*, page: Page, tracer: Tracer, keep: bool, environ: Mapping[str, str]) 
             f"All were up after {took}."
         )
         environment = _prepared(servers)
-        settings = load_settings(environment).settings
-        config = load_job_config(settings.require_job_config_file())
-        run_async(Story(page=page, settings=settings, config=config, tracer=tracer).tell())
-        if keep:
-            with contextlib.suppress(KeyboardInterrupt, Terminated):
-                _hand_over(page, environment, environ)
-                run_async(_forever())
-        else:
-            page.chapter("How to look further")
-            page.say(
-                f"The servers are gone in a moment. `make demo KEEP=1`, or `{_PROGRAM} demo --keep`, leaves them up, "
-                "and prints what another shell needs to work with them."
-            )
+        settings = load_settings({**environment, **_OF_THE_SERVICE}).settings
+        paste = lines_to_paste(environment, environ) if keep else None
+        run_async(_told(page, settings, tracer, paste=paste))
     if keep:
-        page.say("The servers are gone.")
+        page.say("The service has stopped, and the servers are gone.")
+
+
+async def _told(page: Page, settings: Settings, tracer: Tracer, *, paste: list[str] | None) -> None:
+    applied = await app.migrate(settings)
+    expect(bool(applied), "the new database had a run history already")
+    config = load_job_config(settings.require_job_config_file())
+    async with serving(settings, config, tracer=tracer):
+        page.say(f"The run history is set up, and the service starts, as `{_PROGRAM} serve` would.")
+        await Story(page=page, settings=settings, tracer=tracer).tell()
+        page.chapter("How to look further")
+        if paste is None:
+            page.say(
+                f"All of it is gone in a moment. `make demo KEEP=1`, or `{_PROGRAM} demo --keep`, leaves servers and "
+                "service up, and prints what another shell needs to work with them."
+            )
+            return
+        _hand_over(page, paste)
+        with contextlib.suppress(asyncio.CancelledError):  # which is Ctrl-C or SIGTERM, and how this ends
+            await asyncio.Event().wait()
 
 
 def _prepared(servers: EmbeddedServers) -> dict[str, str]:
@@ -69,18 +83,17 @@ def _prepared(servers: EmbeddedServers) -> dict[str, str]:
     return {**settings, "PIPELINE_JOB_CONFIG_FILE": str(job_config)}
 
 
-def _hand_over(page: Page, environment: Mapping[str, str], environ: Mapping[str, str]) -> None:
-    page.chapter("How to look further")
-    page.say("The servers stay up. Paste this into another shell:")
-    page.code("\n".join(lines_to_paste(environment, environ)))
-    page.say("Then try, for instance:")
+def _hand_over(page: Page, paste: list[str]) -> None:
+    page.say("The servers stay up, and the service goes on. Paste this into another shell:")
+    page.code("\n".join(paste))
+    page.say("Then try, for instance (there is no agency 999, so its run fails; 105 and 108 have data):")
     page.code(
+        f"{_PROGRAM} submit agency_data_job --agency-id 105 --agency-id 108 --agency-id 999 --follow\n"
         f"{_PROGRAM} history\n"
-        f"{_PROGRAM} history --run-id demo-111\n"
-        f"{_PROGRAM} run agency_data_job --agency-id 105 --dataset permits --format csv\n"
-        f"{_PROGRAM} config show"
+        f"{_PROGRAM} replay --failed\n"
+        f"{_PROGRAM} dead-letters list"
     )
-    page.say("Ctrl-C here stops the servers and removes all they hold.")
+    page.say("Ctrl-C here stops service and servers, and removes all they hold.")
 
 
 def lines_to_paste(environment: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
@@ -101,7 +114,3 @@ def without_proxy(environ: Mapping[str, str]) -> str:
     """A value of NO_PROXY that leaves out the embedded servers besides what it did already."""
     before = environ.get("no_proxy") or environ.get("NO_PROXY")
     return f"{before},{LOOPBACK}" if before else LOOPBACK
-
-
-async def _forever() -> None:
-    await Event().wait()

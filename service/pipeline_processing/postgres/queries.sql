@@ -1,5 +1,6 @@
--- The run table's queries. Those that write name the fence and the state that they start from, and give back a
--- row only if both still hold. Times are read with clock_timestamp(): a transaction may have waited for a lock.
+-- A run's way from its claim to its end. Queries that write name the fence and the state that they start from, and
+-- give back a row only if both still hold. Times are read with clock_timestamp(): a transaction may have waited for
+-- a lock.
 
 -- name: lock_run
 -- One run, which nobody else changes before the end of this transaction.
@@ -26,32 +27,41 @@ RETURNING runs.*;
 
 -- name: next_agency
 -- Lock the agency whose turn it is, of those with a due run and a free place. Locked ones are somebody's claim
--- just now and are skipped. The count of leases is a hint here; `claim_due` counts again, under the lock.
--- It looks at all that is waiting: 10,000 runs take some 10 to 35 ms. Hopping along the index from agency to
--- agency was quicker for few agencies with long queues, and four times slower for many with short ones.
+-- just now and are skipped, so a hundred to choose from are enough. The count of leases is a hint here; `claim_due`
+-- counts again, under the lock. It looks at all that is queued, in the index alone once vacuum has been there:
+-- 100,000 runs take some 20 ms, or 160 ms if each is of another agency.
 WITH waiting AS (
-    SELECT DISTINCT ON (agency_id) agency_id, priority, queued_at
+    (
+        SELECT DISTINCT ON (agency_id) agency_id, priority, queued_at
+        FROM runs
+        WHERE state = 'queued' AND (not_before IS NULL OR not_before <= clock_timestamp())
+        ORDER BY agency_id, priority DESC, queued_at
+    )
+    UNION ALL
+    SELECT agency_id, priority, queued_at
     FROM runs
-    WHERE state IN ('queued', 'running')
-      AND CASE state
-              WHEN 'queued' THEN not_before IS NULL OR not_before <= clock_timestamp()
-              ELSE lease_expires_at <= clock_timestamp()
-          END
-    ORDER BY agency_id, priority DESC, queued_at
+    WHERE state = 'running' AND lease_expires_at <= clock_timestamp()
 ),
 held AS (
     SELECT agency_id, count(*) AS leases
     FROM runs
     WHERE state IN ('running', 'prepared') AND lease_expires_at > clock_timestamp()
     GROUP BY agency_id
+),
+first AS (
+    SELECT agencies.agency_id, waiting.priority, agencies.last_claimed_at, waiting.queued_at
+    FROM agencies
+    JOIN waiting ON waiting.agency_id = agencies.agency_id
+    LEFT JOIN held ON held.agency_id = agencies.agency_id
+    WHERE coalesce(held.leases, 0) < :max_runs
+      AND agencies.agency_id <> ALL (:passed::bigint[])
+    ORDER BY waiting.priority DESC, agencies.last_claimed_at NULLS FIRST, waiting.queued_at, agencies.agency_id
+    LIMIT 100
 )
 SELECT agencies.agency_id
 FROM agencies
-JOIN waiting ON waiting.agency_id = agencies.agency_id
-LEFT JOIN held ON held.agency_id = agencies.agency_id
-WHERE coalesce(held.leases, 0) < :max_runs
-  AND agencies.agency_id <> ALL (:passed::bigint[])
-ORDER BY waiting.priority DESC, agencies.last_claimed_at NULLS FIRST, waiting.queued_at, agencies.agency_id
+JOIN first ON first.agency_id = agencies.agency_id
+ORDER BY first.priority DESC, first.last_claimed_at NULLS FIRST, first.queued_at, first.agency_id
 LIMIT 1
 FOR NO KEY UPDATE OF agencies SKIP LOCKED;
 

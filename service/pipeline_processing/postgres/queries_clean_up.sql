@@ -1,5 +1,5 @@
--- What is left of attempts and plans that came to nothing. Of several statements the upload must have been listed
--- before: what a statement finds lost stays lost.
+-- What is left of attempts and plans that came to nothing. What is lost stays lost: states and fences never go back,
+-- and a later attempt starts uploads of its own.
 
 -- name: forget_uploads
 -- Uploads that need no clean-up any more.

@@ -22,8 +22,8 @@ class Checked:
     digest: str
 
 
-class Intake:
-    """A batch of requests. Only `write` needs the database: what else there is to do holds no lock meanwhile."""
+class IntakeBatch:
+    """Requests to be written together. Only `write` needs the database: the rest of the work holds no lock."""
 
     def __init__(self, incoming: Sequence[Incoming]) -> None:
         self._asked = [_checked(each) for each in incoming]

@@ -9,12 +9,13 @@ import orjson
 from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.postgres.run_writes import QUERIES
 
-_LONGEST_SENDING_SECONDS = 120
+_LONGEST_SENDING_SECONDS = 120.0
+"""After it the server takes whoever is sending for gone. A send that does last longer is only repeated."""
 
 
 async def take_unsent(connection: asyncpg.Connection, limit: int) -> Sequence[Any]:
     """Records of up to `limit` unsent events, oldest first, which nobody else is given until the transaction ends."""
-    await connection.execute(*QUERIES["limit_idleness"](milliseconds=_LONGEST_SENDING_SECONDS * 1000))
+    await connection.execute(*QUERIES["limit_idleness"](milliseconds=round(_LONGEST_SENDING_SECONDS * 1000)))
     records: Sequence[Any] = await connection.fetch(*QUERIES["take_unsent"](limit=limit))
     return records
 

@@ -21,7 +21,7 @@ from pipeline_processing.model import Attempt, Plan, Run, RunCompletion, RunFail
 from pipeline_processing.ports import Announce, Claim, Incoming, Outcome
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.run_claims import claim_due, claim_prepared
-from pipeline_processing.postgres.run_intake import Intake
+from pipeline_processing.postgres.run_intake import IntakeBatch
 from pipeline_processing.postgres.run_outbox import event_of, mark_sent, take_unsent
 from pipeline_processing.postgres.run_rows import attempt_of, outcome_columns, plan_of, run_of
 from pipeline_processing.postgres.run_writes import (
@@ -63,10 +63,10 @@ class PostgresRunStore:
         return answer
 
     async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
-        intake = Intake(incoming)
+        batch = IntakeBatch(incoming)
         async with self._session() as connection, connection.transaction():
-            await intake.write(connection)
-        return intake.answers()
+            await batch.write(connection)
+        return batch.answers()
 
     async def claim(
         self, *, worker: str, lease: timedelta, max_runs_per_agency: int, run_id: str | None = None

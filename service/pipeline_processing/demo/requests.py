@@ -1,0 +1,98 @@
+"""What the demo asks the service for, as its users do: by requests on Kafka, whose runs it then follows."""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+from opentelemetry.trace import Tracer
+
+from pipeline_processing import app
+from pipeline_processing.cli.progress import shown_progress
+from pipeline_processing.cli.render import number
+from pipeline_processing.clock import SystemClock
+from pipeline_processing.demo.errors import StoryUntrue
+from pipeline_processing.following import Follower, Outcome
+from pipeline_processing.messaging import Events, Outgoing, Topics
+from pipeline_processing.model import JobRequest, RunCompletion
+from pipeline_processing.outage import Outage
+from pipeline_processing.replay import ReplayPlan, carry_out
+from pipeline_processing.settings import Settings
+from pipeline_processing.submission import Sent, Submitter
+
+
+class Requests:
+    """Sends requests, and follows their runs with live progress on stderr."""
+
+    def __init__(self, *, settings: Settings, topics: Topics, events: Events, tracer: Tracer) -> None:
+        self._clock = SystemClock()
+        self._events = events
+        self._topic = settings.kafka.requests_topic
+        self._submitter = Submitter(events=events, topic=self._topic, clock=self._clock, tracer=tracer)
+        self._follower = Follower(
+            topics=topics,
+            completions_topic=settings.kafka.completions_topic,
+            dead_letters_topic=settings.kafka.dead_letters_topic,
+            progress_topic=settings.kafka.progress_topic,
+            clock=self._clock,
+            kafka=Outage("Kafka"),
+        )
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, settings: Settings, *, topics: Topics, tracer: Tracer) -> AsyncIterator[Self]:
+        """What is announced from here on can be followed."""
+        async with app.events(settings) as events:
+            opened = cls(settings=settings, topics=topics, events=events, tracer=tracer)
+            await opened._follower.begin()
+            yield opened
+
+    async def submit(self, requests: Sequence[JobRequest]) -> list[Sent]:
+        """As the command does."""
+        return [sent async for batch in self._submitter.send(requests) for sent in batch]
+
+    async def send_bare(self, value: str, *, key: int, times: int = 1) -> str:
+        """As any Kafka client may: a value with no header but its trace; which is what is returned."""
+        traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+        message = Outgoing(
+            topic=self._topic,
+            key=str(key).encode(),
+            value=value.encode(),
+            headers=(("traceparent", traceparent.encode()),),
+        )
+        await self._events.send([message] * times)
+        return traceparent
+
+    async def replay(self, plan: ReplayPlan) -> list[Sent]:
+        """As the command does with --execute, for a plan of new runs."""
+        await carry_out(
+            plan,
+            submitter=self._submitter,
+            events=self._events,
+            topic=self._topic,
+            clock=self._clock,
+            on_sent=lambda _: None,
+        )
+        asked = [step.request for page in plan.pages() for step in page if step.request is not None]
+        return [_sent(JobRequest.model_validate_json(request)) for request in asked]
+
+    async def followed(self, sent: Sequence[Sent]) -> dict[str, RunCompletion]:
+        """How their runs ended, by run id. Raises StoryUntrue for a request that was refused."""
+        completions: dict[str, RunCompletion] = {}
+        with shown_progress() as shown:
+
+            def ended(run_id: str, outcome: Outcome) -> None:
+                if not isinstance(outcome, RunCompletion):
+                    raise StoryUntrue(f"the request for {run_id} was refused ({outcome.reason}: {outcome.message})")
+                completions[run_id] = outcome
+                rows = f", {number(outcome.rows_written)} rows" if outcome.state == "succeeded" else ""
+                shown.ended(run_id, f"{run_id}: {outcome.state}{rows}")
+
+            await self._follower.follow(sent, on_progress=shown, on_outcome=ended)
+        return completions
+
+
+def _sent(request: JobRequest) -> Sent:
+    assert request.run_id is not None  # a plan names every run
+    # In a trace that nobody told us of; whatever is refused is another message.
+    return Sent(request=request, run_id=request.run_id, traceparent=request.run_id)

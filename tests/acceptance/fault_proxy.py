@@ -1,0 +1,121 @@
+"""
+A server that misbehaves: a proxy in front of the real one, which passes everything on until a test says otherwise.
+
+    with FaultProxy(server.port) as proxy:
+        with proxy.cut_off(): ...              # connections are cut, new ones too
+        with proxy.answering(SLOW_DOWN): ...   # every HTTP request gets this answer
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Self
+
+LOOPBACK = "127.0.0.1"
+
+_SLOW_DOWN_XML = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your rate.</Message></Error>'
+SLOW_DOWN = (
+    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    + f"Content-Length: {len(_SLOW_DOWN_XML)}\r\n\r\n".encode()
+    + _SLOW_DOWN_XML
+)
+"""S3's way of throttling. In answer to a HEAD, which has no body, it is a mere 503."""
+
+
+class FaultProxy:
+    """Listens on a port of its own inside the block."""
+
+    def __init__(self, port: int) -> None:
+        self._behind = (LOOPBACK, port)
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._cutting = False
+        self._answer: bytes | None = None
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server((LOOPBACK, 0), backlog=100)
+        self.port: int = self._listener.getsockname()[1]
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._cut_all()
+
+    @contextlib.contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """All connections are cut, and whoever comes inside the block is cut off at once."""
+        self._cutting = True
+        self._cut_all()
+        try:
+            yield
+        finally:
+            self._cutting = False
+
+    @contextlib.contextmanager
+    def answering(self, answer: bytes) -> Iterator[None]:
+        """Every HTTP request inside the block gets this answer, and never arrives."""
+        self._answer = answer
+        self._cut_all()
+        try:
+            yield
+        finally:
+            self._answer = None
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # the block has ended
+            self._start(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        with self._kept(client), contextlib.suppress(OSError):
+            if self._cutting:
+                return
+            if self._answer is not None:
+                if client.recv(65536):
+                    client.sendall(self._answer)
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(65536):  # the rest of the request: closing before would reset the connection
+                        pass
+                return
+            with self._kept(socket.create_connection(self._behind)) as server:
+                back = self._start(self._pass_on, server, client)
+                self._pass_on(client, server)
+                back.join()
+
+    def _pass_on(self, here: socket.socket, there: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := here.recv(65536):
+                there.sendall(data)
+        for end in (here, there):  # half-open connections are of no use to anybody here
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _kept(self, connection: socket.socket) -> Iterator[socket.socket]:
+        with connection:
+            with self._lock:
+                self._open.add(connection)
+            try:
+                yield connection
+            finally:
+                with self._lock:
+                    self._open.discard(connection)
+
+    def _cut_all(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    @staticmethod
+    def _start(target: object, *arguments: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+        thread.start()
+        return thread

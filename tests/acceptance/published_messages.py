@@ -1,0 +1,35 @@
+"""Messages, held to the published AsyncAPI document."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from tests.acceptance.kafka_side import Message
+from tests.acceptance.service import SCHEMAS
+
+
+def valid_as(name: str, message: Message) -> None:
+    """Hold a message to what the document says of messages of that name: key, headers and value."""
+    published = _document()["components"]["messages"][name]
+    headers = {key: value.decode(errors="replace") for key, value in message.headers if value is not None}
+    _validate(f"#/components/messages/{name}/headers", headers)
+    if "bindings" in published:
+        assert message.key is not None
+        _validate(f"#/components/messages/{name}/bindings/kafka/key", message.key.decode())
+    if "contentType" in published:
+        _validate(f"#/components/messages/{name}/payload", message.json)
+
+
+def _validate(reference: str, value: object) -> None:
+    schema = {**_document(), "$ref": reference}
+    Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
+
+
+@cache
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text())
+    return document

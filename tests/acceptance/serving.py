@@ -1,0 +1,100 @@
+"""A `serve` process: what it says over HTTP and in its log, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from typing import Any
+
+from tests.acceptance.warm import Forked
+from tests.watching import eventually
+
+
+class Serving:
+    """One `serve`, as `Service.serve` starts it."""
+
+    def __init__(self, process: Forked) -> None:
+        self.process = process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    # -- its log ---------------------------------------------------------------------------------
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines so far."""
+        said = self.process.stderr_so_far()
+        return [json.loads(line) for line in said[: said.rfind("\n") + 1].splitlines() if line.startswith("{")]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines so far whose message contains this."""
+        return [line for line in self.log() if event in line["event"]]
+
+    def wait_until_said(self, event: str, *, times: int = 1, seconds: float = 60.0) -> dict[str, Any]:
+        """The line, once it was said so often."""
+
+        def lines() -> list[dict[str, Any]]:
+            found = self.said(event)
+            assert len(found) >= times or self.process.poll() is None, self.process.stderr_so_far()
+            return found[times - 1 :]
+
+        return eventually(lines, seconds)[0]
+
+    def wait_until_taking(self, *, seconds: float = 60.0) -> None:
+        """Until it is a member of the group and has its partitions."""
+        self.wait_until_said("partitions assigned", seconds=seconds)
+
+    def complaints(self) -> list[str]:
+        """Messages above the level of info, in order."""
+        return [line["event"] for line in self.log() if line["level"] not in ("debug", "info")]
+
+    # -- HTTP ------------------------------------------------------------------------------------
+
+    def ask(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Status and answer of `/livez` or `/readyz`."""
+        (address, *_) = self.wait_until_said("answering /livez and /readyz")["addresses"]
+        try:
+            with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def is_ready(self) -> bool:
+        """Whether `/readyz` says so."""
+        return self.ask("/readyz")[0] == 200
+
+    def is_alive(self) -> bool:
+        """Whether `/livez` says so."""
+        return self.ask("/livez")[0] == 200
+
+    # -- its end ---------------------------------------------------------------------------------
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, *, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """SIGTERM, and its clean end."""
+        self.signal(signal.SIGTERM)
+        return self.ended(seconds=seconds)
+
+    def ended(self, *, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Its end by itself: exit code 0, and a log of nothing but the service's own lines."""
+        stdout, stderr = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == 0, (self.process.returncode, stderr)
+        assert "Traceback" not in stderr, stderr
+        assert stdout == ""
+        lines = [json.loads(line) for line in stderr.splitlines()]  # nothing else is on stderr
+        foreign = [line for line in lines if not line["logger"].startswith("pipeline_processing")]
+        assert not foreign, foreign
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
+
+    def kill(self) -> None:
+        """SIGKILL, and its end."""
+        self.process.kill()
+        self.process.communicate()
+        assert self.process.returncode == -signal.SIGKILL
