@@ -274,7 +274,7 @@ class Executor:
     async def _gave_way(self, claim: Claim, error: PipelineError) -> Attempted:
         """Publishing broke off. The run is decided, so nothing fails it: somebody goes on later."""
         log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
-        # Such runs are claimed before all others: one that can't be published as things are must not keep a worker busy.
+        # Such runs are claimed before all others: one that can't be published as things are must not keep workers busy.
         delay = self._retry.delay(1, self._jitter()) if error.retryable else _MENDED_BY_HAND
         return Attempted(await self._answered(lambda: self._runs.release(claim, delay=delay)), error)
 

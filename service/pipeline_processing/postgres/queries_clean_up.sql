@@ -1,5 +1,5 @@
--- What is left of attempts and plans that came to nothing. What is lost stays lost: states and fences never go back,
--- and a later attempt starts uploads of its own.
+-- What is left of attempts and plans that came to nothing. What is lost stays lost: fences only rise, and a later
+-- attempt starts uploads of its own.
 
 -- name: forget_uploads
 -- Uploads that need no clean-up any more.
