@@ -86,6 +86,8 @@ def history_database(
         application_name=APPLICATION_NAME,
         max_size=connections,
         search_path=settings.history.schema_name,
+        # A process that stands still in the middle of a claim mustn't keep its agency's runs from the others.
+        server_settings={"idle_in_transaction_session_timeout": "10s"},
         command_seconds=command_seconds,
     )
 

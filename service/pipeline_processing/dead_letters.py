@@ -34,9 +34,9 @@ def without_value(letter: Outgoing) -> Outgoing:
     traced = [
         (name, value)
         for name, value in letter.headers[: -len(_HEADERS)]
-        if name.lower() == "traceparent" and len(value) <= _LONGEST_KEPT
+        if name.lower() == "traceparent" and value is not None and len(value) <= _LONGEST_KEPT
     ]
-    noted = [(name, value + _LEFT_OUT if name == "dlq_message" else value) for name, value in added]
+    noted = [(name, (value or b"") + _LEFT_OUT if name == "dlq_message" else value) for name, value in added]
     key = letter.key if letter.key is not None and len(letter.key) <= _LONGEST_KEPT else None
     return replace(letter, key=key, value=None, headers=(*traced[-1:], *noted))
 
@@ -59,7 +59,7 @@ class DeadLetter:
         added = record.headers[-len(_HEADERS) :]
         if tuple(name for name, _ in added) != _HEADERS:
             return None
-        reason, message, topic, partition, offset, at = (value.decode(errors="replace") for _, value in added)
+        reason, message, topic, partition, offset, at = ((value or b"").decode(errors="replace") for _, value in added)
         if not (_NUMBER.fullmatch(partition) and _NUMBER.fullmatch(offset)):
             return None
         return cls(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-Headers = tuple[tuple[str, bytes], ...]
-"""In the order in which they were sent; a name may stand there twice."""
+Headers = tuple[tuple[str, bytes | None], ...]
+"""In the order in which they were sent; a name may stand there twice, and a value be missing."""
 
 Offsets = Mapping[int, int]
 """Partition → offset."""

@@ -22,9 +22,12 @@ async def until_answered(ask: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
     The reply may be all that was lost, and only the same question again can tell: every write of the run table may be
     repeated.
     """
+    asked_again = False
     while True:
         try:
             return await ask()
         except HistoryUnavailable as error:
-            log.warning("no answer from the history; asking again", error=str(error))
+            if not asked_again:  # said once: it may take minutes
+                log.warning("no answer from the history; asking again until there is one", error=str(error))
+            asked_again = True
             await clock.sleep(_PAUSE_SECONDS)

@@ -76,7 +76,7 @@ class OneRun:
         expect(completion == RunCompletion.of(run), f"the event of {run.run_id} isn't what the history says")
         again = f" ({len(records) - len(events)} of them again)" if len(records) > len(events) else ""
         page.say(f"{topic} has {len(events)} events, one for each run{again}; headers and value of {run.run_id}'s:")
-        page.json(abridged({name: value.decode() for name, value in event.headers}))
+        page.json(abridged({name: (value or b"").decode() for name, value in event.headers}))
         page.json(abridged(json.loads(event.value or b"")))
 
         asked = [record for record in await self._evidence.records(requests_topic) if record.key == event.key]

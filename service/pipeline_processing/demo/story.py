@@ -110,7 +110,7 @@ class Story:
             f"agency {MALFORMED} there is a text where a number belongs. The bare messages have one header, the trace "
             f"to which they belong. That for agency {ASKED_FOR_TWICE}:"
         )
-        page.code("\n".join(f"{name}: {value.decode()}" for name, value in one.headers))
+        page.code("\n".join(f"{name}: {(value or b'').decode()}" for name, value in one.headers))
         return sent
 
     async def _runs_end(self, sent: Sequence[Sent], requests: Requests, evidence: Evidence) -> Mapping[str, Run]:
@@ -129,8 +129,8 @@ class Story:
             expect(completions[run.run_id] == RunCompletion.of(run), f"event and history differ on {run.run_id}")
         at_once = self._settings.worker.concurrency
         page.say(
-            f"All have ended, the last after {_time_taken(history.values())}; up to {at_once} went on at once. Each read "
-            "its agency's tables in one snapshot, and streamed them through the job's steps into S3. The history:"
+            f"All have ended, the last after {_time_taken(history.values())}; up to {at_once} went on at once. Each "
+            "read its agency's tables in one snapshot, and streamed them through the job's steps into S3. The history:"
         )
         page.table(_RUNS, map(self._run, history.values()))
         succeeded = sum(run.state is RunState.SUCCEEDED for run in history.values())

@@ -6,11 +6,7 @@ from pipeline_processing.messaging import Record
 
 
 def record_of(message: Any) -> Record:
-    """
-    A ConsumerRecord as a Record.
-
-    A header may have no value at all in Kafka; the few that have none are given an empty one.
-    """
+    """A ConsumerRecord as a Record."""
     return Record(
         topic=message.topic,
         partition=message.partition,
@@ -18,5 +14,5 @@ def record_of(message: Any) -> Record:
         timestamp_ms=message.timestamp,
         key=message.key,
         value=message.value,
-        headers=tuple((name, value if value is not None else b"") for name, value in message.headers),
+        headers=tuple(message.headers),
     )

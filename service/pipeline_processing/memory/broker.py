@@ -215,5 +215,5 @@ class MemoryBroker:
 
 
 def _size(message: Outgoing) -> int:
-    headers = sum(len(name.encode()) + len(value) for name, value in message.headers)
+    headers = sum(len(name.encode()) + len(value or b"") for name, value in message.headers)
     return len(message.key or b"") + len(message.value or b"") + headers

@@ -25,7 +25,7 @@ async def read(backend: Backend, **bounds: dict[int, int]) -> list[Record]:
 
 async def test_a_message_arrives_byte_for_byte(backend: Backend) -> None:
     """Key, value, headers in order and more than one of a name, and time; an absent key or value stays absent."""
-    headers = (("ce_id", b"1"), ("x", b"\xff"), ("x", b""))
+    headers = (("ce_id", b"1"), ("x", b"\xff"), ("x", b""), ("x", None))
     now_ms = round(datetime.now(UTC).timestamp() * 1000)
     sent = [
         Outgoing(backend.requests, b"k", b"\x00value", headers, timestamp_ms=now_ms),
