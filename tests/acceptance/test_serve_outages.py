@@ -181,7 +181,7 @@ def test_the_destination_is_away(own_service: Service, messages: Messages) -> No
                 eventually(lambda run_id=run_id: service.outcomes(run_id)[:1] == ["retrying"], 60)
             assert serve.is_alive()
         for run_id in ("long-1", "meanwhile-1"):
-            (event,) = messages.wait_for_completions(1, run_id=run_id)
+            (event,) = messages.wait_for_completions(1, run_id=run_id, seconds=120)
             assert event.json["state"] == "succeeded"
         eventually(serve.is_ready)
         serve.stop()

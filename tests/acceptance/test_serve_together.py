@@ -30,7 +30,7 @@ from tests.acceptance.service import (
 )
 from tests.acceptance.serving import Serving
 
-LONG_RUN_SECONDS = float(os.environ.get("LONG_RUN_SECONDS", "30"))
+LONG_RUN_SECONDS = float(os.environ.get("LONG_RUN_SECONDS", "25"))
 REBALANCES = 10
 
 BUSY = one_dataset(

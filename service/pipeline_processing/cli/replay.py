@@ -218,10 +218,10 @@ def _print_plan(plan: ReplayPlan, *, as_json: bool) -> None:
             render.print_object(_object(step))
         return
     while rows := list(islice(steps, _ROWS)):
-        render.print_table(COLUMNS, map(_line, rows))
+        render.print_table(COLUMNS, map(line_of, rows))
 
 
-def _line(step: Step) -> tuple[str, ...]:
+def line_of(step: Step) -> tuple[str, ...]:
     """A step's cells, one for each of COLUMNS."""
     state = step.state or "unknown"
     return step.run_id, str(step.agency_id), state, render.moment(step.requested_at), step.outcome

@@ -1,7 +1,7 @@
 """What went wrong: a message that is no request, and a run that failed for its data until that was mended."""
 
 from pipeline_processing.cli import replay as replay_command
-from pipeline_processing.cli.render import Column, duration, moment, number
+from pipeline_processing.cli.render import Column, duration, number
 from pipeline_processing.dead_letters import DeadLetter
 from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.evidence import Evidence
@@ -11,7 +11,7 @@ from pipeline_processing.demo.sample import MALFORMED, SampleData, statement
 from pipeline_processing.errors import InvalidRequest, QueryFailed
 from pipeline_processing.model import Manifest, Run, RunState
 from pipeline_processing.ports import RunStore
-from pipeline_processing.replay import ReplayPlan, Step, planned
+from pipeline_processing.replay import ReplayPlan, planned
 from pipeline_processing.replay_sources import RecordedRequests
 from pipeline_processing.settings import Settings
 
@@ -98,13 +98,9 @@ class Failures:
     def _print_plan(self, plan: ReplayPlan) -> None:
         """As the command does."""
         if steps := [step for page in plan.pages() for step in page]:
-            self._page.table(replay_command.COLUMNS, map(_step, steps))
+            self._page.table(replay_command.COLUMNS, map(replay_command.line_of, steps))
         self._page.lines(replay_command.summary(plan))
 
 
 def _folder(run: Run | Manifest) -> str:
     return f"/agency_id={run.agency_id}/run_id={run.run_id}/"
-
-
-def _step(step: Step) -> tuple[str, ...]:
-    return step.run_id, str(step.agency_id), step.state or "", moment(step.requested_at), step.outcome

@@ -86,7 +86,7 @@ def _prepared(servers: EmbeddedServers) -> dict[str, str]:
 def _hand_over(page: Page, paste: list[str]) -> None:
     page.say("The servers stay up, and the service goes on. Paste this into another shell:")
     page.code("\n".join(paste))
-    page.say("Then try, for instance (there is no agency 999, so its run fails; 105 and 108 have data):")
+    page.say("Then try, for instance (there is no agency 999: its run fails):")
     page.code(
         f"{_PROGRAM} submit agency_data_job --agency-id 105 --agency-id 108 --agency-id 999 --follow\n"
         f"{_PROGRAM} history\n"
