@@ -43,6 +43,8 @@ def _as_stored(name: str, value: Any) -> Any:
         # pydantic would go on to float, and lose digits.
         raise ValueError(f"{name} has more than 64 bits: send it as text")
     return value
+
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
