@@ -30,6 +30,9 @@ RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,
 AgencyId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
 ParamValue = int | FiniteFloat | bool | str | None
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
 _INTEGERS = range(-(2**63), 2**63)
 _WHOLE = 1e15
 """From here on floats have no fraction worth the name, and jsonb gives them back as integers."""
@@ -43,10 +46,6 @@ def _as_stored(name: str, value: Any) -> Any:
         # pydantic would go on to float, and lose digits.
         raise ValueError(f"{name} has more than 64 bits: send it as text")
     return value
-
-
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 
 BUILT_IN_ARGUMENTS = ("agency_id", "run_id", "since", "until")

@@ -104,8 +104,9 @@ def redrive(
     """
     Resend the requests of dead letters, as they came; all of them, unless something narrows it.
 
-    Doing it twice makes no second run. Letters that say the same are sent once. Exits with 1 if a request couldn't be
-    sent because it is gone or too large, with 65 if a place has no dead letter.
+    Doing it twice makes no second run, unless a request that names none has left its topic in between. Letters that
+    say the same are sent once. Exits with 1 if a request couldn't be sent because it is gone or too large, with 65 if
+    a place has no dead letter.
     """
     from pipeline_processing.cli.event_loop import run_async
 
