@@ -23,8 +23,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## The main job end to end, on real servers of its own (KEEP=1 keeps them)
 	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
 
+# Three at a time: most of the time is spent waiting for servers. Files stay together, and so do their fixtures.
 test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some; SERVERS=containers: on Docker
-	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(ARGS)
+	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),--numprocesses=3 --dist=loadfile)
 
 unit: $(INSTALLED) ## The unit tests: no servers
 	@$(BIN)/python -m pytest tests/unit $(ARGS)

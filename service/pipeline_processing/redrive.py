@@ -99,8 +99,8 @@ class Redriven:
 class Redrive:
     """
     Sends the requests of dead letters again, as they came. Letters that say the same are sent once, the newest. To do
-    it twice makes no second run, since a request keeps the run id that it had at its first place; only if it has none of
-    its own and has left its topic in between, the time in that id isn't known any more.
+    it twice makes no second run, since a request keeps the run id that it had at its first place; only if it has none
+    of its own and has left its topic in between, the time in that id isn't known any more.
     """
 
     def __init__(
