@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +24,9 @@ def in_containers(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell starts what runs in the background. Tests interrupt their children, and themselves.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if in_containers(config):
         from tests.containers.engine import ContainerError, find_engine
 
