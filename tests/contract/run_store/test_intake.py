@@ -190,7 +190,7 @@ async def test_intakes_workers_and_announcements_never_block_each_other(runs: Ru
             await runs.announce(_sent, limit=choose.choice((3, 30)))
             await asyncio.sleep(0)
 
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         for each in (intake, intake, intake, work, work, announce, announce):
             group.create_task(each())
 
