@@ -101,7 +101,7 @@ class ContainerServer(ABC):
                     f"{self.name} from the image {self._image}, on {LOOPBACK}:{self.port}, {what}. Its log ends with:\n"
                     f"{log}{self.variable} names another image."
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # between two looks: a container tells nobody that it is ready
         self._has_been_up = True
 
     @property

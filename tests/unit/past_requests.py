@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -15,32 +15,13 @@ from pipeline_processing.messaging import Outgoing, Record
 from pipeline_processing.model import JobRequest, Plan, Run, RunFailure
 from pipeline_processing.ports import Claim, Incoming, Origin, Outcome
 from pipeline_processing.settings import Settings
+from tests.unit.stepped_clock import SteppedClock
 
 TOPIC = "agency-jobs.requests"
 LETTERS = "agency-jobs.dead-letters"
-START = datetime(2026, 1, 18, 10, tzinfo=UTC)
 TRACE, SPAN = "6f1c0a9d27b84e53a1d2c3b4e5f60718", "a1b2c3d4e5f60718"
 NO_PLAN = Plan(destination="memory://", artifacts=(), metadata={}, manifest_key="m", manifest="{}")
 BROKEN = RunFailure(kind="query_failed", message="division by zero", retryable=False, exit_code=1)
-
-
-class SteppedClock:
-    """Time that only moves when told."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    async def sleep(self, seconds: float) -> None:
-        self.pass_(seconds)
-
-    def pass_(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 class Past:

@@ -15,7 +15,8 @@ from pipeline_processing.errors import InvalidJson, InvalidRequest, PlaceUnknown
 from pipeline_processing.job_messages import received, run_id_of_place
 from pipeline_processing.messaging import Outgoing, Record
 from pipeline_processing.redrive import DeadLetters, Redrive, Redriven, Wanted
-from tests.unit.past_requests import LETTERS, START, TOPIC, Past
+from tests.unit.past_requests import LETTERS, TOPIC, Past
+from tests.unit.stepped_clock import START
 
 UNUSABLE = InvalidRequest("agency_id: Field required.")
 UNKNOWN = UnknownDataset(["permits"], available=["records"])

@@ -19,7 +19,8 @@ from pipeline_processing.replay import Step, carry_out, planned, replay_id
 from pipeline_processing.replay_sources import RecordedRequests, RequestSource, TopicRequests
 from pipeline_processing.submission import Submitter
 from pipeline_processing.telemetry import IdsOnlyTracer
-from tests.unit.past_requests import SPAN, START, TOPIC, TRACE, Past
+from tests.unit.past_requests import SPAN, TOPIC, TRACE, Past
+from tests.unit.stepped_clock import START
 
 
 @pytest.fixture

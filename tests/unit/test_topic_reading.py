@@ -12,7 +12,7 @@ from pipeline_processing import topic_reading
 from pipeline_processing.memory.broker import MemoryBroker
 from pipeline_processing.messaging import Offsets, Outgoing, Record
 from pipeline_processing.topic_reading import age, newest, place_of, reading, records_at
-from tests.unit.past_requests import START, SteppedClock
+from tests.unit.stepped_clock import START, SteppedClock
 
 
 class CountingBroker(MemoryBroker):

@@ -129,7 +129,7 @@ def fetch(coordinate, scratch):
     with Path(f"{folder}.fetched").open("a") as fetched:
         fetched.write(f"{os.getpid()}\\n")
     if stops:
-        time.sleep(60)
+        time.sleep(60)  # until it is killed, in the middle of its work
     return jar
 print(*KafkaJars(folders=[folder], checksums=checksums, fetch=fetch).paths())
 """

@@ -16,6 +16,7 @@ from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.model import Attempt, Counts, JobRequest, Run, RunFailure, RunState
 from pipeline_processing.ports import Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings import Settings
+from tests.unit.stepped_clock import SteppedClock
 
 LEASE = timedelta(seconds=30)
 IDS: dict[str, Any] = {"trace_id": "6f1c0a9d27b84e53a1d2c3b4e5f60718", "span_id": "a1b2c3d4e5f60718"}
@@ -23,25 +24,6 @@ UNREACHABLE = RunFailure(kind="source_unavailable", message="The server hung up.
 BROKEN = RunFailure(
     kind="query_failed", message="division by zero\nRow 12,\x1b[31m column fee", retryable=False, exit_code=1
 )
-
-
-class SteppedClock:
-    """Time that only moves when told."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 1, 18, 10, 0, 0, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    async def sleep(self, seconds: float) -> None:
-        self.pass_(seconds)
-
-    def pass_(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 async def three_runs(store: MemoryRunStore, clock: SteppedClock) -> None:

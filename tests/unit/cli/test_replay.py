@@ -12,7 +12,8 @@ from pipeline_processing.cli import replay
 from pipeline_processing.cli.main import main
 from pipeline_processing.job_messages import received
 from pipeline_processing.settings import Settings
-from tests.unit.past_requests import START, Past
+from tests.unit.past_requests import Past
+from tests.unit.stepped_clock import START
 
 
 @pytest.fixture
