@@ -1,6 +1,7 @@
 """
 The composition root: what knows every adapter. It builds what a command needs from the settings, and hands everything
-its dependencies. `serve` is put together in `app_serve.py`, the checks of servers stand in `app_checks.py`.
+its dependencies. The data path is put together in `app_data.py`, `serve` in `app_serve.py`; the checks of servers stand
+in `app_checks.py`.
 """
 
 import os
@@ -13,33 +14,27 @@ from datetime import timedelta
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing.agency_data_job.config import AgencyJobConfig, FileDestinationEntry, S3DestinationEntry
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress, RunContext
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress
+from pipeline_processing.app_data import APPLICATION_NAME, MIB, DataPath, data_path, destinations, sources
 from pipeline_processing.clock import SystemClock
-from pipeline_processing.errors import HistoryUnavailable, SourceUnavailable
+from pipeline_processing.destinations import Destinations
+from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.executor import Executor, RetryPolicy
-from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.garbage import GarbageCollector
 from pipeline_processing.kafka.events import KafkaEvents
 from pipeline_processing.kafka.topics import KafkaTopics
 from pipeline_processing.lease import Leases
-from pipeline_processing.locations import FileLocation, Location, S3Location
 from pipeline_processing.messaging import Events, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
 from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.ports import Clock, Destination, RunStore
+from pipeline_processing.ports import Clock, LastSuccess, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.migrate import migrate as migrate_schema
 from pipeline_processing.postgres.run_store import PostgresRunStore
-from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
 from pipeline_processing.run_now import RunNow, run_dry
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.destination import S3Destination
 from pipeline_processing.settings import Settings
-
-APPLICATION_NAME = "pipeline-processing"
-_MIB = 1024 * 1024
 
 
 def new_run_id() -> str:
@@ -50,17 +45,6 @@ def new_run_id() -> str:
 def worker_name() -> str:
     """Who holds a lease: host, process, and a word against the reuse of process ids."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-
-
-def destination_of(settings: Settings, config: AgencyJobConfig | None) -> Location:
-    """The job config's destination, or else the settings'. Raises SettingsError if neither names one."""
-    if config is None or not config.destinations:
-        return settings.require_destination()
-    match config.destinations[0]:
-        case S3DestinationEntry(s3=s3):
-            return S3Location(bucket=s3.bucket, prefix=s3.prefix.strip("/"))
-        case FileDestinationEntry(file=file):
-            return FileLocation(path=file.path)
 
 
 # -- the history ---------------------------------------------------------------------------------
@@ -100,52 +84,12 @@ async def migrate(settings: Settings) -> list[str]:
     return [migration.name for migration in applied]
 
 
-# -- source and destination ----------------------------------------------------------------------
-
-
-def source_database(settings: Settings, *, connections: int) -> DatabaseClient:
-    """The database that holds the agencies' data."""
-    return DatabaseClient(
-        dsn=settings.require_source_dsn().get_secret_value(),
-        unavailable=SourceUnavailable,
-        application_name=APPLICATION_NAME,
-        max_size=connections,
-        server_settings=SESSION_SETTINGS,
-    )
-
-
-@asynccontextmanager
-async def destination(settings: Settings, config: AgencyJobConfig | None, *, runs: int) -> AsyncIterator[Destination]:
-    """Where the artifacts of up to `runs` runs at once go."""
-    location = destination_of(settings, config)
-    if isinstance(location, FileLocation):
-        yield FileDestination(path=location.path)
-        return
-    async with s3_client(settings) as client:
-        yield S3Destination(
-            client=client,
-            bucket=location.bucket,
-            prefix=location.prefix,
-            budget=ByteBudget(settings.worker.memory_budget_mib * _MIB),
-            runs=runs,
-        )
-
-
-def s3_client(settings: Settings) -> S3Client:
-    """A connection pool to the configured S3."""
-    s3 = settings.s3
-    return S3Client(
-        endpoint_url=s3.endpoint_url,
-        region=s3.region,
-        access_key_id=s3.access_key_id.get_secret_value() if s3.access_key_id else None,
-        secret_access_key=s3.secret_access_key,
-        addressing_style=s3.addressing_style,
-    )
+# -- limits --------------------------------------------------------------------------------------
 
 
 def max_row_bytes(settings: Settings) -> int:
     """The longest encoded row: a quarter of a run's share, since it is read, encoded, and copied into a part."""
-    return settings.worker.memory_budget_mib * _MIB // settings.worker.concurrency // 4
+    return settings.worker.memory_budget_mib * MIB // settings.worker.concurrency // 4
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
@@ -183,15 +127,13 @@ async def run_now(
     """What the `run` command needs: the whole service but Kafka, for one run."""
     async with AsyncExitStack() as stack:
         runs = await stack.enter_async_context(history(settings))
-        database = await stack.enter_async_context(source_database(settings, connections=1))
-        where = await stack.enter_async_context(destination(settings, config, runs=1))
+        path = await stack.enter_async_context(data_path(settings, config, runs=1))
         clock = SystemClock()
         worker = executor(
             settings,
             config,
             runs=runs,
-            database=database,
-            destination=where,
+            path=path,
             clock=clock,
             tracer=tracer,
             on_progress=on_progress,
@@ -200,7 +142,7 @@ async def run_now(
         yield RunNow(
             runs=runs,
             executor=worker,
-            destination=where,
+            destinations=path.destinations,
             clock=clock,
             retry=retry_policy(settings),
             jitter=random.random,
@@ -213,8 +155,7 @@ def executor(
     config: AgencyJobConfig,
     *,
     runs: RunStore,
-    database: DatabaseClient,
-    destination: Destination,
+    path: DataPath,
     clock: Clock,
     tracer: Tracer,
     on_progress: Callable[[RunProgress], None],
@@ -224,8 +165,9 @@ def executor(
     return Executor(
         worker=worker_name(),
         runs=runs,
-        source=PostgresSource(database=database),
-        destination=destination,
+        source=path.source,
+        services=path.services,
+        destinations=path.destinations,
         config=config,
         leases=Leases(runs=runs, clock=clock, length=timedelta(seconds=settings.worker.lease_seconds)),
         clock=clock,
@@ -247,11 +189,20 @@ async def run_without_a_trace(
     async def no_uploads(upload: UploadRef) -> None:
         raise AssertionError("a dry run uploads nothing")
 
-    async with source_database(settings, connections=1) as database:
+    async with AsyncExitStack() as stack:
+        source, services = await stack.enter_async_context(sources(settings, config, runs=1))
+
+        async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
+            # Opened only if it is asked for: most dry runs need no history.
+            runs = await stack.enter_async_context(history(settings))
+            return await runs.last_success(agency_id, dataset)
+
         processor = AgencyProcessor(
             run=run,
-            source=PostgresSource(database=database),
-            destination=NullDestination(),
+            source=source,
+            services=services,
+            destinations=Destinations([NullDestination()]),
+            last_success=last_success,
             on_upload=no_uploads,
             on_progress=on_progress,
             tracer=tracer,
@@ -274,6 +225,6 @@ async def run_without_a_trace(
 async def garbage_collector(
     settings: Settings, config: AgencyJobConfig | None, *, dry_run: bool = False
 ) -> AsyncIterator[GarbageCollector]:
-    """What the `gc` command needs. Of a job config only the destination counts."""
-    async with destination(settings, config, runs=1) as where, history(settings) as runs:
-        yield GarbageCollector(runs=runs, destination=where, dry_run=dry_run)
+    """What the `gc` command needs. Of a job config only the destinations count."""
+    async with destinations(settings, config, runs=1) as where, history(settings) as runs:
+        yield GarbageCollector(runs=runs, destinations=where, dry_run=dry_run)

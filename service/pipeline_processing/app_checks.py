@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline_processing import app
+from pipeline_processing.agency_data_job.checking import step_context
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.verification import checks_of_rows
+from pipeline_processing.app_data import destinations, sources
 from pipeline_processing.errors import PipelineError, SettingsError
 from pipeline_processing.formats.formats import CARRY
+from pipeline_processing.postgres.destination import PostgresDestination
 from pipeline_processing.postgres.migrate import pending
-from pipeline_processing.postgres.source import PostgresSource
 from pipeline_processing.settings import Settings
-from pipeline_processing.steps.chain import bind
+from pipeline_processing.steps.chain import bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +41,18 @@ async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResul
 
 
 async def _check_source(settings: Settings, config: AgencyJobConfig) -> str:
+    entries = {dataset.name: dataset.source for dataset in config.datasets}
     async with (
-        app.source_database(settings, connections=1) as database,
-        PostgresSource(database=database).snapshot(config.datasets) as snapshot,
+        sources(settings, config, runs=1) as (source, services),
+        source.snapshot(entries) as snapshot,
     ):
         for dataset in config.datasets:
-            columns = snapshot.columns(dataset, carry=CARRY[dataset.format])
-            bind(dataset.steps, columns, dataset=dataset.name, arguments=_AnyArgument())
-        return f"{database.where}; Postgres can plan every query, and every step finds its columns"
-
-
-class _AnyArgument(dict[str, Any]):
-    """Stands for the params of a request that isn't there yet: has every name."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __missing__(self, name: str) -> None:
-        return None
+            columns = snapshot.columns(dataset.name, carry=CARRY[dataset.format])
+            context, checks = step_context(dataset, services), checks_of_rows(dataset.expect)
+            async with bound(dataset.steps, context, columns, dataset=dataset.name, checks=checks):
+                pass  # what they find out when they are opened is all that is asked
+        kinds = ", ".join(dict.fromkeys(entry.kind for entry in entries.values()))
+        return f"{kinds}; every query can be planned, and every step finds its columns"
 
 
 async def _check_history(settings: Settings) -> str:
@@ -74,7 +70,10 @@ async def _check_history(settings: Settings) -> str:
 async def _check_destination(settings: Settings, config: AgencyJobConfig) -> str:
     async with (
         app.history(settings) as runs,
-        app.destination(settings, config, runs=settings.worker.concurrency) as where,
+        destinations(settings, config, runs=settings.worker.concurrency) as where,
     ):
         await where.verify_installation(await runs.installation_id())
-        return where.url
+        for table in where.tables:
+            if isinstance(table, PostgresDestination):
+                await table.check([dataset.name for dataset in config.datasets])
+        return ", ".join(each.url for each in where.all)

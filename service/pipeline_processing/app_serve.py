@@ -7,6 +7,7 @@ from opentelemetry.trace import Tracer
 
 from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.app_data import data_path
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.health import Health, Pulse
 from pipeline_processing.intake import Intake
@@ -36,8 +37,7 @@ async def service(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(health_server(health, host=settings.http.host, port=settings.http.port))
         runs = await stack.enter_async_context(app.history(settings, connections=2 * concurrency + _OTHER_CONNECTIONS))
-        database = await stack.enter_async_context(app.source_database(settings, connections=concurrency))
-        where = await stack.enter_async_context(app.destination(settings, config, runs=concurrency))
+        path = await stack.enter_async_context(data_path(settings, config, runs=concurrency))
         sender = await stack.enter_async_context(app.events(settings))
         looker = await stack.enter_async_context(app.topics(settings))
         outbox = Outbox(
@@ -60,8 +60,7 @@ async def service(
                 settings,
                 config,
                 runs=runs,
-                database=database,
-                destination=where,
+                path=path,
                 clock=clock,
                 tracer=tracer,
                 on_progress=progress.tell,
@@ -103,7 +102,7 @@ async def service(
             outbox=outbox,
             progress=progress,
             runs=runs,
-            destination=where,
+            destinations=path.destinations,
             topics=looker,
             requests_topic=settings.kafka.requests_topic,
             clock=clock,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import structlog
 
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import UploadRef
-from pipeline_processing.ports import Destination, RunStore
+from pipeline_processing.ports import RunStore
 
 log = structlog.get_logger(__name__)
 
@@ -26,32 +27,32 @@ class Amount:
 
 class CleanUp:
     """
-    Cleans up after runs, at one destination, and counts. What can't be removed doesn't keep the rest, and stays in
+    Cleans up after runs, at a job's destinations, and counts. What can't be removed doesn't keep the rest, and stays in
     the history to be tried again.
 
     Every method raises HistoryUnavailable: without the history nothing is known to be lost.
     """
 
-    def __init__(self, *, runs: RunStore, destination: Destination, dry_run: bool = False) -> None:
+    def __init__(self, *, runs: RunStore, destinations: Destinations, dry_run: bool = False) -> None:
         """With `dry_run` it only counts."""
         self.removed = Amount()
         self.elsewhere: defaultdict[str, Amount] = defaultdict(Amount)
         """What runs have left at other destinations, by URL."""
         self.problems: list[PipelineError] = []
         self._runs = runs
-        self._destination = destination
+        self._destinations = destinations
         self._dry_run = dry_run
-        self._tried: set[tuple[str, str]] = set()
+        self._tried: set[tuple[str, str, str]] = set()
 
     async def after_run(self, run_id: str) -> None:
         """Remove all that the history knows to be lost of a run."""
         lost = await self._runs.lost_uploads(run_id)
         for upload in lost:
-            if upload.destination != self._destination.url:
+            if not self._destinations.holds(upload.destination):
                 self.elsewhere[upload.destination] += Amount(uploads=1)
         # Objects come after uploads: whoever hasn't heard yet that the run has failed could complete another upload
         # of its plan, and nobody would come back for that object.
-        if await self.abort(run_id, [upload for upload in lost if upload.destination == self._destination.url]):
+        if await self.abort(run_id, [upload for upload in lost if self._destinations.holds(upload.destination)]):
             await self._delete_failed_plan(run_id)
 
     async def abort(self, run_id: str, lost: Sequence[UploadRef]) -> bool:
@@ -66,7 +67,7 @@ class CleanUp:
         for upload in uploads:
             if not self._dry_run:
                 try:
-                    await self._destination.abort(upload)
+                    await self._destinations.abort(upload)
                 except PipelineError as problem:
                     self.problems.append(problem)
                     continue
@@ -81,14 +82,14 @@ class CleanUp:
         plan = await self._runs.failed_plan(run_id)
         if plan is None:
             return
-        if plan.destination != self._destination.url:
-            self.elsewhere[plan.destination] += Amount(failed_runs=1)
+        if missing := self._destinations.missing(plan):
+            self.elsewhere[missing[0]] += Amount(failed_runs=1)
             return
         if not self._dry_run:
             problems = []
             for artifact in plan.artifacts:
                 try:
-                    await self._destination.delete(artifact, metadata=plan.metadata)
+                    await self._destinations.delete(artifact, metadata=plan.metadata)
                 except PipelineError as problem:
                     problems.append(problem)
             self.problems += problems
@@ -99,5 +100,5 @@ class CleanUp:
         self.removed += Amount(failed_runs=1)
 
 
-def _handle(upload: UploadRef) -> tuple[str, str]:
-    return upload.key, upload.upload_id
+def _handle(upload: UploadRef) -> tuple[str, str, str]:
+    return upload.destination, upload.key, upload.upload_id

@@ -4,13 +4,14 @@ Every error of the service. Its type says what the caller does next.
     PipelineError
     ├── RunError                  ends one run; `retryable` says whether another attempt may help
     │   ├── DataError             1: something in the rows or a step; mend the data, then replay
-    │   │   ├── StepFailed, StepAddedRows, ExpectationFailed, RowTooLarge, ArtifactTooLarge, QueryFailed
+    │   │   ├── StepFailed, StepAddedRows, TooManyRejected, ExpectationFailed, RowTooLarge, ArtifactTooLarge
+    │   │   ├── QueryFailed, SourceDataInvalid
     │   ├── JobConfigError        65: mend the job config
     │   │   ├── UnknownColumn, InvalidStep, QueryInvalid
     │   ├── PublicationError      1: what stands at the destination isn't what this run decided
     │   │   ├── ConflictingObjects, PlanLost
     │   ├── TransientError        try again later: 69 where a server can't be reached, 75 otherwise
-    │   │   ├── SourceUnavailable, DestinationUnavailable, HistoryUnavailable, KafkaUnavailable
+    │   │   ├── SourceUnavailable, UpstreamUnavailable, DestinationUnavailable, HistoryUnavailable, KafkaUnavailable
     │   │   ├── Throttled, StandbyConflict, SourceBusy, AttemptsExhausted, DeadlineExceeded
     │   ├── AccessDenied          77: mend the permissions
     │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: mend the service's settings
@@ -20,7 +21,9 @@ Every error of the service. Its type says what the caller does next.
     │   ├── InvalidJson, InvalidRequest, InvalidEvent, UnknownJob, UnknownDataset, ConflictingRequest, RequestTooLarge
     ├── SettingsError             78: mend the service's settings
     │   ├── HistoryOutdated, HistoryTooNew   or migrate the history, or upgrade this service
+    │   ├── DestinationChanged               or set the destination back
     │   ├── TopicMissing                     or create the topic
+    │   ├── SecretMissing                    or set the secret that a job config names
     ├── RunHeldElsewhere          75: another worker has the run
     ├── RunUnknown                65: no such run in the history
     ├── PlaceUnknown              65: nothing stands at that place of a topic
@@ -29,9 +32,9 @@ Every error of the service. Its type says what the caller does next.
     └── MessageTooLarge           the broker refuses one message for its size: send less
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class PipelineError(Exception):
@@ -41,6 +44,14 @@ class PipelineError(Exception):
     """Stable name, published in `error.kind`."""
     exit_code: ClassVar[int] = 70
     retryable: ClassVar[bool] = False
+    _located = False
+
+    def at(self, place: str) -> Self:
+        """The same error, whose message begins with the place where it happened, unless it has one already."""
+        if not self._located:
+            self.args = (f"{place}: {self}",)
+            self._located = True
+        return self
 
 
 class RunError(PipelineError):
@@ -61,6 +72,18 @@ class StepFailed(DataError):
     """A step raised, or returned what isn't rows."""
 
     kind = "step_failed"
+
+
+class TooManyRejected(DataError):
+    """More rows were rejected than `max_rejected` allows."""
+
+    kind = "too_many_rejected"
+
+
+class SourceDataInvalid(DataError):
+    """An upstream API sent what isn't the pages that the job config describes."""
+
+    kind = "source_data_invalid"
 
 
 class StepAddedRows(DataError):
@@ -120,9 +143,15 @@ class UnknownColumn(JobConfigError):
 
     kind = "unknown_column"
 
-    def __init__(self, column: str, *, step: str, available: Sequence[str]) -> None:
+    def __init__(
+        self, column: str, *, step: str, available: Sequence[str], without: Collection[str] = ()
+    ) -> None:
+        """`without`: where not all columns are known, those that an earlier step took away."""
+        there = f"the rows there have {', '.join(available) or 'none'}"
+        if column in without:
+            there = "an earlier step left it out or renamed it"
         super().__init__(
-            f"Step {step!r} reads column {column!r}, but the rows there have {', '.join(available) or 'none'}. "
+            f"Step {step!r} reads column {column!r}, but {there}. "
             "Correct the step, or keep the column in an earlier `select`."
         )
 
@@ -213,8 +242,15 @@ class KafkaUnavailable(TransientError):
     exit_code = 69
 
 
+class UpstreamUnavailable(TransientError):
+    """An HTTP API that a source or a step asks can't be reached, or answers with a server error."""
+
+    kind = "upstream_unavailable"
+    exit_code = 69
+
+
 class Throttled(TransientError):
-    """The destination asks for fewer requests."""
+    """A destination, or an HTTP API, asks for fewer requests."""
 
     kind = "throttled"
 
@@ -287,6 +323,29 @@ class SettingsError(PipelineError):
 
     kind = "invalid_settings"
     exit_code = 78
+
+
+class SecretMissing(SettingsError):
+    """The job config names a secret that the settings don't have."""
+
+    kind = "secret_missing"
+
+    def __init__(self, name: str, *, available: Sequence[str]) -> None:
+        variable = f"PIPELINE_SECRETS__{name.upper()}"
+        super().__init__(
+            f"The job config needs the secret {name!r}, and there is {', '.join(available) or 'none'}. "
+            f"Set {variable}, or {variable}_FILE to a file with it."
+        )
+
+
+class DestinationChanged(SettingsError):
+    """Something stored belongs to a destination that this service doesn't write to any more."""
+
+    def __init__(self, run_id: str, *, needed: Sequence[str], here: Sequence[str]) -> None:
+        super().__init__(
+            f"Run {run_id!r} was decided for {', '.join(needed)}, and this service writes to {', '.join(here)}. "
+            "Set the destination back until the run is published."
+        )
 
 
 class HistoryOutdated(SettingsError):

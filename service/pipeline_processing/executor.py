@@ -16,8 +16,10 @@ import structlog
 from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export, RunContext
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
 from pipeline_processing.clean_up import CleanUp
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import (
     AttemptsExhausted,
     ConflictingObjects,
@@ -29,11 +31,12 @@ from pipeline_processing.errors import (
 from pipeline_processing.failures import failure_of
 from pipeline_processing.lease import Held, Leases
 from pipeline_processing.logs import bound_run
-from pipeline_processing.model import Counts, DatasetCounts, Run, RunProgress, RunState, UploadRef
+from pipeline_processing.model import Run, RunProgress, RunState, UploadRef
 from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.patience import until_answered
-from pipeline_processing.ports import Claim, Clock, Destination, RunStore, Source
+from pipeline_processing.ports import Claim, Clock, RunStore, Services, Source
 from pipeline_processing.publication import Publisher, decide, manifest_key, outcome_of
+from pipeline_processing.run_totals import RunTotals
 from pipeline_processing.shielded import shielded
 from pipeline_processing.telemetry import parent_context, trace_ids
 
@@ -83,7 +86,8 @@ class Executor:
         worker: str,
         runs: RunStore,
         source: Source,
-        destination: Destination,
+        services: Services,
+        destinations: Destinations,
         config: AgencyJobConfig,
         leases: Leases,
         clock: Clock,
@@ -98,7 +102,8 @@ class Executor:
         self.worker = worker
         self._runs = runs
         self._source = source
-        self._destination = destination
+        self._services = services
+        self._destinations = destinations
         self._config = config
         self._leases = leases
         self._clock = clock
@@ -109,7 +114,7 @@ class Executor:
         self._jitter = jitter
         self._on_progress = on_progress
         self._after = after
-        self._publisher = Publisher(runs=runs, destination=destination, clock=clock, after=after)
+        self._publisher = Publisher(runs=runs, destinations=destinations, clock=clock, after=after)
 
     async def claim(self, *, run_id: str | None = None) -> Held | None:
         """Claim the next run that is due, or that run."""
@@ -164,12 +169,13 @@ class Executor:
         trace_id, span_id = trace_ids(get_current_span())
         await self._answered(lambda: self._runs.start_attempt(claim, trace_id=trace_id, span_id=span_id))
         prepared = claim.run.state is RunState.PREPARED
+        totals = RunTotals(self._context(claim), self._clock, self._on_progress)
         try:
             if not prepared:
                 await self._check_tries(claim)
                 if claim.run.dry_run:
-                    return Attempted(await self._dry_run(claim))
-                await self._export(claim)
+                    return Attempted(await self._dry_run(claim, totals))
+                await self._export(claim, totals)
                 prepared = True
             return await self._publish(claim)
         except Superseded:
@@ -178,7 +184,7 @@ class Executor:
             if _asked_to_stop():
                 raise  # whatever it is, it comes of stopping, and says nothing about the run
             known = _known(error)
-            return await self._gave_way(claim, known) if prepared else await self._ended(claim, known)
+            return await self._gave_way(claim, known) if prepared else await self._ended(claim, known, totals)
 
     async def _check_tries(self, claim: Claim) -> None:
         """A run whose workers die of it never gets to report an error: it has to end as well."""
@@ -191,40 +197,41 @@ class Executor:
 
     # -- until the decision ----------------------------------------------------------------------
 
-    def _processor(self, claim: Claim, destination: Destination) -> tuple[RunContext, AgencyProcessor]:
+    def _context(self, claim: Claim) -> RunContext:
         run = claim.run
         assert run.trace_id is not None  # `accept` stores one with every run
-        context = RunContext(run_id=run.run_id, attempt=run.attempt, trace_id=run.trace_id, request=run.request)
-        progress = RunTotals(context, self._clock, self._on_progress)
+        return RunContext(run_id=run.run_id, attempt=run.attempt, trace_id=run.trace_id, request=run.request)
 
+    def _processor(self, claim: Claim, totals: RunTotals, destinations: Destinations) -> AgencyProcessor:
         async def on_upload(upload: UploadRef) -> None:
-            started = upload.model_copy(update={"destination": destination.url})
-            await self._runs.record_upload(claim, started)
+            await self._runs.record_upload(claim, upload)
 
-        processor = AgencyProcessor(
-            run=context,
+        return AgencyProcessor(
+            run=totals.run,
             source=self._source,
-            destination=destination,
+            services=self._services,
+            destinations=destinations,
+            last_success=self._runs.last_success,
             on_upload=on_upload,
-            on_progress=progress,
+            on_progress=totals,
             tracer=self._tracer,
             max_row_bytes=self._max_row_bytes,
         )
-        return context, processor
 
-    async def _export(self, claim: Claim) -> None:
+    async def _export(self, claim: Claim, totals: RunTotals) -> None:
         """Stream, verify, and store the plan: from here on the run is decided."""
-        context, processor = self._processor(claim, self._destination)
-        export = await self._processed(claim, processor)
+        context = totals.run
+        export = await self._processed(claim, self._processor(claim, totals, self._destinations))
         self._after("stream")
-        if await self._destination.exists(manifest_key(context)):
+        primary = self._destinations.primary
+        if await primary.exists(manifest_key(context)):
             raise ConflictingObjects(
-                f"{self._destination.url}/{manifest_key(context)}",
+                f"{primary.url}/{manifest_key(context)}",
                 why="a manifest of this run id was published before",
             )
-        await self._destination.mark_installation(await self._runs.installation_id())
+        await self._destinations.mark_installation(await self._runs.installation_id())
         self._after("verify")
-        plan, outcome = decide(context, export, destination_url=self._destination.url, now=self._clock.now())
+        plan, outcome = decide(context, export, destination_url=primary.url, now=self._clock.now())
         await self._answered(lambda: self._runs.prepare(claim, plan, outcome))
         self._after("prepare")
 
@@ -245,12 +252,13 @@ class Executor:
     def _left(self, deadline: datetime) -> float:
         return max(0.0, (deadline - self._clock.now()).total_seconds())
 
-    async def _dry_run(self, claim: Claim) -> Run:
-        _, processor = self._processor(claim, NullDestination())
-        export = await self._processed(claim, processor)
-        return await self._runs.succeed_dry(claim, outcome_of(export, manifest_url=None))
+    async def _dry_run(self, claim: Claim, totals: RunTotals) -> Run:
+        nowhere = Destinations([NullDestination()])
+        export = await self._processed(claim, self._processor(claim, totals, nowhere))
+        outcome = outcome_of(totals.run, export, destination_url=nowhere.primary.url, manifest_url=None)
+        return await self._runs.succeed_dry(claim, outcome)
 
-    async def _ended(self, claim: Claim, error: PipelineError) -> Attempted:
+    async def _ended(self, claim: Claim, error: PipelineError, totals: RunTotals) -> Attempted:
         """An attempt failed before the decision: try again later, or fail the run."""
         tries = await self._answered(lambda: self._runs.tries(claim.run.run_id))
         if error.retryable and tries < self._retry.max_attempts:
@@ -262,7 +270,8 @@ class Executor:
             return Attempted(await retry, error)
         final = final_error(error, tries)
         log.info("run failed", kind=final.kind, error=str(final))
-        return Attempted(await self._answered(lambda: self._runs.fail(claim, failure_of(final))), final)
+        failed = self._answered(lambda: self._runs.fail(claim, failure_of(final), outcome=totals.outcome))
+        return Attempted(await failed, final)
 
     # -- from the decision on --------------------------------------------------------------------
 
@@ -290,7 +299,7 @@ class Executor:
 
     async def _clean_up(self, run_id: str) -> None:
         """Remove what nobody will complete. What is left over, or elsewhere, `gc` finds by the same questions."""
-        clean_up = CleanUp(runs=self._runs, destination=self._destination)
+        clean_up = CleanUp(runs=self._runs, destinations=self._destinations)
         await clean_up.after_run(run_id)
         for problem in clean_up.problems:
             log.warning("something of a run could not be removed; `gc` will", error=str(problem))
@@ -309,34 +318,6 @@ class Executor:
 
     async def _current(self, claim: Claim) -> Run:
         return await self._runs.get(claim.run.run_id) or claim.run
-
-
-class RunTotals:
-    """Adds up the progress of a run's datasets."""
-
-    def __init__(self, run: RunContext, clock: Clock, tell: Callable[[RunProgress], None]) -> None:
-        self._run = run
-        self._clock = clock
-        self._tell = tell
-        self._datasets: dict[str, tuple[Counts, int]] = {}
-
-    def __call__(self, counts: DatasetCounts, *, stage: str, bytes_written: int) -> None:
-        self._datasets[counts.name] = (counts, bytes_written)
-        done = self._datasets.values()
-        self._tell(
-            RunProgress(
-                run_id=self._run.run_id,
-                agency_id=self._run.request.agency_id,
-                attempt=self._run.attempt,
-                state=RunState.RUNNING,
-                dataset=counts.name,
-                stage=stage,
-                rows_read=sum(c.rows_read for c, _ in done),
-                rows_written=sum(c.rows_written for c, _ in done),
-                bytes_written=sum(size for _, size in done),
-                at=self._clock.now(),
-            )
-        )
 
 
 def _asked_to_stop() -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline_processing.clean_up import Amount, CleanUp
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import UploadRef
-from pipeline_processing.ports import Destination, RunStore
+from pipeline_processing.ports import RunStore
 
 _KEY_OF_A_RUN = re.compile(r"agency_id=[0-9]+/run_id=([A-Za-z0-9][A-Za-z0-9._-]{0,127})/[!-~]+")
 """Narrow: anybody may have started uploads below the prefix, with keys that the history can't even be asked about."""
@@ -24,7 +25,7 @@ class Collected:
     unknown: int
     """Uploads here of no run in the history. They may be another's: the bucket's lifecycle rule is for them."""
     elsewhere: Mapping[str, Amount]
-    """What is lost at other destinations than this one, by URL. Only a `gc` there can remove it."""
+    """What is lost at other destinations than these, by URL. Only a `gc` there can remove it."""
     problems: tuple[PipelineError, ...]
     """Why something here could not be removed."""
 
@@ -40,10 +41,10 @@ class GarbageCollector:
     between starting an upload and recording it. Workers may be at work meanwhile.
     """
 
-    def __init__(self, *, runs: RunStore, destination: Destination, dry_run: bool = False) -> None:
+    def __init__(self, *, runs: RunStore, destinations: Destinations, dry_run: bool = False) -> None:
         self._runs = runs
-        self._destination = destination
-        self._clean_up = CleanUp(runs=runs, destination=destination, dry_run=dry_run)
+        self._destinations = destinations
+        self._clean_up = CleanUp(runs=runs, destinations=destinations, dry_run=dry_run)
 
     async def collect(self) -> Collected:
         """
@@ -53,7 +54,7 @@ class GarbageCollector:
         verified, and HistoryUnavailable at any time. All other errors are among the problems.
         """
         # Below another's prefix, uploads of runs that only have the same ids would be taken for lost.
-        await self._destination.verify_installation(await self._runs.installation_id())
+        await self._destinations.verify_installation(await self._runs.installation_id())
         for run_id in await self._runs.runs_to_clean_up():
             await self._clean_up.after_run(run_id)
         in_use, unknown = await self._collect_listed()
@@ -90,7 +91,7 @@ class GarbageCollector:
         """Pending uploads by the run that their keys name; under None those whose keys name none."""
         by_run: defaultdict[str | None, list[UploadRef]] = defaultdict(list)
         try:
-            async for upload in self._destination.pending_uploads():
+            async for upload in self._destinations.pending_uploads():
                 named = _KEY_OF_A_RUN.fullmatch(upload.key)
                 by_run[named and named[1]].append(upload)
         except PipelineError as problem:  # what was listed so far was listed before the table is asked, too

@@ -22,6 +22,7 @@ from pydantic import (
     FiniteFloat,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 
 JOB = "agency_data_job"
@@ -96,6 +97,29 @@ class Message(BaseModel):
     """Base of everything here: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CsvOptions(Message):
+    """How CSV is written, where it isn't as `COPY … (FORMAT csv, HEADER)` does."""
+
+    delimiter: str = Field(",", description="One character: what stands between two fields.")
+    header: bool = Field(True, description="Whether the first line names the columns.")
+    null: str = Field("", description="What stands for null; the empty string is then written as it is.")
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, delimiter: str) -> str:
+        if len(delimiter) != 1 or not delimiter.isascii() or (not delimiter.isprintable() and delimiter != "\t"):
+            raise ValueError("must be one printable ASCII character, or a tab")
+        if delimiter == '"' or delimiter.isalnum() or delimiter == ".":
+            raise ValueError("can't be a quote, a letter, a digit or a point, which values are made of")
+        return delimiter
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> "CsvOptions":
+        if any(character in self.null for character in (self.delimiter, '"', "\r", "\n")):
+            raise ValueError("`null` can't hold the delimiter, a quote or a line end")
+        return self
 
 
 # -- the request ---------------------------------------------------------------------------------
@@ -273,7 +297,7 @@ class ManifestEntry(Message):
 
 
 class RejectedEntry(Message):
-    """One artifact of rejected rows."""
+    """One artifact of rejected rows: always NDJSON, not compressed."""
 
     url: str
     dataset: str
@@ -314,11 +338,15 @@ class Manifest(Message):
 
 
 class UploadedPart(Message):
-    """One part of a multipart upload, as its completion names it. `crc32` is base64, as S3 wants it."""
+    """
+    One part of a multipart upload, as its completion names it. Checksums are base64, as S3 wants them; `sha256` is None
+    where S3 was told the CRC32 only.
+    """
 
     number: int
     etag: str
     crc32: str
+    sha256: str | None = None
 
 
 class MultipartUpload(Message):
@@ -343,7 +371,14 @@ class StagedFile(Message):
     path: str
 
 
-Staged = Annotated[MultipartUpload | InlineContent | StagedFile, Field(discriminator="kind")]
+class StagedTable(Message):
+    """Rows that wait in a table beside the one they go to. `table` is its name in the target's schema, unquoted."""
+
+    kind: Literal["table"] = "table"
+    table: str
+
+
+Staged = Annotated[MultipartUpload | InlineContent | StagedFile | StagedTable, Field(discriminator="kind")]
 
 
 class Artifact(Message):
@@ -357,16 +392,18 @@ class Artifact(Message):
     size: Count
     sha256: Sha256
     staged: Staged
+    destination: str = Field("", description="URL of the destination that has it; the plan's own if empty.")
+    rejected: bool = Field(False, description="Whether it holds rejected rows.")
 
 
 class Plan(Message):
     """
     The decision of a run: all that completing and publishing it needs, down to the manifest's bytes.
 
-    Artifacts stand in the order in which they are completed: uploads that can be lost before inline content.
+    Artifacts stand in the order in which they are completed: uploads that can be lost, inline content, tables.
     """
 
-    destination: str = Field(description="URL of the destination that holds the uploads; keys are relative to it.")
+    destination: str = Field(description="URL of the destination that holds the manifest.")
     artifacts: tuple[Artifact, ...]
     metadata: dict[str, str] = Field(description="Metadata of every object: run-id, agency-id, attempt, trace-id.")
     manifest_key: str

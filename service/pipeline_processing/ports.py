@@ -7,16 +7,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
 
+from pydantic import SecretStr
+
+from pipeline_processing.columns import Columns
 from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import RequestError
 from pipeline_processing.model import (
     Artifact,
     Attempt,
+    Compression,
     Counts,
+    CsvOptions,
+    DatasetCounts,
+    FormatName,
     JobRequest,
     Plan,
     Run,
@@ -33,35 +39,9 @@ from pipeline_processing.projection import Projection
 Row = dict[str, Any]
 """
 One row, column name → value. Until a step reads a value it is *carried*: as the fragment of output that Postgres
-itself would print (see `formats`), so that it costs nothing to keep exact.
+itself would print (see `kinds.py`), so that it costs nothing to keep exact.
 """
-Batch = list[Row]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How values of a column compare, as in SQL."""
-
-    family: str
-    """Columns of one family compare: boolean, number, text, uuid, enum, date, timestamp(tz)."""
-    key: Callable[[Any], Any]
-    """A carried value (never None) → a key that orders as Postgres orders the type."""
-    literal: Callable[[str | int | Decimal | bool], Any]
-    """A literal of SQL → such a key. Raises ValueError if it isn't of the type."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a dataset at one place in its chain of steps."""
-
-    name: str
-    natural: Callable[[Any], Any] | None = None
-    """A carried value (never None) → the Python value a step works with: Decimal, datetime, dict, …; None: as it is."""
-    comparison: Comparison | None = None
-    """None where its values can't be compared."""
-
-
-Columns = tuple[Column, ...]
+Rows = list[Row]
 
 
 RowMaker = Callable[[Sequence[Sequence[Any]]], list[Any]]
@@ -77,7 +57,8 @@ class Batches(Protocol):
 
     def __aiter__(self) -> "Batches": ...
 
-    async def __anext__(self) -> Batch: ...
+    async def __anext__(self) -> list[Any]:
+        """What `make_rows` makes of the next records; it is called once for each batch, just before."""
 
 
 class Snapshot(Protocol):
@@ -85,45 +66,94 @@ class Snapshot(Protocol):
 
     taken_at: datetime
 
-    def rows(self, dataset: Any, arguments: Mapping[str, Any], *, carry: str) -> AbstractAsyncContextManager[Batches]:
+    def columns(self, dataset: str, *, carry: str) -> Columns:
+        """What a dataset's rows have."""
+
+    def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AbstractAsyncContextManager[Batches]:
         """
         Read one dataset.
 
-        `arguments` are the values that a query may name; `carry` is the form in which values travel: "json" or
-        "text". Raises QueryInvalid, QueryFailed, AccessDenied, or a TransientError.
+        `arguments` are the values that its options may name; `carry` is the form in which values travel: "json" or
+        "text". Raises QueryInvalid, QueryFailed, SourceDataInvalid, AccessDenied, or a TransientError.
         """
 
 
 class Source(Protocol):
     """Where an agency's rows come from."""
 
-    def snapshot(self, datasets: Sequence[Any]) -> AbstractAsyncContextManager[Snapshot]:
-        """Open a snapshot to read these datasets in; leaving the block ends it. Raises as `Snapshot.rows` does."""
+    def snapshot(self, datasets: Mapping[str, Any]) -> AbstractAsyncContextManager[Snapshot]:
+        """
+        Open a snapshot to read these datasets in: name → the options of its `source`, as the job config has them.
+
+        Leaving the block ends it. Raises as `Snapshot.rows` does.
+        """
 
 
-class Step(Protocol):
-    """One transform or enrich, bound to the columns that reach it."""
+class LookupTable(Protocol):
+    """Rows of a database found by their keys."""
 
-    name: str
-    columns: Columns | None
-    """What leaves the step; None when only the rows themselves tell."""
-    filtered: int
-    """Rows that this step has dropped on purpose so far."""
+    columns: Columns
 
-    async def __call__(self, batch: Batch) -> Batch:
-        """Rows in, rows out; never more than came in."""
+    async def find(self, keys: Sequence[Any]) -> Rows:
+        """All rows whose key is one of `keys` (natural values, none of them null)."""
+
+
+class Upstream(Protocol):
+    """An HTTP API, with its access, its rate limit and its retries."""
+
+    def get(self, url: str, *, query: Mapping[str, str] | None = None) -> AbstractAsyncContextManager["Answer"]:
+        """
+        Ask, until the answer has a status below 400.
+
+        Raises UpstreamUnavailable or Throttled once the retries are used up, AccessDenied, or SourceDataInvalid for
+        any other status.
+        """
+
+
+class Answer(Protocol):
+    """An answer whose body is read piece by piece."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Found by their names in any case."""
+
+    @property
+    def url(self) -> str:
+        """Where it came from, after redirects."""
+
+    async def read(self, size: int = -1) -> bytes:
+        """Up to so many bytes, all of them if -1; empty at the end. Raises UpstreamUnavailable if it breaks off."""
+
+
+class Services(Protocol):
+    """What steps may use of the outside world."""
+
+    def lookup(self, query: str, *, secret: str | None, carry: str) -> AbstractAsyncContextManager[LookupTable]:
+        """
+        A query whose one parameter, `$1`, is a list of keys, on connections apart from the source's snapshot: to the
+        source's server, or the one whose DSN is the secret of that name. Raises as `Snapshot.rows` does.
+        """
+
+    def upstream(self, options: Any) -> AbstractAsyncContextManager[Upstream]:
+        """An HTTP API as `UpstreamOptions` describe it. Raises SecretMissing."""
+
+    def secret(self, name: str) -> SecretStr:
+        """Raises SecretMissing."""
 
 
 class Format(Protocol):
-    """Rows → bytes of one artifact. An instance has the state of one artifact."""
+    """Rows → bytes of one dataset's artifacts. An instance has the state of one dataset."""
 
     carry: str
     """The form in which it takes carried values: "json" or "text"."""
     rows: int
     """Rows encoded so far."""
 
-    def begin(self, columns: Columns) -> bytes:
-        """What stands before the first row, as far as it is known."""
+    def begin(self, names: Sequence[str]) -> None:
+        """The columns, as far as they are known before the first row."""
+
+    def head(self) -> bytes:
+        """What every artifact begins with. Where only rows tell the columns, those of the first one encoded do."""
 
     def row_maker(self, projection: Projection) -> RowMaker:
         """Makes rows in the shape that this format encodes fastest, where no step has to read them."""
@@ -131,14 +161,25 @@ class Format(Protocol):
     def encode(self, batch: list[Any]) -> bytes:
         """One non-empty batch, of dicts or of what `row_maker` makes."""
 
-    def end(self) -> bytes:
-        """What stands after the last row."""
-
     def longest_row(self, encoded: bytes) -> int:
         """Bytes of the longest row in what `encode` returned."""
 
 
 # -- artifacts -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one artifact holds."""
+
+    dataset: str
+    format: FormatName = FormatName.NDJSON
+    compression: Compression = Compression.NONE
+    columns: tuple[str, ...] | None = None
+    """Names of the columns; None where only the rows tell."""
+    csv: CsvOptions = field(default_factory=CsvOptions)
+    inline: bool = True
+    """Whether a small one may stand in the plan itself: a plan has room for a few of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +209,14 @@ class Destination(Protocol):
     """
     Where artifacts go. `url` is its root, e.g. `s3://exports/agencies`; keys are relative to it.
 
+    One that `holds_tables` takes the bytes of a whole dataset as one artifact, never compressed, and puts them into a
+    table; it has no manifest, so `publish` and `exists` aren't called.
+
     Every method may raise DestinationUnavailable or Throttled (try again), AccessDenied or BucketMissing.
     """
 
     url: str
+    holds_tables: bool
 
     async def verify_installation(self, installation: UUID) -> None:
         """Check that this prefix is nobody else's. Writes nothing. Raises ForeignPrefix."""
@@ -180,7 +225,7 @@ class Destination(Protocol):
         """Mark the prefix as this installation's, if nobody has. Raises ForeignPrefix."""
 
     def open(
-        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+        self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AbstractAsyncContextManager[Upload]:
         """
         Start one artifact. Nothing of it is visible until a stored plan completes it; leaving the block without
@@ -251,12 +296,24 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt measured: totals, bytes of all artifacts, seconds per stage."""
+    """What an attempt measured: totals, bytes of all artifacts, milliseconds per stage."""
 
     counts: Counts = field(default_factory=Counts)
+    datasets: tuple[DatasetCounts, ...] = ()
+    covered_until: datetime | None = None
+    """Up to when the datasets are exported: the snapshot's time, or the request's `until` if that is earlier."""
     bytes_written: int = 0
     timings: Mapping[str, Any] = field(default_factory=dict)
     manifest_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastSuccess:
+    """An agency's last successful export of one dataset."""
+
+    run_id: str
+    covered_until: datetime
+    counts: DatasetCounts
 
 
 Announce = Callable[[Sequence[OutboxEvent]], Awaitable[None]]
@@ -398,6 +455,18 @@ class RunStore(Protocol):
 
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
         """How many runs are replays of each of these; without those that have none."""
+
+    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
+        """
+        The successful export of that dataset, dry runs aside, that covers most: the latest `covered_until`, and of
+        several the one that finished last.
+        """
+
+    async def datasets(self, run_id: str) -> list[DatasetCounts]:
+        """
+        What one run did of each of its datasets, in their order. Empty before it is decided, for a dry run, and where
+        an attempt that failed measured nothing.
+        """
 
     async def attempts(self, run_id: str) -> list[Attempt]:
         """All attempts of one run, oldest first."""

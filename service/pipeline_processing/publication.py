@@ -10,13 +10,15 @@ from datetime import datetime
 
 import structlog
 
-from pipeline_processing.agency_data_job.processor import Export, RunContext
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import Export
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import (
     ConflictingObjects,
+    DestinationChanged,
     PipelineError,
     PlanLost,
     PublicationError,
-    SettingsError,
     UploadMissing,
 )
 from pipeline_processing.failures import failure_of
@@ -28,11 +30,13 @@ from pipeline_processing.model import (
     Manifest,
     ManifestEntry,
     Plan,
+    RejectedEntry,
     Run,
     RunState,
+    StagedTable,
 )
 from pipeline_processing.patience import until_answered
-from pipeline_processing.ports import Claim, Clock, Destination, Outcome, RunStore
+from pipeline_processing.ports import Claim, Clock, Outcome, RunStore
 
 log = structlog.get_logger(__name__)
 
@@ -45,9 +49,14 @@ def manifest_key(run: RunContext) -> str:
 
 
 def decide(run: RunContext, export: Export, *, destination_url: str, now: datetime) -> tuple[Plan, Outcome]:
-    """The plan of an export, with the manifest's exact bytes, and what the history tells of it."""
+    """
+    The plan of an export, with the manifest's exact bytes, and what the history tells of it.
+
+    `destination_url` is the primary destination's: the manifest stands there, and names the artifacts that are there.
+    """
     counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
-    artifacts = [dataset.artifact for dataset in export.datasets]
+    artifacts = [artifact for dataset in export.datasets for artifact in dataset.artifacts]
+    here = [artifact for artifact in artifacts if artifact.destination == destination_url]
     manifest = Manifest(
         job=run.request.job,
         agency_id=run.request.agency_id,
@@ -58,40 +67,71 @@ def decide(run: RunContext, export: Export, *, destination_url: str, now: dateti
         created_at=now,
         **counts.model_dump(),
         datasets=tuple(dataset.counts for dataset in export.datasets),
-        entries=tuple(_entry(artifact, destination_url) for artifact in artifacts),
+        entries=tuple(_entry(artifact) for artifact in here if not artifact.rejected),
+        rejected=tuple(_rejected(artifact) for artifact in here if artifact.rejected),
     )
     plan = Plan(
         destination=destination_url,
-        # An upload can be lost, inline content can't: with the uploads first, a plan whose first one is gone has
-        # changed nothing yet, and may be given up.
-        artifacts=tuple(sorted(artifacts, key=lambda a: isinstance(a.staged, InlineContent))),
+        artifacts=tuple(sorted(artifacts, key=_when_completed)),
         metadata=run.metadata,
         manifest_key=manifest_key(run),
         manifest=manifest.model_dump_json(indent=2) + "\n",
     )
-    return plan, outcome_of(export, manifest_url=f"{destination_url}/{plan.manifest_key}")
+    manifest_url = f"{destination_url}/{plan.manifest_key}"
+    return plan, outcome_of(run, export, destination_url=destination_url, manifest_url=manifest_url)
 
 
-def outcome_of(export: Export, *, manifest_url: str | None) -> Outcome:
+def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifest_url: str | None) -> Outcome:
     """Totals over all datasets; `timings` are busy milliseconds per stage."""
     timings: dict[str, float] = {}
     for dataset in export.datasets:
         for stage, seconds in dataset.seconds.items():
             timings[stage] = round(timings.get(stage, 0.0) + seconds * 1000, 3)
+    until = run.request.until
     return Outcome(
         counts=sum((dataset.counts for dataset in export.datasets), start=Counts()),
-        bytes_written=sum(dataset.artifact.size for dataset in export.datasets),
+        datasets=tuple(dataset.counts for dataset in export.datasets),
+        covered_until=export.snapshot_at if until is None else min(until, export.snapshot_at),
+        bytes_written=sum(
+            artifact.size
+            for dataset in export.datasets
+            for artifact in dataset.artifacts
+            if artifact.destination == destination_url
+        ),
         timings=timings,
         manifest_url=manifest_url,
     )
 
 
-def _entry(artifact: Artifact, destination_url: str) -> ManifestEntry:
+def _when_completed(artifact: Artifact) -> int:
+    """
+    An upload can be lost, inline content can't: with the uploads first, a plan whose first one is gone has changed
+    nothing yet, and may be given up. Tables come last: nothing undoes what has been merged into one.
+    """
+    match artifact.staged:
+        case StagedTable():
+            return 2
+        case InlineContent():
+            return 1
+    return 0
+
+
+def _entry(artifact: Artifact) -> ManifestEntry:
     return ManifestEntry(
-        url=f"{destination_url}/{artifact.key}",
+        url=f"{artifact.destination}/{artifact.key}",
         dataset=artifact.dataset,
         format=artifact.format,
         compression=artifact.compression,
+        rows=artifact.rows,
+        meta=ContentMeta(content_length=artifact.size),
+        sha256=artifact.sha256,
+    )
+
+
+def _rejected(artifact: Artifact) -> RejectedEntry:
+    return RejectedEntry(
+        url=f"{artifact.destination}/{artifact.key}",
+        dataset=artifact.dataset,
         rows=artifact.rows,
         meta=ContentMeta(content_length=artifact.size),
         sha256=artifact.sha256,
@@ -105,12 +145,12 @@ class Publisher:
         self,
         *,
         runs: RunStore,
-        destination: Destination,
+        destinations: Destinations,
         clock: Clock,
         after: Callable[[str], None],
     ) -> None:
         self._runs = runs
-        self._destination = destination
+        self._destinations = destinations
         self._after = after
         self._clock = clock
 
@@ -121,15 +161,18 @@ class Publisher:
         That is `succeeded`, or `queued` when the plan was void, or `failed` when it can never be published. Raises
         any other error of the destination, which changes nothing: the plan stays to be rolled forward.
         """
-        if plan.destination != self._destination.url:
-            raise SettingsError(
-                f"Run {claim.run.run_id!r} was decided for {plan.destination}, and this service writes to "
-                f"{self._destination.url}. Set the destination back until the run is published."
+        primary = self._destinations.primary
+        gone = self._destinations.missing(plan)
+        if gone or plan.destination != primary.url:
+            raise DestinationChanged(
+                claim.run.run_id,
+                needed=gone or [plan.destination],
+                here=[each.url for each in self._destinations.all],
             )
         try:
             for number, artifact in enumerate(plan.artifacts):
                 try:
-                    await self._destination.complete(artifact, metadata=plan.metadata)
+                    await self._destinations.complete(artifact, metadata=plan.metadata)
                 except UploadMissing as missing:
                     if number == 0:
                         log.warning(
@@ -137,10 +180,10 @@ class Publisher:
                             key=artifact.key,
                         )
                         return await self._runs.void_plan(claim)
-                    raise PlanLost(f"{self._destination.url}/{artifact.key}") from missing
+                    raise PlanLost(self._destinations.url(artifact)) from missing
                 self._after("complete one")
             self._after("complete")
-            await self._destination.publish(plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata)
+            await primary.publish(plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata)
             self._after("publish")
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)
@@ -157,7 +200,7 @@ class Publisher:
         # until then somebody who hasn't heard yet could complete one, and only the plan tells of that object.
         for artifact in plan.artifacts:
             try:
-                await self._destination.delete(artifact, metadata=plan.metadata)
+                await self._destinations.delete(artifact, metadata=plan.metadata)
             except PipelineError as problem:
                 log.warning("an object of a failed run could not be deleted", key=artifact.key, error=str(problem))
         return run

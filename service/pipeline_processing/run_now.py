@@ -7,7 +7,9 @@ from typing import TypeVar
 import structlog
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunContext
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import AgencyProcessor
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import (
     InternalError,
     PipelineError,
@@ -17,9 +19,8 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.executor import Executor, RetryPolicy, final_error
 from pipeline_processing.failures import failure_of
-from pipeline_processing.model import JobRequest, Run, RunCompletion, RunState
-from pipeline_processing.ports import Clock, Destination, Incoming, RunStore
-from pipeline_processing.publication import outcome_of
+from pipeline_processing.model import Counts, JobRequest, Run, RunCompletion, RunState
+from pipeline_processing.ports import Clock, Incoming, RunStore
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +37,7 @@ class RunNow:
         *,
         runs: RunStore,
         executor: Executor,
-        destination: Destination,
+        destinations: Destinations,
         clock: Clock,
         retry: RetryPolicy,
         jitter: Callable[[], float],
@@ -44,7 +45,7 @@ class RunNow:
     ) -> None:
         self._runs = runs
         self._executor = executor
-        self._destination = destination
+        self._destinations = destinations
         self._clock = clock
         self._retry = retry
         self._jitter = jitter
@@ -61,7 +62,7 @@ class RunNow:
         if known is None or not known.state.finished:
             # A destination that can't be used is found before the run id is spent on it.
             installation = await self._patiently(self._runs.installation_id)
-            await self._patiently(lambda: self._destination.verify_installation(installation))
+            await self._patiently(lambda: self._destinations.verify_installation(installation))
         incoming = Incoming(request=request, run_id=run_id, trace_id=trace_id, span_id=span_id)
         run = await self._patiently(lambda: self._runs.accept(incoming))
         self._after("accept")
@@ -166,8 +167,9 @@ async def run_dry(
             log.exception("unexpected error")
             return completion(attempt, state="failed", error=failure_of(InternalError(error)))
         else:
-            outcome = outcome_of(export, manifest_url=None)
-            return completion(attempt, **outcome.counts.model_dump(), bytes_written=outcome.bytes_written)
+            counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
+            size = sum(artifact.size for dataset in export.datasets for artifact in dataset.artifacts)
+            return completion(attempt, **counts.model_dump(), bytes_written=size)
 
 
 def _finished(requested_at: datetime, clock: Clock) -> datetime:

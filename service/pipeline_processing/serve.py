@@ -9,13 +9,14 @@ from typing import TypeVar
 
 import structlog
 
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable, TransientError
 from pipeline_processing.health import Health
 from pipeline_processing.intake import Intake
 from pipeline_processing.messaging import Offsets, Topics
 from pipeline_processing.outage import Outage
 from pipeline_processing.outbox import Outbox
-from pipeline_processing.ports import Clock, Destination, RunStore
+from pipeline_processing.ports import Clock, RunStore
 from pipeline_processing.progress_events import ProgressEvents
 from pipeline_processing.stopping import Stopped, first_of
 from pipeline_processing.worker import Worker
@@ -41,7 +42,7 @@ class Service:
         outbox: Outbox,
         progress: ProgressEvents,
         runs: RunStore,
-        destination: Destination,
+        destinations: Destinations,
         topics: Topics,
         requests_topic: str,
         clock: Clock,
@@ -55,7 +56,7 @@ class Service:
         self._outbox = outbox
         self._progress = progress
         self._runs = runs
-        self._destination = destination
+        self._destinations = destinations
         self._topics = topics
         self._requests_topic = requests_topic
         self._clock = clock
@@ -95,7 +96,7 @@ class Service:
         """That the history is set up, and the destination this installation's."""
         installation = await self._runs.installation_id()
         self._history.ended(by=_ME)
-        await self._destination.verify_installation(installation)
+        await self._destinations.verify_installation(installation)
         self._storage.ended(by=_ME)
 
     async def _stop_when_done(self, stop: asyncio.Event) -> None:

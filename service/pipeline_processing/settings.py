@@ -5,13 +5,14 @@ The service's settings: what there is, what it means, what it defaults to.
 `settings.worker.concurrency` here are one and the same. How they are read and merged is `settings_loader.py`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from pipeline_processing import settings_values as values
-from pipeline_processing.errors import SettingsError
+from pipeline_processing.errors import SecretMissing, SettingsError
 from pipeline_processing.locations import Location
 
 Positive = Annotated[int, BeforeValidator(values.whole_number(1))]
@@ -146,14 +147,30 @@ class Settings(Section):
     )
     job_config_file: File | None = Field(None, description="The job config; `--config` overrides it.")
     triggers_file: File | None = Field(None, description="The triggers.")
+    secrets: Mapping[str, Secret] = Field(
+        {},
+        description="A secret that the job config names, such as an API's token: `PIPELINE_SECRETS__CRM_TOKEN` is "
+        "`crm_token` there, and `secrets: {crm_token: …}` in a settings file.",
+    )
     kafka: KafkaSettings = KafkaSettings()
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()
+
+    def shown_nowhere(self) -> list[SecretStr]:
+        """The secrets that are no part of an address: those are known in text by where they stand in it."""
+        of_servers = (self.kafka.password, self.s3.secret_access_key)
+        return [*self.secrets.values(), *(secret for secret in of_servers if secret is not None)]
 
     @property
     def history_dsn(self) -> SecretStr | None:
         """The history's own DSN, or else the source's."""
         return self.history.dsn or self.source.dsn
+
+    def secret(self, name: str) -> SecretStr:
+        """The secret of that name. Raises SecretMissing."""
+        if name not in self.secrets:
+            raise SecretMissing(name, available=sorted(self.secrets))
+        return self.secrets[name]
 
     def require_source_dsn(self) -> SecretStr:
         """Raises SettingsError if there is none, as the other `require_…` do."""

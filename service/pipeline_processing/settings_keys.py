@@ -1,5 +1,10 @@
-"""Every setting there is, taken from the models: its variable, whether it is a secret, how it is shown."""
+"""
+Every setting there is, taken from the models: its variable, whether it is a secret, how it is shown.
 
+The secrets that users name themselves have paths too, `("secrets", "crm_token")`, but aren't listed.
+"""
+
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
@@ -11,6 +16,11 @@ from pipeline_processing.settings import Section, Settings
 
 PREFIX = "PIPELINE_"
 MASK = "********"
+NAMED_SECRETS = "secrets"
+"""The setting, and section of a settings file, in which users name secrets of their own."""
+NAME_RULE = "a lower-case letter, then up to 62 lower-case letters, digits and `_`, without `_file` at its end"
+_SECRET_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}(?<!_file)")
+_FILE = "_file"
 
 SettingPath = tuple[str, ...]
 """Where a setting is, as a settings file nests it, e.g. `("worker", "concurrency")`."""
@@ -65,15 +75,39 @@ def variable_of(path: SettingPath) -> str:
 
 def path_of(variable: str) -> SettingPath:
     """The inverse of `variable_of`, whatever the case."""
-    return tuple(variable[len(PREFIX) :].lower().split("__"))
+    first, *rest = variable[len(PREFIX) :].lower().split("__")
+    # The names of secrets are the user's, and may have two underscores as well.
+    return (first, "__".join(rest)) if first == NAMED_SECRETS and rest else (first, *rest)
+
+
+def is_known(path: SettingPath) -> bool:
+    """Whether a user may write it."""
+    return path in KNOWN or _is_named_secret(path) or (secret_in_file(path) is not None)
+
+
+def secret_in_file(path: SettingPath) -> SettingPath | None:
+    """`source.dsn_file` → `source.dsn`, for secrets only: `kafka.ca_file` and its like are settings."""
+    if path in SECRET_FILES:
+        return SECRET_FILES[path]
+    secret = (*path[:-1], path[-1].removesuffix(_FILE))
+    return secret if secret != path and _is_named_secret(secret) else None
+
+
+def _is_named_secret(path: SettingPath) -> bool:
+    return len(path) == 2 and path[0] == NAMED_SECRETS and _SECRET_NAME.fullmatch(path[1]) is not None
 
 
 def setting_docs() -> list[SettingDoc]:
     """Every setting there is, for the documentation."""
     nothing = Settings()
     return [
-        SettingDoc(key.variable, key.field.description or "", key.displayed(nothing), key.secret)
-        for key in SETTINGS.values()
+        SettingDoc(
+            variable=f"{key.variable}__…" if key.path == (NAMED_SECRETS,) else key.variable,
+            description=key.field.description or "",
+            default=None if key.path == (NAMED_SECRETS,) else key.displayed(nothing),
+            secret=key.secret,
+        )
+        for key in _keys(Settings)
     ]
 
 
@@ -90,10 +124,9 @@ def _holds_secret(annotation: object) -> bool:
     return annotation is SecretStr or any(_holds_secret(member) for member in get_args(annotation))
 
 
-SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in _keys(Settings)}
+SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in _keys(Settings) if key.path != (NAMED_SECRETS,)}
 SECRET_FILES: dict[SettingPath, SettingPath] = {
-    (*key.path[:-1], f"{key.path[-1]}_file"): key.path for key in SETTINGS.values() if key.secret
+    (*key.path[:-1], f"{key.path[-1]}{_FILE}"): key.path for key in SETTINGS.values() if key.secret
 }
-"""`source.dsn_file` → `source.dsn`, for secrets only: `kafka.ca_file` and its like are settings."""
 KNOWN: tuple[SettingPath, ...] = (*SETTINGS, *SECRET_FILES)
-"""All that a user may write."""
+"""All that a user may write, but for named secrets."""

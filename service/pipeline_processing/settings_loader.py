@@ -6,7 +6,7 @@ All faults are collected and told at once, each under the name that the user wro
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,16 +15,20 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from pipeline_processing.errors import SettingsError
+from pipeline_processing.masking import mask_from_now_on
 from pipeline_processing.settings import Settings
 from pipeline_processing.settings_document import UnreadableFile, read_document, read_text
 from pipeline_processing.settings_keys import (
     KNOWN,
     MASK,
+    NAME_RULE,
+    NAMED_SECRETS,
     PREFIX,
-    SECRET_FILES,
     SETTINGS,
     SettingPath,
+    is_known,
     path_of,
+    secret_in_file,
     variable_of,
 )
 
@@ -60,8 +64,12 @@ class LoadedSettings:
     origins: Mapping[str, str]
 
     def entries(self) -> list[SettingEntry]:
-        """Every setting there is, in the order of the documentation."""
-        return [self._entry(variable_of(path)) for path in SETTINGS]
+        """Every setting there is, in the order of the documentation, and then the named secrets that are set."""
+        named = sorted(variable_of((NAMED_SECRETS, name)) for name in self.settings.secrets)
+        return [
+            *(self._entry(variable_of(path)) for path in SETTINGS),
+            *(SettingEntry(variable, MASK, self.origins[variable]) for variable in named),
+        ]
 
     def _entry(self, variable: str) -> SettingEntry:
         value = SETTINGS[path_of(variable)].displayed(self.settings)
@@ -85,7 +93,7 @@ _Layer = dict[SettingPath, _Given]
 
 def load_settings(environ: Mapping[str, str], *, overrides: Mapping[str, object] | None = None) -> LoadedSettings:
     """
-    Read and check all settings.
+    Read and check all settings. From then on no log line or error message of this process shows their secrets.
 
     `overrides` is what the command line says, by variable (`PIPELINE_JOB_CONFIG_FILE` → path); None stands
     for an option that wasn't given. Raises InvalidSettings with every fault.
@@ -106,7 +114,9 @@ def load_settings(environ: Mapping[str, str], *, overrides: Mapping[str, object]
         job_config = given.get(_JOB_CONFIG_FILE)
         raise InvalidSettings(faults, job_config_file=Path(str(job_config.value)) if job_config else None)
 
-    origins = {variable_of(path): given[path].origin if path in given else "default" for path in SETTINGS}
+    mask_from_now_on(secret.get_secret_value() for secret in settings.shown_nowhere())
+    origins = {variable_of(path): "default" for path in SETTINGS}
+    origins |= {variable_of(path): setting.origin for path, setting in given.items()}
     return LoadedSettings(settings, MappingProxyType(origins))
 
 
@@ -140,8 +150,9 @@ def _from_environment(environ: Mapping[str, str], faults: list[str]) -> _Layer:
         if not name.upper().startswith(PREFIX) or not environ[name]:
             continue
         path = path_of(name)
-        if path not in KNOWN:
-            faults.append(f"{name}: unknown setting{_hint(name.upper(), [variable_of(key) for key in KNOWN])}")
+        if not is_known(path):
+            unknown = _unknown_secret(path) or _unknown(name.upper(), map(variable_of, KNOWN))
+            faults.append(f"{name}: {unknown}")
         elif path in layer:
             faults.append(f"{name}: set twice, also as {layer[path].written}")
         else:
@@ -164,11 +175,14 @@ def _from_file(file: Path, faults: list[str]) -> _Layer:
             faults.append(f"{written}: a settings file can't name another one")
         elif path in layer:
             faults.append(f"{written}: set twice, also as {layer[path].written}")
-        elif path in KNOWN:
+        elif is_known(path):
             if value is not None and value != "":
                 layer[path] = _Given(value, written, f"file {file}")
+        elif path == (NAMED_SECRETS,) and not value:
+            pass
         elif not inside:
-            faults.append(f"{written}: unknown setting{_hint('.'.join(path), ['.'.join(key) for key in KNOWN])}")
+            unknown = _unknown_secret(path) or _unknown(".".join(path), map(".".join, KNOWN))
+            faults.append(f"{written}: {unknown}")
         elif value:
             faults.append(f"{written}: must be a mapping of {', '.join(inside)}")
     return _with_secrets_read(layer, faults)
@@ -185,17 +199,22 @@ def _flattened(document: Mapping[Any, Any], above: SettingPath = ()) -> Iterator
 
 def _with_secrets_read(layer: _Layer, faults: list[str]) -> _Layer:
     """The layer with each `…_file` of a secret replaced by the secret that stands in that file."""
-    result = {path: setting for path, setting in layer.items() if path not in SECRET_FILES}
-    for path, secret in SECRET_FILES.items():
-        if (pointer := layer.get(path)) is None:
+    result: _Layer = {}
+    for path, pointer in layer.items():
+        if (secret := secret_in_file(path)) is None:
+            result[path] = pointer
             continue
         if secret in layer:
             faults.append(f"{pointer.written}: {layer[secret].written} is set too; keep one of them")
             continue
+        named = str(pointer.value)
         try:
-            content = read_text(Path(str(pointer.value))).removesuffix("\n").removesuffix("\r")
+            content = read_text(Path(named)).removesuffix("\n").removesuffix("\r")
         except UnreadableFile as error:
-            faults.append(f"{pointer.written}: {error}")
+            # Somebody may have put the secret itself here.
+            looks_like_a_path = named.startswith(("/", "."))
+            reason = str(error) if looks_like_a_path else str(error).replace(named, "the file that it should name")
+            faults.append(f"{pointer.written}: {reason}")
             continue
         if content:
             below = "" if pointer.origin == "environment" else f", named in {pointer.origin}"
@@ -205,6 +224,15 @@ def _with_secrets_read(layer: _Layer, faults: list[str]) -> _Layer:
     return result
 
 
-def _hint(wrong: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.7)
-    return f". Did you mean {close[0]}?" if close else ""
+def _unknown_secret(path: SettingPath) -> str | None:
+    """What is wrong with a path among the named secrets; None if it isn't there."""
+    if path[0] != NAMED_SECRETS:
+        return None
+    if len(path) == 1:
+        return f"must have a name for each secret, such as {variable_of((NAMED_SECRETS, 'crm_token'))}"
+    return f"the name of a secret must be {NAME_RULE}"
+
+
+def _unknown(wrong: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.7)
+    return f"unknown setting. Did you mean {close[0]}?" if close else "unknown setting"

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from pipeline_processing.errors import InvalidRequest
-from pipeline_processing.model import JobRequest, Plan, RunFailure
+from pipeline_processing.model import JobRequest, MultipartUpload, Plan, RunFailure, Staged, StagedFile, StagedTable
 
 _LONGEST_MESSAGE = 8000
 """In characters. An error quotes what it was about, and the event that tells of it must fit into one message."""
@@ -39,12 +39,22 @@ def storable_failure(failure: RunFailure) -> RunFailure:
     return failure.model_copy(update={"message": message})
 
 
-def planned_uploads(plan: Plan) -> tuple[list[str], list[str | None]]:
-    """Keys and handles of the uploads that a plan names. A file has no handle to compare, only its key."""
-    staged = [(artifact.key, artifact.staged) for artifact in plan.artifacts if artifact.staged.kind != "inline"]
-    keys = [key for key, _ in staged]
-    handles = [upload.upload_id if upload.kind == "multipart" else None for _, upload in staged]
-    return keys, handles
+def planned_uploads(plan: Plan) -> tuple[list[str], list[str]]:
+    """Keys and handles of the uploads that a plan names."""
+    named = [(artifact.key, _handle(artifact.staged)) for artifact in plan.artifacts]
+    uploads = [(key, handle) for key, handle in named if handle is not None]
+    return [key for key, _ in uploads], [handle for _, handle in uploads]
+
+
+def _handle(staged: Staged) -> str | None:
+    match staged:
+        case MultipartUpload():
+            return staged.upload_id
+        case StagedFile():
+            return staged.path
+        case StagedTable():
+            return staged.table
+    return None  # it stands in the plan itself
 
 
 def _texts(value: Any) -> Iterator[str]:

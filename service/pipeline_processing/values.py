@@ -12,7 +12,7 @@ from functools import total_ordering
 from typing import Any
 from uuid import UUID
 
-from pipeline_processing.ports import Comparison
+from pipeline_processing.columns import Comparison
 
 
 @total_ordering

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import typer
-import yaml
+from pipeline_processing.guarantees import GUARANTEES
+from pipeline_processing.yaml_documents import load_yaml
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.cli.main import app
@@ -85,9 +86,30 @@ def test_make_targets_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_job_configs_are_valid(page: Path) -> None:
-    """Every job config of a page passes the checks."""
+    """Every job config of a page passes the checks, and so does every part of one."""
     for block in blocks(page, "yaml"):
-        AgencyJobConfig.model_validate(yaml.safe_load(block))
+        AgencyJobConfig.model_validate(whole(load_yaml(block)))
+
+
+def whole(document: Any) -> Any:
+    """A job config around a part of one: a source, a list of steps, options of a dataset, or destinations."""
+    if "datasets" in document:
+        return document
+    source = {"postgres": {"query": "SELECT 1 AS id"}}
+    dataset, others = {"name": "records", "source": source}, {}
+    if isinstance(document, list):
+        dataset |= {"steps": document}
+    elif "destinations" in document:
+        others = document
+    else:
+        dataset |= document
+    return {"datasets": [dataset], **others}
+
+
+def test_the_guarantees_are_those_that_are_told() -> None:
+    """The table of destinations says what `config check` says."""
+    told = dict(re.findall(r"^\| `(\w+)` \| (exactly once.*) \|$", (DOCS / "destinations.md").read_text("utf-8"), re.MULTILINE))
+    assert told == GUARANTEES
 
 
 def test_exit_codes_are_all_explained() -> None:

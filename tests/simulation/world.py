@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
 from pipeline_processing.executor import Executor, RetryPolicy
 from pipeline_processing.lease import Leases
@@ -34,6 +35,7 @@ from tests.unit.in_memory import (
     Interposed,
     InterposedDestination,
     MemorySource,
+    NoServices,
     incoming,
     job,
 )
@@ -239,7 +241,8 @@ class Worker:
             worker=name,
             runs=runs,
             source=_ChangingSource(world, self._around_source),
-            destination=destination,
+            services=NoServices(),
+            destinations=Destinations([destination]),
             config=job(*DATASETS),
             leases=Leases(runs=runs, clock=clock, length=timedelta(seconds=LEASE)),
             clock=clock,

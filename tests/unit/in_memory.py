@@ -12,7 +12,11 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
+from pydantic import SecretStr
+
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.columns import Column, Columns, Kind
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.executor import Attempted, Executor, RetryPolicy
 from pipeline_processing.installation import INSTALLATION_KEY
 from pipeline_processing.lease import Leases
@@ -20,10 +24,11 @@ from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_record import RunRecord
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunProgress
-from pipeline_processing.ports import Batch, Column, Incoming, Origin, Upload, UploadStarted
+from pipeline_processing.ports import Content, Incoming, LookupTable, Origin, Upload, UploadStarted, Upstream
 from pipeline_processing.projection import Projection
 from pipeline_processing.run_now import RunNow
 from pipeline_processing.telemetry import IdsOnlyTracer
+from pipeline_processing.values import PLAIN_NUMBER, PLAIN_TEXT
 from tests.unit.virtual_clock import VirtualClock
 
 INSTALLATION = UUID("0192fe62-5a17-7cc0-8a4e-64d3f0a7c001")
@@ -32,7 +37,12 @@ LEASE = timedelta(seconds=30)
 
 Records = Sequence[tuple[Any, ...]]
 
-COLUMNS = (Column("id"), Column("name"))
+COLUMNS = Columns(
+    (
+        Column("id", comparison=PLAIN_NUMBER, kind=Kind.INTEGER, origins=frozenset({"id"}), unchanged=True),
+        Column("name", comparison=PLAIN_TEXT, kind=Kind.TEXT, origins=frozenset({"name"}), unchanged=True),
+    )
+)
 ROWS: Mapping[str, Sequence[Records]] = {
     "small": [[(1, "a"), (2, "b")]],
     "large": [[(1, "x" * 400), (2, "y")], [(3, "z" * 400)]],
@@ -49,10 +59,12 @@ def incoming(run_id: str = "r", *, agency_id: int = 7, origin: Origin | None = N
     return Incoming(request=asked, run_id=run_id, trace_id=TRACE_ID, span_id=SPAN_ID, origin=origin)
 
 
-def job(*names: str) -> AgencyJobConfig:
-    """A job of these datasets."""
+def job(*names: str, **options: Any) -> AgencyJobConfig:
+    """A job of these datasets, all with the same options."""
     source = {"postgres": {"query": "SELECT"}}
-    return AgencyJobConfig.model_validate({"datasets": [{"name": name, "source": source} for name in names]})
+    return AgencyJobConfig.model_validate(
+        {"datasets": [{"name": name, "source": source, **options} for name in names]}
+    )
 
 
 # -- in between ----------------------------------------------------------------------------------
@@ -141,9 +153,9 @@ class InterposedDestination(Interposed):
     """A destination, of whose uploads every call goes through `around`, too: `write`, `seal`, `leave`."""
 
     def open(
-        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+        self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AbstractAsyncContextManager[Upload]:
-        return _InterposedUpload(self._real.open(key, metadata=metadata, on_started=on_started), self._around)
+        return _InterposedUpload(self._real.open(key, content, metadata=metadata, on_started=on_started), self._around)
 
 
 class _InterposedUpload(Interposed):
@@ -163,13 +175,23 @@ class _InterposedUpload(Interposed):
 class MemorySource:
     """Batches of records by dataset. `around` gets every `snapshot`, and a `batch` for each one read."""
 
-    def __init__(self, rows: Mapping[str, Sequence[Records]], *, clock: VirtualClock, around: Around) -> None:
+    def __init__(
+        self,
+        rows: Mapping[str, Sequence[Records]],
+        *,
+        clock: VirtualClock,
+        around: Around,
+        columns: Columns = COLUMNS,
+    ) -> None:
+        self.asked: list[Mapping[str, Any]] = []
+        """The arguments of each dataset read."""
         self.rows_by_dataset = rows
+        self.columns = columns
         self._clock = clock
         self._around = around
 
     @asynccontextmanager
-    async def snapshot(self, datasets: Sequence[Any]) -> AsyncIterator[_MemorySnapshot]:
+    async def snapshot(self, datasets: Mapping[str, Any]) -> AsyncIterator[_MemorySnapshot]:
         async def opened() -> _MemorySnapshot:
             return _MemorySnapshot(self, self._clock, self._around)
 
@@ -182,29 +204,46 @@ class _MemorySnapshot:
         self._source = source
         self._around = around
 
+    def columns(self, dataset: str, *, carry: str) -> Columns:
+        return self._source.columns
+
     @asynccontextmanager
-    async def rows(self, dataset: Any, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[_MemoryBatches]:
-        yield _MemoryBatches(self._source.rows_by_dataset[dataset.name], self._around)
+    async def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[_MemoryBatches]:
+        self._source.asked.append(arguments)
+        yield _MemoryBatches(self._source.rows_by_dataset[dataset], self._source.columns, self._around)
 
 
 class _MemoryBatches:
-    def __init__(self, batches: Sequence[Records], around: Around) -> None:
-        self.columns = COLUMNS
-        self.make_rows: Any = Projection.of([column.name for column in COLUMNS]).rows
+    def __init__(self, batches: Sequence[Records], columns: Columns, around: Around) -> None:
+        self.columns = columns
+        self.make_rows: Any = Projection.of(columns.names).rows
         self._left = deque(batches)
         self._around = around
 
     def __aiter__(self) -> _MemoryBatches:
         return self
 
-    async def __anext__(self) -> Batch:
-        async def read() -> Batch | None:
+    async def __anext__(self) -> list[Any]:
+        async def read() -> list[Any] | None:
             return self.make_rows(self._left.popleft()) if self._left else None
 
-        batch = await self._around("batch", read)
+        batch: list[Any] | None = await self._around("batch", read)
         if batch is None:
             raise StopAsyncIteration
         return batch
+
+
+class NoServices:
+    """For steps that need nothing of the outside world."""
+
+    def lookup(self, query: str, *, secret: str | None, carry: str) -> AbstractAsyncContextManager[LookupTable]:
+        raise AssertionError("this step asks no database")
+
+    def upstream(self, options: Any) -> AbstractAsyncContextManager[Upstream]:
+        raise AssertionError("this step asks no API")
+
+    def secret(self, name: str) -> SecretStr:
+        raise AssertionError("this step has no secret")
 
 
 # -- the service ---------------------------------------------------------------------------------
@@ -212,12 +251,16 @@ class _MemoryBatches:
 
 @dataclass
 class Service:
-    """One history and one destination, and workers on them. `between` gets all calls of the first worker."""
+    """
+    One history and one destination, and workers on them; `others` are destinations beside that one. `between` gets
+    all calls of the first worker.
+    """
 
     config: AgencyJobConfig = field(default_factory=lambda: job("small", "large", "last"))
     rows: Mapping[str, Sequence[Records]] = field(default_factory=lambda: ROWS)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_runs_per_agency: int = 1
+    others: Sequence[MemoryDestination] = ()
     clock: VirtualClock = field(default_factory=VirtualClock)
     between: Between = field(default_factory=Between)
     steps: list[str] = field(default_factory=list)
@@ -246,7 +289,8 @@ class Service:
             worker=worker,
             runs=runs,
             source=MemorySource(self.rows, clock=self.clock, around=between),
-            destination=InterposedDestination(self.destination, between),
+            services=NoServices(),
+            destinations=self.destinations(between),
             config=self.config,
             leases=Leases(runs=runs, clock=self.clock, length=lease),
             clock=self.clock,
@@ -264,12 +308,17 @@ class Service:
         return RunNow(
             runs=Interposed(self.runs, self.between),
             executor=self.first,
-            destination=InterposedDestination(self.destination, self.between),
+            destinations=self.destinations(self.between),
             clock=self.clock,
             retry=self.retry,
             jitter=lambda: self.jitter,
             after=self.steps.append,
         )
+
+    def destinations(self, around: Around) -> Destinations:
+        """All of them, the one with the manifest first."""
+        interposed: list[Any] = [InterposedDestination(each, around) for each in (self.destination, *self.others)]
+        return Destinations(interposed)
 
     async def accept(self, run_id: str = "r", *, agency_id: int = 7, **request: Any) -> Run:
         return await self.runs.accept(incoming(run_id, agency_id=agency_id, **request))

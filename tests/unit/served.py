@@ -19,7 +19,7 @@ from pipeline_processing.progress_events import ProgressEvents
 from pipeline_processing.serve import Service as Serve
 from pipeline_processing.telemetry import IdsOnlyTracer
 from pipeline_processing.worker import Worker
-from tests.unit.in_memory import Between, Interposed, InterposedDestination, Service
+from tests.unit.in_memory import Between, Interposed, Service
 
 REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")
 
@@ -78,7 +78,7 @@ class Served:
             outbox=self.outbox,
             progress=ProgressEvents(events=events, topic=PROGRESS, clock=self.clock),
             runs=runs,
-            destination=InterposedDestination(self.service.destination, self.service.between),
+            destinations=self.service.destinations(self.service.between),
             topics=self.broker,
             requests_topic=REQUESTS,
             clock=self.clock,

@@ -8,11 +8,11 @@ import pytest
 import pipeline_processing
 
 PACKAGE = Path(pipeline_processing.__file__).parent
-ADAPTERS = ("postgres", "s3", "files", "kafka", "web", "memory", "embedded")
+ADAPTERS = ("postgres", "s3", "files", "http", "kafka", "web", "memory", "embedded")
 DRIVERS = ("asyncpg", "aiobotocore", "botocore", "aiohttp", "aiokafka")
 
 # What knows every adapter, what shows the whole on embedded servers, and each adapter itself.
-COMPOSITION = ("app.py", "app_serve.py", "app_checks.py", "demo/", "cli/demo.py")
+COMPOSITION = ("app.py", "app_data.py", "app_serve.py", "app_checks.py", "demo/", "cli/demo.py")
 
 
 def imports(module: Path) -> set[str]:
@@ -49,7 +49,7 @@ def test_only_the_composition_root_imports_adapters_and_drivers(module: Path) ->
 
 def test_one_adapter_does_not_import_another() -> None:
     """Adapters meet in the composition root only."""
-    for adapter in ("postgres", "s3", "files", "kafka", "web", "memory"):
+    for adapter in ("postgres", "s3", "files", "http", "kafka", "web", "memory"):
         for module in (PACKAGE / adapter).rglob("*.py"):
             others = tuple(f"pipeline_processing.{other}." for other in ADAPTERS if other != adapter)
             assert not [name for name in imports(module) if f"{name}.".startswith(others)], module

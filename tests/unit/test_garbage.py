@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline_processing.clean_up import Amount
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import (
     AccessDenied,
     DestinationUnavailable,
@@ -122,7 +123,7 @@ class Place:
         """What `gc` does. `before` and `after` its listing other things may happen."""
         runs: Any = Interposed(self.runs, self.between)
         listing: Any = Listing(Interposed(self.destination, self.between), before=before, after=after)
-        return await GarbageCollector(runs=runs, destination=listing, **options).collect()
+        return await GarbageCollector(runs=runs, destinations=Destinations([listing]), **options).collect()
 
     @property
     def there(self) -> list[UploadRef]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.agency_data_job.processor import DatasetExport, Export, RunContext
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import DatasetExport, Export
 from pipeline_processing.errors import (
     AccessDenied,
     DestinationUnavailable,
@@ -49,15 +50,18 @@ def exported(name: str, staged: Staged, *, read: int, filtered: int, size: int) 
     written = read - filtered
     return DatasetExport(
         counts=DatasetCounts(name=name, rows_read=read, rows_written=written, rows_filtered=filtered),
-        artifact=Artifact(
-            key=f"agency_id=7/run_id=r/{name}/part-00000.csv.gz",
-            dataset=name,
-            format=FormatName.CSV,
-            compression=Compression.GZIP,
-            rows=written,
-            size=size,
-            sha256=hashlib.sha256(name.encode()).hexdigest(),
-            staged=staged,
+        artifacts=(
+            Artifact(
+                key=f"agency_id=7/run_id=r/{name}/part-00000.csv.gz",
+                dataset=name,
+                format=FormatName.CSV,
+                compression=Compression.GZIP,
+                rows=written,
+                size=size,
+                sha256=hashlib.sha256(name.encode()).hexdigest(),
+                staged=staged,
+                destination=URL,
+            ),
         ),
         seconds={"source": 0.25, "upload": 0.5},
     )
@@ -130,7 +134,7 @@ def test_the_outcome_sums_up_the_datasets() -> None:
     assert outcome.bytes_written == 700
     assert outcome.timings == {"source": 1000.0, "upload": 2000.0}
     assert outcome.manifest_url == f"{URL}/{plan.manifest_key}"
-    assert outcome_of(EXPORT, manifest_url=None).manifest_url is None
+    assert outcome_of(CONTEXT, EXPORT, destination_url=URL, manifest_url=None).manifest_url is None
 
 
 # -- publish -------------------------------------------------------------------------------------
@@ -167,8 +171,8 @@ class Prepared:
     async def publish(self, claim: Claim, between: Between | None = None) -> RunState:
         around = between or self.between
         runs: Any = Interposed(self.service.runs, around)
-        destination: Any = Interposed(self.destination, around)
-        publisher = Publisher(runs=runs, destination=destination, clock=self.service.clock, after=self.steps.append)
+        destinations = self.service.destinations(around)
+        publisher = Publisher(runs=runs, destinations=destinations, clock=self.service.clock, after=self.steps.append)
         run = await publisher.publish(claim, await self.service.runs.plan(claim))
         assert run == self.service.record().run
         return run.state
@@ -238,7 +242,7 @@ async def test_a_lost_reply_to_the_end_of_a_run_is_no_second_end(prepared: Prepa
     assert prepared.service.record().run.state is RunState.SUCCEEDED
     assert await Publisher(
         runs=prepared.service.runs,
-        destination=prepared.destination,
+        destinations=prepared.service.destinations(prepared.between),
         clock=prepared.service.clock,
         after=prepared.steps.append,
     ).publish(claim, plan)

@@ -11,7 +11,9 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunContext
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import AgencyProcessor
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import (
     AccessDenied,
     ConflictingRequest,
@@ -24,11 +26,12 @@ from pipeline_processing.errors import (
     SourceUnavailable,
     StepFailed,
 )
-from pipeline_processing.executor import RetryPolicy, RunTotals
+from pipeline_processing.executor import RetryPolicy
 from pipeline_processing.installation import INSTALLATION_KEY, mark_of
 from pipeline_processing.model import FormatName, JobRequest, Run, RunState, UploadRef
 from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.run_now import run_dry
+from pipeline_processing.run_totals import RunTotals
 from pipeline_processing.telemetry import IdsOnlyTracer
 from tests.unit.in_memory import (
     INSTALLATION,
@@ -38,6 +41,7 @@ from tests.unit.in_memory import (
     Call,
     Fault,
     MemorySource,
+    NoServices,
     Service,
     lost_reply,
     refused,
@@ -345,7 +349,9 @@ async def dry(service: Service) -> Any:
     processor = AgencyProcessor(
         run=context,
         source=MemorySource(service.rows, clock=service.clock, around=service.between),
-        destination=NullDestination(),
+        services=NoServices(),
+        destinations=Destinations([NullDestination()]),
+        last_success=service.runs.last_success,
         on_upload=never,
         on_progress=RunTotals(context, service.clock, service.progress.append),
         tracer=IdsOnlyTracer(),

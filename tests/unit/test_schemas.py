@@ -337,9 +337,9 @@ REFUSED = {
     ),
     "unknown compression": (JOB_CONFIG, changed(SMALL, "datasets", 0, "compression", to="zip")),
     "fewer than no rows": (JOB_CONFIG, changed(SMALL, "datasets", 0, "expect", to={"min_rows": -1})),
-    "two destinations": (
+    "no destination for the manifest": (
         JOB_CONFIG,
-        changed(FULL, "destinations", to=[{"file": {"path": "/a"}}, {"file": {"path": "/b"}}]),
+        changed(FULL, "destinations", to=[{"postgres": {"dsn": "warehouse_dsn"}}]),
     ),
     "a destination of two kinds": (
         JOB_CONFIG,

@@ -1,15 +1,19 @@
 """Settings: where they come from, what is refused, and that no secret gets out."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import hypothesis
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from pipeline_processing.errors import SettingsError
+from pipeline_processing.errors import SecretMissing, SettingsError, UpstreamUnavailable
+from pipeline_processing.failures import failure_of
 from pipeline_processing.locations import FileLocation, S3Location
+from pipeline_processing.masking import mask_text
 from pipeline_processing.settings_keys import setting_docs
 from pipeline_processing.settings_loader import InvalidSettings, LoadedSettings, load_settings
 
@@ -54,6 +58,9 @@ CONTRACT = {
     "PIPELINE_HTTP__PORT": "8080",
 }
 
+NAMED_SECRETS = "PIPELINE_SECRETS__…"
+"""As the documentation has them: their names are the user's."""
+
 SECRETS = [
     "PIPELINE_SOURCE__DSN",
     "PIPELINE_HISTORY__DSN",
@@ -80,9 +87,9 @@ def write(path: Path, text: str) -> str:
 
 def test_the_settings_are_the_contracts_with_its_defaults() -> None:
     """No variable more or less than users were promised, and each is described."""
-    assert {doc.variable: doc.default for doc in setting_docs()} == CONTRACT
+    assert {doc.variable: doc.default for doc in setting_docs()} == {**CONTRACT, NAMED_SECRETS: None}
     assert all(doc.description for doc in setting_docs())
-    assert [doc.variable for doc in setting_docs() if doc.secret] == SECRETS
+    assert sorted(doc.variable for doc in setting_docs() if doc.secret) == sorted([*SECRETS, NAMED_SECRETS])
 
 
 def test_without_anything_set_all_is_default() -> None:
@@ -236,6 +243,130 @@ def test_a_secrets_file_that_cannot_be_used_is_a_fault(variable: str, tmp_path: 
     assert f"{name}: can't read {tmp_path / 'binary'}: it isn't UTF-8 text" in faults({name: f"{tmp_path / 'binary'}"})
     assert f"{name}: {empty} is empty" in faults({name: empty})
     assert faults(with_its_pair(both)) == [f"{name}: {variable} is set too; keep one of them"]
+
+
+def test_named_secrets_come_from_everywhere(tmp_path: Path) -> None:
+    """From the environment, the settings file, and files that either names; the names are the user's, in lower case."""
+    file = write(
+        tmp_path / "settings.yaml",
+        f"""
+        secrets:
+          written: tops3cret 1
+          Behind_FILE: {write(tmp_path / "one", "tops3cret 2")}
+          both: not this one
+        """,
+    )
+    environ = {
+        "PIPELINE_SETTINGS_FILE": file,
+        "PIPELINE_SECRETS__BOTH": "tops3cret 3",
+        "PIPELINE_SECRETS__FILE": "tops3cret 4",
+        "pipeline_secrets__crm__token": "tops3cret 5",
+        "PIPELINE_SECRETS__KEY_1_FILE": write(tmp_path / "two", "tops3cret 6\n"),
+        "PIPELINE_SECRETS__UNSET": "",
+    }
+
+    loaded = load_settings(environ)
+
+    assert {name: secret.get_secret_value() for name, secret in loaded.settings.secrets.items()} == {
+        "written": "tops3cret 1",
+        "behind": "tops3cret 2",
+        "both": "tops3cret 3",
+        "file": "tops3cret 4",
+        "crm__token": "tops3cret 5",
+        "key_1": "tops3cret 6",
+    }
+    named = {entry.variable: (entry.value, entry.origin) for entry in loaded.entries() if "SECRETS" in entry.variable}
+    assert named == {
+        "PIPELINE_SECRETS__BEHIND": ("********", f"file (secret) {tmp_path / 'one'}, named in file {file}"),
+        "PIPELINE_SECRETS__BOTH": ("********", "environment"),
+        "PIPELINE_SECRETS__CRM__TOKEN": ("********", "environment"),
+        "PIPELINE_SECRETS__FILE": ("********", "environment"),
+        "PIPELINE_SECRETS__KEY_1": ("********", f"file (secret) {tmp_path / 'two'}"),
+        "PIPELINE_SECRETS__WRITTEN": ("********", f"file {file}"),
+    }
+    assert "tops3cret" not in all_that_could_be_printed(loaded)
+
+
+def test_a_named_secret_is_had_by_its_name() -> None:
+    """One that isn't there is told with those that are, and how to set it."""
+    settings = load_settings({"PIPELINE_SECRETS__CRM_TOKEN": "tops3cret"}).settings
+
+    assert settings.secret("crm_token").get_secret_value() == "tops3cret"
+    with pytest.raises(
+        SecretMissing, match=r"'crm_tokn'.*there is crm_token.*PIPELINE_SECRETS__CRM_TOKN_FILE"
+    ) as caught:
+        settings.secret("crm_tokn")
+    assert "tops3cret" not in str(caught.value)
+    assert caught.value.exit_code == 78
+
+
+@pytest.mark.parametrize("name", ["1X", "_X", "X-Y", "É", "A" * 64, "X_FILE_FILE"])
+def test_a_secret_may_not_have_any_name(name: str) -> None:
+    """The rule is told."""
+    variable = f"PIPELINE_SECRETS__{name}"
+
+    assert faults({variable: "tops3cret"}) == [
+        f"{variable}: the name of a secret must be a lower-case letter, then up to 62 lower-case letters, digits and "
+        "`_`, without `_file` at its end"
+    ]
+
+
+@pytest.mark.parametrize("variable", [*SECRETS, "PIPELINE_SECRETS__CRM_TOKEN"])
+def test_a_secret_in_place_of_its_file_is_not_repeated(variable: str) -> None:
+    """Only what begins as a path does is shown."""
+    name = f"{variable}_FILE"
+
+    assert f"{name}: can't read the file that it should name: No such file or directory" in faults({name: "tops3cret"})
+
+
+def test_secrets_without_names_are_faults(tmp_path: Path) -> None:
+    """Neither a variable for all of them, nor a value that isn't text, nor a mapping in a mapping."""
+    plain = write(tmp_path / "plain.yaml", "secrets: tops3cret")
+    wrong = write(
+        tmp_path / "wrong.yaml", "secrets: {a: 12345678, b: {c: tops3cret}, D_FILE: /nowhere/d, d: tops3cret}"
+    )
+    rule = "the name of a secret must be a lower-case letter"
+
+    assert faults({"PIPELINE_SECRETS": "tops3cret"}) == [
+        "PIPELINE_SECRETS: must have a name for each secret, such as PIPELINE_SECRETS__CRM_TOKEN"
+    ]
+    assert faults({"PIPELINE_SETTINGS_FILE": plain}) == [
+        f"{plain}: secrets: must have a name for each secret, such as PIPELINE_SECRETS__CRM_TOKEN"
+    ]
+    told = faults({"PIPELINE_SETTINGS_FILE": wrong})
+    assert [line.split(", then")[0] for line in told] == [
+        f"{wrong}: secrets.b.c: {rule}",
+        f"{wrong}: secrets.D_FILE: {wrong}: secrets.d is set too; keep one of them",
+        f"{wrong}: secrets.a: must be text: put it in quotes",
+    ]
+
+
+@pytest.mark.parametrize("content", ["secrets:", "secrets: {}", "secrets: {a: null, b: ''}"])
+def test_no_secrets_in_a_file_are_none(content: str, tmp_path: Path) -> None:
+    """As with every other section."""
+    file = write(tmp_path / "settings.yaml", content)
+
+    assert load_settings({"PIPELINE_SETTINGS_FILE": file}).settings.secrets == {}
+
+
+def test_secrets_are_masked_in_text_once_they_are_loaded() -> None:
+    """Wherever they stand, and as URLs, JSON and Python write them; short ones would be found in ordinary words."""
+    secret = 'k3y/with "all" & more%\\é'
+    load_settings(
+        {
+            "PIPELINE_SECRETS__MASKED": secret,
+            "PIPELINE_SECRETS__SHORT": "word",
+            "PIPELINE_KAFKA__PASSWORD": "kafkas own",
+        }
+    )
+
+    assert mask_text(f"Bearer {secret}, a word, kafkas own") == "Bearer ***, a word, ***"
+    for written in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), f"'{secret}'"):
+        assert mask_text(written)[1:-1] == "***"
+    for written in (quote(secret), quote(secret, safe=""), quote_plus(secret)):
+        assert mask_text(f"https://crm/orders?key={written}&page=2") == "https://crm/orders?key=***&page=2"
+    failure = failure_of(UpstreamUnavailable(f"https://crm/?key={quote(secret)} answers with 500."))
+    assert failure.message == "https://crm/?key=*** answers with 500."
 
 
 def all_that_could_be_printed(loaded: LoadedSettings) -> str:

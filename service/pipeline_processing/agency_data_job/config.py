@@ -1,5 +1,6 @@
 """The job config: what a user writes in YAML, checked as a whole. Its JSON Schema is published in `schemas/`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,17 +10,26 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    Tag,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
+from pipeline_processing import plugins
+from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
+from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
+from pipeline_processing.agency_data_job.s3_destination import S3DestinationConfig
 from pipeline_processing.durations import Duration
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
-from pipeline_processing.locations import parse_location
-from pipeline_processing.model import Compression, FormatName, JobRequest
-from pipeline_processing.steps.config import StepConfig
+from pipeline_processing.limits import Share
+from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
+from pipeline_processing.one_key import one_key
+from pipeline_processing.steps.config import EnrichTableConfig, StepConfig
+from pipeline_processing.steps.rejections import OnRowError
 from pipeline_processing.validation import faults_of
+from pipeline_processing.yaml_documents import load_yaml
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
@@ -44,10 +54,61 @@ class PostgresSourceConfig(Part):
     statement_timeout: Duration | None = Field(None, description="e.g. 90s, 15m, 1h; none by default.")
 
 
-class SourceConfig(Part):
-    """Where the rows come from."""
-
+class PostgresSourceEntry(Part):
     postgres: PostgresSourceConfig
+
+    @property
+    def kind(self) -> str:
+        """What the job config calls it by, as of all kinds of entries."""
+        return "postgres"
+
+    @property
+    def options(self) -> PostgresSourceConfig:
+        """What the source is opened with, as of all kinds of entries."""
+        return self.postgres
+
+
+class HttpSourceEntry(Part):
+    http: HttpSourceConfig
+
+    @property
+    def kind(self) -> str:
+        """See `PostgresSourceEntry`."""
+        return "http"
+
+    @property
+    def options(self) -> HttpSourceConfig:
+        """See `PostgresSourceEntry`."""
+        return self.http
+
+
+class PluginSourceEntry(Part):
+    """A source of another package: its name has a dot."""
+
+    name: str
+    options: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_name(cls, source: Any) -> Any:
+        return _plugged(plugins.SOURCES, source)
+
+    @property
+    def kind(self) -> str:
+        """See `PostgresSourceEntry`."""
+        return self.name
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {self.name: self.options}
+
+
+SourceConfig = Annotated[
+    Annotated[PostgresSourceEntry, Tag("postgres")]
+    | Annotated[HttpSourceEntry, Tag("http")]
+    | Annotated[PluginSourceEntry, Tag("plugin")],
+    one_key("source", {"postgres": PostgresSourceEntry, "http": HttpSourceEntry, "plugin": PluginSourceEntry}),
+]
 
 
 class Expect(Part):
@@ -55,6 +116,11 @@ class Expect(Part):
 
     min_rows: int | None = Field(None, ge=0, description="Fewest rows written.")
     max_rows: int | None = Field(None, ge=0, description="Most rows written.")
+    max_change: Share | None = Field(
+        None, description='How far the rows written may differ from the last successful run\'s, e.g. "20%".'
+    )
+    unique: tuple[str, ...] | None = Field(None, min_length=1, description="Columns that together differ in every row.")
+    not_null: tuple[str, ...] | None = Field(None, min_length=1, description="Columns that are never null.")
 
 
 class DatasetConfig(Part):
@@ -62,22 +128,46 @@ class DatasetConfig(Part):
 
     name: DatasetName
     source: SourceConfig
+    since: Literal["last_success"] | None = Field(
+        None,
+        description="Where the request has no `since`: up to when the dataset's last successful run covers the rows; "
+        "null if there is none.",
+    )
+    overlap: Duration | None = Field(
+        None, description="How much earlier than that: for rows that were committed late, e.g. 5m."
+    )
     steps: tuple[StepConfig, ...] = ()
     format: FormatName = FormatName.NDJSON
+    csv: CsvOptions = Field(CsvOptions(), description="How CSV is written.")
     compression: Compression = Compression.NONE
+    max_artifact_rows: int | None = Field(None, ge=1, description="Most rows of one artifact.")
+    max_artifact_mib: int | None = Field(None, ge=1, description="Most MiB of one artifact.")
+    on_row_error: OnRowError = Field(
+        OnRowError.FAIL,
+        description="What becomes of a row that a step can't use: it fails the run, is left out, or is kept apart.",
+    )
+    max_rejected: Annotated[int, Field(ge=0, strict=True)] | Share | None = Field(
+        None, description='Most rows that may be rejected: a count, or a share of the rows read, e.g. "0.1%".'
+    )
     expect: Expect = Expect()
 
-
-class S3DestinationConfig(Part):
-    """A bucket and the prefix below it."""
-
-    bucket: str
-    prefix: str = ""
-
     @model_validator(mode="after")
-    def _is_a_location(self) -> "S3DestinationConfig":
-        parse_location(f"s3://{self.bucket}/{self.prefix.strip('/')}")  # by the rules of PIPELINE_DESTINATION
+    def _fits_together(self) -> "DatasetConfig":
+        if self.max_rejected is not None and self.on_row_error is OnRowError.FAIL:
+            raise ValueError("`max_rejected` needs `on_row_error: skip` or `quarantine`: with `fail` none is rejected")
+        if self.overlap is not None and self.since is None:
+            raise ValueError("`overlap` needs `since: last_success`")
         return self
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether it needs to know of its last successful export."""
+        return self.since is not None or self.expect.max_change is not None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that its source and its steps need."""
+        return (*getattr(self.source.options, "secrets", ()), *(name for step in self.steps for name in step.secrets))
 
 
 class FileDestinationConfig(Part):
@@ -96,12 +186,84 @@ class FileDestinationConfig(Part):
 class S3DestinationEntry(Part):
     s3: S3DestinationConfig
 
+    @property
+    def kind(self) -> str:
+        """What the job config calls it by, as of all kinds of entries."""
+        return "s3"
+
+    @property
+    def options(self) -> S3DestinationConfig:
+        """What the destination is opened with, as of all kinds of entries."""
+        return self.s3
+
 
 class FileDestinationEntry(Part):
     file: FileDestinationConfig
 
+    @property
+    def kind(self) -> str:
+        """See `S3DestinationEntry`."""
+        return "file"
 
-DestinationConfig = S3DestinationEntry | FileDestinationEntry
+    @property
+    def options(self) -> FileDestinationConfig:
+        """See `S3DestinationEntry`."""
+        return self.file
+
+
+class PostgresDestinationEntry(Part):
+    postgres: PostgresDestinationConfig
+
+    @property
+    def kind(self) -> str:
+        """See `S3DestinationEntry`."""
+        return "postgres"
+
+    @property
+    def options(self) -> PostgresDestinationConfig:
+        """See `S3DestinationEntry`."""
+        return self.postgres
+
+
+class PluginDestinationEntry(Part):
+    """A destination of another package: its name has a dot."""
+
+    name: str
+    options: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_name(cls, destination: Any) -> Any:
+        return _plugged(plugins.DESTINATIONS, destination)
+
+    @property
+    def kind(self) -> str:
+        """See `S3DestinationEntry`."""
+        return self.name
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {self.name: self.options}
+
+
+DestinationConfig = Annotated[
+    Annotated[S3DestinationEntry, Tag("s3")]
+    | Annotated[FileDestinationEntry, Tag("file")]
+    | Annotated[PostgresDestinationEntry, Tag("postgres")]
+    | Annotated[PluginDestinationEntry, Tag("plugin")],
+    one_key(
+        "destination",
+        {
+            "s3": S3DestinationEntry,
+            "file": FileDestinationEntry,
+            "postgres": PostgresDestinationEntry,
+            "plugin": PluginDestinationEntry,
+        },
+    ),
+]
+
+
+_ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {"contains": {"anyOf": [{"required": ["s3"]}, {"required": ["file"]}]}}
 
 
 class AgencyJobConfig(Part):
@@ -109,8 +271,10 @@ class AgencyJobConfig(Part):
 
     job: Literal["agency_data_job"] = "agency_data_job"
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    destinations: tuple[DestinationConfig, ...] | None = Field(
-        None, max_length=1, min_length=1, description="Replaces PIPELINE_DESTINATION."
+    destinations: (
+        Annotated[tuple[DestinationConfig, ...], Field(min_length=1, json_schema_extra=_ONE_HOLDS_THE_MANIFEST)] | None
+    ) = Field(
+        None, description="Replaces PIPELINE_DESTINATION. One must be s3 or file; the first such holds the manifest."
     )
 
     @model_validator(mode="after")
@@ -120,6 +284,38 @@ class AgencyJobConfig(Part):
         if twice:
             raise ValueError(f"two datasets are named {', '.join(twice)}: give each a name of its own")
         return self
+
+    @model_validator(mode="after")
+    def _one_can_hold_the_manifest(self) -> "AgencyJobConfig":
+        if self.destinations and not any(
+            isinstance(each, S3DestinationEntry | FileDestinationEntry) for each in self.destinations
+        ):
+            raise ValueError("none of the destinations is s3 or file: one must be, to hold the manifest")
+        return self
+
+    @model_validator(mode="after")
+    def _tables_are_known(self) -> "AgencyJobConfig":
+        for each in self.destinations or ():
+            if isinstance(each, PostgresDestinationEntry):
+                each.postgres.check_datasets([dataset.name for dataset in self.datasets])
+        return self
+
+    @property
+    def needs_source_database(self) -> bool:
+        """Whether PIPELINE_SOURCE__DSN is used: by a source, or by a lookup without a DSN of its own."""
+        return any(
+            dataset.source.kind == "postgres"
+            or any(isinstance(step, EnrichTableConfig) and step.enrich_table.dsn is None for step in dataset.steps)
+            for dataset in self.datasets
+        )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that it needs, each once."""
+        named = [name for dataset in self.datasets for name in dataset.secrets]
+        for entry in self.destinations or ():
+            named += getattr(entry.options, "secrets", ())
+        return tuple(dict.fromkeys(named))
 
     def for_request(self, request: JobRequest) -> "AgencyJobConfig":
         """
@@ -139,6 +335,16 @@ class AgencyJobConfig(Part):
         )
 
 
+def _plugged(group: str, part: Any) -> Any:
+    """`{name: options}` as the fields of a plugin's part, its options checked by the plugin."""
+    if not isinstance(part, Mapping) or "name" in part:
+        return part
+    if len(part) != 1:
+        raise ValueError(f"needs one key, and has {', '.join(map(repr, part))}")
+    ((name, options),) = part.items()
+    return {"name": name, "options": plugins.parsed(group, name, options)}
+
+
 def load_job_config(path: Path) -> AgencyJobConfig:
     """
     Read a job config.
@@ -146,7 +352,7 @@ def load_job_config(path: Path) -> AgencyJobConfig:
     Raises InvalidJobConfig with every fault at once: an unreadable file, broken YAML, or a broken schema.
     """
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
+        document = load_yaml(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidJobConfig(
             f"Can't read the job config {path}: {error.strerror}. Name an existing file with --config or "

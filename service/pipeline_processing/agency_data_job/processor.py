@@ -5,67 +5,35 @@ Nothing here is visible to a reader yet: whether and how it becomes so is decide
 `publication.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.output import DatasetOutput, Outlet
+from pipeline_processing.agency_data_job.quarantine import Quarantine
 from pipeline_processing.agency_data_job.stages import Stages
-from pipeline_processing.agency_data_job.verification import verify
-from pipeline_processing.errors import RowTooLarge
-from pipeline_processing.formats.compression import compressor
+from pipeline_processing.agency_data_job.verification import checks_of_rows, verify
+from pipeline_processing.columns import Columns
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.formats.formats import CARRY, new_format
-from pipeline_processing.model import Artifact, DatasetCounts, JobRequest
-from pipeline_processing.ports import Destination, Format, Snapshot, Source, UploadStarted
-from pipeline_processing.steps.chain import bind
-
-
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """The attempt that the processor works for."""
-
-    run_id: str
-    attempt: int
-    trace_id: str
-    request: JobRequest
-
-    @property
-    def prefix(self) -> str:
-        """Where the run's objects stand below the destination."""
-        return f"agency_id={self.request.agency_id}/run_id={self.run_id}"
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """Metadata of every object."""
-        return {
-            "run-id": self.run_id,
-            "agency-id": str(self.request.agency_id),
-            "attempt": str(self.attempt),
-            "trace-id": self.trace_id,
-        }
-
-    @property
-    def arguments(self) -> Mapping[str, Any]:
-        """What a query's `args` and an `add` step may name. The built-in names win over params."""
-        request = self.request
-        built_in = {
-            "agency_id": request.agency_id,
-            "run_id": self.run_id,
-            "since": request.since,
-            "until": request.until,
-        }
-        return {**request.params, **built_in}
+from pipeline_processing.model import Artifact, DatasetCounts
+from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source, UploadStarted
+from pipeline_processing.steps.chain import bound
+from pipeline_processing.steps.rejections import Rejections
+from pipeline_processing.steps.step import StepContext
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetExport:
-    """One dataset, sealed: its counts, its artifact, and busy seconds per stage."""
+    """One dataset, sealed: its counts, its artifacts at all destinations, and busy seconds per stage."""
 
     counts: DatasetCounts
-    artifact: Artifact
+    artifacts: tuple[Artifact, ...]
     seconds: Mapping[str, float]
 
 
@@ -83,6 +51,10 @@ class OnProgress(Protocol):
     def __call__(self, counts: DatasetCounts, *, stage: str, bytes_written: int) -> None: ...
 
 
+LastSuccesses = Callable[[int, str], Awaitable[LastSuccess | None]]
+"""The last successful export of an agency's dataset, by the agency's id and the dataset's name."""
+
+
 class AgencyProcessor:
     """
     Exports one agency's datasets for one attempt of a run.
@@ -96,7 +68,9 @@ class AgencyProcessor:
         *,
         run: RunContext,
         source: Source,
-        destination: Destination,
+        services: Services,
+        destinations: Destinations,
+        last_success: LastSuccesses,
         on_upload: UploadStarted,
         on_progress: OnProgress,
         tracer: Tracer,
@@ -104,11 +78,17 @@ class AgencyProcessor:
     ) -> None:
         self._run = run
         self._source = source
-        self._destination = destination
-        self._on_upload = on_upload
+        self._services = services
+        self._last_success = last_success
         self._on_progress = on_progress
         self._tracer = tracer
-        self._max_row_bytes = max_row_bytes
+        self._outlet = Outlet(
+            destinations=destinations,
+            prefix=run.prefix,
+            metadata=run.metadata,
+            on_upload=on_upload,
+            max_row_bytes=max_row_bytes,
+        )
 
     async def process_agency(self, agency_id: int, config: AgencyJobConfig) -> Export:
         """
@@ -118,28 +98,50 @@ class AgencyProcessor:
         """
         if agency_id != self._run.request.agency_id:
             raise ValueError(f"this processor's run is for agency {self._run.request.agency_id}, not {agency_id}")
+        # Asked for before the snapshot is taken: a run that succeeds in between covers no more than this one will.
+        last = {each.name: await self._last(each) for each in config.datasets}
         exports = []
-        async with self._source.snapshot(config.datasets) as snapshot:
+        async with self._source.snapshot({each.name: each.source for each in config.datasets}) as snapshot:
             for dataset in config.datasets:
                 with self._tracer.start_as_current_span(f"dataset {dataset.name}") as span:
                     span.set_attribute("agency_id", agency_id)
-                    exports.append(await self._process_dataset(snapshot, dataset))
+                    exports.append(await self._process_dataset(snapshot, dataset, last[dataset.name]))
             return Export(snapshot_at=snapshot.taken_at, datasets=tuple(exports))
 
-    async def _process_dataset(self, snapshot: Snapshot, dataset: DatasetConfig) -> DatasetExport:
-        stages = Stages()
-        read = written = 0
-        key = f"{self._run.prefix}/{dataset.name}/part-00000.{dataset.format}{dataset.compression.suffix}"
-        arguments, carry = self._run.arguments, CARRY[dataset.format]
+    async def _last(self, dataset: DatasetConfig) -> LastSuccess | None:
+        if not dataset.looks_back:
+            return None
+        return await self._last_success(self._run.request.agency_id, dataset.name)
+
+    async def _process_dataset(
+        self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None
+    ) -> DatasetExport:
+        stages, read = Stages(), 0
+        arguments, carry = self._run.arguments(dataset, last), CARRY[dataset.format]
+        rejections = Rejections(
+            dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected
+        )
+
+        def context(columns: Columns) -> StepContext:
+            return StepContext(
+                dataset=dataset.name,
+                columns=columns,
+                carry=carry,
+                arguments=arguments,
+                row_errors=rejections,
+                services=self._services,
+            )
 
         async with (
-            snapshot.rows(dataset, arguments, carry=carry) as batches,
-            self._destination.open(key, metadata=self._run.metadata, on_started=self._on_upload) as upload,
+            snapshot.rows(dataset.name, arguments, carry=carry) as batches,
+            bound(
+                dataset.steps, context, batches.columns, dataset=dataset.name, checks=checks_of_rows(dataset.expect)
+            ) as steps,
         ):
-            steps = bind(dataset.steps, batches.columns, dataset=dataset.name, arguments=arguments)
-            rows_format = new_format(dataset.format, fixed=steps.fixed)
-            batches.make_rows = steps.projection.rows if steps.touches_rows else rows_format.row_maker(steps.projection)
-            compressed = compressor(dataset.compression)
+            rows_format = new_format(dataset.format, fixed=steps.carried, csv=dataset.csv)
+            rows_format.begin(steps.header)
+            batches.make_rows = steps.rows if steps.touches_rows else rows_format.row_maker(steps.projection)
+            columns = steps.columns.names if steps.carried else None
 
             def counts() -> DatasetCounts:
                 return DatasetCounts(
@@ -147,52 +149,40 @@ class AgencyProcessor:
                     rows_read=read,
                     rows_written=rows_format.rows,
                     rows_filtered=steps.filtered,
+                    rows_rejected=rejections.rejected,
                 )
 
-            async def write(data: bytes) -> None:
-                nonlocal written
-                written += len(data)
+            async with (
+                DatasetOutput(dataset, self._outlet, rows_format, columns=columns, stages=stages) as output,
+                Quarantine(dataset.name, self._outlet) as quarantine,
+            ):
+                while True:
+                    with stages.timed("source"):
+                        batch = await anext(batches, None)
+                    if batch is None:
+                        break
+                    read += len(batch)
+                    if steps.touches_rows:
+                        with stages.timed("steps"):
+                            batch = await steps(batch)
+                        with stages.timed("upload"):
+                            await quarantine.write((each, steps.original(each.number)) for each in rejections.take())
+                    await output.write(batch)
+                    self._on_progress(
+                        counts(),
+                        stage=stages.current or "",
+                        bytes_written=output.bytes_written + quarantine.bytes_written,
+                    )
+
+                rejections.check(read)
+                verify(counts(), dataset.expect, last)
+                artifacts = await output.seal()
                 with stages.timed("upload"):
-                    await upload.write(data)
-
-            await write(compressed.compress(rows_format.begin(steps.columns)))
-            while True:
-                with stages.timed("source"):
-                    batch = await anext(batches, None)
-                if batch is None:
-                    break
-                read += len(batch)
-                with stages.timed("steps"):
-                    batch = await steps(batch)
-                if batch:
-                    with stages.timed("format"):
-                        data = self._encoded(rows_format, batch, dataset)
-                        data = compressed.compress(data)
-                    await write(data)
-                self._on_progress(counts(), stage=stages.current or "", bytes_written=written)
-            await write(compressed.compress(rows_format.end()) + compressed.flush())
-
-            verify(counts(), dataset.expect)
-            with stages.timed("upload"):
-                sealed = await upload.seal()
+                    rejected = await quarantine.seal()
 
         stages.trace(self._tracer)
-        artifact = Artifact(
-            key=key,
-            dataset=dataset.name,
-            format=dataset.format,
-            compression=dataset.compression,
-            rows=rows_format.rows,
-            size=sealed.size,
-            sha256=sealed.sha256,
-            staged=sealed.staged,
+        return DatasetExport(
+            counts=counts(),
+            artifacts=(*artifacts, rejected) if rejected else tuple(artifacts),
+            seconds=stages.seconds,
         )
-        return DatasetExport(counts=counts(), artifact=artifact, seconds=stages.seconds)
-
-    def _encoded(self, rows_format: Format, batch: list[Any], dataset: DatasetConfig) -> bytes:
-        data = rows_format.encode(batch)
-        if len(data) > self._max_row_bytes:
-            longest = rows_format.longest_row(data)
-            if longest > self._max_row_bytes:
-                raise RowTooLarge(dataset=dataset.name, size=longest, limit=self._max_row_bytes)
-        return data

@@ -39,12 +39,14 @@ def check(
     Every fault of both is told at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config is
     wrong, and those of `run` if a server can't be used.
     """
+    from pipeline_processing.agency_data_job.checking import faults_without_servers
     from pipeline_processing.agency_data_job.config import load_job_config
+    from pipeline_processing.agency_data_job.destination_entries import destination_entries
     from pipeline_processing.errors import PipelineError
+    from pipeline_processing.guarantees import guarantee
     from pipeline_processing.settings_loader import InvalidSettings, load_settings
-    from pipeline_processing.steps.chain import check_steps
 
-    settings, job_config = None, None
+    settings, job_config, sound = None, None, True
     errors: list[PipelineError] = []
     try:
         settings = load_settings(os.environ, overrides={"PIPELINE_JOB_CONFIG_FILE": config}).settings
@@ -55,7 +57,9 @@ def check(
     if job_config_file is not None:
         try:
             job_config = load_job_config(job_config_file)
-            check_steps(job_config)
+            faults = list(faults_without_servers(job_config, secrets=settings.secrets if settings else None))
+            sound = not faults
+            errors += faults
         except PipelineError as error:
             errors.append(error)
     if settings is not None:
@@ -63,8 +67,10 @@ def check(
 
     if job_config is not None:
         datasets = ", ".join(dataset.name for dataset in job_config.datasets)
-        typer.echo(f"job config   ok  {job_config_file}: {datasets}")
-    if settings is not None and not errors:
+        typer.echo(f"job config   {'ok' if sound else 'failed'}  {job_config_file}: {datasets}")
+    if settings is not None and job_config is not None and not errors:
+        for entry in destination_entries(settings, job_config):
+            typer.echo(f"destination  ok  {entry.kind}: {guarantee(entry.kind)}")
         typer.echo("settings     ok  `pipeline-processing config show` prints them")
     if errors or settings is None or job_config is None:
         raise typer.Exit(_report(errors))

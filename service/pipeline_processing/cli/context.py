@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.errors import SettingsError
     from pipeline_processing.settings import Settings
@@ -26,7 +28,11 @@ def missing_settings(
     """What no single value is to blame for: settings that a run needs, and that nobody set."""
     from pipeline_processing.errors import SettingsError
 
-    needed = [settings.require_source_dsn, settings.require_job_config_file]
+    needed: list[Callable[[], object]] = [settings.require_job_config_file]
+    if job_config is None or job_config.needs_source_database:
+        needed.insert(0, settings.require_source_dsn)
+    elif not dry:
+        needed.append(settings.require_history_dsn)  # else the source's would do
     if job_config is not None and job_config.destinations is None and not dry:
         needed.append(settings.require_destination)
     errors: list[SettingsError] = []

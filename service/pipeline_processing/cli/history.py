@@ -11,7 +11,7 @@ from pipeline_processing.cli import render
 from pipeline_processing.cli.context import current_settings
 
 if TYPE_CHECKING:
-    from pipeline_processing.model import Attempt, Run, RunState
+    from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
 
 DEFAULT_LIMIT = 50
 
@@ -26,7 +26,8 @@ def history(
         int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="Runs of this agency only.")
     ] = None,
     run_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="This run in full, with its attempts; takes no other filter.")
+        str | None,
+        typer.Option(metavar="ID", help="This run in full, with its datasets and attempts; takes no other filter."),
     ] = None,
     state: Annotated[
         str | None,
@@ -64,8 +65,8 @@ def history(
             raise typer.BadParameter(
                 "shows one run: leave out --agency-id, --state, --since and --limit.", param_hint="'--run-id'"
             )
-        run, attempts = run_async(_one_run(run_id))
-        _print_run(run, attempts, as_json=as_json)
+        run, datasets, attempts = run_async(_one_run(run_id))
+        _print_run(run, datasets, attempts, as_json=as_json)
         return
 
     wanted_state = None if state is None else state_of(state)
@@ -85,7 +86,7 @@ async def _runs(agency_id: int | None, state: RunState | None, since: datetime |
         return await runs.history(agency_id=agency_id, state=state, since=since, limit=limit)
 
 
-async def _one_run(run_id: str) -> tuple[Run, list[Attempt]]:
+async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]]:
     from pipeline_processing.app import history as run_store
     from pipeline_processing.errors import RunUnknown
 
@@ -93,15 +94,19 @@ async def _one_run(run_id: str) -> tuple[Run, list[Attempt]]:
         run = await runs.get(run_id)
         if run is None:
             raise RunUnknown(run_id)
-        return run, await runs.attempts(run_id)
+        return run, await runs.datasets(run_id), await runs.attempts(run_id)
 
 
-def _print_run(run: Run, attempts: list[Attempt], *, as_json: bool) -> None:
+def _print_run(run: Run, datasets: list[DatasetCounts], attempts: list[Attempt], *, as_json: bool) -> None:
     if as_json:
+        counts = [dataset.model_dump(mode="json") for dataset in datasets]
         tries = [attempt.model_dump(mode="json", exclude={"run_id"}) for attempt in attempts]
-        render.print_object(render.run_object(run) | {"attempts": tries})
+        render.print_object(render.run_object(run) | {"datasets": counts, "attempts": tries})
         return
     typer.echo(render.run_details(run))
+    if datasets:
+        typer.echo()
+        render.print_table(render.DATASET_COLUMNS, map(render.dataset_line, datasets))
     if attempts:
         typer.echo()
         render.print_table(render.ATTEMPT_COLUMNS, map(render.attempt_line, attempts))

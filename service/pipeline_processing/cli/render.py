@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 if TYPE_CHECKING:
-    from pipeline_processing.model import Attempt, Run
+    from pipeline_processing.model import Attempt, DatasetCounts, Run
 
 NOTHING = "-"
 """Stands for a value that isn't there, so that every line has the same number of columns."""
@@ -50,6 +50,14 @@ RUN_COLUMNS = (
     Column("ERROR"),
 )
 
+DATASET_COLUMNS = (
+    Column("DATASET"),
+    Column("ROWS READ", right=True),
+    Column("WRITTEN", right=True),
+    Column("FILTERED", right=True),
+    Column("REJECTED", right=True),
+)
+
 ATTEMPT_COLUMNS = (
     Column("ATTEMPT", right=True),
     Column("OUTCOME"),
@@ -60,7 +68,7 @@ ATTEMPT_COLUMNS = (
 )
 
 
-# -- runs and attempts ---------------------------------------------------------------------------
+# -- runs, datasets and attempts -----------------------------------------------------------------
 
 
 def run_line(run: Run) -> tuple[str, ...]:
@@ -77,6 +85,12 @@ def run_line(run: Run) -> tuple[str, ...]:
         number(run.bytes_written),
         run.error.kind if run.error else NOTHING,
     )
+
+
+def dataset_line(counts: DatasetCounts) -> tuple[str, ...]:
+    """A dataset's cells, one for each of DATASET_COLUMNS."""
+    rows = (counts.rows_read, counts.rows_written, counts.rows_filtered, counts.rows_rejected)
+    return (counts.name, *map(number, rows))
 
 
 def attempt_line(attempt: Attempt) -> tuple[str, ...]:

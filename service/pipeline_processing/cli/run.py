@@ -57,13 +57,13 @@ def run(
 
     With the id of a run that has finished, prints its result again and does no work.
     """
+    from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.app import new_run_id
     from pipeline_processing.cli.context import current_settings, missing_settings
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import SettingsError
     from pipeline_processing.logs import configure_logs
-    from pipeline_processing.steps.chain import check_steps
     from pipeline_processing.telemetry import configure_telemetry
 
     (request,) = requests_of(
@@ -85,8 +85,10 @@ def run(
     if missing or job_config is None:
         raise SettingsError("\n".join(map(str, missing)))
     # What can be refused is, before the run id is spent on it.
-    job_config.for_request(request)
-    check_steps(job_config)
+    asked_for = job_config.for_request(request)
+    # A dry run needs no destination, nor its secrets.
+    needed = asked_for.model_copy(update={"destinations": None}) if dry_run else asked_for
+    require_sound(needed, secrets=settings.secrets)
     run_id = request.run_id or new_run_id()
     on_terminal = sys.stderr.isatty()
     configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
@@ -106,12 +108,12 @@ async def _completed(
     settings: Settings, config: AgencyJobConfig, request: JobRequest, run_id: str, telemetry: Telemetry
 ) -> RunCompletion:
     from pipeline_processing import app
-    from pipeline_processing.agency_data_job.processor import RunContext
+    from pipeline_processing.agency_data_job.context import RunContext
     from pipeline_processing.cli.progress import shown_progress
     from pipeline_processing.clock import SystemClock
-    from pipeline_processing.executor import RunTotals
     from pipeline_processing.logs import bound_run
     from pipeline_processing.model import RunCompletion
+    from pipeline_processing.run_totals import RunTotals
     from pipeline_processing.telemetry import trace_ids
 
     with (

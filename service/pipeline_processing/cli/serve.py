@@ -44,12 +44,12 @@ def serve(
     Stopping finishes the runs in progress, or hands them back when PIPELINE_WORKER__DRAIN_SECONDS are over; a second
     signal hands them back at once.
     """
+    from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.cli.context import current_settings, missing_settings
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import SettingsError
     from pipeline_processing.logs import configure_logs
-    from pipeline_processing.steps.chain import check_steps
     from pipeline_processing.telemetry import configure_telemetry
 
     settings = current_settings(job_config_file=config, concurrency=concurrency)
@@ -57,7 +57,7 @@ def serve(
     missing = missing_settings(settings, job_config)
     if missing or job_config is None:
         raise SettingsError("\n".join(map(str, missing)))
-    check_steps(job_config)
+    require_sound(job_config, secrets=settings.secrets)
     configure_logs(json=not sys.stderr.isatty(), level="info")
     with configure_telemetry(os.environ) as telemetry:
         run_async(_served(settings, job_config, telemetry, once=once))

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from pipeline_processing import app
+from pipeline_processing.app_data import source_database
 from pipeline_processing.settings import Settings
 
 DATABASE = "agencies"
@@ -74,7 +74,7 @@ class SampleData:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
-        async with app.source_database(self._settings, connections=1) as database, database.connection() as connection:
+        async with source_database(self._settings, connections=1) as database, database.connection() as connection:
             yield connection
 
 

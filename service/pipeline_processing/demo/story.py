@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from opentelemetry.trace import Tracer
 
 from pipeline_processing import app
+from pipeline_processing.app_data import s3_client
 from pipeline_processing.cli.render import Column, duration, number
 from pipeline_processing.completions import SOURCE
 from pipeline_processing.demo.errors import expect
@@ -56,7 +57,7 @@ class Story:
         async with (
             app.topics(settings) as topics,
             app.history(settings) as runs,
-            app.s3_client(settings) as s3,
+            s3_client(settings) as s3,
             Requests.opened(settings, topics=topics, tracer=self._tracer) as requests,
         ):
             evidence = Evidence(settings=settings, topics=topics, runs=runs, s3=s3)

@@ -25,7 +25,7 @@ from pipeline_processing.files.staging import (
 from pipeline_processing.files.upload import FileUpload
 from pipeline_processing.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.model import Artifact, StagedFile, UploadRef
-from pipeline_processing.ports import Upload, UploadStarted
+from pipeline_processing.ports import Content, Upload, UploadStarted
 from pipeline_processing.shielded import shielded
 
 P = ParamSpec("P")
@@ -42,6 +42,8 @@ class FileDestination:
     two. Files carry no metadata, so one is ours if it is the staged file itself or has its size and
     SHA-256.
     """
+
+    holds_tables = False
 
     def __init__(self, *, path: Path, new_id: Callable[[], str] = lambda: uuid4().hex) -> None:
         """`new_id` names staged files."""
@@ -63,7 +65,7 @@ class FileDestination:
             await self.verify_installation(installation)
 
     def open(
-        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+        self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AbstractAsyncContextManager[Upload]:
         """See `Destination`."""
         self._folder.path(key)

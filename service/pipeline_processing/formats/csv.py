@@ -1,7 +1,8 @@
-"""CSV, as `COPY … (FORMAT csv, HEADER)` writes it."""
+"""CSV, as `COPY … (FORMAT csv)` writes it with the same options."""
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -9,17 +10,21 @@ from typing import Any
 from pipeline_processing.errors import StepFailed
 from pipeline_processing.formats.json_values import dumps, non_finite
 from pipeline_processing.formats.untouched import carried_form
-from pipeline_processing.ports import Columns, Row, RowMaker
+from pipeline_processing.model import CsvOptions
+from pipeline_processing.ports import Row, RowMaker
 from pipeline_processing.projection import Projection
 from pipeline_processing.values import time_text
 
+AS_COPY_DOES = CsvOptions()
+"""`COPY … (FORMAT csv, HEADER)`."""
+
 _rows = re.compile(rb'(?:[^"\n]|"[^"]*")*+\n').finditer
-_must_quote = re.compile(r'[",\r\n]').search
 
 
 class Csv:
     """
-    Writes one line a row. Null is an empty field and the empty string a quoted one, as in COPY.
+    Writes one line a row. A text that would read as null is quoted, as in COPY: the empty one, unless `options` have
+    another text for null.
 
     With `fixed` False, steps decide the columns row by row: the first row's are the header, and a later row may
     lack some (null) but not add any.
@@ -27,15 +32,18 @@ class Csv:
 
     carry = "text"
 
-    def __init__(self, *, fixed: bool) -> None:
+    def __init__(self, *, fixed: bool, options: CsvOptions = AS_COPY_DOES) -> None:
         self._fixed = fixed
+        self._has_header = options.header
+        self._line = _line_writer(delimiter=options.delimiter, null=options.null)
         self._header: tuple[str, ...] = ()
-        self._begun = False
         self.rows = 0
 
-    def begin(self, columns: Columns) -> bytes:
-        self._header = tuple(column.name for column in columns)
-        return self._head() if self._fixed else b""
+    def begin(self, names: Sequence[str]) -> None:
+        self._header = tuple(names)
+
+    def head(self) -> bytes:
+        return _encoded(self._line(list(self._header))) if self._has_header else b""
 
     def row_maker(self, projection: Projection) -> RowMaker:
         """Lists of fields: no line needs a name."""
@@ -43,23 +51,15 @@ class Csv:
         return lambda records: [[*record, *constants] for record in projection.values(records)]
 
     def encode(self, batch: list[Any]) -> bytes:
-        head = b""
-        if not self._begun:
+        if not self._fixed and self.rows == 0:
             self._header = tuple(batch[0])
-            head = self._head()
-        lines = [_line(self._fields(row)) for row in batch]
+        line, fields = self._line, self._fields
+        lines = [line(fields(row)) for row in batch]
         self.rows += len(lines)
-        return head + _encoded("".join(lines))
-
-    def end(self) -> bytes:
-        return b"" if self._begun else self._head()
+        return _encoded("".join(lines))
 
     def longest_row(self, encoded: bytes) -> int:
         return max((len(row[0]) for row in _rows(encoded)), default=0)
-
-    def _head(self) -> bytes:
-        self._begun = True
-        return _line(list(self._header)).encode()
 
     def _fields(self, row: Row | list[Any]) -> list[Any]:
         if isinstance(row, list):
@@ -84,28 +84,38 @@ def _encoded(lines: str) -> bytes:
         ) from None
 
 
-def _line(fields: list[Any]) -> str:
-    try:
-        line = ",".join(fields)
-    except TypeError:  # a null, or a step's own value
-        fields = [None if field is None else _text(field) for field in fields]
-    else:
+def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
+    """Makes a line of a row's fields: of text and null, or of a step's own values."""
+    must_quote = re.compile(f'[{re.escape(delimiter)}"\r\n]').search
+    must_quote_beside_delimiters = re.compile(r'["\r\n]').search
+
+    def line(fields: list[Any]) -> str:
+        try:
+            joined = delimiter.join(fields)
+        except TypeError:  # a null, or a step's own value
+            fields = [field if field is None or type(field) is str else _text(field) for field in fields]
+            joined = delimiter.join([null if field is None else field for field in fields])
         # One search over the whole line finds whether any field needs quotes, by far the most often none.
-        if line.count(",") == len(fields) - 1 and not _quoted_anywhere(line) and "" not in fields and len(fields) > 1:
-            return line + "\n"
-    return ",".join(map(_field, fields)) + "\n"
+        delimiters = len(fields) - 1
+        if (
+            joined.count(delimiter) == delimiters
+            and not must_quote_beside_delimiters(joined)
+            and null not in fields
+            and delimiters > 0
+        ):
+            return joined + "\n"
+        if fields == ["\\."]:  # alone on a line it used to end the data of COPY
+            return '"\\."\n'
+        return delimiter.join(map(field_of, fields)) + "\n"
 
+    def field_of(text: str | None) -> str:
+        if text is None:
+            return null
+        if text == null or must_quote(text):
+            return '"' + text.replace('"', '""') + '"'
+        return text
 
-_quoted_anywhere = re.compile(r'["\r\n]').search
-
-
-def _field(text: str | None) -> str:
-    if text is None:
-        return ""
-    # `\.` alone on a line used to end the data of COPY, so it is quoted.
-    if text in ("", "\\.") or _must_quote(text):
-        return '"' + text.replace('"', '""') + '"'
-    return text
+    return line
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import repeat, starmap
@@ -12,7 +12,7 @@ import msgspec
 
 from pipeline_processing.formats.json_values import dumps, non_finite, plain
 from pipeline_processing.formats.untouched import carried_form
-from pipeline_processing.ports import Columns, RowMaker
+from pipeline_processing.ports import RowMaker
 from pipeline_processing.projection import Projection
 from pipeline_processing.values import time_text
 
@@ -32,7 +32,10 @@ class Ndjson:
         self._encoder = msgspec.json.Encoder(enc_hook=plain)
         self.rows = 0
 
-    def begin(self, columns: Columns) -> bytes:
+    def begin(self, names: Sequence[str]) -> None:
+        """Every line names its columns."""
+
+    def head(self) -> bytes:
         return b""
 
     def row_maker(self, projection: Projection) -> RowMaker:
@@ -61,9 +64,6 @@ class Ndjson:
             return lines
         except UnicodeEncodeError:  # half of a surrogate pair
             return "".join(dumps(row) + "\n" for row in batch).encode()
-
-    def end(self) -> bytes:
-        return b""
 
     def longest_row(self, encoded: bytes) -> int:
         return max(map(len, encoded.split(b"\n")))

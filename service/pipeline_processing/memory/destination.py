@@ -11,7 +11,7 @@ from uuid import UUID
 from pipeline_processing.errors import ConflictingObjects, DestinationUnavailable, UploadMissing
 from pipeline_processing.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.model import Artifact, InlineContent, MultipartUpload, UploadRef
-from pipeline_processing.ports import Sealed, Upload, UploadStarted
+from pipeline_processing.ports import Content, Sealed, Upload, UploadStarted
 
 _RUN = ("run-id", "attempt")
 
@@ -21,6 +21,8 @@ class MemoryDestination:
     A `Destination` that behaves as S3 does: small artifacts inline, larger ones as uploads that wait for
     their completion. With `inline_limit=0` every artifact is an upload.
     """
+
+    holds_tables = False
 
     def __init__(self, *, url: str = "memory://destination", inline_limit: int = 1024 * 1024) -> None:
         self.url = url
@@ -43,10 +45,10 @@ class MemoryDestination:
         self.objects[INSTALLATION_KEY] = (mark_of(installation), {})
 
     def open(
-        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+        self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AbstractAsyncContextManager[Upload]:
         """See `Destination`."""
-        return _MemoryUpload(self, key=key, metadata=metadata, on_started=on_started)
+        return _MemoryUpload(self, key=key, inline=content.inline, metadata=metadata, on_started=on_started)
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""
@@ -102,9 +104,9 @@ class MemoryDestination:
             raise DestinationUnavailable(f"The upload of {self._url(upload.key)} is gone.")
         self._stored[upload.upload_id] = (body, dict(metadata))
 
-    def inlines(self, size: int) -> bool:
-        """Whether so many bytes go into the plan."""
-        return size < self._inline_limit
+    def inlines(self, size: int, *, room: bool) -> bool:
+        """Whether so many bytes go into the plan. Nothing takes no room there."""
+        return size < self._inline_limit if room else size == 0
 
     def _url(self, key: str) -> str:
         return f"{self.url}/{key}"
@@ -116,11 +118,13 @@ class _MemoryUpload:
         destination: MemoryDestination,
         *,
         key: str,
+        inline: bool,
         metadata: Mapping[str, str],
         on_started: UploadStarted,
     ) -> None:
         self._destination = destination
         self._key = key
+        self._inline = inline
         self._metadata = metadata
         self._on_started = on_started
         self._body = bytearray()
@@ -140,14 +144,14 @@ class _MemoryUpload:
         """See `Upload`."""
         assert not self._sealed, "nothing can be written after seal()"
         self._body += data
-        if not self._destination.inlines(len(self._body)):
+        if not self._destination.inlines(len(self._body), room=self._inline):
             await self._start()
 
     async def seal(self) -> Sealed:
         """See `Upload`."""
         body = bytes(self._body)
         sha256 = hashlib.sha256(body).hexdigest()
-        if self._destination.inlines(len(body)):
+        if self._destination.inlines(len(body), room=self._inline):
             content = b64encode(body).decode()
             self._sealed = True
             return Sealed(size=len(body), sha256=sha256, staged=InlineContent(content=content))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pipeline_processing.model import Attempt, Plan, Run, RunFailure, RunState, UploadRef
+from pipeline_processing.model import Attempt, DatasetCounts, Plan, Run, RunFailure, RunState, UploadRef
 from pipeline_processing.ports import Incoming, Outcome
 from pipeline_processing.stored_text import storable_tracestate
 
@@ -30,12 +30,20 @@ class RunRecord:
     number: int
     handed_back: int = 0
     plan: Plan | None = None
+    datasets: tuple[DatasetCounts, ...] = ()
+    covered_until: datetime | None = None
     attempts: list[Attempt] = field(default_factory=list)
     uploads: dict[tuple[str, str], StartedUpload] = field(default_factory=dict)
 
     def change(self, **values: Any) -> Run:
         self.run = self.run.model_copy(update=values)
         return self.run
+
+    def measure(self, outcome: Outcome) -> None:
+        """Note what an attempt measured; of each dataset only where the run is no dry run."""
+        self.change(**measured(outcome))
+        if not self.run.dry_run and outcome.datasets:
+            self.datasets, self.covered_until = outcome.datasets, outcome.covered_until
 
     def change_attempt(self, **values: Any) -> None:
         """The newest attempt."""

@@ -1,30 +1,29 @@
 """The run table in memory. No method but `announce` awaits anything, so each of them is one transaction."""
 
-from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from uuid import UUID, uuid4
 
-from pipeline_processing.completions import OutboxEvent, completion_event
+from pipeline_processing.completions import completion_event
 from pipeline_processing.errors import ConflictingRequest, RequestError, RunUnknown, Superseded
 from pipeline_processing.memory.outbox import MemoryOutbox
+from pipeline_processing.memory.run_history import MemoryRunHistory
 from pipeline_processing.memory.run_queue import RunQueue
 from pipeline_processing.memory.run_record import HELD, RunRecord, StartedUpload, measured, queued_run
-from pipeline_processing.model import Attempt, Plan, Run, RunCompletion, RunFailure, RunState, UploadRef
+from pipeline_processing.model import Attempt, Plan, Run, RunFailure, RunState, UploadRef
 from pipeline_processing.ports import Announce, Claim, Clock, Incoming, Outcome
 from pipeline_processing.stored_text import planned_uploads, storable_failure, storable_request
 
 
-class MemoryRunStore:
-    """`ports.RunStore` in this process. Its time is the clock's. `outbox` holds the events, oldest first."""
+class MemoryRunStore(MemoryRunHistory):
+    """`ports.RunStore` in this process. Its time is the clock's."""
 
     def __init__(self, *, clock: Clock, installation_id: UUID | None = None) -> None:
-        self.outbox: list[OutboxEvent] = []
+        super().__init__()
         self._announcements = MemoryOutbox(self.outbox)
         self._clock = clock
         self._installation_id = installation_id or uuid4()
-        self._records: dict[str, RunRecord] = {}
         self._queue = RunQueue(self._records, clock=clock)
         self._fences = count(1)
 
@@ -142,9 +141,10 @@ class MemoryRunStore:
         self._held(claim, RunState.RUNNING)
         planned = list(zip(*planned_uploads(plan), strict=True))
         for (key, upload_id), upload in record.uploads.items():
-            upload.planned = upload.fence == claim.fence and ((key, upload_id) in planned or (key, None) in planned)
+            upload.planned = upload.fence == claim.fence and (key, upload_id) in planned
         record.plan = plan
-        record.change(state=RunState.PREPARED, **measured(outcome))
+        record.measure(outcome)
+        record.change(state=RunState.PREPARED)
         record.change_attempt(outcome="prepared")
 
     async def plan(self, claim: Claim) -> Plan:
@@ -210,7 +210,7 @@ class MemoryRunStore:
         now = self._clock.now()
         took = now - (record.run.started_at or record.run.queued_at)
         if outcome is not None:
-            record.change(**measured(outcome))
+            record.measure(outcome)
         run = record.change(
             state=state,
             finished_at=now,
@@ -247,6 +247,7 @@ class MemoryRunStore:
             return record.run
         self._held(claim, RunState.PREPARED)
         record.plan = None
+        record.datasets, record.covered_until = (), None
         for upload in record.uploads.values():
             upload.planned = False
         record.end_attempt("voided", self._clock.now())
@@ -266,56 +267,6 @@ class MemoryRunStore:
         now = self._clock.now()
         record.end_attempt(outcome, now, failure)
         return record.change(state=RunState.QUEUED, worker=None, lease_expires_at=None, not_before=now + delay)
-
-    # -- history ---------------------------------------------------------------------------------
-
-    async def tries(self, run_id: str) -> int:
-        if run_id not in self._records:
-            raise RunUnknown(run_id)
-        record = self._records[run_id]
-        return record.run.attempt - record.handed_back
-
-    async def get(self, run_id: str) -> Run | None:
-        record = self._records.get(run_id)
-        return None if record is None else record.run
-
-    async def history(
-        self,
-        *,
-        agency_id: int | None = None,
-        state: RunState | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int | None = 50,
-    ) -> list[Run]:
-        newest_first = reversed(self._records.values())
-        found = [
-            record.run
-            for record in newest_first
-            if agency_id in (None, record.run.agency_id)
-            and state in (None, record.run.state)
-            and (since is None or record.run.queued_at >= since)
-            and (until is None or record.run.queued_at < until)
-        ]
-        return found[:limit]
-
-    async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
-        return {run_id: self._records[run_id].run for run_id in run_ids if run_id in self._records}
-
-    async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
-        asked_for = set(run_ids)
-        originals = (record.run.replay_of for record in self._records.values())
-        return dict(Counter(run_id for run_id in originals if run_id is not None and run_id in asked_for))
-
-    async def attempts(self, run_id: str) -> list[Attempt]:
-        return list(self._records[run_id].attempts) if run_id in self._records else []
-
-    async def events(self, run_id: str) -> list[tuple[str, RunCompletion]]:
-        return [
-            (event.event_id, RunCompletion.model_validate_json(event.value))
-            for event in self.outbox
-            if event.run_id == run_id
-        ]
 
     # -- announcing ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from pipeline_processing.model import Artifact, InlineContent, UploadRef
-from pipeline_processing.ports import Sealed, UploadStarted
+from pipeline_processing.ports import Content, Sealed, UploadStarted
 
 _SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 
@@ -28,6 +28,7 @@ class NullDestination:
     """Takes every artifact and publishes none: a plan made of its artifacts can't be completed."""
 
     url = "null:"
+    holds_tables = False
 
     async def verify_installation(self, installation: UUID) -> None:
         """Nowhere is nobody's."""
@@ -37,7 +38,7 @@ class NullDestination:
 
     @asynccontextmanager
     async def open(
-        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+        self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AsyncIterator[NullUpload]:
         yield NullUpload()
 

@@ -12,9 +12,7 @@ _INTEGERS = ("int2", "int4", "int8", "oid")
 _TEXTS = ("text", "varchar", "bpchar", "name", "unknown")
 
 
-def bound(
-    names: Sequence[str], parameters: Sequence[asyncpg.Type], arguments: Mapping[str, Any], *, dataset: str
-) -> list[Any]:
+def bound(names: Sequence[str], parameters: Sequence[asyncpg.Type], arguments: Mapping[str, Any]) -> list[Any]:
     """
     The values to bind, in order. They are sent apart from the query, never as part of its text.
 
@@ -22,16 +20,16 @@ def bound(
     """
     if len(names) != len(parameters):
         raise QueryInvalid(
-            f"The query of dataset {dataset!r} has {len(parameters)} parameters ($1, $2, …), but `args` names "
+            f"The query has {len(parameters)} parameters ($1, $2, …), but `args` names "
             f"{len(names)}. Make `args` list one name for each, in order."
         )
-    return [_value(name, kind, arguments, dataset) for name, kind in zip(names, parameters, strict=True)]
+    return [_value(name, kind, arguments) for name, kind in zip(names, parameters, strict=True)]
 
 
-def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any], dataset: str) -> Any:
+def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any]) -> Any:
     if name not in arguments:
         raise QueryInvalid(
-            f"The query of dataset {dataset!r} needs {name!r}, which is neither built in nor a param of this request; "
+            f"The query needs {name!r}, which is neither built in nor a param of this request; "
             f"there is {', '.join(arguments)}. Send it with `--param {name}=VALUE`, or correct `args`."
         )
     value = arguments[name]
@@ -39,7 +37,7 @@ def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any], dat
         return _fitted(value, parameter.name)
     except ValueError:
         raise QueryInvalid(
-            f"The query of dataset {dataset!r} needs a {parameter.name} for {name!r}, not {value!r}. Correct the "
+            f"The query needs a {parameter.name} for {name!r}, not {value!r}. Correct the "
             "param of the request, or cast the parameter in the query."
         ) from None
 

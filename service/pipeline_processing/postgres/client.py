@@ -5,7 +5,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ import asyncpg
 import structlog
 
 from pipeline_processing.errors import TransientError
-from pipeline_processing.postgres.errors import translated
+from pipeline_processing.postgres.errors import NO_REMEDIES, translated
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +97,13 @@ class DatabaseClient:
                 yield connection
         finally:
             await self._release(pool, connection)
+
+    def translated(self, *, remedies: Mapping[str, str] = NO_REMEDIES) -> AbstractContextManager[None]:
+        """
+        A block inside `connection()` where asyncpg's errors become this service's at once, for somebody who has to add
+        to them. `remedies` say what to do by SQLSTATE, where the caller knows better.
+        """
+        return translated(unavailable=self._unavailable, where=self.where, remedies=remedies)
 
     async def _release(self, pool: asyncpg.Pool, connection: Any) -> None:
         """Give a connection back. The work on it is done or has failed already: nothing here may change that."""

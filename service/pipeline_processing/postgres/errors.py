@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, auto
 from ssl import SSLCertVerificationError
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -110,6 +111,10 @@ _REMEDIES: Mapping[str, str] = {
     "57P05": "Raise idle_session_timeout for this user.",
 }
 
+STANDBY_REMEDY = "Set hot_standby_feedback or raise max_standby_streaming_delay there, or read from the primary."
+
+NO_REMEDIES: Mapping[str, str] = MappingProxyType({})
+
 _ASYNCPG: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _CANDIDATES: tuple[type[Exception], ...] = (*_ASYNCPG, OSError, ValueError)
 _STALE_CACHE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
@@ -117,12 +122,19 @@ _UNSUPPORTED = (asyncpg.UnsupportedClientFeatureError, asyncpg.UnsupportedServer
 
 
 @contextmanager
-def translated(*, unavailable: type[TransientError], where: str, connecting: bool = False) -> Iterator[None]:
+def translated(
+    *,
+    unavailable: type[TransientError],
+    where: str,
+    connecting: bool = False,
+    remedies: Mapping[str, str] = NO_REMEDIES,
+) -> Iterator[None]:
     """
     Turn asyncpg's errors in the block into this service's.
 
-    `where` names the server in messages. An OSError is the server's only while `connecting`, or if it comes out
-    of asyncpg: the block may hold work on other things, and those have errors of their own.
+    `where` names the server in messages; `remedies` say what to do by SQLSTATE, before those known here. An OSError is
+    the server's only while `connecting`, or if it comes out of asyncpg: the block may hold work on other things, and
+    those have errors of their own.
     """
     try:
         yield
@@ -133,7 +145,7 @@ def translated(*, unavailable: type[TransientError], where: str, connecting: boo
         first = _first_error(error)
         if not (isinstance(first, _ASYNCPG) or connecting or _out_of_asyncpg(first)):
             raise first  # noqa: B904 - it is what was raised first
-        raise translate(first, unavailable=unavailable, where=where) from first
+        raise translate(first, unavailable=unavailable, where=where, remedies=remedies) from first
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -155,10 +167,17 @@ def fault_of(error: BaseException) -> Fault:
     return Fault.UNAVAILABLE if isinstance(error, OSError | asyncpg.InternalClientError) else Fault.BUG
 
 
-def translate(error: BaseException, *, unavailable: type[TransientError], where: str) -> PipelineError:
-    """The error as this service tells it."""
+def translate(
+    error: BaseException,
+    *,
+    unavailable: type[TransientError],
+    where: str,
+    remedies: Mapping[str, str] = NO_REMEDIES,
+) -> PipelineError:
+    """The error as this service tells it; see `translated`."""
     cause = cause_of(error)
-    remedy = _REMEDIES.get(getattr(error, "sqlstate", None) or "")
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    remedy = remedies.get(sqlstate) or _REMEDIES.get(sqlstate)
     match fault_of(error):
         case Fault.UNAVAILABLE:
             return unavailable(
@@ -176,8 +195,8 @@ def translate(error: BaseException, *, unavailable: type[TransientError], where:
             )
         case Fault.CONFLICT:
             return StandbyConflict(
-                f"The standby {where} cancelled the query, because replay needed what it reads: {cause}. Set "
-                "hot_standby_feedback or raise max_standby_streaming_delay there, or read from the primary."
+                f"The standby {where} cancelled the query, because replay needed what it reads: {cause}. "
+                f"{STANDBY_REMEDY}"
             )
         case Fault.BUSY:
             return SourceBusy(f"Postgres at {where} can't serve this just now: {cause}. It is worth trying again.")

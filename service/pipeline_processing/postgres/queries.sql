@@ -183,7 +183,7 @@ named AS (
     WHERE uploads.run_id = decided.run_id
       AND uploads.fence = decided.fence
       AND uploads.key = plan.key
-      AND (plan.upload_id IS NULL OR uploads.upload_id = plan.upload_id)
+      AND uploads.upload_id = plan.upload_id
 ),
 noted AS (
     UPDATE run_attempts
@@ -192,6 +192,30 @@ noted AS (
     WHERE run_attempts.run_id = decided.run_id AND run_attempts.attempt = decided.attempt
 )
 SELECT run_id FROM decided;
+
+-- name: count_datasets
+-- What a run did of each of its datasets, in place of what was noted before.
+WITH outdated AS (
+    DELETE FROM run_datasets WHERE run_id = :run_id AND dataset <> ALL (:datasets::text[])
+)
+INSERT INTO run_datasets (
+    run_id, dataset, agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, covered_until
+)
+SELECT :run_id, dataset, :agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, :covered_until
+FROM unnest(
+    :datasets::text[],
+    :rows_read::bigint[],
+    :rows_written::bigint[],
+    :rows_filtered::bigint[],
+    :rows_rejected::bigint[]
+) WITH ORDINALITY AS counted (dataset, rows_read, rows_written, rows_filtered, rows_rejected, number)
+ON CONFLICT (run_id, dataset) DO UPDATE
+SET number = excluded.number,
+    rows_read = excluded.rows_read,
+    rows_written = excluded.rows_written,
+    rows_filtered = excluded.rows_filtered,
+    rows_rejected = excluded.rows_rejected,
+    covered_until = excluded.covered_until;
 
 -- name: plan
 -- The plan of a prepared run, for whoever holds it.
@@ -267,6 +291,9 @@ WITH voided AS (
 ),
 dropped AS (
     DELETE FROM plans USING voided WHERE plans.run_id = voided.run_id
+),
+uncounted AS (
+    DELETE FROM run_datasets USING voided WHERE run_datasets.run_id = voided.run_id
 ),
 unnamed AS (
     UPDATE uploads SET planned = false FROM voided WHERE uploads.run_id = voided.run_id AND uploads.planned

@@ -37,6 +37,23 @@ LIMIT :limit;
 -- How often each of these runs was replayed.
 SELECT replay_of, count(*) AS replays FROM runs WHERE replay_of = ANY (:run_ids::text[]) GROUP BY replay_of;
 
+-- name: last_success
+-- The successful export of one agency's dataset that covers most; of several, the one that finished last.
+SELECT counted.*
+FROM run_datasets AS counted
+JOIN runs ON runs.run_id = counted.run_id
+WHERE counted.agency_id = :agency_id
+  AND counted.dataset = :dataset
+  AND counted.covered_until IS NOT NULL
+  AND runs.state = 'succeeded'
+  AND NOT runs.dry_run
+ORDER BY counted.covered_until DESC, runs.finished_at DESC
+LIMIT 1;
+
+-- name: datasets
+-- What one run did of each of its datasets, in their order.
+SELECT * FROM run_datasets WHERE run_id = :run_id ORDER BY number;
+
 -- name: attempts
 -- All attempts of one run, oldest first.
 SELECT * FROM run_attempts WHERE run_id = :run_id ORDER BY attempt;

@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 
-from pipeline_processing.model import Attempt, JobRequest, Plan, Run, RunFailure
-from pipeline_processing.ports import Outcome
+from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Plan, Run, RunFailure
+from pipeline_processing.ports import LastSuccess, Outcome
 
 _RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "timings", "error"})
 _ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
@@ -38,6 +38,26 @@ def attempt_of(row: Mapping[str, Any]) -> Attempt:
 def plan_of(stored: str) -> Plan:
     """A plan as `prepare` stored it. What a newer version has added to it is left out."""
     return Plan.model_validate_json(stored, extra="ignore")
+
+
+def dataset_counts_of(row: Mapping[str, Any]) -> DatasetCounts:
+    """A record of `run_datasets`."""
+    return DatasetCounts(name=row["dataset"], **{column: row[column] for column in Counts.model_fields})
+
+
+def last_success_of(row: Mapping[str, Any]) -> LastSuccess:
+    """A record of `run_datasets` that covers something."""
+    return LastSuccess(run_id=row["run_id"], covered_until=row["covered_until"], counts=dataset_counts_of(row))
+
+
+def dataset_columns(outcome: Outcome) -> dict[str, Any]:
+    """What an attempt measured of each dataset: a list a column."""
+    counted = [each.model_dump() for each in outcome.datasets]
+    return {
+        "datasets": [each["name"] for each in counted],
+        **{column: [each[column] for each in counted] for column in Counts.model_fields},
+        "covered_until": outcome.covered_until,
+    }
 
 
 def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:

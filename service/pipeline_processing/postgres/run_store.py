@@ -1,58 +1,35 @@
-"""The run table in Postgres: queue, history and outbox. The SQL is in `queries*.sql`."""
+"""The run table in Postgres: queue, history and outbox. What is only read is in `run_history.py`."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
-import asyncpg
-
-from pipeline_processing.errors import (
-    QueryFailed,
-    QueryInvalid,
-    RequestError,
-    RunUnknown,
-    SourceBusy,
-    StandbyConflict,
-    Superseded,
-)
-from pipeline_processing.model import Attempt, Plan, Run, RunCompletion, RunFailure, RunState, UploadRef
+from pipeline_processing.errors import RequestError, RunUnknown, Superseded
+from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
 from pipeline_processing.ports import Announce, Claim, Incoming, Outcome
-from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.run_claims import claim_due, claim_prepared
+from pipeline_processing.postgres.run_history import PostgresRunHistory
 from pipeline_processing.postgres.run_intake import IntakeBatch
 from pipeline_processing.postgres.run_outbox import event_of, mark_sent, take_unsent
-from pipeline_processing.postgres.run_rows import attempt_of, outcome_columns, plan_of, run_of
+from pipeline_processing.postgres.run_rows import outcome_columns, plan_of, run_of
 from pipeline_processing.postgres.run_writes import (
     QUERIES,
+    count_datasets,
     done_before,
-    find,
     finish,
     finish_claimed,
     let_go,
-    of_the_history,
 )
 from pipeline_processing.stored_text import planned_uploads, storable_failure
 
 
-class PostgresRunStore:
+class PostgresRunStore(PostgresRunHistory):
     """
-    `ports.RunStore` on Postgres. `database` has the history's schema as its search path.
+    `ports.RunStore` on Postgres.
 
     A write that finds its fence and state gone looks whether it was itself what moved them, in a try whose reply
     was lost, and then gives the run as that try left it.
     """
-
-    def __init__(self, *, database: DatabaseClient, schema: str) -> None:
-        if database.search_path != schema:
-            raise ValueError(f"the client's search path is {database.search_path!r}, the history's schema {schema!r}")
-        self._database = database
-        self._schema = schema
-
-    async def installation_id(self) -> UUID:
-        async with self._session() as connection:
-            return UUID(str(await connection.fetchval(*QUERIES["installation_id"]())))
 
     # -- accept and claim ------------------------------------------------------------------------
 
@@ -133,9 +110,11 @@ class PostgresRunStore:
             upload_ids=upload_ids,
             **outcome_columns(outcome),
         )
-        async with self._session() as connection:
+        async with self._session() as connection, connection.transaction():
             if await connection.fetchval(*decide) is None:
                 await done_before(connection, claim, RunState.PREPARED)
+            else:
+                await count_datasets(connection, claim.run, outcome)
 
     async def plan(self, claim: Claim) -> Plan:
         async with self._session() as connection:
@@ -202,56 +181,6 @@ class PostgresRunStore:
         async with self._session() as connection, connection.transaction():
             return await let_go(connection, "void_plan", claim, RunState.QUEUED, "voided")
 
-    # -- history ---------------------------------------------------------------------------------
-
-    async def tries(self, run_id: str) -> int:
-        async with self._session() as connection:
-            tries = await connection.fetchval(*QUERIES["tries"](run_id=run_id))
-        if tries is None:
-            raise RunUnknown(run_id)
-        return int(tries)
-
-    async def get(self, run_id: str) -> Run | None:
-        async with self._session() as connection:
-            row = await find(connection, run_id)
-        return None if row is None else run_of(row)
-
-    async def history(
-        self,
-        *,
-        agency_id: int | None = None,
-        state: RunState | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int | None = 50,
-    ) -> list[Run]:
-        wanted = QUERIES["history"](
-            agency_id=agency_id, state=state and state.value, since=since, until=until, limit=limit
-        )
-        async with self._session() as connection:
-            rows = await connection.fetch(*wanted)
-        return [run_of(row) for row in rows]
-
-    async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
-        async with self._session() as connection:
-            rows = await connection.fetch(*QUERIES["get_all"](run_ids=run_ids))
-        return {row["run_id"]: run_of(row) for row in rows}
-
-    async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
-        async with self._session() as connection:
-            rows = await connection.fetch(*QUERIES["replays"](run_ids=run_ids))
-        return {row["replay_of"]: row["replays"] for row in rows}
-
-    async def attempts(self, run_id: str) -> list[Attempt]:
-        async with self._session() as connection:
-            rows = await connection.fetch(*QUERIES["attempts"](run_id=run_id))
-        return [attempt_of(row) for row in rows]
-
-    async def events(self, run_id: str) -> list[tuple[str, RunCompletion]]:
-        async with self._session() as connection:
-            rows = await connection.fetch(*QUERIES["events"](run_id=run_id))
-        return [(row["event_id"], RunCompletion.model_validate_json(row["value"])) for row in rows]
-
     # -- announcing ------------------------------------------------------------------------------
 
     async def announce(self, send: Announce, *, limit: int) -> int:
@@ -284,11 +213,3 @@ class PostgresRunStore:
             found = await connection.fetchval(*QUERIES[query](run_id=claim.run.run_id, fence=claim.fence, **values))
         if found is None:
             raise Superseded(claim.run.run_id, fence=claim.fence)
-
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[asyncpg.Connection]:
-        try:
-            async with self._database.connection() as connection:
-                yield connection
-        except (SourceBusy, StandbyConflict, QueryInvalid, QueryFailed) as error:
-            raise of_the_history(error, self._schema) from error

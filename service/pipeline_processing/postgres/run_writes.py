@@ -20,7 +20,7 @@ from pipeline_processing.model import Run, RunFailure, RunState
 from pipeline_processing.ports import Claim, Outcome
 from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.postgres.queries import load_queries
-from pipeline_processing.postgres.run_rows import failure_columns, outcome_columns, run_of
+from pipeline_processing.postgres.run_rows import dataset_columns, failure_columns, outcome_columns, run_of
 
 QUERIES = load_queries("queries.sql", "queries_messages.sql", "queries_clean_up.sql", "queries_reading.sql")
 
@@ -65,6 +65,7 @@ async def finish(
     if row is None:
         return None
     run = run_of(row)
+    await count_datasets(connection, run, outcome)
     await _end_attempt(connection, run, to_state.value, failure)
     event = completion_event(run)
     await connection.execute(
@@ -78,6 +79,14 @@ async def finish(
         )
     )
     return run
+
+
+async def count_datasets(connection: asyncpg.Connection, run: Run, outcome: Outcome | None) -> None:
+    """Note what an attempt measured of each dataset, unless it is a dry run's."""
+    if outcome is None or not outcome.datasets or run.dry_run:
+        return
+    counted = QUERIES["count_datasets"](run_id=run.run_id, agency_id=run.agency_id, **dataset_columns(outcome))
+    await connection.execute(*counted)
 
 
 async def finish_claimed(

@@ -7,10 +7,9 @@ other type (arrays, composites, ranges, intervals, types of extensions, …) is 
 around the column; so a type's own cast to json is honoured, and nothing has to be known about it here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
+from datetime import date
 from operator import methodcaller
 from typing import Any
 
@@ -18,9 +17,8 @@ import asyncpg
 from msgspec import Raw
 
 from pipeline_processing import values
-from pipeline_processing.formats.json_values import loads
-from pipeline_processing.formats.untouched import remembering
-from pipeline_processing.ports import Column, Comparison
+from pipeline_processing.columns import Column, Comparison, Kind
+from pipeline_processing.kinds import form_of
 
 Decode = Callable[[str], Any]
 
@@ -29,13 +27,31 @@ Decode = Callable[[str], Any]
 class Carried:
     """One type in one form: `decode` turns Postgres's text into the carried value; None leaves it to asyncpg."""
 
+    kind: Kind | None
     decode: Decode | None = None
-    natural: Callable[[Any], Any] | None = None
     comparison: Comparison | None = None
+    """Where it isn't the kind's."""
 
 
-# -- the form "json" -----------------------------------------------------------------------------
-
+_KINDS: Mapping[str, Kind] = {
+    "bool": Kind.BOOLEAN,
+    "int2": Kind.INTEGER,
+    "int4": Kind.INTEGER,
+    "int8": Kind.INTEGER,
+    "float4": Kind.FLOAT,
+    "float8": Kind.FLOAT,
+    "numeric": Kind.NUMBER,
+    "text": Kind.TEXT,
+    "varchar": Kind.TEXT,
+    "bpchar": Kind.TEXT,
+    "name": Kind.TEXT,
+    "uuid": Kind.UUID,
+    "date": Kind.DATE,
+    "timestamp": Kind.TIMESTAMP,
+    "timestamptz": Kind.TIMESTAMPTZ,
+    "json": Kind.JSON,
+    "jsonb": Kind.JSON,
+}
 
 # A number is carried as it is, also NaN and the infinities, which JSON doesn't have: the format puts those in quotes,
 # as Postgres does. One look at a whole batch costs less than one at each value, and Raw is called without Python.
@@ -58,135 +74,31 @@ def _json_document(text: str) -> Raw:
     return Raw(text.replace("\n", " ").replace("\r", " ") if "\n" in text or "\r" in text else text)
 
 
-def _text_of(carried: Raw) -> str:
-    return bytes(carried).decode()
+_JSON_DECODE: Mapping[str, Decode] = {
+    "float4": _json_number,
+    "float8": _json_number,
+    "numeric": _json_number,
+    "uuid": str,
+    "date": str,
+    "timestamp": _json_timestamp,
+    "timestamptz": _json_timestamptz,
+    "json": _json_document,
+    "jsonb": Raw,
+}
+_LEFT_TO_ASYNCPG = ("text", "varchar", "bpchar", "name")
+_TEXT_DECODE: Mapping[str, Decode] = {name: str for name in _KINDS if name not in _LEFT_TO_ASYNCPG}
+_DECODE = {"json": _JSON_DECODE, "text": _TEXT_DECODE}
 
-
-def _natural_decimal(carried: Raw) -> Decimal:
-    return Decimal(_text_of(carried))
-
-
-def _natural_float(carried: Raw) -> float:
-    natural: float = remembering(float(_text_of(carried)), carried)  # Postgres's digits aren't always Python's: 1e23
-    return natural
-
-
-def _number_key(carried: Raw) -> Any:
-    return values.number_key(_text_of(carried))
-
-
-def _float_key(carried: Raw) -> Any:
-    return values.float_key(_text_of(carried))
-
-
-def _natural_timestamp(carried: str) -> datetime | str:
-    """A datetime; the carried text where Python's years don't reach."""
-    try:
-        return datetime.fromisoformat(carried)
-    except ValueError:
-        return carried
-
-
-def _natural_date(carried: str) -> date | str:
-    """A date; the carried text where Python's years don't reach."""
-    try:
-        return date.fromisoformat(carried)
-    except ValueError:
-        return carried
-
-
-def _natural_document(carried: Raw) -> Any:
-    return remembering(loads(bytes(carried)), carried)
-
-
-_JSON_NUMERIC = Comparison("number", _number_key, values.number_literal)
-_JSON_FLOAT = Comparison("number", _float_key, values.float_literal)
-_DATE = Comparison("date", values.time_key, values.date_literal)
-_TIMESTAMP = Comparison("timestamp", values.time_key, values.timestamp_literal)
-_TIMESTAMPTZ = Comparison("timestamptz", values.time_key, values.timestamptz_literal)
-
-
-def _json_time(comparison: Comparison) -> Comparison:
-    """Keys are made of Postgres's text, so undo what JSON changes."""
-
-    def key(carried: str) -> Any:
-        return values.time_key(carried.replace("T", " ", 1).replace("+00:00", "+00", 1))
-
-    return Comparison(comparison.family, key, comparison.literal)
-
-
-_PLAIN_TEXT = Carried(comparison=values.PLAIN_TEXT)
-_PADDED_TEXT = Carried(comparison=values.PADDED_TEXT)
-_INTEGER = Carried(comparison=values.PLAIN_NUMBER)
-_JSON_NUMBER = Carried(_json_number, _natural_float, _JSON_FLOAT)
-
-_JSON: dict[str, Carried] = {
-    "bool": Carried(comparison=values.PLAIN_BOOLEAN),
-    "int2": _INTEGER,
-    "int4": _INTEGER,
-    "int8": _INTEGER,
-    "float4": _JSON_NUMBER,
-    "float8": _JSON_NUMBER,
-    "numeric": Carried(_json_number, _natural_decimal, _JSON_NUMERIC),
-    "text": _PLAIN_TEXT,
-    "varchar": _PLAIN_TEXT,
-    "bpchar": _PADDED_TEXT,
-    "name": _PLAIN_TEXT,
-    "uuid": Carried(str, None, values.UUIDS),
-    "date": Carried(str, _natural_date, _DATE),
-    "timestamp": Carried(_json_timestamp, _natural_timestamp, _json_time(_TIMESTAMP)),
-    "timestamptz": Carried(_json_timestamptz, _natural_timestamp, _json_time(_TIMESTAMPTZ)),
-    "json": Carried(_json_document, _natural_document),
-    "jsonb": Carried(Raw, _natural_document),
+_FORMS = {
+    carry: {
+        name: Carried(kind, decode.get(name), values.PADDED_TEXT if name == "bpchar" else None)
+        for name, kind in _KINDS.items()
+    }
+    for carry, decode in _DECODE.items()
 }
 
-# -- the form "text" -----------------------------------------------------------------------------
-
-
-def _text_boolean(text: str) -> bool:
-    return text == "t"
-
-
-def _text_natural_float(text: str) -> float:
-    natural: float = remembering(float(text), text)
-    return natural
-
-
-def _text_natural_document(text: str) -> Any:
-    """Objects and arrays; a plain value stays text, which tells `null` from null and `"1"` from `1`."""
-    document = loads(text) if text.lstrip()[:1] in ("{", "[") else text
-    return remembering(document, text)
-
-
-_TEXT_INTEGER = Carried(str, int, Comparison("number", int, values.number_literal))
-_TEXT_FLOAT = Carried(str, _text_natural_float, Comparison("number", values.float_key, values.float_literal))
-
-_TEXT: dict[str, Carried] = {
-    "bool": Carried(str, _text_boolean, Comparison("boolean", _text_boolean, values.boolean_literal)),
-    "int2": _TEXT_INTEGER,
-    "int4": _TEXT_INTEGER,
-    "int8": _TEXT_INTEGER,
-    "float4": _TEXT_FLOAT,
-    "float8": _TEXT_FLOAT,
-    "numeric": Carried(str, Decimal, values.PLAIN_NUMBER),
-    "text": _PLAIN_TEXT,
-    "varchar": _PLAIN_TEXT,
-    "bpchar": _PADDED_TEXT,
-    "name": _PLAIN_TEXT,
-    "uuid": Carried(str, None, values.UUIDS),
-    "date": Carried(str, _natural_date, _DATE),
-    "timestamp": Carried(str, _natural_timestamp, _TIMESTAMP),
-    "timestamptz": Carried(str, _natural_timestamp, _TIMESTAMPTZ),
-    "json": Carried(str, _text_natural_document),
-    "jsonb": Carried(str, _text_natural_document),
-}
-
-_FORMS = {"json": _JSON, "text": _TEXT}
-
-_LABEL = Carried(comparison=values.ENUM)
+_LABEL = Carried(None, comparison=values.ENUM)
 """An enum: asyncpg gives its label. Both forms print it as it is."""
-_RENDERED = {"json": Carried(natural=_natural_document), "text": Carried()}
-"""What Postgres renders arrives as a json document or as text."""
 
 
 def _encode_argument(value: Any) -> str:
@@ -224,5 +136,19 @@ def rendered(quoted_column: str, carry: str) -> str:
 
 def column_of(name: str, carried: Carried | None, carry: str) -> Column:
     """The column as the steps see it; `carried` is None where Postgres renders it."""
-    how = carried or _RENDERED[carry]
-    return Column(name, natural=how.natural, comparison=how.comparison)
+    source = frozenset({name})
+    if carried is None:
+        # It arrives as a json document, or as text.
+        natural = form_of(Kind.JSON, carry).natural if carry == "json" else None
+        return Column(name, natural=natural, origins=source, unchanged=True)
+    if carried.kind is None:
+        return Column(name, comparison=carried.comparison, origins=source, unchanged=True)
+    form = form_of(carried.kind, carry)
+    return Column(
+        name,
+        natural=form.natural,
+        comparison=carried.comparison or form.comparison,
+        kind=form.kind,
+        origins=source,
+        unchanged=True,
+    )

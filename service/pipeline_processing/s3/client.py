@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
+from aiobotocore.credentials import AioCredentials
+from aiobotocore.session import AioSession, get_session
 from botocore.handlers import add_expect_header
 from pydantic import SecretStr
 
+from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.model import UploadedPart
 from pipeline_processing.s3.body import Body
-from pipeline_processing.s3.checksums import crc32_of
+from pipeline_processing.s3.checksums import checksum_argument, crc32_of, sha256_of
+from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT, creation_arguments
 from pipeline_processing.s3.errors import AlreadyThere, ObjectMissing, Unsupported, translated
+from pipeline_processing.s3.role import AssumedRole, session_of
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 
@@ -30,12 +34,13 @@ _SLOWEST_BYTES_PER_SECOND = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """What the store says of an object. Metadata keys are in lower case."""
+    """What the store says of an object. Metadata keys are in lower case; `etag` is None where it can't be an MD5."""
 
     size: int
     metadata: Mapping[str, str]
     etag: str | None
     crc32: str | None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,48 +67,57 @@ class S3Client:
         access_key_id: str | None = None,
         secret_access_key: SecretStr | None = None,
         addressing_style: AddressingStyle = "auto",
+        role: AssumedRole | None = None,
         connections: int = 64,
     ) -> None:
-        """What is None comes from the usual AWS chain. `connections` is the most that are open at once."""
+        """
+        What is None comes from the usual AWS chain. With a `role`, the credentials are for assuming it. `connections`
+        is the most that are open at once.
+        """
         self._endpoint_url = endpoint_url
         self._region = region
         self._access_key_id = access_key_id
         self._secret_access_key = secret_access_key
+        self._role = role
+        network = {
+            "retries": {"mode": "standard", "total_max_attempts": _TRIES},
+            "connect_timeout": _CONNECT_SECONDS,
+            "read_timeout": _READ_SECONDS,
+        }
+        self._role_config = network
         self._config = {
+            **network,
             "s3": {
                 "addressing_style": addressing_style,
-                # Every body carries a CRC32. To sign it as well would take SHA-256 on the event loop, more
+                # Every body carries a checksum. To sign it as well would take SHA-256 on the event loop, more
                 # than all the rest of an upload; against tampering on the way there is TLS.
                 "payload_signing_enabled": False,
             },
             "request_checksum_calculation": "when_required",  # ours are there already
             "response_checksum_validation": "when_required",
-            "retries": {"mode": "standard", "total_max_attempts": _TRIES},
-            "connect_timeout": _CONNECT_SECONDS,
-            "read_timeout": _READ_SECONDS,
             "max_pool_connections": connections,
         }
         self._cleanup = AsyncExitStack()
         self._client: Any = None
 
     async def __aenter__(self) -> Self:
-        secret = self._secret_access_key
         url = self._endpoint_url or "S3"
         try:
             with translated(doing="open a client for", url=url):
+                session, credentials = await self._session()
                 self._client = await self._cleanup.enter_async_context(
-                    get_session().create_client(
+                    session.create_client(
                         "s3",
                         endpoint_url=self._endpoint_url,
                         region_name=self._region,
-                        aws_access_key_id=self._access_key_id,
-                        aws_secret_access_key=None if secret is None else secret.get_secret_value(),
                         config=AioConfig(**self._config),
+                        **credentials,
                     )
                 )
         except ValueError as error:  # botocore's way to say that a URL isn't one
             raise SettingsError(
-                f"Can't open a client for {url}: {error}. Correct PIPELINE_S3__ENDPOINT_URL."
+                f"Can't open a client for {url}: {error}. Correct PIPELINE_S3__ENDPOINT_URL, or the destination's "
+                "`endpoint_url`."
             ) from error
         # With `Expect: 100-continue` each part would wait for a reply before it is sent, and for ever if
         # the store never gives one. Access is checked when an upload is created, so it would save nothing.
@@ -114,18 +128,31 @@ class S3Client:
         await self._cleanup.aclose()
 
     async def put_object_if_absent(
-        self, *, bucket: str, key: str, body: bytes, content_type: str, metadata: Mapping[str, str]
+        self,
+        *,
+        bucket: str,
+        key: str,
+        body: bytes,
+        content_type: str,
+        metadata: Mapping[str, str],
+        options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
     ) -> None:
         """Write a small object unless there is one. Raises AlreadyThere, ConditionalConflict."""
+        sha256 = sha256_of(body) if options.checksum == "sha256" else None
         arguments = {
-            "ContentType": content_type,
-            "Metadata": dict(metadata),
-            "ChecksumCRC32": crc32_of(body),
+            **creation_arguments(content_type=content_type, metadata=metadata, options=options),
+            **checksum_argument(crc32=crc32_of(body), sha256=sha256),
         }
         await self._if_absent("put_object", doing="write", bucket=bucket, key=key, body=body, arguments=arguments)
 
     async def create_multipart_upload(
-        self, *, bucket: str, key: str, content_type: str, metadata: Mapping[str, str]
+        self,
+        *,
+        bucket: str,
+        key: str,
+        content_type: str,
+        metadata: Mapping[str, str],
+        options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
     ) -> str:
         """Start an upload; its id."""
         answer = await self._call(
@@ -133,16 +160,23 @@ class S3Client:
             doing="start the upload of",
             bucket=bucket,
             key=key,
-            ContentType=content_type,
-            Metadata=dict(metadata),
-            ChecksumAlgorithm="CRC32",
+            ChecksumAlgorithm=options.checksum.upper(),
+            **creation_arguments(content_type=content_type, metadata=metadata, options=options),
         )
         return str(answer["UploadId"])
 
     async def upload_part(
-        self, *, bucket: str, key: str, upload_id: str, number: int, body: bytes | bytearray, crc32: str
+        self,
+        *,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        body: bytes | bytearray,
+        crc32: str,
+        sha256: str | None = None,
     ) -> UploadedPart:
-        """Send one part, which the store checks against `crc32`. Raises UploadGone."""
+        """Send one part, which the store checks against `sha256`, or `crc32` without one. Raises UploadGone."""
         answer = await self._call(
             "upload_part",
             doing=f"send part {number} of",
@@ -151,15 +185,22 @@ class S3Client:
             body=body,
             UploadId=upload_id,
             PartNumber=number,
-            ChecksumCRC32=crc32,
+            **checksum_argument(crc32=crc32, sha256=sha256),
         )
-        return UploadedPart(number=number, etag=answer["ETag"], crc32=crc32)
+        return UploadedPart(number=number, etag=answer["ETag"], crc32=crc32, sha256=sha256)
 
     async def complete_multipart_upload_if_absent(
         self, *, bucket: str, key: str, upload_id: str, parts: Sequence[UploadedPart]
     ) -> None:
         """Make an upload visible unless there is an object. Raises UploadGone, and as the PUT does."""
-        named = [{"PartNumber": part.number, "ETag": part.etag, "ChecksumCRC32": part.crc32} for part in parts]
+        named = [
+            {
+                "PartNumber": part.number,
+                "ETag": part.etag,
+                **checksum_argument(crc32=part.crc32, sha256=part.sha256),
+            }
+            for part in parts
+        ]
         await self._if_absent(
             "complete_multipart_upload",
             doing="complete the upload of",
@@ -180,8 +221,10 @@ class S3Client:
         return ObjectHead(
             size=answer["ContentLength"],
             metadata={name.lower(): value for name, value in answer["Metadata"].items()},
-            etag=answer.get("ETag"),
+            # Under KMS it may look like an MD5, and isn't one of the bytes.
+            etag=None if "kms" in answer.get("ServerSideEncryption", "") else answer.get("ETag"),
             crc32=answer.get("ChecksumCRC32"),
+            sha256=answer.get("ChecksumSHA256"),
         )
 
     async def get_object(self, *, bucket: str, key: str) -> bytes:
@@ -207,6 +250,15 @@ class S3Client:
             uploads: Iterable[Mapping[str, Any]] = page.get("Uploads", [])
             for each in uploads:
                 yield PendingUpload(key=each["Key"], upload_id=each["UploadId"])
+
+    async def _session(self) -> tuple[AioSession, Mapping[str, str | None]]:
+        """The session to open the client in, and the credentials to do so with; none if the session has its own."""
+        key, hidden = self._access_key_id, self._secret_access_key
+        secret = None if hidden is None else hidden.get_secret_value()
+        if self._role is None:
+            return get_session(), {"aws_access_key_id": key, "aws_secret_access_key": secret}
+        given = AioCredentials(key, secret) if key and secret else None
+        return await session_of(self._role, credentials=given, region=self._region, config=self._role_config), {}
 
     async def _if_absent(
         self,

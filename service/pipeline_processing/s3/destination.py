@@ -8,6 +8,7 @@ from uuid import UUID
 
 import structlog
 
+from pipeline_processing.agency_data_job.s3_destination import ARCHIVES, S3ObjectOptions
 from pipeline_processing.budget import ByteBudget
 from pipeline_processing.errors import (
     ConflictingObjects,
@@ -18,10 +19,11 @@ from pipeline_processing.errors import (
     UploadMissing,
 )
 from pipeline_processing.installation import INSTALLATION_KEY, check_mark, mark_of
-from pipeline_processing.model import Artifact, InlineContent, MultipartUpload, StagedFile, UploadRef
-from pipeline_processing.ports import Upload, UploadStarted
+from pipeline_processing.model import Artifact, InlineContent, MultipartUpload, UploadRef
+from pipeline_processing.ports import Content, Upload, UploadStarted
 from pipeline_processing.s3.checksums import Fingerprint
 from pipeline_processing.s3.client import ObjectHead, S3Client
+from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.s3.errors import (
     AlreadyThere,
     ConditionalConflict,
@@ -35,7 +37,7 @@ from pipeline_processing.s3.upload import S3Upload, Target
 
 _CONTENT_TYPES = {
     ".ndjson": "application/x-ndjson",
-    ".csv": "text/csv",
+    ".csv": "text/csv; charset=utf-8",
     ".gz": "application/gzip",
     ".zst": "application/zstd",
     ".json": "application/json",
@@ -48,12 +50,17 @@ class S3Destination:
     """
     A `Destination` on one bucket.
 
-    An artifact below `inline_limit` travels in the plan and is PUT when that is completed; a larger one is a
-    multipart upload. Parts of all uploads are drawn from `budget`, from which nothing else may draw; `runs` is the
-    most that are written at once (see `parts.py`).
+    An artifact below `inline_limit` travels in the plan and is PUT when that is completed, if the plan has room; a
+    larger one is a multipart upload.
+
+    Parts of all uploads are drawn from `budget`, from which nothing else may draw but other S3 destinations of the
+    same runs. All of these are told the same: how many `runs` are written at once, and to how many uploads a run may
+    write in turn, at all of these destinations together (see `parts.py`).
 
     Raises SettingsError when the budget is too small for so many.
     """
+
+    holds_tables = False
 
     def __init__(
         self,
@@ -63,6 +70,8 @@ class S3Destination:
         prefix: str,
         budget: ByteBudget,
         runs: int = 4,
+        uploads_per_run: int = 2,
+        options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
         part_size: int = 8 * MIB,
         part_concurrency: int = 4,
         inline_limit: int = MIB,
@@ -71,7 +80,10 @@ class S3Destination:
         self._bucket = bucket
         self._prefix = prefix.strip("/")
         self._budget = budget
-        self._sizes = PartSizes.within(budget, part_size=part_size, runs=runs)
+        self._sizes = PartSizes.within(budget, part_size=part_size, runs=runs, uploads_per_run=uploads_per_run)
+        self._options = options
+        archived = options.storage_class in ARCHIVES
+        self._options_to_be_read = options.model_copy(update={"storage_class": None}) if archived else options
         self._part_concurrency = part_concurrency
         self._inline_limit = inline_limit
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
@@ -93,7 +105,7 @@ class S3Destination:
             await self.verify_installation(installation)
 
     def open(
-        self, key: str, *, metadata: Mapping[str, str], on_started: UploadStarted
+        self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AbstractAsyncContextManager[Upload]:
         """See `Destination`. Writing may raise ArtifactTooLarge."""
         return S3Upload(
@@ -104,21 +116,23 @@ class S3Destination:
                 object_key=self._object_key(key),
                 content_type=_content_type(key),
                 metadata=metadata,
+                options=self._options,
             ),
             on_started=on_started,
             budget=self._budget,
             sizes=self._sizes,
             part_concurrency=self._part_concurrency,
-            inline_limit=self._inline_limit,
+            inline_limit=self._inline_limit if content.inline else 0,
         )
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""
         staged = artifact.staged
-        if isinstance(staged, StagedFile):
+        if not isinstance(staged, MultipartUpload | InlineContent):
             raise SettingsError(
-                f"The stored plan of {self._url(artifact.key)} was made for a folder, not for this bucket. "
-                "Set PIPELINE_DESTINATION back to what it was until this run has finished."
+                f"The stored plan of {self._url(artifact.key)} was made for a folder or a table, not for this bucket. "
+                "Set PIPELINE_DESTINATION, or the job config's `destinations`, back to what it was until this run has "
+                "finished."
             )
         with answers_unexpected():
             try:
@@ -130,7 +144,7 @@ class S3Destination:
         """See `Destination`."""
         with answers_unexpected():
             try:
-                await self._put(key, body, metadata)
+                await self._put(key, body, metadata, self._options_to_be_read)
             except (AlreadyThere, ConditionalConflict):
                 there = await self._client.get_object(bucket=self._bucket, key=self._object_key(key))
                 if there != body:
@@ -153,9 +167,10 @@ class S3Destination:
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""
         head = await self._head(artifact.key)
-        if head is None or isinstance(artifact.staged, StagedFile):
+        staged = artifact.staged
+        if head is None or not isinstance(staged, MultipartUpload | InlineContent):
             return
-        if why := _difference(head, artifact, artifact.staged, metadata):
+        if why := _difference(head, artifact, staged, metadata):
             log.warning("foreign_object_not_deleted", url=self._url(artifact.key), why=why)
             return
         with answers_unexpected():
@@ -170,7 +185,7 @@ class S3Destination:
 
     async def _complete(self, key: str, staged: MultipartUpload | InlineContent, metadata: Mapping[str, str]) -> None:
         if isinstance(staged, InlineContent):
-            await self._put(key, b64decode(staged.content), metadata)
+            await self._put(key, b64decode(staged.content), metadata, self._options)
         else:
             await self._client.complete_multipart_upload_if_absent(
                 bucket=self._bucket, key=self._object_key(key), upload_id=staged.upload_id, parts=staged.parts
@@ -193,13 +208,14 @@ class S3Destination:
             raise UploadMissing(self._url(artifact.key)) from answer
         raise answer
 
-    async def _put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+    async def _put(self, key: str, body: bytes, metadata: Mapping[str, str], options: S3ObjectOptions) -> None:
         await self._client.put_object_if_absent(
             bucket=self._bucket,
             key=self._object_key(key),
             body=body,
             content_type=_content_type(key),
             metadata=metadata,
+            options=options,
         )
 
     async def _head(self, key: str) -> ObjectHead | None:
@@ -225,7 +241,7 @@ def _difference(
             return f"its {name} is {head.metadata.get(name)}, not {metadata.get(name)}"
     if head.size != artifact.size:
         return f"it has {head.size:,} bytes, not {artifact.size:,}"
-    if not Fingerprint.of(staged).matches(crc32=head.crc32, etag=head.etag):
+    if not Fingerprint.of(staged).matches(crc32=head.crc32, etag=head.etag, sha256=head.sha256):
         return "its checksum differs"
     return None
 

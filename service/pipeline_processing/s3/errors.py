@@ -154,6 +154,9 @@ CODES: Mapping[str, type[PipelineError] | type[S3Answer]] = {
     "PreconditionFailed": AlreadyThere,
     "ConditionalRequestConflict": ConditionalConflict,
     "NotImplemented": Unsupported,
+    "InvalidEncryptionAlgorithmError": SettingsError,
+    "InvalidStorageClass": SettingsError,
+    "InvalidTag": SettingsError,
     "AccessDenied": AccessDenied,
     "AccountProblem": AccessDenied,
     "AllAccessDisabled": AccessDenied,
@@ -191,13 +194,14 @@ STATUSES: Mapping[int, type[PipelineError] | type[S3Answer]] = {
 
 _REMEDIES: Mapping[type[PipelineError], str] = {
     DestinationUnavailable: "It is tried again; if it stays so, see whether PIPELINE_S3__ENDPOINT_URL is "
-    "right and its server is up.",
+    "right, or the destination's `endpoint_url`, and its server is up.",
     Throttled: "It is tried again, more slowly; if it stays so, lower PIPELINE_WORKER__CONCURRENCY.",
     AccessDenied: "Check PIPELINE_S3__ACCESS_KEY_ID and PIPELINE_S3__SECRET_ACCESS_KEY, or the AWS credential "
     "chain; the identity needs s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and "
-    "s3:ListBucket, and for `gc` s3:ListBucketMultipartUploads.",
+    "s3:ListBucket, for `gc` s3:ListBucketMultipartUploads, for `tags` s3:PutObjectTagging, and for a key of KMS "
+    "kms:GenerateDataKey and kms:Decrypt.",
     BucketMissing: "Create the bucket, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
-    SettingsError: "Correct PIPELINE_S3__* and PIPELINE_DESTINATION.",
+    SettingsError: "Correct PIPELINE_S3__* and PIPELINE_DESTINATION, or the job config's `destinations`.",
 }
 
 
@@ -220,7 +224,10 @@ def answers_unexpected() -> Iterator[None]:
     try:
         yield
     except Unsupported as answer:
-        raise SettingsError(f"{answer}. The store must support S3's multipart uploads and CRC32 checksums.") from answer
+        raise SettingsError(
+            f"{answer}. The store must support S3's multipart uploads and checksums, and what the destination's "
+            "options ask for: storage class, encryption, tags."
+        ) from answer
     except S3Answer as answer:
         raise DestinationUnavailable(
             f"{answer}. Someone else changed it, or the store contradicts itself; it is tried again."

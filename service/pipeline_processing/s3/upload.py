@@ -10,12 +10,14 @@ from typing import Self
 
 import structlog
 
+from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
 from pipeline_processing.budget import ByteBudget
 from pipeline_processing.errors import ArtifactTooLarge, PipelineError
 from pipeline_processing.model import InlineContent, MultipartUpload, UploadedPart, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted
-from pipeline_processing.s3.checksums import crc32_of
+from pipeline_processing.s3.checksums import crc32_of, sha256_of
 from pipeline_processing.s3.client import S3Client
+from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.s3.errors import S3Answer, UploadGone, answers_unexpected
 from pipeline_processing.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
 from pipeline_processing.shielded import shielded
@@ -34,6 +36,7 @@ class Target:
     object_key: str
     content_type: str
     metadata: Mapping[str, str]
+    options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT
 
     @property
     def url(self) -> str:
@@ -44,8 +47,9 @@ class S3Upload:
     """
     Cuts what is written into parts, and sends up to `part_concurrency` of them while the next one is filled.
 
-    Less than `inline_limit` in all is never sent: it is sealed as inline content. A part's bytes are reserved
-    before it is filled, and given back when it is sent. See `parts.py` for why that can't deadlock.
+    Less than `inline_limit` in all is never sent: it is sealed as inline content, and so is nothing at all. A part's
+    bytes are reserved before it is filled, and given back when it is sent; once it is sealed, an upload holds none. See
+    `parts.py` for why that can't deadlock.
     """
 
     def __init__(
@@ -101,8 +105,9 @@ class S3Upload:
 
     async def seal(self) -> Sealed:
         """Raises whatever a part failed with."""
-        if self._upload_id is None and self._size < self._inline_limit:
+        if self._upload_id is None and (self._size < self._inline_limit or self._size == 0):
             content = bytes(self._buffer or b"")
+            self._give_back()
             self._sealed = True
             return Sealed(
                 size=len(content),
@@ -116,6 +121,7 @@ class S3Upload:
         self._raise_failure()
         assert self._upload_id is not None
         parts = tuple(task.result() for task in self._sending)
+        self._sending.clear()
         self._sealed = True
         return Sealed(
             size=self._size,
@@ -164,12 +170,13 @@ class S3Upload:
                 key=self._target.object_key,
                 content_type=self._target.content_type,
                 metadata=self._target.metadata,
+                options=self._target.options,
             )
 
     async def _send(self, *, number: int, body: bytearray) -> UploadedPart:
         # Tasks start in the order in which they were made and the lock is fair, so parts are hashed in order.
         async with self._hashing:
-            crc32 = await asyncio.to_thread(self._digest, body)
+            crc32, sha256 = await asyncio.to_thread(self._digest, body)
         assert self._upload_id is not None
         with answers_unexpected():
             return await self._client.upload_part(
@@ -179,11 +186,12 @@ class S3Upload:
                 number=number,
                 body=body,
                 crc32=crc32,
+                sha256=sha256,
             )
 
-    def _digest(self, body: bytearray) -> str:
+    def _digest(self, body: bytearray) -> tuple[str, str | None]:
         self._sha256.update(body)
-        return crc32_of(body)
+        return crc32_of(body), sha256_of(body) if self._target.options.checksum == "sha256" else None
 
     def _part_ended(self, task: asyncio.Task[UploadedPart], *, reserved: int) -> None:
         self._budget.release(reserved)
@@ -199,11 +207,14 @@ class S3Upload:
         for task in self._sending:
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
+        self._give_back()
+        if self._upload_id is not None and not keep:
+            await self._abort(self._upload_id)
+
+    def _give_back(self) -> None:
         if self._buffer is not None:
             self._budget.release(self._buffer_size)
             self._buffer = None
-        if self._upload_id is not None and not keep:
-            await self._abort(self._upload_id)
 
     async def _abort(self, upload_id: str) -> None:
         # Failing here must not hide why the upload is given up; what is left behind is recorded, and gc

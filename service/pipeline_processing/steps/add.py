@@ -1,46 +1,55 @@
 """Step `add`: constant columns."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from string import Formatter
 from typing import Any
 
+from pipeline_processing.columns import Kind, check_absent
 from pipeline_processing.errors import InvalidStep
-from pipeline_processing.ports import Batch, Column, Columns
-from pipeline_processing.values import comparison_of
+from pipeline_processing.kinds import column_of_kind, form_of
+from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
-class Add:
-    """Adds the same values to every row, after the other columns."""
+class Add(Step):
+    """
+    Adds the same values to every row, after the other columns.
+
+    `constants` are text, integers of 64 bits, finite floats, booleans or None; in text, {names} of the run's arguments
+    are filled in.
+    """
 
     name = "add"
-    filtered = 0
 
-    def __init__(self, constants: Mapping[str, Any], columns: Columns | None, *, arguments: Mapping[str, Any]) -> None:
-        _check_absent(constants, () if columns is None else [column.name for column in columns])
-        self.constants = {name: _filled(value, arguments) for name, value in constants.items()}
-        self.columns = (
-            None
-            if columns is None
-            else (
-                *columns,
-                *(Column(name, comparison=comparison_of(value)) for name, value in self.constants.items()),
-            )
-        )
+    def __init__(self, constants: Mapping[str, Any], context: StepContext) -> None:
+        filled = {name: _filled(value, context.arguments) for name, value in constants.items()}
+        kinds = {name: _kind(value) for name, value in filled.items()}
+        self.constants = {
+            name: None if value is None else form_of(kinds[name], context.carry).carried(value)
+            for name, value in filled.items()
+        }
+        """As they are carried."""
+        added = (column_of_kind(name, kind, context.carry) for name, kind in kinds.items())
+        self.columns = context.columns.plus(added, step=self.name)
+        self._names_known = context.columns.complete
 
     async def __call__(self, batch: Batch) -> Batch:
         constants = self.constants
-        if self.columns is None:
-            for row in batch:
-                _check_absent(constants, row)
-        return [row | constants for row in batch]
+        if not self._names_known:
+            for row in batch.rows:
+                check_absent(constants, row, step=self.name)
+        return batch.changed([row | constants for row in batch.rows])
 
 
-def _check_absent(constants: Mapping[str, Any], present: Collection[str]) -> None:
-    if twice := [name for name in constants if name in present]:
-        raise InvalidStep(
-            f"Step 'add' would replace the column {', '.join(map(repr, twice))}, which is there already. "
-            "Choose another name, or leave the old one out with `select`."
-        )
+def _kind(value: Any) -> Kind:
+    match value:
+        case bool():
+            return Kind.BOOLEAN
+        case int():
+            return Kind.INTEGER
+        case float():
+            return Kind.FLOAT
+        case _:
+            return Kind.TEXT  # as Postgres takes a NULL of which it knows nothing else
 
 
 def _filled(value: Any, arguments: Mapping[str, Any]) -> Any:

@@ -1,95 +1,157 @@
-"""A dataset's steps, bound to the columns of its query and run in order."""
+"""A dataset's steps, bound to the columns of its source and run in order."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.ports import Batch, Columns, Step
+from pipeline_processing.columns import Columns
+from pipeline_processing.errors import PipelineError, StepFailed
+from pipeline_processing.ports import Row, Rows
 from pipeline_processing.projection import Projection
-from pipeline_processing.steps.add import Add
-from pipeline_processing.steps.config import (
-    AddConfig,
-    FilterConfig,
-    PythonConfig,
-    RenameConfig,
-    SelectConfig,
-    StepConfig,
-)
-from pipeline_processing.steps.filter import Filter
+from pipeline_processing.steps.build import build
+from pipeline_processing.steps.config import PluginConfig, PythonConfig, StepConfig
 from pipeline_processing.steps.folding import folded
-from pipeline_processing.steps.python import Python
-from pipeline_processing.steps.rename import Rename
-from pipeline_processing.steps.select import Select
+from pipeline_processing.steps.masked import masked_at_source
+from pipeline_processing.steps.step import Batch, Step, StepContext
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One step of a chain."""
+
+    step: Step
+    timeout: timedelta | None = None
+    foreign: bool = False
+    """Whether it is somebody else's code, which may raise anything."""
 
 
 class Chain:
-    """
-    The steps of one dataset.
+    """The steps of one dataset. `columns` are what leaves the last step, as far as that is known beforehand."""
 
-    `columns` are what leaves the last step as far as that is known beforehand; with `fixed` False, a step in
-    between decides it row by row, and `columns` are the last ones known.
-    """
-
-    def __init__(self, steps: Sequence[Step], columns: Columns) -> None:
-        self.projection = Projection.of([column.name for column in columns])
+    def __init__(self, links: Sequence[Link], columns: Columns, *, dataset: str) -> None:
+        self.projection = Projection.of(columns.names)
         """What the first steps come to, as far as they only choose, name and add columns; rows come from it."""
-        self._steps = list(steps)
-        while self._steps and (projection := folded(self.projection, self._steps[0])) is not None:
+        self._left = list(enumerate(links, start=1))
+        while self._left and (projection := folded(self.projection, self._left[0][1].step)) is not None:
             self.projection = projection
-            del self._steps[0]
-        self.fixed = all(step.columns is not None for step in steps)
-        self.columns = next((step.columns for step in reversed(steps) if step.columns is not None), columns)
+            del self._left[0]
+        self.columns = links[-1].step.columns if links else columns
+        places = (columns, *(link.step.columns for link in links))
+        self.header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
+        """The names of the columns where they are known last: those of an artifact without any row that could tell."""
+        self.carried = not any(link.step.foreign for link in links)
+        """Whether all values that leave it are carried, and the columns those that are known."""
+        self._dataset = dataset
+        self._source = columns
+        self._masks = masked_at_source([link.step for link in links], columns)
+        self._records: Sequence[Sequence[Any]] = ()
+        self._read = 0
 
     @property
     def touches_rows(self) -> bool:
         """Whether any step is left that works on rows."""
-        return bool(self._steps)
+        return bool(self._left)
 
     @property
     def filtered(self) -> int:
         """Rows that the steps say they dropped."""
-        return sum(step.filtered for step in self._steps)
+        return sum(link.step.filtered for _, link in self._left)
 
-    async def __call__(self, batch: Batch) -> Batch:
-        for step in self._steps:
-            if not batch:
+    def rows(self, records: Sequence[Sequence[Any]]) -> Rows:
+        """Records of the source as the rows that the first step gets. They are kept until the next come."""
+        self._records = records
+        return self.projection.rows(records)
+
+    def original(self, number: int) -> Row:
+        """A row of the present batch as it was read, by its number; what any step masks is masked."""
+        record = self._records[number - self._read + len(self._records) - 1]
+        return {
+            name: value if value is None or (mask := self._masks.get(name)) is None else mask(value)
+            for name, value in zip(self._source.names, record, strict=True)
+        }
+
+    async def __call__(self, rows: Rows) -> Rows:
+        """One batch through all steps that are left."""
+        batch = Batch.read(rows, first=self._read + 1)
+        self._read += len(rows)
+        for number, link in self._left:
+            if not batch.rows:
                 break
-            batch = await step(batch)
-        return batch
+            batch = await self._through(link, batch, number)
+        return batch.rows
+
+    async def _through(self, link: "Link", batch: Batch, number: int) -> Batch:
+        place = f"Dataset {self._dataset!r}, step {number} ({link.step.name}), {batch.place()}"
+        limit = asyncio.timeout(None if link.timeout is None else link.timeout.total_seconds())
+        try:
+            async with limit:
+                return await link.step(batch)
+        except PipelineError as error:
+            raise error.at(place) from error.__cause__
+        except Exception as error:
+            if link.timeout is not None and limit.expired():
+                raise StepFailed(
+                    f"didn't end within its `timeout` of {link.timeout.total_seconds():g} s. Find out what it waits "
+                    "for, or give it more time; then replay the run."
+                ).at(place) from None
+            if not link.foreign:
+                raise  # a bug of ours
+            raise StepFailed(
+                f"raised {type(error).__name__}: {error}. Mend the step or the rows it got, then replay the run."
+            ).at(place) from error
 
 
-def bind(configs: Sequence[StepConfig], columns: Columns, *, dataset: str, arguments: Mapping[str, Any]) -> Chain:
+@asynccontextmanager
+async def bound(
+    configs: Sequence[StepConfig],
+    context: Callable[[Columns], StepContext],
+    columns: Columns,
+    *,
+    dataset: str,
+    checks: Sequence[Callable[[StepContext], Step]] = (),
+) -> AsyncIterator[Chain]:
     """
-    Bind steps to the columns that reach them; faults show here, before the first row is read.
+    Bind steps to the columns that reach them, and open what they use; faults show here, before the first row is read.
 
-    `arguments` are the names that `add` may fill in. Raises UnknownColumn or InvalidStep.
+    `context` makes what a step is built with, of the columns that reach it; `checks` are steps that come last. Raises
+    UnknownColumn, InvalidStep, or what a step raises that can't use its server.
     """
-    steps: list[Step] = []
-    reaching: Columns | None = columns
-    for config in configs:
-        step = _build(config, reaching, dataset=dataset, arguments=arguments)
-        steps.append(step)
-        reaching = step.columns
-    return Chain(steps, columns)
+    async with AsyncExitStack() as stack:
+        links: list[Link] = []
+        reaching = columns
+
+        async def add(make: Callable[[StepContext], Step], config: StepConfig | None) -> Columns:
+            with _named(dataset, len(links) + 1):
+                step = await stack.enter_async_context(make(context(reaching)))
+            foreign = isinstance(config, PluginConfig | PythonConfig)
+            links.append(Link(step, config.timeout if config else None, foreign))
+            return step.columns
+
+        for config in configs:
+            reaching = await add(partial(build, config), config)
+        for check in checks:
+            reaching = await add(check, None)
+        yield Chain(links, columns, dataset=dataset)
 
 
-def check_steps(config: AgencyJobConfig) -> None:
-    """What can be wrong with steps whatever their columns: conditions and functions. Raises InvalidStep."""
-    for dataset in config.datasets:
-        for step in dataset.steps:
-            if isinstance(step, FilterConfig | PythonConfig):
-                _build(step, None, dataset=dataset.name, arguments={})
+def checked(
+    configs: Sequence[StepConfig], context: Callable[[Columns], StepContext], columns: Columns, *, dataset: str
+) -> Columns:
+    """The columns that leave the steps, as far as that can be told without a server. Raises as `bound` does."""
+    for number, config in enumerate(configs, start=1):
+        with _named(dataset, number):
+            columns = build(config, context(columns)).columns
+    return columns
 
 
-def _build(config: StepConfig, columns: Columns | None, *, dataset: str, arguments: Mapping[str, Any]) -> Step:
-    match config:
-        case SelectConfig():
-            return Select(config.select, columns)
-        case RenameConfig():
-            return Rename(config.rename, columns)
-        case AddConfig():
-            return Add(config.add, columns, arguments=arguments)
-        case FilterConfig():
-            return Filter(config.filter, columns)
-        case PythonConfig():
-            return Python(config.python, columns, dataset=dataset)
+@contextmanager
+def _named(dataset: str, number: int) -> Iterator[None]:
+    """Errors of the block say of which step they are."""
+    try:
+        yield
+    except PipelineError as error:
+        raise error.at(f"Dataset {dataset!r}, step {number}") from error.__cause__

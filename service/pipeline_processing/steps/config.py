@@ -1,9 +1,29 @@
-"""The steps as a job config writes them: each a mapping with the one key that names it."""
+"""The steps as a job config writes them: each a mapping with the one key that names it, and perhaps a `timeout`."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    Tag,
+    model_serializer,
+    model_validator,
+)
+
+from pipeline_processing import plugins
+from pipeline_processing.durations import Duration, format_duration
+from pipeline_processing.one_key import one_key
+from pipeline_processing.steps.dedupe import DedupeOptions
+from pipeline_processing.steps.enrich_http import EnrichHttpOptions
+from pipeline_processing.steps.enrich_table import EnrichTableOptions
+from pipeline_processing.steps.flatten import FlattenOptions
+from pipeline_processing.steps.mask import MaskOptions
+from pipeline_processing.steps.validate import ValidateOptions
 
 
 def _exact_in_any_format(constant: Any) -> Any:
@@ -20,11 +40,25 @@ Constant = Annotated[str | int | float | bool | None, BeforeValidator(_exact_in_
 class _Step(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    timeout: Duration | None = Field(None, description="Longest time for one batch, e.g. 30s; none by default.")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that it needs."""
+        options = next(value for name, value in self if name != "timeout")
+        return tuple(getattr(options, "secrets", ()))
+
 
 class SelectConfig(_Step):
     """Keep these columns, in this order."""
 
     select: tuple[str, ...] = Field(min_length=1)
+
+
+class DropConfig(_Step):
+    """Leave these columns out."""
+
+    drop: tuple[str, ...] = Field(min_length=1)
 
 
 class RenameConfig(_Step):
@@ -39,37 +73,129 @@ class AddConfig(_Step):
     add: dict[str, Constant] = Field(min_length=1)
 
 
+class CastConfig(_Step):
+    """Change columns' types, as CAST does: column → type. A value that can't be cast is a row error."""
+
+    cast: dict[str, str] = Field(min_length=1)
+
+
 class FilterConfig(_Step):
     """Keep the rows for which a SQL condition is true; where it is null, the row is dropped, as in SQL."""
 
     filter: str = Field(min_length=1)
 
 
+class DeriveConfig(_Step):
+    """Compute columns by SQL expressions: name → expression. A name that is there already is replaced."""
+
+    derive: dict[str, str] = Field(min_length=1)
+
+
+class MaskConfig(_Step):
+    """Mask columns, in the artifacts and among the rejected rows."""
+
+    mask: MaskOptions
+
+
+class FlattenConfig(_Step):
+    """Make columns of the fields of a json column."""
+
+    flatten: FlattenOptions
+
+
+class DedupeConfig(_Step):
+    """Keep the first row of each key, in bounded memory."""
+
+    dedupe: DedupeOptions
+
+
+class ValidateConfig(_Step):
+    """Check rows against a JSON Schema or a pydantic model. A row that breaks it is a row error."""
+
+    validate_: ValidateOptions = Field(alias="validate")
+
+
+class EnrichTableConfig(_Step):
+    """Add columns looked up in a table."""
+
+    enrich_table: EnrichTableOptions
+
+
+class EnrichHttpConfig(_Step):
+    """Add columns looked up at an HTTP API."""
+
+    enrich_http: EnrichHttpOptions
+
+
 class PythonConfig(_Step):
-    """Call a function: `module:function`, plain or async, list of rows → list of rows, never more than it got."""
+    """Call your own code: `module:function`, list of rows → list of rows, never more than it got."""
 
     python: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
 
 
-STEP_NAMES = ("select", "rename", "add", "filter", "python")
+class PluginConfig(_Step):
+    """A step of another package: its name has a dot."""
+
+    name: str
+    options: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_name(cls, step: Any) -> Any:
+        if not isinstance(step, Mapping) or "name" in step:
+            return step
+        name = next(key for key in step if key != "timeout")
+        if more := [key for key in step if key not in (name, "timeout")]:
+            raise ValueError(f"a step has one key beside `timeout`, but here is also {', '.join(map(repr, more))}")
+        options = plugins.parsed(plugins.STEPS, name, step[name])
+        return {"name": name, "options": options, "timeout": step.get("timeout")}
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        timeout = None if self.timeout is None else format_duration(self.timeout)
+        return {self.name: self.options, "timeout": timeout}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that it needs, if its options tell."""
+        return tuple(getattr(self.options, "secrets", ()))
 
 
-def _step_name(step: Any) -> str | None:
-    """The key that names a step; pydantic says which are valid where it is none of them."""
-    if isinstance(step, dict):
-        return next((str(key) for key in step), None)
-    return next(iter(type(step).model_fields), None) if isinstance(step, _Step) else None
+_CONFIGS: Mapping[str, type[BaseModel]] = {
+    "select": SelectConfig,
+    "drop": DropConfig,
+    "rename": RenameConfig,
+    "add": AddConfig,
+    "cast": CastConfig,
+    "filter": FilterConfig,
+    "derive": DeriveConfig,
+    "mask": MaskConfig,
+    "flatten": FlattenConfig,
+    "dedupe": DedupeConfig,
+    "validate": ValidateConfig,
+    "enrich_table": EnrichTableConfig,
+    "enrich_http": EnrichHttpConfig,
+    "python": PythonConfig,
+    "plugin": PluginConfig,
+}
+STEP_NAMES = tuple(name for name in _CONFIGS if name != "plugin")
 
 
 StepConfig = Annotated[
     Annotated[SelectConfig, Tag("select")]
+    | Annotated[DropConfig, Tag("drop")]
     | Annotated[RenameConfig, Tag("rename")]
     | Annotated[AddConfig, Tag("add")]
+    | Annotated[CastConfig, Tag("cast")]
     | Annotated[FilterConfig, Tag("filter")]
-    | Annotated[PythonConfig, Tag("python")],
-    Discriminator(
-        _step_name,
-        custom_error_type="unknown_step",
-        custom_error_message=f"unknown step; a step is a mapping with one of the keys {', '.join(STEP_NAMES)}",
-    ),
+    | Annotated[DeriveConfig, Tag("derive")]
+    | Annotated[MaskConfig, Tag("mask")]
+    | Annotated[FlattenConfig, Tag("flatten")]
+    | Annotated[DedupeConfig, Tag("dedupe")]
+    | Annotated[ValidateConfig, Tag("validate")]
+    | Annotated[EnrichTableConfig, Tag("enrich_table")]
+    | Annotated[EnrichHttpConfig, Tag("enrich_http")]
+    | Annotated[PythonConfig, Tag("python")]
+    | Annotated[PluginConfig, Tag("plugin")],
+    one_key("step", _CONFIGS, beside=("timeout",)),
 ]

@@ -1,84 +1,156 @@
 """Step `python`: a function of the user's own."""
 
-import asyncio
-import inspect
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any
+from collections.abc import Sequence
+from copy import deepcopy
+from types import TracebackType
+from typing import Any, Self
 
-from pipeline_processing.errors import InvalidStep, PipelineError, StepAddedRows, StepFailed
-from pipeline_processing.ports import Batch, Columns
+from pipeline_processing.columns import UNKNOWN_COLUMNS
+from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
+from pipeline_processing.ports import Row, Rows
+from pipeline_processing.steps.step import Batch, Step, StepContext
+from pipeline_processing.steps.user_function import Raised, UserFunction
+
+_MUTABLE = (dict, list, set, bytearray)
+_REASON_CHARACTERS = 500
 
 
-class Python:
+class Python(Step):
     """
-    Calls `module:function` with each batch, and takes what it returns.
+    Calls `module:function` with each batch, and takes what it returns (see `UserFunction` for what it may be).
 
     The function sees natural Python values (Decimal, datetime, dict, …) and may return fewer rows, which count as
-    filtered. A plain function runs in a thread, so that a slow one doesn't keep the run's lease from being renewed.
+    filtered. Where rows may be rejected, one that raises for a batch is called again with each row of it by itself,
+    as it first was, and the rows for which it raises are rejected, with the exception's own message as the reason.
     """
 
-    columns: Columns | None = None
+    foreign = True
 
-    def __init__(self, path: str, columns: Columns | None, *, dataset: str) -> None:
+    def __init__(self, path: str, context: StepContext) -> None:
         self.name = f"python: {path}"
+        self.columns = UNKNOWN_COLUMNS
         self.filtered = 0
-        self._dataset = dataset
-        self._function = _load(path)
-        self._is_async = any(map(inspect.iscoroutinefunction, (self._function, type(self._function).__call__)))
-        self._conversions = [(c.name, c.natural) for c in columns or () if c.natural is not None]
+        self._dataset = context.dataset
+        self._row_errors = context.row_errors
+        self._function = UserFunction(path, step=self.name)
+        self._conversions = [(column.name, column.natural) for column in context.columns if column.natural is not None]
+        # Values of other columns are immutable until a step of the user's has put its own there.
+        self._copies_deeply = context.row_errors.tolerant and not all(column.typed for column in context.columns)
+        self._copies_deeply |= context.row_errors.tolerant and not context.columns.complete
+
+    async def __aenter__(self) -> Self:
+        await self._function.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._function.__aexit__(kind, error, trace)
 
     async def __call__(self, batch: Batch) -> Batch:
-        for name, natural in self._conversions:
-            for row in batch:
-                if (value := row[name]) is not None:
-                    row[name] = natural(value)
-        got = len(batch)
-        returned = self._checked(await self._call(batch))
-        if len(returned) > got:
-            raise StepAddedRows(step=self.name, dataset=self._dataset, got=got, returned=len(returned))
-        self.filtered += got - len(returned)
-        return returned
-
-    async def _call(self, batch: Batch) -> Any:
+        given = [self._natural(row) for row in batch.rows]
         try:
-            if self._is_async:
-                return await self._function(batch)
-            return await asyncio.to_thread(self._function, batch)
+            returned = await self._function(list(given))
         except PipelineError:
             raise  # the function knows the service's errors, and says itself what is to be done
         except Exception as error:
-            raise StepFailed(
-                f"Step {self.name!r} of dataset {self._dataset!r} raised {type(error).__name__}: {error}. "
-                "Mend the function or the rows it got, then replay the run."
+            if self._row_errors.tolerant:
+                return await self._row_by_row(batch, error)
+            raise self._failed(
+                batch, f"raised {_described(error)}. Mend the function or the rows it got, then replay the run."
             ) from error
+        rows = self._checked(returned, batch, got=len(given))
+        self.filtered += len(given) - len(rows)
+        return Batch(rows, self._numbers(given, rows, batch), batch.span)
 
-    def _checked(self, returned: Any) -> Batch:
+    def _natural(self, row: Row) -> Row:
+        """A row for the function, which may change it as it likes."""
+        made = dict(row)
+        for name, natural in self._conversions:
+            if (value := made.get(name)) is not None:
+                made[name] = natural(value)
+        if self._copies_deeply:
+            for name, value in made.items():
+                if isinstance(value, _MUTABLE):
+                    made[name] = deepcopy(value)
+        return made
+
+    async def _row_by_row(self, batch: Batch, error: Exception) -> Batch:
+        outcomes: Sequence[Any] = [Raised(error)]
+        if len(batch.rows) > 1:
+            outcomes = await self._function.one_by_one([[self._natural(row)] for row in batch.rows])
+        faults: dict[int, str] = {}
+        rows: Rows = []
+        kept: list[bool] = []
+        for position, outcome in enumerate(outcomes):
+            if isinstance(outcome, Raised):
+                faults[position] = _described(outcome.error)
+                rows.append({})
+            else:
+                returned = self._checked(outcome, batch, got=1)
+                rows += returned or [{}]
+                kept.append(bool(returned))
+        left = batch.changed(rows)
+        if faults:
+            left = self._row_errors.reject(left, faults, step=self.name)
+        self.filtered += kept.count(False)
+        return left.kept(kept)
+
+    def _checked(self, returned: Any, batch: Batch, *, got: int) -> Rows:
         if not isinstance(returned, list):
-            raise StepFailed(
-                f"Step {self.name!r} of dataset {self._dataset!r} returned {type(returned).__name__}, not a list "
-                "of rows. Return a list of dicts."
+            raise self._failed(
+                batch, f"returned {type(returned).__name__}, not a list of rows. Return a list of dicts."
             )
         for row in returned:
             if not isinstance(row, dict):
-                raise StepFailed(
-                    f"Step {self.name!r} of dataset {self._dataset!r} returned a list with a {type(row).__name__} "
-                    "in it. Every row must be a dict of column name → value."
+                raise self._failed(
+                    batch,
+                    f"returned a list with a {type(row).__name__} in it. Every row must be a dict of column name → "
+                    "value.",
                 )
+        if len(returned) > got:
+            raise StepAddedRows(step=self.name, dataset=self._dataset, got=got, returned=len(returned))
+        if len(set(map(id, returned))) < len(returned):
+            raise self._failed(batch, "returned one dict twice. Return every row once, each a dict of its own.")
         return returned
 
+    def _numbers(self, given: Rows, returned: Rows, batch: Batch) -> Sequence[int] | None:
+        """Which rows of the source the returned ones are; None if that can't be known, and nobody has to know it."""
+        places = _places(given, returned)
+        if places is not None:
+            return None if batch.numbers is None else [batch.numbers[place] for place in places]
+        if not self._row_errors.tolerant:
+            return None
+        raise self._failed(
+            batch,
+            f"got {len(given):,} rows and returned {len(returned):,}, and it can't be told which ones. With "
+            "`on_row_error` skip or quarantine, return the dicts that the function got, for the rows that it keeps.",
+        )
 
-def _load(path: str) -> Callable[[Batch], Any]:
-    module_name, _, attribute = path.partition(":")
+    def _failed(self, batch: Batch, what: str) -> StepFailed:
+        return StepFailed(what).at(f"Dataset {self._dataset!r}, step {self.name!r}, {batch.place()}")
+
+
+def _places(given: Rows, returned: Rows) -> Sequence[int] | None:
+    """
+    For each returned row the place of the given one that it is: the same dict, or, where as many come back as were
+    given, the one at its own place.
+    """
+    by_identity = {id(row): place for place, row in enumerate(given)}
+    found = [by_identity.get(id(row)) for row in returned]
+    known = [place for place in found if place is not None]
+    if len(known) == len(found):
+        return known
+    in_order = all(place is None or place == at for at, place in enumerate(found))
+    return range(len(given)) if len(returned) == len(given) and in_order else None
+
+
+def _described(error: Exception) -> str:
+    """`ValueError: no such street`: what the user's own code says, shortened."""
     try:
-        function: Any = import_module(module_name)
-        for part in attribute.split("."):
-            function = getattr(function, part)
-    except Exception as error:  # an import runs the user's code, which may raise anything
-        raise InvalidStep(
-            f"Step 'python: {path}' can't be loaded: {type(error).__name__}: {error}. Install the package that has "
-            "it beside this service, or correct the path `module:function`."
-        ) from error
-    if not callable(function):
-        raise InvalidStep(f"Step 'python: {path}' names a {type(function).__name__}, not a function.")
-    return function  # type: ignore[no-any-return]  # what it returns is checked at every call
+        message = str(error)
+    except Exception:  # the user's own exception, whose text may be code as well
+        message = ""
+    if len(message) > _REASON_CHARACTERS:
+        message = message[:_REASON_CHARACTERS] + "…"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

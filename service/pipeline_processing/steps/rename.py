@@ -1,45 +1,30 @@
 """Step `rename`: give columns other names."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
-from pipeline_processing.errors import InvalidStep, UnknownColumn
-from pipeline_processing.ports import Batch, Columns
-from pipeline_processing.steps.columns import require
+from pipeline_processing.columns import check_different
+from pipeline_processing.ports import Rows
+from pipeline_processing.steps.row_columns import require_in_rows
+from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
-class Rename:
-    """Renames columns in place: their order stays."""
+class Rename(Step):
+    """Renames columns in place, old → new: their order stays."""
 
     name = "rename"
-    filtered = 0
 
-    def __init__(self, names: Mapping[str, str], columns: Columns | None) -> None:
+    def __init__(self, names: Mapping[str, str], context: StepContext) -> None:
         self.names = dict(names)
-        self.columns = None if columns is None else self._renamed(columns)
-
-    def _renamed(self, columns: Columns) -> Columns:
-        for old in self.names:
-            require(old, columns, step=self.name)
-        after = tuple(replace(column, name=self.names.get(column.name, column.name)) for column in columns)
-        _check_different([column.name for column in after])
-        return after
+        self.columns = context.columns.renamed(self.names, step=self.name)
+        self._names_known = context.columns.complete
 
     async def __call__(self, batch: Batch) -> Batch:
+        if not self._names_known:
+            self._check(batch.rows)
         names = self.names
-        if self.columns is None:
-            for row in batch:
-                for old in names:
-                    if old not in row:
-                        raise UnknownColumn(old, step=self.name, available=tuple(row))
-                _check_different([names.get(name, name) for name in row])
-        return [{names.get(name, name): value for name, value in row.items()} for row in batch]
+        return batch.changed([{names.get(name, name): value for name, value in row.items()} for row in batch.rows])
 
-
-def _check_different(names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise InvalidStep(
-            f"Step 'rename' would give two columns the name {', '.join(map(repr, twice))}. "
-            "Choose another name, or leave one of them out with `select`."
-        )
+    def _check(self, rows: Rows) -> None:
+        require_in_rows(tuple(self.names), rows, step=self.name)
+        for row in rows:
+            check_different([self.names.get(name, name) for name in row], step=self.name)

@@ -16,7 +16,7 @@ from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Artifact, Compression, FormatName, UploadRef
-from pipeline_processing.ports import Destination, Sealed, UploadStarted
+from pipeline_processing.ports import Content, Destination, Sealed, UploadStarted
 from pipeline_processing.s3.client import S3Client
 from pipeline_processing.s3.destination import S3Destination
 
@@ -157,6 +157,7 @@ class Started(list[UploadRef]):
 
 
 KEY = "agency_id=7/run_id=r-1/records/part-00000.ndjson"
+CONTENT = Content(dataset="records")
 METADATA = {"run-id": "r-1", "agency-id": "7", "attempt": "1", "trace-id": "0" * 32}
 SMALL = b'{"id": 1}\n' * 1000
 LARGE = b"".join(i.to_bytes(8, "big") for i in range(17 * MIB // 8)) + b"tail"
@@ -184,8 +185,9 @@ async def stage(
     key: str = KEY,
     metadata: dict[str, str] = METADATA,
     piece: int = 700_001,
+    content: Content = CONTENT,
 ) -> Artifact:
-    async with destination.open(key, metadata=metadata, on_started=started) as upload:
+    async with destination.open(key, content, metadata=metadata, on_started=started) as upload:
         for start in range(0, len(body), piece):
             await upload.write(body[start : start + piece])
         sealed = await upload.seal()

@@ -9,8 +9,18 @@ from uuid import uuid4
 import pytest
 
 from pipeline_processing.errors import ConflictingObjects, ForeignPrefix, UploadMissing
-from pipeline_processing.model import UploadRef
-from tests.contract.destination.destination_backends import KEY, LARGE, METADATA, SMALL, Backend, Started, stage
+from pipeline_processing.model import InlineContent, UploadRef
+from pipeline_processing.ports import Content
+from tests.contract.destination.destination_backends import (
+    CONTENT,
+    KEY,
+    LARGE,
+    METADATA,
+    SMALL,
+    Backend,
+    Started,
+    stage,
+)
 
 EMPTY = b""
 SIZES = pytest.mark.parametrize("body", [EMPTY, SMALL, LARGE], ids=["empty", "small", "large"])
@@ -38,6 +48,22 @@ async def test_an_artifact_appears_only_when_it_is_completed(backend: Backend, s
         assert metadata == METADATA
     assert await backend.pending() == 0
     assert backend.budget.reserved == 0
+
+
+@SIZES
+async def test_an_artifact_that_has_no_room_in_the_plan_is_stored_elsewhere(
+    backend: Backend, started: Started, body: bytes
+) -> None:
+    """However small it is; nothing at all needs no room."""
+    staged = await stage(backend.destination, body, started, content=Content(dataset="records", inline=False))
+    if body:
+        assert not isinstance(staged.staged, InlineContent)
+        assert len(started) == await backend.pending() == 1
+
+    await backend.destination.complete(staged, metadata=METADATA)
+
+    assert (await backend.read(KEY))[0] == body
+    assert await backend.pending() == 0
 
 
 @SIZES
@@ -83,7 +109,7 @@ async def test_an_exception_aborts_the_upload(backend: Backend, started: Started
     """Whether it comes before or after seal(), nothing is left."""
 
     async def write() -> None:
-        async with backend.destination.open(KEY, metadata=METADATA, on_started=started) as upload:
+        async with backend.destination.open(KEY, CONTENT, metadata=METADATA, on_started=started) as upload:
             await upload.write(LARGE)
             if sealed:
                 await upload.seal()
@@ -100,7 +126,7 @@ async def test_an_exception_aborts_the_upload(backend: Backend, started: Started
 
 async def test_leaving_without_seal_aborts_the_upload(backend: Backend, started: Started) -> None:
     """There is no plan that could ever complete it."""
-    async with backend.destination.open(KEY, metadata=METADATA, on_started=started) as upload:
+    async with backend.destination.open(KEY, CONTENT, metadata=METADATA, on_started=started) as upload:
         await upload.write(LARGE)
     assert await backend.pending() == 0
     assert backend.budget.reserved == 0
@@ -114,7 +140,7 @@ async def test_cancelling_aborts_the_upload(backend: Backend, turns: int) -> Non
         await asyncio.sleep(0)
 
     async def write() -> None:
-        async with backend.destination.open(KEY, metadata=METADATA, on_started=started) as upload:
+        async with backend.destination.open(KEY, CONTENT, metadata=METADATA, on_started=started) as upload:
             for _ in range(3):
                 await upload.write(LARGE)
                 await asyncio.sleep(0)
@@ -216,7 +242,7 @@ async def test_pending_uploads_are_found_by_whoever_looks(backend: Backend, star
     """Sealed or still being written, by the handles that were recorded, until they are completed or aborted."""
     other = "agency_id=7/run_id=r-2/records/part-00000.csv.gz"
     staged = await stage(backend.destination, LARGE, started)
-    async with backend.destination.open(other, metadata=METADATA, on_started=started) as upload:
+    async with backend.destination.open(other, CONTENT, metadata=METADATA, on_started=started) as upload:
         await upload.write(LARGE)
 
         found = [each async for each in backend.another().pending_uploads()]

@@ -17,6 +17,7 @@ from pipeline_processing.ports import Destination
 from pipeline_processing.s3.client import S3Client
 from pipeline_processing.s3.destination import S3Destination
 from tests.contract.destination.destination_backends import (
+    CONTENT,
     KEY,
     LARGE,
     METADATA,
@@ -65,7 +66,7 @@ async def test_small_artifacts_travel_in_the_plan(s3: S3Backend, started: Starte
     ("suffix", "content_type"),
     [
         (".ndjson", "application/x-ndjson"),
-        (".csv", "text/csv"),
+        (".csv", "text/csv; charset=utf-8"),
         (".csv.gz", "application/gzip"),
         (".ndjson.zst", "application/zstd"),
     ],
@@ -88,8 +89,8 @@ async def test_uploads_never_deadlock_over_a_small_budget(s3: S3Backend, runs: i
 
     async def run(number: int) -> None:
         async with (
-            destination.open(f"{number}/a", metadata=METADATA, on_started=Started()) as rows,
-            destination.open(f"{number}/b", metadata=METADATA, on_started=Started()) as rejected,
+            destination.open(f"{number}/a", CONTENT, metadata=METADATA, on_started=Started()) as rows,
+            destination.open(f"{number}/b", CONTENT, metadata=METADATA, on_started=Started()) as rejected,
         ):
             for start in range(0, len(LARGE), 900_000):
                 await rows.write(LARGE[start : start + 900_000])
@@ -217,7 +218,7 @@ async def test_a_part_that_fails_fails_the_upload(s3: S3Backend, started: Starte
     """Someone removes the upload while it is written: a later attempt exports again."""
 
     async def write() -> None:
-        async with s3.destination.open(KEY, metadata=METADATA, on_started=started) as upload:
+        async with s3.destination.open(KEY, CONTENT, metadata=METADATA, on_started=started) as upload:
             await upload.write(LARGE)
             await s3.destination.abort(started[0])
             for _ in range(20):

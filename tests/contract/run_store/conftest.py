@@ -122,7 +122,7 @@ class MemoryBackend:
         return repr(self.runs._records), deepcopy(vars(self.runs._announcements))
 
 
-TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation")
+TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets")
 
 
 class PostgresBackend:

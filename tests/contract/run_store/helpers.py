@@ -54,7 +54,7 @@ PLAN = Plan(
         artifact(
             "large", MultipartUpload(upload_id="u-1", parts=(UploadedPart(number=1, etag='"e"', crc32="AAAAAA=="),))
         ),
-        artifact("file", StagedFile(path=".staging/file")),
+        artifact("file", StagedFile(path="h-1")),
         artifact("small", InlineContent(content="AA==")),
     ),
     metadata={"run-id": "r"},

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.postgres.source import PostgresSource
-from tests.contract.source.helpers import postgres, postgres_source
+from tests.contract.source.reading import postgres, postgres_source
 
 
 @pytest.fixture(scope="module")

@@ -13,29 +13,21 @@ import asyncpg
 from opentelemetry.trace import NoOpTracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunContext
-from pipeline_processing.errors import SourceUnavailable
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import AgencyProcessor
+from pipeline_processing.clock import SystemClock
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Artifact, InlineContent, JobRequest, UploadRef
-from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+from pipeline_processing.ports import LastSuccess
+from pipeline_processing.postgres.source import PostgresSource
+from pipeline_processing.sources import Sources
+from tests.unit.steps.step_context import NoServices
 
 GIB = 1024**3
 
 
 # -- exports -------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def postgres_source(dsn: str, **options: Any) -> AsyncIterator[PostgresSource]:
-    """A source as the service opens it."""
-    async with DatabaseClient(
-        dsn=dsn,
-        unavailable=SourceUnavailable,
-        application_name="test",
-        server_settings=SESSION_SETTINGS,
-    ) as database:
-        yield PostgresSource(database=database, **options)
 
 
 def dataset(query: str, *, name: str = "records", **options: Any) -> dict[str, Any]:
@@ -51,15 +43,17 @@ async def export_all(
     asked = JobRequest.model_validate({"agency_id": 7, **(request or {})})
     processor = AgencyProcessor(
         run=RunContext(run_id="run-1", attempt=1, trace_id="0" * 32, request=asked),
-        source=source,
-        destination=MemoryDestination(inline_limit=GIB),
+        source=Sources({"postgres": source}, clock=SystemClock()),
+        services=NoServices(),  # type: ignore[arg-type]  # it opens nothing
+        destinations=Destinations([MemoryDestination(inline_limit=GIB)]),
+        last_success=_never,
         on_upload=_no_upload,
         on_progress=lambda counts, *, stage, bytes_written: None,
         tracer=NoOpTracer(),
         max_row_bytes=GIB,
     )
     export = await processor.process_agency(asked.agency_id, AgencyJobConfig.model_validate({"datasets": datasets}))
-    return {exported.counts.name: _content(exported.artifact) for exported in export.datasets}
+    return {exported.counts.name: _content(*exported.artifacts) for exported in export.datasets}
 
 
 async def export(
@@ -76,6 +70,10 @@ async def export(
     return (await export_all(source, [one], request=request))["records"]
 
 
+async def _never(agency_id: int, name: str) -> LastSuccess | None:
+    return None
+
+
 async def _no_upload(upload: UploadRef) -> None:
     raise AssertionError("small artifacts start no upload")
 
@@ -86,16 +84,6 @@ def _content(artifact: Artifact) -> bytes:
 
 
 # -- what Postgres says --------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def postgres(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A session with the settings that the contract names."""
-    connection = await asyncpg.connect(dsn, server_settings=dict(SESSION_SETTINGS))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def rows_to_json(connection: asyncpg.Connection, query: str, *arguments: Any) -> list[Any]:

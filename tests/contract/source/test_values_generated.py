@@ -21,11 +21,10 @@ from tests.contract.source.helpers import (
     export_all,
     parsed_csv,
     parsed_ndjson,
-    postgres,
-    postgres_source,
     reimported,
     rows_to_json,
 )
+from tests.contract.source.reading import postgres, postgres_source
 
 SETUP = """
 CREATE TYPE inner_type AS (n numeric, t text);

@@ -2,18 +2,38 @@
 
 # ruff: noqa: E501 - tables of samples
 
+from collections.abc import Iterator
 from datetime import timedelta
+from decimal import Decimal
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig, load_job_config
+from pipeline_processing.agency_data_job.config import (
+    AgencyJobConfig,
+    DatasetConfig,
+    Expect,
+    InvalidJobConfig,
+    load_job_config,
+)
 from pipeline_processing.errors import UnknownDataset
-from pipeline_processing.model import Compression, FormatName, JobRequest
-from pipeline_processing.steps.config import AddConfig, FilterConfig, PythonConfig, RenameConfig, SelectConfig
+from pipeline_processing.limits import Percent
+from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
+from pipeline_processing.plugins import DESTINATIONS, SOURCES, STEPS, Plugin
+from pipeline_processing.steps.config import (
+    AddConfig,
+    FilterConfig,
+    PluginConfig,
+    PythonConfig,
+    RenameConfig,
+    SelectConfig,
+)
+from pipeline_processing.steps.rejections import OnRowError
+from tests.unit.plugged import installed
 
 EXAMPLE = """
 job: agency_data_job
@@ -78,7 +98,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"colour": "red"}, "datasets.0.colour: unknown key"),
     "an unknown format": ({"format": "xml"}, r"datasets\.0\.format: .*'ndjson' or 'csv'"),
     "an unknown compression": ({"compression": "rar"}, "datasets.0.compression"),
-    "an unknown step": ({"steps": [{"nonsense": 1}]}, r"datasets\.0\.steps\.0: .*select, rename, add, filter"),
+    "an unknown step": ({"steps": [{"nonsense": 1}]}, r"datasets\.0\.steps\.0: unknown step; .*select, drop, rename, add"),
     "a step without a name": ({"steps": ["select"]}, r"datasets\.0\.steps\.0"),
     "a step with two names": ({"steps": [{"select": ["a"], "filter": "a > 1"}]}, r"datasets\.0\.steps\.0.*: unknown key"),
     "an empty step": ({"steps": [{}]}, r"datasets\.0\.steps\.0"),
@@ -88,7 +108,26 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a constant of 100 bits": ({"steps": [{"add": {"x": 2**100}}]}, "64 bits"),
     "a constant that is a list": ({"steps": [{"add": {"x": [1]}}]}, r"datasets\.0\.steps\.0\.add\.x"),
     "an empty query": ({"source": {"postgres": {"query": ""}}}, "datasets.0.source.postgres.query"),
-    "no source": ({"source": {}}, "datasets.0.source.postgres"),
+    "no source": ({"source": {}}, "datasets.0.source: unknown source; .*keys postgres, http"),
+    "an unknown source": ({"source": {"mysql": {}}}, "datasets.0.source: unknown source; .*keys postgres, http"),
+    "two sources": ({"source": {"postgres": {"query": "SELECT 1"}, "http": {}}}, r"datasets\.0\.source\.http\.postgres: unknown key"),
+    "a source that isn't installed": ({"source": {"acme.crm": {}}}, "datasets.0.source.*no installed package has 'acme.crm'"),
+    "a step that isn't installed": ({"steps": [{"acme.geocode": {}}]}, r"datasets\.0\.steps\.0.*no installed package has 'acme.geocode'"),
+    "a timeout and no step": ({"steps": [{"timeout": "1s"}]}, r"datasets\.0\.steps\.0: unknown step"),
+    "a timeout without a unit": ({"steps": [{"select": ["a"], "timeout": 5}]}, r"datasets\.0\.steps\.0.*timeout: 5 isn't a duration"),
+    "a share without a sign": ({"on_row_error": "skip", "max_rejected": "5"}, r"datasets\.0\.max_rejected.*percent sign"),
+    "a negative count": ({"on_row_error": "skip", "max_rejected": -1}, r"datasets\.0\.max_rejected.*greater than or equal to 0"),
+    "a limit where nothing is rejected": ({"max_rejected": 5}, r"datasets\.0: `max_rejected` needs `on_row_error: skip`"),
+    "an overlap with nothing": ({"overlap": "5m"}, r"datasets\.0: `overlap` needs `since: last_success`"),
+    "another since": ({"since": "yesterday"}, r"datasets\.0\.since: .*'last_success'"),
+    "an unknown way with row errors": ({"on_row_error": "ignore"}, r"datasets\.0\.on_row_error: .*'fail', 'skip' or 'quarantine'"),
+    "artifacts of no rows": ({"max_artifact_rows": 0}, r"datasets\.0\.max_artifact_rows"),
+    "artifacts of no bytes": ({"max_artifact_mib": 0}, r"datasets\.0\.max_artifact_mib"),
+    "a delimiter of two characters": ({"csv": {"delimiter": "||"}}, r"datasets\.0\.csv\.delimiter: must be one"),
+    "a delimiter that values are made of": ({"csv": {"delimiter": "."}}, r"datasets\.0\.csv\.delimiter: can't be"),
+    "a null with the delimiter": ({"csv": {"null": "a,b"}}, r"datasets\.0\.csv: `null` can't hold the delimiter"),
+    "a bare change": ({"expect": {"max_change": 20}}, r"datasets\.0\.expect\.max_change: .*percent sign"),
+    "an empty check": ({"expect": {"unique": []}}, r"datasets\.0\.expect\.unique"),
     "a bare number for a duration": (
         {"source": {"postgres": {"query": "SELECT 1", "statement_timeout": 5}}}, "statement_timeout: 5 isn't a duration",
     ),
@@ -192,3 +231,173 @@ def test_a_request_for_an_unknown_dataset(three: AgencyJobConfig):
     """The message names those that there are."""
     with pytest.raises(UnknownDataset, match=r"'x'.*a, b, c"):
         three.for_request(JobRequest(agency_id=1, datasets=("a", "x")))
+
+
+# -- what else a dataset may have ----------------------------------------------------------------
+
+
+def dataset(**options: Any) -> DatasetConfig:
+    return AgencyJobConfig.model_validate({"datasets": [{**DATASET, **options}]}).datasets[0]
+
+
+def test_defaults():
+    """Nothing is rejected, rotated or compared unless the config says so."""
+    plain = dataset()
+
+    assert (plain.on_row_error, plain.max_rejected) == (OnRowError.FAIL, None)
+    assert (plain.max_artifact_rows, plain.max_artifact_mib, plain.since, plain.overlap) == (None, None, None, None)
+    assert (plain.csv, plain.expect, plain.secrets, plain.looks_back) == (CsvOptions(), Expect(), (), False)
+
+
+def test_limits_of_rejected_rows():
+    """A count or a share."""
+    assert dataset(on_row_error="skip", max_rejected=5).max_rejected == 5
+    assert dataset(on_row_error="quarantine", max_rejected="0.1%").max_rejected == Percent(Decimal("0.1"))
+
+
+@pytest.mark.parametrize(
+    ("options", "looks_back"),
+    [
+        ({"since": "last_success"}, True),
+        ({"since": "last_success", "overlap": "5m"}, True),
+        ({"expect": {"max_change": "20%"}}, True),
+        ({"expect": {"min_rows": 1}}, False),
+    ],
+)
+def test_who_looks_back(options: dict[str, Any], looks_back: bool):
+    """The last successful run is asked for only where it is needed."""
+    assert dataset(**options).looks_back == looks_back
+
+
+def test_a_step_may_have_a_timeout():
+    """Beside the one key that names it, on either side."""
+    steps = dataset(steps=[{"select": ["a"], "timeout": "30s"}, {"timeout": "1m", "filter": "a > 1"}]).steps
+
+    assert [step.timeout for step in steps] == [timedelta(seconds=30), timedelta(minutes=1)]
+    assert isinstance(steps[1], FilterConfig)
+
+
+# -- destinations --------------------------------------------------------------------------------
+
+S3 = {"s3": {"bucket": "exports", "prefix": "agencies"}}
+FILES = {"file": {"path": "/exports"}}
+TABLES = {"postgres": {"dsn": "warehouse"}}
+
+
+def with_destinations(*destinations: Any) -> AgencyJobConfig:
+    return AgencyJobConfig.model_validate({"datasets": [DATASET], "destinations": destinations})
+
+
+def test_destinations_of_all_kinds():
+    """Each is told by its one key, and gives its options in the same way."""
+    config = with_destinations(TABLES, FILES, S3)
+
+    assert config.destinations is not None
+    assert [each.kind for each in config.destinations] == ["postgres", "file", "s3"]
+    assert config.destinations[1].options.path == Path("/exports")
+    assert config.secrets == ("warehouse",)
+
+
+@pytest.mark.parametrize(
+    ("destinations", "message"),
+    [
+        ([TABLES], "none of the destinations is s3 or file: one must be, to hold the manifest"),
+        ([], "at least 1"),
+        ([{"ftp": {}}], "unknown destination; a destination is a mapping with one of the keys s3, file, postgres"),
+        ([S3, {"acme.lake": {}}], "no installed package has 'acme.lake'"),
+        ([{**S3, **FILES}], "Extra inputs"),
+        ([{"file": {"path": "exports"}}], "must be an absolute path, not 'exports'"),
+    ],
+)
+def test_destinations_that_cannot_be(destinations: list[Any], message: str):
+    """A job without a place for its manifest is none."""
+    with pytest.raises(ValidationError, match=message):
+        with_destinations(*destinations)
+
+
+# -- parts of other packages ---------------------------------------------------------------------
+
+
+class Options(BaseModel):
+    limit: int
+    secrets: tuple[str, ...] = ("acme_key",)
+
+
+PLUGIN = Plugin(options=Options, build=lambda *args, **names: None)
+
+
+@pytest.fixture
+def _acme() -> Iterator[None]:
+    with installed(
+        *(
+            EntryPoint(name=f"acme.{name}", value=f"{__name__}:PLUGIN", group=group)
+            for name, group in (("geocode", STEPS), ("crm", SOURCES), ("lake", DESTINATIONS))
+        )
+    ):
+        yield
+
+
+@pytest.fixture
+def acme(_acme: None) -> AgencyJobConfig:
+    """A job whose source, step and one destination are of another package."""
+    return AgencyJobConfig.model_validate(
+        {
+            "datasets": [
+                {
+                    "name": "records",
+                    "source": {"acme.crm": {"limit": 1}},
+                    "steps": [{"acme.geocode": {"limit": "2"}, "timeout": "5s"}],
+                }
+            ],
+            "destinations": [S3, {"acme.lake": {"limit": 3}}],
+        }
+    )
+
+
+def test_parts_of_other_packages(acme: AgencyJobConfig):
+    """Their options are checked by their own types, and tell which secrets they need."""
+    (records,) = acme.datasets
+    (step,) = records.steps
+
+    assert (records.source.kind, records.source.options) == ("acme.crm", Options(limit=1))
+    assert isinstance(step, PluginConfig)
+    assert (step.name, step.options, step.timeout) == ("acme.geocode", Options(limit=2), timedelta(seconds=5))
+    assert acme.destinations is not None
+    assert (acme.destinations[1].kind, acme.destinations[1].options) == ("acme.lake", Options(limit=3))
+    assert acme.secrets == ("acme_key",)
+    assert not acme.needs_source_database
+
+
+def test_parts_of_other_packages_are_shown_as_they_were_written(acme: AgencyJobConfig):
+    """What `config show` prints is a config again."""
+    shown = acme.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    assert shown["datasets"][0]["source"] == {"acme.crm": {"limit": 1, "secrets": ["acme_key"]}}
+    assert shown["datasets"][0]["steps"] == [{"acme.geocode": {"limit": 2, "secrets": ["acme_key"]}, "timeout": "5s"}]
+    assert AgencyJobConfig.model_validate(shown) == acme
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": [{"acme.geocode": {"limit": "many"}}]}, "limit"),
+        (
+            {"steps": [{"acme.geocode": {"limit": 1}, "select": ["a"]}]},
+            "one key beside `timeout`, but here is also 'select'",
+        ),
+        ({"source": {"acme.crm": {"limit": 1}, "postgres": {}}}, "needs one key, and has 'acme.crm', 'postgres'"),
+        ({"source": {"acme.geocode": {"limit": 1}}}, r"no installed package has 'acme\.geocode'.*there is acme\.crm"),
+    ],
+)
+@pytest.mark.usefixtures("_acme")
+def test_faults_of_parts_of_other_packages(change: dict[str, Any], message: str):
+    """Told like all others."""
+    with pytest.raises(ValidationError, match=message):
+        AgencyJobConfig.model_validate({"datasets": [{**DATASET, **change}]})
+
+
+def test_a_config_goes_through_json_and_back():
+    """What `config show` prints, with every default, is the same config."""
+    config = AgencyJobConfig.model_validate({**yaml.safe_load(EXAMPLE), "destinations": [S3, FILES, TABLES]})
+
+    assert AgencyJobConfig.model_validate(config.model_dump(mode="json", by_alias=True)) == config

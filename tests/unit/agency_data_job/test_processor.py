@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from base64 import b64decode
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,8 +23,11 @@ from opentelemetry.trace import NoOpTracer
 
 from pipeline_processing.agency_data_job import processor as processor_module
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export, RunContext
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
 from pipeline_processing.budget import ByteBudget
+from pipeline_processing.clock import SystemClock
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import (
     DestinationUnavailable,
     ExpectationFailed,
@@ -36,14 +39,25 @@ from pipeline_processing.errors import (
     StepFailed,
     UnknownColumn,
 )
-from pipeline_processing.model import DatasetCounts, InlineContent, JobRequest, MultipartUpload, UploadedPart, UploadRef
+from pipeline_processing.model import (
+    Artifact,
+    DatasetCounts,
+    InlineContent,
+    JobRequest,
+    MultipartUpload,
+    UploadedPart,
+    UploadRef,
+)
 from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.ports import Destination
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.source import PostgresSource
 from pipeline_processing.s3.client import S3Client
+from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.s3.destination import S3Destination
-from pipeline_processing.steps.chain import bind
+from pipeline_processing.sources import Sources
+from pipeline_processing.steps.chain import bound
+from tests.unit.in_memory import NoServices
 
 MIB = 1024 * 1024
 NOW = datetime(2026, 1, 18, 10, tzinfo=UTC)
@@ -119,12 +133,13 @@ class World:
     def __post_init__(self) -> None:
         self.connection = create_autospec(asyncpg.Connection, instance=True)
         self.connection.is_closed.return_value = False
-        self.connection.fetchval.return_value = NOW
+        self.connection.fetchrow.return_value = (NOW, False)
         self.connection.fetch.return_value = []
         self.connection.transaction.side_effect = self._transaction
         self.connection.prepare.side_effect = self._prepare
         self.database = create_autospec(DatabaseClient, instance=True)
         self.database.connection.side_effect = self._acquired
+        self.database.translated.side_effect = lambda **_: nullcontext()
         self.s3 = create_autospec(S3Client, instance=True)
         self.s3.create_multipart_upload.side_effect = [f"upload-{number}" for number in range(1, 9)]
         self.s3.upload_part.side_effect = _uploaded
@@ -159,11 +174,17 @@ class World:
         """One run of agency 7 over datasets, each of which reads the table of its name."""
         processor = AgencyProcessor(
             run=RunContext(run_id="run-1", attempt=2, trace_id="0" * 32, request=request or JobRequest(agency_id=7)),
-            source=PostgresSource(database=self.database),
-            destination=self.destination
-            or S3Destination(
-                client=self.s3, bucket="exports", prefix="agencies", budget=self.budget, part_size=5 * MIB
+            source=Sources({"postgres": PostgresSource(database=self.database)}, clock=SystemClock()),
+            services=NoServices(),
+            destinations=Destinations(
+                [
+                    self.destination
+                    or S3Destination(
+                        client=self.s3, bucket="exports", prefix="agencies", budget=self.budget, part_size=5 * MIB
+                    )
+                ]
             ),
+            last_success=AsyncMock(return_value=None),
             on_upload=self.on_upload,
             on_progress=lambda counts, *, stage, bytes_written: self.progress.append(counts),
             tracer=NoOpTracer(),
@@ -177,7 +198,7 @@ class World:
         told = (
             "acquired",
             "begin",
-            "postgres.fetchval",
+            "postgres.fetchrow",
             "savepoint",
             "bound",
             "roll_back",
@@ -193,12 +214,20 @@ def _dataset(name: str = "records", **options: Any) -> dict[str, Any]:
     return {"name": name, "source": source, **options}
 
 
-async def _uploaded(*, bucket: str, key: str, upload_id: str, number: int, body: bytes, crc32: str) -> UploadedPart:
+async def _uploaded(
+    *, bucket: str, key: str, upload_id: str, number: int, body: bytes, crc32: str, sha256: str | None
+) -> UploadedPart:
     return UploadedPart(number=number, etag=f"etag-{number}", crc32=crc32)
 
 
+def artifact_of(export: Export, index: int = 0) -> Artifact:
+    """The only one of a dataset."""
+    (artifact,) = export.datasets[index].artifacts
+    return artifact
+
+
 def content(export: Export, index: int = 0) -> bytes:
-    staged = export.datasets[index].artifact.staged
+    staged = artifact_of(export, index).staged
     assert isinstance(staged, InlineContent)
     return b64decode(staged.content)
 
@@ -227,7 +256,7 @@ async def test_a_small_artifact_makes_no_call_to_s3(world: World):
     export = await world.run({})
 
     assert world.names() == [
-        *("acquired", "begin", "postgres.fetchval"),
+        *("acquired", "begin", "postgres.fetchrow"),
         *("savepoint", "bound", "roll_back"),
         *("end", "released"),
     ]
@@ -267,9 +296,15 @@ async def test_a_large_artifact_is_uploaded_in_parts(large: World):
     names = [name for name in large.names() if name.startswith(("s3", "on_upload"))]
     assert names[:2] == ["s3.create_multipart_upload", "on_upload"]
     assert names[2:] == ["s3.upload_part"] * 3
-    large.on_upload.assert_awaited_once_with(UploadRef(key=f"{KEY}.ndjson", upload_id="upload-1"))
+    large.on_upload.assert_awaited_once_with(
+        UploadRef(key=f"{KEY}.ndjson", upload_id="upload-1", destination="s3://exports/agencies")
+    )
     large.s3.create_multipart_upload.assert_awaited_once_with(
-        bucket="exports", key=f"agencies/{KEY}.ndjson", content_type="application/x-ndjson", metadata=METADATA
+        bucket="exports",
+        key=f"agencies/{KEY}.ndjson",
+        content_type="application/x-ndjson",
+        metadata=METADATA,
+        options=AS_THE_BUCKET_HAS_IT,
     )
 
     parts = sorted((each.kwargs for each in large.s3.upload_part.mock_calls), key=lambda part: part["number"])
@@ -279,7 +314,7 @@ async def test_a_large_artifact_is_uploaded_in_parts(large: World):
     assert {(part["bucket"], part["key"], part["upload_id"]) for part in parts} == {
         ("exports", f"agencies/{KEY}.ndjson", "upload-1")
     }
-    artifact = export.datasets[0].artifact
+    artifact = artifact_of(export)
     assert artifact.staged == MultipartUpload(
         upload_id="upload-1",
         parts=tuple(UploadedPart(number=n, etag=f"etag-{n}", crc32=parts[n - 1]["crc32"]) for n in (1, 2, 3)),
@@ -292,7 +327,7 @@ async def test_a_large_artifact_is_uploaded_in_parts(large: World):
 @pytest.mark.parametrize(
     ("form", "compression", "suffix", "content_type"),
     [
-        ("csv", "none", "csv", "text/csv"),
+        ("csv", "none", "csv", "text/csv; charset=utf-8"),
         ("ndjson", "none", "ndjson", "application/x-ndjson"),
         ("csv", "gzip", "csv.gz", "application/gzip"),
         ("ndjson", "zstd", "ndjson.zst", "application/zstd"),
@@ -303,7 +338,7 @@ async def test_names_and_types_of_objects(world: World, form: str, compression: 
     _of(world).rows = [(n, hashlib.shake_128(bytes([n])).hexdigest(500_000)) for n in range(4)]
     export = await world.run({"format": form, "compression": compression})
 
-    artifact = export.datasets[0].artifact
+    artifact = artifact_of(export)
     assert artifact.key == f"{KEY}.{suffix}"
     assert (artifact.format, artifact.compression, artifact.rows) == (form, compression, 4)
     assert world.s3.create_multipart_upload.await_args.kwargs["content_type"] == content_type
@@ -319,7 +354,7 @@ async def test_steps_are_applied_and_counted(world: World):
     assert export.datasets[0].counts == DatasetCounts(
         name="records", rows_read=3, rows_written=2, rows_filtered=1, rows_rejected=0
     )
-    assert export.datasets[0].artifact.rows == 2
+    assert artifact_of(export).rows == 2
 
 
 async def test_progress_after_every_batch(large: World):
@@ -339,8 +374,8 @@ async def test_no_rows(world: World, form: str, expected: bytes, steps: list[dic
     export = await world.run({"format": form, "steps": steps})
 
     assert content(export) == expected
-    assert export.datasets[0].artifact.rows == 0
-    assert export.datasets[0].artifact.sha256 == hashlib.sha256(expected).hexdigest()
+    assert artifact_of(export).rows == 0
+    assert artifact_of(export).sha256 == hashlib.sha256(expected).hexdigest()
 
 
 async def test_a_dry_run_writes_nowhere(large: World):
@@ -349,7 +384,7 @@ async def test_a_dry_run_writes_nowhere(large: World):
     export = await large.run({})
 
     assert export.datasets[0].counts.rows_written == 14
-    assert export.datasets[0].artifact.size > 14 * MIB
+    assert artifact_of(export).size > 14 * MIB
     assert large.s3.mock_calls == large.on_upload.mock_calls == []
 
 
@@ -370,13 +405,18 @@ def losing(monkeypatch: pytest.MonkeyPatch) -> None:
         async def __call__(self, batch: list[Any]) -> list[Any]:
             return (await self._chain(batch))[:-1]
 
-    monkeypatch.setattr(processor_module, "bind", lambda *args, **names: Losing(bind(*args, **names)))
+    @asynccontextmanager
+    async def losing_bound(*args: Any, **names: Any) -> AsyncIterator[Losing]:
+        async with bound(*args, **names) as chain:
+            yield Losing(chain)
+
+    monkeypatch.setattr(processor_module, "bound", losing_bound)
 
 
 async def test_rows_that_get_lost_between_two_stages(large: World, losing: None):
     """Each stage counts for itself, so silence is noticed, and nothing is left to be published."""
     with pytest.raises(RowsUnaccounted, match=r"14 rows read, but \d+ written, 0 filtered"):
-        await large.run({})
+        await large.run({"steps": [{"python": f"{HOOKS}:watch"}]})
 
     _nothing_is_left(large)
 
@@ -456,7 +496,7 @@ async def test_an_upload_that_cannot_be_recorded(large: World):
 
 @pytest.mark.parametrize(
     ("steps", "error"),
-    [([{"select": ["nmae"]}], UnknownColumn), ([{"filter": "lower(name) = 'a'"}], InvalidStep)],
+    [([{"select": ["nmae"]}], UnknownColumn), ([{"filter": "no_such_function(name) = 'a'"}], InvalidStep)],
 )
 async def test_faults_of_the_config_before_anything_is_written(
     large: World, steps: list[dict[str, Any]], error: type[Exception]

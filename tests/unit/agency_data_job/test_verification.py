@@ -1,11 +1,28 @@
 """What must hold of a dataset before its artifact may be published."""
 
+from typing import Any
+
 import pytest
 
+from pipeline_processing.agency_data_job import verification
 from pipeline_processing.agency_data_job.config import Expect
-from pipeline_processing.agency_data_job.verification import verify
-from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted
+from pipeline_processing.agency_data_job.verification import checks_of_rows
+from pipeline_processing.columns import Column
+from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted, UnknownColumn
 from pipeline_processing.model import DatasetCounts
+from pipeline_processing.ports import LastSuccess
+from pipeline_processing.values import PLAIN_NUMBER
+from tests.unit.steps.step_context import context
+from tests.unit.virtual_clock import EPOCH
+
+
+def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None = None) -> None:
+    verification.verify(counts, expect, last)
+
+
+def last_success(written: int) -> LastSuccess:
+    """The last successful run of the dataset, which wrote so many rows."""
+    return LastSuccess(run_id="r-1", covered_until=EPOCH, counts=counts(written, written))
 
 
 def counts(read: int, written: int, filtered: int = 0, rejected: int = 0) -> DatasetCounts:
@@ -55,3 +72,70 @@ def test_no_rows():
     verify(counts(0, 0), Expect(max_rows=0))
     with pytest.raises(ExpectationFailed):
         verify(counts(0, 0), Expect(min_rows=1))
+
+
+# -- compared with the last run ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("most", "before", "written"),
+    [
+        ("20%", 100, 80),
+        ("20%", 100, 120),
+        ("20%", 100, 100),
+        ("0%", 100, 100),
+        ("0.5%", 1000, 1005),
+        ("100%", 100, 0),
+        ("20%", 0, 0),
+    ],
+)
+def test_as_much_change_as_is_expected(most: str, before: int, written: int):
+    """The share is of what was written before, and the bounds are inclusive."""
+    verify(counts(written, written), Expect.model_validate({"max_change": most}), last_success(before))
+
+
+@pytest.mark.parametrize(
+    ("most", "before", "written"),
+    [("20%", 100, 79), ("20%", 100, 121), ("0%", 100, 101), ("0.5%", 1000, 1006), ("0.5%", 100, 101), ("20%", 0, 1)],
+)
+def test_more_change_than_is_expected(most: str, before: int, written: int):
+    """In either direction; the message names the run that it is compared with."""
+    with pytest.raises(
+        ExpectationFailed, match=rf"{written:,} rows to write.*'r-1'.*wrote {before:,}.*{most} of.*`expect\.max_change`"
+    ):
+        verify(counts(written, written), Expect.model_validate({"max_change": most}), last_success(before))
+
+
+def test_the_first_run_is_compared_with_nothing():
+    """There is none before it, whatever it writes."""
+    verify(counts(10**6, 10**6), Expect.model_validate({"max_change": "0%"}))
+
+
+# -- single rows ---------------------------------------------------------------------------------
+
+COLUMNS = [Column("id", comparison=PLAIN_NUMBER), Column("name")]
+
+
+@pytest.mark.parametrize(
+    ("expect", "names"),
+    [
+        ({}, []),
+        ({"not_null": ["id"]}, ["expect not_null: id"]),
+        ({"unique": ["id"]}, ["expect unique: id"]),
+        ({"not_null": ["id", "name"], "unique": ["id"]}, ["expect not_null: id, name", "expect unique: id"]),
+    ],
+)
+def test_checks_of_single_rows_are_steps(expect: dict[str, Any], names: list[str]):
+    """They come behind the job's own, and are called by what the config calls them."""
+    checks = checks_of_rows(Expect.model_validate(expect))
+
+    assert [check(context(COLUMNS)).name for check in checks] == names
+
+
+@pytest.mark.parametrize("check", ["not_null", "unique"])
+def test_a_check_of_a_column_that_is_not_there(check: str):
+    """It is found as a step's would be."""
+    (make,) = checks_of_rows(Expect.model_validate({check: ["nmae"]}))
+
+    with pytest.raises(UnknownColumn, match=r"'nmae'.*have id, name"):
+        make(context(COLUMNS))

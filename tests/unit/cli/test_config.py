@@ -194,6 +194,24 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["PIPELINE_S3__REGION"] == {"value": None, "origin": "default"}
 
 
+@pytest.mark.usefixtures("complete")
+def test_named_secrets_are_shown_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each that is set, masked, with where it comes from."""
+    (tmp_path / "token").write_text("tops3cret\n")
+    monkeypatch.setenv("PIPELINE_SECRETS__CRM_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("PIPELINE_SECRETS__ADDRESSES", "tops3cret")
+
+    assert main(["config", "show", "--json"]) == 0
+
+    shown: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert {variable: entry for variable, entry in shown.items() if "SECRETS" in variable} == {
+        "PIPELINE_SECRETS__ADDRESSES": {"value": "********", "origin": "environment"},
+        "PIPELINE_SECRETS__CRM_TOKEN": {"value": "********", "origin": f"file (secret) {tmp_path / 'token'}"},
+    }
+
+
 @pytest.mark.parametrize("arguments", [["config", "show"], ["config", "show", "--json"], ["config", "check"]])
 @pytest.mark.parametrize("terminal", [False, True])
 def test_no_secret_is_printed(
@@ -204,7 +222,7 @@ def test_no_secret_is_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Not to a file, not to a terminal."""
-    for variable in ("S3__ACCESS_KEY_ID", "S3__SECRET_ACCESS_KEY", "KAFKA__PASSWORD"):
+    for variable in ("S3__ACCESS_KEY_ID", "S3__SECRET_ACCESS_KEY", "KAFKA__PASSWORD", "SECRETS__CRM_TOKEN"):
         monkeypatch.setenv(f"PIPELINE_{variable}", "tops3cret")
     screen = Terminal()
     if terminal:

@@ -13,7 +13,7 @@ import typer
 from pipeline_processing.cli import history, render
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.model import Attempt, Counts, JobRequest, Run, RunFailure, RunState
+from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Plan, Run, RunFailure, RunState
 from pipeline_processing.ports import Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings import Settings
 from tests.unit.stepped_clock import SteppedClock
@@ -24,6 +24,10 @@ UNREACHABLE = RunFailure(kind="source_unavailable", message="The server hung up.
 BROKEN = RunFailure(
     kind="query_failed", message="division by zero\nRow 12,\x1b[31m column fee", retryable=False, exit_code=1
 )
+
+
+PERMITS = DatasetCounts(name="permits", rows_read=1234567, rows_written=1234000, rows_filtered=566, rows_rejected=1)
+FEES = DatasetCounts(name="fees", rows_read=5, rows_written=5)
 
 
 async def three_runs(store: MemoryRunStore, clock: SteppedClock) -> None:
@@ -202,10 +206,49 @@ def test_one_run_as_json_has_its_attempts(show: Show) -> None:
     """One object: the run's columns, and a list."""
     run = json.loads(show("--run-id", "first", "--json"))
 
-    assert tuple(run) == (*render.HISTORY_COLUMNS, "attempts")
+    assert tuple(run) == (*render.HISTORY_COLUMNS, "datasets", "attempts")
+    assert run["datasets"] == []
     assert [(a["attempt"], a["outcome"], a["error_kind"]) for a in run["attempts"]] == [
         (1, "retrying", "source_unavailable"),
         (2, "failed", "query_failed"),
+    ]
+
+
+def decided(store: MemoryRunStore) -> None:
+    """The run that waits is exported, as two datasets."""
+
+    async def prepare() -> None:
+        claim = await store.claim(worker="host-1:20:aa", lease=LEASE, max_runs_per_agency=1, run_id="third")
+        assert claim is not None
+        plan = Plan(destination="s3://exports", artifacts=(), metadata={}, manifest_key="m", manifest="{}")
+        await store.prepare(claim, plan, Outcome(counts=PERMITS + FEES, datasets=(PERMITS, FEES)))
+
+    asyncio.run(prepare())
+
+
+def test_one_run_is_shown_with_its_datasets(show: Show, store: MemoryRunStore) -> None:
+    """Once it is decided: what became of the rows of each, numbers under each other."""
+    decided(store)
+
+    _, datasets, attempts = show("--run-id", "third").split("\n\n")
+
+    assert datasets.splitlines() == [
+        "DATASET  ROWS READ    WRITTEN  FILTERED  REJECTED",
+        "permits  1,234,567  1,234,000       566         1",
+        "fees             5          5         0         0",
+    ]
+    assert attempts.startswith("ATTEMPT")
+
+
+def test_one_run_as_json_has_its_datasets(show: Show, store: MemoryRunStore) -> None:
+    """As the manifest lists them."""
+    decided(store)
+
+    run = json.loads(show("--run-id", "third", "--json"))
+
+    assert run["datasets"] == [
+        {"name": "permits", "rows_read": 1234567, "rows_written": 1234000, "rows_filtered": 566, "rows_rejected": 1},
+        {"name": "fees", "rows_read": 5, "rows_written": 5, "rows_filtered": 0, "rows_rejected": 0},
     ]
 
 

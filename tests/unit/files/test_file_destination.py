@@ -11,6 +11,9 @@ import pytest
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, SettingsError, UploadMissing
 from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, StagedFile, UploadRef
+from pipeline_processing.ports import Content
+
+CONTENT = Content(dataset="records")
 
 
 async def ignore(upload: UploadRef) -> None:
@@ -40,7 +43,7 @@ async def test_no_key_leads_out_of_the_root(tmp_path: Path, key: str) -> None:
     """Or into the staging folder."""
     destination = FileDestination(path=tmp_path)
     with pytest.raises(ValueError, match="isn't a key"):
-        destination.open(key, metadata={}, on_started=ignore)
+        destination.open(key, CONTENT, metadata={}, on_started=ignore)
     with pytest.raises(ValueError, match="isn't a key"):
         await destination.publish(key, b"", metadata={})
 
@@ -113,7 +116,7 @@ async def pending(destination: FileDestination) -> list[UploadRef]:
 async def test_a_staged_file_says_its_key(tmp_path: Path, key: str) -> None:
     """Whatever is in the key, in a name of one path segment."""
     destination = FileDestination(path=tmp_path, new_id=lambda: "0" * 32)
-    async with destination.open(key, metadata={}, on_started=ignore):
+    async with destination.open(key, CONTENT, metadata={}, on_started=ignore):
         (found,) = await pending(destination)
         assert found.key == key
         assert [f".staging/{name}" for name in os.listdir(tmp_path / ".staging")] == [found.upload_id]
@@ -127,7 +130,7 @@ async def test_a_key_that_is_too_long_for_the_staged_files_name_is_left_out(tmp_
         started.append(upload)
 
     destination = FileDestination(path=tmp_path)
-    async with destination.open(f"{'r' * 230}/part.csv", metadata={}, on_started=on_started) as upload:
+    async with destination.open(f"{'r' * 230}/part.csv", CONTENT, metadata={}, on_started=on_started) as upload:
         await upload.write(b"1")
         await upload.seal()
     assert await pending(destination) == []

@@ -1,7 +1,9 @@
-"""CSV as COPY writes it. tests/contract/source holds all of Postgres's types."""
+"""CSV as COPY writes it. tests/contract/source holds all of Postgres's types, tests/contract/formats all options."""
 
+from csv import reader
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from io import StringIO
 from typing import Any
 from uuid import UUID
 
@@ -10,18 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import StepFailed
-from pipeline_processing.formats.csv import Csv
+from pipeline_processing.formats.csv import AS_COPY_DOES, Csv
+from pipeline_processing.formats.formats import new_format
 from pipeline_processing.formats.untouched import remembering
-from pipeline_processing.ports import Column
+from pipeline_processing.model import CsvOptions, FormatName
 from pipeline_processing.projection import Projection
 from tests.contract.source.helpers import parsed_csv
 
 
-def written(*rows: dict[str, Any], columns: tuple[str, ...] = ("a", "b"), fixed: bool = True) -> str:
-    csv = Csv(fixed=fixed)
-    body = csv.begin(tuple(Column(name) for name in columns)) + (csv.encode(list(rows)) if rows else b"") + csv.end()
+def written(
+    *rows: dict[str, Any],
+    columns: tuple[str, ...] = ("a", "b"),
+    fixed: bool = True,
+    options: CsvOptions = AS_COPY_DOES,
+) -> str:
+    csv = Csv(fixed=fixed, options=options)
+    csv.begin(columns)
+    body = csv.encode(list(rows)) if rows else b""
     assert csv.rows == len(rows)
-    return body.decode()
+    return (csv.head() + body).decode()
 
 
 def test_null_and_the_empty_string():
@@ -62,8 +71,58 @@ def test_headers_are_quoted_like_fields():
 
 @pytest.mark.parametrize("fixed", [True, False])
 def test_no_rows(fixed: bool):
-    """The header is there all the same, and once."""
+    """The header is there all the same, unless there is to be none: then the artifact is empty."""
     assert written(fixed=fixed) == "a,b\n"
+    assert written(fixed=fixed, options=CsvOptions(delimiter=";")) == "a;b\n"
+    assert written(fixed=fixed, options=CsvOptions(header=False)) == ""
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_without_a_header(fixed: bool):
+    """Only rows are written, in the columns' order; it is the first row's where only the rows tell."""
+    rows = [{"a": "1", "b": None}, {"a": "2", "b": "x"}]
+    assert written(*rows, fixed=fixed, options=CsvOptions(header=False)) == "1,\n2,x\n"
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", " ", "^", "]", "\\", "-", "'"])
+def test_another_delimiter(delimiter: str):
+    """A field that has it is quoted, one that has a comma isn't; so in the header."""
+    options = CsvOptions(delimiter=delimiter)
+    body = written({"a": f"x{delimiter}y", "b": "x,y"}, columns=("a", f"b{delimiter}"), options=options)
+    assert body == f'a{delimiter}"b{delimiter}"\n"x{delimiter}y"{delimiter}x,y\n'
+
+
+@pytest.mark.parametrize("null", ["NULL", "\\N", " ", "é", "[x]"])
+def test_another_text_for_null(null: str):
+    """The empty string is nothing then, and the same text as null's is quoted, alone in a line or beside others."""
+    options = CsvOptions(null=null)
+    rows = [{"a": None, "b": ""}, {"a": null, "b": "x"}, {"a": f"{null}{null}", "b": "NUL"}]
+    assert written(*rows, options=options) == f'a,b\n{null},\n"{null}",x\n{null}{null},NUL\n'
+    alone = [{"a": None}, {"a": null}, {"a": ""}]
+    assert written(*alone, columns=(null,), options=options) == f'"{null}"\n{null}\n"{null}"\n\n'
+
+
+def test_values_of_steps_that_look_like_null():
+    """Whatever a value is, its text is what counts."""
+    options = CsvOptions(null="0")
+    assert written({"a": 0, "b": None}, {"a": 0.0, "b": "0"}, options=options) == 'a,b\n"0",0\n"0","0"\n'
+
+
+def test_the_longest_row():
+    """Rows are told apart whatever is quoted in them, and whatever stands between fields."""
+    for options in (AS_COPY_DOES, CsvOptions(delimiter=";"), CsvOptions(delimiter="\t", null="NULL")):
+        csv = Csv(fixed=True, options=options)
+        short, long = ["1", "2"], ['a"\nb', f"{options.delimiter}\n\n"]
+        assert csv.longest_row(csv.encode([short, long, short])) == len(csv.encode([long]))
+
+
+def test_options_reach_the_format():
+    """By its name; NDJSON has none."""
+    options = CsvOptions(delimiter=";", header=False, null="NULL")
+    csv = new_format(FormatName.CSV, fixed=True, csv=options)
+    csv.begin(("a", "b"))
+    assert csv.head() + csv.encode([["1", None]]) == b"1;NULL\n"
+    assert new_format(FormatName.NDJSON, fixed=True, csv=options).head() == b""
 
 
 @pytest.mark.parametrize(
@@ -108,11 +167,12 @@ def test_a_changed_document_is_written_anew():
 
 
 def test_columns_that_only_the_rows_tell():
-    """The first row gives the header; later rows may lack columns, in any order, over all batches."""
+    """The first row gives the header of every artifact; later rows may lack columns, in any order, over all batches."""
     csv = Csv(fixed=False)
-    body = csv.begin((Column("other"),)) + csv.encode([{"b": 1, "a": 2}, {"a": 3, "b": 4}]) + csv.encode([{"a": 5}])
-
-    assert (body + csv.end()).decode() == "b,a\n1,2\n4,3\n,5\n"
+    csv.begin(("other",))
+    assert csv.head() == b"other\n"
+    assert csv.encode([{"b": 1, "a": 2}, {"a": 3, "b": 4}]) + csv.encode([{"a": 5}]) == b"1,2\n4,3\n,5\n"
+    assert csv.head() == b"b,a\n"
 
 
 def test_a_column_that_comes_late():
@@ -132,11 +192,8 @@ def test_rows_made_for_it_are_written_like_dicts():
     projection = Projection(("x", "y", "z"), (1, 0), ("c,",))
     records = [("1", None), ("", "b"), (None, 'q"')]
     made, dicts = Csv(fixed=True), Csv(fixed=True)
-    columns = tuple(map(Column, projection.names))
 
-    assert made.begin(columns) + made.encode(made.row_maker(projection)(records)) == (
-        dicts.begin(columns) + dicts.encode(projection.rows(records))
-    )
+    assert made.encode(made.row_maker(projection)(records)) == dicts.encode(projection.rows(records))
 
 
 TEXTS = st.none() | st.text(alphabet=st.sampled_from('ab,"\r\n\\. ') | st.characters(codec="utf-8"), max_size=8)
@@ -144,7 +201,26 @@ TEXTS = st.none() | st.text(alphabet=st.sampled_from('ab,"\r\n\\. ') | st.charac
 
 @given(rows=st.lists(st.lists(TEXTS, min_size=3, max_size=3), min_size=1, max_size=20))
 def test_whatever_is_written_is_read_back(rows: list[list[str | None]]):
-    """Any text and any null."""
+    """Any text and any null, by the rules of CSV alone."""
     body = written(*(dict(zip("abc", row, strict=True)) for row in rows), columns=("a", "b", "c"))
 
     assert parsed_csv(body.encode()) == [["a", "b", "c"], *rows]
+
+
+OPTIONS = st.builds(
+    CsvOptions, delimiter=st.sampled_from(";\t|^]"), header=st.booleans(), null=st.sampled_from(["NULL", "\\N"])
+)
+
+
+@given(rows=st.lists(st.lists(TEXTS, min_size=2, max_size=3), min_size=1, max_size=20), options=OPTIONS)
+def test_with_other_options_it_is_read_back_by_a_reader_that_isnt_ours(
+    rows: list[list[str | None]], options: CsvOptions
+):
+    """Python's own reader sees the same rows, null as its text."""
+    rows = [row[:2] for row in rows]
+    body = written(*(dict(zip("ab", row, strict=True)) for row in rows), options=options)
+
+    read = list(reader(StringIO(body, newline=""), delimiter=options.delimiter, strict=True))
+
+    expected = [[options.null if field is None else field for field in row] for row in rows]
+    assert read == ([["a", "b"], *expected] if options.header else expected)

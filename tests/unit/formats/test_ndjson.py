@@ -107,7 +107,7 @@ def test_rows_are_counted():
     rows_format.encode([{"a": 3}])
 
     assert rows_format.rows == 3
-    assert (rows_format.begin(()), rows_format.end()) == (b"", b"")
+    assert rows_format.head() == b""
 
 
 NAMES = [("a", "b"), ('a"b', "\\"), ("a\nb", "class"), ("ключ 🦉", " "), ("x", "__init__"), ("rename", "self")]

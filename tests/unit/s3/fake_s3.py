@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
 from pipeline_processing.model import UploadedPart
 from pipeline_processing.s3.client import ObjectHead, S3Client
+from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.s3.errors import ObjectMissing, UploadGone
 
 
@@ -28,7 +30,13 @@ class FakeS3(S3Client):
             raise self.failures[call]
 
     async def create_multipart_upload(
-        self, *, bucket: str, key: str, content_type: str, metadata: Mapping[str, str]
+        self,
+        *,
+        bucket: str,
+        key: str,
+        content_type: str,
+        metadata: Mapping[str, str],
+        options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
     ) -> str:
         await asyncio.sleep(0)
         self._fail("create")
@@ -38,7 +46,15 @@ class FakeS3(S3Client):
         return f"u{self.started}"
 
     async def upload_part(
-        self, *, bucket: str, key: str, upload_id: str, number: int, body: bytes | bytearray, crc32: str
+        self,
+        *,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        body: bytes | bytearray,
+        crc32: str,
+        sha256: str | None = None,
     ) -> UploadedPart:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -50,7 +66,7 @@ class FakeS3(S3Client):
             self.uploads[upload_id][number] = bytes(body)
         finally:
             self.at_once -= 1
-        return UploadedPart(number=number, etag=f"e{number}", crc32=crc32)
+        return UploadedPart(number=number, etag=f"e{number}", crc32=crc32, sha256=sha256)
 
     async def complete_multipart_upload_if_absent(
         self, *, bucket: str, key: str, upload_id: str, parts: Sequence[UploadedPart]

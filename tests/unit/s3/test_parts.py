@@ -14,12 +14,17 @@ GIB = 1024 * MIB
 
 
 @pytest.mark.parametrize(
-    ("budget", "largest", "artifact"),
-    [(256 * MIB, 51 * MIB, 403 * GIB), (GIB, 204 * MIB, 1238 * GIB), (8 * GIB, 1638 * MIB, LARGEST_OBJECT)],
+    ("budget", "uploads", "largest", "artifact"),
+    [
+        (256 * MIB, 2, 51 * MIB, 403 * GIB),
+        (256 * MIB, 3, 28 * MIB, 242 * GIB),
+        (GIB, 2, 204 * MIB, 1238 * GIB),
+        (8 * GIB, 2, 1638 * MIB, LARGEST_OBJECT),
+    ],
 )
-def test_the_documented_figures(budget: int, largest: int, artifact: int) -> None:
+def test_the_documented_figures(budget: int, uploads: int, largest: int, artifact: int) -> None:
     """What `PartSizes` says of itself."""
-    sizes = PartSizes.within(ByteBudget(budget), part_size=8 * MIB, runs=4)
+    sizes = PartSizes.within(ByteBudget(budget), part_size=8 * MIB, runs=4, uploads_per_run=uploads)
     assert (sizes.first, sizes.largest) == (8 * MIB, largest)
     assert sizes.largest_artifact // GIB == artifact // GIB
 
@@ -34,16 +39,24 @@ def test_parts_double_after_every_thousand() -> None:
 def test_a_budget_that_is_too_small_is_refused() -> None:
     """With the number that would do."""
     with pytest.raises(SettingsError, match="they take 45, since"):
-        PartSizes.within(ByteBudget(32 * MIB), part_size=8 * MIB, runs=8)
+        PartSizes.within(ByteBudget(32 * MIB), part_size=8 * MIB, runs=8, uploads_per_run=2)
 
 
-@given(mib=st.integers(1, 4096), part=st.integers(1, 64), runs=st.integers(1, 64), number=st.integers(1, MOST_PARTS))
-def test_there_is_always_room_for_one_part_more_than_runs(mib: int, part: int, runs: int, number: int) -> None:
+@given(
+    mib=st.integers(1, 4096),
+    part=st.integers(1, 64),
+    runs=st.integers(1, 64),
+    uploads=st.integers(1, 8),
+    number=st.integers(1, MOST_PARTS),
+)
+def test_there_is_always_room_for_one_part_more(mib: int, part: int, runs: int, uploads: int, number: int) -> None:
     """The inequality on which freedom from deadlock rests, and S3's minimum."""
+    held = runs * (uploads - 1)
     try:
-        sizes = PartSizes.within(ByteBudget(mib * MIB), part_size=part * MIB, runs=runs)
+        sizes = PartSizes.within(ByteBudget(mib * MIB), part_size=part * MIB, runs=runs, uploads_per_run=uploads)
     except SettingsError:
-        assert mib < (runs + 1) * 5
+        assert mib < max(2, held + 1) * 5
         return
     assert SMALLEST_PART <= sizes.of(number) <= sizes.largest
-    assert (runs + 1) * sizes.largest <= mib * MIB
+    assert (held + 1) * sizes.largest <= mib * MIB
+    assert 2 * sizes.largest <= mib * MIB

@@ -14,8 +14,16 @@ from pipeline_processing.errors import (
     Throttled,
     UploadMissing,
 )
-from pipeline_processing.model import Artifact, Compression, FormatName, MultipartUpload, StagedFile, UploadedPart
-from pipeline_processing.s3.checksums import Fingerprint, crc32_of
+from pipeline_processing.model import (
+    Artifact,
+    Compression,
+    FormatName,
+    MultipartUpload,
+    StagedFile,
+    StagedTable,
+    UploadedPart,
+)
+from pipeline_processing.s3.checksums import Fingerprint, crc32_of, sha256_of
 from pipeline_processing.s3.client import ObjectHead
 from pipeline_processing.s3.destination import S3Destination
 from pipeline_processing.s3.errors import AlreadyThere, ConditionalConflict, UploadGone
@@ -23,7 +31,9 @@ from pipeline_processing.s3.parts import MIB
 from tests.unit.s3.fake_s3 import FakeS3
 
 METADATA = {"run-id": "r", "attempt": "3"}
-STAGED = MultipartUpload(upload_id="u", parts=(UploadedPart(number=1, etag=f'"{1:032x}"', crc32=crc32_of(b"x")),))
+STAGED = MultipartUpload(
+    upload_id="u", parts=(UploadedPart(number=1, etag=f'"{1:032x}"', crc32=crc32_of(b"x"), sha256=sha256_of(b"x")),)
+)
 ARTIFACT = Artifact(
     key="k",
     dataset="d",
@@ -58,8 +68,9 @@ async def test_ours_means_done(answer: Exception) -> None:
         ObjectHead(size=10, metadata=METADATA, etag=None, crc32="AAAAAA==-1"),
         ObjectHead(size=10, metadata={**METADATA, "attempt": "2"}, etag=None, crc32=OURS.crc32),
         ObjectHead(size=10, metadata={}, etag=None, crc32=OURS.crc32),
+        ObjectHead(size=10, metadata=METADATA, etag=None, crc32=None, sha256=sha256_of(b"another")),
     ],
-    ids=["size", "checksum", "attempt", "no metadata"],
+    ids=["size", "checksum", "attempt", "no metadata", "SHA-256"],
 )
 async def test_another_object_is_a_conflict(answer: Exception, other: ObjectHead) -> None:
     """By run, attempt, size or checksum."""
@@ -97,8 +108,12 @@ async def test_without_a_look_nothing_is_concluded(answer: Exception) -> None:
         await destination_of(client).complete(ARTIFACT, metadata=METADATA)
 
 
-async def test_a_plan_for_a_folder_isnt_completed_in_a_bucket() -> None:
-    """The destination was changed while the run was prepared."""
-    artifact = ARTIFACT.model_copy(update={"staged": StagedFile(path=".staging/x")})
+@pytest.mark.parametrize("staged", [StagedFile(path=".staging/x"), StagedTable(table="x")], ids=["file", "table"])
+async def test_a_plan_for_another_place_isnt_completed_in_a_bucket(staged: StagedFile | StagedTable) -> None:
+    """The destination was changed while the run was prepared; nothing is deleted either."""
+    client = FakeS3()
+    client.head = OURS
+    artifact = ARTIFACT.model_copy(update={"staged": staged})
     with pytest.raises(SettingsError, match="PIPELINE_DESTINATION"):
-        await destination_of(FakeS3()).complete(artifact, metadata=METADATA)
+        await destination_of(client).complete(artifact, metadata=METADATA)
+    await destination_of(client).delete(artifact, metadata=METADATA)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from base64 import b64decode
+from dataclasses import replace
 
 import pytest
 
+from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
 from pipeline_processing.budget import ByteBudget
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable
 from pipeline_processing.model import InlineContent, MultipartUpload, UploadRef
-from pipeline_processing.s3.checksums import crc32_of
+from pipeline_processing.s3.checksums import crc32_of, sha256_of
 from pipeline_processing.s3.parts import PartSizes
 from pipeline_processing.s3.upload import S3Upload, Target
 from tests.unit.s3.fake_s3 import FakeS3
@@ -31,10 +33,11 @@ def upload_to(
     part: int = 100,
     concurrency: int = 3,
     inline_limit: int = 10,
+    target: Target = TARGET,
 ) -> S3Upload:
     return S3Upload(
         client=client,
-        target=TARGET,
+        target=target,
         on_started=ignore,
         budget=budget,
         sizes=PartSizes(first=part, largest=part),
@@ -72,6 +75,42 @@ async def test_what_fits_into_the_plan_is_never_sent() -> None:
     assert isinstance(sealed.staged, InlineContent)
     assert b64decode(sealed.staged.content) == b"123456789"
     assert client.started == 0
+
+
+async def test_nothing_at_all_is_never_sent() -> None:
+    """Even where no plan has room: S3 has no upload without parts."""
+    client = FakeS3()
+    async with upload_to(client, ByteBudget(1000), inline_limit=0) as upload:
+        sealed = await upload.seal()
+    assert sealed.staged == InlineContent(content="")
+    assert client.started == 0
+
+
+@pytest.mark.parametrize("size", [5, 100, 250])
+async def test_once_sealed_it_holds_nothing(size: int) -> None:
+    """However long its block stays open: a run may seal thousands of artifacts before it leaves them."""
+    client, budget = FakeS3(), ByteBudget(1000)
+    async with upload_to(client, budget) as upload:
+        await upload.write(BODY[:size])
+        assert budget.reserved > 0
+        await upload.seal()
+        assert budget.reserved == 0
+    assert budget.reserved == 0
+
+
+async def test_parts_have_a_sha256_only_if_it_is_asked_for() -> None:
+    """Each its own, and the whole has one anyway."""
+    for checksum in ("crc32", "sha256"):
+        client = FakeS3()
+        target = replace(TARGET, options=S3ObjectOptions(checksum=checksum))
+        async with upload_to(client, ByteBudget(1000), target=target) as upload:
+            await upload.write(BODY[:150])
+            sealed = await upload.seal()
+        assert isinstance(sealed.staged, MultipartUpload)
+        expected = [sha256_of(BODY[:100]), sha256_of(BODY[100:150])] if checksum == "sha256" else [None, None]
+        assert [part.sha256 for part in sealed.staged.parts] == expected
+        assert [part.crc32 for part in sealed.staged.parts] == [crc32_of(BODY[:100]), crc32_of(BODY[100:150])]
+        assert sealed.sha256 == hashlib.sha256(BODY[:150]).hexdigest()
 
 
 async def test_a_part_that_fails_fails_the_next_write() -> None:

@@ -1,6 +1,10 @@
 """Functions for `python` steps, good and bad."""
 
+import sys
+import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -89,3 +93,167 @@ class AsyncCallable:
 an_object = Callable()
 an_async_object = AsyncCallable()
 not_a_function = Decimal(5)
+
+
+def fail_on_odd(rows: Rows) -> Rows:
+    for row in rows:
+        row["seen"] = True
+        row.get("doc", {}).setdefault("seen", True)
+        if row["id"] % 2:
+            raise ValueError(f"odd: {row['id']}")
+    return [row for row in rows if row["id"] % 4]
+
+
+async def fail_on_odd_async(rows: Rows) -> Rows:
+    return fail_on_odd(rows)
+
+
+def reverse(rows: Rows) -> Rows:
+    rows.reverse()
+    return rows
+
+
+def copies(rows: Rows) -> Rows:
+    return [dict(row) for row in rows]
+
+
+def fewer_copies(rows: Rows) -> Rows:
+    return [dict(row) for row in rows[1:]]
+
+
+def swapped_and_new(rows: Rows) -> Rows:
+    return [rows[1], {"id": 0}]
+
+
+def same_twice(rows: Rows) -> Rows:
+    return [rows[0], rows[0]]
+
+
+def fail_where_two(rows: Rows) -> Rows:
+    """Something other than the rows it got, once it works on them one by one."""
+    if len(rows) > 1:
+        raise ValueError("together")
+    return [*rows, *rows] if rows[0]["id"] == 2 else rows
+
+
+def unspeakable(rows: Rows) -> Rows:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    raise Unspeakable
+
+
+def long_winded(rows: Rows) -> Rows:
+    raise ValueError("x" * 10_000)
+
+
+def exiting(rows: Rows) -> Rows:
+    sys.exit("enough")
+
+
+async def exiting_async(rows: Rows) -> Rows:
+    sys.exit("enough")
+
+
+def stopping(rows: Rows) -> Rows:
+    raise StopIteration("no more")
+
+
+def _undecorated(function: Any) -> Any:
+    def call(rows: Rows) -> Any:
+        return function(rows)
+
+    return call
+
+
+decorated_async = _undecorated(double)
+
+threads: list[threading.Thread] = []
+
+
+def note_thread(rows: Rows) -> Rows:
+    threads.append(threading.current_thread())
+    return rows
+
+
+may_go_on = threading.Event()
+hanging = threading.Event()
+ended = threading.Event()
+
+
+def hang(rows: Rows) -> Rows:
+    """Until a test lets it go on."""
+    hanging.set()
+    may_go_on.wait()
+    ended.set()
+    return rows
+
+
+events: list[str] = []
+
+
+class Opened:
+    """A step with something to open and close."""
+
+    def __init__(self) -> None:
+        events.append("made")
+
+    async def __aenter__(self) -> "Opened":
+        events.append("opened")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        events.append(f"closed {kind.__name__ if kind else 'well'}")
+        return True  # which must not hide an error
+
+    def __call__(self, rows: Rows) -> Rows:
+        events.append("called")
+        return rows
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Any]:
+    events.append("opened")
+
+    async def step(rows: Rows) -> Rows:
+        events.append("called")
+        return rows
+
+    try:
+        yield step
+    finally:
+        events.append("closed")
+
+
+@asynccontextmanager
+async def opened_badly() -> AsyncIterator[Any]:
+    yield 5
+
+
+class Unopenable(Opened):
+    async def __aenter__(self) -> "Opened":
+        raise OSError("no such server")
+
+
+class Throttling(Opened):
+    async def __aenter__(self) -> "Opened":
+        raise Throttled("the upstream asks for patience")
+
+
+class Unclosable(Opened):
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        raise OSError("broken pipe")
+
+
+class NeverOpened:
+    def __call__(self, rows: Rows) -> Rows:
+        return rows
+
+
+open_already = Opened()
+events.clear()
+
+
+async def async_generator(rows: Rows) -> AsyncIterator[Any]:
+    yield rows

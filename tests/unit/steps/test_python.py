@@ -3,75 +3,222 @@
 import asyncio
 import threading
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from msgspec import Raw
 
+from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep, StepAddedRows, StepFailed, Throttled
-from pipeline_processing.ports import Column
+from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.ports import Row, Rows
 from pipeline_processing.steps.python import Python
+from pipeline_processing.steps.step import Batch
 from tests.unit.steps import hooks
+from tests.unit.steps.step_context import CollectedErrors, batch, context
 
 HOOKS = "tests.unit.steps.hooks"
-COLUMNS = (Column("id"), Column("amount", natural=Decimal))
+COLUMNS = Columns((Column("id"), Column("amount", natural=Decimal)))
+FAILING = CollectedErrors(tolerant=False)
 
 
-def step(function: str, columns: tuple[Column, ...] | None = COLUMNS) -> Python:
-    return Python(f"{HOOKS}:{function}", columns, dataset="records")
+def step(function: str, columns: Columns = COLUMNS, *, errors: CollectedErrors = FAILING) -> Python:
+    return Python(f"{HOOKS}:{function}", context(columns, row_errors=errors))
+
+
+async def called(function: str, *rows: Row, columns: Columns = COLUMNS, errors: CollectedErrors = FAILING) -> Batch:
+    async with step(function, columns, errors=errors) as python:
+        return await python(batch(*rows))
+
+
+async def results(function: str, *rows: Row, columns: Columns = COLUMNS) -> Rows:
+    return (await called(function, *rows, columns=columns)).rows
+
+
+def ids(*numbers: int) -> Rows:
+    return [{"id": number} for number in numbers]
+
+
+# -- what the function gets and gives ------------------------------------------------------------
 
 
 async def test_the_function_sees_natural_values():
     """Carried values are turned into Python's; null stays None."""
-    await step("watch")([{"id": 1, "amount": "1.50"}, {"id": 2, "amount": None}])
+    rows: Rows = [{"id": 1, "amount": "1.50"}, {"id": 2, "amount": None}]
+
+    await results("watch", *rows)
 
     assert hooks.seen == [{"id": 1, "amount": Decimal("1.50")}, {"id": 2, "amount": None}]
+    assert rows[0]["amount"] == "1.50"
 
 
 async def test_plain_and_async_functions():
-    """Both are called with the whole batch."""
-    assert await step("double")([{"id": 1, "amount": "1.50"}]) == [{"id": 1, "amount": Decimal("3.00")}]
-    assert await step("Namespace.upper")([{"id": 1, "amount": None, "name": "a"}]) == [
+    """Both are called with the whole batch; callable objects and attributes are functions, too."""
+    assert await results("double", {"id": 1, "amount": "1.50"}) == [{"id": 1, "amount": Decimal("3.00")}]
+    assert await results("decorated_async", {"id": 1, "amount": "2"}) == [{"id": 1, "amount": Decimal(4)}]
+    assert await results("Namespace.upper", {"id": 1, "amount": None, "name": "a"}) == [
         {"id": 1, "amount": None, "name": "A"}
     ]
-    assert await step("an_object", None)([{"id": 1}]) == [{"id": 1}]
-    assert await step("an_async_object", None)([{"id": 1}]) == [{"id": 1}]
+    assert await results("an_object", {"id": 1}, columns=UNKNOWN_COLUMNS) == [{"id": 1}]
+    assert await results("an_async_object", {"id": 1}, columns=UNKNOWN_COLUMNS) == [{"id": 1}]
 
 
 async def test_rows_that_are_left_out_count_as_filtered():
     """Over all batches."""
-    python = step("drop_odd", None)
+    async with step("drop_odd") as python:
+        assert (await python(batch(*ids(1, 2, 3)))).rows == ids(2)
+        assert (await python(batch({"id": 1}, first=4))).rows == []
 
-    assert await python([{"id": 1}, {"id": 2}, {"id": 3}]) == [{"id": 2}]
-    assert await python([{"id": 1}]) == []
     assert python.filtered == 3
-    assert python.columns is None
+
+
+def test_what_leaves_it_is_unknown():
+    """Columns and values: the formats look at each."""
+    python = step("drop_odd")
+
+    assert python.columns == UNKNOWN_COLUMNS
+    assert python.foreign
 
 
 @pytest.mark.parametrize("function", ["add_rows", "add_one"])
 async def test_rows_cannot_be_added(function: str):
     """One more than it got is one too many."""
     with pytest.raises(StepAddedRows, match=r"got 2 rows and returned") as raised:
-        await step(function, None)([{"id": 1}, {"id": 2}])
+        await called(function, *ids(1, 2))
 
     assert raised.value.kind == "step_added_rows"
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [("nothing", "NoneType"), ("generator", "generator"), ("no_dicts", "int"), ("fail", "LookupError: no such street")],
+    [
+        ("nothing", "NoneType"),
+        ("generator", "generator"),
+        ("no_dicts", "int"),
+        ("same_twice", "one dict twice"),
+        ("fail", "LookupError: no such street"),
+        ("exiting", "SystemExit: enough"),
+        ("exiting_async", "SystemExit: enough"),
+        ("stopping", "StopIteration: no more"),
+        ("unspeakable", "raised Unspeakable"),
+    ],
 )
 async def test_what_is_not_rows_is_the_steps_fault(function: str, message: str):
-    """The error names step, dataset, cause and remedy."""
+    """The error names dataset, step, place, cause and remedy."""
     with pytest.raises(StepFailed, match=message) as raised:
-        await step(function, None)([{"id": 1}])
+        await called(function, *ids(1, 2))
 
-    assert f"python: {HOOKS}:{function}" in str(raised.value)
-    assert "'records'" in str(raised.value)
+    place = f"Dataset 'records', step 'python: {HOOKS}:{function}', rows 1 to 2: r"
+    assert str(raised.value).startswith(place)
 
 
 async def test_the_services_own_errors_pass():
-    """A function may say itself that trying again helps."""
-    with pytest.raises(Throttled):
-        await step("throttled", None)([{"id": 1}])
+    """A function may say itself that trying again helps, also where rows may be rejected."""
+    for errors in (FAILING, CollectedErrors()):
+        with pytest.raises(Throttled):
+            await called("throttled", *ids(1, 2), errors=errors)
+
+
+# -- which rows come back ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "numbers"),
+    [
+        ("watch", [11, 12, 13]),
+        ("drop_odd", [12]),
+        ("reverse", [13, 12, 11]),
+        ("copies", [11, 12, 13]),
+        ("fewer_copies", None),
+    ],
+)
+async def test_rows_keep_their_numbers_where_that_can_be_told(function: str, numbers: list[int] | None):
+    """The dicts that it got tell which rows they are, in any order; else as many as came are taken as in order."""
+    async with step(function) as python:
+        after = await python(batch(*ids(1, 2, 3), first=11))
+
+    assert (None if after.numbers is None else list(after.numbers)) == numbers
+    assert after.span == (11, 13)
+
+
+async def test_a_known_row_at_anothers_place_is_not_taken_as_in_order():
+    """Which row the new dict is can't be told then."""
+    assert (await called("swapped_and_new", *ids(1, 2))).numbers is None
+
+
+async def test_numbers_that_are_lost_stay_lost():
+    """An earlier step may have lost them."""
+    async with step("watch") as python:
+        assert (await python(Batch(ids(1), None, (1, 5)))).numbers is None
+
+
+@pytest.mark.parametrize("function", ["fewer_copies", "swapped_and_new"])
+async def test_rows_must_be_told_apart_where_some_may_be_rejected(function: str):
+    """A quarantine has to name them; the error says how."""
+    with pytest.raises(StepFailed, match="return the dicts that the function got"):
+        await called(function, *ids(1, 2), errors=CollectedErrors())
+
+
+# -- row errors ----------------------------------------------------------------------------------
+
+DOCUMENTS = Columns((column_of_kind("id", Kind.INTEGER, "json"), column_of_kind("doc", Kind.JSON, "json")))
+
+
+@pytest.mark.parametrize("function", ["fail_on_odd", "fail_on_odd_async"])
+@pytest.mark.parametrize("foreign", [False, True])
+async def test_rows_for_which_it_raises_are_rejected(function: str, foreign: bool):
+    """It is called again with each row as it first was; what it leaves out then is filtered."""
+    errors = CollectedErrors()
+    columns = UNKNOWN_COLUMNS if foreign else DOCUMENTS
+    rows: Rows = [{"id": number, "doc": {} if foreign else Raw("{}")} for number in (2, 3, 4, 5, 6)]
+
+    async with step(function, columns, errors=errors) as python:
+        after = await python(batch(*rows, first=11))
+
+    assert after.rows == [{"id": number, "doc": {"seen": True}, "seen": True} for number in (2, 6)]
+    assert list(after.numbers or ()) == [11, 15]
+    name = f"python: {HOOKS}:{function}"
+    assert errors.rejected == [(12, "ValueError: odd: 3", name), (14, "ValueError: odd: 5", name)]
+    assert python.filtered == 1
+    assert all("seen" not in row and row["doc"] in ({}, Raw("{}")) for row in rows)
+
+
+async def test_without_tolerance_the_first_fault_ends_the_dataset():
+    """Nothing is called twice."""
+    with pytest.raises(StepFailed, match="ValueError: odd: 3"):
+        await called("fail_on_odd", *({"id": number, "doc": {}} for number in (2, 3)), columns=UNKNOWN_COLUMNS)
+
+
+async def test_a_single_row_is_not_tried_twice():
+    """What it raised the first time is the reason; a long one is shortened."""
+    errors = CollectedErrors()
+
+    after = await called("long_winded", {"id": 1}, errors=errors)
+
+    assert after.rows == []
+    [(number, reason, _)] = errors.rejected
+    assert (number, reason) == (1, "ValueError: " + "x" * 500 + "…")
+
+
+async def test_rows_cannot_be_added_one_by_one_either():
+    """One row in, two rows out."""
+    with pytest.raises(StepAddedRows, match="got 1 rows and returned 2"):
+        await called("fail_where_two", *ids(1, 2), errors=CollectedErrors())
+
+
+# -- threads -------------------------------------------------------------------------------------
+
+
+async def test_a_plain_function_has_a_thread_of_its_own():
+    """Always the same one, so that it may keep what belongs to a thread; no other step's."""
+    hooks.threads.clear()
+    async with step("note_thread") as one, step("note_thread") as other:
+        for python in (one, one, other):
+            await python(batch({"id": 1}))
+
+    first, again, others = hooks.threads
+    assert first is again
+    assert len({first, others, threading.current_thread()}) == 3
 
 
 async def test_a_slow_function_does_not_stop_the_rest():
@@ -85,11 +232,85 @@ async def test_a_slow_function_does_not_stop_the_rest():
             beats += 1
 
     beating = asyncio.create_task(heart())
-    await step("sleepy", None)([{"id": 1}])
+    await called("sleepy", {"id": 1})
     beating.cancel()
 
     assert beats > 3
-    assert threading.current_thread() is threading.main_thread()
+
+
+async def test_a_hanging_function_can_be_left():
+    """At once, by a timeout or by the end of the run; what it returns later is dropped."""
+    for event in (hooks.hanging, hooks.may_go_on, hooks.ended):
+        event.clear()
+    async with step("hang") as python:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await python(batch({"id": 1}))
+    assert hooks.hanging.is_set()
+    assert not hooks.ended.is_set()
+
+    hooks.may_go_on.set()
+    assert await asyncio.to_thread(hooks.ended.wait, 10)
+
+
+# -- what it opens -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "events"),
+    [
+        ("Opened", ["made", "opened", "called", "called", "closed well"]),
+        ("opened", ["opened", "called", "called", "closed"]),
+    ],
+)
+async def test_what_it_needs_is_open_for_the_length_of_a_dataset(path: str, events: list[str]):
+    """A class, or a function that makes a context; nothing is opened before the dataset."""
+    hooks.events.clear()
+    python = step(path)
+    assert hooks.events == []
+
+    async with python:
+        await python(batch({"id": 1}))
+        await python(batch({"id": 1}, first=2))
+
+    assert hooks.events == events
+
+
+@pytest.mark.parametrize(("path", "last"), [("Opened", "closed LookupError"), ("opened", "closed")])
+async def test_it_is_closed_when_the_dataset_fails(path: str, last: str):
+    """It learns why, and can't hide it."""
+    hooks.events.clear()
+    with pytest.raises(LookupError):
+        async with step(path):
+            raise LookupError
+
+    assert hooks.events[-1] == last
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("Unopenable", StepFailed, "OSError when it was opened: no such server"),
+        ("Throttling", Throttled, "patience"),
+        ("opened_badly", InvalidStep, "gave a int"),
+        ("Unclosable", StepFailed, "OSError when it was closed: broken pipe"),
+    ],
+)
+async def test_what_cannot_be_opened_or_closed(path: str, error: type[Exception], message: str):
+    """The message says which of the two it was."""
+    with pytest.raises(error, match=message):
+        async with step(path):
+            pass
+
+
+async def test_trouble_in_closing_does_not_hide_what_went_wrong():
+    """The first error is the one to mend."""
+    with pytest.raises(LookupError, match="first"):
+        async with step("Unclosable"):
+            raise LookupError("first")
+
+
+# -- paths ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -99,9 +320,13 @@ async def test_a_slow_function_does_not_stop_the_rest():
         (f"{HOOKS}:no_such_function", "no_such_function"),
         (f"{HOOKS}:not_a_function", "Decimal, not a function"),
         (f"{HOOKS}:Namespace.lower", "lower"),
+        (f"{HOOKS}:NeverOpened", "a class without `__aenter__`"),
+        (f"{HOOKS}:open_already", "name its class"),
+        (f"{HOOKS}:async_generator", "an async generator"),
     ],
 )
-def test_what_cannot_be_loaded(path: str, message: str):
+def test_what_cannot_be_called(path: str, message: str):
     """Found before the first row is read, with the remedy."""
+    arguments: dict[str, Any] = {"row_errors": FAILING}
     with pytest.raises(InvalidStep, match=message):
-        Python(path, COLUMNS, dataset="records")
+        Python(path, context(COLUMNS, **arguments))

@@ -1,0 +1,106 @@
+"""What can be told of a job config without a server: faults that a run would find only when it runs."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from pydantic import SecretStr
+
+from pipeline_processing.agency_data_job.config import (
+    AgencyJobConfig,
+    DatasetConfig,
+    HttpSourceEntry,
+    InvalidJobConfig,
+    PostgresSourceEntry,
+    SourceConfig,
+)
+from pipeline_processing.agency_data_job.verification import checks_of_rows
+from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns
+from pipeline_processing.errors import PipelineError, SecretMissing
+from pipeline_processing.formats.formats import CARRY
+from pipeline_processing.ports import LookupTable, Services, Upstream
+from pipeline_processing.query_columns import names_of_query
+from pipeline_processing.steps.chain import checked
+from pipeline_processing.steps.rejections import Rejections
+from pipeline_processing.steps.step import StepContext
+
+
+class AnyArgument(dict[str, Any]):
+    """Stands for the params of a request that isn't there yet: has every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+class _NoServices:
+    """Nothing is opened while a config is only looked at."""
+
+    def lookup(self, query: str, *, secret: str | None, carry: str) -> AbstractAsyncContextManager[LookupTable]:
+        raise AssertionError("a step used a server before it was opened")
+
+    def upstream(self, options: Any) -> AbstractAsyncContextManager[Upstream]:
+        raise AssertionError("a step used a server before it was opened")
+
+    def secret(self, name: str) -> SecretStr:
+        raise AssertionError("a step read a secret before it was opened")
+
+
+def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] | None) -> Iterator[PipelineError]:
+    """
+    Everything that is wrong, of each dataset the first that its steps come upon.
+
+    `secrets` are the names of those that the settings have; None if the settings aren't known.
+    """
+    for dataset in config.datasets:
+        try:
+            context = step_context(dataset, _NoServices())
+            columns = source_columns(dataset.source, carry=CARRY[dataset.format])
+            columns = checked(dataset.steps, context, columns, dataset=dataset.name)
+            for check in checks_of_rows(dataset.expect):
+                check(context(columns))
+        except PipelineError as error:
+            yield error.at(f"Dataset {dataset.name!r}")
+    if secrets is not None:
+        for name in config.secrets:
+            if name not in secrets:
+                yield SecretMissing(name, available=sorted(secrets))
+
+
+def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:
+    """Raises InvalidJobConfig, or SecretMissing, with everything that `faults_without_servers` finds."""
+    faults = list(faults_without_servers(config, secrets=secrets))
+    if len(faults) == 1 or all(isinstance(fault, SecretMissing) for fault in faults):
+        for fault in faults:
+            raise fault
+    if faults:
+        raise InvalidJobConfig("The job config isn't sound:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def step_context(dataset: DatasetConfig, services: Services) -> Callable[[Columns], StepContext]:
+    """What a dataset's steps are built with as long as there is no run."""
+    rejections = Rejections(dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected)
+
+    def context(columns: Columns) -> StepContext:
+        return StepContext(
+            dataset=dataset.name,
+            columns=columns,
+            carry=CARRY[dataset.format],
+            arguments=AnyArgument(),
+            row_errors=rejections,
+            services=services,
+        )
+
+    return context
+
+
+def source_columns(source: SourceConfig, *, carry: str) -> Columns:
+    """The columns of a source as far as its options tell."""
+    match source:
+        case PostgresSourceEntry():
+            return names_of_query(source.postgres.query)
+        case HttpSourceEntry():
+            return source.http.columns_in(carry)
+    return UNKNOWN_COLUMNS

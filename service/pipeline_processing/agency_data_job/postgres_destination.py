@@ -1,0 +1,101 @@
+"""`destinations: - postgres: …` of a job config: tables that datasets are loaded into."""
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_LONGEST_IDENTIFIER = 63
+"""In bytes. Postgres cuts off what is longer, and then finds another table or column."""
+_LOWER_CASE = r"[a-z][a-z0-9_]*"
+
+
+class LoadMode(StrEnum):
+    """What becomes of the rows that a table has already."""
+
+    REPLACE = "replace"
+    """The agency's are deleted."""
+    MERGE = "merge"
+    """Those with the key of a new row are updated."""
+    APPEND = "append"
+    """They stay, and nothing is looked for among them."""
+
+
+def _identifier(name: str) -> str:
+    if not name or "\0" in name or len(name.encode(errors="replace")) > _LONGEST_IDENTIFIER:
+        raise ValueError(f"must be a name as Postgres has it, without quotes: 1 to {_LONGEST_IDENTIFIER} bytes")
+    return name
+
+
+def _secret(name: str) -> str:
+    # Not repeated: somebody may have written the DSN itself.
+    if not re.fullmatch(_LOWER_CASE, name):
+        raise ValueError(
+            "must be the name of a secret, in lower case, such as warehouse_dsn: the DSN itself belongs into "
+            "PIPELINE_LOWER_CASES__WAREHOUSE_DSN"
+        )
+    return name
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+class PostgresDestinationConfig(BaseModel):
+    """Tables of one schema, which must exist. Each dataset goes to one of them, all of a run's rows at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    dsn: Annotated[str, AfterValidator(_secret)] = Field(
+        description="Name of the secret that holds the DSN.", json_schema_extra={"pattern": f"^{_LOWER_CASE}$"}
+    )
+    # Not called `schema`, which is a method of every pydantic model.
+    schema_name: Identifier = Field("public", alias="schema", description="Schema of the tables.")
+    tables: dict[str, Identifier] = Field(
+        default_factory=dict, description="Dataset → its table; of a dataset without one, that of its own name."
+    )
+    mode: LoadMode = Field(
+        LoadMode.REPLACE,
+        description="replace: the agency's rows are deleted first; merge: rows with the key of a new one are updated; "
+        "append: rows are only added.",
+    )
+    key: tuple[Identifier, ...] = Field(
+        (), description="For merge: columns that tell rows apart, with a unique index on just them."
+    )
+    agency_column: Identifier = Field(
+        "agency_id", description="Column with the agency's id. It is filled in where the rows don't have it."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PostgresDestinationConfig":
+        if self.mode is LoadMode.MERGE and not self.key:
+            raise ValueError("`mode: merge` needs `key`: the columns that tell rows apart")
+        if len(set(self.key)) < len(self.key):
+            raise ValueError("`key` names a column twice")
+        return self
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that it needs."""
+        return (self.dsn,)
+
+    def table_of(self, dataset: str) -> str:
+        """The table that a dataset goes to, unquoted."""
+        return self.tables.get(dataset, dataset)
+
+    def check_datasets(self, datasets: Sequence[str]) -> None:
+        """Raises ValueError unless it fits these datasets of the job config."""
+        if unknown := [name for name in self.tables if name not in datasets]:
+            raise ValueError(
+                f"`tables` has {', '.join(map(repr, unknown))}, and the datasets are {', '.join(datasets)}: "
+                "use their names"
+            )
+        by_table: dict[str, str] = {}
+        for dataset in datasets:
+            other = by_table.setdefault(self.table_of(dataset), dataset)
+            if other != dataset and self.mode is LoadMode.REPLACE:
+                raise ValueError(
+                    f"the datasets {other!r} and {dataset!r} go to the same table, {self.table_of(dataset)!r}, and "
+                    "with `mode: replace` each would delete the other's rows: give each a table of its own"
+                )

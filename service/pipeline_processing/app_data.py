@@ -1,0 +1,207 @@
+"""
+How the data path is put together from the settings and a job config, its sources, services and destinations: part of
+the composition root.
+"""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from pipeline_processing import plugins
+from pipeline_processing.agency_data_job.config import (
+    AgencyJobConfig,
+    FileDestinationEntry,
+    PluginDestinationEntry,
+    PluginSourceEntry,
+    PostgresDestinationEntry,
+    S3DestinationEntry,
+)
+from pipeline_processing.agency_data_job.destination_entries import destination_entries
+from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
+from pipeline_processing.agency_data_job.s3_destination import S3ConnectionOptions, S3DestinationConfig
+from pipeline_processing.budget import ByteBudget
+from pipeline_processing.clock import SystemClock
+from pipeline_processing.destinations import Destinations
+from pipeline_processing.errors import DestinationUnavailable, SourceUnavailable
+from pipeline_processing.files.destination import FileDestination
+from pipeline_processing.http.client import HttpUpstream
+from pipeline_processing.http.pace import Paces
+from pipeline_processing.http.source import HttpSource
+from pipeline_processing.ports import Destination, LookupTable, Services, Source, Upstream
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.destination import SESSION_SETTINGS as TARGET_SETTINGS
+from pipeline_processing.postgres.destination import PostgresDestination
+from pipeline_processing.postgres.lookup import PostgresLookup
+from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+from pipeline_processing.s3.client import S3Client
+from pipeline_processing.s3.destination import S3Destination
+from pipeline_processing.s3.role import AssumedRole
+from pipeline_processing.settings import Settings
+from pipeline_processing.sources import Sources
+from pipeline_processing.upstream import UpstreamOptions
+
+APPLICATION_NAME = "pipeline-processing"
+AS_THE_SETTINGS_SAY = S3ConnectionOptions()
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DataPath:
+    """What an agency's rows come from, pass through, and go to."""
+
+    source: Source
+    services: Services
+    destinations: Destinations
+
+
+@asynccontextmanager
+async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int) -> AsyncIterator[DataPath]:
+    """The data path of up to `runs` runs at once."""
+    async with (
+        sources(settings, config, runs=runs) as (source, services),
+        destinations(settings, config, runs=runs) as where,
+    ):
+        yield DataPath(source, services, where)
+
+
+# -- sources, and what steps use -----------------------------------------------------------------
+
+
+@asynccontextmanager
+async def sources(
+    settings: Settings, config: AgencyJobConfig, *, runs: int
+) -> AsyncIterator[tuple[Source, "ConfiguredServices"]]:
+    """The sources that the job config names, and what its steps use."""
+    async with AsyncExitStack() as stack:
+        services = ConfiguredServices(settings)
+        by_kind: dict[str, Source] = {}
+        if settings.source.dsn is not None:
+            database = await stack.enter_async_context(source_database(settings, connections=runs))
+            by_kind["postgres"] = PostgresSource(database=database)
+        by_kind["http"] = HttpSource(upstream=services.upstream, clock=SystemClock())
+        for dataset in config.datasets:
+            if isinstance(dataset.source, PluginSourceEntry) and dataset.source.kind not in by_kind:
+                kind = dataset.source.kind
+                by_kind[kind] = plugins.plugin(plugins.SOURCES, kind).build(context=services)
+        yield Sources(by_kind, clock=SystemClock()), services
+
+
+def source_database(settings: Settings, *, connections: int) -> DatabaseClient:
+    """The database that holds the agencies' data."""
+    return _read_database(settings.require_source_dsn(), connections=connections)
+
+
+def _read_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
+    return DatabaseClient(
+        dsn=dsn.get_secret_value(),
+        unavailable=SourceUnavailable,
+        application_name=APPLICATION_NAME,
+        max_size=connections,
+        server_settings=SESSION_SETTINGS,
+    )
+
+
+class ConfiguredServices:
+    """The `Services` of a process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._paces = Paces(clock=SystemClock())
+
+    def secret(self, name: str) -> SecretStr:
+        """See `Services`."""
+        return self._settings.secret(name)
+
+    def upstream(self, options: UpstreamOptions) -> AbstractAsyncContextManager[Upstream]:
+        """See `Services`."""
+        return HttpUpstream(
+            options=options, secret=self.secret, paces=self._paces, clock=SystemClock(), jitter=random.random
+        )
+
+    @asynccontextmanager
+    async def lookup(self, query: str, *, secret: str | None, carry: str) -> AsyncIterator[LookupTable]:
+        """See `Services`. On a connection of its own: from a shared pool, lookups could wait for each other."""
+        dsn = self._settings.require_source_dsn() if secret is None else self.secret(secret)
+        async with (
+            _read_database(dsn, connections=1) as database,
+            PostgresLookup(database=database, query=query, carry=carry) as table,
+        ):
+            yield table
+
+
+# -- destinations --------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def destinations(settings: Settings, config: AgencyJobConfig | None, *, runs: int) -> AsyncIterator[Destinations]:
+    """Where the artifacts of up to `runs` runs at once go. Raises SettingsError if that is nowhere."""
+    entries = destination_entries(settings, config)
+    stores = sum(isinstance(entry, S3DestinationEntry) for entry in entries)
+    budget = ByteBudget(settings.worker.memory_budget_mib * MIB)
+    async with AsyncExitStack() as stack:
+        opened: list[Destination] = []
+        for entry in entries:
+            match entry:
+                case S3DestinationEntry(s3=s3):
+                    # A run writes one artifact at each store, and rejected rows at the first.
+                    made = _s3_destination(settings, s3, budget=budget, runs=runs, uploads_per_run=stores + 1)
+                case FileDestinationEntry(file=file):
+                    opened.append(FileDestination(path=file.path))
+                    continue
+                case PostgresDestinationEntry(postgres=postgres):
+                    made = _postgres_destination(settings, postgres, connections=2 * runs)
+                case PluginDestinationEntry():
+                    plugin = plugins.plugin(plugins.DESTINATIONS, entry.name)
+                    made = plugin.build(entry.options, context=ConfiguredServices(settings))
+            opened.append(await stack.enter_async_context(made))
+        yield Destinations(opened)
+
+
+@asynccontextmanager
+async def _s3_destination(
+    settings: Settings, config: S3DestinationConfig, *, budget: ByteBudget, runs: int, uploads_per_run: int
+) -> AsyncIterator[Destination]:
+    async with s3_client(settings, config) as client:
+        yield S3Destination(
+            client=client,
+            bucket=config.bucket,
+            prefix=config.prefix,
+            budget=budget,
+            runs=runs,
+            uploads_per_run=uploads_per_run,
+            options=config,
+        )
+
+
+def s3_client(settings: Settings, config: S3ConnectionOptions = AS_THE_SETTINGS_SAY) -> S3Client:
+    """A connection pool to the configured S3."""
+    s3 = settings.s3
+    role = config.role_arn and AssumedRole(
+        arn=config.role_arn, session_name=config.role_session_name, external_id=config.external_id
+    )
+    return S3Client(
+        endpoint_url=config.endpoint_url or s3.endpoint_url,
+        region=config.region or s3.region,
+        access_key_id=s3.access_key_id.get_secret_value() if s3.access_key_id else None,
+        secret_access_key=s3.secret_access_key,
+        addressing_style=config.addressing_style or s3.addressing_style,
+        role=role or None,
+    )
+
+
+@asynccontextmanager
+async def _postgres_destination(
+    settings: Settings, config: PostgresDestinationConfig, *, connections: int
+) -> AsyncIterator[Destination]:
+    database = DatabaseClient(
+        dsn=settings.secret(config.dsn).get_secret_value(),
+        unavailable=DestinationUnavailable,
+        application_name=APPLICATION_NAME,
+        max_size=connections,
+        server_settings=TARGET_SETTINGS,
+    )
+    async with database:
+        yield PostgresDestination(database=database, config=config)

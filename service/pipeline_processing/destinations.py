@@ -1,0 +1,77 @@
+"""All destinations of a job: each artifact is at one of them, and the manifest at the primary."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from uuid import UUID
+
+from pipeline_processing.errors import SettingsError
+from pipeline_processing.model import Artifact, Plan, UploadRef
+from pipeline_processing.ports import Destination
+
+
+class Destinations:
+    """
+    What a plan's artifacts are completed at, told apart by URL.
+
+    Methods raise as those of `Destination`; what they are given belongs to one that is here (see `holds`).
+    """
+
+    def __init__(self, destinations: Sequence[Destination]) -> None:
+        """The first that holds no tables is the primary. Raises SettingsError if two have one URL."""
+        self.all = tuple(destinations)
+        self.objects = tuple(each for each in self.all if not each.holds_tables)
+        self.tables = tuple(each for each in self.all if each.holds_tables)
+        self._by_url = {each.url: each for each in self.all}
+        if len(self._by_url) < len(self.all):
+            raise SettingsError(
+                f"Two destinations are the same place: {', '.join(each.url for each in self.all)}. Give each artifact "
+                "one place: another bucket, prefix, folder or schema, or one destination less."
+            )
+
+    @property
+    def primary(self) -> Destination:
+        """The one that holds the manifest."""
+        return self.objects[0]
+
+    def holds(self, url: str) -> bool:
+        """Whether the destination of that URL is here; an upload that was recorded without one is the primary's."""
+        return url == "" or url in self._by_url
+
+    def missing(self, plan: Plan) -> list[str]:
+        """URLs that a plan needs and that aren't here."""
+        needed = dict.fromkeys([plan.destination, *(artifact.destination for artifact in plan.artifacts)])
+        return [url for url in needed if not self.holds(url)]
+
+    def url(self, artifact: Artifact) -> str:
+        """Of an object."""
+        return f"{artifact.destination or self.primary.url}/{artifact.key}"
+
+    async def verify_installation(self, installation: UUID) -> None:
+        """All of them. See `Destination`."""
+        for each in self.all:
+            await each.verify_installation(installation)
+
+    async def mark_installation(self, installation: UUID) -> None:
+        """All of them. See `Destination`."""
+        for each in self.all:
+            await each.mark_installation(installation)
+
+    async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
+        """See `Destination`."""
+        await self._of(artifact.destination).complete(artifact, metadata=metadata)
+
+    async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
+        """See `Destination`."""
+        await self._of(artifact.destination).delete(artifact, metadata=metadata)
+
+    async def abort(self, upload: UploadRef) -> None:
+        """See `Destination`."""
+        await self._of(upload.destination).abort(upload)
+
+    async def pending_uploads(self) -> AsyncIterator[UploadRef]:
+        """See `Destination`. Each names its destination."""
+        for each in self.all:
+            async for upload in each.pending_uploads():
+                yield upload.model_copy(update={"destination": each.url})
+
+    def _of(self, url: str) -> Destination:
+        return self._by_url[url] if url else self.primary

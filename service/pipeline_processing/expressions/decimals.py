@@ -1,0 +1,167 @@
+"""
+Numeric: exact decimals with Postgres's own scale, which is what its digits after the point are printed by.
+
+The rules are those of src/backend/utils/adt/numeric.c in Postgres 18.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
+
+from pipeline_processing.expressions.floats import SPACE
+from pipeline_processing.expressions.refusals import RowFault
+from pipeline_processing.expressions.types import Target
+
+OUT_OF_RANGE = "a number is out of range for numeric"
+
+_MAX_SCALE = 16_383
+_MAX_DIGITS_BEFORE_POINT = 131_072
+_MIN_SIGNIFICANT_DIGITS = 16
+_MAX_QUOTIENT_SCALE = 1000
+_BASE_DIGITS = 4
+"""Postgres counts in digits of base 10,000."""
+
+# Room for any two numerics and their product; without traps, so that Infinity - Infinity is NaN.
+_EXACT = Context(prec=400_000, Emax=MAX_EMAX, Emin=MIN_EMIN, rounding=ROUND_HALF_UP, traps=[])
+_ZERO = Decimal(0)
+
+_INPUT = re.compile(
+    r"(?P<number>[+-]?(?:[0-9](?:_?[0-9])*\.?(?:[0-9](?:_?[0-9])*)?|\.[0-9](?:_?[0-9])*)"
+    r"(?:e(?P<exponent>[+-]?[0-9](?:_?[0-9])*))?)"
+    r"|(?P<infinity>[+-]?inf(?:inity)?)|(?P<nan>nan)",
+    re.IGNORECASE | re.ASCII,
+)
+_MAX_EXPONENT_DIGITS = 7
+
+
+def scale_of(number: Decimal) -> int:
+    """Digits after the point."""
+    return max(0, -int(number.as_tuple().exponent)) if number.is_finite() else 0
+
+
+def decimal_of(text: str) -> Decimal:
+    """Text → numeric, but no hexadecimal digits, which Postgres may know. Raises RowFault."""
+    match = _INPUT.fullmatch(text.strip(SPACE))
+    if match is None:
+        raise RowFault("the text isn't a number")
+    if len(match["exponent"] or "") > _MAX_EXPONENT_DIGITS:
+        raise RowFault(OUT_OF_RANGE)
+    return stored(Decimal(match.group().replace("_", "")))
+
+
+def stored(number: Decimal) -> Decimal:
+    """A number as numerics are stored: no -0, no positive exponent. Raises RowFault where it doesn't fit."""
+    if not number.is_finite():
+        return number
+    if number and number.adjusted() >= _MAX_DIGITS_BEFORE_POINT:
+        raise RowFault(OUT_OF_RANGE)
+    exponent = int(number.as_tuple().exponent)
+    if not -_MAX_SCALE <= exponent <= 0:
+        number = number.quantize(Decimal((0, (1,), min(0, max(exponent, -_MAX_SCALE)))), context=_EXACT)
+    return number if number else number.copy_abs()
+
+
+# -- arithmetic ----------------------------------------------------------------------------------
+
+
+def _sum(a: Decimal, b: Decimal) -> Decimal:
+    return stored(_EXACT.add(a, b))
+
+
+def _difference(a: Decimal, b: Decimal) -> Decimal:
+    return stored(_EXACT.subtract(a, b))
+
+
+def _product(a: Decimal, b: Decimal) -> Decimal:
+    return stored(_EXACT.multiply(a, b))
+
+
+def _quotient(a: Decimal, b: Decimal) -> Decimal:
+    if a.is_nan() or b.is_nan():
+        return Decimal("NaN")
+    if not b:
+        raise RowFault("division by zero")
+    if b.is_infinite():
+        return _ZERO if a.is_finite() else Decimal("NaN")
+    if a.is_infinite():
+        return a if b > 0 else -a
+    scale = _quotient_scale(a, b)
+    scaled = _EXACT.scaleb(a, scale)
+    whole = _EXACT.divide_int(scaled, b)
+    rest = _EXACT.subtract(scaled, _EXACT.multiply(whole, b)).copy_abs()
+    if _EXACT.add(rest, rest) >= b.copy_abs():
+        whole = _EXACT.add(whole, Decimal(1 if a.is_signed() == b.is_signed() else -1))
+    return stored(_EXACT.scaleb(whole, -scale))
+
+
+def _quotient_scale(a: Decimal, b: Decimal) -> int:
+    """Digits after the point of a / b: `select_div_scale`, at least 16 significant digits."""
+    (weight_a, first_a), (weight_b, first_b) = _leading(a), _leading(b)
+    weight = weight_a - weight_b - (first_a <= first_b)
+    scale = max(_MIN_SIGNIFICANT_DIGITS - weight * _BASE_DIGITS, scale_of(a), scale_of(b), 0)
+    return min(scale, _MAX_QUOTIENT_SCALE)
+
+
+def _leading(number: Decimal) -> tuple[int, int]:
+    """Place and value of the first digit in base 10,000."""
+    if not number:
+        return 0, 0
+    weight = number.adjusted() // _BASE_DIGITS
+    return weight, int(_EXACT.scaleb(number.copy_abs(), -weight * _BASE_DIGITS))
+
+
+def remainder(a: Decimal, b: Decimal) -> Decimal:
+    """With the sign of `a`."""
+    if a.is_nan() or b.is_nan():
+        return Decimal("NaN")
+    if not b:
+        raise RowFault("division by zero")
+    return stored(_EXACT.remainder(a, b))
+
+
+ARITHMETIC: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {
+    "+": _sum,
+    "-": _difference,
+    "*": _product,
+    "/": _quotient,
+    "%": remainder,
+}
+
+
+def negative(number: Decimal) -> Decimal:
+    return number.copy_negate() if number else number
+
+
+def absolute(number: Decimal) -> Decimal:
+    return number.copy_abs()
+
+
+# -- rounding ------------------------------------------------------------------------------------
+
+
+def rounded(number: Decimal, places: int = 0) -> Decimal:
+    """A half away from zero; `places` below 0 round before the point."""
+    if not number.is_finite():
+        return number
+    places = max(-_MAX_DIGITS_BEFORE_POINT, min(places, _MAX_SCALE))
+    return stored(number.quantize(Decimal((0, (1,), -places)), context=_EXACT))
+
+
+def floor(number: Decimal) -> Decimal:
+    return stored(number.to_integral_value(ROUND_FLOOR)) if number.is_finite() else number
+
+
+def ceiling(number: Decimal) -> Decimal:
+    return stored(number.to_integral_value(ROUND_CEILING)) if number.is_finite() else number
+
+
+def limited(number: Decimal, target: Target) -> Decimal:
+    """What numeric(precision, scale) keeps of a number. Raises RowFault if that is too large."""
+    if target.precision is None or number.is_nan():
+        return number
+    if number.is_infinite():
+        raise RowFault(f"a number is out of range for {target}")
+    kept = rounded(number, target.scale)
+    if kept and kept.adjusted() >= target.precision - target.scale:
+        raise RowFault(f"a number is out of range for {target}")
+    return kept

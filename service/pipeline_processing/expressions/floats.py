@@ -1,0 +1,139 @@
+"""Double precision: text in Postgres's digits, and arithmetic that fails where it leaves the range."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+
+from pipeline_processing.expressions.refusals import RowFault
+
+OUT_OF_RANGE = "a number is out of range for double precision"
+
+_INPUT = re.compile(
+    r"[+-]?(?:(?P<digits>[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE | re.ASCII
+)
+SPACE = " \t\n\v\f\r"
+"""What Postgres passes over around a value."""
+_BORDERS_FROM = 2.0**52
+"""Below it no decimal of 17 digits lies half-way between two floats."""
+
+
+# -- text ----------------------------------------------------------------------------------------
+
+
+def float_of(text: str) -> float:
+    """Text → float, but no hexadecimal digits, which Postgres may know. Raises RowFault."""
+    match = _INPUT.fullmatch(text.strip(SPACE))
+    if match is None:
+        raise RowFault("the text isn't a number")
+    number = float(match.group())
+    if (digits := match["digits"]) and (math.isinf(number) or (not number and digits.strip("0."))):
+        raise RowFault(OUT_OF_RANGE)
+    return number
+
+
+def float_of_decimal(number: Decimal) -> float:
+    """The nearest float. Raises RowFault where that is an infinity or 0."""
+    nearest = float(number)
+    if (math.isinf(nearest) and number.is_finite()) or (not nearest and number):
+        raise RowFault(OUT_OF_RANGE)
+    return nearest
+
+
+def decimal_of_float(number: float) -> Decimal:
+    """As Postgres casts it: of 15 digits, and not of those that name the float."""
+    return Decimal(f"{number:.15g}")
+
+
+def float_text(number: float) -> str:
+    """In Postgres's digits: `1`, `1e+15`, `9.999999999999999e+22` for Python's `1e+23`."""
+    if number - number != 0:
+        return "NaN" if number != number else ("Infinity" if number > 0 else "-Infinity")
+    shortest = repr(number)
+    if 1e-4 <= abs(number) < 1e15 or not number:
+        return shortest.removesuffix(".0")
+    if abs(number) >= _BORDERS_FROM:
+        shortest = _between_borders(number, shortest)
+    sign, digits, exponent = Decimal(shortest).normalize().as_tuple()
+    first, rest = digits[0], "".join(map(str, digits[1:]))
+    power = int(exponent) + len(rest)
+    return f"{'-' if sign else ''}{first}{'.' if rest else ''}{rest}e{'-' if power < 0 else '+'}{abs(power):02d}"
+
+
+def _between_borders(number: float, shortest: str) -> str:
+    """
+    The fewest digits that lie strictly between the borders to the neighbouring floats.
+
+    Postgres never prints a border itself; Python does, where it is read as this float. All are integers here.
+    """
+    whole = abs(number)
+    low = int(whole) + int(math.nextafter(whole, 0))
+    high = 2 * int(whole) + int(math.ulp(whole))
+
+    def is_inside(text: str) -> bool:
+        return low < 2 * abs(int(Decimal(text))) < high
+
+    if is_inside(shortest):
+        return shortest
+    return next(text for places in range(17) if is_inside(text := f"{number:.{places}e}"))
+
+
+# -- arithmetic ----------------------------------------------------------------------------------
+
+
+def _in_range(result: float, *operands: float) -> float:
+    if math.isinf(result) and not any(map(math.isinf, operands)):
+        raise RowFault(OUT_OF_RANGE)
+    return result
+
+
+def _sum(a: float, b: float) -> float:
+    return _in_range(a + b, a, b)
+
+
+def _difference(a: float, b: float) -> float:
+    return _in_range(a - b, a, b)
+
+
+def _product(a: float, b: float) -> float:
+    result = _in_range(a * b, a, b)
+    if not result and a and b:
+        raise RowFault(OUT_OF_RANGE)
+    return result
+
+
+def _quotient(a: float, b: float) -> float:
+    if not b:
+        if a != a:
+            return a
+        raise RowFault("division by zero")
+    result = _in_range(a / b, a)
+    if not result and a and not math.isinf(b):
+        raise RowFault(OUT_OF_RANGE)
+    return result
+
+
+ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {
+    "+": _sum,
+    "-": _difference,
+    "*": _product,
+    "/": _quotient,
+}
+
+
+def rounded(number: float) -> float:
+    """To an integer, a half to the even one."""
+    return _kept(number, round)
+
+
+def floor(number: float) -> float:
+    return _kept(number, math.floor)
+
+
+def ceiling(number: float) -> float:
+    return _kept(number, math.ceil)
+
+
+def _kept(number: float, function: Callable[[float], int]) -> float:
+    """NaN and the infinities stay, and so does the sign of -0."""
+    return math.copysign(function(number), number) if math.isfinite(number) else number

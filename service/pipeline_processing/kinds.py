@@ -1,0 +1,222 @@
+"""
+How values of each kind travel from step to step: *carried*, in the form that the dataset's format prints.
+
+In the form "json" a value is what msgspec writes as Postgres's `row_to_json` would (`msgspec.Raw` where that is a
+fragment of JSON already); in the form "text" it is the text that `COPY` would print. Nothing has to be converted for a
+row that no step reads, and exact values stay exact. A step that makes new values makes carried ones, by `carried`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from msgspec import Raw
+
+from pipeline_processing import values
+from pipeline_processing.columns import Column, Comparison, Kind
+from pipeline_processing.formats.json_values import dumps, loads, non_finite
+from pipeline_processing.formats.untouched import remembering
+from pipeline_processing.values import same
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How values of one kind are carried in one form."""
+
+    kind: Kind
+    carried: Callable[[Any], Any]
+    """A natural value (never None) → the carried one."""
+    natural: Callable[[Any], Any] | None = None
+    """As `Column.natural`."""
+    comparison: Comparison | None = None
+
+
+def form_of(kind: Kind, carry: str) -> Form:
+    """How values of that kind are carried in the form `carry`."""
+    return FORMS[carry][kind]
+
+
+def column_of_kind(name: str, kind: Kind, carry: str, *, origins: Iterable[str] = ()) -> Column:
+    """A column of values that a step makes, of what it read in the columns `origins` of the source."""
+    form = form_of(kind, carry)
+    return Column(
+        name, natural=form.natural, comparison=form.comparison, kind=kind, typed=True, origins=frozenset(origins)
+    )
+
+
+def text_of(carried: Any) -> str:
+    """The text of a carried value that isn't null: a string as it is, anything else as the format prints it."""
+    match carried:
+        case str():
+            return carried
+        case Raw():
+            return bytes(carried).decode()
+        case bool():
+            return "true" if carried else "false"
+        case _:
+            return str(carried)
+
+
+# -- the form "json" -----------------------------------------------------------------------------
+
+
+def _natural_decimal(carried: Raw) -> Decimal:
+    return Decimal(text_of(carried))
+
+
+def _natural_float(carried: Raw) -> float:
+    natural: float = remembering(float(text_of(carried)), carried)  # Postgres's digits aren't always Python's: 1e23
+    return natural
+
+
+def _number_key(carried: Raw) -> Any:
+    return values.number_key(text_of(carried))
+
+
+def _float_key(carried: Raw) -> Any:
+    return values.float_key(text_of(carried))
+
+
+def _natural_timestamp(carried: str) -> datetime | str:
+    """A datetime; the carried text where Python's years don't reach."""
+    try:
+        return datetime.fromisoformat(carried)
+    except ValueError:
+        return carried
+
+
+def _natural_date(carried: str) -> date | str:
+    """A date; the carried text where Python's years don't reach."""
+    try:
+        return date.fromisoformat(carried)
+    except ValueError:
+        return carried
+
+
+def _natural_document(carried: Raw) -> Any:
+    return remembering(loads(bytes(carried)), carried)
+
+
+def _json_integer(value: int) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("an integer has 64 bits at most: make it a number")
+    return value
+
+
+def _integer_text(value: int) -> str:
+    return str(_json_integer(value))
+
+
+def _json_decimal(value: Decimal) -> Raw:
+    return Raw(_decimal_text(value).encode())
+
+
+def _json_float(value: float) -> Raw:
+    return Raw(_float_text(value).encode())
+
+
+def _json_document(value: Any) -> Raw:
+    return Raw(dumps(value).encode())
+
+
+def _decimal_text(value: Decimal) -> str:
+    return format(value, "f") if value.is_finite() else non_finite(value)
+
+
+def _float_text(value: float) -> str:
+    """In Postgres's own digits: `1`, not `1.0`."""
+    return repr(float(value)).removesuffix(".0") if value - value == 0 else non_finite(value)
+
+
+def _date_text(value: date | str) -> str:
+    return value if isinstance(value, str) else value.isoformat()
+
+
+def _json_timestamp(value: datetime | str) -> str:
+    return value if isinstance(value, str) else values.time_text(value.replace(tzinfo=None), "T")
+
+
+def _json_timestamptz(value: datetime | str) -> str:
+    return value if isinstance(value, str) else values.time_text(value.astimezone(UTC), "T")
+
+
+_DATE = Comparison("date", values.time_key, values.date_literal)
+_TIMESTAMP = Comparison("timestamp", values.time_key, values.timestamp_literal)
+_TIMESTAMPTZ = Comparison("timestamptz", values.time_key, values.timestamptz_literal)
+
+
+def _json_time(comparison: Comparison) -> Comparison:
+    """Keys are made of Postgres's text, so undo what JSON changes."""
+
+    def key(carried: str) -> Any:
+        return values.time_key(carried.replace("T", " ", 1).replace("+00:00", "+00", 1))
+
+    return Comparison(comparison.family, key, comparison.literal)
+
+
+_JSON = (
+    Form(Kind.TEXT, str, None, values.PLAIN_TEXT),
+    Form(Kind.INTEGER, _json_integer, None, values.PLAIN_NUMBER),
+    Form(Kind.NUMBER, _json_decimal, _natural_decimal, Comparison("number", _number_key, values.number_literal)),
+    Form(Kind.FLOAT, _json_float, _natural_float, Comparison("number", _float_key, values.float_literal)),
+    Form(Kind.BOOLEAN, same, None, values.PLAIN_BOOLEAN),
+    Form(Kind.DATE, _date_text, _natural_date, _DATE),
+    Form(Kind.TIMESTAMP, _json_timestamp, _natural_timestamp, _json_time(_TIMESTAMP)),
+    Form(Kind.TIMESTAMPTZ, _json_timestamptz, _natural_timestamp, _json_time(_TIMESTAMPTZ)),
+    Form(Kind.UUID, str, None, values.UUIDS),
+    Form(Kind.JSON, _json_document, _natural_document),
+)
+
+# -- the form "text" -----------------------------------------------------------------------------
+
+
+def _text_boolean(text: str) -> bool:
+    return text == "t"
+
+
+def _boolean_text(value: bool) -> str:
+    return "t" if value else "f"
+
+
+def _text_natural_float(text: str) -> float:
+    natural: float = remembering(float(text), text)
+    return natural
+
+
+def _text_natural_document(text: str) -> Any:
+    """Objects and arrays; a plain value stays text, which tells `null` from null and `"1"` from `1`."""
+    document = loads(text) if text.lstrip()[:1] in ("{", "[") else text
+    return remembering(document, text)
+
+
+def _document_text(value: Any) -> str:
+    return dumps(value, separators=(", ", ": "))
+
+
+def _timestamp_text(value: datetime | str) -> str:
+    return value if isinstance(value, str) else values.time_text(value.replace(tzinfo=None), " ")
+
+
+def _timestamptz_text(value: datetime | str) -> str:
+    return value if isinstance(value, str) else values.time_text(value.astimezone(UTC), " ").removesuffix(":00")
+
+
+_TEXT = (
+    Form(Kind.TEXT, str, None, values.PLAIN_TEXT),
+    Form(Kind.INTEGER, _integer_text, int, Comparison("number", int, values.number_literal)),
+    Form(Kind.NUMBER, _decimal_text, Decimal, values.PLAIN_NUMBER),
+    Form(Kind.FLOAT, _float_text, _text_natural_float, Comparison("number", values.float_key, values.float_literal)),
+    Form(Kind.BOOLEAN, _boolean_text, _text_boolean, Comparison("boolean", _text_boolean, values.boolean_literal)),
+    Form(Kind.DATE, _date_text, _natural_date, _DATE),
+    Form(Kind.TIMESTAMP, _timestamp_text, _natural_timestamp, _TIMESTAMP),
+    Form(Kind.TIMESTAMPTZ, _timestamptz_text, _natural_timestamp, _TIMESTAMPTZ),
+    Form(Kind.UUID, str, None, values.UUIDS),
+    Form(Kind.JSON, _document_text, _text_natural_document),
+)
+
+FORMS: Mapping[str, Mapping[Kind, Form]] = {
+    "json": {form.kind: form for form in _JSON},
+    "text": {form.kind: form for form in _TEXT},
+}

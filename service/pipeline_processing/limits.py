@@ -1,0 +1,41 @@
+"""Limits as people write them in configs: a share such as `0.1%`."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_PATTERN = r"^\d{1,9}(\.\d{1,9})?%$"
+
+
+@dataclass(frozen=True, slots=True)
+class Percent:
+    """A share of something that is counted."""
+
+    value: Decimal
+
+    def of(self, count: int) -> Decimal:
+        """That share of `count`, exactly."""
+        return self.value * count / 100
+
+    def __str__(self) -> str:
+        return f"{self.value}%"
+
+
+def parse_percent(value: Any) -> Percent:
+    """`"0.1%"` → Percent. Raises ValueError for anything else: a bare number could mean a share or a count."""
+    if isinstance(value, Percent):
+        return value
+    if not isinstance(value, str) or not re.fullmatch(_PATTERN, value):
+        raise ValueError(f'{value!r} isn\'t a share: write it with a percent sign, such as "0.1%"')
+    return Percent(Decimal(value.removesuffix("%")))
+
+
+Share = Annotated[
+    Percent,
+    BeforeValidator(parse_percent),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": _PATTERN, "examples": ["0.1%", "20%"]}),
+]

@@ -1,0 +1,175 @@
+-- Loading rows into tables that readers have. A run's rows wait in a staging table of their own, in the target's schema,
+-- until its plan is completed; `pipeline_loads` says which runs' rows have been loaded, or never will be.
+-- What stands in braces are quoted names.
+
+-- name: target_table
+-- A table, and what this user may do with it and in its schema.
+SELECT
+    c.oid,
+    c.relkind::text AS kind,
+    has_schema_privilege(n.oid, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE') AS may_create,
+    has_any_column_privilege(c.oid, 'SELECT') AS may_select,
+    has_any_column_privilege(c.oid, 'INSERT') AS may_insert,
+    has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
+    has_table_privilege(c.oid, 'DELETE') AS may_delete
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relname = :name;
+
+-- name: target_columns
+-- Its columns, with their types as SQL has them; `computed` are those that no INSERT may name.
+SELECT
+    attname::text AS name,
+    format_type(atttypid, atttypmod) AS type,
+    attnotnull AS not_null,
+    attgenerated <> '' OR attidentity = 'a' AS computed
+FROM pg_attribute
+WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped
+ORDER BY attnum;
+
+-- name: unique_keys
+-- The columns of each unique index over all rows; `immediate` are those that ON CONFLICT can name.
+SELECT array_agg(a.attname::text ORDER BY k.number) AS columns, i.indimmediate AS immediate
+FROM pg_index i
+CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, number)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = :oid
+  AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+  AND k.number <= i.indnkeyatts
+GROUP BY i.indexrelid, i.indimmediate
+ORDER BY i.indexrelid;
+
+-- name: holds_agency_ids
+-- Whether a type can hold ids; an error if not.
+SELECT CAST('1' AS {type}) IS NOT NULL;
+
+-- name: create_staging
+-- A staging table. It is logged: a crash of the server would empty an unlogged one, and a stored plan relies on it.
+CREATE TABLE {staging} ({columns}) WITH (autovacuum_enabled = false);
+
+-- name: comment_on_staging
+-- The statement that says whose a staging table is: a comment can't be bound, so the server quotes it.
+SELECT format('COMMENT ON TABLE %I.%I IS %L', :schema::text, :name::text, :comment::text);
+
+-- name: staging_tables
+-- Staging tables of a schema, with their comments: one, or all whose names begin so.
+SELECT c.relname::text AS name, obj_description(c.oid, 'pg_class') AS comment
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relkind = 'r' AND starts_with(c.relname::text, :begins)
+ORDER BY c.relname;
+
+-- name: add_column
+-- A column that a later row has: the rows before it have null there.
+ALTER TABLE {staging} ADD COLUMN {column};
+
+-- name: insert_lines
+-- An array of JSON objects as rows, each value read by its column's type.
+INSERT INTO {staging} ({columns}) SELECT {columns} FROM json_to_recordset(:lines::json) AS r ({typed});
+
+-- name: read_lines
+-- The same without keeping them: an error tells whether it is this column whose values can't be read.
+SELECT count(*) FROM json_to_recordset(:lines::json) AS r ({typed});
+
+-- name: duplicates
+-- Whether two staged rows have the same key. As in an index, nulls are never the same.
+SELECT EXISTS (SELECT FROM {staging} WHERE {all_there} GROUP BY {columns} HAVING count(*) > 1);
+
+-- name: incomplete_keys
+-- Whether a staged row has a null in its key: nothing could ever be found by that.
+SELECT EXISTS (SELECT FROM {staging} WHERE NOT ({all_there}));
+
+-- name: foreign_keys
+-- Whether a row of another agency has the key of a staged one.
+SELECT EXISTS (
+    SELECT FROM {staging} AS s JOIN {target} AS t ON {same_key} WHERE t.{agency_column} IS DISTINCT FROM {agency}
+);
+
+-- name: analyze_staging
+-- For the plans of what comes: nobody else does it, and Postgres would guess.
+ANALYZE {staging};
+
+-- name: drop_staging
+-- Also where it is gone already.
+DROP TABLE IF EXISTS {staging};
+
+-- name: staged_columns
+-- The columns that staged rows have.
+SELECT a.attname::text AS name
+FROM pg_attribute a
+WHERE a.attrelid = :staging::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+
+-- name: lock_staging
+-- Nobody drops it from now on; an error if somebody has.
+LOCK TABLE {staging} IN ACCESS EXCLUSIVE MODE;
+
+-- name: lock_load
+-- One load at a time of one agency's rows into one table: two would wait for each other's rows.
+SELECT pg_advisory_xact_lock(hashtextextended('pipeline-processing load ' || :what, 0));
+
+-- name: lock_bookkeeping
+-- IF NOT EXISTS doesn't keep two sessions from creating the same table at once.
+SELECT pg_advisory_xact_lock(hashtextextended('pipeline-processing loads ' || :schema, 0));
+
+-- name: bookkeeping_tables
+-- How many of the tables below there are.
+SELECT count(*)
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relname IN ('pipeline_loads', 'pipeline_installation');
+
+-- name: create_loads
+-- One row for each dataset of a run: what makes its load happen once. `given_up`: it never will.
+CREATE TABLE IF NOT EXISTS {schema}.pipeline_loads (
+    run_id    text NOT NULL,
+    dataset   text NOT NULL,
+    agency_id bigint NOT NULL,
+    attempt   integer NOT NULL,
+    target    text NOT NULL,
+    state     text NOT NULL CHECK (state IN ('loaded', 'given_up')),
+    rows      bigint NOT NULL,
+    sha256    text NOT NULL,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run_id, dataset)
+);
+
+-- name: create_installation
+-- Whose history the runs of `pipeline_loads` are in.
+CREATE TABLE IF NOT EXISTS {schema}.pipeline_installation (
+    the_one    boolean PRIMARY KEY DEFAULT true CHECK (the_one),
+    history_id uuid NOT NULL
+);
+
+-- name: installation
+-- The history's id.
+SELECT history_id FROM {schema}.pipeline_installation;
+
+-- name: mark_installation
+-- Note it, unless another is noted.
+INSERT INTO {schema}.pipeline_installation (history_id) VALUES (:history_id) ON CONFLICT DO NOTHING;
+
+-- name: note_load
+-- One load, unless there is one of this run's dataset; waits for somebody who is about to write it.
+INSERT INTO {schema}.pipeline_loads (run_id, dataset, agency_id, attempt, target, state, rows, sha256)
+VALUES (:run_id, :dataset, :agency_id, :attempt, :target, :state, :rows, :checksum)
+ON CONFLICT (run_id, dataset) DO NOTHING
+RETURNING true;
+
+-- name: noted_load
+-- What was noted of a run's dataset.
+SELECT attempt, sha256, state FROM {schema}.pipeline_loads WHERE run_id = :run_id AND dataset = :dataset;
+
+-- name: delete_agency
+-- The agency's rows go.
+DELETE FROM {target} WHERE {agency_column} = {agency};
+
+-- name: insert_rows
+-- The staged rows come.
+INSERT INTO {target} ({columns}) SELECT {columns} FROM {staging};
+
+-- name: merge_rows
+-- The staged rows come, or take the place of those with their key, unless that is another agency's.
+INSERT INTO {target} AS t ({columns})
+SELECT {columns} FROM {staging}
+ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE t.{agency_column} = {agency};

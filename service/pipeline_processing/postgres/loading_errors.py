@@ -1,0 +1,100 @@
+"""What Postgres says while rows are loaded, as this service's errors. None of them quotes a row."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from pipeline_processing.errors import (
+    ConflictingObjects,
+    DataError,
+    DestinationUnavailable,
+    QueryFailed,
+    QueryInvalid,
+    SourceBusy,
+    StandbyConflict,
+    Throttled,
+)
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.errors import Fault, fault_of
+
+_OF_THE_SERVER = ("25", "55", "57", "58", "HV", "XX")
+"""Classes of SQLSTATEs that have nothing to do with rows, and may be gone at the next try: read-only, cancelled, …"""
+_UNDEFINED_TABLE = "42P01"
+_READ_ONLY = "25006"
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class Refused(DataError):
+    """
+    Postgres refuses a statement for what is in rows or tables, and would again.
+
+    The message names Postgres's condition, column, constraint and type. Postgres's own isn't used: it quotes values, in
+    any language.
+    """
+
+    def __init__(self, error: asyncpg.PostgresError, *, column: str | None = None) -> None:
+        self.sqlstate = error.sqlstate or ""
+        self.column = column or getattr(error, "column_name", None)
+        self.constraint = getattr(error, "constraint_name", None)
+        super().__init__(_reason(error, self.column))
+
+    @property
+    def table_is_gone(self) -> bool:
+        """Whether a table that the statement names isn't there."""
+        return self.sqlstate == _UNDEFINED_TABLE
+
+
+class TableConflict(ConflictingObjects):
+    """A table can't take the rows of a decided run, or holds others in their name. Nothing of it was changed."""
+
+    def __init__(self, url: str, *, why: str) -> None:
+        # Past the base's message, which is about objects.
+        super(ConflictingObjects, self).__init__(
+            f"{url} can't take the run's rows: {why}. Nothing was changed there. Mend the table or the job config, "
+            "then replay the run."
+        )
+
+
+@asynccontextmanager
+async def session(database: DatabaseClient) -> AsyncIterator[asyncpg.Connection]:
+    """
+    A connection for loading. Errors of the server inside the block leave it as those that a destination may raise, and
+    refusals as `Refused`.
+    """
+    try:
+        async with database.connection() as connection:
+            try:
+                yield connection
+            except asyncpg.PostgresError as error:
+                if is_refusal(error):
+                    raise Refused(error) from None  # nor may a traceback quote what it says
+                raise
+    except SourceBusy as error:
+        raise Throttled(str(error)) from error
+    except (StandbyConflict, QueryFailed, QueryInvalid) as error:
+        remedy = "Try again later."
+        if getattr(error.__cause__, "sqlstate", None) == _READ_ONLY:
+            remedy = "Is it a standby? Name the primary in the secret that the destination's `dsn` names."
+        raise DestinationUnavailable(
+            f"Postgres at {database.where} broke off the loading of rows: {_reason(error.__cause__)}. {remedy}"
+        ) from error
+
+
+def is_refusal(error: asyncpg.PostgresError) -> bool:
+    """Whether the reason is in the rows or the tables, and not the server's."""
+    return fault_of(error) in (Fault.FAILED, Fault.INVALID) and (error.sqlstate or "")[:2] not in _OF_THE_SERVER
+
+
+def _reason(error: BaseException | None, column: str | None = None) -> str:
+    """`not null violation (SQLSTATE 23502) in column 'id'`."""
+    # asyncpg's classes are named as Postgres names its conditions.
+    condition = _WORD.sub(" ", type(error).__name__.removesuffix("Error")).lower()
+    places = {
+        "column": column,
+        "constraint": getattr(error, "constraint_name", None),
+        "type": getattr(error, "data_type_name", None),
+    }
+    named = ", ".join(f"{what} {name!r}" for what, name in places.items() if name)
+    return f"{condition} (SQLSTATE {getattr(error, 'sqlstate', None)})" + (f" in {named}" if named else "")

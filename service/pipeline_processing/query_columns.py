@@ -1,0 +1,67 @@
+"""
+What can be said of a query's columns by reading it, without a server: enough to check steps against.
+
+Only what is certain is said: a column whose name Postgres would have to work out (a function, a cast, `*`) leaves the
+columns incomplete.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from string import ascii_lowercase, ascii_uppercase
+
+import sqlglot
+from sqlglot import Expr, Token, TokenType, exp
+
+from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns
+
+_MAX_NAME_BYTES = 63
+_FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
+"""Postgres folds letters of ASCII only."""
+_STARTS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
+
+
+def names_of_query(query: str) -> Columns:
+    """
+    The query's columns, in order if they are complete. Their types aren't known.
+
+    What can't be read, or isn't one query, has unknown columns; nothing is raised.
+    """
+    try:
+        names = _names(query)
+    except Exception:  # whatever a parser may raise on what isn't SQL: Postgres will say what is wrong
+        return UNKNOWN_COLUMNS
+    known = [name for name in names if name is not None]
+    if not known or len(set(known)) < len(known):  # Postgres, or its source here, will refuse the query
+        return UNKNOWN_COLUMNS
+    listed = tuple(Column(name, typed=False, origins=frozenset({name}), unchanged=True) for name in known)
+    return Columns(listed, complete=len(known) == len(names))
+
+
+def _names(query: str) -> Sequence[str | None]:
+    tokens = sqlglot.tokenize(query, read="postgres")
+    # Other statements too give rows, but what sqlglot doesn't know of them it logs.
+    if not tokens or tokens[0].token_type not in _STARTS or any(map(_run_together, pairwise(tokens))):
+        return ()
+    found = [each for each in sqlglot.parse(query, read="postgres") if each and not isinstance(each, exp.Semicolon)]
+    if len(found) != 1:
+        return ()
+    first = found[0]
+    while isinstance(first, exp.Subquery | exp.SetOperation):
+        first = first.this  # the first query of a UNION gives the names
+    return [_name(item) for item in first.expressions] if isinstance(first, exp.Select) else ()
+
+
+def _run_together(pair: tuple[Token, Token]) -> bool:
+    """Numbers such as 0o17, which sqlglot takes for two things, the second of them a name."""
+    number, rest = pair
+    return number.token_type is TokenType.NUMBER and number.end + 1 == rest.start and rest.text[:1].isidentifier()
+
+
+def _name(item: Expr) -> str | None:
+    """The name of one item of a SELECT, None where that isn't plain."""
+    match item:
+        case exp.Alias(args={"alias": exp.Identifier() as name}) | exp.Column(this=exp.Identifier() as name):
+            text = str(name.this) if name.args.get("quoted") else str(name.this).translate(_FOLDED)
+            return text.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+        case _:
+            return None

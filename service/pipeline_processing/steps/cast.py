@@ -1,0 +1,35 @@
+"""Step `cast`: columns as another type."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline_processing.expressions.expression import cast_of
+from pipeline_processing.steps.computed import Computed
+from pipeline_processing.steps.step import StepContext
+
+_KINDS = {"number": "numeric"}
+"""Kinds of columns that SQL calls by another name."""
+
+
+class Cast(Computed):
+    """
+    Changes columns' types as SQL's CAST does; a value that can't be cast is a row error.
+
+    Types are those of SQL (`numeric(10, 2)`, `timestamp with time zone`, …) and the kinds of columns. A column that
+    is of the type already costs nothing.
+    """
+
+    name = "cast"
+
+    def __init__(self, types: Mapping[str, str], context: StepContext) -> None:
+        casts = {
+            name: cast_of(
+                name, _KINDS.get(to.strip().lower(), to), context.columns, carry=context.carry, step=self.name
+            )
+            for name, to in types.items()
+        }
+        changed = {name: each for name, each in casts.items() if each is not None}
+        super().__init__({name: each.value for name, each in changed.items()}, context)
+        self.columns = context.columns.replaced(
+            [replace(each.result, name=name) for name, each in changed.items()], step=self.name
+        )

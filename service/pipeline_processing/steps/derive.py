@@ -1,0 +1,30 @@
+"""Step `derive`: columns computed by SQL expressions."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline_processing.expressions.expression import expression
+from pipeline_processing.steps.computed import Computed
+from pipeline_processing.steps.step import StepContext
+
+
+class Derive(Computed):
+    """
+    Adds columns behind the others, or replaces those that are there already by that name, in their place.
+
+    Every expression sees the columns as they were before the step. A row for which one can't be computed is a row
+    error. What an expression may be: `expressions/`.
+    """
+
+    name = "derive"
+
+    def __init__(self, expressions: Mapping[str, str], context: StepContext) -> None:
+        compiled = {
+            name: expression(text, context.columns, carry=context.carry, step=self.name, place=f"column {name!r}")
+            for name, text in expressions.items()
+        }
+        super().__init__({name: each.value for name, each in compiled.items()}, context)
+        columns = [replace(each.result, name=name) for name, each in compiled.items()]
+        there = [column for column in columns if context.columns.find(column.name)]
+        new = [column for column in columns if column not in there]
+        self.columns = context.columns.replaced(there, step=self.name).plus(new, step=self.name)

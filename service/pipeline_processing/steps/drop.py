@@ -1,0 +1,29 @@
+"""Step `drop`: leave some columns out."""
+
+from collections.abc import Sequence
+
+from pipeline_processing.errors import InvalidStep
+from pipeline_processing.steps.row_columns import require_in_rows
+from pipeline_processing.steps.select import check_named_once
+from pipeline_processing.steps.step import Batch, Step, StepContext
+
+
+class Drop(Step):
+    """Keeps all columns but the named ones."""
+
+    name = "drop"
+
+    def __init__(self, names: Sequence[str], context: StepContext) -> None:
+        check_named_once(names, step=self.name)
+        self.names = tuple(names)
+        self.columns = context.columns.without(self.names, step=self.name)
+        if self.columns.complete and not self.columns.listed:
+            raise InvalidStep("Step 'drop' would leave no column. Name those to keep with `select` instead.")
+        self._gone = frozenset(names)
+        self._names_known = context.columns.complete
+
+    async def __call__(self, batch: Batch) -> Batch:
+        if not self._names_known:
+            require_in_rows(self.names, batch.rows, step=self.name)
+        gone = self._gone
+        return batch.changed([{name: value for name, value in row.items() if name not in gone} for row in batch.rows])

@@ -1,0 +1,215 @@
+"""Step `enrich_http`: columns looked up at an HTTP API, many keys at a time."""
+
+import asyncio
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+from msgspec import Raw
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from pipeline_processing.columns import Kind
+from pipeline_processing.errors import SourceDataInvalid, StepFailed
+from pipeline_processing.formats.json_values import loads
+from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.ports import Answer, Upstream
+from pipeline_processing.steps import lookup_keys
+from pipeline_processing.steps.enriching import Answers, Enriching, Missing, with_on
+from pipeline_processing.steps.json_fields import WrongType, converter
+from pipeline_processing.steps.json_records import Path, at, is_object, records_of
+from pipeline_processing.steps.lookup_cache import Found, Misfit
+from pipeline_processing.steps.step import StepContext
+from pipeline_processing.upstream import UpstreamOptions
+from pipeline_processing.urls import UrlTemplate, encoded
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+_PIECE_BYTES = 256 * 1024
+_MAX_URL = 8000
+"""Longer ones are refused by many servers; what doesn't fit goes into another request."""
+_VALUES = "{values}"
+
+
+class AddedField(BaseModel):
+    """A field of the records, and what its values are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    field: Path = Field(description="Where in the record it stands.")
+    kind: Kind = Field(Kind.TEXT, description="What its values are; a record with another is a row error.")
+    required: bool = Field(False, description="Whether a record without it, or with null there, is a row error.")
+
+
+class EnrichHttpOptions(UpstreamOptions):
+    """An API that gives records by keys, and what they add to the rows."""
+
+    url: str = Field(
+        description="Where to ask. {values}, in its path or its query, stands for the keys, with commas between."
+    )
+    on: Name = Field(description="A column of the rows: the key to look for.")
+    key: Path = Field(description="The records' field that equals it, at most one record each.")
+    add: dict[Name, Path | AddedField] = Field(
+        min_length=1, description="New column → the records' field, which holds text; or {field, kind, required}."
+    )
+    missing: Missing = Field(
+        None,
+        description="What becomes of a row whose key is null or not found: null adds nulls, `fail` makes it a row "
+        "error, `drop` leaves it out.",
+    )
+    records: Path | None = Field(
+        None, description="Where in the answer the list of records stands; it is the answer if not."
+    )
+    batch: int = Field(100, ge=1, le=1000, description="Most keys in one request.")
+    concurrency: int = Field(4, ge=1, le=100, description="Most requests at once.")
+    cache_rows: int = Field(10_000, ge=0, description="Most keys whose records, or absence, are remembered.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_on(cls, options: Any) -> Any:
+        return with_on(options)
+
+    @field_validator("url")
+    @classmethod
+    def _has_values(cls, url: str) -> str:
+        if UrlTemplate(url).names != {"values"} or url.count(_VALUES) != 1:
+            raise ValueError(f"needs {_VALUES} once, in its path or its query, and no other name in braces")
+        return url
+
+    @property
+    def fields(self) -> dict[str, AddedField]:
+        """All added columns in full."""
+        return {name: AddedField(field=of) if isinstance(of, str) else of for name, of in self.add.items()}
+
+
+class EnrichHttp(Enriching):
+    """
+    Adds columns of an API's records.
+
+    A key that no URL can carry (empty text, or `..` in a path) has no record.
+    """
+
+    def __init__(self, options: EnrichHttpOptions, context: StepContext) -> None:
+        super().__init__(
+            "enrich_http",
+            on=options.on,
+            added=tuple(options.add),
+            missing=options.missing,
+            cache_rows=options.cache_rows,
+            context=context,
+        )
+        self.matching = lookup_keys.of_json(self.on, step=self.name)
+        self._options = options
+        self._fields = [(added, converter(added.kind, context.carry)) for added in options.fields.values()]
+        self._template = UrlTemplate(options.url)
+        self._services = context.services
+        self._free = asyncio.Semaphore(options.concurrency)
+        self._stack = AsyncExitStack()
+        self._upstream: Upstream
+        self.columns = context.columns.plus(
+            (
+                column_of_kind(name, added.kind, context.carry, origins=self.on.origins)
+                for name, added in options.fields.items()
+            ),
+            step=self.name,
+        )
+
+    async def __aenter__(self) -> Self:
+        self._upstream = await self._stack.enter_async_context(self._services.upstream(self._options.access))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
+        """See `Enriching`. Raises StepFailed where two records have one key, SourceDataInvalid, and as `Upstream`."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(self._ask(url, keys)) for url, keys in self._requests(wanted)]
+        except ExceptionGroup as failed:
+            first = failed.exceptions[0]
+            raise first from first.__cause__
+        return {key: outcome for task in asked for key, outcome in task.result().items()}
+
+    def _requests(self, wanted: Mapping[Hashable, str]) -> Iterator[tuple[str, frozenset[Hashable]]]:
+        """URLs, and the keys that each asks for."""
+        before, _, after = self._options.url.partition(_VALUES)
+        room = _MAX_URL - len(before) - len(after)
+        values: list[str] = []
+        keys: list[Hashable] = []
+        for key, text in wanted.items():
+            try:
+                self._template.filled({"values": text})
+            except ValueError:  # it would lead elsewhere, or isn't text that can be sent
+                continue
+            value = encoded(text)
+            if not value:
+                continue
+            if len(keys) == self._options.batch or (keys and sum(map(len, values)) + len(values) + len(value) > room):
+                yield before + ",".join(values) + after, frozenset(keys)
+                values, keys = [], []
+            values.append(value)
+            keys.append(key)
+        if keys:
+            yield before + ",".join(values) + after, frozenset(keys)
+
+    async def _ask(self, url: str, keys: frozenset[Hashable]) -> Answers:
+        async with self._free, self._upstream.get(url) as answer:
+            body = await _body(answer)
+        outcomes: dict[Hashable, Found | Misfit] = {}
+        for record in records_of(body, self._options.records):
+            key = self._key_of(record)
+            if key not in keys:
+                continue
+            if key in outcomes:
+                raise StepFailed(
+                    f"an answer has two records with one {self._options.key!r}, so which of them a row gets would be "
+                    "chance. Look for something that is unique there."
+                )
+            outcomes[key] = self._outcome_of(record)
+        return outcomes
+
+    def _key_of(self, record: Raw) -> Hashable | None:
+        """None where it can't be the key of any row."""
+        key = at(record, self._options.key)
+        if key is None:
+            fault = f"has no field {self._options.key!r}" if is_object(record) else "isn't an object"
+            raise SourceDataInvalid(f"a record of the answer {fault}. Correct `key` or `records`.")
+        value = loads(bytes(key))
+        if value is None:
+            return None
+        try:
+            return self.matching.of_record(value)
+        except ValueError:
+            return None
+
+    def _outcome_of(self, record: Raw) -> Found | Misfit:
+        values = []
+        for added, convert in self._fields:
+            found = at(record, added.field)
+            try:
+                value = None if found is None else convert(found.copy())  # the rest of the answer needn't stay for it
+            except WrongType as wrong:
+                return Misfit(
+                    f"in the record of its {self.on.name!r} the field {added.field!r} is {wrong}; say in `add` what it "
+                    f"is, such as {{field: {added.field}, kind: json}}"
+                )
+            if value is None and added.required:
+                return Misfit(f"the record of its {self.on.name!r} has no {added.field!r}, which is required")
+            values.append(value)
+        return tuple(values)
+
+
+async def _body(answer: Answer) -> bytes:
+    body = bytearray()
+    while piece := await answer.read(_PIECE_BYTES):
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise SourceDataInvalid(
+                f"an answer has more than the {MAX_BODY_BYTES // 1024**2} MiB that are read at once. Ask for fewer "
+                "keys at a time, with a lower `batch`."
+            )
+    return bytes(body)

@@ -1,0 +1,126 @@
+"""Step `enrich_table`: columns looked up by a query, which gets all keys of a batch at once."""
+
+from collections.abc import Hashable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from pipeline_processing.columns import Column, Columns
+from pipeline_processing.errors import InvalidStep, StepFailed
+from pipeline_processing.ports import LookupTable, Row
+from pipeline_processing.steps import lookup_keys
+from pipeline_processing.steps.enriching import Answers, Enriching, Missing, with_on
+from pipeline_processing.steps.lookup_cache import Found
+from pipeline_processing.steps.step import StepContext
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+class EnrichTableOptions(BaseModel):
+    """A query by key, and what its records add to the rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str = Field(
+        min_length=1,
+        description="SQL with the one parameter $1, a list of keys, as in `WHERE code = ANY($1)`. It runs outside the "
+        "snapshot that the rows are read in.",
+    )
+    on: Name = Field(description="A column of the rows: the key to look for.")
+    key: Name = Field(description="The query's column that equals it, at most one record each.")
+    add: dict[Name, Name] = Field(min_length=1, description="New column → the query's column.")
+    missing: Missing = Field(
+        None,
+        description="What becomes of a row whose key is null or not found: null adds nulls, `fail` makes it a row "
+        "error, `drop` leaves it out.",
+    )
+    dsn: Name | None = Field(
+        None, description="Name of the secret that holds another database's DSN; null: the source's own server."
+    )
+    cache_rows: int = Field(10_000, ge=0, description="Most keys whose records, or absence, are remembered.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_on(cls, options: Any) -> Any:
+        return with_on(options)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that it needs."""
+        return () if self.dsn is None else (self.dsn,)
+
+
+class EnrichTable(Enriching):
+    """
+    Adds columns of a query's records.
+
+    What `columns` are is known once the step is open; before, the added ones are of unknown type.
+    """
+
+    def __init__(self, options: EnrichTableOptions, context: StepContext) -> None:
+        super().__init__(
+            "enrich_table",
+            on=options.on,
+            added=tuple(options.add),
+            missing=options.missing,
+            cache_rows=options.cache_rows,
+            context=context,
+        )
+        self._options = options
+        self._services = context.services
+        self._carry = context.carry
+        self._reaching = context.columns
+        self._stack = AsyncExitStack()
+        self._table: LookupTable
+        self.columns = self._reaching.plus((Column(name, typed=False) for name in options.add), step=self.name)
+
+    async def __aenter__(self) -> Self:
+        """Raises InvalidStep where the query hasn't the columns named, or its keys don't compare; and as `lookup`."""
+        async with AsyncExitStack() as stack:
+            lookup = self._services.lookup(self._options.query, secret=self._options.dsn, carry=self._carry)
+            self._table = await stack.enter_async_context(lookup)
+            there = self._table.columns
+            self.matching = lookup_keys.of_columns(self.on, self._named(there, self._options.key), step=self.name)
+            added = [
+                # Which values of the source they come from is what was looked for.
+                replace(self._named(there, of), name=name, origins=self.on.origins, unchanged=False)
+                for name, of in self._options.add.items()
+            ]
+            self.columns = self._reaching.plus(added, step=self.name)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
+        """See `Enriching`. Raises StepFailed where two records have one key, and what the query may raise."""
+        of_record, key = self.matching.of_record, self._options.key
+        answers: dict[Hashable, Found] = {}
+        for record in await self._table.find(list(wanted.values())):
+            if record[key] is None or (found := of_record(record[key])) not in wanted:
+                continue  # the query's business: it may have a join, or fold case
+            if found in answers:
+                raise StepFailed(
+                    f"two records of its query have one {key!r}, so which of them a row gets would be chance. Make "
+                    f"the query give one each, for example with SELECT DISTINCT ON ({key}) … ORDER BY …"
+                )
+            answers[found] = self._values(record)
+        return answers
+
+    def _values(self, record: Row) -> Found:
+        return tuple(record[name] for name in self._options.add.values())
+
+    def _named(self, there: Columns, name: str) -> Column:
+        column = there.find(name)
+        if column is None:
+            raise InvalidStep(
+                f"Step {self.name!r} reads {name!r}, but its query gives {', '.join(there.names)}. Correct `key` or "
+                "`add`, or the query."
+            )
+        return column

@@ -1,0 +1,121 @@
+"""What the lookup steps share: the distinct keys of a batch, what is known of them, the rest asked for in one go."""
+
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import compress
+from typing import Any, Literal
+
+from pipeline_processing.columns import check_absent
+from pipeline_processing.ports import Rows
+from pipeline_processing.steps.lookup_cache import Found, LookupCache, Misfit, Outcome
+from pipeline_processing.steps.lookup_keys import Matching
+from pipeline_processing.steps.row_columns import require_in_rows
+from pipeline_processing.steps.step import Batch, Step, StepContext
+
+Missing = Literal["fail", "drop"] | None
+"""What becomes of a row of whose key there is no record: a row error, left out, or nulls."""
+
+
+def with_on(options: Any) -> Any:
+    """Options with their key `on`, for which tools that write YAML 1.1 put true unless it stands in quotes."""
+    if isinstance(options, Mapping) and True in options and "on" not in options:
+        return {"on" if name is True else name: value for name, value in options.items()}
+    return options
+
+
+Answers = Mapping[Hashable, Found | Misfit]
+"""Key → what its record gives."""
+
+
+class Enriching(Step):
+    """
+    Adds columns found by the key in column `on`.
+
+    A row whose key is null, or of which there is no record, is missing; one whose key can't be read, or whose record
+    is a misfit, is a row error.
+    """
+
+    matching: Matching
+    """How keys are read: set before the first batch."""
+
+    def __init__(
+        self, kind: str, *, on: str, added: Sequence[str], missing: Missing, cache_rows: int, context: StepContext
+    ) -> None:
+        self.name = f"{kind}: {on}"
+        self.on = context.columns.require(on, step=self.name)
+        self._added = tuple(added)
+        self._missing = missing
+        self._known = LookupCache(max_rows=cache_rows)
+        self._row_errors = context.row_errors
+        self._names_known = context.columns.complete
+
+    @abstractmethod
+    async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
+        """Look for these keys (key → what to look for); those of which there is no record are left out."""
+
+    async def __call__(self, batch: Batch) -> Batch:
+        if not self._names_known:
+            self._check_names(batch.rows)
+        keys, faults, wanted = self._keys_of(batch.rows)
+        found = await self._found(wanted)
+        outcomes = [None if key is None else found[key] for key in keys]
+        faults = self._faults_of(keys, outcomes) | faults
+        batch = self._row_errors.reject(batch, faults, step=self.name)
+        added = [each for at, each in enumerate(outcomes) if at not in faults and not isinstance(each, Misfit)]
+        if self._missing == "drop" and None in added:
+            there = [each is not None for each in added]
+            self.filtered += len(there) - sum(there)
+            added, batch = list(compress(added, there)), batch.kept(there)
+        names, nulls = self._added, (None,) * len(self._added)
+        return batch.changed(
+            [
+                row | dict(zip(names, nulls if each is None else each, strict=True))
+                for row, each in zip(batch.rows, added, strict=True)
+            ]
+        )
+
+    def _check_names(self, rows: Rows) -> None:
+        """Where not all columns are known, the rows tell."""
+        require_in_rows([self.on.name], rows, step=self.name)
+        for row in rows:
+            check_absent(self._added, row, step=self.name)
+
+    def _keys_of(self, rows: Rows) -> tuple[list[Hashable | None], dict[int, str], dict[Hashable, Any]]:
+        """Each row's key, None if it has none; faults by position; what to look for by key."""
+        key_of, asked, name = self.matching.of_row, self.matching.asked, self.on.name
+        keys: list[Hashable | None] = []
+        faults: dict[int, str] = {}
+        wanted: dict[Hashable, Any] = {}
+        for row in rows:
+            key: Hashable | None = None
+            if (carried := row[name]) is not None:
+                try:
+                    key = key_of(carried)
+                except ValueError:
+                    faults[len(keys)] = f"its {name!r} isn't of the type of the key that it is looked up by"
+                else:
+                    if key not in wanted:
+                        wanted[key] = asked(carried, key)
+            keys.append(key)
+        return keys, faults, wanted
+
+    async def _found(self, wanted: Mapping[Hashable, Any]) -> dict[Hashable, Outcome]:
+        found: dict[Hashable, Outcome] = {**self._known.known(wanted)}
+        unknown = {key: ask for key, ask in wanted.items() if key not in found}
+        if unknown:
+            answers = await self.fetch(unknown)
+            for key in unknown:
+                found[key] = answers.get(key)
+                self._known.remember(key, found[key])
+        return found
+
+    def _faults_of(self, keys: Sequence[Hashable | None], outcomes: Sequence[Outcome]) -> dict[int, str]:
+        """Faults by position."""
+        faults: dict[int, str] = {}
+        for at, outcome in enumerate(outcomes):
+            if isinstance(outcome, Misfit):
+                faults[at] = outcome.why
+            elif outcome is None and self._missing == "fail":
+                why = "is null" if keys[at] is None else "is the key of no record"
+                faults[at] = f"its {self.on.name!r} {why}, and `missing` is fail"
+        return faults

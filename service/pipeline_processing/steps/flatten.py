@@ -1,0 +1,165 @@
+"""Step `flatten`: fields of a json column become columns."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import msgspec
+from msgspec import Raw
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline_processing.columns import Column, Kind, check_absent, check_different
+from pipeline_processing.errors import InvalidStep
+from pipeline_processing.formats.json_values import loads
+from pipeline_processing.formats.untouched import carried_form
+from pipeline_processing.kinds import column_of_kind, text_of
+from pipeline_processing.ports import Row, Rows
+from pipeline_processing.steps.json_fields import Converter, WrongType, converter
+from pipeline_processing.steps.row_columns import require_in_rows
+from pipeline_processing.steps.step import Batch, Step, StepContext
+
+
+class FlattenOptions(BaseModel):
+    """
+    `fields` are paths of fields, nested ones with points between the names, and the types of their values.
+
+    A field's column is named `prefix` and its path, with `_` for each point. A field that isn't there, or is null, or
+    whose object is, gives null; one of another type is a row error.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str = Field(description="A json column of objects.")
+    prefix: str = ""
+    fields: dict[str, Kind] = Field(min_length=1)
+    keep: bool = Field(False, description="Whether the json column stays as well.")
+
+    @model_validator(mode="after")
+    def _paths_have_names(self) -> Self:
+        if wrong := [path for path in self.fields if not all(path.split("."))]:
+            raise ValueError(f"{', '.join(map(repr, wrong))} is no path: write names with single points between them")
+        return self
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Path → name of its column."""
+        return {path: self.prefix + path.replace(".", "_") for path in self.fields}
+
+
+class Flatten(Step):
+    """Puts the fields' columns behind the others."""
+
+    def __init__(self, options: FlattenOptions, context: StepContext) -> None:
+        self.name = f"flatten: {options.column}"
+        column = context.columns.require(options.column, step=self.name)
+        if column.typed and column.kind is not Kind.JSON:
+            raise InvalidStep(
+                f"Step {self.name!r} needs a json column, and {column.name!r} is "
+                f"{column.kind or 'of another type'}. Make it json in the query, or with `cast`."
+            )
+        self._column = column.name
+        self._as_text = column.typed and context.carry == "text"
+        self._keep = options.keep
+        self._row_errors = context.row_errors
+        self._names_known = context.columns.complete
+        self._added = tuple(options.columns.values())
+        check_different(self._added, step=self.name)
+        left = context.columns if options.keep else context.columns.without([column.name], step=self.name)
+        self.columns = left.plus(_columns(options, column, context.carry), step=self.name)
+        self._fields = _Object()
+        for place, (path, kind) in enumerate(options.fields.items()):
+            self._fields.add(path.split("."), place, path, converter(kind, context.carry))
+
+    async def __call__(self, batch: Batch) -> Batch:
+        if not self._names_known:
+            self._check_names(batch.rows)
+        rows: Rows = []
+        faults: dict[int, str] = {}
+        for position, row in enumerate(batch.rows):
+            try:
+                rows.append(self._flat(row))
+            except WrongType as wrong:
+                faults[position] = f"{self._column}{wrong}"
+                rows.append(row)
+        batch = batch.changed(rows)
+        return self._row_errors.reject(batch, faults, step=self.name) if faults else batch
+
+    def _flat(self, row: Row) -> Row:
+        values = [None] * len(self._added)
+        if (document := row[self._column]) is not None:
+            self._fields.read(Raw(document) if self._as_text else document, values)
+        flat = dict(row)
+        if not self._keep:
+            del flat[self._column]
+        flat.update(zip(self._added, values, strict=True))
+        return flat
+
+    def _check_names(self, rows: Rows) -> None:
+        require_in_rows([self._column], rows, step=self.name)
+        for row in rows:
+            check_absent(self._added, [name for name in row if self._keep or name != self._column], step=self.name)
+
+
+def _columns(options: FlattenOptions, column: Column, carry: str) -> Iterable[Column]:
+    for path, name in options.columns.items():
+        yield column_of_kind(name, options.fields[path], carry, origins=column.origins)
+
+
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+class _Object:
+    """The fields wanted of one object, and the objects in it that have more of them."""
+
+    def __init__(self, path: str = "") -> None:
+        self._path = path
+        self._leaves: list[tuple[str, int, str, Converter]] = []
+        self._objects: dict[str, _Object] = {}
+
+    def add(self, names: Sequence[str], place: int, path: str, convert: Converter) -> None:
+        """A field below this object, whose value belongs at `place` of all values."""
+        name, *rest = names
+        if rest:
+            below = self._objects.setdefault(name, _Object(f"{self._path}.{name}"))
+            below.add(rest, place, path, convert)
+        else:
+            self._leaves.append((name, place, path, convert))
+
+    def read(self, document: Any, values: list[Any]) -> None:
+        """Fill in the values of a document's fields. Raises WrongType with path and fault."""
+        if (members := self._members(document)) is None:
+            return
+        for name, place, path, convert in self._leaves:
+            if (value := members.get(name)) is not None:
+                try:
+                    values[place] = convert(value)
+                except WrongType as wrong:
+                    raise WrongType(f".{path}: {wrong}") from None
+        for name, fields in self._objects.items():
+            if (value := members.get(name)) is not None:
+                fields.read(value, values)
+
+    def _members(self, document: Any) -> Mapping[str, Any] | None:
+        """The object's fields: fragments of JSON, or what a step of the user's put there. None if it is null."""
+        carried = document if isinstance(document, Raw) else carried_form(document)
+        if carried is None:
+            if not isinstance(document, Mapping):
+                raise WrongType(f"{self._path}: not an object")
+            return document
+        try:
+            return _members(carried)
+        except msgspec.ValidationError:
+            if text_of(carried).strip() == "null":
+                return None
+            raise WrongType(f"{self._path}: not an object") from None
+        except (ValueError, RecursionError):
+            return self._unusual(carried)
+
+    def _unusual(self, carried: Raw | str) -> Mapping[str, Any]:
+        """An object with half of a surrogate pair in it, which only Postgres and Python's own parser take."""
+        try:
+            document = loads(text_of(carried))
+        except (ValueError, RecursionError):
+            raise WrongType(f"{self._path}: not JSON, or too deeply nested") from None
+        if not isinstance(document, Mapping):
+            raise WrongType(f"{self._path}: not an object")
+        return document

@@ -1,0 +1,69 @@
+"""
+Values that are carried, or were left in a row by a step of the user's: read by the built-in steps behind it as the
+formats write them.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from msgspec import Raw
+
+from pipeline_processing.formats.json_values import dumps, loads, non_finite
+from pipeline_processing.formats.untouched import carried_form
+from pipeline_processing.kinds import text_of
+from pipeline_processing.values import time_text
+
+
+def text_of_any(value: Any) -> str:
+    """The text of a value that isn't null: `kinds.text_of` if it is carried, else what Postgres would print."""
+    if type(value) is str:
+        return value
+    match value:
+        case Raw() | bool() | int() | str():
+            return text_of(value)
+        case float() | dict() | list() if (carried := carried_form(value)) is not None:
+            return text_of(carried)
+        case Decimal():
+            return format(value, "f") if value.is_finite() else non_finite(value)
+        case float():
+            return repr(float(value)).removesuffix(".0") if math.isfinite(value) else non_finite(value)
+        case datetime():
+            return time_text(value, "T")
+        case date() | time():
+            return value.isoformat()
+        case bytes() | bytearray():
+            return "\\x" + value.hex()
+        case dict() | list() | tuple():
+            return dumps(value)
+        case _:
+            return str(value)
+
+
+def json_of_any(value: Any) -> Any:
+    """What NDJSON writes for a value, as `loads` would read it: numbers are int or Decimal."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case Raw():
+            return _json_of_fragment(value)
+        case float() | dict() | list() if (carried := carried_form(value)) is not None:
+            return _json_of_fragment(carried)
+        case Decimal():
+            return value if value.is_finite() else non_finite(value)
+        case float():
+            return Decimal(repr(float(value))) if math.isfinite(value) else non_finite(value)
+        case Mapping():
+            return {str(name): json_of_any(item) for name, item in value.items()}
+        case list() | tuple():
+            return [json_of_any(item) for item in value]
+        case _:
+            return loads(dumps(value))
+
+
+def _json_of_fragment(carried: Raw | str) -> Any:
+    """`carried` is JSON, or text that Postgres printed for a number or a document."""
+    text = text_of(carried)
+    return text if text in ("NaN", "Infinity", "-Infinity") else loads(text)

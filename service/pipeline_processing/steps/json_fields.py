@@ -1,0 +1,151 @@
+"""Values of JSON as values of a declared kind: numbers exactly, times to the microsecond, or not at all."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+from uuid import UUID
+
+from msgspec import Raw
+
+from pipeline_processing.columns import Kind
+from pipeline_processing.formats.json_values import loads
+from pipeline_processing.kinds import form_of
+
+T = TypeVar("T")
+
+Converter = Callable[[Any], Any]
+"""A value of JSON, as a fragment (`msgspec.Raw`) or in Python (never None) → the carried value; None for null."""
+
+_EXPONENTS = range(-16_383, 131_072)
+"""As far as Postgres's numeric reaches: what `1e999999999` would be written out as fits nowhere."""
+
+
+class WrongType(ValueError):
+    """A value isn't of the kind that was declared. The message never has the value itself."""
+
+
+def converter(kind: Kind, carry: str) -> Converter:
+    """How a field of that kind is read, and carried in the form `carry`. It raises WrongType."""
+    carried = form_of(kind, carry).carried
+    if kind is Kind.JSON:
+        return _document(carried, carry)
+    natural = _NATURAL[kind]
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Raw):
+            value = _parsed(value)
+        return None if value is None else carried(natural(value))
+
+    return convert
+
+
+def _document(carried: Callable[[Any], Any], carry: str) -> Converter:
+    """A fragment stays as it is, to the last digit."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Raw):
+            return carried(value)
+        fragment = bytes(value)
+        if fragment == b"null":
+            return None
+        return value if carry == "json" else fragment.decode()
+
+    return convert
+
+
+def _parsed(fragment: Raw) -> Any:
+    try:
+        return loads(bytes(fragment))
+    except RecursionError:
+        raise WrongType("too deeply nested") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise WrongType("not text")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise WrongType("not a boolean")
+    return value
+
+
+def _number(value: Any, *, what: str = "a number") -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise WrongType(f"not {what}")
+    number = Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
+    if not number.is_finite() or (number and number.adjusted() not in _EXPONENTS):
+        raise WrongType("a number out of range")
+    if not number and number.as_tuple().exponent not in _EXPONENTS:
+        return Decimal(0)  # 0e-999999999
+    return number
+
+
+def _integer(value: Any) -> int:
+    """`5`, also where it is written `5.0` or `5e0`."""
+    number = value if type(value) is int else _number(value, what="an integer")
+    if not -(2**63) <= number < 2**63:
+        raise WrongType("an integer of more than 64 bits: declare it as a number")
+    if (integer := int(number)) != number:
+        raise WrongType("not an integer")
+    return integer
+
+
+def _float(value: Any) -> float:
+    number = float(_number(value))
+    if number - number != 0:
+        raise WrongType("a number out of a float's range")
+    return number
+
+
+def _date(value: Any) -> date:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    return _iso(value, date.fromisoformat, "a date")
+
+
+def _timestamp(value: Any) -> datetime:
+    moment = value if isinstance(value, datetime) else _iso(value, datetime.fromisoformat, "a timestamp")
+    if moment.tzinfo is not None:
+        raise WrongType("a timestamp with a time zone: declare it as timestamptz")
+    return moment
+
+
+def _timestamptz(value: Any) -> datetime:
+    """Without a zone it is UTC, as everywhere here."""
+    moment = value if isinstance(value, datetime) else _iso(value, datetime.fromisoformat, "a timestamp")
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise WrongType("a timestamp that in UTC is outside the years 1 to 9999") from None
+
+
+def _iso(value: Any, parse: Callable[[str], T], what: str) -> T:
+    try:
+        return parse(value)
+    except (TypeError, ValueError):
+        raise WrongType(f"not {what} in ISO's form") from None
+
+
+def _uuid(value: Any) -> str:
+    try:
+        return str(value if isinstance(value, UUID) else UUID(value))
+    except (TypeError, ValueError, AttributeError):
+        raise WrongType("not a uuid") from None
+
+
+_NATURAL: Mapping[Kind, Callable[[Any], Any]] = {
+    Kind.TEXT: _text,
+    Kind.INTEGER: _integer,
+    Kind.NUMBER: _number,
+    Kind.FLOAT: _float,
+    Kind.BOOLEAN: _boolean,
+    Kind.DATE: _date,
+    Kind.TIMESTAMP: _timestamp,
+    Kind.TIMESTAMPTZ: _timestamptz,
+    Kind.UUID: _uuid,
+}
+"""A value of JSON in Python (never None) → the natural value of the kind. They raise WrongType."""

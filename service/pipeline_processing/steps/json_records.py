@@ -1,0 +1,64 @@
+"""Records in a JSON answer, of which nothing is read but what is asked for."""
+
+from codecs import BOM_UTF8
+from typing import Annotated
+
+import msgspec
+from msgspec import Raw
+from pydantic import StringConstraints
+
+from pipeline_processing.errors import SourceDataInvalid
+
+Path = Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$")]
+"""Keys of objects inside each other, with points between, e.g. `data.items`."""
+
+_any = msgspec.json.Decoder(Raw)
+_list = msgspec.json.Decoder(list[Raw])
+_object = msgspec.json.Decoder(dict[str, Raw])
+
+
+def records_of(body: bytes, path: str | None) -> list[Raw]:
+    """
+    The list of records that is the answer, or stands at `path` in it; null is an empty one.
+
+    Raises SourceDataInvalid if there is none.
+    """
+    body = body.removeprefix(BOM_UTF8)  # some servers put one there
+    try:
+        if not body.isascii():
+            body.decode()  # nobody after this looks at the bytes of every text
+        # Without line ends no fragment of it can break a line of NDJSON.
+        found = at(_any.decode(msgspec.json.format(body, indent=-1)), path)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = error.reason if isinstance(error, UnicodeDecodeError) else error
+        raise SourceDataInvalid(
+            f"the answer isn't JSON in UTF-8: {why}. Check `url`, and what the API answers there."
+        ) from None
+    if found is not None and bytes(found) == b"null":
+        return []
+    try:
+        return _list.decode(found if found is not None else b"")
+    except msgspec.DecodeError:
+        where = "it" if path is None else f"{path!r} in it"
+        raise SourceDataInvalid(
+            f"the answer is JSON, but {where} isn't a list of records. Name in `records` where the list stands, such "
+            "as `data.items`."
+        ) from None
+
+
+def at(document: Raw, path: str | None) -> Raw | None:
+    """What stands at a path; None where nothing does."""
+    for name in path.split(".") if path is not None else ():
+        try:
+            found = _object.decode(document).get(name)
+        except msgspec.DecodeError:  # no object
+            return None
+        if found is None:
+            return None
+        document = found
+    return document
+
+
+def is_object(record: Raw) -> bool:
+    """Whether it has fields."""
+    return bytes(record).startswith(b"{")

@@ -1,0 +1,69 @@
+"""What a lookup has found already, and for which keys it found nothing, in bounded memory."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from sys import getsizeof
+from typing import Any
+
+from msgspec import Raw
+
+Found = tuple[Any, ...]
+"""Values that a lookup gives a row: those of its new columns, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A record whose values can't be used, and why: never with the values themselves."""
+
+    why: str
+
+
+Outcome = Found | Misfit | None
+"""What a lookup came to for one key; None where there is no record."""
+
+MAX_BYTES = 16 * 1024 * 1024
+_ENTRY_BYTES = 200
+"""A key and its place in the cache, roughly."""
+
+
+class LookupCache:
+    """
+    The most recently used answers by key: also that there is no record of it.
+
+    It holds at most `max_rows` keys, and values of `max_bytes` at most; a key that has left is asked for again.
+    """
+
+    def __init__(self, *, max_rows: int, max_bytes: int = MAX_BYTES) -> None:
+        self.bytes = 0
+        """Roughly what the entries take."""
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Hashable, tuple[Outcome, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def known(self, keys: Iterable[Hashable]) -> dict[Hashable, Outcome]:
+        """What is known of these keys; those of which nothing is known are left out."""
+        entries, known = self._entries, dict[Hashable, Outcome]()
+        for key in keys:
+            if (entry := entries.get(key)) is not None:
+                entries.move_to_end(key)
+                known[key] = entry[0]
+        return known
+
+    def remember(self, key: Hashable, outcome: Outcome) -> None:
+        """Keep an answer; the least recently used ones leave for it."""
+        if (old := self._entries.pop(key, None)) is not None:
+            self.bytes -= old[1]
+        values = outcome if isinstance(outcome, tuple) else ()
+        size = _ENTRY_BYTES + sum(map(_size_of, values))
+        self._entries[key] = (outcome, size)
+        self.bytes += size
+        while len(self._entries) > self._max_rows or self.bytes > self._max_bytes:
+            self.bytes -= self._entries.popitem(last=False)[1][1]
+
+
+def _size_of(carried: Any) -> int:
+    return len(bytes(carried)) + _ENTRY_BYTES // 2 if isinstance(carried, Raw) else getsizeof(carried)

@@ -1,0 +1,87 @@
+"""Rows as the JSON that NDJSON would write, in Python's values; numbers are int or Decimal, so none loses a digit."""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from pipeline_processing.columns import Column, Columns, Kind
+from pipeline_processing.formats.json_values import loads
+from pipeline_processing.kinds import text_of
+from pipeline_processing.ports import Row
+from pipeline_processing.steps.foreign_values import json_of_any
+
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")
+"""NDJSON has these as text, as Postgres does."""
+
+
+class RowJson:
+    """
+    Makes the JSON of rows.
+
+    In the form "text", a column that is none of our kinds (an array, a range, …) is the text that CSV prints for it.
+    """
+
+    def __init__(self, columns: Columns, carry: str) -> None:
+        self._complete = columns.complete
+        known = ((column.name, _maker(column, carry)) for column in columns)
+        self._makers = {name: maker for name, maker in known if maker is not None}
+        self._names = frozenset(columns.names)
+
+    def of(self, row: Row) -> Row:
+        """A new row, which shares nothing with the old one that could be changed. Raises RecursionError."""
+        made = dict(row)
+        for name, maker in self._makers.items():
+            if (value := made[name]) is not None:
+                made[name] = maker(value)
+        if not self._complete:
+            for name in made.keys() - self._names:
+                made[name] = json_of_any(made[name])
+        return made
+
+
+def _maker(column: Column, carry: str) -> Callable[[Any], Any] | None:
+    """A carried value of the column (never None) → its JSON; None if it is its own."""
+    if not column.typed:
+        return json_of_any
+    if column.kind is None:
+        return _document if column.natural is not None else None
+    return _MAKERS[carry].get(column.kind)
+
+
+def _number(carried: Any) -> Any:
+    text = text_of(carried)
+    if "." in text:
+        return Decimal(text)
+    return text if text in _NON_FINITE else loads(text)
+
+
+def _document(carried: Any) -> Any:
+    return loads(text_of(carried))
+
+
+def _boolean(text: str) -> bool:
+    return text == "t"
+
+
+def _timestamp(text: str) -> str:
+    """From the text of CSV to that of NDJSON."""
+    return text.replace(" ", "T", 1)
+
+
+def _timestamptz(text: str) -> str:
+    """The same; the time zone is always UTC."""
+    return text.replace(" ", "T", 1).replace("+00", "+00:00", 1)
+
+
+_MAKERS: Mapping[str, Mapping[Kind, Callable[[Any], Any]]] = {
+    "json": {Kind.NUMBER: _number, Kind.FLOAT: _number, Kind.JSON: _document},
+    "text": {
+        Kind.INTEGER: int,
+        Kind.NUMBER: _number,
+        Kind.FLOAT: _number,
+        Kind.BOOLEAN: _boolean,
+        Kind.TIMESTAMP: _timestamp,
+        Kind.TIMESTAMPTZ: _timestamptz,
+        Kind.JSON: _document,
+    },
+}

@@ -1,0 +1,112 @@
+"""URLs of upstream APIs: what they may look like, {names} in them, and where they lead."""
+
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, urljoin, urlsplit
+
+Origin = tuple[str, str, int]
+"""Scheme, host and port: what a secret may be sent to."""
+
+_PORTS = {"http": 80, "https": 443}
+_LEGAL = "-._~:/?#[]@!$&'()*+,;=%"
+_ILLEGAL = re.compile(rf"[^A-Za-z0-9{re.escape(_LEGAL)}]|%(?![0-9A-Fa-f]{{2}})")
+_HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+_NAME = re.compile(r"\{([^{}/?#]+)\}")
+
+
+def check_url(url: str) -> str:
+    """The URL if a request may be sent there. Raises ValueError, which never repeats it."""
+    origin_of(url)
+    return url
+
+
+def origin_of(url: str) -> Origin:
+    """Where a URL leads. Raises ValueError if it isn't one of http or https, or holds user info or a fragment."""
+    if _ILLEGAL.search(url):
+        # Strict, so that everybody who reads the URL after us sees the same host in it.
+        raise ValueError("the URL has characters that must be percent-encoded")
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.netloc:
+        raise ValueError("the URL must begin with http:// or https:// and a host")
+    if "@" in parts.netloc:
+        raise ValueError("the URL holds a user or a password: name the secret in `auth` instead")
+    if "#" in url:
+        raise ValueError("the URL has a fragment (`#…`), which is never sent")
+    host = parts.hostname or ""
+    if not _HOST.fullmatch(host):
+        raise ValueError("the URL's host isn't one: letters, digits, `-` and `.`")
+    return parts.scheme, host.removesuffix("."), _PORTS[parts.scheme] if parts.port is None else parts.port
+
+
+def shown(url: str) -> str:
+    """A URL as messages show it: without its query, which may hold what was read, or an access token."""
+    return url.partition("?")[0]
+
+
+def encoded(value: str) -> str:
+    """
+    A value that is nothing but a value wherever it stands in a URL. Raises ValueError for half a surrogate pair.
+
+    All but letters, digits and `-._~` is percent-encoded, as RFC 3986 (2.3) has it.
+    """
+    return quote(value, safe="", errors="strict")
+
+
+def with_query(url: str, query: Mapping[str, str]) -> str:
+    """The URL with more in its query; what it has under the same names is replaced."""
+    if not query:
+        return url
+    path, _, present = url.partition("?")
+    names = {encoded(name) for name in query}
+    kept = [pair for pair in present.split("&") if pair and pair.partition("=")[0] not in names]
+    return f"{path}?{'&'.join([*kept, *(f'{encoded(name)}={encoded(value)}' for name, value in query.items())])}"
+
+
+def joined(base: str, link: str) -> str:
+    """Where a link leads that stands in the answer from `base`. Raises ValueError as `origin_of` does."""
+    legal = _ILLEGAL.sub(lambda found: quote(found[0], safe="", errors="strict"), link.strip())
+    return check_url(urljoin(base, legal).partition("#")[0])
+
+
+class UrlTemplate:
+    """
+    A URL with {names} in its path and its query. Each stands for a value, and only for that: it can't add a segment, a
+    parameter, a fragment or a host.
+
+    Raises ValueError, with what is wrong, if it isn't one.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._front, self._rest = _divided(text)
+        if "{" in self._front:
+            raise ValueError("names in braces can stand in the path and the query only, not in the scheme or the host")
+        origin_of(_NAME.sub("x", text))
+        self.names = frozenset(_NAME.findall(text))
+        _check_segments(_NAME.sub("x", self._rest).partition("?")[0])
+
+    def filled(self, values: Mapping[str, str]) -> str:
+        """
+        The URL with these values. Raises ValueError, which names no value, where one would lead to another path.
+
+        The URL that servers see is normalised by some of them: there `/a/../b` is `/b`, and `/a//b` may be `/a/b`.
+        """
+        text = {name: encoded(values[name]) for name in self.names}
+        path, mark, query = self._rest.partition("?")
+        segments = [_NAME.sub(lambda found: text[found[1]], segment) for segment in path.split("/")]
+        for before, after in zip(path.split("/"), segments, strict=True):
+            if before != after and after in ("", ".", ".."):
+                raise ValueError(f"{before} would be {after or 'nothing'!r}, and so lead to another path")
+        return self._front + "/".join(segments) + mark + _NAME.sub(lambda found: text[found[1]], query)
+
+
+def _divided(text: str) -> tuple[str, str]:
+    """Scheme and host, and the rest."""
+    scheme, _, rest = text.partition("://")
+    end = re.search("[/?]|$", rest)
+    assert end is not None, "the end is always there"
+    return f"{scheme}://{rest[: end.start()]}", rest[end.start() :]
+
+
+def _check_segments(path: str) -> None:
+    if any(segment in (".", "..") for segment in path.split("/")):
+        raise ValueError("the URL's path has `.` or `..` in it: write where it leads")

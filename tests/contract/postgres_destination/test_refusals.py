@@ -1,0 +1,448 @@
+"""What can't be loaded is refused with its reason, before the run is decided wherever that can be known."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any
+
+import pytest
+
+from pipeline_processing.embedded.ports import free_ports
+from pipeline_processing.errors import (
+    AccessDenied,
+    DataError,
+    DestinationUnavailable,
+    JobConfigError,
+    PipelineError,
+    Throttled,
+)
+from pipeline_processing.model import FormatName
+from pipeline_processing.postgres.destination import PostgresDestination
+from pipeline_processing.postgres.loading_errors import TableConflict
+from pipeline_processing.postgres.table_upload import CHUNK_BYTES
+from tests.contract.postgres_destination.warehouse import (
+    KEY,
+    METADATA,
+    Started,
+    Warehouse,
+    client,
+    content,
+    stage,
+)
+
+PRIVATE = "a-private-value"
+RECORDS = """
+    CREATE TYPE mood AS ENUM ('happy', 'sad');
+    CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+    CREATE TABLE kinds (name text PRIMARY KEY);
+    INSERT INTO kinds VALUES ('known');
+    CREATE TABLE records (
+        id bigint PRIMARY KEY, agency_id bigint NOT NULL, name varchar(20) NOT NULL DEFAULT 'none',
+        amount numeric(6, 2), at timestamptz, mood mood, size positive, kind text REFERENCES kinds, tags int[],
+        total numeric GENERATED ALWAYS AS (amount * 2) STORED, number int GENERATED ALWAYS AS IDENTITY,
+        loaded_at timestamptz DEFAULT now(), UNIQUE (agency_id, name, kind)
+    );
+    INSERT INTO records (id, agency_id) VALUES (9, 8);
+"""
+both_forms = pytest.mark.parametrize("form", FormatName)
+
+
+async def made(warehouse: Warehouse, **options: Any) -> PostgresDestination:
+    await warehouse.execute(RECORDS)
+    return warehouse.destination(**{"mode": "replace", "key": ["id"], **options})
+
+
+def body_of(form: FormatName, *rows: dict[str, str | None]) -> bytes:
+    """Rows whose values are JSON as well as CSV; null is None."""
+    if form is FormatName.NDJSON:
+        lines = [", ".join(f'"{name}": {value or "null"}' for name, value in row.items()) for row in rows]
+        return "".join(f"{{{line}}}\n" for line in lines).encode()
+    return "".join(",".join(map(str, line)) + "\n" for line in [rows[0], *(_csv(row) for row in rows)]).encode()
+
+
+def _csv(row: dict[str, str | None]) -> list[str]:
+    return [("" if value is None else value) for value in row.values()]
+
+
+async def loaded(
+    destination: PostgresDestination, form: FormatName, *rows: dict[str, str | None], known: bool = True
+) -> None:
+    """Stage and complete."""
+    described = content(tuple(rows[0]) if known else None, form)
+    artifact = await stage(destination, body_of(form, *rows), described, rows=len(rows))
+    await destination.complete(artifact, metadata=METADATA)
+
+
+def told(error: BaseException) -> str:
+    """The message; what a log would print of the error holds no private value."""
+    assert PRIVATE not in "".join(traceback.format_exception(error))
+    return str(error)
+
+
+# -- rows that the table can't take --------------------------------------------------------------
+
+
+@both_forms
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("id", f'"{PRIVATE}"', "invalid text representation"),
+        ("id", "99999999999999999999", "numeric value out of range"),
+        ("id", None, "not null violation"),
+        ("amount", f'"{PRIVATE}"', "invalid text representation"),
+        ("amount", "123456.78", "numeric value out of range"),
+        ("at", f'"{PRIVATE}"', "invalid datetime format"),
+        ("at", '"2026-13-01"', "datetime field overflow"),
+        ("mood", f'"{PRIVATE}"', "invalid text representation"),
+        ("name", f'"{PRIVATE}, and more than twenty"', "string data right truncation"),
+        ("name", None, "not null violation"),
+        ("size", "-5", "check violation"),
+        ("tags", f'"{{{PRIVATE}"', "invalid text representation"),
+    ],
+)
+async def test_a_value_that_does_not_fit_names_its_column(
+    warehouse: Warehouse, form: FormatName, column: str, value: str | None, reason: str
+) -> None:
+    """With Postgres's reason, and never the value."""
+    destination = await made(warehouse)
+    row: dict[str, str | None] = {"id": "5", column: value}
+    with pytest.raises(DataError, match=r"Dataset 'records'.*exports\.records") as raised:
+        await loaded(destination, form, {"id": "4", column: "5" if column == "id" else row[column]}, row)
+    assert reason in told(raised.value)
+    # COPY doesn't tell the column of a value that its domain refuses, but the domain.
+    assert repr(column) in str(raised.value) or (form is FormatName.CSV and "'positive'" in str(raised.value))
+    assert await warehouse.staging() == []
+
+
+async def test_writing_notices_a_failure_early(warehouse: Warehouse) -> None:
+    """A wrong row ends the export soon after it was sent: not at its end, nor when there is more to be sent."""
+    destination = await made(warehouse)
+
+    async def write() -> None:
+        async with destination.open(KEY, content(["id"]), metadata=METADATA, on_started=Started()) as upload:
+            await upload.write(b'{"id": "wrong"}\n' + b'{"id": 1}\n' * (CHUNK_BYTES // 10))
+            async with asyncio.timeout(30):
+                while True:  # far less than a chunk
+                    await upload.write(b'{"id": 1}\n')
+                    await asyncio.sleep(0.01)
+
+    with pytest.raises(DataError, match="invalid text representation"):
+        await write()
+
+
+@both_forms
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([{"id": "1"}, {"id": "1"}], "two of its rows are the same in id"),
+        (
+            [{"id": "1", "name": '"x"', "kind": '"known"'}, {"id": "2", "name": '"x"', "kind": '"known"'}],
+            "two of its rows are the same in agency_id, name, kind",
+        ),
+        ([{"id": "9"}], "as another agency's row"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["replace", "merge"])
+async def test_keys_that_can_not_be_are_found_before_the_decision(
+    warehouse: Warehouse, form: FormatName, mode: str, rows: list[dict[str, str | None]], reason: str
+) -> None:
+    """Two rows with one key, and the key of another agency's row: nobody's rows are touched."""
+    destination = await made(warehouse, mode=mode)
+    before = await warehouse.rows("SELECT * FROM records")
+    with pytest.raises(DataError, match=reason):
+        await stage(destination, body_of(form, *rows), content(tuple(rows[0]), form), rows=len(rows))
+    assert await warehouse.rows("SELECT * FROM records") == before
+    assert await warehouse.staging() == []
+
+
+async def test_nulls_are_never_the_same(warehouse: Warehouse) -> None:
+    """A unique index takes many of them, and so does a load; but nothing can be merged by one."""
+    await warehouse.execute("CREATE TABLE records (id int UNIQUE, agency_id int)")
+    rows: list[dict[str, str | None]] = [{"id": None}, {"id": None}]
+    await loaded(warehouse.destination(), FormatName.NDJSON, *rows)
+    assert await warehouse.rows("SELECT * FROM records") == [(None, 7), (None, 7)]
+    with pytest.raises(DataError, match="null in its key"):
+        await loaded(warehouse.destination(mode="merge", key=["id"]), FormatName.NDJSON, *rows)
+
+
+@both_forms
+@pytest.mark.parametrize("known", [True, False])
+async def test_rows_of_another_agency_are_refused(warehouse: Warehouse, form: FormatName, known: bool) -> None:
+    """If rows carry the agency's id, all of them have to be the run's; a null is nobody's."""
+    for number, agency in enumerate(("8", None, f'"{PRIVATE}"')):
+        destination = await made(warehouse) if number == 0 else warehouse.destination()
+        rows: list[dict[str, str | None]] = [{"id": "1", "agency_id": "7"}, {"id": "2", "agency_id": agency}]
+        with pytest.raises(DataError, match=r"'agency_id' isn't the run's agency, 7") as raised:
+            await loaded(destination, form, *rows, known=known)
+        told(raised.value)
+    await loaded(destination, form, {"id": "1", "agency_id": "7"}, known=known)
+    assert await warehouse.rows("SELECT id, agency_id FROM records ORDER BY id") == [(1, 7), (9, 8)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "meanwhile", "reason"),
+    [
+        ("merge", "INSERT INTO records (id, agency_id) VALUES (1, 8)", "took 0 of 1 rows. Either another agency has"),
+        ("replace", "INSERT INTO records (id, agency_id) VALUES (1, 8)", "unique violation .*'records_pkey'"),
+        ("append", "INSERT INTO records (id, agency_id) VALUES (1, 7)", "unique violation .*'records_pkey'"),
+        ("replace", "DELETE FROM kinds", "foreign key violation .*'records_kind_fkey'"),
+        ("replace", f"ALTER TABLE records ADD CHECK (kind = '{PRIVATE}')", "check violation .*'records_kind_check'"),
+        ("replace", "ALTER TABLE records DROP COLUMN kind", "undefined column"),
+        ("replace", "DROP TABLE records", "undefined table"),
+        ("append", "CREATE RULE none AS ON INSERT TO records DO INSTEAD NOTHING", "took 0 of 1 rows"),
+    ],
+)
+async def test_what_happens_after_the_decision_fails_the_run(
+    warehouse: Warehouse, mode: str, meanwhile: str, reason: str
+) -> None:
+    """It can't be repeated with success, so it is final; the table and the staged rows stay as they are."""
+    destination = await made(warehouse, mode=mode)
+    row = b'{"id": 1, "kind": "known"}\n'
+    artifact = await stage(destination, row, content(["id", "kind"]), rows=1)
+    await warehouse.execute(meanwhile)
+    everything = "SELECT (SELECT count(*) FROM pipeline_loads), (SELECT string_agg(r::text, '') FROM records r)"
+    with pytest.raises(TableConflict, match=reason) as raised:
+        await destination.complete(artifact, metadata=METADATA)
+    assert "replay the run" in told(raised.value)
+    assert raised.value.kind == "conflicting_objects"
+    assert await warehouse.staging() == [artifact.staged.table]
+    if "DROP TABLE" not in meanwhile:
+        assert [count for count, _ in await warehouse.rows(everything)] == [0]
+
+
+# -- columns -------------------------------------------------------------------------------------
+
+
+@both_forms
+async def test_columns_that_only_rows_tell(warehouse: Warehouse, form: FormatName) -> None:
+    """All that any row has are loaded; a row without one has null there, and what none has is the default."""
+    destination = await made(warehouse)
+    ids = [b'{"id": %d}\n' % number for number in range(100, 140_000)]
+    body = {
+        FormatName.NDJSON: b"".join([*ids, b'{"id": 1, "amount": 1.50}\n', b'{"amount": 2, "id": 2}\n']),
+        FormatName.CSV: b"id,amount\n1,1.50\n2,2\n",
+    }[form]
+    rows = body.count(b"\n") - (form is FormatName.CSV)
+    artifact = await stage(destination, body, content(None, form), rows=rows)
+    await destination.complete(artifact, metadata=METADATA)
+    assert await warehouse.rows("SELECT id, amount::text, name, total::text FROM records WHERE id < 9 ORDER BY id") == [
+        (1, "1.50", "none", "3.00"),
+        (2, "2.00", "none", "4.00"),
+    ]
+
+
+@both_forms
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        ("nmae", "has the column 'nmae', and table exports.records .* has id, agency_id, name"),
+        ("total", "'total', whose values .* always generates"),
+        ("number", "'number', whose values .* always generates"),
+        ("ctid", "has the column 'ctid'"),
+    ],
+)
+async def test_columns_have_to_be_the_tables(
+    warehouse: Warehouse, form: FormatName, known: bool, column: str, reason: str
+) -> None:
+    """Where they are known, before the first row is read."""
+    destination, started = await made(warehouse), Started()
+    if known:
+        with pytest.raises(JobConfigError, match=reason):
+            async with destination.open(KEY, content([column], form), metadata=METADATA, on_started=started):
+                pytest.fail("opened")
+    else:
+        with pytest.raises(JobConfigError, match=reason):
+            await loaded(destination, form, {column: "1"}, known=False)
+    assert await warehouse.staging() == []
+
+
+@both_forms
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_key_has_to_be_in_the_rows(warehouse: Warehouse, form: FormatName, known: bool) -> None:
+    """Else nothing could be merged by it; the agency's id is filled in."""
+    destination = await made(warehouse, mode="merge")
+    with pytest.raises(JobConfigError, match="no column 'id', by which its rows are to be merged"):
+        await loaded(destination, form, {"name": "1"}, known=known)
+    await warehouse.execute("CREATE UNIQUE INDEX ON records (id, agency_id)")
+    by_both = warehouse.destination(mode="merge", key=["agency_id", "id"])
+    await loaded(by_both, form, {"id": "1"}, known=known)
+    again = {**METADATA, "run-id": "r-2"}
+    row = body_of(form, {"id": "1"})
+    artifact = await stage(by_both, row, content(["id"], form), rows=1, metadata=again)
+    await by_both.complete(artifact, metadata=again)
+    assert await warehouse.rows("SELECT id, agency_id FROM records ORDER BY id") == [(1, 7), (9, 8)]
+
+
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [
+        ({"delimiter": ";", "null": "\\N"}, b'id;name\n1;\n2;"a;b"\n'),
+        ({"delimiter": "\t", "null": "nil", "header": False}, b'1\t""\n2\t"a;b"\n'),
+        ({"delimiter": "|", "null": "x", "header": False}, b"1|\n2|a;b\n"),
+    ],
+)
+async def test_csv_as_its_options_have_it(warehouse: Warehouse, options: dict[str, Any], body: bytes) -> None:
+    """Whatever stands between fields and for null."""
+    destination = await made(warehouse)
+    artifact = await stage(destination, body, content(["id", "name"], FormatName.CSV, **options), rows=2)
+    await destination.complete(artifact, metadata=METADATA)
+    assert await warehouse.rows("SELECT id, name FROM records WHERE id < 9 ORDER BY id") == [(1, ""), (2, "a;b")]
+
+
+async def test_csv_without_any_names_of_columns(warehouse: Warehouse) -> None:
+    """Nobody could tell which field is which."""
+    destination = await made(warehouse)
+    with pytest.raises(JobConfigError, match="CSV without a header"):
+        await stage(destination, b"1\n", content(None, FormatName.CSV, header=False), rows=1)
+
+
+async def test_rows_without_columns(warehouse: Warehouse) -> None:
+    """There is nothing to load."""
+    with pytest.raises(DataError, match="have no columns to load"):
+        await stage(await made(warehouse), b"{}\n", content(None), rows=1)
+
+
+# -- the target ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "options", "reason"),
+    [
+        ("DROP TABLE records", {}, "no table exports.records at .* for dataset 'records'.*Create it"),
+        ("SELECT", {"tables": {"records": "RECORDS"}}, "no table exports.RECORDS"),
+        ("SELECT", {"schema": "nowhere"}, "no table nowhere.records"),
+        ("ALTER TABLE records RENAME TO r; CREATE VIEW records AS SELECT * FROM r", {}, "isn't a table"),
+        ("SELECT", {"agency_column": "agency"}, "no column 'agency' for the agency's id; it has id, agency_id"),
+        ("SELECT", {"agency_column": "at"}, "'at' .* type timestamp with time zone and can't be given the ids"),
+        ("SELECT", {"agency_column": "number"}, "'number' .* can't be given the ids"),
+        ("SELECT", {"mode": "merge", "key": ["nope"]}, "`key` has 'nope'"),
+        ("SELECT", {"mode": "merge", "key": ["name"]}, "no unique index on just name"),
+        ("SELECT", {"mode": "merge", "key": ["id", "name"]}, "no unique index on just id, name"),
+        ("CREATE UNIQUE INDEX ON records (name) WHERE id > 0", {"mode": "merge", "key": ["name"]}, "no unique index"),
+        ("CREATE UNIQUE INDEX ON records (lower(name))", {"mode": "merge", "key": ["name"]}, "no unique index"),
+        ("ALTER TABLE records ADD UNIQUE (name) DEFERRABLE", {"mode": "merge", "key": ["name"]}, "no unique index"),
+        ("SELECT", {"tables": {"other": "records"}}, "`tables` has 'other', and the datasets are records"),
+    ],
+)
+async def test_a_target_that_does_not_fit(warehouse: Warehouse, sql: str, options: dict[str, Any], reason: str) -> None:
+    """Is found by a check, and before anything of it is read or written."""
+    await made(warehouse)
+    await warehouse.execute(sql)
+    destination = warehouse.destination(**options)
+    with pytest.raises(JobConfigError, match=reason):
+        await destination.check(["records"])
+    if "`tables`" not in reason:
+        with pytest.raises(JobConfigError, match=reason):
+            async with destination.open(KEY, content(["id"]), metadata=METADATA, on_started=Started()):
+                pytest.fail("opened")
+
+
+async def test_a_check_tells_all_faults(warehouse: Warehouse) -> None:
+    """Of every dataset; where there is none, it writes nothing."""
+    destination = await made(warehouse, mode="merge")
+    await destination.check(["records"])
+    assert await warehouse.rows("SELECT FROM pg_class WHERE relname LIKE 'pipeline%'") == []
+    with pytest.raises(JobConfigError, match=r"exports\.one at(.|\n)*exports\.two at"):
+        await destination.check(["records", "one", "two"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "granted", "missing"),
+    [
+        ("replace", "SELECT, INSERT", "DELETE on that table"),
+        ("merge", "SELECT, INSERT", "UPDATE on that table"),
+        ("append", "SELECT", "INSERT on that table"),
+        ("append", "INSERT", None),
+        ("replace", "SELECT, INSERT, DELETE", None),
+        ("merge", "SELECT, INSERT, UPDATE", None),
+    ],
+)
+async def test_rights_that_are_missing_are_named(
+    warehouse: Warehouse, mode: str, granted: str, missing: str | None
+) -> None:
+    """With those that each mode needs, and no more, a load is possible."""
+    await made(warehouse)
+    await warehouse.execute(
+        f"CREATE ROLE loader LOGIN; GRANT {granted} ON records TO loader; GRANT USAGE ON SCHEMA exports TO loader;"
+        "GRANT SELECT ON kinds TO loader"
+    )
+    options: dict[str, Any] = {"mode": mode, "key": ["id"]}
+    try:
+        async with client(warehouse.dsn.replace("pipeline@", "loader@")) as database:
+            destination = warehouse.on(database, **options)
+            with pytest.raises(AccessDenied, match="USAGE, CREATE on schema exports"):
+                await destination.check(["records"])
+            await warehouse.execute("GRANT CREATE ON SCHEMA exports TO loader")
+            if missing is None:
+                await loaded(destination, FormatName.NDJSON, {"id": "5"})
+                assert (5,) in await warehouse.rows("SELECT id FROM records")
+            else:
+                for attempt in (destination.check(["records"]), loaded(destination, FormatName.NDJSON, {"id": "5"})):
+                    with pytest.raises(AccessDenied, match=missing):
+                        await attempt
+    finally:
+        await warehouse.execute("DROP OWNED BY loader; DROP ROLE loader")
+
+
+# -- the server ----------------------------------------------------------------------------------
+
+
+async def every_call(destination: PostgresDestination, error: type[PipelineError], match: str) -> None:
+    for attempt in (
+        destination.check(["records"]),
+        stage(destination, b'{"id": 1}\n', content(["id"]), rows=1),
+        anext(aiter(destination.pending_uploads())),
+    ):
+        with pytest.raises(error, match=match):
+            await attempt
+
+
+async def test_a_server_that_is_down_is_unavailable(warehouse: Warehouse) -> None:
+    """Nobody listens: a later attempt may succeed."""
+    [port] = free_ports(1)
+    async with client(f"postgresql://me:{PRIVATE}@127.0.0.1:{port}/db") as database:
+        await every_call(warehouse.on(database), DestinationUnavailable, "can't be reached")
+
+
+async def test_a_standby_is_unavailable(warehouse: Warehouse) -> None:
+    """After a failover the DSN may lead to it for a while."""
+    await made(warehouse)
+    async with client(warehouse.dsn, default_transaction_read_only="on") as database:
+        with pytest.raises(DestinationUnavailable, match=r"read only sql transaction .*standby"):
+            await loaded(warehouse.on(database), FormatName.NDJSON, {"id": "5"})
+
+
+async def test_a_lock_that_is_held_too_long_is_tried_again(warehouse: Warehouse) -> None:
+    """Somebody alters the table: the load gives way, and can be repeated."""
+    destination = await made(warehouse)
+    artifact = await stage(destination, b'{"id": 1}\n', content(["id"]), rows=1)
+    await warehouse.execute("BEGIN; LOCK TABLE records")
+    async with client(warehouse.dsn, lock_timeout="50ms") as database:
+        with pytest.raises(Throttled, match="worth trying again"):
+            await warehouse.on(database).complete(artifact, metadata=METADATA)
+    await warehouse.execute("ROLLBACK")
+    await destination.complete(artifact, metadata=METADATA)
+    assert await warehouse.rows("SELECT id FROM records ORDER BY id") == [(1,), (9,)]
+
+
+@both_forms
+async def test_a_connection_that_is_cut_off_while_rows_are_sent(warehouse: Warehouse, form: FormatName) -> None:
+    """A later attempt may succeed, and nothing is left of this one."""
+    destination = await made(warehouse)
+
+    async def write() -> None:
+        batch = {FormatName.NDJSON: b'{"id": 1}\n' * 100_000, FormatName.CSV: b"id\n" + b"1\n" * 500_000}[form]
+        async with destination.open(KEY, content(["id"], form), metadata=METADATA, on_started=Started()) as upload:
+            async with asyncio.timeout(30):
+                while True:
+                    await upload.write(batch)
+                    batch = batch.removeprefix(b"id\n")
+                    await warehouse.rows(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'loading'"
+                    )
+
+    with pytest.raises(DestinationUnavailable):
+        await write()
+    assert await warehouse.staging() == []

@@ -1,0 +1,71 @@
+"""The Postgres source as its port has it, and a plain session beside it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from pipeline_processing.agency_data_job.config import PostgresSourceConfig
+from pipeline_processing.errors import SourceUnavailable
+from pipeline_processing.ports import Batches
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+
+
+@asynccontextmanager
+async def postgres_source(dsn: str, **options: Any) -> AsyncIterator[PostgresSource]:
+    """A source as the service opens it."""
+    async with DatabaseClient(
+        dsn=dsn,
+        unavailable=SourceUnavailable,
+        application_name="test",
+        server_settings=SESSION_SETTINGS,
+    ) as database:
+        yield PostgresSource(database=database, **options)
+
+
+@asynccontextmanager
+async def postgres(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session with the settings that the contract names."""
+    connection = await asyncpg.connect(dsn, server_settings=dict(SESSION_SETTINGS))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def config(query: str, **options: Any) -> PostgresSourceConfig:
+    """A query's options, as a job config writes them."""
+    return PostgresSourceConfig.model_validate({"query": query, **options})
+
+
+@asynccontextmanager
+async def reading(
+    source: PostgresSource,
+    query: str,
+    *,
+    carry: str = "json",
+    arguments: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[Batches]:
+    """The batches of one query, as dataset `records` of a snapshot of its own."""
+    async with (
+        source.snapshot({"records": config(query, **options)}) as snapshot,
+        snapshot.rows("records", arguments or {}, carry=carry) as batches,
+    ):
+        yield batches
+
+
+async def read(source: PostgresSource, query: str, **options: Any) -> list[list[Any]]:
+    """All batches of one query."""
+    async with reading(source, query, **options) as batches:
+        return [batch async for batch in batches]
+
+
+async def until(connection: asyncpg.Connection, condition: str) -> None:
+    """Wait for a condition in the database."""
+    async with asyncio.timeout(15):
+        while not await connection.fetchval(f"SELECT {condition}"):  # noqa: ASYNC110 - Postgres doesn't tell
+            await asyncio.sleep(0.02)

@@ -1,0 +1,51 @@
+"""A standby that cancels an export: a later attempt may succeed, and the error says what to change."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from pipeline_processing.errors import StandbyConflict
+from tests.contract.source.reading import postgres_source, read, reading, until
+from tests.contract.source.standby import Pair, primary_and_standby
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SESSION = "SELECT FROM pg_stat_activity WHERE application_name = 'test' AND datname = 'postgres'"
+QUERIES = {
+    "while it works": "SELECT id, pg_sleep(CASE WHEN id <= 4 THEN 0 ELSE 60 END)::text AS slept FROM big ORDER BY id",
+    "between two batches": "SELECT id, repeat('x', 1000) AS wide FROM big ORDER BY id",
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair() -> AsyncIterator[Pair]:
+    async with primary_and_standby() as pair:
+        yield pair
+
+
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+@pytest.mark.parametrize("carry", ["json", "text"])
+async def test_a_conflict_with_replay(query: str, carry: str, pair: Pair):
+    """Rows that the snapshot sees are vacuumed on the primary: the standby ends the session, or its query."""
+    await pair.primary.execute("DROP TABLE IF EXISTS big")
+    await pair.primary.execute("CREATE TABLE big AS SELECT g AS id FROM generate_series(1, 100000) g")
+    await pair.replayed()
+
+    async def read_while_rows_are_vacuumed() -> None:
+        async with postgres_source(pair.dsn) as source, reading(source, query, carry=carry) as batches:
+            await anext(batches)
+            await pair.primary.execute("DELETE FROM big")
+            await pair.primary.execute("VACUUM (TRUNCATE off) big")
+            await until(pair.standby, f"NOT EXISTS ({SESSION})")
+            async for _ in batches:
+                pass
+
+    with pytest.raises(StandbyConflict, match=r"^Dataset 'records', after row [\d,]+: The standby") as raised:
+        await read_while_rows_are_vacuumed()
+
+    assert raised.value.retryable
+    assert raised.value.exit_code == 75
+    assert "hot_standby_feedback" in str(raised.value)
+    async with postgres_source(pair.dsn) as source:
+        assert await read(source, "SELECT count(*) AS n FROM big", carry=carry)

@@ -1,0 +1,1 @@
+"""What a package outside of this service may add to it."""
