@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from pipeline_processing import plugins
-from pipeline_processing.agency_data_job.config import (
-    AgencyJobConfig,
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.destination_config import (
     FileDestinationEntry,
     PluginDestinationEntry,
-    PluginSourceEntry,
     PostgresDestinationEntry,
     S3DestinationEntry,
 )
 from pipeline_processing.agency_data_job.destination_entries import destination_entries
 from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
 from pipeline_processing.agency_data_job.s3_destination import S3ConnectionOptions, S3DestinationConfig
+from pipeline_processing.agency_data_job.source_config import PluginSourceEntry
 from pipeline_processing.budget import ByteBudget
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.destinations import Destinations

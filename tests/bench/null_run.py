@@ -8,13 +8,15 @@ import time
 from opentelemetry.sdk.trace import TracerProvider
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, RunContext
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import AgencyProcessor
+from pipeline_processing.app_data import sources
 from pipeline_processing.cli.event_loop import run_async
-from pipeline_processing.errors import SourceUnavailable
+from pipeline_processing.destinations import Destinations
 from pipeline_processing.model import JobRequest, UploadRef
 from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+from pipeline_processing.ports import LastSuccess
+from pipeline_processing.settings_loader import load_settings
 
 
 async def seconds_of_a_run(dsn: str, config: AgencyJobConfig) -> tuple[float, int]:
@@ -23,21 +25,25 @@ async def seconds_of_a_run(dsn: str, config: AgencyJobConfig) -> tuple[float, in
     async def no_upload(upload: UploadRef) -> None:
         raise AssertionError
 
+    async def no_success(agency_id: int, dataset: str) -> LastSuccess | None:
+        return None
+
+    settings = load_settings({"PIPELINE_SOURCE__DSN": dsn, "PIPELINE_SECRETS__SALT": "bench"}).settings
     started = time.perf_counter()
-    async with DatabaseClient(
-        dsn=dsn, unavailable=SourceUnavailable, application_name="bench", server_settings=SESSION_SETTINGS
-    ) as database:
+    async with sources(settings, config, runs=1) as (source, services):
         processor = AgencyProcessor(
             run=RunContext(run_id="bench", attempt=1, trace_id="0" * 32, request=JobRequest(agency_id=1)),
-            source=PostgresSource(database=database),
-            destination=NullDestination(),
+            source=source,
+            services=services,
+            destinations=Destinations([NullDestination()]),
+            last_success=no_success,
             on_upload=no_upload,
             on_progress=lambda counts, *, stage, bytes_written: None,
             tracer=TracerProvider().get_tracer("bench"),
             max_row_bytes=16 * 1024 * 1024,
         )
         export = await processor.process_agency(1, config)
-    return time.perf_counter() - started, export.datasets[0].artifact.rows
+    return time.perf_counter() - started, export.datasets[0].counts.rows_written
 
 
 if __name__ == "__main__":

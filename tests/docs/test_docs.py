@@ -3,16 +3,17 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
-from pipeline_processing.guarantees import GUARANTEES
-from pipeline_processing.yaml_documents import load_yaml
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.cli.main import app
+from pipeline_processing.guarantees import GUARANTEES
 from pipeline_processing.model import JobRequest
 from pipeline_processing.schemas import error_kinds
+from pipeline_processing.yaml_documents import load_yaml
 from tests.docs.tables import DOCS, TABLES, page_with_table
 
 ROOT = DOCS.parent
@@ -108,7 +109,8 @@ def whole(document: Any) -> Any:
 
 def test_the_guarantees_are_those_that_are_told() -> None:
     """The table of destinations says what `config check` says."""
-    told = dict(re.findall(r"^\| `(\w+)` \| (exactly once.*) \|$", (DOCS / "destinations.md").read_text("utf-8"), re.MULTILINE))
+    page = (DOCS / "destinations.md").read_text("utf-8")
+    told = dict(re.findall(r"^\| `(\w+)` \| (exactly once.*) \|$", page, re.MULTILINE))
     assert told == GUARANTEES
 
 

@@ -62,9 +62,7 @@ def incoming(run_id: str = "r", *, agency_id: int = 7, origin: Origin | None = N
 def job(*names: str, **options: Any) -> AgencyJobConfig:
     """A job of these datasets, all with the same options."""
     source = {"postgres": {"query": "SELECT"}}
-    return AgencyJobConfig.model_validate(
-        {"datasets": [{"name": name, "source": source, **options} for name in names]}
-    )
+    return AgencyJobConfig.model_validate({"datasets": [{"name": name, "source": source, **options} for name in names]})
 
 
 # -- in between ----------------------------------------------------------------------------------
@@ -182,8 +180,9 @@ class MemorySource:
         clock: VirtualClock,
         around: Around,
         columns: Columns = COLUMNS,
+        asked: list[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.asked: list[Mapping[str, Any]] = []
+        self.asked = [] if asked is None else asked
         """The arguments of each dataset read."""
         self.rows_by_dataset = rows
         self.columns = columns
@@ -266,6 +265,8 @@ class Service:
     steps: list[str] = field(default_factory=list)
     """What `after` was told."""
     progress: list[RunProgress] = field(default_factory=list)
+    asked: list[Mapping[str, Any]] = field(default_factory=list)
+    """The arguments with which datasets were read."""
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
@@ -288,7 +289,7 @@ class Service:
         return Executor(
             worker=worker,
             runs=runs,
-            source=MemorySource(self.rows, clock=self.clock, around=between),
+            source=MemorySource(self.rows, clock=self.clock, around=between, asked=self.asked),
             services=NoServices(),
             destinations=self.destinations(between),
             config=self.config,

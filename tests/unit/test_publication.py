@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,11 +15,14 @@ from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import DatasetExport, Export
 from pipeline_processing.errors import (
     AccessDenied,
+    DestinationChanged,
     DestinationUnavailable,
     HistoryUnavailable,
     SettingsError,
     Superseded,
 )
+from pipeline_processing.installation import INSTALLATION_KEY
+from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import (
     Artifact,
     Compression,
@@ -27,14 +31,17 @@ from pipeline_processing.model import (
     InlineContent,
     JobRequest,
     MultipartUpload,
+    Plan,
     RunState,
     Staged,
     StagedFile,
+    StagedTable,
     UploadRef,
 )
 from pipeline_processing.ports import Claim
 from pipeline_processing.publication import Publisher, decide, outcome_of
-from tests.unit.in_memory import LEASE, Between, Interposed, Service, after, job, lost_reply, refused
+from tests.unit.in_memory import INLINE_LIMIT, LEASE, Between, Interposed, Service, after, job, lost_reply, refused
+from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time
 
 URL = "s3://exports/agencies"
@@ -126,6 +133,82 @@ def test_a_plan_has_the_manifests_exact_bytes() -> None:
     }
 
 
+def test_rejected_rows_stand_apart() -> None:
+    """Their artifacts have no format to tell: they are always the same."""
+    rejected = (
+        EXPORT.datasets[0]
+        .artifacts[0]
+        .model_copy(
+            update={
+                "key": "agency_id=7/run_id=r/_rejected/a/part-00000.ndjson",
+                "rejected": True,
+                "rows": 3,
+                "size": 30,
+            }
+        )
+    )
+    export = Export(snapshot_at=EPOCH, datasets=(_with(EXPORT.datasets[0], rejected),))
+    plan, outcome = decide(CONTEXT, export, destination_url=URL, now=EPOCH)
+
+    manifest = json.loads(plan.manifest)
+    assert [entry["url"] for entry in manifest["entries"]] == [f"{URL}/agency_id=7/run_id=r/a/part-00000.csv.gz"]
+    assert manifest["rejected"] == [
+        {
+            "url": f"{URL}/agency_id=7/run_id=r/_rejected/a/part-00000.ndjson",
+            "dataset": "a",
+            "rows": 3,
+            "meta": {"content_length": 30},
+            "sha256": hashlib.sha256(b"a").hexdigest(),
+        }
+    ]
+    assert outcome.bytes_written == 130
+
+
+def _with(dataset: DatasetExport, *more: Artifact) -> DatasetExport:
+    return replace(dataset, artifacts=(*dataset.artifacts, *more))
+
+
+def test_the_manifest_names_what_stands_beside_it() -> None:
+    """Artifacts elsewhere are completed all the same: uploads, then inline content, tables last, each in its order."""
+    datasets = []
+    for dataset in EXPORT.datasets:
+        (here,) = dataset.artifacts
+        there = here.model_copy(
+            update={"destination": "s3://second", "staged": MultipartUpload(upload_id="x", parts=())}
+        )
+        table = here.model_copy(update={"destination": "postgresql://wh", "staged": StagedTable(table="t"), "size": 9})
+        datasets.append(replace(dataset, artifacts=(table, here, there)))
+    plan, outcome = decide(CONTEXT, Export(snapshot_at=EPOCH, datasets=tuple(datasets)), destination_url=URL, now=EPOCH)
+
+    assert [(artifact.dataset, artifact.destination) for artifact in plan.artifacts] == [
+        ("a", "s3://second"),
+        *[("b", URL), ("b", "s3://second")],
+        ("c", "s3://second"),
+        *[("d", URL), ("d", "s3://second")],
+        *[("a", URL), ("c", URL)],
+        *[(name, "postgresql://wh") for name in "abcd"],
+    ]
+    alone, its_outcome = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH)
+    assert plan.manifest == alone.manifest
+    assert (outcome.bytes_written, outcome.datasets) == (700, its_outcome.datasets)
+
+
+@pytest.mark.parametrize(
+    ("until", "covered"),
+    [
+        (None, EPOCH),
+        (EPOCH - timedelta(hours=1), EPOCH - timedelta(hours=1)),
+        (EPOCH + timedelta(hours=1), EPOCH),
+    ],
+)
+def test_what_a_run_covers(until: datetime | None, covered: datetime) -> None:
+    """Up to its snapshot, or to where it was asked for, if that is earlier."""
+    run = replace(CONTEXT, request=JobRequest(agency_id=7, until=until))
+    _, outcome = decide(run, EXPORT, destination_url=URL, now=EPOCH)
+
+    assert outcome.covered_until == covered
+
+
 def test_the_outcome_sums_up_the_datasets() -> None:
     """Rows, bytes, busy milliseconds per stage, and where the manifest will be."""
     plan, outcome = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH)
@@ -146,9 +229,9 @@ STEPS = ["complete one"] * 3 + ["complete", "publish", "finish"]
 class Prepared:
     """A run with a stored plan of two uploads and an inline artifact, and who may publish it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *others: MemoryDestination) -> None:
         rows = {"one": [[(1, "x" * 400)]], "two": [[(2, "y" * 400)]], "three": [[(3, "z")]]}
-        self.service = Service(config=job("one", "two", "three"), rows=rows)
+        self.service = Service(config=job("one", "two", "three"), rows=rows, others=others)
         self.destination = self.service.destination
         self.between = Between()
         self.steps: list[str] = []
@@ -410,3 +493,160 @@ async def test_a_failed_plan_is_remembered_until_its_objects_are_gone(kept: bool
 async def _not_there(call: Any) -> bool:
     """What a look gives that comes just before somebody puts an object there."""
     return False
+
+
+# -- several destinations ------------------------------------------------------------------------
+
+
+class Everywhere(Prepared):
+    """The same with a second destination, and one with tables: four uploads, two inline artifacts, three tables."""
+
+    def __init__(self) -> None:
+        self.second = MemoryDestination(url="memory://second", inline_limit=INLINE_LIMIT)
+        self.tables = MemoryTables()
+        super().__init__(self.second, self.tables)
+        self.primary = self.destination
+
+    def places(self) -> list[str]:
+        """Where each artifact of the plan goes, in order."""
+        plan = self.service.record().plan
+        assert plan is not None
+        return [artifact.destination.removeprefix("memory://") for artifact in plan.artifacts]
+
+    def objects(self) -> dict[str, int]:
+        """How many a reader sees at each place."""
+        found = {each.url: set(each.objects) - {INSTALLATION_KEY} for each in (self.primary, self.second, self.tables)}
+        return {url.removeprefix("memory://"): len(keys) for url, keys in found.items()}
+
+
+NOWHERE = {"destination": 0, "second": 0, "tables": 0}
+EVERYWHERE = {"destination": 4, "second": 3, "tables": 3}
+"""With the manifest."""
+
+
+@pytest.fixture
+def everywhere() -> Everywhere:
+    return Everywhere()
+
+
+@in_virtual_time
+async def test_tables_come_last(everywhere: Everywhere) -> None:
+    """Nothing undoes what has been merged into one, so all that could still fail the plan comes before."""
+    claim = await everywhere.prepare()
+    assert everywhere.places() == [
+        *["destination", "second"] * 2,
+        *["destination", "second"],
+        *["tables"] * 3,
+    ]
+    seen = []
+
+    async def look(call: Any) -> Any:
+        seen.append(everywhere.objects())
+        return await call()
+
+    everywhere.between.on_every("complete", look)
+    everywhere.between.on_every("publish", look)
+    assert await everywhere.publish(claim) is RunState.SUCCEEDED
+    assert [place["tables"] for place in seen] == [0] * 7 + [1, 2, 3]
+    assert seen[-1] == {"destination": 3, "second": 3, "tables": 3}
+    assert everywhere.objects() == EVERYWHERE
+    assert everywhere.is_published()
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("before", range(9))
+@in_virtual_time
+async def test_what_breaks_off_at_any_destination_is_repeated(before: int, done: bool) -> None:
+    """Until all of them have all."""
+    everywhere = Everywhere()
+    claim = await everywhere.prepare()
+    everywhere.between.on_next("complete", *[None] * before, lost_reply(DOWN) if done else refused(DOWN))
+    with pytest.raises(DestinationUnavailable):
+        await everywhere.publish(claim)
+    assert everywhere.service.record().run.state is RunState.PREPARED
+    assert await everywhere.publish(claim) is RunState.SUCCEEDED
+    assert everywhere.objects() == EVERYWHERE
+
+
+@pytest.mark.parametrize(("number", "state"), [(0, RunState.QUEUED), *[(n, RunState.FAILED) for n in (1, 2, 3, 6, 8)]])
+@in_virtual_time
+async def test_an_upload_that_is_lost_at_any_destination(number: int, state: RunState) -> None:
+    """The plan's first one, wherever it is, makes the plan void; a later one fails the run, and all its objects go."""
+    everywhere = Everywhere()
+    claim = await everywhere.prepare()
+    plan = everywhere.service.record().plan
+    assert plan is not None
+    lost = plan.artifacts[number]
+    assert isinstance(lost.staged, MultipartUpload | StagedTable)
+    handle = lost.staged.table if isinstance(lost.staged, StagedTable) else lost.staged.upload_id
+    (place,) = (each for each in (everywhere.destination, *everywhere.service.others) if each.url == lost.destination)
+    await place.abort(UploadRef(key=lost.key, upload_id=handle))
+
+    assert await everywhere.publish(claim) is state
+    assert everywhere.objects() == NOWHERE
+    if state is RunState.FAILED:
+        (event,) = everywhere.service.events()
+        assert event.error
+        assert event.error.kind == "plan_lost"
+        assert f"{lost.destination}/{lost.key}" in event.error.message
+
+
+@in_virtual_time
+async def test_a_manifest_that_is_somebody_elses_takes_all_objects_along(everywhere: Everywhere) -> None:
+    """At every destination that lets them go."""
+    claim = await everywhere.prepare()
+    everywhere.put(MANIFEST, {})
+    assert await everywhere.publish(claim) is RunState.FAILED
+    assert everywhere.objects() == {"destination": 1, "second": 0, "tables": 0}
+
+
+@pytest.mark.parametrize("gone", ["memory://second", "memory://tables"])
+@in_virtual_time
+async def test_a_plan_waits_for_every_destination_that_it_needs(everywhere: Everywhere, gone: str) -> None:
+    """Before anything of it is touched; the error names what is missing and what there is."""
+    claim = await everywhere.prepare()
+    there = everywhere.service.others
+    everywhere.service.others = [each for each in there if each.url != gone]
+    with pytest.raises(
+        DestinationChanged, match=f"decided for {gone}, and this service writes to memory://destination"
+    ):
+        await everywhere.publish(claim)
+    assert everywhere.between.log == []
+    assert everywhere.objects() == NOWHERE
+
+    everywhere.service.others = there
+    assert await everywhere.publish(claim) is RunState.SUCCEEDED
+
+
+@in_virtual_time
+async def test_a_plan_is_published_where_its_manifest_belongs(everywhere: Everywhere) -> None:
+    """Although the place is still there, another one would hold the manifest now."""
+    claim = await everywhere.prepare()
+    service = everywhere.service
+    service.destination, service.others = everywhere.second, [everywhere.destination, everywhere.tables]
+    with pytest.raises(DestinationChanged, match="decided for memory://destination"):
+        await everywhere.publish(claim)
+    assert everywhere.objects() == NOWHERE
+
+    service.destination, service.others = everywhere.destination, [everywhere.tables, everywhere.second]
+    assert await everywhere.publish(claim) is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("more", [False, True])
+@in_virtual_time
+async def test_a_plan_of_an_older_version_is_published(prepared: Prepared, more: bool) -> None:
+    """Its artifacts name no destination: they are at the plan's own, also where there are more destinations now."""
+    claim = await prepared.prepare()
+    record = prepared.service.record()
+    assert record.plan is not None
+    older = record.plan.model_dump(mode="json")
+    for artifact in older["artifacts"]:
+        del artifact["destination"]
+        del artifact["rejected"]
+    record.plan = Plan.model_validate(older)
+    if more:
+        prepared.service.others = [MemoryDestination(url="memory://second"), MemoryTables()]
+
+    assert await prepared.publish(claim) is RunState.SUCCEEDED
+    assert prepared.is_published()
+    assert all(each.objects == {} for each in prepared.service.others)

@@ -28,16 +28,16 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("auth", "header"),
     [
-        ({"bearer": "TOKEN"}, "Authorization"),
-        ({"basic": {"username": "us er", "password": "TOKEN"}}, "Authorization"),
-        ({"header": {"name": "X-Api-Key", "secret": "TOKEN"}}, "X-Api-Key"),
+        ({"bearer": "crm_token"}, "Authorization"),
+        ({"basic": {"username": "us er", "password": "crm_token"}}, "Authorization"),
+        ({"header": {"name": "X-Api-Key", "secret": "crm_token"}}, "X-Api-Key"),
     ],
 )
 def test_access_names_a_secret(auth: dict[str, Any], header: str):
     """Whatever way of access is chosen, its secret is known by name."""
     options = UpstreamOptions.model_validate({"auth": auth})
 
-    assert options.secrets == ("TOKEN",)
+    assert options.secrets == ("crm_token",)
     assert options.auth is not None
     assert options.auth.header_name == header
 
@@ -46,11 +46,11 @@ FAULTY: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"retries": 3}, "retries: unknown key"),
     "no way of access": ({"auth": {}}, "needs one of bearer, basic, header, and has none"),
     "two ways of access": (
-        {"auth": {"bearer": "A", "header": {"name": "X", "secret": "B"}}},
+        {"auth": {"bearer": "a", "header": {"name": "X", "secret": "b"}}},
         "has bearer and header",
     ),
     "a secret itself": ({"auth": {"bearer": "s3cret!/="}}, "auth.bearer: String should match"),
-    "a user with a colon": ({"auth": {"basic": {"username": "a:b", "password": "P"}}}, "colon"),
+    "a user with a colon": ({"auth": {"basic": {"username": "a:b", "password": "p"}}}, "colon"),
     "a header that isn't one": ({"headers": {"a b": "x"}}, "headers"),
     "a header of two lines": ({"headers": {"X-A": "x\r\nHost: b.example"}}, "X-A has characters"),
     "a header that isn't ASCII": ({"headers": {"X-A": "é"}}, "X-A has characters"),
@@ -59,11 +59,11 @@ FAULTY: dict[str, tuple[dict[str, Any], str]] = {
     "a cookie": ({"headers": {"Cookie": "s3cret!/="}}, "use `auth`"),
     "a header of ours": ({"headers": {"Host": "b.example"}}, "Host is set by this service"),
     "a header of ours for the secret": (
-        {"auth": {"header": {"name": "content-length", "secret": "A"}}},
+        {"auth": {"header": {"name": "content-length", "secret": "a"}}},
         "content-length is set by this service",
     ),
     "a header both ways": (
-        {"headers": {"x-api-key": "1"}, "auth": {"header": {"name": "X-Api-Key", "secret": "A"}}},
+        {"headers": {"x-api-key": "1"}, "auth": {"header": {"name": "X-Api-Key", "secret": "a"}}},
         "both set X-Api-Key",
     ),
     "no requests": ({"requests_per_second": 0}, "requests_per_second"),
@@ -87,6 +87,6 @@ def test_options_that_cannot_be_used(options: dict[str, Any], fault: str):
 
 def test_only_the_access_of_larger_options():
     """What a source or a step adds doesn't make it another API to ask."""
-    more = More.model_validate({"url": "http://a.example", "auth": {"bearer": "TOKEN"}, "timeout": "5s"})
+    more = More.model_validate({"url": "http://a.example", "auth": {"bearer": "crm_token"}, "timeout": "5s"})
 
-    assert more.access == UpstreamOptions.model_validate({"auth": {"bearer": "TOKEN"}, "timeout": "5s"})
+    assert more.access == UpstreamOptions.model_validate({"auth": {"bearer": "crm_token"}, "timeout": "5s"})

@@ -6,17 +6,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.config import (
-    AgencyJobConfig,
-    DatasetConfig,
-    HttpSourceEntry,
-    InvalidJobConfig,
-    PostgresSourceEntry,
-    SourceConfig,
-)
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig, InvalidJobConfig
+from pipeline_processing.agency_data_job.source_config import HttpSourceEntry, PostgresSourceEntry, SourceConfig
 from pipeline_processing.agency_data_job.verification import checks_of_rows
 from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns
-from pipeline_processing.errors import PipelineError, SecretMissing
+from pipeline_processing.errors import PipelineError, SecretMissing, SettingsError
 from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.ports import LookupTable, Services, Upstream
 from pipeline_processing.query_columns import names_of_query
@@ -70,11 +64,12 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
 
 
 def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:
-    """Raises InvalidJobConfig, or SecretMissing, with everything that `faults_without_servers` finds."""
+    """Raises InvalidJobConfig, or a SettingsError for secrets alone, with all that `faults_without_servers` finds."""
     faults = list(faults_without_servers(config, secrets=secrets))
-    if len(faults) == 1 or all(isinstance(fault, SecretMissing) for fault in faults):
-        for fault in faults:
-            raise fault
+    if len(faults) == 1:
+        raise faults[0]
+    if faults and all(isinstance(fault, SecretMissing) for fault in faults):
+        raise SettingsError("\n".join(map(str, faults)))
     if faults:
         raise InvalidJobConfig("The job config isn't sound:\n" + "\n".join(f"  {fault}" for fault in faults))
 

@@ -1,31 +1,23 @@
 """The job config: what a user writes in YAML, checked as a whole. Its JSON Schema is published in `schemas/`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from pipeline_processing import plugins
-from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
-from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
-from pipeline_processing.agency_data_job.s3_destination import S3DestinationConfig
+from pipeline_processing.agency_data_job.destination_config import (
+    DestinationConfig,
+    FileDestinationEntry,
+    PostgresDestinationEntry,
+    S3DestinationEntry,
+)
+from pipeline_processing.agency_data_job.parts import Part
+from pipeline_processing.agency_data_job.source_config import SourceConfig
 from pipeline_processing.durations import Duration
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.limits import Share
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
-from pipeline_processing.one_key import one_key
 from pipeline_processing.steps.config import EnrichTableConfig, StepConfig
 from pipeline_processing.steps.rejections import OnRowError
 from pipeline_processing.validation import faults_of
@@ -36,79 +28,6 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_
 
 class InvalidJobConfig(JobConfigError):
     """The job config breaks its schema. The message lists every fault."""
-
-
-class Part(BaseModel):
-    """Base of every part of the config: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PostgresSourceConfig(Part):
-    """A query, read in the run's one snapshot."""
-
-    query: str = Field(min_length=1, description="SQL; $1, $2, … stand for `args`.")
-    args: tuple[str, ...] = Field(
-        (), description="Names: agency_id, run_id, since, until, or one of the request's params."
-    )
-    statement_timeout: Duration | None = Field(None, description="e.g. 90s, 15m, 1h; none by default.")
-
-
-class PostgresSourceEntry(Part):
-    postgres: PostgresSourceConfig
-
-    @property
-    def kind(self) -> str:
-        """What the job config calls it by, as of all kinds of entries."""
-        return "postgres"
-
-    @property
-    def options(self) -> PostgresSourceConfig:
-        """What the source is opened with, as of all kinds of entries."""
-        return self.postgres
-
-
-class HttpSourceEntry(Part):
-    http: HttpSourceConfig
-
-    @property
-    def kind(self) -> str:
-        """See `PostgresSourceEntry`."""
-        return "http"
-
-    @property
-    def options(self) -> HttpSourceConfig:
-        """See `PostgresSourceEntry`."""
-        return self.http
-
-
-class PluginSourceEntry(Part):
-    """A source of another package: its name has a dot."""
-
-    name: str
-    options: Any = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_its_name(cls, source: Any) -> Any:
-        return _plugged(plugins.SOURCES, source)
-
-    @property
-    def kind(self) -> str:
-        """See `PostgresSourceEntry`."""
-        return self.name
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {self.name: self.options}
-
-
-SourceConfig = Annotated[
-    Annotated[PostgresSourceEntry, Tag("postgres")]
-    | Annotated[HttpSourceEntry, Tag("http")]
-    | Annotated[PluginSourceEntry, Tag("plugin")],
-    one_key("source", {"postgres": PostgresSourceEntry, "http": HttpSourceEntry, "plugin": PluginSourceEntry}),
-]
 
 
 class Expect(Part):
@@ -167,100 +86,7 @@ class DatasetConfig(Part):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Names of the secrets that its source and its steps need."""
-        return (*getattr(self.source.options, "secrets", ()), *(name for step in self.steps for name in step.secrets))
-
-
-class FileDestinationConfig(Part):
-    """A folder, absolute."""
-
-    path: Path
-
-    @field_validator("path")
-    @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        if not path.is_absolute():
-            raise ValueError(f"must be an absolute path, not {str(path)!r}")
-        return path
-
-
-class S3DestinationEntry(Part):
-    s3: S3DestinationConfig
-
-    @property
-    def kind(self) -> str:
-        """What the job config calls it by, as of all kinds of entries."""
-        return "s3"
-
-    @property
-    def options(self) -> S3DestinationConfig:
-        """What the destination is opened with, as of all kinds of entries."""
-        return self.s3
-
-
-class FileDestinationEntry(Part):
-    file: FileDestinationConfig
-
-    @property
-    def kind(self) -> str:
-        """See `S3DestinationEntry`."""
-        return "file"
-
-    @property
-    def options(self) -> FileDestinationConfig:
-        """See `S3DestinationEntry`."""
-        return self.file
-
-
-class PostgresDestinationEntry(Part):
-    postgres: PostgresDestinationConfig
-
-    @property
-    def kind(self) -> str:
-        """See `S3DestinationEntry`."""
-        return "postgres"
-
-    @property
-    def options(self) -> PostgresDestinationConfig:
-        """See `S3DestinationEntry`."""
-        return self.postgres
-
-
-class PluginDestinationEntry(Part):
-    """A destination of another package: its name has a dot."""
-
-    name: str
-    options: Any = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_its_name(cls, destination: Any) -> Any:
-        return _plugged(plugins.DESTINATIONS, destination)
-
-    @property
-    def kind(self) -> str:
-        """See `S3DestinationEntry`."""
-        return self.name
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {self.name: self.options}
-
-
-DestinationConfig = Annotated[
-    Annotated[S3DestinationEntry, Tag("s3")]
-    | Annotated[FileDestinationEntry, Tag("file")]
-    | Annotated[PostgresDestinationEntry, Tag("postgres")]
-    | Annotated[PluginDestinationEntry, Tag("plugin")],
-    one_key(
-        "destination",
-        {
-            "s3": S3DestinationEntry,
-            "file": FileDestinationEntry,
-            "postgres": PostgresDestinationEntry,
-            "plugin": PluginDestinationEntry,
-        },
-    ),
-]
+        return (*self.source.secrets, *(name for step in self.steps for name in step.secrets))
 
 
 _ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {"contains": {"anyOf": [{"required": ["s3"]}, {"required": ["file"]}]}}
@@ -312,10 +138,8 @@ class AgencyJobConfig(Part):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Names of the secrets that it needs, each once."""
-        named = [name for dataset in self.datasets for name in dataset.secrets]
-        for entry in self.destinations or ():
-            named += getattr(entry.options, "secrets", ())
-        return tuple(dict.fromkeys(named))
+        parts = (*self.datasets, *(self.destinations or ()))
+        return tuple(dict.fromkeys(name for part in parts for name in part.secrets))
 
     def for_request(self, request: JobRequest) -> "AgencyJobConfig":
         """
@@ -333,16 +157,6 @@ class AgencyJobConfig(Part):
         return self.model_copy(
             update={"datasets": tuple(d.model_copy(update=changes) for d in self.datasets if d.name in wanted)}
         )
-
-
-def _plugged(group: str, part: Any) -> Any:
-    """`{name: options}` as the fields of a plugin's part, its options checked by the plugin."""
-    if not isinstance(part, Mapping) or "name" in part:
-        return part
-    if len(part) != 1:
-        raise ValueError(f"needs one key, and has {', '.join(map(repr, part))}")
-    ((name, options),) = part.items()
-    return {"name": name, "options": plugins.parsed(group, name, options)}
 
 
 def load_job_config(path: Path) -> AgencyJobConfig:

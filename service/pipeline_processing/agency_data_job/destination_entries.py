@@ -1,7 +1,7 @@
 """Which destinations a process writes to: the job config's, or else the settings'."""
 
-from pipeline_processing.agency_data_job.config import (
-    AgencyJobConfig,
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.destination_config import (
     DestinationConfig,
     FileDestinationEntry,
     S3DestinationEntry,

@@ -1,6 +1,7 @@
 """Which of several values: CASE, COALESCE, NULLIF, GREATEST and LEAST."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline_processing.expressions.casts import as_condition, coerced, common_type
@@ -22,16 +23,30 @@ def case(subject: Compiled | None, whens: Sequence[Compiled], default: Compiled 
     type_ = results[0].type
     if Type.ANY in (test.type for test in tests) or type_ is Type.ANY:
         return unknown(type_, at)
-    pairs = [(test.value, result.value) for test, result in zip(tests, results, strict=False)]
-    otherwise = results[-1].value
+    *branches, (_, otherwise) = _possible(tests, results)
+    pairs = [(test.value, result.value) for test, result in branches]
+    if not pairs:
+        return otherwise
+    last = otherwise.value
 
     def value(row: Row) -> Any:
         for is_true, result in pairs:
             if is_true(row):
                 return result(row)
-        return otherwise(row)
+        return last(row)
 
-    return composed(type_, value, [*tests, *results], at)
+    return composed(type_, value, [part for branch in branches for part in branch] + [otherwise], at)
+
+
+def _possible(tests: Sequence[Compiled], results: Sequence[Compiled]) -> list[tuple[Compiled, Compiled]]:
+    """Branches that a row may come to, up to one that it can't pass; as in Postgres, others aren't even looked at."""
+    branches = []
+    for test, result in zip((*tests, constant(Type.BOOLEAN, True, results[-1].at)), results, strict=True):
+        if not test.fixed or test.constant is True:
+            branches.append((test, result))
+        if test.fixed and test.constant is True:
+            break
+    return branches
 
 
 def coalesce(operands: Sequence[Compiled], at: int) -> Compiled:
@@ -39,6 +54,11 @@ def coalesce(operands: Sequence[Compiled], at: int) -> Compiled:
     operands = _of_one_type(operands, "COALESCE", at)
     if operands[0].type is Type.ANY:
         return unknown(Type.ANY, at)
+    type_ = operands[0].type
+    decisive = next((place for place, each in enumerate(operands) if each.fixed and not each.is_null), len(operands))
+    operands = [each for each in operands[: decisive + 1] if not each.is_null]
+    if len(operands) == 1:
+        return replace(operands[0], column=None)
     values = [operand.value for operand in operands]
 
     def value(row: Row) -> Any:
@@ -47,7 +67,7 @@ def coalesce(operands: Sequence[Compiled], at: int) -> Compiled:
                 return found
         return None
 
-    return composed(operands[0].type, value, operands, at)
+    return composed(type_, value, operands, at)
 
 
 def nullif(operands: Sequence[Compiled], at: int) -> Compiled:

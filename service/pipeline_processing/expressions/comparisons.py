@@ -51,9 +51,11 @@ def distinct(left: Compiled, right: Compiled, negated: bool, at: int) -> Compile
 def contained(operand: Compiled, items: Sequence[Compiled], at: int) -> Compiled:
     """`operand IN (items)`. Raises Refused."""
     fixed = [item for item in items if item.fixed]
+    if len(fixed) < 2:  # then their order says, as in Postgres, which ones are looked at
+        return any_of([compared("=", operand, item, at) for item in items], at)
     others = [compared("=", operand, item, at) for item in items if not item.fixed]
-    found = [_among(operand, fixed, at)] if fixed else []
-    return found[0] if not others and found else any_of([*found, *others], at)
+    among = _among(operand, fixed, at)
+    return any_of([among, *others], at) if others else among
 
 
 def _among(operand: Compiled, items: Sequence[Compiled], at: int) -> Compiled:
@@ -146,13 +148,13 @@ def like(operand: Compiled, pattern: Compiled, any_case: bool, at: int) -> Compi
         searched = strict(Type.TEXT, text.lower, searched, at=at)
         wanted = strict(Type.TEXT, text.lower, wanted, at=at)
     if wanted.fixed and not wanted.is_null:
-        compiled = strict(Type.OTHER, text.LikePattern, wanted, at=wanted.at).constant
-        return strict(Type.BOOLEAN, compiled.matches, searched, at=at)
+        matches = strict(Type.OTHER, text.like_pattern, wanted, at=wanted.at).constant
+        return strict(Type.BOOLEAN, matches, searched, at=at)
     return strict(Type.BOOLEAN, _matches, searched, wanted, at=at)
 
 
-_pattern = lru_cache(maxsize=1024)(text.LikePattern)
+_pattern = lru_cache(maxsize=1024)(text.like_pattern)
 
 
 def _matches(searched: str, pattern: str) -> bool:
-    return _pattern(pattern).matches(searched)
+    return _pattern(pattern)(searched)

@@ -24,6 +24,7 @@ _BASE_DIGITS = 4
 # Room for any two numerics and their product; without traps, so that Infinity - Infinity is NaN.
 _EXACT = Context(prec=400_000, Emax=MAX_EMAX, Emin=MIN_EMIN, rounding=ROUND_HALF_UP, traps=[])
 _ZERO = Decimal(0)
+_NAN = Decimal("NaN")
 
 _INPUT = re.compile(
     r"(?P<number>[+-]?(?:[0-9](?:_?[0-9])*\.?(?:[0-9](?:_?[0-9])*)?|\.[0-9](?:_?[0-9])*)"
@@ -52,7 +53,7 @@ def decimal_of(text: str) -> Decimal:
 def stored(number: Decimal) -> Decimal:
     """A number as numerics are stored: no -0, no positive exponent. Raises RowFault where it doesn't fit."""
     if not number.is_finite():
-        return number
+        return _NAN if number.is_nan() else number
     if number and number.adjusted() >= _MAX_DIGITS_BEFORE_POINT:
         raise RowFault(OUT_OF_RANGE)
     exponent = int(number.as_tuple().exponent)
@@ -78,11 +79,11 @@ def _product(a: Decimal, b: Decimal) -> Decimal:
 
 def _quotient(a: Decimal, b: Decimal) -> Decimal:
     if a.is_nan() or b.is_nan():
-        return Decimal("NaN")
+        return _NAN
     if not b:
         raise RowFault("division by zero")
     if b.is_infinite():
-        return _ZERO if a.is_finite() else Decimal("NaN")
+        return _ZERO if a.is_finite() else _NAN
     if a.is_infinite():
         return a if b > 0 else -a
     scale = _quotient_scale(a, b)
@@ -113,7 +114,7 @@ def _leading(number: Decimal) -> tuple[int, int]:
 def remainder(a: Decimal, b: Decimal) -> Decimal:
     """With the sign of `a`."""
     if a.is_nan() or b.is_nan():
-        return Decimal("NaN")
+        return _NAN
     if not b:
         raise RowFault("division by zero")
     return stored(_EXACT.remainder(a, b))
@@ -129,7 +130,7 @@ ARITHMETIC: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {
 
 
 def negative(number: Decimal) -> Decimal:
-    return number.copy_negate() if number else number
+    return stored(number.copy_negate())
 
 
 def absolute(number: Decimal) -> Decimal:

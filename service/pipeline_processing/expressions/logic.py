@@ -3,19 +3,31 @@
 import operator
 from collections.abc import Sequence
 
-from pipeline_processing.expressions.compiled import Compiled, Value, composed, strict, unknown
+from pipeline_processing.expressions.compiled import Compiled, Value, composed, constant, strict, unknown
 from pipeline_processing.expressions.types import Type
 from pipeline_processing.ports import Row
 
 
 def all_of(conditions: Sequence[Compiled], at: int) -> Compiled:
     """AND: false if one is false, else null if one is null."""
-    return composed(Type.BOOLEAN, _until(False, [each.value for each in conditions]), conditions, at)
+    return _joined(False, conditions, at)
 
 
 def any_of(conditions: Sequence[Compiled], at: int) -> Compiled:
     """OR: true if one is true, else null if one is null."""
-    return composed(Type.BOOLEAN, _until(True, [each.value for each in conditions]), conditions, at)
+    return _joined(True, conditions, at)
+
+
+def _joined(decisive: bool, conditions: Sequence[Compiled], at: int) -> Compiled:
+    """What is decided before the first row is decided here, as in Postgres: then the others aren't even looked at."""
+    if any(each.fixed and each.constant is decisive for each in conditions):
+        return constant(Type.BOOLEAN, decisive, at)
+    open_ones = [each for each in conditions if not each.fixed or each.is_null]
+    if not open_ones:
+        return constant(Type.BOOLEAN, not decisive, at)
+    if len(open_ones) == 1 and open_ones[0].type is Type.BOOLEAN:
+        return open_ones[0]
+    return composed(Type.BOOLEAN, _until(decisive, [each.value for each in open_ones]), open_ones, at)
 
 
 def _until(decisive: bool, conditions: Sequence[Value]) -> Value:

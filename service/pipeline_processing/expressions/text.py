@@ -1,6 +1,7 @@
 """Functions of text. Places count characters from 1, as in SQL."""
 
 import re
+from collections.abc import Callable
 
 from pipeline_processing.expressions.refusals import RowFault
 
@@ -97,34 +98,35 @@ def concatenated(text: str, more: str) -> str:
     return text + more
 
 
-class LikePattern:
+def like_pattern(pattern: str) -> Callable[[str], bool]:
     """
-    A pattern of LIKE: % is any text, _ any character, and \\ takes the next one literally.
+    Whether a text is like a pattern: % is any text, _ any character, and \\ takes the next one literally.
 
-    The pieces between % are looked for one after the other, so that no pattern takes more than the text's length
-    times its own. Raises RowFault.
+    Pieces between % are looked for one after the other, so that no pattern takes more than the text's length times
+    its own. Raises RowFault.
     """
+    pieces = _pieces(pattern)
+    expressions = ["".join(piece) for piece in pieces]
+    if len(pieces) <= 2:  # then one expression doesn't try much more than once at each place, and is quicker
+        fullmatch = _expression(".*".join(expressions)).fullmatch
+        return lambda text: fullmatch(text) is not None
+    first, last, last_length = _expression(expressions[0]), _expression(expressions[-1]), len(pieces[-1])
+    middle = [_expression(piece) for piece in expressions[1:-1] if piece]
 
-    __slots__ = ("_first", "_last", "_last_length", "_middle", "_only")
-
-    def __init__(self, pattern: str) -> None:
-        pieces = _pieces(pattern)
-        expressions = [re.compile("".join(piece), re.DOTALL) for piece in pieces]
-        self._only = len(pieces) == 1
-        self._first, self._last = expressions[0], expressions[-1]
-        self._last_length = len(pieces[-1])
-        self._middle = [expression for expression in expressions[1:-1] if expression.pattern]
-
-    def matches(self, text: str) -> bool:
-        if self._only:
-            return self._first.fullmatch(text) is not None
-        found = self._first.match(text)
-        for piece in self._middle:
+    def matches(text: str) -> bool:
+        found = first.match(text)
+        for piece in middle:
             if found is None:
                 return False
             found = piece.search(text, found.end())
-        start = len(text) - self._last_length
-        return found is not None and start >= found.end() and self._last.match(text, start) is not None
+        start = len(text) - last_length
+        return found is not None and start >= found.end() and last.match(text, start) is not None
+
+    return matches
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.DOTALL)
 
 
 def _pieces(pattern: str) -> list[list[str]]:

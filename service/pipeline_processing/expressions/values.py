@@ -146,15 +146,33 @@ def _float_key_of_carried(carried: Any) -> Any:
     return number if number == number else values.NAN
 
 
+def _number_key_of_raw(raw: Raw) -> Any:
+    number = Decimal(str(raw, "ascii"))
+    return number if number == number else values.NAN
+
+
+def _number_key_of_text(text: str) -> Any:
+    number = Decimal(text)
+    return number if number == number else values.NAN
+
+
+_KEYS_OF_CARRIED: Mapping[tuple[Type, str], Convert] = {
+    (Type.FLOAT, "json"): _float_key_of_carried,
+    (Type.FLOAT, "text"): _float_key_of_carried,
+    (Type.NUMBER, "json"): _number_key_of_raw,
+    (Type.NUMBER, "text"): _number_key_of_text,
+}
+
+
 def key_of_carried(type_: Type, carry: str) -> Convert | None:
     """What a column of that type carries → the same key, in one call; None if that is the value."""
     read, key = reading(type_, carry), ordering(type_)
     if read is None or key is None:
         return read or key
-    if type_ is Type.FLOAT:
-        return _float_key_of_carried
+    if (both := _KEYS_OF_CARRIED.get((type_, carry))) is not None:
+        return both
     comparison = form_of(KIND_OF_TYPE[type_], carry).comparison
-    assert comparison is not None, "what orders can be compared"
+    assert comparison is not None, "times can be compared"
     return comparison.key
 
 

@@ -63,7 +63,7 @@ class Ndjson:
                 lines = self._encoder.encode_lines([_with_quoted_words(row) for row in batch])
             return lines
         except UnicodeEncodeError:  # half of a surrogate pair
-            return "".join(dumps(row) + "\n" for row in batch).encode()
+            return "".join(dumps(_with_quoted_words(row)) + "\n" for row in batch).encode()
 
     def longest_row(self, encoded: bytes) -> int:
         return max(map(len, encoded.split(b"\n")))

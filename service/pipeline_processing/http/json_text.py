@@ -16,6 +16,7 @@ from pipeline_processing.errors import SourceDataInvalid, UpstreamUnavailable
 
 _PIECE_BYTES = 64 * 1024
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER = re.compile(r"[-+.0-9eE]*")
 _DIGITS_BEFORE_POINT = 131_072
 _DIGITS_AFTER_POINT = 16_383
 """What Postgres's numeric has, too."""
@@ -98,11 +99,16 @@ class JsonText:
                 continue
             except RecursionError:
                 raise NotJson("a value is nested too deeply to be read.") from None
-            if end == len(self._text) and not self._ended and await self._more():
-                continue  # it may have been the first digits of a number
+            if self._may_go_on(end) and await self._more():
+                continue
             self.taken += end - self._at
             self._at = end
             return value
+
+    def _may_go_on(self, end: int) -> bool:
+        """Whether a value that seems to end there may be the first digits of a number: `1` of `1.5`, cut at `1.`."""
+        rest = _NUMBER.match(self._text, end)
+        return rest is not None and rest.end() == len(self._text) and not self._ended
 
     async def _more(self, characters: int = 1) -> bool:
         """Read on by about so much; False if that was all."""

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from pipeline_processing.agency_data_job.config import PostgresSourceConfig
+from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
 from pipeline_processing.columns import Columns
 from pipeline_processing.postgres.arguments import bound
 from pipeline_processing.postgres.batches import CursorBatches

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from pipeline_processing.columns import Columns
-from pipeline_processing.errors import PipelineError, StepFailed
+from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.projection import Projection
 from pipeline_processing.steps.build import build
@@ -89,7 +89,12 @@ class Chain:
         limit = asyncio.timeout(None if link.timeout is None else link.timeout.total_seconds())
         try:
             async with limit:
-                return await link.step(batch)
+                left = await link.step(batch)
+            if link.foreign and len(left.rows) > len(batch.rows):
+                raise StepAddedRows(
+                    step=link.step.name, dataset=self._dataset, got=len(batch.rows), returned=len(left.rows)
+                )
+            return left
         except PipelineError as error:
             raise error.at(place) from error.__cause__
         except Exception as error:
@@ -120,9 +125,11 @@ async def bound(
     `context` makes what a step is built with, of the columns that reach it; `checks` are steps that come last. Raises
     UnknownColumn, InvalidStep, or what a step raises that can't use its server.
     """
+    # Whatever a source tells of them: by this, columns of rejected rows are masked.
+    listed = tuple(replace(each, origins=frozenset({each.name}), unchanged=True) for each in columns)
     async with AsyncExitStack() as stack:
         links: list[Link] = []
-        reaching = columns
+        reaching = columns = replace(columns, listed=listed)
 
         async def add(make: Callable[[StepContext], Step], config: StepConfig | None) -> Columns:
             with _named(dataset, len(links) + 1):

@@ -11,13 +11,12 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
-    model_serializer,
-    model_validator,
 )
 
 from pipeline_processing import plugins
-from pipeline_processing.durations import Duration, format_duration
+from pipeline_processing.durations import Duration
 from pipeline_processing.one_key import one_key
+from pipeline_processing.plugin_entry import PluginEntry
 from pipeline_processing.steps.dedupe import DedupeOptions
 from pipeline_processing.steps.enrich_http import EnrichHttpOptions
 from pipeline_processing.steps.enrich_table import EnrichTableOptions
@@ -37,10 +36,13 @@ def _exact_in_any_format(constant: Any) -> Any:
 Constant = Annotated[str | int | float | bool | None, BeforeValidator(_exact_in_any_format)]
 
 
+Timeout = Annotated[Duration | None, Field(description="Longest time for one batch, e.g. 30s; none by default.")]
+
+
 class _Step(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    timeout: Duration | None = Field(None, description="Longest time for one batch, e.g. 30s; none by default.")
+    timeout: Timeout = None
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -133,32 +135,12 @@ class PythonConfig(_Step):
     python: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
 
 
-class PluginConfig(_Step):
+class PluginConfig(PluginEntry):
     """A step of another package: its name has a dot."""
 
-    name: str
-    options: Any = None
+    group = plugins.STEPS
 
-    @model_validator(mode="before")
-    @classmethod
-    def _by_its_name(cls, step: Any) -> Any:
-        if not isinstance(step, Mapping) or "name" in step:
-            return step
-        name = next(key for key in step if key != "timeout")
-        if more := [key for key in step if key not in (name, "timeout")]:
-            raise ValueError(f"a step has one key beside `timeout`, but here is also {', '.join(map(repr, more))}")
-        options = plugins.parsed(plugins.STEPS, name, step[name])
-        return {"name": name, "options": options, "timeout": step.get("timeout")}
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        timeout = None if self.timeout is None else format_duration(self.timeout)
-        return {self.name: self.options, "timeout": timeout}
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Names of the secrets that it needs, if its options tell."""
-        return tuple(getattr(self.options, "secrets", ()))
+    timeout: Timeout = None
 
 
 _CONFIGS: Mapping[str, type[BaseModel]] = {

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
+import msgspec
 from msgspec import Raw
 
 from pipeline_processing.columns import Kind
@@ -19,6 +20,10 @@ Converter = Callable[[Any], Any]
 
 _EXPONENTS = range(-16_383, 131_072)
 """As far as Postgres's numeric reaches: what `1e999999999` would be written out as fits nowhere."""
+
+
+_QUOTE = ord('"')
+_string = msgspec.json.Decoder(str).decode
 
 
 class WrongType(ValueError):
@@ -55,8 +60,16 @@ def _document(carried: Callable[[Any], Any], carry: str) -> Converter:
 
 
 def _parsed(fragment: Raw) -> Any:
+    text = bytes(fragment)
     try:
-        return loads(bytes(fragment))
+        if text.isdigit() and len(text) < 19:  # the common cases, ten times faster
+            return int(text)
+        if text[0] == _QUOTE:
+            return _string(text)
+    except msgspec.DecodeError:  # half of a surrogate pair
+        pass
+    try:
+        return loads(text)
     except RecursionError:
         raise WrongType("too deeply nested") from None
 

@@ -54,8 +54,11 @@ class Rejections:
         if isinstance(self._max, int) and self.rejected > self._max:
             raise self._too_many(f"{self._max:,}", f"{faults[first]} (step {step!r}, {batch.place(first)})")
         if self._quarantine:
-            # Steps that run while rows may be rejected always know which rows they are.
-            assert batch.numbers is not None
+            if batch.numbers is None:  # steps of ours always know which rows they give
+                raise StepFailed(
+                    "it can't be told which row of the source is rejected here: a step before this one, of another "
+                    "package, left rows out without saying which. Mend that step, or set `on_row_error: skip`."
+                ).at(f"Dataset {self._dataset!r}, step {step!r}, {batch.place()}")
             self._waiting += [Rejected(batch.numbers[at], step, faults[at]) for at in sorted(faults)]
         return batch.kept([position not in faults for position in range(len(batch.rows))])
 
@@ -71,7 +74,7 @@ class Rejections:
 
     def _too_many(self, limit: str, example: str | None) -> TooManyRejected:
         return TooManyRejected(
-            f"Dataset {self._dataset!r}: {self.rejected:,} rows were rejected, more than `max_rejected` allows "
+            f"{self.rejected:,} rows were rejected, more than `max_rejected` allows "
             f"({limit}){f', the last for: {example}' if example else ''}. Nothing was published. Mend the data or the "
             "steps, or allow more; a dry run with `on_row_error: skip` and no `max_rejected` counts them all."
-        )
+        ).at(f"Dataset {self._dataset!r}")

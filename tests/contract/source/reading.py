@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from pipeline_processing.agency_data_job.config import PostgresSourceConfig
+from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
 from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.ports import Batches
 from pipeline_processing.postgres.client import DatabaseClient

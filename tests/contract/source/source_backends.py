@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import asyncpg
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.config import PostgresSourceConfig
 from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
+from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.pace import Paces

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline_processing.errors import (
     Throttled,
     UpstreamUnavailable,
 )
+from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.source import HttpSource
 from pipeline_processing.kinds import text_of
 from pipeline_processing.ports import Batches
@@ -143,10 +145,10 @@ async def test_one_page_that_is_the_list(api: UpstreamApi):
 async def test_access_goes_along_to_every_page(api: UpstreamApi):
     """The secret that the options name, and their headers, are sent with each request."""
     api.on("/rows", linked(RECORDS, size=100))
-    await ids(config(api, auth={"bearer": "CRM"}, headers={"X-Tenant": "t"}, **LINKS))
+    await ids(config(api, auth={"bearer": "crm_token"}, headers={"X-Tenant": "t"}, **LINKS))
 
     sent = [(asked.headers["Authorization"], asked.headers["X-Tenant"]) for asked in api.asked]
-    assert sent == [("Bearer s3cret of CRM", "t")] * 3
+    assert sent == [("Bearer s3cret of crm_token", "t")] * 3
 
 
 async def test_a_secret_that_there_is_not(api: UpstreamApi):
@@ -156,8 +158,8 @@ async def test_a_secret_that_there_is_not(api: UpstreamApi):
         raise SecretMissing(name, available=[])
 
     source = http_source(secret=refuse)
-    with pytest.raises(SecretMissing, match="CRM"):
-        async with source.snapshot({"a": config(api), "b": config(api, auth={"bearer": "CRM"})}):
+    with pytest.raises(SecretMissing, match="crm_token"):
+        async with source.snapshot({"a": config(api), "b": config(api, auth={"bearer": "crm_token"})}):
             pass
     assert api.asked == []
 
@@ -232,6 +234,27 @@ async def test_leaving_in_the_middle_of_an_answer(api: UpstreamApi):
         async with reading(http_source(), config(api)):
             while not api.asked:  # noqa: ASYNC110 - the server is in this loop
                 await asyncio.sleep(0.01)
+
+
+async def test_one_answer_at_a_time(api: UpstreamApi, monkeypatch: pytest.MonkeyPatch):
+    """A page's answer is closed before the next is asked for, however many there are."""
+    api.on("/rows", linked(RECORDS, size=10))
+    answers = 0
+    get = HttpUpstream.get
+
+    @asynccontextmanager
+    async def counted(upstream: HttpUpstream, url: str, **options: Any) -> AsyncIterator[Any]:
+        nonlocal answers
+        assert answers == 0
+        async with get(upstream, url, **options) as answer:
+            answers += 1
+            yield answer
+            answers -= 1
+
+    monkeypatch.setattr(HttpUpstream, "get", counted)
+
+    assert await ids(config(api, **LINKS)) == IDS
+    assert answers == 0
 
 
 # -- faults --------------------------------------------------------------------------------------
@@ -331,7 +354,7 @@ async def test_a_link_to_another_server(api: UpstreamApi):
     async with UpstreamApi() as other:
         api.on("/rows", {"data": {"items": RECORDS}, "links": {"next": other.url("/rows")}})
         with pytest.raises(SourceDataInvalid, match="another scheme, host or port"):
-            await ids(config(api, auth={"bearer": "CRM"}, **LINKS))
+            await ids(config(api, auth={"bearer": "crm_token"}, **LINKS))
 
         assert other.asked == []
 

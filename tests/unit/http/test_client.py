@@ -35,7 +35,7 @@ from tests.certificates import CERTIFICATE, KEY
 from tests.unit.stepped_clock import START, SteppedClock
 from tests.upstream_api import LOOPBACK, Raw, Reply, UpstreamApi, cut_off, first, share_of
 
-SECRETS = {"TOKEN": "s3cret"}
+SECRETS = {"crm_token": "s3cret"}
 
 
 class Waiting(SteppedClock):
@@ -147,13 +147,13 @@ async def test_what_is_no_url(url: str, clock: Waiting):
 @pytest.mark.parametrize(
     ("auth", "name", "value"),
     [
-        ({"bearer": "TOKEN"}, "Authorization", "Bearer s3cret"),
+        ({"bearer": "crm_token"}, "Authorization", "Bearer s3cret"),
         (
-            {"basic": {"username": "é", "password": "TOKEN"}},
+            {"basic": {"username": "é", "password": "crm_token"}},
             "Authorization",
             "Basic " + b64encode("é:s3cret".encode()).decode(),
         ),
-        ({"header": {"name": "X-Api-Key", "secret": "TOKEN"}}, "X-Api-Key", "s3cret"),
+        ({"header": {"name": "X-Api-Key", "secret": "crm_token"}}, "X-Api-Key", "s3cret"),
     ],
 )
 async def test_access(auth: dict[str, Any], name: str, value: str, api: UpstreamApi, clock: Waiting):
@@ -169,16 +169,16 @@ async def test_access(auth: dict[str, Any], name: str, value: str, api: Upstream
 async def test_a_secret_that_there_is_not(clock: Waiting):
     """It is told before the first request."""
     with pytest.raises(SecretMissing, match="PIPELINE_SECRETS__OTHER"):
-        async with upstream(clock, auth={"bearer": "OTHER"}):
+        async with upstream(clock, auth={"bearer": "other"}):
             pass
 
 
 @pytest.mark.parametrize("value", ["a\nX-Other: b", "a\r\n", " a", "a\0"])
 async def test_a_secret_that_cannot_be_sent(value: str, clock: Waiting, monkeypatch: pytest.MonkeyPatch):
     """A line end would begin another header; the message doesn't repeat the secret."""
-    monkeypatch.setitem(SECRETS, "TOKEN", value)
-    with pytest.raises(SettingsError, match="'TOKEN' can't be sent") as raised:
-        async with upstream(clock, auth={"bearer": "TOKEN"}):
+    monkeypatch.setitem(SECRETS, "crm_token", value)
+    with pytest.raises(SettingsError, match="'crm_token' can't be sent") as raised:
+        async with upstream(clock, auth={"bearer": "crm_token"}):
             pass
 
     assert "Other" not in str(raised.value)
@@ -189,8 +189,8 @@ async def test_refused_access(status: int, api: UpstreamApi, clock: Waiting):
     """It isn't tried again, and names the secret, not what it is; nor does the log."""
     api.on("/y", Reply(b"s3cret", status=status))
     with capture_logs() as logs:
-        async with upstream(clock, auth={"bearer": "TOKEN"}) as client:
-            with pytest.raises(AccessDenied, match="'TOKEN'") as raised:
+        async with upstream(clock, auth={"bearer": "crm_token"}) as client:
+            with pytest.raises(AccessDenied, match="'crm_token'") as raised:
                 await asked(client, api.url("/y?token=s3cret"))
 
     assert raised.value.exit_code == 77
@@ -364,7 +364,7 @@ async def test_a_certificate_that_nobody_knows(clock: Waiting, tmp_path: Path):
     pem.write_text(CERTIFICATE + KEY)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
-    async with UpstreamApi(tls=context) as api, upstream(clock, auth={"bearer": "TOKEN"}) as client:
+    async with UpstreamApi(tls=context) as api, upstream(clock, auth={"bearer": "crm_token"}) as client:
         with pytest.raises(UpstreamUnavailable, match="certificate"):
             await asked(client, api.url("/x"))
 
@@ -387,6 +387,24 @@ async def test_giving_up_a_request(api: UpstreamApi, clock: Waiting):
         release.set()
 
         assert await asked(client, api.url("/x")) == b'{"a":1}'
+
+
+async def test_leaving_an_answer_early(clock: Waiting):
+    """Its connection is closed at once: an API isn't kept writing what nobody reads."""
+    closed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.read() == b""
+        closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, LOOPBACK, 0) as server, upstream(clock) as client:
+        async with client.get(f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/") as answer:
+            assert await answer.read(4) == b"half"
+        async with asyncio.timeout(10):
+            await closed.wait()
 
 
 # -- pace ----------------------------------------------------------------------------------------
@@ -468,13 +486,13 @@ async def test_the_rate_is_kept(api: UpstreamApi, clock: Waiting):
 async def test_a_redirect_within_the_api(status: int, api: UpstreamApi, clock: Waiting):
     """It is followed, with the access; the answer tells where it came from."""
     api.on("/old", Reply(status=status, headers={"Location": "/x?y=1"}))
-    async with upstream(clock, auth={"bearer": "TOKEN"}) as client, client.get(api.url("/old")) as answer:
+    async with upstream(clock, auth={"bearer": "crm_token"}) as client, client.get(api.url("/old")) as answer:
         assert answer.url == api.url("/x?y=1")
 
     assert [request.headers["Authorization"] for request in api.asked] == ["Bearer s3cret"] * 2
 
 
-@pytest.mark.parametrize("auth", [{"bearer": "TOKEN"}, {"header": {"name": "X-Api-Key", "secret": "TOKEN"}}])
+@pytest.mark.parametrize("auth", [{"bearer": "crm_token"}, {"header": {"name": "X-Api-Key", "secret": "crm_token"}}])
 async def test_a_redirect_to_another_server(auth: dict[str, Any], api: UpstreamApi, clock: Waiting):
     """It gets neither the secret nor any header of the job config: another port is another server."""
     async with UpstreamApi() as other:
@@ -493,7 +511,7 @@ async def test_a_redirect_to_a_server_that_wants_a_secret(api: UpstreamApi, cloc
     async with UpstreamApi() as other:
         other.on("/y", Reply(status=401))
         api.on("/x", Reply(status=302, headers={"Location": other.url("/y")}))
-        async with upstream(clock, auth={"bearer": "TOKEN"}) as client:
+        async with upstream(clock, auth={"bearer": "crm_token"}) as client:
             with pytest.raises(AccessDenied, match="a secret isn't sent to another host"):
                 await asked(client, api.url("/x"))
 

@@ -97,8 +97,8 @@ def test_a_certificate_is_not_tried_again() -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "said"),
     [
-        (401, AccessDenied, "the secret 'TOKEN'"),
-        (403, AccessDenied, "the secret 'TOKEN'"),
+        (401, AccessDenied, "the secret 'crm_token'"),
+        (403, AccessDenied, "the secret 'crm_token'"),
         (400, SourceDataInvalid, "400"),
         (404, SourceDataInvalid, "there is nothing"),
         (304, SourceDataInvalid, "304"),
@@ -115,7 +115,7 @@ def test_a_certificate_is_not_tried_again() -> None:
 )
 def test_statuses(status: int, kind: type[PipelineError], said: str) -> None:
     """What may pass is transient, what won't is access or data; each message says what to do."""
-    error = refusal(status, URL, secret="TOKEN", asked=URL)
+    error = refusal(status, URL, secret="crm_token", asked=URL)
 
     assert type(error) is kind
     assert said in str(error)

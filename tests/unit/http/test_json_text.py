@@ -161,6 +161,17 @@ def written(value: Any, ascii_only: bool) -> str:
             return json.dumps(value)
 
 
+@pytest.mark.parametrize("number", ["0.0", "-1.25e-17", "123456", "1E+5", "10.50", "-0"])
+async def test_a_number_in_pieces(number: str):
+    """Its first digits are a number, too, and so isn't `1` of `1.`: only what follows tells where it ends."""
+    for cut in range(1, len(number)):
+        text = text_of(b"[", number[:cut].encode(), number[cut:].encode(), b",", b"2]")
+        await text.take("[")
+
+        assert str(await text.value()) == str(json.loads(number, parse_float=Decimal, parse_int=Decimal))
+        assert not await text.ended("]")
+
+
 @given(st.data(), JSON, st.booleans())
 async def test_it_does_not_matter_where_pieces_end(data: st.DataObject, value: Any, ascii_only: bool):
     """In the middle of a number, an escape or a character of several bytes: the value is the same."""

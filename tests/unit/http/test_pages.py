@@ -76,6 +76,7 @@ async def test_where_records_stand(page: Any, records: str):
         ({"data": {"items": RECORDS}, "links": None}, "links.next", None),
         ({"data": {"items": RECORDS}}, "links.next", None),
         ({"x": {"links": LINK}, "data": {"items": RECORDS, "links": LINK}}, "links.next", None),
+        ({"data": {"next": "no", "items": RECORDS}}, "links.next", None),
     ],
 )
 async def test_what_stands_beside(page: Any, beside: str, found: Any):

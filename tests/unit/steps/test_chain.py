@@ -1,5 +1,13 @@
 """A dataset's steps together: bound to columns before the first row, run in order, and folded where they can be."""
 
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -7,91 +15,510 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipeline_processing.errors import InvalidStep, UnknownColumn
-from pipeline_processing.ports import Batch, Column
-from pipeline_processing.steps.chain import Chain, bind
+from pipeline_processing.columns import Column, Columns, Kind
+from pipeline_processing.errors import (
+    InvalidStep,
+    PipelineError,
+    SourceUnavailable,
+    StepAddedRows,
+    StepFailed,
+    Throttled,
+    UnknownColumn,
+)
+from pipeline_processing.plugins import Plugin
+from pipeline_processing.ports import Rows
+from pipeline_processing.steps.chain import Chain, bound, checked
 from pipeline_processing.steps.config import StepConfig
+from pipeline_processing.steps.rejections import OnRowError, Rejections
+from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.values import PLAIN_NUMBER, PLAIN_TEXT
+from tests.unit.plugged import installed
+from tests.unit.plugged import step as step_entry
+from tests.unit.steps.step_context import context
+from tests.unit.virtual_clock import in_virtual_time
 
-COLUMNS = (Column("id", comparison=PLAIN_NUMBER), Column("name", comparison=PLAIN_TEXT), Column("extra"))
+COLUMNS = Columns(
+    (
+        Column("id", comparison=PLAIN_NUMBER, kind=Kind.INTEGER, origins=frozenset({"id"}), unchanged=True),
+        Column("name", comparison=PLAIN_TEXT, kind=Kind.TEXT, origins=frozenset({"name"}), unchanged=True),
+        Column("extra", origins=frozenset({"extra"}), unchanged=True),
+    )
+)
 RECORDS = [(1, "a", None), (2, "b", "x"), (3, None, "y")]
 HOOKS = "tests.unit.steps.hooks"
 
 
-def chain(*steps: dict[str, Any]) -> Chain:
-    configs = TypeAdapter(list[StepConfig]).validate_python(steps)
-    return bind(configs, COLUMNS, dataset="records", arguments={"run_id": "r-1"})
+class Watching(Step):
+    """Tells what happens to it, and does with each batch what it was told."""
+
+    def __init__(
+        self,
+        context: StepContext,
+        *,
+        name: str = "watching",
+        does: Callable[[Batch], Any] = lambda batch: batch,
+        told: list[str] | None = None,
+        fails_to_open: PipelineError | None = None,
+    ) -> None:
+        self.name = name
+        self.columns = context.columns
+        self.context = context
+        self.batches: list[Batch] = []
+        self._does = does
+        self._told = [] if told is None else told
+        self._fails_to_open = fails_to_open
+
+    async def __aenter__(self) -> Watching:
+        if self._fails_to_open is not None:
+            raise self._fails_to_open
+        self._told.append(f"open {self.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._told.append(f"close {self.name}")
+
+    async def __call__(self, batch: Batch) -> Batch:
+        self.batches.append(batch)
+        made = self._does(batch)
+        if asyncio.iscoroutine(made):
+            made = await made
+        assert isinstance(made, Batch)
+        return made
 
 
-async def run(bound: Chain) -> Batch:
-    return await bound(bound.projection.rows(RECORDS))
+def rejecting(*ids: int, reason: str = "not wanted") -> Callable[[StepContext], Step]:
+    """A step that can't use the rows with these ids."""
+
+    def made(context: StepContext) -> Step:
+        def does(batch: Batch) -> Batch:
+            faults = {at: reason for at, row in enumerate(batch.rows) if row["id"] in ids}
+            return context.row_errors.reject(batch, faults, step="rejecting")
+
+        return Watching(context, name="rejecting", does=does)
+
+    return made
 
 
-def names(bound: Chain) -> list[str]:
-    return [column.name for column in bound.columns]
+@asynccontextmanager
+async def chain(
+    *steps: Mapping[str, Any],
+    checks: Sequence[Callable[[StepContext], Step]] = (),
+    rejections: Rejections | None = None,
+    columns: Columns = COLUMNS,
+) -> AsyncIterator[Chain]:
+    """The steps as a job config writes them, and behind them `checks`."""
+    row_errors = rejections or Rejections(dataset="records", on_row_error=OnRowError.FAIL, max_rejected=None)
+
+    def made(columns: Columns) -> StepContext:
+        return context(columns, arguments={"run_id": "r-1"}, row_errors=row_errors)
+
+    async with bound(configs(*steps), made, columns, dataset="records", checks=checks) as opened:
+        yield opened
+
+
+def configs(*steps: Mapping[str, Any]) -> list[StepConfig]:
+    return TypeAdapter(list[StepConfig]).validate_python(list(steps))
+
+
+def tolerant(on_row_error: OnRowError = OnRowError.QUARANTINE) -> Rejections:
+    return Rejections(dataset="records", on_row_error=on_row_error, max_rejected=None)
+
+
+async def run(opened: Chain, records: Sequence[Sequence[Any]] = RECORDS) -> Rows:
+    """One batch of the source through all steps."""
+    return await opened(opened.rows(records))
+
+
+# -- in order ------------------------------------------------------------------------------------
 
 
 async def test_no_steps():
     """Rows pass, nothing has to touch them."""
-    bound = chain()
-
-    assert await run(bound) == [dict(zip(("id", "name", "extra"), record, strict=True)) for record in RECORDS]
-    assert (bound.fixed, bound.touches_rows, bound.filtered) == (True, False, 0)
-    assert bound.columns == COLUMNS
+    async with chain() as opened:
+        assert await run(opened) == [dict(zip(COLUMNS.names, record, strict=True)) for record in RECORDS]
+        assert (opened.carried, opened.touches_rows, opened.filtered) == (True, False, 0)
+        assert opened.columns == COLUMNS
+        assert opened.header == ("id", "name", "extra")
 
 
 async def test_each_step_sees_what_the_one_before_it_made():
     """Names, constants and dropped rows go from step to step; counts add up."""
-    bound = chain(
+    async with chain(
         {"rename": {"name": "label"}},
         {"add": {"run": "{run_id}"}},
         {"filter": "label IS NOT NULL AND run = 'r-1'"},
         {"select": ["run", "id", "label"]},
         {"filter": "id > 1"},
-    )
-
-    assert await run(bound) == [{"run": "r-1", "id": 2, "label": "b"}]
-    assert names(bound) == ["run", "id", "label"]
-    assert bound.filtered == 2
-    assert bound.fixed
+    ) as opened:
+        assert await run(opened) == [{"run": "r-1", "id": 2, "label": "b"}]
+        assert opened.columns.names == ("run", "id", "label")
+        assert opened.filtered == 2
+        assert opened.carried
 
 
 async def test_after_a_python_step_the_rows_tell():
-    """Columns aren't known beforehand any more; steps behind it still work."""
-    bound = chain({"select": ["id", "name"]}, {"python": f"{HOOKS}:drop_odd"}, {"rename": {"id": "key"}})
-
-    assert await run(bound) == [{"key": 2, "name": "b"}]
-    assert not bound.fixed
-    assert names(bound) == ["id", "name"]
-    assert bound.filtered == 2
+    """Columns aren't known beforehand any more; steps behind it still work. Without rows the last ones known count."""
+    async with chain({"select": ["id", "name"]}, {"python": f"{HOOKS}:drop_odd"}, {"rename": {"id": "key"}}) as opened:
+        assert await run(opened) == [{"key": 2, "name": "b"}]
+        assert not opened.carried
+        assert not opened.columns.complete
+        assert opened.header == ("id", "name")
+        assert opened.filtered == 2
 
 
 async def test_an_empty_batch_is_not_passed_on():
     """Steps behind one that dropped everything aren't called."""
-    assert await run(chain({"filter": "false"}, {"python": f"{HOOKS}:fail"})) == []
+    async with chain({"filter": "false"}, {"python": f"{HOOKS}:fail"}) as opened:
+        assert await run(opened) == []
+
+
+async def test_checks_come_last():
+    """They see the rows as they leave the steps, and so what is written."""
+    seen: list[Watching] = []
+
+    def check(context: StepContext) -> Step:
+        seen.append(Watching(context))
+        return seen[-1]
+
+    async with chain({"rename": {"id": "key"}}, {"filter": "key = 2"}, checks=[check]) as opened:
+        await run(opened)
+
+    (watching,) = seen
+    assert watching.context.columns.names == ("key", "name", "extra")
+    assert [batch.rows for batch in watching.batches] == [[{"key": 2, "name": "b", "extra": "x"}]]
+
+
+# -- before the first row ------------------------------------------------------------------------
+
+FAULTS: list[tuple[list[dict[str, Any]], type[PipelineError], int]] = [
+    ([{"select": ["id"]}, {"filter": "name = 'a'"}], UnknownColumn, 2),
+    ([{"rename": {"id": "key"}}, {"select": ["id"]}], UnknownColumn, 2),
+    ([{"drop": ["name"]}, {"mask": {"columns": ["name"], "using": "redact"}}], UnknownColumn, 2),
+    ([{"add": {"id": 1}}], InvalidStep, 1),
+    ([{"add": {"x": 1}}, {"add": {"x": 2}}], InvalidStep, 2),
+    ([{"filter": "id ="}], InvalidStep, 1),
+    ([{"python": "nowhere:f"}], InvalidStep, 1),
+]
+
+
+@pytest.mark.parametrize(("steps", "error", "number"), FAULTS)
+async def test_faults_show_before_the_first_row(steps: list[dict[str, Any]], error: type[PipelineError], number: int):
+    """Binding is enough to find them; the message says where they are, once."""
+    with pytest.raises(error) as raised:
+        async with chain(*steps):
+            raise AssertionError("nothing was found")
+
+    assert str(raised.value).startswith(f"Dataset 'records', step {number}: ")
+    assert str(raised.value).count("Dataset 'records'") == 1
+
+
+@pytest.mark.parametrize(("steps", "error", "number"), FAULTS)
+def test_the_same_faults_show_without_a_server(steps: list[dict[str, Any]], error: type[PipelineError], number: int):
+    """`config check` finds them in the same words."""
+    with pytest.raises(error, match=rf"^Dataset 'records', step {number}: "):
+        checked(configs(*steps), context, COLUMNS, dataset="records")
+
+
+def test_what_leaves_the_steps_is_known_without_a_server():
+    """As far as a config tells."""
+    steps = configs({"drop": ["extra"]}, {"rename": {"name": "label"}}, {"add": {"run": "{run_id}"}})
+
+    left = checked(steps, lambda columns: context(columns, arguments={"run_id": "r"}), COLUMNS, dataset="records")
+
+    assert left.names == ("id", "label", "run")
+
+
+# -- opened and closed ---------------------------------------------------------------------------
+
+
+def watched(told: list[str], *names: str, **options: Any) -> list[Callable[[StepContext], Step]]:
+    return [lambda context, name=name: Watching(context, name=name, told=told, **options) for name in names]
+
+
+async def test_steps_are_opened_in_order_and_closed():
+    """The other way round, after the last row."""
+    told: list[str] = []
+    async with chain(checks=watched(told, "a", "b")) as opened:
+        assert told == ["open a", "open b"]
+        await run(opened)
+
+    assert told == ["open a", "open b", "close b", "close a"]
+
+
+async def test_steps_are_closed_when_the_dataset_fails():
+    """Wherever that was."""
+    told: list[str] = []
+
+    async def failing() -> None:
+        async with chain(checks=watched(told, "a")):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await failing()
+    assert told == ["open a", "close a"]
+
+
+async def test_a_step_that_cannot_be_opened():
+    """The error says which it is and keeps its kind, and those before it are closed."""
+    told: list[str] = []
+    down = SourceUnavailable("the lookup's server is down")
+    checks = [*watched(told, "a"), *watched(told, "b", fails_to_open=down)]
+
+    with pytest.raises(SourceUnavailable, match=r"^Dataset 'records', step 2: the lookup's server is down$"):
+        async with chain(checks=checks):
+            raise AssertionError("it was opened")
+
+    assert told == ["open a", "close a"]
+
+
+# -- rows and their numbers ----------------------------------------------------------------------
+
+
+async def test_rows_keep_their_numbers_behind_filters():
+    """From 1, over all batches, whatever was dropped before."""
+    seen: list[Watching] = []
+
+    def check(context: StepContext) -> Step:
+        seen.append(Watching(context))
+        return seen[-1]
+
+    async with chain({"filter": "id <> 2"}, {"filter": "id <> 5"}, checks=[check]) as opened:
+        for first in (1, 4, 7):
+            await run(opened, [(first + at, None, None) for at in range(3)])
+
+    numbers = [(list(batch.numbers or ()), [row["id"] for row in batch.rows], batch.span) for batch in seen[0].batches]
+    assert numbers == [([1, 3], [1, 3], (1, 3)), ([4, 6], [4, 6], (4, 6)), ([7, 8, 9], [7, 8, 9], (7, 9))]
+
+
+async def test_rejected_rows_are_found_as_they_were_read():
+    """By their numbers, of the present batch, whatever the steps made of them before."""
+    rejections = tolerant()
+    async with chain(
+        {"filter": "id <> 4"}, {"python": f"{HOOKS}:watch"}, checks=[rejecting(5, 6)], rejections=rejections
+    ) as opened:
+        assert [row["id"] for row in await run(opened)] == [1, 2, 3]
+        assert rejections.take() == []
+
+        rows = await run(opened, [(number, f"n{number}", None) for number in (4, 5, 6, 7)])
+        rejected = rejections.take()
+
+        assert [row["id"] for row in rows] == [7]
+        assert [(each.number, each.step, each.reason) for each in rejected] == [
+            (5, "rejecting", "not wanted"),
+            (6, "rejecting", "not wanted"),
+        ]
+        assert [opened.original(each.number) for each in rejected] == [
+            {"id": 5, "name": "n5", "extra": None},
+            {"id": 6, "name": "n6", "extra": None},
+        ]
+        assert (opened.filtered, rejections.rejected) == (1, 2)
+
+
+async def test_rows_are_found_behind_folded_steps():
+    """They are shown with all columns of the source, under the source's names."""
+    rejections = tolerant()
+
+    def check(context: StepContext) -> Step:
+        return Watching(context, does=lambda batch: context.row_errors.reject(batch, {1: "no"}, step="s"))
+
+    async with chain({"select": ["name", "id"]}, {"rename": {"id": "key"}}, checks=[check], rejections=rejections) as c:
+        await run(c)
+        (rejected,) = rejections.take()
+
+        assert c.original(rejected.number) == {"id": 2, "name": "b", "extra": "x"}
+
+
+async def test_masked_columns_of_rejected_rows_are_masked():
+    """Also under another name, and where the row was rejected before it came to the mask."""
+    rejections = tolerant()
+    async with chain(
+        {"filter": "id > 0"},
+        {"rename": {"name": "label"}},
+        {"mask": {"columns": ["label"], "using": "redact", "with": "?"}},
+        checks=[rejecting(2, 3)],
+        rejections=rejections,
+    ) as opened:
+        await run(opened)
+        originals = [opened.original(each.number) for each in rejections.take()]
+
+    assert originals == [{"id": 2, "name": "?", "extra": "x"}, {"id": 3, "name": None, "extra": "y"}]
+
+
+async def test_masked_columns_of_any_source_are_masked():
+    """Also where the source, one of another package say, doesn't tell where its columns come from: from itself."""
+    rejections = tolerant()
+    plain = Columns(tuple(replace(column, origins=frozenset(), unchanged=False) for column in COLUMNS))
+    async with chain(
+        {"rename": {"name": "label"}},
+        {"mask": {"columns": ["label"], "using": "redact", "with": "?"}},
+        checks=[rejecting(2)],
+        rejections=rejections,
+        columns=plain,
+    ) as opened:
+        await run(opened)
+        (rejected,) = rejections.take()
+
+        assert opened.original(rejected.number)["name"] == "?"
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+
+@contextmanager
+def step_of(does: Callable[[Batch], Any]) -> Iterator[None]:
+    """For the length of the block `acme.step` does that."""
+    plugin = Plugin(options=Any, build=lambda options, context: Watching(context, name="acme.step", does=does))
+    with pytest.MonkeyPatch.context() as patch, installed(step_entry("acme.step", f"{__name__}:PLUGIN")):
+        patch.setattr(sys.modules[__name__], "PLUGIN", plugin)
+        yield
+
+
+PLUGIN: Plugin | None = None
+
+
+def raising(error: BaseException) -> Callable[[Batch], Any]:
+    def does(batch: Batch) -> Any:
+        raise error
+
+    return does
+
+
+async def forever(batch: Batch) -> Batch:
+    await asyncio.Event().wait()
+    return batch
+
+
+@in_virtual_time
+async def test_a_step_that_takes_too_long() -> None:
+    """Its `timeout` is for each batch; the message says which dataset, step and rows, and what to do."""
+    with step_of(lambda batch: batch if batch.span[0] == 1 else forever(batch)):
+        async with chain({"filter": "id > 0"}, {"acme.step": None, "timeout": "30s"}) as opened:
+            await run(opened)
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(StepFailed) as raised:
+                await run(opened, [(4, None, None), (5, None, None)])
+
+    assert asyncio.get_running_loop().time() - began == 30
+    assert str(raised.value).startswith(
+        "Dataset 'records', step 2 (acme.step), rows 4 to 5: didn't end within its `timeout` of 30 s. Find out"
+    )
+    assert raised.value.exit_code == 1
+
+
+@in_virtual_time
+async def test_a_step_within_its_timeout() -> None:
+    """However many batches there are: each has the whole time."""
+
+    async def slowly(batch: Batch) -> Batch:
+        await asyncio.sleep(20)
+        return batch
+
+    with step_of(slowly):
+        async with chain({"acme.step": None, "timeout": "30s"}) as opened:
+            for _ in range(3):
+                assert len(await run(opened)) == 3
+
+
+@in_virtual_time
+async def test_a_cancellation_is_no_timeout() -> None:
+    """Whoever stops the worker isn't told of a step that failed."""
+    with step_of(forever):
+        async with chain({"acme.step": None, "timeout": "30s"}) as opened:
+            running = asyncio.create_task(run(opened))
+            await asyncio.sleep(1)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
 
 
 @pytest.mark.parametrize(
-    ("steps", "error"),
-    [
-        ([{"select": ["id"]}, {"filter": "name = 'a'"}], UnknownColumn),
-        ([{"rename": {"id": "key"}}, {"select": ["id"]}], UnknownColumn),
-        ([{"add": {"id": 1}}], InvalidStep),
-        ([{"add": {"x": 1}}, {"add": {"x": 2}}], InvalidStep),
-        ([{"filter": "id ="}], InvalidStep),
-        ([{"python": "nowhere:f"}], InvalidStep),
-    ],
+    "error", [KeyError("street"), TimeoutError("of its own"), AssertionError("odd")], ids=lambda error: repr(error)
 )
-def test_faults_show_before_the_first_row(steps: list[dict[str, Any]], error: type[Exception]):
-    """Binding is enough to find them."""
-    with pytest.raises(error):
-        chain(*steps)
+async def test_what_a_step_of_another_package_raises(error: Exception):
+    """It may be anything; the run's error says where, and has the cause."""
+    with step_of(raising(error)):
+        async with chain({"acme.step": None, "timeout": "30s"}) as opened:
+            with pytest.raises(StepFailed) as raised:
+                await run(opened)
 
+    assert str(raised.value).startswith(
+        f"Dataset 'records', step 1 (acme.step), rows 1 to 3: raised {type(error).__name__}: {error}. Mend the step"
+    )
+    assert raised.value.__cause__ is error
+
+
+async def test_an_error_of_ours_is_a_bug():
+    """It isn't blamed on the job config or the data."""
+    check = watched([], "ours", does=raising(ZeroDivisionError("of ours")))
+    async with chain(checks=check) as opened:
+        with pytest.raises(ZeroDivisionError, match=r"^of ours$"):
+            await run(opened)
+
+
+@pytest.mark.parametrize("error", [Throttled("slow down"), StepFailed("no such street")])
+async def test_known_errors_keep_their_kind_and_get_a_place(error: PipelineError):
+    """Once, whoever raised them."""
+    with step_of(raising(error)):
+        async with chain({"filter": "id = 3"}, {"acme.step": None}) as opened:
+            with pytest.raises(type(error)) as raised:
+                await run(opened)
+
+    assert raised.value is error
+    assert str(error) in (
+        "Dataset 'records', step 2 (acme.step), rows 1 to 3: slow down",
+        "Dataset 'records', step 2 (acme.step), rows 1 to 3: no such street",
+    )
+
+
+async def test_an_error_that_has_a_place_keeps_it():
+    """A step may know better than the chain."""
+    with step_of(raising(StepFailed("no such street").at("Row 17"))):
+        async with chain({"acme.step": None}) as opened:
+            with pytest.raises(StepFailed, match=r"^Row 17: no such street$"):
+                await run(opened)
+
+
+async def test_the_first_row_that_fails_a_run_is_named():
+    """By its number in the source, behind a filter."""
+    async with chain({"filter": "id <> 1"}, checks=[rejecting(3)]) as opened:
+        with pytest.raises(StepFailed, match=r"^Dataset 'records', step 'rejecting', row 3: not wanted\."):
+            await run(opened)
+
+
+async def test_a_step_of_another_package_that_adds_rows():
+    """It is told as the one at fault, as a `python` step would be."""
+    with step_of(lambda batch: Batch([*batch.rows, {"id": 0}], None, batch.span)):
+        async with chain({"acme.step": None}) as opened:
+            with pytest.raises(StepAddedRows, match=r"'acme.step' of dataset 'records' got 3 rows and returned 4"):
+                await run(opened)
+
+
+@pytest.mark.parametrize("on_row_error", [OnRowError.SKIP, OnRowError.QUARANTINE])
+async def test_rows_without_numbers_are_the_fault_of_who_lost_them(on_row_error: OnRowError):
+    """A step of another package that drops rows without saying which: that is no bug here, nor a wrong number."""
+
+    def dropping(batch: Batch) -> Batch:
+        return Batch(batch.rows[1:], None, batch.span)
+
+    rejections = tolerant(on_row_error)
+    with step_of(dropping):
+        async with chain({"acme.step": None}, checks=[rejecting(3)], rejections=rejections) as opened:
+            if on_row_error is OnRowError.SKIP:
+                assert [row["id"] for row in await run(opened)] == [2]
+                return
+            with pytest.raises(StepFailed, match="a step before this one, of another package"):
+                await run(opened)
+
+
+# -- folding -------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["id", "name", "extra", "a", "b"])
 FOLDABLE = st.lists(
     st.one_of(
         st.builds(lambda names: {"select": names}, st.lists(NAMES, min_size=1, max_size=4, unique=True)),
+        st.builds(lambda names: {"drop": names}, st.lists(NAMES, min_size=1, max_size=2, unique=True)),
         st.builds(lambda names: {"rename": names}, st.dictionaries(NAMES, NAMES, min_size=1, max_size=3)),
         st.builds(
             lambda constants: {"add": constants}, st.dictionaries(NAMES, st.integers(0, 9), min_size=1, max_size=2)
@@ -105,14 +532,26 @@ FOLDABLE = st.lists(
 async def test_folding_changes_nothing(steps: list[dict[str, Any]]):
     """Steps that are folded into the making of the rows give the same rows, and the same faults, as called ones."""
     try:
-        folded = chain(*steps)
-    except (InvalidStep, UnknownColumn):
-        with pytest.raises((InvalidStep, UnknownColumn)):
-            chain({"filter": "true"}, *steps)
-        return
-    called = chain({"filter": "true"}, *steps)
+        async with chain(*steps) as folded, chain({"filter": "true"}, *steps) as called:
+            rows = await run(folded)
+            assert [list(row.items()) for row in rows] == [list(row.items()) for row in await run(called)]
+            assert folded.columns == called.columns
+            assert folded.columns.names == folded.header == tuple(rows[0])
+    except (InvalidStep, UnknownColumn) as error:
+        with pytest.raises(type(error)):
+            async with chain({"filter": "true"}, *steps):
+                pass
 
-    rows = await run(folded)
-    assert [list(row.items()) for row in rows] == [list(row.items()) for row in await run(called)]
-    assert folded.columns == called.columns
-    assert names(folded) == list(rows[0])
+
+@pytest.mark.parametrize(
+    ("steps", "touches_rows"),
+    [
+        ([{"select": ["name", "id"]}, {"rename": {"id": "key"}}, {"add": {"x": 1}}, {"drop": ["name"]}], False),
+        ([{"filter": "id > 0"}, {"select": ["id"]}], True),
+        ([{"select": ["id"]}, {"filter": "id > 0"}], True),
+    ],
+)
+async def test_what_costs_nothing_a_row(steps: list[dict[str, Any]], touches_rows: bool):
+    """Choosing, naming and adding columns, as long as no other step comes before."""
+    async with chain(*steps) as opened:
+        assert opened.touches_rows == touches_rows

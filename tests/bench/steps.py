@@ -1,0 +1,119 @@
+"""
+Rows a second of each step, against the bare path, in one session: `python -m tests.bench.steps`.
+
+Every step is run in turns with the others, and told as the median of its rounds and as a multiple of the bare path.
+"""
+
+import argparse
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from statistics import median
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from pipeline_processing.embedded.servers import embedded_servers
+from tests.bench.__main__ import TABLE, config, null_run, psql
+
+STATUSES = "CREATE TABLE statuses AS SELECT s AS code, upper(s) AS label FROM unnest(ARRAY['active', 'closed']) AS s"
+ATTRIBUTES = """
+    ALTER TABLE agency_records ADD attributes jsonb;
+    UPDATE agency_records SET attributes = jsonb_build_object('city', status, 'n', id)
+"""
+SCHEMA = {"type": "object", "required": ["id"], "properties": {"amount": {"type": "number"}, "name": {"maxLength": 99}}}
+
+
+def paths(url: str) -> Mapping[str, dict[str, Any]]:
+    """What a dataset is configured with, by the name of the path. The first is the bare one."""
+    table = {"query": "SELECT code, label FROM statuses WHERE code = ANY($1)", "on": "status", "key": "code"}
+    api = {"url": f"{url}/labels?ids={{values}}", "on": "id", "key": "id", "batch": 500}
+    steps: dict[str, list[dict[str, Any]]] = {
+        "bare": [],
+        "select": [{"select": ["id", "name", "amount"]}],
+        "drop": [{"drop": ["name"]}],
+        "rename": [{"rename": {"name": "display_name"}}],
+        "add": [{"add": {"run": "{run_id}"}}],
+        "cast": [{"cast": {"amount": "text", "created_at": "date"}}],
+        "filter": [{"filter": "status <> 'none' AND amount >= 0"}],
+        "derive": [{"derive": {"total": "amount * 2 + 1", "label": "COALESCE(name, '?') || status"}}],
+        "mask sha256": [{"mask": {"columns": ["name"], "using": "sha256", "salt": "salt"}}],
+        "mask partial": [{"mask": {"columns": ["name"], "using": "partial"}}],
+        "flatten": [{"flatten": {"column": "attributes", "fields": {"city": "text", "n": "integer"}}}],
+        "dedupe": [{"dedupe": {"by": ["id"]}}],
+        "validate": [{"validate": {"json_schema": SCHEMA}}],
+        "enrich_table": [{"enrich_table": {**table, "add": {"status_label": "label"}}}],
+        "enrich_http": [{"enrich_http": {**api, "add": {"customer": "label"}}}],
+        "python": [{"python": "tests.bench.hooks:change_two_columns"}],
+    }
+    return {
+        **{name: {"steps": each} for name, each in steps.items()},
+        "expect unique": {"expect": {"unique": ["id"]}},
+        "expect not_null": {"expect": {"not_null": ["id", "name"]}},
+        "quarantine, nothing rejected": {"steps": steps["filter"], "on_row_error": "quarantine"},
+    }
+
+
+class _Labels(BaseHTTPRequestHandler):
+    """Labels of the ids that are asked for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # the name that http.server looks for
+        (ids,) = parse_qs(urlsplit(self.path).query)["ids"]
+        body = json.dumps([{"id": int(each), "label": f"label {each}"} for each in ids.split(",")]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # as the base class has it
+        """Nothing."""
+
+
+@contextmanager
+def labels_api() -> Iterator[str]:
+    """The URL of an API on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Labels) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def main() -> None:
+    """Load, then run all paths in turns."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.steps", description=__doc__)
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="one of the paths, beside the bare one")
+    options = parser.parse_args()
+    with embedded_servers(kafka=False) as servers, labels_api() as url:
+        servers.postgres.create_database("bench")
+        dsn = servers.postgres.dsn("bench")
+        psql(servers, dsn, TABLE.format(rows=options.rows))
+        psql(servers, dsn, STATUSES)
+        psql(servers, dsn, ATTRIBUTES)
+        psql(servers, dsn, "VACUUM FULL ANALYZE agency_records")
+        seconds: dict[str, list[float]] = {
+            name: [] for name in paths(url) if options.only in (None, name) or name == "bare"
+        }
+        peaks: dict[str, float] = {}
+        for number in range(options.rounds):
+            for name, dataset in paths(url).items():
+                if name not in seconds:
+                    continue
+                result = null_run(dsn, config(**dataset))
+                assert result["rows"] == options.rows
+                seconds[name].append(result["seconds"])
+                peaks[name] = max(peaks.get(name, 0), result["peak_mib"])
+            print(f"round {number + 1} of {options.rounds} done", flush=True)
+        bare = median(seconds["bare"])
+        print(f"\n{'path':<30}{'rows/s':>10}{'x bare':>9}{'peak MiB':>10}")
+        for name, times in seconds.items():
+            rate, ratio = options.rows / median(times), median(times) / bare
+            print(f"{name:<30}{rate:>10,.0f}{ratio:>9.2f}{peaks[name]:>10.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""What is wrong with a job config that is valid in itself, found without any server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from pipeline_processing.agency_data_job.checking import faults_without_servers, require_sound
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
+from pipeline_processing.errors import InvalidStep, PipelineError, SecretMissing, UnknownColumn
+from pipeline_processing.plugins import Plugin
+from tests.unit.plugged import installed, step
+
+QUERY = "SELECT id, name, status FROM records WHERE agency_id = $1"
+HTTP = {"http": {"url": "https://api.example.com/records", "columns": {"id": "integer", "name": "text"}}}
+HOOKS = "tests.unit.steps.hooks"
+
+
+class Options(BaseModel):
+    column: str
+
+
+def fails(options: Options, *, context: Any) -> Any:
+    raise ZeroDivisionError("of theirs")
+
+
+FAILING = Plugin(options=Options, build=fails)
+NO_STEP = Plugin(options=Options, build=lambda options, context: "no step")
+KNOWING = Plugin(options=Options, build=lambda options, context: context.columns.require(options.column, step="acme"))
+
+
+@pytest.fixture(autouse=True)
+def _acme() -> Iterator[None]:
+    names = ("FAILING", "NO_STEP", "KNOWING")
+    with installed(*(step(f"acme.{name.lower()}", f"{__name__}:{name}") for name in names)):
+        yield
+
+
+def dataset(*steps: Any, source: Any = None, name: str = "records", **options: Any) -> dict[str, Any]:
+    """One with these steps; a source that is text is a query."""
+    if source is None or isinstance(source, str):
+        source = {"postgres": {"query": source or QUERY, "args": ["agency_id"]}}
+    return {"name": name, "source": source, "steps": steps, **options}
+
+
+def job(*datasets: dict[str, Any]) -> AgencyJobConfig:
+    return AgencyJobConfig.model_validate({"datasets": datasets})
+
+
+def config(*steps: Any, **options: Any) -> AgencyJobConfig:
+    """A job with one dataset."""
+    return job(dataset(*steps, **options))
+
+
+def faults(checked: AgencyJobConfig, *secrets: str) -> list[PipelineError]:
+    return list(faults_without_servers(checked, secrets=secrets))
+
+
+SOUND: dict[str, list[Any]] = {
+    "no steps": [],
+    "every step": [
+        {"filter": "status <> 'deleted' AND id > 5"},
+        {"rename": {"name": "label"}},
+        {"add": {"by": "{run_id}", "of": "{a_param_of_the_request}"}},
+        {"cast": {"id": "text"}},
+        {"derive": {"upper": "upper(label)"}},
+        {"mask": {"columns": ["label"], "using": "redact"}},
+        {"dedupe": {"by": ["id"]}},
+        {"drop": ["status"]},
+        {"select": ["id", "label", "by", "of", "upper"]},
+    ],
+    "what a python step makes": [
+        {"python": f"{HOOKS}:watch"},
+        {"filter": "made_there = 1"},
+        {"select": ["made_there"]},
+    ],
+}
+
+
+@pytest.mark.parametrize("steps", SOUND.values(), ids=SOUND)
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_a_sound_config(steps: list[Any], form: str):
+    """Nothing is found."""
+    sound = config(*steps, format=form)
+
+    assert faults(sound) == []
+    require_sound(sound, secrets=())
+
+
+UNSOUND: dict[str, tuple[list[Any], type[PipelineError], int, str]] = {
+    "a column that the query doesn't have": (
+        [{"filter": "stauts = 'a'"}], UnknownColumn, 1, "'stauts'.*have id, name, status",
+    ),
+    "a misspelt column after select": (
+        [{"select": ["id", "name"]}, {"filter": "nmae = 'a'"}], UnknownColumn, 2, "'nmae'.*have id, name",
+    ),
+    "a dropped column": ([{"drop": ["name"]}, {"select": ["name"]}], UnknownColumn, 2, "'name'.*have id, status"),
+    "a column that was renamed away": (
+        [{"rename": {"name": "label"}}, {"mask": {"columns": ["name"], "using": "sha256"}}], UnknownColumn, 2, "'name'",
+    ),
+    "a column that was renamed away behind a python step": (
+        [{"python": f"{HOOKS}:watch"}, {"rename": {"name": "label"}}, {"select": ["name"]}], UnknownColumn, 3,
+        "'name', but an earlier step left it out or renamed it",
+    ),
+    "a bad expression": ([{"filter": "id ="}], InvalidStep, 1, "ends where something else belongs"),
+    "a bad expression to derive": ([{"derive": {"x": "no_such_function(id)"}}], InvalidStep, 1, "no_such_function"),
+    "a type that there isn't": ([{"cast": {"id": "colour"}}], InvalidStep, 1, "colour"),
+    "a column that is there already": ([{"add": {"id": 1}}], InvalidStep, 1, "would replace the column 'id'"),
+    "a module that isn't installed": ([{"python": "nowhere:f"}], InvalidStep, 1, "ModuleNotFoundError"),
+    "a plugin that can't be built": (
+        [{"acme.failing": {"column": "id"}}], InvalidStep, 1, "'acme.failing' can't be built: ZeroDivisionError",
+    ),
+    "a plugin that is no step": (
+        [{"acme.no_step": {"column": "id"}}], InvalidStep, 1, "'acme.no_step' built a str, not a Step",
+    ),
+    "a plugin that reads a column": ([{"acme.knowing": {"column": "x"}}], UnknownColumn, 1, "'acme' reads column 'x'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "error", "number", "message"), UNSOUND.values(), ids=UNSOUND)
+def test_faults_of_steps(steps: list[Any], error: type[PipelineError], number: int, message: str):
+    """Each says in which dataset and step it is."""
+    (fault,) = faults(config(*steps))
+
+    assert isinstance(fault, error)
+    assert str(fault).startswith(f"Dataset 'records', step {number}: ")
+    with pytest.raises(error, match=message):
+        require_sound(config(*steps), secrets=())
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("SELECT id, name FROM records", True),
+        ("SELECT id, r.name AS label FROM records r", True),
+        ("SELECT id, upper(name) AS label, status FROM records", True),
+        ("WITH x AS (SELECT * FROM records) SELECT id FROM x", True),
+        ("SELECT * FROM records", False),
+        ("SELECT r.*, id FROM records r", False),
+        ("SELECT lower(name) FROM records", False),
+        ("no SQL at all", False),
+        (HTTP, True),
+    ],
+)
+def test_what_a_source_tells(source: Any, found: bool):
+    """The list of a SELECT is known unless a name in it has to be worked out by Postgres; so are an API's columns."""
+    misspelt = faults(config({"filter": "no_such_column = 1"}, source=source))
+
+    assert [type(fault) for fault in misspelt] == ([UnknownColumn] if found else [])
+    assert faults(config({"filter": "id = 1"}, source=source)) == []
+
+
+@pytest.mark.parametrize("expect", [{"unique": ["nmae"]}, {"not_null": ["id", "nmae"]}])
+def test_checks_of_columns_that_are_not_there(expect: dict[str, Any]):
+    """They are looked at behind the last step."""
+    (fault,) = faults(config({"rename": {"name": "label"}}, expect=expect))
+
+    assert isinstance(fault, UnknownColumn)
+    assert str(fault).startswith("Dataset 'records': ")
+    assert "have id, label, status" in str(fault)
+    assert faults(config({"rename": {"name": "nmae"}}, expect=expect)) == []
+
+
+# -- secrets -------------------------------------------------------------------------------------
+
+SALTED = {"mask": {"columns": ["name"], "using": "sha256", "salt": "pepper"}}
+KEYED = {"mask": {"columns": ["status"], "using": "hmac", "secret": "key"}}
+
+
+def test_missing_secrets():
+    """All of them, each with the settings that would give it; never a value."""
+    missing = faults(config(SALTED, KEYED), "other")
+
+    assert [type(fault) for fault in missing] == [SecretMissing, SecretMissing]
+    assert "'pepper', and there is other. Set PIPELINE_SECRETS__PEPPER" in str(missing[0])
+    assert missing[0].exit_code == 78
+    assert faults(config(SALTED, KEYED), "pepper", "key") == []
+
+
+def test_without_settings_nobody_knows_which_secrets_there_are():
+    """A config can be checked on another machine."""
+    assert list(faults_without_servers(config(SALTED), secrets=None)) == []
+
+
+def test_one_missing_secret_keeps_its_kind():
+    """It is the settings that have to be mended."""
+    with pytest.raises(SecretMissing, match="PIPELINE_SECRETS__PEPPER"):
+        require_sound(config(SALTED), secrets=())
+
+
+def test_all_missing_secrets_at_once():
+    """Nobody sets them one start after the other."""
+    with pytest.raises(PipelineError) as raised:
+        require_sound(config(SALTED, KEYED), secrets=())
+
+    assert "PIPELINE_SECRETS__PEPPER" in str(raised.value)
+    assert "PIPELINE_SECRETS__KEY" in str(raised.value)
+    assert raised.value.exit_code == 78
+
+
+# -- everything at once --------------------------------------------------------------------------
+
+
+def test_several_faults():
+    """One of each dataset and all secrets, in one message."""
+    unsound = job(
+        dataset({"select": ["x"]}, name="first"),
+        dataset(name="second"),
+        dataset(SALTED, {"filter": "y = 1"}, name="third"),
+    )
+
+    assert [type(fault) for fault in faults(unsound)] == [UnknownColumn, UnknownColumn, SecretMissing]
+    with pytest.raises(InvalidJobConfig) as raised:
+        require_sound(unsound, secrets=())
+
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "The job config isn't sound:"
+    assert [line.split(":")[0].strip() for line in lines[1:3]] == ["Dataset 'first', step 1", "Dataset 'third', step 2"]
+    assert "PIPELINE_SECRETS__PEPPER" in lines[3]
+    assert raised.value.exit_code == 65
+
+
+# -- what isn't even valid -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"datasets": [{"name": "a", "source": {"postgres": {"query": QUERY}}}] * 2}, "two datasets are named a"),
+        ({"datasets": [{"name": "a", "source": {"mysql": {}}}]}, "unknown source; a source is .* postgres, http, or"),
+        (
+            {"datasets": [{"name": "a", "source": {"postgres": {"query": QUERY}}, "steps": [{"filtre": "x"}]}]},
+            "unknown step; a step is .* select, drop, rename",
+        ),
+        (
+            {
+                "datasets": [{"name": "a", "source": {"postgres": {"query": QUERY}}}],
+                "destinations": [{"file": {"path": "/x"}}, {"ftp": {}}],
+            },
+            "unknown destination; a destination is .* s3, file, postgres, or",
+        ),
+    ],
+)
+def test_names_that_there_are_not(document: Any, message: str):
+    """They never come as far as a check: the config isn't valid."""
+    with pytest.raises(ValidationError, match=message):
+        AgencyJobConfig.model_validate(document)
