@@ -1,6 +1,6 @@
 """All destinations of a job: each artifact is at one of them, and the manifest at the primary."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from pipeline_processing.errors import SettingsError
@@ -66,12 +66,6 @@ class Destinations:
     async def abort(self, upload: UploadRef) -> None:
         """See `Destination`."""
         await self._of(upload.destination).abort(upload)
-
-    async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """See `Destination`. Each names its destination."""
-        for each in self.all:
-            async for upload in each.pending_uploads():
-                yield upload.model_copy(update={"destination": each.url})
 
     def _of(self, url: str) -> Destination:
         return self._by_url[url] if url else self.primary

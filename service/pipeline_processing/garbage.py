@@ -90,10 +90,11 @@ class GarbageCollector:
     async def _listed(self) -> Mapping[str | None, list[UploadRef]]:
         """Pending uploads by the run that their keys name; under None those whose keys name none."""
         by_run: defaultdict[str | None, list[UploadRef]] = defaultdict(list)
-        try:
-            async for upload in self._destinations.pending_uploads():
-                named = _KEY_OF_A_RUN.fullmatch(upload.key)
-                by_run[named and named[1]].append(upload)
-        except PipelineError as problem:  # what was listed so far was listed before the table is asked, too
-            self._clean_up.problems.append(problem)
+        for destination in self._destinations.all:
+            try:
+                async for upload in destination.pending_uploads():
+                    named = _KEY_OF_A_RUN.fullmatch(upload.key)
+                    by_run[named and named[1]].append(upload.model_copy(update={"destination": destination.url}))
+            except PipelineError as problem:  # what was listed so far was listed before the table is asked, too
+                self._clean_up.problems.append(problem)
         return by_run

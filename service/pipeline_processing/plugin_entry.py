@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -29,13 +36,15 @@ class PluginEntry(BaseModel):
         beside = {key: entry[key] for key in cls._beside() if key in entry}
         names = [key for key in entry if key not in beside]
         if len(names) != 1:
-            raise ValueError(f"needs one key, and has {', '.join(map(repr, names))}")
+            others = "".join(f" beside `{key}`" for key in cls._beside())
+            raise ValueError(f"needs one key{others}, and has {', '.join(map(repr, names))}")
         (name,) = names
         return {"name": name, "options": parsed(cls.group, name, entry[name]), **beside}
 
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {self.name: self.options, **{key: getattr(self, key) for key in self._beside()}}
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return {fields.pop("name"): fields.pop("options"), **fields}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

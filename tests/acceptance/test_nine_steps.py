@@ -133,7 +133,7 @@ def test_every_written_row_is_exact(exported: Exported) -> None:
 
 
 def test_every_rejected_row_is_told_of(exported: Exported) -> None:
-    """Number, step and reason of each, and the row as it was read: masked columns masked, and so what they come from."""
+    """Number, step and reason of each, and the row as it was read, masked columns and their origins masked."""
     (entry,) = exported.manifest["rejected"]
     holds_exactly(exported.service, entry, orders.REJECTED, by="row_number")
 

@@ -17,7 +17,7 @@ class MemoryTables(MemoryDestination):
     holds_tables = True
 
     def __init__(self, *, url: str = "memory://tables") -> None:
-        super().__init__(url=url, inline_limit=0)
+        super().__init__(url=url, inline_limit=0, handles="table")
         self.contents: list[Content] = []
         """What it was told of each upload."""
 

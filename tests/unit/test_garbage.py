@@ -21,9 +21,12 @@ from pipeline_processing.errors import (
     Throttled,
 )
 from pipeline_processing.garbage import Collected, GarbageCollector
+from pipeline_processing.installation import INSTALLATION_KEY
+from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import MultipartUpload, Plan, RunFailure, RunState, UploadRef
 from pipeline_processing.ports import Claim
-from tests.unit.in_memory import INSTALLATION, LEASE, Between, Call, Interposed, Service, job, refused
+from tests.unit.in_memory import INLINE_LIMIT, INSTALLATION, LEASE, Between, Call, Interposed, Service, job, refused
+from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import in_virtual_time
 
 DOWN = DestinationUnavailable("the destination is down")
@@ -60,9 +63,9 @@ class Listing:
 class Place:
     """A history and a destination, and what attempts have left there. Of two datasets each run's are two uploads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *others: MemoryDestination) -> None:
         rows = {"one": [[(1, "x" * 400)]], "two": [[(2, "y" * 400)]], "three": [[(3, "z")]]}
-        self.service = Service(config=job("one", "two", "three"), rows=rows, max_runs_per_agency=100)
+        self.service = Service(config=job("one", "two", "three"), rows=rows, max_runs_per_agency=100, others=others)
         self.runs = self.service.runs
         self.destination = self.service.destination
         self.between = Between()
@@ -123,7 +126,8 @@ class Place:
         """What `gc` does. `before` and `after` its listing other things may happen."""
         runs: Any = Interposed(self.runs, self.between)
         listing: Any = Listing(Interposed(self.destination, self.between), before=before, after=after)
-        return await GarbageCollector(runs=runs, destinations=Destinations([listing]), **options).collect()
+        destinations = Destinations([listing, *self.service.others])
+        return await GarbageCollector(runs=runs, destinations=destinations, **options).collect()
 
     @property
     def there(self) -> list[UploadRef]:
@@ -581,3 +585,126 @@ async def test_a_dry_run_counts_the_same_and_touches_nothing(place: Place) -> No
     assert not {"abort", "delete", "forget_uploads", "forget_failed_plan"} & set(place.between.log)
     assert would == collected(uploads=5, failed_runs=1, in_use=1, unknown=1)
     assert await place.collect() == would
+
+
+# -- several destinations ------------------------------------------------------------------------
+
+
+class Everywhere(Place):
+    """The same with a second destination, and one with tables."""
+
+    def __init__(self) -> None:
+        self.second = MemoryDestination(url="memory://second", inline_limit=INLINE_LIMIT, handles="second")
+        self.tables = MemoryTables()
+        super().__init__(self.second, self.tables)
+        self.all = (self.destination, self.second, self.tables)
+
+    async def begun(self, run_id: str = "r", *, recorded: bool = True) -> Claim:
+        """A run at work, with an upload at each."""
+        claim = await self.claimed(run_id)
+        for each in self.all:
+            upload = each.start(f"agency_id=7/run_id={run_id}/records/part-00000.csv")
+            if recorded:
+                await self.record(claim, upload, destination=each.url)
+        return claim
+
+    def left(self) -> list[int]:
+        """Open uploads at each."""
+        return [len(each.open_uploads) for each in self.all]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@in_virtual_time
+async def test_lost_uploads_of_all_destinations_go(recorded: bool) -> None:
+    """Each is aborted where it is, and counted once, though both the history and the listing know it."""
+    everywhere = Everywhere()
+    claim = await everywhere.begun(recorded=recorded)
+    await everywhere.begun("live", recorded=recorded)
+    await everywhere.runs.cancel(claim.run.run_id)
+
+    assert await everywhere.collect(dry_run=True) == collected(uploads=3, in_use=3)
+    assert await everywhere.collect() == collected(uploads=3, in_use=3)
+
+    assert everywhere.left() == [1, 1, 1]
+
+
+@in_virtual_time
+async def test_a_destination_that_cant_be_listed_doesnt_keep_the_others() -> None:
+    """What stands there and in no record is left for the next time."""
+    everywhere = Everywhere()
+    claim = await everywhere.begun(recorded=False)
+    await everywhere.runs.cancel(claim.run.run_id)
+
+    async def refuse() -> None:
+        raise DOWN
+
+    assert await everywhere.collect(before=refuse) == collected(uploads=2, problems=(DOWN,))
+    assert everywhere.left() == [1, 0, 0]
+
+
+@in_virtual_time
+async def test_a_failed_plan_goes_from_all_destinations() -> None:
+    """It is forgotten once all of its objects are gone."""
+    everywhere = Everywhere()
+    claim = await everywhere.prepared()
+    plan = await everywhere.runs.plan(claim)
+    for artifact in plan.artifacts[:-1]:
+        await everywhere.service.destinations(everywhere.between).complete(artifact, metadata=plan.metadata)
+    await everywhere.runs.fail(claim, LOST, state=RunState.PREPARED)
+
+    found = await everywhere.collect()
+
+    assert (found.removed.failed_runs, found.problems) == (1, ())
+    assert [each.objects.keys() - {INSTALLATION_KEY} for each in everywhere.all] == [set(), set(), set()]
+    assert (everywhere.left(), everywhere.recorded) == ([0, 0, 0], [])
+    assert await everywhere.runs.failed_plan("r") is None
+
+
+@in_virtual_time
+async def test_a_failed_plan_waits_for_all_its_destinations() -> None:
+    """Nothing of it goes while one of them isn't here; it is told, by its URL."""
+    everywhere = Everywhere()
+    claim = await everywhere.prepared()
+    plan = await everywhere.runs.plan(claim)
+    for artifact in plan.artifacts:
+        await everywhere.service.destinations(everywhere.between).complete(artifact, metadata=plan.metadata)
+    await everywhere.runs.fail(claim, LOST, state=RunState.PREPARED)
+    everywhere.service.others = [everywhere.second]
+
+    found = await everywhere.collect()
+
+    assert found.elsewhere["memory://tables"].failed_runs == 1
+    assert found.removed.failed_runs == 0
+    assert len(everywhere.service.visible()) == 3
+
+    everywhere.service.others = [everywhere.second, everywhere.tables]
+    assert (await everywhere.collect()).removed.failed_runs == 1
+    assert everywhere.service.visible() == {}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@in_virtual_time
+async def test_one_destination_of_somebody_elses_is_enough(place: int) -> None:
+    """Nothing is touched anywhere."""
+    everywhere = Everywhere()
+    claim = await everywhere.begun()
+    await everywhere.runs.cancel(claim.run.run_id)
+    await everywhere.all[place].mark_installation(uuid4())
+
+    with pytest.raises(ForeignPrefix):
+        await everywhere.collect()
+
+    assert everywhere.left() == [1, 1, 1]
+
+
+@in_virtual_time
+async def test_uploads_that_name_no_destination_are_the_primarys() -> None:
+    """So they were recorded by an older version, which had one destination."""
+    everywhere = Everywhere()
+    claim = await everywhere.claimed()
+    upload = everywhere.start()
+    await everywhere.runs.record_upload(claim, upload)
+    await everywhere.runs.cancel("r")
+
+    assert (await everywhere.collect()).problems == ()
+    assert (everywhere.left(), everywhere.recorded) == ([0, 0, 0], [])

@@ -502,7 +502,7 @@ class Everywhere(Prepared):
     """The same with a second destination, and one with tables: four uploads, two inline artifacts, three tables."""
 
     def __init__(self) -> None:
-        self.second = MemoryDestination(url="memory://second", inline_limit=INLINE_LIMIT)
+        self.second = MemoryDestination(url="memory://second", inline_limit=INLINE_LIMIT, handles="second")
         self.tables = MemoryTables()
         super().__init__(self.second, self.tables)
         self.primary = self.destination

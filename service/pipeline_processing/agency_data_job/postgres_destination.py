@@ -34,7 +34,7 @@ def _secret(name: str) -> str:
     if not re.fullmatch(_LOWER_CASE, name):
         raise ValueError(
             "must be the name of a secret, in lower case, such as warehouse_dsn: the DSN itself belongs into "
-            "PIPELINE_LOWER_CASES__WAREHOUSE_DSN"
+            "PIPELINE_SECRETS__WAREHOUSE_DSN"
         )
     return name
 

@@ -24,13 +24,17 @@ class MemoryDestination:
 
     holds_tables = False
 
-    def __init__(self, *, url: str = "memory://destination", inline_limit: int = 1024 * 1024) -> None:
+    def __init__(
+        self, *, url: str = "memory://destination", inline_limit: int = 1024 * 1024, handles: str = "upload"
+    ) -> None:
+        """Handles of uploads begin with `handles`: the history tells those of several destinations apart by them."""
         self.url = url
         self.objects: dict[str, tuple[bytes, Mapping[str, str]]] = {}
         """Key → bytes and metadata of what a reader can see."""
         self.open_uploads: list[UploadRef] = []
         """Uploads that were started, and neither completed nor aborted."""
         self._inline_limit = inline_limit
+        self._handles = handles
         self._stored: dict[str, tuple[bytes, Mapping[str, str]]] = {}
         self._started = 0
 
@@ -95,7 +99,7 @@ class MemoryDestination:
     def start(self, key: str) -> UploadRef:
         """A new upload, for `open`."""
         self._started += 1
-        self.open_uploads.append(upload := UploadRef(key=key, upload_id=f"upload-{self._started}"))
+        self.open_uploads.append(upload := UploadRef(key=key, upload_id=f"{self._handles}-{self._started}"))
         return upload
 
     def store(self, upload: UploadRef, body: bytes, metadata: Mapping[str, str]) -> None:

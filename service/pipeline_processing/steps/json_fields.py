@@ -62,7 +62,7 @@ def _document(carried: Callable[[Any], Any], carry: str) -> Converter:
 def _parsed(fragment: Raw) -> Any:
     text = bytes(fragment)
     try:
-        if text.isdigit() and len(text) < 19:  # the common cases, ten times faster
+        if text.isdigit() and len(text) < 19:  # the common cases, four times faster
             return int(text)
         if text[0] == _QUOTE:
             return _string(text)

@@ -383,7 +383,7 @@ def test_parts_of_other_packages_are_shown_as_they_were_written(acme: AgencyJobC
         ({"steps": [{"acme.geocode": {"limit": "many"}}]}, "limit"),
         (
             {"steps": [{"acme.geocode": {"limit": 1}, "select": ["a"]}]},
-            "one key beside `timeout`, but here is also 'select'",
+            "needs one key beside `timeout`, and has 'acme.geocode', 'select'",
         ),
         ({"source": {"acme.crm": {"limit": 1}, "postgres": {}}}, "needs one key, and has 'acme.crm', 'postgres'"),
         ({"source": {"acme.geocode": {"limit": 1}}}, r"no installed package has 'acme\.geocode'.*there is acme\.crm"),

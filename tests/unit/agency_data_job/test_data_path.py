@@ -242,7 +242,7 @@ async def test_a_failed_run_of_several_datasets() -> None:
 @in_virtual_time
 async def test_a_dry_run_rejects_and_writes_nothing() -> None:
     """At no destination; the counts are those that a run would have."""
-    second, tables = MemoryDestination(url="memory://second", inline_limit=0), MemoryTables()
+    second, tables = MemoryDestination(url="memory://second", inline_limit=0, handles="second"), MemoryTables()
     of = service(TO_NUMBERS, on_row_error="quarantine", others=[second, tables])
     finished = await run(of, dry_run=True)
 
@@ -287,7 +287,7 @@ async def test_several_destinations() -> None:
 @in_virtual_time
 async def test_a_run_that_fails_leaves_nothing_at_any_destination(method: str) -> None:
     """Wherever it failed, before its decision."""
-    second, tables = MemoryDestination(url="memory://second", inline_limit=0), MemoryTables()
+    second, tables = MemoryDestination(url="memory://second", inline_limit=0, handles="second"), MemoryTables()
     of = service(others=[second, tables])
     of.between.on_next(method, *[None] * (2 if method in ("write", "seal") else 0), refused(StepFailed("x")))
     failed(await run(of), "step_failed")
