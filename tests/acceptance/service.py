@@ -12,7 +12,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -414,31 +415,47 @@ def valid(schema: str, value: object) -> None:
 # -- what a reader sees --------------------------------------------------------------------------
 
 
-def published(objects: Mapping[str, StoredObject], run_id: str, agency_id: int, destination: str) -> dict[str, Any]:
+def published(
+    objects: Mapping[str, StoredObject],
+    run_id: str,
+    agency_id: int,
+    destination: str,
+    *,
+    rejected: Collection[str] = (),
+) -> dict[str, Any]:
     """
     The manifest of a run, after holding it and all that lies beside it to the contract.
 
-    `objects` have keys below `destination`.
+    `objects` have keys below `destination`; `rejected` are the datasets some of whose rows are kept apart.
     """
     folder = f"agency_id={agency_id}/run_id={run_id}"
     stored = {key: object_ for key, object_ in objects.items() if key.startswith(f"{folder}/")}
     manifest: dict[str, Any] = json.loads(stored[f"{folder}/_manifest.json"].body)
     valid("manifest", manifest)
     assert (manifest["run_id"], manifest["agency_id"], manifest["job"]) == (run_id, agency_id, "agency_data_job")
-    assert manifest["rejected"] == []
 
     entries = {entry["url"].removeprefix(f"{destination}/"): entry for entry in manifest["entries"]}
-    assert {*entries, f"{folder}/_manifest.json"} == set(stored), "a reader sees what the manifest names, and no more"
+    apart = {entry["url"].removeprefix(f"{destination}/"): entry for entry in manifest["rejected"]}
+    named = {*entries, *apart, f"{folder}/_manifest.json"}
+    assert named == set(stored), "a reader sees what the manifest names, and no more"
+    parts = Counter[str]()
     for key, entry in entries.items():
-        body = stored[key].body
         suffix = {"none": "", "gzip": ".gz", "zstd": ".zst"}[entry["compression"]]
-        assert key == f"{folder}/{entry['dataset']}/part-00000.{entry['format']}{suffix}"
+        number = parts[entry["dataset"]]
+        assert key == f"{folder}/{entry['dataset']}/part-{number:05}.{entry['format']}{suffix}"
         assert entry["mandatory"] is True
+        parts[entry["dataset"]] += 1
+    assert set(apart) == {f"{folder}/_rejected/{dataset}/part-00000.ndjson" for dataset in rejected}
+    for key, entry in [*entries.items(), *apart.items()]:
+        body = stored[key].body
         assert entry["meta"] == {"content_length": len(body)}
         assert entry["sha256"] == hashlib.sha256(body).hexdigest()
         assert entry["rows"] == len(rows_of(entry, body))
     for dataset in manifest["datasets"]:
         assert dataset["rows_written"] == sum(e["rows"] for e in entries.values() if e["dataset"] == dataset["name"])
+    for entry in apart.values():
+        (dataset,) = [each for each in manifest["datasets"] if each["name"] == entry["dataset"]]
+        assert dataset["rows_rejected"] == entry["rows"]
     for counts in (manifest, *manifest["datasets"]):
         assert counts["rows_read"] == counts["rows_written"] + counts["rows_filtered"] + counts["rows_rejected"]
     for count in ("rows_read", "rows_written", "rows_filtered", "rows_rejected"):
@@ -446,11 +463,13 @@ def published(objects: Mapping[str, StoredObject], run_id: str, agency_id: int, 
     return manifest
 
 
-def published_in(service: Service, run_id: str, agency_id: int) -> dict[str, Any]:
-    """The same of a service's bucket, where objects have metadata too."""
+def published_in(
+    service: Service, run_id: str, agency_id: int, *, prefix: str = PREFIX, rejected: Collection[str] = ()
+) -> dict[str, Any]:
+    """The same of a service's bucket, below a prefix, where objects have metadata too."""
     folder = f"agency_id={agency_id}/run_id={run_id}/"
-    objects = {key.removeprefix(f"{PREFIX}/"): value for key, value in service.objects(f"{PREFIX}/{folder}").items()}
-    manifest = published(objects, run_id, agency_id, service.destination)
+    objects = {key.removeprefix(f"{prefix}/"): value for key, value in service.objects(f"{prefix}/{folder}").items()}
+    manifest = published(objects, run_id, agency_id, f"s3://{service.bucket}/{prefix}", rejected=rejected)
     for stored in objects.values():
         assert stored.metadata == {
             "run-id": run_id,
@@ -462,24 +481,36 @@ def published_in(service: Service, run_id: str, agency_id: int) -> dict[str, Any
 
 
 def rows_of(entry: Mapping[str, Any], body: bytes) -> list[dict[str, Any]]:
-    """An artifact's rows."""
-    match entry["compression"]:
-        case "gzip":
-            body = gzip.decompress(body)
-        case "zstd":
-            body = zstandard.ZstdDecompressor().decompressobj().decompress(body)
-    text = body.decode()
-    if entry["format"] == "csv":
+    """An artifact's rows. Rejected ones are plain NDJSON, and say nothing of it."""
+    text = unpacked(entry, body).decode()
+    if entry.get("format") == "csv":
         return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     assert not text or text.endswith("\n")
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def unpacked(entry: Mapping[str, Any], body: bytes) -> bytes:
+    """What was compressed."""
+    match entry.get("compression"):
+        case "gzip":
+            return gzip.decompress(body)
+        case "zstd":
+            return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    return body
+
+
+def body_of(service: Service, entry: Mapping[str, Any]) -> bytes:
+    """An entry's object."""
+    key = entry["url"].removeprefix(f"s3://{service.bucket}/")
+    body: bytes = service.s3.get_object(Bucket=service.bucket, Key=key)["Body"].read()
+    return body
 
 
 def dataset_rows(service: Service, manifest: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
-    """The published rows of one dataset."""
-    (entry,) = [entry for entry in manifest["entries"] if entry["dataset"] == dataset]
-    key = entry["url"].removeprefix(f"s3://{service.bucket}/")
-    return rows_of(entry, service.s3.get_object(Bucket=service.bucket, Key=key)["Body"].read())
+    """The published rows of one dataset, from all of its artifacts."""
+    entries = [entry for entry in manifest["entries"] if entry["dataset"] == dataset]
+    assert entries
+    return [row for entry in entries for row in rows_of(entry, body_of(service, entry))]
 
 
 def files_in(folder: Path) -> dict[str, StoredObject]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline_processing.installation import INSTALLATION_KEY
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_record import RunRecord
 from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.model import RunCompletion, RunState
+from pipeline_processing.model import RunCompletion, RunState, StagedTable
 from pipeline_processing.ports import Claim
 
 FAILURES = {
@@ -26,22 +26,30 @@ DECIDED = (RunState.PREPARED, RunState.SUCCEEDED, RunState.FAILED)
 
 
 class Promises:
-    """Watches a history and a destination: every call of theirs is looked at as it takes effect."""
+    """
+    Watches a history and its destinations, the first of which has the manifests: every call of theirs is looked at as
+    it takes effect. All runs export these datasets.
+    """
 
-    def __init__(self, runs: MemoryRunStore, destination: MemoryDestination) -> None:
+    def __init__(
+        self, runs: MemoryRunStore, destinations: Sequence[MemoryDestination], *, datasets: Sequence[str]
+    ) -> None:
         self._runs = runs
-        self._destination = destination
+        self._destinations = destinations
+        self._primary = destinations[0]
+        self._datasets = datasets
         self._manifests: dict[str, bytes] = {}
         self._recorded: set[str] = set()
         for method in ("renew", "check", "start_attempt", "record_upload", "prepare", "plan", "succeed", "succeed_dry"):
             self._watch_claimed(method)
         for method in ("fail", "retry", "hand_back", "release", "void_plan"):
             self._watch_claimed(method)
-        for method in ("complete", "publish", "delete"):
-            self._watch(method)
+        for destination in destinations:
+            for method in ("complete", "publish", "delete"):
+                self._watch(destination, method)
 
-    def _watch(self, method: str) -> None:
-        call = getattr(self._destination, method)
+    def _watch(self, destination: MemoryDestination, method: str) -> None:
+        call = getattr(destination, method)
 
         async def watched(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -49,7 +57,7 @@ class Promises:
             finally:
                 self.at_this_moment()
 
-        setattr(self._destination, method, watched)
+        setattr(destination, method, watched)
 
     def _watch_claimed(self, method: str) -> None:
         call: Callable[..., Awaitable[Any]] = getattr(self._runs, method)
@@ -79,29 +87,43 @@ class Promises:
         A reader sees nothing but what a run has decided, and no manifest before all that it names, nor does a
         manifest ever change.
         """
-        objects = self._destination.objects
-        for key, (body, metadata) in objects.items():
-            if key == INSTALLATION_KEY:
-                continue
-            record = self._runs._records[metadata["run-id"]]
-            run = record.run
-            assert run.state in DECIDED, f"{key} is visible while its run is {run.state}"
-            assert metadata["attempt"] == str(run.attempt), f"{key} is of attempt {metadata['attempt']}, not of {run}"
-            if key.endswith("_manifest.json"):
-                assert run.state is not RunState.FAILED, f"{key} is published, and its run has failed"
-                assert self._manifests.setdefault(key, body) == body, f"{key} has changed"
-                self._is_complete(json.loads(body))
-            elif record.plan is not None:
-                (planned,) = (artifact for artifact in record.plan.artifacts if artifact.key == key)
-                assert hashlib.sha256(body).hexdigest() == planned.sha256, f"{key} isn't what was decided"
-        gone = set(self._manifests) - set(objects)
+        for destination in self._destinations:
+            for key, (body, metadata) in destination.objects.items():
+                if key != INSTALLATION_KEY:
+                    self._is_decided(destination, key, body, metadata)
+        gone = set(self._manifests) - set(self._primary.objects)
         assert not gone, f"{gone} was removed"
 
+    def _is_decided(self, destination: MemoryDestination, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        record = self._runs._records[metadata["run-id"]]
+        run, where = record.run, f"{destination.url}/{key}"
+        assert run.state in DECIDED, f"{where} is visible while its run is {run.state}"
+        assert metadata["attempt"] == str(run.attempt), f"{where} is of attempt {metadata['attempt']}, not of {run}"
+        if key.endswith("_manifest.json"):
+            assert destination is self._primary, f"{where} is a manifest"
+            assert run.state is not RunState.FAILED, f"{where} is published, and its run has failed"
+            assert self._manifests.setdefault(key, body) == body, f"{where} has changed"
+            self._is_complete(json.loads(body))
+        elif record.plan is not None:
+            artifacts = record.plan.artifacts
+            (planned,) = (each for each in artifacts if (each.destination, each.key) == (destination.url, key))
+            assert hashlib.sha256(body).hexdigest() == planned.sha256, f"{where} isn't what was decided"
+            if destination.holds_tables:
+                before = [each for each in artifacts if not isinstance(each.staged, StagedTable)]
+                missing = [each for each in before if each.key not in self._at(each.destination).objects]
+                # Nobody deletes anything before the run has failed, which it may still do.
+                assert run.state is RunState.FAILED or not missing, f"{where} is visible before {missing}"
+
     def _is_complete(self, manifest: dict[str, Any]) -> None:
+        prefix = f"agency_id={manifest['agency_id']}/run_id={manifest['run_id']}"
         for entry in manifest["entries"]:
-            key = entry["url"].removeprefix(f"{self._destination.url}/")
-            assert key in self._destination.objects, f"{key} is in the manifest, and not there"
-            body, _ = self._destination.objects[key]
+            key = entry["url"].removeprefix(f"{self._primary.url}/")
+            assert key in self._primary.objects, f"{key} is in the manifest, and not there"
+            body, _ = self._primary.objects[key]
+            for other in self._destinations[1:]:
+                its = f"{prefix}/{entry['dataset']}" if other.holds_tables else key
+                assert its in other.objects, f"{other.url}/{its} isn't there, and the manifest is"
+                assert other.objects[its][0] == body, f"{other.url}/{its} has other bytes than {key}"
             assert hashlib.sha256(body).hexdigest() == entry["sha256"], f"{entry} has other bytes"
             assert len(body) == entry["meta"]["content_length"], f"{entry} has another size"
             assert body.count(b"\n") == entry["rows"], f"{entry} has other rows"
@@ -131,17 +153,22 @@ class Promises:
         assert not {attempt.outcome for attempt in record.attempts} & impossible, record.attempts
 
         prefix = f"agency_id={run.agency_id}/run_id={run_id}/"
-        visible = {key for key in self._destination.objects if key.startswith(prefix)}
+        visible = {(each.url, key) for each in self._destinations for key in each.objects if key.startswith(prefix)}
         if run.state is RunState.SUCCEEDED and not run.dry_run:
-            manifest = json.loads(self._destination.objects[f"{prefix}_manifest.json"][0])
-            entries = {entry["url"].removeprefix(f"{self._destination.url}/") for entry in manifest["entries"]}
-            assert visible == {f"{prefix}_manifest.json", *entries}
-            assert run.manifest_url == f"{self._destination.url}/{prefix}_manifest.json"
+            manifest = json.loads(self._primary.objects[f"{prefix}_manifest.json"][0])
+            entries = {entry["url"].removeprefix(f"{self._primary.url}/") for entry in manifest["entries"]}
+            tables = {f"{prefix}{dataset}" for dataset in self._datasets}
+            assert visible == {
+                (self._primary.url, f"{prefix}_manifest.json"),
+                *((each.url, key) for each in self._destinations for key in (tables if each.holds_tables else entries)),
+            }
+            assert run.manifest_url == f"{self._primary.url}/{prefix}_manifest.json"
             counts = ("rows_read", "rows_written", "rows_filtered", "rows_rejected", "attempt")
             assert {name: manifest[name] for name in counts} == {name: getattr(run, name) for name in counts}
         elif run.error is not None and run.error.kind == "plan_lost":
             # Whoever failed it may have died before it had deleted all; its plan says what is left to gc.
-            known = {artifact.key for artifact in record.plan.artifacts} if record.plan is not None else set()
+            planned = record.plan.artifacts if record.plan is not None else ()
+            known = {(artifact.destination, artifact.key) for artifact in planned}
             assert visible <= known, f"nobody will delete {visible - known}"
         else:
             assert not visible, f"{run_id} is {run.state}, and {visible} can be seen"
@@ -150,9 +177,13 @@ class Promises:
         """All uploads are gone but those that nobody ever recorded, once gc has asked the one question it has."""
         for run_id in self._runs._records:
             for upload in await self._runs.lost_uploads(run_id):
-                await self._destination.abort(upload)
-        left = {upload.upload_id for upload in self._destination.open_uploads}
+                await self._at(upload.destination).abort(upload)
+        left = {upload.upload_id for each in self._destinations for upload in each.open_uploads}
         assert not left & self._recorded, f"{left & self._recorded} were recorded, and nobody will abort them"
+
+    def _at(self, url: str) -> MemoryDestination:
+        (destination,) = (each for each in self._destinations if each.url == url)
+        return destination
 
 
 def _contents(record: RunRecord) -> tuple[Any, ...]:

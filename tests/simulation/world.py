@@ -1,5 +1,6 @@
 """
-A small world in which everything goes wrong that may: workers on one history and one destination, in virtual time.
+A small world in which everything goes wrong that may: workers on one history and one to three destinations, in
+virtual time.
 
 Every call of a worker may be refused, lose its reply, or be on its way for so long that its worker has given it up,
 died or been superseded before it takes effect. At any call a worker may pause for longer than its lease, be killed
@@ -23,8 +24,8 @@ from pipeline_processing.executor import Executor, RetryPolicy
 from pipeline_processing.lease import Leases
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.model import MultipartUpload, UploadRef
 from pipeline_processing.ports import Incoming, Origin
+from pipeline_processing.stored_text import planned_uploads
 from pipeline_processing.telemetry import IdsOnlyTracer
 from tests.simulation.kafka import Kafka
 from tests.simulation.promises import Promises
@@ -39,6 +40,7 @@ from tests.unit.in_memory import (
     incoming,
     job,
 )
+from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import VirtualClock
 
 LEASE = 10.0
@@ -87,7 +89,7 @@ class Chances:
 
 @dataclass
 class World:
-    """One seed's history, destination, workers and troubles."""
+    """One seed's history, destinations, workers and troubles."""
 
     seed: int
     trace: list[str] = field(default_factory=list)
@@ -100,8 +102,19 @@ class World:
         self.chances = Chances.drawn(self.choose)
         self.clock = VirtualClock()
         self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
-        self.destination = MemoryDestination(inline_limit=INLINE_LIMIT)
-        self.promises = Promises(self.runs, self.destination)
+        self.destinations: list[MemoryDestination] = [
+            MemoryDestination(inline_limit=INLINE_LIMIT),
+            *self.choose.choice(
+                (
+                    [],
+                    [MemoryDestination(url="memory://second", inline_limit=INLINE_LIMIT, handles="second")],
+                    [MemoryTables()],
+                    [MemoryTables(), MemoryDestination(url="memory://second", inline_limit=0, handles="second")],
+                )
+            ),
+        ]
+        """The first has the manifests."""
+        self.promises = Promises(self.runs, self.destinations, datasets=DATASETS)
         self.kafka = Kafka(self)
         self.pace = self.choose.choice((0.0, 0.2, 1.0, 3.0))
         """Seconds that reading or sending something takes at most."""
@@ -187,17 +200,22 @@ class World:
         """Removes uploads that are complete but for their completion, though it should be older than any run."""
         while not self.is_quiet and self.chances.removed:
             await asyncio.sleep(self.choose.uniform(0, 0.5))
-            planned = [
-                UploadRef(key=artifact.key, upload_id=artifact.staged.upload_id)
+            planned = {
+                handle
                 for record in self.runs._records.values()
-                for artifact in (record.plan.artifacts if record.plan else ())
-                if isinstance(artifact.staged, MultipartUpload)
+                if record.plan is not None
+                for handle in planned_uploads(record.plan)[1]
+            }
+            pending = [
+                (each, upload)
+                for each in self.destinations
+                for upload in each.open_uploads
+                if upload.upload_id in planned
             ]
-            pending = [upload for upload in planned if upload in self.destination.open_uploads]
             if pending and self.choose.random() < self.chances.removed:
-                upload = self.choose.choice(pending)
+                destination, upload = self.choose.choice(pending)
                 self.note("rule", f"remove {upload.upload_id} of {upload.key}")
-                await self.destination.abort(upload)
+                await destination.abort(upload)
 
     async def _keep_alive(self, number: int) -> None:
         """A worker, and another in its place once it is gone."""
@@ -236,13 +254,13 @@ class Worker:
         self._life: asyncio.Task[None] | None = None
         clock: Any = _WorkersClock(self)
         runs: Any = Interposed(world.runs, self._around_history)
-        destination: Any = InterposedDestination(world.destination, self._around_destination)
+        destinations: list[Any] = [InterposedDestination(each, self._around_destination) for each in world.destinations]
         self._executor = Executor(
             worker=name,
             runs=runs,
             source=_ChangingSource(world, self._around_source),
             services=NoServices(),
-            destinations=Destinations([destination]),
+            destinations=Destinations(destinations),
             config=job(*DATASETS),
             leases=Leases(runs=runs, clock=clock, length=timedelta(seconds=LEASE)),
             clock=clock,

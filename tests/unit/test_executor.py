@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from pipeline_processing.errors import (
     AccessDenied,
     BucketMissing,
+    DestinationChanged,
     DestinationUnavailable,
     ForeignPrefix,
     HistoryUnavailable,
@@ -31,6 +32,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.executor import RetryPolicy
 from pipeline_processing.lease import Held
+from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import InlineContent, MultipartUpload, RunState
 from tests.unit.in_memory import LEASE, Call, Fault, Service, after, lost_reply, refused
 from tests.unit.virtual_clock import in_virtual_time
@@ -462,6 +464,29 @@ async def test_a_void_plan_is_exported_again(service: Service, fault: Callable[[
     assert (service.visible(), service.left_over()) == ({}, NOTHING)
     await service.attempt()
     succeeded(service, outcomes=["voided", "succeeded"])
+
+
+@in_virtual_time
+async def test_a_plan_for_a_destination_that_isnt_here_waits_for_it() -> None:
+    """Somebody has to set it back first, so nobody looks again for a while; nothing is taken for lost meanwhile."""
+    second = MemoryDestination(url="memory://second", inline_limit=0, handles="second")
+    service = Service(others=[second])
+    await service.accept()
+    service.between.on_next("complete", refused(DOWN))
+    await service.attempt()
+    await service.clock.sleep(1)
+
+    service.others = []
+    attempted = await service.attempt(service.executor("without", after=lambda step: None))
+    assert isinstance(attempted.error, DestinationChanged)
+    assert (attempted.run.state, attempted.run.lease_expires_at) == (RunState.PREPARED, None)
+    assert attempted.run.not_before == service.clock.now() + timedelta(seconds=30)
+    assert (service.visible(), len(second.open_uploads)) == ({}, 3)
+
+    await service.clock.sleep(30)
+    await service.attempt()
+    succeeded(service, outcomes=["succeeded"])
+    assert second.open_uploads == []
 
 
 # -- losing the run ------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ def test_parts_of_no_kind(part: Any):
     (fault,) = raised.value.errors()
     assert fault["type"] == "unknown_colour"
     assert fault["msg"] == (
-        "unknown colour; a colour is a mapping with one of the keys red, blue, or the name of another package's colour, "
-        "which has a dot"
+        "unknown colour; a colour is a mapping with one of the keys red, blue, or the name of another package's "
+        "colour, which has a dot"
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline_processing.agency_data_job.config import DatasetConfig
@@ -53,4 +53,7 @@ class RunContext:
 def _since(dataset: DatasetConfig, last: LastSuccess | None) -> datetime | None:
     if dataset.since is None or last is None:
         return None
-    return last.covered_until - dataset.overlap if dataset.overlap else last.covered_until
+    try:
+        return last.covered_until - (dataset.overlap or timedelta())
+    except OverflowError:  # before the year 1: that is everything
+        return None

@@ -1,0 +1,81 @@
+"""Functions for `python:` steps that go wrong, each in its own way. The acceptance tests' rows have `id` and `name`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+LATE = 2500
+"""Number, among an agency's documents, of the row that some can't bear."""
+ABSENT = "no_such_column"
+
+
+def raises(rows: Rows) -> Rows:
+    raise LookupError("no such street")
+
+
+async def raises_async(rows: Rows) -> Rows:
+    await asyncio.sleep(0)
+    raise LookupError("no such street")
+
+
+def raises_late(rows: Rows) -> Rows:
+    """After more than 1 MiB has been uploaded."""
+    if any(row["id"] % 100_000 == LATE for row in rows):
+        raise LookupError("no such street")
+    return rows
+
+
+def exits(rows: Rows) -> Rows:
+    raise SystemExit(0)
+
+
+def returns_none(rows: Rows) -> None:
+    return None
+
+
+def returns_generator(rows: Rows) -> Any:
+    yield from rows
+
+
+async def returns_numbers(rows: Rows) -> Any:
+    return [row["id"] for row in rows]
+
+
+def returns_what_nothing_can_write(rows: Rows) -> Rows:
+    return [row | {"name": object()} for row in rows]
+
+
+def adds_rows(rows: Rows) -> Rows:
+    return [*rows, *(dict(row) for row in rows)]
+
+
+async def adds_one_row(rows: Rows) -> Rows:
+    return [*rows, {"id": 0}]
+
+
+def loses_a_column(rows: Rows) -> Rows:
+    return [{name: value for name, value in row.items() if name != "name"} for row in rows]
+
+
+def loses_it_once(rows: Rows) -> Rows:
+    del rows[6]["name"]
+    return rows
+
+
+def sleeps(rows: Rows) -> Rows:
+    time.sleep(3600)
+    return rows
+
+
+def spins(rows: Rows) -> Rows:
+    while True:
+        pass
+
+
+async def never_ends(rows: Rows) -> Rows:
+    await asyncio.Event().wait()
+    return rows
