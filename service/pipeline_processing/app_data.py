@@ -157,7 +157,9 @@ async def destinations(settings: Settings, config: AgencyJobConfig | None, *, ru
                     plugin = plugins.plugin(plugins.DESTINATIONS, entry.name)
                     made = plugin.build(entry.options, context=ConfiguredServices(settings))
             opened.append(await stack.enter_async_context(made))
-        yield Destinations(opened)
+        # The first that can hold the manifest is the primary: another package's has no say in that.
+        first = next(at for at, entry in enumerate(entries) if entry.kind in ("s3", "file"))
+        yield Destinations([opened.pop(first), *opened])
 
 
 @asynccontextmanager

@@ -11,6 +11,8 @@ import hashlib
 import hmac
 import io
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,12 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 AGENCY, OTHER = 123, 124
 
 
-def example(service: Service, name: str, **places: str) -> Path:
-    """An example with this test's own places in it: each is there once, and nothing else is changed."""
+def example(service: Service, name: str, places: Mapping[str, str] | None = None) -> Path:
+    """An example with this test's own bucket, or other places: each is there once, and nothing else is changed."""
     text = (EXAMPLES / f"{name}.yaml").read_text("utf-8")
-    for place, ours in {"bucket: exports": f"bucket: {service.bucket}", **places}.items():
-        assert text.count(place) == (0 if place not in text and not places.get(place) else 1), place
+    bucket = {"bucket: exports": f"bucket: {service.bucket}"} if "s3:" in text else {}
+    for place, ours in {**bucket, **(places or {})}.items():
+        assert text.count(place) == 1, place
         text = text.replace(place, ours)
     path = service.folder / f"{name}.yaml"
     path.write_text(text, "utf-8")
@@ -62,13 +65,14 @@ CREATE TABLE case_events (id bigint PRIMARY KEY, case_id bigint, kind text, cost
 INSERT INTO cases
 SELECT agency_id * 1000000 + n, agency_id, 'case ' || n, timestamptz '2026-01-01 00:00Z' + n * interval '1 minute',
        CASE WHEN n = 1 THEN '{"tags": ["ä", null]}'::jsonb END
-FROM (VALUES (123, 4), (124, 500002)) AS sizes (agency_id, cases), generate_series(1, cases) AS n;
-INSERT INTO case_events SELECT id * 10 + n, id, 'opened', n * 0.10 FROM cases, generate_series(1, 3) AS n WHERE id < 124000000;
+FROM (VALUES (123, 4), (124, 100002)) AS sizes (agency_id, cases), generate_series(1, cases) AS n;
+INSERT INTO case_events
+SELECT id * 10 + n, id, 'opened', n * 0.10 FROM cases, generate_series(1, 3) AS n WHERE agency_id = 123;
 """
 
 
 def test_nightly_archive(service: Service) -> None:
-    """Both datasets as row_to_json has them, zstd, tagged; half a million rows are a file, and the rest another one."""
+    """Both datasets as row_to_json has them, zstd, tagged; 100,000 rows are a file, and the rest another one."""
     service.sql(CASES)
     config = example(service, "nightly-archive")
 
@@ -91,32 +95,33 @@ def test_nightly_archive(service: Service) -> None:
 
     manifest = published_in(service, "night-2", OTHER, prefix="archive")
     assert [(e["dataset"], e["rows"]) for e in manifest["entries"]] == [
-        ("cases", 500_000),
+        ("cases", 100_000),
         ("cases", 2),
         ("events", 0),
     ]
     ids = [row["id"] for row in dataset_rows(service, manifest, "cases")]
-    assert ids == list(range(124_000_001, 124_500_003))
+    assert ids == list(range(124_000_001, 124_100_003))
 
 
 def test_nightly_archive_checks_before_it_publishes(service: Service) -> None:
     """A case that is twice there, one without a time, or half of them gone: 1 each time, and nothing is published."""
-    service.sql(CASES.replace("500002", "3"))
+    service.sql(CASES.replace("100002", "3"))
     config = example(service, "nightly-archive")
     assert service.run(AGENCY, "--run-id", "night-1", "--config", config).returncode == 0
     before = service.listed()
 
-    for run_id, change in {
-        "fewer": "DELETE FROM cases WHERE agency_id = 123 AND id > 123000001",
-        "none": "DELETE FROM cases WHERE agency_id = 123",
-        "no-time": "UPDATE cases SET opened_at = NULL WHERE id = 124000002",
-        "twice": "ALTER TABLE cases DROP CONSTRAINT cases_pkey; UPDATE cases SET id = 124000003, opened_at = now();",
-    }.items():
+    for agency, said, change in (
+        (AGENCY, "`expect.max_change`", "DELETE FROM cases WHERE agency_id = 123 AND id > 123000001"),
+        (AGENCY, "`expect.min_rows`", "DELETE FROM cases WHERE agency_id = 123"),
+        (OTHER, "row 2: 'opened_at' is null", "UPDATE cases SET opened_at = NULL WHERE id = 124000002"),
+        (OTHER, "row 2: ", "ALTER TABLE cases DROP CONSTRAINT cases_pkey; UPDATE cases SET id = 1, opened_at = now();"),
+    ):
         service.sql(change)
-        agency = AGENCY if run_id in ("fewer", "none") else OTHER
-        done = service.run(agency, "--run-id", run_id, "--config", config)
-        assert done.returncode == 1, (run_id, done.stderr)
-        assert completion(done)["error"]["kind"] == "expectation_failed", run_id
+        done = service.run(agency, "--config", config)
+        assert done.returncode == 1, (said, done.stderr)
+        error = completion(done)["error"]
+        assert error["kind"] == "expectation_failed"
+        assert said in error["message"]
 
     assert service.listed() == before
     assert service.pending_uploads() == []
@@ -152,7 +157,12 @@ def test_partner_csv(service: Service) -> None:
 
     assert done.returncode == 0, done.stderr
     manifest = published_in(service, "delivery-1", AGENCY, prefix="partner")
-    assert [manifest[count] for count in ("rows_read", "rows_written", "rows_filtered", "rows_rejected")] == [6, 4, 2, 0]
+    assert [manifest[count] for count in ("rows_read", "rows_written", "rows_filtered", "rows_rejected")] == [
+        6,
+        4,
+        2,
+        0,
+    ]
     (entry,) = manifest["entries"]
     text = unpacked(entry, body_of(service, entry)).decode()
 
@@ -180,10 +190,10 @@ CREATE TABLE orders (
     id bigint PRIMARY KEY, agency_id bigint, customer_id bigint, status text, items jsonb, total numeric(20, 2)
 );
 INSERT INTO orders
-SELECT agency_id * 1000 + n, agency_id, CASE WHEN n % 10 > 0 THEN n % 10 END, CASE WHEN n % 2 = 0 THEN 'new' ELSE 'paid' END,
+SELECT agency_id * 1000 + n, agency_id, nullif(n % 10, 0), CASE WHEN n % 2 = 0 THEN 'new' ELSE 'paid' END,
        jsonb_build_array(jsonb_build_object('sku', n)), n + 0.10
 FROM unnest(ARRAY[123, 124]) AS agency_id, generate_series(1, 80) AS n;
-UPDATE orders SET status = 'lost' WHERE id IN (123003, 124003, 124004);
+UPDATE orders SET status = 'lost' WHERE id IN (123003, 124003, 124004, 124005);
 UPDATE orders SET total = -0.01 WHERE id IN (123040, 124040, 124041);
 UPDATE orders SET items = '[]' WHERE id = 123041;
 UPDATE orders SET total = NULL, items = NULL WHERE id = 123079;
@@ -204,7 +214,7 @@ def test_enriched_orders(service: Service) -> None:
     with running_api() as api:
         api.on("/names", names)
         api.faults.append(first(2, Reply(status=503, headers={"Retry-After": "0"})))
-        config = example(service, "enriched-orders", **{"https://customers.example.com": api.url("")})
+        config = example(service, "enriched-orders", {"https://customers.example.com": api.url("")})
         env = {"PIPELINE_SECRETS__CUSTOMERS_TOKEN": "t0ken"}
         done = service.run(AGENCY, "--run-id", "orders-1", "--config", config, env=env)
         too_many = service.run(OTHER, "--run-id", "orders-2", "--config", config, env=env)
@@ -230,21 +240,24 @@ def test_enriched_orders(service: Service) -> None:
     lines.sort(key=lambda line: line["row_number"])
     assert [(line["row_number"], line["step"]) for line in lines] == [
         (3, "enrich_table: status"),
-        (40, "validate: json_schema"),
-        (41, "validate: json_schema"),
-        (79, "validate: json_schema"),
+        (40, "validate"),
+        (41, "validate"),
+        (79, "validate"),
     ]
     said = [line["reason"] for line in lines]
-    assert "'status'" in said[0] and "missing" in said[0]
+    assert said[0].startswith("its 'status' ")
     assert said[1:3] == ["total: too small (minimum)", "items: too few items (minItems)"]
     assert sorted(said[3].split("; ")) == ["items: not of type array (type)", "total: not of type number (type)"]
     assert [line["row"] for line in lines] == as_json(
         service,
-        "SELECT id, customer_id, status, items, total FROM orders WHERE id IN (123003, 123040, 123041, 123079) ORDER BY id",
+        "SELECT id, customer_id, status, items, total FROM orders "
+        "WHERE id IN (123003, 123040, 123041, 123079) ORDER BY id",
     )
 
     assert {asked.headers["Authorization"] for asked in api.asked} == {"Bearer t0ken"}
-    assert sorted(api.asked[-1].query["ids"].split(",")) == [str(number) for number in range(1, 10)]
+    asked_for = [asked.query["ids"] for asked in api.asked]
+    assert len(set(asked_for[:3])) == 1, "twice it was too busy"
+    assert {number for numbers in asked_for for number in numbers.split(",")} == set("123456789")
     assert "t0ken" not in done.stdout + done.stderr + too_many.stderr
 
     assert too_many.returncode == 1, too_many.stderr
@@ -271,7 +284,8 @@ INSERT INTO lake.agency_payments VALUES (124009, 124, 'of another agency', 1, '2
 """
 LATER = """
 INSERT INTO payment_versions VALUES
-    (123001, 123, 'first, corrected', 1.30, now()), (123004, 123, 'new', 4.00, now()), (124004, 124, 'new', 4.00, now());
+    (123001, 123, 'first, corrected', 1.30, now()), (123004, 123, 'new', 4.00, now()),
+    (124004, 124, 'new', 4.00, now());
 """
 
 
@@ -370,17 +384,11 @@ def test_upstream_api(service: Service) -> None:
     with running_api() as api:
         api.on(f"/agencies/{AGENCY}/tickets", pages)
         api.faults.append(first(1, Reply(status=429, headers={"Retry-After": "0"})))
+        places = {"https://tickets.example.com": api.url(""), "/srv/exports": str(folder)}
+        config = example(service, "upstream-api", places)
         done = service.run(
             AGENCY,
-            *("--run-id", "tickets-1", "--since", "2026-01-01T00:00Z"),
-            *(
-                "--config",
-                example(
-                    service,
-                    "upstream-api",
-                    **{"https://tickets.example.com": api.url(""), "/srv/exports": str(folder)},
-                ),
-            ),
+            *("--run-id", "tickets-1", "--since", "2026-01-01T00:00Z", "--config", config),
             env={
                 "PIPELINE_SOURCE__DSN": None,
                 "PIPELINE_HISTORY__DSN": service.environment["PIPELINE_SOURCE__DSN"],
@@ -395,12 +403,12 @@ def test_upstream_api(service: Service) -> None:
     artifact = folder / f"agency_id={AGENCY}/run_id=tickets-1/tickets/part-00000.ndjson"
     rows = [json.loads(line) for line in artifact.read_text("utf-8").splitlines()]
     for row in rows:
-        row["opened"] = row["opened"].replace("T", " ").replace("+00:00", "Z")
+        row["opened"] = datetime.fromisoformat(row["opened"])
     expected = [
         {
             "id": number,
             "title": f"Ticket {number}",
-            "opened": f"2026-01-18 09:00:{number % 60:02}Z",
+            "opened": datetime(2026, 1, 18, 9, 0, number % 60, tzinfo=UTC),
             "reporter_name": None if number == 3 else "***",
             "reporter_address_city": None if number in (3, 4) else f"City {number}",
         }
@@ -411,5 +419,5 @@ def test_upstream_api(service: Service) -> None:
     assert staged_in(folder) == []
 
     assert [asked.query.get("cursor") for asked in api.asked] == [None, None, "200", "400"]
-    assert {asked.query["updated_after"] for asked in api.asked} == {"2026-01-01T00:00:00+00:00"}
+    assert {asked.query["updated_after"] for asked in api.asked} == {"2026-01-01T00:00:00Z"}
     assert {asked.headers["X-Api-Key"] for asked in api.asked} == {"k3y"}

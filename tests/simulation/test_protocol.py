@@ -66,8 +66,9 @@ def test_a_seed_is_a_life() -> None:
 def test_lives_are_eventful() -> None:
     """Every kind of end, and of attempt, is met often enough for the promises to mean something."""
     ends: Counter[str] = Counter()
-    for seed in range(10_000, 10_000 + LIVES):
+    for seed in range(10_100, 10_100 + 3 * LIVES):
         world = live(seed)
+        ends[f"destinations: {len(world.destinations)}"] += 1
         for record in world.runs._records.values():
             ends.update([record.run.state.value, *(attempt.outcome for attempt in record.attempts)])
         ends.update(refused=world.kafka.refused, asked_again=len(world.kafka.asked_again))
@@ -76,4 +77,5 @@ def test_lives_are_eventful() -> None:
     assert all(ends[state] >= 5 for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)), ends
     assert all(ends[outcome] >= 5 for outcome in ("lost", "retrying", "handed_back")), ends
     assert ends["voided"] >= 1, ends
+    assert all(ends[f"destinations: {number}"] >= 5 for number in (1, 2, 3)), ends
     assert all(ends[trouble] >= 5 for trouble in ("refused", "asked_again", "told_again")), ends

@@ -9,7 +9,7 @@ from pipeline_processing.expressions import decimals, documents, floats, integer
 from pipeline_processing.expressions.compiled import Compiled, constant, strict, unknown
 from pipeline_processing.expressions.floats import SPACE, float_text
 from pipeline_processing.expressions.refusals import Refused, RowFault
-from pipeline_processing.expressions.types import NUMERIC, TEMPORAL, Target, Type
+from pipeline_processing.expressions.types import NUMERIC, TEMPORAL, UNTYPED, Target, Type
 from pipeline_processing.expressions.uuids import uuid_of
 from pipeline_processing.values import ENUM, padded_text_key, same
 
@@ -77,8 +77,8 @@ def cast(operand: Compiled, target: Target, at: int) -> Compiled:
     """CAST(operand AS target). Raises Refused."""
     if operand.type is Type.ANY:
         return unknown(target.type, at)
-    if operand.is_null and operand.type is Type.LITERAL:
-        return constant(target.type, None, at)
+    if operand.type is Type.NULL or (operand.type is Type.LITERAL and operand.is_null):
+        return coerced(operand, target.type)
     if operand.type is Type.LITERAL:
         operand = _read(operand, target)
     elif operand.type is not target.type:
@@ -119,8 +119,10 @@ def coerced(operand: Compiled, to: Type) -> Compiled:
     source = operand.type
     if source is to or source is Type.ANY:
         return operand
+    if source is Type.NULL or (source is Type.LITERAL and operand.is_null):
+        return Compiled(to, operand.value, operand.at, fixed=operand.fixed)
     if source is Type.LITERAL:
-        if to is Type.JSON and not operand.is_null:
+        if to is Type.JSON:
             raise Refused("has text where json belongs: write CAST('…' AS json)", operand.at)
         if to is Type.CHAR:
             return constant(to, operand.constant, operand.at)
@@ -138,8 +140,8 @@ def common_type(operands: list[Compiled], what: str, at: int) -> Type:
 
     Raises Refused where there is none.
     """
-    types = {operand.type for operand in operands} - {Type.LITERAL}
-    known = types - {Type.ANY}
+    types = {operand.type for operand in operands}
+    known = types - {Type.LITERAL, Type.NULL, Type.ANY}
     for widening in (NUMERIC, TEMPORAL):
         if known and known <= set(widening):
             known = {max(known, key=widening.index)}
@@ -149,19 +151,21 @@ def common_type(operands: list[Compiled], what: str, at: int) -> Type:
         raise Refused(f"mixes {' and '.join(sorted(known))} in {what}: cast one of them", at)
     if Type.ANY in types:
         return Type.ANY
+    if not known and Type.NULL in types and all(operand.type is Type.NULL or operand.is_null for operand in operands):
+        return Type.NULL
     return next(iter(known), Type.TEXT)
 
 
 def as_text(operand: Compiled, what: str) -> Compiled:
     """An argument that has to be text already. Raises Refused."""
-    if operand.type in (Type.TEXT, Type.CHAR, Type.LITERAL, Type.ANY):
+    if operand.type in (Type.TEXT, Type.CHAR, *UNTYPED):
         return coerced(operand, Type.TEXT)
     raise Refused(f"gives {what} {operand.type} where text belongs: write CAST(… AS text)", operand.at)
 
 
 def as_condition(operand: Compiled, what: str) -> Compiled:
     """An operand that has to be true, false or null. Raises Refused."""
-    if operand.type in (Type.BOOLEAN, Type.LITERAL, Type.ANY):
+    if operand.type in (Type.BOOLEAN, *UNTYPED):
         return coerced(operand, Type.BOOLEAN)
     raise Refused(f"gives {what} {operand.type} where a condition belongs", operand.at)
 

@@ -79,7 +79,7 @@ def nullif(operands: Sequence[Compiled], at: int) -> Compiled:
     if Type.ANY in (first.type, second.type):
         return unknown(Type.ANY, at)
     # What comes out is the first as the comparison has it: of numbers and texts the common type, else its own.
-    if first.type is Type.LITERAL or first.type in NUMERIC:
+    if first.type in (Type.LITERAL, Type.NULL, *NUMERIC):
         first = coerced(first, common_type(list(operands), "NULLIF", at))
     elif (first.type, second.type) == (Type.CHAR, Type.TEXT):
         first = coerced(first, Type.TEXT)

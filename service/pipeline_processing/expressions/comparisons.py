@@ -6,10 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline_processing.columns import Comparison
-from pipeline_processing.expressions import text, times
+from pipeline_processing.expressions import logic, text, times
 from pipeline_processing.expressions.casts import as_text, coerced, common_type
 from pipeline_processing.expressions.compiled import Compiled, composed, constant, strict, unknown
-from pipeline_processing.expressions.logic import any_of
 from pipeline_processing.expressions.refusals import Refused
 from pipeline_processing.expressions.types import TEMPORAL, Type
 from pipeline_processing.expressions.values import ordering
@@ -48,14 +47,10 @@ def distinct(left: Compiled, right: Compiled, negated: bool, at: int) -> Compile
     return composed(Type.BOOLEAN, lambda row: a(row) != b(row), (one, other), at)
 
 
-def contained(operand: Compiled, items: Sequence[Compiled], at: int) -> Compiled:
-    """`operand IN (items)`. Raises Refused."""
-    fixed = [item for item in items if item.fixed]
-    if len(fixed) < 2:  # then their order says, as in Postgres, which ones are looked at
-        return any_of([compared("=", operand, item, at) for item in items], at)
-    others = [compared("=", operand, item, at) for item in items if not item.fixed]
-    among = _among(operand, fixed, at)
-    return any_of([among, *others], at) if others else among
+def contained(operand: Compiled, constants: Sequence[Compiled], others: Sequence[Compiled], at: int) -> Compiled:
+    """`operand IN (constants, others)`. Raises Refused."""
+    among = [_among(operand, constants, at)] if constants else []
+    return logic.any_of([*among, *(compared("=", operand, other, at) for other in others)], at)
 
 
 def _among(operand: Compiled, items: Sequence[Compiled], at: int) -> Compiled:
@@ -123,6 +118,8 @@ def _comparison(operand: Compiled) -> Comparison | None:
 def _key_of_other(operand: Compiled, comparison: Comparison, at: int) -> Compiled:
     if operand.type is Type.ANY:
         return operand
+    if operand.type is Type.NULL:
+        return coerced(operand, Type.OTHER)
     if (own := _comparison(operand)) is not None and own.family == comparison.family:
         return strict(Type.OTHER, own.key, operand, at=operand.at)
     if not operand.fixed:

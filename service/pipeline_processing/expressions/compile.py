@@ -30,6 +30,7 @@ from pipeline_processing.expressions.tree import (
     Negated,
     Node,
     Signed,
+    reads_columns,
 )
 from pipeline_processing.expressions.types import Type, type_of
 from pipeline_processing.expressions.values import READ_AT_RUN_TIME, key_of_carried, reading
@@ -70,8 +71,11 @@ def compiled(node: Node, column: Lookup) -> Compiled:
             bounds = (comparisons.compared(">=", operand, low, at), comparisons.compared("<=", operand, high, at))
             return _perhaps_not(logic.all_of(bounds, at), node.negated)
         case In():
-            found = comparisons.contained(of(node.operand), [of(item) for item in node.items], at)
-            return _perhaps_not(found, node.negated)
+            read = [of(item) for item in node.items if reads_columns(item)]
+            constants = [of(item) for item in node.items if not reads_columns(item)]
+            if len(constants) == 1:  # then Postgres looks at all in the order in which they stand
+                read, constants = [of(item) for item in node.items], []
+            return _perhaps_not(comparisons.contained(of(node.operand), constants, read, at), node.negated)
         case Like():
             alike = comparisons.like(of(node.operand), of(node.pattern), node.any_case, at)
             return _perhaps_not(alike, node.negated)
@@ -147,9 +151,7 @@ def column_read(column: Column, carry: str, at: int) -> Compiled:
 
 
 def column_of_type(name: str, type_: Type, at: int) -> Compiled:
-    """A column that somebody else's step left, where its values are of that type; of type LITERAL if it is null."""
-    if type_ is Type.LITERAL:
-        return constant(type_, None, at)
+    """A column that somebody else's step left, in rows where it has values of that type."""
     return Compiled(type_, _converted(name, READ_AT_RUN_TIME.get(type_)), at)
 
 

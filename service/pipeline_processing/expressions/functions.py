@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline_processing.expressions import choices, decimals, floats, integers, text, times
 from pipeline_processing.expressions.casts import as_text, coerced, printed
-from pipeline_processing.expressions.compiled import Compiled, composed, constant, strict, unknown
+from pipeline_processing.expressions.compiled import Compiled, composed, strict, unknown
 from pipeline_processing.expressions.operators import arithmetic, check_number
 from pipeline_processing.expressions.refusals import Refused
 from pipeline_processing.expressions.types import TEMPORAL, Type
@@ -42,7 +42,7 @@ def _argument(given: Compiled, letter: str, name: str) -> Compiled:
     if letter == "t":
         return as_text(given, name.upper())
     # Text in quotes would make another function of it: substring(text, 'pattern').
-    if given.type in (Type.INTEGER, Type.ANY) or given.is_null:
+    if given.type in (Type.INTEGER, Type.NULL, Type.ANY) or given.is_null:
         return coerced(given, Type.INTEGER)
     raise Refused(f"gives {name.upper()} {given.type} where an integer belongs", given.at)
 
@@ -125,9 +125,7 @@ def _extract(given: Sequence[Compiled], at: int) -> Compiled:
     name = field.constant
     if name not in _FIELDS:
         raise Refused(f"extracts {name!r}. There are {', '.join(_FIELDS)}", field.at)
-    if moment.type is Type.LITERAL and moment.is_null:
-        return constant(Type.NUMBER, None, at)
-    if moment.type not in (*TEMPORAL, Type.ANY):
+    if moment.type not in (*TEMPORAL, Type.NULL, Type.ANY) and not moment.is_null:
         raise Refused(f"extracts {name} from {moment.type}, which is neither date nor timestamp: cast it", moment.at)
     return strict(Type.NUMBER, partial(times.extracted, name), moment, at=at)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from pipeline_processing.expressions import decimals, documents, floats, integers, text
 from pipeline_processing.expressions.casts import as_text, coerced, common_type, printed
-from pipeline_processing.expressions.compiled import Compiled, constant, strict, unknown
+from pipeline_processing.expressions.compiled import Compiled, strict, unknown
 from pipeline_processing.expressions.refusals import Refused
-from pipeline_processing.expressions.types import NUMERIC, TEMPORAL, Type
+from pipeline_processing.expressions.types import NUMERIC, TEMPORAL, UNTYPED, Type
 
 _ARITHMETIC: Mapping[Type, Mapping[str, Callable[[Any, Any], Any]]] = {
     Type.INTEGER: integers.ARITHMETIC,
@@ -26,10 +26,12 @@ def arithmetic(sign: str, left: Compiled, right: Compiled, at: int) -> Compiled:
     for operand in (left, right):
         check_number(operand, repr(sign))
     if left.type is right.type is Type.LITERAL:
-        return _of_literals(sign, (left, right), at)
+        raise _of_literals(sign, at)
     type_ = common_type([left, right], repr(sign), at)
     if type_ is Type.ANY:
         return unknown(type_, at)
+    if type_ is Type.NULL:
+        return left
     if (function := _ARITHMETIC[type_].get(sign)) is None:
         raise Refused(f"uses {sign!r} on {type_}: cast to numeric", at)
     return strict(type_, function, coerced(left, type_), coerced(right, type_), at=at)
@@ -39,10 +41,10 @@ def signed(sign: str, operand: Compiled, at: int) -> Compiled:
     """`- operand`, or `+ operand`. Raises Refused."""
     check_number(operand, repr(sign))
     if operand.type is Type.LITERAL:
-        return _of_literals(sign, (operand,), at)
+        raise _of_literals(sign, at)
     if operand.type is Type.ANY:
         return unknown(operand.type, at)
-    if sign == "+":
+    if sign == "+" or operand.type is Type.NULL:
         return operand
     return strict(operand.type, _NEGATIVE[operand.type], operand, at=at)
 
@@ -51,21 +53,18 @@ def check_number(operand: Compiled, what: str) -> None:
     """Raises Refused where an operand can't be a number."""
     if operand.type in TEMPORAL:
         raise Refused(f"uses {what} on {operand.type}. Compute with times in the query", operand.at)
-    if operand.type not in (*NUMERIC, Type.LITERAL, Type.ANY):
+    if operand.type not in (*NUMERIC, *UNTYPED):
         raise Refused(f"gives {what} {operand.type} where a number belongs: cast it", operand.at)
 
 
-def _of_literals(what: str, operands: tuple[Compiled, ...], at: int) -> Compiled:
-    """NULL if they are; of text nobody knows which numbers it is."""
-    if all(operand.is_null for operand in operands):
-        return constant(Type.LITERAL, None, at)
-    raise Refused(f"gives {what!r} text where a number belongs: write numbers without quotes", at)
+def _of_literals(what: str, at: int) -> Refused:
+    return Refused(f"gives {what!r} nothing but text or NULL: write numbers without quotes", at)
 
 
 def joined(left: Compiled, right: Compiled, at: int) -> Compiled:
     """`left || right`: text, if one of them is. Raises Refused."""
     types = (left.type, right.type)
-    if not any(type_ in (Type.TEXT, Type.CHAR, Type.LITERAL, Type.ANY) for type_ in types):
+    if not any(type_ in (Type.TEXT, Type.CHAR, *UNTYPED) for type_ in types):
         raise Refused(f"joins {left.type} and {right.type} by ||: cast one of them to text", at)
     if Type.JSON in types:
         raise Refused("uses || on json: take text from it with ->>, in parentheses", at)
@@ -74,7 +73,7 @@ def joined(left: Compiled, right: Compiled, at: int) -> Compiled:
 
 def arrow(sign: str, document: Compiled, place: Compiled, at: int) -> Compiled:
     """`document -> place`, or with ->> its text; the place is a key or an index. Raises Refused."""
-    if document.type not in (Type.JSON, Type.ANY) and not document.is_null:
+    if document.type not in (Type.JSON, Type.NULL, Type.ANY) and not document.is_null:
         raise Refused(f"uses {sign} on {document.type}, which isn't json: cast it", at)
     document = coerced(document, Type.JSON)
     if Type.ANY in (document.type, place.type):

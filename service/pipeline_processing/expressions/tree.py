@@ -144,3 +144,13 @@ def height(root: Node) -> int:
         level += 1
         nodes = [child for node in nodes for child in children(node)]
     return level
+
+
+def reads_columns(root: Node) -> bool:
+    """Whether there is a column somewhere in it."""
+    nodes = [root]
+    while nodes:
+        if any(isinstance(node, Name) for node in nodes):
+            return True
+        nodes = [child for node in nodes for child in children(node)]
+    return False

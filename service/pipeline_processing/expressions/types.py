@@ -27,6 +27,8 @@ class Type(StrEnum):
     OTHER = "a type that only Postgres knows"
     LITERAL = "a literal"
     """Text in quotes, or NULL, as long as nothing has given it a type."""
+    NULL = "null"
+    """What only the rows tell the type of, in a row where it is null: it goes with any type."""
     ANY = "a type that only the rows tell"
 
 
@@ -34,6 +36,9 @@ NUMERIC = (Type.INTEGER, Type.NUMBER, Type.FLOAT)
 """Each can be had from those before it."""
 TEMPORAL = (Type.DATE, Type.TIMESTAMP, Type.TIMESTAMPTZ)
 """Each can be had from those before it."""
+
+UNTYPED = (Type.LITERAL, Type.NULL, Type.ANY)
+"""What may be of the type that its place needs."""
 
 TYPE_OF_KIND: Mapping[Kind, Type] = {
     Kind.TEXT: Type.TEXT,

@@ -180,10 +180,10 @@ def key_of_carried(type_: Type, carry: str) -> Convert | None:
 
 
 def type_at_run_time(value: Any) -> Type:
-    """What a value of Python's own is. Null is a LITERAL, as NULL is. Raises RowFault."""
+    """What a value of Python's own is. Raises RowFault."""
     match value:
         case None:
-            return Type.LITERAL
+            return Type.NULL
         case bool():
             return Type.BOOLEAN
         case int():
@@ -202,11 +202,17 @@ def type_at_run_time(value: Any) -> Type:
             return Type.UUID
         case dict() | list():
             return Type.JSON
+        case Raw():
+            return Type.NUMBER if bytes(value)[:1] in b"-0123456789NI" else Type.JSON
     raise RowFault(f"a column holds a Python {type(value).__name__}, which expressions don't know")
 
 
 def _number_at_run_time(value: Any) -> Decimal:
-    return stored(Decimal(value))
+    return _number_of_raw(value) if isinstance(value, Raw) else stored(Decimal(value))
+
+
+def _document_at_run_time(value: Any) -> str:
+    return _text_of_raw(value) if isinstance(value, Raw) else dumps(value)
 
 
 READ_AT_RUN_TIME: Mapping[Type, Convert] = {
@@ -216,7 +222,7 @@ READ_AT_RUN_TIME: Mapping[Type, Convert] = {
     Type.TIMESTAMP: times.text_of_datetime,
     Type.TIMESTAMPTZ: times.text_of_datetime,
     Type.UUID: str,
-    Type.JSON: dumps,
+    Type.JSON: _document_at_run_time,
 }
 """A value of Python's own → a value here; any type that isn't named has the same."""
 

@@ -81,4 +81,8 @@ def _plugged(config: PluginConfig, context: StepContext) -> Step:
         raise InvalidStep(f"Step {config.name!r} can't be built: {type(error).__name__}: {error}.") from error
     if not isinstance(step, Step):
         raise InvalidStep(f"The plugin {config.name!r} built a {type(step).__name__}, not a Step.")
+    if missing := [attribute for attribute in ("name", "columns") if not hasattr(step, attribute)]:
+        raise InvalidStep(
+            f"The plugin {config.name!r} built a step without {' and '.join(missing)}, which every step has to set."
+        )
     return step

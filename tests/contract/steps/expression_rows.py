@@ -1,5 +1,7 @@
 """A table with a column of every type that expressions know, full of values that are hard to get right."""
 
+# ruff: noqa: E501 - tables of samples
+
 TABLE = r"""
 CREATE TYPE mood AS ENUM ('zen', 'angry');
 CREATE TABLE things (id int, i bigint, k bigint, n numeric, m numeric, f float8, g float8, t text, s text, c char(4),

@@ -59,8 +59,8 @@ class Oracle:
 
     def answers(self, expression: str) -> dict[str, list[Answer]]:
         """By form, the expression's value for each row, as text. Raises PostgresError if Postgres has none for any."""
-        both = "SELECT {text} AS text, {json} AS json FROM (SELECT id, ({expression}) AS value FROM things) AS all_of_them ORDER BY id"
-        query = both.format(text=_TEXT, json=_JSON, expression=expression)
+        values = f"SELECT id, ({expression}) AS value FROM things"
+        query = f"SELECT {_TEXT} AS text, {_JSON} AS json FROM ({values}) AS all_of_them ORDER BY id"
         try:
             rows = self.runner.run(self.connection.fetch(query))
         except (asyncpg.DataError, asyncpg.FeatureNotSupportedError):
@@ -71,8 +71,8 @@ class Oracle:
 
     def type_of(self, expression: str) -> str:
         """The name of its type in Postgres."""
-        query = f"SELECT pg_typeof({expression})::text FROM things LIMIT 1"
-        return str(self.runner.run(self.connection.fetchval(query)))
+        prepared = self.runner.run(self.connection.prepare(f"SELECT {expression} FROM things"))
+        return str(prepared.get_attributes()[0].type.name)
 
     def derived(self, expression: str, carry: str) -> tuple[list[Answer], Columns]:
         """What the step `derive` says, and the columns after it."""

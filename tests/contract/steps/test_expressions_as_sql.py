@@ -7,20 +7,18 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pipeline_processing.columns import Kind
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.errors import InvalidStep
 from tests.contract.steps.expression_rows import TABLE
-from tests.contract.steps.generated_expressions import TYPES, expressions
+from tests.contract.steps.generated_expressions import expressions, plain, unfolded
 from tests.contract.steps.sql_oracle import ERROR, Oracle, oracle
 
 KINDS = {
-    "bigint": Kind.INTEGER, "integer": Kind.INTEGER, "numeric": Kind.NUMBER, "double precision": Kind.FLOAT,
-    "text": Kind.TEXT, "character": Kind.TEXT, "character varying": Kind.TEXT, "boolean": Kind.BOOLEAN, "date": Kind.DATE,
-    "timestamp without time zone": Kind.TIMESTAMP, "timestamp with time zone": Kind.TIMESTAMPTZ, "uuid": Kind.UUID,
-    "json": Kind.JSON, "jsonb": Kind.JSON, "mood": None, "integer[]": None,
+    "int4": Kind.INTEGER, "int8": Kind.INTEGER, "numeric": Kind.NUMBER, "float8": Kind.FLOAT, "bool": Kind.BOOLEAN,
+    "text": Kind.TEXT, "bpchar": Kind.TEXT, "varchar": Kind.TEXT, "date": Kind.DATE, "timestamp": Kind.TIMESTAMP,
+    "timestamptz": Kind.TIMESTAMPTZ, "uuid": Kind.UUID, "json": Kind.JSON, "jsonb": Kind.JSON, "mood": None, "int4[]": None,
 }  # fmt: skip
 
 
@@ -32,19 +30,32 @@ def things(servers: EmbeddedServers) -> Iterator[Oracle]:
 
 
 @settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(expression=st.sampled_from(TYPES).flatmap(expressions))
-def test_a_derived_column_is_what_select_computes(things: Oracle, expression: str):
+@given(marked=expressions())
+def test_a_derived_column_is_what_select_computes(things: Oracle, marked: str):
     """Whatever the expression, nulls and row errors included, from both forms."""
+    assert differences(things, marked) == []
+
+
+def differences(things: Oracle, marked: str) -> list[str]:
+    """Where the step doesn't say what Postgres does, folding constants or not."""
+    found, expression = [], plain(marked)
     expected = things.answers(expression)
     for carry in ("json", "text"):
         try:
             got, _ = things.derived(expression, carry)
         except InvalidStep as refused:
-            # A part that has no value whatever the row is found before the first one.
-            assert "can't be computed" in str(refused), expression
-            assert ERROR in expected[carry], expression
-        else:
-            assert got == expected[carry], (carry, expression)
+            # A part without columns that has no value is found before the first row, also where no row comes to it.
+            if "can't be computed" not in str(refused):
+                found.append(f"{expression} is refused: {refused}")
+            continue
+        if got != expected[carry]:
+            either = zip(expected[carry], things.answers(unfolded(marked))[carry], strict=True)
+            found += [
+                f"{expression} is {mine} in {carry}, and in Postgres {theirs}"
+                for mine, theirs in zip(got, either, strict=True)
+                if mine not in theirs
+            ]
+    return found
 
 
 def test_generated_expressions_are_worth_their_time(things: Oracle):
@@ -65,9 +76,9 @@ def _examples(number: int) -> list[str]:
     found: list[str] = []
 
     @settings(max_examples=number, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(expression=st.sampled_from(TYPES).flatmap(expressions))
-    def collect(expression: str) -> None:
-        found.append(expression)
+    @given(marked=expressions())
+    def collect(marked: str) -> None:
+        found.append(plain(marked))
 
     collect()
     return found
@@ -93,7 +104,7 @@ TRICKY: dict[str, list[str]] = {
     "null": ["b AND NULL", "b OR NULL", "NOT NULL", "NULL IS NULL", "b IS DISTINCT FROM \"B\"", "n IS NOT DISTINCT FROM m", "f IS DISTINCT FROM f", "t IS DISTINCT FROM NULL", "(b AND \"B\") IS UNKNOWN", "b IS NOT TRUE", "i ISNULL", "i NOTNULL", "list IS NULL", "j IS NULL", "NULL IS TRUE"],
     "choices": ["greatest(d, ts)", "greatest(d, tz)", "least(ts, tz, d)", "coalesce(d, ts, tz)", "nullif(d, ts)", "nullif(i, n)", "nullif(i, f)", "nullif(n, 0)", "greatest(i, n, f)", "greatest(n, m)", "least(f, g)", "greatest(t, s, 'b')", "least(b, \"B\")", "greatest(u, NULL)", "greatest(1.0, 1.00)", "coalesce(t, '?')", "coalesce(n, 1/k)", "case i when 1 then 'one' when 5 then 'five' else t end", "case when i > 1 then n when b then i else f end", "case when b then 1/k end", "case when 't' then 1 else 2 end", "case i when n then 1 end", "case when b then j end", "nullif('a', t)", "coalesce(NULL, NULL)"],
     "what isn't looked at": ["b AND 1/k > 0", "k <> 0 AND i / k > 0", "k = 0 OR i / k > 0", "false AND 1/k > 0", "case when true then i else 1/k end", "case when k = 0 then 0 else i / k end", "coalesce(i, 1/k)", "coalesce(1, 1/k)", "NULL::bigint + 1/k"],
-    "precedence": ["NOT i = 1", "NOT b AND \"B\"", "i = 1 IS NULL", "b = NOT \"B\"", "i + 2 * 3 - k", "(i + 2) * k", "- i + 2", "-i::text", "i BETWEEN 0 AND 5 AND b", "i BETWEEN 0 AND 5 = b", "t || s LIKE '%a' || s", "i IS NULL OR k IS NULL AND b", "1 - 2 - 3", "100 / 10 / k", "2 - i < k + 1", "NOT i IN (1, 2)", "i NOT IN (1) = b", "b = \"B\" IS NOT NULL", "t LIKE 'a' OR b", "-2 - -2", "NOT NOT b"],
+    "precedence": ["NOT i = 1", "NOT b AND \"B\"", "i = 1 IS NULL", "b = NOT \"B\"", "i + 2 * 3 - k", "(i + 2) * k", "- i + 2", "(-i)::text", "- i::numeric", "i BETWEEN 0 AND 5 AND b", "i BETWEEN 0 AND 5 = b", "t || s LIKE '%a' || s", "i IS NULL OR k IS NULL AND b", "1 - 2 - 3", "100 / 10 / k", "2 - i < k + 1", "NOT i IN (1, 2)", "i NOT IN (1) = b", "b = \"B\" IS NOT NULL", "t LIKE 'a' OR b", "-2 - -2", "NOT NOT b"],
     "patterns": ["t LIKE s || '%'", "t LIKE s", "t NOT ILIKE '%e' || s", "t ILIKE 'É'", r"t LIKE '%\%\_'", r"t LIKE '%y\\z%'", "t LIKE '_%_'", "t LIKE '%1%5%'", "t LIKE '%%%'", "t LIKE ''", "t LIKE NULL", "t LIKE 'line_end'", "t ~~ 'a' IS NULL"][:-1],
     "json": ["j -> 'a'", "j ->> 'a'", "j -> 3", "j ->> 1", "j -> 'a' -> 'b' ->> 0", "o -> 'a'", "o ->> 'a'", "o -> 'k' -> 'b' -> 0", "o ->> 'k'", "(o ->> 'i')::bigint + 1", "(t::json) -> 'a' -> 1", "j ->> t", "o ->> s", "j -> NULL", "coalesce(j, NULL)", "o ->> 'i' || 'x'", "o -> 'a' IS NULL", "j ->> 'k' = 'x'"],
     "fields of dates": [f"extract({field} FROM {column})" for field in ("year", "MONTH", "'day'") for column in ("d", "ts", "tz")],
@@ -157,10 +168,10 @@ def test_the_first_row_error_of_a_row_counts(things: Oracle):
      "'5' + '1'", "lower(i)", "i || k", "i + b", "i + t", "t = 5", "i = b", "i LIKE '1'", "b > 1", "f % 2", "substring(t, 1.5)",
      "round(f, 2)", "i::date", "n::boolean", "b::numeric", "d::bigint", "u::bigint", "j::bigint", "j = '{}'", "t -> 'a'",
      "extract(year FROM t)", "extract(year FROM '2026-01-01')", "i AND b", "NOT i", "i IS TRUE", "case when i then 1 end",
-     "case when b then i else t end", "coalesce(i, b)", "coalesce(i, 'x')", "greatest(i, t)", "nullif(i, b)", "i IN (1, b)",
+     "case when b then i else t end", "coalesce(i, b)", "greatest(i, t)", "nullif(i, b)", "i IN (1, b)",
      "'a' ||-1", "i %-3", "i == 5", "i === 5", "'a' 'b'", "a'b'", "1a", "1..2", "i -", "()", "coalesce()", "lower()", "lower(t, t)",
-     "(i", "i)", "case end", "case when b then 1", "nonsense(i)", "i::nonsense", "user = order", "i i", "i AS x", "i, k", "*",
-     "order", "t::numeric(0)", "t::numeric(1001)", "-3::text"],
+     "(i", "i)", "case end", "case when b then 1", "nonsense(i)", "i::nonsense", "user = order", "i i", "i AS x", "*",
+     "order", "t::numeric()", "-3::text"],
 )  # fmt: skip
 def test_what_postgres_refuses_is_refused(things: Oracle, expression: str):
     """Also by Postgres itself, which shows that each of these is wrong SQL and not only unknown here."""

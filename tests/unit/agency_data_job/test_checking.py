@@ -12,6 +12,7 @@ from pipeline_processing.agency_data_job.checking import faults_without_servers,
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
 from pipeline_processing.errors import InvalidStep, PipelineError, SecretMissing, UnknownColumn
 from pipeline_processing.plugins import Plugin
+from pipeline_processing.steps.step import Batch, Step
 from tests.unit.plugged import installed, step
 
 QUERY = "SELECT id, name, status FROM records WHERE agency_id = $1"
@@ -23,18 +24,26 @@ class Options(BaseModel):
     column: str
 
 
+class Nameless(Step):
+    """Tells nothing about itself."""
+
+    async def __call__(self, batch: Batch) -> Batch:
+        return batch
+
+
 def fails(options: Options, *, context: Any) -> Any:
     raise ZeroDivisionError("of theirs")
 
 
 FAILING = Plugin(options=Options, build=fails)
 NO_STEP = Plugin(options=Options, build=lambda options, context: "no step")
+NAMELESS = Plugin(options=Options, build=lambda options, context: Nameless())
 KNOWING = Plugin(options=Options, build=lambda options, context: context.columns.require(options.column, step="acme"))
 
 
 @pytest.fixture(autouse=True)
 def _acme() -> Iterator[None]:
-    names = ("FAILING", "NO_STEP", "KNOWING")
+    names = ("FAILING", "NO_STEP", "NAMELESS", "KNOWING")
     with installed(*(step(f"acme.{name.lower()}", f"{__name__}:{name}") for name in names)):
         yield
 
@@ -115,6 +124,9 @@ UNSOUND: dict[str, tuple[list[Any], type[PipelineError], int, str]] = {
     ),
     "a plugin that is no step": (
         [{"acme.no_step": {"column": "id"}}], InvalidStep, 1, "'acme.no_step' built a str, not a Step",
+    ),
+    "a plugin that is no whole step": (
+        [{"acme.nameless": {"column": "id"}}], InvalidStep, 1, "'acme.nameless' built a step without name and columns",
     ),
     "a plugin that reads a column": ([{"acme.knowing": {"column": "x"}}], UnknownColumn, 1, "'acme' reads column 'x'"),
 }  # fmt: skip
