@@ -87,11 +87,12 @@ def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifes
     for dataset in export.datasets:
         for stage, seconds in dataset.seconds.items():
             timings[stage] = round(timings.get(stage, 0.0) + seconds * 1000, 3)
-    until = run.request.until
+    covered = min(run.request.until or export.snapshot_at, export.snapshot_at)
     return Outcome(
         counts=sum((dataset.counts for dataset in export.datasets), start=Counts()),
         datasets=tuple(dataset.counts for dataset in export.datasets),
-        covered_until=export.snapshot_at if until is None else min(until, export.snapshot_at),
+        # Else the next `since: last_success` would begin after rows that were never exported.
+        covered_until=None if export.leaves_gap else covered,
         bytes_written=sum(
             artifact.size
             for dataset in export.datasets

@@ -43,6 +43,8 @@ class Export:
 
     snapshot_at: datetime
     datasets: tuple[DatasetExport, ...]
+    leaves_gap: bool = False
+    """Whether the request's own `since` skips rows that no successful export has covered."""
 
 
 class OnProgress(Protocol):
@@ -106,7 +108,12 @@ class AgencyProcessor:
                 with self._tracer.start_as_current_span(f"dataset {dataset.name}") as span:
                     span.set_attribute("agency_id", agency_id)
                     exports.append(await self._process_dataset(snapshot, dataset, last[dataset.name]))
-            return Export(snapshot_at=snapshot.taken_at, datasets=tuple(exports))
+            gap = any(self._leaves_gap(each, last[each.name]) for each in config.datasets)
+            return Export(snapshot_at=snapshot.taken_at, datasets=tuple(exports), leaves_gap=gap)
+
+    def _leaves_gap(self, dataset: DatasetConfig, last: LastSuccess | None) -> bool:
+        since = self._run.request.since
+        return dataset.since is not None and since is not None and (last is None or since > last.covered_until)
 
     async def _last(self, dataset: DatasetConfig) -> LastSuccess | None:
         if not dataset.looks_back:

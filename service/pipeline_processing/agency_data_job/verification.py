@@ -39,9 +39,9 @@ def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> N
         raise _unmet(counts, f"at least {expect.min_rows:,} are expected", "min_rows")
     if expect.max_rows is not None and counts.rows_written > expect.max_rows:
         raise _unmet(counts, f"at most {expect.max_rows:,} are expected", "max_rows")
-    if expect.max_change is not None and last is not None:
+    if expect.max_change is not None and last is not None:  # of nothing there is no share: any number may follow
         before = last.counts.rows_written
-        if abs(counts.rows_written - before) > expect.max_change.of(before):
+        if before > 0 and abs(counts.rows_written - before) > expect.max_change.of(before):
             run = f"run {last.run_id!r}, the last that succeeded, wrote {before:,}"
             raise _unmet(counts, f"{run}, and {expect.max_change} of change is expected at most", "max_change")
 

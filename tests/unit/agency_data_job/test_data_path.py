@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -352,6 +352,36 @@ async def test_a_request_up_to_a_time_covers_no_more() -> None:
         EPOCH + timedelta(minutes=10),
         EPOCH + timedelta(hours=1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("own_since", "then"),
+    [
+        (EPOCH + timedelta(minutes=1), EPOCH),  # what came between wasn't exported
+        (EPOCH, EPOCH + timedelta(hours=1)),
+        (EPOCH - timedelta(days=1), EPOCH + timedelta(hours=1)),
+    ],
+)
+@in_virtual_time
+async def test_a_request_that_skips_rows_covers_none(own_since: datetime, then: datetime) -> None:
+    """The next run begins where the last one without a gap has ended."""
+    of = since_last()
+    await run(of, "a")
+    await of.clock.sleep(3600)
+    await run(of, "b", since=own_since)
+    await run(of, "c")
+
+    assert of.asked[-1]["since"] == then
+
+
+@in_virtual_time
+async def test_a_first_request_with_a_since_covers_nothing() -> None:
+    """What was before it is still to be exported."""
+    of = since_last()
+    await run(of, "a", since=EPOCH - timedelta(days=1))
+    await run(of, "b")
+
+    assert of.asked[-1]["since"] is None
 
 
 @pytest.mark.parametrize("other", ["dry", "failed", "agency"])
