@@ -1,19 +1,27 @@
 """Whether the configured servers are as a run needs them: part of the composition root."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline_processing import app
 from pipeline_processing.agency_data_job.checking import step_context
-from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
+from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
+from pipeline_processing.agency_data_job.source_config import HttpSourceEntry
 from pipeline_processing.agency_data_job.verification import checks_of_rows
 from pipeline_processing.app_data import destinations, sources
 from pipeline_processing.errors import PipelineError, SettingsError
 from pipeline_processing.formats.formats import CARRY
+from pipeline_processing.http.reachable import check_reachable
+from pipeline_processing.ports import Destination
 from pipeline_processing.postgres.destination import PostgresDestination
 from pipeline_processing.postgres.migrate import pending
 from pipeline_processing.settings import Settings
 from pipeline_processing.steps.chain import bound
+from pipeline_processing.steps.config import EnrichHttpConfig
+from pipeline_processing.steps.enrich_http import EnrichHttpOptions
+from pipeline_processing.urls import origin_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +35,15 @@ class CheckResult:
 
 
 async def check_servers(settings: Settings, config: AgencyJobConfig) -> AsyncIterator[CheckResult]:
-    """Ask each configured server whether a run could use it. Writes nothing."""
-    yield await _checked("source", lambda: _check_source(settings, config))
-    yield await _checked("history", lambda: _check_history(settings))
-    yield await _checked("destination", lambda: _check_destination(settings, config))
+    """Ask each configured server whether a run could use it, and go on where one can't. Writes nothing."""
+    columns: dict[str, Sequence[str]] = {}
+    for dataset in config.datasets:
+        yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns))
+    for options in _upstreams(config):
+        yield await _checked("api", partial(check_reachable, options.url, seconds=options.timeout.total_seconds()))
+    yield await _checked("history", partial(_check_history, settings))
+    for result in await _check_destinations(settings, config, columns):
+        yield result
 
 
 async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
@@ -40,19 +53,31 @@ async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResul
         return CheckResult(name, ok=False, detail=error.kind, error=error)
 
 
-async def _check_source(settings: Settings, config: AgencyJobConfig) -> str:
-    entries = {dataset.name: dataset.source for dataset in config.datasets}
+async def _check_dataset(
+    settings: Settings, config: AgencyJobConfig, dataset: DatasetConfig, columns: dict[str, Sequence[str]]
+) -> str:
+    """Notes what columns the dataset will have, if that is known."""
     async with (
         sources(settings, config, runs=1) as (source, services),
-        source.snapshot(entries) as snapshot,
+        source.snapshot({dataset.name: dataset.source}) as snapshot,
     ):
-        for dataset in config.datasets:
-            columns = snapshot.columns(dataset.name, carry=CARRY[dataset.format])
-            context, checks = step_context(dataset, services), checks_of_rows(dataset.expect)
-            async with bound(dataset.steps, context, columns, dataset=dataset.name, checks=checks):
-                pass  # what they find out when they are opened is all that is asked
-        kinds = ", ".join(dict.fromkeys(entry.kind for entry in entries.values()))
-        return f"{kinds}; every query can be planned, and every step finds its columns"
+        there = snapshot.columns(dataset.name, carry=CARRY[dataset.format])
+        context, checks = step_context(dataset, services), checks_of_rows(dataset.expect)
+        async with bound(dataset.steps, context, there, dataset=dataset.name, checks=checks) as steps:
+            # What they find out when they are opened is all that is asked.
+            if steps.columns.complete:
+                columns[dataset.name] = steps.columns.names
+    return f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
+
+
+def _upstreams(config: AgencyJobConfig) -> Sequence[HttpSourceConfig | EnrichHttpOptions]:
+    """Access to each API, once."""
+    options: list[HttpSourceConfig | EnrichHttpOptions] = []
+    for dataset in config.datasets:
+        if isinstance(dataset.source, HttpSourceEntry):
+            options.append(dataset.source.http)
+        options += [step.enrich_http for step in dataset.steps if isinstance(step, EnrichHttpConfig)]
+    return list({origin_of(each.url.partition("{")[0]): each for each in options}.values())
 
 
 async def _check_history(settings: Settings) -> str:
@@ -67,13 +92,18 @@ async def _check_history(settings: Settings) -> str:
     return f"{database.where}, schema {schema}"
 
 
-async def _check_destination(settings: Settings, config: AgencyJobConfig) -> str:
-    async with (
-        app.history(settings) as runs,
-        destinations(settings, config, runs=settings.worker.concurrency) as where,
-    ):
-        await where.verify_installation(await runs.installation_id())
-        for table in where.tables:
-            if isinstance(table, PostgresDestination):
-                await table.check([dataset.name for dataset in config.datasets])
-        return ", ".join(each.url for each in where.all)
+async def _check_destinations(
+    settings: Settings, config: AgencyJobConfig, columns: Mapping[str, Sequence[str]]
+) -> Sequence[CheckResult]:
+    async def check(destination: Destination) -> str:
+        if isinstance(destination, PostgresDestination):
+            await destination.check([dataset.name for dataset in config.datasets], columns=columns)
+        async with app.history(settings) as runs:
+            await destination.verify_installation(await runs.installation_id())
+        return destination.url
+
+    try:
+        async with destinations(settings, config, runs=1) as where:
+            return [await _checked("destination", partial(check, each)) for each in where.all]
+    except PipelineError as error:
+        return [CheckResult("destination", ok=False, detail=error.kind, error=error)]

@@ -114,7 +114,11 @@ def test_nightly_archive_checks_before_it_publishes(service: Service) -> None:
         (AGENCY, "`expect.max_change`", "DELETE FROM cases WHERE agency_id = 123 AND id > 123000001"),
         (AGENCY, "`expect.min_rows`", "DELETE FROM cases WHERE agency_id = 123"),
         (OTHER, "row 2: 'opened_at' is null", "UPDATE cases SET opened_at = NULL WHERE id = 124000002"),
-        (OTHER, "row 2: ", "ALTER TABLE cases DROP CONSTRAINT cases_pkey; UPDATE cases SET id = 1, opened_at = now();"),
+        (
+            OTHER,
+            "row 2: 'id' should be unique",
+            "ALTER TABLE cases DROP CONSTRAINT cases_pkey; UPDATE cases SET id = 1, opened_at = now();",
+        ),
     ):
         service.sql(change)
         done = service.run(agency, "--config", config)
@@ -340,9 +344,6 @@ def test_warehouse_increments(service: Service) -> None:
     ]
     assert table() == after
 
-    # A failed run isn't a success that the next one could begin at; the one after that goes on from the second.
-    failed = service.run(AGENCY, "--config", config, env=env | {"PIPELINE_SECRETS__WAREHOUSE_DSN": None})
-    assert failed.returncode == 78, failed.stderr
     assert [row[0] for row in exported("third")] == ["123001", "123003", "123004", "123009"]
     assert table() == [*after[:4], (123009, "with a date in the future", "9.00"), after[4]]
     loads = service.sql("SELECT run_id, rows, state FROM lake.pipeline_loads ORDER BY at")

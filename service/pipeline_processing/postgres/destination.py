@@ -60,9 +60,11 @@ class PostgresDestination:
         self.url = f"postgresql://{quote(database.where, safe=':/,[]')}/{quote(self._schema, safe='')}"
         self._loads = Loads(database=database, schema=self._schema, url=self.url)
 
-    async def check(self, datasets: Sequence[str]) -> None:
+    async def check(self, datasets: Sequence[str], *, columns: Mapping[str, Sequence[str]] | None = None) -> None:
         """
         Whether these datasets could be loaded: tables, columns, index and rights are there. Writes nothing.
+
+        `columns` are those of the rows, of the datasets of which they are known.
 
         Raises JobConfigError, with all faults, AccessDenied, or a TransientError.
         """
@@ -74,7 +76,10 @@ class PostgresDestination:
         async with session(self._database) as connection:
             for dataset in datasets:
                 try:
-                    await find_target(connection, self._config, dataset, where=self._database.where)
+                    target = await find_target(connection, self._config, dataset, where=self._database.where)
+                    if columns is not None and dataset in columns:
+                        target.require(columns[dataset])
+                        target.require_key(columns[dataset])
                 except JobConfigError as error:
                     faults.append(str(error))
         if faults:

@@ -1,0 +1,255 @@
+"""Text becomes the tree that Postgres makes of it, or is refused; nothing blows the stack."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_processing.expressions.parse import MAX_DEPTH, parse, parse_type
+from pipeline_processing.expressions.refusals import Refused
+from pipeline_processing.expressions.tree import Binary, Joined, Literal, Name, Node, children, height
+from pipeline_processing.expressions.types import Target, Type
+
+
+def shape(node: Node) -> str:
+    """The tree with all its parentheses."""
+    match node:
+        case Name():
+            return node.name
+        case Literal():
+            return str(node.value)
+        case Binary():
+            return f"({shape(node.left)} {node.operator} {shape(node.right)})"
+        case Joined():
+            return "(" + f" {node.operator} ".join(map(shape, node.terms)) + ")"
+    return f"{type(node).__name__}({', '.join(map(shape, children(node)))})"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a + b * c - d", "((a + (b * c)) - d)"),
+        ("a - b - c", "((a - b) - c)"),
+        ("a || b + c || d", "((a || (b + c)) || d)"),
+        ("a || b -> c", "((a || b) -> c)"),
+        ("- a * b", "(Signed(a) * b)"),
+        ("- a::int", "Signed(Cast(a))"),
+        ("(- a)::int", "Cast(Signed(a))"),
+        ("a::int::text", "Cast(Cast(a))"),
+        ("-5", "-5"),
+        ("- -5", "5"),
+        ("NOT a = b", "Negated((a = b))"),
+        ("NOT a AND b", "(Negated(a) AND b)"),
+        ("a OR b AND c OR d", "(a OR (b AND c) OR d)"),
+        ("a AND b AND (c AND d)", "(a AND b AND (c AND d))"),
+        ("a = b IS NULL", "IsNull((a = b))"),
+        ("a = NOT b = c", "(a = Negated((b = c)))"),
+        ("a < b + 1", "(a < (b + 1))"),
+        ("a != b", "(a <> b)"),
+        ("a BETWEEN b AND c AND d", "(Between(a, b, c) AND d)"),
+        ("a BETWEEN b AND c = d", "(Between(a, b, c) = d)"),
+        ("a = b BETWEEN c AND d", "(a = Between(b, c, d))"),
+        ("a LIKE b || c", "Like(a, (b || c))"),
+        ("a NOT IN (b, c) OR d", "(In(a, b, c) OR d)"),
+        ("a IS DISTINCT FROM b = c", "IsDistinct(a, (b = c))"),
+        ("a IS NULL IS NOT NULL", "IsNull(IsNull(a))"),
+        ("CASE a WHEN b THEN c ELSE d END + 1", "(Case(a, b, c, d) + 1)"),
+        ("lower(a) || upper(b)", "(Call(a) || Call(b))"),
+        ("DATE '2026-01-18' < a", "(Cast(2026-01-18) < a)"),
+        ("date < a", "(date < a)"),
+        ("timestamp with time zone '2026-01-18' = a", "(Cast(2026-01-18) = a)"),
+        ("timestamp = a", "(timestamp = a)"),
+        ('"and" AND "Or"', "(and AND Or)"),
+        ("TRIM(BOTH 'x' FROM a)", "Call(a, x)"),
+        ("SUBSTRING(a FOR 2 FROM 1)", "Call(a, 1, 2)"),
+        ("EXTRACT(YEAR FROM a)", "Call(year, a)"),
+    ],
+)
+def test_precedence(text: str, expected: str):
+    """What binds tighter goes first."""
+    assert shape(parse(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "why"),
+    [
+        ("a = b = c", 6, "two of these side by side"),
+        ("a IS DISTINCT FROM b IS NULL", 21, "two of these side by side"),
+        ("a BETWEEN 1 AND 2 LIKE b", 18, "two of these side by side"),
+        ("a +", 3, "ends where something else belongs"),
+        ("a b", 2, "has 'b' where something else belongs"),
+        ("(a", 2, r"ends where '\)' belongs"),
+        ("a)", 1, r"has '\)' where something else belongs"),
+        ("a BETWEEN 1 = 2 AND 3", 12, "has '=' where AND belongs"),
+        ("a IS b", 5, "has 'b' where NULL, TRUE, FALSE, UNKNOWN or DISTINCT FROM belongs"),
+        ("CASE WHEN a b END", 12, "has 'b' where THEN belongs"),
+        ("CASE ELSE a END", 5, "ELSE, a word of SQL"),
+        ("CASE a END", 0, "CASE without WHEN"),
+        ("CAST(a AS)", 9, r"uses the type '\)'"),
+        ("a::", 3, "uses the type ''"),
+        ("a::numeric(x)", 11, "has 'x' where a whole number belongs"),
+        ("a::timestamp(3)", 3, "gives timestamp a length"),
+        ("a LIKE b ESCAPE 'c'", 9, "escape character is"),
+        ('"f"(a)', 0, "a function by a quoted name"),
+        ("(a, b) = (1, 2)", 2, "a list in parentheses"),
+        ("a IN ()", 6, r"has '\)' where something else belongs"),
+        ("a IN b", 5, r"has 'b' where '\(' belongs"),
+        ("a NOT b", 2, "has 'NOT' where something else belongs"),
+        ("select", 0, "select, a word of SQL: write it in double quotes"),
+        ("a ~ b", 2, "uses '~', which isn't supported"),
+        ("extract(5 FROM a)", 8, "has '5' where a field of a date belongs"),
+    ],
+)
+def test_where_it_goes_wrong(text: str, at: int, why: str):
+    """Each refusal names its place."""
+    with pytest.raises(Refused, match=why) as refused:
+        parse(text)
+
+    assert refused.value.at == at
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+DEEP: dict[str, Callable[[int], str]] = {
+    "parentheses": lambda levels: "(" * levels + "a" + ")" * levels,
+    "not": lambda levels: "NOT " * levels + "a",
+    "signs": lambda levels: "- " * levels + "a",
+    "sums": lambda levels: "a" + " + a" * levels,
+    "texts": lambda levels: "a" + " || a" * levels,
+    "casts": lambda levels: "a" + "::text" * levels,
+    "tests": lambda levels: "a" + " IS NULL" * levels,
+    "functions": lambda levels: "lower(" * levels + "a" + ")" * levels,
+    "trims": lambda levels: "trim(both from " * levels + "a" + ")" * levels,
+    "substrings": lambda levels: "substring(" * levels + "a" + " for 1)" * levels,
+    "cases": lambda levels: "CASE WHEN a THEN " * levels + "a" + " END" * levels,
+    "subjects": lambda levels: "CASE " * levels + "a" + " WHEN a THEN a END" * levels,
+    "arrows": lambda levels: "a" + " -> 'a'" * levels,
+    "lists": lambda levels: "a IN (" * levels + "a" + ")" * levels,
+    "by turns": lambda levels: "(a AND NOT (a OR " * (levels // 2) + "a" + "))" * (levels // 2),
+    "open": lambda levels: "(" * levels,
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 2000])
+def test_depth_is_limited(name: str, levels: int):
+    """However it is built, a tree that could exhaust the stack isn't made."""
+    with pytest.raises(Refused, match="levels deep: split it over several steps"):
+        parse(DEEP[name](levels))
+
+
+def test_many_conditions_are_not_deep():
+    """A thousand of them side by side are one node."""
+    tree = parse(" OR ".join(f"a = {number}" for number in range(1000)))
+
+    assert isinstance(tree, Joined)
+    assert len(tree.terms) == 1000
+    assert height(tree) == 3
+
+
+def test_a_list_may_be_long():
+    """A thousand uuids fit into the longest expression."""
+    assert height(parse("a IN (" + ", ".join(["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"] * 1000) + ")")) == 2
+
+
+PIECES = [
+    *(
+        "a",
+        '"B"',
+        "1",
+        "1.5",
+        "'x'",
+        "'",
+        '"',
+        "$",
+        "\n",
+        "--",
+        "/*",
+        "*/",
+        "(",
+        ")",
+        ",",
+        "+",
+        "-",
+        "*",
+        "/",
+        "%",
+        "||",
+    ),
+    *(
+        "->",
+        "=",
+        "<",
+        "<>",
+        "::",
+        "int",
+        "text",
+        "AND",
+        "OR",
+        "NOT",
+        "IS",
+        "NULL",
+        "TRUE",
+        "DISTINCT",
+        "FROM",
+        "BETWEEN",
+    ),
+    *(
+        "IN",
+        "LIKE",
+        "CASE",
+        "WHEN",
+        "THEN",
+        "ELSE",
+        "END",
+        "lower",
+        "CAST",
+        "AS",
+        "trim",
+        "substring",
+        "extract",
+        "for",
+    ),
+    *("timestamp", "with", "time", "zone", "numeric"),
+]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(text=st.one_of(st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join), st.text(max_size=20)))
+def test_any_text_is_parsed_or_refused(text: str):
+    """Nothing else happens, and a refusal's place is inside the text."""
+    try:
+        assert height(parse(text)) <= MAX_DEPTH
+    except Refused as refused:
+        assert 0 <= refused.at <= len(text)  # noqa: PT017 - most texts are refused, not all
+
+
+# -- types ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("INT", Target(Type.INTEGER)),
+        ("character  varying", Target(Type.TEXT)),
+        ("Numeric (10 , 2)", Target(Type.NUMBER, 10, 2)),
+        ("decimal(5)", Target(Type.NUMBER, 5, 0)),
+        ("numeric(3,-2)", Target(Type.NUMBER, 3, -2)),
+        ("timestamp", Target(Type.TIMESTAMP)),
+        ("timestamp without time zone", Target(Type.TIMESTAMP)),
+        ("TIMESTAMP WITH TIME ZONE", Target(Type.TIMESTAMPTZ)),
+    ],
+)
+def test_types(text: str, target: Target):
+    """By SQL's names, in any case."""
+    assert parse_type(text) == target
+
+
+@pytest.mark.parametrize(
+    "text", ["", "int4", "jsonb", '"text"', "text text", "timestamp with zone", "numeric(", "numeric(1,2,3)"]
+)
+def test_other_types_are_refused(text: str):
+    """Those that this doesn't know, and what is no name."""
+    with pytest.raises(Refused):
+        parse_type(text)
