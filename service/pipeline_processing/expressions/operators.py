@@ -25,9 +25,9 @@ def arithmetic(sign: str, left: Compiled, right: Compiled, at: int) -> Compiled:
     """`left + right` and its like, in the wider type of the two. Raises Refused."""
     for operand in (left, right):
         check_number(operand, repr(sign))
-    if left.type is right.type is Type.LITERAL:
-        raise _of_literals(sign, at)
     type_ = common_type([left, right], repr(sign), at)
+    if type_ is Type.TEXT:
+        raise _of_literals(sign, at)
     if type_ is Type.ANY:
         return unknown(type_, at)
     if type_ is Type.NULL:

@@ -124,3 +124,11 @@ def plain(marked: str) -> str:
 def unfolded(marked: str) -> str:
     """For Postgres alone, which computes none of it before the first row."""
     return marked.replace("⟨", "(SELECT ").replace("⟩", ")")
+
+
+def has_constant_time(marked: str) -> bool:
+    """
+    Whether constants of times are in it. Postgres computes nothing of them before the first row where the session has a
+    say in it, so that what isn't looked at because of them may be looked at there.
+    """
+    return re.search("⟨[^⟩]*(date|time)", marked, re.IGNORECASE) is not None

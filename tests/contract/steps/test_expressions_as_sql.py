@@ -12,7 +12,7 @@ from pipeline_processing.columns import Kind
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.errors import InvalidStep
 from tests.contract.steps.expression_rows import TABLE
-from tests.contract.steps.generated_expressions import expressions, plain, unfolded
+from tests.contract.steps.generated_expressions import expressions, has_constant_time, plain, unfolded
 from tests.contract.steps.sql_oracle import ERROR, Oracle, oracle
 
 KINDS = {
@@ -53,7 +53,7 @@ def differences(things: Oracle, marked: str) -> list[str]:
             found += [
                 f"{expression} is {mine} in {carry}, and in Postgres {theirs}"
                 for mine, theirs in zip(got, either, strict=True)
-                if mine not in theirs
+                if mine not in theirs and not (has_constant_time(marked) and ERROR in (mine, *theirs))
             ]
     return found
 
@@ -105,7 +105,7 @@ TRICKY: dict[str, list[str]] = {
     "choices": ["greatest(d, ts)", "greatest(d, tz)", "least(ts, tz, d)", "coalesce(d, ts, tz)", "nullif(d, ts)", "nullif(i, n)", "nullif(i, f)", "nullif(n, 0)", "greatest(i, n, f)", "greatest(n, m)", "least(f, g)", "greatest(t, s, 'b')", "least(b, \"B\")", "greatest(u, NULL)", "greatest(1.0, 1.00)", "coalesce(t, '?')", "coalesce(n, 1/k)", "case i when 1 then 'one' when 5 then 'five' else t end", "case when i > 1 then n when b then i else f end", "case when b then 1/k end", "case when 't' then 1 else 2 end", "case i when n then 1 end", "case when b then j end", "nullif('a', t)", "coalesce(NULL, NULL)"],
     "what isn't looked at": ["b AND 1/k > 0", "k <> 0 AND i / k > 0", "k = 0 OR i / k > 0", "false AND 1/k > 0", "case when true then i else 1/k end", "case when k = 0 then 0 else i / k end", "coalesce(i, 1/k)", "coalesce(1, 1/k)", "NULL::bigint + 1/k"],
     "precedence": ["NOT i = 1", "NOT b AND \"B\"", "i = 1 IS NULL", "b = NOT \"B\"", "i + 2 * 3 - k", "(i + 2) * k", "- i + 2", "(-i)::text", "- i::numeric", "i BETWEEN 0 AND 5 AND b", "i BETWEEN 0 AND 5 = b", "t || s LIKE '%a' || s", "i IS NULL OR k IS NULL AND b", "1 - 2 - 3", "100 / 10 / k", "2 - i < k + 1", "NOT i IN (1, 2)", "i NOT IN (1) = b", "b = \"B\" IS NOT NULL", "t LIKE 'a' OR b", "-2 - -2", "NOT NOT b"],
-    "patterns": ["t LIKE s || '%'", "t LIKE s", "t NOT ILIKE '%e' || s", "t ILIKE 'É'", r"t LIKE '%\%\_'", r"t LIKE '%y\\z%'", "t LIKE '_%_'", "t LIKE '%1%5%'", "t LIKE '%%%'", "t LIKE ''", "t LIKE NULL", "t LIKE 'line_end'", "t ~~ 'a' IS NULL"][:-1],
+    "patterns": ["t LIKE s || '%'", "t LIKE s", "t NOT ILIKE '%e' || s", "t ILIKE 'É'", r"t LIKE '%\%\_'", r"t LIKE '%y\\z%'", "t LIKE '_%_'", "t LIKE '%1%5%'", "t LIKE '%%%'", "t LIKE ''", "t LIKE NULL", "t LIKE 'line_end'"],
     "json": ["j -> 'a'", "j ->> 'a'", "j -> 3", "j ->> 1", "j -> 'a' -> 'b' ->> 0", "o -> 'a'", "o ->> 'a'", "o -> 'k' -> 'b' -> 0", "o ->> 'k'", "(o ->> 'i')::bigint + 1", "(t::json) -> 'a' -> 1", "j ->> t", "o ->> s", "j -> NULL", "coalesce(j, NULL)", "o ->> 'i' || 'x'", "o -> 'a' IS NULL", "j ->> 'k' = 'x'"],
     "fields of dates": [f"extract({field} FROM {column})" for field in ("year", "MONTH", "'day'") for column in ("d", "ts", "tz")],
     "typed text": ["DATE '2026-01-18' = d", "timestamp with time zone '2026-01-18 08:00+00' = tz", "TIMESTAMP '2026-01-18' = ts", "double precision '1.5' = f", "numeric '1.50' + n", "bigint '5' + i", "UUID 'A0EEBC999C0B4EF8BB6D6BB9BD380A11' = u", "'5'::bigint + i", "boolean 'on' AND b"],

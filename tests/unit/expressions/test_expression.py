@@ -126,7 +126,7 @@ def texts(draw: st.DrawFn) -> str:
     return joined + ")" * max(0, joined.count("(") - joined.count(")"))
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=texts())
 def test_any_expression_has_a_value_a_fault_or_a_refusal(text: str):
     """For any row, known types or not, nothing else comes out: no error of Python's own, and none of its values."""
