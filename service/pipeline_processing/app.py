@@ -17,7 +17,7 @@ from opentelemetry.trace import Tracer
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress
-from pipeline_processing.app_data import APPLICATION_NAME, MIB, DataPath, data_path, destinations, sources
+from pipeline_processing.app_data import APPLICATION_NAME, DataPath, data_path, destinations, max_row_bytes, sources
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import HistoryUnavailable
@@ -85,11 +85,6 @@ async def migrate(settings: Settings) -> list[str]:
 
 
 # -- limits --------------------------------------------------------------------------------------
-
-
-def max_row_bytes(settings: Settings) -> int:
-    """The longest encoded row: a quarter of a run's share, since it is read, encoded, and copied into a part."""
-    return settings.worker.memory_budget_mib * MIB // settings.worker.concurrency // 4
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:

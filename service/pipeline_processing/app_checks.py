@@ -103,7 +103,7 @@ async def _check_destinations(
         return destination.url
 
     try:
-        async with destinations(settings, config, runs=1) as where:
+        async with destinations(settings, config, runs=settings.worker.concurrency) as where:
             return [await _checked("destination", partial(check, each)) for each in where.all]
     except PipelineError as error:
         return [CheckResult("destination", ok=False, detail=error.kind, error=error)]

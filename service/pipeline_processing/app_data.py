@@ -46,6 +46,8 @@ from pipeline_processing.upstream import UpstreamOptions
 APPLICATION_NAME = "pipeline-processing"
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
 MIB = 1024 * 1024
+_MAX_RECORD_BYTES = 4 * MIB
+"""Reading a record takes many times its size, and keeps the event loop busy meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,14 @@ async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int) -
         yield DataPath(source, services, where)
 
 
+# -- limits --------------------------------------------------------------------------------------
+
+
+def max_row_bytes(settings: Settings) -> int:
+    """The longest encoded row: a quarter of a run's share, since it is read, encoded, and copied into a part."""
+    return settings.worker.memory_budget_mib * MIB // settings.worker.concurrency // 4
+
+
 # -- sources, and what steps use -----------------------------------------------------------------
 
 
@@ -81,7 +91,11 @@ async def sources(
         if settings.source.dsn is not None:
             database = await stack.enter_async_context(source_database(settings, connections=runs))
             by_kind["postgres"] = PostgresSource(database=database)
-        by_kind["http"] = HttpSource(upstream=services.upstream, clock=SystemClock())
+        by_kind["http"] = HttpSource(
+            upstream=services.upstream,
+            clock=SystemClock(),
+            max_record_bytes=min(_MAX_RECORD_BYTES, max_row_bytes(settings)),
+        )
         for dataset in config.datasets:
             if isinstance(dataset.source, PluginSourceEntry) and dataset.source.kind not in by_kind:
                 kind = dataset.source.kind

@@ -9,10 +9,12 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pipeline_processing.agency_data_job.destination_config import (
     DestinationConfig,
     FileDestinationEntry,
+    PluginDestinationEntry,
     PostgresDestinationEntry,
     S3DestinationEntry,
 )
 from pipeline_processing.agency_data_job.parts import Part
+from pipeline_processing.agency_data_job.postgres_destination import LoadMode
 from pipeline_processing.agency_data_job.source_config import SourceConfig
 from pipeline_processing.durations import Duration
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
@@ -124,6 +126,19 @@ class AgencyJobConfig(Part):
         for each in self.destinations or ():
             if isinstance(each, PostgresDestinationEntry):
                 each.postgres.check_datasets([dataset.name for dataset in self.datasets])
+                partial = [dataset.name for dataset in self.datasets if dataset.since is not None]
+                if partial and each.postgres.mode is LoadMode.REPLACE:
+                    raise ValueError(
+                        f"the dataset {partial[0]!r} has `since: last_success`, and `mode: replace` of the postgres "
+                        "destination would leave nothing but the last increment in its table: use `mode: merge`"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _destinations_differ(self) -> "AgencyJobConfig":
+        places = [each.place for each in self.destinations or () if not isinstance(each, PluginDestinationEntry)]
+        if twice := [place for place in dict.fromkeys(places) if places.count(place) > 1]:
+            raise ValueError(f"two destinations are the same place, {twice[0]}: leave one of them out")
         return self
 
     @property

@@ -29,13 +29,28 @@ class FileDestinationConfig(Part):
 class S3DestinationEntry(Entry):
     s3: S3DestinationConfig
 
+    @property
+    def place(self) -> str:
+        """What tells it from others, as all of this service's own have it."""
+        return f"s3://{self.s3.bucket}/{self.s3.prefix.strip('/')}"
+
 
 class FileDestinationEntry(Entry):
     file: FileDestinationConfig
 
+    @property
+    def place(self) -> str:
+        """See `S3DestinationEntry`."""
+        return self.file.path.as_uri()
+
 
 class PostgresDestinationEntry(Entry):
     postgres: PostgresDestinationConfig
+
+    @property
+    def place(self) -> str:
+        """See `S3DestinationEntry`."""
+        return f"schema {self.postgres.schema_name} of {self.postgres.dsn}"
 
 
 class PluginDestinationEntry(PluginEntry):

@@ -122,18 +122,21 @@ class DatasetOutput:
             kind, error = AssertionError, AssertionError("left without seal()")  # for the parts sealed already
         await self._stack.__aexit__(kind, error, trace)
 
-    async def write(self, rows: list[Any]) -> None:
-        """One batch, of dicts or of what the format's `row_maker` makes."""
+    async def write(self, rows: list[Any]) -> int:
+        """One batch, of dicts or of what the format's `row_maker` makes; the bytes that it was encoded in."""
+        size = 0
         for piece in self._pieces(rows):
             first = self._format.rows == 0
             with self._stages.timed("format"):
                 data = self._encoded(piece)
+            size += len(data)
             if self._part is None or self._is_full(self._part, len(piece), len(data)):
                 await self._next_part()
             await self._append(data, rows=len(piece))
             with self._stages.timed("upload"):
                 for _, upload in self._tables:
                     await upload.write(self._format.head() + data if first else data)
+        return size
 
     async def seal(self) -> list[Artifact]:
         """Store what is left; all artifacts of the dataset."""

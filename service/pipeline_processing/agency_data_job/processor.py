@@ -16,6 +16,7 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetC
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.output import DatasetOutput, Outlet
 from pipeline_processing.agency_data_job.quarantine import Quarantine
+from pipeline_processing.agency_data_job.sizing import Sizing
 from pipeline_processing.agency_data_job.stages import Stages
 from pipeline_processing.agency_data_job.verification import checks_of_rows, verify
 from pipeline_processing.columns import Columns
@@ -123,7 +124,7 @@ class AgencyProcessor:
     async def _process_dataset(
         self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None
     ) -> DatasetExport:
-        stages, read = Stages(), 0
+        stages, sizing, read = Stages(), Sizing(), 0
         arguments, carry = self._run.arguments(dataset, last), CARRY[dataset.format]
         rejections = Rejections(
             dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected
@@ -169,12 +170,15 @@ class AgencyProcessor:
                     if batch is None:
                         break
                     read += len(batch)
-                    if steps.touches_rows:
-                        with stages.timed("steps"):
-                            batch = await steps(batch)
-                        with stages.timed("upload"):
-                            await quarantine.write((each, steps.original(each.number)) for each in rejections.take())
-                    await output.write(batch)
+                    for piece in sizing.pieces(batch) if steps.touches_rows else (batch,):
+                        left = piece
+                        if steps.touches_rows:
+                            with stages.timed("steps"):
+                                left = await steps(piece)
+                            faults = [(each, steps.original(each.number)) for each in rejections.take()]
+                            with stages.timed("upload"):
+                                await quarantine.write(faults)
+                        sizing.learn(len(piece), await output.write(left))
                     self._on_progress(
                         counts(),
                         stage=stages.current or "",

@@ -34,6 +34,14 @@ SESSION_SETTINGS = {
 _LEAVING_SECONDS = 5.0
 
 
+_TAKEN_AT = """
+SELECT CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), pg_last_xact_replay_timestamp())
+            ELSE statement_timestamp() END,
+       pg_is_in_recovery()
+"""
+"""A standby shows what it has replayed, however late that is."""
+
+
 class PostgresSource:
     """
     A database with agencies' data.
@@ -57,7 +65,7 @@ class PostgresSource:
             try:
                 await transaction.start()
                 # The transaction's first query fixes the snapshot.
-                taken_at, standby = await connection.fetchrow("SELECT statement_timestamp(), pg_is_in_recovery()")
+                taken_at, standby = await connection.fetchrow(_TAKEN_AT)
                 opened = {
                     name: await self._opened(name, config, connection, standby=standby)
                     for name, config in datasets.items()

@@ -49,6 +49,7 @@ class Chain:
         self._source = columns
         self._masks = masked_at_source([link.step for link in links], columns)
         self._records: Sequence[Sequence[Any]] = ()
+        self._before = 0
         self._read = 0
 
     @property
@@ -63,19 +64,20 @@ class Chain:
 
     def rows(self, records: Sequence[Sequence[Any]]) -> Rows:
         """Records of the source as the rows that the first step gets. They are kept until the next come."""
+        self._before += len(self._records)
         self._records = records
         return self.projection.rows(records)
 
     def original(self, number: int) -> Row:
-        """A row of the present batch as it was read, by its number; what any step masks is masked."""
-        record = self._records[number - self._read + len(self._records) - 1]
+        """A row of the last records as it was read, by its number; what any step masks is masked."""
+        record = self._records[number - self._before - 1]
         return {
             name: value if value is None or (mask := self._masks.get(name)) is None else mask(value)
             for name, value in zip(self._source.names, record, strict=True)
         }
 
     async def __call__(self, rows: Rows) -> Rows:
-        """One batch through all steps that are left."""
+        """The next of the rows, one batch, through all steps that are left."""
         batch = Batch.read(rows, first=self._read + 1)
         self._read += len(rows)
         for number, link in self._left:

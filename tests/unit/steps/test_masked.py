@@ -91,18 +91,25 @@ def test_a_constant():
     assert shown([Passing(added), Masking(added, "by")]) == {}
 
 
-def test_the_first_mask_is_the_one():
-    """What a later step masks is masked already."""
+def test_what_is_masked_twice_is_made_unreadable():
+    """The second mask may be the stricter one."""
     once = SOURCE.replaced([Column("email", kind=Kind.TEXT, origins=frozenset({"email"}))], step="mask")
 
-    assert shown([Masking(SOURCE, "email", gives=once), Masking(once, "email")]) == {"email": "*email*"}
+    assert shown([Masking(SOURCE, "email", gives=once), Masking(once, "email")]) == {"email": REDACTED}
 
 
 def test_after_a_step_of_the_users():
-    """Nobody knows where a column comes from: then it is the source's one of that name, if there is one."""
+    """Nobody knows where a column comes from: then it is the source's one of that name."""
     unknown = Columns(complete=False)
 
-    assert shown([Passing(unknown), Masking(unknown, "email", "made_up")]) == {"email": "*email*"}
+    assert shown([Passing(unknown), Masking(unknown, "email")]) == {"email": "*email*"}
+
+
+def test_a_column_that_a_step_of_the_users_made():
+    """It may hold any of the source's values, so that none of them can be shown."""
+    unknown = Columns(complete=False)
+
+    assert shown([Passing(unknown), Masking(unknown, "made_up")]) == dict.fromkeys(SOURCE.names, REDACTED)
 
 
 def test_a_column_that_was_left_out_and_made_anew():

@@ -1,0 +1,43 @@
+"""How many rows go through the steps at a time."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_processing.agency_data_job.sizing import Sizing
+
+MIB = 1024 * 1024
+
+
+def sizes(rows: int, *, each: int) -> list[int]:
+    """Lengths of the pieces of a batch whose rows become `each` bytes."""
+    sizing, lengths = Sizing(), []
+    for piece in sizing.pieces(list(range(rows))):
+        lengths.append(len(piece))
+        sizing.learn(len(piece), len(piece) * each)
+    return lengths
+
+
+def test_it_grows_slowly() -> None:
+    """Four times at most, up to a thousand, while rows stay small."""
+    assert sizes(3000, each=100) == [4, 16, 64, 256, 1000, 1000, 660]
+
+
+def test_rows_that_became_large_go_by_fewer() -> None:
+    """About 2 MiB at a time, and one row where a single one is larger."""
+    assert sizes(20, each=MIB // 2) == [4, 4, 4, 4, 4]
+    assert sizes(7, each=3 * MIB) == [4, 1, 1, 1]
+
+
+def test_rows_that_all_were_dropped_say_nothing() -> None:
+    """Then it only grows."""
+    assert sizes(84, each=0) == [4, 16, 64]
+
+
+@given(rows=st.lists(st.integers(), max_size=200), each=st.integers(0, 5 * MIB))
+def test_no_row_is_lost_or_moved(rows: list[int], each: int) -> None:
+    """The pieces, one after the other, are the batch."""
+    sizing, taken = Sizing(), []
+    for piece in sizing.pieces(rows):
+        taken += piece
+        sizing.learn(len(piece), len(piece) * each)
+    assert taken == rows
