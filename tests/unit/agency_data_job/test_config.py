@@ -401,3 +401,25 @@ def test_a_config_goes_through_json_and_back():
     config = AgencyJobConfig.model_validate({**yaml.safe_load(EXAMPLE), "destinations": [S3, FILES, TABLES]})
 
     assert AgencyJobConfig.model_validate(config.model_dump(mode="json", by_alias=True)) == config
+
+
+def test_increments_replace_nothing() -> None:
+    """A table that is replaced by an increment would keep nothing else."""
+    dataset = {"name": "records", "source": {"postgres": {"query": "SELECT"}}, "since": "last_success"}
+    table = {"postgres": {"dsn": "warehouse_dsn", "mode": "replace"}}
+    with pytest.raises(ValidationError, match="use `mode: merge`"):
+        AgencyJobConfig.model_validate({"datasets": [dataset], "destinations": [{"file": {"path": "/a"}}, table]})
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        [{"s3": {"bucket": "exports", "prefix": "a/"}}, {"s3": {"bucket": "exports", "prefix": "/a", "sse": "AES256"}}],
+        [{"file": {"path": "/a"}}, {"file": {"path": "/a/"}}],
+    ],
+)
+def test_destinations_differ(twice: list[dict[str, object]]) -> None:
+    """One place can't hold the same artifact twice."""
+    dataset = {"name": "records", "source": {"postgres": {"query": "SELECT"}}}
+    with pytest.raises(ValidationError, match="two destinations are the same place"):
+        AgencyJobConfig.model_validate({"datasets": [dataset], "destinations": twice})
