@@ -143,9 +143,7 @@ class UnknownColumn(JobConfigError):
 
     kind = "unknown_column"
 
-    def __init__(
-        self, column: str, *, step: str, available: Sequence[str], without: Collection[str] = ()
-    ) -> None:
+    def __init__(self, column: str, *, step: str, available: Sequence[str], without: Collection[str] = ()) -> None:
         """`without`: where not all columns are known, those that an earlier step took away."""
         there = f"the rows there have {', '.join(available) or 'none'}"
         if column in without:

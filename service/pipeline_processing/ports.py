@@ -101,10 +101,13 @@ class LookupTable(Protocol):
 class Upstream(Protocol):
     """An HTTP API, with its access, its rate limit and its retries."""
 
-    def get(self, url: str, *, query: Mapping[str, str] | None = None) -> AbstractAsyncContextManager["Answer"]:
+    def get(
+        self, url: str, *, query: Mapping[str, str] | None = None, shown_as: str | None = None
+    ) -> AbstractAsyncContextManager["Answer"]:
         """
         Ask, until the answer has a status below 400.
 
+        Messages show the URL without its query; or `shown_as`, without its query, for a URL that holds values of rows.
         Raises UpstreamUnavailable or Throttled once the retries are used up, AccessDenied, or SourceDataInvalid for
         any other status.
         """

@@ -18,7 +18,7 @@ SALT = "a salt with ' and ü"
 
 ORDERS = """
 CREATE TABLE orders AS
-SELECT g::bigint AS id, 1::bigint AS agency_id, format('C%s', g * 7919 % {customers}) AS customer,
+SELECT g::bigint AS id, 1::bigint AS agency_id, format('C%s', g::bigint * 7919 % {customers}) AS customer,
        CASE WHEN g % 97 = 0 THEN 'n/a' WHEN g % 101 = 0 THEN NULL WHEN g % 103 = 0 THEN E' 12.5\t'
             ELSE (g % 100000 * 0.375)::text END AS amount,
        CASE WHEN g % 89 = 0 THEN 0 ELSE g % 7 + 1 END::int AS pieces,

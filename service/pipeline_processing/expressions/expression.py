@@ -13,9 +13,8 @@ from pipeline_processing.expressions.casts import as_condition, cast, coerced
 from pipeline_processing.expressions.compile import Lookup, column_of_type, column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled, Value
 from pipeline_processing.expressions.functions import FUNCTIONS
-from pipeline_processing.expressions.parse import parse, parse_type
+from pipeline_processing.expressions.parse import folded, parse, parse_type
 from pipeline_processing.expressions.refusals import Refused, RowFault
-from pipeline_processing.expressions.tokens import folded
 from pipeline_processing.expressions.tree import Name
 from pipeline_processing.expressions.types import KIND_OF_TYPE, TYPE_LIST, Type, type_of
 from pipeline_processing.expressions.values import NATURAL, type_at_run_time, writing

@@ -62,7 +62,7 @@ class FileUpload:
     async def seal(self) -> Sealed:
         """See `Upload`."""
         with translated(doing="write", url=self._url):
-            await shielded(asyncio.to_thread(self._sync))
+            await shielded(asyncio.to_thread(self._finish))
         self._sealed = True
         return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=StagedFile(path=self._ref.upload_id))
 
@@ -75,10 +75,12 @@ class FileUpload:
         self._sha256.update(data)
         self._size += len(data)
 
-    def _sync(self) -> None:
+    def _finish(self) -> None:
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._file.close()  # now: the block lasts until the run's plan is stored, and a dataset may have many files
+        self._file = None
         sync_folder(self._path.parent)
 
     def _close(self, *, keep: bool) -> None:

@@ -4,16 +4,16 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pipeline_processing.http.errors import translated
-from pipeline_processing.urls import shown
 
 PIECE_BYTES = 64 * 1024
 
 
 class HttpAnswer:
-    """See `ports.Answer`. Its first piece has arrived already."""
+    """See `ports.Answer`. Its first piece has arrived already. `shown_as` is the URL as messages show it."""
 
-    def __init__(self, response: aiohttp.ClientResponse, *, url: str, first: bytes) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, *, url: str, shown_as: str, first: bytes) -> None:
         self.url = url
+        self._shown_as = shown_as
         self.headers = _merged(response.headers)
         self._response = response
         self._first = first
@@ -28,7 +28,7 @@ class HttpAnswer:
         if self._first:
             piece, self._first = self._first[:size], self._first[size:]
             return piece
-        with translated(shown(self.url)):
+        with translated(self._shown_as):
             return await self._response.content.read(size)
 
     def close(self) -> None:

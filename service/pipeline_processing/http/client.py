@@ -30,6 +30,9 @@ _MOST_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": "pipeline-processing"}
 
+Shower = Callable[[str], str]
+"""The URL asked, or where a redirect led → as messages show it."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -77,46 +80,48 @@ class HttpUpstream:
         await self._session.close()
 
     @asynccontextmanager
-    async def get(self, url: str, *, query: Mapping[str, str] | None = None) -> AsyncIterator[HttpAnswer]:
+    async def get(
+        self, url: str, *, query: Mapping[str, str] | None = None, shown_as: str | None = None
+    ) -> AsyncIterator[HttpAnswer]:
         """See `ports.Upstream`. Leaving the block early breaks the answer off."""
         try:
             asked = check_url(with_query(url, query or {}))
         except ValueError as error:
-            raise SourceDataInvalid(f"{shown(url)} can't be asked: {error}. Correct it.") from None
-        answer = await self._patiently(asked)
+            raise SourceDataInvalid(f"{shown(shown_as or url)} can't be asked: {error}. Correct it.") from None
+        answer = await self._patiently(asked, _shower(asked, shown_as))
         try:
             yield answer
         finally:
             answer.close()
 
-    async def _patiently(self, url: str) -> HttpAnswer:
+    async def _patiently(self, url: str, show: Shower) -> HttpAnswer:
         """Ask until there is an answer, as often as the options allow."""
         failed = 0
         while True:
             try:
-                return await self._ask(url)
+                return await self._ask(url, show)
             except PipelineError as error:
                 failed += 1
                 if failed > self._options.max_retries or is_final(error):
                     raise
-                log.debug("an upstream is asked again", url=shown(url), failed=failed, cause=str(error))
+                log.debug("an upstream is asked again", url=show(url), failed=failed, cause=str(error))
             await self._clock.sleep(_pause_seconds(failed, self._jitter()))
 
-    async def _ask(self, url: str) -> HttpAnswer:
+    async def _ask(self, url: str, show: Shower) -> HttpAnswer:
         """Ask once, and go where redirects lead."""
         home, at = origin_of(url), url
         for _ in range(_MOST_REDIRECTS + 1):
             is_home = origin_of(at) == home
-            response = await self._send(at, is_home=is_home)
+            response = await self._send(at, show(at), is_home=is_home)
             if response.status < 300:
-                return await _begun(response, at)
+                return await _begun(response, at, show(at))
             response.close()
             if response.status not in _REDIRECTS or "Location" not in response.headers:
-                raise self._refusal(response, at, asked=url, is_home=is_home)
-            at = redirected(at, response.headers["Location"])
-        raise SourceDataInvalid(f"{shown(url)} redirects more than {_MOST_REDIRECTS} times. Correct the URL.")
+                raise self._refusal(response, at, show(at), asked=show(url), is_home=is_home)
+            at = redirected(at, response.headers["Location"], shown_as=show(at))
+        raise SourceDataInvalid(f"{show(url)} redirects more than {_MOST_REDIRECTS} times. Correct the URL.")
 
-    async def _send(self, url: str, *, is_home: bool) -> aiohttp.ClientResponse:
+    async def _send(self, url: str, shown_as: str, *, is_home: bool) -> aiohttp.ClientResponse:
         assert self._session is not None, "requests are sent inside the block"
         origin = origin_of(url)
         if origin not in self._kept:
@@ -127,39 +132,49 @@ class HttpUpstream:
             # No other host gets what the job config says to this one, least of all the secret.
             headers.update(self._options.headers)
             headers.update(self._access)
-        with translated(shown(url)):
+        with translated(shown_as):
             # `encoded`: no other spelling of what was encoded here, and nothing decoded.
             return await self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
 
-    def _refusal(self, response: aiohttp.ClientResponse, url: str, *, asked: str, is_home: bool) -> PipelineError:
+    def _refusal(
+        self, response: aiohttp.ClientResponse, url: str, shown_as: str, *, asked: str, is_home: bool
+    ) -> PipelineError:
         wait = retry_after(response.headers.get("Retry-After"), now=self._clock.now())
         if response.status in (429, 503) and wait is not None:
             if wait > LONGEST_WAIT_SECONDS:
-                return LongWait(shown(url), seconds=wait, limit=LONGEST_WAIT_SECONDS)
+                return LongWait(shown_as, seconds=wait, limit=LONGEST_WAIT_SECONDS)
             self._kept[origin_of(url)].pause(wait)
         secret = self._options.auth.secret if is_home and self._options.auth is not None else None
-        return refusal(response.status, shown(url), secret=secret, asked=shown(asked))
+        return refusal(response.status, shown_as, secret=secret, asked=asked)
 
 
-async def _begun(response: aiohttp.ClientResponse, url: str) -> HttpAnswer:
+async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> HttpAnswer:
     """The answer, once the first piece of its body is there: until then the request can be repeated."""
     try:
-        with translated(shown(url)):
+        with translated(shown_as):
             first = await response.content.read(PIECE_BYTES)
     except BaseException:
         response.close()
         raise
-    return HttpAnswer(response, url=url, first=first)
+    return HttpAnswer(response, url=url, shown_as=shown_as, first=first)
 
 
-def redirected(url: str, location: str) -> str:
+def _shower(url: str, shown_as: str | None) -> Shower:
+    if shown_as is None:
+        return shown
+    said = shown(shown_as)
+    # Where a redirect leads may repeat the values, and nothing tells which part of it does.
+    return lambda at: said if at == url else f"a redirect from {said}"
+
+
+def redirected(url: str, location: str, *, shown_as: str) -> str:
     """Where a redirect from `url` leads. Raises SourceDataInvalid if nobody should go there."""
     try:
         to = joined(url, location)
     except ValueError as error:
-        raise SourceDataInvalid(f"{shown(url)} redirects to what can't be asked: {error}. Correct the URL.") from None
+        raise SourceDataInvalid(f"{shown_as} redirects to what can't be asked: {error}. Correct the URL.") from None
     if origin_of(url)[0] == "https" and origin_of(to)[0] == "http":
-        raise SourceDataInvalid(f"{shown(url)} redirects from https to http, where others can listen. Correct the URL.")
+        raise SourceDataInvalid(f"{shown_as} redirects from https to http, where others can listen. Correct the URL.")
     return to
 
 

@@ -118,8 +118,10 @@ def _access_remedy(secret: str | None, url: str, asked: str) -> str:
 def _cause(error: Exception) -> str:
     words = str(error).rstrip(".")
     match error:
+        case aiohttp.ConnectionTimeoutError():
+            return "no connection in time"  # without words: they quote the whole URL
         case TimeoutError():
-            return f"none came in time ({words})" if words else "none came in time"
+            return "none came in time"
         case aiohttp.ClientConnectorDNSError():
             return "its host has no address"
         case aiohttp.ClientConnectorCertificateError():

@@ -12,6 +12,7 @@ from pipeline_processing.model import Artifact, StagedTable, UploadRef
 from pipeline_processing.ports import Content, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.loading_errors import session
+from pipeline_processing.postgres.loading_queries import statement
 from pipeline_processing.postgres.loads import Load, Loads
 from pipeline_processing.postgres.staging import PREFIX, StagingNote, StagingTable, drop, notes
 from pipeline_processing.postgres.table_upload import TableUpload
@@ -80,6 +81,7 @@ class PostgresDestination:
                     if columns is not None and dataset in columns:
                         target.require(columns[dataset])
                         target.require_key(columns[dataset])
+                        target.require_complete(columns[dataset])
                 except JobConfigError as error:
                     faults.append(str(error))
         if faults:
@@ -100,6 +102,7 @@ class PostgresDestination:
         """See `Destination`. Raises JobConfigError, here or in writing, where the rows' columns don't fit the table."""
         async with session(self._database) as connection:
             target = await find_target(connection, self._config, content.dataset, where=self._database.where)
+            begun = await connection.fetchval(*statement("target_clock"))
         name = f"{PREFIX}{self._new_id()}"
         note = StagingNote(
             key=key,
@@ -108,6 +111,7 @@ class PostgresDestination:
             mode=target.mode,
             merge_key=target.key,
             agency_column=target.agency_column,
+            begun=begun,
         )
         upload = TableUpload(
             session=partial(session, self._database),

@@ -5,6 +5,7 @@ Messages give Postgres's own words, which never hold the DSN, and what to do. An
 quotes rows.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, auto
@@ -117,6 +118,8 @@ NO_REMEDIES: Mapping[str, str] = MappingProxyType({})
 
 _ASYNCPG: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _CANDIDATES: tuple[type[Exception], ...] = (*_ASYNCPG, OSError, ValueError)
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_RECOVERY = "conflict with recovery"
 _STALE_CACHE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 _UNSUPPORTED = (asyncpg.UnsupportedClientFeatureError, asyncpg.UnsupportedServerFeatureError)
 
@@ -146,6 +149,18 @@ def translated(
         if not (isinstance(first, _ASYNCPG) or connecting or _out_of_asyncpg(first)):
             raise first  # noqa: B904 - it is what was raised first
         raise translate(first, unavailable=unavailable, where=where, remedies=remedies) from first
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """
+    Errors of Postgres in the block keep their condition and lose its words, which may quote values of rows. It goes
+    inside a block that is `translated`.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _reworded(error) from None  # nor may a traceback quote what it says
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -218,6 +233,18 @@ def cause_of(error: BaseException) -> str:
     return _first_argument(error) if isinstance(error, asyncpg.InterfaceError) else str(error) or _named(error)
 
 
+def condition_of(error: BaseException | None) -> str:
+    """`not null violation`: what asyncpg's class is named after, which is Postgres's name of the condition."""
+    return _WORD.sub(" ", type(error).__name__.removesuffix("Error")).lower()
+
+
+def _reworded(error: Any) -> asyncpg.PostgresError:
+    """An error of the same fault, with nothing else of what the server said."""
+    reworded: asyncpg.PostgresError = type(error)(_RECOVERY if _during_recovery(error) else condition_of(error))
+    reworded.sqlstate = error.sqlstate
+    return reworded
+
+
 def _fault_of_server(error: Any) -> Fault:
     sqlstate = error.sqlstate or ""
     if sqlstate[:2] in ("40", "08") and _during_recovery(error):  # 08: asyncpg, when it is cut off for it
@@ -229,9 +256,7 @@ def _fault_of_server(error: Any) -> Fault:
 def _during_recovery(error: Any) -> bool:
     # The message may be in any language; the name of the server's function isn't.
     function = getattr(error, "server_source_function", None) or ""
-    return "conflict with recovery" in str(error) or function.startswith(
-        ("ProcessInterrupts", "ProcessRecoveryConflict")
-    )
+    return _RECOVERY in str(error) or function.startswith(("ProcessInterrupts", "ProcessRecoveryConflict"))
 
 
 def _first_error(error: BaseException) -> BaseException:

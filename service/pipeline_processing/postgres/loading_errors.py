@@ -1,6 +1,5 @@
 """What Postgres says while rows are loaded, as this service's errors. None of them quotes a row."""
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,13 +16,12 @@ from pipeline_processing.errors import (
     Throttled,
 )
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.errors import Fault, fault_of
+from pipeline_processing.postgres.errors import Fault, condition_of, fault_of
 
 _OF_THE_SERVER = ("25", "55", "57", "58", "HV", "XX")
 """Classes of SQLSTATEs that have nothing to do with rows, and may be gone at the next try: read-only, cancelled, …"""
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
-_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class Refused(DataError):
@@ -89,12 +87,10 @@ def is_refusal(error: asyncpg.PostgresError) -> bool:
 
 def _reason(error: BaseException | None, column: str | None = None) -> str:
     """`not null violation (SQLSTATE 23502) in column 'id'`."""
-    # asyncpg's classes are named as Postgres names its conditions.
-    condition = _WORD.sub(" ", type(error).__name__.removesuffix("Error")).lower()
     places = {
         "column": column,
         "constraint": getattr(error, "constraint_name", None),
         "type": getattr(error, "data_type_name", None),
     }
     named = ", ".join(f"{what} {name!r}" for what, name in places.items() if name)
-    return f"{condition} (SQLSTATE {getattr(error, 'sqlstate', None)})" + (f" in {named}" if named else "")
+    return f"{condition_of(error)} (SQLSTATE {getattr(error, 'sqlstate', None)})" + (f" in {named}" if named else "")

@@ -24,6 +24,7 @@ from pipeline_processing.postgres.staging import StagingNote, drop, notes, rows_
 
 LOADED = "loaded"
 GIVEN_UP = "given_up"
+SUPERSEDED = "superseded"
 _TABLES = 2
 
 log = structlog.get_logger(__name__)
@@ -101,10 +102,11 @@ class Loads:
 
     async def complete(self, load: Load) -> None:
         """
-        Load the staged rows, unless that was done already.
+        Load the staged rows, unless that was done already, or a run that began later has replaced the agency's rows:
+        a run that is rolled forward late would bring the old ones back.
 
         Raises UploadMissing when there is neither a note nor the staging table, and TableConflict when the table
-        doesn't take the rows, another attempt's were loaded, or the run was given up.
+        doesn't take the rows, another attempt's or another table's were loaded, or the run was given up.
         """
         url = f"{self._url}/{load.dataset}"
         try:
@@ -132,21 +134,42 @@ class Loads:
         if note is not None:
             what = f"{table_name(self._schema, note.target)} {load.agency_id}"
             await connection.execute(*statement("lock_load", {"what": what}))
-        if await self._note(connection, load, target=note.target if note else "", state=LOADED):
+        later = await self._later_replacement(connection, load, note)
+        state = LOADED if later is None else SUPERSEDED
+        if not await self._note(connection, load, target=note.target if note else "", state=state, note=note):
+            await self._check_done(connection, load, note, url)
+        elif later is not None:
+            log.warning("load_superseded", url=url, run_id=load.run_id, agency_id=load.agency_id, by_run_id=later)
+        else:
             if note is None or not await self._keep(connection, load):
                 raise UploadMissing(url)
             await self._load(connection, load, note, f"{self._url}/{note.target}")
-        else:
-            await self._check_done(connection, load, url)
         await drop(connection, self._schema, load.staging)
 
-    async def _check_done(self, connection: asyncpg.Connection, load: Load, url: str) -> None:
+    async def _later_replacement(
+        self, connection: asyncpg.Connection, load: Load, note: StagingNote | None
+    ) -> str | None:
+        """The run whose rows a load would take the agency back from. The load's lock is held."""
+        if note is None or note.mode is not LoadMode.REPLACE:
+            return None
+        values = {"target": note.target, "agency_id": load.agency_id, "begun": note.begun}
+        found: str | None = await connection.fetchval(*statement("later_replacement", values, schema=self._quoted))
+        return found
+
+    async def _check_done(self, connection: asyncpg.Connection, load: Load, note: StagingNote | None, url: str) -> None:
         noted = await self._noted(connection, load)
         if noted["state"] == GIVEN_UP:
             raise TableConflict(url, why="the run was given up")
         if (noted["attempt"], noted["sha256"]) != (load.attempt, load.sha256):
             raise TableConflict(
                 url, why=f"attempt {noted['attempt']} of run {load.run_id!r} was loaded, not attempt {load.attempt}"
+            )
+        if note is not None and noted["target"] != note.target:
+            raise TableConflict(
+                url,
+                why=f"its rows for the table {note.target!r} would be the dataset's second load in this schema, after "
+                f"that of {noted['target']!r}. Two destinations lead to one schema, by different names of its server: "
+                "make them one, or give each a schema of its own",
             )
 
     async def _keep(self, connection: asyncpg.Connection, load: Load) -> bool:
@@ -176,7 +199,9 @@ class Loads:
         if taken != load.rows:
             raise TableConflict(url, why=_short_of(taken, load.rows, note.mode))
 
-    async def _note(self, connection: asyncpg.Connection, load: Load, *, target: str, state: str) -> bool:
+    async def _note(
+        self, connection: asyncpg.Connection, load: Load, *, target: str, state: str, note: StagingNote | None = None
+    ) -> bool:
         values = {
             "run_id": load.run_id,
             "dataset": load.dataset,
@@ -184,6 +209,8 @@ class Loads:
             "attempt": load.attempt,
             "target": target,
             "state": state,
+            "mode": note and note.mode.value,
+            "begun": note and note.begun,
             "rows": load.rows,
             "checksum": load.sha256,
         }

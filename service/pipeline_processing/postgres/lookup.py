@@ -12,6 +12,7 @@ from pipeline_processing.columns import Columns
 from pipeline_processing.errors import StepFailed
 from pipeline_processing.ports import Rows
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.errors import without_values
 from pipeline_processing.postgres.key_list import KeyList, key_list_of
 from pipeline_processing.postgres.shape import planning, shape_of
 from pipeline_processing.postgres.types import set_codecs
@@ -79,7 +80,7 @@ class PostgresLookup:
         if self.is_closed:  # some servers end what was idle for long
             await self._stack.aclose()
             await self.__aenter__()
-        with self._database.translated():
+        with self._database.translated(), without_values():
             async with self._transaction():
                 cursor = await self._statement.cursor(fitted)
                 # One more shows that there are too many; how many never matters, and they might not fit into memory.

@@ -1,6 +1,7 @@
 """Staging tables: where a run's rows wait, already of the target's types, until its plan is completed."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import asyncpg
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,7 +12,7 @@ from pipeline_processing.model import CsvOptions
 from pipeline_processing.postgres.client import quoted
 from pipeline_processing.postgres.loading_errors import Refused, is_refusal
 from pipeline_processing.postgres.loading_queries import agency_literal, column_list, statement, table_name
-from pipeline_processing.postgres.target_table import Target
+from pipeline_processing.postgres.target_table import Check, Target
 
 PREFIX = "_pp_"
 """What the names of staging tables begin with."""
@@ -32,6 +33,8 @@ class StagingNote(BaseModel):
     mode: LoadMode
     merge_key: tuple[str, ...]
     agency_column: str
+    begun: datetime
+    """By the target's clock: uploads of one agency begin in the order of their snapshots."""
 
 
 async def notes(connection: asyncpg.Connection, schema: str, *, begins: str = PREFIX) -> dict[str, StagingNote]:
@@ -129,15 +132,17 @@ class StagingTable:
             raise Refused(error, column=self._named_in(getattr(error, "context", None))) from None
         return rows_of(status)
 
-    async def check_keys(self, connection: asyncpg.Connection) -> None:
+    async def check_rows(self, connection: asyncpg.Connection) -> None:
         """
         Raises DataError for what a unique index of the target would refuse, as far as it is known before the load: two
-        rows with one key, a key of another agency's row; and, if rows are to be merged, a null in a key.
+        rows with one key, a key of another agency's row; if rows are to be merged, a null in a key; and for what its
+        CHECKs refuse. Raises JobConfigError if a column is missing.
         """
         target, dataset = self._target, self._target.dataset
         if not self.columns:
             return  # nor are there rows
         target.require_key(self.columns)
+        target.require_complete(self.columns)
         await connection.execute(*statement("analyze_staging", staging=self._quoted))
         if target.key and await self._any(connection, "incomplete_keys", target.key):
             raise DataError(
@@ -157,6 +162,40 @@ class StagingTable:
                     f"Dataset {dataset!r}: a row is the same in {', '.join(key)} as another agency's row in {target}, "
                     "which is left alone. Find out whose it is, or make the agency's id part of that unique index."
                 )
+
+        for check in target.checks:
+            if self._is_numbered(check):
+                continue
+            parts = {"staging": self._quoted, "check": check.expression, **self._filled_in(check)}
+            if await connection.fetchval(*statement("violations", **parts)):
+                raise DataError(
+                    f"Dataset {dataset!r}: {target} can't take a row: its constraint {check.name!r} refuses it. "
+                    "Correct the data, the steps or the table."
+                )
+
+    def _is_numbered(self, check: Check) -> bool:
+        """Whether a CHECK may read a number that rows are given only by the load, itself or in a generated column."""
+        columns = self._target.columns
+        missing = [name for name in check.columns if name not in self.columns]
+        made_of = [columns[name].expression or "" for name in missing if columns[name].generated]
+        return any(
+            name in missing or any(quoted(name)[1:-1] in expression for expression in made_of)
+            for name, column in columns.items()
+            if column.identity and name not in self.columns
+        )
+
+    def _filled_in(self, check: Check) -> dict[str, str]:
+        """Columns that a CHECK reads and rows don't have, as the target fills them in: plain ones, then generated."""
+        columns = self._target.columns
+        missing = [name for name in columns if name not in (*self.columns, self._target.agency_column)]
+        generated = [name for name in missing if columns[name].generated and name in check.columns]
+        # Which columns a generated one is made of isn't looked up.
+        plain = [name for name in missing if not columns[name].generated and (generated or name in check.columns)]
+        return {"plain": self._selected(plain), "generated": self._selected(generated)}
+
+    def _selected(self, names: Iterable[str]) -> str:
+        columns = ((name, self._target.columns[name]) for name in names)
+        return "".join(f", CAST(({one.expression or 'NULL'}) AS {one.type}) AS {quoted(name)}" for name, one in columns)
 
     def _stays_apart(self, key: Sequence[str]) -> bool:
         """Whether, of the target's rows, only another agency's can be in the way of a staged one with the same key."""

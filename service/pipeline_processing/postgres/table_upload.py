@@ -59,7 +59,9 @@ class TableUpload:
                 f"can't be loaded into {self._target}. Set `csv.header` to true, add a `select`, or use ndjson."
             )
         if columns is not None:
+            self._target.require(columns)
             self._target.require_key(columns)
+            self._target.require_complete(columns)
         async with self._session() as connection:
             await self._staging.create(connection, columns or (), note)
 
@@ -79,7 +81,7 @@ class TableUpload:
         await self._send(self._records.take_rest())
         await self._sent()
         async with self._session() as connection:
-            await self._staging.check_keys(connection)
+            await self._staging.check_rows(connection)
         self.sealed = True
         return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=StagedTable(table=self._staging.name))
 

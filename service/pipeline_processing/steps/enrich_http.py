@@ -157,7 +157,7 @@ class EnrichHttp(Enriching):
             yield before + ",".join(values) + after, frozenset(keys)
 
     async def _ask(self, url: str, keys: frozenset[Hashable]) -> Answers:
-        async with self._free, self._upstream.get(url) as answer:
+        async with self._free, self._upstream.get(url, shown_as=self._options.url) as answer:
             body = await _body(answer)
         outcomes: dict[Hashable, Found | Misfit] = {}
         for record in records_of(body, self._options.records):

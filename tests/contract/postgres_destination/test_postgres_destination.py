@@ -210,6 +210,51 @@ async def test_no_rows_at_all_replace_those_of_the_agency(warehouse: Warehouse) 
             await warehouse.execute("INSERT INTO records VALUES (1, 7, 'one', 'old', NULL)")
 
 
+@pytest.mark.parametrize("first", ["older", "newer"])
+async def test_a_run_never_replaces_one_that_began_later(warehouse: Warehouse, first: str) -> None:
+    """Rolled forward late, it is noted as superseded and succeeds: the table has the newer rows in either order."""
+    destination = await made(warehouse)
+    older = await staged(destination), METADATA
+    newer = await staged(destination, body=b'{"id":5,"name":"new"}\n', rows=1, metadata=OTHER_RUN), OTHER_RUN
+    with capture_logs() as logs:
+        for artifact, metadata in (older, newer, older) if first == "older" else (newer, older, older):
+            await destination.complete(artifact, metadata=metadata)
+
+    assert await table(warehouse) == [(5, 7, "new", "new"), (9, 8, "theirs", "old")]
+    assert await warehouse.staging() == []
+    states = await warehouse.rows("SELECT run_id, state, mode FROM pipeline_loads ORDER BY run_id")
+    was = "loaded" if first == "older" else "superseded"
+    assert states == [("r-1", was, "replace"), ("r-2", "loaded", "replace")]
+    told = [(each["event"], each["run_id"], each["by_run_id"]) for each in logs]
+    assert told == ([] if first == "older" else [("load_superseded", "r-1", "r-2")])
+
+
+async def test_a_run_is_superseded_only_by_its_own_agencys_in_its_table(warehouse: Warehouse) -> None:
+    """Neither another agency's run, nor one into another table, nor one that was given up has newer rows for it."""
+    destination = await made(warehouse)
+    artifact = await staged(destination)
+    await warehouse.execute("CREATE TABLE others (LIKE records INCLUDING ALL)")
+    for number, options in enumerate(({"agency-id": "6"}, {}, {})):
+        metadata = {**OTHER_RUN, "run-id": f"later-{number}", **options}
+        to = warehouse.destination(tables={"records": "others"}) if number == 1 else destination
+        later = await staged(to, body=b'{"id":5%d}\n' % number, rows=1, columns=("id",), metadata=metadata)
+        await (to.delete if number == 2 else to.complete)(later, metadata=metadata)
+    await destination.complete(artifact, metadata=METADATA)
+    assert (2, 7, "TWO", "new") in await table(warehouse)
+
+
+@pytest.mark.parametrize("mode", ["merge", "append"])
+async def test_of_rows_that_are_added_those_published_last_win(warehouse: Warehouse, mode: str) -> None:
+    """No run takes the place of another whole one, so none is superseded."""
+    destination = await made(warehouse, mode)
+    older = await staged(destination)
+    newer = await staged(destination, body=b'{"id":2,"name":"newer"}\n', rows=1, metadata=OTHER_RUN)
+    await destination.complete(newer, metadata=OTHER_RUN)
+    await destination.complete(older, metadata=METADATA)
+    names = [name for id_, _, name, _ in await table(warehouse) if id_ == 2]
+    assert sorted(names) == {"merge": ["TWO"], "append": ["TWO", "newer", "two"]}[mode]
+
+
 async def test_a_staging_table_outlives_a_crash_of_the_server(warehouse: Warehouse) -> None:
     """A stored plan relies on it: it is logged, committed at once, and of the target's types."""
     destination = await made(warehouse)
@@ -264,6 +309,27 @@ async def test_another_attempt_is_never_loaded_too(warehouse: Warehouse) -> None
     with pytest.raises(ConflictingObjects, match="attempt 1 of run 'r-1' was loaded"):
         await destination.complete(artifacts[1], metadata=second)
     assert await table(warehouse) == sorted_rows(LOADED["append"])
+
+
+@pytest.mark.parametrize("table_of_other", ["others", "records"])
+async def test_two_destinations_that_are_one_schema(warehouse: Warehouse, table_of_other: str) -> None:
+    """By two names of a server: rows for a second table aren't taken for loaded; those for the same one are."""
+    destination = await made(warehouse)
+    await warehouse.execute("CREATE TABLE others (LIKE records INCLUDING ALL)")
+    async with client(warehouse.dsn.replace("127.0.0.1", "localhost")) as database:
+        second = warehouse.on(database, tables={"records": table_of_other})
+        assert second.url != destination.url
+        artifacts = await staged(destination), await staged(second)
+        await destination.complete(artifacts[0], metadata=METADATA)
+        for _ in range(2):
+            if table_of_other == "records":
+                await second.complete(artifacts[1], metadata=METADATA)
+            else:
+                with pytest.raises(TableConflict, match="second load in this schema, after that of 'records'"):
+                    await second.complete(artifacts[1], metadata=METADATA)
+        await destination.complete(artifacts[0], metadata=METADATA)
+    assert await warehouse.staging() == ([] if table_of_other == "records" else [artifacts[1].staged.table])
+    assert await warehouse.rows("SELECT FROM others") == []
 
 
 async def test_a_run_that_was_given_up_is_never_loaded(warehouse: Warehouse) -> None:

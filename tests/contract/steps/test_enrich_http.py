@@ -175,6 +175,17 @@ async def test_keys_in_a_path_are_one_segment_and_nothing_else(api: UpstreamApi)
         assert (asked.query, asked.raw.count("/"), asked.host) == ({"x": "1"}, 3, f"127.0.0.1:{api.port}")
 
 
+async def test_no_error_shows_a_key(api: UpstreamApi):
+    """Keys are personal data, and errors are stored and sent: they show the URL as the job config has it."""
+    async with step(api, Kind.TEXT, url=api.url("/people/{values}/all?x=1")) as opened:
+        with pytest.raises(SourceDataInvalid, match="404") as raised:
+            await through(opened, ["jane@doe.example", "é"])
+
+    assert api.url("/people/{values}/all") in str(raised.value)
+    assert "jane" not in str(raised.value)
+    assert "%" not in str(raised.value)
+
+
 async def test_the_access_is_sent(api: UpstreamApi):
     """Headers and the secret go with every request."""
     api.on("/labels", [])

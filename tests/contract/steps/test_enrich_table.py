@@ -1,6 +1,7 @@
 """`enrich_table` gives rows what a LEFT JOIN gives them, whatever the types, in both forms."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -382,7 +383,7 @@ async def test_lookups_change_nothing(lookups: Lookups, connection: asyncpg.Conn
     """Each runs in a read-only transaction."""
     before = await connection.fetch("SELECT * FROM statuses ORDER BY 1")
     columns, rows = texts("new")
-    with pytest.raises(QueryInvalid, match="read-only"):
+    with pytest.raises(QueryInvalid, match="read only sql transaction"):
         async with step(lookups, columns, **{**LABEL, "query": query}) as opened:
             await opened(Batch.read(rows, first=1))
 
@@ -452,7 +453,7 @@ async def test_records_that_nobody_asked_for_are_left_alone(lookups: Lookups):
 
 
 async def test_a_query_that_fails(lookups: Lookups):
-    """It is a reason in the data, in Postgres's own words; the next batch finds the connection usable."""
+    """It is a reason in the data, named by its condition; the next batch finds the connection usable."""
     columns, rows = texts("new", "0")
     label = "(1 / (CASE WHEN '0' = ANY($1) THEN 0 ELSE 1 END))::text AS label"
     query = f"SELECT code, {label} FROM statuses WHERE code = ANY($1)"
@@ -461,6 +462,31 @@ async def test_a_query_that_fails(lookups: Lookups):
             await opened(Batch.read(rows, first=1))
         batch = await opened(Batch.read(rows[:1], first=1))
     assert batch.rows[0]["label"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ("code::int = 1", "invalid text representation (SQLSTATE 22P02)"),
+        ("raise_with(code)", "(SQLSTATE P0001)"),
+    ],
+)
+async def test_no_error_quotes_a_value(lookups: Lookups, connection: asyncpg.Connection, condition: str, told: str):
+    """Postgres's own words do, in the message, the hint or the context; neither message nor traceback repeats them."""
+    await connection.execute(
+        """
+        CREATE OR REPLACE FUNCTION raise_with(code text) RETURNS bool LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'no %', code USING HINT = code, DETAIL = code; END $$
+        """
+    )
+    columns, rows = texts("jane@doe.example")
+    query = f"SELECT code, code AS label FROM unnest($1::text[]) AS code WHERE {condition}"
+    with pytest.raises(QueryFailed) as failed:
+        async with step(lookups, columns, **{**LABEL, "query": query}) as opened:
+            await opened(Batch.read(rows, first=1))
+
+    assert told in str(failed.value)
+    assert "jane" not in "".join(traceback.format_exception(failed.value))
 
 
 async def test_a_connection_that_the_server_ended_is_opened_again(

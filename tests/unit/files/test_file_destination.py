@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,25 @@ async def test_a_plan_for_a_bucket_isnt_completed_in_a_folder(tmp_path: Path) ->
     """The destination was changed while the run was prepared."""
     with pytest.raises(SettingsError, match="PIPELINE_DESTINATION"):
         await FileDestination(path=tmp_path).complete(artifact(InlineContent(content="")), metadata={})
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_sealed_file_is_closed(tmp_path: Path, fails: bool) -> None:
+    """A dataset in many files keeps their blocks open to its end; an exception there still discards them all."""
+    destination = FileDestination(path=tmp_path)
+    open_before = len(os.listdir("/proc/self/fd"))
+    with nullcontext() if not fails else pytest.raises(RuntimeError, match="later"):
+        async with AsyncExitStack() as stack:
+            for number in range(50):
+                opened = destination.open(f"part-{number}", CONTENT, metadata={}, on_started=ignore)
+                upload = await stack.enter_async_context(opened)
+                await upload.write(b"1")
+                await upload.seal()
+            assert len(os.listdir("/proc/self/fd")) < open_before + 10
+            assert len(os.listdir(tmp_path / ".staging")) == 50
+            if fails:
+                raise RuntimeError("later")
+    assert len(os.listdir(tmp_path / ".staging")) == (0 if fails else 50)
 
 
 async def pending(destination: FileDestination) -> list[UploadRef]:

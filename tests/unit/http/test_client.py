@@ -544,8 +544,35 @@ async def test_a_redirect_to_nowhere(api: UpstreamApi, clock: Waiting):
             await asked(client, api.url("/x"))
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *(Reply(status=status) for status in (400, 401, 404, 429, 500, 503)),
+        Reply(status=503, headers={"Retry-After": "9999"}),
+        Reply(status=302, headers={"Location": "/gone/jane?x=jane"}),
+        Reply(status=302, headers={"Location": "/people/jane/2"}),
+        Reply(status=302, headers={"Location": "ftp://jane/"}),
+        Raw(b"jane\r\n\r\n"),
+        cut_off(b"[1"),
+    ],
+)
+async def test_no_message_shows_what_was_filled_in(reply: Any, api: UpstreamApi, clock: Waiting):
+    """Where the caller says how to show the URL, neither errors nor logs show it otherwise, also after redirects."""
+    api.on("/people/jane", reply)
+    api.on("/people/jane/2", Reply(status=302, headers={"Location": "/people/jane/2"}))
+    with capture_logs() as logged:
+        async with upstream(clock, max_retries=1) as client:
+            with pytest.raises(PipelineError) as raised:
+                await asked(client, api.url("/people/jane?x=jane"), shown_as=api.url("/people/{values}?token=secret"))
+
+    assert api.url("/people/{values}") in str(raised.value)
+    for told in (str(raised.value), str(logged)):
+        assert "jane" not in told
+        assert "token" not in told
+
+
 def test_a_redirect_out_of_https():
     """What was asked in secret isn't asked again in the open."""
-    assert redirected("https://a.example/x", "https://b.example/y") == "https://b.example/y"
+    assert redirected("https://a.example/x", "https://b.example/y", shown_as="x") == "https://b.example/y"
     with pytest.raises(SourceDataInvalid, match="from https to http"):
-        redirected("https://a.example/x", "http://a.example/x")
+        redirected("https://a.example/x", "http://a.example/x", shown_as="x")

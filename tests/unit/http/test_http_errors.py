@@ -51,7 +51,11 @@ CERTIFICATE = ssl.SSLCertVerificationError("self-signed certificate")
         (aiohttp.ServerDisconnectedError(), UpstreamUnavailable, "broke off"),
         (aiohttp.ClientOSError(104, "reset"), UpstreamUnavailable, "reset"),
         (aiohttp.ServerTimeoutError("Timeout on reading"), UpstreamUnavailable, "in time"),
-        (aiohttp.ConnectionTimeoutError("Connection timeout"), UpstreamUnavailable, "in time"),
+        (
+            aiohttp.ConnectionTimeoutError("Connection timeout to host https://a.example/?key=row 1"),
+            UpstreamUnavailable,
+            "in time",
+        ),
         (aiohttp.ClientPayloadError("not enough data"), UpstreamUnavailable, "in the middle"),
         (aiohttp.ClientResponseError(KEY, (), status=400, message="row 1"), UpstreamUnavailable, "isn't HTTP"),
         (http_exceptions.ContentEncodingError("gzip"), UpstreamUnavailable, "isn't HTTP"),

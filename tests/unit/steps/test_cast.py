@@ -124,12 +124,12 @@ async def test_unknown_columns_are_cast_by_what_comes():
     ("kind", "to", "message"),
     [
         (Kind.INTEGER, "date", "column 'x', casts integer to date. From integer there is text, numeric, .* boolean"),
-        (Kind.TEXT, "jsonb", "uses the type 'jsonb'. There are text, integer"),
+        (Kind.TEXT, "jsonb", "has 'jsonb' where a type belongs. There are text, integer"),
         (Kind.TEXT, "varchar(5)", "gives varchar a length, which only numeric has"),
         (Kind.TEXT, "numeric(0)", "other than 1 to 1000 digits"),
-        (Kind.TEXT, "", "uses the type ''"),
-        (Kind.TEXT, "integer; drop table x", "after ';'"),
-        (Kind.TEXT, "integer integer", "has 'integer' where something else belongs"),
+        (Kind.TEXT, "", "ends where a type belongs"),
+        (Kind.TEXT, "integer; drop table x", "uses ';'"),
+        (Kind.TEXT, "integer integer", "has 'integer' where a type belongs"),
     ],
 )
 def test_a_bad_type_is_explained(kind: Kind, to: str, message: str):

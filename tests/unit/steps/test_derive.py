@@ -189,7 +189,7 @@ async def test_what_is_derived_can_be_filtered_by():
         ("1 / 0", r"can't be computed: division by zero"),
         ("id = 'three'", r"has 'three' where integer belongs: the text isn't an integer \(character 6"),
         ("round(id::float8, 2)", r"write ROUND\(CAST\(… AS numeric\), …\)"),
-        ("id::jsonb", r"uses the type 'jsonb'. There are text, integer"),
+        ("id::jsonb", r"has 'jsonb' where a type belongs. There are text, integer"),
         ("left(name)", r"gives LEFT 1 arguments, and it takes 2"),
         ("at + 1", r"Compute with times in the query"),
     ],

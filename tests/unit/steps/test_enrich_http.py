@@ -63,8 +63,11 @@ class Api:
             self.is_open = False
 
     @asynccontextmanager
-    async def get(self, url: str, *, query: Mapping[str, str] | None = None) -> AsyncIterator[Body]:
+    async def get(
+        self, url: str, *, query: Mapping[str, str] | None = None, shown_as: str | None = None
+    ) -> AsyncIterator[Body]:
         assert self.is_open
+        assert "{values}" in (shown_as or ""), "messages never show keys"
         assert query is None
         self.urls.append(url)
         self.asking += 1

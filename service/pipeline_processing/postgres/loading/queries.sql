@@ -11,21 +11,46 @@ SELECT
     has_any_column_privilege(c.oid, 'SELECT') AS may_select,
     has_any_column_privilege(c.oid, 'INSERT') AS may_insert,
     has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
-    has_table_privilege(c.oid, 'DELETE') AS may_delete
+    has_table_privilege(c.oid, 'DELETE') AS may_delete,
+    -- 7: of rows (1), before (2) an insert (4).
+    EXISTS (
+        SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7 AND t.tgenabled IN ('O', 'A')
+    ) AS changes_rows
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :name;
 
 -- name: target_columns
--- Its columns, with their types as SQL has them; `computed` are those that no INSERT may name.
+-- Its columns, with their types as SQL has them; `computed` are those that no INSERT may name, `needed` those that every
+-- INSERT has to. `expression` is what gives a value that the INSERT doesn't.
 SELECT
-    attname::text AS name,
-    format_type(atttypid, atttypmod) AS type,
-    attnotnull AS not_null,
-    attgenerated <> '' OR attidentity = 'a' AS computed
-FROM pg_attribute
-WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped
-ORDER BY attnum;
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.attnotnull AS not_null,
+    a.attgenerated <> '' OR a.attidentity = 'a' AS computed,
+    a.attgenerated <> '' AS generated,
+    a.attidentity <> '' AS identity,
+    (a.attnotnull OR t.typnotnull) AND a.attidentity = '' AND d.oid IS NULL AND t.typdefault IS NULL AS needed,
+    coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0)) AS expression
+FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+
+-- name: table_checks
+-- Its CHECKs, with the columns that they read; without those of whole rows and system columns, which only the table has.
+SELECT
+    c.conname::text AS name,
+    pg_get_expr(c.conbin, c.conrelid) AS expression,
+    ARRAY(
+        SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+    ) AS columns
+FROM pg_constraint c
+WHERE c.conrelid = :oid AND c.contype = 'c'
+  AND NOT coalesce(0 >= ANY (c.conkey), false)
+  AND pg_get_constraintdef(c.oid) NOT LIKE '%NOT ENFORCED'
+ORDER BY c.conname;
 
 -- name: unique_keys
 -- The columns of each unique index over all rows; `immediate` are those that ON CONFLICT can name.
@@ -42,6 +67,10 @@ ORDER BY i.indexrelid;
 -- name: holds_agency_ids
 -- Whether a type can hold ids; an error if not.
 SELECT CAST('1' AS {type}) IS NOT NULL;
+
+-- name: target_clock
+-- What the target's clock says: of two uploads into it, whoever asked, which began later.
+SELECT clock_timestamp();
 
 -- name: create_staging
 -- A staging table. It is logged: a crash of the server would empty an unlogged one, and a stored plan relies on it.
@@ -78,6 +107,12 @@ SELECT EXISTS (SELECT FROM {staging} WHERE {all_there} GROUP BY {columns} HAVING
 -- name: incomplete_keys
 -- Whether a staged row has a null in its key: nothing could ever be found by that.
 SELECT EXISTS (SELECT FROM {staging} WHERE NOT ({all_there}));
+
+-- name: violations
+-- Whether a CHECK refuses a staged row, with what the target fills in. As in a table, it doesn't where it is null.
+SELECT EXISTS (
+    SELECT FROM (SELECT r.*{generated} FROM (SELECT s.*{plain} FROM {staging} AS s) AS r) AS r WHERE NOT ({check})
+);
 
 -- name: foreign_keys
 -- Whether a row of another agency has the key of a staged one.
@@ -120,14 +155,17 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname IN ('pipeline_loads', 'pipeline_installation');
 
 -- name: create_loads
--- One row for each dataset of a run: what makes its load happen once. `given_up`: it never will.
+-- One row for each dataset of a run: what makes its load happen once. `given_up`: it never will. `superseded`: nor will
+-- it, as a later one has replaced the agency's rows before. `begun` is when its upload was.
 CREATE TABLE IF NOT EXISTS {schema}.pipeline_loads (
     run_id    text NOT NULL,
     dataset   text NOT NULL,
     agency_id bigint NOT NULL,
     attempt   integer NOT NULL,
     target    text NOT NULL,
-    state     text NOT NULL CHECK (state IN ('loaded', 'given_up')),
+    state     text NOT NULL CHECK (state IN ('loaded', 'given_up', 'superseded')),
+    mode      text,
+    begun     timestamptz,
     rows      bigint NOT NULL,
     sha256    text NOT NULL,
     at        timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -151,14 +189,22 @@ INSERT INTO {schema}.pipeline_installation (history_id) VALUES (:history_id) ON 
 
 -- name: note_load
 -- One load, unless there is one of this run's dataset; waits for somebody who is about to write it.
-INSERT INTO {schema}.pipeline_loads (run_id, dataset, agency_id, attempt, target, state, rows, sha256)
-VALUES (:run_id, :dataset, :agency_id, :attempt, :target, :state, :rows, :checksum)
+INSERT INTO {schema}.pipeline_loads (run_id, dataset, agency_id, attempt, target, state, mode, begun, rows, sha256)
+VALUES (:run_id, :dataset, :agency_id, :attempt, :target, :state, :mode, :begun, :rows, :checksum)
 ON CONFLICT (run_id, dataset) DO NOTHING
 RETURNING true;
 
 -- name: noted_load
 -- What was noted of a run's dataset.
-SELECT attempt, sha256, state FROM {schema}.pipeline_loads WHERE run_id = :run_id AND dataset = :dataset;
+SELECT attempt, sha256, state, target FROM {schema}.pipeline_loads WHERE run_id = :run_id AND dataset = :dataset;
+
+-- name: later_replacement
+-- A run that has replaced the agency's rows in a table, and whose upload began later.
+SELECT run_id
+FROM {schema}.pipeline_loads
+WHERE target = :target AND agency_id = :agency_id AND state = 'loaded' AND mode = 'replace' AND begun > :begun
+ORDER BY begun DESC
+LIMIT 1;
 
 -- name: delete_agency
 -- The agency's rows go.
