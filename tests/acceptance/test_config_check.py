@@ -240,7 +240,7 @@ def test_all_faults_at_once(shared: Service) -> None:
         job["datasets"] += [one_dataset(ALL, steps=steps)["datasets"][0] | {"name": name}]
     env = {"PIPELINE_S3__ENDPOINT_URL": f"http://{CLOSED}"}
 
-    code, out, errors = checked(shared, loaded(job, shared), env)
+    code, _, errors = checked(shared, loaded(job, shared), env)
 
     assert code == 69
     found = "\n".join(errors)

@@ -1,10 +1,9 @@
 """
 The expressions of `filter`, `derive` and `cast`: a part of SQL, with the meaning that it has in Postgres.
 
-`parse.py` has the grammar, by Postgres's own rules for tokens and precedence, and lark makes trees by it (sqlglot's parser
-takes other precedences, and more than Postgres does); `compile.py` turns a tree into closures, and nothing but those
-closures ever runs. What isn't known here exactly is refused. `expression.py` is what
-steps use.
+`parse.py` has the grammar, by Postgres's own rules for tokens and precedence, and lark makes trees by it (sqlglot takes
+other precedences, and more than Postgres does). `compile.py` turns a tree into closures, and nothing but those closures
+ever runs. What isn't known here exactly is refused. `expression.py` is what steps use.
 
 Where something is decided otherwise than in Postgres:
 
