@@ -213,7 +213,7 @@ class _Tree(Transformer[Token, Node]):
             return Target(type_)
         if type_ is not Type.NUMBER:
             raise Refused(f"gives {name} a length, which only numeric has. There are {TYPE_LIST}", _at(name))
-        if not all(digits.isdigit() and len(digits) < 10 for digits in (precision, scale or "0")):
+        if sign == "+" or not all(digits.isdigit() and len(digits) < 10 for digits in (precision, scale or "0")):
             raise Refused("has digits that are no whole number", _at(name))
         target = Target(type_, int(precision), int((sign or "") + (scale or "0")))
         if not 1 <= int(precision) <= MAX_PRECISION or abs(target.scale) > MAX_PRECISION:
@@ -222,8 +222,8 @@ class _Tree(Transformer[Token, Node]):
 
 
 def _bare(name: Token) -> str:
-    if " " in name or len(name.split()) > 1:
-        raise Refused(f"has {name!r} where something else belongs", _at(name))
+    if re.search(r"[ \t\n\r\f\v]", name):
+        raise Refused(f"has {str(name)!r} where something else belongs", _at(name))
     return str(name)
 
 
@@ -270,6 +270,8 @@ def _parsed(text: str, start: str) -> Any:
         return _PARSER.parse(text, start=start)
     except UnexpectedCharacters as error:
         at = error.pos_in_stream or 0
+        if text[at : at + 1] in ("'", '"'):
+            raise Refused(f"has a {text[at]} without another at its end", at) from None
         raise Refused(f"uses {_symbol(text, at)!r}, which isn't supported", at, unsupported=True) from None
     except UnexpectedToken as error:
         at = len(text) if error.token.type == "$END" else _at(error.token)

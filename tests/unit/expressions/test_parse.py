@@ -1,5 +1,6 @@
 """Text becomes the tree that Postgres makes of it, or is refused; nothing blows the stack."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -258,3 +259,19 @@ def test_other_types_are_refused(text: str):
     """Those that this doesn't know, and what is no name."""
     with pytest.raises(Refused):
         parse_type(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a || 'b", "has a ' without another at its end"),
+        ('"a', 'has a " without another at its end'),
+        ("a = 1e99999999999999999999", "a number that is too large"),
+        ("double precision = 1", "has 'double precision' where something else belongs"),
+        ("a::numeric(10, +2)", "digits that are no whole number"),
+    ],
+)
+def test_what_the_grammar_alone_does_not_tell(text: str, why: str):
+    """A quote that isn't closed, numbers out of all bounds, names of types in other places."""
+    with pytest.raises(Refused, match=re.escape(why)):
+        parse(text)
