@@ -12,6 +12,8 @@ from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.errors import STANDBY_REMEDY
 
 _QUERY_CANCELLED = "57014"
+_SESSION_ENDED = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The connection is closed; or about to be, where the server has said its last and the end of the stream is to come."""
 
 
 class DatasetErrors:
@@ -37,7 +39,7 @@ class DatasetErrors:
             with self._database.translated(remedies=self._remedies):
                 yield
         except TransientError as error:
-            if self._standby and isinstance(error.__cause__, asyncpg.InterfaceError):
+            if self._standby and isinstance(error.__cause__, _SESSION_ENDED):
                 # The session was ended while it was idle, and what the server says then asyncpg keeps to itself.
                 raise StandbyConflict(
                     f"The standby {self._database.where} ended the session between two commands, as it does where "
