@@ -1,8 +1,9 @@
 """Step `enrich_http`: columns looked up at an HTTP API, many keys at a time."""
 
 import asyncio
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from itertools import islice
 from types import TracebackType
 from typing import Annotated, Any, Self
 
@@ -25,7 +26,9 @@ from pipeline_processing.urls import UrlTemplate, encoded
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
+MIB = 1024 * 1024
+MAX_BODY_BYTES = 4 * MIB
+"""Of one answer, since those of all runs are in memory at once. What has more is asked for in two halves."""
 _PIECE_BYTES = 256 * 1024
 _MAX_URL = 8000
 """Longer ones are refused by many servers; what doesn't fit goes into another request."""
@@ -104,6 +107,8 @@ class EnrichHttp(Enriching):
         self._fields = [(added, converter(added.kind, context.carry)) for added in options.fields.values()]
         self._template = UrlTemplate(options.url)
         self._services = context.services
+        self._most = options.batch
+        """Keys in one request; fewer once an answer was too large."""
         self._free = asyncio.Semaphore(options.concurrency)
         self._stack = AsyncExitStack()
         self._upstream: Upstream
@@ -128,18 +133,17 @@ class EnrichHttp(Enriching):
         """See `Enriching`. Raises StepFailed where two records have one key, SourceDataInvalid, and as `Upstream`."""
         try:
             async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(self._ask(url, keys)) for url, keys in self._requests(wanted)]
+                asked = [group.create_task(self._ask(values)) for values in self._requests(wanted)]
         except ExceptionGroup as failed:
             first = failed.exceptions[0]
             raise first from first.__cause__
         return {key: outcome for task in asked for key, outcome in task.result().items()}
 
-    def _requests(self, wanted: Mapping[Hashable, str]) -> Iterator[tuple[str, frozenset[Hashable]]]:
-        """URLs, and the keys that each asks for."""
-        before, _, after = self._options.url.partition(_VALUES)
-        room = _MAX_URL - len(before) - len(after)
-        values: list[str] = []
-        keys: list[Hashable] = []
+    def _requests(self, wanted: Mapping[Hashable, str]) -> Iterator[dict[Hashable, str]]:
+        """What each request asks for: keys, and what stands for them in the URL."""
+        room = _MAX_URL - len(self._options.url) + len(_VALUES)
+        values: dict[Hashable, str] = {}
+        length = 0
         for key, text in wanted.items():
             try:
                 self._template.filled({"values": text})
@@ -148,17 +152,32 @@ class EnrichHttp(Enriching):
             value = encoded(text)
             if not value:
                 continue
-            if len(keys) == self._options.batch or (keys and sum(map(len, values)) + len(values) + len(value) > room):
-                yield before + ",".join(values) + after, frozenset(keys)
-                values, keys = [], []
-            values.append(value)
-            keys.append(key)
-        if keys:
-            yield before + ",".join(values) + after, frozenset(keys)
+            if len(values) == self._most or (values and length + len(value) > room):
+                yield values
+                values, length = {}, 0
+            values[key] = value
+            length += len(value) + len(",")
+        if values:
+            yield values
 
-    async def _ask(self, url: str, keys: frozenset[Hashable]) -> Answers:
+    async def _ask(self, values: dict[Hashable, str]) -> Answers:
+        before, _, after = self._options.url.partition(_VALUES)
+        url = before + ",".join(values.values()) + after
         async with self._free, self._upstream.get(url, shown_as=self._options.url) as answer:
             body = await _body(answer)
+        if body is not None:
+            return self._outcomes(body, values)
+        if len(values) == 1:
+            raise SourceDataInvalid(
+                f"the answer for a single key has more than the {MAX_BODY_BYTES // MIB} MiB that are read at once. "
+                "Let the API give fewer fields, or correct `url`."
+            )
+        half = len(values) // 2
+        self._most = min(self._most, half)  # the next are likely to be as large
+        first = await self._ask(dict(islice(values.items(), half)))
+        return {**first, **await self._ask(dict(islice(values.items(), half, None)))}
+
+    def _outcomes(self, body: bytes, keys: Collection[Hashable]) -> Answers:
         outcomes: dict[Hashable, Found | Misfit] = {}
         for record in records_of(body, self._options.records):
             key = self._key_of(record)
@@ -203,13 +222,11 @@ class EnrichHttp(Enriching):
         return tuple(values)
 
 
-async def _body(answer: Answer) -> bytes:
+async def _body(answer: Answer) -> bytes | None:
+    """None if there is more than is read at once."""
     body = bytearray()
     while piece := await answer.read(_PIECE_BYTES):
         body += piece
         if len(body) > MAX_BODY_BYTES:
-            raise SourceDataInvalid(
-                f"an answer has more than the {MAX_BODY_BYTES // 1024**2} MiB that are read at once. Ask for fewer "
-                "keys at a time, with a lower `batch`."
-            )
+            return None
     return bytes(body)

@@ -135,11 +135,11 @@ async def test_an_api_that_stays_down(api: UpstreamApi):
 
 
 async def test_an_answer_without_end(api: UpstreamApi):
-    """It is given up at 16 MiB, without having been read whole."""
+    """It is given up at 4 MiB, without having been read whole."""
     never = asyncio.Event()
     api.on("/labels", Reply(b"[" + b" " * (40 * 1024 * 1024), halfway=never))
     async with asyncio.timeout(30), step(api) as opened:
-        with pytest.raises(SourceDataInvalid, match="more than the 16 MiB"):
+        with pytest.raises(SourceDataInvalid, match="a single key has more than the 4 MiB"):
             await through(opened, [1])
     never.set()
 

@@ -156,6 +156,24 @@ async def test_long_keys_go_out_in_several_requests():
     assert all(len(url) <= 8000 for url in api.urls[:-1])
 
 
+async def test_answers_too_large_to_be_read_at_once():
+    """They are asked for in halves until they fit, and from then on with as few keys; every row has its own record."""
+
+    def wide(values: list[str]) -> Any:
+        return [{"id": value, "label": value + "x" * MIB} for value in values]
+
+    api = Api(answer=wide)
+    async with enrich(api, batch=10, concurrency=1) as step:
+        first = await step(rows(*map(str, range(10))))
+        before = len(api.asked)
+        second = await step(rows(*map(str, range(10, 20))))
+
+    for done, keys in (first, range(10)), (second, range(10, 20)):
+        assert [row["label"] for row in done.rows] == [f"{key}{'x' * MIB}" for key in keys]
+    assert [len(each) for each in api.asked[:before]] == [10, 5, 2, 3, 5, 2, 3]
+    assert [len(each) for each in api.asked[before:]] == [2] * 5
+
+
 async def test_the_api_is_opened_with_its_own_options_and_closed():
     """What the step adds to them isn't the API's business: it would split what is shared by those who ask it."""
     api = Api()
@@ -394,7 +412,7 @@ async def test_missing_rows(missing):
         (b'{"error": "secret"}', "isn't a list of records"),
         (b'["secret"]', "a record of the answer isn't an object"),
         (b'[{"ID": "secret"}]', "a record of the answer has no field 'id'"),
-        (b"[" + b" " * (16 * MIB) + b"]", "more than the 16 MiB.*lower `batch`"),
+        (b"[" + b" " * (4 * MIB) + b"]", "the answer for a single key has more than the 4 MiB"),
     ],
 )
 async def test_answers_that_are_not_what_was_described(body, message):
