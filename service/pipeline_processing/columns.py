@@ -51,7 +51,10 @@ class Column:
     typed: bool = True
     """Whether its type is known; if not, its values are as a step of the user's left them."""
     origins: frozenset[str] = frozenset()
-    """Columns of the source that its values come from."""
+    """
+    Columns of the source that its values come from; none of a constant. A name that the source doesn't have stands for
+    nobody knows which: so after a step of the user's.
+    """
     unchanged: bool = False
     """Whether its values are those of its one origin, perhaps under another name."""
 
@@ -85,7 +88,7 @@ class Columns:
             return column
         if self.complete or name in self.absent:
             raise UnknownColumn(name, step=step, available=self.names, without=self.absent)
-        return Column(name, typed=False)
+        return unknown(name)
 
     def only(self, names: Sequence[str], *, step: str) -> "Columns":
         """These, in this order."""
@@ -120,6 +123,11 @@ class Columns:
             self.require(name, step=step)
         listed = tuple(by_name.pop(column.name, column) for column in self.listed)
         return Columns((*listed, *by_name.values()), self.complete, self.absent)
+
+
+def unknown(name: str) -> Column:
+    """A column as a step of the user's left it: it may be the one that the source has of that name."""
+    return Column(name, typed=False, origins=frozenset({name}), unchanged=True)
 
 
 UNKNOWN_COLUMNS = Columns(complete=False)

@@ -12,7 +12,7 @@ from string import ascii_lowercase, ascii_uppercase
 import sqlglot
 from sqlglot import Expr, Token, TokenType, exp
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns
+from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, unknown
 
 _MAX_NAME_BYTES = 63
 _FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
@@ -33,7 +33,7 @@ def names_of_query(query: str) -> Columns:
     known = [name for name in names if name is not None]
     if not known or len(set(known)) < len(known):  # Postgres, or its source here, will refuse the query
         return UNKNOWN_COLUMNS
-    listed = tuple(Column(name, typed=False, origins=frozenset({name}), unchanged=True) for name in known)
+    listed = tuple(unknown(name) for name in known)
     return Columns(listed, complete=len(known) == len(names))
 
 

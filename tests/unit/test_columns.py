@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
+from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind, unknown
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 
 ID = Column("id", kind=Kind.INTEGER, origins=frozenset({"id"}), unchanged=True)
@@ -45,7 +45,7 @@ def test_a_column_that_cannot_be_there():
 def test_a_column_that_only_may_be_there():
     """Nobody can say that it isn't, nor what type it has."""
     for columns in (SOME, UNKNOWN_COLUMNS):
-        assert columns.require("note", step="s") == Column("note", typed=False)
+        assert columns.require("note", step="s") == unknown("note")
 
 
 def test_a_column_that_was_taken_away():
@@ -60,7 +60,7 @@ def test_a_column_that_was_taken_away():
 def test_only_these():
     """In the order named; afterwards all columns are known."""
     assert ALL.only(["note", "id"], step="select") == Columns((NOTE, ID))
-    assert SOME.only(["more", "id"], step="select") == Columns((Column("more", typed=False), ID))
+    assert SOME.only(["more", "id"], step="select") == Columns((unknown("more"), ID))
     with pytest.raises(UnknownColumn, match="'select' reads column 'x'"):
         ALL.only(["id", "x"], step="select")
 

@@ -24,6 +24,8 @@ class Link:
     """One step of a chain."""
 
     step: Step
+    columns: Columns
+    """What leaves it, and where that comes from as far as anybody knows."""
     timeout: timedelta | None = None
     foreign: bool = False
     """Whether it is somebody else's code, which may raise anything."""
@@ -39,15 +41,15 @@ class Chain:
         while self._left and (projection := folded(self.projection, self._left[0][1].step)) is not None:
             self.projection = projection
             del self._left[0]
-        self.columns = links[-1].step.columns if links else columns
-        places = (columns, *(link.step.columns for link in links))
+        self.columns = links[-1].columns if links else columns
+        places = (columns, *(link.columns for link in links))
         self.header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
         """The names of the columns where they are known last: those of an artifact without any row that could tell."""
         self.carried = not any(link.step.foreign for link in links)
         """Whether all values that leave it are carried, and the columns those that are known."""
         self._dataset = dataset
         self._source = columns
-        self._masks = masked_at_source([link.step for link in links], columns)
+        self._masks = masked_at_source([(link.step, link.columns) for link in links], columns)
         self._records: Sequence[Sequence[Any]] = ()
         self._before = 0
         self._read = 0
@@ -137,8 +139,9 @@ async def bound(
             with _named(dataset, len(links) + 1):
                 step = await stack.enter_async_context(make(context(reaching)))
             foreign = isinstance(config, PluginConfig | PythonConfig)
-            links.append(Link(step, config.timeout if config else None, foreign))
-            return step.columns
+            leaving = _of_unknown_origin(step.columns, reaching) if foreign else step.columns
+            links.append(Link(step, leaving, config.timeout if config else None, foreign))
+            return leaving
 
         for config in configs:
             reaching = await add(partial(build, config), config)
@@ -155,6 +158,15 @@ def checked(
         with _named(dataset, number):
             columns = build(config, context(columns)).columns
     return columns
+
+
+def _of_unknown_origin(leaving: Columns, reaching: Columns) -> Columns:
+    """New columns that don't say where they come from may come from anywhere: a step of another package made them."""
+    listed = (
+        column if column.origins or column in reaching.listed else replace(column, origins=frozenset({column.name}))
+        for column in leaving
+    )
+    return replace(leaving, listed=tuple(listed))
 
 
 @contextmanager

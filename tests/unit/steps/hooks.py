@@ -21,6 +21,10 @@ def watch(rows: Rows) -> Rows:
     return rows
 
 
+def copy_email(rows: Rows) -> Rows:
+    return [row | {"mail": row["email"]} for row in rows]
+
+
 def drop_odd(rows: Rows) -> Rows:
     return [row for row in rows if row["id"] % 2 == 0]
 

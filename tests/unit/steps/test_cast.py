@@ -117,7 +117,7 @@ async def test_unknown_columns_are_cast_by_what_comes():
 
     assert [row["x"] for row in after.rows] == [5, 3, 1, None]
     assert [(number, "casts json to integer" in reason) for number, reason, _ in errors.rejected] == [(4, True)]
-    assert step.columns.listed == (column_of_kind("x", Kind.INTEGER, "json"),)
+    assert step.columns.listed == (column_of_kind("x", Kind.INTEGER, "json", origins=["x"]),)
 
 
 @pytest.mark.parametrize(

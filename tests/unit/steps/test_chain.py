@@ -362,13 +362,40 @@ async def test_masked_columns_of_any_source_are_masked():
         assert opened.original(rejected.number)["name"] == "?"
 
 
+@pytest.mark.parametrize(
+    ("masked", "shown"),
+    [("made", {"id": "***", "name": "***", "extra": "***"}), ("by", {"id": 2, "name": "b", "extra": "x"})],
+)
+async def test_a_column_of_another_packages_step_may_hold_anything(masked: str, shown: Mapping[str, Any]):
+    """If it is masked and doesn't say what it comes from, nothing of the row is shown; a constant stays a constant."""
+    rejections = tolerant()
+    with step_of(lambda batch: batch.changed([row | {"made": row["name"]} for row in batch.rows]), adds=["made"]):
+        async with chain(
+            {"add": {"by": "us"}},
+            {"acme.step": None},
+            {"mask": {"columns": [masked], "using": "redact"}},
+            checks=[rejecting(2)],
+            rejections=rejections,
+        ) as opened:
+            await run(opened)
+            (rejected,) = rejections.take()
+
+            assert opened.original(rejected.number) == shown
+
+
 # -- what goes wrong -----------------------------------------------------------------------------
 
 
 @contextmanager
-def step_of(does: Callable[[Batch], Any]) -> Iterator[None]:
-    """For the length of the block `acme.step` does that."""
-    plugin = Plugin(options=Any, build=lambda options, context: Watching(context, name="acme.step", does=does))
+def step_of(does: Callable[[Batch], Any], *, adds: Sequence[str] = ()) -> Iterator[None]:
+    """For the length of the block `acme.step` does that, and says that it adds these columns."""
+
+    def build(options: Any, context: StepContext) -> Step:
+        step = Watching(context, name="acme.step", does=does)
+        step.columns = context.columns.plus([Column(name, kind=Kind.TEXT) for name in adds], step=step.name)
+        return step
+
+    plugin = Plugin(options=Any, build=build)
     with pytest.MonkeyPatch.context() as patch, installed(step_entry("acme.step", f"{__name__}:PLUGIN")):
         patch.setattr(sys.modules[__name__], "PLUGIN", plugin)
         yield

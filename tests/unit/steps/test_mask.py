@@ -193,7 +193,7 @@ async def test_rejected_rows_are_masked_the_same_way():
 
     [row] = await masked(step, {"email": "ann@example.org"})
 
-    assert masked_at_source([step], source)["email"]("ann@example.org") == row["email"]
+    assert masked_at_source([(step, step.columns)], source)["email"]("ann@example.org") == row["email"]
 
 
 def test_unknown_columns_are_found_before_the_first_row():

@@ -50,7 +50,8 @@ class Passing(Step):
 
 def shown(steps: Iterable[Step], source: Columns = SOURCE) -> Mapping[str, Any]:
     """Masked column of the source → what becomes of a value."""
-    return {name: mask("value") for name, mask in masked_at_source(list(steps), source).items()}
+    chain = [(step, step.columns) for step in steps]
+    return {name: mask("value") for name, mask in masked_at_source(chain, source).items()}
 
 
 def test_nothing_is_masked():
@@ -152,6 +153,19 @@ REDACT = {"mask": {"columns": ["x"], "using": "redact", "with": "?"}}
         (
             [{"python": f"{HOOKS}:watch"}, {"mask": {"columns": ["email"], "using": "redact", "with": None}}],
             {"email": None},
+        ),
+        ([{"python": f"{HOOKS}:watch"}, {"derive": {"x": "lower(email)"}}, REDACT], {"email": REDACTED}),
+        ([{"python": f"{HOOKS}:watch"}, {"rename": {"email": "x"}}, REDACT], {"email": "?"}),
+        *(
+            # What the function made of which column, nobody knows.
+            ([{"python": f"{HOOKS}:copy_email"}, *steps, REDACT], dict.fromkeys(SOURCE.names, REDACTED))
+            for steps in (
+                [{"rename": {"mail": "x"}}],
+                [{"cast": {"mail": "text"}}, {"rename": {"mail": "x"}}],
+                [{"derive": {"x": "lower(mail)"}}],
+                [{"derive": {"x": "concat(mail, city)"}}],
+                [{"drop": ["city"]}, {"derive": {"city": "mail"}}, {"rename": {"city": "x"}}],
+            )
         ),
         (
             [{"mask": {"columns": ["city"], "using": "hmac", "secret": "key"}}],

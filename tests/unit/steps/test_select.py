@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns
+from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, unknown
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.steps.select import Select
 from tests.unit.steps.step_context import batch, context
@@ -32,7 +32,7 @@ async def test_unknown_columns_are_found_in_rows():
     """Behind a python step only the rows tell which columns there are; after a `select` they are known again."""
     step = Select(["id"], context(UNKNOWN_COLUMNS))
 
-    assert step.columns == Columns((Column("id", typed=False),))
+    assert step.columns == Columns((unknown("id"),))
     assert (await step(batch({"id": 1, "x": 2}))).rows == [{"id": 1}]
     with pytest.raises(UnknownColumn, match="the rows there have x"):
         await step(batch({"id": 1}, {"x": 2}))
