@@ -186,10 +186,10 @@ def retry_after(header: str | None, *, now: datetime) -> float | None:
         return float(header)
     try:
         until = parsedate_to_datetime(header)
-    except ValueError:
+        until = until.replace(tzinfo=UTC) if until.tzinfo is None else until
+        return max(0.0, (until - now).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    until = until.replace(tzinfo=UTC) if until.tzinfo is None else until
-    return max(0.0, (until - now).total_seconds())
 
 
 def _pause_seconds(failed: int, jitter: float) -> float:

@@ -460,6 +460,8 @@ async def test_a_retry_after_that_is_too_long(status: int, api: UpstreamApi, clo
     [
         (None, None), ("", None), ("soon", None), ("-5", None), ("1.5", None), ("٣", None), ("0", 0), (" 30 ", 30),
         ("Sun, 18 Jan 2026 10:00:30 GMT", 30), ("Sun, 18 Jan 2026 09:00:00 GMT", 0), ("Sunday", None),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None), ("Mon, 01 Jan 2026 99999999999:00:00 GMT", None),
+        ("Mon, 01 Jan 2026 00:00:00 +99999999999", None),
     ],
 )  # fmt: skip
 def test_reading_retry_after(header: str | None, seconds: float | None):
