@@ -33,13 +33,16 @@ SESSION_SETTINGS = {
 
 _LEAVING_SECONDS = 5.0
 
-
 _TAKEN_AT = """
-SELECT CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), pg_last_xact_replay_timestamp())
+SELECT CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), coalesce(
+                pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint())))
             ELSE statement_timestamp() END,
        pg_is_in_recovery()
 """
-"""A standby shows what it has replayed, however late that is."""
+"""
+A standby shows what it has replayed, however late that is. One that has just started, and replayed no commit yet, has
+everything up to the checkpoint that it started from.
+"""
 
 
 class PostgresSource:

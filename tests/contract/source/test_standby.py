@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from pipeline_processing.errors import StandbyConflict
-from tests.contract.source.reading import postgres_source, read, reading, until
+from tests.contract.source.reading import config, postgres_source, read, reading, until
 from tests.contract.source.standby import Pair, primary_and_standby
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -22,6 +22,26 @@ QUERIES = {
 async def pair() -> AsyncIterator[Pair]:
     async with primary_and_standby() as pair:
         yield pair
+
+
+@pytest.mark.parametrize("commits", [0, 1])
+async def test_a_standby_that_lags(commits: int):
+    """The snapshot is as old as what it shows, also where the standby has replayed no commit since its start."""
+    async with primary_and_standby() as pair, postgres_source(pair.dsn) as source:
+        for _ in range(commits):
+            await pair.primary.execute("CREATE TABLE seen ()")
+        await pair.replayed()
+        replayed = await pair.standby.fetchval("SELECT pg_last_xact_replay_timestamp()")
+        await pair.standby.execute("SELECT pg_wal_replay_pause()")
+        paused_at = await pair.primary.fetchval("SELECT clock_timestamp()")
+        await pair.primary.execute("CREATE TABLE later ()")
+
+        async with source.snapshot({"records": config("SELECT to_regclass('later')::text AS later")}) as snapshot:
+            async with snapshot.rows("records", {}, carry="json") as batches:
+                assert [row["later"] async for batch in batches for row in batch] == [None]
+            assert snapshot.taken_at < paused_at
+
+        assert (replayed is not None) == (commits > 0), "both ways to tell are taken"
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
