@@ -16,7 +16,7 @@ from pipeline_processing.errors import (
     Throttled,
 )
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.errors import Fault, condition_of, fault_of
+from pipeline_processing.postgres.errors import Fault, condition_of, fault_of, without_values
 
 _OF_THE_SERVER = ("25", "55", "57", "58", "HV", "XX")
 """Classes of SQLSTATEs that have nothing to do with rows, and may be gone at the next try: read-only, cancelled, …"""
@@ -63,12 +63,13 @@ async def session(database: DatabaseClient) -> AsyncIterator[asyncpg.Connection]
     """
     try:
         async with database.connection() as connection:
-            try:
-                yield connection
-            except asyncpg.PostgresError as error:
-                if is_refusal(error):
-                    raise Refused(error) from None  # nor may a traceback quote what it says
-                raise
+            with without_values():  # a function of the table may raise any SQLSTATE, with a row in its words
+                try:
+                    yield connection
+                except asyncpg.PostgresError as error:
+                    if is_refusal(error):
+                        raise Refused(error) from None  # nor may a traceback quote what it says
+                    raise
     except SourceBusy as error:
         raise Throttled(str(error)) from error
     except (StandbyConflict, QueryFailed, QueryInvalid) as error:

@@ -59,8 +59,9 @@ class StagingTable:
     """
     The staging table of one upload.
 
-    It has the columns that rows have, with the target's types and NOT NULLs, and the agency column, which can hold but
-    one id: whatever a row of the target could not be is refused when it comes, not when the run is decided.
+    It has the columns that rows have, with the target's types, collations and NOT NULLs, and the agency column, which
+    can hold but one id: whatever a row of the target could not be is refused when it comes, not when the run is
+    decided.
     """
 
     def __init__(self, *, target: Target, name: str, agency_id: int) -> None:
@@ -175,13 +176,13 @@ class StagingTable:
 
     def _is_numbered(self, check: Check) -> bool:
         """Whether a CHECK may read a number that rows are given only by the load, itself or in a generated column."""
-        columns = self._target.columns
-        missing = [name for name in check.columns if name not in self.columns]
+        columns, staged = self._target.columns, (*self.columns, self._target.agency_column)
+        missing = [name for name in check.columns if name not in staged]
         made_of = [columns[name].expression or "" for name in missing if columns[name].generated]
         return any(
             name in missing or any(quoted(name)[1:-1] in expression for expression in made_of)
             for name, column in columns.items()
-            if column.identity and name not in self.columns
+            if column.numbered and name not in staged
         )
 
     def _filled_in(self, check: Check) -> dict[str, str]:
@@ -189,13 +190,17 @@ class StagingTable:
         columns = self._target.columns
         missing = [name for name in columns if name not in (*self.columns, self._target.agency_column)]
         generated = [name for name in missing if columns[name].generated and name in check.columns]
-        # Which columns a generated one is made of isn't looked up.
-        plain = [name for name in missing if not columns[name].generated and (generated or name in check.columns)]
+        # Which columns a generated one is made of isn't looked up, but no number is: see `_is_numbered`.
+        given = [name for name in missing if not columns[name].generated and not columns[name].numbered]
+        plain = [name for name in given if generated or name in check.columns]
         return {"plain": self._selected(plain), "generated": self._selected(generated)}
 
     def _selected(self, names: Iterable[str]) -> str:
         columns = ((name, self._target.columns[name]) for name in names)
-        return "".join(f", CAST(({one.expression or 'NULL'}) AS {one.type}) AS {quoted(name)}" for name, one in columns)
+        return "".join(
+            f", CAST(({one.expression or 'NULL'}) AS {one.type}){one.collate} AS {quoted(name)}"
+            for name, one in columns
+        )
 
     def _stays_apart(self, key: Sequence[str]) -> bool:
         """Whether, of the target's rows, only another agency's can be in the way of a staged one with the same key."""
@@ -255,11 +260,12 @@ class StagingTable:
 
     def _defined(self, name: str) -> str:
         column = self._target.columns[name]
-        return f"{quoted(name)} {column.type}" + (" NOT NULL" if column.not_null else "")
+        return f"{quoted(name)} {column.type}{column.collate}" + (" NOT NULL" if column.not_null else "")
 
     def _agency_column(self) -> str:
         name, agency = quoted(self._target.agency_column), agency_literal(self._agency_id)
-        typed = f"{name} {self._target.columns[self._target.agency_column].type}"
+        column = self._target.columns[self._target.agency_column]
+        typed = f"{name} {column.type}{column.collate}"
         return f"{typed} NOT NULL DEFAULT {agency} CONSTRAINT {_AGENCY_CHECK} CHECK ({name} = {agency})"
 
 

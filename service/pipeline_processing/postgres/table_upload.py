@@ -126,7 +126,11 @@ class TableUpload:
 
     async def _stage_lines(self, connection: asyncpg.Connection, lines: bytes) -> None:
         if self._content.columns is None:
-            rows = _decoder.decode_lines(lines)
+            try:
+                rows = _decoder.decode_lines(lines)
+            except msgspec.DecodeError:
+                # Half a surrogate, as `json.dumps` writes it: told as Postgres tells it where columns are known.
+                raise Refused(asyncpg.InvalidTextRepresentationError()) from None
             await self._staging.provide(connection, dict.fromkeys(chain.from_iterable(rows)))
         staged = await self._staging.insert_lines(connection, lines)
         assert staged == lines.count(b"\n"), "a line is a row"

@@ -18,13 +18,15 @@ class TargetColumn:
     """A column: its type as SQL has it, and where its values come from."""
 
     type: str
+    collate: str
+    """What follows the type in SQL: ` COLLATE …` where the collation isn't the type's own."""
     not_null: bool
     computed: bool
     """Whether Postgres alone gives it values."""
     generated: bool
     """Whether they are made of the row's other values."""
-    identity: bool
-    """Whether a row without it is given the next number."""
+    numbered: bool
+    """Whether a row without it is given the next number, of an identity or by a default: asking uses one up."""
     needed: bool
     """Whether no row can be without it: it has to have a value, and no default gives it one."""
     expression: str | None

@@ -115,6 +115,33 @@ async def test_a_value_that_does_not_fit_names_its_column(
     assert await warehouse.staging() == []
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (r"\u0000", "untranslatable character"),
+        (r"\ud800", "invalid text representation"),
+        (r"\udc00", "invalid text representation"),
+        (r"\ud800 and more", "invalid text representation"),
+        (r"\ud800\ud800", "invalid text representation"),
+        (r"\\\ud800", "invalid text representation"),
+    ],
+)
+async def test_a_character_that_postgres_has_not_is_refused(
+    warehouse: Warehouse, known: bool, text: str, reason: str
+) -> None:
+    """Such as half a surrogate, which `json.dumps` writes; the same error whether or not columns are known before."""
+    destination = await made(warehouse)
+    good: dict[str, str | None] = {"id": "1", "name": r'"\ud83e\udd89 \\ud800"'}
+    bad: dict[str, str | None] = {"id": "2", "name": f'"{PRIVATE}{text}"'}
+    with pytest.raises(DataError, match=rf"exports\.records at .* can't take a row: {reason}") as raised:
+        await loaded(destination, FormatName.NDJSON, good, bad, known=known)
+    told(raised.value)
+    assert await warehouse.staging() == []
+    await loaded(destination, FormatName.NDJSON, good, known=known)
+    assert await warehouse.rows("SELECT name FROM records WHERE id = 1") == [("🦉 \\ud800",)]
+
+
 async def test_writing_notices_a_failure_early(warehouse: Warehouse) -> None:
     """A wrong row ends the export soon after it was sent: not at its end, nor when there is more to be sent."""
     destination = await made(warehouse)
@@ -246,6 +273,62 @@ async def test_what_a_check_refuses_is_found_before_the_decision(
         rows.pop()
     await loaded(destination, form, *rows, known=known)
     assert len(await warehouse.rows("SELECT FROM records WHERE id < 9")) == len(rows)
+
+
+@both_forms
+@pytest.mark.parametrize("collation", ['pg_catalog."C"', 'exports."C"'])
+async def test_columns_keep_their_collations(warehouse: Warehouse, form: FormatName, collation: str) -> None:
+    """In checks and keys, whether rows have the column or the table fills it in; which one it is, is told by schema."""
+    await warehouse.execute(
+        "CREATE COLLATION exports.\"C\" (provider = libc, locale = 'C');"
+        f'CREATE DOMAIN code AS text COLLATE "C"; CREATE TABLE records (id int, agency_id text COLLATE {collation},'
+        f" code text COLLATE {collation} UNIQUE CHECK (lower(code) = code), plain text CHECK (lower(plain) = plain),"
+        f" filled text COLLATE {collation} DEFAULT 'É' CHECK (lower(filled) = filled),"
+        f" made text COLLATE {collation} GENERATED ALWAYS AS (code || 'É') STORED CHECK (lower(made) = made),"
+        ' of_domain code CHECK (lower(of_domain) = of_domain), unlike code COLLATE "default",'
+        " CHECK (lower(unlike) = unlike), CHECK (lower(agency_id || 'É') = agency_id || 'É'));"
+        "INSERT INTO records (id, agency_id, code) VALUES (9, '8', 'é')"
+    )
+    destination = warehouse.destination()
+    names = ("id", "code", "plain", "of_domain", "unlike")
+
+    def row(**values: str) -> dict[str, str | None]:
+        row = {"id": "1", "code": "É", "plain": "é", "of_domain": "É", "unlike": "é", **values}
+        return {name: f'"{row[name]}"' if form is FormatName.NDJSON else row[name] for name in names}
+
+    for column in ("plain", "unlike"):
+        with pytest.raises(DataError, match=f"constraint 'records_{column}_check' refuses it"):
+            await loaded(destination, form, row(**{column: "É"}))
+    with pytest.raises(DataError, match="as another agency's row"):
+        await loaded(destination, form, row(code="é"))
+    await loaded(destination, form, row(), row(id="2", code="Ö"), known=False)
+    query = "SELECT code, plain, of_domain, unlike, filled, made FROM records WHERE id = 1"
+    assert await warehouse.rows(query) == [("É", "é", "É", "é", "É", "ÉÉ")]
+
+
+@both_forms
+async def test_checks_use_up_no_numbers(warehouse: Warehouse, form: FormatName) -> None:
+    """A default that takes one is left to the load, as is a check of it; the table's other checks aren't."""
+    await warehouse.execute(
+        "CREATE SEQUENCE more; CREATE DOMAIN ticket AS bigint NOT NULL DEFAULT nextval('more');"
+        "CREATE TABLE records (id int, agency_id int DEFAULT nextval('more') CHECK (agency_id < 9),"
+        " number bigserial CHECK (number < 3), label text DEFAULT 'no ' || nextval('more') CHECK (label <> ''),"
+        " ticket ticket CHECK (ticket > 0), doubled bigint GENERATED ALWAYS AS (number * 2) STORED CHECK (doubled > 0),"
+        " plain int GENERATED ALWAYS AS (id * 2) STORED CHECK (plain < 10))"
+    )
+    destination = warehouse.destination()
+    with pytest.raises(DataError, match="'records_plain_check' refuses it"):
+        await loaded(destination, form, {"id": "1"}, {"id": "5"})
+    rows: list[dict[str, str | None]] = [{"id": "1"}, {"id": "2"}]
+    artifact = await stage(destination, body_of(form, *rows), content(("id",), form), rows=2)
+    assert await warehouse.rows("SELECT is_called FROM records_number_seq UNION ALL SELECT is_called FROM more") == [
+        (False,),
+        (False,),
+    ]
+    await destination.complete(artifact, metadata=METADATA)
+    assert await warehouse.rows("SELECT id, number, doubled FROM records ORDER BY id") == [(1, 1, 2), (2, 2, 4)]
+    with pytest.raises(DataError, match="'records_number_check' refuses it"):
+        await loaded(destination, form, {"id": "1", "number": "3"})
 
 
 async def test_checks_that_only_the_table_can_decide_are_left_to_it(warehouse: Warehouse) -> None:
@@ -487,6 +570,29 @@ async def test_rights_that_are_missing_are_named(
 
 
 # -- the server ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["57014", "40001", "42501", "55P03", "58030", "25006", "XX000", "P0001"])
+@pytest.mark.parametrize("decided", [True, False])
+async def test_no_word_of_the_tables_functions_goes_on(warehouse: Warehouse, state: str, decided: bool) -> None:
+    """Whatever SQLSTATE they raise with a row's text: neither a message nor a traceback quotes it."""
+    await warehouse.execute(
+        "CREATE TABLE records (id text, agency_id int);"
+        "CREATE FUNCTION refuses(id text) RETURNS boolean LANGUAGE plpgsql AS"
+        f" $$BEGIN RAISE EXCEPTION 'no %', id USING ERRCODE = '{state}', HINT = id, DETAIL = id; END$$"
+    )
+    destination, body = warehouse.destination(), body_of(FormatName.NDJSON, {"id": f'"{PRIVATE}"'})
+    check = "ALTER TABLE records ADD CHECK (exports.refuses(id))"
+    if decided:
+        artifact = await stage(destination, body, content(["id"]), rows=1)
+        await warehouse.execute(check)
+        with pytest.raises(PipelineError, match=state) as raised:
+            await destination.complete(artifact, metadata=METADATA)
+    else:
+        await warehouse.execute(check)
+        with pytest.raises(PipelineError, match=state) as raised:
+            await stage(destination, body, content(["id"]), rows=1)
+    told(raised.value)
 
 
 async def every_call(destination: PostgresDestination, error: type[PipelineError], match: str) -> None:

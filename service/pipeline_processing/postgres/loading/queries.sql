@@ -22,19 +22,27 @@ WHERE n.nspname = :schema AND c.relname = :name;
 
 -- name: target_columns
 -- Its columns, with their types as SQL has them; `computed` are those that no INSERT may name, `needed` those that every
--- INSERT has to. `expression` is what gives a value that the INSERT doesn't.
+-- INSERT has to. `expression` is what gives a value that the INSERT doesn't; `numbered` are those that the next number of
+-- a sequence does. `collate` follows the type where the collation isn't the type's own.
 SELECT
     a.attname::text AS name,
     format_type(a.atttypid, a.atttypmod) AS type,
+    coalesce(' COLLATE ' || quote_ident(l.nspname) || '.' || quote_ident(l.collname), '') AS collate,
     a.attnotnull AS not_null,
     a.attgenerated <> '' OR a.attidentity = 'a' AS computed,
     a.attgenerated <> '' AS generated,
-    a.attidentity <> '' AS identity,
+    a.attidentity <> '' OR coalesce(e.expression LIKE '%nextval(%', false) AS numbered,
     (a.attnotnull OR t.typnotnull) AND a.attidentity = '' AND d.oid IS NULL AND t.typdefault IS NULL AS needed,
-    coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0)) AS expression
+    e.expression
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+CROSS JOIN LATERAL (
+    SELECT coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0)) AS expression
+) AS e
+LEFT JOIN (
+    SELECT c.oid, n.nspname, c.collname FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+) AS l ON l.oid = a.attcollation AND a.attcollation <> t.typcollation
 WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
