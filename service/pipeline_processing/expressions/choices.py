@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline_processing.expressions.casts import as_condition, coerced, common_type
 from pipeline_processing.expressions.comparisons import compared
-from pipeline_processing.expressions.compiled import Compiled, composed, constant, unknown
+from pipeline_processing.expressions.compiled import Compiled, Value, composed, constant, run_on, shared, unknown
 from pipeline_processing.expressions.refusals import Refused
 from pipeline_processing.expressions.types import NUMERIC, Type
 from pipeline_processing.expressions.values import ordering
@@ -16,9 +16,12 @@ from pipeline_processing.values import same
 
 def case(subject: Compiled | None, whens: Sequence[Compiled], default: Compiled | None, at: int) -> Compiled:
     """CASE, `whens` being conditions (with a subject: values) and results by turns. Raises Refused."""
-    tests = [
-        as_condition(when, "WHEN") if subject is None else compared("=", subject, when, when.at) for when in whens[::2]
-    ]
+    given: Value = same
+    if subject is None:
+        tests = [as_condition(when, "WHEN") for when in whens[::2]]
+    else:
+        given, subject, wanted = shared(subject, whens[::2])
+        tests = [compared("=", subject, each, each.at) for each in wanted]
     results = _of_one_type([*whens[1::2], default or constant(Type.LITERAL, None, at)], "CASE", at)
     type_ = results[0].type
     if Type.ANY in (test.type for test in tests) or type_ is Type.ANY:
@@ -30,8 +33,9 @@ def case(subject: Compiled | None, whens: Sequence[Compiled], default: Compiled 
     last = otherwise.value
 
     def value(row: Row) -> Any:
+        tested = given(row)
         for is_true, result in pairs:
-            if is_true(row):
+            if is_true(tested):
                 return result(row)
         return last(row)
 
@@ -72,7 +76,7 @@ def coalesce(operands: Sequence[Compiled], at: int) -> Compiled:
 
 def nullif(operands: Sequence[Compiled], at: int) -> Compiled:
     """The first, or null where it equals the second. Raises Refused."""
-    first, second = operands
+    given, first, [second] = shared(operands[0], operands[1:])
     equal = compared("=", first, second, at)
     if Type.OTHER in (first.type, second.type):
         raise Refused(f"uses NULLIF on {Type.OTHER}: cast the column to text, or do this in the query", at)
@@ -80,11 +84,12 @@ def nullif(operands: Sequence[Compiled], at: int) -> Compiled:
         return unknown(Type.ANY, at)
     # What comes out is the first as the comparison has it: of numbers and texts the common type, else its own.
     if first.type in (Type.LITERAL, Type.NULL, *NUMERIC):
-        first = coerced(first, common_type(list(operands), "NULLIF", at))
+        first = coerced(first, common_type([first, second], "NULLIF", at))
     elif (first.type, second.type) == (Type.CHAR, Type.TEXT):
         first = coerced(first, Type.TEXT)
     is_equal, value = equal.value, first.value
-    return composed(first.type, lambda row: None if is_equal(row) else value(row), [equal, first], at)
+    different = composed(first.type, lambda row: None if is_equal(row) else value(row), [equal, first], at)
+    return run_on(given, different)
 
 
 def greatest(operands: Sequence[Compiled], at: int) -> Compiled:

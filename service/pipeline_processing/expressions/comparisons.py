@@ -8,7 +8,7 @@ from typing import Any
 from pipeline_processing.columns import Comparison
 from pipeline_processing.expressions import logic, text, times
 from pipeline_processing.expressions.casts import as_text, coerced, common_type
-from pipeline_processing.expressions.compiled import Compiled, composed, constant, strict, unknown
+from pipeline_processing.expressions.compiled import Compiled, composed, constant, run_on, shared, strict, unknown
 from pipeline_processing.expressions.refusals import Refused
 from pipeline_processing.expressions.types import TEMPORAL, Type
 from pipeline_processing.expressions.values import ordering
@@ -47,10 +47,20 @@ def distinct(left: Compiled, right: Compiled, negated: bool, at: int) -> Compile
     return composed(Type.BOOLEAN, lambda row: a(row) != b(row), (one, other), at)
 
 
+def between(operand: Compiled, low: Compiled, high: Compiled, at: int) -> Compiled:
+    """`operand BETWEEN low AND high`. Raises Refused."""
+    given, operand, (low, high) = shared(operand, [low, high])
+    bounds = (compared(">=", operand, low, at), compared("<=", operand, high, at))
+    return run_on(given, logic.all_of(bounds, at))
+
+
 def contained(operand: Compiled, constants: Sequence[Compiled], others: Sequence[Compiled], at: int) -> Compiled:
     """`operand IN (constants, others)`. Raises Refused."""
+    if not others:
+        return _among(operand, constants, at)
+    given, operand, others = shared(operand, others)
     among = [_among(operand, constants, at)] if constants else []
-    return logic.any_of([*among, *(compared("=", operand, other, at) for other in others)], at)
+    return run_on(given, logic.any_of([*among, *(compared("=", operand, other, at) for other in others)], at))
 
 
 def _among(operand: Compiled, items: Sequence[Compiled], at: int) -> Compiled:

@@ -67,14 +67,14 @@ def compiled(node: Node, column: Lookup) -> Compiled:
         case IsDistinct():
             return comparisons.distinct(of(node.left), of(node.right), node.negated, at)
         case Between():
-            operand, low, high = of(node.operand), of(node.low), of(node.high)
-            bounds = (comparisons.compared(">=", operand, low, at), comparisons.compared("<=", operand, high, at))
-            return _perhaps_not(logic.all_of(bounds, at), node.negated)
+            within = comparisons.between(of(node.operand), of(node.low), of(node.high), at)
+            return _perhaps_not(within, node.negated)
         case In():
-            read = [of(item) for item in node.items if reads_columns(item)]
-            constants = [of(item) for item in node.items if not reads_columns(item)]
+            items = [(of(item), reads_columns(item)) for item in node.items]
+            read = [item for item, reads in items if reads]
+            constants = [item for item, reads in items if not reads]
             if len(constants) == 1:  # then Postgres looks at all in the order in which they stand
-                read, constants = [of(item) for item in node.items], []
+                read, constants = [item for item, _ in items], []
             return _perhaps_not(comparisons.contained(of(node.operand), constants, read, at), node.negated)
         case Like():
             alike = comparisons.like(of(node.operand), of(node.pattern), node.any_case, at)

@@ -1,13 +1,15 @@
 """What each part of an expression is compiled to, and how functions are put around such parts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from pipeline_processing.columns import Column
 from pipeline_processing.expressions.refusals import Refused, RowFault
 from pipeline_processing.expressions.types import Type
 from pipeline_processing.ports import Row
+from pipeline_processing.values import same
 
 Value = Callable[[Row], Any]
 """A row → a value as expressions have it (see `values.py`), None for null. Raises RowFault."""
@@ -59,6 +61,40 @@ def composed(type_: Type, value: Value, parts: Sequence[Compiled], at: int) -> C
         return constant(type_, value({}), at)
     except RowFault as fault:
         raise Refused(f"has a part that can't be computed: {fault.reason}", at) from None
+
+
+def shared(operand: Compiled, others: Sequence[Compiled]) -> tuple[Value, Compiled, list[Compiled]]:
+    """
+    An operand that several parts read, so that it runs once a row: else the time doubles with each level of nesting.
+
+    The parts made of the operand and the others that are returned are run on what the first gives for a row.
+    """
+    if operand.fixed or operand.column is not None:
+        return same, operand, list(others)
+    value = operand.value
+    read = replace(operand, value=itemgetter(0), key=None)
+    return lambda row: (value(row), row), read, [_beside(other) for other in others]
+
+
+def _beside(part: Compiled) -> Compiled:
+    if part.fixed:
+        return part
+    return replace(part, value=_of_row(part.value), key=None if part.key is None else _of_row(part.key))
+
+
+def _of_row(value: Value) -> Value:
+    def of_row(both: Any) -> Any:
+        return value(both[1])
+
+    return of_row
+
+
+def run_on(given: Value, part: Compiled) -> Compiled:
+    """A part made of what `shared` returned, as one that is run on rows."""
+    if part.fixed or given is same:
+        return part
+    value = part.value
+    return replace(part, value=lambda row: value(given(row)))
 
 
 def strict(type_: Type, function: Callable[..., Any], *operands: Compiled, at: int) -> Compiled:

@@ -53,15 +53,16 @@ type: TYPE ["(" NUMBER ["," [SIGN] NUMBER] ")"]
 _not: [NOT]
 _name: NAME | TYPE | UNKNOWN | BETWEEN | EXTRACT | TRIM | SUBSTRING
 
-TYPE.2: /(?:%(types)s)(?![A-Za-z0-9_$\x80-\U0010ffff])/i
+TYPE.2: /(?ai:%(types)s)(?![A-Za-z0-9_$\x80-\U0010ffff])/
 NAME.1: /[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*/
-NUMBER: /(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_$.\x80-\U0010ffff])/
+NUMBER: /(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+(?![A-Za-z0-9_$.\x80-\U0010ffff])/
 TEXT: /'[^'\0]*(?:''[^'\0]*)*'/
 QUOTED: /"[^"\0]+(?:""[^"\0]*)*"/
 CONVERT: "::"
 COMPARE: /(?:<>|<=|>=|[<>=])%(ends)s|!=%(ends_alone)s/
 OTHER: /->>?%(ends)s|\|\|%(ends_alone)s/
-SIGN: /[-+]%(ends)s/
+// A sign behind another one needn't look ahead: the first one has seen what is after all of them.
+SIGN: /(?<=[-+])[-+]|[-+]%(ends)s/
 PRODUCT: /[*\/]%(ends)s|%%%(ends_alone)s/
 %%ignore /[ \t\n\r\f\v]+|--[^\n\r\0]*|%(comment)s/
 %%declare %(words)s

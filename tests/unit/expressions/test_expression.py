@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.errors import InvalidStep, UnknownColumn
-from pipeline_processing.expressions.expression import Expression, condition, expression, results
+from pipeline_processing.expressions.expression import Expression, cast_of, condition, expression, results
 from pipeline_processing.expressions.functions import FUNCTIONS
 from pipeline_processing.expressions.parse import MAX_DEPTH
 from pipeline_processing.kinds import column_of_kind
@@ -50,6 +50,12 @@ DEEPEST: dict[str, Callable[[int], str]] = {
     "conditions": lambda levels: "NOT (boolean AND " * (levels // 4) + "boolean" + ")" * (levels // 4),
     "lists": lambda levels: "text IN (" * 1 + "substring(" * (levels - 1) + "text" + " for 5)" * (levels - 1) + ")",
     "casts": lambda levels: "text" + "::text" * levels,
+    "ranges": lambda levels: "(NOT boolean) NOT BETWEEN false AND (" * (levels - 1) + "boolean" + ")" * (levels - 1),
+    "items": lambda levels: "(NOT boolean) NOT IN (boolean, " * (levels - 1) + "boolean" + ")" * (levels - 1),
+    "nullifs": lambda levels: "nullif(NOT boolean, " * (levels - 1) + "boolean" + ")" * (levels - 1),
+    "values": lambda levels: (
+        "CASE NOT boolean WHEN " * (levels - 1) + "boolean" + " THEN text = 'a' ELSE boolean END" * (levels - 1)
+    ),
 }
 
 
@@ -104,6 +110,13 @@ def test_no_document_blows_the_stack(document: str):
     """A json nested too deeply is a row's fault, as text and as a column."""
     assert value("text::json", ROW | {"text": document}) == "the text isn't JSON"
     assert value("json -> 'a'", ROW | {"json": Raw(document)}) in ("a json can't be read", None)
+
+
+@pytest.mark.parametrize("to", ["ınt", "İnt8", "timeſtamp", "int4"])
+def test_a_cast_to_no_type_is_an_invalid_step(to: str):
+    """Also to one that only looks like a type where case doesn't matter."""
+    with pytest.raises(InvalidStep, match=rf"column 'text', has '{to}' where a type belongs\. There are text, integer"):
+        cast_of("text", to, COLUMNS, carry="json", step="cast")
 
 
 # -- any text ------------------------------------------------------------------------------------

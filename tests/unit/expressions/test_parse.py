@@ -1,15 +1,17 @@
 """Text becomes the tree that Postgres makes of it, or is refused; nothing blows the stack."""
 
 import re
+import time
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline_processing.expressions import parse as parsing
 from pipeline_processing.expressions.parse import MAX_DEPTH, parse, parse_type
 from pipeline_processing.expressions.refusals import Refused
-from pipeline_processing.expressions.tree import Binary, Joined, Literal, Name, Node, children, height
+from pipeline_processing.expressions.tree import Binary, Joined, Literal, Name, Node, Signed, children, height
 from pipeline_processing.expressions.types import Target, Type
 
 
@@ -159,6 +161,36 @@ def test_a_list_may_be_long():
     assert height(parse("a IN (" + ", ".join(["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"] * 1000) + ")")) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("1" * 100_000 + "_", "uses '1', which isn't supported"),
+        ("1" * 50_000 + "." + "1" * 50_000 + "_", "uses '1', which isn't supported"),
+        ("+" * 200_000 + "a", "levels deep: split it over several steps"),
+        ("a = " + "+-" * 100_000 + "a", "levels deep: split it over several steps"),
+    ],
+    ids=["digits", "digits after a point", "signs", "signs by turns"],
+)
+def test_no_text_takes_for_ever(text: str, why: str, monkeypatch: pytest.MonkeyPatch):
+    """The time grows with the text and not with its square: of a text this long, that would be minutes."""
+    monkeypatch.setattr(parsing, "MAX_LENGTH", len(text))
+    started = time.process_time()
+
+    with pytest.raises(Refused, match=why):
+        parse(text)
+
+    assert time.process_time() - started < 30
+
+
+@pytest.mark.parametrize("text", ["+-+a", "a+-+a", "a = +-a", "a*+-a", "+/**/-a", "a+--x\n-a"])
+def test_signs_may_stand_side_by_side(text: str):
+    """As long as no character of another operator follows them, as in Postgres."""
+    assert isinstance(parse(text), Binary | Signed)
+    for after in ("*", "=", "->"):
+        with pytest.raises(Refused, match="which isn't supported"):
+            parse(f"{text[:-1]}+{after}a")
+
+
 PIECES = [
     *(
         "a",
@@ -253,12 +285,39 @@ def test_types(text: str, target: Target):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "int4", "jsonb", '"text"', "text text", "timestamp with zone", "numeric(", "numeric(1,2,3)"]
+    "text",
+    [
+        "",
+        "ınt",
+        "İnt8",
+        "timeſtamp",
+        "int4",
+        "jsonb",
+        '"text"',
+        "text text",
+        "timestamp with zone",
+        "numeric(",
+        "numeric(1,2,3)",
+    ],
 )
 def test_other_types_are_refused(text: str):
     """Those that this doesn't know, and what is no name."""
     with pytest.raises(Refused):
         parse_type(text)
+
+
+@pytest.mark.parametrize("text", ["a::ınt", "CAST(a AS İnt8)", "a::timeſtamp", "a::dıte", "a::int4"])
+def test_letters_that_only_fold_to_a_type(text: str):
+    """Letters outside of ASCII have no other case here: such a name is an unknown type like any other."""
+    with pytest.raises(Refused, match=r"where a type belongs\. There are text, integer"):
+        parse(text)
+
+
+def test_typed_text_of_letters_that_only_fold_to_a_type():
+    """It is refused as it is for any other name."""
+    for name in ("timeſtamp", "int4"):
+        with pytest.raises(Refused, match="has \"'2020-01-01'\" where something else belongs"):
+            parse(f"{name} '2020-01-01'")
 
 
 @pytest.mark.parametrize(
