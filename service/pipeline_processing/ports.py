@@ -180,6 +180,8 @@ class Content:
     compression: Compression = Compression.NONE
     columns: tuple[str, ...] | None = None
     """Names of the columns; None where only the rows tell."""
+    snapshot_at: datetime | None = None
+    """How old its rows are, by the source's clock; None of rejected ones."""
     csv: CsvOptions = field(default_factory=CsvOptions)
     inline: bool = True
     """Whether a small one may stand in the plan itself: a plan has room for a few of them."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -89,15 +90,17 @@ class DatasetOutput:
         rows_format: Format,
         *,
         columns: tuple[str, ...] | None,
+        snapshot_at: datetime,
         stages: Stages,
     ) -> None:
-        """`columns`: names of the rows' columns; None where only the rows tell."""
+        """`columns`: names of the rows' columns; None where only the rows tell. `snapshot_at`: how old the rows are."""
         self.bytes_written = 0
         """Bytes of all artifacts so far, each counted once however many destinations there are."""
         self._dataset = dataset
         self._outlet = outlet
         self._format = rows_format
         self._columns = columns
+        self._snapshot_at = snapshot_at
         self._stages = stages
         self._stack = AsyncExitStack()
         self._tables: Sequence[tuple[Destination, Upload]] = ()
@@ -233,6 +236,7 @@ class DatasetOutput:
             format=self._dataset.format,
             compression=compression,
             columns=self._columns,
+            snapshot_at=self._snapshot_at,
             csv=self._dataset.csv,
             inline=self._outlet.room.left,
         )

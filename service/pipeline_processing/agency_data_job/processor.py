@@ -161,7 +161,14 @@ class AgencyProcessor:
                 )
 
             async with (
-                DatasetOutput(dataset, self._outlet, rows_format, columns=columns, stages=stages) as output,
+                DatasetOutput(
+                    dataset,
+                    self._outlet,
+                    rows_format,
+                    columns=columns,
+                    snapshot_at=snapshot.taken_at,
+                    stages=stages,
+                ) as output,
                 Quarantine(dataset.name, self._outlet) as quarantine,
             ):
                 while True:

@@ -12,7 +12,6 @@ from pipeline_processing.model import Artifact, StagedTable, UploadRef
 from pipeline_processing.ports import Content, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.loading_errors import session
-from pipeline_processing.postgres.loading_queries import statement
 from pipeline_processing.postgres.loads import Load, Loads
 from pipeline_processing.postgres.staging import PREFIX, StagingNote, StagingTable, drop, notes
 from pipeline_processing.postgres.table_upload import TableUpload
@@ -102,7 +101,7 @@ class PostgresDestination:
         """See `Destination`. Raises JobConfigError, here or in writing, where the rows' columns don't fit the table."""
         async with session(self._database) as connection:
             target = await find_target(connection, self._config, content.dataset, where=self._database.where)
-            begun = await connection.fetchval(*statement("target_clock"))
+        assert content.snapshot_at is not None, "rejected rows go to objects"
         name = f"{PREFIX}{self._new_id()}"
         note = StagingNote(
             key=key,
@@ -111,7 +110,7 @@ class PostgresDestination:
             mode=target.mode,
             merge_key=target.key,
             agency_column=target.agency_column,
-            begun=begun,
+            snapshot_at=content.snapshot_at,
         )
         upload = TableUpload(
             session=partial(session, self._database),

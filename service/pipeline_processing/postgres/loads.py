@@ -152,7 +152,7 @@ class Loads:
         """The run whose rows a load would take the agency back from. The load's lock is held."""
         if note is None or note.mode is not LoadMode.REPLACE:
             return None
-        values = {"target": note.target, "agency_id": load.agency_id, "begun": note.begun}
+        values = {"target": note.target, "agency_id": load.agency_id, "snapshot_at": note.snapshot_at}
         found: str | None = await connection.fetchval(*statement("later_replacement", values, schema=self._quoted))
         return found
 
@@ -210,7 +210,7 @@ class Loads:
             "target": target,
             "state": state,
             "mode": note and note.mode.value,
-            "begun": note and note.begun,
+            "snapshot_at": note and note.snapshot_at,
             "rows": load.rows,
             "checksum": load.sha256,
         }

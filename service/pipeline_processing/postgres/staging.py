@@ -33,8 +33,8 @@ class StagingNote(BaseModel):
     mode: LoadMode
     merge_key: tuple[str, ...]
     agency_column: str
-    begun: datetime
-    """By the target's clock: uploads of one agency begin in the order of their snapshots."""
+    snapshot_at: datetime
+    """Which of two runs has the newer rows, whichever comes to this dataset first."""
 
 
 async def notes(connection: asyncpg.Connection, schema: str, *, begins: str = PREFIX) -> dict[str, StagingNote]:

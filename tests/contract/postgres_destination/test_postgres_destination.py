@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from tests.contract.postgres_destination.warehouse import (
     KEY,
     METADATA,
     OTHER_RUN,
+    TAKEN_AT,
     Started,
     Warehouse,
     client,
@@ -34,6 +36,7 @@ from tests.contract.postgres_destination.warehouse import (
     stage,
 )
 
+LATER = TAKEN_AT + timedelta(seconds=1)
 MODES = ("replace", "merge", "append")
 RECORDS = """
     CREATE TABLE records (
@@ -83,10 +86,10 @@ async def staged(
     columns: tuple[str, ...] | None = ("id", "name"),
     started: Started | None = None,
     metadata: dict[str, str] = METADATA,
+    snapshot_at: datetime = TAKEN_AT,
 ) -> Artifact:
-    return await stage(
-        destination, body or NEW[form], content(columns, form), rows=rows, started=started, metadata=metadata
-    )
+    holds = content(columns, form, snapshot_at=snapshot_at)
+    return await stage(destination, body or NEW[form], holds, rows=rows, started=started, metadata=metadata)
 
 
 # -- loading -------------------------------------------------------------------------------------
@@ -210,12 +213,20 @@ async def test_no_rows_at_all_replace_those_of_the_agency(warehouse: Warehouse) 
             await warehouse.execute("INSERT INTO records VALUES (1, 7, 'one', 'old', NULL)")
 
 
+@pytest.mark.parametrize("staged_first", ["older", "newer"])
 @pytest.mark.parametrize("first", ["older", "newer"])
-async def test_a_run_never_replaces_one_that_began_later(warehouse: Warehouse, first: str) -> None:
-    """Rolled forward late, it is noted as superseded and succeeds: the table has the newer rows in either order."""
+async def test_a_run_never_replaces_newer_rows(warehouse: Warehouse, first: str, staged_first: str) -> None:
+    """Whichever came to the dataset first, the late one is noted as superseded, and succeeds."""
     destination = await made(warehouse)
-    older = await staged(destination), METADATA
-    newer = await staged(destination, body=b'{"id":5,"name":"new"}\n', rows=1, metadata=OTHER_RUN), OTHER_RUN
+
+    async def stage_newer() -> Artifact:
+        body = b'{"id":5,"name":"new"}\n'
+        return await staged(destination, body=body, rows=1, metadata=OTHER_RUN, snapshot_at=LATER)
+
+    if staged_first == "newer":
+        newer, older = (await stage_newer(), OTHER_RUN), (await staged(destination), METADATA)
+    else:
+        older, newer = (await staged(destination), METADATA), (await stage_newer(), OTHER_RUN)
     with capture_logs() as logs:
         for artifact, metadata in (older, newer, older) if first == "older" else (newer, older, older):
             await destination.complete(artifact, metadata=metadata)
@@ -237,7 +248,8 @@ async def test_a_run_is_superseded_only_by_its_own_agencys_in_its_table(warehous
     for number, options in enumerate(({"agency-id": "6"}, {}, {})):
         metadata = {**OTHER_RUN, "run-id": f"later-{number}", **options}
         to = warehouse.destination(tables={"records": "others"}) if number == 1 else destination
-        later = await staged(to, body=b'{"id":5%d}\n' % number, rows=1, columns=("id",), metadata=metadata)
+        body = b'{"id":5%d}\n' % number
+        later = await staged(to, body=body, rows=1, columns=("id",), metadata=metadata, snapshot_at=LATER)
         await (to.delete if number == 2 else to.complete)(later, metadata=metadata)
     await destination.complete(artifact, metadata=METADATA)
     assert (2, 7, "TWO", "new") in await table(warehouse)
@@ -248,7 +260,7 @@ async def test_of_rows_that_are_added_those_published_last_win(warehouse: Wareho
     """No run takes the place of another whole one, so none is superseded."""
     destination = await made(warehouse, mode)
     older = await staged(destination)
-    newer = await staged(destination, body=b'{"id":2,"name":"newer"}\n', rows=1, metadata=OTHER_RUN)
+    newer = await staged(destination, body=b'{"id":2,"name":"newer"}\n', rows=1, metadata=OTHER_RUN, snapshot_at=LATER)
     await destination.complete(newer, metadata=OTHER_RUN)
     await destination.complete(older, metadata=METADATA)
     names = [name for id_, _, name, _ in await table(warehouse) if id_ == 2]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -17,6 +18,7 @@ from pipeline_processing.ports import Content, Destination, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient, quoted
 from pipeline_processing.postgres.destination import SESSION_SETTINGS, PostgresDestination
 
+TAKEN_AT = datetime(2026, 1, 18, 10, tzinfo=UTC)
 METADATA = {"run-id": "r-1", "agency-id": "7", "attempt": "1", "trace-id": "0" * 32}
 OTHER_RUN = {**METADATA, "run-id": "r-2"}
 KEY = "agency_id=7/run_id=r-1/records"
@@ -148,12 +150,18 @@ async def stage(
 
 
 def content(
-    columns: Sequence[str] | None, form: FormatName = FormatName.NDJSON, *, dataset: str = "records", **options: Any
+    columns: Sequence[str] | None,
+    form: FormatName = FormatName.NDJSON,
+    *,
+    dataset: str = "records",
+    snapshot_at: datetime = TAKEN_AT,
+    **options: Any,
 ) -> Content:
     """Of rows with these columns; of unknown ones if None. `options` are CSV's."""
     return Content(
         dataset=dataset,
         format=form,
         columns=None if columns is None else tuple(columns),
+        snapshot_at=snapshot_at,
         csv=CsvOptions.model_validate(options),
     )

@@ -276,6 +276,8 @@ async def test_several_destinations() -> None:
     manifest = json.loads(of.visible()["run_id=r/_manifest.json"])
     assert [entry["url"] for entry in manifest["entries"]] == [f"{of.destination.url}/{key}" for key in sorted(parts)]
     assert manifest["rows_written"] == sum(entry["rows"] for entry in manifest["entries"]) == 3
+    (content,) = tables.contents
+    assert content.snapshot_at == datetime.fromisoformat(manifest["snapshot_at"]), "which tells older rows from newer"
     entries = [*manifest["entries"], *manifest["rejected"]]
     assert finished.bytes_written == sum(entry["meta"]["content_length"] for entry in entries)
     for each in (of.destination, second, tables):

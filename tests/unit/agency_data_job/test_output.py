@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from tests.unit.memory_tables import MemoryTables
 
 MIB = 1024 * 1024
 PREFIX = "agency_id=7/run_id=r"
+TAKEN_AT = datetime(2026, 1, 18, 10, tzinfo=UTC)
 METADATA = {"run-id": "r", "agency-id": "7", "attempt": "1", "trace-id": "ab" * 16}
 COLUMNS = ("id", "name")
 DOWN = DestinationUnavailable("the destination is down")
@@ -71,7 +73,9 @@ class Place:
     async def output(self, config: DatasetConfig, *, columns: tuple[str, ...] | None = COLUMNS) -> AsyncIterator[Any]:
         rows_format = new_format(config.format, fixed=columns is not None, csv=config.csv)
         rows_format.begin(columns or ())
-        async with DatasetOutput(config, self.outlet, rows_format, columns=columns, stages=Stages()) as output:
+        async with DatasetOutput(
+            config, self.outlet, rows_format, columns=columns, snapshot_at=TAKEN_AT, stages=Stages()
+        ) as output:
             yield output
 
     async def write(self, batches: Batches, *, columns: tuple[str, ...] | None = COLUMNS, **options: Any) -> list[Any]:

@@ -76,10 +76,6 @@ ORDER BY i.indexrelid;
 -- Whether a type can hold ids; an error if not.
 SELECT CAST('1' AS {type}) IS NOT NULL;
 
--- name: target_clock
--- What the target's clock says: of two uploads into it, whoever asked, which began later.
-SELECT clock_timestamp();
-
 -- name: create_staging
 -- A staging table. It is logged: a crash of the server would empty an unlogged one, and a stored plan relies on it.
 CREATE TABLE {staging} ({columns}) WITH (autovacuum_enabled = false);
@@ -164,19 +160,19 @@ WHERE n.nspname = :schema AND c.relname IN ('pipeline_loads', 'pipeline_installa
 
 -- name: create_loads
 -- One row for each dataset of a run: what makes its load happen once. `given_up`: it never will. `superseded`: nor will
--- it, as a later one has replaced the agency's rows before. `begun` is when its upload was.
+-- it, as the agency has been given newer rows before. `snapshot_at` is how old its rows are.
 CREATE TABLE IF NOT EXISTS {schema}.pipeline_loads (
-    run_id    text NOT NULL,
-    dataset   text NOT NULL,
-    agency_id bigint NOT NULL,
-    attempt   integer NOT NULL,
-    target    text NOT NULL,
-    state     text NOT NULL CHECK (state IN ('loaded', 'given_up', 'superseded')),
-    mode      text,
-    begun     timestamptz,
-    rows      bigint NOT NULL,
-    sha256    text NOT NULL,
-    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    run_id      text NOT NULL,
+    dataset     text NOT NULL,
+    agency_id   bigint NOT NULL,
+    attempt     integer NOT NULL,
+    target      text NOT NULL,
+    state       text NOT NULL CHECK (state IN ('loaded', 'given_up', 'superseded')),
+    mode        text,
+    snapshot_at timestamptz,
+    rows        bigint NOT NULL,
+    sha256      text NOT NULL,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (run_id, dataset)
 );
 
@@ -197,8 +193,9 @@ INSERT INTO {schema}.pipeline_installation (history_id) VALUES (:history_id) ON 
 
 -- name: note_load
 -- One load, unless there is one of this run's dataset; waits for somebody who is about to write it.
-INSERT INTO {schema}.pipeline_loads (run_id, dataset, agency_id, attempt, target, state, mode, begun, rows, sha256)
-VALUES (:run_id, :dataset, :agency_id, :attempt, :target, :state, :mode, :begun, :rows, :checksum)
+INSERT INTO {schema}.pipeline_loads (run_id, dataset, agency_id, attempt, target, state, mode, snapshot_at,
+    rows, sha256)
+VALUES (:run_id, :dataset, :agency_id, :attempt, :target, :state, :mode, :snapshot_at, :rows, :checksum)
 ON CONFLICT (run_id, dataset) DO NOTHING
 RETURNING true;
 
@@ -207,11 +204,12 @@ RETURNING true;
 SELECT attempt, sha256, state, target FROM {schema}.pipeline_loads WHERE run_id = :run_id AND dataset = :dataset;
 
 -- name: later_replacement
--- A run that has replaced the agency's rows in a table, and whose upload began later.
+-- A run that has replaced the agency's rows in a table by newer ones.
 SELECT run_id
 FROM {schema}.pipeline_loads
-WHERE target = :target AND agency_id = :agency_id AND state = 'loaded' AND mode = 'replace' AND begun > :begun
-ORDER BY begun DESC
+WHERE target = :target AND agency_id = :agency_id AND state = 'loaded' AND mode = 'replace'
+  AND snapshot_at > :snapshot_at
+ORDER BY snapshot_at DESC
 LIMIT 1;
 
 -- name: delete_agency
