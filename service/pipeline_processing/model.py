@@ -32,6 +32,7 @@ AgencyId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
 ParamValue = int | FiniteFloat | bool | str | None
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ConfigId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 _INTEGERS = range(-(2**63), 2**63)
@@ -237,6 +238,8 @@ class Run(Message):
     requested_by: str | None = None
     replay_of: str | None = None
     dry_run: bool = False
+    config_id: ConfigId | None = None
+    pinned: bool = False
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
@@ -323,6 +326,11 @@ class Manifest(Message):
     run_id: RunId
     attempt: int
     trace_id: TraceId
+    config_id: ConfigId | None = Field(
+        None,
+        description="Identity of the job config that the run was exported with.",
+        json_schema_extra={"x-since": "0.2"},
+    )
     snapshot_at: AwareDatetime
     created_at: AwareDatetime
     rows_read: Count
@@ -430,6 +438,11 @@ class RunCompletion(Message):
     state: Literal["succeeded", "failed", "cancelled"]
     attempt: Count
     dry_run: bool
+    config_id: ConfigId | None = Field(
+        None,
+        description="Identity of the job config that the run was exported with.",
+        json_schema_extra={"x-since": "0.2"},
+    )
     replay_of: RunId | None
     requested_at: AwareDatetime
     started_at: AwareDatetime | None
@@ -461,6 +474,7 @@ class RunCompletion(Message):
             state=run.state.value,
             attempt=run.attempt,
             dry_run=run.dry_run,
+            config_id=run.config_id,
             replay_of=run.replay_of,
             requested_at=run.queued_at,
             started_at=run.started_at,

@@ -269,12 +269,14 @@ class Claim:
     The exclusive right to work on a run, until the lease ends or the fence is superseded.
 
     `run` is the run as it stood at the claim: its state is `running`, or `prepared` when a stored plan is to be
-    rolled forward.
+    rolled forward. A `suspect` was lost with its worker before, and may have ended it: no other run may be in the same
+    process.
     """
 
     run: Run
     fence: int
     worker: str
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +299,16 @@ class Incoming:
     tracestate: str | None = None
     """W3C `tracestate`, carried through to the completion event."""
     origin: Origin | None = None
+    config_id: str | None = None
+    """The job config that it is accepted with; see `config_id`."""
+
+    @property
+    def pinned(self) -> bool:
+        """
+        Whether only a worker with this job config may export the run. A request from Kafka asks the service, whatever
+        job config that has by then.
+        """
+        return self.origin is None and self.config_id is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,13 +365,21 @@ class RunStore(Protocol):
         """
 
     async def claim(
-        self, *, worker: str, lease: timedelta, max_runs_per_agency: int, run_id: str | None = None
+        self,
+        *,
+        worker: str,
+        lease: timedelta,
+        max_runs_per_agency: int,
+        config_id: str | None = None,
+        run_id: str | None = None,
     ) -> Claim | None:
         """
         Take one run: a `prepared` one that nobody holds first, then, of those due (queued, or running with a lease
         that has ended), by priority, agencies in turn, age. With `run_id`, that run or none.
 
-        The attempt goes up by one, except for a prepared run.
+        `config_id` is the worker's job config: runs pinned to another one are left alone, unless they are prepared.
+        The attempt goes up by one, except for a prepared run. A run that was lost beside others, for the first time,
+        is a suspect, but the lost attempt doesn't count as a try.
         """
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
@@ -487,11 +507,15 @@ class RunStore(Protocol):
         number. Whoever calls this meanwhile is given others. If `send` raises, they stay unsent.
         """
 
-    async def idle(self) -> bool:
+    async def idle(self, *, config_id: str | None = None) -> bool:
         """
-        Whether nothing is left to do: no run is due, running, prepared, or waiting for another attempt, and every
-        event is sent. A request that isn't to start yet doesn't count.
+        Whether nothing is left to do for a worker with this job config: no run is due, running, prepared, or waiting
+        for another attempt, and every event is sent. A request that isn't to start yet doesn't count, nor does a run
+        pinned to another job config.
         """
+
+    async def waiting_for_another_config(self, config_id: str) -> int:
+        """How many runs are due that are pinned to another job config."""
 
 
 # -- time ----------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ class RunRecord:
     request_hash: str
     number: int
     handed_back: int = 0
+    """Attempts that count as no try."""
+    suspect: bool = False
     plan: Plan | None = None
     datasets: tuple[DatasetCounts, ...] = ()
     covered_until: datetime | None = None
@@ -97,6 +99,8 @@ def queued_run(incoming: Incoming, *, at: datetime) -> Run:
         requested_by=request.requested_by,
         replay_of=request.replay_of,
         dry_run=request.dry_run,
+        config_id=incoming.config_id,
+        pinned=incoming.pinned,
         topic=origin and origin.topic,
         partition=origin and origin.partition,
         offset=origin and origin.offset,

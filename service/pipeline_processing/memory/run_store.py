@@ -56,20 +56,30 @@ class MemoryRunStore(MemoryRunHistory):
         return answers
 
     async def claim(
-        self, *, worker: str, lease: timedelta, max_runs_per_agency: int, run_id: str | None = None
+        self,
+        *,
+        worker: str,
+        lease: timedelta,
+        max_runs_per_agency: int,
+        config_id: str | None = None,
+        run_id: str | None = None,
     ) -> Claim | None:
         now = self._clock.now()
-        chosen = self._queue.next(max_runs=max_runs_per_agency, run_id=run_id)
+        chosen = self._queue.next(max_runs=max_runs_per_agency, config_id=config_id, run_id=run_id)
         if chosen is None:
             return None
         fence = next(self._fences)
         held = {"fence": fence, "worker": worker, "lease_expires_at": now + lease}
         if chosen.run.state is RunState.PREPARED:
             return Claim(run=chosen.change(**held), fence=fence, worker=worker)
-        chosen.end_attempt("lost", now)
+        if chosen.run.state is RunState.RUNNING:
+            chosen.handed_back += not chosen.suspect and self._queue.lost_beside_others(chosen)
+            chosen.suspect = True
+            chosen.end_attempt("lost", now)
         run = chosen.change(
             **held,
             state=RunState.RUNNING,
+            config_id=chosen.run.config_id if config_id is None else config_id,
             attempt=chosen.run.attempt + 1,
             started_at=chosen.run.started_at or now,
         )
@@ -84,7 +94,7 @@ class MemoryRunStore(MemoryRunHistory):
             )
         )
         self._queue.took_its_turn(run.agency_id, fence=fence)
-        return Claim(run=run, fence=fence, worker=worker)
+        return Claim(run=run, fence=fence, worker=worker, suspect=chosen.suspect)
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
         record = self._held(claim, *HELD)
@@ -273,8 +283,11 @@ class MemoryRunStore(MemoryRunHistory):
     async def announce(self, send: Announce, *, limit: int) -> int:
         return await self._announcements.announce(send, limit=limit)
 
-    async def idle(self) -> bool:
-        return self._announcements.all_sent and self._queue.is_idle
+    async def idle(self, *, config_id: str | None = None) -> bool:
+        return self._announcements.all_sent and self._queue.is_idle(config_id)
+
+    async def waiting_for_another_config(self, config_id: str) -> int:
+        return self._queue.waiting_for_another_config(config_id)
 
     # -- fences ----------------------------------------------------------------------------------
 

@@ -25,43 +25,63 @@ FROM free
 WHERE runs.run_id = free.run_id
 RETURNING runs.*;
 
--- name: next_agency
--- Lock the agency whose turn it is, of those with a due run and a free place. Locked ones are somebody's claim
--- just now and are skipped, so a hundred to choose from are enough. The count of leases is a hint here; `claim_due`
--- counts again, under the lock. It looks at all that is queued, in the index alone once vacuum has been there:
--- 100,000 runs take some 20 ms, or 160 ms if each is of another agency.
-WITH waiting AS (
-    (
-        SELECT DISTINCT ON (agency_id) agency_id, priority, queued_at
+-- name: next_agencies
+-- The agencies with a due run and a free place in the order of their turns, the first hundred. Reads one run of each
+-- agency that waits, however many it has. The count of leases is a hint here; `claim_due` counts again, under the
+-- agency's lock.
+WITH RECURSIVE queued AS (
+    (SELECT min(agency_id) AS agency_id FROM runs WHERE state = 'queued')
+    UNION ALL
+    SELECT (SELECT min(runs.agency_id) FROM runs WHERE runs.state = 'queued' AND runs.agency_id > queued.agency_id)
+    FROM queued
+    WHERE queued.agency_id IS NOT NULL
+),
+waiting AS (
+    SELECT due.*
+    FROM queued
+    CROSS JOIN LATERAL (
+        SELECT agency_id, priority, queued_at
         FROM runs
-        WHERE state = 'queued' AND (not_before IS NULL OR not_before <= clock_timestamp())
-        ORDER BY agency_id, priority DESC, queued_at
-    )
+        WHERE state = 'queued'
+          AND agency_id = queued.agency_id
+          AND (not_before IS NULL OR not_before <= clock_timestamp())
+          AND (NOT pinned OR config_id = :config_id)
+        ORDER BY priority DESC, queued_at
+        LIMIT 1
+    ) AS due
     UNION ALL
     SELECT agency_id, priority, queued_at
     FROM runs
-    WHERE state = 'running' AND lease_expires_at <= clock_timestamp()
+    WHERE state = 'running' AND lease_expires_at <= clock_timestamp() AND (NOT pinned OR config_id = :config_id)
+),
+first AS (
+    SELECT DISTINCT ON (agency_id) * FROM waiting ORDER BY agency_id, priority DESC, queued_at
 ),
 held AS (
     SELECT agency_id, count(*) AS leases
     FROM runs
     WHERE state IN ('running', 'prepared') AND lease_expires_at > clock_timestamp()
     GROUP BY agency_id
-),
-first AS (
-    SELECT agencies.agency_id, waiting.priority, agencies.last_claimed_at, waiting.queued_at
-    FROM agencies
-    JOIN waiting ON waiting.agency_id = agencies.agency_id
-    LEFT JOIN held ON held.agency_id = agencies.agency_id
-    WHERE coalesce(held.leases, 0) < :max_runs
-      AND agencies.agency_id <> ALL (:passed::bigint[])
-    ORDER BY waiting.priority DESC, agencies.last_claimed_at NULLS FIRST, waiting.queued_at, agencies.agency_id
-    LIMIT 100
 )
-SELECT agencies.agency_id
+SELECT agencies.agency_id, agencies.last_claimed_at, clock_timestamp() AS chosen_at
 FROM agencies
 JOIN first ON first.agency_id = agencies.agency_id
-ORDER BY first.priority DESC, first.last_claimed_at NULLS FIRST, first.queued_at, first.agency_id
+LEFT JOIN held ON held.agency_id = agencies.agency_id
+WHERE coalesce(held.leases, 0) < :max_runs
+ORDER BY first.priority DESC, agencies.last_claimed_at NULLS FIRST, first.queued_at, agencies.agency_id
+LIMIT 100;
+
+-- name: take_turn
+-- Lock the first of these agencies that nobody is claiming for just now. One of a choice that was kept must have had no
+-- turn since; and a choice is kept for a second at most, since priorities change as well.
+SELECT agencies.agency_id
+FROM agencies
+JOIN unnest(:agency_ids::bigint[], :last_claimed_at::timestamptz[]) WITH ORDINALITY
+    AS chosen (agency_id, last_claimed_at, number) ON chosen.agency_id = agencies.agency_id
+WHERE NOT :kept
+   OR (agencies.last_claimed_at IS NOT DISTINCT FROM chosen.last_claimed_at
+       AND clock_timestamp() < :chosen_at::timestamptz + interval '1 second')
+ORDER BY chosen.number
 LIMIT 1
 FOR NO KEY UPDATE OF agencies SKIP LOCKED;
 
@@ -75,13 +95,24 @@ FOR NO KEY UPDATE OF agencies;
 
 -- name: claim_due
 -- Under the agency's lock: start the next attempt of its first due run, unless its places are taken. A statement
--- of its own, so that it sees what the lock's last holder committed. The attempt before, if any, was lost.
+-- of its own, so that it sees what the lock's last holder committed. The attempt before, if it is still running, was
+-- lost with its worker: the run is a suspect from then on. One that was lost beside others, for the first time, need
+-- not have been the cause: that attempt counts as no try.
 WITH due AS (
-    SELECT run_id
+    SELECT run_id,
+           state = 'running' AS lost,
+           state = 'running' AND NOT suspect AND EXISTS (
+               SELECT
+               FROM run_attempts AS beside
+               WHERE beside.worker = runs.worker
+                 AND beside.run_id <> runs.run_id
+                 AND beside.outcome IN ('running', 'lost')
+           ) AS lost_beside_others
     FROM runs
     WHERE agency_id = :agency_id
       AND state IN ('queued', 'running')
       AND (:run_id::text IS NULL OR run_id = :run_id)
+      AND (NOT pinned OR config_id = :config_id)
       AND CASE state
               WHEN 'queued' THEN not_before IS NULL OR not_before <= clock_timestamp()
               ELSE lease_expires_at <= clock_timestamp()
@@ -104,7 +135,10 @@ claimed AS (
         fence = nextval('fences'),
         worker = :worker,
         lease_expires_at = clock_timestamp() + :lease::interval,
-        started_at = coalesce(started_at, clock_timestamp())
+        started_at = coalesce(started_at, clock_timestamp()),
+        config_id = coalesce(:config_id, config_id),
+        suspect = suspect OR due.lost,
+        handed_back = handed_back + due.lost_beside_others::integer
     FROM due
     WHERE runs.run_id = due.run_id
     RETURNING runs.*

@@ -19,7 +19,7 @@ FROM runs
 WHERE run_id = :run_id AND fence = :fence AND state IN ('running', 'prepared') AND lease_expires_at IS NOT NULL;
 
 -- name: tries
--- Attempts that count against the maximum: those handed back by a draining worker don't.
+-- Attempts that count against the maximum: those handed back by a draining worker don't, nor those lost beside others.
 SELECT attempt - handed_back FROM runs WHERE run_id = :run_id;
 
 -- name: history
@@ -63,11 +63,24 @@ SELECT * FROM run_attempts WHERE run_id = :run_id ORDER BY attempt;
 SELECT event_id, value FROM outbox WHERE run_id = :run_id ORDER BY id;
 
 -- name: idle
--- Whether nothing is left to do. A request that isn't to start yet doesn't count, but a retry that waits does.
+-- Whether nothing is left to do with this job config. A request that isn't to start yet doesn't count, but a retry that
+-- waits does.
 SELECT NOT EXISTS (
     SELECT FROM runs
     WHERE state IN ('queued', 'running')
       AND (state = 'running' OR attempt > 0 OR not_before IS NULL OR not_before <= clock_timestamp())
+      AND (NOT pinned OR config_id = :config_id)
 )
 AND NOT EXISTS (SELECT FROM runs WHERE state = 'prepared')
 AND NOT EXISTS (SELECT FROM outbox WHERE sent_at IS NULL);
+
+-- name: waiting_for_another_config
+-- How many runs are due that only a worker with another job config may export.
+SELECT count(*)
+FROM runs
+WHERE pinned
+  AND config_id IS DISTINCT FROM :config_id
+  AND (
+      (state = 'queued' AND (not_before IS NULL OR not_before <= clock_timestamp()))
+      OR (state = 'running' AND lease_expires_at <= clock_timestamp())
+  );

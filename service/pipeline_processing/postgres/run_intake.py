@@ -99,6 +99,8 @@ def _columns(asked: Sequence[Checked]) -> dict[str, list[Any]]:
             "trace_id": incoming.trace_id,
             "span_id": incoming.span_id,
             "tracestate": storable_tracestate(incoming.tracestate),
+            "config_id": incoming.config_id,
+            "pinned": incoming.pinned,
         }
         for each in asked
         for incoming, request, origin in [(each.incoming, each.incoming.request, each.incoming.origin)]

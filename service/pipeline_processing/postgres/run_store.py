@@ -7,7 +7,8 @@ from typing import Any
 from pipeline_processing.errors import RequestError, RunUnknown, Superseded
 from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
 from pipeline_processing.ports import Announce, Claim, Incoming, Outcome
-from pipeline_processing.postgres.run_claims import claim_due, claim_prepared
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.run_claims import Turns, claim_prepared, claim_that
 from pipeline_processing.postgres.run_history import PostgresRunHistory
 from pipeline_processing.postgres.run_intake import IntakeBatch
 from pipeline_processing.postgres.run_outbox import event_of, mark_sent, take_unsent
@@ -31,6 +32,10 @@ class PostgresRunStore(PostgresRunHistory):
     was lost, and then gives the run as that try left it.
     """
 
+    def __init__(self, *, database: DatabaseClient, schema: str) -> None:
+        super().__init__(database=database, schema=schema)
+        self._turns = Turns()
+
     # -- accept and claim ------------------------------------------------------------------------
 
     async def accept(self, incoming: Incoming) -> Run:
@@ -46,13 +51,27 @@ class PostgresRunStore(PostgresRunHistory):
         return batch.answers()
 
     async def claim(
-        self, *, worker: str, lease: timedelta, max_runs_per_agency: int, run_id: str | None = None
+        self,
+        *,
+        worker: str,
+        lease: timedelta,
+        max_runs_per_agency: int,
+        config_id: str | None = None,
+        run_id: str | None = None,
     ) -> Claim | None:
+        due = {"worker": worker, "lease": lease, "max_runs": max_runs_per_agency, "config_id": config_id}
         async with self._session() as connection:
-            row = await claim_prepared(connection, worker=worker, lease=lease, run_id=run_id) or await claim_due(
-                connection, worker=worker, lease=lease, max_runs=max_runs_per_agency, run_id=run_id
-            )
-        return None if row is None else Claim(run=run_of(row), fence=row["fence"], worker=worker)
+            row = await claim_prepared(connection, worker=worker, lease=lease, run_id=run_id)
+            if row is None:
+                row = (
+                    await self._turns.claim_next(connection, **due)
+                    if run_id is None
+                    else await claim_that(connection, **due, run_id=run_id)
+                )
+        if row is None:
+            return None
+        suspect = row["suspect"] and row["state"] == RunState.RUNNING
+        return Claim(run=run_of(row), fence=row["fence"], worker=worker, suspect=suspect)
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
         await self._touch("renew", claim, lease=lease)
@@ -201,9 +220,13 @@ class PostgresRunStore(PostgresRunHistory):
             raise refused  # noqa: B904 - as it was, a cancellation too: no rollback that fails as well may hide it
         return len(unsent)
 
-    async def idle(self) -> bool:
+    async def idle(self, *, config_id: str | None = None) -> bool:
         async with self._session() as connection:
-            return bool(await connection.fetchval(*QUERIES["idle"]()))
+            return bool(await connection.fetchval(*QUERIES["idle"](config_id=config_id)))
+
+    async def waiting_for_another_config(self, config_id: str) -> int:
+        async with self._session() as connection:
+            return int(await connection.fetchval(*QUERIES["waiting_for_another_config"](config_id=config_id)))
 
     # -- what all of them share ------------------------------------------------------------------
 

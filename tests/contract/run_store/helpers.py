@@ -65,10 +65,17 @@ PLANNED = [UploadRef(key="large", upload_id="u-1"), UploadRef(key="file", upload
 UNPLANNED = UploadRef(key="large", upload_id="u-0")
 
 
-def incoming(run_id: str = "r", *, agency_id: int = 7, origin: Origin | None = None, **request: Any) -> Incoming:
+def incoming(
+    run_id: str = "r",
+    *,
+    agency_id: int = 7,
+    origin: Origin | None = None,
+    config_id: str | None = None,
+    **request: Any,
+) -> Incoming:
     """A request for a run."""
     asked = JobRequest(agency_id=agency_id, **request)
-    return Incoming(request=asked, run_id=run_id, trace_id=TRACE, span_id=SPAN, origin=origin)
+    return Incoming(request=asked, run_id=run_id, trace_id=TRACE, span_id=SPAN, origin=origin, config_id=config_id)
 
 
 def message(run_id: str = "r", *, offset: int = 0, **request: Any) -> Incoming:
@@ -80,14 +87,25 @@ async def accepted(runs: RunStore, run_id: str = "r", *, agency_id: int = 7, **r
     return await runs.accept(incoming(run_id, agency_id=agency_id, **request))
 
 
-async def claimed(runs: RunStore, run_id: str | None = None, *, worker: str = "w-1", at_most: int = 99) -> Claim:
-    claim = await runs.claim(worker=worker, lease=LEASE, max_runs_per_agency=at_most, run_id=run_id)
+async def claimed(
+    runs: RunStore,
+    run_id: str | None = None,
+    *,
+    worker: str = "w-1",
+    at_most: int = 99,
+    config_id: str | None = None,
+) -> Claim:
+    claim = await runs.claim(
+        worker=worker, lease=LEASE, max_runs_per_agency=at_most, config_id=config_id, run_id=run_id
+    )
     assert claim is not None
     return claim
 
 
-async def nothing_to_claim(runs: RunStore, run_id: str | None = None, *, at_most: int = 99) -> bool:
-    claim = await runs.claim(worker="w-9", lease=LEASE, max_runs_per_agency=at_most, run_id=run_id)
+async def nothing_to_claim(
+    runs: RunStore, run_id: str | None = None, *, at_most: int = 99, config_id: str | None = None
+) -> bool:
+    claim = await runs.claim(worker="w-9", lease=LEASE, max_runs_per_agency=at_most, config_id=config_id, run_id=run_id)
     return claim is None
 
 
