@@ -21,7 +21,7 @@ from pipeline_processing.app_data import APPLICATION_NAME, DataPath, data_path, 
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.executor import Executor, RetryPolicy
+from pipeline_processing.executor import Executor, Isolated, RetryPolicy
 from pipeline_processing.garbage import GarbageCollector
 from pipeline_processing.kafka.events import KafkaEvents
 from pipeline_processing.kafka.topics import KafkaTopics
@@ -145,6 +145,10 @@ async def run_now(
         )
 
 
+def leases(settings: Settings, *, runs: RunStore, clock: Clock) -> Leases:
+    return Leases(runs=runs, clock=clock, length=timedelta(seconds=settings.worker.lease_seconds))
+
+
 def executor(
     settings: Settings,
     config: AgencyJobConfig,
@@ -154,9 +158,10 @@ def executor(
     clock: Clock,
     tracer: Tracer,
     on_progress: Callable[[RunProgress], None],
+    isolated: Isolated | None = None,
     after: Callable[[str], None] = lambda step: None,
 ) -> Executor:
-    """Works on runs with what it is given; `after` as in `Executor`."""
+    """Works on runs with what it is given; `isolated` and `after` as in `Executor`."""
     return Executor(
         worker=worker_name(),
         runs=runs,
@@ -164,7 +169,8 @@ def executor(
         services=path.services,
         destinations=path.destinations,
         config=config,
-        leases=Leases(runs=runs, clock=clock, length=timedelta(seconds=settings.worker.lease_seconds)),
+        config_id=path.config_id,
+        leases=leases(settings, runs=runs, clock=clock),
         clock=clock,
         tracer=tracer,
         retry=retry_policy(settings),
@@ -172,6 +178,7 @@ def executor(
         max_row_bytes=max_row_bytes(settings),
         jitter=random.random,
         on_progress=on_progress,
+        isolated=isolated,
         after=after,
     )
 

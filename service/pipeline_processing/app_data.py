@@ -19,6 +19,7 @@ from pipeline_processing.agency_data_job.destination_config import (
     S3DestinationEntry,
 )
 from pipeline_processing.agency_data_job.destination_entries import destination_entries
+from pipeline_processing.agency_data_job.identity import config_id
 from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
 from pipeline_processing.agency_data_job.s3_destination import S3ConnectionOptions, S3DestinationConfig
 from pipeline_processing.agency_data_job.source_config import PluginSourceEntry
@@ -57,6 +58,7 @@ class DataPath:
     source: Source
     services: Services
     destinations: Destinations
+    config_id: str
 
 
 @asynccontextmanager
@@ -66,7 +68,7 @@ async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int) -
         sources(settings, config, runs=runs) as (source, services),
         destinations(settings, config, runs=runs) as where,
     ):
-        yield DataPath(source, services, where)
+        yield DataPath(source, services, where, config_id(config, destination_entries(settings, config)))
 
 
 # -- limits --------------------------------------------------------------------------------------

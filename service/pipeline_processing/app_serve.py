@@ -8,6 +8,7 @@ from opentelemetry.trace import Tracer
 from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.app_data import data_path
+from pipeline_processing.app_isolated import IsolatedAttempts
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.health import Health, Pulse
 from pipeline_processing.intake import Intake
@@ -64,6 +65,7 @@ async def service(
                 clock=clock,
                 tracer=tracer,
                 on_progress=progress.tell,
+                isolated=IsolatedAttempts(settings, config, on_progress=progress.tell),
                 after=after,
             ),
             concurrency=concurrency,
@@ -91,6 +93,7 @@ async def service(
                 dead_letters_topic=settings.kafka.dead_letters_topic,
                 runs=runs,
                 config=config,
+                config_id=path.config_id,
                 clock=clock,
                 tracer=tracer,
                 pulse=pulses["intake"],
@@ -102,6 +105,7 @@ async def service(
             outbox=outbox,
             progress=progress,
             runs=runs,
+            config_id=path.config_id,
             destinations=path.destinations,
             topics=looker,
             requests_topic=settings.kafka.requests_topic,

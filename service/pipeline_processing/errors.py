@@ -12,7 +12,7 @@ Every error of the service. Its type says what the caller does next.
     │   │   ├── ConflictingObjects, PlanLost
     │   ├── TransientError        try again later: 69 where a server can't be reached, 75 otherwise
     │   │   ├── SourceUnavailable, UpstreamUnavailable, DestinationUnavailable, HistoryUnavailable, KafkaUnavailable
-    │   │   ├── Throttled, StandbyConflict, SourceBusy, AttemptsExhausted, DeadlineExceeded
+    │   │   ├── Throttled, StandbyConflict, SourceBusy, ProcessEnded, AttemptsExhausted, DeadlineExceeded
     │   ├── AccessDenied          77: mend the permissions
     │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: mend the service's settings
     │   ├── RowsUnaccounted       70: a stage lost rows without saying so; a bug
@@ -25,6 +25,7 @@ Every error of the service. Its type says what the caller does next.
     │   ├── TopicMissing                     or create the topic
     │   ├── SecretMissing                    or set the secret that a job config names
     ├── RunHeldElsewhere          75: another worker has the run
+    ├── RunOfAnotherJobConfig     65: go on with the run with the job config that it was accepted with
     ├── RunUnknown                65: no such run in the history
     ├── PlaceUnknown              65: nothing stands at that place of a topic
     ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
@@ -32,6 +33,7 @@ Every error of the service. Its type says what the caller does next.
     └── MessageTooLarge           the broker refuses one message for its size: send less
 """
 
+import signal
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import ClassVar, Self
@@ -265,6 +267,26 @@ class SourceBusy(TransientError):
     kind = "source_busy"
 
 
+class ProcessEnded(TransientError):
+    """The process that worked on one run alone ended before the run did."""
+
+    kind = "process_ended"
+
+    def __init__(self, code: int) -> None:
+        how = f"by signal {_signal_name(-code)}" if code < 0 else f"with exit code {code}"
+        super().__init__(
+            f"The process that worked on this run alone ended {how}. Look at its log, at what the job config's own "
+            "functions do, and at the machine's memory."
+        )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
 class AttemptsExhausted(TransientError):
     """The last permitted attempt failed for a transient reason."""
 
@@ -490,6 +512,20 @@ class RunHeldElsewhere(PipelineError):
         super().__init__(
             f"Run {run_id!r} is held by worker {worker or 'unknown'}. Wait for it, or try again when its lease "
             f"has ended: `pipeline-processing history --run-id {run_id}` shows both."
+        )
+
+
+class RunOfAnotherJobConfig(PipelineError):
+    """A run that has not finished was accepted with another job config than the one at hand."""
+
+    kind = "run_of_another_job_config"
+    exit_code = 65
+
+    def __init__(self, run_id: str, *, accepted: str | None, given: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} was accepted with the job config {accepted}, and this one is {given}. Go on with it with "
+            f"the same job config and destination, end it with `pipeline-processing cancel {run_id}`, or use another "
+            "run id."
         )
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
@@ -26,6 +26,7 @@ from pipeline_processing.errors import (
     DeadlineExceeded,
     InternalError,
     PipelineError,
+    ProcessEnded,
     Superseded,
 )
 from pipeline_processing.failures import failure_of
@@ -72,12 +73,29 @@ class Attempted:
     error: PipelineError | None = None
 
 
+class IsolatedAttempt(Protocol):
+    """One attempt in a process of its own."""
+
+    async def start(self) -> None:
+        """Start the process, and wait until it renews the lease by itself, or has ended."""
+
+    async def ended(self) -> int:
+        """Wait for the process to end: its exit code, or, negative, the signal that ended it."""
+
+    async def stop(self) -> None:
+        """End the process if it was started and still runs; it hands the run back."""
+
+
+Isolated = Callable[[Claim], IsolatedAttempt]
+
+
 class Executor:
     """
     Claims runs and works on them, one call an attempt.
 
-    `on_progress` is told after every batch; `after` the name of each step of the protocol once it is done (tests
-    stop the world there).
+    `isolated` makes the attempts of runs that may end their process; without it, they are made in this one.
+    `on_progress` is told after every batch; `after` the name of each step of the protocol once it is done (tests stop
+    the world there).
     """
 
     def __init__(
@@ -89,6 +107,7 @@ class Executor:
         services: Services,
         destinations: Destinations,
         config: AgencyJobConfig,
+        config_id: str,
         leases: Leases,
         clock: Clock,
         tracer: Tracer,
@@ -97,6 +116,7 @@ class Executor:
         max_row_bytes: int,
         jitter: Callable[[], float],
         on_progress: Callable[[RunProgress], None],
+        isolated: Isolated | None = None,
         after: Callable[[str], None] = lambda step: None,
     ) -> None:
         self.worker = worker
@@ -105,6 +125,7 @@ class Executor:
         self._services = services
         self._destinations = destinations
         self._config = config
+        self.config_id = config_id
         self._leases = leases
         self._clock = clock
         self._tracer = tracer
@@ -113,13 +134,17 @@ class Executor:
         self._max_row_bytes = max_row_bytes
         self._jitter = jitter
         self._on_progress = on_progress
+        self._isolated = isolated
         self._after = after
         self._publisher = Publisher(runs=runs, destinations=destinations, clock=clock, after=after)
 
     async def claim(self, *, run_id: str | None = None) -> Held | None:
         """Claim the next run that is due, or that run."""
         held = await self._leases.claim(
-            worker=self.worker, max_runs_per_agency=self._max_runs_per_agency, run_id=run_id
+            worker=self.worker,
+            max_runs_per_agency=self._max_runs_per_agency,
+            config_id=self.config_id,
+            run_id=run_id,
         )
         if held is not None:
             self._after("claim")
@@ -150,7 +175,10 @@ class Executor:
 
     async def _under_lease(self, held: Held) -> Attempted:
         claim = held.claim
+        isolated = self._isolated if claim.suspect else None
         try:
+            if isolated is not None:
+                return await self._attempt_apart(held, isolated)
             attempted = await self._leases.work(held, self._attempt(claim))
         except Superseded as error:
             log.warning("the run was taken over or cancelled", fence=claim.fence)
@@ -186,6 +214,22 @@ class Executor:
             known = _known(error)
             return await self._gave_way(claim, known) if prepared else await self._ended(claim, known, totals)
 
+    async def _attempt_apart(self, held: Held, isolated: Isolated) -> Attempted:
+        """The same in a process of its own: what that does to the run, the history tells."""
+        claim = held.claim
+        log.warning("the run was lost with its worker before; it gets a process of its own")
+        attempt = isolated(claim)
+        try:
+            await self._leases.work(held, attempt.start())
+            exit_code = await attempt.ended()
+        finally:
+            await attempt.stop()
+        run = await self._answered(lambda: self._current(claim))
+        if run.state is not RunState.RUNNING or run.fence != claim.fence:
+            return Attempted(run)
+        totals = RunTotals(self._context(claim), self._clock, self._on_progress)
+        return await self._ended(claim, ProcessEnded(exit_code), totals)
+
     async def _check_tries(self, claim: Claim) -> None:
         """A run whose workers die of it never gets to report an error: it has to end as well."""
         tries = await self._answered(lambda: self._runs.tries(claim.run.run_id))
@@ -200,7 +244,13 @@ class Executor:
     def _context(self, claim: Claim) -> RunContext:
         run = claim.run
         assert run.trace_id is not None  # `accept` stores one with every run
-        return RunContext(run_id=run.run_id, attempt=run.attempt, trace_id=run.trace_id, request=run.request)
+        return RunContext(
+            run_id=run.run_id,
+            attempt=run.attempt,
+            trace_id=run.trace_id,
+            request=run.request,
+            config_id=run.config_id,
+        )
 
     def _processor(self, claim: Claim, totals: RunTotals, destinations: Destinations) -> AgencyProcessor:
         async def on_upload(upload: UploadRef) -> None:

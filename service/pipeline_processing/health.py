@@ -53,6 +53,8 @@ class Health:
         self._outages = outages
         self.state = "starting"
         """`serving` once everything has begun, `stopping` from SIGTERM on."""
+        self.notes: list[str] = []
+        """What an operator should know, though this process does all it can."""
 
     def not_alive(self) -> list[str]:
         """Reasons to end this process and start another; none of them is a server that is away."""

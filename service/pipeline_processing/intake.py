@@ -60,6 +60,7 @@ class Intake:
         dead_letters_topic: str,
         runs: RunStore,
         config: AgencyJobConfig,
+        config_id: str,
         clock: Clock,
         tracer: Tracer,
         pulse: Pulse,
@@ -72,6 +73,7 @@ class Intake:
         self._dead_letters_topic = dead_letters_topic
         self._runs = runs
         self._config = config
+        self._config_id = config_id
         self._clock = clock
         self._tracer = tracer
         self._pulse = pulse
@@ -162,6 +164,7 @@ class Intake:
                 span_id=span_id,
                 tracestate=asked.tracestate,
                 origin=Origin(topic=record.topic, partition=record.partition, offset=record.offset),
+                config_id=self._config_id,
             ),
         )
 

@@ -32,7 +32,10 @@ class _Generator(GenerateJsonSchema):
         field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField,
         total: bool,
     ) -> bool:
-        # The service always sends a field, also where it has its default.
+        # The service always sends a field, also where it has its default. But an event or manifest of an earlier
+        # version lacks what was added later.
+        if "x-since" in field.get("metadata", {}).get("pydantic_js_extra", {}):
+            return False
         return self.mode == "serialization" or super().field_is_required(field, total)
 
     def field_title_should_be_set(self, schema: Any) -> bool:

@@ -40,13 +40,25 @@ class Leases:
         self._clock = clock
         self._length = length
 
-    async def claim(self, *, worker: str, max_runs_per_agency: int, run_id: str | None = None) -> Held | None:
+    async def claim(
+        self, *, worker: str, max_runs_per_agency: int, config_id: str, run_id: str | None = None
+    ) -> Held | None:
         """Claim one run, or that run; see `RunStore.claim`."""
         asked_at = self._clock.monotonic()
         claim = await self._runs.claim(
-            worker=worker, lease=self._length, max_runs_per_agency=max_runs_per_agency, run_id=run_id
+            worker=worker,
+            lease=self._length,
+            max_runs_per_agency=max_runs_per_agency,
+            config_id=config_id,
+            run_id=run_id,
         )
         return None if claim is None else Held(claim, ends_at=asked_at + self._length.total_seconds())
+
+    async def resume(self, claim: Claim) -> Held:
+        """Go on with a claim that another process of this worker made. Raises Superseded if it holds no longer."""
+        asked_at = self._clock.monotonic()
+        await self._runs.renew(claim, lease=self._length)
+        return Held(claim, ends_at=asked_at + self._length.total_seconds())
 
     async def work(self, held: Held, work: Coroutine[Any, Any, T]) -> T:
         """

@@ -63,6 +63,7 @@ def decide(run: RunContext, export: Export, *, destination_url: str, now: dateti
         run_id=run.run_id,
         attempt=run.attempt,
         trace_id=run.trace_id,
+        config_id=run.config_id,
         snapshot_at=export.snapshot_at,
         created_at=now,
         **counts.model_dump(),

@@ -14,6 +14,7 @@ from pipeline_processing.errors import (
     InternalError,
     PipelineError,
     RunHeldElsewhere,
+    RunOfAnotherJobConfig,
     Superseded,
     TransientError,
 )
@@ -56,15 +57,21 @@ class RunNow:
         """
         The finished run; at once, and without any work, if it had finished before.
 
-        Raises ConflictingRequest, RunHeldElsewhere, or the error that keeps a decided run from being published.
+        Raises ConflictingRequest, RunOfAnotherJobConfig, RunHeldElsewhere, or the error that keeps a decided run from
+        being published.
         """
         known = await self._patiently(lambda: self._runs.get(run_id))
         if known is None or not known.state.finished:
             # A destination that can't be used is found before the run id is spent on it.
             installation = await self._patiently(self._runs.installation_id)
             await self._patiently(lambda: self._destinations.verify_installation(installation))
-        incoming = Incoming(request=request, run_id=run_id, trace_id=trace_id, span_id=span_id)
+        config_id = self._executor.config_id
+        incoming = Incoming(request=request, run_id=run_id, trace_id=trace_id, span_id=span_id, config_id=config_id)
         run = await self._patiently(lambda: self._runs.accept(incoming))
+        # A decided run is published from its plan, whatever the job config.
+        to_export = run.state in (RunState.QUEUED, RunState.RUNNING)
+        if to_export and run.pinned and run.config_id != config_id:
+            raise RunOfAnotherJobConfig(run_id, accepted=run.config_id, given=config_id)
         self._after("accept")
         broke_off = 0
         while not run.state.finished:

@@ -28,6 +28,11 @@ T = TypeVar("T")
 _PAUSE_SECONDS = 1.0
 _ONCE_LOOK_SECONDS = 0.2
 _ONCE_PATIENCE_SECONDS = 60.0
+_OTHERS_SECONDS = 10.0
+_OTHERS = (
+    "{} run(s) wait for a worker with another job config than this one's; "
+    "`pipeline-processing history --state queued` shows them"
+)
 _ME = "serve"
 
 
@@ -42,6 +47,7 @@ class Service:
         outbox: Outbox,
         progress: ProgressEvents,
         runs: RunStore,
+        config_id: str,
         destinations: Destinations,
         topics: Topics,
         requests_topic: str,
@@ -56,6 +62,7 @@ class Service:
         self._outbox = outbox
         self._progress = progress
         self._runs = runs
+        self._config_id = config_id
         self._destinations = destinations
         self._topics = topics
         self._requests_topic = requests_topic
@@ -82,6 +89,7 @@ class Service:
             working = group.create_task(self._worker.run(stop, hurry))
             group.create_task(self._outbox.run(out))
             group.create_task(self._progress.run(out))
+            group.create_task(self._watch_others(out))
             self._health.state = "serving"
             if once:
                 group.create_task(self._stop_when_done(stop))
@@ -98,6 +106,20 @@ class Service:
         self._history.ended(by=_ME)
         await self._destinations.verify_installation(installation)
         self._storage.ended(by=_ME)
+
+    async def _watch_others(self, stop: asyncio.Event) -> None:
+        """Keep readiness up to date about runs that this worker must leave alone. They are no fault of its own."""
+        waiting = 0
+        while not stop.is_set():
+            try:
+                before, waiting = waiting, await self._runs.waiting_for_another_config(self._config_id)
+            except HistoryUnavailable:
+                pass  # whoever needs the history says so
+            else:
+                self._health.notes = [_OTHERS.format(waiting)] if waiting else []
+                if waiting and not before:
+                    log.warning(_OTHERS.format(waiting))
+            await first_of(stop, seconds=_OTHERS_SECONDS)
 
     async def _stop_when_done(self, stop: asyncio.Event) -> None:
         try:
@@ -120,7 +142,7 @@ class Service:
         return all(committed.get(partition, 0) >= end for partition, end in ends.items())
 
     async def _idle(self) -> bool:
-        idle = await self._runs.idle()
+        idle = await self._runs.idle(config_id=self._config_id)
         self._history.ended(by=_ME)
         return idle
 

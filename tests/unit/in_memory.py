@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.columns import Column, Columns, Kind
 from pipeline_processing.destinations import Destinations
-from pipeline_processing.executor import Attempted, Executor, RetryPolicy
+from pipeline_processing.executor import Attempted, Executor, Isolated, RetryPolicy
 from pipeline_processing.installation import INSTALLATION_KEY
 from pipeline_processing.lease import Leases
 from pipeline_processing.memory.destination import MemoryDestination
@@ -33,6 +33,7 @@ from tests.unit.virtual_clock import VirtualClock
 
 INSTALLATION = UUID("0192fe62-5a17-7cc0-8a4e-64d3f0a7c001")
 TRACE_ID, SPAN_ID = "ab" * 16, "cd" * 8
+CONFIG_ID = "c0" * 16
 LEASE = timedelta(seconds=30)
 
 Records = Sequence[tuple[Any, ...]]
@@ -53,10 +54,19 @@ ROWS: Mapping[str, Sequence[Records]] = {
 INLINE_LIMIT = 200
 
 
-def incoming(run_id: str = "r", *, agency_id: int = 7, origin: Origin | None = None, **request: Any) -> Incoming:
+def incoming(
+    run_id: str = "r",
+    *,
+    agency_id: int = 7,
+    origin: Origin | None = None,
+    config_id: str | None = None,
+    **request: Any,
+) -> Incoming:
     """A request for a run."""
     asked = JobRequest(agency_id=agency_id, **request)
-    return Incoming(request=asked, run_id=run_id, trace_id=TRACE_ID, span_id=SPAN_ID, origin=origin)
+    return Incoming(
+        request=asked, run_id=run_id, trace_id=TRACE_ID, span_id=SPAN_ID, origin=origin, config_id=config_id
+    )
 
 
 def job(*names: str, **options: Any) -> AgencyJobConfig:
@@ -282,6 +292,8 @@ class Service:
         around: Around | None = None,
         after: Callable[[str], None] | None = None,
         lease: timedelta = LEASE,
+        config_id: str = CONFIG_ID,
+        isolated: Isolated | None = None,
     ) -> Executor:
         """A worker."""
         between = around or Between()
@@ -293,6 +305,8 @@ class Service:
             services=NoServices(),
             destinations=self.destinations(between),
             config=self.config,
+            config_id=config_id,
+            isolated=isolated,
             leases=Leases(runs=runs, clock=self.clock, length=lease),
             clock=self.clock,
             tracer=IdsOnlyTracer(),

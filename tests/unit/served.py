@@ -19,7 +19,7 @@ from pipeline_processing.progress_events import ProgressEvents
 from pipeline_processing.serve import Service as Serve
 from pipeline_processing.telemetry import IdsOnlyTracer
 from pipeline_processing.worker import Worker
-from tests.unit.in_memory import Between, Interposed, Service
+from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service
 
 REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")
 
@@ -65,6 +65,7 @@ class Served:
             dead_letters_topic=DEAD_LETTERS,
             runs=runs,
             config=self.service.config,
+            config_id=CONFIG_ID,
             clock=self.clock,
             tracer=IdsOnlyTracer(),
             pulse=self.pulses["intake"],
@@ -78,6 +79,7 @@ class Served:
             outbox=self.outbox,
             progress=ProgressEvents(events=events, topic=PROGRESS, clock=self.clock),
             runs=runs,
+            config_id=CONFIG_ID,
             destinations=self.service.destinations(self.service.between),
             topics=self.broker,
             requests_topic=REQUESTS,

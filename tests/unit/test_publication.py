@@ -45,7 +45,7 @@ from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time
 
 URL = "s3://exports/agencies"
-CONTEXT = RunContext(run_id="r", attempt=3, trace_id="ab" * 16, request=JobRequest(agency_id=7))
+CONTEXT = RunContext(run_id="r", attempt=3, trace_id="ab" * 16, request=JobRequest(agency_id=7), config_id="c0" * 16)
 DOWN = DestinationUnavailable("the destination is down")
 HISTORY_DOWN = HistoryUnavailable("the history is down")
 
@@ -106,6 +106,7 @@ def test_a_plan_has_the_manifests_exact_bytes() -> None:
         "run_id": "r",
         "attempt": 3,
         "trace_id": "ab" * 16,
+        "config_id": "c0" * 16,
         "snapshot_at": "2026-01-18T12:00:00Z",
         "created_at": "2026-01-18T12:00:05Z",
         "rows_read": 70,

@@ -18,6 +18,8 @@ class RunContext:
     attempt: int
     trace_id: str
     request: JobRequest
+    config_id: str | None = None
+    """The job config that it uses."""
 
     @property
     def prefix(self) -> str:

@@ -33,7 +33,7 @@ HISTORY_COLUMNS = (
     "run_id", "job", "agency_id", "state", "attempt", "fence", "worker", "lease_expires_at", "request",
     "requested_by", "replay_of", "dry_run", "topic", "partition", "offset", "queued_at", "started_at", "finished_at",
     "duration_ms", "rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written", "timings",
-    "manifest_url", "error_kind", "error_message", "trace_id", "span_id",
+    "manifest_url", "error_kind", "error_message", "trace_id", "span_id", "config_id",
 )  # fmt: skip
 """Columns of `runs` that users may rely on, in their order."""
 
@@ -76,7 +76,7 @@ def run_line(run: Run) -> tuple[str, ...]:
     return (
         run.run_id,
         str(run.agency_id),
-        f"{run.state} (dry run)" if run.dry_run else str(run.state),
+        f"{run.state} (dry run)" if run.dry_run else f"{run.state} (own job config)" if _waits(run) else str(run.state),
         str(run.attempt),
         moment(run.queued_at),
         duration(run.duration_ms),
@@ -116,6 +116,7 @@ def run_details(run: Run) -> str:
         "job": run.job,
         "agency": str(run.agency_id),
         "state": run.state,
+        "waits for": "a worker with its own job config, below" if _waits(run) else None,
         "dry run": "yes" if run.dry_run else None,
         "attempt": str(run.attempt),
         "request": json.dumps(asked, ensure_ascii=False),
@@ -137,6 +138,7 @@ def run_details(run: Run) -> str:
         "error": run.error.kind if run.error else None,
         "message": run.error.message if run.error else None,
         "worker": run.worker,
+        "job config": run.config_id,
         "lease ends": _utc(run.lease_expires_at),
         "fence": _unless_none(str, run.fence),
         "trace id": run.trace_id,
@@ -148,6 +150,11 @@ def run_details(run: Run) -> str:
         first, *more = printable(value).split("\n")
         lines += [f"{name:<{width}}{first}", *(" " * width + line for line in more)]
     return "\n".join(lines)
+
+
+def _waits(run: Run) -> bool:
+    """Whether only a worker with the run's own job config may go on with it."""
+    return run.pinned and run.state == "queued"
 
 
 def run_object(run: Run) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from pipeline_processing.model import JobRequest, RunCompletion
     from pipeline_processing.settings import Settings
     from pipeline_processing.telemetry import Telemetry
+
+
+_CANCEL_SECONDS = 5.0
 
 
 def register(app: typer.Typer) -> None:
@@ -98,8 +102,7 @@ def run(
             completion = run_async(_completed(settings, job_config, request, run_id, telemetry))
     except (KeyboardInterrupt, Terminated):
         if not dry_run:
-            typer.echo(f"{run_id} was interrupted, and handed back. The same command goes on with it, given", err=True)
-            typer.echo(f"    --run-id {run_id}", err=True)
+            typer.echo(_interrupted(settings, run_id, named=request.run_id is not None), err=True)
         raise
     return _told(completion, as_json=as_json)
 
@@ -135,6 +138,32 @@ async def _completed(
             async with app.run_now(settings, config, tracer=telemetry.tracer, on_progress=on_progress) as runner:
                 finished = await runner.run(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
             return RunCompletion.of(finished)
+
+
+def _interrupted(settings: Settings, run_id: str, *, named: bool) -> str:
+    """What becomes of an interrupted run. One whose id was made up here is cancelled: nobody would go on with it."""
+    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.errors import PipelineError
+
+    if not named:
+        # Where that fails, it is as if it had a name.
+        with suppress(PipelineError, TimeoutError, KeyboardInterrupt, Terminated):
+            if run_async(_cancelled(settings, run_id)) == "cancelled":
+                return f"{run_id} was interrupted, and is cancelled."
+    return (
+        f"{run_id} was interrupted. The same command, with --run-id {run_id}, goes on with it, and so does any worker "
+        f"with the same job config; `pipeline-processing cancel {run_id}` ends it."
+    )
+
+
+async def _cancelled(settings: Settings, run_id: str) -> str:
+    """The state of the run after an attempt to cancel it. Raises TimeoutError."""
+    import asyncio
+
+    from pipeline_processing import app
+
+    async with asyncio.timeout(_CANCEL_SECONDS), app.history(settings) as runs:
+        return str((await runs.cancel(run_id)).state)
 
 
 def _told(completion: RunCompletion, *, as_json: bool) -> int:

@@ -21,7 +21,7 @@ async def health_server(health: Health, *, host: str, port: int) -> AsyncIterato
     """
     application = web.Application()
     application.router.add_get("/livez", _answer(health.not_alive))
-    application.router.add_get("/readyz", _answer(health.not_ready))
+    application.router.add_get("/readyz", _answer(health.not_ready, notes=lambda: health.notes))
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -41,10 +41,16 @@ async def health_server(health: Health, *, host: str, port: int) -> AsyncIterato
         await runner.cleanup()
 
 
-def _answer(problems: Callable[[], list[str]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _answer(
+    problems: Callable[[], list[str]], *, notes: Callable[[], list[str]] = list
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(request: web.Request) -> web.Response:
         found = problems()
-        body = {"status": "ok"} if not found else {"status": "unavailable", "problems": [mask_text(p) for p in found]}
+        body: dict[str, str | list[str]] = {"status": "unavailable" if found else "ok"}
+        if found:
+            body["problems"] = [mask_text(problem) for problem in found]
+        if noted := notes():
+            body["notes"] = noted
         return web.json_response(body, status=503 if found else 200)
 
     return answer
