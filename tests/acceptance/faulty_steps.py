@@ -7,6 +7,7 @@ Those that hang make a file of their name first, in the folder where the command
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -87,4 +88,11 @@ def spins(rows: Rows) -> Rows:
 async def never_ends(rows: Rows) -> Rows:
     Path("never_ends").touch()  # noqa: ASYNC240  # for nobody else
     await asyncio.Event().wait()
+    return rows
+
+
+def ends_the_process(rows: Rows) -> Rows:
+    """What a segmentation fault, or being killed for memory, comes to: for the rows of agency 666 only."""
+    if any(row["agency_id"] == 666 for row in rows):
+        os._exit(7)
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any
 
 from pipeline_processing.installation import INSTALLATION_KEY
@@ -130,8 +130,13 @@ class Promises:
 
     # -- once all runs have finished -------------------------------------------------------------
 
-    async def at_the_end(self, *, cancelled: set[str], removals: bool) -> None:
-        """Every run has ended as one thing, told once, with all its objects or with none."""
+    async def at_the_end(self, *, accepted_with: Mapping[str, str], cancelled: set[str], removals: bool) -> None:
+        """
+        Every run has ended as one thing, told once, with all its objects or with none.
+
+        `accepted_with` are the job configs of the runs' requests.
+        """
+        self._accepted_with = accepted_with
         self.at_this_moment()
         for run_id, record in self._runs._records.items():
             self._ended_once(run_id, record, removals=removals)
@@ -140,6 +145,12 @@ class Promises:
                 kind = record.run.error.kind
                 assert kind in FAILURES or (kind == "plan_lost" and removals), record.run.error
         await self._nothing_left_over()
+
+    def only_poison_has_failed(self, poison: Set[str]) -> None:
+        """Where nothing else goes wrong, runs that end their process fail, and no other run fails with them."""
+        for run_id, record in self._runs._records.items():
+            expected = RunState.FAILED if run_id in poison else RunState.SUCCEEDED
+            assert record.run.state is expected, f"{run_id}: {record.run}, and {poison} ended its process"
 
     def _ended_once(self, run_id: str, record: RunRecord, *, removals: bool) -> None:
         run = record.run
@@ -163,6 +174,11 @@ class Promises:
                 *((each.url, key) for each in self._destinations for key in (tables if each.holds_tables else entries)),
             }
             assert run.manifest_url == f"{self._primary.url}/{prefix}_manifest.json"
+            assert manifest["config_id"] == run.config_id
+            if run.pinned:
+                assert run.config_id == self._accepted_with[run_id], f"{run_id} has another job config: {run}"
+            exported = [self._primary.objects[key][0] for key in entries]
+            assert all(f"with {run.config_id}".encode() in body for body in exported if body), f"{run_id}: {exported}"
             counts = ("rows_read", "rows_written", "rows_filtered", "rows_rejected", "attempt")
             assert {name: manifest[name] for name in counts} == {name: getattr(run, name) for name in counts}
         elif run.error is not None and run.error.kind == "plan_lost":

@@ -4,18 +4,19 @@ virtual time.
 
 Every call of a worker may be refused, lose its reply, or be on its way for so long that its worker has given it up,
 died or been superseded before it takes effect. At any call a worker may pause for longer than its lease, be killed
-without cleaning up, or be drained. Runs are cancelled, uploads removed by a lifecycle rule, requests delivered again,
-and acks of announced events lost. What happens depends on the seed alone. While it happens, the promises are watched
-that hold at every moment; see `promises.py`.
+without cleaning up, or be drained. Some runs end the process that reads their rows, each time. Workers have one of two
+job configs. Runs are cancelled, uploads removed by a lifecycle rule, requests delivered again, and acks of announced
+events lost. What happens depends on the seed alone. While it happens, the promises are watched that hold at every
+moment; see `promises.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from pipeline_processing.destinations import Destinations
@@ -24,7 +25,7 @@ from pipeline_processing.executor import Executor, RetryPolicy
 from pipeline_processing.lease import Leases
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.ports import Incoming, Origin
+from pipeline_processing.ports import Claim, Incoming, Origin
 from pipeline_processing.stored_text import planned_uploads
 from pipeline_processing.telemetry import IdsOnlyTracer
 from tests.simulation.kafka import Kafka
@@ -49,6 +50,12 @@ QUIET_AFTER = 30.0
 PATIENCE = 900.0
 """Seconds within which all runs must have finished."""
 DATASETS = ("one", "two", "three")
+CONFIGS = ("a0" * 16, "b1" * 16)
+"""Identities of the job configs that workers have."""
+PLACES = 2
+"""Runs at once in one process."""
+POISONED = -11
+"""What a run that ends its process makes the exit code of a child."""
 
 
 class Killed(BaseException):
@@ -86,6 +93,11 @@ class Chances:
             removed=upto(0.6),
         )
 
+    @classmethod
+    def none(cls) -> Chances:
+        """Nothing goes wrong by itself."""
+        return cls(*(0.0,) * len(fields(cls)))
+
 
 @dataclass
 class World:
@@ -99,7 +111,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.choose = random.Random(self.seed)
-        self.chances = Chances.drawn(self.choose)
+        self.chances = Chances.none() if self.choose.random() < 0.1 else Chances.drawn(self.choose)
         self.clock = VirtualClock()
         self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
         self.destinations: list[MemoryDestination] = [
@@ -144,7 +156,13 @@ class World:
         await asyncio.gather(*tasks)
         if self.broken is not None:
             raise self.broken
-        await self.promises.at_the_end(cancelled=self.cancelled, removals=self.chances.removed > 0)
+        await self.promises.at_the_end(
+            accepted_with={each.run_id: str(each.config_id) for each in requests},
+            cancelled=self.cancelled,
+            removals=self.chances.removed > 0,
+        )
+        if self.chances == Chances.none():
+            self.promises.only_poison_has_failed(self.poison)
         for record in self.runs._records.values():
             self.kafka.told(record.run)
 
@@ -160,24 +178,29 @@ class World:
     async def _accept(self) -> list[Incoming]:
         self.cancelled: set[str] = set()
         self.run_ids = [f"r{number}" for number in range(self.choose.choice((1, 2, 3)))]
+        self.poison = {run_id for run_id in self.run_ids if self.choose.random() < 0.1}
         requests = [
             incoming(
                 run_id,
                 agency_id=self.choose.choice((7, 8)),
                 dry_run=self.choose.random() < 0.1,
-                origin=Origin(topic="requests", partition=0, offset=number) if self.choose.random() < 0.9 else None,
+                origin=Origin(topic="requests", partition=0, offset=number) if self.choose.random() < 0.8 else None,
+                config_id=self.choose.choice(CONFIGS),
             )
             for number, run_id in enumerate(self.run_ids)
         ]
         await self.kafka.deliver(requests)
         return requests
 
-    def rows(self) -> dict[str, list[list[tuple[int, str]]]]:
-        """Rows of one export. No two exports have the same, so that nothing of two attempts can pass as of one."""
+    def rows(self, config_id: str) -> dict[str, list[list[tuple[int, str]]]]:
+        """
+        Rows of one export with a job config. No two exports have the same, so that nothing of two attempts can pass as
+        of one.
+        """
         self.exports += 1
         return {
             name: [
-                [(number, f"export {self.exports} " + "x" * self.choose.choice((0, INLINE_LIMIT)))]
+                [(number, f"export {self.exports} with {config_id} " + "x" * self.choose.choice((0, INLINE_LIMIT)))]
                 for number in range(self.choose.choice((0, 1, 2)))
             ]
             for name in DATASETS
@@ -222,7 +245,7 @@ class World:
         generation = 0
         while not self.over:
             generation += 1
-            worker = Worker(self, f"w{number}.{generation}")
+            worker = Worker(self, f"w{number}.{generation}", CONFIGS[number % len(CONFIGS)])
             self.workers = [*(w for w in self.workers if not w.gone), worker]
             await worker.until_gone()
             if worker.dead and not self.over:
@@ -232,37 +255,44 @@ class World:
 
     async def _at_rest(self) -> bool:
         finished = all(record.run.state.finished for record in self.runs._records.values())
-        idle = await self.runs.idle()
+        idle = all([await self.runs.idle(config_id=config_id) for config_id in CONFIGS])
         assert finished or not idle, f"idle, but {self._states()}"
-        return idle and not self.requests and not any(worker.busy for worker in self.workers)
+        return idle and not self.requests and not any(process.busy for process in self._processes())
+
+    def _processes(self) -> list[Worker]:
+        return [process for worker in self.workers for process in (worker, *worker.children)]
 
     def _states(self) -> dict[str, str]:
         return {run_id: record.run.state for run_id, record in self.runs._records.items()}
 
 
 class Worker:
-    """One process that claims runs and works on them."""
+    """One process that claims runs and works on them, several at once."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, config_id: str) -> None:
         self.name = name
+        self.config_id = config_id
         self.dead = False
         self.gone = False
-        self.busy = False
-        self._world = world
+        self.busy = 0
+        self.children: list[Child] = []
+        self.world = world
         self._choose = world.choose
         self._paused_until = 0.0
         self._life: asyncio.Task[None] | None = None
         clock: Any = _WorkersClock(self)
         runs: Any = Interposed(world.runs, self._around_history)
         destinations: list[Any] = [InterposedDestination(each, self._around_destination) for each in world.destinations]
-        self._executor = Executor(
+        self.leases = Leases(runs=runs, clock=clock, length=timedelta(seconds=LEASE))
+        self.executor = Executor(
             worker=name,
             runs=runs,
-            source=_ChangingSource(world, self._around_source),
+            source=_ChangingSource(self),
             services=NoServices(),
             destinations=Destinations(destinations),
             config=job(*DATASETS),
-            leases=Leases(runs=runs, clock=clock, length=timedelta(seconds=LEASE)),
+            config_id=config_id,
+            leases=self.leases,
             clock=clock,
             tracer=IdsOnlyTracer(),
             retry=RetryPolicy(max_attempts=5, first_delay=0.5, longest_delay=4.0),
@@ -270,6 +300,7 @@ class Worker:
             max_row_bytes=1_000_000,
             jitter=self._choose.random,
             on_progress=lambda progress: None,
+            isolated=None if isinstance(self, Child) else partial(Child, self),
             after=lambda step: world.note(name, f"    after {step}"),
         )
 
@@ -283,48 +314,59 @@ class Worker:
             raise error
 
     async def _works(self) -> None:
-        while not self._world.over:
-            self.busy = True
+        ends = await asyncio.gather(*(self._works_on_one() for _ in range(PLACES)), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    async def _works_on_one(self) -> None:
+        while not self.world.over:
+            self.busy += 1
             try:
-                held = await self._executor.claim()
+                held = await self.executor.claim()
                 if held is not None:
-                    await self._executor.execute(held)
+                    await self.executor.execute(held)
                     continue
             except PipelineError as error:
-                self._world.note(self.name, f"!! {error}")
+                self.world.note(self.name, f"!! {error}")
             finally:
-                self.busy = False
+                self.busy -= 1
             await asyncio.sleep(1.5)
 
     # -- troubles --------------------------------------------------------------------------------
 
     async def here(self) -> None:
         """Go on once this worker isn't paused. Raises Killed."""
-        while not self.dead and (left := self._paused_until - self._world.clock.monotonic()) > 0:  # noqa: ASYNC110 see below
+        while not self.dead and (left := self._paused_until - self.world.clock.monotonic()) > 0:  # noqa: ASYNC110 see below
             await asyncio.sleep(left)  # how long is known, unless another pause follows
         if self.dead:
             raise Killed
 
     def _happens(self, chance: float) -> bool:
-        return chance > 0 and not self._world.is_quiet and self._choose.random() < chance
+        return chance > 0 and not self.world.is_quiet and self._choose.random() < chance
 
     def _trouble(self) -> None:
         """Something may happen to this worker itself just now."""
         assert self._life is not None
-        chances = self._world.chances
+        chances = self.world.chances
         if self._happens(chances.killed):
-            self._world.note(self.name, "is killed")
-            self.dead = True
-            self._life.cancel()
+            self.die("is killed")
         elif self._happens(chances.paused):
             seconds = self._choose.uniform(0, 3 * LEASE)
-            self._world.note(self.name, f"pauses for {seconds:.3f}")
-            self._paused_until = self._world.clock.monotonic() + seconds
+            self.world.note(self.name, f"pauses for {seconds:.3f}")
+            self._paused_until = self.world.clock.monotonic() + seconds
         elif self._happens(chances.drained):
-            self._world.note(self.name, "is drained")
+            self.world.note(self.name, "is drained")
             self._life.cancel()
 
-    async def _around_source(self, method: str, call: Call) -> Any:
+    def die(self, how: str) -> None:
+        """Nothing that it does has any effect from now on."""
+        assert self._life is not None
+        self.world.note(self.name, how)
+        self.dead = True
+        self._life.cancel()
+
+    async def around_source(self, method: str, call: Call) -> Any:
         return await self._near(method, call, SourceUnavailable)
 
     async def _around_history(self, method: str, call: Call) -> Any:
@@ -333,7 +375,7 @@ class Worker:
     async def _around_destination(self, method: str, call: Call) -> Any:
         if method == "leave":  # aborts, or tries to
             await self.here()
-            return await call() if not self._happens(self._world.chances.refused) else None
+            return await call() if not self._happens(self.world.chances.refused) else None
         if method in ("write", "seal"):
             return await self._near(method, call, DestinationUnavailable)
         return await self._far(method, call, DestinationUnavailable)
@@ -341,10 +383,10 @@ class Worker:
     async def _near(self, method: str, call: Call, error: type[PipelineError]) -> Any:
         """A call that changes nothing which others could see."""
         await self._begin()
-        if self._world.pace and not self._world.is_quiet:
-            await asyncio.sleep(self._choose.uniform(0, self._world.pace))
+        if self.world.pace and not self.world.is_quiet:
+            await asyncio.sleep(self._choose.uniform(0, self.world.pace))
             await self.here()
-        if self._happens(self._world.chances.refused):
+        if self._happens(self.world.chances.refused):
             raise error(f"{method} is refused")
         answer = await call()
         await self.here()
@@ -353,17 +395,17 @@ class Worker:
     async def _far(self, method: str, call: Call, error: type[PipelineError]) -> Any:
         """A call through the network, where it goes on even when nobody waits for it any more."""
         await self._begin()
-        chances, note = self._world.chances, self._world.note
+        chances, note = self.world.chances, self.world.note
         if self._happens(chances.refused):
             note(self.name, f"{method} is refused")
             await asyncio.sleep(self._choose.choice((0.0, self._choose.uniform(0, 2))))
             await self.here()
             raise error(f"{method} is refused")
         late = self._happens(chances.late)
-        longest = 3 * LEASE if late else self._choose.choice((0.0, 0.0, self._world.pace))
+        longest = 3 * LEASE if late else self._choose.choice((0.0, 0.0, self.world.pace))
         on_its_way = self._choose.uniform(0, longest)
         request = asyncio.create_task(self._carried_out(method, call, on_its_way))
-        self._world.requests.add(request)
+        self.world.requests.add(request)
         request.add_done_callback(self._arrived)
         answer = await asyncio.shield(request)
         self._trouble()
@@ -382,17 +424,69 @@ class Worker:
     async def _carried_out(self, method: str, call: Call, on_its_way: float) -> Any:
         if on_its_way:
             await asyncio.sleep(on_its_way)
-        self._world.note(self.name, method)
+        self.world.note(self.name, method)
         try:
             return await call()
         except AssertionError as error:
-            self._world.broken = self._world.broken or error
+            self.world.broken = self.world.broken or error
             raise
 
     def _arrived(self, request: asyncio.Task[Any]) -> None:
-        self._world.requests.discard(request)
+        self.world.requests.discard(request)
         if not request.cancelled():
             request.exception()  # seen, whoever gave it up
+
+
+class Child(Worker):
+    """A process of a worker's that makes one attempt. It goes when its worker goes."""
+
+    def __init__(self, parent: Worker, claim: Claim) -> None:
+        super().__init__(parent.world, f"{parent.name}/{claim.run.run_id}", parent.config_id)
+        self._parent = parent
+        self._claim = claim
+        self._resumed = asyncio.Event()
+        self._over: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """See `executor.IsolatedAttempt`."""
+        self._life = asyncio.create_task(self._works())
+        self._over = asyncio.create_task(self._follow())
+        self._parent.children.append(self)
+        resumed = asyncio.create_task(self._resumed.wait())
+        await asyncio.wait((resumed, self._over), return_when=asyncio.FIRST_COMPLETED)
+        resumed.cancel()
+
+    async def ended(self) -> int:
+        """See `executor.IsolatedAttempt`."""
+        assert self._over is not None
+        await asyncio.wait([self._over])
+        return POISONED if self.dead else 0
+
+    async def stop(self) -> None:
+        """See `executor.IsolatedAttempt`."""
+        if self._life is not None and self._over is not None:
+            self._life.cancel()
+            await asyncio.wait([self._over])
+
+    async def _works(self) -> None:
+        self.busy += 1
+        try:
+            held = await self.leases.resume(self._claim)
+            self._resumed.set()
+            await self.executor.execute(held)
+        except PipelineError as error:
+            self.world.note(self.name, f"!! {error}")
+        finally:
+            self.busy -= 1
+
+    async def _follow(self) -> None:
+        """Live, until the attempt has ended or the parent is dead."""
+        assert self._life is not None
+        while not self._life.done():
+            await asyncio.wait([self._life], timeout=1.0)
+            if self._parent.dead:
+                self._life.cancel()
+        self.gone = True
 
 
 class _WorkersClock:
@@ -400,8 +494,8 @@ class _WorkersClock:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self.now = worker._world.clock.now
-        self.monotonic = worker._world.clock.monotonic
+        self.now = worker.world.clock.now
+        self.monotonic = worker.world.clock.monotonic
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -409,11 +503,18 @@ class _WorkersClock:
 
 
 class _ChangingSource:
-    """A source whose rows are others in each snapshot."""
+    """A source whose rows are others in each snapshot. Some runs don't survive to read theirs."""
 
-    def __init__(self, world: World, around: Callable[[str, Call], Awaitable[Any]]) -> None:
-        self._world = world
-        self._around = around
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
 
     def snapshot(self, datasets: Any) -> Any:
-        return MemorySource(self._world.rows(), clock=self._world.clock, around=self._around).snapshot(datasets)
+        world, asked = self._worker.world, []
+
+        async def around(method: str, call: Call) -> Any:
+            if asked and asked[-1]["run_id"] in world.poison:
+                self._worker.die(f"dies of {asked[-1]['run_id']}")
+            return await self._worker.around_source(method, call)
+
+        rows = world.rows(self._worker.config_id)
+        return MemorySource(rows, clock=world.clock, around=around, asked=asked).snapshot(datasets)
