@@ -386,10 +386,11 @@ def _known(error: BaseException) -> PipelineError:
 
 
 def final_error(error: PipelineError, tries: int) -> PipelineError:
-    """What the error of a last try makes the run's. An unreachable server keeps its own kind and exit code."""
-    if not error.retryable or error.exit_code == _UNREACHABLE:
+    """What the error of a last try makes the run's. One that says more than "try again later" keeps its kind."""
+    if not error.retryable or error.exit_code in (_UNREACHABLE, _ACCESS_DENIED):
         return error
     return AttemptsExhausted(f"Gave up after {tries} attempts. The last one: {error}")
 
 
 _UNREACHABLE = 69
+_ACCESS_DENIED = 77

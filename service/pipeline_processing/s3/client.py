@@ -1,8 +1,8 @@
 """The few calls of S3 that the destination needs, typed, bounded in time, and with errors of our own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -13,12 +13,13 @@ from botocore.handlers import add_expect_header
 from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
-from pipeline_processing.errors import SettingsError
+from pipeline_processing.errors import BucketMissing, DestinationUnavailable, SettingsError
 from pipeline_processing.model import UploadedPart
+from pipeline_processing.s3.answers import check_answer
 from pipeline_processing.s3.body import Body
 from pipeline_processing.s3.checksums import checksum_argument, crc32_of, sha256_of
 from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT, creation_arguments
-from pipeline_processing.s3.errors import AlreadyThere, ObjectMissing, Unsupported, translated
+from pipeline_processing.s3.errors import AlreadyThere, ObjectMissing, Unsupported, bucket_missing, translated
 from pipeline_processing.s3.role import AssumedRole, session_of
 
 AddressingStyle = Literal["auto", "path", "virtual"]
@@ -66,18 +67,21 @@ class S3Client:
         region: str | None = None,
         access_key_id: str | None = None,
         secret_access_key: SecretStr | None = None,
+        session_token: SecretStr | None = None,
         addressing_style: AddressingStyle = "auto",
         role: AssumedRole | None = None,
         connections: int = 64,
     ) -> None:
         """
-        What is None comes from the usual AWS chain. With a `role`, the credentials are for assuming it. `connections`
-        is the most that are open at once.
+        What is None comes from the usual AWS chain, but key, secret and token are from one place: with a key and a
+        secret, no token is that there is none. With a `role`, the credentials are for assuming it. `connections` is the
+        most that are open at once.
         """
         self._endpoint_url = endpoint_url
         self._region = region
         self._access_key_id = access_key_id
         self._secret_access_key = secret_access_key
+        self._session_token = session_token
         self._role = role
         network = {
             "retries": {"mode": "standard", "total_max_attempts": _TRIES},
@@ -97,14 +101,16 @@ class S3Client:
             "response_checksum_validation": "when_required",
             "max_pool_connections": connections,
         }
+        self._seen: set[str] = set()
+        """Buckets that have been there."""
         self._cleanup = AsyncExitStack()
         self._client: Any = None
 
     async def __aenter__(self) -> Self:
         url = self._endpoint_url or "S3"
-        try:
-            with translated(doing="open a client for", url=url):
-                session, credentials = await self._session()
+        with translated(doing="open a client for", url=url):
+            session, credentials = await self._session()
+            try:
                 self._client = await self._cleanup.enter_async_context(
                     session.create_client(
                         "s3",
@@ -114,14 +120,15 @@ class S3Client:
                         **credentials,
                     )
                 )
-        except ValueError as error:  # botocore's way to say that a URL isn't one
-            raise SettingsError(
-                f"Can't open a client for {url}: {error}. Correct PIPELINE_S3__ENDPOINT_URL, or the destination's "
-                "`endpoint_url`."
-            ) from error
+            except ValueError as error:  # botocore's way to say that a URL isn't one
+                raise SettingsError(
+                    f"Can't open a client for {url}: {error}. Correct PIPELINE_S3__ENDPOINT_URL, or the destination's "
+                    "`endpoint_url`."
+                ) from error
         # With `Expect: 100-continue` each part would wait for a reply before it is sent, and for ever if
         # the store never gives one. Access is checked when an upload is created, so it would save nothing.
         self._client.meta.events.unregister("before-call.s3", add_expect_header)
+        self._client.meta.events.register("before-call.s3.HeadBucket", _never_redirected)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -160,6 +167,7 @@ class S3Client:
             doing="start the upload of",
             bucket=bucket,
             key=key,
+            needs="UploadId",
             ChecksumAlgorithm=options.checksum.upper(),
             **creation_arguments(content_type=content_type, metadata=metadata, options=options),
         )
@@ -183,6 +191,7 @@ class S3Client:
             bucket=bucket,
             key=key,
             body=body,
+            needs="ETag",
             UploadId=upload_id,
             PartNumber=number,
             **checksum_argument(crc32=crc32, sha256=sha256),
@@ -217,47 +226,74 @@ class S3Client:
 
     async def head_object(self, *, bucket: str, key: str) -> ObjectHead:
         """Raises ObjectMissing."""
-        answer = await self._call("head_object", doing="look at", bucket=bucket, key=key, ChecksumMode="ENABLED")
+        answer = await self._call(
+            "head_object", doing="look at", bucket=bucket, key=key, needs="ETag", ChecksumMode="ENABLED"
+        )
         return ObjectHead(
-            size=answer["ContentLength"],
+            size=answer.get("ContentLength", 0),  # an empty object may go without
             metadata={name.lower(): value for name, value in answer["Metadata"].items()},
             # Under KMS it may look like an MD5, and isn't one of the bytes.
-            etag=None if "kms" in answer.get("ServerSideEncryption", "") else answer.get("ETag"),
+            etag=None if "kms" in answer.get("ServerSideEncryption", "") else answer["ETag"],
             crc32=answer.get("ChecksumCRC32"),
             sha256=answer.get("ChecksumSHA256"),
         )
 
     async def get_object(self, *, bucket: str, key: str) -> bytes:
         """The whole of a small object. Raises ObjectMissing."""
-        with translated(doing="read", url=f"s3://{bucket}/{key}"):
+        doing, url = "read", f"s3://{bucket}/{key}"
+        try:
+            with self._answering(bucket, doing=doing, url=url):
+                async with asyncio.timeout(_CALL_SECONDS):
+                    answer = await self._client.get_object(Bucket=bucket, Key=key)
+                    async with answer["Body"] as stream:
+                        check_answer(answer, needs="ETag", doing=doing, url=url)
+                        return bytes(await stream.read())
+        except ObjectMissing:
+            self._seen.add(bucket)
+            raise
+
+    async def require_bucket(self, *, bucket: str) -> None:
+        """Raises BucketMissing, or DestinationUnavailable where the bucket was there before."""
+        url = f"s3://{bucket}"
+        with self._answering(bucket, doing="look at", url=url):
             async with asyncio.timeout(_CALL_SECONDS):
-                answer = await self._client.get_object(Bucket=bucket, Key=key)
-                async with answer["Body"] as stream:
-                    return bytes(await stream.read())
+                try:
+                    with translated(doing="look at", url=url):
+                        answer = await self._client.head_bucket(Bucket=bucket)
+                except ObjectMissing as missing:  # HEAD has no code
+                    raise bucket_missing(missing) from missing
+                check_answer(answer, needs=None, doing="look at", url=url)
 
     async def delete_object(self, *, bucket: str, key: str) -> None:
         await self._call("delete_object", doing="delete", bucket=bucket, key=key)
 
     async def pending_uploads(self, *, bucket: str, prefix: str = "") -> AsyncIterator[PendingUpload]:
         """All incomplete uploads whose keys begin with `prefix`, asked for page by page."""
+        doing, url = "list the uploads in", f"s3://{bucket}/{prefix}"
         pages = aiter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix))
         while True:
-            with translated(doing="list the uploads in", url=f"s3://{bucket}/{prefix}"):
+            with self._answering(bucket, doing=doing, url=url):
                 async with asyncio.timeout(_CALL_SECONDS):
                     page = await anext(pages, None)
-            if page is None:
-                return
+                if page is None:
+                    return
+                check_answer(page, needs=None, doing=doing, url=url)
             uploads: Iterable[Mapping[str, Any]] = page.get("Uploads", [])
             for each in uploads:
+                check_answer(each, needs="UploadId", doing=doing, url=url)
+                check_answer(each, needs="Key", doing=doing, url=url)
                 yield PendingUpload(key=each["Key"], upload_id=each["UploadId"])
 
     async def _session(self) -> tuple[AioSession, Mapping[str, str | None]]:
         """The session to open the client in, and the credentials to do so with; none if the session has its own."""
-        key, hidden = self._access_key_id, self._secret_access_key
-        secret = None if hidden is None else hidden.get_secret_value()
+        key, secret, token = self._access_key_id, _shown(self._secret_access_key), _shown(self._session_token)
         if self._role is None:
-            return get_session(), {"aws_access_key_id": key, "aws_secret_access_key": secret}
-        given = AioCredentials(key, secret) if key and secret else None
+            return get_session(), {
+                "aws_access_key_id": key,
+                "aws_secret_access_key": secret,
+                "aws_session_token": token,
+            }
+        given = AioCredentials(key, secret, token) if key and secret else None
         return await session_of(self._role, credentials=given, region=self._region, config=self._role_config), {}
 
     async def _if_absent(
@@ -271,14 +307,16 @@ class S3Client:
         body: bytes | None = None,
     ) -> None:
         try:
-            await self._call(operation, doing=doing, bucket=bucket, key=key, body=body, IfNoneMatch="*", **arguments)
+            await self._call(
+                operation, doing=doing, bucket=bucket, key=key, body=body, needs="ETag", IfNoneMatch="*", **arguments
+            )
         except Unsupported:
             # Stores that say so rather than ignore the header: look first. Not atomic, so the promise holds
             # as long as only one installation writes below the prefix, which `_installation.json` guards.
             try:
                 await self.head_object(bucket=bucket, key=key)
             except ObjectMissing:
-                await self._call(operation, doing=doing, bucket=bucket, key=key, body=body, **arguments)
+                await self._call(operation, doing=doing, bucket=bucket, key=key, body=body, needs="ETag", **arguments)
             else:
                 raise AlreadyThere(f"s3://{bucket}/{key} is there already") from None
 
@@ -290,12 +328,40 @@ class S3Client:
         bucket: str,
         key: str,
         body: bytes | bytearray | None = None,
+        needs: str | None = None,
         **arguments: Any,
     ) -> Any:
-        seconds = _CALL_SECONDS
+        """`needs` names a field that every answer of S3 to this operation has."""
+        seconds, url = _CALL_SECONDS, f"s3://{bucket}/{key}"
         if body is not None:
             arguments["Body"] = Body(body)
             seconds += len(body) / _SLOWEST_BYTES_PER_SECOND
-        with translated(doing=doing, url=f"s3://{bucket}/{key}"):
+        with self._answering(bucket, doing=doing, url=url):
             async with asyncio.timeout(seconds):
-                return await getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
+                answer = await getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
+            check_answer(answer, needs=needs, doing=doing, url=url)
+        return answer
+
+    @contextmanager
+    def _answering(self, bucket: str, *, doing: str, url: str) -> Iterator[None]:
+        """Translate errors of a call. A bucket that was there before and is missing may come back."""
+        try:
+            with translated(doing=doing, url=url):
+                yield
+        except BucketMissing as missing:
+            if bucket not in self._seen:
+                raise
+            raise DestinationUnavailable(f"{missing} The bucket was there before, so it is tried again.") from missing
+        self._seen.add(bucket)
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _never_redirected(params: Mapping[str, Any], **_: object) -> None:
+    """
+    botocore answers a redirect by asking HeadBucket for the bucket's region, and a redirect of that by asking again,
+    without end: where everything is redirected, as from http to https, or to a portal's page.
+    """
+    params["context"].get("s3_redirect", {})["redirected"] = True

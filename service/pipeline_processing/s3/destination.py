@@ -168,7 +168,10 @@ class S3Destination:
         """See `Destination`."""
         head = await self._head(artifact.key)
         staged = artifact.staged
-        if head is None or not isinstance(staged, MultipartUpload | InlineContent):
+        if head is None:
+            await self._client.require_bucket(bucket=self._bucket)  # HEAD says the same of a missing bucket
+            return
+        if not isinstance(staged, MultipartUpload | InlineContent):
             return
         if why := _difference(head, artifact, staged, metadata):
             log.warning("foreign_object_not_deleted", url=self._url(artifact.key), why=why)
@@ -205,6 +208,7 @@ class S3Destination:
                 raise ConflictingObjects(self._url(artifact.key), why=why) from answer
             return
         if isinstance(answer, UploadGone):
+            await self._client.require_bucket(bucket=self._bucket)  # HEAD says the same of a missing bucket
             raise UploadMissing(self._url(artifact.key)) from answer
         raise answer
 

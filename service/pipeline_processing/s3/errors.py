@@ -3,6 +3,7 @@ Translation of what botocore, aiobotocore and aiohttp raise. None of their excep
 
     PipelineError             DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError,
                               InternalError
+    └── CredentialsExpired    an AccessDenied that is tried again
     S3Answer                  an answer that the destination handles itself
     ├── ObjectMissing         404: no such object
     ├── UploadGone            no such multipart upload, or none with these parts
@@ -12,8 +13,9 @@ Translation of what botocore, aiobotocore and aiohttp raise. None of their excep
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import aiohttp
 from botocore import exceptions as boto
@@ -52,6 +54,15 @@ class ConditionalConflict(S3Answer):
 
 class Unsupported(S3Answer):
     """The store doesn't implement something in the request, such as If-None-Match."""
+
+
+class CredentialsExpired(AccessDenied):
+    """
+    The store says that the credentials have expired. It is tried again: those of a role or the AWS chain are renewed,
+    and a clock may be wrong for a moment.
+    """
+
+    retryable = True
 
 
 ERRORS: Mapping[type[Exception], type[PipelineError]] = {
@@ -134,63 +145,39 @@ ERRORS: Mapping[type[Exception], type[PipelineError]] = {
     boto.BotoCoreError: InternalError,  # one that a later botocore adds; a test asks for its place here
 }
 
-CODES: Mapping[str, type[PipelineError] | type[S3Answer]] = {
-    "SlowDown": Throttled,
-    "SlowDownRead": Throttled,
-    "SlowDownWrite": Throttled,
-    "Throttling": Throttled,
-    "ThrottlingException": Throttled,
-    "ThrottledException": Throttled,
-    "RequestThrottled": Throttled,
-    "RequestThrottledException": Throttled,
-    "RequestLimitExceeded": Throttled,
-    "BandwidthLimitExceeded": Throttled,
-    "TooManyRequests": Throttled,
-    "TooManyRequestsException": Throttled,
-    "NoSuchBucket": BucketMissing,
-    "NoSuchKey": ObjectMissing,
-    "NoSuchUpload": UploadGone,
-    "InvalidPart": UploadGone,
-    "PreconditionFailed": AlreadyThere,
-    "ConditionalRequestConflict": ConditionalConflict,
-    "NotImplemented": Unsupported,
-    "InvalidEncryptionAlgorithmError": SettingsError,
-    "InvalidStorageClass": SettingsError,
-    "InvalidTag": SettingsError,
-    "AccessDenied": AccessDenied,
-    "AccountProblem": AccessDenied,
-    "AllAccessDisabled": AccessDenied,
-    "AuthorizationHeaderMalformed": SettingsError,  # signed for another region
-    "ExpiredToken": AccessDenied,
-    "InvalidAccessKeyId": AccessDenied,
-    "InvalidToken": AccessDenied,
-    "RequestExpired": AccessDenied,
-    "RequestTimeTooSkewed": AccessDenied,
-    "SignatureDoesNotMatch": AccessDenied,
-    "TokenRefreshRequired": AccessDenied,
-    "IllegalLocationConstraintException": SettingsError,
-    "InvalidBucketName": SettingsError,
-    "PermanentRedirect": SettingsError,
-    "BadDigest": DestinationUnavailable,  # damaged on its way
-    "IncompleteBody": DestinationUnavailable,
-    "OperationAborted": DestinationUnavailable,
-    "RequestTimeout": DestinationUnavailable,
-    "XAmzContentChecksumMismatch": DestinationUnavailable,
-}
-"""What S3 calls its errors. A code that isn't here is judged by its HTTP status."""
+Kind = type[PipelineError] | type[S3Answer]
 
-STATUSES: Mapping[int, type[PipelineError] | type[S3Answer]] = {
+CODES: Sequence[tuple[str, Kind]] = (
+    (r"SlowDown.*|.*Throttl.*|TooManyRequests.*|(Request|Bandwidth)LimitExceeded", Throttled),
+    (r".*QuotaExceeded", DestinationUnavailable),  # as a disk that is full
+    (r"ExpiredToken.*|TokenRefreshRequired", CredentialsExpired),
+    (r"InvalidToken|RequestExpired|KMS\.(?!Internal|Dependency|KeyUnavailable).*", AccessDenied),
+    (r"NoSuchBucket", BucketMissing),
+    (r"NoSuchUpload|InvalidPart", UploadGone),
+    # Broken off, or damaged on the way.
+    (r"BadDigest|IncompleteBody|OperationAborted|RequestTimeout|XAmzContent\w+Mismatch", DestinationUnavailable),
+)
+"""Codes of S3 and STS, as patterns, whose HTTP status doesn't tell what they mean."""
+
+STATUSES: Mapping[int, Kind] = {
     301: SettingsError,
-    307: SettingsError,
+    308: SettingsError,
     401: AccessDenied,
     403: AccessDenied,
     404: ObjectMissing,
+    407: AccessDenied,
     408: DestinationUnavailable,
     409: ConditionalConflict,
     412: AlreadyThere,
+    425: DestinationUnavailable,
     429: Throttled,
     501: Unsupported,
 }
+"""Any other 4xx is a definite refusal. Whatever else isn't a success (5xx, a redirect for now) may pass."""
+
+_TOO_LARGE = 413
+_MOST_WORDS = 500
+"""Characters of a store's message that are quoted."""
 
 _REMEDIES: Mapping[type[PipelineError], str] = {
     DestinationUnavailable: "It is tried again; if it stays so, see whether PIPELINE_S3__ENDPOINT_URL is "
@@ -200,9 +187,20 @@ _REMEDIES: Mapping[type[PipelineError], str] = {
     "chain; the identity needs s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and "
     "s3:ListBucket, for `gc` s3:ListBucketMultipartUploads, for `tags` s3:PutObjectTagging, and for a key of KMS "
     "kms:GenerateDataKey and kms:Decrypt.",
+    CredentialsExpired: "It is tried again, since a role's credentials and those of the AWS chain are renewed; if it "
+    "stays so, renew PIPELINE_S3__SESSION_TOKEN with its key and secret, and restart the service.",
     BucketMissing: "Create the bucket, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
     SettingsError: "Correct PIPELINE_S3__* and PIPELINE_DESTINATION, or the job config's `destinations`.",
 }
+_REMEDY_OF_QUOTA = "Raise the quota, or make room; it is tried again."
+_REMEDY_OF_TOO_LARGE = (
+    "A proxy or gateway before the store limits the size of requests: raise its limit (nginx: client_max_body_size) "
+    "above the size of a part, which begins at 8 MiB and grows with the artifact."
+)
+STORE_MUST_SUPPORT = (
+    "The store must support S3's multipart uploads, checksums and `If-None-Match`, and what the destination's options "
+    "ask for: storage class, encryption, tags."
+)
 
 
 @contextmanager
@@ -216,6 +214,12 @@ def translated(*, doing: str, url: str) -> Iterator[None]:
         yield
     except (boto.ClientError, *ERRORS) as error:
         raise translation(error, doing=doing, url=url) from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if not _raised_by_botocore(error):
+            raise
+        raise DestinationUnavailable(
+            f"Can't {doing} {url}: the answer can't be read ({error}). {_REMEDIES[DestinationUnavailable]}"
+        ) from error
 
 
 @contextmanager
@@ -224,10 +228,7 @@ def answers_unexpected() -> Iterator[None]:
     try:
         yield
     except Unsupported as answer:
-        raise SettingsError(
-            f"{answer}. The store must support S3's multipart uploads and checksums, and what the destination's "
-            "options ask for: storage class, encryption, tags."
-        ) from answer
+        raise SettingsError(f"{answer}. {STORE_MUST_SUPPORT}") from answer
     except S3Answer as answer:
         raise DestinationUnavailable(
             f"{answer}. Someone else changed it, or the store contradicts itself; it is tried again."
@@ -237,25 +238,75 @@ def answers_unexpected() -> Iterator[None]:
 def translation(error: Exception, *, doing: str, url: str) -> PipelineError | S3Answer:
     """The error to raise instead of `error`."""
     if isinstance(error, boto.ClientError) and not isinstance(error, boto.EventStreamError):
-        kind, cause = _refusal(error)
+        refusal = Refusal.of(error)
+        kind, cause, remedy = refusal.kind, refusal.words, refusal.remedy
     else:
         kind = next(ERRORS[ancestor] for ancestor in type(error).__mro__ if ancestor in ERRORS)
-        cause = str(error) or f"no answer in time ({type(error).__name__})"
+        cause, remedy = str(error) or f"no answer in time ({type(error).__name__})", None
     if issubclass(kind, InternalError):
         return InternalError(error)
     message = f"Can't {doing} {url}: {_without_userinfo(cause)}"
     if issubclass(kind, S3Answer):
         return kind(message)
-    return kind(f"{message.rstrip('.')}. {_REMEDIES[kind]}")
+    return kind(f"{message.rstrip('.')}. {remedy or _REMEDIES[kind]}")
 
 
-def _refusal(error: boto.ClientError) -> tuple[type[PipelineError] | type[S3Answer], str]:
-    answer = error.response.get("Error", {})
-    code, words = str(answer.get("Code", "")), str(answer.get("Message", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    by_status = STATUSES.get(status, DestinationUnavailable if status >= 500 else InternalError)
-    kind = CODES.get(code) or (AccessDenied if code.startswith("KMS.") else by_status)
-    return kind, f"{code} ({status}): {words}" if words else f"{code} ({status})"
+def bucket_missing(answer: ObjectMissing) -> BucketMissing:
+    """What it means that there is no such bucket."""
+    return BucketMissing(f"{answer}. {_REMEDIES[BucketMissing]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a store, or something that answers in its place, says to a request that it refuses."""
+
+    code: str
+    """S3's; without one, the status."""
+    status: int
+    message: str
+
+    @classmethod
+    def of(cls, error: boto.ClientError) -> "Refusal":
+        answer = error.response.get("Error", {})
+        return cls(
+            code=str(answer.get("Code") or ""),
+            status=int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
+            message=" ".join(str(answer.get("Message") or "").split())[:_MOST_WORDS],
+        )
+
+    @property
+    def words(self) -> str:
+        """`NoSuchBucket (404): The specified bucket does not exist`, or `HTTP 413: Request Entity Too Large`."""
+        who = f"HTTP {self.status}" if self.code in ("", str(self.status)) else f"{self.code} ({self.status})"
+        return f"{who}: {self.message}" if self.message else who
+
+    @property
+    def kind(self) -> Kind:
+        """By the code where that says more than the status, else by the status."""
+        for pattern, kind in CODES:
+            if re.fullmatch(pattern, self.code):
+                return kind
+        return STATUSES.get(self.status) or (SettingsError if 400 <= self.status < 500 else DestinationUnavailable)
+
+    @property
+    def remedy(self) -> str | None:
+        """None where it is that of the kind."""
+        if self.status == _TOO_LARGE:
+            return _REMEDY_OF_TOO_LARGE
+        if self.code.endswith("QuotaExceeded"):
+            return _REMEDY_OF_QUOTA
+        if self.kind is SettingsError and 400 <= self.status < 500:
+            return f"{STORE_MUST_SUPPORT} {_REMEDIES[SettingsError]}"
+        return None
+
+
+def _raised_by_botocore(error: BaseException) -> bool:
+    """Its parsers trip over dates that aren't any, and elements that are there twice."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return str(module).partition(".")[0] in ("botocore", "aiobotocore")
 
 
 def _without_userinfo(text: str) -> str:

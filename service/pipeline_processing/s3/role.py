@@ -17,8 +17,8 @@ from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
 from botocore.credentials import CredentialProvider
 
-from pipeline_processing.errors import AccessDenied, DestinationUnavailable, PipelineError, SettingsError, Throttled
-from pipeline_processing.s3.errors import CODES, ERRORS, translation
+from pipeline_processing.errors import AccessDenied, PipelineError, SettingsError
+from pipeline_processing.s3.errors import Refusal, translated
 
 _REMEDY = (
     "Check `role_arn` and `external_id`, and that the role trusts the identity of PIPELINE_S3__ACCESS_KEY_ID, or of "
@@ -77,12 +77,11 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
         return AioDeferredRefreshableCredentials(refresh_using=self._refresh, method=self.METHOD)
 
     async def _refresh(self) -> Mapping[str, Any]:
-        try:
-            fetched: Mapping[str, Any] = await self._fetcher.fetch_credentials()
-        except boto.ClientError as error:
-            raise _refusal(error, role=self._role) from error
-        except tuple(ERRORS) as error:
-            raise translation(error, doing="assume the role", url=self._role) from error
+        with translated(doing="assume the role", url=self._role):
+            try:
+                fetched: Mapping[str, Any] = await self._fetcher.fetch_credentials()
+            except boto.ClientError as error:
+                raise _refusal(error, role=self._role) from error
         if datetime.fromisoformat(fetched["expiry_time"]) <= datetime.now(UTC):
             raise AccessDenied(
                 f"Can't use the role {self._role}: its credentials have ended before they came. Correct this machine's "
@@ -92,16 +91,6 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
 
 
 def _refusal(error: boto.ClientError, *, role: str) -> PipelineError:
-    answer = error.response.get("Error", {})
-    code, words = str(answer.get("Code", "")), str(answer.get("Message", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    kind: type[PipelineError]
-    if CODES.get(code) is Throttled or status == 429:
-        kind = Throttled
-    elif status >= 500:
-        kind = DestinationUnavailable
-    elif status in (401, 403) or code.startswith("ExpiredToken"):
-        kind = AccessDenied
-    else:
-        kind = SettingsError
-    return kind(f"Can't assume the role {role}: {code} ({status}): {words.rstrip('.')}. {_REMEDY}.")
+    refusal = Refusal.of(error)
+    kind = refusal.kind if issubclass(refusal.kind, PipelineError) else SettingsError
+    return kind(f"Can't assume the role {role}: {refusal.words.rstrip('.')}. {_REMEDY}.")

@@ -78,6 +78,9 @@ class FakeS3(S3Client):
         if self.uploads.pop(upload_id, None) is None:
             raise UploadGone("gone")
 
+    async def require_bucket(self, *, bucket: str) -> None:
+        self._fail("bucket")
+
     async def head_object(self, *, bucket: str, key: str) -> ObjectHead:
         self._fail("head")
         if self.head is None:

@@ -37,6 +37,28 @@ class Recorded:
         return self.headers["authorization"].partition("Credential=")[2].partition("/")[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a test has the store answer, whatever it was asked."""
+
+    status: int
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def error(cls, status: int, code: str) -> Answer:
+        """One of S3's own errors."""
+        return cls(status, f"<Error><Code>{code}</Code><Message>its words</Message></Error>", _XML)
+
+    @classmethod
+    def page(cls, status: int = 200, body: str = "<html><title>Sign in</title><br></html>") -> Answer:
+        """A web page, as captive portals and proxies send it."""
+        return cls(status, body, {"Content-Type": "text/html; charset=utf-8"})
+
+
+_XML = {"Content-Type": "application/xml"}
+
+
 @dataclass(slots=True)
 class RecordingStore:
     """As a block. Keeps whole objects; of an upload it keeps no more than its requests."""
@@ -48,6 +70,8 @@ class RecordingStore:
     """How long each session that STS gives lasts; an hour if there are no more."""
     refusal: tuple[int, str] | None = None
     """Status and code with which STS refuses."""
+    answers: dict[str, Answer] = field(default_factory=dict)
+    """Operation, or `*` for all → its answer instead of the usual one."""
     url: str = ""
     _runner: web.AppRunner | None = None
     _sessions: int = 0
@@ -69,13 +93,14 @@ class RecordingStore:
         assert self._runner is not None
         await self._runner.cleanup()
 
-    def client(self, *, role: AssumedRole | None = None) -> S3Client:
+    def client(self, *, role: AssumedRole | None = None, session_token: str | None = None) -> S3Client:
         """A client of it."""
         return S3Client(
             endpoint_url=self.url,
             region="us-east-1",
             access_key_id="the-user",
             secret_access_key=SecretStr("a-secret-key"),
+            session_token=SecretStr(session_token) if session_token else None,
             addressing_style="path",
             role=role,
         )
@@ -90,9 +115,13 @@ class RecordingStore:
         key = request.path.lstrip("/").partition("/")[2]
         operation = _operation(request)
         self.requests.append(Recorded(operation, key, headers, body))
+        if (told := self.answers.get(operation) or self.answers.get("*")) is not None:
+            return web.Response(status=told.status, text=told.body, headers=dict(told.headers))
         match operation:
             case "AssumeRole":
                 return self._session()
+            case "HeadBucket":
+                return web.Response()
             case "CreateMultipartUpload":
                 return _xml("<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>")
             case "UploadPart":
@@ -145,11 +174,11 @@ def _operation(request: web.Request) -> str:
         case "PUT":
             return "UploadPart" if "partNumber" in query else "PutObject"
         case "HEAD":
-            return "HeadObject"
+            return "HeadObject" if "/" in request.path.strip("/") else "HeadBucket"
         case "DELETE":
             return "AbortMultipartUpload" if "uploadId" in query else "DeleteObject"
         case _:
-            return "GetObject"
+            return "ListMultipartUploads" if "uploads" in query else "GetObject"
 
 
 def _xml(document: str, *, status: int = 200) -> web.Response:

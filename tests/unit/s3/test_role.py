@@ -12,7 +12,7 @@ from pipeline_processing.errors import AccessDenied, DestinationUnavailable, Pip
 from pipeline_processing.s3.client import S3Client
 from pipeline_processing.s3.errors import ObjectMissing
 from pipeline_processing.s3.role import AssumedRole
-from tests.unit.s3.recording_store import RecordingStore
+from tests.unit.s3.recording_store import Answer, RecordingStore
 
 ARN = "arn:aws:iam::123456789012:role/exporter"
 
@@ -122,6 +122,53 @@ async def test_a_refusal_says_what_to_do_next(
             await client.head_object(bucket="b", key="k")
     assert "a-secret-key" not in str(caught.value)
     assert store.asked("HeadObject") == []
+
+
+async def test_an_expired_identity_is_tried_again(store: RecordingStore) -> None:
+    """The identity's own credentials may be renewed, too."""
+    store.refusal = (403, "ExpiredTokenException")
+    async with store.client(role=role_at(store)) as client:
+        with pytest.raises(AccessDenied) as caught:
+            await client.head_object(bucket="b", key="k")
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer.page(body="<html><body>x</body></html>"),
+        Answer(200),
+        Answer.page(302),
+        Answer(200, "<a><AssumeRoleResult/></a>"),
+    ],
+    ids=["web page", "nothing", "redirect", "no credentials"],
+)
+async def test_what_isnt_from_sts_is_tried_again(store: RecordingStore, answer: Answer) -> None:
+    """A portal's page has no credentials in it."""
+    store.answers["AssumeRole"] = answer
+    async with store.client(role=role_at(store)) as client:
+        with pytest.raises(DestinationUnavailable, match="assume the role"):
+            await client.head_object(bucket="b", key="k")
+
+
+async def test_a_session_token_is_used_to_assume_the_role(store: RecordingStore) -> None:
+    """The user's own credentials may be temporary."""
+    async with store.client(role=role_at(store), session_token="of-the-user") as client:
+        await look(client)
+    assert [request.headers["x-amz-security-token"] for request in store.asked("AssumeRole")] == ["of-the-user"]
+
+
+@pytest.mark.parametrize("token", [None, "of-the-settings"])
+async def test_a_session_token_belongs_to_its_key(
+    store: RecordingStore, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    """With key and secret from the settings, nothing is taken from the environment."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
+        monkeypatch.setenv(name, "of-the-environment")
+    async with store.client(session_token=token) as client:
+        await look(client)
+    (request,) = store.asked("HeadObject")
+    assert (request.access_key, request.headers.get("x-amz-security-token")) == ("the-user", token)
 
 
 async def test_an_sts_that_is_down_is_unavailable() -> None:

@@ -17,6 +17,7 @@ from pipeline_processing.errors import (
     SettingsError,
     Throttled,
 )
+from pipeline_processing.executor import final_error
 from pipeline_processing.s3 import errors
 
 DOCUMENTED = [
@@ -80,13 +81,36 @@ def refusal(code: str, status: int) -> boto.ClientError:
         (refusal("PreconditionFailed", 412), errors.AlreadyThere),
         (refusal("ConditionalRequestConflict", 409), errors.ConditionalConflict),
         (refusal("NotImplemented", 501), errors.Unsupported),
-        (refusal("MalformedXML", 400), InternalError),
+        (refusal("MalformedXML", 400), SettingsError),
+        (refusal("InvalidRequest", 400), SettingsError),
+        (refusal("413", 413), SettingsError),
+        (refusal("418", 418), SettingsError),
+        (refusal("302", 302), DestinationUnavailable),
+        (refusal("InternalError", 200), DestinationUnavailable),
+        (refusal("RequestTimeout", 400), DestinationUnavailable),
+        (refusal("OperationAborted", 409), DestinationUnavailable),
+        (refusal("QuotaExceeded", 403), DestinationUnavailable),
+        (refusal("XMinioAdminBucketQuotaExceeded", 400), DestinationUnavailable),
+        (refusal("KMS.ThrottlingException", 400), Throttled),
+        (refusal("KMS.InternalException", 500), DestinationUnavailable),
+        (refusal("ExpiredToken", 400), errors.CredentialsExpired),
+        (refusal("TokenRefreshRequired", 400), errors.CredentialsExpired),
+        (refusal("InvalidToken", 400), AccessDenied),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)[:40]),
 )
 def test_the_type_says_what_to_do_next(error: Exception, kind: type[Exception]) -> None:
     """Retry, stop, mend the settings, or an answer that the destination handles."""
     assert type(errors.translation(error, doing="write", url="s3://b/k")) is kind
+
+
+def test_expired_credentials_are_tried_again_before_access_is_denied() -> None:
+    """A role's are renewed, and those of a machine."""
+    error = errors.translation(refusal("ExpiredToken", 400), doing="write", url="s3://b/k")
+    assert isinstance(error, AccessDenied)
+    assert error.retryable
+    assert final_error(error, 5) is error
+    assert (error.kind, error.exit_code) == ("access_denied", 77)
 
 
 @pytest.mark.parametrize(
