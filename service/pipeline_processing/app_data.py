@@ -205,6 +205,7 @@ def s3_client(settings: Settings, config: S3ConnectionOptions = AS_THE_SETTINGS_
         region=config.region or s3.region,
         access_key_id=s3.access_key_id.get_secret_value() if s3.access_key_id else None,
         secret_access_key=s3.secret_access_key,
+        session_token=s3.session_token,
         addressing_style=config.addressing_style or s3.addressing_style,
         role=role or None,
     )

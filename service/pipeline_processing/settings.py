@@ -96,6 +96,9 @@ class S3Settings(Section):
     secret_access_key: Secret | None = Field(
         None, validate_default=True, description="Its secret; the usual AWS chain if not set."
     )
+    session_token: Secret | None = Field(
+        None, description="Session token of temporary credentials, set together with their key and secret."
+    )
     addressing_style: Annotated[
         Literal["auto", "path", "virtual"], BeforeValidator(values.one_of("auto", "path", "virtual"))
     ] = Field("auto", description="How a bucket is addressed: auto, path or virtual.")
@@ -107,6 +110,15 @@ class S3Settings(Section):
         # field, as a check of the model doesn't run once any field is wrong, and every fault is to be told.
         if "access_key_id" in info.data and (info.data["access_key_id"] is None) != (value is None):
             raise ValueError("must be set together with PIPELINE_S3__ACCESS_KEY_ID, or neither of them")
+        return value
+
+    @field_validator("session_token")
+    @classmethod
+    def _only_with_its_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # botocore would ignore it, and take all credentials from somewhere else in its chain.
+        missing = [name for name in ("access_key_id", "secret_access_key") if info.data.get(name, "") is None]
+        if value is not None and missing:
+            raise ValueError(f"needs {' and '.join(f'PIPELINE_S3__{name.upper()}' for name in missing)} as well")
         return value
 
 
@@ -158,7 +170,7 @@ class Settings(Section):
 
     def shown_nowhere(self) -> list[SecretStr]:
         """The secrets that are no part of an address: those are known in text by where they stand in it."""
-        of_servers = (self.kafka.password, self.s3.secret_access_key)
+        of_servers = (self.kafka.password, self.s3.secret_access_key, self.s3.session_token)
         return [*self.secrets.values(), *(secret for secret in of_servers if secret is not None)]
 
     @property

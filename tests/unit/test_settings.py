@@ -28,6 +28,7 @@ CONTRACT = {
     "PIPELINE_S3__REGION": None,
     "PIPELINE_S3__ACCESS_KEY_ID": None,
     "PIPELINE_S3__SECRET_ACCESS_KEY": None,
+    "PIPELINE_S3__SESSION_TOKEN": None,
     "PIPELINE_S3__ADDRESSING_STYLE": "auto",
     "PIPELINE_DESTINATION": None,
     "PIPELINE_JOB_CONFIG_FILE": None,
@@ -66,6 +67,7 @@ SECRETS = [
     "PIPELINE_HISTORY__DSN",
     "PIPELINE_S3__ACCESS_KEY_ID",
     "PIPELINE_S3__SECRET_ACCESS_KEY",
+    "PIPELINE_S3__SESSION_TOKEN",
     "PIPELINE_KAFKA__PASSWORD",
 ]
 
@@ -178,9 +180,9 @@ def good_value(variable: str) -> str:
 
 
 def with_its_pair(environ: dict[str, str]) -> dict[str, str]:
-    """S3's two keys only come together."""
+    """S3's two keys only come together, and a session token only with them."""
     pair = ("PIPELINE_S3__ACCESS_KEY_ID", "PIPELINE_S3__SECRET_ACCESS_KEY")
-    if any(name.startswith(pair) for name in environ):
+    if any(name.startswith((*pair, "PIPELINE_S3__SESSION_TOKEN")) for name in environ):
         for variable in pair:
             if not any(name.startswith(variable) for name in environ):
                 environ[variable] = "other"
@@ -545,6 +547,13 @@ def test_half_of_the_s3_credentials_is_a_fault() -> None:
     """The usual chain would silently bring in the other half from elsewhere."""
     assert faults({"PIPELINE_S3__ACCESS_KEY_ID": "key"}) == [
         "PIPELINE_S3__SECRET_ACCESS_KEY: must be set together with PIPELINE_S3__ACCESS_KEY_ID, or neither of them"
+    ]
+
+
+def test_a_session_token_without_its_key_is_a_fault() -> None:
+    """All credentials would silently come from elsewhere."""
+    assert faults({"PIPELINE_S3__SESSION_TOKEN": "token"}) == [
+        "PIPELINE_S3__SESSION_TOKEN: needs PIPELINE_S3__ACCESS_KEY_ID and PIPELINE_S3__SECRET_ACCESS_KEY as well"
     ]
 
 
