@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
+from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import asyncpg
@@ -39,6 +42,16 @@ async def change_payments(rows: Rows) -> Rows:
         await connection.execute("UPDATE payments SET payee = 'changed meanwhile'")
     finally:
         await connection.close()
+    return rows
+
+
+def unmount_once(rows: Rows) -> Rows:
+    """Takes the destination's folder away for two seconds, the first time that it is called."""
+    folder, aside = Path("exports"), Path("aside")
+    with suppress(FileExistsError):
+        Path("was_away").touch(exist_ok=False)
+        folder.rename(aside)
+        Timer(2.0, aside.rename, [folder]).start()
     return rows
 
 

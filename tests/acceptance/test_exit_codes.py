@@ -322,6 +322,21 @@ def test_a_source_that_breaks_off_is_tried_again(service: Service) -> None:
     published_in(service, "cut-1", SMALL)
 
 
+def test_a_folder_that_is_away_for_a_moment_is_waited_for(service: Service) -> None:
+    """A volume that is unmounted while a run writes to it costs an attempt, not the run."""
+    folder = service.to_folder()
+    job = one_dataset(
+        "SELECT * FROM records WHERE agency_id = $1 ORDER BY id", steps=[{"python": "acceptance_steps:unmount_once"}]
+    )
+
+    done = service.run(SMALL, "--run-id", "away-1", "--config", service.job_config(job))
+
+    assert done.returncode == 0, done.stderr
+    assert service.outcomes("away-1")[-1] == "succeeded"
+    assert service.attempts("away-1")[0]["error_kind"] == "destination_unavailable"
+    assert len(list(folder.glob("agency_id=*/run_id=away-1/_manifest.json"))) == 1
+
+
 # -- no rows -----------------------------------------------------------------------------------------
 
 

@@ -108,8 +108,15 @@ class FileDestination:
 
     async def _run(self, doing: str, key: str, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         # Shielded, since a thread can't be cancelled: it would go on unseen.
-        with translated(doing=doing, url=self._url(key)):
-            return await shielded(asyncio.to_thread(partial(work, *args, **kwargs)))
+        with translated(doing=doing, url=self._url(key), folder=self._folder):
+            return await shielded(asyncio.to_thread(self._in_folder, partial(work, *args, **kwargs)))
+
+    def _in_folder(self, work: Callable[[], T]) -> T:
+        self._folder.require()
+        try:
+            return work()
+        finally:
+            self._folder.require()  # what wasn't found may be missing only because the folder was
 
     def _complete(self, artifact: Artifact, staged_file: StagedFile) -> None:
         path, staged = self._folder.path(artifact.key), self._folder.staged(staged_file.path)
@@ -120,7 +127,7 @@ class FileDestination:
                 raise ConflictingObjects(self._url(artifact.key), why="its content differs") from None
             sync_folder(path.parent)  # whoever linked it may have died before
         except FileNotFoundError:
-            if staged.exists() or not self._folder.root.is_dir():
+            if staged.exists():
                 raise
             if not os.path.lexists(path):
                 raise UploadMissing(self._url(artifact.key)) from None
@@ -163,7 +170,6 @@ class FileDestination:
         try:
             return self._folder.path(key).read_bytes()
         except FileNotFoundError:
-            self._folder.root.stat()  # raises if it is the root that is missing
             return None
 
     def _url(self, key: str) -> str:

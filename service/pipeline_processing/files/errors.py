@@ -11,6 +11,7 @@ from pipeline_processing.errors import (
     PipelineError,
     SettingsError,
 )
+from pipeline_processing.files.staging import Folder
 
 _KINDS: Mapping[int, type[PipelineError]] = {
     errno.ENOENT: BucketMissing,
@@ -35,11 +36,23 @@ _REMEDIES: Mapping[type[PipelineError], str] = {
 }
 
 
+_REMEDY_OF_LOST = (
+    "The folder was there before, so it is tried again; if it stays so, mount its volume or create it, or correct "
+    "PIPELINE_DESTINATION or the job config's `destinations`."
+)
+
+
 @contextmanager
-def translated(*, doing: str, url: str) -> Iterator[None]:
-    """Turn an OSError of the block into a PipelineError. `doing` is a verb phrase that `url` completes."""
+def translated(*, doing: str, url: str, folder: Folder) -> Iterator[None]:
+    """
+    Turn an OSError of the block, which works in `folder`, into a PipelineError. `doing` is a verb phrase that `url`
+    completes.
+    """
     try:
         yield
     except OSError as error:
         kind = _KINDS.get(error.errno or 0, DestinationUnavailable)
-        raise kind(f"Can't {doing} {url}: {error.strerror or error}. {_REMEDIES[kind]}") from error
+        remedy = _REMEDIES[kind]
+        if kind is BucketMissing and folder.was_there:  # a volume may come back
+            kind, remedy = DestinationUnavailable, _REMEDY_OF_LOST
+        raise kind(f"Can't {doing} {url}: {error.strerror or error}. {remedy}") from error

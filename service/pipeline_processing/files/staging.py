@@ -5,10 +5,13 @@ Bytes are written to a hidden folder in the root, so on the same file system, an
 link fails if the name is taken, which is what If-None-Match is to S3. Everything here blocks.
 """
 
+import errno
 import hashlib
 import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
+
+from pipeline_processing.installation import INSTALLATION_KEY
 
 STAGING = ".staging"
 _LONGEST_NAME = 255
@@ -17,10 +20,33 @@ _READ = 1024 * 1024
 
 
 class Folder:
-    """A root with a staging folder in it. Raises OSError, and ValueError for a path that leads outside."""
+    """
+    A root with a staging folder in it. Raises OSError, and ValueError for a path that leads outside.
+
+    A volume may be unmounted while it is used. What is at its path then, if anything, is the folder that it was mounted
+    on, on another file system: nothing may be written there, and nothing follows from what is missing there.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._device: int | None = None
+
+    @property
+    def was_there(self) -> bool:
+        """Whether the root has been found."""
+        return self._device is not None
+
+    def require(self) -> None:
+        """Raises FileNotFoundError unless the root is there, and on the file system where it was at first."""
+        device = _device_of(self.root)
+        # After it was mounted anew a volume may have another number, but it still has its mark.
+        if self._device not in (None, device) and not (self.root / INSTALLATION_KEY).is_file():
+            raise FileNotFoundError(
+                errno.ENOENT,
+                "another file system is there now. Is its volume unmounted? If the folder was replaced on purpose, "
+                "restart this service",
+            )
+        self._device = device
 
     def path(self, key: str) -> Path:
         """Where a key stands."""
@@ -41,12 +67,12 @@ class Folder:
         try:
             names = sorted(os.listdir(self.root / STAGING))
         except FileNotFoundError:
-            self.root.stat()  # raises if it is the root that is missing
             return []
         return [(key, f"{STAGING}/{name}") for name in names if name.isascii() and (key := _key_of(name))]
 
     def prepare(self) -> None:
         """Make the staging folder. Not the root: one that is missing may be a volume that isn't mounted."""
+        self.require()
         staging = self.root / STAGING
         if not staging.is_dir():
             staging.mkdir(exist_ok=True)
@@ -55,9 +81,8 @@ class Folder:
     def make_parents(self, path: Path) -> None:
         """Make the folders above `path`, durably."""
         missing = [folder for folder in path.parents if folder.is_relative_to(self.root) and not folder.exists()]
+        self.require()
         for folder in reversed(missing):
-            if folder == self.root:
-                folder.stat()  # raises that it is missing
             folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)
 
@@ -73,8 +98,7 @@ class Folder:
         try:
             staged.unlink()
         except FileNotFoundError:
-            if not self.root.is_dir():
-                raise
+            self.require()
             return
         sync_folder(staged.parent)
 
@@ -93,6 +117,10 @@ def name_of_staged(key: str, *, upload: str) -> str:
 def _key_of(name: str) -> str:
     """The key that a staged file's name says; empty if it says none."""
     return unquote(name.partition(".")[2].replace("+", "/"))
+
+
+def _device_of(folder: Path) -> int:
+    return folder.stat().st_dev
 
 
 def sync_folder(folder: Path) -> None:

@@ -37,11 +37,11 @@ class FileUpload:
         self._sealed = False
 
     async def __aenter__(self) -> Self:
-        with translated(doing="write", url=self._url):
+        with translated(doing="write", url=self._url, folder=self._folder):
             await shielded(asyncio.to_thread(self._folder.prepare))
         await self._on_started(self._ref)
         try:
-            with translated(doing="write", url=self._url):
+            with translated(doing="write", url=self._url, folder=self._folder):
                 await shielded(asyncio.to_thread(self._create))
         except BaseException:  # cancelled while the file was made: nobody will call __aexit__
             await shielded(asyncio.to_thread(self._close, keep=False))
@@ -56,12 +56,12 @@ class FileUpload:
     async def write(self, data: bytes) -> None:
         """See `Upload`."""
         assert not self._sealed, "nothing can be written after seal()"
-        with translated(doing="write", url=self._url):
+        with translated(doing="write", url=self._url, folder=self._folder):
             await shielded(asyncio.to_thread(self._append, data))
 
     async def seal(self) -> Sealed:
         """See `Upload`."""
-        with translated(doing="write", url=self._url):
+        with translated(doing="write", url=self._url, folder=self._folder):
             await shielded(asyncio.to_thread(self._finish))
         self._sealed = True
         return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=StagedFile(path=self._ref.upload_id))
@@ -77,6 +77,7 @@ class FileUpload:
 
     def _finish(self) -> None:
         assert self._file is not None
+        self._folder.require()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()  # now: the block lasts until the run's plan is stored, and a dataset may have many files

@@ -6,6 +6,7 @@ import errno
 import os
 from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -170,3 +171,58 @@ async def test_uploads_of_a_missing_root_arent_none(tmp_path: Path) -> None:
     """Or a volume that isn't mounted would look clean."""
     with pytest.raises(BucketMissing, match="PIPELINE_DESTINATION"):
         await pending(FileDestination(path=tmp_path / "absent"))
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The file system that is mounted at tmp_path, as its last number."""
+    numbers = [1]
+    monkeypatch.setattr("pipeline_processing.files.staging._device_of", lambda folder: numbers[-1])
+    return numbers
+
+
+async def test_nothing_is_written_where_a_volume_was(tmp_path: Path, mounted: list[int]) -> None:
+    """Unmounted, there is the empty folder that it was mounted on: not written to, and no plan is lost for it."""
+    destination = FileDestination(path=tmp_path)
+    await destination.verify_installation(uuid4())
+    mounted.append(2)
+
+    attempts = [
+        destination.publish("k", b"x", metadata={}),
+        destination.complete(artifact(StagedFile(path=".staging/x")), metadata={}),
+        destination.delete(artifact(StagedFile(path=".staging/x")), metadata={}),
+        destination.abort(UploadRef(key="k", upload_id=".staging/x")),
+        destination.exists("k"),
+        destination.open("k", CONTENT, metadata={}, on_started=ignore).__aenter__(),
+        pending(destination),
+    ]
+    for attempt in attempts:
+        with pytest.raises(DestinationUnavailable, match="unmounted"):
+            await attempt
+    assert os.listdir(tmp_path) == []
+
+    mounted.append(1)
+    await destination.publish("k", b"x", metadata={})
+
+
+async def test_a_volume_that_goes_away_while_it_is_written_to(tmp_path: Path, mounted: list[int]) -> None:
+    """What was written isn't taken for sealed, wherever it went."""
+    destination = FileDestination(path=tmp_path)
+
+    async def write() -> None:
+        async with destination.open("k", CONTENT, metadata={}, on_started=ignore) as upload:
+            await upload.write(b"1")
+            mounted.append(2)
+            await upload.seal()
+
+    with pytest.raises(DestinationUnavailable, match="unmounted"):
+        await write()
+
+
+async def test_a_volume_is_known_again_by_its_mark(tmp_path: Path, mounted: list[int]) -> None:
+    """The number of its file system may be another one after it was mounted anew."""
+    destination = FileDestination(path=tmp_path)
+    await destination.mark_installation(uuid4())
+    mounted.append(2)
+    await destination.publish("k", b"x", metadata={})
+    assert await destination.exists("k")
