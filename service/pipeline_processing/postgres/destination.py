@@ -7,7 +7,7 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
-from pipeline_processing.errors import JobConfigError, SettingsError
+from pipeline_processing.errors import DestinationUnavailable, JobConfigError, SettingsError
 from pipeline_processing.model import Artifact, StagedTable, UploadRef
 from pipeline_processing.ports import Content, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient
@@ -15,7 +15,7 @@ from pipeline_processing.postgres.loading_errors import session
 from pipeline_processing.postgres.loads import Load, Loads
 from pipeline_processing.postgres.staging import PREFIX, StagingNote, StagingTable, drop, notes
 from pipeline_processing.postgres.table_upload import TableUpload
-from pipeline_processing.postgres.target_table import find_target
+from pipeline_processing.postgres.target_table import Target, TargetMissing, find_target
 from pipeline_processing.shielded import shielded
 
 SESSION_SETTINGS = {
@@ -56,6 +56,8 @@ class PostgresDestination:
         self._config = config
         self._schema = config.schema_name
         self._new_id = new_id
+        self._seen: set[str] = set()
+        """Datasets whose tables have been there."""
         # Plans name it, so it has to stay what it is however the DSN is written.
         self.url = f"postgresql://{quote(database.where, safe=':/,[]')}/{quote(self._schema, safe='')}"
         self._loads = Loads(database=database, schema=self._schema, url=self.url)
@@ -99,8 +101,7 @@ class PostgresDestination:
         self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AsyncIterator[TableUpload]:
         """See `Destination`. Raises JobConfigError, here or in writing, where the rows' columns don't fit the table."""
-        async with session(self._database) as connection:
-            target = await find_target(connection, self._config, content.dataset, where=self._database.where)
+        target = await self._target(content.dataset)
         assert content.snapshot_at is not None, "rejected rows go to objects"
         name = f"{PREFIX}{self._new_id()}"
         note = StagingNote(
@@ -126,6 +127,18 @@ class PostgresDestination:
             keep = upload.sealed
         finally:
             await shielded(upload.close(keep=keep))
+
+    async def _target(self, dataset: str) -> Target:
+        """One that was there before and is missing may be about to be made anew."""
+        try:
+            async with session(self._database) as connection:
+                target = await find_target(connection, self._config, dataset, where=self._database.where)
+        except TargetMissing as missing:
+            if dataset not in self._seen:
+                raise
+            raise DestinationUnavailable(f"{missing} The table was there before, so it is tried again.") from missing
+        self._seen.add(dataset)
+        return target
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""

@@ -104,18 +104,22 @@ class Target:
             )
 
 
+class TargetMissing(JobConfigError):
+    """There is no such table."""
+
+
 async def find_target(
     connection: asyncpg.Connection, config: PostgresDestinationConfig, dataset: str, *, where: str
 ) -> Target:
     """
     The table of a dataset.
 
-    Raises JobConfigError if it isn't there or doesn't fit `config`, and AccessDenied if this user may not load into it.
+    Raises TargetMissing, JobConfigError if it doesn't fit `config`, and AccessDenied if this user may not load into it.
     """
     name, place = config.table_of(dataset), f"{config.schema_name}.{config.table_of(dataset)} at {where}"
     table = await connection.fetchrow(*statement("target_table", {"schema": config.schema_name, "name": name}))
     if table is None:
-        raise JobConfigError(
+        raise TargetMissing(
             f"There is no table {place} for dataset {dataset!r}. Create it, or correct the destination's `schema` or "
             "`tables`, whose names are as Postgres has them, without quotes."
         )

@@ -522,6 +522,21 @@ async def test_a_target_that_does_not_fit(warehouse: Warehouse, sql: str, option
                 pytest.fail("opened")
 
 
+async def test_a_table_that_was_there_is_waited_for(warehouse: Warehouse) -> None:
+    """Somebody may be making it anew; before it was there, the job config is wrong."""
+    destination = await made(warehouse)
+    await stage(destination, b'{"id": 1}\n', content(["id"]), rows=1)
+    await warehouse.execute("ALTER TABLE records RENAME TO aside")
+
+    with pytest.raises(DestinationUnavailable, match=r"no table exports\.records at .* was there before"):
+        await stage(destination, b'{"id": 1}\n', content(["id"]), rows=1)
+    with pytest.raises(JobConfigError, match="Create it"):
+        await stage(warehouse.destination(), b'{"id": 1}\n', content(["id"]), rows=1)
+
+    await warehouse.execute("ALTER TABLE aside RENAME TO records")
+    await stage(destination, b'{"id": 1}\n', content(["id"]), rows=1)
+
+
 async def test_a_check_tells_all_faults(warehouse: Warehouse) -> None:
     """Of every dataset; where there is none, it writes nothing."""
     destination = await made(warehouse, mode="merge")
