@@ -1,5 +1,6 @@
 """Whether the configured servers are as a run needs them: part of the composition root."""
 
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from pipeline_processing.settings import Settings
 from pipeline_processing.steps.chain import bound
 from pipeline_processing.steps.config import EnrichHttpConfig
 from pipeline_processing.steps.enrich_http import EnrichHttpOptions
+from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.urls import origin_of
 
 
@@ -37,6 +39,8 @@ class CheckResult:
 async def check_servers(settings: Settings, config: AgencyJobConfig) -> AsyncIterator[CheckResult]:
     """Ask each configured server whether a run could use it, and go on where one can't. Writes nothing."""
     columns: dict[str, Sequence[str]] = {}
+    if any(dataset.needs_temporary_files for dataset in config.datasets):
+        yield await _checked("temp files", _check_temporary_files)
     for dataset in config.datasets:
         yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns))
     for options in _upstreams(config):
@@ -78,6 +82,11 @@ def _upstreams(config: AgencyJobConfig) -> Sequence[HttpSourceConfig | EnrichHtt
             options.append(dataset.source.http)
         options += [step.enrich_http for step in dataset.steps if isinstance(step, EnrichHttpConfig)]
     return list({origin_of(each.url.partition("{")[0]): each for each in options}.values())
+
+
+async def _check_temporary_files() -> str:
+    check_temporary_files()
+    return f"{tempfile.gettempdir()}: keys of `dedupe` and `expect.unique` can go there"
 
 
 async def _check_history(settings: Settings) -> str:

@@ -42,6 +42,7 @@ from pipeline_processing.s3.destination import S3Destination
 from pipeline_processing.s3.role import AssumedRole
 from pipeline_processing.settings import Settings
 from pipeline_processing.sources import Sources
+from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.upstream import UpstreamOptions
 
 APPLICATION_NAME = "pipeline-processing"
@@ -63,7 +64,12 @@ class DataPath:
 
 @asynccontextmanager
 async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int) -> AsyncIterator[DataPath]:
-    """The data path of up to `runs` runs at once."""
+    """
+    The data path of up to `runs` runs at once. Raises SettingsError where a dataset needs temporary files, and none can
+    be made.
+    """
+    if any(dataset.needs_temporary_files for dataset in config.datasets):
+        check_temporary_files()
     async with (
         sources(settings, config, runs=runs) as (source, services),
         destinations(settings, config, runs=runs) as where,

@@ -142,6 +142,15 @@ def test_stopping_takes_longer_than_draining() -> None:
     assert float(SERVICES["serve"]["stop_grace_period"].removesuffix("s")) > drain
 
 
+def test_a_read_only_root_has_room_for_temporary_files() -> None:
+    """Steps that remember all keys need them; the room is limited, since a tmpfs is memory."""
+    read_only = {name: service.get("tmpfs", []) for name, service in SERVICES.items() if service.get("read_only")}
+    assert {"serve", "migrate"} <= set(read_only)
+    for mounts_in_memory in read_only.values():
+        assert [mount for mount in mounts_in_memory if re.fullmatch(r"/tmp:size=\d+m", mount)]
+    assert "--read-only --tmpfs /tmp:size=" in (ROOT / "docs/deployment.md").read_text("utf-8")
+
+
 # -- their documentation -------------------------------------------------------------------------
 
 

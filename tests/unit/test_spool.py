@@ -1,11 +1,13 @@
 """The spool: pages in, the same pages out."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
 from pipeline_processing import spool
+from pipeline_processing.errors import SettingsError, TransientError
 from pipeline_processing.replay_sources import Candidate, Message
 from pipeline_processing.spool import Spool
 
@@ -40,3 +42,24 @@ def test_nothing_is_left_behind() -> None:
         pages.add(CANDIDATES)
     with pytest.raises(ValueError, match="closed"):
         list(pages.pages())
+
+
+def test_a_full_disk_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it shows, in writing or in reading what was still buffered."""
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("w+b"))  # noqa: SIM115
+    with patch.object(spool, "_IN_MEMORY", 1), pytest.raises(TransientError, match=r"No space left.*TMPDIR"):
+        spill()
+
+
+def test_without_temporary_files_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once memory is used up."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    spill()
+    with patch.object(spool, "_IN_MEMORY", 1), pytest.raises(SettingsError, match="TMPDIR"):
+        spill()
+
+
+def spill() -> None:
+    with Spool(Candidate) as pages:
+        pages.add(CANDIDATES)
+        assert list(pages.pages()) == [CANDIDATES]

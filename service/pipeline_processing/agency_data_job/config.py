@@ -20,7 +20,7 @@ from pipeline_processing.durations import Duration
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.limits import Share
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
-from pipeline_processing.steps.config import EnrichTableConfig, StepConfig
+from pipeline_processing.steps.config import DedupeConfig, EnrichTableConfig, StepConfig
 from pipeline_processing.steps.rejections import OnRowError
 from pipeline_processing.validation import faults_of
 from pipeline_processing.yaml_documents import load_yaml
@@ -84,6 +84,11 @@ class DatasetConfig(Part):
     def looks_back(self) -> bool:
         """Whether it needs to know of its last successful export."""
         return self.since is not None or self.expect.max_change is not None
+
+    @property
+    def needs_temporary_files(self) -> bool:
+        """Whether it remembers the keys of all its rows."""
+        return self.expect.unique is not None or any(isinstance(step, DedupeConfig) for step in self.steps)
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -1,30 +1,38 @@
 """Which keys have been seen, however many: in a temporary file, of which a few MiB are held in memory."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from types import TracebackType
 from typing import Self
 
-from pipeline_processing.errors import StepFailed
 from pipeline_processing.steps.own_thread import OwnThread
+from pipeline_processing.temporary_files import temporary_path, told, unusable
 
 _DIGEST_BYTES = 16
 """Two of n keys have the same digest with a probability of n² ÷ 2¹²⁹: of a billion keys, 10⁻²¹."""
 _SETTINGS = (
     "page_size=16384",
     "cache_size=-8192",  # KiB
-    "temp_store=FILE",
+    "temp_store=MEMORY",  # nothing goes to another file
     "journal_mode=OFF",
     "synchronous=OFF",
     "locking_mode=EXCLUSIVE",
 )
 
 
+_PRIMARY_CODE = 0xFF
+_NOT_WRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
+
+
 class SeenKeys:
     """
     A set of keys, of which only digests are kept, in a nameless SQLite database that nobody else can open and that is
-    gone when its block ends. About 20 bytes of disk a key, in SQLite's folder for temporary files.
+    gone when its block ends. Less than 30 bytes of disk a key, where temporary files go.
+
+    Opening it, and adding keys, raise SettingsError where temporary files can't be made, and TransientError where there
+    is no room for them.
     """
 
     def __init__(self, name: str) -> None:
@@ -46,32 +54,39 @@ class SeenKeys:
             self._thread.close()
 
     async def add(self, keys: Sequence[bytes]) -> list[bool]:
-        """For each key whether it is new, then not any more. Raises StepFailed where there is no room for it."""
+        """For each key whether it is new, then not any more."""
         assert self._database is not None, "used outside of its block"
         return await self._thread.run(_add, self._database, keys)
 
 
 def _opened() -> sqlite3.Connection:
-    database = sqlite3.connect("", isolation_level=None)
-    for setting in _SETTINGS:
-        database.execute(f"PRAGMA {setting}")
-    database.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID")
-    database.execute("BEGIN")
-    return database
+    # Its file is made at once and not when it grows, so that a run that can't have it fails before it reads a row.
+    with told(), temporary_path() as path, _told_by_sqlite():
+        database = sqlite3.connect(path, isolation_level=None)
+        for setting in _SETTINGS:
+            database.execute(f"PRAGMA {setting}")
+        database.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        database.execute("BEGIN")
+        return database
 
 
 def _add(database: sqlite3.Connection, keys: Sequence[bytes]) -> list[bool]:
     digests = [blake2b(key, digest_size=_DIGEST_BYTES).digest() for key in keys]
     new = [False] * len(digests)
     cursor = database.cursor()
-    try:
+    with _told_by_sqlite():
         # In the order of the table's pages; equal ones stay in the order of the rows.
         for position in sorted(range(len(digests)), key=digests.__getitem__):
             cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digests[position],))
             new[position] = cursor.rowcount == 1
-    except sqlite3.Error as error:
-        raise StepFailed(
-            f"The keys seen so far are kept in a temporary file, and it can't be written: {error}. Make room where "
-            "temporary files go (about 20 bytes a row), or name another folder with SQLITE_TMPDIR."
-        ) from error
     return new
+
+
+@contextmanager
+def _told_by_sqlite() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise unusable(
+            str(error), writable=getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE not in _NOT_WRITABLE
+        ) from error

@@ -1,14 +1,14 @@
 """Which keys have been seen, however many."""
 
+import os
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.errors import StepFailed
+from pipeline_processing.errors import SettingsError, TransientError
 from pipeline_processing.steps import seen_keys
 from pipeline_processing.steps.seen_keys import SeenKeys
 
@@ -23,9 +23,9 @@ HANDLES = Path("/proc/self/fd")
 
 
 def temporary_files() -> list[str]:
-    """SQLite's, of this process."""
+    """Those of this process."""
     names = [str(handle.readlink()) for handle in HANDLES.iterdir() if handle.is_symlink()]
-    return [name for name in names if "etilqs" in name]
+    return [name for name in names if "etilqs" in name or "pipeline-processing-" in name]
 
 
 KEYS = st.sampled_from([b"", b"a", b"b", b"\x00", b"a" * 1000])
@@ -76,18 +76,29 @@ async def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch):
     assert temporary_files() == []
 
 
-async def test_a_full_disk_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
-    """A limit on the database's pages stands for the disk's end."""
+async def test_a_full_disk_may_have_room_later(monkeypatch: pytest.MonkeyPatch):
+    """Told with its remedy. A limit on the database's pages stands for the disk's end."""
     monkeypatch.setattr(seen_keys, "_SETTINGS", (*seen_keys._SETTINGS, "max_page_count=3"))
 
     async with SeenKeys("test") as seen:
-        with pytest.raises(StepFailed, match=r"full.*SQLITE_TMPDIR") as raised:
+        with pytest.raises(TransientError, match=r"full.*TMPDIR") as raised:
             await fill(seen)
     assert isinstance(raised.value.__cause__, sqlite3.Error)
+    assert raised.value.retryable
 
 
-def test_the_file_is_where_temporary_files_go():
-    """What the remedy says is true of the SQLite that Python has here: a nameless database isn't in memory only."""
-    with closing(sqlite3.connect("")) as database:
-        options = {row[0] for row in database.execute("PRAGMA compile_options")}
-    assert not options & {"TEMP_STORE=2", "TEMP_STORE=3"}
+async def test_its_file_is_where_temporary_files_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """What the remedy says is true, however few keys there are."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    async with SeenKeys("test") as seen:
+        await seen.add([b"k"])
+        assert [name for name in temporary_files() if name.startswith(str(tmp_path))]
+    assert os.listdir(tmp_path) == []
+
+
+async def test_without_temporary_files_it_isnt_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Whoever runs the service is told before a row is read."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    with pytest.raises(SettingsError, match="TMPDIR"):
+        async with SeenKeys("test"):
+            pytest.fail("opened")
