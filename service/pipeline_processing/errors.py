@@ -318,7 +318,7 @@ class AccessDenied(RunError):
 
 
 class BucketMissing(RunError):
-    """The bucket or folder of a destination doesn't exist."""
+    """The bucket or folder of a destination doesn't exist, and hasn't been there since the service was started."""
 
     kind = "bucket_missing"
     exit_code = 78
