@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from pipeline_processing.temporary_files import told
+from pipeline_processing.temporary_files import translated
 
 T = TypeVar("T")
 
@@ -40,14 +40,14 @@ class Spool(Generic[T]):
     def add(self, page: Sequence[T]) -> None:
         """The values that will come back together."""
         packed = msgspec.msgpack.encode(list(page))
-        with told():
+        with translated():
             self._pages.append((self._file.tell(), len(packed)))
             self._file.write(packed)
 
     def pages(self, *, backwards: bool = False) -> Iterator[list[T]]:
         """Page by page as they were added, or the last value of the last page first."""
         for start, length in reversed(self._pages) if backwards else self._pages:
-            with told():
+            with translated():
                 self._file.seek(start)  # which writes what is still buffered
                 packed = self._file.read(length)
             page: list[T] = self._decoder.decode(packed)

@@ -14,7 +14,7 @@ _PREFIX = "pipeline-processing-"
 
 def check_temporary_files() -> None:
     """Make one. Raises SettingsError where that can't be done, and TransientError where there is no room just now."""
-    with told(), tempfile.TemporaryFile(prefix=_PREFIX) as file:
+    with translated(), tempfile.TemporaryFile(prefix=_PREFIX) as file:
         file.write(b"x")
         file.flush()
 
@@ -32,7 +32,7 @@ def temporary_path() -> Iterator[str]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turn an OSError of the block, which works with a temporary file, into a PipelineError."""
     try:
         yield

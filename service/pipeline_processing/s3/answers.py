@@ -1,14 +1,44 @@
 """
-Whether an answer of success is the store's own. A captive portal, or a gateway whose store is away, answers any request
-with 200 and a page of its own: taken for the store's, it would be a manifest that was never written.
+What an answer proves, and what it doesn't.
+
+A captive portal, or a gateway whose store is away, answers any request with 200 and a page of its own: taken for the
+store's, it would be a manifest that was never written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from pipeline_processing.errors import DestinationUnavailable
+from pipeline_processing.errors import BucketMissing, DestinationUnavailable
+from pipeline_processing.s3.errors import translated
 
 _WEB_PAGE = "text/html"
+
+
+class Buckets:
+    """Which buckets have been there. One of them that is missing may come back."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def seen(self, bucket: str) -> None:
+        """An answer has shown that it is there."""
+        self._seen.add(bucket)
+
+    @contextmanager
+    def answering(self, bucket: str, *, doing: str, url: str) -> Iterator[None]:
+        """
+        Errors of a request to the bucket inside the block as `translated` has them, and DestinationUnavailable instead
+        of BucketMissing where the bucket was there before. One that doesn't fail shows that it is there.
+        """
+        try:
+            with translated(doing=doing, url=url):
+                yield
+        except BucketMissing as missing:
+            if bucket not in self._seen:
+                raise
+            raise DestinationUnavailable(f"{missing} The bucket was there before, so it is tried again.") from missing
+        self.seen(bucket)
 
 
 def check_answer(answer: Mapping[str, Any], *, needs: str | None, doing: str, url: str) -> None:

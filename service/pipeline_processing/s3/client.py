@@ -1,8 +1,8 @@
 """The few calls of S3 that the destination needs, typed, bounded in time, and with errors of our own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -13,9 +13,9 @@ from botocore.handlers import add_expect_header
 from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
-from pipeline_processing.errors import BucketMissing, DestinationUnavailable, SettingsError
+from pipeline_processing.errors import SettingsError
 from pipeline_processing.model import UploadedPart
-from pipeline_processing.s3.answers import check_answer
+from pipeline_processing.s3.answers import Buckets, check_answer
 from pipeline_processing.s3.body import Body
 from pipeline_processing.s3.checksums import checksum_argument, crc32_of, sha256_of
 from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT, creation_arguments
@@ -73,9 +73,8 @@ class S3Client:
         connections: int = 64,
     ) -> None:
         """
-        What is None comes from the usual AWS chain, but key, secret and token are from one place: with a key and a
-        secret, no token is that there is none. With a `role`, the credentials are for assuming it. `connections` is the
-        most that are open at once.
+        What is None comes from the usual AWS chain, except that with a key and a secret no token means that there is
+        none. With a `role`, the credentials are for assuming it. `connections` is the most that are open at once.
         """
         self._endpoint_url = endpoint_url
         self._region = region
@@ -101,8 +100,7 @@ class S3Client:
             "response_checksum_validation": "when_required",
             "max_pool_connections": connections,
         }
-        self._seen: set[str] = set()
-        """Buckets that have been there."""
+        self._buckets = Buckets()
         self._cleanup = AsyncExitStack()
         self._client: Any = None
 
@@ -242,20 +240,20 @@ class S3Client:
         """The whole of a small object. Raises ObjectMissing."""
         doing, url = "read", f"s3://{bucket}/{key}"
         try:
-            with self._answering(bucket, doing=doing, url=url):
+            with self._buckets.answering(bucket, doing=doing, url=url):
                 async with asyncio.timeout(_CALL_SECONDS):
                     answer = await self._client.get_object(Bucket=bucket, Key=key)
                     async with answer["Body"] as stream:
                         check_answer(answer, needs="ETag", doing=doing, url=url)
                         return bytes(await stream.read())
         except ObjectMissing:
-            self._seen.add(bucket)
+            self._buckets.seen(bucket)
             raise
 
     async def require_bucket(self, *, bucket: str) -> None:
         """Raises BucketMissing, or DestinationUnavailable where the bucket was there before."""
         url = f"s3://{bucket}"
-        with self._answering(bucket, doing="look at", url=url):
+        with self._buckets.answering(bucket, doing="look at", url=url):
             async with asyncio.timeout(_CALL_SECONDS):
                 try:
                     with translated(doing="look at", url=url):
@@ -272,7 +270,7 @@ class S3Client:
         doing, url = "list the uploads in", f"s3://{bucket}/{prefix}"
         pages = aiter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix))
         while True:
-            with self._answering(bucket, doing=doing, url=url):
+            with self._buckets.answering(bucket, doing=doing, url=url):
                 async with asyncio.timeout(_CALL_SECONDS):
                     page = await anext(pages, None)
                 if page is None:
@@ -336,23 +334,11 @@ class S3Client:
         if body is not None:
             arguments["Body"] = Body(body)
             seconds += len(body) / _SLOWEST_BYTES_PER_SECOND
-        with self._answering(bucket, doing=doing, url=url):
+        with self._buckets.answering(bucket, doing=doing, url=url):
             async with asyncio.timeout(seconds):
                 answer = await getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
             check_answer(answer, needs=needs, doing=doing, url=url)
         return answer
-
-    @contextmanager
-    def _answering(self, bucket: str, *, doing: str, url: str) -> Iterator[None]:
-        """Translate errors of a call. A bucket that was there before and is missing may come back."""
-        try:
-            with translated(doing=doing, url=url):
-                yield
-        except BucketMissing as missing:
-            if bucket not in self._seen:
-                raise
-            raise DestinationUnavailable(f"{missing} The bucket was there before, so it is tried again.") from missing
-        self._seen.add(bucket)
 
 
 def _shown(secret: SecretStr | None) -> str | None:

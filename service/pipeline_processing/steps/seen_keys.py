@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline_processing.steps.own_thread import OwnThread
-from pipeline_processing.temporary_files import temporary_path, told, unusable
+from pipeline_processing.temporary_files import temporary_path, translated, unusable
 
 _DIGEST_BYTES = 16
 """Two of n keys have the same digest with a probability of n² ÷ 2¹²⁹: of a billion keys, 10⁻²¹."""
@@ -40,7 +40,11 @@ class SeenKeys:
         self._database: sqlite3.Connection | None = None
 
     async def __aenter__(self) -> Self:
-        self._database = await self._thread.run(_opened)
+        try:
+            self._database = await self._thread.run(_opened)
+        except BaseException:
+            self._thread.close()
+            raise
         return self
 
     async def __aexit__(
@@ -61,7 +65,7 @@ class SeenKeys:
 
 def _opened() -> sqlite3.Connection:
     # Its file is made at once and not when it grows, so that a run that can't have it fails before it reads a row.
-    with told(), temporary_path() as path, _told_by_sqlite():
+    with translated(), temporary_path() as path, _sqlite_translated():
         database = sqlite3.connect(path, isolation_level=None)
         for setting in _SETTINGS:
             database.execute(f"PRAGMA {setting}")
@@ -74,7 +78,7 @@ def _add(database: sqlite3.Connection, keys: Sequence[bytes]) -> list[bool]:
     digests = [blake2b(key, digest_size=_DIGEST_BYTES).digest() for key in keys]
     new = [False] * len(digests)
     cursor = database.cursor()
-    with _told_by_sqlite():
+    with _sqlite_translated():
         # In the order of the table's pages; equal ones stay in the order of the rows.
         for position in sorted(range(len(digests)), key=digests.__getitem__):
             cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digests[position],))
@@ -83,7 +87,7 @@ def _add(database: sqlite3.Connection, keys: Sequence[bytes]) -> list[bool]:
 
 
 @contextmanager
-def _told_by_sqlite() -> Iterator[None]:
+def _sqlite_translated() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
