@@ -14,8 +14,8 @@ import typer
 from pipeline_processing import errors
 from pipeline_processing.cli import main as main_module
 from pipeline_processing.cli.event_loop import run_async
-from pipeline_processing.cli.exit_codes import Terminated
 from pipeline_processing.cli.main import main
+from pipeline_processing.signals import Terminated
 
 PROGRAM = [sys.executable, "-m", "pipeline_processing.cli.main"]
 
