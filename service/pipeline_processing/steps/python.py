@@ -10,9 +10,9 @@ from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.user_function import Raised, UserFunction
+from pipeline_processing.user_code import described
 
 _MUTABLE = (dict, list, set, bytearray)
-_REASON_CHARACTERS = 500
 
 
 class Python(Step):
@@ -32,7 +32,7 @@ class Python(Step):
         self.filtered = 0
         self._dataset = context.dataset
         self._row_errors = context.row_errors
-        self._function = UserFunction(path, step=self.name)
+        self._function = UserFunction(path, step=self.name, dataset=context.dataset)
         self._conversions = [(column.name, column.natural) for column in context.columns if column.natural is not None]
         # Values of other columns are immutable until a step of the user's has put its own there.
         self._copies_deeply = context.row_errors.tolerant and not all(column.typed for column in context.columns)
@@ -57,7 +57,7 @@ class Python(Step):
             if self._row_errors.tolerant:
                 return await self._row_by_row(batch, error)
             raise self._failed(
-                batch, f"raised {_described(error)}. Mend the function or the rows it got, then replay the run."
+                batch, f"raised {described(error)}. Mend the function or the rows it got, then replay the run."
             ) from error
         rows = self._checked(returned, batch, got=len(given))
         self.filtered += len(given) - len(rows)
@@ -84,7 +84,7 @@ class Python(Step):
         kept: list[bool] = []
         for position, outcome in enumerate(outcomes):
             if isinstance(outcome, Raised):
-                faults[position] = _described(outcome.error)
+                faults[position] = described(outcome.error)
                 rows.append({})
             else:
                 returned = self._checked(outcome, batch, got=1)
@@ -143,14 +143,3 @@ def _places(given: Rows, returned: Rows) -> Sequence[int] | None:
         return known
     in_order = all(place is None or place == at for at, place in enumerate(found))
     return range(len(given)) if len(returned) == len(given) and in_order else None
-
-
-def _described(error: Exception) -> str:
-    """`ValueError: no such street`: what the user's own code says, shortened."""
-    try:
-        message = str(error)
-    except Exception:  # the user's own exception, whose text may be code as well
-        message = ""
-    if len(message) > _REASON_CHARACTERS:
-        message = message[:_REASON_CHARACTERS] + "…"
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -290,10 +290,10 @@ async def test_it_is_closed_when_the_dataset_fails(path: str, last: str):
 @pytest.mark.parametrize(
     ("path", "error", "message"),
     [
-        ("Unopenable", StepFailed, "OSError when it was opened: no such server"),
+        ("Unopenable", StepFailed, "raised OSError: no such server when it was opened"),
         ("Throttling", Throttled, "patience"),
         ("opened_badly", InvalidStep, "gave a int"),
-        ("Unclosable", StepFailed, "OSError when it was closed: broken pipe"),
+        ("Unclosable", StepFailed, "raised OSError: broken pipe when it was closed"),
     ],
 )
 async def test_what_cannot_be_opened_or_closed(path: str, error: type[Exception], message: str):
