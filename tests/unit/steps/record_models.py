@@ -30,6 +30,10 @@ class Record(BaseModel):
             raise ValueError(f"{value} is unlucky")
         if value == 14:
             raise RuntimeError(f"a bug, at {value}")
+        if value == 15:
+            raise SystemExit(value)
+        if value == 16:
+            raise KeyboardInterrupt
         return value
 
 
