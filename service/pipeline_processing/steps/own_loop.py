@@ -33,6 +33,8 @@ class OwnLoop:
 
     Whoever waits for a call can be cancelled at once: the call is cancelled as well, and its result dropped. The
     thread is a daemon and never waited for.
+
+    The task runs in `context`, which no other thread may enter.
     """
 
     def __init__(self, place: StepPlace, context: contextvars.Context) -> None:

@@ -54,3 +54,17 @@ class Meddling(BaseModel):
 
 class Plain:
     """Not a model."""
+
+
+def hook() -> None:
+    """What a test puts here."""
+
+
+class Hooked(BaseModel):
+    id: int
+
+    @field_validator("id")
+    @classmethod
+    def _hooked(cls, value: int) -> int:
+        hook()
+        return value
