@@ -55,7 +55,7 @@ def harmless(error: BaseException) -> Exception:
     """An error as a future can carry it, and that ends neither an event loop nor a task of ours."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    made = NoException(described(error))
+    made = (RuntimeError if isinstance(error, Exception) else NoException)(described(error))
     made.__cause__ = error
     return made
 

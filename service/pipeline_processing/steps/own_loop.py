@@ -69,7 +69,6 @@ class OwnLoop:
             await asyncio.wait((latest,), timeout=stop_seconds)
         call = self._submitted(lambda: function(*args), last=True)
         if not latest.done():
-            call.future.add_done_callback(lambda future: future.exception())  # seen
             return False
         try:
             await asyncio.shield(call.future)
@@ -83,6 +82,7 @@ class OwnLoop:
             self._loop = self._thread.loop = uvloop.new_event_loop()
             self._thread.start()
         call = _Call(function, asyncio.get_running_loop().create_future(), last)
+        call.future.add_done_callback(_seen)
         self._latest = call.future
         self._loop.call_soon_threadsafe(self._calls.put_nowait, call)
         return call
@@ -143,3 +143,9 @@ class OwnLoop:
         if self._current is call:
             self._cancels += 1
             self._task.cancel()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Nobody may be there any more to be told of an error, and asyncio needn't complain."""
+    if not future.cancelled():
+        future.exception()

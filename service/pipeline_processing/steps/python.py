@@ -10,7 +10,7 @@ from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.user_function import Raised, UserFunction
-from pipeline_processing.user_code import described
+from pipeline_processing.user_code import NoException, described
 
 _MUTABLE = (dict, list, set, bytearray)
 
@@ -54,11 +54,9 @@ class Python(Step):
         except PipelineError:
             raise  # the function knows the service's errors, and says itself what is to be done
         except Exception as error:
-            if self._row_errors.tolerant:
+            if self._row_errors.tolerant and not isinstance(error, NoException):
                 return await self._row_by_row(batch, error)
-            raise self._failed(
-                batch, f"raised {described(error)}. Mend the function or the rows it got, then replay the run."
-            ) from error
+            raise self._raised(batch, error) from error
         rows = self._checked(returned, batch, got=len(given))
         self.filtered += len(given) - len(rows)
         return Batch(rows, self._numbers(given, rows, batch), batch.span)
@@ -78,7 +76,10 @@ class Python(Step):
     async def _row_by_row(self, batch: Batch, error: Exception) -> Batch:
         outcomes: Sequence[Any] = [Raised(error)]
         if len(batch.rows) > 1:
-            outcomes = await self._function.one_by_one([[self._natural(row)] for row in batch.rows])
+            try:
+                outcomes = await self._function.one_by_one([[self._natural(row)] for row in batch.rows])
+            except NoException as ending:
+                raise self._raised(batch, ending) from ending
         faults: dict[int, str] = {}
         rows: Rows = []
         kept: list[bool] = []
@@ -125,6 +126,11 @@ class Python(Step):
             batch,
             f"got {len(given):,} rows and returned {len(returned):,}, and it can't be told which ones. With "
             "`on_row_error` skip or quarantine, return the dicts that the function got, for the rows that it keeps.",
+        )
+
+    def _raised(self, batch: Batch, error: Exception) -> StepFailed:
+        return self._failed(
+            batch, f"raised {described(error)}. Mend the function or the rows it got, then replay the run."
         )
 
     def _failed(self, batch: Batch, what: str) -> StepFailed:

@@ -17,7 +17,7 @@ from pipeline_processing.steps.imported import imported
 from pipeline_processing.steps.own_loop import OwnLoop
 from pipeline_processing.steps.own_thread import OwnThread
 from pipeline_processing.steps.step_thread import StepPlace
-from pipeline_processing.user_code import user_code
+from pipeline_processing.user_code import NoException, user_code
 
 log = structlog.get_logger(__name__)
 
@@ -89,12 +89,12 @@ class UserFunction:
         return await self._loop.run(_awaited, returned) if inspect.isawaitable(returned) else returned
 
     async def one_by_one(self, batches: Sequence[Rows]) -> list[Any | Raised]:
-        """What it returns or raises for each. Raises the service's own errors."""
+        """What it returns or raises for each. Raises the service's own errors, and NoException."""
         outcomes: list[Any | Raised] = []
         for rows in batches:
             try:
                 outcomes.append(await self(rows))
-            except PipelineError:
+            except (PipelineError, NoException):
                 raise
             except Exception as error:
                 outcomes.append(Raised(error))

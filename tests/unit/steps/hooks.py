@@ -162,6 +162,13 @@ async def exiting_async(rows: Rows) -> Rows:
     sys.exit("enough")
 
 
+def exiting_on_odd(rows: Rows) -> Rows:
+    """On a batch it only raises."""
+    if len(rows) > 1:
+        raise ValueError("together")
+    return exiting(rows) if rows[0]["id"] % 2 else rows
+
+
 def interrupting(rows: Rows) -> Rows:
     raise KeyboardInterrupt
 

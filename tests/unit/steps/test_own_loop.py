@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -141,12 +142,16 @@ async def test_a_call_that_is_left_is_cancelled():
             await asyncio.sleep(0.05)
             cleaned_up.set()
 
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
     loop = new_loop()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await loop.run(hangs)
     assert await loop.close(nothing, stop_seconds=10)
     assert cleaned_up.is_set()
+    gc.collect()
+    assert complaints == [], "nobody misses its outcome"
 
 
 async def test_a_call_that_does_not_stop_is_left_alone():

@@ -194,6 +194,15 @@ async def test_without_tolerance_the_first_fault_ends_the_dataset():
         await called("fail_on_odd", *({"id": number, "doc": {}} for number in (2, 3)), columns=UNKNOWN_COLUMNS)
 
 
+@pytest.mark.parametrize("function", ["exiting", "exiting_async", "interrupting", "exiting_on_odd"])
+async def test_code_that_would_end_the_process_rejects_no_rows(function: str):
+    """Nobody says by that what is wrong with a row."""
+    errors = CollectedErrors()
+    with pytest.raises(StepFailed, match=r"raised (SystemExit: enough|KeyboardInterrupt)"):
+        await called(function, *ids(2, 3), errors=errors)
+    assert errors.rejected == []
+
+
 async def test_a_single_row_is_not_tried_twice():
     """What it raised the first time is the reason; a long one is shortened."""
     errors = CollectedErrors()
