@@ -41,7 +41,7 @@ from pipeline_processing.publication import Publisher, decide, manifest_key, out
 from pipeline_processing.run_totals import RunTotals
 from pipeline_processing.shielded import shielded
 from pipeline_processing.telemetry import parent_context, trace_ids
-from pipeline_processing.user_code import NoException, asked_to_stop, contained, described
+from pipeline_processing.user_code import NoException, asked_to_stop, contained, described, is_for_us
 
 log = structlog.get_logger(__name__)
 
@@ -208,10 +208,10 @@ class Executor:
                 await self._export(claim, totals)
                 prepared = True
             return await self._publish(claim)
-        except (Superseded, GeneratorExit):
+        except Superseded:
             raise
         except BaseException as error:  # plugins and users' values are user code
-            if asked_to_stop():
+            if asked_to_stop() or is_for_us(error):
                 raise  # whatever it is, it comes of stopping, and says nothing about the run
             known = known_error(error)
             return await self._gave_way(claim, known) if prepared else await self._ended(claim, known, totals)
@@ -365,8 +365,8 @@ class Executor:
         async def limited() -> None:
             try:
                 async with asyncio.timeout(_CLEAN_UP_SECONDS):
-                    await work
-            except (PipelineError, TimeoutError) as error:
+                    await contained(work)  # a plugin's destination is user code
+            except (PipelineError, NoException, TimeoutError) as error:
                 log.warning("leaving a run was not clean; its lease ends by itself", error=str(error))
 
         await shielded(limited())

@@ -39,16 +39,22 @@ def is_for_us(error: BaseException) -> bool:
     """Whether an error that came out of user code was meant for this process or task, and has to pass."""
     if isinstance(error, asyncio.CancelledError):
         return asked_to_stop()
-    return isinstance(error, Interrupted | Terminated | GeneratorExit)
+    if isinstance(error, GeneratorExit):  # a coroutine that nobody will end is closed outside of any task
+        return _task() is None
+    return isinstance(error, Interrupted | Terminated)
 
 
 def asked_to_stop() -> bool:
     """Whether somebody has cancelled the current task."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no event loop runs in this thread
-        return False
+    task = _task()
     return task is not None and task.cancelling() > 0
+
+
+def _task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        return None
 
 
 def harmless(error: BaseException) -> Exception:

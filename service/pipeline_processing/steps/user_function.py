@@ -67,8 +67,9 @@ class UserFunction:
         if self._opens:
             try:
                 await self._open()
-            except BaseException:
-                await self._close(None, None, None)
+            except BaseException as error:
+                with closing(self._path, error):
+                    await self._close(None, None, None)
                 raise
         function = self._function
         self._is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))

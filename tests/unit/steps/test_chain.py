@@ -470,7 +470,13 @@ async def test_a_cancellation_is_no_timeout() -> None:
                 await running
 
 
-ENDING = [SystemExit("enough"), KeyboardInterrupt("enough"), asyncio.CancelledError("enough"), BaseException("enough")]
+ENDING = [
+    SystemExit("enough"),
+    KeyboardInterrupt("enough"),
+    GeneratorExit("enough"),
+    asyncio.CancelledError("enough"),
+    BaseException("enough"),
+]
 """Errors that would end more than a step: the process, the event loop, or the task."""
 
 
