@@ -105,7 +105,7 @@ class OwnLoop:
             while not self._task.done():
                 try:
                     loop.run_until_complete(self._task)
-                except (SystemExit, KeyboardInterrupt) as raised:  # of a task that user code has started
+                except BaseException as raised:  # of a task that user code has started, or it has stopped the loop
                     self._stray = harmless(raised)
                     if self._current is not None:
                         self._cancel(self._current)
@@ -118,7 +118,9 @@ class OwnLoop:
             except asyncio.CancelledError as error:  # a TaskGroup of user code that failed between two calls
                 self._stray = self._stray or harmless(error)
                 continue
-            if call.last or not call.left:
+            if call.left and not call.last:
+                goes_on = settled(call.future, None, None)
+            else:
                 goes_on = await self._serve_one(call) and not call.last
             del call  # or its rows would be kept while the next one is waited for
 

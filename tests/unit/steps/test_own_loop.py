@@ -102,11 +102,24 @@ async def exits_in_a_callback() -> None:
     await asyncio.sleep(3600)
 
 
-@pytest.mark.parametrize("function", [exits_in_a_task, exits_in_a_group, exits_in_a_callback])
-async def test_what_a_call_has_started_ends_the_call(function: Function):
+async def stops_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (exits_in_a_task, "SystemExit: enough"),
+        (exits_in_a_group, "SystemExit: enough"),
+        (exits_in_a_callback, "SystemExit: enough"),
+        (stops_the_loop, "stopped"),
+    ],
+)
+async def test_what_a_call_has_started_ends_the_call(function: Function, message: str):
     """asyncio raises SystemExit of any task out of the event loop, past the one that waits."""
     async with own_loop() as loop:
-        with pytest.raises(RuntimeError, match="SystemExit: enough"):
+        with pytest.raises(RuntimeError, match=message):
             await loop.run(function)
         assert await loop.run(where)
 
