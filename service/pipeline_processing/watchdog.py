@@ -48,10 +48,13 @@ class Watchdog:
             looked_at = time.monotonic()
             await asyncio.sleep(pause)
             stood_still = time.monotonic() - looked_at - pause
-            if stood_still > self._patience:
-                self._tell_standstill(stood_still)
-            else:
-                self._look()
+            try:
+                if stood_still > self._patience:
+                    self._tell_standstill(stood_still)
+                else:
+                    self._look()
+            except Exception:  # nobody's lease may depend on what can be told
+                log.exception("the watchdog could not look")
 
     def _look(self) -> None:
         self._steps = {
@@ -142,7 +145,7 @@ def _place(frames: list[FrameType]) -> dict[str, str]:
     place: dict[str, str] = {}
     for frame in frames:
         if frame.f_code is Chain._through.__code__:
-            place.setdefault("step", frame.f_locals["place"])
+            place.setdefault("step", frame.f_locals.get("place", ""))
         elif frame.f_code is AgencyProcessor._process_dataset.__code__:
             place.setdefault("run_id", frame.f_locals["self"]._run.run_id)
             place.setdefault("dataset", frame.f_locals["dataset"].name)

@@ -157,6 +157,17 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
+async def test_it_outlives_its_own_errors(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases are kept only as long as it sees the loop run."""
+    with monkeypatch.context() as patch:
+        patch.setattr(watchdog_module, "_told", lambda frames: 1 / 0)
+        async with watched():
+            blocked_until(lambda: said(log, "the watchdog could not look"))
+            patch.undo()
+            await asyncio.sleep(PATIENCE)
+            blocked_until(lambda: said(log, MAIN))
+
+
 async def test_a_loop_that_is_blocked_for_very_long_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `/livez` has it. It is judged from another thread, so it has to be told by the clock alone."""
     watchdog = Watchdog()
