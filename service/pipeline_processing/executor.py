@@ -290,10 +290,14 @@ class Executor:
     async def _processed(self, claim: Claim, processor: AgencyProcessor) -> Export:
         """Stream the agency's rows, until the request's deadline at most. Raises DeadlineExceeded."""
         request = claim.run.request
+        config = self._config.for_request(request)
+
+        async def process() -> Export:
+            return await contained(processor.process_agency(claim.run.agency_id, config))
+
         # In a task of its own: before Python 3.13, one in which a TaskGroup has failed looks ever after as if it were
         # asked to stop, and steps may use any.
-        config = self._config.for_request(request)
-        work = asyncio.create_task(contained(processor.process_agency(claim.run.agency_id, config)))
+        work = asyncio.create_task(process())
         if request.deadline is None:
             return await work
         try:
