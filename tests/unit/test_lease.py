@@ -17,7 +17,17 @@ from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superse
 from pipeline_processing.lease import Held, Leases
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.side_loop import SideLoop
-from tests.unit.in_memory import INSTALLATION, LEASE, Between, Call, Interposed, incoming, lost_reply, refused
+from tests.unit.in_memory import (
+    CONFIG_ID,
+    INSTALLATION,
+    LEASE,
+    Between,
+    Call,
+    Interposed,
+    incoming,
+    lost_reply,
+    refused,
+)
 from tests.unit.virtual_clock import VirtualClock, VirtualLoop, in_virtual_time
 
 SECONDS = LEASE.total_seconds()
@@ -38,7 +48,7 @@ class Leased:
 
     async def claim(self) -> Held:
         await self.runs.accept(incoming())
-        held = await self.leases.claim(worker="first", max_runs_per_agency=1)
+        held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
         assert held is not None
         return held
 
@@ -261,7 +271,7 @@ class Aside:
 
     async def claim(self) -> Held:
         await self.runs.accept(incoming())
-        held = await self.leases.claim(worker="first", max_runs_per_agency=1)
+        held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
         assert held is not None
         return held
 
