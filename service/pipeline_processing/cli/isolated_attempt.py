@@ -1,0 +1,87 @@
+"""
+The child process of `app_isolated.py`: one attempt of one run. Not a command; `serve` starts it.
+"""
+
+import asyncio
+import os
+import pickle
+import sys
+from typing import BinaryIO
+
+import structlog
+
+from pipeline_processing import app
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.app_data import data_path
+from pipeline_processing.cli.event_loop import run_async
+from pipeline_processing.clock import SystemClock
+from pipeline_processing.errors import PipelineError
+from pipeline_processing.logs import configure_logs
+from pipeline_processing.model import RunProgress
+from pipeline_processing.ports import Claim
+from pipeline_processing.settings import Settings
+from pipeline_processing.signals import Terminated
+from pipeline_processing.telemetry import Telemetry, configure_telemetry
+
+log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
+
+
+def main() -> int:
+    """Work on the claim that standard input brings; 0 if the attempt ended, however it did."""
+    progress = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what a step prints is no progress
+    # From a process of our own, through a pipe that nobody else can write to.
+    settings, config, claim = pickle.load(sys.stdin.buffer)  # noqa: S301 - see above
+    configure_logs(json=not sys.stderr.isatty(), level="info")
+    try:
+        with configure_telemetry(os.environ) as telemetry:
+            run_async(_work(settings, config, claim, telemetry, progress))
+    except (Terminated, asyncio.CancelledError):
+        log.info("told to stop")
+    except PipelineError as error:
+        log.error("the attempt could not be made", error=str(error))
+        return error.exit_code
+    return 0
+
+
+async def _work(
+    settings: Settings, config: AgencyJobConfig, claim: Claim, telemetry: Telemetry, progress: BinaryIO
+) -> None:
+    clock, loop, lifeline = SystemClock(), asyncio.get_running_loop(), sys.stdin.fileno()
+    working = asyncio.current_task()
+    assert working is not None
+
+    def orphaned() -> None:
+        loop.remove_reader(lifeline)
+        working.cancel()
+
+    def tell(made: RunProgress) -> None:
+        progress.write(made.model_dump_json().encode() + b"\n")
+
+    async with (
+        app.watched_aside() as aside,
+        app.history(settings, connections=3) as runs,
+        app.leases(settings, aside, runs=runs, clock=clock, concurrency=1) as leases,
+        data_path(settings, config, runs=1) as path,
+    ):
+        executor = app.executor(
+            settings,
+            config,
+            runs=runs,
+            leases=leases,
+            path=path,
+            clock=clock,
+            tracer=telemetry.tracer,
+            on_progress=tell,
+        )
+        held = await leases.resume(claim)
+        progress.write(b"\n")  # from here on this process renews the lease
+        loop.add_reader(lifeline, orphaned)
+        try:
+            await executor.execute(held)
+        finally:
+            loop.remove_reader(lifeline)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
