@@ -12,7 +12,9 @@ Every error of the service. Its type says what the caller does next.
     │   │   ├── ConflictingObjects, PlanLost
     │   ├── TransientError        try again later: 69 where a server can't be reached, 75 otherwise
     │   │   ├── SourceUnavailable, UpstreamUnavailable, DestinationUnavailable, HistoryUnavailable, KafkaUnavailable
-    │   │   ├── Throttled, StandbyConflict, SourceBusy, ProcessEnded, AttemptsExhausted, DeadlineExceeded
+    │   │   ├── Throttled, StandbyConflict, ProcessEnded, AttemptsExhausted, DeadlineExceeded
+    │   │   ├── SourceBusy
+    │   │   │   └── TooManyConnections   and take fewer runs at once meanwhile
     │   ├── AccessDenied          77: mend the permissions
     │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: mend the service's settings
     │   ├── RowsUnaccounted       70: a stage lost rows without saying so; a bug
@@ -26,6 +28,7 @@ Every error of the service. Its type says what the caller does next.
     │   ├── SecretMissing                    or set the secret that a job config names
     ├── RunHeldElsewhere          75: another worker has the run
     ├── RunOfAnotherJobConfig     65: go on with the run with the job config that it was accepted with
+    ├── RunPutOff                 75: the run waits for longer than a command does
     ├── RunUnknown                65: no such run in the history
     ├── PlaceUnknown              65: nothing stands at that place of a topic
     ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
@@ -212,6 +215,13 @@ class TransientError(RunError):
     kind = "transient"
     exit_code = 75
     retryable = True
+    passes: ClassVar[bool] = False
+    """Whether it is sure to pass with time: such tries don't count at first (see `retrying.py`)."""
+
+    def __init__(self, *args: object, retry_after: float | None = None) -> None:
+        """`retry_after`: seconds for which the server asks to be left alone."""
+        super().__init__(*args)
+        self.retry_after = retry_after
 
 
 class SourceUnavailable(TransientError):
@@ -219,6 +229,7 @@ class SourceUnavailable(TransientError):
 
     kind = "source_unavailable"
     exit_code = 69
+    passes = True
 
 
 class DestinationUnavailable(TransientError):
@@ -226,6 +237,7 @@ class DestinationUnavailable(TransientError):
 
     kind = "destination_unavailable"
     exit_code = 69
+    passes = True
 
 
 class HistoryUnavailable(TransientError):
@@ -233,6 +245,7 @@ class HistoryUnavailable(TransientError):
 
     kind = "history_unavailable"
     exit_code = 69
+    passes = True
 
 
 class KafkaUnavailable(TransientError):
@@ -240,6 +253,7 @@ class KafkaUnavailable(TransientError):
 
     kind = "kafka_unavailable"
     exit_code = 69
+    passes = True
 
 
 class UpstreamUnavailable(TransientError):
@@ -247,24 +261,34 @@ class UpstreamUnavailable(TransientError):
 
     kind = "upstream_unavailable"
     exit_code = 69
+    passes = True
 
 
 class Throttled(TransientError):
     """A destination, or an HTTP API, asks for fewer requests."""
 
     kind = "throttled"
+    passes = True
 
 
 class StandbyConflict(TransientError):
     """A standby cancelled the query, because replay needed the rows that it reads."""
 
     kind = "standby_conflict"
+    passes = True
 
 
 class SourceBusy(TransientError):
-    """The database has no resources left for this query just now (connections, memory, locks)."""
+    """The database has no resources left for this query just now (memory, disk, locks)."""
 
     kind = "source_busy"
+
+
+class TooManyConnections(SourceBusy):
+    """The database, or a pooler before it, has no connection left for this service's user."""
+
+    kind = "too_many_connections"
+    passes = True
 
 
 class ProcessEnded(TransientError):
@@ -526,6 +550,22 @@ class RunOfAnotherJobConfig(PipelineError):
             f"Run {run_id!r} was accepted with the job config {accepted}, and this one is {given}. Go on with it with "
             f"the same job config and destination, end it with `pipeline-processing cancel {run_id}`, or use another "
             "run id."
+        )
+
+
+class RunPutOff(PipelineError):
+    """The run is due again only after a long time, as a server asks for."""
+
+    kind = "run_put_off"
+    exit_code = 75
+    retryable = True
+
+    def __init__(self, run_id: str, *, until: datetime, cause: str | None) -> None:
+        """`cause`: what the last attempt failed for."""
+        super().__init__(
+            f"Run {run_id!r} is put off until {until:%Y-%m-%dT%H:%M:%SZ}, and `run` doesn't wait that long. Give the "
+            f"same command `--run-id {run_id}` then, or let a `serve` go on with it."
+            + (f" The last attempt: {cause}" if cause else "")
         )
 
 

@@ -139,13 +139,15 @@ class HttpUpstream:
     def _refusal(
         self, response: aiohttp.ClientResponse, url: str, shown_as: str, *, asked: str, is_home: bool
     ) -> PipelineError:
-        wait = retry_after(response.headers.get("Retry-After"), now=self._clock.now())
-        if response.status in (429, 503) and wait is not None:
+        wait = None
+        if response.status in (429, 503):
+            wait = retry_after(response.headers.get("Retry-After"), now=_time_there(response) or self._clock.now())
+        if wait is not None:
             if wait > LONGEST_WAIT_SECONDS:
                 return LongWait(shown_as, seconds=wait, limit=LONGEST_WAIT_SECONDS)
             self._kept[origin_of(url)].pause(wait)
         secret = self._options.auth.secret if is_home and self._options.auth is not None else None
-        return refusal(response.status, shown_as, secret=secret, asked=asked)
+        return refusal(response.status, shown_as, secret=secret, asked=asked, retry_after=wait)
 
 
 async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> HttpAnswer:
@@ -178,16 +180,27 @@ def redirected(url: str, location: str, *, shown_as: str) -> str:
     return to
 
 
+def _time_there(response: aiohttp.ClientResponse) -> datetime | None:
+    """The API's time of day by its Date header: what its dates are meant by, however wrong the clock here is."""
+    return _moment(response.headers.get("Date"))
+
+
 def retry_after(header: str | None, *, now: datetime) -> float | None:
     """Seconds to wait, by a Retry-After in seconds or as a date (RFC 9110, 10.2.3); None if it says neither."""
     if header is None:
         return None
     if re.fullmatch(r"\d{1,9}", header.strip(), re.ASCII):
         return float(header)
+    until = _moment(header)
+    return None if until is None else max(0.0, (until - now).total_seconds())
+
+
+def _moment(date: str | None) -> datetime | None:
+    if date is None:
+        return None
     try:
-        until = parsedate_to_datetime(header)
-        until = until.replace(tzinfo=UTC) if until.tzinfo is None else until
-        return max(0.0, (until - now).total_seconds())
+        moment = parsedate_to_datetime(date)
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

@@ -53,7 +53,8 @@ class LongWait(Throttled):
     def __init__(self, url: str, *, seconds: float, limit: float) -> None:
         super().__init__(
             f"{url} asks to be left alone for {seconds:,.0f} s, more than the {limit:.0f} s that are waited for here. "
-            "The run is tried again later; if it stays so, lower `requests_per_second`."
+            "The run is tried again then; if it stays so, lower `requests_per_second`.",
+            retry_after=seconds,
         )
 
 
@@ -85,11 +86,14 @@ def is_final(error: PipelineError) -> bool:
     return not error.retryable or isinstance(error, LongWait) or isinstance(error.__cause__, ssl.CertificateError)
 
 
-def refusal(status: int, url: str, *, secret: str | None, asked: str) -> PipelineError:
+def refusal(
+    status: int, url: str, *, secret: str | None, asked: str, retry_after: float | None = None
+) -> PipelineError:
     """
     What a status from 300 on means, once nothing is tried again. `secret` is the name of the one that was sent.
 
-    `asked` is the URL that was asked first, before redirects; both are as messages show them.
+    `asked` is the URL that was asked first, before redirects; both are as messages show them. `retry_after`: seconds
+    for which it asks to be left alone.
     """
     said = f"{url} answers {status}"
     match status:
@@ -97,10 +101,13 @@ def refusal(status: int, url: str, *, secret: str | None, asked: str) -> Pipelin
             return AccessDenied(f"{said}: it refuses this service's access. {_access_remedy(secret, url, asked)}")
         case 429:
             return Throttled(
-                f"{said}: too many requests. It is tried again; if it stays so, lower `requests_per_second`."
+                f"{said}: too many requests. It is tried again; if it stays so, lower `requests_per_second`.",
+                retry_after=retry_after,
             )
         case _ if status >= 500 or status in (408, 425):
-            return UpstreamUnavailable(f"{said}. It is tried again; if it stays so, ask those who run it.")
+            return UpstreamUnavailable(
+                f"{said}. It is tried again; if it stays so, ask those who run it.", retry_after=retry_after
+            )
         case 404 | 410:
             return SourceDataInvalid(f"{said}: there is nothing. Correct the URL, or the request's agency and params.")
         case _:

@@ -24,6 +24,7 @@ from pipeline_processing.errors import (
     QueryInvalid,
     SourceBusy,
     StandbyConflict,
+    TooManyConnections,
     TransientError,
 )
 
@@ -36,6 +37,7 @@ class Fault(Enum):
     MISCONFIGURED = auto()
     CONFLICT = auto()
     BUSY = auto()
+    FULL = auto()
     INVALID = auto()
     FAILED = auto()
     BUG = auto()
@@ -80,7 +82,8 @@ _FAULTS: Mapping[str, Fault] = {
     "42501": Fault.ACCESS,  # insufficient privilege
     "42P05": Fault.MISCONFIGURED,  # a prepared statement of somebody else: see _REMEDIES
     "44": Fault.FAILED,  # WITH CHECK OPTION
-    "53": Fault.BUSY,  # disk, memory, connections
+    "53": Fault.BUSY,  # disk, memory
+    "53300": Fault.FULL,  # connections: of the server, the database or the role
     "54": Fault.FAILED,  # program limit
     "55": Fault.FAILED,  # object not in prerequisite state
     "55006": Fault.BUSY,  # object in use
@@ -120,6 +123,8 @@ _ASYNCPG: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.Interfac
 _CANDIDATES: tuple[type[Exception], ...] = (*_ASYNCPG, OSError, ValueError)
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _RECOVERY = "conflict with recovery"
+_POOLER_IS_FULL = "no more connections allowed"
+"""PgBouncer at its `max_client_conn`, which it reports as a protocol violation."""
 _STALE_CACHE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 _UNSUPPORTED = (asyncpg.UnsupportedClientFeatureError, asyncpg.UnsupportedServerFeatureError)
 
@@ -215,6 +220,11 @@ def translate(
             )
         case Fault.BUSY:
             return SourceBusy(f"Postgres at {where} can't serve this just now: {cause}. It is worth trying again.")
+        case Fault.FULL:
+            return TooManyConnections(
+                f"Postgres at {where} has no connection left: {cause}. The run waits for one. If this goes on, allow "
+                "more connections there, or lower PIPELINE_WORKER__CONCURRENCY or the number of workers."
+            )
         case Fault.INVALID:
             return QueryInvalid(f"Postgres at {where} can't run the query: {cause}. Correct it in the job config.")
         case Fault.FAILED:
@@ -247,6 +257,8 @@ def _reworded(error: Any) -> asyncpg.PostgresError:
 
 def _fault_of_server(error: Any) -> Fault:
     sqlstate = error.sqlstate or ""
+    if sqlstate == "08P01" and _POOLER_IS_FULL in str(error):
+        return Fault.FULL
     if sqlstate[:2] in ("40", "08") and _during_recovery(error):  # 08: asyncpg, when it is cut off for it
         return Fault.CONFLICT
     # States that Postgres doesn't define come from functions and extensions.

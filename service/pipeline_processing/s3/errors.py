@@ -29,6 +29,7 @@ from pipeline_processing.errors import (
     PipelineError,
     SettingsError,
     Throttled,
+    TransientError,
 )
 
 
@@ -248,7 +249,10 @@ def translation(error: Exception, *, doing: str, url: str) -> PipelineError | S3
     message = f"Can't {doing} {url}: {_without_userinfo(cause)}"
     if issubclass(kind, S3Answer):
         return kind(message)
-    return kind(f"{message.rstrip('.')}. {remedy or _REMEDIES[kind]}")
+    told = kind(f"{message.rstrip('.')}. {remedy or _REMEDIES[kind]}")
+    if isinstance(told, TransientError) and isinstance(error, boto.ClientError):
+        told.retry_after = _retry_after(error)
+    return told
 
 
 def bucket_missing(answer: ObjectMissing) -> BucketMissing:
@@ -307,6 +311,12 @@ def _raised_by_botocore(error: BaseException) -> bool:
         trace = trace.tb_next
     module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
     return str(module).partition(".")[0] in ("botocore", "aiobotocore")
+
+
+def _retry_after(error: boto.ClientError) -> float | None:
+    """Seconds for which the store asks to be left alone. S3 itself never says; gateways before it may."""
+    header = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
+    return float(header) if re.fullmatch(r"\d{1,9}", header, re.ASCII) else None
 
 
 def _without_userinfo(text: str) -> str:

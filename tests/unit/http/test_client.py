@@ -26,6 +26,7 @@ from pipeline_processing.errors import (
     SettingsError,
     SourceDataInvalid,
     Throttled,
+    TransientError,
     UpstreamUnavailable,
 )
 from pipeline_processing.http.client import HttpUpstream, redirected, retry_after
@@ -432,9 +433,10 @@ async def _later(request: Any, api: UpstreamApi) -> None:
 
 
 async def test_retry_after_a_date(api: UpstreamApi, clock: Waiting):
-    """As HTTP allows it, too."""
-    at = format_datetime(START + timedelta(seconds=20), usegmt=True)
-    api.faults.append(first(1, Reply(status=503, headers={"Retry-After": at})))
+    """As HTTP allows it, too; and it is meant by the API's clock, which the answer tells."""
+    now = START + timedelta(hours=1)
+    date, at = (format_datetime(moment, usegmt=True) for moment in (now, now + timedelta(seconds=20)))
+    api.faults.append(first(1, Reply(status=503, headers={"Date": date, "Retry-After": at})))
     async with upstream(clock) as client:
         await asked(client, api.url("/x"))
 
@@ -453,6 +455,20 @@ async def test_a_retry_after_that_is_too_long(status: int, api: UpstreamApi, clo
     assert clock.waited == []
     assert raised.value.retryable
     assert raised.value.exit_code == 75
+    assert raised.value.retry_after == 61
+
+
+@pytest.mark.parametrize(("status", "error"), [(429, Throttled), (503, UpstreamUnavailable)])
+async def test_a_short_retry_after_is_left_to_the_run_in_the_end(
+    status: int, error: type[TransientError], api: UpstreamApi, clock: Waiting
+):
+    """When the retries here are used up, the run waits for as long."""
+    api.on("/x", Reply(status=status, headers={"Retry-After": "7"}))
+    async with upstream(clock, max_retries=1) as client:
+        with pytest.raises(error) as raised:
+            await asked(client, api.url("/x"))
+
+    assert raised.value.retry_after == 7
 
 
 @pytest.mark.parametrize(

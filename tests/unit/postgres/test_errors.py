@@ -20,6 +20,7 @@ from pipeline_processing.errors import (
     SourceBusy,
     SourceUnavailable,
     StandbyConflict,
+    TooManyConnections,
 )
 from pipeline_processing.postgres import errors
 from pipeline_processing.postgres.errors import Fault, fault_of, translate, translated
@@ -87,7 +88,7 @@ def test_every_error_of_the_client_has_its_place(error: type[Exception]) -> None
         ("40P01", SourceBusy),
         ("53100", SourceBusy),
         ("53200", SourceBusy),
-        ("53300", SourceBusy),
+        ("53300", TooManyConnections),
         ("55P03", SourceBusy),
         ("72000", SourceBusy),
         ("42601", QueryInvalid),
@@ -117,6 +118,12 @@ def test_a_sqlstate_says_what_to_do_next(sqlstate: str, expected: type[PipelineE
     if expected is not InternalError:
         assert sqlstate in str(translated_error)
         assert "a@b.c" not in str(translated_error)
+
+
+def test_a_pooler_that_is_full_is_told_as_a_full_server() -> None:
+    """PgBouncer reports it as a protocol violation."""
+    error = asyncpg.PostgresError.new({"C": "08P01", "M": "no more connections allowed (max_client_conn)"})
+    assert type(told(error)) is TooManyConnections
 
 
 @pytest.mark.parametrize(

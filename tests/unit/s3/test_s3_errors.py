@@ -149,3 +149,13 @@ def test_no_answer_crosses_the_port(answer: type[errors.S3Answer]) -> None:
 
     with pytest.raises(PipelineError):
         unexpected()
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("30", 30.0), ("soon", None), (None, None)])
+def test_a_store_may_ask_to_be_left_alone(header: str | None, seconds: float | None) -> None:
+    """Or a gateway before it: the run isn't tried again before."""
+    error = refusal("SlowDown", 503)
+    error.response["ResponseMetadata"]["HTTPHeaders"] = {} if header is None else {"retry-after": header}
+    told = errors.translation(error, doing="write", url="s3://b/k")
+    assert isinstance(told, Throttled)
+    assert told.retry_after == seconds
