@@ -31,7 +31,7 @@ from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.pace import Paces
 from pipeline_processing.http.source import HttpSource
-from pipeline_processing.ports import Destination, LookupTable, Services, Source, Upstream
+from pipeline_processing.ports import Clock, Destination, LookupTable, Services, Source, Upstream
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.destination import SESSION_SETTINGS as TARGET_SETTINGS
 from pipeline_processing.postgres.destination import PostgresDestination
@@ -64,7 +64,7 @@ class DataPath:
 
 
 @asynccontextmanager
-async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int) -> AsyncIterator[DataPath]:
+async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int, clock: Clock) -> AsyncIterator[DataPath]:
     """
     The data path of up to `runs` runs at once. Raises SettingsError where a dataset needs temporary files, and none can
     be made.
@@ -72,7 +72,7 @@ async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int) -
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         check_temporary_files()
     async with (
-        sources(settings, config, runs=runs) as (source, services),
+        sources(settings, config, runs=runs, clock=clock) as (source, services),
         destinations(settings, config, runs=runs) as where,
     ):
         yield DataPath(source, services, where, config_id(config, destination_entries(settings, config)))
@@ -91,9 +91,10 @@ def max_row_bytes(settings: Settings) -> int:
 
 @asynccontextmanager
 async def sources(
-    settings: Settings, config: AgencyJobConfig, *, runs: int
+    settings: Settings, config: AgencyJobConfig, *, runs: int, clock: Clock | None = None
 ) -> AsyncIterator[tuple[Source, "ConfiguredServices"]]:
-    """The sources that the job config names, and what its steps use."""
+    """The sources that the job config names, and what its steps use. `clock` tells the time of what has no snapshot."""
+    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         services = ConfiguredServices(settings)
         by_kind: dict[str, Source] = {}
@@ -102,7 +103,7 @@ async def sources(
             by_kind["postgres"] = PostgresSource(database=database)
         by_kind["http"] = HttpSource(
             upstream=services.upstream,
-            clock=SystemClock(),
+            clock=clock,
             max_record_bytes=min(_MAX_RECORD_BYTES, max_row_bytes(settings)),
         )
         for dataset in config.datasets:
@@ -110,7 +111,7 @@ async def sources(
                 kind = dataset.source.kind
                 with _building(kind):
                     by_kind[kind] = plugins.plugin(plugins.SOURCES, kind).build(context=services)
-        yield Sources(by_kind, clock=SystemClock()), services
+        yield Sources(by_kind, clock=clock), services
 
 
 def source_database(settings: Settings, *, connections: int) -> DatabaseClient:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Never, TypeVar
 
 import structlog
@@ -58,7 +58,9 @@ class Leases:
         renewed_in: RunStore | None = None,
         start_aside: StartAside = asyncio.ensure_future,
         hangs: Callable[[], bool] = lambda: False,
+        on_time: Callable[[datetime], None] = lambda moment: None,
     ) -> None:
+        self._on_time = on_time
         self._runs = runs
         self._renewed_in = runs if renewed_in is None else renewed_in
         self._start_aside = start_aside
@@ -78,6 +80,8 @@ class Leases:
             config_id=config_id,
             run_id=run_id,
         )
+        if claim is not None and claim.run.lease_expires_at is not None:
+            self._on_time(claim.run.lease_expires_at - self._length)
         return None if claim is None else Held(claim, ends_at=asked_at + self._length.total_seconds())
 
     async def resume(self, claim: Claim) -> Held:

@@ -349,6 +349,9 @@ class RunStore(Protocol):
     async def installation_id(self) -> UUID:
         """Which history this is."""
 
+    async def now(self) -> datetime:
+        """The time of day here, by which leases, `not_before` and deadlines are meant."""
+
     async def accept(self, incoming: Incoming) -> Run:
         """
         Write the request as a `queued` run, unless the run id is known; either way, the run as it stands.
@@ -440,8 +443,8 @@ class RunStore(Protocol):
     ) -> Run:
         """`running → failed`, or `prepared → failed` where the plan can't be published; with its event."""
 
-    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta) -> Run:
-        """`running → queued`, not before `delay` from now."""
+    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
+        """`running → queued`, not before `delay` from now. Unless it `counts`, the attempt isn't a try."""
 
     async def hand_back(self, claim: Claim) -> Run:
         """`running → queued`, due at once, and the attempt doesn't count as a try; a prepared run is only let go."""
@@ -522,7 +525,7 @@ class RunStore(Protocol):
 
 
 class Clock(Protocol):
-    """Time of this process. The run table has its own: the database's."""
+    """Time of this process. The run table has its own, the database's: see `HistoryClock`."""
 
     def now(self) -> datetime:
         """The time of day, UTC."""

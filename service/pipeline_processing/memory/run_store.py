@@ -1,7 +1,7 @@
 """The run table in memory. No method but `announce` awaits anything, so each of them is one transaction."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from uuid import UUID, uuid4
 
@@ -29,6 +29,9 @@ class MemoryRunStore(MemoryRunHistory):
 
     async def installation_id(self) -> UUID:
         return self._installation_id
+
+    async def now(self) -> datetime:
+        return self._clock.now()
 
     # -- accept and claim ------------------------------------------------------------------------
 
@@ -235,17 +238,13 @@ class MemoryRunStore(MemoryRunHistory):
 
     # -- the end of an attempt -------------------------------------------------------------------
 
-    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta) -> Run:
-        return self._requeue(claim, "retrying", delay=delay, failure=storable_failure(failure))
+    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
+        return self._requeue(claim, "retrying", delay=delay, counts=counts, failure=storable_failure(failure))
 
     async def hand_back(self, claim: Claim) -> Run:
-        record = self._found(claim)
-        if record.run.state is RunState.PREPARED:
+        if self._found(claim).run.state is RunState.PREPARED:
             return await self.release(claim, delay=timedelta())
-        counted = record.handed_back + (not self._was_done(record, claim, RunState.QUEUED))
-        run = self._requeue(claim, "handed_back", delay=timedelta())
-        record.handed_back = counted
-        return run
+        return self._requeue(claim, "handed_back", delay=timedelta(), counts=False)
 
     async def release(self, claim: Claim, *, delay: timedelta) -> Run:
         record = self._held(claim, RunState.PREPARED)
@@ -269,13 +268,16 @@ class MemoryRunStore(MemoryRunHistory):
             **dict.fromkeys(measured(Outcome())),
         )
 
-    def _requeue(self, claim: Claim, outcome: str, *, delay: timedelta, failure: RunFailure | None = None) -> Run:
+    def _requeue(
+        self, claim: Claim, outcome: str, *, delay: timedelta, counts: bool, failure: RunFailure | None = None
+    ) -> Run:
         record = self._found(claim)
         if self._was_done(record, claim, RunState.QUEUED):
             return record.run
         self._held(claim, RunState.RUNNING)
         now = self._clock.now()
         record.end_attempt(outcome, now, failure)
+        record.handed_back += not counts
         return record.change(state=RunState.QUEUED, worker=None, lease_expires_at=None, not_before=now + delay)
 
     # -- announcing ------------------------------------------------------------------------------

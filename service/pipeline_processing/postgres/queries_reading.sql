@@ -4,6 +4,10 @@
 -- Which history this is.
 SELECT installation_id FROM installation;
 
+-- name: now
+-- The time of day here.
+SELECT clock_timestamp();
+
 -- name: get
 -- One run as it stands.
 SELECT * FROM runs WHERE run_id = :run_id;
@@ -19,7 +23,8 @@ FROM runs
 WHERE run_id = :run_id AND fence = :fence AND state IN ('running', 'prepared') AND lease_expires_at IS NOT NULL;
 
 -- name: tries
--- Attempts that count against the maximum: those handed back by a draining worker don't, nor those lost beside others.
+-- Attempts that count against the maximum. Those handed back by a draining worker don't, nor those lost beside others,
+-- nor those that failed for what is sure to pass.
 SELECT attempt - handed_back FROM runs WHERE run_id = :run_id;
 
 -- name: history

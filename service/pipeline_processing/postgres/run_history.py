@@ -28,6 +28,12 @@ class PostgresRunHistory:
         async with self._session() as connection:
             return UUID(str(await connection.fetchval(*QUERIES["installation_id"]())))
 
+    async def now(self) -> datetime:
+        async with self._session() as connection:
+            now = await connection.fetchval(*QUERIES["now"]())
+        assert isinstance(now, datetime)
+        return now
+
     async def tries(self, run_id: str) -> int:
         async with self._session() as connection:
             tries = await connection.fetchval(*QUERIES["tries"](run_id=run_id))

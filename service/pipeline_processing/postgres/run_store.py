@@ -175,11 +175,11 @@ class PostgresRunStore(PostgresRunHistory):
 
     # -- the end of an attempt -------------------------------------------------------------------
 
-    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta) -> Run:
-        failure = storable_failure(failure)
+    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
+        failure, not_a_try = storable_failure(failure), int(not counts)
         async with self._session() as connection, connection.transaction():
             return await let_go(
-                connection, "requeue", claim, RunState.QUEUED, "retrying", failure, delay=delay, handed_back=0
+                connection, "requeue", claim, RunState.QUEUED, "retrying", failure, delay=delay, handed_back=not_a_try
             )
 
     async def hand_back(self, claim: Claim) -> Run:

@@ -714,6 +714,28 @@ async def test_a_run_that_was_handed_back_is_due_at_once_and_not_a_try(runs: Run
     assert [attempt.outcome for attempt in await runs.attempts("r")] == ["handed_back", "running"]
 
 
+async def test_a_retry_that_doesnt_count_is_no_try(runs: RunStore) -> None:
+    """However often it is written."""
+    await accepted(runs)
+    claim = await claimed(runs)
+    for _ in range(2):
+        run = await runs.retry(claim, FAILURE, delay=timedelta(), counts=False)
+
+    assert (run.state, run.attempt, await runs.tries("r")) == (RunState.QUEUED, 1, 0)
+    await runs.retry(await claimed(runs), FAILURE, delay=timedelta())
+    assert await runs.tries("r") == 1
+    assert [attempt.outcome for attempt in await runs.attempts("r")] == ["retrying", "retrying"]
+
+
+async def test_the_time_is_that_of_leases(runs: RunStore) -> None:
+    """So that a worker can tell the one by the other."""
+    await accepted(runs)
+    before = await runs.now()
+    claim = await claimed(runs)
+    assert claim.run.lease_expires_at is not None
+    assert before <= claim.run.lease_expires_at - LEASE <= await runs.now()
+
+
 async def test_a_prepared_run_is_only_let_go(runs: RunStore) -> None:
     """Handing it back keeps its decision; it can be claimed at once."""
     claim = await prepared(runs)
