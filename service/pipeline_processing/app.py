@@ -22,22 +22,27 @@ from pipeline_processing.app_data import APPLICATION_NAME, DataPath, data_path, 
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.executor import Executor, Isolated, RetryPolicy
+from pipeline_processing.executor import Executor, Isolated
 from pipeline_processing.garbage import GarbageCollector
+from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.kafka.events import KafkaEvents
 from pipeline_processing.kafka.topics import KafkaTopics
 from pipeline_processing.lease import Leases
 from pipeline_processing.messaging import Events, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
 from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.ports import Clock, LastSuccess, RunStore
+from pipeline_processing.ports import LastSuccess, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.migrate import migrate as migrate_schema
 from pipeline_processing.postgres.run_store import PostgresRunStore
+from pipeline_processing.retrying import RetryPolicy
 from pipeline_processing.run_now import RunNow, run_dry
 from pipeline_processing.settings import Settings
 from pipeline_processing.side_loop import SideLoop
 from pipeline_processing.watchdog import Watchdog
+
+_LEAVE_SECONDS = 10.0
+"""How long `run` may take to hand its run back and clean up when it is interrupted."""
 
 
 def new_run_id() -> str:
@@ -91,7 +96,13 @@ async def migrate(settings: Settings) -> list[str]:
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
+    """A worker's."""
     return RetryPolicy(max_attempts=settings.worker.max_attempts)
+
+
+def retry_policy_of_run(settings: Settings) -> RetryPolicy:
+    """That of the `run` command: somebody waits for it, who wants to hear soon that a server can't be reached."""
+    return RetryPolicy(max_attempts=settings.worker.max_attempts, patience_for_servers=timedelta())
 
 
 # -- kafka ---------------------------------------------------------------------------------------
@@ -135,9 +146,12 @@ async def watched_aside() -> AsyncIterator[Aside]:
 
 @asynccontextmanager
 async def leases(
-    settings: Settings, aside: Aside, *, runs: RunStore, clock: Clock, concurrency: int
+    settings: Settings, aside: Aside, *, runs: RunStore, clock: HistoryClock, concurrency: int
 ) -> AsyncIterator[Leases]:
-    """Leases that are renewed aside, by connections of their own: one a run, as a row may be locked for a while."""
+    """
+    Leases that are renewed aside, by connections of their own: one a run, as a row may be locked for a while. The clock
+    hears the history's time with each claim.
+    """
     async with aside.loop.opened(history(settings, connections=concurrency)) as renewed_in:
         yield Leases(
             runs=runs,
@@ -146,6 +160,7 @@ async def leases(
             renewed_in=renewed_in,
             start_aside=aside.loop.start,
             hangs=lambda: aside.watchdog.hangs,
+            on_time=clock.hear,
         )
 
 
@@ -163,10 +178,10 @@ async def run_now(
 ) -> AsyncIterator[RunNow]:
     """What the `run` command needs: the whole service but Kafka, for one run."""
     async with AsyncExitStack() as stack:
-        clock = SystemClock()
+        clock, retry = HistoryClock(SystemClock()), retry_policy_of_run(settings)
         runs = await stack.enter_async_context(history(settings))
         aside = await stack.enter_async_context(watched_aside())
-        path = await stack.enter_async_context(data_path(settings, config, runs=1))
+        path = await stack.enter_async_context(data_path(settings, config, runs=1, clock=clock))
         worker = executor(
             settings,
             config,
@@ -175,6 +190,8 @@ async def run_now(
             path=path,
             clock=clock,
             tracer=tracer,
+            retry=retry,
+            leave_seconds=_LEAVE_SECONDS,
             on_progress=on_progress,
             after=after,
         )
@@ -183,7 +200,7 @@ async def run_now(
             executor=worker,
             destinations=path.destinations,
             clock=clock,
-            retry=retry_policy(settings),
+            retry=retry,
             jitter=random.random,
             after=after,
         )
@@ -196,13 +213,15 @@ def executor(
     runs: RunStore,
     leases: Leases,
     path: DataPath,
-    clock: Clock,
+    clock: HistoryClock,
     tracer: Tracer,
+    retry: RetryPolicy,
+    leave_seconds: float,
     on_progress: Callable[[RunProgress], None],
     isolated: Isolated | None = None,
     after: Callable[[str], None] = lambda step: None,
 ) -> Executor:
-    """Works on runs with what it is given; `isolated` and `after` as in `Executor`."""
+    """Works on runs with what it is given, as `Executor` has it."""
     return Executor(
         worker=worker_name(),
         runs=runs,
@@ -214,10 +233,11 @@ def executor(
         leases=leases,
         clock=clock,
         tracer=tracer,
-        retry=retry_policy(settings),
+        retry=retry,
         max_runs_per_agency=settings.worker.max_runs_per_agency,
         max_row_bytes=max_row_bytes(settings),
         jitter=random.random,
+        leave_seconds=leave_seconds,
         on_progress=on_progress,
         isolated=isolated,
         after=after,
@@ -256,7 +276,7 @@ async def run_without_a_trace(
             processor=processor,
             config=config,
             clock=SystemClock(),
-            retry=retry_policy(settings),
+            retry=retry_policy_of_run(settings),
             jitter=random.random,
         )
 

@@ -11,6 +11,7 @@ from pipeline_processing.app_data import data_path
 from pipeline_processing.app_isolated import IsolatedAttempts
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.health import Health, Pulse
+from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.intake import Intake
 from pipeline_processing.kafka.requests import KafkaRequests
 from pipeline_processing.messaging import RequestStream
@@ -19,6 +20,7 @@ from pipeline_processing.outbox import Outbox
 from pipeline_processing.progress_events import ProgressEvents
 from pipeline_processing.serve import Service
 from pipeline_processing.settings import Settings
+from pipeline_processing.stopping import leave_seconds
 from pipeline_processing.web.health import health_server
 from pipeline_processing.worker import Worker
 
@@ -31,7 +33,7 @@ async def service(
     settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, after: Callable[[str], None] = lambda step: None
 ) -> AsyncIterator[Service]:
     """All of it, ready to run."""
-    clock, concurrency = SystemClock(), settings.worker.concurrency
+    clock, concurrency = HistoryClock(SystemClock()), settings.worker.concurrency
     kafka, database_of_runs, storage = Outage("Kafka"), Outage("the history"), Outage("the destination")
     pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
     health = Health(pulses=list(pulses.values()), outages=(kafka, database_of_runs, storage))
@@ -44,7 +46,7 @@ async def service(
         leases = await stack.enter_async_context(
             app.leases(settings, aside, runs=runs, clock=clock, concurrency=concurrency)
         )
-        path = await stack.enter_async_context(data_path(settings, config, runs=concurrency))
+        path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, clock=clock))
         sender = await stack.enter_async_context(app.events(settings))
         looker = await stack.enter_async_context(app.topics(settings))
         outbox = Outbox(
@@ -71,6 +73,8 @@ async def service(
                 path=path,
                 clock=clock,
                 tracer=tracer,
+                retry=app.retry_policy(settings),
+                leave_seconds=leave_seconds(settings.worker.drain_seconds),
                 on_progress=progress.tell,
                 isolated=IsolatedAttempts(settings, config, on_progress=progress.tell),
                 after=after,

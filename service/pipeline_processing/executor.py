@@ -38,8 +38,9 @@ from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.patience import until_answered
 from pipeline_processing.ports import Claim, Clock, RunStore, Services, Source
 from pipeline_processing.publication import Publisher, decide, manifest_key, outcome_of
+from pipeline_processing.retrying import RetryPolicy, Trouble, final_error
 from pipeline_processing.run_totals import RunTotals
-from pipeline_processing.shielded import shielded
+from pipeline_processing.shielded import give_up, in_time, shielded
 from pipeline_processing.telemetry import parent_context, trace_ids
 from pipeline_processing.user_code import NoException, asked_to_stop, contained, described, is_for_us
 
@@ -48,23 +49,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _CLEAN_UP_SECONDS = 10.0
+_HAND_BACK_TRIES = 3
+"""So many at a time, each a third of the time later: a connection that doesn't answer isn't the history."""
 _MENDED_BY_HAND = timedelta(seconds=30)
 """Somebody has to change a setting or a permission first."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """When a run that failed for a transient reason is tried again."""
-
-    max_attempts: int = 5
-    first_delay: float = 1.0
-    longest_delay: float = 60.0
-
-    def delay(self, tries: int, jitter: float) -> timedelta:
-        """The pause after that many tries: doubled each time, then shortened by up to half by `jitter` in 0…1."""
-        doublings = min(tries - 1, 100)  # enough for any limit, and still a float
-        pause = min(self.longest_delay, self.first_delay * 2.0**doublings)
-        return timedelta(seconds=pause * (1 - jitter / 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +84,8 @@ class Executor:
     Claims runs and works on them, one call an attempt.
 
     `isolated` makes the attempts of runs that may end their process; without it, they are made in this one.
-    `on_progress` is told after every batch; `after` the name of each step of the protocol once it is done (tests stop
-    the world there).
+    `leave_seconds` is how long handing back a run, and cleaning up after it, may take. `on_progress` is told after
+    every batch; `after` the name of each step of the protocol once it is done (tests stop the world there).
     """
 
     def __init__(
@@ -117,6 +105,7 @@ class Executor:
         max_runs_per_agency: int,
         max_row_bytes: int,
         jitter: Callable[[], float],
+        leave_seconds: float,
         on_progress: Callable[[RunProgress], None],
         isolated: Isolated | None = None,
         after: Callable[[str], None] = lambda step: None,
@@ -135,10 +124,13 @@ class Executor:
         self._max_runs_per_agency = max_runs_per_agency
         self._max_row_bytes = max_row_bytes
         self._jitter = jitter
+        self._leave_seconds = leave_seconds
         self._on_progress = on_progress
         self._isolated = isolated
         self._after = after
         self._publisher = Publisher(runs=runs, destinations=destinations, clock=clock, after=after)
+        self.attempts: set[asyncio.Task[Attempted]] = set()
+        """Those that haven't ended, also when they were given up: what they wait for may hang."""
 
     async def claim(self, *, run_id: str | None = None) -> Held | None:
         """Claim the next run that is due, or that run."""
@@ -157,8 +149,20 @@ class Executor:
         Work on a claimed run until the attempt ends, one way or another; the run as it stands then.
 
         Raises HistoryUnavailable when the outcome can't be written: the run goes on when its lease has ended. When
-        cancelled, hands the run back first.
+        cancelled, hands the run back first, whatever hangs.
         """
+        attempt = asyncio.create_task(self._traced(held))
+        self.attempts.add(attempt)
+        attempt.add_done_callback(self.attempts.discard)
+        try:
+            await asyncio.wait([attempt])
+        except asyncio.CancelledError:
+            give_up(attempt)
+            await shielded(self._leave(held.claim, attempt))
+            raise
+        return attempt.result()
+
+    async def _traced(self, held: Held) -> Attempted:
         run = held.claim.run
         assert run.trace_id is not None  # `accept` stores both with every run
         assert run.span_id is not None
@@ -185,9 +189,6 @@ class Executor:
         except Superseded as error:
             log.warning("the run was taken over or cancelled", fence=claim.fence)
             attempted = Attempted(await self._current(claim), error)
-        except asyncio.CancelledError:
-            await self._finally(self._hand_back(claim))
-            raise
         # A prepared run's uploads belong to its plan. One that succeeded has none left but those of attempts before.
         run = attempted.run
         if run.state is not RunState.PREPARED and (run.state is not RunState.SUCCEEDED or run.attempt > 1):
@@ -319,18 +320,24 @@ class Executor:
 
     async def _ended(self, claim: Claim, error: PipelineError, totals: RunTotals) -> Attempted:
         """An attempt failed before the decision: try again later, or fail the run."""
-        tries = await self._answered(lambda: self._runs.tries(claim.run.run_id))
-        if error.retryable and tries < self._retry.max_attempts:
-            delay = self._retry.delay(tries, self._jitter())
-            if (deadline := claim.run.request.deadline) is not None:
-                delay = min(delay, timedelta(seconds=self._left(deadline)))  # to say then that it has passed
-            log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
-            retry = self._answered(lambda: self._runs.retry(claim, failure_of(error), delay=delay))
-            return Attempted(await retry, error)
-        final = final_error(error, tries)
+        run_id = claim.run.run_id
+        if error.retryable:
+            trouble = Trouble.of(await self._answered(lambda: self._runs.attempts(run_id)), now=self._clock.now())
+            counts = self._retry.counts(error, trouble)
+            if not counts or await self._answered(lambda: self._runs.tries(run_id)) < self._retry.max_attempts:
+                return await self._tried_again(claim, error, trouble, counts=counts)
+        final = final_error(error, claim.run.attempt)
         log.info("run failed", kind=final.kind, error=str(final))
         failed = self._answered(lambda: self._runs.fail(claim, failure_of(final), outcome=totals.outcome))
         return Attempted(await failed, final)
+
+    async def _tried_again(self, claim: Claim, error: PipelineError, trouble: Trouble, *, counts: bool) -> Attempted:
+        delay = self._retry.delay_after(error, trouble.failures, self._jitter())
+        if (deadline := claim.run.request.deadline) is not None:
+            delay = min(delay, timedelta(seconds=self._left(deadline)))  # to say then that it has passed
+        log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
+        retry = self._answered(lambda: self._runs.retry(claim, failure_of(error), delay=delay, counts=counts))
+        return Attempted(await retry, error)
 
     # -- from the decision on --------------------------------------------------------------------
 
@@ -343,7 +350,7 @@ class Executor:
         """Publishing broke off. The run is decided, so nothing fails it: somebody goes on later."""
         log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
         # Such runs are claimed before all others: one that can't be published as things are must not keep workers busy.
-        delay = self._retry.delay(1, self._jitter()) if error.retryable else _MENDED_BY_HAND
+        delay = self._retry.delay_after(error, 1, self._jitter()) if error.retryable else _MENDED_BY_HAND
         return Attempted(await self._answered(lambda: self._runs.release(claim, delay=delay)), error)
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -351,10 +358,53 @@ class Executor:
 
     # -- leaving ---------------------------------------------------------------------------------
 
-    async def _hand_back(self, claim: Claim) -> None:
-        await self._answered(lambda: self._runs.hand_back(claim))
+    async def _leave(self, claim: Claim, attempt: "asyncio.Task[Attempted]") -> None:
+        """
+        Hand the run back, and only then wait for the attempt to unwind and clean up after it, in what time is left.
+
+        Another worker may be at the run meanwhile. That is harmless: what the attempt still writes names a state or a
+        fence that has gone, and what it aborts are its own uploads.
+        """
+        run = claim.run
+        ends_at = self._clock.monotonic() + self._leave_seconds
+
+        def left() -> float:
+            return max(0.0, ends_at - self._clock.monotonic())
+
+        with bound_run(run_id=run.run_id, agency_id=run.agency_id, attempt=run.attempt, trace_id=str(run.trace_id)):
+            handed_back = await self._handed_back(claim)
+            await asyncio.wait([attempt], timeout=left())
+            if not attempt.done():
+                log.warning("the attempt doesn't end: something hangs; `gc` removes what it leaves behind")
+            elif handed_back:
+                await self._finally(self._clean_up(run.run_id), seconds=left())
+
+    async def _handed_back(self, claim: Claim) -> bool:
+        try:
+            await self._answer_to_hand_back(claim)
+        except Superseded:
+            return False  # it had ended, or somebody else has it
+        except (PipelineError, TimeoutError) as error:
+            log.warning("could not be handed back; the run goes on when its lease has ended", error=str(error))
+            return False
         log.info("handed back")
-        await self._clean_up(claim.run.run_id)
+        return True
+
+    async def _answer_to_hand_back(self, claim: Claim) -> None:
+        """Raises Superseded, or TimeoutError when there is no answer on one connection or another."""
+        asking: set[asyncio.Task[Run]] = set()
+        try:
+            for _ in range(_HAND_BACK_TRIES):
+                asking.add(asyncio.create_task(self._answered(lambda: self._runs.hand_back(claim))))
+                seconds = self._leave_seconds / _HAND_BACK_TRIES
+                done, _ = await asyncio.wait(asking, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                for answered in done:
+                    answered.result()
+                    return
+            raise TimeoutError("no answer from the history")
+        finally:
+            for task in asking:
+                give_up(task)
 
     async def _clean_up(self, run_id: str) -> None:
         """Remove what nobody will complete. What is left over, or elsewhere, `gc` finds by the same questions."""
@@ -363,15 +413,14 @@ class Executor:
         for problem in clean_up.problems:
             log.warning("something of a run could not be removed; `gc` will", error=str(problem))
 
-    async def _finally(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _finally(self, work: Coroutine[Any, Any, None], *, seconds: float = _CLEAN_UP_SECONDS) -> None:
         """Do a last piece of work, within limits, even if this task is cancelled meanwhile."""
 
         async def limited() -> None:
             try:
-                async with asyncio.timeout(_CLEAN_UP_SECONDS):
-                    await contained(work)  # a plugin's destination is user code
+                await in_time(contained(work), seconds=seconds)  # a plugin's destination is user code
             except (PipelineError, NoException, TimeoutError) as error:
-                log.warning("leaving a run was not clean; its lease ends by itself", error=str(error))
+                log.warning("cleaning up after a run has failed; `gc` will", error=str(error) or "no answer in time")
 
         await shielded(limited())
 
@@ -390,14 +439,3 @@ def known_error(error: BaseException) -> PipelineError:
         return StepFailed(f"A plugin, or a value that a step made, raised {what}. Mend it, then replay the run.")
     log.error("unexpected error", exc_info=error)
     return InternalError(error)
-
-
-def final_error(error: PipelineError, tries: int) -> PipelineError:
-    """What the error of a last try makes the run's. One that says more than "try again later" keeps its kind."""
-    if not error.retryable or error.exit_code in (_UNREACHABLE, _ACCESS_DENIED):
-        return error
-    return AttemptsExhausted(f"Gave up after {tries} attempts. The last one: {error}")
-
-
-_UNREACHABLE = 69
-_ACCESS_DENIED = 77

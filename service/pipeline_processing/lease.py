@@ -43,7 +43,8 @@ class Leases:
     Takes claims and works under them.
 
     Leases are renewed beside the work: `start_aside` starts a coroutine where the work can't block it, and
-    `renewed_in` is the history to be used there. They are no longer renewed once the work `hangs`.
+    `renewed_in` is the history to be used there. They are no longer renewed once the work `hangs`. `on_time` is told
+    the history's time of day with every claim.
 
     Time is counted from *before* a claim or renewal was sent, on the monotonic clock, so that this worker always
     believes the lease to end earlier than the database does.

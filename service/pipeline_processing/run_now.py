@@ -1,7 +1,7 @@
 """One run in this process, from request to end: what the `run` command does, by the same protocol as a worker."""
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -14,13 +14,15 @@ from pipeline_processing.errors import (
     PipelineError,
     RunHeldElsewhere,
     RunOfAnotherJobConfig,
+    RunPutOff,
     Superseded,
     TransientError,
 )
-from pipeline_processing.executor import Executor, RetryPolicy, final_error, known_error
+from pipeline_processing.executor import Executor, known_error
 from pipeline_processing.failures import failure_of
 from pipeline_processing.model import Counts, JobRequest, Run, RunCompletion, RunState
 from pipeline_processing.ports import Clock, Incoming, RunStore
+from pipeline_processing.retrying import RetryPolicy, Trouble, final_error
 from pipeline_processing.user_code import contained
 
 log = structlog.get_logger(__name__)
@@ -28,6 +30,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _LOOK_AGAIN_SECONDS = 0.5
+_LONGEST_WAIT = timedelta(minutes=15)
+"""A run that is put off for longer is left to somebody who waits."""
 
 
 class RunNow:
@@ -57,8 +61,8 @@ class RunNow:
         """
         The finished run; at once, and without any work, if it had finished before.
 
-        Raises ConflictingRequest, RunOfAnotherJobConfig, RunHeldElsewhere, or the error that keeps a decided run from
-        being published.
+        Raises ConflictingRequest, RunOfAnotherJobConfig, RunHeldElsewhere, RunPutOff, or the error that keeps a decided
+        run from being published.
         """
         known = await self._patiently(lambda: self._runs.get(run_id))
         if known is None or not known.state.finished:
@@ -73,11 +77,11 @@ class RunNow:
         if to_export and run.pinned and run.config_id != config_id:
             raise RunOfAnotherJobConfig(run_id, accepted=run.config_id, given=config_id)
         self._after("accept")
-        broke_off = 0
+        broke_off, error = 0, None
         while not run.state.finished:
             held = await self._patiently(lambda: self._executor.claim(run_id=run_id))
             if held is None:
-                run = await self._waited(run_id)
+                run = await self._waited(run_id, error)
                 continue
             attempted = await self._executor.execute(held)
             run = attempted.run
@@ -90,19 +94,29 @@ class RunNow:
                     raise error
         return run
 
-    async def _waited(self, run_id: str) -> Run:
-        """The run a little later. Raises RunHeldElsewhere when another worker holds it."""
+    async def _waited(self, run_id: str, error: PipelineError | None) -> Run:
+        """
+        The run a little later. Raises RunHeldElsewhere when another worker holds it, and RunPutOff when it isn't due
+        for long; `error` is that of the last attempt here.
+        """
+        now = await self._patiently(self._runs.now)
         run = await self._patiently(lambda: self._runs.get(run_id))
         assert run is not None  # it was accepted, and a finished run is never pruned within moments
         # A lease that has ended holds nothing: such a run waits for its turn, as a queued one does. And one of our own
         # that we know nothing of (the reply to the claim was lost) has only to end.
-        held = run.lease_expires_at is not None and run.lease_expires_at > self._clock.now()
+        held = run.lease_expires_at is not None and run.lease_expires_at > now
         if held and run.worker != self._executor.worker:
             raise RunHeldElsewhere(run_id, worker=run.worker)
         if not run.state.finished:
+            due_in = timedelta() if run.not_before is None else run.not_before - now
+            if due_in > _LONGEST_WAIT and run.not_before is not None:
+                raise RunPutOff(run_id, until=run.not_before, cause=None if error is None else str(error))
             if not self._said_waiting:
                 self._said_waiting = True
-                log.warning("waiting: the run isn't due yet, or its agency has as many runs in progress as it may")
+                log.warning(
+                    "waiting: the run isn't due yet, or its agency has as many runs in progress as it may",
+                    due_in=max(0, round(due_in.total_seconds())),
+                )
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)
         return run
 
@@ -113,11 +127,11 @@ class RunNow:
             try:
                 return await ask()
             except TransientError as error:
-                if tries >= self._retry.max_attempts:
+                delay = self._retry.delay_after(error, tries, self._jitter())
+                if tries >= self._retry.max_attempts or delay > _LONGEST_WAIT:
                     raise
-                delay = self._retry.delay(tries, self._jitter()).total_seconds()
-                log.warning("trying again", error=str(error), delay=delay)
-                await self._clock.sleep(delay)
+                log.warning("trying again", error=str(error), delay=delay.total_seconds())
+                await self._clock.sleep(delay.total_seconds())
                 tries += 1
 
 
@@ -159,16 +173,21 @@ async def run_dry(
             **(fields | result),
         )
 
-    attempt = 1
+    attempt, counted, first_failed_at = 1, 0, None
     while True:
+        began_at = clock.monotonic()
         try:
             export = await contained(processor.process_agency(run.request.agency_id, config))
         except PipelineError as error:
-            if not error.retryable or attempt >= retry.max_attempts:
+            failed_at = clock.monotonic()
+            first_failed_at = failed_at if first_failed_at is None else first_failed_at
+            lasts, worked = timedelta(seconds=failed_at - first_failed_at), timedelta(seconds=failed_at - began_at)
+            counted += retry.counts(error, Trouble(attempt, lasts=lasts, worked=worked))
+            delay = retry.delay_after(error, attempt, jitter())
+            if not error.retryable or counted >= retry.max_attempts or delay > _LONGEST_WAIT:
                 return completion(attempt, state="failed", error=failure_of(final_error(error, attempt)))
-            delay = retry.delay(attempt, jitter()).total_seconds()
-            log.warning("trying again", error=str(error), delay=delay)
-            await clock.sleep(delay)
+            log.warning("trying again", error=str(error), delay=delay.total_seconds())
+            await clock.sleep(delay.total_seconds())
             attempt += 1
         except Exception as error:
             return completion(attempt, state="failed", error=failure_of(known_error(error)))

@@ -4,8 +4,8 @@ before the history and the destination are known to be right, and what was taken
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import structlog
 
@@ -18,7 +18,7 @@ from pipeline_processing.outage import Outage
 from pipeline_processing.outbox import Outbox
 from pipeline_processing.ports import Clock, RunStore
 from pipeline_processing.progress_events import ProgressEvents
-from pipeline_processing.stopping import Stopped, first_of
+from pipeline_processing.stopping import Stopped, first_of, unless_stopped
 from pipeline_processing.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -146,12 +146,12 @@ class Service:
         self._history.ended(by=_ME)
         return idle
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]], stop: asyncio.Event, *, limited: bool) -> T:
+    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]], stop: asyncio.Event, *, limited: bool) -> T:
         """Ask until the servers answer; for a minute if `limited`. Raises Stopped."""
         asked_at = self._clock.monotonic()
         while not stop.is_set():
             try:
-                return await ask()
+                return await unless_stopped(ask(), stop)
             except TransientError as error:
                 if limited and self._clock.monotonic() - asked_at > _ONCE_PATIENCE_SECONDS:
                     raise

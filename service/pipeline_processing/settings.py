@@ -124,13 +124,17 @@ class S3Settings(Section):
 
 class WorkerSettings(Section):
     concurrency: Positive = Field(4, description="Runs at once in this process.")
-    max_attempts: Positive = Field(5, description="Tries of a run; one handed back by a draining worker isn't one.")
+    max_attempts: Positive = Field(
+        5,
+        description="Tries of a run. One that a draining worker handed back doesn't count, nor, for 15 minutes, does "
+        "one that failed for what is sure to pass.",
+    )
     # Under a second, a lease is lost to an ordinary pause of the process or the network.
     lease_seconds: Annotated[float, BeforeValidator(values.seconds(1))] = Field(
         30.0, description="How long a worker that died keeps its runs."
     )
     drain_seconds: Annotated[float, BeforeValidator(values.seconds(0))] = Field(
-        60.0, description="How long a stopping worker may take to finish its runs before it hands them back."
+        60.0, description="How long a stopping worker may take: it hands back what isn't finished shortly before."
     )
     max_runs_per_agency: Positive = Field(1, description="Runs at once per agency, over all workers.")
     # S3 takes no part under 5 MiB but the last. An upload fills one while others are sent and rows wait to be

@@ -1,4 +1,4 @@
-"""Work that a cancellation may delay, never break off."""
+"""Work that a cancellation may delay, never break off; and work that may delay nothing."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -27,3 +27,24 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
             task.exception()  # seen, so that asyncio doesn't complain; the cancellation goes before it
         raise cancelled
     return task.result()
+
+
+async def in_time(work: Coroutine[Any, Any, T], *, seconds: float) -> T:
+    """
+    The result of `work` if it comes in time. Raises TimeoutError.
+
+    Unlike `asyncio.timeout`, it doesn't wait for late work to unwind, which may hang: the work is cancelled and ends
+    by itself.
+    """
+    task = asyncio.create_task(work)
+    await asyncio.wait([task], timeout=seconds)
+    if task.done():
+        return task.result()
+    give_up(task)
+    raise TimeoutError
+
+
+def give_up(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task that nobody waits for any more, whatever it ends in."""
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, or asyncio complains
+    task.cancel()

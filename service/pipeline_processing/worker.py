@@ -5,25 +5,30 @@ from collections.abc import Callable
 
 import structlog
 
+from pipeline_processing.concurrency import Concurrency
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.executor import Executor
 from pipeline_processing.health import Pulse
 from pipeline_processing.lease import Held
 from pipeline_processing.outage import Outage
 from pipeline_processing.ports import Clock
-from pipeline_processing.stopping import first_of
+from pipeline_processing.shielded import give_up, shielded
+from pipeline_processing.stopping import first_of, hand_back_seconds
 
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.5
 """What becomes due without this process knowing (handed back elsewhere, a retry, a lease that ends) waits so long."""
 _PAUSE_SECONDS = 1.0
-_HAND_BACK_SECONDS = 10.0
+_CLAIM_SECONDS = 1.0
 _ME = "worker"
 
 
 class Worker:
-    """Keeps up to `concurrency` attempts going. `on_ended` is told the run id after each."""
+    """
+    Keeps up to `concurrency` attempts going, fewer while a database has no connections left. `on_ended` is told the
+    run id after each.
+    """
 
     def __init__(
         self,
@@ -37,13 +42,14 @@ class Worker:
         on_ended: Callable[[str], None],
     ) -> None:
         self._executor = executor
-        self._concurrency = concurrency
+        self._concurrency = Concurrency(concurrency)
         self._drain_seconds = drain_seconds
         self._clock = clock
         self._pulse = pulse
         self._history = history
         self._on_ended = on_ended
         self._woken = asyncio.Event()
+        self._leaving = False
 
     def wake(self) -> None:
         """There may be a run that is due: look at once."""
@@ -55,18 +61,32 @@ class Worker:
         told to hurry.
         """
         working: set[asyncio.Task[None]] = set()
-        async with asyncio.TaskGroup() as group:
-            while not stop.is_set():
-                self._pulse.beat()
-                self._woken.clear()  # before looking: what comes while it looks isn't missed
-                if len(working) < self._concurrency and (held := await self._claim(stop)) is not None:
-                    task = group.create_task(self._work(held))
+        # Apart, so that a claim that hangs doesn't hold up the drain.
+        taking = asyncio.create_task(self._take(working, stop))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((taking, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if taking.done():
+                taking.result()  # raises what no waiting mends
+            await self._drain(taking, working, hurry)
+        finally:
+            stopping.cancel()
+            await shielded(self._leave(taking, working))
+        self._pulse.stop()
+
+    async def _take(self, working: set[asyncio.Task[None]], stop: asyncio.Event) -> None:
+        while not (stop.is_set() or self._leaving):
+            self._pulse.beat()
+            self._woken.clear()  # before looking: what comes while it looks isn't missed
+            if len(working) < self._concurrency.limit and (held := await self._claim(stop)) is not None:
+                task = asyncio.create_task(self._work(held))
+                try:
+                    await asyncio.sleep(0)  # it begins: cancelled before that, it would hand nothing back
+                finally:
                     working.add(task)
                     task.add_done_callback(working.discard)
-                else:
-                    await first_of(stop, self._woken, seconds=_POLL_SECONDS)
-            await self._drain(working, hurry)
-        self._pulse.stop()
+            else:
+                await first_of(stop, self._woken, seconds=_POLL_SECONDS)
 
     async def _claim(self, stop: asyncio.Event) -> Held | None:
         try:
@@ -79,8 +99,10 @@ class Worker:
         return held
 
     async def _work(self, held: Held) -> None:
+        began_at = self._clock.monotonic()
         try:
-            await self._executor.execute(held)
+            attempted = await self._executor.execute(held)
+            self._concurrency.learn(attempted.error, began_at=began_at, now=self._clock.monotonic())
         except HistoryUnavailable as error:
             log.warning(
                 "the outcome of an attempt could not be written; the run goes on when its lease has ended",
@@ -94,15 +116,27 @@ class Worker:
             self._woken.set()
             self._on_ended(held.claim.run.run_id)
 
-    async def _drain(self, working: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
-        # Handing back is part of the drain: whoever gave it so much time ends the process when it is over.
-        reserve = min(_HAND_BACK_SECONDS, self._drain_seconds / 4)
-        ends_at = self._clock.monotonic() + self._drain_seconds - reserve
+    async def _drain(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
+        # Handing back is part of the drain: the process is ended when its time is over.
+        ends_at = self._clock.monotonic() + self._drain_seconds - hand_back_seconds(self._drain_seconds)
         if working:
             log.info("finishing the runs in progress", runs=len(working), seconds=self._drain_seconds)
-        while working and not hurry.is_set() and (left := ends_at - self._clock.monotonic()) > 0:
+        while not (taking.done() and not working) and not hurry.is_set():
+            if (left := ends_at - self._clock.monotonic()) <= 0:
+                break
             self._pulse.beat()
             self._woken.clear()
             await first_of(hurry, self._woken, seconds=min(left, _POLL_SECONDS))
+
+    async def _leave(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]]) -> None:
+        """Hand back what isn't finished."""
+        self._leaving = True
+        self._woken.set()
         for task in working:
             task.cancel()  # which hands its run back
+        await asyncio.wait([taking], timeout=_CLAIM_SECONDS)  # what is being claimed just now is handed back as well
+        give_up(taking)
+        while working:
+            for task in working:
+                task.cancel()
+            await asyncio.wait(working)

@@ -4,6 +4,7 @@ A server that misbehaves: a proxy in front of the real one, which passes everyth
     with FaultProxy(server.port) as proxy:
         with proxy.cut_off(): ...              # connections are cut, new ones too
         with proxy.answering(SLOW_DOWN): ...   # every HTTP request gets this answer
+        with proxy.hanging(): ...              # connections stay open, and nothing comes through
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._cutting = False
         self._answer: bytes | None = None
+        self._flowing = threading.Event()
+        self._flowing.set()
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server((LOOPBACK, 0), backlog=100)
@@ -65,6 +68,15 @@ class FaultProxy:
         finally:
             self._answer = None
 
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Nothing is passed on inside the block, neither way; new connections are taken all the same."""
+        self._flowing.clear()
+        try:
+            yield
+        finally:
+            self._flowing.set()
+
     def _accept(self) -> None:
         while True:
             try:
@@ -92,6 +104,7 @@ class FaultProxy:
     def _pass_on(self, here: socket.socket, there: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := here.recv(65536):
+                self._flowing.wait()
                 there.sendall(data)
         for end in (here, there):  # half-open connections are of no use to anybody here
             with contextlib.suppress(OSError):

@@ -225,9 +225,15 @@ class Service:
         """Start a `run`."""
         return self.start(*self._run(agency_id, *options), env=env)
 
-    def serve(self, *options: object, env: Mapping[str, str | None] | None = None) -> Serving:
-        """Start a `serve`, with health on a port of its own. Always forked, so that its log can be read meanwhile."""
-        command = ["-m", "pipeline_processing.cli.main", "serve", *map(str, options)]
+    def serve(
+        self, *options: object, env: Mapping[str, str | None] | None = None, script: tuple[str, ...] = ()
+    ) -> Serving:
+        """
+        Start a `serve`, with health on a port of its own; by a script that stands here, with its arguments. Always
+        forked, so that its log can be read meanwhile.
+        """
+        cli = [str(HERE / script[0]), *script[1:]] if script else ["-m", "pipeline_processing.cli.main"]
+        command = [*cli, "serve", *map(str, options)]
         process = self._start(command, {"PIPELINE_HTTP__PORT": "0", **(env or {})}, warm=True)
         assert isinstance(process, Forked)
         return Serving(process)

@@ -172,7 +172,7 @@ def test_the_destination_is_away(own_service: Service, messages: Messages) -> No
     service = own_service
     service.environment.update(messages.environment)
     service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(GATED))
-    serve = service.serve(env={"PIPELINE_WORKER__MAX_ATTEMPTS": "1000"})
+    serve = service.serve(env={"PIPELINE_WORKER__MAX_ATTEMPTS": "1"})
     with Gate(service, HUGE) as gate:
         messages.send({"agency_id": HUGE, "run_id": "long-1"})
         gate.wait_for_run()

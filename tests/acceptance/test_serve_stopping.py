@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import socket
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
+from pipeline_processing.embedded.kafka import KafkaServer
+from tests.acceptance.fault_proxy import LOOPBACK, FaultProxy
 from tests.acceptance.gate import GATED, Gate
 from tests.acceptance.kafka_side import Messages
 from tests.acceptance.service import HUGE, LARGE, SMALL, Service, published_in
@@ -92,6 +99,69 @@ def test_what_isnt_finished_in_time_is_handed_back(
     assert before["worker"] != after["worker"]
     published_in(gated, RUN, HUGE)
     assert (gated.pending_uploads(), gated.recorded_uploads()) == ([], [])
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[KafkaServer]:
+    """A Kafka that this test may halt."""
+    with KafkaServer() as running:
+        yield running
+
+
+@pytest.mark.parametrize("history_too", [False, True])
+def test_a_drain_lasts_no_longer_whatever_hangs(service: Service, own_kafka: KafkaServer, history_too: bool) -> None:
+    """
+    With S3, the source, Kafka and the collector of traces silent, a run is handed back in the drain time, and the
+    process ends with it, also if even the history is silent.
+    """
+    postgres, s3 = service.servers.postgres, service.servers.seaweedfs
+    drain_seconds = 4.0
+    with contextlib.ExitStack() as stack:
+        messages = stack.enter_context(Messages(own_kafka.bootstrap_servers))
+        service.environment |= messages.environment
+        service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(GATED))
+        service.environment["PIPELINE_HISTORY__DSN"] = service.environment["PIPELINE_SOURCE__DSN"]
+        collector = stack.enter_context(socket.create_server((LOOPBACK, 0)))  # takes connections, and says nothing
+        source, history, store = (
+            stack.enter_context(FaultProxy(port)) for port in (postgres.port, postgres.port, s3.port)
+        )
+        near, far = f":{postgres.port}/", "PIPELINE_SOURCE__DSN"
+        gate = stack.enter_context(Gate(service, HUGE))
+        first = service.serve(
+            env={
+                far: service.environment[far].replace(near, f":{source.port}/"),
+                "PIPELINE_HISTORY__DSN": service.environment[far].replace(near, f":{history.port}/"),
+                "PIPELINE_S3__ENDPOINT_URL": f"http://{LOOPBACK}:{store.port}",
+                "PIPELINE_WORKER__DRAIN_SECONDS": str(drain_seconds),
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{LOOPBACK}:{collector.getsockname()[1]}",
+            }
+        )
+        first.wait_until_taking()
+        messages.send({"agency_id": HUGE, "run_id": RUN})
+        gate.wait_for_run()
+        second = service.serve()
+        messages.wait_for_members(2)
+
+        os.kill(own_kafka.pid, signal.SIGSTOP)
+        stack.callback(os.kill, own_kafka.pid, signal.SIGCONT)
+        for proxy in (source, store, *([history] if history_too else [])):
+            stack.enter_context(proxy.hanging())
+        told_at = time.monotonic()
+        first.signal(signal.SIGTERM)
+        first.ended(seconds=drain_seconds + 6)
+
+        assert time.monotonic() - told_at < drain_seconds + 6
+        if history_too:
+            assert service.outcomes(RUN) == ["running"], "its lease ends by itself"
+            return
+        eventually(lambda: service.outcomes(RUN)[:2] == ["handed_back", "running"], 10)
+        before, after = service.attempts(RUN)[:2]
+        assert after["started_at"] - before["finished_at"] < timedelta(seconds=2)
+        gate.open()
+        eventually(lambda: service.state(RUN) == "succeeded", 60)
+        os.kill(own_kafka.pid, signal.SIGCONT)
+        second.stop()
+    published_in(service, RUN, HUGE)
 
 
 def test_a_run_in_progress_is_cancelled(gated: Service, messages: Messages) -> None:

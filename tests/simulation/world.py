@@ -4,10 +4,10 @@ virtual time.
 
 Every call of a worker may be refused, lose its reply, or be on its way for so long that its worker has given it up,
 died or been superseded before it takes effect. At any call a worker may pause for longer than its lease, be killed
-without cleaning up, or be drained. Some runs end the process that reads their rows, each time. Workers have one of two
-job configs. Runs are cancelled, uploads removed by a lifecycle rule, requests delivered again, and acks of announced
-events lost. What happens depends on the seed alone. While it happens, the promises are watched that hold at every
-moment; see `promises.py`.
+without cleaning up, or be drained, and then hang while it leaves an upload. Some runs end the process that reads their
+rows, each time. Workers have one of two job configs. Runs are cancelled, uploads removed by a lifecycle rule, requests
+delivered again, and acks of announced events lost. What happens depends on the seed alone. While it happens, the
+promises are watched that hold at every moment; see `promises.py`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from typing import Any
 
 from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
-from pipeline_processing.executor import Executor, RetryPolicy
+from pipeline_processing.executor import Executor
 from pipeline_processing.lease import Leases
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.ports import Claim, Incoming, Origin
+from pipeline_processing.retrying import RetryPolicy
+from pipeline_processing.shielded import shielded
 from pipeline_processing.stored_text import planned_uploads
 from pipeline_processing.telemetry import IdsOnlyTracer
 from tests.simulation.kafka import Kafka
@@ -74,6 +76,7 @@ class Chances:
     drained: float
     cancelled: float
     removed: float
+    hangs: float
 
     @classmethod
     def drawn(cls, choose: random.Random) -> Chances:
@@ -91,6 +94,7 @@ class Chances:
             drained=upto(0.04),
             cancelled=upto(0.4),
             removed=upto(0.6),
+            hangs=upto(0.5),
         )
 
     @classmethod
@@ -246,7 +250,7 @@ class World:
         while not self.over:
             generation += 1
             worker = Worker(self, f"w{number}.{generation}", CONFIGS[number % len(CONFIGS)])
-            self.workers = [*(w for w in self.workers if not w.gone), worker]
+            self.workers = [*(w for w in self.workers if not w.gone or w.at_work), worker]
             await worker.until_gone()
             if worker.dead and not self.over:
                 await asyncio.sleep(self.choose.uniform(0, LEASE))
@@ -257,7 +261,7 @@ class World:
         finished = all(record.run.state.finished for record in self.runs._records.values())
         idle = all([await self.runs.idle(config_id=config_id) for config_id in CONFIGS])
         assert finished or not idle, f"idle, but {self._states()}"
-        return idle and not self.requests and not any(process.busy for process in self._processes())
+        return idle and not self.requests and not any(process.at_work for process in self._processes())
 
     def _processes(self) -> list[Worker]:
         return [process for worker in self.workers for process in (worker, *worker.children)]
@@ -295,14 +299,26 @@ class Worker:
             leases=self.leases,
             clock=clock,
             tracer=IdsOnlyTracer(),
-            retry=RetryPolicy(max_attempts=5, first_delay=0.5, longest_delay=4.0),
+            retry=RetryPolicy(
+                max_attempts=5,
+                first_delay=0.5,
+                longest_delay=4.0,
+                patience=timedelta(seconds=5),
+                patience_for_servers=timedelta(seconds=5),
+            ),
             max_runs_per_agency=1,
             max_row_bytes=1_000_000,
             jitter=self._choose.random,
+            leave_seconds=10.0,
             on_progress=lambda progress: None,
             isolated=None if isinstance(self, Child) else partial(Child, self),
             after=lambda step: world.note(name, f"    after {step}"),
         )
+
+    @property
+    def at_work(self) -> bool:
+        """Also after it was drained, while an attempt hasn't unwound."""
+        return self.busy or bool(self.executor.attempts)
 
     async def until_gone(self) -> None:
         """Work until killed or drained, or the world is over."""
@@ -375,6 +391,10 @@ class Worker:
     async def _around_destination(self, method: str, call: Call) -> Any:
         if method == "leave":  # aborts, or tries to
             await self.here()
+            if self._happens(self.world.chances.hangs):  # the run is handed back all the same
+                self.world.note(self.name, "hangs while it leaves an upload")
+                await shielded(asyncio.sleep(self._choose.uniform(0, 3 * LEASE)))
+                await self.here()
             return await call() if not self._happens(self.world.chances.refused) else None
         if method in ("write", "seal"):
             return await self._near(method, call, DestinationUnavailable)

@@ -17,15 +17,17 @@ from pydantic import SecretStr
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.columns import Column, Columns, Kind
 from pipeline_processing.destinations import Destinations
-from pipeline_processing.executor import Attempted, Executor, Isolated, RetryPolicy
+from pipeline_processing.executor import Attempted, Executor, Isolated
+from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.installation import INSTALLATION_KEY
 from pipeline_processing.lease import Leases
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_record import RunRecord
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunProgress
-from pipeline_processing.ports import Content, Incoming, LookupTable, Origin, Upload, UploadStarted, Upstream
+from pipeline_processing.ports import Clock, Content, Incoming, LookupTable, Origin, Upload, UploadStarted, Upstream
 from pipeline_processing.projection import Projection
+from pipeline_processing.retrying import RetryPolicy
 from pipeline_processing.run_now import RunNow
 from pipeline_processing.telemetry import IdsOnlyTracer
 from pipeline_processing.values import PLAIN_NUMBER, PLAIN_TEXT
@@ -187,7 +189,7 @@ class MemorySource:
         self,
         rows: Mapping[str, Sequence[Records]],
         *,
-        clock: VirtualClock,
+        clock: Clock,
         around: Around,
         columns: Columns = COLUMNS,
         asked: list[Mapping[str, Any]] | None = None,
@@ -208,7 +210,7 @@ class MemorySource:
 
 
 class _MemorySnapshot:
-    def __init__(self, source: MemorySource, clock: VirtualClock, around: Around) -> None:
+    def __init__(self, source: MemorySource, clock: Clock, around: Around) -> None:
         self.taken_at = clock.now()
         self._source = source
         self._around = around
@@ -278,6 +280,7 @@ class Service:
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     """The arguments with which datasets were read."""
     jitter: float = 0.0
+    leave_seconds: float = 5.0
 
     def __post_init__(self) -> None:
         self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
@@ -294,26 +297,29 @@ class Service:
         lease: timedelta = LEASE,
         config_id: str = CONFIG_ID,
         isolated: Isolated | None = None,
+        own_clock: Clock | None = None,
     ) -> Executor:
-        """A worker."""
+        """A worker; `own_clock` is its machine's."""
         between = around or Between()
+        clock = HistoryClock(own_clock or self.clock)
         runs: Any = Interposed(self.runs, between)
         return Executor(
             worker=worker,
             runs=runs,
-            source=MemorySource(self.rows, clock=self.clock, around=between, asked=self.asked),
+            source=MemorySource(self.rows, clock=clock, around=between, asked=self.asked),
             services=NoServices(),
             destinations=self.destinations(between),
             config=self.config,
             config_id=config_id,
             isolated=isolated,
-            leases=Leases(runs=runs, clock=self.clock, length=lease),
-            clock=self.clock,
+            leases=Leases(runs=runs, clock=clock, length=lease, on_time=clock.hear),
+            clock=clock,
             tracer=IdsOnlyTracer(),
             retry=self.retry,
             max_runs_per_agency=self.max_runs_per_agency,
             max_row_bytes=1_000_000,
             jitter=lambda: self.jitter,
+            leave_seconds=self.leave_seconds,
             on_progress=self.progress.append,
             after=self.steps.append if after is None else after,
         )

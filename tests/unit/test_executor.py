@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -28,19 +28,23 @@ from pipeline_processing.errors import (
     StepFailed,
     Superseded,
     Throttled,
+    TooManyConnections,
     UnknownDataset,
+    UpstreamUnavailable,
 )
-from pipeline_processing.executor import RetryPolicy
 from pipeline_processing.lease import Held
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import InlineContent, MultipartUpload, RunState
+from pipeline_processing.retrying import RetryPolicy
+from pipeline_processing.shielded import shielded
 from tests.unit.in_memory import LEASE, Call, Fault, Service, after, lost_reply, refused
-from tests.unit.virtual_clock import in_virtual_time
+from tests.unit.virtual_clock import WrongClock, in_virtual_time
 
 PROTOCOL = ["claim", "stream", "verify", "prepare", *["complete one"] * 3, "complete", "publish", "finish"]
 HISTORY_DOWN = HistoryUnavailable("the history is down")
 DOWN = DestinationUnavailable("the destination is down")
 ONCE = RetryPolicy(max_attempts=1)
+IMPATIENT = RetryPolicy(max_attempts=1, patience=timedelta(), patience_for_servers=timedelta())
 NOTHING: tuple[list[Any], list[Any]] = ([], [])
 
 
@@ -178,7 +182,7 @@ def test_the_pause_doubles_up_to_a_limit_and_is_shortened_by_up_to_half(tries: i
 async def test_each_try_waits_longer(service: Service) -> None:
     """1, 2, 4, 8 seconds, and the last error is the run's."""
     await service.accept()
-    service.between.on_every("batch", refused(StandbyConflict("cancelled by replay")))
+    service.between.on_every("batch", refused(SourceBusy("a deadlock")))
     pauses = []
     while (attempted := await service.attempt()).run.state is RunState.QUEUED:
         assert attempted.run.not_before is not None
@@ -189,7 +193,7 @@ async def test_each_try_waits_longer(service: Service) -> None:
     assert error is not None
     assert (error.kind, error.exit_code, error.retryable) == ("attempts_exhausted", 75, False)
     assert "after 5 attempts" in error.message
-    assert "cancelled by replay" in error.message
+    assert "a deadlock" in error.message
 
 
 @in_virtual_time
@@ -214,13 +218,160 @@ async def test_jitter_shortens_the_pause() -> None:
 @in_virtual_time
 async def test_the_last_try_fails_the_run(error: PipelineError, kind: str, exit_code: int) -> None:
     """A server that can't be reached keeps its own kind and exit code."""
-    service = Service(retry=ONCE)
+    service = Service(retry=IMPATIENT)
     await service.accept()
     service.between.on_next("batch", refused(error))
     attempted = await service.attempt()
     assert attempted.error is not None
     assert attempted.error.kind == kind
     failed(service, kind=kind, exit_code=exit_code)
+
+
+# -- what is sure to pass ------------------------------------------------------------------------
+
+
+SURE_TO_PASS = [
+    SourceUnavailable("no route"),
+    DestinationUnavailable("503"),
+    UpstreamUnavailable("503"),
+    Throttled("slow down"),
+    StandbyConflict("cancelled by replay"),
+    TooManyConnections("too many connections for role"),
+]
+
+
+@pytest.mark.parametrize("error", SURE_TO_PASS, ids=lambda error: error.kind)
+@in_virtual_time
+async def test_what_is_sure_to_pass_is_waited_for(error: PipelineError) -> None:
+    """For a quarter of an hour such tries don't count, and come once a minute at least."""
+    service = Service(retry=ONCE)
+    await service.accept()
+    service.between.on_every("batch", refused(error))
+    while service.clock.monotonic() < 14 * 60:
+        attempted = await service.attempt()
+        assert (attempted.run.state, await service.runs.tries("r")) == (RunState.QUEUED, 0)
+        assert attempted.run.not_before is not None
+        pause = (attempted.run.not_before - service.clock.now()).total_seconds()
+        assert pause <= 60
+        await service.clock.sleep(pause)
+
+    service.between.on_every("batch", None)
+    await service.attempt()
+    assert service.record().run.state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("error", SURE_TO_PASS, ids=lambda error: error.kind)
+@in_virtual_time
+async def test_it_isnt_waited_for_for_ever(error: PipelineError) -> None:
+    """After a quarter of an hour the tries count, and the run fails as ever."""
+    service = Service()
+    await service.accept()
+    service.between.on_every("batch", refused(error))
+    await until_finished(service)
+
+    assert 15 * 60 <= service.clock.monotonic() <= 21 * 60
+    exhausted = error.exit_code == 75
+    failed(service, kind="attempts_exhausted" if exhausted else error.kind, exit_code=error.exit_code)
+    assert await service.runs.tries("r") == 5
+
+
+@in_virtual_time
+async def test_a_run_that_always_breaks_off_late_has_its_tries(service: Service) -> None:
+    """What had worked for twenty minutes wasn't hindered all the time: else it would be tried for ever."""
+    await service.accept()
+
+    async def late(call: Call) -> Any:
+        await service.clock.sleep(20 * 60)
+        raise StandbyConflict("cancelled by replay")
+
+    service.between.on_every("batch", late)
+    await until_finished(service)
+    assert service.outcomes() == [*["retrying"] * 4, "failed"]
+
+
+@in_virtual_time
+async def test_an_outage_after_hours_of_work_is_a_new_one(service: Service) -> None:
+    """It is waited for as the first, though that is long over."""
+    await service.accept()
+
+    async def late(call: Call) -> Any:
+        await service.clock.sleep(2 * 60 * 60)
+        raise SourceUnavailable("gone")
+
+    service.between.on_next("batch", refused(SourceUnavailable("gone")), late)
+    for _ in range(2):
+        await service.clock.sleep(60)
+        await service.attempt()
+    assert await service.runs.tries("r") == 1
+    service.between.on_next("batch", *[refused(SourceUnavailable("gone"))] * 10)
+    for _ in range(10):
+        await service.clock.sleep(60)
+        await service.attempt()
+    assert await service.runs.tries("r") == 1
+    await service.clock.sleep(60)
+    assert (await service.attempt()).run.state is RunState.SUCCEEDED
+
+
+async def until_finished(service: Service) -> None:
+    """Try again whenever the run is due."""
+    while not (run := (await service.attempt()).run).state.finished:
+        assert run.not_before is not None
+        await service.clock.sleep((run.not_before - service.clock.now()).total_seconds())
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "waits"), [(0.5, 1), (600, 600), (999_999_999, 24 * 60 * 60)], ids=["short", "long", "endless"]
+)
+@in_virtual_time
+async def test_a_server_that_asks_to_be_left_alone_is(service: Service, asked_for: float, waits: float) -> None:
+    """For a day at most; and for no shorter time than after any other error."""
+    await service.accept()
+    service.between.on_next("batch", refused(Throttled("slow down", retry_after=asked_for)))
+    attempted = await service.attempt()
+    assert attempted.run.not_before == service.clock.now() + timedelta(seconds=waits)
+
+
+@in_virtual_time
+async def test_so_is_a_destination_by_a_decided_run(service: Service) -> None:
+    """It is published then."""
+    await service.accept()
+    service.between.on_next("publish", refused(Throttled("slow down", retry_after=600)))
+    attempted = await service.attempt()
+    assert attempted.run.not_before == service.clock.now() + timedelta(seconds=600)
+
+
+# -- deadlines -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fast", [120, -120])
+@in_virtual_time
+async def test_a_deadline_is_meant_by_the_historys_clock(service: Service, fast: float) -> None:
+    """However wrong the worker's own is: a run that is in time succeeds, and one that isn't fails when it passes."""
+    worker = service.executor("wrong", around=service.between, own_clock=WrongClock(fast))
+    await service.accept("in-time", deadline=service.clock.now() + timedelta(seconds=60))
+    await service.attempt(worker)
+    assert service.record("in-time").run.state is RunState.SUCCEEDED
+    manifest = json.loads(service.visible()["run_id=in-time/_manifest.json"])
+    assert datetime.fromisoformat(manifest["created_at"]) == service.clock.now()
+    assert datetime.fromisoformat(manifest["snapshot_at"]) == service.clock.now()
+
+    await service.accept("late", deadline=service.clock.now() + timedelta(seconds=60))
+    service.between.on_next("batch", lambda call: service.clock.sleep(1000))
+    await service.attempt(worker)
+    assert service.clock.monotonic() == 60
+    error = service.record("late").run.error
+    assert error is not None
+    assert error.kind == "deadline_exceeded"
+
+
+@in_virtual_time
+async def test_a_deadline_ends_a_long_wait(service: Service) -> None:
+    """The run fails when it passes, not when the server may be asked again."""
+    await service.accept(deadline=service.clock.now() + timedelta(seconds=90))
+    service.between.on_every("batch", refused(Throttled("slow down", retry_after=600)))
+    await until_finished(service)
+    assert service.clock.monotonic() == 90
+    failed(service, kind="deadline_exceeded", exit_code=75)
 
 
 def failed(service: Service, *, kind: str, exit_code: int) -> None:
@@ -648,6 +799,53 @@ async def test_a_run_is_handed_back_although_the_history_stumbles(
     assert service.left_over() == NOTHING
     await service.attempt(service.second)
     succeeded(service, outcomes=["handed_back", "succeeded"])
+
+
+@in_virtual_time
+async def test_a_run_is_handed_back_while_what_it_waits_for_hangs(service: Service) -> None:
+    """Another worker goes on at once, and what the first still does when it comes to itself harms nobody."""
+    await service.accept()
+    reached, released = asyncio.Event(), asyncio.Event()
+
+    async def stuck(call: Call) -> Any:
+        reached.set()
+        await asyncio.Event().wait()
+
+    async def hangs(call: Call) -> Any:
+        await shielded(released.wait())
+        return await call()
+
+    service.between.on_next("batch", None, None, None, stuck)
+    held = await service.first.claim()
+    assert held is not None
+    attempt = asyncio.create_task(service.first.execute(held))
+    await reached.wait()
+    service.between.on_every("leave", hangs)
+    attempt.cancel()
+
+    await service.clock.sleep(0.1)
+    assert service.outcomes() == ["handed_back"]
+    second = await service.second.claim()
+    assert second is not None
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    assert service.clock.monotonic() <= 6
+    assert service.first.attempts
+    await service.second.execute(second)
+    released.set()
+    await asyncio.wait(service.first.attempts)
+    succeeded(service, outcomes=["handed_back", "succeeded"])
+
+
+@in_virtual_time
+async def test_a_connection_that_hangs_doesnt_keep_a_run(service: Service) -> None:
+    """It is handed back on another one."""
+    await service.accept()
+    service.between.on_next("hand_back", lambda call: asyncio.Event().wait())
+    await drained(service, "batch", calls_before=3)
+    assert service.clock.monotonic() <= 5
+    assert service.outcomes() == ["handed_back"]
+    assert service.left_over() == NOTHING
 
 
 @in_virtual_time

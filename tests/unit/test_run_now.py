@@ -22,14 +22,17 @@ from pipeline_processing.errors import (
     HistoryUnavailable,
     PipelineError,
     RunHeldElsewhere,
+    RunPutOff,
     SourceBusy,
     SourceUnavailable,
     StepFailed,
+    Throttled,
+    TooManyConnections,
 )
-from pipeline_processing.executor import RetryPolicy
 from pipeline_processing.installation import INSTALLATION_KEY, mark_of
 from pipeline_processing.model import FormatName, JobRequest, Run, RunState, UploadRef
 from pipeline_processing.null.destination import NullDestination
+from pipeline_processing.retrying import RetryPolicy
 from pipeline_processing.run_now import run_dry
 from pipeline_processing.run_totals import RunTotals
 from pipeline_processing.telemetry import IdsOnlyTracer
@@ -46,7 +49,7 @@ from tests.unit.in_memory import (
     lost_reply,
     refused,
 )
-from tests.unit.virtual_clock import in_virtual_time
+from tests.unit.virtual_clock import WrongClock, in_virtual_time
 
 HISTORY_DOWN = HistoryUnavailable("the history is down")
 DOWN = DestinationUnavailable("the destination is down")
@@ -222,6 +225,45 @@ async def test_it_is_retried_to_the_end(service: Service) -> None:
     assert 1 + 2 + 4 <= service.clock.monotonic() < 1 + 2 + 4 + 3 * 0.5
 
 
+@in_virtual_time
+async def test_what_is_sure_to_pass_is_waited_for_as_a_worker_does(service: Service) -> None:
+    """Beyond its tries."""
+    service.between.on_next("batch", *[refused(TooManyConnections("full"))] * 10)
+    assert (await run(service)).attempt == 11
+    assert 300 <= service.clock.monotonic() <= 360
+
+
+@pytest.mark.parametrize(("asked_for", "waits"), [(600, True), (3600, False)])
+@in_virtual_time
+async def test_a_server_that_asks_to_be_left_alone(service: Service, asked_for: float, waits: bool) -> None:
+    """Some minutes are waited for; else the run stays queued, to be taken up again by its id."""
+    service.between.on_next("batch", refused(Throttled("slow down", retry_after=asked_for)))
+    if waits:
+        assert (await run(service)).state is RunState.SUCCEEDED
+        assert asked_for <= service.clock.monotonic() < asked_for + 1
+        return
+    with pytest.raises(RunPutOff, match=r"13:00:00Z.*--run-id r.*slow down") as raised:
+        await run(service)
+    assert raised.value.exit_code == 75
+    assert (service.clock.monotonic(), service.record().run.state) == (0, RunState.QUEUED)
+    await service.clock.sleep(asked_for)
+    assert (await run(service)).state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("fast", [120, -120])
+@in_virtual_time
+async def test_who_has_a_run_is_told_by_the_historys_clock(service: Service, fast: float) -> None:
+    """Another worker's lease is as long as the database says, however wrong the clock is here."""
+    service.first = service.executor("wrong", around=service.between, own_clock=WrongClock(fast))
+    await service.accept()
+    held = await service.second.claim()
+    assert held is not None
+    with pytest.raises(RunHeldElsewhere):
+        await run(service)
+    await service.clock.sleep(LEASE.total_seconds())
+    assert (await run(service)).state is RunState.SUCCEEDED
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "exit_code", "attempts"),
     [
@@ -233,7 +275,7 @@ async def test_it_is_retried_to_the_end(service: Service) -> None:
 @in_virtual_time
 async def test_retries_end(error: PipelineError, kind: str, exit_code: int, attempts: int) -> None:
     """After the last try, or at once where none can help."""
-    service = Service(retry=RetryPolicy(max_attempts=3))
+    service = Service(retry=RetryPolicy(max_attempts=3, patience_for_servers=timedelta()))
     service.between.on_every("batch", refused(error))
     finished = await run(service)
     assert (finished.state, finished.attempt) == (RunState.FAILED, attempts)
@@ -397,6 +439,7 @@ async def test_a_dry_run_is_retried_in_this_process(service: Service) -> None:
 @in_virtual_time
 async def test_a_dry_run_fails_as_a_run_does(service: Service, error: BaseException, kind: str, attempt: int) -> None:
     """With the same kinds."""
+    service.retry = RetryPolicy(patience_for_servers=timedelta())
     service.between.on_every("batch", refused(error))
     completion = await dry(service)
     assert (completion.state, completion.error.kind, completion.attempt) == ("failed", kind, attempt)

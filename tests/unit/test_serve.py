@@ -65,6 +65,19 @@ async def test_a_prefix_of_somebody_elses_is_found_before_anything_is_taken() ->
     assert await served.committed() == 0
 
 
+@pytest.mark.parametrize("method", ["installation_id", "verify_installation"])
+@in_virtual_time
+async def test_a_server_that_hangs_at_the_start_doesnt_hold_up_stopping(method: str) -> None:
+    """There is nothing to finish: it ends at once."""
+    served = Served()
+    served.service.between.on_every(method, lambda call: asyncio.Event().wait())
+    running = asyncio.create_task(served.whole.run(served.stop, served.hurry, once=False))
+    await served.clock.sleep(5)
+    served.stop.set()
+    await running
+    assert served.clock.monotonic() == 5
+
+
 @pytest.mark.parametrize(
     ("method", "error"),
     [

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pipeline_processing.shielded import shielded
+from pipeline_processing.shielded import in_time, shielded
 
 
 async def test_it_gives_back_what_the_work_returns() -> None:
@@ -48,3 +48,34 @@ async def test_however_often_cancelled_the_work_ends_first(fails: bool) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended
+
+
+async def test_work_in_time_is_a_plain_call() -> None:
+    """With its result, or its error."""
+
+    async def work(error: Exception | None = None) -> int:
+        if error is not None:
+            raise error
+        return 7
+
+    assert await in_time(work(), seconds=10) == 7
+    with pytest.raises(KeyError):
+        await in_time(work(KeyError("x")), seconds=10)
+
+
+async def test_late_work_isnt_waited_for_though_it_ignores_its_cancellation() -> None:
+    """It ends by itself."""
+    release, ended = asyncio.Event(), asyncio.Event()
+
+    async def hangs() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await release.wait()
+            ended.set()
+
+    with pytest.raises(TimeoutError):
+        await in_time(hangs(), seconds=0.01)
+    assert not ended.is_set()
+    release.set()
+    await asyncio.wait_for(ended.wait(), 10)

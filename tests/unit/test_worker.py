@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.errors import HistoryUnavailable, TooManyConnections
 from pipeline_processing.health import Pulse
 from pipeline_processing.model import RunState
 from pipeline_processing.outage import Outage
+from pipeline_processing.retrying import RetryPolicy
+from pipeline_processing.shielded import shielded
+from pipeline_processing.stopping import leave_seconds
 from pipeline_processing.worker import Worker
 from tests.unit.in_memory import Call, Service, refused
 from tests.unit.virtual_clock import in_virtual_time
@@ -137,6 +140,63 @@ async def test_what_is_not_finished_in_the_drain_time_is_handed_back() -> None:
     assert service.outcomes() == ["handed_back"]
     assert (await service.runs.tries("r"), await states(service)) == (0, {"r": RunState.QUEUED})
     assert service.left_over() == ([], [])
+
+
+@in_virtual_time
+async def test_a_drain_lasts_no_longer_whatever_hangs() -> None:
+    """An upload that can't be left, a claim without an answer: the run is handed back in time all the same."""
+    service, gate = Service(leave_seconds=leave_seconds(8)), Gate()
+    await service.accept("r")
+    service.between.on_next("batch", None, None, None, gate)
+    hung = asyncio.Event()
+
+    async def hangs(call: Call) -> Any:
+        await shielded(hung.wait())
+        return await call()
+
+    async with running(service, concurrency=2, drain_seconds=8) as it:
+        await service.clock.sleep(1)
+        service.between.on_every("leave", hangs)
+        service.between.on_every("claim", hangs)
+        await service.clock.sleep(1)
+        it.stop.set()
+        await service.clock.sleep(6.1)
+        assert service.outcomes() == ["handed_back"]
+        assert await service.second.claim() is not None
+    assert service.clock.monotonic() <= 2 + 8
+    hung.set()
+    await asyncio.wait(service.first.attempts)
+
+
+@in_virtual_time
+async def test_fewer_runs_at_once_while_the_source_is_full() -> None:
+    """As many as it has connections for, and all of them succeed though none has a second try."""
+    service, connections = Service(retry=RetryPolicy(max_attempts=1)), 2
+    for agency_id in range(1, 13):
+        await service.accept(f"r{agency_id}", agency_id=agency_id)
+
+    open_now, refusals = 0, []
+
+    async def limited(call: Call) -> Any:
+        nonlocal open_now
+        if open_now == connections:
+            refusals.append(service.clock.monotonic())
+            raise TooManyConnections("full")
+        open_now += 1
+        try:
+            await service.clock.sleep(30)
+        finally:
+            open_now -= 1
+        return await call()
+
+    service.between.on_every("snapshot", limited)
+    async with running(service, concurrency=8):
+        await service.clock.sleep(600)
+
+    assert set((await states(service)).values()) == {RunState.SUCCEEDED}
+    # At once all that were too many; then, as long as it lasts, far fewer than eight every 30 s.
+    assert len([at for at in refusals if at == 0]) == 6
+    assert len(refusals) < 40
 
 
 @in_virtual_time

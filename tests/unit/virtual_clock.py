@@ -49,6 +49,16 @@ class VirtualClock:
         await asyncio.sleep(seconds)
 
 
+class WrongClock(VirtualClock):
+    """A machine's clock that is fast by some seconds, or slow."""
+
+    def __init__(self, fast: float) -> None:
+        self._fast = timedelta(seconds=fast)
+
+    def now(self) -> datetime:
+        return super().now() + self._fast
+
+
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Runs an async test in virtual time, and sees that it leaves no task behind."""
 

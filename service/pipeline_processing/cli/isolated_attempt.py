@@ -16,11 +16,13 @@ from pipeline_processing.app_data import data_path
 from pipeline_processing.cli.event_loop import run_async
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.errors import PipelineError
+from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.logs import configure_logs
 from pipeline_processing.model import RunProgress
 from pipeline_processing.ports import Claim
 from pipeline_processing.settings import Settings
 from pipeline_processing.signals import Terminated
+from pipeline_processing.stopping import leave_seconds
 from pipeline_processing.telemetry import Telemetry, configure_telemetry
 
 log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
@@ -47,7 +49,7 @@ def main() -> int:
 async def _work(
     settings: Settings, config: AgencyJobConfig, claim: Claim, telemetry: Telemetry, progress: BinaryIO
 ) -> None:
-    clock, loop, lifeline = SystemClock(), asyncio.get_running_loop(), sys.stdin.fileno()
+    clock, loop, lifeline = HistoryClock(SystemClock()), asyncio.get_running_loop(), sys.stdin.fileno()
     working = asyncio.current_task()
     assert working is not None
 
@@ -62,7 +64,7 @@ async def _work(
         app.watched_aside() as aside,
         app.history(settings, connections=3) as runs,
         app.leases(settings, aside, runs=runs, clock=clock, concurrency=1) as leases,
-        data_path(settings, config, runs=1) as path,
+        data_path(settings, config, runs=1, clock=clock) as path,
     ):
         executor = app.executor(
             settings,
@@ -72,8 +74,11 @@ async def _work(
             path=path,
             clock=clock,
             tracer=telemetry.tracer,
+            retry=app.retry_policy(settings),
+            leave_seconds=leave_seconds(settings.worker.drain_seconds),
             on_progress=tell,
         )
+        clock.hear(await runs.now())
         held = await leases.resume(claim)
         progress.write(b"\n")  # from here on this process renews the lease
         loop.add_reader(lifeline, orphaned)

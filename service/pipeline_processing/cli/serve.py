@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     import asyncio
 
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
+    from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.settings import Settings
     from pipeline_processing.telemetry import Telemetry
+
+_GRACE_SECONDS = 1.5
+"""What closing may take beyond the drain time."""
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +51,7 @@ def serve(
     from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.cli.context import current_settings, missing_settings
+    from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import SettingsError
     from pipeline_processing.logs import configure_logs
@@ -59,28 +64,39 @@ def serve(
         raise SettingsError("\n".join(map(str, missing)))
     require_sound(job_config, secrets=settings.secrets)
     configure_logs(json=not sys.stderr.isatty(), level="info")
-    with configure_telemetry(os.environ) as telemetry:
-        run_async(_served(settings, job_config, telemetry, once=once))
+    with Cutoff() as cutoff, configure_telemetry(os.environ) as telemetry:
+        run_async(_served(settings, job_config, telemetry, cutoff, once=once))
 
 
-async def _served(settings: Settings, config: AgencyJobConfig, telemetry: Telemetry, *, once: bool) -> None:
+async def _served(
+    settings: Settings, config: AgencyJobConfig, telemetry: Telemetry, cutoff: Cutoff, *, once: bool
+) -> None:
     import asyncio
 
     from pipeline_processing.app_serve import service
 
     stop, hurry = asyncio.Event(), asyncio.Event()
-    with _told_by_signals(stop, hurry):
+    with _told_by_signals(stop, hurry, cutoff, drain_seconds=settings.worker.drain_seconds):
         async with service(settings, config, tracer=telemetry.tracer) as parts:
             await parts.run(stop, hurry, once=once)
 
 
 @contextmanager
-def _told_by_signals(stop: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
-    """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`."""
+def _told_by_signals(
+    stop: asyncio.Event, hurry: asyncio.Event, cutoff: Cutoff, *, drain_seconds: float
+) -> Iterator[None]:
+    """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`; each leaves a limited time."""
     import asyncio
 
+    from pipeline_processing.stopping import hand_back_seconds
+
     def told() -> None:
-        (hurry if stop.is_set() else stop).set()
+        if not stop.is_set():
+            stop.set()
+            cutoff.within(drain_seconds + _GRACE_SECONDS)
+        else:
+            hurry.set()
+            cutoff.within(hand_back_seconds(drain_seconds) + _GRACE_SECONDS)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

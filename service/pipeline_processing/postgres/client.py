@@ -18,6 +18,7 @@ from pipeline_processing.postgres.errors import NO_REMEDIES, translated
 log = structlog.get_logger(__name__)
 
 _RELEASE_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
 _IDLE_SECONDS = 30
 _PROBE_SECONDS = 10
 _PROBES = 3
@@ -74,7 +75,7 @@ class DatabaseClient:
         if pool is None:
             return
         try:
-            async with asyncio.timeout(_RELEASE_SECONDS):
+            async with asyncio.timeout(_CLOSE_SECONDS):
                 await pool.close()  # if it can't, it cuts the connections off
         except Exception as problem:
             log.warning("connections were cut off", where=self.where, error=str(problem) or type(problem).__name__)

@@ -1,0 +1,18 @@
+"""The command line on a machine whose clock is wrong: `skewed_cli.py SECONDS COMMAND …`, fast by so many seconds."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+from pipeline_processing.cli.main import main
+from pipeline_processing.clock import SystemClock
+
+
+def now(self: SystemClock) -> datetime:
+    return datetime.now(UTC) + FAST
+
+
+FAST = timedelta(seconds=float(sys.argv[1]))
+SystemClock.now = now  # type: ignore[method-assign]
+sys.exit(main(sys.argv[2:]))
