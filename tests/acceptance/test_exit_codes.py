@@ -168,6 +168,25 @@ def test_refused(shared: Service, case: Refused) -> None:
     assert shared.tables() == before
 
 
+@pytest.fixture(scope="module")
+def latin1(shared: Service) -> Iterator[str]:
+    """The DSN of a database that can't store every text."""
+    name = f"latin1-{uuid4().hex[:12]}"
+    shared.sql(f"CREATE DATABASE \"{name}\" ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    yield shared.servers.postgres.dsn(name)
+    shared.servers.postgres.drop_database(name)
+
+
+@pytest.mark.parametrize("command", ["migrate", "serve", "config check --connect"])
+def test_a_history_that_cannot_store_every_text(shared: Service, latin1: str, command: str) -> None:
+    """Refused before anything is done, with the encoding and what to do: a request in Japanese would stop all."""
+    done = shared.cli(*command.split(), env={"PIPELINE_HISTORY__DSN": latin1})
+
+    assert done.returncode == 78, done.stderr
+    assert "LATIN1" in done.stdout + done.stderr
+    assert "ENCODING 'UTF8'" in done.stdout + done.stderr
+
+
 # -- runs that fail --------------------------------------------------------------------------------
 
 
