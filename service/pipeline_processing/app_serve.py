@@ -13,6 +13,8 @@ from pipeline_processing.clock import SystemClock
 from pipeline_processing.health import Health, Pulse
 from pipeline_processing.intake import Intake
 from pipeline_processing.kafka.requests import KafkaRequests
+from pipeline_processing.kafka.topic_ids import Incarnation
+from pipeline_processing.lasting_events import LastingEvents
 from pipeline_processing.messaging import RequestStream
 from pipeline_processing.outage import Outage
 from pipeline_processing.outbox import Outbox
@@ -39,8 +41,8 @@ async def service(
         await stack.enter_async_context(health_server(health, host=settings.http.host, port=settings.http.port))
         runs = await stack.enter_async_context(app.history(settings, connections=2 * concurrency + _OTHER_CONNECTIONS))
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency))
-        sender = await stack.enter_async_context(app.events(settings))
         looker = await stack.enter_async_context(app.topics(settings))
+        sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
         outbox = Outbox(
             runs=runs,
             events=sender,
@@ -80,10 +82,12 @@ async def service(
             worker.wake()
             outbox.wake()  # a finished run that was asked for again sends its event again
 
+        incarnation = Incarnation()  # over all subscriptions: the topic may be made anew between two of them
+
         @asynccontextmanager
         async def subscribed() -> AsyncIterator[RequestStream]:
             await looker.ensure()
-            async with KafkaRequests(settings=settings.kafka) as stream:
+            async with KafkaRequests(settings=settings.kafka, incarnation=incarnation) as stream:
                 yield stream
 
         yield Service(
