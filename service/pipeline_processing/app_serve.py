@@ -41,6 +41,7 @@ async def service(
         await stack.enter_async_context(health_server(health, host=settings.http.host, port=settings.http.port))
         runs = await stack.enter_async_context(app.history(settings, connections=2 * concurrency + _OTHER_CONNECTIONS))
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency))
+        letters = await stack.enter_async_context(app.letters(settings))
         looker = await stack.enter_async_context(app.topics(settings))
         sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
         outbox = Outbox(
@@ -96,6 +97,7 @@ async def service(
                 events=sender,
                 dead_letters_topic=settings.kafka.dead_letters_topic,
                 runs=runs,
+                letters=letters,
                 config=config,
                 config_id=path.config_id,
                 clock=clock,

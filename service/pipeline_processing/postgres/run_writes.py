@@ -23,7 +23,7 @@ from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.postgres.run_rows import dataset_columns, failure_columns, outcome_columns, run_of
 
 QUERIES = load_queries(
-    "queries.sql", "queries_messages.sql", "queries_clean_up.sql", "queries_reading.sql"
+    "queries.sql", "queries_messages.sql", "queries_clean_up.sql", "queries_reading.sql", "queries_letters.sql"
 )
 
 
