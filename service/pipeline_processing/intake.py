@@ -5,7 +5,7 @@ that, the message comes again, and nothing happens twice: a run's id is the requ
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 1.0
+_BATCH_BYTES = 1024 * 1024
+"""Of messages that are settled together: what is made of one takes ten times its size for a moment."""
 _LOOK_SECONDS = 10.0
 """How often the brokers are asked what is left."""
 _LOOKS_IN_VAIN = 6
@@ -120,7 +122,8 @@ class Intake:
             now = self._clock.monotonic()
             if records:
                 try:
-                    await self._settle(records, stop)
+                    for batch in _batches(records):
+                        await self._settle(batch, stop)
                 except Stopped:
                     return  # what isn't settled isn't committed
                 self._pulse.moving()
@@ -252,3 +255,14 @@ class Intake:
             await first_of(stop, seconds=_PAUSE_SECONDS)
             if stop.is_set():
                 raise Stopped
+
+
+def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """The same records in the same order, cut so that no batch has more bytes than it may, unless it is one record."""
+    start = size = 0
+    for number, record in enumerate(records):
+        if number > start and size + record.size > _BATCH_BYTES:
+            yield records[start:number]
+            start, size = number, 0
+        size += record.size
+    yield records[start:]

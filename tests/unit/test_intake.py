@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline_processing.dead_letters import DeadLetter
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, TopicMissing
 from pipeline_processing.health import SILENT_SECONDS
 from pipeline_processing.messaging import Outgoing
+from pipeline_processing.ports import Incoming
 from tests.unit.in_memory import Call, lost_reply, refused
 from tests.unit.served import DEAD_LETTERS, REQUESTS, Served
 from tests.unit.virtual_clock import in_virtual_time
@@ -295,6 +297,32 @@ async def test_a_topic_that_is_missing_at_the_start_is_an_error() -> None:
 
     with pytest.raises(TopicMissing, match=REQUESTS):
         await served.intake.run(served.stop)
+
+
+@in_virtual_time
+async def test_a_burst_of_large_requests_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made of a request takes many times its bytes. Small ones still go by hundreds."""
+    served = Served()
+    accept_all = served.service.runs.accept_all
+    batches: list[list[int]] = []
+
+    async def noted(incoming: Sequence[Incoming]) -> Any:
+        batches.append([len(each.request.model_dump_json(exclude_defaults=True)) for each in incoming])
+        return await accept_all(incoming)
+
+    monkeypatch.setattr(served.service.runs, "accept_all", noted)
+    for number in range(200):
+        served.ask(run_id=f"large-{number}", params={"filler": "x" * 210_000})
+    for number in range(200):
+        served.ask(run_id=f"small-{number}")
+    served.ask(b"x" * 3_000_000)
+    async with served.taking():
+        await served.clock.sleep(10)
+
+    assert len(served.service.runs._records) == 400
+    assert (await served.committed(), len(served.letters())) == (401, 1)
+    assert max(map(sum, batches)) <= 1024 * 1024
+    assert max(map(len, batches)) >= 190
 
 
 @in_virtual_time

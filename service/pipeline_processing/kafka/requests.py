@@ -29,7 +29,9 @@ _LAG_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 _START_OVER_SECONDS = 1.0
 _MAX_RECORDS = 500
-_FETCH_BYTES = 8 * 1024 * 1024
+_FETCH_BYTES = 4 * 1024 * 1024
+_PARTITION_FETCH_BYTES = 256 * 1024
+"""aiokafka keeps so much of each partition ready, or a whole batch of a producer's if that is larger."""
 
 # That assignment is over: who has the partitions now is given the same records again.
 _OVER = (
@@ -175,6 +177,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             isolation_level="read_committed",
             max_poll_records=_MAX_RECORDS,
             fetch_max_bytes=_FETCH_BYTES,
+            max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
             metadata_max_age_ms=MAX_AGE_MS,
             session_timeout_ms=round(self._session_seconds * 1000),
             # By the answers it learns that the group rebalances, and until then the others wait.

@@ -287,6 +287,22 @@ async def test_offsets_beyond_the_end_pass_over_nothing(real: KafkaBackend) -> N
         assert await settled(real)
 
 
+async def test_a_poll_is_bounded_by_bytes(real: KafkaBackend) -> None:
+    """A burst of large requests comes in pieces, whatever the number of records that would be allowed."""
+    filler = b"x" * 210_000
+    await real.events.send([Outgoing(real.requests, b"%d" % number, filler) for number in range(100)])
+
+    async with real.subscribe() as stream:
+        sizes: list[int] = []
+
+        async def all_came() -> bool:
+            sizes.append(sum(record.size for record in await stream.poll()))
+            return sum(sizes) >= 100 * len(filler)
+
+        await until(all_came)
+    assert max(sizes) <= 3 * (256 * 1024 + len(filler))  # of each partition so much, or a record more
+
+
 async def _has(backend: KafkaBackend, topic: str) -> bool:
     try:
         await backend.topics.ends(topic)
