@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 from opentelemetry.trace import Tracer
@@ -36,6 +37,8 @@ from pipeline_processing.postgres.migrate import migrate as migrate_schema
 from pipeline_processing.postgres.run_store import PostgresRunStore
 from pipeline_processing.run_now import RunNow, run_dry
 from pipeline_processing.settings import Settings
+from pipeline_processing.side_loop import SideLoop
+from pipeline_processing.watchdog import Watchdog
 
 
 def new_run_id() -> str:
@@ -115,6 +118,45 @@ async def topics(settings: Settings) -> AsyncIterator[Topics]:
     yield KafkaTopics(settings=settings.kafka)
 
 
+# -- beside the main event loop -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A second event loop, and the watchdog that runs there."""
+
+    loop: SideLoop
+    watchdog: Watchdog
+
+
+@asynccontextmanager
+async def watched_aside() -> AsyncIterator[Aside]:
+    """For what must go on while this event loop is blocked, which the watchdog notices."""
+    async with SideLoop() as loop:
+        watchdog = Watchdog()
+        watching = loop.start(watchdog.watch())
+        try:
+            yield Aside(loop, watchdog)
+        finally:
+            watching.cancel()
+
+
+@asynccontextmanager
+async def leases(
+    settings: Settings, aside: Aside, *, runs: RunStore, clock: Clock, concurrency: int
+) -> AsyncIterator[Leases]:
+    """Leases that are renewed aside, by connections of their own: one a run, as a row may be locked for a while."""
+    async with aside.loop.opened(history(settings, connections=concurrency)) as renewed_in:
+        yield Leases(
+            runs=runs,
+            clock=clock,
+            length=timedelta(seconds=settings.worker.lease_seconds),
+            renewed_in=renewed_in,
+            start_aside=aside.loop.start,
+            hangs=lambda: aside.watchdog.hangs,
+        )
+
+
 # -- one run -------------------------------------------------------------------------------------
 
 
@@ -129,13 +171,15 @@ async def run_now(
 ) -> AsyncIterator[RunNow]:
     """What the `run` command needs: the whole service but Kafka, for one run."""
     async with AsyncExitStack() as stack:
-        runs = await stack.enter_async_context(history(settings))
-        path = await stack.enter_async_context(data_path(settings, config, runs=1))
         clock = SystemClock()
+        runs = await stack.enter_async_context(history(settings))
+        aside = await stack.enter_async_context(watched_aside())
+        path = await stack.enter_async_context(data_path(settings, config, runs=1))
         worker = executor(
             settings,
             config,
             runs=runs,
+            leases=await stack.enter_async_context(leases(settings, aside, runs=runs, clock=clock, concurrency=1)),
             path=path,
             clock=clock,
             tracer=tracer,
@@ -153,15 +197,12 @@ async def run_now(
         )
 
 
-def leases(settings: Settings, *, runs: RunStore, clock: Clock) -> Leases:
-    return Leases(runs=runs, clock=clock, length=timedelta(seconds=settings.worker.lease_seconds))
-
-
 def executor(
     settings: Settings,
     config: AgencyJobConfig,
     *,
     runs: RunStore,
+    leases: Leases,
     path: DataPath,
     clock: Clock,
     tracer: Tracer,
@@ -178,7 +219,7 @@ def executor(
         destinations=path.destinations,
         config=config,
         config_id=path.config_id,
-        leases=leases(settings, runs=runs, clock=clock),
+        leases=leases,
         clock=clock,
         tracer=tracer,
         retry=retry_policy(settings),

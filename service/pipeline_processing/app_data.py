@@ -5,13 +5,13 @@ the composition root.
 
 import random
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
 from pipeline_processing import plugins
-from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
 from pipeline_processing.agency_data_job.destination_config import (
     FileDestinationEntry,
     PluginDestinationEntry,
@@ -44,6 +44,7 @@ from pipeline_processing.settings import Settings
 from pipeline_processing.sources import Sources
 from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.upstream import UpstreamOptions
+from pipeline_processing.user_code import user_code
 
 APPLICATION_NAME = "pipeline-processing"
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
@@ -107,7 +108,8 @@ async def sources(
         for dataset in config.datasets:
             if isinstance(dataset.source, PluginSourceEntry) and dataset.source.kind not in by_kind:
                 kind = dataset.source.kind
-                by_kind[kind] = plugins.plugin(plugins.SOURCES, kind).build(context=services)
+                with _building(kind):
+                    by_kind[kind] = plugins.plugin(plugins.SOURCES, kind).build(context=services)
         yield Sources(by_kind, clock=SystemClock()), services
 
 
@@ -124,6 +126,11 @@ def _read_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
         max_size=connections,
         server_settings=SESSION_SETTINGS,
     )
+
+
+def _building(plugin: str) -> AbstractContextManager[None]:
+    """A block that builds or opens what a plugin offers, whose errors are told as the plugin's."""
+    return user_code(lambda what: InvalidJobConfig(f"The plugin {plugin!r} can't be built: {what}."))
 
 
 class ConfiguredServices:
@@ -176,8 +183,11 @@ async def destinations(settings: Settings, config: AgencyJobConfig | None, *, ru
                 case PostgresDestinationEntry(postgres=postgres):
                     made = _postgres_destination(settings, postgres, connections=2 * runs)
                 case PluginDestinationEntry():
-                    plugin = plugins.plugin(plugins.DESTINATIONS, entry.name)
-                    made = plugin.build(entry.options, context=ConfiguredServices(settings))
+                    with _building(entry.name):
+                        plugin = plugins.plugin(plugins.DESTINATIONS, entry.name)
+                        made = plugin.build(entry.options, context=ConfiguredServices(settings))
+                        opened.append(await stack.enter_async_context(made))
+                    continue
             opened.append(await stack.enter_async_context(made))
         # The first that can hold the manifest is the primary: another package's has no say in that.
         first = next(at for at, entry in enumerate(entries) if entry.kind in ("s3", "file"))

@@ -25,7 +25,7 @@ from pipeline_processing.web.health import health_server
 from pipeline_processing.worker import Worker
 
 _OTHER_CONNECTIONS = 4
-"""To the history, besides two a run (its writes and its lease): intake, outbox, claims, and one to spare."""
+"""To the history, besides one a run for its writes: intake, outbox, claims, and one to spare."""
 
 
 @asynccontextmanager
@@ -38,8 +38,14 @@ async def service(
     pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
     health = Health(pulses=list(pulses.values()), outages=(kafka, database_of_runs, storage))
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(health_server(health, host=settings.http.host, port=settings.http.port))
-        runs = await stack.enter_async_context(app.history(settings, connections=2 * concurrency + _OTHER_CONNECTIONS))
+        aside = await stack.enter_async_context(app.watched_aside())
+        # It answers while the event loop is blocked, and says so when that lasts: see `Pulse`.
+        answers = health_server(health, host=settings.http.host, port=settings.http.port)
+        await stack.enter_async_context(aside.loop.opened(answers))
+        runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
+        leases = await stack.enter_async_context(
+            app.leases(settings, aside, runs=runs, clock=clock, concurrency=concurrency)
+        )
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency))
         letters = await stack.enter_async_context(app.letters(settings))
         looker = await stack.enter_async_context(app.topics(settings))
@@ -64,6 +70,7 @@ async def service(
                 settings,
                 config,
                 runs=runs,
+                leases=leases,
                 path=path,
                 clock=clock,
                 tracer=tracer,

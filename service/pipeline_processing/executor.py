@@ -27,6 +27,7 @@ from pipeline_processing.errors import (
     InternalError,
     PipelineError,
     ProcessEnded,
+    StepFailed,
     Superseded,
 )
 from pipeline_processing.failures import failure_of
@@ -40,6 +41,7 @@ from pipeline_processing.publication import Publisher, decide, manifest_key, out
 from pipeline_processing.run_totals import RunTotals
 from pipeline_processing.shielded import shielded
 from pipeline_processing.telemetry import parent_context, trace_ids
+from pipeline_processing.user_code import NoException, asked_to_stop, contained, described, is_for_us
 
 log = structlog.get_logger(__name__)
 
@@ -208,10 +210,10 @@ class Executor:
             return await self._publish(claim)
         except Superseded:
             raise
-        except (Exception, asyncio.CancelledError) as error:
-            if _asked_to_stop():
+        except BaseException as error:  # plugins and users' values are user code
+            if asked_to_stop() or is_for_us(error):
                 raise  # whatever it is, it comes of stopping, and says nothing about the run
-            known = _known(error)
+            known = known_error(error)
             return await self._gave_way(claim, known) if prepared else await self._ended(claim, known, totals)
 
     async def _attempt_apart(self, held: Held, isolated: Isolated) -> Attempted:
@@ -288,9 +290,14 @@ class Executor:
     async def _processed(self, claim: Claim, processor: AgencyProcessor) -> Export:
         """Stream the agency's rows, until the request's deadline at most. Raises DeadlineExceeded."""
         request = claim.run.request
+        config = self._config.for_request(request)
+
+        async def process() -> Export:
+            return await contained(processor.process_agency(claim.run.agency_id, config))
+
         # In a task of its own: before Python 3.13, one in which a TaskGroup has failed looks ever after as if it were
         # asked to stop, and steps may use any.
-        work = asyncio.ensure_future(processor.process_agency(claim.run.agency_id, self._config.for_request(request)))
+        work = asyncio.create_task(process())
         if request.deadline is None:
             return await work
         try:
@@ -362,8 +369,8 @@ class Executor:
         async def limited() -> None:
             try:
                 async with asyncio.timeout(_CLEAN_UP_SECONDS):
-                    await work
-            except (PipelineError, TimeoutError) as error:
+                    await contained(work)  # a plugin's destination is user code
+            except (PipelineError, NoException, TimeoutError) as error:
                 log.warning("leaving a run was not clean; its lease ends by itself", error=str(error))
 
         await shielded(limited())
@@ -372,15 +379,15 @@ class Executor:
         return await self._runs.get(claim.run.run_id) or claim.run
 
 
-def _asked_to_stop() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _known(error: BaseException) -> PipelineError:
+def known_error(error: BaseException) -> PipelineError:
     """An error as one of the service's. One that isn't is a bug, a cancellation that nobody asked for included."""
     if isinstance(error, PipelineError):
         return error
+    if isinstance(error, NoException) and error.__cause__ is not None:
+        error = error.__cause__
+    if not isinstance(error, Exception | asyncio.CancelledError):  # the service itself never ends a process like that
+        what = described(error)
+        return StepFailed(f"A plugin, or a value that a step made, raised {what}. Mend it, then replay the run.")
     log.error("unexpected error", exc_info=error)
     return InternalError(error)
 

@@ -37,11 +37,12 @@ class Pulse:
     @property
     def problem(self) -> str | None:
         """Why it isn't alive; None if it is, or isn't to run."""
-        if self._stuck is not None:
-            return f"{self.name}: {self._stuck}"
-        if self._beaten_at is None:
+        beaten_at, stuck = self._beaten_at, self._stuck  # as they are now: another thread asks
+        if stuck is not None:
+            return f"{self.name}: {stuck}"
+        if beaten_at is None:
             return None
-        silent = self._clock.monotonic() - self._beaten_at
+        silent = self._clock.monotonic() - beaten_at
         return f"{self.name} has been silent for {silent:.0f} s" if silent > SILENT_SECONDS else None
 
 

@@ -1,10 +1,10 @@
 """Working under a lease: it is renewed while the work lasts, and the work stops before the lease can end."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import structlog
 
@@ -27,16 +27,42 @@ class Held:
     ends_at: float
 
 
+class _Lease:
+    """A claim's lease, as both event loops see it."""
+
+    def __init__(self, held: Held) -> None:
+        self.claim = held.claim
+        self.ends_at = held.ends_at
+
+
+StartAside = Callable[[Coroutine[Any, Any, Never]], asyncio.Future[Never]]
+
+
 class Leases:
     """
     Takes claims and works under them.
+
+    Leases are renewed beside the work: `start_aside` starts a coroutine where the work can't block it, and
+    `renewed_in` is the history to be used there. They are no longer renewed once the work `hangs`.
 
     Time is counted from *before* a claim or renewal was sent, on the monotonic clock, so that this worker always
     believes the lease to end earlier than the database does.
     """
 
-    def __init__(self, *, runs: RunStore, clock: Clock, length: timedelta) -> None:
+    def __init__(
+        self,
+        *,
+        runs: RunStore,
+        clock: Clock,
+        length: timedelta,
+        renewed_in: RunStore | None = None,
+        start_aside: StartAside = asyncio.ensure_future,
+        hangs: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._runs = runs
+        self._renewed_in = runs if renewed_in is None else renewed_in
+        self._start_aside = start_aside
+        self._hangs = hangs
         self._clock = clock
         self._length = length
 
@@ -65,10 +91,15 @@ class Leases:
         Do the work while renewing the lease. Raises Superseded, after cancelling the work, when the lease is lost:
         taken over, cancelled, or not renewed in time.
         """
+        lease = _Lease(held)
         working = asyncio.ensure_future(work)
-        renewing = asyncio.ensure_future(self._renew(held))
+        renewing = self._start_aside(self._renew(lease))
         try:
-            await asyncio.wait((working, renewing), return_when=asyncio.FIRST_COMPLETED)
+            while not (working.done() or renewing.done()):
+                if (left := lease.ends_at - self._clock.monotonic()) <= 0:
+                    # The other event loop has said nothing: it runs late, or not at all.
+                    raise Superseded(held.claim.run.run_id, fence=held.claim.fence)
+                await asyncio.wait((working, renewing), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
             renewing.result()  # raises: renewing only ends by an error
@@ -78,13 +109,16 @@ class Leases:
             renewing.cancel()
             await asyncio.gather(working, renewing, return_exceptions=True)
 
-    async def _renew(self, held: Held) -> None:
-        seconds, ends_at = self._length.total_seconds(), held.ends_at
+    async def _renew(self, lease: _Lease) -> Never:
+        seconds = self._length.total_seconds()
         while True:
             # A third of the lease after it was last asked for, however late the answer came.
-            await self._watch(held.claim, until=ends_at - seconds * 2 / 3)
+            await self._watch(lease.claim, until=lease.ends_at - seconds * 2 / 3)
+            if self._hangs():
+                log.error("the event loop has been blocked for too long; giving the run up")
+                raise Superseded(lease.claim.run.run_id, fence=lease.claim.fence)
             # The last tenth is for stopping: a part reaches S3 for a moment after its task is cancelled.
-            ends_at = await self._renewed(held.claim, give_up_at=ends_at - seconds / 10)
+            lease.ends_at = await self._renewed(lease.claim, give_up_at=lease.ends_at - seconds / 10)
 
     async def _watch(self, claim: Claim, *, until: float) -> None:
         """Wait, and look now and then whether the run was cancelled meanwhile. Raises Superseded."""
@@ -92,7 +126,7 @@ class Leases:
             await self._clock.sleep(_LOOK_SECONDS)
             try:
                 async with asyncio.timeout(left - _LOOK_SECONDS):
-                    await self._runs.check(claim)
+                    await self._renewed_in.check(claim)
             except (TransientError, TimeoutError):
                 pass  # renewing tells whether that matters
         await self._clock.sleep(max(0.0, left))
@@ -104,7 +138,7 @@ class Leases:
             sent_at = self._clock.monotonic()
             try:
                 async with asyncio.timeout(max(0.0, give_up_at - sent_at)):
-                    await self._runs.renew(claim, lease=self._length)
+                    await self._renewed_in.renew(claim, lease=self._length)
                 return sent_at + seconds
             except (TransientError, TimeoutError) as error:
                 left = give_up_at - self._clock.monotonic()

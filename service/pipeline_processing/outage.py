@@ -21,7 +21,8 @@ class Outage:
     @property
     def problem(self) -> str | None:
         """What is wrong; None while it answers."""
-        return next(iter(self._complaints.values()), None)
+        # A copy, as another thread asks.
+        return next(iter(list(self._complaints.values())), None)
 
     def began(self, error: PipelineError, *, by: str) -> None:
         """It doesn't answer this user."""

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from pipeline_processing.user_code import described, is_for_us, user_code
+
 STEPS = "pipeline_processing.steps"
 SOURCES = "pipeline_processing.sources"
 DESTINATIONS = "pipeline_processing.destinations"
@@ -46,10 +48,8 @@ def plugin(group: str, name: str) -> Plugin:
     if found is None:
         there = ", ".join(sorted(_installed(group))) or "none"
         raise ValueError(f"no installed package has {name!r} among its entry points {group!r}; there is {there}")
-    try:
+    with user_code(lambda what: ValueError(f"{found.value} can't be loaded: {what}")):
         loaded = found.load()
-    except Exception as error:  # an import runs the package's code, which may raise anything
-        raise ValueError(f"{found.value} can't be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(loaded, Plugin):
         raise ValueError(f"{found.value} is a {type(loaded).__name__}, not a pipeline_processing.plugins.Plugin")
     return loaded
@@ -57,7 +57,15 @@ def plugin(group: str, name: str) -> Plugin:
 
 def parsed(group: str, name: str, options: Any) -> Any:
     """Options of a plugin, checked by its own type. Raises ValueError."""
-    return TypeAdapter(plugin(group, name).options).validate_python(options)
+    adapter = TypeAdapter(plugin(group, name).options)
+    try:
+        return adapter.validate_python(options)
+    except ValueError:
+        raise
+    except BaseException as error:  # validators are the package's code
+        if is_for_us(error):
+            raise
+        raise ValueError(f"{name!r} can't check its options: {described(error)}") from error
 
 
 @cache

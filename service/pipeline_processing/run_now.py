@@ -11,17 +11,17 @@ from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import (
-    InternalError,
     PipelineError,
     RunHeldElsewhere,
     RunOfAnotherJobConfig,
     Superseded,
     TransientError,
 )
-from pipeline_processing.executor import Executor, RetryPolicy, final_error
+from pipeline_processing.executor import Executor, RetryPolicy, final_error, known_error
 from pipeline_processing.failures import failure_of
 from pipeline_processing.model import Counts, JobRequest, Run, RunCompletion, RunState
 from pipeline_processing.ports import Clock, Incoming, RunStore
+from pipeline_processing.user_code import contained
 
 log = structlog.get_logger(__name__)
 
@@ -162,7 +162,7 @@ async def run_dry(
     attempt = 1
     while True:
         try:
-            export = await processor.process_agency(run.request.agency_id, config)
+            export = await contained(processor.process_agency(run.request.agency_id, config))
         except PipelineError as error:
             if not error.retryable or attempt >= retry.max_attempts:
                 return completion(attempt, state="failed", error=failure_of(final_error(error, attempt)))
@@ -171,8 +171,7 @@ async def run_dry(
             await clock.sleep(delay)
             attempt += 1
         except Exception as error:
-            log.exception("unexpected error")
-            return completion(attempt, state="failed", error=failure_of(InternalError(error)))
+            return completion(attempt, state="failed", error=failure_of(known_error(error)))
         else:
             counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
             size = sum(artifact.size for dataset in export.datasets for artifact in dataset.artifacts)

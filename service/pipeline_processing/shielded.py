@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from pipeline_processing.user_code import contained
+
 T = TypeVar("T")
 
 
@@ -13,7 +15,7 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
 
     Unlike a bare `asyncio.shield`, which leaves the work behind as an orphan. Limit the time inside `work`.
     """
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(contained(work))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

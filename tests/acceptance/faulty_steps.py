@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,31 @@ def raises_late(rows: Rows) -> Rows:
 
 def exits(rows: Rows) -> Rows:
     raise SystemExit(0)
+
+
+async def exits_async(rows: Rows) -> Rows:
+    raise SystemExit(0)
+
+
+async def exits_in_a_task(rows: Rows) -> Rows:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(exits_async(rows))
+    return rows
+
+
+async def interrupts(rows: Rows) -> Rows:
+    raise KeyboardInterrupt
+
+
+@asynccontextmanager
+async def exits_when_opened() -> AsyncIterator[Any]:
+    yield sys.exit(0)
+
+
+@asynccontextmanager
+async def interrupts_when_closed() -> AsyncIterator[Any]:
+    yield list
+    raise KeyboardInterrupt
 
 
 def returns_none(rows: Rows) -> None:

@@ -95,6 +95,9 @@ FUNCTIONS = {
     "raises_async": Faulty("step_failed", ("LookupError: no such street", "replay")),
     "raises_in_a_group": Faulty("step_failed", ("ExceptionGroup", "replay")),
     "exits": Faulty("step_failed", ("SystemExit", "replay")),
+    "exits_async": Faulty("step_failed", ("SystemExit", "replay")),
+    "exits_in_a_task": Faulty("step_failed", ("SystemExit", "replay")),
+    "interrupts": Faulty("step_failed", ("KeyboardInterrupt", "replay")),
     "returns_none": Faulty("step_failed", ("returned NoneType", "Return a list of dicts")),
     "returns_generator": Faulty("step_failed", ("returned generator", "Return a list of dicts")),
     "returns_numbers": Faulty("step_failed", ("a list with a int in it", "dict")),
@@ -110,6 +113,20 @@ def test_functions(shared: Service, name: str) -> None:
     steps = [{"filter": "id > 0"}, {"python": f"faulty_steps:{name}"}]
     told = failed(shared, 1, case.kind, ("Dataset 'records', step ", "rows 1 to 4: ", *case.says), steps=steps)
     assert f"python: faulty_steps:{name}" in told["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("exits_when_opened", ("Dataset 'records', step 1", "SystemExit", "opened")),
+        ("interrupts_when_closed", ("KeyboardInterrupt", "closed")),
+    ],
+)
+def test_functions_that_would_end_the_process_when_they_are_opened_or_closed(
+    shared: Service, name: str, says: tuple[str, ...]
+) -> None:
+    """That is the step's failure as well."""
+    failed(shared, 1, "step_failed", (f"faulty_steps:{name}", *says), steps=[{"python": f"faulty_steps:{name}"}])
 
 
 @pytest.mark.parametrize("name", ["raises", "raises_async"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import EntryPoint
@@ -12,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline_processing import plugins
-from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
 from pipeline_processing.app_data import destinations, sources
 from pipeline_processing.errors import SecretMissing, SettingsError
 from pipeline_processing.memory.destination import MemoryDestination
@@ -117,6 +118,26 @@ async def test_a_destination_whose_secret_is_missing(folder: dict[str, Any]):
     """The message names the variable."""
     with pytest.raises(SecretMissing, match="PIPELINE_SECRETS__ACME_KEY"):
         async with destinations(settings(secrets={}), config(folder, LAKE_ENTRY), runs=1):
+            raise AssertionError("nobody noticed")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), SystemExit("x"), KeyboardInterrupt("x")])
+async def test_a_plugin_that_cannot_be_built(
+    folder: dict[str, Any], error: BaseException, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever its code raises is told as its own fault, when the process starts."""
+
+    def build(*options: Any, context: Services) -> Any:
+        raise error
+
+    for name in ("LAKE", "CRM"):
+        monkeypatch.setattr(sys.modules[__name__], name, Plugin(options=Options, build=build))
+    message = f"'acme.{{}}' can't be built: {type(error).__name__}"
+    with pytest.raises(InvalidJobConfig, match=message.format("lake")):
+        async with destinations(settings(), config(folder, LAKE_ENTRY), runs=1):
+            raise AssertionError("nobody noticed")
+    with pytest.raises(InvalidJobConfig, match=message.format("crm")):
+        async with sources(settings(), config(), runs=1):
             raise AssertionError("nobody noticed")
 
 

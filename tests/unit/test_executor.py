@@ -675,6 +675,50 @@ async def test_what_breaks_while_stopping_says_nothing_about_the_run(service: Se
     assert await service.runs.tries("r") == 0
 
 
+@pytest.mark.parametrize(
+    "error", [SystemExit("enough"), KeyboardInterrupt("enough"), GeneratorExit("enough"), BaseException("enough")]
+)
+@pytest.mark.parametrize("method", ["snapshot", "batch", "write", "seal", "leave"])
+def test_user_code_that_ends_the_process_fails_its_run(method: str, error: BaseException) -> None:
+    """A plugin's, or that of a value which a step has made. The worker goes on."""
+
+    @in_virtual_time
+    async def scenario() -> None:
+        service = Service()
+        await service.accept()
+        service.between.on_next(method, refused(error))
+        await service.attempt()
+        failed(service, kind="step_failed", exit_code=1)
+        assert f"{type(error).__name__}: enough" in service.events()[0].error.message  # type: ignore[union-attr]
+
+        await service.accept("next")
+        await service.attempt()
+        succeeded(service, outcomes=["succeeded"], run_id="next")
+
+    scenario()
+
+
+@pytest.mark.parametrize("method", ["complete", "publish"])
+@in_virtual_time
+async def test_a_plugin_that_ends_the_process_while_a_decided_run_is_published(service: Service, method: str) -> None:
+    """The run is decided: it is published by the next one that claims it."""
+    await service.accept()
+    service.between.on_next(method, refused(SystemExit("enough")))
+    attempted = await service.attempt()
+    assert (attempted.run.state, attempted.error.kind) == (RunState.PREPARED, "step_failed")  # type: ignore[union-attr]
+
+
+@in_virtual_time
+async def test_a_plugin_that_ends_the_process_while_it_is_cleaned_up(service: Service) -> None:
+    """The run has ended already; `gc` has to remove what is left."""
+    await service.accept()
+    service.between.on_next("batch", None, None, None, None, refused(StepFailed("no such street")))
+    service.between.on_every("abort", refused(SystemExit("enough")))
+    attempted = await service.attempt()
+    assert attempted.run.state is RunState.FAILED
+    assert service.left_over() != NOTHING
+
+
 @in_virtual_time
 async def test_a_cancellation_that_nobody_asked_for_is_a_bug(service: Service) -> None:
     """A step that lets one of its own out would otherwise be handed back and tried for ever."""

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
-from typing import Any
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, Never
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline_processing.clock import SystemClock
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superseded
 from pipeline_processing.lease import Held, Leases
 from pipeline_processing.memory.run_store import MemoryRunStore
-from tests.unit.in_memory import INSTALLATION, LEASE, Between, Call, Interposed, incoming, lost_reply, refused
+from pipeline_processing.side_loop import SideLoop
+from tests.unit.in_memory import (
+    CONFIG_ID,
+    INSTALLATION,
+    LEASE,
+    Between,
+    Call,
+    Interposed,
+    incoming,
+    lost_reply,
+    refused,
+)
 from tests.unit.virtual_clock import VirtualClock, VirtualLoop, in_virtual_time
 
 SECONDS = LEASE.total_seconds()
@@ -34,7 +48,7 @@ class Leased:
 
     async def claim(self) -> Held:
         await self.runs.accept(incoming())
-        held = await self.leases.claim(worker="first", max_runs_per_agency=1)
+        held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
         assert held is not None
         return held
 
@@ -236,6 +250,73 @@ def test_the_work_has_stopped_before_the_lease_can_have_ended(claim_seconds: flo
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(scenario())
+
+
+# -- renewed beside the work ------------------------------------------------------------------------
+
+
+class Aside:
+    """Leases of one second in real time, renewed in a second event loop."""
+
+    def __init__(self, side: SideLoop, *, hangs: Callable[[], bool] = lambda: False) -> None:
+        self.runs = MemoryRunStore(clock=SystemClock(), installation_id=INSTALLATION)
+        self.leases = Leases(
+            runs=self.runs,
+            clock=SystemClock(),
+            length=timedelta(seconds=1),
+            renewed_in=self.runs,
+            start_aside=side.start,
+            hangs=hangs,
+        )
+
+    async def claim(self) -> Held:
+        await self.runs.accept(incoming())
+        held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
+        assert held is not None
+        return held
+
+    def ends_at(self) -> datetime:
+        ends_at = self.runs._records["r"].run.lease_expires_at
+        assert ends_at is not None
+        return ends_at
+
+
+async def test_work_that_blocks_the_event_loop_keeps_its_lease() -> None:
+    """For several times its length: another loop renews it."""
+
+    async def block() -> str:
+        began = datetime.now(UTC)
+        while aside.ends_at() < began + timedelta(seconds=3):
+            assert aside.ends_at() > datetime.now(UTC), "lost"
+            time.sleep(0.01)  # noqa: ASYNC251  # the blocking is what is tested
+        return "done"
+
+    async with SideLoop() as side:
+        aside = Aside(side)
+        assert await aside.leases.work(await aside.claim(), block()) == "done"
+
+
+async def test_work_that_hangs_is_given_up() -> None:
+    """Nothing is renewed for ever."""
+    async with SideLoop() as side:
+        aside = Aside(side, hangs=lambda: True)
+        with pytest.raises(Superseded):
+            await aside.leases.work(await aside.claim(), asyncio.sleep(3600))
+
+
+@in_virtual_time
+async def test_work_ends_with_its_lease_though_nobody_says_so(leased: Leased) -> None:
+    """Should the other loop be late, or dead."""
+
+    def dead(work: Coroutine[Any, Any, Never]) -> asyncio.Future[Never]:
+        work.close()
+        return asyncio.get_running_loop().create_future()
+
+    leased.leases = Leases(runs=leased.runs, clock=leased.clock, length=LEASE, start_aside=dead)
+    held = await leased.claim()
+    with pytest.raises(Superseded):
+        await leased.leases.work(held, leased.works(100))
+    assert leased.stopped_at == SECONDS
 
 
 # -- work ----------------------------------------------------------------------------------------

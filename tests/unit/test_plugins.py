@@ -1,10 +1,12 @@
 """Parts of other packages: found by their entry points, checked before they are used."""
 
+import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from typing import Annotated
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from pipeline_processing import plugins
 from pipeline_processing.plugins import Plugin, is_plugin, parsed, plugin
@@ -18,6 +20,7 @@ class Options(BaseModel):
 
 
 GOOD = Plugin(options=Options, build=lambda options, context: (options, context))
+EXITING = Plugin(options=Annotated[int, AfterValidator(sys.exit)], build=lambda options, context: None)
 PLAIN = Plugin(options=list[int], build=lambda options, context: None)
 NOT_A_PLUGIN = Options
 
@@ -35,6 +38,9 @@ def _installed() -> Iterator[None]:
         point("acme.odd", "NOT_A_PLUGIN"),
         point("acme.gone", "MISSING"),
         point("acme.broken", "x", module="acme_that_is_not_installed"),
+        point("acme.exiting", "EXITING"),
+        point("acme.exits", "x", module="tests.unit.steps.exits_at_import"),
+        point("acme.interrupts", "x", module="tests.unit.steps.interrupts_at_import"),
         point("acme.source", "GOOD", group=plugins.SOURCES),
     ):
         yield
@@ -57,7 +63,7 @@ def test_an_installed_plugin_is_found():
 @pytest.mark.parametrize(
     ("group", "name", "there"),
     [
-        (plugins.STEPS, "acme.source", "acme.broken, acme.gone, acme.good, acme.odd, acme.plain"),
+        (plugins.STEPS, "acme.source", "acme.broken, acme.exiting, acme.exits, acme.gone"),
         (plugins.SOURCES, "acme.good", "acme.source"),
         (plugins.DESTINATIONS, "acme.good", "none"),
         (plugins.STEPS, "nodot", "acme.broken"),
@@ -86,6 +92,8 @@ def test_the_list_is_made_once():
     [
         ("acme.broken", "acme_that_is_not_installed:x can't be loaded: ModuleNotFoundError"),
         ("acme.gone", "MISSING can't be loaded: AttributeError"),
+        ("acme.exits", "exits_at_import:x can't be loaded: SystemExit: enough"),
+        ("acme.interrupts", "interrupts_at_import:x can't be loaded: KeyboardInterrupt"),
         ("acme.odd", r"NOT_A_PLUGIN is a ModelMetaclass, not a pipeline_processing\.plugins\.Plugin"),
     ],
 )
@@ -101,5 +109,7 @@ def test_options_are_checked_by_their_own_type():
     assert parsed(plugins.STEPS, "acme.plain", [1, 2]) == [1, 2]
     with pytest.raises(ValidationError, match="limit"):
         parsed(plugins.STEPS, "acme.good", {"limit": "many"})
+    with pytest.raises(ValueError, match=r"'acme\.exiting' can't check its options: SystemExit: 5"):
+        parsed(plugins.STEPS, "acme.exiting", 5)
     with pytest.raises(ValueError, match="no installed package"):
         parsed(plugins.STEPS, "acme.geocode", {})

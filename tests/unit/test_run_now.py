@@ -390,10 +390,12 @@ async def test_a_dry_run_is_retried_in_this_process(service: Service) -> None:
         (SourceUnavailable("x"), "source_unavailable", 5),
         (StepFailed("x"), "step_failed", 1),
         (KeyError("x"), "internal_error", 1),
+        (SystemExit("x"), "step_failed", 1),
+        (KeyboardInterrupt("x"), "step_failed", 1),
     ],
 )
 @in_virtual_time
-async def test_a_dry_run_fails_as_a_run_does(service: Service, error: Exception, kind: str, attempt: int) -> None:
+async def test_a_dry_run_fails_as_a_run_does(service: Service, error: BaseException, kind: str, attempt: int) -> None:
     """With the same kinds."""
     service.between.on_every("batch", refused(error))
     completion = await dry(service)

@@ -1,10 +1,11 @@
 """Runs a command's coroutine so that Ctrl-C and SIGTERM unwind it: uploads are aborted, connections closed."""
 
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pipeline_processing.cli.exit_codes import Terminated
+from pipeline_processing.signals import Terminated, raise_interrupted
 
 T = TypeVar("T")
 
@@ -19,8 +20,21 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
 
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _default_sigint(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_terminable(coroutine))
+
+
+@contextmanager
+def _default_sigint() -> Iterator[None]:
+    """Leave SIGINT to the Runner, which handles it only where nobody else does."""
+    ours = signal.getsignal(signal.SIGINT) is raise_interrupted
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, raise_interrupted)
 
 
 async def _terminable(coroutine: Coroutine[Any, Any, T]) -> T:

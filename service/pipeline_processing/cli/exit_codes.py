@@ -15,7 +15,3 @@ INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 READER_GONE = 128 + signal.SIGPIPE
 """Whoever read the output has closed it, as `| head` does."""
-
-
-class Terminated(BaseException):
-    """SIGTERM, as KeyboardInterrupt is SIGINT."""

@@ -14,13 +14,13 @@ from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.app_data import data_path
 from pipeline_processing.cli.event_loop import run_async
-from pipeline_processing.cli.exit_codes import Terminated
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.logs import configure_logs
 from pipeline_processing.model import RunProgress
 from pipeline_processing.ports import Claim
 from pipeline_processing.settings import Settings
+from pipeline_processing.signals import Terminated
 from pipeline_processing.telemetry import Telemetry, configure_telemetry
 
 log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
@@ -58,11 +58,23 @@ async def _work(
     def tell(made: RunProgress) -> None:
         progress.write(made.model_dump_json().encode() + b"\n")
 
-    async with app.history(settings, connections=4) as runs, data_path(settings, config, runs=1) as path:
+    async with (
+        app.watched_aside() as aside,
+        app.history(settings, connections=3) as runs,
+        app.leases(settings, aside, runs=runs, clock=clock, concurrency=1) as leases,
+        data_path(settings, config, runs=1) as path,
+    ):
         executor = app.executor(
-            settings, config, runs=runs, path=path, clock=clock, tracer=telemetry.tracer, on_progress=tell
+            settings,
+            config,
+            runs=runs,
+            leases=leases,
+            path=path,
+            clock=clock,
+            tracer=telemetry.tracer,
+            on_progress=tell,
         )
-        held = await app.leases(settings, runs=runs, clock=clock).resume(claim)
+        held = await leases.resume(claim)
         progress.write(b"\n")  # from here on this process renews the lease
         loop.add_reader(lifeline, orphaned)
         try:

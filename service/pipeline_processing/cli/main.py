@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -26,9 +26,10 @@ from pipeline_processing.cli import (
     serve,
     submit,
 )
-from pipeline_processing.cli.exit_codes import BUG, INTERRUPTED, READER_GONE, SUCCESS, TERMINATED, USAGE, Terminated
+from pipeline_processing.cli.exit_codes import BUG, INTERRUPTED, READER_GONE, SUCCESS, TERMINATED, USAGE
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.masking import mask_text
+from pipeline_processing.signals import Terminated, raise_interrupted, raise_terminated
 
 PROGRAM = "pipeline-processing"
 
@@ -65,7 +66,11 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the process's arguments by default. Returns the exit code."""
     # Unwound rather than killed; and process 1 of a container isn't even killed unless it has a handler.
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    before = signal.signal(signal.SIGTERM, raise_terminated)
+    # Not where SIGINT is ignored, as for a job in the background.
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, raise_interrupted)
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -73,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = READER_GONE
     finally:
         signal.signal(signal.SIGTERM, before)
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     if code == READER_GONE:
         # Or Python complains once more while it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -128,10 +135,6 @@ def _pipeline_error(error: BaseException) -> PipelineError | None:
 
 def _say(message: str) -> None:
     typer.echo(f"Error: {mask_text(message)}", err=True)
-
-
-def _raise_terminated(*_: object) -> NoReturn:
-    raise Terminated
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.exit_codes import SUCCESS, Terminated
+from pipeline_processing.cli.exit_codes import SUCCESS
 from pipeline_processing.cli.request_options import (
     DatasetOption,
     FormatOption,
@@ -22,6 +22,7 @@ from pipeline_processing.cli.request_options import (
     params_of,
     requests_of,
 )
+from pipeline_processing.signals import Terminated
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig

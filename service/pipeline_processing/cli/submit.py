@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.exit_codes import SUCCESS, Terminated
+from pipeline_processing.cli.exit_codes import SUCCESS
 from pipeline_processing.cli.request_options import (
     DatasetOption,
     FormatOption,
@@ -27,6 +27,7 @@ from pipeline_processing.cli.request_options import (
     requests_in,
     requests_of,
 )
+from pipeline_processing.signals import Terminated
 
 if TYPE_CHECKING:
     from pipeline_processing.following import Follower, Outcome

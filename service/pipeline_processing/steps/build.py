@@ -1,7 +1,7 @@
 """From a step as the job config writes it to the step."""
 
 from pipeline_processing import plugins
-from pipeline_processing.errors import InvalidStep, PipelineError
+from pipeline_processing.errors import InvalidStep
 from pipeline_processing.steps.add import Add
 from pipeline_processing.steps.cast import Cast
 from pipeline_processing.steps.config import (
@@ -35,6 +35,7 @@ from pipeline_processing.steps.rename import Rename
 from pipeline_processing.steps.select import Select
 from pipeline_processing.steps.step import Step, StepContext
 from pipeline_processing.steps.validate import Validate
+from pipeline_processing.user_code import user_code
 
 
 def build(config: StepConfig, context: StepContext) -> Step:
@@ -73,12 +74,8 @@ def build(config: StepConfig, context: StepContext) -> Step:
 
 
 def _plugged(config: PluginConfig, context: StepContext) -> Step:
-    try:
+    with user_code(lambda what: InvalidStep(f"Step {config.name!r} can't be built: {what}.")):
         step = plugins.plugin(plugins.STEPS, config.name).build(config.options, context=context)
-    except PipelineError:
-        raise
-    except Exception as error:  # another package's code, which may raise anything
-        raise InvalidStep(f"Step {config.name!r} can't be built: {type(error).__name__}: {error}.") from error
     if not isinstance(step, Step):
         raise InvalidStep(f"The plugin {config.name!r} built a {type(step).__name__}, not a Step.")
     if missing := [attribute for attribute in ("name", "columns") if not hasattr(step, attribute)]:

@@ -15,8 +15,10 @@ from pipeline_processing.projection import Projection
 from pipeline_processing.steps.build import build
 from pipeline_processing.steps.config import PluginConfig, PythonConfig, StepConfig
 from pipeline_processing.steps.folding import folded
+from pipeline_processing.steps.foreign_block import closing, failing
 from pipeline_processing.steps.masked import masked_at_source
 from pipeline_processing.steps.step import Batch, Step, StepContext
+from pipeline_processing.user_code import described, is_for_us, user_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +103,19 @@ class Chain:
             return left
         except PipelineError as error:
             raise error.at(place) from error.__cause__
-        except Exception as error:
+        except BaseException as error:
+            if is_for_us(error):
+                raise
             if link.timeout is not None and limit.expired():
                 raise StepFailed(
                     f"didn't end within its `timeout` of {link.timeout.total_seconds():g} s. Find out what it waits "
                     "for, or give it more time; then replay the run."
                 ).at(place) from None
-            if not link.foreign:
+            if not link.foreign and isinstance(error, Exception):
                 raise  # a bug of ours
-            raise StepFailed(
-                f"raised {type(error).__name__}: {error}. Mend the step or the rows it got, then replay the run."
-            ).at(place) from error
+            raise StepFailed(f"raised {described(error)}. Mend the step or the rows it got, then replay the run.").at(
+                place
+            ) from error
 
 
 @asynccontextmanager
@@ -137,7 +141,8 @@ async def bound(
 
         async def add(make: Callable[[StepContext], Step], config: StepConfig | None) -> Columns:
             with _named(dataset, len(links) + 1):
-                step = await stack.enter_async_context(make(context(reaching)))
+                step = make(context(reaching))
+                step = await stack.enter_async_context(_plugged(step) if isinstance(config, PluginConfig) else step)
             foreign = isinstance(config, PluginConfig | PythonConfig)
             leaving = _of_unknown_origin(step.columns, reaching) if foreign else step.columns
             links.append(Link(step, leaving, config.timeout if config else None, foreign))
@@ -148,6 +153,21 @@ async def bound(
         for check in checks:
             reaching = await add(check, None)
         yield Chain(links, columns, dataset=dataset)
+
+
+@asynccontextmanager
+async def _plugged(step: Step) -> AsyncIterator[Step]:
+    """A step of another package, opened for the block."""
+    with user_code(failing(step.name, "when it was opened")):
+        opened = await step.__aenter__()
+    try:
+        yield opened
+    except BaseException as error:
+        with closing(step.name, error):
+            await opened.__aexit__(type(error), error, error.__traceback__)
+        raise
+    with closing(step.name, None):
+        await opened.__aexit__(None, None, None)
 
 
 def checked(

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline_processing.errors import InvalidStep, PipelineError, StepFailed
 from pipeline_processing.ports import Row
 from pipeline_processing.steps.imported import imported
+from pipeline_processing.user_code import is_for_us
 
 _FAULTS = 3
 """So many of a row are told."""
@@ -39,7 +40,9 @@ class ModelCheck:
             return "; ".join(lines) + ("; and more" if faults[_FAULTS:] else "")
         except PipelineError:
             raise
-        except Exception as error:  # validators are the user's code
+        except BaseException as error:  # validators are user code
+            if is_for_us(error):
+                raise
             raise StepFailed(
                 f"The model {self._model.__name__} raised {type(error).__name__}, where a validator may raise "
                 "ValueError or AssertionError. Mend the model, then replay the run."

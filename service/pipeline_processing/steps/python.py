@@ -10,9 +10,9 @@ from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.user_function import Raised, UserFunction
+from pipeline_processing.user_code import NoException, described
 
 _MUTABLE = (dict, list, set, bytearray)
-_REASON_CHARACTERS = 500
 
 
 class Python(Step):
@@ -32,7 +32,7 @@ class Python(Step):
         self.filtered = 0
         self._dataset = context.dataset
         self._row_errors = context.row_errors
-        self._function = UserFunction(path, step=self.name)
+        self._function = UserFunction(path, step=self.name, dataset=context.dataset)
         self._conversions = [(column.name, column.natural) for column in context.columns if column.natural is not None]
         # Values of other columns are immutable until a step of the user's has put its own there.
         self._copies_deeply = context.row_errors.tolerant and not all(column.typed for column in context.columns)
@@ -54,11 +54,9 @@ class Python(Step):
         except PipelineError:
             raise  # the function knows the service's errors, and says itself what is to be done
         except Exception as error:
-            if self._row_errors.tolerant:
+            if self._row_errors.tolerant and not isinstance(error, NoException):
                 return await self._row_by_row(batch, error)
-            raise self._failed(
-                batch, f"raised {_described(error)}. Mend the function or the rows it got, then replay the run."
-            ) from error
+            raise self._raised(batch, error) from error
         rows = self._checked(returned, batch, got=len(given))
         self.filtered += len(given) - len(rows)
         return Batch(rows, self._numbers(given, rows, batch), batch.span)
@@ -78,13 +76,16 @@ class Python(Step):
     async def _row_by_row(self, batch: Batch, error: Exception) -> Batch:
         outcomes: Sequence[Any] = [Raised(error)]
         if len(batch.rows) > 1:
-            outcomes = await self._function.one_by_one([[self._natural(row)] for row in batch.rows])
+            try:
+                outcomes = await self._function.one_by_one([[self._natural(row)] for row in batch.rows])
+            except NoException as ending:
+                raise self._raised(batch, ending) from ending
         faults: dict[int, str] = {}
         rows: Rows = []
         kept: list[bool] = []
         for position, outcome in enumerate(outcomes):
             if isinstance(outcome, Raised):
-                faults[position] = _described(outcome.error)
+                faults[position] = described(outcome.error)
                 rows.append({})
             else:
                 returned = self._checked(outcome, batch, got=1)
@@ -127,6 +128,11 @@ class Python(Step):
             "`on_row_error` skip or quarantine, return the dicts that the function got, for the rows that it keeps.",
         )
 
+    def _raised(self, batch: Batch, error: Exception) -> StepFailed:
+        return self._failed(
+            batch, f"raised {described(error)}. Mend the function or the rows it got, then replay the run."
+        )
+
     def _failed(self, batch: Batch, what: str) -> StepFailed:
         return StepFailed(what).at(f"Dataset {self._dataset!r}, step {self.name!r}, {batch.place()}")
 
@@ -143,14 +149,3 @@ def _places(given: Rows, returned: Rows) -> Sequence[int] | None:
         return known
     in_order = all(place is None or place == at for at, place in enumerate(found))
     return range(len(given)) if len(returned) == len(given) and in_order else None
-
-
-def _described(error: Exception) -> str:
-    """`ValueError: no such street`: what the user's own code says, shortened."""
-    try:
-        message = str(error)
-    except Exception:  # the user's own exception, whose text may be code as well
-        message = ""
-    if len(message) > _REASON_CHARACTERS:
-        message = message[:_REASON_CHARACTERS] + "…"
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__

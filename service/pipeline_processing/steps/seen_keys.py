@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline_processing.steps.own_thread import OwnThread
+from pipeline_processing.steps.step_thread import StepPlace
 from pipeline_processing.temporary_files import temporary_path, translated, unusable
 
 _DIGEST_BYTES = 16
@@ -36,7 +37,7 @@ class SeenKeys:
     """
 
     def __init__(self, name: str) -> None:
-        self._thread = OwnThread(name)
+        self._thread = OwnThread(StepPlace(name))
         self._database: sqlite3.Connection | None = None
 
     async def __aenter__(self) -> Self:

@@ -3,18 +3,26 @@
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
 
-from pipeline_processing.errors import InvalidStep, PipelineError, StepFailed
+from pipeline_processing.errors import InvalidStep, PipelineError
 from pipeline_processing.ports import Rows
+from pipeline_processing.steps.foreign_block import closing, failing
 from pipeline_processing.steps.imported import imported
+from pipeline_processing.steps.own_loop import OwnLoop
 from pipeline_processing.steps.own_thread import OwnThread
+from pipeline_processing.steps.step_thread import StepPlace
+from pipeline_processing.user_code import NoException, user_code
 
 log = structlog.get_logger(__name__)
+
+_STOP_SECONDS = 1.0
+"""How long a cancelled call may take to stop before its step is left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +41,36 @@ class UserFunction:
       end of the dataset, also of one that fails.
     - anything else that can be called is the function itself.
 
-    An async function runs in the event loop and must not block it. A plain one runs in a thread of its own, always the
-    same one during a dataset; where the step is cancelled, it is left alone there and its result dropped.
+    A plain function runs in a thread of its own, always the same one during a dataset. Async code, that of a context
+    manager included, runs in one task of an event loop in another thread of its own. So neither blocks anything else.
+    Where the step is cancelled, a function that doesn't end is left alone there and its result dropped.
     """
 
-    def __init__(self, path: str, *, step: str) -> None:
+    def __init__(self, path: str, *, step: str, dataset: str) -> None:
         """Raises InvalidStep."""
         self._path = path
+        self._place = StepPlace(step=step, dataset=dataset)
         self._found = imported(path, step=step)
-        self._opens = inspect.isclass(self._found) or _makes_context(self._found)
-        if fault := _fault(self._found):
+        with user_code(lambda what: InvalidStep(f"Step {step!r} can't use {path}: it raised {what}.")):
+            self._opens = inspect.isclass(self._found) or _makes_context(self._found)
+            fault = _fault(self._found)
+        if fault:
             raise InvalidStep(f"Step {step!r}: {path} is {fault}.")
         self._function: Callable[[Rows], Any] = self._found
         self._is_async = False
         self._stack = AsyncExitStack()
-        self._thread = OwnThread(step)
 
     async def __aenter__(self) -> Self:
+        # One context for both, so that variables set when it is opened are there when it is called.
+        context = copy_context()
+        self._thread, self._loop = OwnThread(self._place, context), OwnLoop(self._place, context)
         if self._opens:
-            self._function = await self._opened()
+            try:
+                await self._open()
+            except BaseException as error:
+                with closing(self._path, error):
+                    await self._close(None, None, None)
+                raise
         function = self._function
         self._is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         return self
@@ -59,61 +78,49 @@ class UserFunction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.close()
-        try:
-            await self._stack.__aexit__(kind, error, trace)
-        except Exception as closing:
-            if error is None:
-                raise StepFailed(
-                    f"{self._path} raised {type(closing).__name__} when it was closed: {closing}. Mend it, then replay "
-                    "the run."
-                ) from closing
-            if closing is not error:
-                log.warning("a step failed to close what it had opened", step=self._path, error=repr(closing))
+        with closing(self._path, error):
+            await self._close(kind, error, trace)
 
     async def __call__(self, rows: Rows) -> Any:
         """What it returns for these rows, or raises."""
-        returned = await self._called(self._function, rows) if self._is_async else await self._in_thread(rows)
+        if self._is_async:
+            return await self._loop.run(self._function, rows)
+        returned = await self._thread.run(self._function, rows)
         # A decorator may have made a plain function of an async one.
-        return await self._called(_awaited, returned) if inspect.isawaitable(returned) else returned
+        return await self._loop.run(_awaited, returned) if inspect.isawaitable(returned) else returned
 
     async def one_by_one(self, batches: Sequence[Rows]) -> list[Any | Raised]:
-        """What it returns or raises for each. Raises the service's own errors."""
+        """What it returns or raises for each. Raises the service's own errors, and NoException."""
         outcomes: list[Any | Raised] = []
         for rows in batches:
             try:
                 outcomes.append(await self(rows))
-            except PipelineError:
+            except (PipelineError, NoException):
                 raise
             except Exception as error:
                 outcomes.append(Raised(error))
         return outcomes
 
-    async def _in_thread(self, rows: Rows) -> Any:
-        return await self._thread.run(self._function, rows)
+    async def _open(self) -> None:
+        async def enter() -> Any:
+            return await self._stack.enter_async_context(self._found())
 
-    async def _called(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        try:
-            return await function(argument)
-        except SystemExit as error:  # it would end the whole service
-            raise RuntimeError(f"SystemExit: {error}") from error
-
-    async def _opened(self) -> Callable[[Rows], Any]:
-        try:
-            function = await self._stack.enter_async_context(self._found())
-        except PipelineError:
-            raise
-        except Exception as error:
-            raise StepFailed(
-                f"{self._path} raised {type(error).__name__} when it was opened: {error}. Mend it, then replay the run."
-            ) from error
+        with user_code(failing(self._path, "when it was opened")):
+            function = await self._loop.run(enter)
         if not callable(function):
-            await self._stack.aclose()
             raise InvalidStep(
                 f"{self._path} was opened and gave a {type(function).__name__}. Make its `__aenter__` return the "
                 "function to be called, or itself if it has `__call__`."
             )
-        return function  # type: ignore[no-any-return]  # what it returns is checked at every call
+        self._function = function
+
+    async def _close(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what was opened, and end the threads, once what is under way there is over."""
+        self._thread.close()
+        if not await self._loop.close(self._stack.__aexit__, kind, error, trace, stop_seconds=_STOP_SECONDS):
+            log.warning("a step doesn't stop; it is left alone", dataset=self._place.dataset, step=self._place.step)
 
 
 async def _awaited(awaitable: Any) -> Any:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ import typer
 from pipeline_processing import errors
 from pipeline_processing.cli import main as main_module
 from pipeline_processing.cli.event_loop import run_async
-from pipeline_processing.cli.exit_codes import Terminated
 from pipeline_processing.cli.main import main
+from pipeline_processing.signals import Terminated
 
 PROGRAM = [sys.executable, "-m", "pipeline_processing.cli.main"]
 
@@ -218,6 +219,62 @@ def test_a_signal_unwinds_what_runs(sent: signal.Signals, code: int) -> None:
         process.send_signal(sent)
         assert process.wait(timeout=30) == code
         assert (process.stdout.read(), process.stderr.read()) == ("unwound\n", "")
+
+
+IMPORT = """
+import sys, typer
+from pipeline_processing.cli import main as main_module
+from pipeline_processing.steps.imported import imported
+
+app = typer.Typer()
+
+@app.command()
+def load(path: str) -> None:
+    imported(path, step="python")
+
+main_module.app = app
+sys.exit(main_module.main(sys.argv[1:]))
+"""
+SLOW_MODULE = """
+import time
+
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_user_code_is_imported(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    """It ends the process, as ever: user code isn't blamed for it."""
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    with subprocess.Popen(
+        [sys.executable, "-c", IMPORT, "slow_module:f"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment() | {"PYTHONPATH": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(sent)
+        assert process.wait(timeout=30) == code
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("error", ["SystemExit(0)", "KeyboardInterrupt"])
+def test_user_code_that_ends_the_process_that_imports_it(error: str, tmp_path: Path) -> None:
+    """A wrong job config."""
+    (tmp_path / "ending_module.py").write_text(f"raise {error}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, "ending_module:f"],
+        capture_output=True,
+        text=True,
+        env=environment() | {"PYTHONPATH": str(tmp_path)},
+        timeout=60,
+    )
+    assert done.returncode == 65, done.stderr
+    assert f"can't load ending_module:f: {error.partition('(')[0]}" in done.stderr
 
 
 def test_a_coroutine_gives_its_result_or_its_error() -> None:

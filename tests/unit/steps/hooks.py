@@ -1,10 +1,12 @@
 """Functions for `python` steps, good and bad."""
 
+import asyncio
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
 
@@ -160,6 +162,42 @@ async def exiting_async(rows: Rows) -> Rows:
     sys.exit("enough")
 
 
+def exiting_on_odd(rows: Rows) -> Rows:
+    """On a batch it only raises."""
+    if len(rows) > 1:
+        raise ValueError("together")
+    return exiting(rows) if rows[0]["id"] % 2 else rows
+
+
+def interrupting(rows: Rows) -> Rows:
+    raise KeyboardInterrupt
+
+
+async def interrupting_async(rows: Rows) -> Rows:
+    raise KeyboardInterrupt
+
+
+async def cancelling_async(rows: Rows) -> Rows:
+    raise asyncio.CancelledError
+
+
+async def exiting_in_a_task(rows: Rows) -> Rows:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(exiting_async(rows))
+    return rows
+
+
+class Worst(BaseException):
+    """Even its text ends the process."""
+
+    def __str__(self) -> str:
+        sys.exit("enough")
+
+
+async def worst(rows: Rows) -> Rows:
+    raise Worst
+
+
 def stopping(rows: Rows) -> Rows:
     raise StopIteration("no more")
 
@@ -257,6 +295,68 @@ class NeverOpened:
 
 open_already = Opened()
 events.clear()
+
+
+class ExitingWhenMade(Opened):
+    def __init__(self) -> None:
+        sys.exit("enough")
+
+
+class ExitingWhenOpened(Opened):
+    async def __aenter__(self) -> "Opened":
+        sys.exit("enough")
+
+
+class InterruptingWhenClosed(Opened):
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        raise KeyboardInterrupt
+
+
+@asynccontextmanager
+async def exiting_between() -> AsyncIterator[Any]:
+    """What it has started ends it, if nothing was to do meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(exiting_async([]))
+        yield watch
+
+
+in_one_task: list[Any] = []
+
+
+@asynccontextmanager
+async def one_task() -> AsyncIterator[Any]:
+    """Needs to be entered, used and left in one task, as a timeout does."""
+    async with asyncio.timeout(3600):
+        in_one_task.append(asyncio.current_task())
+
+        async def step(rows: Rows) -> Rows:
+            in_one_task.append(asyncio.current_task())
+            return rows
+
+        yield step
+    in_one_task.append(asyncio.current_task())
+
+
+async def computing(rows: Rows) -> Rows:
+    """Until a test lets it go on, and without waiting for anything."""
+    hanging.set()
+    may_go_on.wait()
+    ended.set()
+    return rows
+
+
+set_when_opened: ContextVar[str] = ContextVar("set_when_opened", default="unset")
+
+
+class SetsVariable(Opened):
+    """A plain function sees what was set when it was opened."""
+
+    async def __aenter__(self) -> "Opened":
+        set_when_opened.set("set")
+        return self
+
+    def __call__(self, rows: Rows) -> Rows:
+        return [{**row, "variable": set_when_opened.get()} for row in rows]
 
 
 async def async_generator(rows: Rows) -> AsyncIterator[Any]:

@@ -30,6 +30,10 @@ class Record(BaseModel):
             raise ValueError(f"{value} is unlucky")
         if value == 14:
             raise RuntimeError(f"a bug, at {value}")
+        if value == 15:
+            raise SystemExit(value)
+        if value == 16:
+            raise KeyboardInterrupt
         return value
 
 
@@ -50,3 +54,17 @@ class Meddling(BaseModel):
 
 class Plain:
     """Not a model."""
+
+
+def hook() -> None:
+    """What a test puts here."""
+
+
+class Hooked(BaseModel):
+    id: int
+
+    @field_validator("id")
+    @classmethod
+    def _hooked(cls, value: int) -> int:
+        hook()
+        return value

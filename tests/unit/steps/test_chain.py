@@ -58,7 +58,8 @@ class Watching(Step):
         name: str = "watching",
         does: Callable[[Batch], Any] = lambda batch: batch,
         told: list[str] | None = None,
-        fails_to_open: PipelineError | None = None,
+        fails_to_open: BaseException | None = None,
+        fails_to_close: BaseException | None = None,
     ) -> None:
         self.name = name
         self.columns = context.columns
@@ -67,6 +68,7 @@ class Watching(Step):
         self._does = does
         self._told = [] if told is None else told
         self._fails_to_open = fails_to_open
+        self._fails_to_close = fails_to_close
 
     async def __aenter__(self) -> Watching:
         if self._fails_to_open is not None:
@@ -78,6 +80,8 @@ class Watching(Step):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._told.append(f"close {self.name}")
+        if self._fails_to_close is not None:
+            raise self._fails_to_close
 
     async def __call__(self, batch: Batch) -> Batch:
         self.batches.append(batch)
@@ -387,14 +391,21 @@ async def test_a_column_of_another_packages_step_may_hold_anything(masked: str, 
 
 
 @contextmanager
-def step_of(does: Callable[[Batch], Any], *, adds: Sequence[str] = ()) -> Iterator[None]:
+def step_of(does: Callable[[Batch], Any], *, adds: Sequence[str] = (), **fails: BaseException) -> Iterator[None]:
     """For the length of the block `acme.step` does that, and says that it adds these columns."""
 
     def build(options: Any, context: StepContext) -> Step:
-        step = Watching(context, name="acme.step", does=does)
+        step = Watching(context, name="acme.step", does=does, **fails)
         step.columns = context.columns.plus([Column(name, kind=Kind.TEXT) for name in adds], step=step.name)
         return step
 
+    with plugged(build):
+        yield
+
+
+@contextmanager
+def plugged(build: Callable[..., Step]) -> Iterator[None]:
+    """For the length of the block `acme.step` is what this builds."""
     plugin = Plugin(options=Any, build=build)
     with pytest.MonkeyPatch.context() as patch, installed(step_entry("acme.step", f"{__name__}:PLUGIN")):
         patch.setattr(sys.modules[__name__], "PLUGIN", plugin)
@@ -459,10 +470,22 @@ async def test_a_cancellation_is_no_timeout() -> None:
                 await running
 
 
+ENDING = [
+    SystemExit("enough"),
+    KeyboardInterrupt("enough"),
+    GeneratorExit("enough"),
+    asyncio.CancelledError("enough"),
+    BaseException("enough"),
+]
+"""Errors that would end more than a step: the process, the event loop, or the task."""
+
+
 @pytest.mark.parametrize(
-    "error", [KeyError("street"), TimeoutError("of its own"), AssertionError("odd")], ids=lambda error: repr(error)
+    "error",
+    [KeyError("street"), TimeoutError("of its own"), AssertionError("odd"), *ENDING],
+    ids=lambda error: repr(error),
 )
-async def test_what_a_step_of_another_package_raises(error: Exception):
+async def test_what_a_step_of_another_package_raises(error: BaseException):
     """It may be anything; the run's error says where, and has the cause."""
     with step_of(raising(error)):
         async with chain({"acme.step": None, "timeout": "30s"}) as opened:
@@ -473,6 +496,51 @@ async def test_what_a_step_of_another_package_raises(error: Exception):
         f"Dataset 'records', step 1 (acme.step), rows 1 to 3: raised {type(error).__name__}: {error}. Mend the step"
     )
     assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [KeyError("street"), *ENDING], ids=lambda error: repr(error))
+@pytest.mark.parametrize("when", ["opened", "closed"])
+async def test_what_a_step_of_another_package_raises_when_it_is_opened_or_closed(when: str, error: BaseException):
+    """The step's failure, too; behind another error it is only logged."""
+    fails = {"fails_to_open" if when == "opened" else "fails_to_close": error}
+    with step_of(lambda batch: batch, **fails):
+        with pytest.raises(StepFailed, match=f"acme.step raised {type(error).__name__}: .* when it was {when}"):
+            async with chain({"acme.step": None}):
+                pass
+        with pytest.raises(StepFailed if when == "opened" else LookupError):
+            async with chain({"acme.step": None}):
+                raise LookupError
+
+
+async def test_a_cancellation_passes_through_a_step_that_is_opened():
+    """Somebody has asked for that one."""
+    opening = asyncio.Event()
+
+    class Hanging(Watching):
+        async def __aenter__(self) -> Watching:
+            opening.set()
+            await asyncio.Event().wait()
+            return self
+
+    with plugged(lambda options, context: Hanging(context, name="acme.step")):
+        task = asyncio.ensure_future(anext(chain_opened()))
+        await opening.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def chain_opened() -> AsyncIterator[Chain]:
+    async with chain({"acme.step": None}) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("error", ENDING, ids=lambda error: repr(error))
+async def test_values_of_user_code_end_nothing_more_than_the_step_that_reads_them(error: BaseException):
+    """What a step of ours reads may be an object of the user's, whose methods are user code as well."""
+    async with chain({"filter": "id > 0"}, checks=watched([], "ours", does=raising(error))) as opened:
+        with pytest.raises(StepFailed, match=type(error).__name__):
+            await run(opened)
 
 
 async def test_an_error_of_ours_is_a_bug():

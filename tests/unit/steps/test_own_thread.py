@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from pipeline_processing.steps.own_thread import OwnThread
+from pipeline_processing.steps.step_thread import StepPlace
 
 variable = contextvars.ContextVar("variable", default="unset")
 
 
 @asynccontextmanager
 async def own_thread() -> AsyncIterator[OwnThread]:
-    thread = OwnThread("test")
+    thread = OwnThread(StepPlace("test"))
     try:
         yield thread
     finally:
@@ -81,7 +82,7 @@ async def test_a_hanging_call_can_be_left_at_once():
 async def test_the_thread_ends():
     """Once the step is closed and the call under way is over."""
     may_go_on = threading.Event()
-    thread = OwnThread("test")
+    thread = OwnThread(StepPlace("test"))
     itself = await thread.run(threading.current_thread)
     hanging = asyncio.create_task(thread.run(may_go_on.wait))
     await asyncio.sleep(0)
@@ -98,9 +99,10 @@ async def test_the_thread_ends():
 HANGING_PROCESS = """
 import asyncio, threading
 from pipeline_processing.steps.own_thread import OwnThread
+from pipeline_processing.steps.step_thread import StepPlace
 
 async def main():
-    thread = OwnThread("test")
+    thread = OwnThread(StepPlace("test"))
     try:
         async with asyncio.timeout(0.1):
             await thread.run(threading.Event().wait)
@@ -133,7 +135,7 @@ def test_a_result_after_the_event_loop_is_closed_is_dropped():
         task.cancel()
         return itself
 
-    thread = OwnThread("test")
+    thread = OwnThread(StepPlace("test"))
     itself = asyncio.run(leave())
     may_go_on.set()
     itself.join(10)

@@ -99,6 +99,11 @@ async def test_rows_cannot_be_added(function: str):
         ("fail", "LookupError: no such street"),
         ("exiting", "SystemExit: enough"),
         ("exiting_async", "SystemExit: enough"),
+        ("exiting_in_a_task", "SystemExit: enough"),
+        ("interrupting", "KeyboardInterrupt"),
+        ("interrupting_async", "KeyboardInterrupt"),
+        ("cancelling_async", "CancelledError"),
+        ("worst", "raised Worst"),
         ("stopping", "StopIteration: no more"),
         ("unspeakable", "raised Unspeakable"),
     ],
@@ -189,6 +194,15 @@ async def test_without_tolerance_the_first_fault_ends_the_dataset():
         await called("fail_on_odd", *({"id": number, "doc": {}} for number in (2, 3)), columns=UNKNOWN_COLUMNS)
 
 
+@pytest.mark.parametrize("function", ["exiting", "exiting_async", "interrupting", "exiting_on_odd"])
+async def test_code_that_would_end_the_process_rejects_no_rows(function: str):
+    """Nobody says by that what is wrong with a row."""
+    errors = CollectedErrors()
+    with pytest.raises(StepFailed, match=r"raised (SystemExit: enough|KeyboardInterrupt)"):
+        await called(function, *ids(2, 3), errors=errors)
+    assert errors.rejected == []
+
+
 async def test_a_single_row_is_not_tried_twice():
     """What it raised the first time is the reason; a long one is shortened."""
     errors = CollectedErrors()
@@ -238,11 +252,12 @@ async def test_a_slow_function_does_not_stop_the_rest():
     assert beats > 3
 
 
-async def test_a_hanging_function_can_be_left():
+@pytest.mark.parametrize("function", ["hang", "computing"])
+async def test_a_hanging_function_can_be_left(function: str):
     """At once, by a timeout or by the end of the run; what it returns later is dropped."""
     for event in (hooks.hanging, hooks.may_go_on, hooks.ended):
         event.clear()
-    async with step("hang") as python:
+    async with step(function) as python:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await python(batch({"id": 1}))
@@ -276,6 +291,33 @@ async def test_what_it_needs_is_open_for_the_length_of_a_dataset(path: str, even
     assert hooks.events == events
 
 
+async def test_it_is_opened_called_and_closed_in_one_task():
+    """Cancel scopes, of a timeout or a TaskGroup, belong to a task."""
+    hooks.in_one_task.clear()
+    async with step("one_task") as python:
+        await python(batch({"id": 1}))
+
+    assert len(hooks.in_one_task) == 3
+    assert len(set(hooks.in_one_task)) == 1
+
+
+async def test_a_plain_function_sees_what_was_set_when_it_was_opened():
+    """Though it runs in another thread."""
+    assert await results("SetsVariable", {"id": 1}, columns=UNKNOWN_COLUMNS) == [{"id": 1, "variable": "set"}]
+
+
+async def test_what_it_has_opened_may_end_by_itself():
+    """That fails the step, at its next call or at its end."""
+
+    async def two_batches() -> None:
+        async with step("exiting_between") as python:
+            await python(batch({"id": 1}))
+            await python(batch({"id": 2}))
+
+    with pytest.raises(StepFailed, match="SystemExit: enough"):
+        await two_batches()
+
+
 @pytest.mark.parametrize(("path", "last"), [("Opened", "closed LookupError"), ("opened", "closed")])
 async def test_it_is_closed_when_the_dataset_fails(path: str, last: str):
     """It learns why, and can't hide it."""
@@ -290,10 +332,13 @@ async def test_it_is_closed_when_the_dataset_fails(path: str, last: str):
 @pytest.mark.parametrize(
     ("path", "error", "message"),
     [
-        ("Unopenable", StepFailed, "OSError when it was opened: no such server"),
+        ("Unopenable", StepFailed, "raised OSError: no such server when it was opened"),
         ("Throttling", Throttled, "patience"),
+        ("ExitingWhenMade", StepFailed, "raised SystemExit: enough when it was opened"),
+        ("ExitingWhenOpened", StepFailed, "raised SystemExit: enough when it was opened"),
+        ("InterruptingWhenClosed", StepFailed, "raised KeyboardInterrupt when it was closed"),
         ("opened_badly", InvalidStep, "gave a int"),
-        ("Unclosable", StepFailed, "OSError when it was closed: broken pipe"),
+        ("Unclosable", StepFailed, "raised OSError: broken pipe when it was closed"),
     ],
 )
 async def test_what_cannot_be_opened_or_closed(path: str, error: type[Exception], message: str):
@@ -317,6 +362,8 @@ async def test_trouble_in_closing_does_not_hide_what_went_wrong():
     ("path", "message"),
     [
         ("no_such_module_at_all:f", "ModuleNotFoundError"),
+        ("tests.unit.steps.exits_at_import:f", "SystemExit: enough"),
+        ("tests.unit.steps.interrupts_at_import:f", "KeyboardInterrupt"),
         (f"{HOOKS}:no_such_function", "no_such_function"),
         (f"{HOOKS}:not_a_function", "Decimal, not a function"),
         (f"{HOOKS}:Namespace.lower", "lower"),

@@ -1,0 +1,46 @@
+"""
+User code that doesn't let go: it computes until there is a file `go-on` in the folder where the command was started.
+
+Rows have an `id`, whose thousands are the agency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, field_validator
+
+Rows = list[dict[str, Any]]
+
+BLOCKS_IN_FUNCTION, BLOCKS_IN_MODEL = 4, 3
+"""Agencies."""
+
+
+def compute() -> None:
+    """Without ever waiting."""
+    while not Path("go-on").exists():
+        sum(range(10_000))
+
+
+async def function(rows: Rows) -> Rows:
+    """Blocks its event loop for one agency; for the others it waits as it should."""
+    if rows[0]["id"] // 1000 == BLOCKS_IN_FUNCTION:
+        compute()
+    while not Path("go-on").exists():  # noqa: ASYNC110, ASYNC240  # nothing can tell it
+        await asyncio.sleep(0.05)
+    return rows
+
+
+class Model(BaseModel):
+    """Blocks the event loop in which `validate` runs, for another one."""
+
+    id: int
+
+    @field_validator("id")
+    @classmethod
+    def _computed(cls, value: int) -> int:
+        if value // 1000 == BLOCKS_IN_MODEL:
+            compute()
+        return value

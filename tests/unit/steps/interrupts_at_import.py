@@ -1,0 +1,3 @@
+"""A module whose import looks as if somebody had pressed Ctrl-C."""
+
+raise KeyboardInterrupt
