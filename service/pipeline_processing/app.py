@@ -27,6 +27,7 @@ from pipeline_processing.garbage import GarbageCollector
 from pipeline_processing.kafka.events import KafkaEvents
 from pipeline_processing.kafka.topics import KafkaTopics
 from pipeline_processing.lease import Leases
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import Events, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
 from pipeline_processing.null.destination import NullDestination
@@ -166,6 +167,7 @@ async def run_now(
     config: AgencyJobConfig,
     *,
     tracer: Tracer,
+    mask: Mask,
     on_progress: Callable[[RunProgress], None],
     after: Callable[[str], None] = lambda step: None,
 ) -> AsyncIterator[RunNow]:
@@ -183,6 +185,7 @@ async def run_now(
             path=path,
             clock=clock,
             tracer=tracer,
+            mask=mask,
             on_progress=on_progress,
             after=after,
         )
@@ -206,6 +209,7 @@ def executor(
     path: DataPath,
     clock: Clock,
     tracer: Tracer,
+    mask: Mask,
     on_progress: Callable[[RunProgress], None],
     isolated: Isolated | None = None,
     after: Callable[[str], None] = lambda step: None,
@@ -222,6 +226,7 @@ def executor(
         leases=leases,
         clock=clock,
         tracer=tracer,
+        mask=mask,
         retry=retry_policy(settings),
         max_runs_per_agency=settings.worker.max_runs_per_agency,
         max_row_bytes=max_row_bytes(settings),
@@ -233,7 +238,13 @@ def executor(
 
 
 async def run_without_a_trace(
-    settings: Settings, config: AgencyJobConfig, *, run: RunContext, tracer: Tracer, on_progress: OnProgress
+    settings: Settings,
+    config: AgencyJobConfig,
+    *,
+    run: RunContext,
+    tracer: Tracer,
+    mask: Mask,
+    on_progress: OnProgress,
 ) -> RunCompletion:
     """A dry run from the command line: reads and transforms, and writes nothing at all."""
 
@@ -241,7 +252,7 @@ async def run_without_a_trace(
         raise AssertionError("a dry run uploads nothing")
 
     async with AsyncExitStack() as stack:
-        source, services = await stack.enter_async_context(sources(settings, config, runs=1))
+        source, services = await stack.enter_async_context(sources(settings, config, runs=1, mask=mask))
 
         async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
             # Opened only if it is asked for: most dry runs need no history.
@@ -257,6 +268,7 @@ async def run_without_a_trace(
             on_upload=no_uploads,
             on_progress=on_progress,
             tracer=tracer,
+            mask=mask,
             max_row_bytes=max_row_bytes(settings),
         )
         return await run_dry(
@@ -264,6 +276,7 @@ async def run_without_a_trace(
             processor=processor,
             config=config,
             clock=SystemClock(),
+            mask=mask,
             retry=retry_policy(settings),
             jitter=random.random,
         )
@@ -274,8 +287,8 @@ async def run_without_a_trace(
 
 @asynccontextmanager
 async def garbage_collector(
-    settings: Settings, config: AgencyJobConfig | None, *, dry_run: bool = False
+    settings: Settings, config: AgencyJobConfig | None, *, mask: Mask, dry_run: bool = False
 ) -> AsyncIterator[GarbageCollector]:
     """What the `gc` command needs. Of a job config only the destinations count."""
-    async with destinations(settings, config, runs=1) as where, history(settings) as runs:
+    async with destinations(settings, config, runs=1, mask=mask) as where, history(settings) as runs:
         yield GarbageCollector(runs=runs, destinations=where, dry_run=dry_run)

@@ -4,7 +4,7 @@ the composition root.
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,7 @@ from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.pace import Paces
 from pipeline_processing.http.source import HttpSource
+from pipeline_processing.masking import Mask
 from pipeline_processing.ports import Destination, LookupTable, Services, Source, Upstream
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.destination import SESSION_SETTINGS as TARGET_SETTINGS
@@ -42,6 +43,7 @@ from pipeline_processing.s3.destination import S3Destination
 from pipeline_processing.s3.role import AssumedRole
 from pipeline_processing.settings import Settings
 from pipeline_processing.sources import Sources
+from pipeline_processing.spellings import basic_auth
 from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.upstream import UpstreamOptions
 from pipeline_processing.user_code import user_code
@@ -64,7 +66,7 @@ class DataPath:
 
 
 @asynccontextmanager
-async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int) -> AsyncIterator[DataPath]:
+async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask) -> AsyncIterator[DataPath]:
     """
     The data path of up to `runs` runs at once. Raises SettingsError where a dataset needs temporary files, and none can
     be made.
@@ -72,8 +74,8 @@ async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int) -
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         check_temporary_files()
     async with (
-        sources(settings, config, runs=runs) as (source, services),
-        destinations(settings, config, runs=runs) as where,
+        sources(settings, config, runs=runs, mask=mask) as (source, services),
+        destinations(settings, config, runs=runs, mask=mask) as where,
     ):
         yield DataPath(source, services, where, config_id(config, destination_entries(settings, config)))
 
@@ -91,11 +93,12 @@ def max_row_bytes(settings: Settings) -> int:
 
 @asynccontextmanager
 async def sources(
-    settings: Settings, config: AgencyJobConfig, *, runs: int
+    settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask
 ) -> AsyncIterator[tuple[Source, "ConfiguredServices"]]:
-    """The sources that the job config names, and what its steps use."""
+    """The sources that the job config names, and what its steps use. `mask` gets to know what secrets it holds."""
+    mask.know_all_in(config)
     async with AsyncExitStack() as stack:
-        services = ConfiguredServices(settings)
+        services = ConfiguredServices(settings, mask)
         by_kind: dict[str, Source] = {}
         if settings.source.dsn is not None:
             database = await stack.enter_async_context(source_database(settings, connections=runs))
@@ -134,18 +137,24 @@ def _building(plugin: str) -> AbstractContextManager[None]:
 
 
 class ConfiguredServices:
-    """The `Services` of a process."""
+    """The `Services` of a process. Whatever secret is asked for is masked from then on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, mask: Mask) -> None:
         self._settings = settings
+        self._mask = mask
         self._paces = Paces(clock=SystemClock())
 
     def secret(self, name: str) -> SecretStr:
         """See `Services`."""
-        return self._settings.secret(name)
+        secret = self._settings.secret(name)
+        self._mask.know([secret.get_secret_value()])
+        return secret
 
     def upstream(self, options: UpstreamOptions) -> AbstractAsyncContextManager[Upstream]:
         """See `Services`."""
+        if options.auth is not None and (basic := options.auth.basic) is not None:
+            password = self.secret(basic.password).get_secret_value()
+            self._mask.know([basic_auth(basic.username, password)])
         return HttpUpstream(
             options=options, secret=self.secret, paces=self._paces, clock=SystemClock(), jitter=random.random
         )
@@ -165,8 +174,11 @@ class ConfiguredServices:
 
 
 @asynccontextmanager
-async def destinations(settings: Settings, config: AgencyJobConfig | None, *, runs: int) -> AsyncIterator[Destinations]:
+async def destinations(
+    settings: Settings, config: AgencyJobConfig | None, *, runs: int, mask: Mask
+) -> AsyncIterator[Destinations]:
     """Where the artifacts of up to `runs` runs at once go. Raises SettingsError if that is nowhere."""
+    mask.know_all_in(config)
     entries = destination_entries(settings, config)
     stores = sum(isinstance(entry, S3DestinationEntry) for entry in entries)
     budget = ByteBudget(settings.worker.memory_budget_mib * MIB)
@@ -176,7 +188,9 @@ async def destinations(settings: Settings, config: AgencyJobConfig | None, *, ru
             match entry:
                 case S3DestinationEntry(s3=s3):
                     # A run writes one artifact at each store, and rejected rows at the first.
-                    made = _s3_destination(settings, s3, budget=budget, runs=runs, uploads_per_run=stores + 1)
+                    made = _s3_destination(
+                        settings, s3, budget=budget, runs=runs, uploads_per_run=stores + 1, mask=mask
+                    )
                 case FileDestinationEntry(file=file):
                     opened.append(FileDestination(path=file.path))
                     continue
@@ -185,7 +199,7 @@ async def destinations(settings: Settings, config: AgencyJobConfig | None, *, ru
                 case PluginDestinationEntry():
                     with _building(entry.name):
                         plugin = plugins.plugin(plugins.DESTINATIONS, entry.name)
-                        made = plugin.build(entry.options, context=ConfiguredServices(settings))
+                        made = plugin.build(entry.options, context=ConfiguredServices(settings, mask))
                         opened.append(await stack.enter_async_context(made))
                     continue
             opened.append(await stack.enter_async_context(made))
@@ -196,9 +210,9 @@ async def destinations(settings: Settings, config: AgencyJobConfig | None, *, ru
 
 @asynccontextmanager
 async def _s3_destination(
-    settings: Settings, config: S3DestinationConfig, *, budget: ByteBudget, runs: int, uploads_per_run: int
+    settings: Settings, config: S3DestinationConfig, *, budget: ByteBudget, runs: int, uploads_per_run: int, mask: Mask
 ) -> AsyncIterator[Destination]:
-    async with s3_client(settings, config) as client:
+    async with s3_client(settings, config, learned=mask.know) as client:
         yield S3Destination(
             client=client,
             bucket=config.bucket,
@@ -210,8 +224,13 @@ async def _s3_destination(
         )
 
 
-def s3_client(settings: Settings, config: S3ConnectionOptions = AS_THE_SETTINGS_SAY) -> S3Client:
-    """A connection pool to the configured S3."""
+def s3_client(
+    settings: Settings,
+    config: S3ConnectionOptions = AS_THE_SETTINGS_SAY,
+    *,
+    learned: Callable[[Iterable[str]], None] = lambda secrets: None,
+) -> S3Client:
+    """A connection pool to the configured S3; `learned` as in `S3Client`."""
     s3 = settings.s3
     role = config.role_arn and AssumedRole(
         arn=config.role_arn, session_name=config.role_session_name, external_id=config.external_id
@@ -224,6 +243,7 @@ def s3_client(settings: Settings, config: S3ConnectionOptions = AS_THE_SETTINGS_
         session_token=s3.session_token,
         addressing_style=config.addressing_style or s3.addressing_style,
         role=role or None,
+        learned=learned,
     )
 
 

@@ -15,6 +15,7 @@ from pipeline_processing.intake import Intake
 from pipeline_processing.kafka.requests import KafkaRequests
 from pipeline_processing.kafka.topic_ids import Incarnation
 from pipeline_processing.lasting_events import LastingEvents
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import RequestStream
 from pipeline_processing.outage import Outage
 from pipeline_processing.outbox import Outbox
@@ -30,7 +31,12 @@ _OTHER_CONNECTIONS = 4
 
 @asynccontextmanager
 async def service(
-    settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, after: Callable[[str], None] = lambda step: None
+    settings: Settings,
+    config: AgencyJobConfig,
+    *,
+    tracer: Tracer,
+    mask: Mask,
+    after: Callable[[str], None] = lambda step: None,
 ) -> AsyncIterator[Service]:
     """All of it, ready to run."""
     clock, concurrency = SystemClock(), settings.worker.concurrency
@@ -40,13 +46,13 @@ async def service(
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(app.watched_aside())
         # It answers while the event loop is blocked, and says so when that lasts: see `Pulse`.
-        answers = health_server(health, host=settings.http.host, port=settings.http.port)
+        answers = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
         await stack.enter_async_context(aside.loop.opened(answers))
         runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
         leases = await stack.enter_async_context(
             app.leases(settings, aside, runs=runs, clock=clock, concurrency=concurrency)
         )
-        path = await stack.enter_async_context(data_path(settings, config, runs=concurrency))
+        path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask))
         letters = await stack.enter_async_context(app.letters(settings))
         looker = await stack.enter_async_context(app.topics(settings))
         sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
@@ -74,6 +80,7 @@ async def service(
                 path=path,
                 clock=clock,
                 tracer=tracer,
+                mask=mask,
                 on_progress=progress.tell,
                 isolated=IsolatedAttempts(settings, config, on_progress=progress.tell),
                 after=after,
@@ -109,6 +116,7 @@ async def service(
                 config_id=path.config_id,
                 clock=clock,
                 tracer=tracer,
+                mask=mask,
                 pulse=pulses["intake"],
                 kafka=kafka,
                 history=database_of_runs,

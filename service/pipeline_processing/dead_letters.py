@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Self
 
 from pipeline_processing.errors import RequestError
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import Headers, Outgoing, Record
 
 _FIRST_HEADERS = ("dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at")
@@ -25,13 +26,13 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _TIMESTAMP = re.compile(r"-?[0-9]{1,18}")
 
 
-def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetime) -> Outgoing:
+def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetime, mask: Mask) -> Outgoing:
     """
-    The record as a dead letter: key, value and headers as they came, and the reason behind them.
+    The record as a dead letter: key, value and headers as they came, and the reason, masked, behind them.
 
     A letter always has a key, for a compacted topic refuses a message without one.
     """
-    message = str(error)
+    message = mask.text(str(error))
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 2]} …"
     place = (record.topic, str(record.partition), str(record.offset))

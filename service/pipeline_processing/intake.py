@@ -25,6 +25,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.health import Pulse
 from pipeline_processing.job_messages import received
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import Events, Outgoing, Record, RequestStream
 from pipeline_processing.outage import Outage
 from pipeline_processing.ports import Clock, Incoming, LetterStore, Origin, RunStore
@@ -73,6 +74,7 @@ class Intake:
         config_id: str,
         clock: Clock,
         tracer: Tracer,
+        mask: Mask,
         pulse: Pulse,
         kafka: Outage,
         history: Outage,
@@ -87,6 +89,7 @@ class Intake:
         self._config_id = config_id
         self._clock = clock
         self._tracer = tracer
+        self._mask = mask
         self._pulse = pulse
         self._kafka = kafka
         self._history = history
@@ -196,7 +199,7 @@ class Intake:
             partition=record.partition,
             offset=record.offset,
         )
-        return dead_letter(record, error, topic=self._dead_letters_topic, now=self._clock.now())
+        return dead_letter(record, error, topic=self._dead_letters_topic, now=self._clock.now(), mask=self._mask)
 
     async def _store(self, letters: Sequence[Outgoing], stop: asyncio.Event) -> None:
         refused = await self._patiently(lambda: self._send(letters), self._kafka, stop)

@@ -19,6 +19,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.executor import Executor, RetryPolicy, final_error, known_error
 from pipeline_processing.failures import failure_of
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import Counts, JobRequest, Run, RunCompletion, RunState
 from pipeline_processing.ports import Clock, Incoming, RunStore
 from pipeline_processing.user_code import contained
@@ -127,6 +128,7 @@ async def run_dry(
     processor: AgencyProcessor,
     config: AgencyJobConfig,
     clock: Clock,
+    mask: Mask,
     retry: RetryPolicy,
     jitter: Callable[[], float],
 ) -> RunCompletion:
@@ -165,13 +167,13 @@ async def run_dry(
             export = await contained(processor.process_agency(run.request.agency_id, config))
         except PipelineError as error:
             if not error.retryable or attempt >= retry.max_attempts:
-                return completion(attempt, state="failed", error=failure_of(final_error(error, attempt)))
+                return completion(attempt, state="failed", error=failure_of(final_error(error, attempt), mask))
             delay = retry.delay(attempt, jitter()).total_seconds()
             log.warning("trying again", error=str(error), delay=delay)
             await clock.sleep(delay)
             attempt += 1
         except Exception as error:
-            return completion(attempt, state="failed", error=failure_of(known_error(error)))
+            return completion(attempt, state="failed", error=failure_of(known_error(error), mask))
         else:
             counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
             size = sum(artifact.size for dataset in export.datasets for artifact in dataset.artifacts)

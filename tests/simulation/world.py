@@ -23,6 +23,7 @@ from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
 from pipeline_processing.executor import Executor, RetryPolicy
 from pipeline_processing.lease import Leases
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.ports import Claim, Incoming, Origin
@@ -300,6 +301,7 @@ class Worker:
             leases=self.leases,
             clock=clock,
             tracer=IdsOnlyTracer(),
+            mask=Mask(),
             retry=RetryPolicy(max_attempts=5, first_delay=0.5, longest_delay=4.0),
             max_runs_per_agency=1,
             max_row_bytes=1_000_000,

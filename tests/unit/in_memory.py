@@ -20,6 +20,7 @@ from pipeline_processing.destinations import Destinations
 from pipeline_processing.executor import Attempted, Executor, Isolated, RetryPolicy
 from pipeline_processing.installation import INSTALLATION_KEY
 from pipeline_processing.lease import Leases
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_record import RunRecord
 from pipeline_processing.memory.run_store import MemoryRunStore
@@ -310,6 +311,7 @@ class Service:
             leases=Leases(runs=runs, clock=self.clock, length=lease),
             clock=self.clock,
             tracer=IdsOnlyTracer(),
+            mask=Mask(),
             retry=self.retry,
             max_runs_per_agency=self.max_runs_per_agency,
             max_row_bytes=1_000_000,

@@ -9,6 +9,7 @@ from unittest.mock import patch
 from pipeline_processing.dead_letters import dead_letter, without_value
 from pipeline_processing.errors import RequestError
 from pipeline_processing.job_messages import received
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.broker import MemoryBroker
 from pipeline_processing.memory.letters import MemoryLetters
 from pipeline_processing.memory.run_store import MemoryRunStore
@@ -84,7 +85,7 @@ class Past:
     def put_aside(self, record: Record, error: RequestError, *, left_out: bool = False) -> Record:
         """A dead letter of it, a second after whatever was before."""
         self.clock.pass_(1)
-        letter = dead_letter(record, error, topic=LETTERS, now=self.clock.now())
+        letter = dead_letter(record, error, topic=LETTERS, now=self.clock.now(), mask=Mask())
         return self.broker.put(without_value(letter) if left_out else letter)
 
     async def keep(self, record: Record, error: RequestError) -> None:

@@ -12,6 +12,7 @@ import orjson
 from pipeline_processing.health import Health, Pulse
 from pipeline_processing.intake import Intake
 from pipeline_processing.lasting_events import LastingEvents
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.broker import MemoryBroker
 from pipeline_processing.memory.letters import MemoryLetters
 from pipeline_processing.messaging import Headers, Outgoing, Record, RequestStream
@@ -73,6 +74,7 @@ class Served:
             config_id=CONFIG_ID,
             clock=self.clock,
             tracer=IdsOnlyTracer(),
+            mask=Mask(),
             pulse=self.pulses["intake"],
             kafka=self.kafka,
             history=self.history,

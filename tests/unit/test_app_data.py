@@ -16,6 +16,7 @@ from pipeline_processing import plugins
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
 from pipeline_processing.app_data import destinations, sources
 from pipeline_processing.errors import SecretMissing, SettingsError
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Destination, Services
@@ -91,7 +92,7 @@ def settings(**values: Any) -> Settings:
 
 async def test_destinations_of_other_packages_get_what_they_need(folder: dict[str, Any]):
     """Their options and the secrets; they are closed at the end."""
-    async with destinations(settings(), config(folder, LAKE_ENTRY), runs=1) as where:
+    async with destinations(settings(), config(folder, LAKE_ENTRY), runs=1, mask=Mask()) as where:
         assert [each.url for each in where.all][1:] == ["acme://lake"]
         assert told == ["k"]
 
@@ -100,7 +101,7 @@ async def test_destinations_of_other_packages_get_what_they_need(folder: dict[st
 
 async def test_the_first_bucket_or_folder_holds_the_manifest(folder: dict[str, Any], tmp_path: Path):
     """Wherever it stands among the others, as the contract has it: another package's destination never does."""
-    async with destinations(settings(), config(LAKE_ENTRY, folder), runs=1) as where:
+    async with destinations(settings(), config(LAKE_ENTRY, folder), runs=1, mask=Mask()) as where:
         assert where.primary.url == tmp_path.as_uri()
         assert {each.url for each in where.all} == {tmp_path.as_uri(), "acme://lake"}
 
@@ -108,7 +109,7 @@ async def test_the_first_bucket_or_folder_holds_the_manifest(folder: dict[str, A
 async def test_two_destinations_of_one_place(folder: dict[str, Any]):
     """It is found when they are opened, and what was opened is closed."""
     with pytest.raises(SettingsError, match="same place"):
-        async with destinations(settings(), config(folder, LAKE_ENTRY, LAKE_ENTRY), runs=1):
+        async with destinations(settings(), config(folder, LAKE_ENTRY, LAKE_ENTRY), runs=1, mask=Mask()):
             raise AssertionError("nobody noticed")
 
     assert told.count("closed") == 2
@@ -117,7 +118,7 @@ async def test_two_destinations_of_one_place(folder: dict[str, Any]):
 async def test_a_destination_whose_secret_is_missing(folder: dict[str, Any]):
     """The message names the variable."""
     with pytest.raises(SecretMissing, match="PIPELINE_SECRETS__ACME_KEY"):
-        async with destinations(settings(secrets={}), config(folder, LAKE_ENTRY), runs=1):
+        async with destinations(settings(secrets={}), config(folder, LAKE_ENTRY), runs=1, mask=Mask()):
             raise AssertionError("nobody noticed")
 
 
@@ -145,7 +146,7 @@ async def test_sources_of_other_packages_are_built_once():
     """However many datasets they have; each snapshot gets the options of its datasets."""
     two = {"a": {"acme.crm": {"name": "first"}}, "b": {"acme.crm": {"name": "second"}}}
     job = config(sources=two)
-    async with sources(settings(), job, runs=1) as (source, services):
+    async with sources(settings(), job, runs=1, mask=Mask()) as (source, services):
         assert services.secret("acme_key").get_secret_value() == "k"
         async with source.snapshot({dataset.name: dataset.source for dataset in job.datasets}):
             pass

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline_processing.dead_letters import DeadLetter, dead_letter, without_value
 from pipeline_processing.errors import InvalidJson, InvalidRequest, PlaceUnknown, RequestTooLarge, UnknownDataset
 from pipeline_processing.job_messages import received, run_id_of_place
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import Outgoing, Record
 from pipeline_processing.redrive import DeadLetters, Redrive, Redriven, Wanted, letter_place
 from tests.unit.past_requests import LETTERS, TOPIC, Past
@@ -167,7 +168,7 @@ def test_no_request_is_changed_by_being_put_aside(
 ) -> None:
     """Whatever it is, it comes back."""
     record = Record(TOPIC, 1, 2, 3, value, value, tuple(headers))
-    letter = dead_letter(record, InvalidRequest(message), topic=LETTERS, now=START)
+    letter = dead_letter(record, InvalidRequest(message), topic=LETTERS, now=START, mask=Mask())
     stored = Record(LETTERS, 0, 0, 0, letter.key, letter.value, letter.headers)
     found = DeadLetter.of(stored)
 

@@ -22,6 +22,7 @@ from pipeline_processing.agency_data_job.verification import checks_of_rows, ver
 from pipeline_processing.columns import Columns
 from pipeline_processing.destinations import Destinations
 from pipeline_processing.formats.formats import CARRY, new_format
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import Artifact, DatasetCounts
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source, UploadStarted
 from pipeline_processing.steps.chain import bound
@@ -77,6 +78,7 @@ class AgencyProcessor:
         on_upload: UploadStarted,
         on_progress: OnProgress,
         tracer: Tracer,
+        mask: Mask,
         max_row_bytes: int,
     ) -> None:
         self._run = run
@@ -85,6 +87,7 @@ class AgencyProcessor:
         self._last_success = last_success
         self._on_progress = on_progress
         self._tracer = tracer
+        self._mask = mask
         self._outlet = Outlet(
             destinations=destinations,
             prefix=run.prefix,
@@ -169,7 +172,7 @@ class AgencyProcessor:
                     snapshot_at=snapshot.taken_at,
                     stages=stages,
                 ) as output,
-                Quarantine(dataset.name, self._outlet) as quarantine,
+                Quarantine(dataset.name, self._outlet, mask=self._mask) as quarantine,
             ):
                 while True:
                     with stages.timed("source"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli import render
-from pipeline_processing.cli.context import current_settings
+from pipeline_processing.cli.context import current_mask, current_settings
 from pipeline_processing.cli.exit_codes import FAILED, SUCCESS
 from pipeline_processing.cli.history import moment_of
 
@@ -124,7 +124,7 @@ async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
     from pipeline_processing.submission import patiently
 
     on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
     settings = current_settings()
     async with AsyncExitStack() as stack:
         topics = await stack.enter_async_context(app.topics(settings))

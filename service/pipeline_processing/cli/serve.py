@@ -46,7 +46,7 @@ def serve(
     """
     from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.agency_data_job.config import load_job_config
-    from pipeline_processing.cli.context import current_settings, missing_settings
+    from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import SettingsError
     from pipeline_processing.logs import configure_logs
@@ -58,8 +58,8 @@ def serve(
     if missing or job_config is None:
         raise SettingsError("\n".join(map(str, missing)))
     require_sound(job_config, secrets=settings.secrets)
-    configure_logs(json=not sys.stderr.isatty(), level="info")
-    with configure_telemetry(os.environ) as telemetry:
+    configure_logs(json=not sys.stderr.isatty(), level="info", mask=current_mask())
+    with configure_telemetry(os.environ, mask=current_mask()) as telemetry:
         run_async(_served(settings, job_config, telemetry, once=once))
 
 
@@ -67,10 +67,11 @@ async def _served(settings: Settings, config: AgencyJobConfig, telemetry: Teleme
     import asyncio
 
     from pipeline_processing.app_serve import service
+    from pipeline_processing.cli.context import current_mask
 
     stop, hurry = asyncio.Event(), asyncio.Event()
     with _told_by_signals(stop, hurry):
-        async with service(settings, config, tracer=telemetry.tracer) as parts:
+        async with service(settings, config, tracer=telemetry.tracer, mask=current_mask()) as parts:
             await parts.run(stop, hurry, once=once)
 
 

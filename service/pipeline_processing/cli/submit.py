@@ -87,7 +87,7 @@ def submit(
     Requests are checked first: if one isn't valid, none is sent.
     """
     from pipeline_processing.app import new_run_id
-    from pipeline_processing.cli.context import current_settings
+    from pipeline_processing.cli.context import current_mask, current_settings
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.logs import configure_logs
     from pipeline_processing.telemetry import configure_telemetry
@@ -124,9 +124,9 @@ def submit(
         typer.echo("There are no requests.", err=True)
         return SUCCESS
     on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
     submission = _Submission(requests)
-    with configure_telemetry(os.environ) as telemetry, submission.told_if_broken_off():
+    with configure_telemetry(os.environ, mask=current_mask()) as telemetry, submission.told_if_broken_off():
         run_async(_submitted(settings, submission, telemetry, follow=follow))
     return submission.exit_code
 

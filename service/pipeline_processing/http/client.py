@@ -160,10 +160,8 @@ async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> H
 
 
 def _shower(url: str, shown_as: str | None) -> Shower:
-    if shown_as is None:
-        return shown
-    said = shown(shown_as)
-    # Where a redirect leads may repeat the values, and nothing tells which part of it does.
+    said = shown(shown_as or url)
+    # Where a redirect leads may repeat the values, or be a secret as a whole, and nothing tells which part of it is.
     return lambda at: said if at == url else f"a redirect from {said}"
 
 
