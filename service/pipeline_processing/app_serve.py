@@ -82,7 +82,7 @@ async def service(
                 tracer=tracer,
                 mask=mask,
                 on_progress=progress.tell,
-                isolated=IsolatedAttempts(settings, config, on_progress=progress.tell),
+                isolated=IsolatedAttempts(settings, config, mask=mask, on_progress=progress.tell),
                 after=after,
             ),
             concurrency=concurrency,

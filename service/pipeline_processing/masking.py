@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from threading import Lock
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipeline_processing.spellings import Spelling, basic_auth, spellings_of
@@ -44,6 +45,10 @@ class Mask:
         self._open: frozenset[str] = frozenset()
         self._spellings: tuple[Spelling, ...] = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it knows, for a child process."""
+        return _knowing, (self._secrets, self._open)
+
     def know(self, secrets: Iterable[str], *, openly: Iterable[str] = ()) -> None:
         """
         Mask these from now on. Of a URL its password, and the URL itself unless it is a DSN of Postgres.
@@ -71,14 +76,23 @@ class Mask:
     def text(self, text: str) -> str:
         """`postgresql://user:secret@host` → `postgresql://user:***@host`, and so on."""
         text = self._without_known(text)
-        text = _URL_USER.sub(rf"\1{MASK}@", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
-        text = _URL_QUERY.sub(_query_masked, text)
-        return _AUTHORIZATION.sub(rf"\1\2{MASK}", _ASSIGNED_SECRET.sub(rf"\1\2{MASK}", text))
+        # A pattern takes many times as long as a look for a word without which it can't match.
+        if "://" in text:
+            text = _URL_USER.sub(rf"\1{MASK}@", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
+            text = _URL_QUERY.sub(_query_masked, text)
+        lower = text.lower()
+        if "=" in text and any(word in lower for word in ("passw", "secret", "x-amz")):
+            text = _ASSIGNED_SECRET.sub(rf"\1\2{MASK}", text)
+        if "bearer" in lower or "basic" in lower:
+            text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
+        return text
 
     def _without_known(self, text: str) -> str:
         found = [span for spelling in self._spellings if spelling.text in text for span in spelling.spans(text)]
         if _CUT_OFF in text:
             found += self._cut_off(text)
+        if not found:
+            return text
         masked, at = [], 0
         for start, end in _merged(found):
             masked += [text[at:start], MASK]
@@ -93,6 +107,12 @@ class Mask:
                     if text.endswith(spelling.text[:size], 0, cut.start()):
                         yield cut.start() - size, cut.start()
                         break
+
+
+def _knowing(secrets: Iterable[str], openly: Iterable[str]) -> Mask:
+    mask = Mask()
+    mask.know(secrets, openly=openly)
+    return mask
 
 
 def names_a_secret(name: str) -> bool:
@@ -124,8 +144,8 @@ def _parts(secret: str) -> Iterator[tuple[str, bool]]:
         url = None
     if url is None or scheme not in ("postgres", "postgresql"):
         yield secret.strip(), False
-        # Text is shown line by line.
-        yield from ((line.strip(), False) for line in secret.strip().splitlines()[1:])
+        # Text is shown line by line; what frames a key in PEM is no secret.
+        yield from ((line.strip(), False) for line in secret.splitlines() if not line.startswith("-----"))
         if secret.lower().startswith(("bearer ", "basic ")):
             yield secret.partition(" ")[2].strip(), False
     if url is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import EntryPoint
@@ -21,6 +22,7 @@ from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Destination, Services
 from pipeline_processing.settings import Settings
+from pipeline_processing.upstream import UpstreamOptions
 from tests.unit.plugged import installed
 
 told: list[Any] = []
@@ -104,6 +106,16 @@ async def test_the_first_bucket_or_folder_holds_the_manifest(folder: dict[str, A
     async with destinations(settings(), config(LAKE_ENTRY, folder), runs=1, mask=Mask()) as where:
         assert where.primary.url == tmp_path.as_uri()
         assert {each.url for each in where.all} == {tmp_path.as_uri(), "acme://lake"}
+
+
+async def test_what_an_upstream_is_sent_is_masked():
+    """The password that it is asked with, and the header that is made of it."""
+    mask = Mask()
+    options = UpstreamOptions.model_validate({"auth": {"basic": {"username": "me", "password": "acme_key"}}})
+    async with sources(settings(), config(), runs=1, mask=mask) as (_, services):
+        services.upstream(options)
+
+    assert mask.text(f"it got k, as {b64encode(b'me:k').decode()}") == "it got ***, as ***"
 
 
 async def test_two_destinations_of_one_place(folder: dict[str, Any]):

@@ -2,6 +2,7 @@
 
 import html
 import json
+import pickle
 from base64 import b64encode, urlsafe_b64encode
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
@@ -120,7 +121,9 @@ def test_a_secret_that_is_cut_off() -> None:
 
 def test_each_line_of_a_secret() -> None:
     """A key in PEM is rarely shown in one piece."""
-    assert knowing("first line of it\nsecond line of it\n").text("> second line of it") == "> ***"
+    mask = knowing("-----BEGIN KEY-----\nfirst line\nsecond line\n")
+
+    assert mask.text("> first line\n> second line, of -----BEGIN KEY-----") == "> ***\n> ***, of -----BEGIN KEY-----"
 
 
 def test_a_dsn() -> None:
@@ -136,6 +139,13 @@ def test_a_dsn() -> None:
 def test_any_other_url_is_a_secret_as_a_whole() -> None:
     """Such as one of a webhook, whose path is the secret."""
     assert knowing("https://hooks.example/T0/abcdef").text("to https://hooks.example/T0/abcdef.") == "to ***."
+
+
+def test_a_mask_for_another_process() -> None:
+    """It knows as much."""
+    mask = knowing("postgresql://me:of-mine@db/me-too", "me-too")
+
+    assert pickle.loads(pickle.dumps(mask)).text("of-mine, me-too") == "***, me-too"
 
 
 def test_secrets_in_options() -> None:

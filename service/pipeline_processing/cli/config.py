@@ -43,7 +43,12 @@ def check(
     from pipeline_processing.agency_data_job.destination_entries import destination_entries
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.guarantees import guarantee
+    from pipeline_processing.logs import configure_logs
     from pipeline_processing.settings_loader import InvalidSettings
+
+    # Building the steps imports users' functions, which may log.
+    on_terminal = sys.stderr.isatty()
+    configure_logs(json=not on_terminal, level="warning", mask=current_mask())
 
     settings, job_config, sound = None, None, True
     errors: list[PipelineError] = []

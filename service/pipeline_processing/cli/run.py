@@ -172,6 +172,7 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
 
 
 def _told(completion: RunCompletion, *, as_json: bool) -> int:
+    from pipeline_processing.cli.context import current_mask
     from pipeline_processing.cli.render import duration, number, printable
     from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
 
@@ -196,6 +197,7 @@ def _told(completion: RunCompletion, *, as_json: bool) -> int:
             if value is not None:
                 typer.echo(f"{name:<10}{value}")
     if completion.error is not None:
-        typer.echo(f"Error: {printable(completion.error.message)}", err=True)
+        # Masked once more: another worker may have written it, which doesn't know this one's secrets.
+        typer.echo(f"Error: {printable(current_mask().text(completion.error.message))}", err=True)
         return completion.error.exit_code
     return RUN_CANCELLED_EXIT_CODE if completion.state == "cancelled" else SUCCESS
