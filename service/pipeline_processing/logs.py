@@ -8,6 +8,7 @@ mask, whoever writes it: the service, a library, a user's function.
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
@@ -29,8 +30,8 @@ _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "u
 _LOUD_LIBRARIES = ("aiokafka", "kafka")
 
 _FIRST = ("timestamp", "level", "logger", "event")
-_OUR_OWN = ("timestamp", "level", "trace_id")
-"""No secret can get there, and a short one may look like what stands there."""
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+_TIMESTAMP = re.compile(r"[0-9-]+T[0-9:.]+Z")
 
 
 def configure_logs(*, json: bool, level: str, mask: Mask) -> None:
@@ -113,7 +114,8 @@ class Masked:
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {
-            self._key(key): value if key in _OUR_OWN else self._value(str(key), value) for key, value in event.items()
+            self._key(key): value if _is_plain(key, value) else self._value(str(key), value)
+            for key, value in event.items()
         }
 
     def _value(self, key: str, value: Any) -> Any:
@@ -139,6 +141,11 @@ class Masked:
         text = str(key)
         masked = self._mask.text(text)
         return key if masked == text else masked
+
+
+def _is_plain(key: object, value: Any) -> bool:
+    """Whether it is what this service puts there, which a short secret may equal by chance."""
+    return (key == "level" and value in _LEVELS) or (key == "timestamp" and bool(_TIMESTAMP.fullmatch(str(value))))
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

@@ -51,7 +51,7 @@ class Mask:
 
     def know(self, secrets: Iterable[str], *, openly: Iterable[str] = ()) -> None:
         """
-        Mask these from now on. Of a URL its password, and the URL itself unless it is a DSN of Postgres.
+        Mask these from now on: of a DSN of Postgres its password, of another URL also itself and its path.
 
         `openly` are words that may be read by everybody, such as a user's name. A secret that equals one isn't masked
         by its value: a mask in the place of a public word would tell what the secret is.
@@ -137,18 +137,18 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _parts(secret: str) -> Iterator[tuple[str, bool]]:
     """What is to be masked of a secret, and, marked with True, what of it is public."""
-    scheme, separator, _ = secret.partition("://")
     try:
-        url = urlsplit(secret.strip()) if separator else None
+        url = urlsplit(secret.strip())
     except ValueError:
-        url = None
-    if url is None or scheme not in ("postgres", "postgresql"):
+        url = urlsplit("")
+    is_dsn = url.scheme in ("postgres", "postgresql")
+    if not is_dsn:
         yield secret.strip(), False
         # Text is shown line by line; what frames a key in PEM is no secret.
         yield from ((line.strip(), False) for line in secret.splitlines() if not line.startswith("-----"))
         if secret.lower().startswith(("bearer ", "basic ")):
             yield secret.partition(" ")[2].strip(), False
-    if url is None:
+    if not (url.netloc or is_dsn):
         return
     user, _, password = url.netloc.rpartition("@")[0].partition(":")
     query = dict(parse_qsl(url.query))
@@ -157,6 +157,9 @@ def _parts(secret: str) -> Iterator[tuple[str, bool]]:
             yield one, False
             yield unquote(one), False
             yield basic_auth(unquote(user), unquote(one)), False
+    if not is_dsn:
+        yield url.path.strip("/"), False
+        return
     hosts = (host.rpartition(":")[0] or host for host in url.netloc.rpartition("@")[2].split(","))
     for word in (user, *hosts, url.path.strip("/"), query.get("user", ""), query.get("dbname", "")):
         if word:

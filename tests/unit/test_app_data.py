@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from pipeline_processing import plugins
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
@@ -30,6 +30,7 @@ told: list[Any] = []
 
 class Options(BaseModel):
     name: str
+    pin: SecretStr = SecretStr("")
 
 
 @asynccontextmanager
@@ -93,10 +94,13 @@ def settings(**values: Any) -> Settings:
 
 
 async def test_destinations_of_other_packages_get_what_they_need(folder: dict[str, Any]):
-    """Their options and the secrets; they are closed at the end."""
-    async with destinations(settings(), config(folder, LAKE_ENTRY), runs=1, mask=Mask()) as where:
+    """Their options and the secrets, which are masked from then on; they are closed at the end."""
+    mask = Mask()
+    entry = {"acme.lake": {"name": "lake", "pin": "of-acme"}}
+    async with destinations(settings(), config(folder, entry), runs=1, mask=mask) as where:
         assert [each.url for each in where.all][1:] == ["acme://lake"]
         assert told == ["k"]
+        assert mask.text("'k', 'of-acme', 'lake'") == "'***', '***', 'lake'"
 
     assert told == ["k", "closed"]
 

@@ -170,14 +170,15 @@ def test_known_secrets_are_masked_in_every_part_of_a_line(capsys: pytest.Capture
     """In names of loggers, keys, numbers and bytes, and in what can't be written at all."""
     mask = Mask()
     configure_logs(json=True, level="info", mask=mask)
-    mask.know(["tops3cret", "12345678"])  # also what it learns later
+    mask.know(["tops3cret", "12345678", "info"])  # also what it learns later
 
     log.info("ours", **{"of tops3cret": 1}, nested={"tops3cret": [{"x": b"tops3cret"}]}, pin=12345678)
-    logging.getLogger("of.tops3cret").info("%s", "tops3cret", stack_info=True)
+    logging.getLogger("of.tops3cret").info("%s", "tops3cret", stack_info=True, extra={"level": "tops3cret"})
     logging.getLogger("driver").info("%d", "tops3cret")
 
     text = capsys.readouterr().err
     assert len(text.splitlines()) == 3
+    assert json.loads(text.splitlines()[0])["level"] == "info"
     assert "tops3cret" not in text
     assert "12345678" not in text
     assert "can't be written: TypeError" in text

@@ -136,9 +136,19 @@ def test_a_dsn() -> None:
     assert mask.text("postgresql://app:p%2Fw-long@db1:5432/agencies") == "postgresql://app:***@db1:5432/agencies"
 
 
+def test_a_dsn_of_a_socket() -> None:
+    """It has no host, and its password in the query."""
+    assert (
+        knowing("postgresql:///x?host=/run/db&user=me&password=of-mine").text("of-mine of me in x") == "*** of me in x"
+    )
+
+
 def test_any_other_url_is_a_secret_as_a_whole() -> None:
     """Such as one of a webhook, whose path is the secret."""
-    assert knowing("https://hooks.example/T0/abcdef").text("to https://hooks.example/T0/abcdef.") == "to ***."
+    mask = knowing("https://hooks.example/T0/abcdef")
+
+    assert mask.text("to https://hooks.example/T0/abcdef.") == "to ***."
+    assert mask.text("hooks.example has no /T0/abcdef") == "hooks.example has no /***"
 
 
 def test_a_mask_for_another_process() -> None:
