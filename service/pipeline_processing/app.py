@@ -176,7 +176,7 @@ async def run_now(
         clock = SystemClock()
         runs = await stack.enter_async_context(history(settings))
         aside = await stack.enter_async_context(watched_aside())
-        path = await stack.enter_async_context(data_path(settings, config, runs=1))
+        path = await stack.enter_async_context(data_path(settings, config, runs=1, mask=mask))
         worker = executor(
             settings,
             config,
