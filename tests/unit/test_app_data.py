@@ -151,10 +151,10 @@ async def test_a_plugin_that_cannot_be_built(
         monkeypatch.setattr(sys.modules[__name__], name, Plugin(options=Options, build=build))
     message = f"'acme.{{}}' can't be built: {type(error).__name__}"
     with pytest.raises(InvalidJobConfig, match=message.format("lake")):
-        async with destinations(settings(), config(folder, LAKE_ENTRY), runs=1):
+        async with destinations(settings(), config(folder, LAKE_ENTRY), runs=1, mask=Mask()):
             raise AssertionError("nobody noticed")
     with pytest.raises(InvalidJobConfig, match=message.format("crm")):
-        async with sources(settings(), config(), runs=1):
+        async with sources(settings(), config(), runs=1, mask=Mask()):
             raise AssertionError("nobody noticed")
 
 
