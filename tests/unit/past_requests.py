@@ -91,7 +91,7 @@ class Past:
     async def keep(self, record: Record, error: RequestError) -> None:
         """A dead letter of it that the broker refuses for good, a second after whatever was before."""
         self.clock.pass_(1)
-        await self.kept.keep([dead_letter(record, error, topic=LETTERS, now=self.clock.now())])
+        await self.kept.keep([dead_letter(record, error, topic=LETTERS, now=self.clock.now(), mask=Mask())])
 
     async def succeed(self, *run_ids: str) -> None:
         """The runs end well, with nothing to publish."""

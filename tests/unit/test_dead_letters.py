@@ -243,7 +243,7 @@ async def test_a_bare_request_keeps_the_run_of_its_first_place(past: Past, key: 
 
 def put_aside_by_the_first_version(past: Past, record: Record) -> None:
     """A letter that doesn't say the request's own time."""
-    letter = dead_letter(record, UNKNOWN, topic=LETTERS, now=past.clock.now())
+    letter = dead_letter(record, UNKNOWN, topic=LETTERS, now=past.clock.now(), mask=Mask())
     past.broker.put(replace(letter, key=record.key, headers=(*record.headers, *letter.headers[-7:-1])))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline_processing.dead_letters import STORED, DeadLetter, dead_letter
 from pipeline_processing.errors import HistoryOutdated, InvalidRequest
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import Headers, Outgoing, Record
 from pipeline_processing.ports import LetterStore
 from tests.contract.run_store.conftest import Backend, PostgresBackend
@@ -37,7 +38,7 @@ def request(offset: int = 0, **fields: Any) -> Record:
 
 
 def letter(record: Record) -> Outgoing:
-    return dead_letter(record, ANY, topic="dead-letters", now=datetime.now(UTC))
+    return dead_letter(record, ANY, topic="dead-letters", now=datetime.now(UTC), mask=Mask())
 
 
 async def kept(letters: LetterStore, **options: Any) -> list[Record]:
