@@ -99,7 +99,7 @@ async def sources(
         by_kind: dict[str, Source] = {}
         if settings.source.dsn is not None:
             database = await stack.enter_async_context(source_database(settings, connections=runs))
-            by_kind["postgres"] = PostgresSource(database=database)
+            by_kind["postgres"] = PostgresSource(database=database, max_row_bytes=max_row_bytes(settings))
         by_kind["http"] = HttpSource(
             upstream=services.upstream,
             clock=SystemClock(),
