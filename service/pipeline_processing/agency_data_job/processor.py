@@ -8,7 +8,7 @@ Nothing here is visible to a reader yet: whether and how it becomes so is decide
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from opentelemetry.trace import Tracer
 
@@ -16,7 +16,7 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetC
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.output import DatasetOutput, Outlet
 from pipeline_processing.agency_data_job.quarantine import Quarantine
-from pipeline_processing.agency_data_job.sizing import Sizing
+from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, parts
 from pipeline_processing.agency_data_job.stages import Stages
 from pipeline_processing.agency_data_job.verification import checks_of_rows, verify
 from pipeline_processing.columns import Columns
@@ -26,7 +26,11 @@ from pipeline_processing.model import Artifact, DatasetCounts
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source, UploadStarted
 from pipeline_processing.steps.chain import bound
 from pipeline_processing.steps.rejections import Rejections
+from pipeline_processing.steps.row_size import size_of
 from pipeline_processing.steps.step import StepContext
+
+_ROWS_FOR_OTHERS_CODE = 256
+"""At a time: nobody knows how large the rows are that it returns, until it has returned all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class AgencyProcessor:
     async def _process_dataset(
         self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None
     ) -> DatasetExport:
-        stages, sizing, read = Stages(), Sizing(), 0
+        stages, read = Stages(), 0
         arguments, carry = self._run.arguments(dataset, last), CARRY[dataset.format]
         rejections = Rejections(
             dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected
@@ -150,6 +154,7 @@ class AgencyProcessor:
             rows_format.begin(steps.header)
             batches.make_rows = steps.rows if steps.touches_rows else rows_format.row_maker(steps.projection)
             columns = steps.columns.names if steps.carried else None
+            sizing = Sizing(most_rows=_ROWS_FOR_OTHERS_CODE if steps.foreign else MOST_ROWS)
 
             def counts() -> DatasetCounts:
                 return DatasetCounts(
@@ -171,21 +176,32 @@ class AgencyProcessor:
                 ) as output,
                 Quarantine(dataset.name, self._outlet) as quarantine,
             ):
+
+                async def process(batch: list[Any]) -> None:
+                    size = size_of(batch) if steps.touches_rows else 0
+                    for piece in sizing.pieces(batch, size):
+                        left, made = piece, 0
+                        if steps.touches_rows:
+                            with stages.timed("steps"):
+                                left = await steps(piece)
+                            made = steps.size
+                            faults = [(each, steps.original(each.number)) for each in rejections.take()]
+                            with stages.timed("upload"):
+                                await quarantine.write(faults)
+                        written = 0
+                        for part in parts(left, made):
+                            written += await output.write(part)
+                        sizing.learn(len(piece), max(steps.largest, written), read=size * len(piece) // len(batch))
+
                 while True:
                     with stages.timed("source"):
                         batch = await anext(batches, None)
                     if batch is None:
                         break
                     read += len(batch)
-                    for piece in sizing.pieces(batch) if steps.touches_rows else (batch,):
-                        left = piece
-                        if steps.touches_rows:
-                            with stages.timed("steps"):
-                                left = await steps(piece)
-                            faults = [(each, steps.original(each.number)) for each in rejections.take()]
-                            with stages.timed("upload"):
-                                await quarantine.write(faults)
-                        sizing.learn(len(piece), await output.write(left))
+                    await process(batch)
+                    del batch  # not kept while the next one is waited for
+                    steps.forget()
                     self._on_progress(
                         counts(),
                         stage=stages.current or "",

@@ -21,7 +21,7 @@ _FIRST_BATCH_ROWS = 4
 
 class CursorBatches:
     """
-    Batches of one cursor. While a batch is worked on, the next is already on its way.
+    Batches of one cursor. While a batch is worked on, the next is already on its way, unless a row of it is large.
 
     `batch_bytes` is what one batch should hold, as far as the rows before it tell; what it may hold is the meter's.
     `fetching(n)` is the block in which a batch is waited for, where `n` rows have been read: it says what the driver's
@@ -47,20 +47,25 @@ class CursorBatches:
         self._fetching = fetching
         self._read = 0
         self._size = _FIRST_BATCH_ROWS
-        self._next = asyncio.ensure_future(self._fetch())
+        self._next: asyncio.Future[Any] | None = asyncio.ensure_future(self._fetch())
 
     def __aiter__(self) -> "CursorBatches":
         return self
 
     async def __anext__(self) -> list[Any]:
+        if self._next is None:
+            self._meter.give_back()
+            self._next = asyncio.ensure_future(self._fetch())
         with self._fetching(self._read):
             records = await self._next
         if not records:
             raise StopAsyncIteration
         self._read += len(records)
         self._size = self._rows_that_fit(records)
-        self._next = asyncio.ensure_future(self._fetch())
-        await asyncio.sleep(0)  # lets the request go out before this batch keeps the thread busy
+        self._next = None
+        if not self._meter.holds_large_row:
+            self._next = asyncio.ensure_future(self._fetch())
+            await asyncio.sleep(0)  # lets the request go out before this batch keeps the thread busy
         return self.make_rows(records)
 
     async def _fetch(self) -> Any:
@@ -86,12 +91,17 @@ class CursorBatches:
 
     async def close(self) -> None:
         """Give up the batch under way."""
-        self._next.cancel()
-        await asyncio.gather(self._next, return_exceptions=True)
-        self._meter.drain()
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
+        await self._meter.close()
 
 
 def _size_of(value: Any) -> int:
     return (
-        32 + len(value) if isinstance(value, str | bytes) else 32 + len(bytes(value)) if isinstance(value, Raw) else 32
+        32 + len(value)
+        if isinstance(value, str | bytes)
+        else 32 + memoryview(value).nbytes
+        if isinstance(value, Raw)
+        else 32
     )

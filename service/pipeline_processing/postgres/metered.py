@@ -7,6 +7,9 @@ as the server does after the last row that was asked for. It holds back the rest
 server wait, until the next fetch. asyncpg sends an Execute with every fetch, so the server then owes more answers than
 asyncpg knows of; the meter joins them into one.
 
+A row that is larger than a whole fetch should be draws its bytes from a budget before it is read. Nobody who holds such
+bytes waits for more of them: its batch has one such row, and the next fetch begins when that batch is done with.
+
 Messages: https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
 
@@ -14,6 +17,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
+
+from pipeline_processing.budget import ByteBudget
 
 _HEADER_BYTES = 5
 _DATA_ROW, _ERROR, _READY, _SUSPENDED, _COMPLETE = b"DEZsC"
@@ -26,10 +31,13 @@ class Meter(asyncio.Protocol):
     Passes on what the server sends, and ends fetches that bring more than `fetch_bytes` after the row before.
 
     A fetch below that costs nothing a row: its messages are looked at only once it has grown beyond. A row of more than
-    `max_row_bytes` ends the connection before it is read; then `too_large` is its size.
+    `max_row_bytes` ends the connection before it is read; then `too_large` is its size. One of more than `fetch_bytes`
+    is drawn from `budget`.
     """
 
-    def __init__(self, transport: Any, receiver: Any, *, fetch_bytes: int, max_row_bytes: int) -> None:
+    def __init__(
+        self, transport: Any, receiver: Any, *, fetch_bytes: int, max_row_bytes: int, budget: ByteBudget
+    ) -> None:
         self.ended_early = False
         """Whether the last fetch has more rows to come than the server was asked for since."""
         self.too_large: int | None = None
@@ -37,6 +45,9 @@ class Meter(asyncio.Protocol):
         self._receiver = receiver
         self._fetch_bytes = fetch_bytes
         self.max_row_bytes = max_row_bytes
+        self._budget = budget
+        self._drawn = 0
+        self._drawing: asyncio.Task[None] | None = None
         self._owed = 0
         """Answers that the server hasn't finished."""
         self._awaited = False
@@ -56,10 +67,12 @@ class Meter(asyncio.Protocol):
         self._end = b""
 
     @classmethod
-    def on(cls, connection: Any, *, fetch_bytes: int, max_row_bytes: int) -> Self:
+    def on(cls, connection: Any, *, fetch_bytes: int, max_row_bytes: int, budget: ByteBudget) -> Self:
         """Put one on a connection of asyncpg, for the rest of its life."""
         transport = connection._transport  # asyncpg has no other way to it
-        meter = cls(transport, transport.get_protocol(), fetch_bytes=fetch_bytes, max_row_bytes=max_row_bytes)
+        meter = cls(
+            transport, transport.get_protocol(), fetch_bytes=fetch_bytes, max_row_bytes=max_row_bytes, budget=budget
+        )
         transport.set_protocol(meter)
         return meter
 
@@ -81,8 +94,23 @@ class Meter(asyncio.Protocol):
                 self._owed = 0
                 self._passed.clear()
 
-    def drain(self) -> None:
+    @property
+    def holds_large_row(self) -> bool:
+        """Whether bytes are drawn for a row of the last fetch."""
+        return self._drawn > 0
+
+    def give_back(self) -> None:
+        """What the last fetch has brought is worked off."""
+        drawn, self._drawn = self._drawn, 0
+        self._budget.release(drawn)
+
+    async def close(self) -> None:
         """Throw away what is to come of the rows. What asyncpg asks after this gets its answer after them."""
+        if self._drawing is not None:
+            self._drawing.cancel()
+            await asyncio.gather(self._drawing, return_exceptions=True)
+            self._drawing = None
+        self.give_back()
         if self._walking:
             self._discards = True
             self._go_on()
@@ -142,21 +170,24 @@ class Meter(asyncio.Protocol):
             self._check(at - start)
             self._rest, self._rest_is_passed = at - len(passed), True
             self._bytes = at
+            self._draw(at - start)
         elif at != len(passed):  # the header of a message, or a short one, has begun
             self._held += passed[start:]
             self._passed_of_held = len(passed) - start
 
     def _go_on(self) -> None:
+        if self._transport.is_closing():
+            return
         self._walk()
         holds_back = self._walking and not (self._awaited or self._discards)
-        if not holds_back and not self._transport.is_closing():
+        if not holds_back and self._drawing is None and self.too_large is None:
             self._transport.resume_reading()
 
     def _walk(self) -> None:
         """Pass on what is held, until the fetch has enough."""
         out = bytearray()
         at = 0
-        while self._walking and self.too_large is None:
+        while self._walking and self._drawing is None and self.too_large is None:
             if self._rest:
                 if at == len(self._held):
                     break
@@ -201,6 +232,7 @@ class Meter(asyncio.Protocol):
             return False
         self._rows += 1
         self._bytes += size
+        self._draw(size)
         return True
 
     def _to_pass(self, kind: int, message: bytes, *, begun: int) -> bytes:
@@ -223,6 +255,18 @@ class Meter(asyncio.Protocol):
             first, self._discards = not self._discards, True
             return message[begun:] if first else b""
         return message[begun:]
+
+    def _draw(self, size: int) -> None:
+        """Stop reading until there is memory for a row that has begun."""
+        if size > self._fetch_bytes and self.too_large is None:
+            self._transport.pause_reading()
+            self._drawing = asyncio.ensure_future(self._drawn_from_budget(size))
+
+    async def _drawn_from_budget(self, size: int) -> None:
+        await self._budget.acquire(size)
+        self._drawn += size
+        self._drawing = None
+        self._go_on()
 
     def _check(self, size: int) -> None:
         if size > self.max_row_bytes:

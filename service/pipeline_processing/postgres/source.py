@@ -11,6 +11,7 @@ import asyncpg
 import structlog
 
 from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
+from pipeline_processing.budget import ByteBudget
 from pipeline_processing.columns import Columns
 from pipeline_processing.postgres.arguments import bound
 from pipeline_processing.postgres.batches import CursorBatches
@@ -52,15 +53,22 @@ class PostgresSource:
 
     A batch should hold `batch_bytes`, as far as the rows before it tell, and never holds more than twice that, unless
     it is a single row; there are two batches at a time. A row of more than `max_row_bytes`, as Postgres sends it, is
-    refused before it is read.
+    refused before it is read. Of all snapshots together, rows that are larger than a batch have `large_rows_bytes` at
+    most at a time.
     """
 
     def __init__(
-        self, *, database: DatabaseClient, batch_bytes: int = 1024 * 1024, max_row_bytes: int = 64 * 1024 * 1024
+        self,
+        *,
+        database: DatabaseClient,
+        batch_bytes: int = 1024 * 1024,
+        max_row_bytes: int = 16 * 1024 * 1024,
+        large_rows_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         self._database = database
         self._batch_bytes = batch_bytes
         self._max_row_bytes = max_row_bytes
+        self._large_rows = ByteBudget(large_rows_bytes)
 
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, PostgresSourceConfig]) -> AsyncIterator["PostgresSnapshot"]:
@@ -79,7 +87,12 @@ class PostgresSource:
                     name: await self._opened(name, config, connection, standby=standby)
                     for name, config in datasets.items()
                 }
-                meter = Meter.on(connection, fetch_bytes=2 * self._batch_bytes, max_row_bytes=self._max_row_bytes)
+                meter = Meter.on(
+                    connection,
+                    fetch_bytes=2 * self._batch_bytes,
+                    max_row_bytes=self._max_row_bytes,
+                    budget=self._large_rows,
+                )
                 yield PostgresSnapshot(
                     connection, opened, meter=meter, taken_at=taken_at, batch_bytes=self._batch_bytes
                 )
