@@ -72,7 +72,7 @@ class Chain:
         return sum(link.step.filtered for _, link in self._left)
 
     def rows(self, records: Sequence[Sequence[Any]]) -> Rows:
-        """Records of the source as the rows that the first step gets. They are kept until the next come, or `forget`."""
+        """Records of the source as the rows that the first step gets. Kept until the next come, or `forget`."""
         self.forget()
         self._records = records
         return self.projection.rows(records)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.agency_data_job.sizing import Sizing
+from pipeline_processing.agency_data_job.sizing import Sizing, parts
 
 MIB = 1024 * 1024
 
@@ -41,3 +41,32 @@ def test_no_row_is_lost_or_moved(rows: list[int], each: int) -> None:
         taken += piece
         sizing.learn(len(piece), len(piece) * each)
     assert taken == rows
+
+
+def test_somebody_elses_code_gets_fewer() -> None:
+    """However small its rows are."""
+    sizing = Sizing(most_rows=256)
+    lengths = []
+    for piece in sizing.pieces(list(range(1000))):
+        lengths.append(len(piece))
+        sizing.learn(len(piece), len(piece))
+    assert lengths == [4, 16, 64, 256, 256, 256, 148]
+
+
+def test_what_steps_make_of_rows_is_foreseen() -> None:
+    """Steps that make 30 bytes of one do so with larger rows, too: fewer of those go at a time, at once."""
+    sizing = Sizing()
+    for _ in range(10):
+        for piece in sizing.pieces([0] * 1000, 100 * 1000):
+            sizing.learn(len(piece), len(piece) * 3000, read=len(piece) * 100)
+    grown = [len(piece) for piece in sizing.pieces([0] * 1000, 10_000 * 1000)]
+
+    assert max(grown) * 10_000 * 30 <= 2 * MIB
+
+
+def test_parts_are_cut_by_bytes() -> None:
+    """Rows leave the steps 2 MiB at a time, one row at least."""
+    assert [len(part) for part in parts([0] * 10, 10 * MIB)] == [2, 2, 2, 2, 2]
+    assert [len(part) for part in parts([0] * 3, 30 * MIB)] == [1, 1, 1]
+    assert [len(part) for part in parts([0] * 3, 0)] == [3]
+    assert list(parts([], 0)) == []
