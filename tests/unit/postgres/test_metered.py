@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from pipeline_processing.budget import ByteBudget
 from pipeline_processing.postgres.metered import Meter
 
 FETCH_BYTES = 1000
@@ -30,7 +31,9 @@ class Wire:
     arrives in pieces cut anywhere.
     """
 
-    def __init__(self, sizes: list[int], *, seed: int = 0, fails_at: int | None = None) -> None:
+    def __init__(
+        self, sizes: list[int], *, seed: int = 0, fails_at: int | None = None, budget: ByteBudget | None = None
+    ) -> None:
         self.random = random.Random(seed)
         self.rows = [row(number, size) for number, size in enumerate(sizes)]
         self.fails_at = fails_at
@@ -39,7 +42,8 @@ class Wire:
         self.sent = bytearray()
         self.paused = self.aborted = False
         self.received = bytearray()
-        self.meter = Meter(self, self, fetch_bytes=FETCH_BYTES, max_row_bytes=MAX_ROW_BYTES)
+        self.budget = budget or ByteBudget(MAX_ROW_BYTES)
+        self.meter = Meter(self, self, fetch_bytes=FETCH_BYTES, max_row_bytes=MAX_ROW_BYTES, budget=self.budget)
 
     # -- asyncpg's transport
 
@@ -109,13 +113,27 @@ class Wire:
 
     async def fetch(self, rows: int) -> list[bytes]:
         """As asyncpg does it: everything up to ReadyForQuery."""
+        self.meter.give_back()
         with self.fetching(rows):
-            await asyncio.sleep(0)
+            await drawn()
             while not self.received.endswith(READY):
                 assert self.sent, "nothing more comes"
                 assert not self.paused, "nobody reads"
                 self.deliver()
+                await drawn()
+        assert self.meter.holds_large_row == any(
+            len(each) > FETCH_BYTES for each in self.messages() if each[:1] == b"D"
+        )
         return self.messages()
+
+    async def fetch_patiently(self) -> None:
+        """All rows in pieces, each as soon as somebody reads."""
+        with self.fetching(100):
+            while not self.received.endswith(READY):
+                if self.sent and not self.paused:
+                    self.meter.data_received(bytes(self.sent[:1500]))
+                    del self.sent[:1500]
+                await asyncio.sleep(0)
 
     async def answer(self) -> list[bytes]:
         """What asyncpg gets when it asks something else."""
@@ -125,6 +143,12 @@ class Wire:
             assert not self.paused
             self.deliver()
         return self.messages()
+
+
+async def drawn() -> None:
+    """Let a fetch begin, and a large row draw its bytes."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def sizes(seed: int) -> list[int]:
@@ -183,14 +207,15 @@ async def test_leaving_early(cancelled: bool, seed: int) -> None:
         with wire.fetching(20):
             await asyncio.sleep(0)
             wire.deliver()
-        wire.meter.drain()
+        await wire.meter.close()
         while wire.sent:
             assert not wire.paused
             wire.deliver()
         assert [each for each in wire.messages() if each[:1] == b"Z"] == [READY]
     else:
-        wire.meter.drain()
+        await wire.meter.close()
 
+    assert wire.budget.reserved == 0
     assert [each for each in await wire.answer() if each != NOTICE] == [ANSWER[: -len(READY)], READY]
 
 
@@ -207,3 +232,24 @@ async def test_a_row_that_is_too_large_ends_the_connection_before_it_is_there(ch
 
     assert wire.meter.too_large == MAX_ROW_BYTES + 1
     assert len(wire.received) <= FETCH_BYTES
+
+
+async def test_large_rows_of_several_runs_wait_for_each_other() -> None:
+    """A row is read only when there is memory for it: what the one before took is given back with its batch."""
+    budget = ByteBudget(MAX_ROW_BYTES)
+    first, second = Wire([4000], budget=budget), Wire([4000], budget=budget)
+    await first.fetch(5)
+    assert budget.reserved == 4000
+
+    reading = asyncio.create_task(second.fetch_patiently())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert second.paused
+    assert len(second.received) < 4000
+
+    first.meter.give_back()
+    await reading
+    assert second.messages()[:1] == second.rows
+    assert (budget.reserved, budget.peak) == (4000, 4000)
+    await second.meter.close()
+    assert budget.reserved == 0
