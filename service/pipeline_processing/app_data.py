@@ -94,8 +94,13 @@ def _budget(settings: Settings) -> int:
 
 
 def _large_rows_bytes(settings: Settings) -> int:
-    """For rows larger than a batch, in all runs at a time. Each is there more than once while it is worked on."""
-    return _budget(settings) // 8
+    """
+    For rows larger than a batch, in all runs at a time.
+
+    Such a row takes up to seven times its size while it is read, encoded and written (measured). That has to fit into
+    the quarter of the budget that parts leave, and the 50 MiB that a process may take besides and doesn't by itself.
+    """
+    return min(_budget(settings) // 8, (_budget(settings) // 4 + 50 * MIB) // 7)
 
 
 def _parts_bytes(settings: Settings) -> int:
