@@ -65,7 +65,7 @@ SELECT $1::bigint AS agency_id, g AS id, (SELECT jsonb_agg(jsonb_build_object('n
         pytest.param(
             one_dataset(
                 rows_that_grow(1000, to=10_000),
-                steps=[{"derive": {"wide": " || ".join(["t"] * 30)}}, {"drop": ["wide"]}],
+                steps=[{"derive": {"wide": " || ".join(["t"] * 60)}}, {"drop": ["wide"]}],
             ),
             6000,
             id="a derive widens rows that grow",

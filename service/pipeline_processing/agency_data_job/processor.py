@@ -178,8 +178,7 @@ class AgencyProcessor:
             ):
 
                 async def process(batch: list[Any]) -> None:
-                    size = size_of(batch) if steps.touches_rows else 0
-                    for piece in sizing.pieces(batch, size):
+                    for piece in sizing.pieces(batch, size_of if steps.touches_rows else None):
                         left, made = piece, 0
                         if steps.touches_rows:
                             with stages.timed("steps"):
@@ -191,7 +190,7 @@ class AgencyProcessor:
                         written = 0
                         for part in parts(left, made):
                             written += await output.write(part)
-                        sizing.learn(len(piece), max(steps.largest, written), read=size * len(piece) // len(batch))
+                        sizing.learn(len(piece), max(steps.largest, written))
 
                 while True:
                     with stages.timed("source"):

@@ -1,12 +1,16 @@
 """How many rows go through the steps at a time: steps may make rows much larger than they were read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _FIRST_ROWS = 4
 """Few, as nothing is known yet of what the steps make of them."""
 MOST_ROWS = 1000
 _TARGET_BYTES = 2 * 1024 * 1024
+_SUDDENLY = 4
+
+SizeOf = Callable[[list[Any]], int]
+"""About how many bytes rows take."""
 
 
 class Sizing:
@@ -19,27 +23,27 @@ class Sizing:
     def __init__(self, *, most_rows: int = MOST_ROWS) -> None:
         self._most_rows = most_rows
         self._rows = _FIRST_ROWS
-        self._growth = 1.0
-        """Bytes that the steps lately made of one that was read."""
+        self._row_bytes = 0.0
 
-    def pieces(self, rows: list[Any], size: int = 0) -> Iterator[list[Any]]:
-        """The rows, which are of about that many bytes, cut anew before each piece."""
-        row_bytes = size / len(rows) if rows else 0.0
+    def pieces(self, rows: list[Any], size_of: SizeOf | None = None) -> Iterator[list[Any]]:
+        """
+        The rows, cut anew before each piece. Of rows that are suddenly larger, as `size_of` tells, only a few go at
+        first: steps may make much more of them.
+        """
         at = 0
         while at < len(rows):
-            fitting = int(_TARGET_BYTES / (row_bytes * self._growth)) if row_bytes else self._rows
-            piece = rows[at : at + max(1, min(self._rows, fitting))]
+            piece = rows[at : at + self._rows]
+            if size_of is not None:
+                if size_of(piece) > _SUDDENLY * self._row_bytes * len(piece):
+                    piece = piece[:_FIRST_ROWS]
+                self._row_bytes = size_of(piece) / len(piece)
             at += len(piece)
             yield piece
 
-    def learn(self, rows: int, size: int, *, read: int = 0) -> None:
-        """
-        Bytes that so many rows have become where they were largest, and of how many that were read. Pieces grow slowly,
-        and shrink at once.
-        """
+    def learn(self, rows: int, size: int) -> None:
+        """Bytes that so many rows have become where they were largest. Pieces grow slowly, and shrink at once."""
         fitting = _TARGET_BYTES * rows // size if size else self._most_rows
         self._rows = max(1, min(self._most_rows, self._rows * 4, fitting))
-        self._growth = max(1.0, self._growth / 4, size / read if read else 1.0)
 
 
 def parts(rows: list[Any], size: int) -> Iterator[list[Any]]:

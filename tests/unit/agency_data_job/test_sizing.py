@@ -53,15 +53,16 @@ def test_somebody_elses_code_gets_fewer() -> None:
     assert lengths == [4, 16, 64, 256, 256, 256, 148]
 
 
-def test_what_steps_make_of_rows_is_foreseen() -> None:
-    """Steps that make 30 bytes of one do so with larger rows, too: fewer of those go at a time, at once."""
-    sizing = Sizing()
-    for _ in range(10):
-        for piece in sizing.pieces([0] * 1000, 100 * 1000):
-            sizing.learn(len(piece), len(piece) * 3000, read=len(piece) * 100)
-    grown = [len(piece) for piece in sizing.pieces([0] * 1000, 10_000 * 1000)]
+def test_of_rows_that_suddenly_grow_few_go_at_first() -> None:
+    """Steps that make little of small rows may make much of large ones: that is found out by a few of them."""
+    sizing, lengths = Sizing(), []
+    rows = [100] * 1500 + [10_000] * 100
+    for piece in sizing.pieces(rows, sum):
+        lengths.append([row for row in piece if row > 100])
+        sizing.learn(len(piece), sum(row * 60 if row > 100 else row for row in piece))
 
-    assert max(grown) * 10_000 * 30 <= 2 * MIB
+    assert [row for large in lengths for row in large] == rows[1500:]
+    assert max(map(len, lengths)) == 4
 
 
 def test_parts_are_cut_by_bytes() -> None:
