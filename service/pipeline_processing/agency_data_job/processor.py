@@ -26,7 +26,7 @@ from pipeline_processing.model import Artifact, DatasetCounts
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source, UploadStarted
 from pipeline_processing.steps.chain import bound
 from pipeline_processing.steps.rejections import Rejections
-from pipeline_processing.steps.row_size import size_of
+from pipeline_processing.steps.row_size import largest_of
 from pipeline_processing.steps.step import StepContext
 
 _ROWS_FOR_OTHERS_CODE = 256
@@ -178,7 +178,7 @@ class AgencyProcessor:
             ):
 
                 async def process(batch: list[Any]) -> None:
-                    for piece in sizing.pieces(batch, size_of if steps.touches_rows else None):
+                    for piece in sizing.pieces(batch, largest_of if steps.touches_rows else None):
                         left, made = piece, 0
                         if steps.touches_rows:
                             with stages.timed("steps"):

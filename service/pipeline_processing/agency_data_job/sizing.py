@@ -9,8 +9,8 @@ MOST_ROWS = 1000
 _TARGET_BYTES = 2 * 1024 * 1024
 _SUDDENLY = 4
 
-SizeOf = Callable[[list[Any]], int]
-"""About how many bytes rows take."""
+LargestOf = Callable[[list[Any]], int]
+"""How many bytes the largest of some rows takes, judged by a few of them."""
 
 
 class Sizing:
@@ -25,18 +25,18 @@ class Sizing:
         self._rows = _FIRST_ROWS
         self._row_bytes = 0.0
 
-    def pieces(self, rows: list[Any], size_of: SizeOf | None = None) -> Iterator[list[Any]]:
+    def pieces(self, rows: list[Any], largest_of: LargestOf | None = None) -> Iterator[list[Any]]:
         """
-        The rows, cut anew before each piece. Of rows that are suddenly larger, as `size_of` tells, only a few go at
+        The rows, cut anew before each piece. Of rows that are suddenly larger, as `largest_of` tells, only a few go at
         first: steps may make much more of them.
         """
         at = 0
         while at < len(rows):
             piece = rows[at : at + self._rows]
-            if size_of is not None:
-                if size_of(piece) > _SUDDENLY * self._row_bytes * len(piece):
+            if largest_of is not None:
+                if largest_of(piece) > _SUDDENLY * self._row_bytes:
                     piece = piece[:_FIRST_ROWS]
-                self._row_bytes = size_of(piece) / len(piece)
+                self._row_bytes = max(largest_of(piece), self._row_bytes / 2)
             at += len(piece)
             yield piece
 

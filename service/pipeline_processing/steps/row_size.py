@@ -17,6 +17,11 @@ def size_of(rows: Sequence[Mapping[str, Any]]) -> int:
     return sum(map(_size_of, sample)) * len(rows) // len(sample) if sample else 0
 
 
+def largest_of(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Of a few of the rows, the last one among them, how many bytes the largest takes."""
+    return max(map(_size_of, [*rows[:: len(rows) // _SAMPLE + 1], *rows[-1:]]), default=0)
+
+
 def _size_of(value: Any, depth: int = 0) -> int:
     if isinstance(value, Raw):
         return 64 + memoryview(value).nbytes

@@ -57,7 +57,7 @@ def test_of_rows_that_suddenly_grow_few_go_at_first() -> None:
     """Steps that make little of small rows may make much of large ones: that is found out by a few of them."""
     sizing, lengths = Sizing(), []
     rows = [100] * 1500 + [10_000] * 100
-    for piece in sizing.pieces(rows, sum):
+    for piece in sizing.pieces(rows, max):
         lengths.append([row for row in piece if row > 100])
         sizing.learn(len(piece), sum(row * 60 if row > 100 else row for row in piece))
 

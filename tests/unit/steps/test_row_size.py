@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.steps.row_size import size_of
+from pipeline_processing.steps.row_size import largest_of, size_of
 
 MB = 1_000_000
 
@@ -34,4 +34,9 @@ def test_values(value: Any, least: float, most: float) -> None:
 
 def test_no_rows() -> None:
     """They take nothing."""
-    assert size_of([]) == 0
+    assert size_of([]) == largest_of([]) == 0
+
+
+def test_the_last_row_is_looked_at() -> None:
+    """Where rows have begun to grow at the end of a batch, it shows."""
+    assert largest_of([*[{"value": "x"}] * 999, {"value": "x" * MB}]) > MB
