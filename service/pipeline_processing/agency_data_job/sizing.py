@@ -29,15 +29,16 @@ class Sizing:
         """
         The rows, cut anew before each piece. Of rows that are suddenly larger, as `largest_of` tells, only a few go at
         first: steps may make much more of them.
+
+        Takes them out of `rows`, which would keep what steps have put into them.
         """
-        at = 0
-        while at < len(rows):
-            piece = rows[at : at + self._rows]
+        while rows:
+            piece = rows[: self._rows]
             if largest_of is not None:
                 if largest_of(piece) > _SUDDENLY * self._row_bytes:
                     piece = piece[:_FIRST_ROWS]
                 self._row_bytes = max(largest_of(piece), self._row_bytes / 2)
-            at += len(piece)
+            del rows[: len(piece)]
             yield piece
 
     def learn(self, rows: int, size: int) -> None:

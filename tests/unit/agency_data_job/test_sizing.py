@@ -37,7 +37,7 @@ def test_rows_that_all_were_dropped_say_nothing() -> None:
 def test_no_row_is_lost_or_moved(rows: list[int], each: int) -> None:
     """The pieces, one after the other, are the batch."""
     sizing, taken = Sizing(), []
-    for piece in sizing.pieces(rows):
+    for piece in sizing.pieces(rows[:]):
         taken += piece
         sizing.learn(len(piece), len(piece) * each)
     assert taken == rows
@@ -57,7 +57,7 @@ def test_of_rows_that_suddenly_grow_few_go_at_first() -> None:
     """Steps that make little of small rows may make much of large ones: that is found out by a few of them."""
     sizing, lengths = Sizing(), []
     rows = [100] * 1500 + [10_000] * 100
-    for piece in sizing.pieces(rows, max):
+    for piece in sizing.pieces(rows[:], max):
         lengths.append([row for row in piece if row > 100])
         sizing.learn(len(piece), sum(row * 60 if row > 100 else row for row in piece))
 
