@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from msgspec import Raw
 
-from pipeline_processing.errors import AccessDenied, DatabaseMisconfigured, PipelineError, SourceUnavailable
+from pipeline_processing.errors import AccessDenied, DatabaseMisconfigured, PipelineError, SourceBusy, SourceUnavailable
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.lookup import PostgresLookup
 from pipeline_processing.postgres.source import SESSION_SETTINGS
@@ -95,6 +95,20 @@ async def test_a_lookup_has_its_own_settings(used: str) -> None:
     ):
         for _ in range(2):
             assert [carried(row) for row in await table.find(["here", "elsewhere"])] == [NDJSON]
+
+
+async def test_a_lookup_notices_that_its_table_was_altered(used: str, connection: asyncpg.Connection) -> None:
+    """It has no prepared statement that Postgres would refuse then, and would take values for what they aren't."""
+    lookup = "SELECT code, at FROM names WHERE code = ANY ($1)"
+    await connection.execute("ALTER TABLE names ADD at timestamptz DEFAULT '2026-01-18 10:00Z'")
+    async with (
+        lookup_database(used) as database,
+        PostgresLookup(database=database, query=lookup, carry="json") as table,
+    ):
+        await table.find(["here"])
+        await connection.execute("ALTER TABLE names ALTER at TYPE timestamp")
+        with pytest.raises(SourceBusy, match="altered"):
+            await table.find(["here"])
 
 
 async def test_nothing_is_left_in_a_session(pooled: NewPool, database: str) -> None:
