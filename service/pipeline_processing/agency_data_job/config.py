@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
 from pipeline_processing.agency_data_job.destination_config import (
     DestinationConfig,
@@ -19,7 +19,7 @@ from pipeline_processing.agency_data_job.source_config import SourceConfig
 from pipeline_processing.durations import Duration
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.limits import Share
-from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
+from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest, Moment
 from pipeline_processing.steps.config import DedupeConfig, EnrichTableConfig, StepConfig
 from pipeline_processing.steps.rejections import OnRowError
 from pipeline_processing.validation import faults_of
@@ -44,6 +44,15 @@ class Expect(Part):
     not_null: tuple[str, ...] | None = Field(None, min_length=1, description="Columns that are never null.")
 
 
+BEGINNING: Literal["-infinity"] = "-infinity"
+"""Before all times, as Postgres writes it."""
+
+Initial = Annotated[
+    Annotated[Moment, Tag("time")] | Annotated[Literal["-infinity"], Tag("infinity")],
+    Discriminator(lambda value: "infinity" if value == BEGINNING else "time"),
+]
+
+
 class DatasetConfig(Part):
     """One query's worth of an agency's rows."""
 
@@ -52,7 +61,12 @@ class DatasetConfig(Part):
     since: Literal["last_success"] | None = Field(
         None,
         description="Where the request has no `since`: up to when the dataset's last successful run covers the rows; "
-        "null if there is none.",
+        "`initial` if there is none.",
+    )
+    initial: Initial | None = Field(
+        BEGINNING,
+        description="`since` where neither the request nor a successful run gives one: a time; -infinity, which is "
+        "null for sources other than postgres; or null.",
     )
     overlap: Duration | None = Field(
         None, description="How much earlier than that: for rows that were committed late, e.g. 5m."
@@ -163,20 +177,19 @@ class AgencyJobConfig(Part):
 
     def for_request(self, request: JobRequest) -> "AgencyJobConfig":
         """
-        The config narrowed to what a request asks for: its datasets, in the config's order, and its format.
+        The config with the request's datasets only, in the config's order, and its format.
 
         Raises UnknownJob or UnknownDataset.
         """
         if request.job != self.job:
             raise UnknownJob(request.job, job=self.job)
-        wanted = [dataset.name for dataset in self.datasets] if request.datasets is None else request.datasets
         available = [dataset.name for dataset in self.datasets]
+        wanted = available if request.datasets is None else request.datasets
         if unknown := [name for name in wanted if name not in available]:
             raise UnknownDataset(unknown, available=available)
         changes: dict[str, Any] = {} if request.format is None else {"format": request.format}
-        return self.model_copy(
-            update={"datasets": tuple(d.model_copy(update=changes) for d in self.datasets if d.name in wanted)}
-        )
+        datasets = tuple(each.model_copy(update=changes) for each in self.datasets if each.name in wanted)
+        return self.model_copy(update={"datasets": datasets})
 
 
 def load_job_config(path: Path) -> AgencyJobConfig:

@@ -211,9 +211,10 @@ def _filled(value: str | int | bool, arguments: Mapping[str, Any]) -> str | None
 def _required(name: str, arguments: Mapping[str, Any]) -> str:
     value = _argument(name, arguments)
     if value is None:
+        initial = " set the dataset's `initial`," if name == "since" else ""
         raise QueryInvalid(
-            f"The URL needs a value for {name!r}, which is null in this request. Send one; or give it a parameter of "
-            f"its own in `query`, such as `{name}: '{{{name}}}'`, which is left out then."
+            f"The URL needs a value for {name!r}, which is null in this request. Send one,{initial} or give it a "
+            f"parameter of its own in `query`, such as `{name}: '{{{name}}}'`, which is left out then."
         )
     return _text(value)
 
