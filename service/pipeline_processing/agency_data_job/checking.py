@@ -44,11 +44,13 @@ class _NoServices:
 
 def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] | None) -> Iterator[PipelineError]:
     """
-    Everything that is wrong, of each dataset the first that its steps come upon.
+    Everything that is wrong, but of each dataset's steps only the first fault.
 
     `secrets` are the names of those that the settings have; None if the settings aren't known.
     """
     for dataset in config.datasets:
+        for fault in _faults_of_rows(dataset):
+            yield fault.at(f"Dataset {dataset.name!r}")
         try:
             context = step_context(dataset, _NoServices())
             columns = source_columns(dataset.source, carry=CARRY[dataset.format])
@@ -61,6 +63,30 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
         for name in config.secrets:
             if name not in secrets:
                 yield SecretMissing(name, available=sorted(secrets))
+
+
+def _faults_of_rows(dataset: DatasetConfig) -> Iterator[InvalidJobConfig]:
+    """Whether it would give each agency the rows of all."""
+    if not dataset.shared and not _uses_agency(dataset.source):
+        yield InvalidJobConfig(
+            f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
+            f"{_HOW_TO_USE[dataset.source.kind]} If every agency is to get the same rows, say `shared: true`."
+        )
+
+
+_HOW_TO_USE = {
+    "postgres": "Name it in `args`, and write its $1, $2, … into the query.",
+    "http": "Write {agency_id} into `url` or `query`.",
+}
+
+
+def _uses_agency(source: SourceConfig) -> bool:
+    match source:
+        case PostgresSourceEntry():
+            return source.postgres.uses("agency_id")
+        case HttpSourceEntry():
+            return "agency_id" in source.http.names
+    return True  # a plugin gets it with the other values
 
 
 def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:

@@ -58,6 +58,9 @@ class DatasetConfig(Part):
 
     name: DatasetName
     source: SourceConfig
+    shared: bool = Field(
+        False, description="Whether every agency gets the same rows. Else the source must use `agency_id`."
+    )
     since: Literal["last_success"] | None = Field(
         None,
         description="Where the request has no `since`: up to when the dataset's last successful run covers the rows; "

@@ -168,6 +168,14 @@ class HttpSourceConfig(UpstreamOptions):
             )
         )
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the values that the URL gets."""
+        texts = (value for value in self.query.values() if isinstance(value, str))
+        return UrlTemplate(self.url).names.union(
+            name for text in texts for _, name in _pieces(text) if name is not None
+        )
+
     def first_url(self, arguments: Mapping[str, Any]) -> str:
         """
         Where to ask for the first page; what `pages` adds isn't there yet.
