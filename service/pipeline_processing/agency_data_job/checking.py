@@ -6,12 +6,15 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig, InvalidJobConfig
+from pipeline_processing.agency_data_job.config import BEGINNING, AgencyJobConfig, DatasetConfig, InvalidJobConfig
+from pipeline_processing.agency_data_job.params import DeclaredParams
+from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.agency_data_job.source_config import HttpSourceEntry, PostgresSourceEntry, SourceConfig
 from pipeline_processing.agency_data_job.verification import checks_of_rows
 from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns
 from pipeline_processing.errors import PipelineError, SecretMissing, SettingsError
 from pipeline_processing.formats.formats import CARRY
+from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.ports import LookupTable, Services, Upstream
 from pipeline_processing.query_columns import names_of_query
 from pipeline_processing.steps.chain import checked
@@ -49,7 +52,7 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
     `secrets` are the names of those that the settings have; None if the settings aren't known.
     """
     for dataset in config.datasets:
-        for fault in _faults_of_rows(dataset):
+        for fault in faults_of_names(dataset, declared=config.params):
             yield fault.at(f"Dataset {dataset.name!r}")
         try:
             context = step_context(dataset, _NoServices())
@@ -65,12 +68,24 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
                 yield SecretMissing(name, available=sorted(secrets))
 
 
-def _faults_of_rows(dataset: DatasetConfig) -> Iterator[InvalidJobConfig]:
-    """Whether it would give each agency the rows of all."""
+def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) -> Iterator[InvalidJobConfig]:
+    """Values that the dataset should use and doesn't, or uses and never gets."""
     if not dataset.shared and not _uses_agency(dataset.source):
         yield InvalidJobConfig(
             f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
             f"{_HOW_TO_USE[dataset.source.kind]} If every agency is to get the same rows, say `shared: true`."
+        )
+    if "since" not in dataset.uses and (dataset.since is not None or dataset.initial != BEGINNING):
+        key = "initial" if dataset.since is None else "since: last_success"
+        yield InvalidJobConfig(
+            f"`{key}` changes nothing: neither the source nor a step uses `since`. Use it, or leave `{key}` out."
+        )
+    if declared is None:
+        return
+    if unknown := sorted(dataset.uses.names - {*BUILT_IN_ARGUMENTS, *declared}):
+        yield InvalidJobConfig(
+            f"It uses {', '.join(unknown)}, which nothing provides. There is {', '.join(BUILT_IN_ARGUMENTS)}, and the "
+            f"job config declares {described(declared)}. Declare it under `params`, or correct the name."
         )
 
 

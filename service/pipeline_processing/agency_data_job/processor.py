@@ -103,12 +103,13 @@ class AgencyProcessor:
             raise ValueError(f"this processor's run is for agency {self._run.request.agency_id}, not {agency_id}")
         # Asked for before the snapshot is taken: a run that succeeds in between covers no more than this one will.
         last = {each.name: await self._last(each) for each in config.datasets}
+        params = config.param_values(self._run.request)
         exports = []
         async with self._source.snapshot({each.name: each.source for each in config.datasets}) as snapshot:
             for dataset in config.datasets:
                 with self._tracer.start_as_current_span(f"dataset {dataset.name}") as span:
                     span.set_attribute("agency_id", agency_id)
-                    arguments = self._run.arguments(dataset, last[dataset.name], params=self._run.request.params)
+                    arguments = self._run.arguments(dataset, last[dataset.name], params=params)
                     exports.append(await self._process_dataset(snapshot, dataset, last[dataset.name], arguments))
             gap = any(self._leaves_gap(each, last[each.name]) for each in config.datasets)
             return Export(snapshot_at=snapshot.taken_at, datasets=tuple(exports), leaves_gap=gap)
