@@ -30,8 +30,9 @@ from pipeline_processing.lease import Leases
 from pipeline_processing.messaging import Events, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
 from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.ports import Clock, LastSuccess, RunStore
+from pipeline_processing.ports import Clock, LastSuccess, LetterStore, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.letters import PostgresLetters
 from pipeline_processing.postgres.migrate import migrate as migrate_schema
 from pipeline_processing.postgres.run_store import PostgresRunStore
 from pipeline_processing.run_now import RunNow, run_dry
@@ -58,6 +59,13 @@ async def history(settings: Settings, *, connections: int = 2) -> AsyncIterator[
     """The run history. Raises SettingsError if none is configured."""
     async with history_database(settings, connections=connections) as database:
         yield PostgresRunStore(database=database, schema=settings.history.schema_name)
+
+
+@asynccontextmanager
+async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
+    """The dead letters that Kafka refuses for good. Raises SettingsError if no history is configured."""
+    async with history_database(settings, connections=1) as database:
+        yield PostgresLetters(database=database, schema=settings.history.schema_name)
 
 
 def history_database(

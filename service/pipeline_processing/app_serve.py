@@ -13,6 +13,8 @@ from pipeline_processing.clock import SystemClock
 from pipeline_processing.health import Health, Pulse
 from pipeline_processing.intake import Intake
 from pipeline_processing.kafka.requests import KafkaRequests
+from pipeline_processing.kafka.topic_ids import Incarnation
+from pipeline_processing.lasting_events import LastingEvents
 from pipeline_processing.messaging import RequestStream
 from pipeline_processing.outage import Outage
 from pipeline_processing.outbox import Outbox
@@ -45,8 +47,9 @@ async def service(
             app.leases(settings, aside, runs=runs, clock=clock, concurrency=concurrency)
         )
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency))
-        sender = await stack.enter_async_context(app.events(settings))
+        letters = await stack.enter_async_context(app.letters(settings))
         looker = await stack.enter_async_context(app.topics(settings))
+        sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
         outbox = Outbox(
             runs=runs,
             events=sender,
@@ -87,10 +90,12 @@ async def service(
             worker.wake()
             outbox.wake()  # a finished run that was asked for again sends its event again
 
+        incarnation = Incarnation()  # over all subscriptions: the topic may be made anew between two of them
+
         @asynccontextmanager
         async def subscribed() -> AsyncIterator[RequestStream]:
             await looker.ensure()
-            async with KafkaRequests(settings=settings.kafka) as stream:
+            async with KafkaRequests(settings=settings.kafka, incarnation=incarnation) as stream:
                 yield stream
 
         yield Service(
@@ -99,6 +104,7 @@ async def service(
                 events=sender,
                 dead_letters_topic=settings.kafka.dead_letters_topic,
                 runs=runs,
+                letters=letters,
                 config=config,
                 config_id=path.config_id,
                 clock=clock,

@@ -30,7 +30,8 @@ Every error of the service. Its type says what the caller does next.
     ├── PlaceUnknown              65: nothing stands at that place of a topic
     ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
     ├── UploadMissing             the destination has neither the upload nor its object
-    └── MessageTooLarge           the broker refuses one message for its size: send less
+    └── MessageRefused            the broker refuses one message for good: sending it again won't help
+        └── MessageTooLarge           for its size: send less
 """
 
 import signal
@@ -462,7 +463,7 @@ class RequestTooLarge(RequestError):
 
 
 class InvalidRequest(RequestError):
-    """The request breaks its schema. The message lists every fault."""
+    """The request breaks its schema, or has values that nothing uses. The message lists every fault."""
 
 
 class UnknownJob(RequestError):
@@ -565,7 +566,13 @@ class UploadMissing(PipelineError):
         super().__init__(f"The upload of {url} is gone, and there is no such object.")
 
 
-class MessageTooLarge(PipelineError):
+class MessageRefused(PipelineError):
+    """The broker refuses a message for good, whenever it is sent."""
+
+    kind = "message_refused"
+
+
+class MessageTooLarge(MessageRefused):
     """The broker refuses a message for its size."""
 
     kind = "message_too_large"

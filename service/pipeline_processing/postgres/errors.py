@@ -255,6 +255,11 @@ def cause_of(error: BaseException) -> str:
     return _first_argument(error) if isinstance(error, asyncpg.InterfaceError) else str(error) or _named(error)
 
 
+def is_invalid_value(error: BaseException) -> bool:
+    """Whether asyncpg could not even send a value, such as a time that its type doesn't reach."""
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
 def condition_of(error: BaseException | None) -> str:
     """`not null violation`: what asyncpg's class is named after, which is Postgres's name of the condition."""
     return _WORD.sub(" ", type(error).__name__.removesuffix("Error")).lower()

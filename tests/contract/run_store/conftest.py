@@ -18,9 +18,11 @@ import pytest
 
 from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.memory.letters import MemoryLetters
 from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.ports import RunStore
+from pipeline_processing.ports import LetterStore, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.letters import PostgresLetters
 from pipeline_processing.postgres.migrate import migrate
 from pipeline_processing.postgres.run_store import PostgresRunStore
 from tests.pgbouncer import POOL_MODES, NewPool
@@ -88,9 +90,10 @@ class FakeClock:
 
 
 class Backend(Protocol):
-    """A run store, and its inside."""
+    """A run store, the dead letters beside it, and their inside."""
 
     runs: RunStore
+    letters: LetterStore
 
     def now(self) -> datetime:
         """The store's time, about."""
@@ -109,6 +112,7 @@ class MemoryBackend:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.runs = MemoryRunStore(clock=self.clock)
+        self.letters: LetterStore = MemoryLetters(clock=self.clock)
 
     def now(self) -> datetime:
         return self.clock.now()
@@ -130,6 +134,7 @@ class PostgresBackend:
     def __init__(self, database: DatabaseClient, schema: str) -> None:
         self.database = database
         self.runs = PostgresRunStore(database=database, schema=schema)
+        self.letters: LetterStore = PostgresLetters(database=database, schema=schema)
 
     def now(self) -> datetime:
         return datetime.now(UTC)
