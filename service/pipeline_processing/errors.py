@@ -464,7 +464,7 @@ class RequestTooLarge(RequestError):
 
 
 class InvalidRequest(RequestError):
-    """The request breaks its schema. The message lists every fault."""
+    """The request breaks its schema, or has values that nothing uses. The message lists every fault."""
 
 
 class UnknownJob(RequestError):

@@ -107,18 +107,23 @@ class AgencyProcessor:
             raise ValueError(f"this processor's run is for agency {self._run.request.agency_id}, not {agency_id}")
         # Asked for before the snapshot is taken: a run that succeeds in between covers no more than this one will.
         last = {each.name: await self._last(each) for each in config.datasets}
+        params = config.param_values(self._run.request)
         exports = []
         async with self._source.snapshot({each.name: each.source for each in config.datasets}) as snapshot:
             for dataset in config.datasets:
                 with self._tracer.start_as_current_span(f"dataset {dataset.name}") as span:
                     span.set_attribute("agency_id", agency_id)
-                    exports.append(await self._process_dataset(snapshot, dataset, last[dataset.name]))
+                    arguments = self._run.arguments(dataset, last[dataset.name], params=params)
+                    exports.append(await self._process_dataset(snapshot, dataset, last[dataset.name], arguments))
             gap = any(self._leaves_gap(each, last[each.name]) for each in config.datasets)
             return Export(snapshot_at=snapshot.taken_at, datasets=tuple(exports), leaves_gap=gap)
 
     def _leaves_gap(self, dataset: DatasetConfig, last: LastSuccess | None) -> bool:
         since = self._run.request.since
-        return dataset.since is not None and since is not None and (last is None or since > last.covered_until)
+        if dataset.since is None or since is None:
+            return False
+        begins = dataset.initial if last is None else last.covered_until
+        return not isinstance(begins, datetime) or since > begins
 
     async def _last(self, dataset: DatasetConfig) -> LastSuccess | None:
         if not dataset.looks_back:
@@ -126,10 +131,9 @@ class AgencyProcessor:
         return await self._last_success(self._run.request.agency_id, dataset.name)
 
     async def _process_dataset(
-        self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None
+        self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None, arguments: Mapping[str, Any]
     ) -> DatasetExport:
-        stages, read = Stages(), 0
-        arguments, carry = self._run.arguments(dataset, last), CARRY[dataset.format]
+        stages, read, carry = Stages(), 0, CARRY[dataset.format]
         rejections = Rejections(
             dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected
         )
