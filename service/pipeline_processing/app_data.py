@@ -84,8 +84,35 @@ async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int, m
 
 
 def max_row_bytes(settings: Settings) -> int:
-    """The longest encoded row: a quarter of a run's share, since it is read, encoded, and copied into a part."""
-    return settings.worker.memory_budget_mib * MIB // settings.worker.concurrency // 4
+    """
+    The longest row, as Postgres sends it and as it is encoded: a quarter of a run's share, since it is read, encoded,
+    and copied into a part; and never more than all large rows together.
+    """
+    return min(_budget(settings) // settings.worker.concurrency // 4, _large_rows_bytes(settings))
+
+
+def _budget(settings: Settings) -> int:
+    return settings.worker.memory_budget_mib * MIB
+
+
+def _large_rows_bytes(settings: Settings) -> int:
+    """
+    For rows larger than a batch, in all runs at a time.
+
+    Such a row takes up to seven times its size while it is read, encoded and written (measured). That has to fit into
+    the quarter of the budget that parts leave, and the 50 MiB that a process may take besides and doesn't by itself.
+    """
+    return min(_budget(settings) // 8, (_budget(settings) // 4 + 50 * MIB) // 7)
+
+
+def _parts_bytes(settings: Settings) -> int:
+    """For parts of uploads: what rows leave, but enough for the smallest parts that S3 takes."""
+    return max(_budget(settings) * 3 // 4, min(_budget(settings), 32 * MIB))
+
+
+def _batch_bytes(settings: Settings) -> int:
+    """Of one batch of rows: a megabyte, or less where many runs share little memory."""
+    return min(MIB, _budget(settings) // settings.worker.concurrency // 16)
 
 
 # -- sources, and what steps use -----------------------------------------------------------------
@@ -102,10 +129,16 @@ async def sources(
         by_kind: dict[str, Source] = {}
         if settings.source.dsn is not None:
             database = await stack.enter_async_context(source_database(settings, connections=runs))
-            by_kind["postgres"] = PostgresSource(database=database)
+            by_kind["postgres"] = PostgresSource(
+                database=database,
+                batch_bytes=_batch_bytes(settings),
+                max_row_bytes=max_row_bytes(settings),
+                large_rows_bytes=_large_rows_bytes(settings),
+            )
         by_kind["http"] = HttpSource(
             upstream=services.upstream,
             clock=SystemClock(),
+            batch_bytes=_batch_bytes(settings),
             max_record_bytes=min(_MAX_RECORD_BYTES, max_row_bytes(settings)),
         )
         for dataset in config.datasets:
@@ -181,7 +214,7 @@ async def destinations(
     mask.know_all_in(config)
     entries = destination_entries(settings, config)
     stores = sum(isinstance(entry, S3DestinationEntry) for entry in entries)
-    budget = ByteBudget(settings.worker.memory_budget_mib * MIB)
+    budget = ByteBudget(_parts_bytes(settings))
     async with AsyncExitStack() as stack:
         opened: list[Destination] = []
         for entry in entries:

@@ -108,14 +108,15 @@ class ExpectationFailed(DataError):
 
 
 class RowTooLarge(DataError):
-    """One encoded row doesn't fit into its share of the memory budget."""
+    """One row, as it is read or as it is encoded, doesn't fit into its share of the memory budget."""
 
     kind = "row_too_large"
 
     def __init__(self, *, dataset: str, size: int, limit: int) -> None:
         super().__init__(
             f"A row of dataset {dataset!r} takes {size:,} bytes, more than the {limit:,} that fit into this "
-            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or leave the large column out."
+            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or leave the large column out of the "
+            "query."
         )
 
 
@@ -463,7 +464,7 @@ class RequestTooLarge(RequestError):
 
 
 class InvalidRequest(RequestError):
-    """The request breaks its schema. The message lists every fault."""
+    """The request breaks its schema, or has values that nothing uses. The message lists every fault."""
 
 
 class UnknownJob(RequestError):

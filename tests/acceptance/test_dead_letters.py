@@ -121,7 +121,11 @@ BAD = {
     "run id with a slash": Bad("invalid_request", "run_id", {"agency_id": 7, "run_id": "../7"}),
     "time without a zone": Bad("invalid_request", "since", {"agency_id": 7, "since": "2026-01-18T10:00:00"}),
     "unknown format": Bad("invalid_request", "format", {"agency_id": 7, "format": "parquet"}),
-    "a NUL, which Postgres can't store": Bad("invalid_request", "", {"agency_id": 7, "params": {"x": "a\0b"}}),
+    "a NUL, which Postgres can't store": Bad("invalid_request", "NUL", {"agency_id": 7, "requested_by": "a\0b"}),
+    "a since that nothing uses": Bad(
+        "invalid_request", "since: is not used", {"agency_id": 7, "since": "2026-01-18T10:00:00Z"}
+    ),
+    "a misspelt param": Bad("invalid_request", "params.regoin: is not used", {"agency_id": 7, "params": {"regoin": 1}}),
     "event without an id": Bad("invalid_event", "id", {"agency_id": 7}, CE),
     "event of another version": Bad("invalid_event", "1.0", {"agency_id": 7}, (("ce_specversion", b"0.3"), *CE[1:])),
     "structured without data": Bad("invalid_event", "data", {"specversion": "1.0", "id": "1"}, (STRUCTURED,)),

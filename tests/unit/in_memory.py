@@ -72,8 +72,8 @@ def incoming(
 
 def job(*names: str, **options: Any) -> AgencyJobConfig:
     """A job of these datasets, all with the same options."""
-    source = {"postgres": {"query": "SELECT"}}
-    return AgencyJobConfig.model_validate({"datasets": [{"name": name, "source": source, **options} for name in names]})
+    source = {"postgres": {"query": "SELECT", "args": ["agency_id", "since", "until"]}}
+    return AgencyJobConfig.model_validate({"datasets": [{"name": name, "source": source} | options for name in names]})
 
 
 # -- in between ----------------------------------------------------------------------------------

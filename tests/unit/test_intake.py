@@ -312,7 +312,7 @@ async def test_a_burst_of_large_requests_is_taken_in_pieces(monkeypatch: pytest.
 
     monkeypatch.setattr(served.service.runs, "accept_all", noted)
     for number in range(200):
-        served.ask(run_id=f"large-{number}", params={"filler": "x" * 210_000})
+        served.ask(run_id=f"large-{number}", requested_by="x" * 210_000)
     for number in range(200):
         served.ask(run_id=f"small-{number}")
     served.ask(b"x" * 3_000_000)

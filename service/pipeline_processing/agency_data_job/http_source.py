@@ -178,6 +178,14 @@ class HttpSourceConfig(UpstreamOptions):
             )
         )
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the values that the URL gets."""
+        texts = (value for value in self.query.values() if isinstance(value, str))
+        return UrlTemplate(self.url).names.union(
+            name for text in texts for _, name in _pieces(text) if name is not None
+        )
+
     def first_url(self, arguments: Mapping[str, Any]) -> str:
         """
         Where to ask for the first page; what `pages` adds isn't there yet.
@@ -221,9 +229,10 @@ def _filled(value: str | int | bool, arguments: Mapping[str, Any]) -> str | None
 def _required(name: str, arguments: Mapping[str, Any]) -> str:
     value = _argument(name, arguments)
     if value is None:
+        initial = " set the dataset's `initial`," if name == "since" else ""
         raise QueryInvalid(
-            f"The URL needs a value for {name!r}, which is null in this request. Send one; or give it a parameter of "
-            f"its own in `query`, such as `{name}: '{{{name}}}'`, which is left out then."
+            f"The URL needs a value for {name!r}, which is null in this request. Send one,{initial} or give it a "
+            f"parameter of its own in `query`, such as `{name}: '{{{name}}}'`, which is left out then."
         )
     return _text(value)
 

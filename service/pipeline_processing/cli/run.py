@@ -90,10 +90,11 @@ def run(
     if missing or job_config is None:
         raise SettingsError("\n".join(map(str, missing)))
     # What can be refused is, before the run id is spent on it.
-    asked_for = job_config.for_request(request)
-    # A dry run needs no destination, nor its secrets.
-    needed = asked_for.model_copy(update={"destinations": None}) if dry_run else asked_for
+    needed = job_config.narrowed(request)
+    if dry_run:  # which needs no destination, nor its secrets
+        needed = needed.model_copy(update={"destinations": None})
     require_sound(needed, secrets=settings.secrets)
+    job_config.for_request(request)
     run_id = request.run_id or new_run_id()
     on_terminal = sys.stderr.isatty()
     configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())

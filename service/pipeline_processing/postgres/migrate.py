@@ -3,6 +3,9 @@ The history's schema: numbered SQL files, applied in order.
 
 Each is one transaction that also notes its version, under a lock keyed by schema, so that several processes may
 migrate at once and any of them may die.
+
+A migration may add columns, but never change the type or the place of one: workers of the version before go on
+meanwhile, and read rows by the description that they have.
 """
 
 import re

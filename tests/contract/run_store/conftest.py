@@ -25,6 +25,7 @@ from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.letters import PostgresLetters
 from pipeline_processing.postgres.migrate import migrate
 from pipeline_processing.postgres.run_store import PostgresRunStore
+from tests.pgbouncer import POOL_MODES, NewPool
 
 # -- the server ----------------------------------------------------------------------------------
 
@@ -174,17 +175,44 @@ async def postgres_backend(dsn: str, schema: str, *, command_seconds: float = 30
         yield PostgresBackend(client, schema)
 
 
-@pytest.fixture
-async def on_postgres(database: str, schema: str) -> AsyncIterator[PostgresBackend]:
-    async with postgres_backend(database, schema) as backend:
+@asynccontextmanager
+async def migrated(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    async with postgres_backend(dsn, schema) as backend:
         async with backend.database.connection() as connection:
             await migrate(connection, schema)
         yield backend
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture
+async def on_postgres(database: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    async with migrated(database, schema) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def transaction_pool(database: str, schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
+    """Through PgBouncer in transaction mode."""
+    async with migrated(pooled("transaction").dsn(database_of(database)), schema) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def session_pool(database: str, schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
+    """Through PgBouncer in session mode."""
+    async with migrated(pooled("session").dsn(database_of(database)), schema) as backend:
+        yield backend
+
+
+def database_of(dsn: str) -> str:
+    return urlsplit(dsn).path.removeprefix("/")
+
+
+POOLS = [] if "TEST_POSTGRES_DSN" in os.environ else [f"{mode}_pool" for mode in POOL_MODES]
+
+
+@pytest.fixture(params=["memory", "on_postgres", *POOLS])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return MemoryBackend() if request.param == "memory" else request.getfixturevalue("on_postgres")
+    return MemoryBackend() if request.param == "memory" else request.getfixturevalue(request.param)
 
 
 @pytest.fixture
