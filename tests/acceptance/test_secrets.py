@@ -159,7 +159,10 @@ def test_what_an_api_says_stays_inside(service: Service, collector: Collector) -
                 "columns": {"id": "integer"},
                 "max_retries": 0,
             }
-            job = {"job": "agency_data_job", "datasets": [{"name": "records", "source": {"http": source}}]}
+            job = {
+                "job": "agency_data_job",
+                "datasets": [{"name": "records", "source": {"http": source}, "shared": True}],
+            }
             done = service.run(SMALL, "--dry-run", "--config", service.job_config(job), env=ONE_TRY)
             assert done.returncode in (1, 69), (reply, done.stderr)
             for channel in (done.stdout, done.stderr, collector.text):
