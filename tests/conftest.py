@@ -3,11 +3,14 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import pytest
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
+from tests.pgbouncer import NewPool, PgBouncer, PgBouncerMissing
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +61,25 @@ def kafka(servers: EmbeddedServers) -> Iterator[KafkaServer]:
     """The Kafka among them, started when the first test asks for it. From then on the environment names it too."""
     with servers.kafka as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def pooled(servers: EmbeddedServers) -> Iterator[NewPool]:
+    """
+    PgBouncer before the Postgres among the servers, by pool mode and size of the pools. Each is started when the first
+    test asks for it.
+    """
+    with ExitStack() as stack:
+
+        @cache
+        def started(pool_mode: str, pool_size: int = 20) -> PgBouncer:
+            try:
+                pool = PgBouncer(dsn=servers.postgres.dsn(), pool_mode=pool_mode, pool_size=pool_size)
+            except PgBouncerMissing as missing:
+                pytest.skip(str(missing))
+            return stack.enter_context(pool)
+
+        yield started
 
 
 @pytest.hookimpl(trylast=True)

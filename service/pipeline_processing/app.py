@@ -28,11 +28,13 @@ from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.kafka.events import KafkaEvents
 from pipeline_processing.kafka.topics import KafkaTopics
 from pipeline_processing.lease import Leases
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import Events, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
 from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.ports import LastSuccess, RunStore
+from pipeline_processing.ports import LastSuccess, LetterStore, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.letters import PostgresLetters
 from pipeline_processing.postgres.migrate import migrate as migrate_schema
 from pipeline_processing.postgres.run_store import PostgresRunStore
 from pipeline_processing.retrying import RetryPolicy
@@ -63,6 +65,13 @@ async def history(settings: Settings, *, connections: int = 2) -> AsyncIterator[
     """The run history. Raises SettingsError if none is configured."""
     async with history_database(settings, connections=connections) as database:
         yield PostgresRunStore(database=database, schema=settings.history.schema_name)
+
+
+@asynccontextmanager
+async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
+    """The dead letters that Kafka refuses for good. Raises SettingsError if no history is configured."""
+    async with history_database(settings, connections=1) as database:
+        yield PostgresLetters(database=database, schema=settings.history.schema_name)
 
 
 def history_database(
@@ -173,6 +182,7 @@ async def run_now(
     config: AgencyJobConfig,
     *,
     tracer: Tracer,
+    mask: Mask,
     on_progress: Callable[[RunProgress], None],
     after: Callable[[str], None] = lambda step: None,
 ) -> AsyncIterator[RunNow]:
@@ -181,7 +191,7 @@ async def run_now(
         clock, retry = HistoryClock(SystemClock()), retry_policy_of_run(settings)
         runs = await stack.enter_async_context(history(settings))
         aside = await stack.enter_async_context(watched_aside())
-        path = await stack.enter_async_context(data_path(settings, config, runs=1, clock=clock))
+        path = await stack.enter_async_context(data_path(settings, config, runs=1, mask=mask, clock=clock))
         worker = executor(
             settings,
             config,
@@ -190,6 +200,7 @@ async def run_now(
             path=path,
             clock=clock,
             tracer=tracer,
+            mask=mask,
             retry=retry,
             leave_seconds=_LEAVE_SECONDS,
             on_progress=on_progress,
@@ -215,6 +226,7 @@ def executor(
     path: DataPath,
     clock: HistoryClock,
     tracer: Tracer,
+    mask: Mask,
     retry: RetryPolicy,
     leave_seconds: float,
     on_progress: Callable[[RunProgress], None],
@@ -233,6 +245,7 @@ def executor(
         leases=leases,
         clock=clock,
         tracer=tracer,
+        mask=mask,
         retry=retry,
         max_runs_per_agency=settings.worker.max_runs_per_agency,
         max_row_bytes=max_row_bytes(settings),
@@ -245,7 +258,13 @@ def executor(
 
 
 async def run_without_a_trace(
-    settings: Settings, config: AgencyJobConfig, *, run: RunContext, tracer: Tracer, on_progress: OnProgress
+    settings: Settings,
+    config: AgencyJobConfig,
+    *,
+    run: RunContext,
+    tracer: Tracer,
+    mask: Mask,
+    on_progress: OnProgress,
 ) -> RunCompletion:
     """A dry run from the command line: reads and transforms, and writes nothing at all."""
 
@@ -253,7 +272,7 @@ async def run_without_a_trace(
         raise AssertionError("a dry run uploads nothing")
 
     async with AsyncExitStack() as stack:
-        source, services = await stack.enter_async_context(sources(settings, config, runs=1))
+        source, services = await stack.enter_async_context(sources(settings, config, runs=1, mask=mask))
 
         async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
             # Opened only if it is asked for: most dry runs need no history.
@@ -269,6 +288,7 @@ async def run_without_a_trace(
             on_upload=no_uploads,
             on_progress=on_progress,
             tracer=tracer,
+            mask=mask,
             max_row_bytes=max_row_bytes(settings),
         )
         return await run_dry(
@@ -276,6 +296,7 @@ async def run_without_a_trace(
             processor=processor,
             config=config,
             clock=SystemClock(),
+            mask=mask,
             retry=retry_policy_of_run(settings),
             jitter=random.random,
         )
@@ -286,8 +307,8 @@ async def run_without_a_trace(
 
 @asynccontextmanager
 async def garbage_collector(
-    settings: Settings, config: AgencyJobConfig | None, *, dry_run: bool = False
+    settings: Settings, config: AgencyJobConfig | None, *, mask: Mask, dry_run: bool = False
 ) -> AsyncIterator[GarbageCollector]:
     """What the `gc` command needs. Of a job config only the destinations count."""
-    async with destinations(settings, config, runs=1) as where, history(settings) as runs:
+    async with destinations(settings, config, runs=1, mask=mask) as where, history(settings) as runs:
         yield GarbageCollector(runs=runs, destinations=where, dry_run=dry_run)

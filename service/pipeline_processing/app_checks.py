@@ -15,6 +15,7 @@ from pipeline_processing.app_data import destinations, sources
 from pipeline_processing.errors import PipelineError, SettingsError
 from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.http.reachable import check_reachable
+from pipeline_processing.masking import Mask
 from pipeline_processing.ports import Destination
 from pipeline_processing.postgres.destination import PostgresDestination
 from pipeline_processing.postgres.migrate import pending
@@ -36,17 +37,17 @@ class CheckResult:
     error: PipelineError | None = None
 
 
-async def check_servers(settings: Settings, config: AgencyJobConfig) -> AsyncIterator[CheckResult]:
+async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -> AsyncIterator[CheckResult]:
     """Ask each configured server whether a run could use it, and go on where one can't. Writes nothing."""
     columns: dict[str, Sequence[str]] = {}
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         yield await _checked("temp files", _check_temporary_files)
     for dataset in config.datasets:
-        yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns))
+        yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns, mask))
     for options in _upstreams(config):
         yield await _checked("api", partial(check_reachable, options.url, seconds=options.timeout.total_seconds()))
     yield await _checked("history", partial(_check_history, settings))
-    for result in await _check_destinations(settings, config, columns):
+    for result in await _check_destinations(settings, config, columns, mask):
         yield result
 
 
@@ -58,11 +59,11 @@ async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResul
 
 
 async def _check_dataset(
-    settings: Settings, config: AgencyJobConfig, dataset: DatasetConfig, columns: dict[str, Sequence[str]]
+    settings: Settings, config: AgencyJobConfig, dataset: DatasetConfig, columns: dict[str, Sequence[str]], mask: Mask
 ) -> str:
     """Notes what columns the dataset will have, if that is known."""
     async with (
-        sources(settings, config, runs=1) as (source, services),
+        sources(settings, config, runs=1, mask=mask) as (source, services),
         source.snapshot({dataset.name: dataset.source}) as snapshot,
     ):
         there = snapshot.columns(dataset.name, carry=CARRY[dataset.format])
@@ -102,7 +103,7 @@ async def _check_history(settings: Settings) -> str:
 
 
 async def _check_destinations(
-    settings: Settings, config: AgencyJobConfig, columns: Mapping[str, Sequence[str]]
+    settings: Settings, config: AgencyJobConfig, columns: Mapping[str, Sequence[str]], mask: Mask
 ) -> Sequence[CheckResult]:
     async def check(destination: Destination) -> str:
         if isinstance(destination, PostgresDestination):
@@ -112,7 +113,7 @@ async def _check_destinations(
         return destination.url
 
     try:
-        async with destinations(settings, config, runs=settings.worker.concurrency) as where:
+        async with destinations(settings, config, runs=settings.worker.concurrency, mask=mask) as where:
             return [await _checked("destination", partial(check, each)) for each in where.all]
     except PipelineError as error:
         return [CheckResult("destination", ok=False, detail=error.kind, error=error)]

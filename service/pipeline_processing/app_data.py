@@ -4,7 +4,7 @@ the composition root.
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,7 @@ from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.pace import Paces
 from pipeline_processing.http.source import HttpSource
+from pipeline_processing.masking import Mask
 from pipeline_processing.ports import Clock, Destination, LookupTable, Services, Source, Upstream
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.destination import SESSION_SETTINGS as TARGET_SETTINGS
@@ -42,6 +43,7 @@ from pipeline_processing.s3.destination import S3Destination
 from pipeline_processing.s3.role import AssumedRole
 from pipeline_processing.settings import Settings
 from pipeline_processing.sources import Sources
+from pipeline_processing.spellings import basic_auth
 from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.upstream import UpstreamOptions
 from pipeline_processing.user_code import user_code
@@ -64,7 +66,9 @@ class DataPath:
 
 
 @asynccontextmanager
-async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int, clock: Clock) -> AsyncIterator[DataPath]:
+async def data_path(
+    settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock
+) -> AsyncIterator[DataPath]:
     """
     The data path of up to `runs` runs at once. Raises SettingsError where a dataset needs temporary files, and none can
     be made.
@@ -72,8 +76,8 @@ async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int, c
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         check_temporary_files()
     async with (
-        sources(settings, config, runs=runs, clock=clock) as (source, services),
-        destinations(settings, config, runs=runs) as where,
+        sources(settings, config, runs=runs, mask=mask, clock=clock) as (source, services),
+        destinations(settings, config, runs=runs, mask=mask) as where,
     ):
         yield DataPath(source, services, where, config_id(config, destination_entries(settings, config)))
 
@@ -82,8 +86,35 @@ async def data_path(settings: Settings, config: AgencyJobConfig, *, runs: int, c
 
 
 def max_row_bytes(settings: Settings) -> int:
-    """The longest encoded row: a quarter of a run's share, since it is read, encoded, and copied into a part."""
-    return settings.worker.memory_budget_mib * MIB // settings.worker.concurrency // 4
+    """
+    The longest row, as Postgres sends it and as it is encoded: a quarter of a run's share, since it is read, encoded,
+    and copied into a part; and never more than all large rows together.
+    """
+    return min(_budget(settings) // settings.worker.concurrency // 4, _large_rows_bytes(settings))
+
+
+def _budget(settings: Settings) -> int:
+    return settings.worker.memory_budget_mib * MIB
+
+
+def _large_rows_bytes(settings: Settings) -> int:
+    """
+    For rows larger than a batch, in all runs at a time.
+
+    Such a row takes up to seven times its size while it is read, encoded and written (measured). That has to fit into
+    the quarter of the budget that parts leave, and the 50 MiB that a process may take besides and doesn't by itself.
+    """
+    return min(_budget(settings) // 8, (_budget(settings) // 4 + 50 * MIB) // 7)
+
+
+def _parts_bytes(settings: Settings) -> int:
+    """For parts of uploads: what rows leave, but enough for the smallest parts that S3 takes."""
+    return max(_budget(settings) * 3 // 4, min(_budget(settings), 32 * MIB))
+
+
+def _batch_bytes(settings: Settings) -> int:
+    """Of one batch of rows: a megabyte, or less where many runs share little memory."""
+    return min(MIB, _budget(settings) // settings.worker.concurrency // 16)
 
 
 # -- sources, and what steps use -----------------------------------------------------------------
@@ -91,19 +122,30 @@ def max_row_bytes(settings: Settings) -> int:
 
 @asynccontextmanager
 async def sources(
-    settings: Settings, config: AgencyJobConfig, *, runs: int, clock: Clock | None = None
+    settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock | None = None
 ) -> AsyncIterator[tuple[Source, "ConfiguredServices"]]:
-    """The sources that the job config names, and what its steps use. `clock` tells the time of what has no snapshot."""
+    """
+    The sources that the job config names, and what its steps use.
+
+    `mask` gets to know what secrets the job config holds; `clock` tells the time of what has no snapshot.
+    """
     clock = clock or SystemClock()
+    mask.know_all_in(config)
     async with AsyncExitStack() as stack:
-        services = ConfiguredServices(settings)
+        services = ConfiguredServices(settings, mask)
         by_kind: dict[str, Source] = {}
         if settings.source.dsn is not None:
             database = await stack.enter_async_context(source_database(settings, connections=runs))
-            by_kind["postgres"] = PostgresSource(database=database)
+            by_kind["postgres"] = PostgresSource(
+                database=database,
+                batch_bytes=_batch_bytes(settings),
+                max_row_bytes=max_row_bytes(settings),
+                large_rows_bytes=_large_rows_bytes(settings),
+            )
         by_kind["http"] = HttpSource(
             upstream=services.upstream,
             clock=clock,
+            batch_bytes=_batch_bytes(settings),
             max_record_bytes=min(_MAX_RECORD_BYTES, max_row_bytes(settings)),
         )
         for dataset in config.datasets:
@@ -135,18 +177,24 @@ def _building(plugin: str) -> AbstractContextManager[None]:
 
 
 class ConfiguredServices:
-    """The `Services` of a process."""
+    """The `Services` of a process. Whatever secret is asked for is masked from then on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, mask: Mask) -> None:
         self._settings = settings
+        self._mask = mask
         self._paces = Paces(clock=SystemClock())
 
     def secret(self, name: str) -> SecretStr:
         """See `Services`."""
-        return self._settings.secret(name)
+        secret = self._settings.secret(name)
+        self._mask.know([secret.get_secret_value()])
+        return secret
 
     def upstream(self, options: UpstreamOptions) -> AbstractAsyncContextManager[Upstream]:
         """See `Services`."""
+        if options.auth is not None and (basic := options.auth.basic) is not None:
+            password = self.secret(basic.password).get_secret_value()
+            self._mask.know([basic_auth(basic.username, password)])
         return HttpUpstream(
             options=options, secret=self.secret, paces=self._paces, clock=SystemClock(), jitter=random.random
         )
@@ -166,18 +214,23 @@ class ConfiguredServices:
 
 
 @asynccontextmanager
-async def destinations(settings: Settings, config: AgencyJobConfig | None, *, runs: int) -> AsyncIterator[Destinations]:
+async def destinations(
+    settings: Settings, config: AgencyJobConfig | None, *, runs: int, mask: Mask
+) -> AsyncIterator[Destinations]:
     """Where the artifacts of up to `runs` runs at once go. Raises SettingsError if that is nowhere."""
+    mask.know_all_in(config)
     entries = destination_entries(settings, config)
     stores = sum(isinstance(entry, S3DestinationEntry) for entry in entries)
-    budget = ByteBudget(settings.worker.memory_budget_mib * MIB)
+    budget = ByteBudget(_parts_bytes(settings))
     async with AsyncExitStack() as stack:
         opened: list[Destination] = []
         for entry in entries:
             match entry:
                 case S3DestinationEntry(s3=s3):
                     # A run writes one artifact at each store, and rejected rows at the first.
-                    made = _s3_destination(settings, s3, budget=budget, runs=runs, uploads_per_run=stores + 1)
+                    made = _s3_destination(
+                        settings, s3, budget=budget, runs=runs, uploads_per_run=stores + 1, mask=mask
+                    )
                 case FileDestinationEntry(file=file):
                     opened.append(FileDestination(path=file.path))
                     continue
@@ -186,7 +239,7 @@ async def destinations(settings: Settings, config: AgencyJobConfig | None, *, ru
                 case PluginDestinationEntry():
                     with _building(entry.name):
                         plugin = plugins.plugin(plugins.DESTINATIONS, entry.name)
-                        made = plugin.build(entry.options, context=ConfiguredServices(settings))
+                        made = plugin.build(entry.options, context=ConfiguredServices(settings, mask))
                         opened.append(await stack.enter_async_context(made))
                     continue
             opened.append(await stack.enter_async_context(made))
@@ -197,9 +250,9 @@ async def destinations(settings: Settings, config: AgencyJobConfig | None, *, ru
 
 @asynccontextmanager
 async def _s3_destination(
-    settings: Settings, config: S3DestinationConfig, *, budget: ByteBudget, runs: int, uploads_per_run: int
+    settings: Settings, config: S3DestinationConfig, *, budget: ByteBudget, runs: int, uploads_per_run: int, mask: Mask
 ) -> AsyncIterator[Destination]:
-    async with s3_client(settings, config) as client:
+    async with s3_client(settings, config, learned=mask.know) as client:
         yield S3Destination(
             client=client,
             bucket=config.bucket,
@@ -211,8 +264,13 @@ async def _s3_destination(
         )
 
 
-def s3_client(settings: Settings, config: S3ConnectionOptions = AS_THE_SETTINGS_SAY) -> S3Client:
-    """A connection pool to the configured S3."""
+def s3_client(
+    settings: Settings,
+    config: S3ConnectionOptions = AS_THE_SETTINGS_SAY,
+    *,
+    learned: Callable[[Iterable[str]], None] = lambda secrets: None,
+) -> S3Client:
+    """A connection pool to the configured S3; `learned` as in `S3Client`."""
     s3 = settings.s3
     role = config.role_arn and AssumedRole(
         arn=config.role_arn, session_name=config.role_session_name, external_id=config.external_id
@@ -225,6 +283,7 @@ def s3_client(settings: Settings, config: S3ConnectionOptions = AS_THE_SETTINGS_
         session_token=s3.session_token,
         addressing_style=config.addressing_style or s3.addressing_style,
         role=role or None,
+        learned=learned,
     )
 
 

@@ -18,6 +18,7 @@ import structlog
 from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import RunProgress
 from pipeline_processing.ports import Claim
 from pipeline_processing.settings import Settings
@@ -33,16 +34,17 @@ class IsolatedAttempts:
     """Makes attempts in child processes, each with a run's share of the memory budget."""
 
     def __init__(
-        self, settings: Settings, config: AgencyJobConfig, *, on_progress: Callable[[RunProgress], None]
+        self, settings: Settings, config: AgencyJobConfig, *, mask: Mask, on_progress: Callable[[RunProgress], None]
     ) -> None:
         share = settings.worker.memory_budget_mib // settings.worker.concurrency
         worker = {"concurrency": 1, "memory_budget_mib": max(share, _SMALLEST_BUDGET_MIB)}
         self._settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=worker)})
         self._config = config
+        self._mask = mask
         self._on_progress = on_progress
 
     def __call__(self, claim: Claim) -> "IsolatedAttempt":
-        work = pickle.dumps((self._settings, self._config, claim))
+        work = pickle.dumps((self._settings, self._config, claim, self._mask))
         return IsolatedAttempt(work, on_progress=self._on_progress)
 
 

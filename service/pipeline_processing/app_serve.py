@@ -14,6 +14,9 @@ from pipeline_processing.health import Health, Pulse
 from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.intake import Intake
 from pipeline_processing.kafka.requests import KafkaRequests
+from pipeline_processing.kafka.topic_ids import Incarnation
+from pipeline_processing.lasting_events import LastingEvents
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import RequestStream
 from pipeline_processing.outage import Outage
 from pipeline_processing.outbox import Outbox
@@ -30,7 +33,12 @@ _OTHER_CONNECTIONS = 4
 
 @asynccontextmanager
 async def service(
-    settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, after: Callable[[str], None] = lambda step: None
+    settings: Settings,
+    config: AgencyJobConfig,
+    *,
+    tracer: Tracer,
+    mask: Mask,
+    after: Callable[[str], None] = lambda step: None,
 ) -> AsyncIterator[Service]:
     """All of it, ready to run."""
     clock, concurrency = HistoryClock(SystemClock()), settings.worker.concurrency
@@ -40,15 +48,16 @@ async def service(
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(app.watched_aside())
         # It answers while the event loop is blocked, and says so when that lasts: see `Pulse`.
-        answers = health_server(health, host=settings.http.host, port=settings.http.port)
+        answers = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
         await stack.enter_async_context(aside.loop.opened(answers))
         runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
         leases = await stack.enter_async_context(
             app.leases(settings, aside, runs=runs, clock=clock, concurrency=concurrency)
         )
-        path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, clock=clock))
-        sender = await stack.enter_async_context(app.events(settings))
+        path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask, clock=clock))
+        letters = await stack.enter_async_context(app.letters(settings))
         looker = await stack.enter_async_context(app.topics(settings))
+        sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
         outbox = Outbox(
             runs=runs,
             events=sender,
@@ -73,10 +82,11 @@ async def service(
                 path=path,
                 clock=clock,
                 tracer=tracer,
+                mask=mask,
                 retry=app.retry_policy(settings),
                 leave_seconds=leave_seconds(settings.worker.drain_seconds),
                 on_progress=progress.tell,
-                isolated=IsolatedAttempts(settings, config, on_progress=progress.tell),
+                isolated=IsolatedAttempts(settings, config, mask=mask, on_progress=progress.tell),
                 after=after,
             ),
             concurrency=concurrency,
@@ -91,10 +101,12 @@ async def service(
             worker.wake()
             outbox.wake()  # a finished run that was asked for again sends its event again
 
+        incarnation = Incarnation()  # over all subscriptions: the topic may be made anew between two of them
+
         @asynccontextmanager
         async def subscribed() -> AsyncIterator[RequestStream]:
             await looker.ensure()
-            async with KafkaRequests(settings=settings.kafka) as stream:
+            async with KafkaRequests(settings=settings.kafka, incarnation=incarnation) as stream:
                 yield stream
 
         yield Service(
@@ -103,10 +115,12 @@ async def service(
                 events=sender,
                 dead_letters_topic=settings.kafka.dead_letters_topic,
                 runs=runs,
+                letters=letters,
                 config=config,
                 config_id=path.config_id,
                 clock=clock,
                 tracer=tracer,
+                mask=mask,
                 pulse=pulses["intake"],
                 kafka=kafka,
                 history=database_of_runs,

@@ -15,7 +15,7 @@ API_VERSION = "1.0.0"
 
 DEAD_LETTER_REASONS = {
     "invalid_json": "the value isn't JSON",
-    "invalid_request": "the value breaks the schema of a request",
+    "invalid_request": "the value breaks the schema of a request, or has a `since`, `until` or param that nothing uses",
     "invalid_event": "the CloudEvents attributes are incomplete or wrong",
     "unknown_job": "the request names a job that this service doesn't run",
     "unknown_dataset": "the request names a dataset that the job config doesn't have",
@@ -245,10 +245,18 @@ def _dead_letter_headers() -> dict[str, Any]:
         "dlq_partition": {"pattern": "^[0-9]+$", "description": "Its partition."},
         "dlq_offset": {"pattern": "^[0-9]+$", "description": "Its offset."},
         "dlq_at": {"format": "date-time", "pattern": RFC_3339, "description": "When it was put aside."},
+        "dlq_timestamp": {"pattern": "^-?[0-9]+$", "description": "The request's own time, in ms since 1970."},
+    }
+    optional: dict[str, dict[str, Any]] = {
+        "dlq_key": {
+            "enum": ["null", "left out"],
+            "description": "Only if the key isn't the request's, but its partition and offset: it had none, or it "
+            "was too long to be kept.",
+        },
     }
     return {
         "type": "object",
         "description": "Besides these, every header of the request.",
-        "properties": {name: {"type": "string", **schema} for name, schema in added.items()},
+        "properties": {name: {"type": "string", **schema} for name, schema in (added | optional).items()},
         "required": list(added),
     }

@@ -33,7 +33,8 @@ Every error of the service. Its type says what the caller does next.
     ├── PlaceUnknown              65: nothing stands at that place of a topic
     ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
     ├── UploadMissing             the destination has neither the upload nor its object
-    └── MessageTooLarge           the broker refuses one message for its size: send less
+    └── MessageRefused            the broker refuses one message for good: sending it again won't help
+        └── MessageTooLarge           for its size: send less
 """
 
 import signal
@@ -110,14 +111,15 @@ class ExpectationFailed(DataError):
 
 
 class RowTooLarge(DataError):
-    """One encoded row doesn't fit into its share of the memory budget."""
+    """One row, as it is read or as it is encoded, doesn't fit into its share of the memory budget."""
 
     kind = "row_too_large"
 
     def __init__(self, *, dataset: str, size: int, limit: int) -> None:
         super().__init__(
             f"A row of dataset {dataset!r} takes {size:,} bytes, more than the {limit:,} that fit into this "
-            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or leave the large column out."
+            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or leave the large column out of the "
+            "query."
         )
 
 
@@ -486,7 +488,7 @@ class RequestTooLarge(RequestError):
 
 
 class InvalidRequest(RequestError):
-    """The request breaks its schema. The message lists every fault."""
+    """The request breaks its schema, or has values that nothing uses. The message lists every fault."""
 
 
 class UnknownJob(RequestError):
@@ -605,7 +607,13 @@ class UploadMissing(PipelineError):
         super().__init__(f"The upload of {url} is gone, and there is no such object.")
 
 
-class MessageTooLarge(PipelineError):
+class MessageRefused(PipelineError):
+    """The broker refuses a message for good, whenever it is sent."""
+
+    kind = "message_refused"
+
+
+class MessageTooLarge(MessageRefused):
     """The broker refuses a message for its size."""
 
     kind = "message_too_large"

@@ -33,6 +33,7 @@ from pipeline_processing.errors import (
 from pipeline_processing.failures import failure_of
 from pipeline_processing.lease import Held, Leases
 from pipeline_processing.logs import bound_run
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import Run, RunProgress, RunState, UploadRef
 from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.patience import until_answered
@@ -101,6 +102,7 @@ class Executor:
         leases: Leases,
         clock: Clock,
         tracer: Tracer,
+        mask: Mask,
         retry: RetryPolicy,
         max_runs_per_agency: int,
         max_row_bytes: int,
@@ -120,6 +122,7 @@ class Executor:
         self._leases = leases
         self._clock = clock
         self._tracer = tracer
+        self._mask = mask
         self._retry = retry
         self._max_runs_per_agency = max_runs_per_agency
         self._max_row_bytes = max_row_bytes
@@ -128,7 +131,7 @@ class Executor:
         self._on_progress = on_progress
         self._isolated = isolated
         self._after = after
-        self._publisher = Publisher(runs=runs, destinations=destinations, clock=clock, after=after)
+        self._publisher = Publisher(runs=runs, destinations=destinations, clock=clock, mask=mask, after=after)
         self.attempts: set[asyncio.Task[Attempted]] = set()
         """Those that haven't ended, also when they were given up: what they wait for may hang."""
 
@@ -268,6 +271,7 @@ class Executor:
             on_upload=on_upload,
             on_progress=totals,
             tracer=self._tracer,
+            mask=self._mask,
             max_row_bytes=self._max_row_bytes,
         )
 
@@ -328,7 +332,7 @@ class Executor:
                 return await self._tried_again(claim, error, trouble, counts=counts)
         final = final_error(error, claim.run.attempt)
         log.info("run failed", kind=final.kind, error=str(final))
-        failed = self._answered(lambda: self._runs.fail(claim, failure_of(final), outcome=totals.outcome))
+        failed = self._answered(lambda: self._runs.fail(claim, failure_of(final, self._mask), outcome=totals.outcome))
         return Attempted(await failed, final)
 
     async def _tried_again(self, claim: Claim, error: PipelineError, trouble: Trouble, *, counts: bool) -> Attempted:
@@ -336,7 +340,9 @@ class Executor:
         if (deadline := claim.run.request.deadline) is not None:
             delay = min(delay, timedelta(seconds=self._left(deadline)))  # to say then that it has passed
         log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
-        retry = self._answered(lambda: self._runs.retry(claim, failure_of(error), delay=delay, counts=counts))
+        retry = self._answered(
+            lambda: self._runs.retry(claim, failure_of(error, self._mask), delay=delay, counts=counts)
+        )
         return Attempted(await retry, error)
 
     # -- from the decision on --------------------------------------------------------------------

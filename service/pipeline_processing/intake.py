@@ -1,11 +1,11 @@
 """
-Kafka → run table: a message is settled once its run is written, or its dead letter stored; only then its offset is
-committed. Whatever goes wrong before that, the message comes again, and nothing happens twice: a run's id is the
-request's own or made of the message.
+Kafka → run table. A message is settled once its run is written, or its dead letter stored: in Kafka, or in the
+history's database if Kafka refuses the letter for good. Only then its offset is committed. Whatever goes wrong before
+that, the message comes again, and nothing happens twice: a run's id is the request's own or made of the message.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,12 +15,20 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.dead_letters import dead_letter, without_value
-from pipeline_processing.errors import MessageTooLarge, RequestError, TransientError
+from pipeline_processing.errors import (
+    MessageRefused,
+    MessageTooLarge,
+    PipelineError,
+    RequestError,
+    TopicMissing,
+    TransientError,
+)
 from pipeline_processing.health import Pulse
 from pipeline_processing.job_messages import received
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import Events, Outgoing, Record, RequestStream
 from pipeline_processing.outage import Outage
-from pipeline_processing.ports import Clock, Incoming, Origin, RunStore
+from pipeline_processing.ports import Clock, Incoming, LetterStore, Origin, RunStore
 from pipeline_processing.stopping import Stopped, first_of
 from pipeline_processing.telemetry import trace_ids
 
@@ -29,6 +37,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 1.0
+_BATCH_BYTES = 1024 * 1024
+"""Of messages that are settled together: what is made of one takes ten times its size for a moment."""
 _LOOK_SECONDS = 10.0
 """How often the brokers are asked what is left."""
 _LOOKS_IN_VAIN = 6
@@ -59,10 +69,12 @@ class Intake:
         events: Events,
         dead_letters_topic: str,
         runs: RunStore,
+        letters: LetterStore,
         config: AgencyJobConfig,
         config_id: str,
         clock: Clock,
         tracer: Tracer,
+        mask: Mask,
         pulse: Pulse,
         kafka: Outage,
         history: Outage,
@@ -72,25 +84,34 @@ class Intake:
         self._events = events
         self._dead_letters_topic = dead_letters_topic
         self._runs = runs
+        self._letters = letters
         self._config = config
         self._config_id = config_id
         self._clock = clock
         self._tracer = tracer
+        self._mask = mask
         self._pulse = pulse
         self._kafka = kafka
         self._history = history
         self._on_accepted = on_accepted
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Take requests until told to stop. Raises what no waiting mends: AccessDenied, TopicMissing, …"""
+        """
+        Take requests until told to stop. Raises what no waiting mends: AccessDenied, …; and TopicMissing at the start.
+        A topic that is deleted later is waited for.
+        """
+        joined = False
         while not stop.is_set():
             self._pulse.beat()
             try:
                 async with self._subscribe() as stream:
+                    joined = True
                     self._kafka.ended(by=_ME)
                     log.info("taking requests")
                     await self._take(stream, stop)
-            except TransientError as error:
+            except (TransientError, TopicMissing) as error:
+                if isinstance(error, TopicMissing) and not joined:
+                    raise
                 # The next subscription begins at what is committed: nothing is lost.
                 self._kafka.began(error, by=_ME)
                 await first_of(stop, seconds=_PAUSE_SECONDS)
@@ -104,7 +125,8 @@ class Intake:
             now = self._clock.monotonic()
             if records:
                 try:
-                    await self._settle(records, stop)
+                    for batch in _batches(records):
+                        await self._settle(batch, stop)
                 except Stopped:
                     return  # what isn't settled isn't committed
                 self._pulse.moving()
@@ -135,7 +157,7 @@ class Intake:
                 self._on_accepted()
             letters = [self._letter(one.record, one.error) for one in taken if one.error is not None]
             if letters:
-                await self._patiently(lambda: self._store(letters), self._kafka, stop)
+                await self._store(letters, stop)
         finally:
             for one in taken:
                 if one.error is not None:
@@ -177,17 +199,50 @@ class Intake:
             partition=record.partition,
             offset=record.offset,
         )
-        return dead_letter(record, error, topic=self._dead_letters_topic, now=self._clock.now())
+        return dead_letter(record, error, topic=self._dead_letters_topic, now=self._clock.now(), mask=self._mask)
 
-    async def _store(self, letters: Sequence[Outgoing]) -> None:
+    async def _store(self, letters: Sequence[Outgoing], stop: asyncio.Event) -> None:
+        refused = await self._patiently(lambda: self._send(letters), self._kafka, stop)
+        if not refused:
+            return
+        await self._patiently(lambda: self._letters.keep([letter for letter, _ in refused]), self._history, stop)
+        for letter, error in refused:
+            told = dict(letter.headers)
+            log.error(
+                "Kafka refuses a dead letter for good; it is kept in the history's database instead",
+                error=str(error),
+                **{name: (told[f"dlq_{name}"] or b"").decode() for name in ("reason", "topic", "partition", "offset")},
+            )
+
+    async def _send(self, letters: Sequence[Outgoing]) -> list[tuple[Outgoing, PipelineError]]:
+        """Send letters to Kafka; returns those that it refuses for good, and why."""
         try:
-            await self._events.send(letters)
+            try:
+                await self._events.send(letters)
+            except MessageRefused:
+                alone = [(letter, await self._refusal(letter)) for letter in letters]
+                return [(letter, error) for letter, error in alone if error is not None]
+        except (TransientError, TopicMissing):
+            raise
+        except PipelineError as error:  # such as AccessDenied: it holds for all of them
+            return [(letter, error) for letter in letters]
+        return []
+
+    async def _refusal(self, letter: Outgoing) -> MessageRefused | None:
+        """Send one letter, without its value if need be. Why Kafka refuses it for good; None if it is stored."""
+        try:
+            await self._events.send([letter])
         except MessageTooLarge:
-            for letter in letters:
-                try:
-                    await self._events.send([letter])
-                except MessageTooLarge:
-                    await self._events.send([without_value(letter)])
+            pass
+        except MessageRefused as error:
+            return error
+        else:
+            return None
+        try:
+            await self._events.send([without_value(letter)])
+        except MessageRefused as error:
+            return error
+        return None
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], server: Outage, stop: asyncio.Event) -> T:
         """Ask until the server answers. Raises Stopped."""
@@ -203,3 +258,14 @@ class Intake:
             await first_of(stop, seconds=_PAUSE_SECONDS)
             if stop.is_set():
                 raise Stopped
+
+
+def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """The same records in the same order, cut so that no batch has more bytes than it may, unless it is one record."""
+    start = size = 0
+    for number, record in enumerate(records):
+        if number > start and size + record.size > _BATCH_BYTES:
+            yield records[start:number]
+            start, size = number, 0
+        size += record.size
+    yield records[start:]

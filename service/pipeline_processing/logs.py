@@ -2,23 +2,24 @@
 Logs: structlog and the standard library's `logging` through one renderer, on stderr.
 
 JSON, a line each, with `timestamp`, `level`, `logger`, `event`, and what `bound_run` has bound: `run_id`,
-`agency_id`, `attempt`, `trace_id`. Or, for a terminal, the same for people. Secrets are kept away from logs
-by `SecretStr`; the masks here are the last line of defence, for what libraries and tracebacks say.
+`agency_id`, `attempt`, `trace_id`. Or, for a terminal, the same for people. Every line passes through the process's
+mask, whoever writes it: the service, a library, a user's function.
 """
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import AbstractContextManager, suppress
+from typing import Any, TextIO
 
 import orjson
 import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from pipeline_processing.masking import MASK, mask_text, names_a_secret
+from pipeline_processing.masking import MASK, Mask, names_a_secret
 
 # Their chatter is of no use to an operator, and at DEBUG it shows the headers of signed requests.
 _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "urllib3")
@@ -29,11 +30,13 @@ _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "u
 _LOUD_LIBRARIES = ("aiokafka", "kafka")
 
 _FIRST = ("timestamp", "level", "logger", "event")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+_TIMESTAMP = re.compile(r"[0-9-]+T[0-9:.]+Z")
 
 
-def configure_logs(*, json: bool, level: str) -> None:
+def configure_logs(*, json: bool, level: str, mask: Mask) -> None:
     """
-    Send all logs of the process to stderr: JSON lines, or, without `json`, text for people.
+    Send all logs of the process to stderr, masked: JSON lines, or, without `json`, text for people.
 
     `level` is a name of the standard library's, such as `info`. May be called again; the last call holds.
     """
@@ -47,7 +50,7 @@ def configure_logs(*, json: bool, level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr(mask)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*_context(), structlog.stdlib.ExtraAdder()],
@@ -55,7 +58,7 @@ def configure_logs(*, json: bool, level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 # Before masking: a traceback is text in which a secret may stand.
                 structlog.processors.format_exc_info,
-                mask_secrets,
+                Masked(mask),
                 render_json if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
             ],
         )
@@ -103,25 +106,59 @@ def add_trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     return event
 
 
-def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Mask passwords in URLs and assignments, and the values of keys that are named like a secret."""
-    return {key: _masked(key, value) for key, value in event.items()}
+class Masked:
+    """Masks all that a line says, and hides the values of keys that are named like a secret."""
+
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {
+            self._key(key): value if _is_plain(key, value) else self._value(str(key), value)
+            for key, value in event.items()
+        }
+
+    def _value(self, key: str, value: Any) -> Any:
+        if value is not None and names_a_secret(key):
+            return MASK
+        match value:
+            case str():
+                return self._mask.text(value)
+            case Mapping():
+                return {self._key(inner): self._value(str(inner), item) for inner, item in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [self._value("", item) for item in value]
+            case None | bool():
+                return value
+            case int() | float():
+                text = str(value)
+                masked = self._mask.text(text)
+                return value if masked == text else masked
+            case _:
+                return self._mask.text(str(value))
+
+    def _key(self, key: Any) -> Any:
+        text = str(key)
+        masked = self._mask.text(text)
+        return key if masked == text else masked
 
 
-def _masked(key: str, value: Any) -> Any:
-    if value is not None and names_a_secret(key):
-        return MASK
-    match value:
-        case str():
-            return mask_text(value)
-        case Mapping():
-            return {inner: _masked(str(inner), item) for inner, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_masked("", item) for item in value]
-        case None | bool() | int() | float():
-            return value
-        case _:
-            return mask_text(str(value))
+def _is_plain(key: object, value: Any) -> bool:
+    """Whether it is what this service puts there, which a short secret may equal by chance."""
+    return (key == "level" and value in _LEVELS) or (key == "timestamp" and bool(_TIMESTAMP.fullmatch(str(value))))
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    def __init__(self, mask: Mask) -> None:
+        super().__init__(sys.stderr)
+        self._mask = mask
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's own name
+        """Whatever is wrong with a line, such as arguments that don't fit. The library's own way shows them bare."""
+        error = sys.exception()
+        said = f"a log line of {record.name} ({record.pathname}:{record.lineno}) can't be written: {error!r}"
+        with suppress(OSError, ValueError):  # stderr itself is gone, or closed
+            self.stream.write(f"{self._mask.text(said)}\n")
 
 
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -1,66 +1,186 @@
 """
-The last line of defence against secrets in text. They are kept away from it by `SecretStr` in the first place; this
-is for what drivers and tracebacks say.
+The mask over all text that leaves the process: logs, spans, events, history, dead letters, errors, answers.
+
+It hides the secrets of this process, which it knows by value (`spellings.py` has the forms in which they may stand),
+and what looks like a secret of somebody else: passwords and queries in URLs, `password=…`, bearer tokens.
+Rows of data never pass through it.
 """
 
-import json
 import re
-from collections.abc import Iterable
-from urllib.parse import quote, quote_plus
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from threading import Lock
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pipeline_processing.spellings import Spelling, basic_auth, spellings_of
 
 MASK = "***"
 
 _URL_PASSWORD = re.compile(r"(://[^\s/?#:@'\"]*):[^\s/?#'\"]+@")
+_URL_USER = re.compile(r"(https?://)[^\s/?#:@'\"]+@")
+_URL_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*\?)([^\s#'\"<>]+)")
+_QUERY_VALUE = re.compile(r"=[^&]*")
 _ASSIGNED_SECRET = re.compile(
     r"(?i)\b((?:ssl)?password|passwd|(?:aws_)?secret_access_key|X-Amz-Signature|X-Amz-Security-Token)"
     r"(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)"
 )
+_AUTHORIZATION = re.compile(r"\b((?i:bearer|basic))(\s+)(?=.[a-z._~/-]*[A-Z0-9=+])[A-Za-z0-9._~+/=-]{8,}")
 _SECRET_NAME = re.compile(
-    r"(?i)(?:^|[_-])(?:dsn|password|passwd|secret|secret_access_key|access_key_id|token|authorization)$"
+    r"(?i)(?:^|[_-])(?:dsn|password|passwd|secret|secret_access_key|access_key_id|api[_-]?key|token|cookie"
+    r"|authorization)$"
 )
+_CUT_OFF = "…"
+"""What this service puts where it cuts a text off, perhaps in the middle of a secret."""
+_LEAST_LEFT = 4
+"""Characters of a secret before such a cut that are masked; fewer tell little, and end many words."""
 
 
-_SHORTEST = 8
-"""Characters. Shorter secrets would be found in ordinary words."""
-
-
-class _Known:
-    """This process's own secrets. There is one, as there is one log."""
+class Mask:
+    """The secrets that are known so far, and text without them. May be used from any thread."""
 
     def __init__(self) -> None:
-        self._spellings: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
+        self._lock = Lock()
+        self._secrets: frozenset[str] = frozenset()
+        self._open: frozenset[str] = frozenset()
+        self._spellings: tuple[Spelling, ...] = ()
 
-    def add(self, secrets: Iterable[str]) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it knows, for a child process."""
+        return _knowing, (self._secrets, self._open)
+
+    def know(self, secrets: Iterable[str], *, openly: Iterable[str] = ()) -> None:
+        """
+        Mask these from now on: of a DSN of Postgres its password, of another URL also itself and its path.
+
+        `openly` are words that may be read by everybody, such as a user's name. A secret that equals one isn't masked
+        by its value: a mask in the place of a public word would tell what the secret is.
+        """
+        found, public = set[str](), set(openly)
         for secret in secrets:
-            if len(secret) >= _SHORTEST:
-                # As URLs, JSON, Python's repr and SQL show it.
-                escaped = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1])
-                in_urls = (quote(secret), quote(secret, safe=""), quote_plus(secret))
-                self._spellings |= {secret, secret.replace("'", "''"), *escaped, *in_urls}
-        longest_first = sorted(self._spellings, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+            for part, is_public in _parts(secret):
+                (public if is_public else found).add(part)
+        with self._lock:
+            if found <= self._secrets and public <= self._open:
+                return
+            self._secrets |= found
+            self._open |= public
+            self._spellings = tuple(
+                spelling for secret in self._secrets - self._open if secret for spelling in spellings_of(secret)
+            )
 
-    def masked(self, text: str) -> str:
-        return text if self._pattern is None else self._pattern.sub(MASK, text)
+    def know_all_in(self, holder: object) -> None:
+        """The same for every SecretStr that stands in models, mappings and lists."""
+        self.know(_secrets_in(holder))
+
+    def text(self, text: str) -> str:
+        """`postgresql://user:secret@host` → `postgresql://user:***@host`, and so on."""
+        text = self._without_known(text)
+        # A pattern takes many times as long as a look for a word without which it can't match.
+        if "://" in text:
+            text = _URL_USER.sub(rf"\1{MASK}@", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
+            text = _URL_QUERY.sub(_query_masked, text)
+        lower = text.lower()
+        if "=" in text and any(word in lower for word in ("passw", "secret", "x-amz")):
+            text = _ASSIGNED_SECRET.sub(rf"\1\2{MASK}", text)
+        if "bearer" in lower or "basic" in lower:
+            text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
+        return text
+
+    def _without_known(self, text: str) -> str:
+        found = [span for spelling in self._spellings if spelling.text in text for span in spelling.spans(text)]
+        if _CUT_OFF in text:
+            found += self._cut_off(text)
+        if not found:
+            return text
+        masked, at = [], 0
+        for start, end in _merged(found):
+            masked += [text[at:start], MASK]
+            at = end
+        return "".join([*masked, text[at:]])
+
+    def _cut_off(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where secrets begin that are cut off."""
+        for cut in re.finditer(_CUT_OFF, text):
+            for spelling in self._spellings:
+                for size in range(min(len(spelling.text), cut.start()), _LEAST_LEFT - 1, -1):
+                    if text.endswith(spelling.text[:size], 0, cut.start()):
+                        yield cut.start() - size, cut.start()
+                        break
 
 
-_known = _Known()
-
-
-def mask_from_now_on(secrets: Iterable[str]) -> None:
-    """Have `mask_text` mask these wherever they stand, if they have at least 8 characters."""
-    _known.add(secrets)
-
-
-def mask_text(text: str) -> str:
-    """
-    `postgresql://user:secret@host` → `postgresql://user:***@host`; also `password=…`, signatures of URLs, and what
-    `mask_from_now_on` was told.
-    """
-    return _ASSIGNED_SECRET.sub(rf"\1\2{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", _known.masked(text)))
+def _knowing(secrets: Iterable[str], openly: Iterable[str]) -> Mask:
+    mask = Mask()
+    mask.know(secrets, openly=openly)
+    return mask
 
 
 def names_a_secret(name: str) -> bool:
     """Whether a value of this name is one to hide: `password`, `s3_secret_access_key`, `dsn`, …"""
     return _SECRET_NAME.search(name) is not None
+
+
+def _query_masked(url: re.Match[str]) -> str:
+    return url[1] + (_QUERY_VALUE.sub(f"={MASK}", url[2]) if "=" in url[2] else MASK)
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same places in order, none overlapping another."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _parts(secret: str) -> Iterator[tuple[str, bool]]:
+    """What is to be masked of a secret, and, marked with True, what of it is public."""
+    try:
+        url = urlsplit(secret.strip())
+    except ValueError:
+        url = urlsplit("")
+    is_dsn = url.scheme in ("postgres", "postgresql")
+    if not is_dsn:
+        yield secret.strip(), False
+        # Text is shown line by line; what frames a key in PEM is no secret.
+        yield from ((line.strip(), False) for line in secret.splitlines() if not line.startswith("-----"))
+        if secret.lower().startswith(("bearer ", "basic ")):
+            yield secret.partition(" ")[2].strip(), False
+    if not (url.netloc or is_dsn):
+        return
+    user, _, password = url.netloc.rpartition("@")[0].partition(":")
+    query = dict(parse_qsl(url.query))
+    for one in (password, query.get("password", ""), query.get("sslpassword", "")):
+        if one:
+            yield one, False
+            yield unquote(one), False
+            yield basic_auth(unquote(user), unquote(one)), False
+    if not is_dsn:
+        yield url.path.strip("/"), False
+        return
+    hosts = (host.rpartition(":")[0] or host for host in url.netloc.rpartition("@")[2].split(","))
+    for word in (user, *hosts, url.path.strip("/"), query.get("user", ""), query.get("dbname", "")):
+        if word:
+            yield unquote(word), True
+
+
+def _secrets_in(holder: object) -> Iterator[str]:
+    from pydantic import BaseModel, SecretStr  # only here: `--help` is quick without
+
+    match holder:
+        case SecretStr():
+            yield holder.get_secret_value()
+        case BaseModel():
+            for _, value in holder:
+                yield from _secrets_in(value)
+        case Mapping():
+            for value in holder.values():
+                yield from _secrets_in(value)
+        case list() | tuple() | set() | frozenset():
+            for value in holder:
+                yield from _secrets_in(value)
+        case _ if is_dataclass(holder) and not isinstance(holder, type):
+            for field in fields(holder):
+                yield from _secrets_in(getattr(holder, field.name))

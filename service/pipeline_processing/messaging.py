@@ -30,6 +30,12 @@ class Record:
     value: bytes | None
     headers: Headers = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
     def header(self, name: str) -> bytes | None:
         """The last header of that name, whatever its case."""
         return next((value for key, value in reversed(self.headers) if key.lower() == name), None)
@@ -55,7 +61,8 @@ class Events(Protocol):
         Send all of these, those of one key in order; returns when every one is stored by all in-sync replicas.
 
         After an error some of them may have been sent: whoever repeats the call relies on what makes repetition
-        harmless. Raises MessageTooLarge when the broker takes all but one that is too large.
+        harmless. Raises MessageRefused when the broker has taken all but those that it refuses for good; it is
+        MessageTooLarge if the first of them is too large.
         """
 
 

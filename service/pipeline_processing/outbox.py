@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from pipeline_processing.completions import OutboxEvent
-from pipeline_processing.errors import KafkaUnavailable, TransientError
+from pipeline_processing.errors import KafkaUnavailable, MessageRefused, TransientError
 from pipeline_processing.health import Pulse
 from pipeline_processing.messaging import Events, Outgoing
 from pipeline_processing.outage import Outage
@@ -14,6 +14,8 @@ from pipeline_processing.stopping import first_of
 _BATCH = 200
 _POLL_SECONDS = 1.0
 """Events of runs that finished elsewhere (`run`, `cancel`, a worker that died) wait so long."""
+_REFUSED_SECONDS = 30.0
+"""Between two tries while Kafka refuses an event: those that it took with it are sent again each time."""
 _LAST_SECONDS = 5.0
 _FORGIVEN_SECONDS = 60.0
 _ME = "outbox"
@@ -42,6 +44,7 @@ class Outbox:
         self._history = history
         self._woken = asyncio.Event()
         self._failed_at = 0.0
+        self._refused = False
 
     def wake(self) -> None:
         """There may be an event to send: look at once."""
@@ -54,6 +57,8 @@ class Outbox:
             self._woken.clear()
             if await self._send_some() < _BATCH:
                 await first_of(stop, self._woken, seconds=_POLL_SECONDS)
+            if self._refused:
+                await first_of(stop, seconds=_REFUSED_SECONDS)
         self._pulse.stop()
         stopped_at = self._clock.monotonic()
         while await self._send_some() == _BATCH and self._clock.monotonic() - stopped_at < _LAST_SECONDS:
@@ -62,10 +67,14 @@ class Outbox:
     async def _send_some(self) -> int:
         try:
             sent = await self._runs.announce(self._send, limit=_BATCH)
-        except TransientError as error:
-            (self._kafka if isinstance(error, KafkaUnavailable) else self._history).began(error, by=_ME)
+        except (TransientError, MessageRefused) as error:
+            # An event that is refused isn't given up: its topic can be mended, and every run gets its event.
+            self._refused = isinstance(error, MessageRefused)
+            of_kafka = self._refused or isinstance(error, KafkaUnavailable)
+            (self._kafka if of_kafka else self._history).began(error, by=_ME)
             self._failed_at = self._clock.monotonic()
             return 0
+        self._refused = False
         self._history.ended(by=_ME)
         # Without events to send nothing tells: another process may have sent them, or may be trying to.
         if sent or self._clock.monotonic() - self._failed_at > _FORGIVEN_SECONDS:

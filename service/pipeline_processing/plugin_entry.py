@@ -74,3 +74,8 @@ class PluginEntry(BaseModel):
     def secrets(self) -> tuple[str, ...]:
         """Names of the secrets that it needs, as far as its options tell."""
         return tuple(getattr(self.options, "secrets", ()))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """None are known: it may use every value."""
+        return frozenset()

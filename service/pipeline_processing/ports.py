@@ -3,7 +3,7 @@ What the core needs from the outside, as small Protocols. Each implementation ha
 the composition root (`app.py`) imports it. No driver's exception crosses a port: see `errors.py`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from pipeline_processing.columns import Columns
 from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import RequestError
+from pipeline_processing.messaging import Outgoing, Record
 from pipeline_processing.model import (
     Artifact,
     Attempt,
@@ -347,7 +348,7 @@ class RunStore(Protocol):
     """
 
     async def installation_id(self) -> UUID:
-        """Which history this is."""
+        """Which history this is. Raises DatabaseMisconfigured where it can't store any text."""
 
     async def now(self) -> datetime:
         """The time of day here, by which leases, `not_before` and deadlines are meant."""
@@ -361,8 +362,8 @@ class RunStore(Protocol):
 
     async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
         """
-        The same for many, all or none written: to each its run, or why it can't be one. Of several with one run id,
-        the first counts.
+        The same for many: to each its run, or why it can't be one, such as text that the database can't store. Of
+        several with one run id, the first counts. After an error some may have been written: repeating it is harmless.
 
         A finished run that is asked for again by a message has its event put back among the unsent ones.
         """
@@ -519,6 +520,25 @@ class RunStore(Protocol):
 
     async def waiting_for_another_config(self, config_id: str) -> int:
         """How many runs are due that are pinned to another job config."""
+
+
+# -- dead letters --------------------------------------------------------------------------------
+
+
+class LetterStore(Protocol):
+    """
+    Dead letters that Kafka refuses for good. They stand in the database of the run history, numbered from 1; as
+    records, they have the partition `STORED` and their number as the offset. Any method may raise HistoryUnavailable.
+    """
+
+    async def keep(self, letters: Sequence[Outgoing]) -> None:
+        """Store these, all or none. One whose request has a letter here already isn't stored again."""
+
+    def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
+        """All, or those put aside since then, the newest first."""
+
+    async def numbered(self, numbers: Collection[int]) -> dict[int, Record]:
+        """Those of these that are there, by number."""
 
 
 # -- time ----------------------------------------------------------------------------------------

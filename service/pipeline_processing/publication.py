@@ -22,6 +22,7 @@ from pipeline_processing.errors import (
     UploadMissing,
 )
 from pipeline_processing.failures import failure_of
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import (
     Artifact,
     ContentMeta,
@@ -149,12 +150,14 @@ class Publisher:
         runs: RunStore,
         destinations: Destinations,
         clock: Clock,
+        mask: Mask,
         after: Callable[[str], None],
     ) -> None:
         self._runs = runs
         self._destinations = destinations
         self._after = after
         self._clock = clock
+        self._mask = mask
 
     async def publish(self, claim: Claim, plan: Plan) -> Run:
         """
@@ -194,7 +197,7 @@ class Publisher:
         return run
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
-        failure = failure_of(error)
+        failure = failure_of(error, self._mask)
         # Asked until it is answered: after a lost reply nobody would come back for the objects.
         run = await until_answered(lambda: self._runs.fail(claim, failure, state=RunState.PREPARED), clock=self._clock)
         # Only now, since `failed` is final: no other worker can be rolling the same plan forward to success.

@@ -1,8 +1,9 @@
 """
-What can be said of a query's columns by reading it, without a server: enough to check steps against.
+What can be said of a query by reading it, without a server: which parameters it has, and of its columns enough to
+check steps against.
 
-Only what is certain is said: a column whose name Postgres would have to work out (a function, a cast, `*`) leaves the
-columns incomplete.
+Of columns, only what is certain is said: one whose name Postgres would have to work out (a function, a cast, `*`)
+leaves the columns incomplete.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,22 @@ def names_of_query(query: str) -> Columns:
         return UNKNOWN_COLUMNS
     listed = tuple(unknown(name) for name in known)
     return Columns(listed, complete=len(known) == len(names))
+
+
+def placeholders_of_query(query: str) -> frozenset[int] | None:
+    """The numbers of its $1, $2, …; those in comments, literals and names don't count. None if it can't be read."""
+    try:
+        tokens = sqlglot.tokenize(query, read="postgres")
+    except Exception:  # whatever a tokeniser may raise on what isn't SQL
+        return None
+    return frozenset(
+        int(number.text)
+        for dollar, number in pairwise(tokens)
+        if dollar.token_type is TokenType.PARAMETER
+        and query[dollar.start : dollar.end + 1] == "$"
+        and number.start == dollar.end + 1
+        and number.text.isdecimal()
+    )
 
 
 def _names(query: str) -> Sequence[str | None]:

@@ -1,17 +1,20 @@
 """Dead letters, looked up and sent again."""
 
 import hashlib
+import heapq
+import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pipeline_processing.dead_letters import DeadLetter
-from pipeline_processing.errors import MessageTooLarge, PlaceUnknown, RequestError, TopicMissing
+from pipeline_processing.dead_letters import STORED, DeadLetter
+from pipeline_processing.errors import MessageRefused, MessageTooLarge, PlaceUnknown, RequestError, TopicMissing
 from pipeline_processing.job_messages import is_named_by_its_place, received, resent
 from pipeline_processing.messaging import Events, Headers, Offsets, Outgoing, Record, Topics
-from pipeline_processing.topic_reading import Place, age, newest, reading, records_at
+from pipeline_processing.ports import LetterStore
+from pipeline_processing.topic_reading import Place, age, newest, place_of, reading, records_at
 
 _BATCH = 1_000
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -21,7 +24,10 @@ _LEFT_OUT_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which dead letters: all of them, unless something narrows it. Places stand alone."""
+    """
+    Which dead letters: all of them, unless something narrows it. Places stand alone; those in the database have
+    `STORED` for a partition.
+    """
 
     reason: str | None = None
     since: datetime | None = None
@@ -33,12 +39,20 @@ class Wanted:
         return self.reason in (None, letter.reason) and (since_ms is None or letter.record.timestamp_ms >= since_ms)
 
 
-class DeadLetters:
-    """The topic of dead letters, to be read."""
+def letter_place(text: str) -> Place:
+    """`3:77`, partition and offset, or `db:5`, a letter in the database. Raises ValueError."""
+    match = re.fullmatch(r"db:([0-9]{1,18})", text)
+    return place_of(text) if match is None else (STORED, int(match[1]))
 
-    def __init__(self, *, topics: Topics, topic: str) -> None:
+
+class DeadLetters:
+    """The topic of dead letters, and those in the database that Kafka refused, to be read."""
+
+    def __init__(self, *, topics: Topics, topic: str, kept: LetterStore | None) -> None:
+        """`kept` is None where no history is configured."""
         self._topics = topics
         self._topic = topic
+        self._kept = kept
 
     async def newest(self, wanted: Wanted, *, limit: int) -> list[DeadLetter]:
         """The newest first, without their values, which may be long."""
@@ -48,16 +62,33 @@ class DeadLetters:
             return replace(record, value=None) if letter is not None and wanted.includes(letter) else None
 
         records = await newest(self._topics, self._topic, limit=limit, since=wanted.since, keep=keep)
+        stored: list[Record] = []
+        if self._kept is not None:
+            async with aclosing(self._kept.kept(since=wanted.since)) as kept:
+                async for record in kept:
+                    if (found := keep(record)) is not None:
+                        stored.append(found)
+                    if len(stored) == limit:
+                        break
+        records = heapq.nlargest(limit, [*records, *stored], key=age)
         return [letter for record in records if (letter := DeadLetter.of(record)) is not None]
 
     async def at(self, places: Collection[Place]) -> list[DeadLetter]:
         """Raises PlaceUnknown unless every one of these is there."""
-        records = await records_at(self._topics, self._topic, places)
+        in_topic = [place for place in places if place[0] != STORED]
+        records = await records_at(self._topics, self._topic, in_topic) if in_topic else {}
+        if self._kept is not None and len(in_topic) < len(places):
+            numbered = await self._kept.numbered([offset for partition, offset in places if partition == STORED])
+            records |= {(STORED, number): record for number, record in numbered.items()}
         letters = {place: DeadLetter.of(record) for place, record in records.items()}
-        missing = [f"{partition}:{offset}" for partition, offset in places if letters.get((partition, offset)) is None]
+        missing = [
+            f"{'db' if partition == STORED else partition}:{offset}"
+            for partition, offset in places
+            if letters.get((partition, offset)) is None
+        ]
         if missing:
             raise PlaceUnknown(
-                f"{self._topic} has no dead letter at {', '.join(missing)}, or not any more. "
+                f"There is no dead letter at {', '.join(missing)}, or not any more. "
                 "`pipeline-processing dead-letters list` shows those that there are, with their places."
             )
         return [letter for letter in letters.values() if letter is not None]
@@ -67,7 +98,7 @@ class DeadLetters:
         return await self._topics.ends(self._topic)
 
     async def read(self, wanted: Wanted, *, stop: Offsets) -> AsyncGenerator[DeadLetter, None]:
-        """All that are wanted, up to `stop`: those at its places, or in order within each partition."""
+        """All that are wanted, those of the topic up to `stop`."""
         if wanted.places:
             for named in await self.at(wanted.places):
                 yield named
@@ -80,6 +111,12 @@ class DeadLetters:
                 letter = DeadLetter.of(record)
                 if letter is not None and wanted.includes(letter):
                     yield letter
+        if self._kept is not None:
+            async with aclosing(self._kept.kept(since=wanted.since)) as kept:
+                async for record in kept:
+                    letter = DeadLetter.of(record)
+                    if letter is not None and wanted.includes(letter):
+                        yield letter
 
 
 # -- sending again -------------------------------------------------------------------------------
@@ -99,8 +136,7 @@ class Redriven:
 class Redrive:
     """
     Sends the requests of dead letters again, as they came. Letters that say the same are sent once, the newest. To do
-    it twice makes no second run, since a request keeps the run id that it had at its first place; only if it has none
-    of its own and has left its topic in between, the time in that id isn't known any more.
+    it twice makes no second run, since a request keeps the run id that it had at its first place.
     """
 
     def __init__(
@@ -108,13 +144,13 @@ class Redrive:
         *,
         topics: Topics,
         events: Events,
-        letters_topic: str,
+        letters: DeadLetters,
         requests_topic: str,
         tell: Callable[[Redriven], None],
     ) -> None:
         self._topics = topics
         self._events = events
-        self._letters = DeadLetters(topics=topics, topic=letters_topic)
+        self._letters = letters
         self._requests_topic = requests_topic
         self._tell = tell
         self._sent: set[bytes] = set()
@@ -163,7 +199,7 @@ class Redrive:
                 messages.append((letter, original, message))
         try:
             await self._events.send([message for _, _, message in messages])
-        except MessageTooLarge:
+        except MessageRefused:
             for each in messages:
                 await self._send_alone(*each)
         else:
@@ -175,6 +211,8 @@ class Redrive:
             await self._events.send([message])
         except MessageTooLarge:
             self._tell(Redriven(letter, obstacle=f"it is larger than {self._requests_topic} takes"))
+        except MessageRefused as error:
+            self._tell(Redriven(letter, obstacle=str(error)))
         else:
             self._tell(Redriven(letter, run_id=_run_id(original)))
 
@@ -182,7 +220,8 @@ class Redrive:
         """The requests as they first stood, as far as that matters; None for one whose value is gone."""
         places: defaultdict[str, set[Place]] = defaultdict(set)
         for letter in letters:
-            if letter.left_out or is_named_by_its_place(letter.original(timestamp_ms=0)):
+            timeless = letter.timestamp_ms is None and is_named_by_its_place(letter.original(timestamp_ms=0))
+            if letter.left_out or timeless:
                 places[letter.topic].add((letter.partition, letter.offset))
         there: dict[tuple[str, Place], Record] = {}
         for topic, wanted in places.items():
@@ -197,21 +236,23 @@ class Redrive:
 def _original(letter: DeadLetter, there: Record | None) -> Record | None:
     """`there` is what stands at the letter's first place now: another message, if the topic was made anew."""
     if letter.left_out:
-        return there if there is not None and there.key == letter.record.key else None
+        same_time = there is not None and letter.timestamp_ms in (None, there.timestamp_ms)
+        same_key = there is not None and (letter.key_left_out or there.key == letter.original_key)
+        return there if same_time and same_key else None
     same = there is not None and (there.key, there.value, there.headers) == (
-        letter.record.key,
+        letter.original_key,
         letter.record.value,
         letter.original_headers,
     )
-    # Its time is part of the run id of a request that has nothing but its place; any will do for one that retention
-    # has taken, as long as it is always the same.
+    # Its time is part of the run id of a request that has nothing but its place. Letters of the first version don't
+    # say it; any will do for a request that retention has taken, as long as it is always the same.
     return letter.original(timestamp_ms=there.timestamp_ms if same and there is not None else 0)
 
 
 def _identity(letter: DeadLetter) -> bytes:
     if letter.left_out:
         return _digest(letter.record.key, f"{letter.topic} {letter.partition} {letter.offset}".encode(), ())
-    return _digest(letter.record.key, letter.record.value, letter.original_headers)
+    return _digest(letter.original_key, letter.record.value, letter.original_headers)
 
 
 def _digest(key: bytes | None, value: bytes | None, headers: Headers) -> bytes:

@@ -20,6 +20,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.executor import Executor, known_error
 from pipeline_processing.failures import failure_of
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import Counts, JobRequest, Run, RunCompletion, RunState
 from pipeline_processing.ports import Clock, Incoming, RunStore
 from pipeline_processing.retrying import RetryPolicy, Trouble, final_error
@@ -141,6 +142,7 @@ async def run_dry(
     processor: AgencyProcessor,
     config: AgencyJobConfig,
     clock: Clock,
+    mask: Mask,
     retry: RetryPolicy,
     jitter: Callable[[], float],
 ) -> RunCompletion:
@@ -185,12 +187,12 @@ async def run_dry(
             counted += retry.counts(error, Trouble(attempt, lasts=lasts, worked=worked))
             delay = retry.delay_after(error, attempt, jitter())
             if not error.retryable or counted >= retry.max_attempts or delay > _LONGEST_WAIT:
-                return completion(attempt, state="failed", error=failure_of(final_error(error, attempt)))
+                return completion(attempt, state="failed", error=failure_of(final_error(error, attempt), mask))
             log.warning("trying again", error=str(error), delay=delay.total_seconds())
             await clock.sleep(delay.total_seconds())
             attempt += 1
         except Exception as error:
-            return completion(attempt, state="failed", error=failure_of(known_error(error)))
+            return completion(attempt, state="failed", error=failure_of(known_error(error), mask))
         else:
             counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
             size = sum(artifact.size for dataset in export.datasets for artifact in dataset.artifacts)

@@ -172,11 +172,6 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()
 
-    def shown_nowhere(self) -> list[SecretStr]:
-        """The secrets that are no part of an address: those are known in text by where they stand in it."""
-        of_servers = (self.kafka.password, self.s3.secret_access_key, self.s3.session_token)
-        return [*self.secrets.values(), *(secret for secret in of_servers if secret is not None)]
-
     @property
     def history_dsn(self) -> SecretStr | None:
         """The history's own DSN, or else the source's."""

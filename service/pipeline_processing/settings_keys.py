@@ -85,6 +85,11 @@ def is_known(path: SettingPath) -> bool:
     return path in KNOWN or _is_named_secret(path) or (secret_in_file(path) is not None)
 
 
+def is_secret(path: SettingPath) -> bool:
+    """Whether its value is a secret."""
+    return _is_named_secret(path) or (path in SETTINGS and SETTINGS[path].secret)
+
+
 def secret_in_file(path: SettingPath) -> SettingPath | None:
     """`source.dsn_file` → `source.dsn`, for secrets only: `kafka.ca_file` and its like are settings."""
     if path in SECRET_FILES:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from pydantic import ValidationError
 
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.masking import mask_from_now_on
+from pipeline_processing.masking import Mask, names_a_secret
 from pipeline_processing.settings import Settings
 from pipeline_processing.settings_document import UnreadableFile, read_document, read_text
 from pipeline_processing.settings_keys import (
@@ -27,6 +28,7 @@ from pipeline_processing.settings_keys import (
     SETTINGS,
     SettingPath,
     is_known,
+    is_secret,
     path_of,
     secret_in_file,
     variable_of,
@@ -34,6 +36,9 @@ from pipeline_processing.settings_keys import (
 
 _SETTINGS_FILE: SettingPath = ("settings_file",)
 _JOB_CONFIG_FILE: SettingPath = ("job_config_file",)
+_READ_BY_DRIVERS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD")
+_HEADERS_OF_EXPORTERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+_LENGTH_OF_A_TOKEN = 16
 
 
 class InvalidSettings(SettingsError):
@@ -91,9 +96,12 @@ class _Given:
 _Layer = dict[SettingPath, _Given]
 
 
-def load_settings(environ: Mapping[str, str], *, overrides: Mapping[str, object] | None = None) -> LoadedSettings:
+def load_settings(
+    environ: Mapping[str, str], *, overrides: Mapping[str, object] | None = None, mask: Mask | None = None
+) -> LoadedSettings:
     """
-    Read and check all settings. From then on no log line or error message of this process shows their secrets.
+    Read and check all settings. `mask` gets to know their secrets, also if they are wrong, and those in `environ` that
+    drivers read by themselves.
 
     `overrides` is what the command line says, by variable (`PIPELINE_JOB_CONFIG_FILE` → path); None stands
     for an option that wasn't given. Raises InvalidSettings with every fault.
@@ -102,6 +110,9 @@ def load_settings(environ: Mapping[str, str], *, overrides: Mapping[str, object]
     given = _from_environment(environ, faults) | _from_overrides(overrides or {})
     if _SETTINGS_FILE in given:
         given = _from_file(Path(given[_SETTINGS_FILE].value), faults) | given
+
+    if mask is not None:
+        _mask_secrets(given, environ, mask)
 
     document: dict[str, Any] = {}
     for path, setting in given.items():
@@ -114,10 +125,23 @@ def load_settings(environ: Mapping[str, str], *, overrides: Mapping[str, object]
         job_config = given.get(_JOB_CONFIG_FILE)
         raise InvalidSettings(faults, job_config_file=Path(str(job_config.value)) if job_config else None)
 
-    mask_from_now_on(secret.get_secret_value() for secret in settings.shown_nowhere())
     origins = {variable_of(path): "default" for path in SETTINGS}
     origins |= {variable_of(path): setting.origin for path, setting in given.items()}
     return LoadedSettings(settings, MappingProxyType(origins))
+
+
+def _mask_secrets(given: _Layer, environ: Mapping[str, str], mask: Mask) -> None:
+    secrets = [str(setting.value) for path, setting in given.items() if is_secret(path)]
+    openly = [str(setting.value) for path, setting in given.items() if not is_secret(path)]
+    openly += [str(key.field.default) for key in SETTINGS.values() if not key.secret]
+    mask.know([*secrets, *(environ.get(name, "") for name in _READ_BY_DRIVERS)], openly=openly)
+    for variable in _HEADERS_OF_EXPORTERS:
+        headers = (header.partition("=") for header in environ.get(variable, "").split(","))
+        mask.know(
+            unquote(value)
+            for name, _, value in headers
+            if names_a_secret(name.strip()) or len(value) >= _LENGTH_OF_A_TOKEN
+        )
 
 
 def _fault(given: _Layer, location: tuple[int | str, ...], message: str) -> str:

@@ -8,7 +8,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from pipeline_processing.errors import InvalidRequest, KafkaUnavailable, MessageTooLarge
+from pipeline_processing.errors import InvalidRequest, KafkaUnavailable, MessageRefused
 from pipeline_processing.job_messages import request_message
 from pipeline_processing.messaging import Events, Outgoing
 from pipeline_processing.model import JobRequest
@@ -60,7 +60,7 @@ class Submitter:
         What was sent, in batches, in order.
 
         After an error, some of the batch that would have been next may have been sent. Raises InvalidRequest for one
-        that the broker refuses for its size; the rest of its batch is sent.
+        that the broker refuses for good; the rest of its batch is sent.
         """
         for start in range(0, len(requests), BATCH):
             yield await self._send(requests[start : start + BATCH])
@@ -70,7 +70,7 @@ class Submitter:
         try:
             sent, messages = self._prepared(requests, spans)
             await patiently(lambda: self._events.send(messages), clock=self._clock)
-        except MessageTooLarge as error:
+        except MessageRefused as error:
             self._failed(spans, error)
             raise InvalidRequest(str(error)) from error
         except Exception as error:

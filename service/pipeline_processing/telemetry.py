@@ -20,6 +20,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
+from pipeline_processing.masked_spans import MaskingExporter
+from pipeline_processing.masking import Mask
 from pipeline_processing.telemetry_export import QuietExporter, configured_exporters
 
 SHUTDOWN_SECONDS = 5.0
@@ -84,24 +86,24 @@ def _shut_down(provider: TracerProvider) -> None:
         _log.warning("The last spans are lost: %s: %s", type(error).__name__, error)
 
 
-def configure_telemetry(environ: Mapping[str, str]) -> Telemetry:
+def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
     """
-    Set up tracing as OTEL_* says. A context manager; leaving it sends what is left.
+    Set up tracing as OTEL_* says; spans are masked. A context manager; leaving it sends what is left.
 
     The SDK reads further OTEL_* variables (sampler, limits, endpoint, headers, …) itself, from the process.
     Raises SettingsError for an exporter that isn't installed or can't be set up.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Telemetry(tracer=IdsOnlyTracer())
-    return telemetry_with(configured_exporters(environ), environ)
+    return telemetry_with(configured_exporters(environ), environ, mask=mask)
 
 
-def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str]) -> Telemetry:
+def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
     """Tracing into exporters that exist already; without any, spans have ids and are forgotten."""
     provider = TracerProvider(resource=_resource(environ), shutdown_on_exit=False)
     quiet = [QuietExporter(exporter) for exporter in exporters]
     for exporter in quiet:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        provider.add_span_processor(BatchSpanProcessor(MaskingExporter(exporter, mask)))
     return Telemetry(tracer=provider.get_tracer(_SCOPE), provider=provider, exporters=quiet)
 
 

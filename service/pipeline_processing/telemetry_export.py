@@ -13,6 +13,7 @@ from pipeline_processing.errors import SettingsError
 _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("opentelemetry.exporter")
 
+_LONGEST_COMPLAINT = 300
 _OTLP_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
@@ -85,7 +86,8 @@ class QuietExporter(SpanExporter):
     @property
     def complaint(self) -> str:
         """What the exporter has said about the export that is under way, in one line."""
-        return " ".join((self._overheard.first or "it gave no reason").split())[:300]
+        words = " ".join((self._overheard.first or "it gave no reason").split())
+        return words if len(words) <= _LONGEST_COMPLAINT else f"{words[:_LONGEST_COMPLAINT]}…"
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         with self._overheard:

@@ -126,9 +126,10 @@ JOB: dict[str, Any] = {
 
 
 def one_dataset(query: str, *, args: tuple[str, ...] = ("agency_id",), **settings: Any) -> dict[str, Any]:
-    """A job of one dataset, `records`, with this query."""
+    """A job of one dataset, `records`, with this query; shared by all agencies if it isn't about one."""
     source = {"postgres": {"query": query, "args": list(args)}}
-    return {"job": "agency_data_job", "datasets": [{"name": "records", "source": source, **settings}]}
+    dataset = {"name": "records", "source": source, "shared": "agency_id" not in args, **settings}
+    return {"job": "agency_data_job", "datasets": [dataset]}
 
 
 SLOW_QUERY = (

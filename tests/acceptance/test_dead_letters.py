@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from tests.acceptance.kafka_side import Message, Messages
@@ -34,7 +35,7 @@ from tests.acceptance.service import (
 from tests.acceptance.shared_serve import Shared, shared_serve
 from tests.watching import eventually
 
-ADDED = ["dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at"]
+ADDED = ["dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at", "dlq_timestamp"]
 RECORDS = "SELECT id, name FROM records WHERE agency_id = $1 ORDER BY id"
 STRUCTURED = ("content-type", b"application/cloudevents+json")
 CE = (("ce_specversion", b"1.0"), ("ce_source", b"/upstream"), ("ce_type", b"com.example.export.wanted"))
@@ -66,11 +67,18 @@ def place_of(at: Message) -> str:
 
 
 def is_letter_of(letter: Message, request: Message, reason: str) -> None:
-    """Key, value and headers are the request's own, and the rest is added behind them."""
+    """Key, value and headers are the request's own, and the rest is added behind them; none is without a key."""
     valid_as("deadLetter", letter)
-    assert (letter.key, letter.value) == (request.key, request.value)
-    assert letter.headers[:-6] == request.headers
-    assert [name for name, _ in letter.headers[-6:]] == ADDED
+    added = ADDED
+    if request.key is None:
+        added = [*ADDED, "dlq_key"]
+        assert (letter.key, letter.header("dlq_key")) == (f"{request.partition}-{request.offset}".encode(), "null")
+    else:
+        assert letter.key == request.key
+    assert letter.value == request.value
+    assert letter.headers[: -len(added)] == request.headers
+    assert [name for name, _ in letter.headers[-len(added) :]] == added
+    assert letter.header("dlq_timestamp") == str(request.timestamp_ms)
     assert letter.header("dlq_reason") == reason
     assert letter.header("dlq_topic") == request.topic
     assert (letter.header("dlq_partition"), letter.header("dlq_offset")) == (
@@ -113,7 +121,11 @@ BAD = {
     "run id with a slash": Bad("invalid_request", "run_id", {"agency_id": 7, "run_id": "../7"}),
     "time without a zone": Bad("invalid_request", "since", {"agency_id": 7, "since": "2026-01-18T10:00:00"}),
     "unknown format": Bad("invalid_request", "format", {"agency_id": 7, "format": "parquet"}),
-    "a NUL, which Postgres can't store": Bad("invalid_request", "", {"agency_id": 7, "params": {"x": "a\0b"}}),
+    "a NUL, which Postgres can't store": Bad("invalid_request", "NUL", {"agency_id": 7, "requested_by": "a\0b"}),
+    "a since that nothing uses": Bad(
+        "invalid_request", "since: is not used", {"agency_id": 7, "since": "2026-01-18T10:00:00Z"}
+    ),
+    "a misspelt param": Bad("invalid_request", "params.regoin: is not used", {"agency_id": 7, "params": {"regoin": 1}}),
     "event without an id": Bad("invalid_event", "id", {"agency_id": 7}, CE),
     "event of another version": Bad("invalid_event", "1.0", {"agency_id": 7}, (("ce_specversion", b"0.3"), *CE[1:])),
     "structured without data": Bad("invalid_event", "data", {"specversion": "1.0", "id": "1"}, (STRUCTURED,)),
@@ -163,7 +175,7 @@ def test_a_header_without_a_value(shared: Shared) -> None:
 
     letter = shared.messages.wait_for_dead_letter(place)
 
-    assert letter.headers[:-6] == (("none", None), ("empty", b""))
+    assert letter.headers[: -len(ADDED) - 1] == (("none", None), ("empty", b""))
 
 
 def test_every_reason_has_a_message_above(shared: Shared) -> None:
@@ -386,7 +398,9 @@ def test_redrive_after_mending(service: Service, messages: Messages) -> None:
     assert service.cli("dead-letters", "redrive").returncode == 0
     service.serve("--once").ended()
     malformed = [each for each in messages.dead_letters() if each.header("dlq_reason") == "invalid_json"]
-    assert [(each.key, each.value, each.headers[:-6]) for each in malformed] == [(b"\xff", b"nonsense", ())] * 2
+    assert [(each.key, each.value, each.headers[: -len(ADDED)]) for each in malformed] == [
+        (b"\xff", b"nonsense", ())
+    ] * 2
     assert len(service.sql("SELECT FROM pipeline.runs")) == 3
 
 
@@ -406,3 +420,50 @@ def test_redrive_of_a_place_that_has_none(shared: Shared) -> None:
     assert done.returncode == 65
     assert "0:99999999" in message(done)
     assert shared.messages.ends() == ends
+
+
+# -- letters that Kafka refuses ------------------------------------------------------------------------
+
+
+def configure(messages: Messages, **options: str) -> None:
+    """Set options of the topic of dead letters."""
+    entries = [
+        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in options.items()
+    ]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, messages.dead_letters_topic, incremental_configs=entries)
+    for altered in messages.admin.incremental_alter_configs([resource]).values():
+        altered.result(20)
+
+
+def test_letters_that_kafka_refuses(service: Service, messages: Messages) -> None:
+    """None stops a good request. Those that it refuses for good stand in the database, and are found as the others."""
+    service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(one_dataset(RECORDS)))
+    configure(messages, cleanup_policy="compact")
+    serve = service.serve()
+    (place,) = messages.send(b"nonsense", partition=0)
+    messages.send({"agency_id": SMALL, "run_id": "good-1"}, partition=0)
+    is_letter_of(messages.wait_for_dead_letter(place), messages.request_at(place), "invalid_json")
+    messages.wait_for_completions(1, run_id="good-1")
+
+    configure(messages, max_message_bytes="150")
+    bare = {"agency_id": SMALL, "datasets": ["later"]}
+    (place,) = messages.send(bare, partition=0)
+    messages.send({"agency_id": SMALL, "run_id": "good-2"}, partition=0)
+    messages.wait_for_completions(1, run_id="good-2")
+    said = serve.wait_until_said("kept in the history's database")
+    assert (said["level"], said["reason"], said["offset"]) == ("error", "unknown_dataset", str(place[1]))
+    serve.stop()
+
+    request = messages.request_at(place)
+    stored, other = listed(service)
+    assert (stored["place"], stored["dlq_offset"], stored["key"]) == ("db:1", request.offset, None)
+    assert other["dlq_reason"] == "invalid_json"
+    shown = json.loads(service.cli("dead-letters", "show", "db:1", "--json").stdout)
+    assert json.loads(shown["value"]) == bare
+    done = service.cli("dead-letters", "redrive", "db:1")
+    assert done.returncode == 0, done.stderr
+    run_id = f"{request.topic}-{request.partition}-{request.offset}-{request.timestamp_ms}"
+    (again,) = [each for each in messages.all_of(messages.requests_topic) if run_id.encode() in (each.value or b"")]
+    assert again.json == {**bare, "run_id": run_id}
+    assert (again.key, again.headers) == (None, ())

@@ -63,6 +63,15 @@ class Refused:
 
 RUN = ("run", "agency_data_job")
 
+EVERYBODYS = "SELECT * FROM records -- WHERE agency_id = $1"
+NEWER = one_dataset("SELECT * FROM records WHERE agency_id = $1 AND created_at >= $2", args=("agency_id", "since"))
+UNTIL = {"add": {"until": "{until}"}}
+REGIONAL = "SELECT * FROM records WHERE agency_id = $1 AND status = $2 AND id > $3"
+DECLARING = {
+    **one_dataset(REGIONAL, args=("agency_id", "region", "depth")),
+    "params": {"region": {"type": "text", "required": True}, "depth": {"type": "integer", "default": 3}},
+}
+
 REFUSED = {
     "without its option": Refused(64, ("--agency-id", "--help"), RUN),
     "unknown command": Refused(64, ("explode", "--help"), ("explode",)),
@@ -82,6 +91,38 @@ REFUSED = {
         65,
         ("'invoices'", "records, documents, payments", "Correct the request"),
         (*RUN, "--agency-id", "1", "--dataset", "invoices"),
+    ),
+    "since that nothing uses": Refused(
+        65,
+        ("since: is not used by records, documents, payments",),
+        (*RUN, "--agency-id", "1", "--since", "2026-01-18T10:00Z"),
+    ),
+    "until that nothing asked for uses": Refused(
+        65,
+        ("until: is not used by records.", "used there: agency_id, since."),
+        (*RUN, "--agency-id", "1", "--dataset", "records", "--until", "2026-01-18T10:00Z"),
+        job={"datasets": [NEWER["datasets"][0], {**NEWER["datasets"][0], "name": "both", "steps": [UNTIL]}]},
+    ),
+    "misspelt param": Refused(
+        65, ("params.regoin: is not used by",), (*RUN, "--agency-id", "1", "--param", "regoin=x")
+    ),
+    "params that break their declaration": Refused(
+        65,
+        (
+            *("params.depth: must be an integer", "params.regoin: isn't declared", "params.region: is required"),
+            "declares region (text, required), depth (integer)",
+        ),
+        (*RUN, "--agency-id", "1", "--param", "depth=x", "--param", "regoin=x"),
+        job=DECLARING,
+    ),
+    "args that nothing provides": Refused(
+        65,
+        ("Dataset 'records': It uses regoin, which nothing provides", "declares region (text, required)"),
+        job=DECLARING
+        | one_dataset(REGIONAL, args=("agency_id", "regoin", "depth"), steps=[{"add": {"r": "{region}"}}]),
+    ),
+    "query of everybody's rows": Refused(
+        65, ("'records'", "doesn't use `agency_id`", "shared: true"), job=one_dataset(EVERYBODYS, shared=False)
     ),
     "every fault of a job config": Refused(
         65,
@@ -166,6 +207,25 @@ def test_refused(shared: Service, case: Refused) -> None:
         assert words in message(done)
     assert time.monotonic() - started < 30
     assert shared.tables() == before
+
+
+@pytest.fixture(scope="module")
+def latin1(shared: Service) -> Iterator[str]:
+    """The DSN of a database that can't store every text."""
+    name = f"latin1-{uuid4().hex[:12]}"
+    shared.sql(f"CREATE DATABASE \"{name}\" ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    yield shared.servers.postgres.dsn(name)
+    shared.servers.postgres.drop_database(name)
+
+
+@pytest.mark.parametrize("command", ["migrate", "serve", "config check --connect"])
+def test_a_history_that_cannot_store_every_text(shared: Service, latin1: str, command: str) -> None:
+    """Refused before anything is done, with the encoding and what to do: a request in Japanese would stop all."""
+    done = shared.cli(*command.split(), env={"PIPELINE_HISTORY__DSN": latin1})
+
+    assert done.returncode == 78, done.stderr
+    assert "LATIN1" in done.stdout + done.stderr
+    assert "ENCODING 'UTF8'" in done.stdout + done.stderr
 
 
 # -- runs that fail --------------------------------------------------------------------------------

@@ -213,7 +213,8 @@ def test_requests_that_are_refused(shared: Service) -> None:
 
 def of_api(source: Mapping[str, Any], name: str = "records", *steps: Any) -> dict[str, Any]:
     """A job config whose one dataset comes from an API."""
-    return {"job": "agency_data_job", "datasets": [{"name": name, "source": {"http": source}, "steps": list(steps)}]}
+    dataset = {"name": name, "source": {"http": source}, "shared": True, "steps": list(steps)}
+    return {"job": "agency_data_job", "datasets": [dataset]}
 
 
 def test_params_in_urls(shared: Service, api: UpstreamApi) -> None:
@@ -489,7 +490,8 @@ def test_templates_reach_into_nothing(shared: Service) -> None:
     """Only plain names of arguments stand in the braces of `add`: all else is refused before a row is read."""
     found = {}
     for template in TEMPLATES:
-        config = shared.job_config(one_dataset("SELECT 1 AS one", args=(), steps=[{"add": {"x": template}}]))
+        steps = [{"add": {"h0": "{h0}"}}, {"add": {"x": template}}]
+        config = shared.job_config(one_dataset("SELECT 1 AS one", args=(), steps=steps))
         done = shared.run(SMALL, "--config", config, "--param", "h0=x")
         found[template] = (done.returncode, "Step 'add'" in message(done), "plain braces" in message(done))
 
@@ -501,7 +503,7 @@ def test_url_templates_reach_into_nothing(shared: Service, api: UpstreamApi) -> 
     asked, found = len(api.asked), {}
     for template in TEMPLATES:
         for where in ({"url": api.url(f"/x/{template}")}, {"url": api.url("/x"), "query": {"q": template}}):
-            config = shared.job_config(of_api({"columns": {"a": "text"}, **where}))
+            config = shared.job_config(of_api({"columns": {"a": "text"}, **where}, "x", {"add": {"h0": "{h0}"}}))
             done = shared.run(SMALL, "--config", config, "--param", "h0=x")
             found[template, "query" in where] = done.returncode, "Traceback" in done.stderr
 

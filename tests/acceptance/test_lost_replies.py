@@ -15,6 +15,7 @@ import pytest
 from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import load_job_config
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import JobRequest, Run
 from pipeline_processing.postgres.run_store import PostgresRunStore
 from pipeline_processing.s3.client import S3Client
@@ -57,8 +58,10 @@ def run(service: Service, job: Mapping[str, Any] = JOB, **environment: str) -> R
     config = load_job_config(service.job_config(job))
 
     async def once() -> Run:
-        telemetry = telemetry_with([], {})
-        async with app.run_now(settings, config, tracer=telemetry.tracer, on_progress=lambda progress: None) as runner:
+        telemetry = telemetry_with([], {}, mask=Mask())
+        async with app.run_now(
+            settings, config, tracer=telemetry.tracer, mask=Mask(), on_progress=lambda progress: None
+        ) as runner:
             request = JobRequest(agency_id=LARGE, run_id=RUN)
             return await runner.run(request, run_id=RUN, trace_id="ab" * 16, span_id="cd" * 8)
 

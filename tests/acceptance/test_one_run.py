@@ -53,7 +53,7 @@ class Exported:
 def exported(new_service: NewService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     """One run of the large agency, started from scratch, for the tests that only look at what it left."""
     with new_service(tmp_path_factory.mktemp("exported"), warm=False) as service:
-        done = service.run(LARGE, "--run-id", RUN, "--param", "reason=audit")
+        done = service.run(LARGE, "--run-id", RUN)
         assert done.returncode == 0, done.stderr
         yield Exported(service, done, service.objects(), published_in(service, RUN, LARGE), service.history(RUN))
 
@@ -132,7 +132,6 @@ def test_the_history_has_the_run(exported: Exported) -> None:
     assert run["duration_ms"] == pytest.approx((run["finished_at"] - run["started_at"]).total_seconds() * 1000, abs=1)
     assert run["lease_expires_at"] is None
     assert (run["error_kind"], run["error_message"], run["dry_run"]) == (None, None, False)
-    assert run["request"]["params"] == {"reason": "audit"}
     assert set(run["timings"]) == {"source", "steps", "format", "upload"}
     folder = f"agency_id={LARGE}/run_id={RUN}"
     assert run["manifest_url"] == f"s3://{exported.service.bucket}/{PREFIX}/{folder}/_manifest.json"
@@ -275,6 +274,25 @@ def test_since_until_and_params_reach_the_query(service: Service) -> None:
     request = service.history("window-1")["request"]
     assert datetime.fromisoformat(request["since"]) == datetime.fromisoformat("2026-01-03T00:00Z")
     assert request["params"] == {"label": label}
+
+
+def test_only_what_is_new_without_a_guard_against_null(service: Service) -> None:
+    """The first run of `since: last_success` exports everything, the next one only what has come since."""
+    query = "SELECT id FROM records WHERE agency_id = $1 AND created_at >= $2 AND created_at < $3 ORDER BY id"
+    job = one_dataset(query, args=("agency_id", "since", "until"), since="last_success")
+
+    def run(run_id: str, name: str = "records", **options: Any) -> list[int]:
+        config = service.job_config(changed(job, records={"name": name, **options}))
+        done = service.run(SMALL, "--run-id", run_id, "--config", config)
+        assert done.returncode == 0, done.stderr
+        return [row["id"] for row in dataset_rows(service, published_in(service, run_id, SMALL), name)]
+
+    everything = [row["id"] for row in service.sql("SELECT id FROM records WHERE agency_id = $1 ORDER BY id", SMALL)]
+    assert run("null-1", name="never", initial=None) == []
+    assert run("initial-1", name="later", initial="2026-01-03T00:00:00Z") == everything[1:]
+    assert run("first-1") == everything
+    service.sql("INSERT INTO records (id, agency_id, name, created_at) VALUES ($1, $2, 'new', now())", 1999, SMALL)
+    assert run("second-1") == [1999]
 
 
 def test_several_agencies_at_once(service: Service) -> None:

@@ -47,7 +47,8 @@ class Past(Shared):
 @pytest.fixture(scope="module")
 def past(new_service: NewService, kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
     """One in ten of the 100 is more than a dry run; some have names and some have not; there are others beside them."""
-    job = one_dataset(RECORDS, expect={"min_rows": 1})
+    job = one_dataset(RECORDS, steps=[{"add": {"n": "{n}"}}], expect={"min_rows": 1})
+    job["params"] = {"n": {"type": "integer", "default": None}}
     with (
         new_service(tmp_path_factory.mktemp("replay")) as service,
         shared_serve(service, kafka, job=job, env={"PIPELINE_WORKER__MAX_RUNS_PER_AGENCY": "4"}) as shared,

@@ -79,7 +79,9 @@ def shared(
     """A `serve` that works on one run at a time. Agencies without rows fail."""
     sources = {"documents": DOCUMENTS, "slow": WIDE_AND_SLOW}
     query = {name: {"source": {"postgres": {"query": text, "args": ["agency_id"]}}} for name, text in sources.items()}
-    job = changed(JOB, records={"expect": {"min_rows": 1}}, documents=query["documents"])
+    steps = [*JOB["datasets"][0]["steps"], {"add": {"reason": "{reason}", "since": "{since}"}}]
+    job = changed(JOB, records={"expect": {"min_rows": 1}, "steps": steps}, documents=query["documents"])
+    job["params"] = {"reason": {"type": "text", "default": None}}
     job["datasets"].append({"name": "slow", **query["slow"]})
     with new_service(tmp_path_factory.mktemp("requests")) as service:
         postgres = service.environment["PIPELINE_SOURCE__DSN"]

@@ -360,7 +360,8 @@ def test_an_api_that_is_the_source(shared: Service, api: UpstreamApi, path: str)
     """The same, with dataset and page."""
     code, kind, says = UPSTREAM[path]
     source = {"http": {**access(api, path), "columns": {"id": "text"}}}
-    config = shared.job_config({"job": "agency_data_job", "datasets": [{"name": "labels", "source": source}]})
+    dataset = {"name": "labels", "source": source, "shared": True}
+    config = shared.job_config({"job": "agency_data_job", "datasets": [dataset]})
     run_id = f"source-{uuid4().hex[:8]}"
 
     done = shared.run(SMALL, "--run-id", run_id, "--config", config, env=TOKEN)

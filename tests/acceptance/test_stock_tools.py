@@ -86,6 +86,7 @@ def exported(new_service: NewService, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("stock-tools")
     rotated = {
         "source": {"postgres": {"query": "SELECT * FROM samples ORDER BY id"}},
+        "shared": True,
         "max_artifact_rows": PER_ARTIFACT,
     }
     datasets = [
@@ -221,8 +222,9 @@ REDSHIFT: dict[str, Any] = {
 def test_a_manifest_of_one_dataset_is_one_for_redshift(service: Service) -> None:
     """It has the documented form, names each artifact and nothing else, and tells the true sizes."""
     service.sql(TABLE)
-    dataset = {"name": "samples", "source": {"postgres": {"query": "SELECT * FROM samples"}}, "compression": "gzip"}
-    config = service.job_config({"job": "agency_data_job", "datasets": [{**dataset, "max_artifact_rows": 1000}]})
+    source = {"postgres": {"query": "SELECT * FROM samples"}}
+    dataset = {"name": "samples", "source": source, "shared": True, "compression": "gzip", "max_artifact_rows": 1000}
+    config = service.job_config({"job": "agency_data_job", "datasets": [dataset]})
 
     done = service.run(SMALL, "--run-id", RUN, "--config", config)
 
@@ -248,8 +250,8 @@ def test_two_destinations_have_the_same_objects_and_one_manifest(service: Servic
     source = {"postgres": {"query": "SELECT id, name, moment FROM samples ORDER BY id"}}
     options = {"max_artifact_rows": 1000, "steps": [{"cast": {"name": "boolean"}}], "on_row_error": "quarantine"}
     datasets = [
-        {"name": "samples", "source": source, "compression": "zstd", "max_artifact_rows": 1000},
-        {"name": "odd", "source": source, "format": "csv", **options},
+        {"name": "samples", "source": source, "shared": True, "compression": "zstd", "max_artifact_rows": 1000},
+        {"name": "odd", "source": source, "shared": True, "format": "csv", **options},
     ]
     destinations = [{"file": {"path": str(folder)}}, {"s3": {"bucket": service.bucket, "prefix": "copies"}}]
     job = {"job": "agency_data_job", "datasets": datasets, "destinations": destinations}

@@ -43,6 +43,9 @@ ROWS = (
 """While its gate is closed a run of HUGE goes on slowly, a batch a second, for 40 s; once it is open it ends."""
 assert (HUGE, NOBODY) == (4, 999)
 
+STEPS = [{"select": ["id"]}, {"add": {"colour": "{colour}", "window": "{since} to {until}"}}]
+JOB = one_dataset(ROWS, steps=STEPS, expect={"min_rows": 1}) | {"params": {"colour": {"type": "text", "default": None}}}
+
 NOWHERE = "127.0.0.1:1"
 """Nothing listens there."""
 
@@ -52,9 +55,7 @@ def shared(new_service: NewService, kafka: KafkaServer, tmp_path_factory: pytest
     """A `serve` whose job fails for agencies without rows."""
     with (
         new_service(tmp_path_factory.mktemp("submit")) as service,
-        shared_serve(
-            service, kafka, job=one_dataset(ROWS, steps=[{"select": ["id"]}], expect={"min_rows": 1})
-        ) as opened,
+        shared_serve(service, kafka, job=JOB) as opened,
     ):
         yield opened
 
@@ -196,6 +197,8 @@ def test_wrong_requests(shared: Shared) -> None:
         (65, "agency_id 0", ("--agency-id", 0, "--agency-id", 1)),
         (65, "deadline", ("--agency-id", 1, "--deadline", "tomorrow")),
         (65, "run_id", ("--agency-id", 1, "--run-id", "no spaces")),
+        (65, "params.color: isn't declared", ("--agency-id", 1, "--param", "color=red")),
+        (65, "no dataset 'invoices'", ("--agency-id", 1, "--dataset", "invoices")),
         (64, "--agency-id", ()),
         (64, "--run-id", ("--agency-id", 1, "--agency-id", 2, "--run-id", "x")),
         (64, "--file", ("--agency-id", 1, "--file", "x.ndjson")),
@@ -237,7 +240,9 @@ def test_following_to_the_worst_run(shared: Shared) -> None:
 
 def test_following_a_request_that_is_refused(shared: Shared) -> None:
     """A dead letter ends the following, with 65; so does one among others that succeed."""
-    done = submit(shared, "--agency-id", SMALL, "--dataset", "invoices", "--follow")
+    # Without a job config, only a worker can tell.
+    options = ("--agency-id", SMALL, "--dataset", "invoices", "--follow")
+    done = submit(shared, *options, env={"PIPELINE_JOB_CONFIG_FILE": None})
 
     assert done.returncode == 65, done.stderr
     (run_id,) = printed_run_ids(done)

@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 # What `run` and `serve` import when they are called.
@@ -40,9 +41,10 @@ class Forked:
         self.returncode: int | None = None
         self._outputs = [folder / f"{name}-{time.monotonic_ns()}" for name in ("stdout", "stderr")]
         files = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) for path in self._outputs]
+        inherited = _open_files()
         self.pid = os.fork()
         if self.pid == 0:
-            _become(command, files, env, folder)
+            _become(command, files, env, folder, inherited)
         for file in files:
             os.close(file)
 
@@ -79,7 +81,23 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _become(command: Sequence[str], files: Sequence[int], env: Mapping[str, str], folder: Path) -> None:
+def _open_files() -> dict[int, tuple[int, int]]:
+    """Which file each descriptor of this process is open on."""
+    found = {}
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # that of the listing itself
+            stat = os.fstat(fd)
+            found[fd] = stat.st_dev, stat.st_ino
+    return found
+
+
+def _become(
+    command: Sequence[str],
+    files: Sequence[int],
+    env: Mapping[str, str],
+    folder: Path,
+    inherited: Mapping[int, tuple[int, int]],
+) -> None:
     """Never returns: runs `python COMMAND…` and ends the process."""
     code = 255
     gc.freeze()  # what is ours stays ours: clients of Kafka wait for their threads when they go, which weren't forked
@@ -87,7 +105,11 @@ def _become(command: Sequence[str], files: Sequence[int], env: Mapping[str, str]
         nothing = os.open(os.devnull, os.O_RDONLY)
         for target, source in enumerate((nothing, *files)):
             os.dup2(source, target)
-        os.closerange(3, 10_000)  # pytest's own files and connections
+        # pytest's own files and connections. Not what libuv has opened anew for a forked process: without that it
+        # hangs as soon as it starts another process.
+        for fd, file in _open_files().items():
+            if fd > 2 and inherited.get(fd) == file:
+                os.close(fd)
         sys.stdin, sys.stdout, sys.stderr = (open(fd, mode, encoding="utf-8") for fd, mode in enumerate("rww"))  # noqa: SIM115
         os.chdir(folder)
         os.environ.clear()

@@ -13,6 +13,7 @@ from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.app_data import sources
 from pipeline_processing.cli.event_loop import run_async
 from pipeline_processing.destinations import Destinations
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import JobRequest, UploadRef
 from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.ports import LastSuccess
@@ -30,7 +31,7 @@ async def seconds_of_a_run(dsn: str, config: AgencyJobConfig) -> tuple[float, in
 
     settings = load_settings({"PIPELINE_SOURCE__DSN": dsn, "PIPELINE_SECRETS__SALT": "bench"}).settings
     started = time.perf_counter()
-    async with sources(settings, config, runs=1) as (source, services):
+    async with sources(settings, config, runs=1, mask=Mask()) as (source, services):
         processor = AgencyProcessor(
             run=RunContext(run_id="bench", attempt=1, trace_id="0" * 32, request=JobRequest(agency_id=1)),
             source=source,
@@ -40,6 +41,7 @@ async def seconds_of_a_run(dsn: str, config: AgencyJobConfig) -> tuple[float, in
             on_upload=no_upload,
             on_progress=lambda counts, *, stage, bytes_written: None,
             tracer=TracerProvider().get_tracer("bench"),
+            mask=Mask(),
             max_row_bytes=16 * 1024 * 1024,
         )
         export = await processor.process_agency(1, config)

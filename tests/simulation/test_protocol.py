@@ -72,10 +72,11 @@ def test_lives_are_eventful() -> None:
         for record in world.runs._records.values():
             ends.update([record.run.state.value, *(attempt.outcome for attempt in record.attempts)])
         ends.update(refused=world.kafka.refused, asked_again=len(world.kafka.asked_again))
+        ends.update(letters_refused=world.letters.refused)
         told = Counter(stored.event.run_id for stored in world.kafka.completions)
         ends.update(told_again=sum(times > 1 for times in told.values()))
     assert all(ends[state] >= 5 for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)), ends
     assert all(ends[outcome] >= 5 for outcome in ("lost", "retrying", "handed_back")), ends
     assert ends["voided"] >= 1, ends
     assert all(ends[f"destinations: {number}"] >= 5 for number in (1, 2, 3)), ends
-    assert all(ends[trouble] >= 5 for trouble in ("refused", "asked_again", "told_again")), ends
+    assert all(ends[trouble] >= 5 for trouble in ("refused", "asked_again", "told_again", "letters_refused")), ends

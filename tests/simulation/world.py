@@ -6,8 +6,8 @@ Every call of a worker may be refused, lose its reply, or be on its way for so l
 died or been superseded before it takes effect. At any call a worker may pause for longer than its lease, be killed
 without cleaning up, or be drained, and then hang while it leaves an upload. Some runs end the process that reads their
 rows, each time. Workers have one of two job configs. Runs are cancelled, uploads removed by a lifecycle rule, requests
-delivered again, and acks of announced events lost. What happens depends on the seed alone. While it happens, the
-promises are watched that hold at every moment; see `promises.py`.
+delivered again, acks of announced events lost, and dead letters refused for good (`letters.py`). What happens depends
+on the seed alone. While it happens, the promises are watched that hold at every moment; see `promises.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
 from pipeline_processing.executor import Executor
 from pipeline_processing.lease import Leases
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.ports import Claim, Incoming, Origin
@@ -31,6 +32,7 @@ from pipeline_processing.shielded import shielded
 from pipeline_processing.stored_text import planned_uploads
 from pipeline_processing.telemetry import IdsOnlyTracer
 from tests.simulation.kafka import Kafka
+from tests.simulation.letters import Letters
 from tests.simulation.promises import Promises
 from tests.unit.in_memory import (
     INLINE_LIMIT,
@@ -132,6 +134,7 @@ class World:
         """The first has the manifests."""
         self.promises = Promises(self.runs, self.destinations, datasets=DATASETS)
         self.kafka = Kafka(self)
+        self.letters = Letters(self, datasets=DATASETS, config_id=CONFIGS[0])
         self.pace = self.choose.choice((0.0, 0.2, 1.0, 3.0))
         """Seconds that reading or sending something takes at most."""
         self.exports = 0
@@ -148,6 +151,7 @@ class World:
         tasks.append(asyncio.create_task(self._lifecycle_rule()))
         tasks.append(asyncio.create_task(self.kafka.redeliver(requests)))
         tasks += [asyncio.create_task(self.kafka.announce()) for _ in range(2)]
+        tasks.append(asyncio.create_task(self.letters.happen(requests)))
         while not await self._at_rest():
             assert self.clock.monotonic() < PATIENCE, f"not finished: {self._states()}"
             for task in tasks:
@@ -169,6 +173,7 @@ class World:
             self.promises.only_poison_has_failed(self.poison)
         for record in self.runs._records.values():
             self.kafka.told(record.run)
+        await self.letters.all_put_aside()
 
     def note(self, who: str, what: str) -> None:
         self.trace.append(f"{self.clock.monotonic():8.3f} {who:6} {what}")
@@ -261,7 +266,8 @@ class World:
         finished = all(record.run.state.finished for record in self.runs._records.values())
         idle = all([await self.runs.idle(config_id=config_id) for config_id in CONFIGS])
         assert finished or not idle, f"idle, but {self._states()}"
-        return idle and not self.requests and not any(process.at_work for process in self._processes())
+        settled = await self.letters.settled()
+        return idle and settled and not self.requests and not any(process.at_work for process in self._processes())
 
     def _processes(self) -> list[Worker]:
         return [process for worker in self.workers for process in (worker, *worker.children)]
@@ -299,6 +305,7 @@ class Worker:
             leases=self.leases,
             clock=clock,
             tracer=IdsOnlyTracer(),
+            mask=Mask(),
             retry=RetryPolicy(
                 max_attempts=5,
                 first_delay=0.5,

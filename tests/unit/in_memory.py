@@ -21,6 +21,7 @@ from pipeline_processing.executor import Attempted, Executor, Isolated
 from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.installation import INSTALLATION_KEY
 from pipeline_processing.lease import Leases
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.memory.run_record import RunRecord
 from pipeline_processing.memory.run_store import MemoryRunStore
@@ -73,8 +74,8 @@ def incoming(
 
 def job(*names: str, **options: Any) -> AgencyJobConfig:
     """A job of these datasets, all with the same options."""
-    source = {"postgres": {"query": "SELECT"}}
-    return AgencyJobConfig.model_validate({"datasets": [{"name": name, "source": source, **options} for name in names]})
+    source = {"postgres": {"query": "SELECT", "args": ["agency_id", "since", "until"]}}
+    return AgencyJobConfig.model_validate({"datasets": [{"name": name, "source": source} | options for name in names]})
 
 
 # -- in between ----------------------------------------------------------------------------------
@@ -315,6 +316,7 @@ class Service:
             leases=Leases(runs=runs, clock=clock, length=lease, on_time=clock.hear),
             clock=clock,
             tracer=IdsOnlyTracer(),
+            mask=Mask(),
             retry=self.retry,
             max_runs_per_agency=self.max_runs_per_agency,
             max_row_bytes=1_000_000,

@@ -9,7 +9,9 @@ from unittest.mock import patch
 from pipeline_processing.dead_letters import dead_letter, without_value
 from pipeline_processing.errors import RequestError
 from pipeline_processing.job_messages import received
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.broker import MemoryBroker
+from pipeline_processing.memory.letters import MemoryLetters
 from pipeline_processing.memory.run_store import MemoryRunStore
 from pipeline_processing.messaging import Outgoing, Record
 from pipeline_processing.model import JobRequest, Plan, Run, RunFailure
@@ -31,6 +33,7 @@ class Past:
         self.clock = SteppedClock()
         self.broker = MemoryBroker(clock=self.clock, topics=[TOPIC, LETTERS], partitions=partitions)
         self.runs = MemoryRunStore(clock=self.clock)
+        self.kept = MemoryLetters(clock=self.clock)
         self._taken: dict[int, int] = {}
 
     @property
@@ -82,8 +85,13 @@ class Past:
     def put_aside(self, record: Record, error: RequestError, *, left_out: bool = False) -> Record:
         """A dead letter of it, a second after whatever was before."""
         self.clock.pass_(1)
-        letter = dead_letter(record, error, topic=LETTERS, now=self.clock.now())
+        letter = dead_letter(record, error, topic=LETTERS, now=self.clock.now(), mask=Mask())
         return self.broker.put(without_value(letter) if left_out else letter)
+
+    async def keep(self, record: Record, error: RequestError) -> None:
+        """A dead letter of it that the broker refuses for good, a second after whatever was before."""
+        self.clock.pass_(1)
+        await self.kept.keep([dead_letter(record, error, topic=LETTERS, now=self.clock.now(), mask=Mask())])
 
     async def succeed(self, *run_ids: str) -> None:
         """The runs end well, with nothing to publish."""
@@ -115,12 +123,17 @@ class Past:
             yield self.runs
 
         @asynccontextmanager
+        async def letters(settings: Settings) -> AsyncIterator[MemoryLetters]:
+            yield self.kept
+
+        @asynccontextmanager
         async def broker(settings: Settings) -> AsyncIterator[MemoryBroker]:
             yield self.broker
 
         app = "pipeline_processing.app"
         with (
             patch(f"{app}.history", history),
+            patch(f"{app}.letters", letters),
             patch(f"{app}.topics", broker),
             patch(f"{app}.events", broker),
             patch("pipeline_processing.clock.SystemClock", lambda: self.clock),

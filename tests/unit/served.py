@@ -11,7 +11,10 @@ import orjson
 
 from pipeline_processing.health import Health, Pulse
 from pipeline_processing.intake import Intake
+from pipeline_processing.lasting_events import LastingEvents
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.broker import MemoryBroker
+from pipeline_processing.memory.letters import MemoryLetters
 from pipeline_processing.messaging import Headers, Outgoing, Record, RequestStream
 from pipeline_processing.outage import Outage
 from pipeline_processing.outbox import Outbox
@@ -30,17 +33,19 @@ class Served:
     `send`, and to `poll`, `commit` and `lag` of the group's member.
     """
 
-    def __init__(self, *, drain_seconds: float = 60.0, concurrency: int = 4) -> None:
+    def __init__(self, *, drain_seconds: float = 60.0, concurrency: int = 4, may_create: bool = True) -> None:
         self.service = Service()
         self.clock = self.service.clock
-        self.broker = MemoryBroker(clock=self.clock, topics=TOPICS, creates=TOPICS)
+        self.broker = MemoryBroker(clock=self.clock, topics=TOPICS, creates=TOPICS, may_create=may_create)
         self.of_kafka = Between()
         self.kafka, self.history, self.storage = Outage("Kafka"), Outage("the history"), Outage("the destination")
         self.pulses = {name: Pulse(name, clock=self.clock) for name in ("intake", "worker", "outbox")}
         self.health = Health(pulses=list(self.pulses.values()), outages=(self.kafka, self.history, self.storage))
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         runs: Any = Interposed(self.service.runs, self.service.between)
-        events: Any = Interposed(self.broker, self.of_kafka)
+        events: Any = LastingEvents(Interposed(self.broker, self.of_kafka), topics=self.broker)
+        self.kept = MemoryLetters(clock=self.clock)
+        kept: Any = Interposed(self.kept, self.service.between)
         self.outbox = Outbox(
             runs=runs,
             events=events,
@@ -64,10 +69,12 @@ class Served:
             events=events,
             dead_letters_topic=DEAD_LETTERS,
             runs=runs,
+            letters=kept,
             config=self.service.config,
             config_id=CONFIG_ID,
             clock=self.clock,
             tracer=IdsOnlyTracer(),
+            mask=Mask(),
             pulse=self.pulses["intake"],
             kafka=self.kafka,
             history=self.history,

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from pipeline_processing.dead_letters import DeadLetter, dead_letter, without_value
 from pipeline_processing.errors import InvalidJson, InvalidRequest, PlaceUnknown, RequestTooLarge, UnknownDataset
 from pipeline_processing.job_messages import received, run_id_of_place
+from pipeline_processing.masking import Mask
 from pipeline_processing.messaging import Outgoing, Record
-from pipeline_processing.redrive import DeadLetters, Redrive, Redriven, Wanted
+from pipeline_processing.redrive import DeadLetters, Redrive, Redriven, Wanted, letter_place
 from tests.unit.past_requests import LETTERS, TOPIC, Past
 from tests.unit.stepped_clock import START
 
 UNUSABLE = InvalidRequest("agency_id: Field required.")
 UNKNOWN = UnknownDataset(["permits"], available=["records"])
-OURS = ["dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at"]
+FIRST = ["dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at"]
+"""The headers of letters of the first version."""
+OURS = [*FIRST, "dlq_timestamp"]
 
 
 @pytest.fixture
@@ -34,12 +37,16 @@ def letter_of(past: Past, record: Record, error: Any = UNUSABLE, **how: bool) ->
     return letter
 
 
+def letters_in(past: Past) -> DeadLetters:
+    return DeadLetters(topics=past.broker, topic=LETTERS, kept=past.kept)
+
+
 async def redriven(past: Past, wanted: Wanted = Wanted()) -> tuple[list[Record], list[Redriven], int]:  # noqa: B008
     """What was sent, what was told, and how many letters said the same as another."""
     seen = {(record.partition, record.offset) for record in past.sent}
     told: list[Redriven] = []
     redrive = Redrive(
-        topics=past.broker, events=past.broker, letters_topic=LETTERS, requests_topic=TOPIC, tell=told.append
+        topics=past.broker, events=past.broker, letters=letters_in(past), requests_topic=TOPIC, tell=told.append
     )
     await redrive.run(wanted)
     return [r for r in past.sent if (r.partition, r.offset) not in seen], told, redrive.repeated
@@ -63,6 +70,7 @@ def test_a_dead_letter_keeps_the_request_untouched(past: Past) -> None:
         str(record.partition).encode(),
         str(record.offset).encode(),
         past.clock.now().isoformat().encode(),
+        str(record.timestamp_ms).encode(),
     ]
 
 
@@ -77,6 +85,20 @@ def test_a_dead_letter_is_read_as_it_was_written(past: Past) -> None:
     assert letter.place == f"{letter.record.partition}:{letter.record.offset}"
     assert not letter.left_out
     assert letter.original(timestamp_ms=record.timestamp_ms) == record
+
+
+def test_a_letter_always_has_a_key(past: Past) -> None:
+    """That of its place where the request has none: a compacted topic takes no other. The request's own is known."""
+    nameless = letter_of(past, past.send("{}", key=None))
+    empty = letter_of(past, past.send("{}", key=b""))
+    long = letter_of(past, past.send("x" * 1000, key=b"k" * 2000), RequestTooLarge(1000, limit=10), left_out=True)
+
+    assert nameless.record.key == f"{nameless.partition}-{nameless.offset}".encode()
+    assert nameless.record.header("dlq_key") == b"null"
+    assert (nameless.original_key, nameless.key_left_out) == (None, False)
+    assert (empty.record.key, empty.original_key, empty.record.header("dlq_key")) == (b"", b"", None)
+    assert long.record.key == f"{long.partition}-{long.offset}".encode()
+    assert (long.original_key, long.key_left_out) == (None, True)
 
 
 def test_a_dead_letter_of_a_dead_letter_is_one(past: Past) -> None:
@@ -121,6 +143,7 @@ def test_what_a_broker_refuses_for_its_size_leaves_its_reason(past: Past) -> Non
         (),
         (("dlq_reason", b"x"),),
         tuple((name, b"1") for name in OURS[::-1]),
+        tuple((name, b"1") for name in OURS[1:]),
         tuple((name, b"x") for name in OURS),
         tuple((name, "٣".encode()) for name in OURS),
         tuple((name, b"9" * 5000) for name in OURS),
@@ -145,7 +168,7 @@ def test_no_request_is_changed_by_being_put_aside(
 ) -> None:
     """Whatever it is, it comes back."""
     record = Record(TOPIC, 1, 2, 3, value, value, tuple(headers))
-    letter = dead_letter(record, InvalidRequest(message), topic=LETTERS, now=START)
+    letter = dead_letter(record, InvalidRequest(message), topic=LETTERS, now=START, mask=Mask())
     stored = Record(LETTERS, 0, 0, 0, letter.key, letter.value, letter.headers)
     found = DeadLetter.of(stored)
 
@@ -164,10 +187,10 @@ async def test_letters_are_listed_newest_first(past: Past) -> None:
     for n in range(6):
         past.put_aside(past.send("{}", key=str(n).encode()), UNKNOWN if n % 2 else UNUSABLE)
     past.broker.put(Outgoing(LETTERS, b"x", b"no letter"))
-    letters = DeadLetters(topics=past.broker, topic=LETTERS)
+    letters = letters_in(past)
 
     async def keys(wanted: Wanted = Wanted(), limit: int = 10) -> str:  # noqa: B008
-        return b"".join(each.record.key or b"" for each in await letters.newest(wanted, limit=limit)).decode()
+        return b"".join(each.original_key or b"" for each in await letters.newest(wanted, limit=limit)).decode()
 
     assert await keys() == "543210"
     assert await keys(limit=2) == "54"
@@ -180,7 +203,7 @@ async def test_a_place_without_a_letter_is_an_error(past: Past) -> None:
     """Gone, never there, or something else: with the way to those that are there."""
     letter = letter_of(past, past.send("{}"))
     past.broker.put(Outgoing(LETTERS, b"7", b"no letter"))
-    letters = DeadLetters(topics=past.broker, topic=LETTERS)
+    letters = letters_in(past)
     partition = letter.record.partition
 
     assert await letters.at([(partition, 0)]) == [letter]
@@ -204,21 +227,40 @@ async def test_a_letter_is_resent_as_the_request_came(past: Past) -> None:
     assert (told.run_id, told.obstacle, repeated) == ("a", None, 0)
 
 
-async def test_a_bare_request_keeps_the_run_of_its_first_place(past: Past) -> None:
-    """The time is the topic's, so that an offset reset and the letter ask for the same run."""
-    record = past.send('{"agency_id": 7}')
+@pytest.mark.parametrize("key", [b"7", None])
+async def test_a_bare_request_keeps_the_run_of_its_first_place(past: Past, key: bytes | None) -> None:
+    """Its time is kept with the letter: an offset reset and the letter ask for the same run, whatever is gone since."""
+    record = past.send('{"agency_id": 7}', key=key)
     past.put_aside(record, UNKNOWN)
     past.clock.pass_(100)
+    past.broker.partition(TOPIC, record.partition).expire(1)
 
     [sent], [told], _ = await redriven(past)
 
     assert told.run_id == run_id_of_place(record) == received(record).run_id == received(sent).run_id
+    assert sent.key == key
+
+
+def put_aside_by_the_first_version(past: Past, record: Record) -> None:
+    """A letter that doesn't say the request's own time."""
+    letter = dead_letter(record, UNKNOWN, topic=LETTERS, now=past.clock.now(), mask=Mask())
+    past.broker.put(replace(letter, key=record.key, headers=(*record.headers, *letter.headers[-7:-1])))
+
+
+async def test_a_letter_of_the_first_version_goes_by_the_time_at_its_first_place(past: Past) -> None:
+    """As long as it is there."""
+    record = past.send('{"agency_id": 7}')
+    put_aside_by_the_first_version(past, record)
+
+    [sent], [told], _ = await redriven(past)
+
+    assert told.run_id == run_id_of_place(record) == received(sent).run_id
 
 
 async def test_a_request_that_retention_took_still_keeps_one_run(past: Past) -> None:
     """With 0 for the time that nobody knows any more: the same however often it is resent."""
     record = past.send('{"agency_id": 7}')
-    past.put_aside(record, UNKNOWN)
+    put_aside_by_the_first_version(past, record)
     past.broker.partition(TOPIC, record.partition).expire(1)
 
     first, [told], _ = await redriven(past)
@@ -231,7 +273,7 @@ async def test_a_request_that_retention_took_still_keeps_one_run(past: Past) -> 
 async def test_another_message_at_the_first_place_is_not_taken_for_it(past: Past) -> None:
     """The topic was made anew: its record says nothing of the letter's."""
     record = past.send('{"agency_id": 7}')
-    past.put_aside(record, UNKNOWN)
+    put_aside_by_the_first_version(past, record)
     past.broker.create(TOPIC)
     past.send('{"agency_id": 7, "priority": 1}')
 
@@ -243,7 +285,7 @@ async def test_another_message_at_the_first_place_is_not_taken_for_it(past: Past
 async def test_a_topic_that_is_gone_is_no_obstacle(past: Past) -> None:
     """Requests came from another one, before it was renamed."""
     record = replace(past.send('{"agency_id": 7}'), topic="old.requests")
-    past.put_aside(record, UNKNOWN)
+    put_aside_by_the_first_version(past, record)
 
     [sent], [told], _ = await redriven(past)
 
@@ -298,6 +340,31 @@ async def test_resending_twice_makes_no_second_run(past: Past) -> None:
     assert [run.agency_id for run in await past.all_runs()] == [1, 2, 3]
 
 
+async def test_letters_in_the_database_are_among_the_others(past: Past) -> None:
+    """Listed by age, found by `db:` and their number, and resent as the request came."""
+    past.put_aside(past.send('{"agency_id": 1}', key=b"1"), UNKNOWN)
+    await past.keep(past.send('{"agency_id": 2}', key=b"2", x="y"), UNUSABLE)
+    bare = past.send('{"agency_id": 3}', key=None)
+    await past.keep(bare, UNKNOWN)
+    past.put_aside(past.send('{"agency_id": 4}', key=b"4"), UNKNOWN)
+    letters = letters_in(past)
+
+    listed = await letters.newest(Wanted(), limit=3)
+    assert [each.original_key for each in listed] == [b"4", None, b"2"]
+    assert [each.place for each in listed[1:]] == ["db:2", "db:1"]
+    assert [each.place for each in await letters.newest(Wanted(reason="invalid_request"), limit=3)] == ["db:1"]
+    [found] = await letters.at([letter_place("db:1")])
+    assert found.original_headers == (("x", b"y"),)
+    with pytest.raises(PlaceUnknown, match="no dead letter at db:9, "):
+        await letters.at([letter_place("db:1"), letter_place("db:9")])
+
+    [sent], _, _ = await redriven(past, Wanted(places=[letter_place("db:2")]))
+    assert (sent.key, received(sent).run_id) == (None, run_id_of_place(bare))
+    everything, _, repeated = await redriven(past)
+    assert sorted(received(each).request.agency_id for each in everything) == [1, 2, 3, 4]
+    assert repeated == 0
+
+
 async def test_only_what_is_wanted_is_resent(past: Past) -> None:
     """By place, by reason, by time."""
     letters = [
@@ -339,7 +406,7 @@ async def test_a_useless_request_is_resent_and_said_to_be_useless(past: Past) ->
 
 async def test_a_value_that_was_left_out_is_fetched_from_where_it_is(past: Past) -> None:
     """With the headers that were left out as well; both are said to be gone when they are."""
-    there = past.send(json.dumps({"agency_id": 7, "requested_by": "x" * 100}), traceparent="x")
+    there = past.send(json.dumps({"agency_id": 7, "requested_by": "x" * 100}), key=b"k" * 2000, traceparent="x")
     gone = past.send(json.dumps({"agency_id": 8, "requested_by": "x" * 100}), key=b"8")
     for record in (there, gone):
         past.put_aside(record, RequestTooLarge(100, limit=10), left_out=True)
@@ -349,7 +416,7 @@ async def test_a_value_that_was_left_out_is_fetched_from_where_it_is(past: Past)
 
     [sent], told, _ = await redriven(past)
 
-    assert sent.headers == there.headers
+    assert (sent.key, sent.headers) == (there.key, there.headers)
     assert received(sent).run_id == run_id_of_place(there)
     assert sorted(each.obstacle or "" for each in told) == [
         "",

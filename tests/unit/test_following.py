@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from pipeline_processing.dead_letters import DeadLetter, dead_letter
 from pipeline_processing.errors import AccessDenied, ConflictingRequest, UnknownDataset
 from pipeline_processing.following import Follower, Outcome, exit_code_of
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.broker import MemoryBroker
 from pipeline_processing.messaging import Outgoing
 from pipeline_processing.model import JobRequest, RunCompletion, RunFailure, RunProgress, RunState
@@ -118,7 +119,7 @@ class Scene:
     def letter(self, agency_id: int = 1) -> Outgoing:
         """The dead letter of a request that was sent."""
         (record,) = [each for each in self.kafka.records(REQUESTS) if each.key == str(agency_id).encode()]
-        return dead_letter(record, CONFLICT, topic=LETTERS, now=EPOCH)
+        return dead_letter(record, CONFLICT, topic=LETTERS, now=EPOCH, mask=Mask())
 
 
 @in_virtual_time
@@ -195,10 +196,10 @@ async def test_dead_letters_of_others_do_not_count() -> None:
     theirs = replace(mine, headers=(("traceparent", b"00-" + b"ef" * 16 + b"-" + b"ef" * 8 + b"-01"),))
 
     async with scene.following():
-        scene.kafka.put(dead_letter(theirs, CONFLICT, topic=LETTERS, now=EPOCH))
+        scene.kafka.put(dead_letter(theirs, CONFLICT, topic=LETTERS, now=EPOCH, mask=Mask()))
         scene.kafka.put(Outgoing(LETTERS, b"1", b"{", mine.headers))
         scene.kafka.put(Outgoing(LETTERS, None, None))
-        scene.kafka.put(dead_letter(replace(mine, headers=()), CONFLICT, topic=LETTERS, now=EPOCH))
+        scene.kafka.put(dead_letter(replace(mine, headers=()), CONFLICT, topic=LETTERS, now=EPOCH, mask=Mask()))
         await asyncio.sleep(1)
         assert not scene.outcomes
         scene.kafka.put(announced(completion(1)))

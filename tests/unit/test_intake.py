@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from pipeline_processing.dead_letters import DeadLetter
-from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable
+from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, TopicMissing
 from pipeline_processing.health import SILENT_SECONDS
+from pipeline_processing.messaging import Outgoing
+from pipeline_processing.ports import Incoming
 from tests.unit.in_memory import Call, lost_reply, refused
 from tests.unit.served import DEAD_LETTERS, REQUESTS, Served
 from tests.unit.virtual_clock import in_virtual_time
@@ -153,6 +158,171 @@ async def test_a_dead_letter_that_the_broker_refuses_for_its_size_says_where_the
     assert "left out" in cut.message
     assert await served.states() == {"good": "queued"}
     assert await served.committed() == 3
+
+
+def without_keys(message: Outgoing) -> bool:
+    """What a compacted topic refuses."""
+    return message.topic == DEAD_LETTERS and message.key is None
+
+
+@in_virtual_time
+async def test_a_letter_that_kafka_refuses_for_good_is_kept_in_the_database() -> None:
+    """With all that it says, and once, however often it comes again; the others go on."""
+    served = Served()
+    served.broker.refuses = lambda message: message.topic == DEAD_LETTERS and message.value == b"{"
+    served.service.between.on_next("keep", lost_reply(HistoryUnavailable("no answer")))
+    async with served.taking():
+        bad = served.ask(b"{", key=None)
+        served.ask(b"}")
+        served.ask(run_id="good")
+        await served.clock.sleep(5)
+        served.broker.rebalance()
+        await served.clock.sleep(5)
+
+    assert await served.states() == {"good": "queued"}
+    assert set(served.letters()) == {("invalid_json", b"}")}
+    [kept] = [DeadLetter.of(record) async for record in served.kept.kept()]
+    assert kept is not None
+    assert kept.original(timestamp_ms=0) == bad
+    assert await served.committed() == 3
+
+
+@in_virtual_time
+async def test_a_letter_that_is_too_large_even_without_its_value_is_kept_in_the_database() -> None:
+    """In full."""
+    served = Served()
+    served.broker.max_message_bytes = 100
+    async with served.taking():
+        bad = served.ask(b"x" * 200)
+        served.ask(run_id="good")
+        await served.clock.sleep(5)
+
+    [kept] = [DeadLetter.of(record) async for record in served.kept.kept()]
+    assert kept is not None
+    assert kept.original(timestamp_ms=0) == bad
+    assert await served.states() == {"good": "queued"}
+
+
+@in_virtual_time
+async def test_letters_that_may_not_be_sent_are_kept_in_the_database() -> None:
+    """A grant that was taken away stops no good request."""
+    served = Served()
+    served.of_kafka.on_every("send", refused(AccessDenied("to the topic dead-letters")))
+    async with served.taking():
+        served.ask(b"{")
+        served.ask(run_id="good")
+        await served.clock.sleep(5)
+
+    assert len([record async for record in served.kept.kept()]) == 1
+    assert await served.states() == {"good": "queued"}
+    assert await served.committed() == 2
+
+
+@in_virtual_time
+async def test_a_refused_letter_waits_for_the_history() -> None:
+    """As a request does: nothing is committed before it is kept."""
+    served = Served()
+    served.broker.refuses = lambda message: message.topic == DEAD_LETTERS
+    served.service.between.on_every("keep", HISTORY_AWAY)
+    async with served.taking():
+        served.ask(b"{")
+        await served.clock.sleep(60)
+        assert (await served.committed(), served.history.problem) == (0, "no route")
+        served.service.between.on_every("keep", None)
+        await served.clock.sleep(5)
+
+    assert await served.committed() == 1
+
+
+@in_virtual_time
+async def test_letters_always_have_a_key() -> None:
+    """So that a compacted topic takes them."""
+    served = Served()
+    served.broker.refuses = without_keys
+    async with served.taking():
+        served.ask(b"{", key=None)
+        await served.clock.sleep(1)
+
+    assert served.letters() == [("invalid_json", b"{")]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("topic", [REQUESTS, DEAD_LETTERS])
+async def test_a_topic_that_is_deleted_is_waited_for(topic: str) -> None:
+    """Where this service may create none: said once, shown by readiness; then it goes on, from the beginning."""
+    served = Served(may_create=False)
+    async with served.taking() as taking:
+        served.ask(run_id="before")
+        await served.clock.sleep(1)
+        served.broker.delete(topic)
+        if topic == DEAD_LETTERS:
+            served.ask(b"{")
+        await served.clock.sleep(120)
+        assert not taking.done()
+        assert topic in (served.kafka.problem or "")
+        assert served.health.not_alive() == []
+
+        served.broker.create(topic)
+        served.ask(run_id="after")
+        await served.clock.sleep(5)
+        assert served.kafka.problem is None
+
+    assert set(await served.states()) == {"before", "after"}
+    assert served.letters() == ([("invalid_json", b"{")] if topic == DEAD_LETTERS else [])
+
+
+@in_virtual_time
+@pytest.mark.parametrize("topic", [REQUESTS, DEAD_LETTERS])
+async def test_a_topic_that_is_deleted_is_created_where_that_is_allowed(topic: str) -> None:
+    """As at the start."""
+    served = Served()
+    async with served.taking():
+        await served.clock.sleep(1)
+        served.broker.delete(topic)
+        if topic == DEAD_LETTERS:
+            served.ask(b"{")
+        await served.clock.sleep(5)
+        served.ask(run_id="after")
+        await served.clock.sleep(5)
+
+    assert set(await served.states()) == {"after"}
+    assert served.broker.records(topic)
+
+
+@in_virtual_time
+async def test_a_topic_that_is_missing_at_the_start_is_an_error() -> None:
+    """Where this service may create none: somebody has to look."""
+    served = Served(may_create=False)
+    served.broker.delete(REQUESTS)
+
+    with pytest.raises(TopicMissing, match=REQUESTS):
+        await served.intake.run(served.stop)
+
+
+@in_virtual_time
+async def test_a_burst_of_large_requests_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made of a request takes many times its bytes. Small ones still go by hundreds."""
+    served = Served()
+    accept_all = served.service.runs.accept_all
+    batches: list[list[int]] = []
+
+    async def noted(incoming: Sequence[Incoming]) -> Any:
+        batches.append([len(each.request.model_dump_json(exclude_defaults=True)) for each in incoming])
+        return await accept_all(incoming)
+
+    monkeypatch.setattr(served.service.runs, "accept_all", noted)
+    for number in range(200):
+        served.ask(run_id=f"large-{number}", requested_by="x" * 210_000)
+    for number in range(200):
+        served.ask(run_id=f"small-{number}")
+    served.ask(b"x" * 3_000_000)
+    async with served.taking():
+        await served.clock.sleep(10)
+
+    assert len(served.service.runs._records) == 400
+    assert (await served.committed(), len(served.letters())) == (401, 1)
+    assert max(map(sum, batches)) <= 1024 * 1024
+    assert max(map(len, batches)) >= 190
 
 
 @in_virtual_time

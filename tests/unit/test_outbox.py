@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable
 from tests.unit.in_memory import Call, incoming, lost_reply, refused
-from tests.unit.served import Served
+from tests.unit.served import COMPLETIONS, Served
 from tests.unit.virtual_clock import in_virtual_time
 
 
@@ -80,6 +80,26 @@ async def test_an_outage_of_kafka_delays_events_and_loses_none() -> None:
         assert served.kafka.problem is None
 
     assert len(served.completions("r")) == 1
+
+
+@in_virtual_time
+async def test_an_event_that_kafka_refuses_waits_until_its_topic_is_mended() -> None:
+    """It stops no other and ends nothing: that is said, and the rest is not sent again every second."""
+    served = Served()
+    served.broker.refuses = lambda message: message.topic == COMPLETIONS and b"refused" in (message.value or b"")
+    await cancelled(served, "refused")
+    await cancelled(served, "r")
+    async with served.announcing() as announcing:
+        await served.clock.sleep(100)
+        assert not announcing.done()
+        assert "refuses a message" in (served.kafka.problem or "")
+        assert served.health.not_alive() == []
+        assert 1 <= len(served.completions("r")) <= 5
+        served.broker.refuses = lambda message: False
+        await served.clock.sleep(40)
+        assert served.kafka.problem is None
+
+    assert len(served.completions("refused")) == 1
 
 
 @in_virtual_time

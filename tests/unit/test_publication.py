@@ -22,6 +22,7 @@ from pipeline_processing.errors import (
     Superseded,
 )
 from pipeline_processing.installation import INSTALLATION_KEY
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import (
     Artifact,
@@ -256,7 +257,9 @@ class Prepared:
         around = between or self.between
         runs: Any = Interposed(self.service.runs, around)
         destinations = self.service.destinations(around)
-        publisher = Publisher(runs=runs, destinations=destinations, clock=self.service.clock, after=self.steps.append)
+        publisher = Publisher(
+            runs=runs, destinations=destinations, clock=self.service.clock, mask=Mask(), after=self.steps.append
+        )
         run = await publisher.publish(claim, await self.service.runs.plan(claim))
         assert run == self.service.record().run
         return run.state
@@ -328,6 +331,7 @@ async def test_a_lost_reply_to_the_end_of_a_run_is_no_second_end(prepared: Prepa
         runs=prepared.service.runs,
         destinations=prepared.service.destinations(prepared.between),
         clock=prepared.service.clock,
+        mask=Mask(),
         after=prepared.steps.append,
     ).publish(claim, plan)
     assert len(prepared.service.events()) == 1

@@ -30,6 +30,7 @@ from pipeline_processing.errors import (
     TooManyConnections,
 )
 from pipeline_processing.installation import INSTALLATION_KEY, mark_of
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import FormatName, JobRequest, Run, RunState, UploadRef
 from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.retrying import RetryPolicy
@@ -397,6 +398,7 @@ async def dry(service: Service) -> Any:
         on_upload=never,
         on_progress=RunTotals(context, service.clock, service.progress.append),
         tracer=IdsOnlyTracer(),
+        mask=Mask(),
         max_row_bytes=1_000_000,
     )
     return await run_dry(
@@ -404,6 +406,7 @@ async def dry(service: Service) -> Any:
         processor=processor,
         config=service.config,
         clock=service.clock,
+        mask=Mask(),
         retry=service.retry,
         jitter=lambda: 0.0,
     )

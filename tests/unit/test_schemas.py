@@ -49,6 +49,7 @@ EXAMPLES = sorted((FOLDER / "examples").iterdir())
 
 NOON = datetime(2026, 1, 18, 12, 0, 0, 250_000, tzinfo=UTC)
 TRACE = "6f1c0a9d27b84e53a1d2c3b4e5f60718"
+SMALL, FULL = "job-config.small.yaml", "job-config.full.yaml"
 
 
 def validator(published: PublishedModel) -> Draft202012Validator:
@@ -271,6 +272,15 @@ def test_the_documents_of_the_contract_are_accepted(published: PublishedModel, d
     assert accepted_by_model(published, document)
 
 
+@pytest.mark.parametrize("initial", [None, "-infinity", "2026-01-18T10:00:00Z", "2026-01-18T10:00:00.5+02:00"])
+def test_a_first_since(initial: str | None) -> None:
+    """Null is a choice, and so is everything."""
+    document = changed(SMALL, "datasets", 0, "initial", to=initial)
+
+    validator(JOB_CONFIG).validate(document)
+    assert accepted_by_model(JOB_CONFIG, document)
+
+
 # -- counter-examples ----------------------------------------------------------------------------
 
 
@@ -290,7 +300,6 @@ def without(name: str, key: str) -> Any:
     return document
 
 
-SMALL, FULL = "job-config.small.yaml", "job-config.full.yaml"
 REFUSED = {
     "no agency": (JOB_REQUEST, {}),
     "agency 0": (JOB_REQUEST, {"agency_id": 0}),
@@ -335,6 +344,12 @@ REFUSED = {
         JOB_CONFIG,
         changed(SMALL, "datasets", 0, "source", "postgres", "statement_timeout", to=90),
     ),
+    "a first since without a zone": (
+        JOB_CONFIG,
+        changed(SMALL, "datasets", 0, "initial", to="2026-01-18T10:00:00"),
+    ),
+    "a param without a type": (JOB_CONFIG, changed(FULL, "params", to={"district": {"default": "x"}})),
+    "a param of an unknown type": (JOB_CONFIG, changed(FULL, "params", to={"district": {"type": "regexp"}})),
     "unknown compression": (JOB_CONFIG, changed(SMALL, "datasets", 0, "compression", to="zip")),
     "fewer than no rows": (JOB_CONFIG, changed(SMALL, "datasets", 0, "expect", to={"min_rows": -1})),
     "no destination for the manifest": (

@@ -12,6 +12,7 @@ from opentelemetry.trace import Tracer
 
 from pipeline_processing.errors import AccessDenied, InvalidRequest, KafkaUnavailable
 from pipeline_processing.job_messages import received
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.broker import MemoryBroker
 from pipeline_processing.messaging import Outgoing
 from pipeline_processing.model import JobRequest
@@ -56,7 +57,7 @@ async def test_what_is_sent_is_what_intake_reads() -> None:
 async def test_each_request_has_a_trace_of_its_own_which_its_message_carries() -> None:
     """One span per request, whose ids are those of the message's traceparent."""
     kafka, exporter = broker(), InMemorySpanExporter()
-    telemetry = telemetry_with([exporter], {})
+    telemetry = telemetry_with([exporter], {}, mask=Mask())
 
     sent = await sent_by(submitter(kafka, telemetry.tracer), request(1), request(2))
 

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from pipeline_processing import telemetry as telemetry_module
 from pipeline_processing.errors import SettingsError
+from pipeline_processing.masking import Mask
 from pipeline_processing.telemetry import configure_telemetry, parent_context, telemetry_with, trace_ids
 from pipeline_processing.telemetry_export import QuietExporter, configured_exporters
 
@@ -97,7 +98,7 @@ def test_ids_are_there_even_if_nobody_collects_spans(environ: dict[str, str], mo
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
-    with configure_telemetry(environ) as telemetry:
+    with configure_telemetry(environ, mask=Mask()) as telemetry:
         with telemetry.tracer.start_as_current_span("run") as run:
             inner = telemetry.tracer.start_span("dataset")
             assert trace.get_current_span() is run
@@ -113,7 +114,7 @@ def test_ids_are_there_even_if_nobody_collects_spans(environ: dict[str, str], mo
 @pytest.mark.parametrize("environ", [{}, {"OTEL_SDK_DISABLED": "true"}])
 def test_a_stored_trace_goes_on(environ: dict[str, str]) -> None:
     """The second attempt, perhaps in another process, belongs to the trace of the first."""
-    with configure_telemetry(environ) as telemetry:
+    with configure_telemetry(environ, mask=Mask()) as telemetry:
         first = trace_ids(telemetry.tracer.start_span("attempt 1"))
         second = trace_ids(telemetry.tracer.start_span("attempt 2", context=parent_context(*first)))
 
@@ -124,7 +125,7 @@ def test_a_stored_trace_goes_on(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize("environ", [{}, {"OTEL_SDK_DISABLED": "true"}])
 def test_an_error_passes_through_a_span(environ: dict[str, str]) -> None:
     with (
-        configure_telemetry(environ) as telemetry,
+        configure_telemetry(environ, mask=Mask()) as telemetry,
         pytest.raises(KeyError),
         telemetry.tracer.start_as_current_span("run"),
     ):
@@ -138,7 +139,7 @@ def test_without_an_exporter_nothing_is_instrumented_and_nothing_runs() -> None:
     untouched = (asyncpg.Connection.fetch, AioBaseClient._make_api_call)
     threads = threading.active_count()
 
-    with configure_telemetry({}):
+    with configure_telemetry({}, mask=Mask()):
         assert (asyncpg.Connection.fetch, AioBaseClient._make_api_call) == untouched
         assert threading.active_count() == threads
 
@@ -146,7 +147,7 @@ def test_without_an_exporter_nothing_is_instrumented_and_nothing_runs() -> None:
 def test_with_an_exporter_the_clients_are_instrumented_until_the_end() -> None:
     untouched = (asyncpg.Connection.fetch, AioBaseClient._make_api_call)
 
-    with telemetry_with([InMemorySpanExporter()], {}) as telemetry:
+    with telemetry_with([InMemorySpanExporter()], {}, mask=Mask()) as telemetry:
         assert telemetry.exporting
         assert asyncpg.Connection.fetch is not untouched[0]
         assert AioBaseClient._make_api_call is not untouched[1]
@@ -164,7 +165,7 @@ def test_spans_reach_the_collector_before_the_end(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
-    with configure_telemetry(environ) as telemetry, telemetry.tracer.start_as_current_span("run"):
+    with configure_telemetry(environ, mask=Mask()) as telemetry, telemetry.tracer.start_as_current_span("run"):
         telemetry.tracer.start_span("dataset").end()
 
     assert sorted(collector.spans()) == ["dataset", "run"]
@@ -186,7 +187,7 @@ def test_the_service_may_be_named_otherwise(
     for name, text in environ.items():
         monkeypatch.setenv(name, text)
 
-    with configure_telemetry(environ) as telemetry:
+    with configure_telemetry(environ, mask=Mask()) as telemetry:
         telemetry.tracer.start_span("run").end()
 
     assert collector.resource()["service.name"] == "exports"
@@ -200,7 +201,7 @@ def test_none_beats_an_endpoint() -> None:
 
 def test_the_console_exporter_keeps_off_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     """Data goes to stdout, and nothing else."""
-    with configure_telemetry({"OTEL_TRACES_EXPORTER": "console"}) as telemetry:
+    with configure_telemetry({"OTEL_TRACES_EXPORTER": "console"}, mask=Mask()) as telemetry:
         telemetry.tracer.start_span("run").end()
 
     out, err = capsys.readouterr()
@@ -217,7 +218,7 @@ def test_the_console_exporter_keeps_off_stdout(capsys: pytest.CaptureFixture[str
 )
 def test_an_exporter_that_is_not_there_is_a_fault_of_the_settings(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        configure_telemetry(environ)
+        configure_telemetry(environ, mask=Mask())
 
 
 # -- trouble -------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def test_an_outage_is_one_warning_and_its_end_one_line(caplog: pytest.LogCapture
     caplog.set_level("INFO")
     bad, good = SpanExportResult.FAILURE, SpanExportResult.SUCCESS
     exporter = QuietExporter(Broken(good, bad, OSError("no\nroute"), good, RuntimeError("again"), good))
-    span = telemetry_with([], {}).tracer.start_span("run")
+    span = telemetry_with([], {}, mask=Mask()).tracer.start_span("run")
     assert isinstance(span, ReadableSpan)
 
     for _ in range(6):
@@ -276,7 +277,7 @@ def test_an_outage_is_one_warning_and_its_end_one_line(caplog: pytest.LogCapture
 
 
 def test_a_failure_at_the_end_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with telemetry_with([Broken(OSError("connection refused"))], {}) as telemetry:
+    with telemetry_with([Broken(OSError("connection refused"))], {}, mask=Mask()) as telemetry:
         telemetry.tracer.start_span("run").end()
 
     (record,) = caplog.records
@@ -290,7 +291,7 @@ def test_a_hanging_collector_does_not_hold_up_the_end(
 ) -> None:
     monkeypatch.setattr(telemetry_module, "SHUTDOWN_SECONDS", 0.1)
     hanging = Hanging()
-    telemetry = telemetry_with([hanging], {})
+    telemetry = telemetry_with([hanging], {}, mask=Mask())
     telemetry.tracer.start_span("run").end()
 
     started = time.monotonic()

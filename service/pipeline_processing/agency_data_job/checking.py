@@ -6,12 +6,15 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig, InvalidJobConfig
+from pipeline_processing.agency_data_job.config import BEGINNING, AgencyJobConfig, DatasetConfig, InvalidJobConfig
+from pipeline_processing.agency_data_job.params import DeclaredParams
+from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.agency_data_job.source_config import HttpSourceEntry, PostgresSourceEntry, SourceConfig
 from pipeline_processing.agency_data_job.verification import checks_of_rows
 from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns
 from pipeline_processing.errors import PipelineError, SecretMissing, SettingsError
 from pipeline_processing.formats.formats import CARRY
+from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.ports import LookupTable, Services, Upstream
 from pipeline_processing.query_columns import names_of_query
 from pipeline_processing.steps.chain import checked
@@ -44,11 +47,13 @@ class _NoServices:
 
 def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] | None) -> Iterator[PipelineError]:
     """
-    Everything that is wrong, of each dataset the first that its steps come upon.
+    Everything that is wrong, but of each dataset's steps only the first fault.
 
     `secrets` are the names of those that the settings have; None if the settings aren't known.
     """
     for dataset in config.datasets:
+        for fault in faults_of_names(dataset, declared=config.params):
+            yield fault.at(f"Dataset {dataset.name!r}")
         try:
             context = step_context(dataset, _NoServices())
             columns = source_columns(dataset.source, carry=CARRY[dataset.format])
@@ -61,6 +66,42 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
         for name in config.secrets:
             if name not in secrets:
                 yield SecretMissing(name, available=sorted(secrets))
+
+
+def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) -> Iterator[InvalidJobConfig]:
+    """Values that the dataset should use and doesn't, or uses and never gets."""
+    if not dataset.shared and not _uses_agency(dataset.source):
+        yield InvalidJobConfig(
+            f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
+            f"{_HOW_TO_USE[dataset.source.kind]} If every agency is to get the same rows, say `shared: true`."
+        )
+    if "since" not in dataset.uses and (dataset.since is not None or dataset.initial != BEGINNING):
+        key = "initial" if dataset.since is None else "since: last_success"
+        yield InvalidJobConfig(
+            f"`{key}` changes nothing: neither the source nor a step uses `since`. Use it, or leave `{key}` out."
+        )
+    if declared is None:
+        return
+    if unknown := sorted(dataset.uses.names - {*BUILT_IN_ARGUMENTS, *declared}):
+        yield InvalidJobConfig(
+            f"It uses {', '.join(unknown)}, which nothing provides. There is {', '.join(BUILT_IN_ARGUMENTS)}, and the "
+            f"job config declares {described(declared)}. Declare it under `params`, or correct the name."
+        )
+
+
+_HOW_TO_USE = {
+    "postgres": "Name it in `args`, and write its $1, $2, … into the query.",
+    "http": "Write {agency_id} into `url` or `query`.",
+}
+
+
+def _uses_agency(source: SourceConfig) -> bool:
+    match source:
+        case PostgresSourceEntry():
+            return source.postgres.uses("agency_id")
+        case HttpSourceEntry():
+            return "agency_id" in source.http.names
+    return True  # a plugin gets it with the other values
 
 
 def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:

@@ -1,10 +1,13 @@
 """The job config: what a user writes in YAML, checked as a whole. Its JSON Schema is published in `schemas/`."""
 
+from collections.abc import Iterable, Mapping
+from functools import cached_property, reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
 from pipeline_processing.agency_data_job.destination_config import (
     DestinationConfig,
@@ -13,13 +16,16 @@ from pipeline_processing.agency_data_job.destination_config import (
     PostgresDestinationEntry,
     S3DestinationEntry,
 )
+from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
 from pipeline_processing.agency_data_job.parts import Part
 from pipeline_processing.agency_data_job.postgres_destination import LoadMode
+from pipeline_processing.agency_data_job.request_values import Uses, check_values
 from pipeline_processing.agency_data_job.source_config import SourceConfig
 from pipeline_processing.durations import Duration
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.limits import Share
-from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
+from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest, Moment
+from pipeline_processing.plugin_entry import PluginEntry
 from pipeline_processing.steps.config import DedupeConfig, EnrichTableConfig, StepConfig
 from pipeline_processing.steps.rejections import OnRowError
 from pipeline_processing.validation import faults_of
@@ -44,15 +50,32 @@ class Expect(Part):
     not_null: tuple[str, ...] | None = Field(None, min_length=1, description="Columns that are never null.")
 
 
+BEGINNING: Literal["-infinity"] = "-infinity"
+"""Before all times, as Postgres writes it."""
+
+Initial = Annotated[
+    Annotated[Moment, Tag("time")] | Annotated[Literal["-infinity"], Tag("infinity")],
+    Discriminator(lambda value: "infinity" if value == BEGINNING else "time"),
+]
+
+
 class DatasetConfig(Part):
     """One query's worth of an agency's rows."""
 
     name: DatasetName
     source: SourceConfig
+    shared: bool = Field(
+        False, description="Whether every agency gets the same rows. Else the source must use `agency_id`."
+    )
     since: Literal["last_success"] | None = Field(
         None,
         description="Where the request has no `since`: up to when the dataset's last successful run covers the rows; "
-        "null if there is none.",
+        "`initial` if there is none.",
+    )
+    initial: Initial | None = Field(
+        BEGINNING,
+        description="`since` where neither the request nor a successful run gives one: a time; -infinity, which is "
+        "null for sources other than postgres; or null.",
     )
     overlap: Duration | None = Field(
         None, description="How much earlier than that: for rows that were committed late, e.g. 5m."
@@ -85,6 +108,13 @@ class DatasetConfig(Part):
         """Whether it needs to know of its last successful export."""
         return self.since is not None or self.expect.max_change is not None
 
+    @cached_property
+    def uses(self) -> Uses:
+        """The values that its source and its steps use."""
+        parts = (self.source, *self.steps)
+        names = frozenset[str]().union(*(part.names for part in parts))
+        return Uses(names, anything=any(isinstance(part, PluginEntry) for part in parts))
+
     @property
     def needs_temporary_files(self) -> bool:
         """Whether it remembers the keys of all its rows."""
@@ -103,6 +133,9 @@ class AgencyJobConfig(Part):
     """The whole job: its datasets, and where their artifacts go."""
 
     job: Literal["agency_data_job"] = "agency_data_job"
+    params: dict[ParamName, ParamConfig] | None = Field(
+        None, description="The params that requests may send. If not set: any that the datasets use."
+    )
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     destinations: (
         Annotated[tuple[DestinationConfig, ...], Field(min_length=1, json_schema_extra=_ONE_HOLDS_THE_MANIFEST)] | None
@@ -116,6 +149,13 @@ class AgencyJobConfig(Part):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two datasets are named {', '.join(twice)}: give each a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _params_are_used(self) -> "AgencyJobConfig":
+        uses = _used_by(self.datasets)
+        if unused := [name for name in self.params or () if name not in uses]:
+            raise ValueError(f"no dataset uses the declared param {unused[0]}: use it, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -163,20 +203,42 @@ class AgencyJobConfig(Part):
 
     def for_request(self, request: JobRequest) -> "AgencyJobConfig":
         """
-        The config narrowed to what a request asks for: its datasets, in the config's order, and its format.
+        The config narrowed to what a request asks for.
+
+        Raises UnknownJob, UnknownDataset, or InvalidRequest for values that its datasets don't use or can't take.
+        """
+        narrowed = self.narrowed(request)
+        check_values(
+            request,
+            uses=_used_by(narrowed.datasets),
+            datasets=[dataset.name for dataset in narrowed.datasets],
+            declared=self.params,
+        )
+        return narrowed
+
+    def narrowed(self, request: JobRequest) -> "AgencyJobConfig":
+        """
+        The config with the request's datasets only, in the config's order, and its format.
 
         Raises UnknownJob or UnknownDataset.
         """
         if request.job != self.job:
             raise UnknownJob(request.job, job=self.job)
-        wanted = [dataset.name for dataset in self.datasets] if request.datasets is None else request.datasets
         available = [dataset.name for dataset in self.datasets]
+        wanted = available if request.datasets is None else request.datasets
         if unknown := [name for name in wanted if name not in available]:
             raise UnknownDataset(unknown, available=available)
         changes: dict[str, Any] = {} if request.format is None else {"format": request.format}
-        return self.model_copy(
-            update={"datasets": tuple(d.model_copy(update=changes) for d in self.datasets if d.name in wanted)}
-        )
+        datasets = tuple(each.model_copy(update=changes) for each in self.datasets if each.name in wanted)
+        return self.model_copy(update={"datasets": datasets})
+
+    def param_values(self, request: JobRequest) -> Mapping[str, Any]:
+        """The params as sources and steps get them, of a request that `for_request` has checked."""
+        return values_of(request.params, self.params)
+
+
+def _used_by(datasets: Iterable[DatasetConfig]) -> Uses:
+    return reduce(or_, (dataset.uses for dataset in datasets))
 
 
 def load_job_config(path: Path) -> AgencyJobConfig:

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline_processing.agency_data_job.config import DatasetConfig
+from pipeline_processing.agency_data_job.config import BEGINNING, DatasetConfig
+from pipeline_processing.agency_data_job.source_config import PostgresSourceEntry
 from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import LastSuccess
+
+END = "infinity"
+"""After all times, as Postgres writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +40,29 @@ class RunContext:
             "trace-id": self.trace_id,
         }
 
-    def arguments(self, dataset: DatasetConfig, last: LastSuccess | None) -> Mapping[str, Any]:
+    def arguments(
+        self, dataset: DatasetConfig, last: LastSuccess | None, *, params: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """
         What a dataset's source and steps may name. The built-in names win over params.
 
-        `last` is the dataset's last successful export, for `since: last_success`.
+        `last` is the dataset's last successful export, for `since: last_success`. Without a `since` or `until`,
+        Postgres gets an infinity, because a query that compares with null leaves out every row. Other sources get None.
         """
         request = self.request
-        built_in = {
-            "agency_id": request.agency_id,
-            "run_id": self.run_id,
-            "since": request.since or _since(dataset, last),
-            "until": request.until,
-        }
-        return {**request.params, **built_in}
+        since: datetime | str | None = request.since or _since(dataset, last)
+        until: datetime | str | None = request.until
+        if isinstance(dataset.source, PostgresSourceEntry):
+            until = until or END
+        elif since == BEGINNING:
+            since = None
+        return {**params, "agency_id": request.agency_id, "run_id": self.run_id, "since": since, "until": until}
 
 
-def _since(dataset: DatasetConfig, last: LastSuccess | None) -> datetime | None:
+def _since(dataset: DatasetConfig, last: LastSuccess | None) -> datetime | str | None:
     if dataset.since is None or last is None:
-        return None
+        return dataset.initial
     try:
         return last.covered_until - (dataset.overlap or timedelta())
     except OverflowError:  # before the year 1: that is everything
-        return None
+        return BEGINNING

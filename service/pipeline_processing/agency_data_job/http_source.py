@@ -38,24 +38,24 @@ class _Part(BaseModel):
 class Cursor(_Part):
     """Each page names the next by a cursor, which is sent back as a parameter of the query."""
 
-    path: Path = Field(description="Where in the page the cursor stands; null, empty or missing on the last page.")
+    path: Path = Field(description="Where in the page the cursor stands; null, empty or absent on the last page.")
     param: ParamName = Field(description="Parameter to send it back in.")
 
 
 class PageNumber(_Part):
-    """Pages are counted. They end with an empty one, or one that has fewer records than `size`."""
+    """Pages are counted. They end with an empty one."""
 
     param: ParamName = Field("page", description="Parameter with the page's number.")
     first: int = Field(1, description="Number of the first page.")
     size_param: ParamName | None = Field(None, description="Parameter to ask for that many records in.")
-    size: int | None = Field(
-        None, ge=1, description="Records of a full page. Not more than the API gives: a shorter page is the last."
-    )
+    size: int | None = Field(None, ge=1, description="How many. A page may have fewer.")
 
     @model_validator(mode="after")
-    def _size_is_known(self) -> "PageNumber":
+    def _size_is_sent(self) -> "PageNumber":
         if self.size_param is not None and self.size is None:
             raise ValueError("`size_param` needs `size`: how many records to ask for")
+        if self.size is not None and self.size_param is None:
+            raise ValueError("`size` needs `size_param`, the parameter to send it in: pages end with an empty one")
         if self.size_param == self.param:
             raise ValueError("`param` and `size_param` must differ")
         return self
@@ -65,15 +65,22 @@ class Pages(_Part):
     """How an API goes on after the first page: one of these."""
 
     next_link: Path | None = Field(
-        None, description="Where in the page the next one's URL stands; null, empty or missing on the last page."
+        None, description="Where in the page the next one's URL stands; null, empty or absent on the last page."
     )
     next_link_header: Literal[True] | None = Field(None, description='It stands in the header Link, as rel="next".')
     cursor: Cursor | None = None
     page_number: PageNumber | None = None
+    optional: bool = Field(
+        False,
+        description="Whether the API leaves out the link or cursor where there is only one page. If not, a first page "
+        "without it fails the run.",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "Pages":
-        check_one(self)
+        check_one(self, among=("next_link", "next_link_header", "cursor", "page_number"))
+        if self.optional and self.path is None:
+            raise ValueError("`optional` goes with `next_link` and `cursor` only: leave it out")
         return self
 
     @property
@@ -146,9 +153,12 @@ class HttpSourceConfig(UpstreamOptions):
             return self
         if twice := [name for name in self.pages.params if name in self.query]:
             raise ValueError(f"`query` and `pages` both set the parameter {', '.join(twice)}: leave it to `pages`")
-        inside = f"{self.pages.path}.".startswith(f"{self.records}.")
-        if self.pages.path is not None and (self.records is None or inside):
-            raise ValueError(f"`pages` reads {self.pages.path!r}, which can't stand beside the records of such a page")
+        if self.pages.path is not None:
+            path, records = f"{self.pages.path}.", f"{self.records}."
+            if self.records is None or path.startswith(records) or records.startswith(path):
+                raise ValueError(
+                    f"`pages` reads {self.pages.path!r}, which can't stand beside the records of such a page"
+                )
         return self
 
     @property
@@ -166,6 +176,14 @@ class HttpSourceConfig(UpstreamOptions):
                 replace(column_of_kind(name, column.kind, carry, origins=(name,)), unchanged=True)
                 for name, column in self.schema_columns.items()
             )
+        )
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the values that the URL gets."""
+        texts = (value for value in self.query.values() if isinstance(value, str))
+        return UrlTemplate(self.url).names.union(
+            name for text in texts for _, name in _pieces(text) if name is not None
         )
 
     def first_url(self, arguments: Mapping[str, Any]) -> str:
@@ -211,9 +229,10 @@ def _filled(value: str | int | bool, arguments: Mapping[str, Any]) -> str | None
 def _required(name: str, arguments: Mapping[str, Any]) -> str:
     value = _argument(name, arguments)
     if value is None:
+        initial = " set the dataset's `initial`," if name == "since" else ""
         raise QueryInvalid(
-            f"The URL needs a value for {name!r}, which is null in this request. Send one; or give it a parameter of "
-            f"its own in `query`, such as `{name}: '{{{name}}}'`, which is left out then."
+            f"The URL needs a value for {name!r}, which is null in this request. Send one,{initial} or give it a "
+            f"parameter of its own in `query`, such as `{name}: '{{{name}}}'`, which is left out then."
         )
     return _text(value)
 

@@ -32,3 +32,8 @@ class Entry(Part):
     def secrets(self) -> tuple[str, ...]:
         """Names of the secrets that it needs, as far as its options tell."""
         return tuple(getattr(self.options, "secrets", ()))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the values that it uses: built-in ones, and the request's params."""
+        return frozenset(getattr(self.options, "names", ()))

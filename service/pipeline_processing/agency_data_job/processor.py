@@ -8,7 +8,7 @@ Nothing here is visible to a reader yet: whether and how it becomes so is decide
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from opentelemetry.trace import Tracer
 
@@ -16,17 +16,22 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetC
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.output import DatasetOutput, Outlet
 from pipeline_processing.agency_data_job.quarantine import Quarantine
-from pipeline_processing.agency_data_job.sizing import Sizing
+from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, parts
 from pipeline_processing.agency_data_job.stages import Stages
 from pipeline_processing.agency_data_job.verification import checks_of_rows, verify
 from pipeline_processing.columns import Columns
 from pipeline_processing.destinations import Destinations
 from pipeline_processing.formats.formats import CARRY, new_format
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import Artifact, DatasetCounts
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source, UploadStarted
 from pipeline_processing.steps.chain import bound
 from pipeline_processing.steps.rejections import Rejections
+from pipeline_processing.steps.row_size import largest_of
 from pipeline_processing.steps.step import StepContext
+
+_ROWS_FOR_OTHERS_CODE = 256
+"""At a time: nobody knows how large the rows are that it returns, until it has returned all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class AgencyProcessor:
         on_upload: UploadStarted,
         on_progress: OnProgress,
         tracer: Tracer,
+        mask: Mask,
         max_row_bytes: int,
     ) -> None:
         self._run = run
@@ -85,6 +91,7 @@ class AgencyProcessor:
         self._last_success = last_success
         self._on_progress = on_progress
         self._tracer = tracer
+        self._mask = mask
         self._outlet = Outlet(
             destinations=destinations,
             prefix=run.prefix,
@@ -103,18 +110,23 @@ class AgencyProcessor:
             raise ValueError(f"this processor's run is for agency {self._run.request.agency_id}, not {agency_id}")
         # Asked for before the snapshot is taken: a run that succeeds in between covers no more than this one will.
         last = {each.name: await self._last(each) for each in config.datasets}
+        params = config.param_values(self._run.request)
         exports = []
         async with self._source.snapshot({each.name: each.source for each in config.datasets}) as snapshot:
             for dataset in config.datasets:
                 with self._tracer.start_as_current_span(f"dataset {dataset.name}") as span:
                     span.set_attribute("agency_id", agency_id)
-                    exports.append(await self._process_dataset(snapshot, dataset, last[dataset.name]))
+                    arguments = self._run.arguments(dataset, last[dataset.name], params=params)
+                    exports.append(await self._process_dataset(snapshot, dataset, last[dataset.name], arguments))
             gap = any(self._leaves_gap(each, last[each.name]) for each in config.datasets)
             return Export(snapshot_at=snapshot.taken_at, datasets=tuple(exports), leaves_gap=gap)
 
     def _leaves_gap(self, dataset: DatasetConfig, last: LastSuccess | None) -> bool:
         since = self._run.request.since
-        return dataset.since is not None and since is not None and (last is None or since > last.covered_until)
+        if dataset.since is None or since is None:
+            return False
+        begins = dataset.initial if last is None else last.covered_until
+        return not isinstance(begins, datetime) or since > begins
 
     async def _last(self, dataset: DatasetConfig) -> LastSuccess | None:
         if not dataset.looks_back:
@@ -122,10 +134,9 @@ class AgencyProcessor:
         return await self._last_success(self._run.request.agency_id, dataset.name)
 
     async def _process_dataset(
-        self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None
+        self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None, arguments: Mapping[str, Any]
     ) -> DatasetExport:
-        stages, sizing, read = Stages(), Sizing(), 0
-        arguments, carry = self._run.arguments(dataset, last), CARRY[dataset.format]
+        stages, read, carry = Stages(), 0, CARRY[dataset.format]
         rejections = Rejections(
             dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected
         )
@@ -150,6 +161,7 @@ class AgencyProcessor:
             rows_format.begin(steps.header)
             batches.make_rows = steps.rows if steps.touches_rows else rows_format.row_maker(steps.projection)
             columns = steps.columns.names if steps.carried else None
+            sizing = Sizing(most_rows=_ROWS_FOR_OTHERS_CODE if steps.foreign else MOST_ROWS)
 
             def counts() -> DatasetCounts:
                 return DatasetCounts(
@@ -169,23 +181,33 @@ class AgencyProcessor:
                     snapshot_at=snapshot.taken_at,
                     stages=stages,
                 ) as output,
-                Quarantine(dataset.name, self._outlet) as quarantine,
+                Quarantine(dataset.name, self._outlet, mask=self._mask) as quarantine,
             ):
+
+                async def process(batch: list[Any]) -> None:
+                    for piece in sizing.pieces(batch, largest_of if steps.touches_rows else None):
+                        left, made = piece, 0
+                        if steps.touches_rows:
+                            with stages.timed("steps"):
+                                left = await steps(piece)
+                            made = steps.size
+                            faults = [(each, steps.original(each.number)) for each in rejections.take()]
+                            with stages.timed("upload"):
+                                await quarantine.write(faults)
+                        written = 0
+                        for part in parts(left, made):
+                            written += await output.write(part)
+                        sizing.learn(len(piece), max(steps.largest, written))
+
                 while True:
                     with stages.timed("source"):
                         batch = await anext(batches, None)
                     if batch is None:
                         break
                     read += len(batch)
-                    for piece in sizing.pieces(batch) if steps.touches_rows else (batch,):
-                        left = piece
-                        if steps.touches_rows:
-                            with stages.timed("steps"):
-                                left = await steps(piece)
-                            faults = [(each, steps.original(each.number)) for each in rejections.take()]
-                            with stages.timed("upload"):
-                                await quarantine.write(faults)
-                        sizing.learn(len(piece), await output.write(left))
+                    await process(batch)
+                    del batch  # not kept while the next one is waited for
+                    steps.forget()
                     self._on_progress(
                         counts(),
                         stage=stages.current or "",

@@ -10,6 +10,7 @@ from msgspec import Raw
 from pipeline_processing.agency_data_job.output import Outlet
 from pipeline_processing.errors import RowTooLarge
 from pipeline_processing.formats.ndjson import Ndjson
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import Artifact, Compression, FormatName
 from pipeline_processing.ports import Content, Row, Upload
 from pipeline_processing.steps.rejections import Rejected
@@ -19,16 +20,18 @@ REJECTED = "_rejected"
 
 class Quarantine:
     """
-    Writes one NDJSON object per rejected row: its `row_number`, the `step`, the `reason`, and the `row` as it was read.
+    Writes one NDJSON object per rejected row: its `row_number`, the `step`, the `reason` (masked), and the `row` as it
+    was read.
 
     There is an artifact only if there is a row. It goes to the primary destination. Leaving the block with an
     exception, or without `seal()`, aborts it.
     """
 
-    def __init__(self, dataset: str, outlet: Outlet) -> None:
+    def __init__(self, dataset: str, outlet: Outlet, *, mask: Mask) -> None:
         self.bytes_written = 0
         self._dataset = dataset
         self._outlet = outlet
+        self._mask = mask
         self._key = f"{outlet.prefix}/{REJECTED}/{dataset}/part-00000.{FormatName.NDJSON}"
         self._stack = AsyncExitStack()
         self._upload: Upload | None = None
@@ -80,7 +83,7 @@ class Quarantine:
         return {
             "row_number": rejected.number,
             "step": rejected.step,
-            "reason": rejected.reason,
+            "reason": self._mask.text(rejected.reason),
             "row": Raw(self._rows.encode([row]).rstrip(b"\n")),
         }
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.context import missing_settings
+from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
 from pipeline_processing.cli.exit_codes import SUCCESS
-from pipeline_processing.masking import mask_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,12 +43,17 @@ def check(
     from pipeline_processing.agency_data_job.destination_entries import destination_entries
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.guarantees import guarantee
-    from pipeline_processing.settings_loader import InvalidSettings, load_settings
+    from pipeline_processing.logs import configure_logs
+    from pipeline_processing.settings_loader import InvalidSettings
+
+    # Building the steps imports users' functions, which may log.
+    on_terminal = sys.stderr.isatty()
+    configure_logs(json=not on_terminal, level="warning", mask=current_mask())
 
     settings, job_config, sound = None, None, True
     errors: list[PipelineError] = []
     try:
-        settings = load_settings(os.environ, overrides={"PIPELINE_JOB_CONFIG_FILE": config}).settings
+        settings = current_settings(job_config_file=config)
         job_config_file = settings.job_config_file
     except InvalidSettings as error:
         errors.append(error)
@@ -83,7 +87,7 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
 
     async def check_each() -> list[PipelineError]:
         errors = []
-        async for result in check_servers(settings, job_config):
+        async for result in check_servers(settings, job_config, mask=current_mask()):
             typer.echo(f"{result.name:<12} {'ok' if result.ok else 'failed'}  {result.detail}")
             if result.error is not None:
                 errors.append(result.error)
@@ -95,7 +99,7 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
 def _report(errors: Sequence[PipelineError]) -> int:
     """Print the errors, each once; the exit code is that of the gravest: settings before job config before servers."""
     for message in dict.fromkeys(str(error) for error in errors):
-        typer.echo(f"Error: {mask_text(message)}", err=True)
+        typer.echo(f"Error: {current_mask().text(message)}", err=True)
     return max((error.exit_code for error in errors), default=SUCCESS)
 
 
@@ -106,7 +110,7 @@ def show(
     """Print every setting with where its value comes from. Secrets are masked."""
     from pipeline_processing.settings_loader import load_settings
 
-    entries = load_settings(os.environ).entries()
+    entries = load_settings(os.environ, mask=current_mask()).entries()
     if as_json:
         import json
 

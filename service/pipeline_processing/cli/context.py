@@ -1,10 +1,13 @@
-"""What a command works with."""
+"""What a command works with: its settings, and the mask over all that it says."""
 
 from __future__ import annotations
 
 import os
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline_processing.masking import Mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,13 +16,27 @@ if TYPE_CHECKING:
     from pipeline_processing.errors import SettingsError
     from pipeline_processing.settings import Settings
 
+_mask: ContextVar[Mask] = ContextVar("mask")
+
 
 def current_settings(*, job_config_file: Path | None = None, concurrency: int | None = None) -> Settings:
     """The settings of this process, with what the command line says instead. Raises InvalidSettings."""
     from pipeline_processing.settings_loader import load_settings
 
     overrides = {"PIPELINE_JOB_CONFIG_FILE": job_config_file, "PIPELINE_WORKER__CONCURRENCY": concurrency}
-    return load_settings(os.environ, overrides=overrides).settings
+    return load_settings(os.environ, overrides=overrides, mask=current_mask()).settings
+
+
+def new_mask() -> Mask:
+    """The mask of the command that begins."""
+    mask = Mask()
+    _mask.set(mask)
+    return mask
+
+
+def current_mask() -> Mask:
+    """The mask of the command that runs. Like typer's own context, it is found by the commands' functions only."""
+    return _mask.get()
 
 
 def missing_settings(

@@ -1,4 +1,4 @@
-"""`dead-letters list`, `dead-letters show` and `dead-letters redrive`."""
+"""`dead-letters list`, `dead-letters show` and `dead-letters redrive`: those in Kafka, and those in the database."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import base64
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline_processing.cli import render
-from pipeline_processing.cli.context import current_settings
+from pipeline_processing.cli.context import current_mask, current_settings
 from pipeline_processing.cli.exit_codes import FAILED, SUCCESS
 from pipeline_processing.cli.history import moment_of
 
 if TYPE_CHECKING:
     from pipeline_processing.dead_letters import DeadLetter
     from pipeline_processing.messaging import Topics
-    from pipeline_processing.redrive import Redriven, Wanted
+    from pipeline_processing.redrive import DeadLetters, Redriven, Wanted
     from pipeline_processing.settings import Settings
     from pipeline_processing.topic_reading import Place
 
@@ -39,7 +39,8 @@ COLUMNS = (
     render.Column("MESSAGE", long=True),
 )
 
-PlaceArgument = Annotated[str, typer.Argument(metavar="P:O", help="Partition and offset, as `list` shows them.")]
+_PLACE_HELP = "As `list` shows it: partition and offset, or db:NUMBER for a letter in the history's database."
+PlaceArgument = Annotated[str, typer.Argument(metavar="P:O", help=_PLACE_HELP)]
 ReasonOption = Annotated[
     str | None, typer.Option(metavar="R", help="Only for this reason, such as invalid_request or unknown_dataset.")
 ]
@@ -95,18 +96,15 @@ def show(
 
 @app.command()
 def redrive(
-    places: Annotated[
-        list[str] | None, typer.Argument(metavar="P:O", help="Partition and offset, as `list` shows them.")
-    ] = None,
+    places: Annotated[list[str] | None, typer.Argument(metavar="P:O", help=_PLACE_HELP)] = None,
     reason: ReasonOption = None,
     since: SinceOption = None,
 ) -> int:
     """
     Resend the requests of dead letters, as they came; all of them, unless something narrows it.
 
-    Doing it twice makes no second run, unless a request that names none has left its topic in between. Letters that
-    say the same are sent once. Exits with 1 if a request couldn't be sent because it is gone or too large, with 65 if
-    a place has no dead letter.
+    Doing it twice makes no second run. Letters that say the same are sent once. Exits with 1 if a request couldn't be
+    sent because it is gone or the broker refuses it, with 65 if a place has no dead letter.
     """
     from pipeline_processing.cli.event_loop import run_async
 
@@ -118,34 +116,32 @@ def redrive(
 
 
 @asynccontextmanager
-async def _topics() -> AsyncIterator[tuple[Settings, Topics]]:
+async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
     from pipeline_processing import app
     from pipeline_processing.clock import SystemClock
     from pipeline_processing.logs import configure_logs
+    from pipeline_processing.redrive import DeadLetters
     from pipeline_processing.submission import patiently
 
     on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
     settings = current_settings()
-    async with app.topics(settings) as topics:
+    async with AsyncExitStack() as stack:
+        topics = await stack.enter_async_context(app.topics(settings))
+        # Without a history there are those in Kafka, which need none.
+        kept = None if settings.history_dsn is None else await stack.enter_async_context(app.letters(settings))
         # Where nobody has sent anything yet there are no dead letters, rather than an error.
         await patiently(topics.ensure, clock=SystemClock())
-        yield settings, topics
+        yield settings, topics, DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=kept)
 
 
 async def _newest(wanted: Wanted, limit: int) -> list[DeadLetter]:
-    from pipeline_processing.redrive import DeadLetters
-
-    async with _topics() as (settings, topics):
-        letters = DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic)
+    async with _letters() as (_, _, letters):
         return await letters.newest(wanted, limit=limit)
 
 
 async def _one(place: Place) -> DeadLetter:
-    from pipeline_processing.redrive import DeadLetters
-
-    async with _topics() as (settings, topics):
-        letters = DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic)
+    async with _letters() as (_, _, letters):
         return (await letters.at([place]))[0]
 
 
@@ -154,11 +150,11 @@ async def _redriven(wanted: Wanted) -> int:
     from pipeline_processing.redrive import Redrive
 
     told = _Told()
-    async with _topics() as (settings, topics), app.events(settings) as events:
+    async with _letters() as (settings, topics, letters), app.events(settings) as events:
         redrive = Redrive(
             topics=topics,
             events=events,
-            letters_topic=settings.kafka.dead_letters_topic,
+            letters=letters,
             requests_topic=settings.kafka.requests_topic,
             tell=told.tell,
         )
@@ -181,7 +177,7 @@ class _Told:
 
     def tell(self, redriven: Redriven) -> None:
         letter = redriven.letter
-        about = f"{letter.place}  {letter.reason}  key {_short(letter.record.key)}"
+        about = f"{letter.place}  {letter.reason}  key {_short(letter.original_key)}"
         if redriven.obstacle is not None:
             self.stuck += 1
             what = f"not sent: {redriven.obstacle}"
@@ -209,32 +205,35 @@ def _line(letter: DeadLetter) -> tuple[str, ...]:
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 2]} …"
     came_from = f"{letter.topic} {letter.partition}:{letter.offset}"
-    return letter.place, _moment(letter.at), letter.reason, _short(letter.record.key), came_from, message
+    return letter.place, _moment(letter.at), letter.reason, _short(letter.original_key), came_from, message
 
 
 def _object(letter: DeadLetter) -> dict[str, Any]:
     """As JSON, by the names of the headers."""
     return {
         "place": letter.place,
-        **_named("key", letter.record.key),
+        **_named("key", letter.original_key),
         "dlq_reason": letter.reason,
         "dlq_message": letter.message,
         "dlq_topic": letter.topic,
         "dlq_partition": letter.partition,
         "dlq_offset": letter.offset,
         "dlq_at": letter.at,
+        "dlq_timestamp": letter.timestamp_ms,
     }
 
 
 def _full_object(letter: DeadLetter) -> dict[str, Any]:
+    from pipeline_processing.dead_letters import STORED
+
     record = letter.record
     return {
         "place": letter.place,
         "topic": record.topic,
-        "partition": record.partition,
+        "partition": None if record.partition == STORED else record.partition,
         "offset": record.offset,
         "timestamp_ms": record.timestamp_ms,
-        **_named("key", record.key),
+        **_named("key", letter.original_key),
         # A list: a name may stand there twice.
         "headers": [{"name": name, **_named("value", value)} for name, value in record.headers],
         **_named("value", record.value),
@@ -254,7 +253,7 @@ def _named(name: str, value: bytes | None) -> dict[str, str | None]:
 def _details(letter: DeadLetter) -> Iterator[str]:
     """For people. The value comes last, and in full."""
     record = letter.record
-    facts = [("place", letter.place), ("key", _exact(record.key))]
+    facts = [("place", letter.place), ("key", _exact(letter.original_key))]
     facts += [(name, _exact(value)) for name, value in record.headers]
     width = max(len(render.printable(name)) for name, _ in facts) + 2
     for name, value in facts:
@@ -292,10 +291,10 @@ def _moment(text: str) -> str:
 
 
 def _place(text: str) -> Place:
-    from pipeline_processing.topic_reading import place_of
+    from pipeline_processing.redrive import letter_place
 
     try:
-        return place_of(text)
+        return letter_place(text)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="'P:O'") from None
 

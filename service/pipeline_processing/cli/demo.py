@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline_processing.cli.context import current_mask
 from pipeline_processing.cli.exit_codes import FAILED, SUCCESS, UNAVAILABLE
 
 
@@ -45,8 +46,8 @@ def demo(
     _forget_the_users_servers()
     _configure_logs()
     try:
-        with configure_telemetry(environ) as telemetry:
-            tell(page=page, tracer=telemetry.tracer, keep=keep, environ=environ)
+        with configure_telemetry(environ, mask=current_mask()) as telemetry:
+            tell(page=page, tracer=telemetry.tracer, mask=current_mask(), keep=keep, environ=environ)
     except EmbeddedServerError as error:
         typer.echo(f"Error: {error}", err=True)
         return UNAVAILABLE
@@ -68,4 +69,4 @@ def _forget_the_users_servers() -> None:
 def _configure_logs() -> None:
     from pipeline_processing.logs import configure_logs
 
-    configure_logs(json=not sys.stderr.isatty(), level="warning")
+    configure_logs(json=not sys.stderr.isatty(), level="warning", mask=current_mask())

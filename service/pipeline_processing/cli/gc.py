@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.context import current_settings
+from pipeline_processing.cli.context import current_mask, current_settings
 
 if TYPE_CHECKING:
     from pipeline_processing.clean_up import Amount
@@ -46,15 +46,14 @@ def gc(
     """
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.logs import configure_logs
-    from pipeline_processing.masking import mask_text
 
     on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
     collected = run_async(_collected(config, dry_run=dry_run))
     for line in _lines(collected, dry_run=dry_run):
         typer.echo(line)
     for message in dict.fromkeys(str(problem) for problem in collected.problems):
-        typer.echo(f"Error: {mask_text(message)}", err=True)
+        typer.echo(f"Error: {current_mask().text(message)}", err=True)
     return collected.exit_code
 
 
@@ -64,7 +63,7 @@ async def _collected(config: Path | None, *, dry_run: bool) -> Collected:
 
     settings = current_settings(job_config_file=config)
     job_config = load_job_config(settings.job_config_file) if settings.job_config_file else None
-    async with garbage_collector(settings, job_config, dry_run=dry_run) as collector:
+    async with garbage_collector(settings, job_config, mask=current_mask(), dry_run=dry_run) as collector:
         return await collector.collect()
 
 

@@ -14,10 +14,13 @@ from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.app_data import data_path
 from pipeline_processing.cli.event_loop import run_async
+from pipeline_processing.cli.exit_codes import BUG
+from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.logs import configure_logs
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import RunProgress
 from pipeline_processing.ports import Claim
 from pipeline_processing.settings import Settings
@@ -33,21 +36,24 @@ def main() -> int:
     progress = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a step prints is no progress
     # From a process of our own, through a pipe that nobody else can write to.
-    settings, config, claim = pickle.load(sys.stdin.buffer)  # noqa: S301 - see above
-    configure_logs(json=not sys.stderr.isatty(), level="info")
+    settings, config, claim, mask = pickle.load(sys.stdin.buffer)  # noqa: S301 - see above
+    configure_logs(json=not sys.stderr.isatty(), level="info", mask=mask)
     try:
-        with configure_telemetry(os.environ) as telemetry:
-            run_async(_work(settings, config, claim, telemetry, progress))
+        with uncaught_errors_masked(mask), configure_telemetry(os.environ, mask=mask) as telemetry:
+            run_async(_work(settings, config, claim, telemetry, mask, progress))
     except (Terminated, asyncio.CancelledError):
         log.info("told to stop")
     except PipelineError as error:
         log.error("the attempt could not be made", error=str(error))
         return error.exit_code
+    except Exception:
+        log.exception("unexpected error")  # Python's own traceback isn't masked
+        return BUG
     return 0
 
 
 async def _work(
-    settings: Settings, config: AgencyJobConfig, claim: Claim, telemetry: Telemetry, progress: BinaryIO
+    settings: Settings, config: AgencyJobConfig, claim: Claim, telemetry: Telemetry, mask: Mask, progress: BinaryIO
 ) -> None:
     clock, loop, lifeline = HistoryClock(SystemClock()), asyncio.get_running_loop(), sys.stdin.fileno()
     working = asyncio.current_task()
@@ -64,7 +70,7 @@ async def _work(
         app.watched_aside() as aside,
         app.history(settings, connections=3) as runs,
         app.leases(settings, aside, runs=runs, clock=clock, concurrency=1) as leases,
-        data_path(settings, config, runs=1, clock=clock) as path,
+        data_path(settings, config, runs=1, mask=mask, clock=clock) as path,
     ):
         executor = app.executor(
             settings,
@@ -74,6 +80,7 @@ async def _work(
             path=path,
             clock=clock,
             tracer=telemetry.tracer,
+            mask=mask,
             retry=app.retry_policy(settings),
             leave_seconds=leave_seconds(settings.worker.drain_seconds),
             on_progress=tell,

@@ -26,9 +26,10 @@ from pipeline_processing.cli import (
     serve,
     submit,
 )
-from pipeline_processing.cli.exit_codes import BUG, INTERRUPTED, READER_GONE, SUCCESS, TERMINATED, USAGE
+from pipeline_processing.cli.context import current_mask, new_mask
+from pipeline_processing.cli.exit_codes import BUG, FAILED, INTERRUPTED, READER_GONE, SUCCESS, TERMINATED, USAGE
+from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.masking import mask_text
 from pipeline_processing.signals import Terminated, raise_interrupted, raise_terminated
 
 PROGRAM = "pipeline-processing"
@@ -72,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if interruptible:
         signal.signal(signal.SIGINT, raise_interrupted)
     try:
-        code = _run(arguments)
+        with uncaught_errors_masked(new_mask()):
+            code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         code = READER_GONE
@@ -107,7 +109,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         cause = error.__context__
         if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
             return READER_GONE
-        raise
+        if not isinstance(error.code, str):
+            raise
+        _say(error.code)
+        return FAILED
     except Exception as error:
         return _bug(error)
     # What a command returned, or the code of typer.Exit.
@@ -121,7 +126,7 @@ def _bug(error: Exception) -> int:
     import traceback
 
     _say(f"{type(error).__name__}: {error}. This is a bug: please report it with the lines below.")
-    sys.stderr.write(mask_text("".join(traceback.format_exception(error))))
+    sys.stderr.write(current_mask().text("".join(traceback.format_exception(error))))
     return BUG
 
 
@@ -134,7 +139,7 @@ def _pipeline_error(error: BaseException) -> PipelineError | None:
 
 
 def _say(message: str) -> None:
-    typer.echo(f"Error: {mask_text(message)}", err=True)
+    typer.echo(f"Error: {current_mask().text(message)}", err=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pipeline_processing.cli import render
-from pipeline_processing.cli.context import current_settings
+from pipeline_processing.cli.context import current_mask, current_settings
 from pipeline_processing.cli.history import moment_of
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def replay(
     )
     settings = current_settings()
     on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
-    with configure_telemetry(os.environ) as telemetry:
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
+    with configure_telemetry(os.environ, mask=current_mask()) as telemetry:
         run_async(_replayed(settings, choice, telemetry, execute=execute, as_json=as_json))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.model import JobRequest
 
 JobArgument = Annotated[str, typer.Argument(help="The job: agency_data_job.")]
@@ -114,6 +115,25 @@ def check_job(job: str) -> None:
 
     if job != JOB:
         raise UnknownJob(job, job=JOB)
+
+
+def check_for_config(requests: Iterable[JobRequest], config: AgencyJobConfig) -> None:
+    """Raises a RequestError for requests that workers with this job config would refuse: each fault once."""
+    from pipeline_processing.errors import InvalidRequest, RequestError
+
+    faults: dict[str, RequestError] = {}
+    first: dict[str, int] = {}
+    for request in requests:
+        try:
+            config.for_request(request)
+        except RequestError as error:
+            faults.setdefault(str(error), error)
+            first.setdefault(str(error), request.agency_id)
+    if len(faults) == 1:
+        raise next(iter(faults.values()))
+    if faults:
+        lines = "\n".join(f"  agency_id {agency_id}: {fault}" for fault, agency_id in first.items())
+        raise InvalidRequest(f"Some requests aren't valid, and none was sent:\n{lines}")
 
 
 def check_size(request: JobRequest) -> None:

@@ -65,7 +65,7 @@ def run(
     from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.app import new_run_id
-    from pipeline_processing.cli.context import current_settings, missing_settings
+    from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import SettingsError
     from pipeline_processing.logs import configure_logs
@@ -90,16 +90,17 @@ def run(
     if missing or job_config is None:
         raise SettingsError("\n".join(map(str, missing)))
     # What can be refused is, before the run id is spent on it.
-    asked_for = job_config.for_request(request)
-    # A dry run needs no destination, nor its secrets.
-    needed = asked_for.model_copy(update={"destinations": None}) if dry_run else asked_for
+    needed = job_config.narrowed(request)
+    if dry_run:  # which needs no destination, nor its secrets
+        needed = needed.model_copy(update={"destinations": None})
     require_sound(needed, secrets=settings.secrets)
+    job_config.for_request(request)
     run_id = request.run_id or new_run_id()
     on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
     typer.echo(f"{run_id}: started", err=True)
     try:
-        with configure_telemetry(os.environ) as telemetry:
+        with configure_telemetry(os.environ, mask=current_mask()) as telemetry:
             completion = run_async(_completed(settings, job_config, request, run_id, telemetry))
     except (KeyboardInterrupt, Terminated):
         if not dry_run:
@@ -113,6 +114,7 @@ async def _completed(
 ) -> RunCompletion:
     from pipeline_processing import app
     from pipeline_processing.agency_data_job.context import RunContext
+    from pipeline_processing.cli.context import current_mask
     from pipeline_processing.cli.progress import shown_progress
     from pipeline_processing.clock import SystemClock
     from pipeline_processing.logs import bound_run
@@ -134,9 +136,12 @@ async def _completed(
                     config.for_request(request),
                     run=context,
                     tracer=telemetry.tracer,
+                    mask=current_mask(),
                     on_progress=RunTotals(context, SystemClock(), on_progress),
                 )
-            async with app.run_now(settings, config, tracer=telemetry.tracer, on_progress=on_progress) as runner:
+            async with app.run_now(
+                settings, config, tracer=telemetry.tracer, mask=current_mask(), on_progress=on_progress
+            ) as runner:
                 finished = await runner.run(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
             return RunCompletion.of(finished)
 
@@ -168,6 +173,7 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
 
 
 def _told(completion: RunCompletion, *, as_json: bool) -> int:
+    from pipeline_processing.cli.context import current_mask
     from pipeline_processing.cli.render import duration, number, printable
     from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
 
@@ -192,6 +198,7 @@ def _told(completion: RunCompletion, *, as_json: bool) -> int:
             if value is not None:
                 typer.echo(f"{name:<10}{value}")
     if completion.error is not None:
-        typer.echo(f"Error: {printable(completion.error.message)}", err=True)
+        # Masked once more: another worker may have written it, which doesn't know this one's secrets.
+        typer.echo(f"Error: {printable(current_mask().text(completion.error.message))}", err=True)
         return completion.error.exit_code
     return RUN_CANCELLED_EXIT_CODE if completion.state == "cancelled" else SUCCESS

@@ -50,7 +50,7 @@ def serve(
     """
     from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.agency_data_job.config import load_job_config
-    from pipeline_processing.cli.context import current_settings, missing_settings
+    from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import SettingsError
@@ -63,8 +63,8 @@ def serve(
     if missing or job_config is None:
         raise SettingsError("\n".join(map(str, missing)))
     require_sound(job_config, secrets=settings.secrets)
-    configure_logs(json=not sys.stderr.isatty(), level="info")
-    with Cutoff() as cutoff, configure_telemetry(os.environ) as telemetry:
+    configure_logs(json=not sys.stderr.isatty(), level="info", mask=current_mask())
+    with Cutoff() as cutoff, configure_telemetry(os.environ, mask=current_mask()) as telemetry:
         run_async(_served(settings, job_config, telemetry, cutoff, once=once))
 
 
@@ -74,10 +74,11 @@ async def _served(
     import asyncio
 
     from pipeline_processing.app_serve import service
+    from pipeline_processing.cli.context import current_mask
 
     stop, hurry = asyncio.Event(), asyncio.Event()
     with _told_by_signals(stop, hurry, cutoff, drain_seconds=settings.worker.drain_seconds):
-        async with service(settings, config, tracer=telemetry.tracer) as parts:
+        async with service(settings, config, tracer=telemetry.tracer, mask=current_mask()) as parts:
             await parts.run(stop, hurry, once=once)
 
 

@@ -21,6 +21,7 @@ from pipeline_processing.cli.request_options import (
     RunIdOption,
     SinceOption,
     UntilOption,
+    check_for_config,
     check_job,
     check_size,
     params_of,
@@ -84,10 +85,11 @@ def submit(
     """
     Send requests to the workers, and print their run ids, one a line.
 
-    Requests are checked first: if one isn't valid, none is sent.
+    Requests are checked first, also against PIPELINE_JOB_CONFIG_FILE where that is set: if one isn't valid, none is
+    sent.
     """
     from pipeline_processing.app import new_run_id
-    from pipeline_processing.cli.context import current_settings
+    from pipeline_processing.cli.context import current_mask, current_settings
     from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.logs import configure_logs
     from pipeline_processing.telemetry import configure_telemetry
@@ -120,13 +122,17 @@ def submit(
             check_size(request)
     requests = [each if each.run_id else each.model_copy(update={"run_id": new_run_id()}) for each in requests]
     settings = current_settings()
+    if settings.job_config_file is not None:
+        from pipeline_processing.agency_data_job.config import load_job_config
+
+        check_for_config(requests, load_job_config(settings.job_config_file))
     if not requests:
         typer.echo("There are no requests.", err=True)
         return SUCCESS
     on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info")
+    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
     submission = _Submission(requests)
-    with configure_telemetry(os.environ) as telemetry, submission.told_if_broken_off():
+    with configure_telemetry(os.environ, mask=current_mask()) as telemetry, submission.told_if_broken_off():
         run_async(_submitted(settings, submission, telemetry, follow=follow))
     return submission.exit_code
 

@@ -10,11 +10,12 @@ from opentelemetry.trace import Tracer
 from pipeline_processing import intake
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.app_serve import service
+from pipeline_processing.masking import Mask
 from pipeline_processing.settings import Settings
 
 
 @asynccontextmanager
-async def serving(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer) -> AsyncIterator[None]:
+async def serving(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask) -> AsyncIterator[None]:
     """
     The service is at work inside the block, and hands back what it has in hand when the block is left.
 
@@ -22,7 +23,7 @@ async def serving(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
     try:
-        async with service(settings, config, tracer=tracer) as parts, asyncio.TaskGroup() as group:
+        async with service(settings, config, tracer=tracer, mask=mask) as parts, asyncio.TaskGroup() as group:
             group.create_task(parts.run(stop, hurry, once=False))
             yield
             hurry.set()

@@ -22,6 +22,7 @@ from pipeline_processing.demo.serving import serving
 from pipeline_processing.demo.story import Story
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
+from pipeline_processing.masking import Mask
 from pipeline_processing.settings import Settings
 from pipeline_processing.settings_loader import load_settings
 
@@ -30,7 +31,7 @@ _OF_THE_SERVICE = {"PIPELINE_HTTP__PORT": "0"}
 """Any free port: another service of the user's may have its own."""
 
 
-def tell(*, page: Page, tracer: Tracer, keep: bool, environ: Mapping[str, str]) -> None:
+def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping[str, str]) -> None:
     """
     Print the story. With `keep`, then wait for Ctrl-C or SIGTERM, with the servers up and the service at work.
     `environ` is what another shell of the user's has.
@@ -47,18 +48,18 @@ def tell(*, page: Page, tracer: Tracer, keep: bool, environ: Mapping[str, str]) 
             f"All were up after {took}."
         )
         environment = _prepared(servers)
-        settings = load_settings({**environment, **_OF_THE_SERVICE}).settings
+        settings = load_settings({**environment, **_OF_THE_SERVICE}, mask=mask).settings
         paste = lines_to_paste(environment, environ) if keep else None
-        run_async(_told(page, settings, tracer, paste=paste))
+        run_async(_told(page, settings, tracer, mask, paste=paste))
     if keep:
         page.say("The service has stopped, and the servers are gone.")
 
 
-async def _told(page: Page, settings: Settings, tracer: Tracer, *, paste: list[str] | None) -> None:
+async def _told(page: Page, settings: Settings, tracer: Tracer, mask: Mask, *, paste: list[str] | None) -> None:
     applied = await app.migrate(settings)
     expect(bool(applied), "the new database had a run history already")
     config = load_job_config(settings.require_job_config_file())
-    async with serving(settings, config, tracer=tracer):
+    async with serving(settings, config, tracer=tracer, mask=mask):
         page.say(f"The run history is set up, and the service starts, as `{_PROGRAM} serve` would.")
         await Story(page=page, settings=settings, tracer=tracer).tell()
         page.chapter("How to look further")

@@ -3,7 +3,10 @@ Natural values that remember the form in which they were carried, so that one wh
 it came: a document with its repeated keys and all its digits, a float in Postgres's own digits.
 """
 
+from hashlib import blake2b
 from typing import Any
+
+_LONGEST_KEPT = 1024
 
 
 class _ReadFloat(float):
@@ -14,13 +17,13 @@ class _ReadFloat(float):
 class _ReadDict(dict[str, Any]):
     __slots__ = ("as_read", "carried")
     carried: Any
-    as_read: str
+    as_read: str | bytes
 
 
 class _ReadList(list[Any]):
     __slots__ = ("as_read", "carried")
     carried: Any
-    as_read: str
+    as_read: str | bytes
 
 
 def remembering(value: Any, carried: Any) -> Any:
@@ -31,10 +34,10 @@ def remembering(value: Any, carried: Any) -> Any:
             read = _ReadFloat(value)
         case dict():
             read = _ReadDict(value)
-            read.as_read = repr(value)
+            read.as_read = _seen_as(value)
         case list():
             read = _ReadList(value)
-            read.as_read = repr(value)
+            read.as_read = _seen_as(value)
         case _:
             return value
     read.carried = carried
@@ -47,5 +50,13 @@ def carried_form(value: Any) -> Any:
         case _ReadFloat():
             return value.carried
         case _ReadDict() | _ReadList():
-            return value.carried if repr(value) == value.as_read else None  # repr tells 1, 1.0 and True apart
+            return value.carried if _seen_as(value) == value.as_read else None
     return None
+
+
+def _seen_as(value: Any) -> str | bytes:
+    """What tells whether a value has changed: its repr, which tells 1, 1.0 and True apart; of a long one its digest."""
+    text = repr(value)
+    if len(text) <= _LONGEST_KEPT:
+        return text
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()

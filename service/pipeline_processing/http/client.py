@@ -162,11 +162,16 @@ async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> H
 
 
 def _shower(url: str, shown_as: str | None) -> Shower:
-    if shown_as is None:
-        return shown
-    said = shown(shown_as)
-    # Where a redirect leads may repeat the values, and nothing tells which part of it does.
-    return lambda at: said if at == url else f"a redirect from {said}"
+    said = shown(shown_as or url)
+
+    def show(at: str) -> str:
+        if at == url:
+            return said
+        # Its path may be a secret, as links to files often are, or repeat the values, as even its host may.
+        scheme, host, port = origin_of(at)
+        return f"a redirect from {said}" + (f" to {scheme}://{host}:{port}" if shown_as is None else "")
+
+    return show
 
 
 def redirected(url: str, location: str, *, shown_as: str) -> str:

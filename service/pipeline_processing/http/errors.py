@@ -47,6 +47,14 @@ ERRORS: Mapping[type[Exception], type[PipelineError]] = {
 }
 
 
+QUOTING = (
+    aiohttp.ClientResponseError,
+    aiohttp.ClientPayloadError,
+    aiohttp.ServerDisconnectedError,
+    http_exceptions.HttpProcessingError,
+)
+
+
 class LongWait(Throttled):
     """A Retry-After that nobody can wait for within one attempt of a run."""
 
@@ -60,9 +68,15 @@ class LongWait(Throttled):
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn what aiohttp raises inside the block into a PipelineError. `url` is as messages show it."""
+    """
+    Turn what aiohttp raises inside the block into a PipelineError. `url` is as messages show it.
+
+    An error that quotes what came from the server isn't its cause: tracebacks would show headers, and secrets in them.
+    """
     try:
         yield
+    except QUOTING as error:
+        raise translation(error, url) from None
     except tuple(ERRORS) as error:
         raise translation(error, url) from error
 

@@ -1,11 +1,30 @@
 """One page of an API: a JSON document with a list of records in it, never held whole."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline_processing.errors import SourceDataInvalid
 from pipeline_processing.http.json_text import JsonText
 from pipeline_processing.ports import Answer
+
+_MOST_KEYS = 20
+"""Of one object, in a message."""
+_LONGEST_KEY = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Nothing stands at a path of the page, not even null: `key` is missing in the object at `above`."""
+
+    key: str
+    above: tuple[str, ...]
+    keys: tuple[str, ...]
+    """Those that the object has."""
+
+    def __str__(self) -> str:
+        others = f"only {_listed(self.keys)}" if self.keys else "nor any other"
+        return f"there is no key {self.key!r}{_under(self.above)}, {others}"
 
 
 class JsonPage:
@@ -27,7 +46,10 @@ class JsonPage:
         self.count = 0
         """Records read so far."""
         self.found: Any = None
-        """What stands at `beside`; None if nothing, or before all records are read."""
+        """What stands at `beside`, or Absent; None without `beside`, and before all records are read."""
+        self._keys: list[list[str]] = [[] for _ in range(len(self._path))]
+        """By depth, keys of the objects on the way to the records."""
+        self._is_found = False
 
     async def read(self, *, records: int, characters: int) -> list[Any]:
         """
@@ -53,13 +75,13 @@ class JsonPage:
         if await self._text.peek() not in ("{", "["):
             raise self._text.fault("an object or a list should stand")
         for depth in range(len(self._path)):
-            if await self._text.peek() != "{":
-                raise self._no_records("there is no object")
+            if (first := await self._text.peek()) != "{":
+                raise self._no_records(f"there is {_kind_of(first)}{_under(self._path[:depth])}, not an object")
             await self._text.take("{")
             if await self._passed("}") or not await self._find(depth):
-                raise self._no_records("there is no such key")
-        if await self._text.peek() != "[":
-            raise self._no_records("there is no list")
+                raise self._no_records(str(self._absent(self._path, depth)))
+        if (first := await self._text.peek()) != "[":
+            raise self._no_records(f"there is {_kind_of(first)}, not a list")
         await self._text.take("[")
         return not await self._passed("]")
 
@@ -70,17 +92,24 @@ class JsonPage:
                 raise SourceDataInvalid(f"it has the key {self._path[depth]!r} twice, on the way to its records.")
         if await self._text.peek():
             raise SourceDataInvalid("something stands after its end, so it isn't JSON.")
+        if self._wanted and not self._is_found:
+            # Neither path is part of the other: they are the same up to this depth.
+            depth = next(at for at, key in enumerate(self._wanted) if key != self._path[at])
+            self.found = self._absent(self._wanted, depth)
 
     async def _find(self, depth: int) -> bool:
         """Pass the members of an object up to the value under the path's key; False at the object's end."""
         wanted = self._wanted[depth:] if self._wanted[:depth] == self._path[:depth] else ()
         while True:
             key = await self._text.key()
+            if len(self._keys[depth]) <= _MOST_KEYS:
+                self._keys[depth].append(key)
             if key == self._path[depth]:
                 return True
             value = await self._text.value()
             if wanted and key == wanted[0]:
-                self.found = _inside(value, wanted[1:])
+                self.found = _inside(value, self._wanted, len(self._wanted) - len(wanted) + 1)
+                self._is_found = True
             if await self._text.ended("}"):
                 return False
 
@@ -90,14 +119,41 @@ class JsonPage:
         await self._text.take(closing)
         return True
 
+    def _absent(self, path: Sequence[str], depth: int) -> Absent:
+        return Absent(path[depth], tuple(path[:depth]), tuple(self._keys[depth]))
+
     def _no_records(self, why: str) -> SourceDataInvalid:
         where = f"at {'.'.join(self._path)!r}" if self._path else "as the whole page"
         return SourceDataInvalid(f"it has no list of records {where}: {why}. Correct `records` in the job config.")
 
 
-def _inside(value: Any, path: Sequence[str]) -> Any:
-    for key in path:
-        if not isinstance(value, dict):
+def _inside(value: Any, path: Sequence[str], depth: int) -> Any:
+    """What the rest of the path, from that depth on, leads to in a value; None also where null stands on the way."""
+    for at in range(depth, len(path)):
+        if value is None:
             return None
-        value = value.get(key)
+        if value == []:  # PHP writes an empty object so
+            value = {}
+        if not isinstance(value, dict):
+            raise SourceDataInvalid(
+                f"it has no object at {'.'.join(path[:at])!r}, on the way to {'.'.join(path)!r}. Correct `pages` in "
+                "the job config."
+            )
+        if path[at] not in value:
+            return Absent(path[at], tuple(path[:at]), tuple(value))
+        value = value[path[at]]
     return value
+
+
+def _under(above: Sequence[str]) -> str:
+    return f" in {'.'.join(above)!r}" if above else ""
+
+
+def _listed(keys: Sequence[str]) -> str:
+    shown = [repr(key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}…") for key in keys[:_MOST_KEYS]]
+    return ", ".join([*shown, *(["…"] if len(keys) > _MOST_KEYS else [])])
+
+
+def _kind_of(first: str) -> str:
+    """What a value is that begins with this character."""
+    return {"{": "an object", "[": "a list", '"': "text", "n": "null", "t": "true", "f": "false"}.get(first, "a number")

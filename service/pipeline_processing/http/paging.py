@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from pipeline_processing.agency_data_job.http_source import Cursor, HttpSourceConfig, PageNumber, Pages
 from pipeline_processing.errors import SourceDataInvalid
 from pipeline_processing.http.link_header import next_link
+from pipeline_processing.http.pages import Absent
 from pipeline_processing.ports import Answer
 from pipeline_processing.urls import joined, origin_of, with_query
 
@@ -84,9 +85,8 @@ class Numbers:
         return self._numbered(url)
 
     def after(self, url: str, answer: Answer, *, found: Any, records: int) -> str | None:
-        if records == 0 or (self._pages.size is not None and records < self._pages.size):
-            return None
-        return self._numbered(url)
+        # A page with fewer records than asked for ends nothing: an API may have a limit of its own.
+        return self._numbered(url) if records else None
 
     def _numbered(self, url: str) -> str:
         pages = self._pages
@@ -103,6 +103,8 @@ class Way:
     def __init__(self, config: HttpSourceConfig, url: str) -> None:
         """`url` is where the job config leads with the run's arguments."""
         self._paging = _paging(config.pages)
+        self._pages = config.pages
+        self._is_first = True
         self._home = origin_of(url)
         self._left = config.max_pages
         self._most = config.max_pages
@@ -115,9 +117,16 @@ class Way:
         """
         To the next page, by what the one just read has said.
 
-        Raises SourceDataInvalid for one elsewhere, one that was read already, and one too many.
+        `found` is what `pages` leads to in it. Raises SourceDataInvalid where that is absent from the first page, and
+        for a page elsewhere, one that was read already, and one too many.
         """
         assert self.url is not None, "a page has just been read"
+        if isinstance(found, Absent):
+            # Many APIs leave it out on the last page. In the first, it is as likely a wrong path.
+            if self._is_first and self._pages is not None and not self._pages.optional:
+                raise _nothing_there(self._pages, found)
+            found = None
+        self._is_first = False
         url = self._paging.after(self.url, answer, found=found, records=records)
         if url is not None and origin_of(url) != self._home:
             raise SourceDataInvalid(
@@ -139,6 +148,14 @@ class Way:
                 )
             self._left -= 1
         self.url = url
+
+
+def _nothing_there(pages: Pages, absent: Absent) -> SourceDataInvalid:
+    name = "cursor" if pages.cursor is not None else "next_link"
+    return SourceDataInvalid(
+        f"it has nothing at {pages.path!r}, which leads to the next page: {absent}. Correct `{name}` in the job "
+        "config. If this API leaves it out where there is only one page, set `optional: true` beside it."
+    )
 
 
 def _paging(pages: Pages | None) -> Paging:

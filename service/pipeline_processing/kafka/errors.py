@@ -17,6 +17,7 @@ from pipeline_processing.errors import (
     AccessDenied,
     InternalError,
     KafkaUnavailable,
+    MessageRefused,
     MessageTooLarge,
     PipelineError,
     SettingsError,
@@ -31,6 +32,7 @@ class Fault(Enum):
     ACCESS = auto()
     MISSING = auto()
     TOO_LARGE = auto()
+    REFUSED = auto()
     MISCONFIGURED = auto()
     BUG = auto()
 
@@ -115,6 +117,7 @@ FAULTS: Mapping[type[Exception], Fault] = {
     kafka.UnknownTopicOrPartitionError: Fault.MISSING,
     kafka.MessageSizeTooLargeError: Fault.TOO_LARGE,
     kafka.RecordListTooLargeError: Fault.TOO_LARGE,
+    kafka.InvalidTimestampError: Fault.REFUSED,
     # Settings: ours, or the brokers'.
     kafka.UnrecognizedBrokerVersion: Fault.MISCONFIGURED,
     kafka.IncompatibleBrokerVersion: Fault.MISCONFIGURED,
@@ -148,7 +151,6 @@ FAULTS: Mapping[type[Exception], Fault] = {
     kafka.OffsetMetadataTooLargeError: Fault.BUG,
     kafka.InvalidCommitOffsetSizeError: Fault.BUG,
     kafka.InvalidRequiredAcksError: Fault.BUG,
-    kafka.InvalidTimestampError: Fault.BUG,
     kafka.InvalidRequestError: Fault.BUG,
     kafka.TopicAlreadyExistsError: Fault.BUG,
     kafka.InvalidTxnState: Fault.BUG,
@@ -224,12 +226,23 @@ def translate(error: BaseException, *, where: Where) -> PipelineError:
                 f"Kafka at {where.brokers} refuses a message{_to_what(error, where)} for its size: {cause}. Send less, "
                 "or raise the topic's max.message.bytes."
             )
+        case Fault.REFUSED:
+            return refusal(error, where=where)
         case Fault.MISCONFIGURED:
             return SettingsError(
                 f"Kafka at {where.brokers} can't be used: {cause}. {remedy or 'Correct the settings, or the brokers.'}"
             )
         case Fault.BUG:
             return InternalError(error)
+
+
+def refusal(error: BaseException, *, where: Where) -> MessageRefused:
+    """For what a broker answers to a message that it will never take."""
+    topic = f" to the topic {', '.join(where.topics)}" if where.topics else ""
+    return MessageRefused(
+        f"Kafka at {where.brokers} refuses a message{topic} for good: {cause_of(error)}. Check the topic's "
+        "configuration: a compacted one wants keys, and one that limits timestamps wants clocks that agree."
+    )
 
 
 def cause_of(error: BaseException) -> str:

@@ -8,15 +8,16 @@ from typing import Any, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
-from pipeline_processing.errors import MessageTooLarge
+from pipeline_processing.errors import MessageRefused, MessageTooLarge, PipelineError, TopicMissing
 from pipeline_processing.kafka.connection import Connection
-from pipeline_processing.kafka.errors import Fault, fault_of, translate
+from pipeline_processing.kafka.errors import Fault, Where, fault_of, refusal, translate
 from pipeline_processing.kafka.lifecycle import cut_off, started, stopped
-from pipeline_processing.kafka.metadata import partitions_of
+from pipeline_processing.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.messaging import Outgoing
 from pipeline_processing.settings import KafkaSettings
 
 _OPEN_SECONDS = 5.0
+_LOOK_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
 _MAX_REQUEST_SIZE = 16 * 1024 * 1024
 """Above what any of our topics takes: it is for the brokers to decide."""
@@ -31,6 +32,8 @@ _ANEW = (
     kafka.ProducerFenced,
     kafka.ProducerClosed,
 )
+# INVALID_RECORD (87) has no name in aiokafka, nor has any newer answer. Those that pass by waiting have one.
+_NAMELESS = kafka.UnknownError
 
 
 class _Producer:
@@ -54,7 +57,7 @@ class KafkaEvents:
     """
 
     def __init__(self, *, settings: KafkaSettings, delivery_seconds: float = 10.0) -> None:
-        """`delivery_seconds` limits each call of `send`. Raises SettingsError."""
+        """`delivery_seconds` limits each call of `send`, which then looks for a moment why. Raises SettingsError."""
         self._connection = Connection.of(settings)
         self._where = self._connection.where
         self._delivery_seconds = delivery_seconds
@@ -77,32 +80,51 @@ class KafkaEvents:
         """See `Events`. Raises KafkaUnavailable, too, when the brokers don't acknowledge all of them in time."""
         if not messages:
             return
-        too_large: list[tuple[Outgoing, Exception]] = []
+        refused: list[tuple[Outgoing, Exception]] = []
         try:
             async with asyncio.timeout(self._delivery_seconds):
                 failed = await self._attempt(messages)
                 # One refused message takes others with it: those of its batch, and those behind the gap that it leaves.
                 # So send again each by itself, in order.
                 for message, error in failed:
-                    too_large += await self._alone(message, error)
+                    refused += await self._alone(message, error)
         except TimeoutError as error:
-            raise translate(error, where=self._where) from error
-        if too_large:
-            message, refusal = too_large[0]
-            raise MessageTooLarge(
+            missing = await self._missing(messages)
+            raise missing or translate(error, where=self._where) from error
+        if refused:
+            message, answer = refused[0]
+            raise self._refusal(message, answer) from answer
+
+    async def _missing(self, messages: Sequence[Outgoing]) -> TopicMissing | None:
+        """Whether a topic was deleted: aiokafka tries again then, and doesn't say why."""
+        topics = sorted({message.topic for message in messages})
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                producer = await self._opened()
+                await partitions_of(producer.client.client, topics, where=self._where, seconds=_LOOK_SECONDS)
+        except TopicMissing as missing:
+            return missing
+        except (PipelineError, TimeoutError):
+            pass
+        return None
+
+    def _refusal(self, message: Outgoing, error: Exception) -> MessageRefused:
+        if fault_of(error) is Fault.TOO_LARGE:
+            return MessageTooLarge(
                 f"Kafka at {self._where.brokers} refuses a message to the topic {message.topic} for its size: it has "
                 f"{_size(message):,} bytes. Send less, or raise the topic's max.message.bytes."
-            ) from refusal
+            )
+        return refusal(error, where=Where(self._where.brokers, topics=(message.topic,)))
 
     async def _alone(self, message: Outgoing, error: Exception) -> list[tuple[Outgoing, Exception]]:
-        """Send one message until it is stored, or refused for its size."""
+        """Send one message until it is stored, or refused for good."""
         while failed := await self._attempt([message]):
-            if fault_of(failed[0][1]) is Fault.TOO_LARGE:
+            if _is_refusal(failed[0][1]):
                 return failed
         return []
 
     async def _attempt(self, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
-        """Send all; returns those that were refused for their size, or that a new producer would send."""
+        """Send all; returns those that were refused, or that a new producer would send."""
         producer = await self._opened()
         producer.users += 1
         try:
@@ -130,7 +152,7 @@ class KafkaEvents:
         results = await asyncio.gather(*answers, return_exceptions=True)
         failed = []
         for message, result in zip(messages, results, strict=True):
-            if isinstance(result, _ANEW) or (isinstance(result, Exception) and fault_of(result) is Fault.TOO_LARGE):
+            if isinstance(result, Exception) and (isinstance(result, _ANEW) or _is_refusal(result)):
                 failed.append((message, result))
             elif isinstance(result, BaseException):
                 raise result
@@ -151,6 +173,7 @@ class KafkaEvents:
                 enable_idempotence=True,  # acks=all goes with it
                 max_request_size=_MAX_REQUEST_SIZE,
                 max_batch_size=_BATCH_SIZE,
+                metadata_max_age_ms=MAX_AGE_MS,
                 request_timeout_ms=round(self._delivery_seconds * 1000),
             )
             self._current = _Producer(await started(client, connection=self._connection, seconds=_OPEN_SECONDS))
@@ -161,6 +184,11 @@ class KafkaEvents:
         producer.retired = True
         if self._current is producer:
             self._current = None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the broker will never take this message."""
+    return isinstance(error, _NAMELESS) or fault_of(error) in (Fault.TOO_LARGE, Fault.REFUSED)
 
 
 def _size(message: Outgoing) -> int:

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
+import aiokafka.client
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.protocol.metadata import MetadataRequest
@@ -11,7 +13,14 @@ from aiokafka.protocol.metadata import MetadataRequest
 from pipeline_processing.errors import TopicMissing
 from pipeline_processing.kafka.errors import Where, translated
 
+MAX_AGE_MS = 15_000
+"""How often clients ask for new partitions: a small question each time. By default they ask every 300 s."""
+
 _PAUSE_SECONDS = 0.1
+
+# Or else a deleted topic comes back at the next look-up, where brokers have auto.create.topics.enable (their default),
+# and with settings of theirs. aiokafka has no option for it.
+aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
 
 async def partitions_of(client: Any, topics: Sequence[str], *, where: Where, seconds: float) -> list[TopicPartition]:

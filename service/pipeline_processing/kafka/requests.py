@@ -8,13 +8,14 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka
 
-from pipeline_processing.errors import KafkaUnavailable, PipelineError
+from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
 from pipeline_processing.kafka.connection import Connection
 from pipeline_processing.kafka.errors import Where, translated
 from pipeline_processing.kafka.lifecycle import cut_off, started, stopped
-from pipeline_processing.kafka.metadata import partitions_of
+from pipeline_processing.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.kafka.records import record_of
 from pipeline_processing.kafka.silence import Silence
+from pipeline_processing.kafka.topic_ids import Incarnation, topic_id
 from pipeline_processing.kafka.unreadable import OneByOne
 from pipeline_processing.messaging import Record
 from pipeline_processing.settings import KafkaSettings
@@ -28,7 +29,9 @@ _LAG_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 _START_OVER_SECONDS = 1.0
 _MAX_RECORDS = 500
-_FETCH_BYTES = 8 * 1024 * 1024
+_FETCH_BYTES = 4 * 1024 * 1024
+_PARTITION_FETCH_BYTES = 256 * 1024
+"""aiokafka keeps so much of each partition ready, or a whole batch of a producer's if that is larger."""
 
 # That assignment is over: who has the partitions now is given the same records again.
 _OVER = (
@@ -52,11 +55,15 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self,
         *,
         settings: KafkaSettings,
+        incarnation: Incarnation | None = None,
         session_seconds: float = 10.0,
         rebalance_seconds: float = 30.0,
         poll_seconds: float = 0.3,
     ) -> None:
-        """`rebalance_seconds`: how long others of the group wait for this member to join again."""
+        """
+        `incarnation` outlives this object where another is to go on after it. `rebalance_seconds`: how long others of
+        the group wait for this member to join again.
+        """
         self._connection = Connection.of(settings)
         self._topic = settings.requests_topic
         self._group = settings.group_id
@@ -64,6 +71,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._session_seconds = session_seconds
         self._rebalance_seconds = rebalance_seconds
         self._poll_seconds = poll_seconds
+        self._incarnation = incarnation or Incarnation()
         self._consumer: Any = None
         self._polling: asyncio.Task[Any] | None = None
         self._given: dict[TopicPartition, int] = {}
@@ -127,13 +135,18 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._committed.update(offsets)
 
     async def lag(self) -> int:
-        """See `RequestStream`. Asks the brokers, as a fetcher that has died knows nothing new."""
+        """
+        See `RequestStream`. Asks the brokers, as a fetcher that has died knows nothing new. Raises TopicMissing once
+        the topic is deleted; notices, too, when it was made anew, and begins it.
+        """
         consumer = self._consumer
         if consumer is None:
             raise KafkaUnavailable(
                 f"Kafka at {self._where.brokers} can't be reached: this worker is out of the group {self._group!r} "
                 "and tries to join again."
             )
+        await self._look(consumer)
+        self._begin(consumer, consumer.assignment())
         with translated(self._where):
             async with asyncio.timeout(_LAG_SECONDS):
                 partitions = list(consumer.assignment())
@@ -147,7 +160,10 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._forget(revoked)
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        assigned = set(assigned)
         self._forget(assigned)
+        if self._consumer is not None:
+            self._begin(self._consumer, assigned)
         log.info("partitions assigned", topic=self._topic, partitions=sorted(at.partition for at in assigned))
 
     # Inside.
@@ -161,6 +177,8 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             isolation_level="read_committed",
             max_poll_records=_MAX_RECORDS,
             fetch_max_bytes=_FETCH_BYTES,
+            max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
+            metadata_max_age_ms=MAX_AGE_MS,
             session_timeout_ms=round(self._session_seconds * 1000),
             # By the answers it learns that the group rebalances, and until then the others wait.
             heartbeat_interval_ms=round(self._session_seconds * 100),
@@ -172,17 +190,43 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         # Without a topic: start() would wait for an assignment, and so for all other members.
         await started(consumer, connection=self._connection, seconds=_OPEN_SECONDS)
         try:
-            partitions = await partitions_of(consumer._client, [self._topic], where=self._where, seconds=_OPEN_SECONDS)
+            await self._look(consumer)
         except BaseException:
             await cut_off(consumer)
             raise
         consumer.subscribe([self._topic], listener=self)
         self._given.clear()
         self._committed.clear()
-        self._silence = Silence(consumer, where=self._where, partitions=partitions)
+        self._silence = Silence(consumer, where=self._where, topics=[self._topic])
         self._one_by_one = OneByOne(consumer) if self._careful else None
         self._consumer = consumer
         return consumer
+
+    async def _look(self, consumer: Any) -> None:
+        """Whether the topic is there, and still the same."""
+        try:
+            await partitions_of(consumer._client, [self._topic], where=self._where, seconds=_OPEN_SECONDS)
+        except TopicMissing:
+            self._incarnation.gone()
+            raise
+        with translated(self._where):
+            async with asyncio.timeout(_OPEN_SECONDS):
+                self._incarnation.saw(await topic_id(consumer._client, self._topic))
+
+    def _begin(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
+        """Read partitions of a topic that was made anew from their beginning, whatever was committed of the old one."""
+        begun = [
+            TopicPartition(self._topic, each) for each in self._incarnation.to_begin(at.partition for at in assigned)
+        ]
+        for at in begun:
+            consumer.seek(at, 0)
+            self._given[at] = 0
+        if begun:
+            log.warning(
+                "the topic was deleted and made anew; reading it from its beginning",
+                topic=self._topic,
+                partitions=sorted(at.partition for at in begun),
+            )
 
     async def _many(self, consumer: Any) -> Any:
         return await consumer.getmany(timeout_ms=round(self._poll_seconds * 1000))

@@ -1,12 +1,13 @@
 """Telling an outage from a quiet hour."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import TopicPartition
 
 from pipeline_processing.kafka.errors import Where, translated
+from pipeline_processing.kafka.metadata import partitions_of
 
 _PATIENCE_SECONDS = 5.0
 _PROBE_SECONDS = 2.0
@@ -20,11 +21,10 @@ class Silence:
     answer a fetch of nothing twice a second, too.
     """
 
-    def __init__(self, consumer: Any, *, where: Where, partitions: Collection[TopicPartition]) -> None:
-        """`partitions` are asked for while none is assigned."""
+    def __init__(self, consumer: Any, *, where: Where, topics: Sequence[str]) -> None:
         self._consumer = consumer
         self._where = where
-        self._partitions = partitions
+        self._topics = topics
         self._heard: dict[TopicPartition, int | None] = {}
         self._heard_at = self._now()
 
@@ -34,7 +34,10 @@ class Silence:
         return self._now() - self._heard_at
 
     async def check(self) -> None:
-        """Raise KafkaUnavailable if they have said nothing for 5 s, and don't answer within 2 s when asked."""
+        """
+        Raise KafkaUnavailable if they have said nothing for 5 s, and don't answer within 2 s when asked; or
+        TopicMissing if that is why.
+        """
         mine = self._consumer.assignment()
         heard = {at: self._consumer.last_poll_timestamp(at) for at in mine}
         if heard != self._heard:
@@ -42,9 +45,10 @@ class Silence:
             self.broken()
         if self.seconds < _PATIENCE_SECONDS:
             return
+        there = await partitions_of(self._consumer._client, self._topics, where=self._where, seconds=_PROBE_SECONDS)
         with translated(self._where):
             async with asyncio.timeout(_PROBE_SECONDS):
-                await self._consumer.end_offsets(mine or self._partitions)
+                await self._consumer.end_offsets(mine or there)
         self.broken()
 
     def broken(self) -> None:

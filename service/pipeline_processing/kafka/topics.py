@@ -14,7 +14,7 @@ from pipeline_processing.kafka.connection import Connection
 from pipeline_processing.kafka.creation import ensure_topics
 from pipeline_processing.kafka.errors import Where, translated
 from pipeline_processing.kafka.lifecycle import started, stopped
-from pipeline_processing.kafka.metadata import partitions_of
+from pipeline_processing.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.kafka.records import record_of
 from pipeline_processing.kafka.silence import Silence
 from pipeline_processing.messaging import Offsets, Record
@@ -25,6 +25,7 @@ _CLOSE_SECONDS = 2.0
 _LOOK_SECONDS = 0.3
 _MAX_RECORDS = 500
 _FETCH_BYTES = 8 * 1024 * 1024
+_NEW_PARTITIONS_SECONDS = MAX_AGE_MS / 1000
 
 
 class KafkaTopics:
@@ -68,7 +69,10 @@ class KafkaTopics:
         async with self._consumer(group_id=self._group) as consumer:
             partitions = await self._partitions(consumer, [topic])
             offsets = await self._answer(asyncio.gather(*map(consumer.committed, partitions)))
-        return {at.partition: offset or 0 for at, offset in zip(partitions, offsets, strict=True)}
+            ends = await self._ends(consumer, partitions)
+        # Beyond the end, it was committed of an earlier topic of that name.
+        committed = zip(partitions, offsets, strict=True)
+        return {at.partition: offset if offset is not None and offset <= ends[at] else 0 for at, offset in committed}
 
     async def read(
         self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None
@@ -108,24 +112,38 @@ class KafkaTopics:
 
     @asynccontextmanager
     async def following(self, topics: Sequence[str]) -> AsyncIterator[AsyncIterator[Record]]:
-        """See `Topics`. Partitions that are added later aren't followed."""
+        """See `Topics`. Partitions that are added later are followed, too, from their beginning."""
         async with self._consumer() as consumer:
             partitions = await self._partitions(consumer, topics)
             ends = await self._ends(consumer, partitions)
             consumer.assign(partitions)
             for at in partitions:
                 consumer.seek(at, ends[at])
-            yield self._follow(consumer, partitions)
+            yield self._follow(consumer, topics)
 
-    async def _follow(self, consumer: Any, partitions: Sequence[TopicPartition]) -> AsyncIterator[Record]:
-        silence = Silence(consumer, where=self._where, partitions=partitions)
+    async def _follow(self, consumer: Any, topics: Sequence[str]) -> AsyncIterator[Record]:
+        silence = Silence(consumer, where=self._where, topics=topics)
+        loop = asyncio.get_running_loop()
+        looked_at = loop.time()
         while True:
+            if loop.time() - looked_at >= _NEW_PARTITIONS_SECONDS:
+                looked_at = loop.time()
+                await self._follow_new(consumer, topics)
             batches = await self._more(consumer)
             for messages in batches.values():
                 for message in messages:
                     yield record_of(message)
             if not batches:
                 await silence.check()
+
+    async def _follow_new(self, consumer: Any, topics: Sequence[str]) -> None:
+        there = set(await self._partitions(consumer, topics))
+        if there <= consumer.assignment():
+            return
+        positions = _positions(consumer)
+        consumer.assign(sorted(there))
+        for at in there:
+            consumer.seek(at, positions.get(at, 0))
 
     @asynccontextmanager
     async def _consumer(self, **options: object) -> AsyncIterator[Any]:

@@ -1,12 +1,12 @@
 """Kafka in memory, for tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from zlib import crc32
 
-from pipeline_processing.errors import KafkaUnavailable, MessageTooLarge, TopicMissing
+from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, TopicMissing
 from pipeline_processing.memory.member import MemoryMember
 from pipeline_processing.memory.partition import MemoryPartition
 from pipeline_processing.messaging import Offsets, Outgoing, Record, RequestStream
@@ -34,6 +34,8 @@ class MemoryBroker:
         self.lost_replies = 0
         """So many of the next calls of `send` store their messages, and fail nevertheless."""
         self.max_message_bytes = max_message_bytes
+        self.refuses: Callable[[Outgoing], bool] = lambda message: False
+        """The messages that it will never take, as a compacted topic takes none without a key."""
         self._outage = False
         self._clock = clock
         self._creates = tuple(creates)
@@ -60,6 +62,19 @@ class MemoryBroker:
 
     def create(self, topic: str, *, partitions: int | None = None) -> None:
         self._topics[topic] = [MemoryPartition(topic, number) for number in range(partitions or self._count)]
+        self.rebalance(topic)
+
+    def delete(self, topic: str) -> None:
+        """With all that it holds and all that was committed for it."""
+        del self._topics[topic]
+        self._committed.pop(topic, None)
+        self._wake()
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        """Have so many from now on."""
+        there = self._topics[topic]
+        there += [MemoryPartition(topic, number) for number in range(len(there), total)]
+        self.rebalance(topic)
 
     def records(self, topic: str) -> list[Record]:
         """All that the topic holds, by partition."""
@@ -80,10 +95,14 @@ class MemoryBroker:
         self._wake()
         return record
 
-    def rebalance(self) -> None:
-        """Take all partitions from all members and deal them again, as happens when one of them comes or goes."""
+    def rebalance(self, topic: str | None = None) -> None:
+        """
+        Take all partitions (of one topic) from all members and deal them again, as happens when one comes or goes.
+        """
         for member in self._members:
-            partitions = self._topics[member.topic]
+            if topic not in (None, member.topic):
+                continue
+            partitions = self._topics.get(member.topic, [])
             others = [each for each in self._members if each.topic == member.topic]
             mine = partitions[others.index(member) :: len(others)]
             committed = self._committed.get(member.topic, {})
@@ -115,17 +134,20 @@ class MemoryBroker:
         """See `Events`."""
         await asyncio.sleep(0)
         self.check(*{message.topic for message in messages})
-        too_large = [message for message in messages if _size(message) > self.max_message_bytes]
+        refused = [each for each in messages if self.refuses(each) or _size(each) > self.max_message_bytes]
         for message in messages:
-            if message not in too_large:
+            if message not in refused:
                 self.put(message)
         if self.lost_replies:
             self.lost_replies -= 1
             raise KafkaUnavailable("Kafka in memory has stored the messages, and its reply was lost.")
-        if too_large:
+        if refused:
+            first, size = refused[0], _size(refused[0])
+            if self.refuses(first):
+                raise MessageRefused(f"Kafka in memory refuses a message to the topic {first.topic} for good.")
             raise MessageTooLarge(
-                f"Kafka in memory refuses a message to the topic {too_large[0].topic} for its size: it has "
-                f"{_size(too_large[0]):,} bytes, and {self.max_message_bytes:,} are allowed."
+                f"Kafka in memory refuses a message to the topic {first.topic} for its size: it has "
+                f"{size:,} bytes, and {self.max_message_bytes:,} are allowed."
             )
 
     # -- Topics ----------------------------------------------------------------------------------
@@ -175,17 +197,19 @@ class MemoryBroker:
     async def following(self, topics: Sequence[str]) -> AsyncIterator[AsyncIterator[Record]]:
         """See `Topics`."""
         self.check(*topics)
-        yield self._follow({each: each.end for topic in topics for each in self._topics[topic]})
+        yield self._follow(topics, {each: each.end for topic in topics for each in self._topics[topic]})
 
-    async def _follow(self, positions: dict[MemoryPartition, int]) -> AsyncIterator[Record]:
+    async def _follow(self, topics: Sequence[str], positions: dict[MemoryPartition, int]) -> AsyncIterator[Record]:
         while True:
-            for each, position in positions.items():
-                for record in each.between(position, each.end):
+            self.check(*topics)
+            found = False
+            for each in [each for topic in topics for each in self._topics[topic]]:
+                for record in each.between(positions.get(each, 0), each.end):
                     self.check()
                     yield record
                     positions[each] = record.offset + 1
-            self.check()
-            if all(not each.between(position, each.end) for each, position in positions.items()):
+                    found = True
+            if not found:
                 await self.change()
 
     # -- inside ----------------------------------------------------------------------------------

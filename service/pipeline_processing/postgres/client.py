@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from pipeline_processing.errors import TransientError
+from pipeline_processing.postgres.connection import SessionlessConnection, local_settings
 from pipeline_processing.postgres.errors import NO_REMEDIES, translated
 
 log = structlog.get_logger(__name__)
@@ -28,9 +29,11 @@ class DatabaseClient:
     """
     Connections to one Postgres, opened as they are needed; leaving the block closes them.
 
+    They work through PgBouncer as well: see `SessionlessConnection`.
+
     `unavailable` is what is raised when the server can't be reached. `search_path` names one schema, unquoted.
-    `server_settings` are set for every session, and stay when a connection goes back to the pool.
-    `command_seconds` limits every single command, where silence for that long means a dead connection.
+    `server_settings` are set in every transaction. `command_seconds` limits every single command, where silence for
+    that long means a dead connection.
     """
 
     def __init__(
@@ -52,9 +55,10 @@ class DatabaseClient:
         self._max_size = max_size
         self._connect_seconds = connect_seconds
         self._command_seconds = command_seconds
-        self._server_settings = {"application_name": application_name, **(server_settings or {})}
-        if search_path is not None:
-            self._server_settings["search_path"] = quoted(search_path)
+        self._application_name = application_name
+        self._settings = local_settings(
+            server_settings or {}, search_path=None if search_path is None else quoted(search_path)
+        )
         self._pool: asyncpg.Pool | None = None
 
     async def __aenter__(self) -> Self:
@@ -65,8 +69,10 @@ class DatabaseClient:
                 max_size=self._max_size,
                 timeout=self._connect_seconds,
                 command_timeout=self._command_seconds,
-                server_settings=self._server_settings,
-                init=_notice_silence,
+                # Of what may be set when connecting, this is all that PgBouncer takes.
+                server_settings={"application_name": self._application_name},
+                connection_class=SessionlessConnection,
+                init=self._prepare,
             )
         return self
 
@@ -106,6 +112,10 @@ class DatabaseClient:
         """
         return translated(unavailable=self._unavailable, where=self.where, remedies=remedies)
 
+    async def _prepare(self, connection: SessionlessConnection) -> None:
+        connection.settings = self._settings
+        _notice_silence(connection)
+
     async def _release(self, pool: asyncpg.Pool, connection: Any) -> None:
         """Give a connection back. The work on it is done or has failed already: nothing here may change that."""
         try:
@@ -115,7 +125,7 @@ class DatabaseClient:
             log.debug("a connection could not be reset", where=self.where, error=str(problem))
 
 
-async def _notice_silence(connection: Any) -> None:
+def _notice_silence(connection: Any) -> None:
     """Have the kernel end a connection whose other side has vanished; a query itself may be silent for hours."""
     # asyncpg has no option for it, and no other way to its socket.
     socket_ = connection._transport.get_extra_info("socket")

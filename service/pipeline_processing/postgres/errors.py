@@ -108,12 +108,34 @@ _FAULTS: Mapping[str, Fault] = {
 _REMEDIES: Mapping[str, str] = {
     "25P03": "Raise idle_in_transaction_session_timeout for this user: a slow destination keeps the snapshot waiting.",
     "25P04": "Raise transaction_timeout for this user: one snapshot lasts as long as the whole export.",
-    "26000": "Connect to Postgres itself, or to a pooler in session mode: others lose prepared statements.",
+    "26000": "Connect to Postgres itself, or to a pooler in transaction or session mode.",
     "3D000": "Create it, or correct the DSN.",
-    "42P05": "Connect to Postgres itself, or to a pooler in session mode: others mix up prepared statements.",
+    "42P05": "Connect to Postgres itself, or to a pooler in transaction or session mode.",
     "57014": "Make the query faster, or raise the dataset's statement_timeout.",
     "57P05": "Raise idle_session_timeout for this user.",
 }
+
+_OF_PGBOUNCER: Mapping[str, tuple[Fault, str | None]] = {
+    "unsupported startup parameter": (
+        Fault.MISCONFIGURED,
+        "This is PgBouncer, which takes no such parameter when connecting. Remove it from the DSN; what the user's "
+        "sessions need otherwise goes into ALTER ROLE … SET.",
+    ),
+    "statement pooling mode": (
+        Fault.MISCONFIGURED,
+        "This is PgBouncer in statement mode. Set the database's pool_mode there to transaction or session.",
+    ),
+    "no such database": (Fault.MISCONFIGURED, "Add it to PgBouncer's databases, or correct the DSN."),
+    "database .* does not exist": (Fault.MISCONFIGURED, "Create it, or correct the DSN, or PgBouncer's databases."),
+    "no such user": (Fault.ACCESS, None),
+    "authentication failed": (Fault.ACCESS, None),
+    "no more connections allowed": (Fault.BUSY, None),
+    "query_wait_timeout": (Fault.BUSY, None),
+}
+"""
+PgBouncer's own errors, by a part of the message. It calls all of them errors of the connection (08), as asyncpg does
+when it is cut off; those that aren't listed here mean a server that is away.
+"""
 
 STANDBY_REMEDY = "Set hot_standby_feedback or raise max_standby_streaming_delay there, or read from the primary."
 
@@ -197,7 +219,7 @@ def translate(
     """The error as this service tells it; see `translated`."""
     cause = cause_of(error)
     sqlstate = getattr(error, "sqlstate", None) or ""
-    remedy = remedies.get(sqlstate) or _REMEDIES.get(sqlstate)
+    remedy = remedies.get(sqlstate) or _REMEDIES.get(sqlstate) or _of_pgbouncer(error)[1]
     match fault_of(error):
         case Fault.UNAVAILABLE:
             return unavailable(
@@ -243,6 +265,11 @@ def cause_of(error: BaseException) -> str:
     return _first_argument(error) if isinstance(error, asyncpg.InterfaceError) else str(error) or _named(error)
 
 
+def is_invalid_value(error: BaseException) -> bool:
+    """Whether asyncpg could not even send a value, such as a time that its type doesn't reach."""
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
 def condition_of(error: BaseException | None) -> str:
     """`not null violation`: what asyncpg's class is named after, which is Postgres's name of the condition."""
     return _WORD.sub(" ", type(error).__name__.removesuffix("Error")).lower()
@@ -261,8 +288,18 @@ def _fault_of_server(error: Any) -> Fault:
         return Fault.FULL
     if sqlstate[:2] in ("40", "08") and _during_recovery(error):  # 08: asyncpg, when it is cut off for it
         return Fault.CONFLICT
+    if of_pgbouncer := _of_pgbouncer(error)[0]:
+        return of_pgbouncer
     # States that Postgres doesn't define come from functions and extensions.
     return _FAULTS.get(sqlstate) or _FAULTS.get(sqlstate[:2]) or Fault.FAILED
+
+
+def _of_pgbouncer(error: BaseException) -> tuple[Fault | None, str | None]:
+    if (getattr(error, "sqlstate", None) or "").startswith("08"):
+        for part, known in _OF_PGBOUNCER.items():
+            if re.search(part, str(error)):
+                return known
+    return None, None
 
 
 def _during_recovery(error: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import asyncpg
 
 from pipeline_processing.columns import Columns
-from pipeline_processing.errors import StepFailed
+from pipeline_processing.errors import SourceBusy, StepFailed
 from pipeline_processing.ports import Rows
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.errors import without_values
@@ -37,7 +37,8 @@ class PostgresLookup:
         self._carry = carry
         self._stack = AsyncExitStack()
         self._connection: asyncpg.Connection
-        self._statement: Any
+        self._carried_query: str
+        self._attributes: Sequence[asyncpg.Attribute]
         self._keys: KeyList
 
     async def __aenter__(self) -> Self:
@@ -45,12 +46,14 @@ class PostgresLookup:
         async with AsyncExitStack() as stack:
             self._connection = await stack.enter_async_context(self._database.connection())
             stack.callback(self._cut_off)
-            shape = await shape_of(self._connection, self._query)
-            self._keys = await key_list_of(self._connection, shape.parameters)
-            self.columns, query = shape.carried(self._carry)
-            await set_codecs(self._connection, self._carry)
-            with planning():
-                self._statement = await self._connection.prepare(query)
+            async with self._transaction():
+                shape = await shape_of(self._connection, self._query)
+                self._keys = await key_list_of(self._connection, shape.parameters)
+                self.columns, self._carried_query = shape.carried(self._carry)
+                await set_codecs(self._connection, self._carry)
+                with planning():
+                    statement = await self._connection.prepare(self._carried_query)
+                self._attributes = statement.get_attributes()
             self._stack = stack.pop_all()
         return self
 
@@ -82,7 +85,10 @@ class PostgresLookup:
             await self.__aenter__()
         with self._database.translated(), without_values():
             async with self._transaction():
-                cursor = await self._statement.cursor(fitted)
+                statement = await self._connection.prepare(self._carried_query)
+                if statement.get_attributes() != self._attributes:
+                    raise SourceBusy("A table of a lookup's query has been altered. The next attempt reads it anew.")
+                cursor = await statement.cursor(fitted)
                 # One more shows that there are too many; how many never matters, and they might not fit into memory.
                 records = await cursor.fetch(len(fitted) + 1)
         if len(records) > len(fitted):

@@ -3,6 +3,9 @@ The history's schema: numbered SQL files, applied in order.
 
 Each is one transaction that also notes its version, under a lock keyed by schema, so that several processes may
 migrate at once and any of them may die.
+
+A migration may add columns, but never change the type or the place of one: workers of the version before go on
+meanwhile, and read rows by the description that they have.
 """
 
 import re
@@ -11,7 +14,7 @@ from importlib.resources import files
 
 import asyncpg
 
-from pipeline_processing.errors import HistoryTooNew
+from pipeline_processing.errors import DatabaseMisconfigured, HistoryTooNew
 from pipeline_processing.postgres.client import quoted
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -48,10 +51,25 @@ async def current_version(connection: asyncpg.Connection, schema: str) -> int:
     return int(version)
 
 
+async def check_encoding(connection: asyncpg.Connection) -> None:
+    """Raises DatabaseMisconfigured unless the database can store any text."""
+    encoding, database = await connection.fetchrow("SELECT current_setting('server_encoding'), current_database()")
+    if encoding != "UTF8":
+        raise DatabaseMisconfigured(
+            f"The run history's database {database!r} has the encoding {encoding}, in which not every request can be "
+            "stored. Create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, copy the history's schema "
+            "to it with pg_dump if there is one, and set PIPELINE_HISTORY__DSN to it."
+        )
+
+
 async def pending(
     connection: asyncpg.Connection, schema: str, *, migrations: tuple[Migration, ...] = MIGRATIONS
 ) -> tuple[Migration, ...]:
-    """What is still to be applied. Raises HistoryTooNew when the schema is ahead of this service."""
+    """
+    What is still to be applied. Raises HistoryTooNew when the schema is ahead of this service, and
+    DatabaseMisconfigured for a database whose encoding isn't UTF-8.
+    """
+    await check_encoding(connection)
     version = await current_version(connection, schema)
     known = migrations[-1].version
     if version > known:

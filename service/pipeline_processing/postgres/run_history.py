@@ -11,12 +11,13 @@ from pipeline_processing.errors import QueryFailed, QueryInvalid, RunUnknown, So
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunCompletion, RunState
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.migrate import check_encoding
 from pipeline_processing.postgres.run_rows import attempt_of, dataset_counts_of, last_success_of, run_of
 from pipeline_processing.postgres.run_writes import QUERIES, find, of_the_history
 
 
-class PostgresRunHistory:
-    """The part of `ports.RunStore` that changes nothing. `database` has the history's schema as its search path."""
+class HistoryAccess:
+    """Sessions in the history's database, whose errors are the history's. Its schema is the search path."""
 
     def __init__(self, *, database: DatabaseClient, schema: str) -> None:
         if database.search_path != schema:
@@ -24,8 +25,21 @@ class PostgresRunHistory:
         self._database = database
         self._schema = schema
 
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[asyncpg.Connection]:
+        try:
+            async with self._database.connection() as connection:
+                yield connection
+        except (SourceBusy, StandbyConflict, QueryInvalid, QueryFailed) as error:
+            raise of_the_history(error, self._schema) from error
+
+
+class PostgresRunHistory(HistoryAccess):
+    """The part of `ports.RunStore` that changes nothing."""
+
     async def installation_id(self) -> UUID:
         async with self._session() as connection:
+            await check_encoding(connection)
             return UUID(str(await connection.fetchval(*QUERIES["installation_id"]())))
 
     async def now(self) -> datetime:
@@ -91,11 +105,3 @@ class PostgresRunHistory:
         async with self._session() as connection:
             rows = await connection.fetch(*QUERIES["events"](run_id=run_id))
         return [(row["event_id"], RunCompletion.model_validate_json(row["value"])) for row in rows]
-
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[asyncpg.Connection]:
-        try:
-            async with self._database.connection() as connection:
-                yield connection
-        except (SourceBusy, StandbyConflict, QueryInvalid, QueryFailed) as error:
-            raise of_the_history(error, self._schema) from error

@@ -9,8 +9,9 @@ import asyncpg
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RequestError
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.ports import Incoming
+from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.postgres.run_rows import run_of
-from pipeline_processing.postgres.run_writes import QUERIES
+from pipeline_processing.postgres.run_writes import QUERIES, DataRefused
 from pipeline_processing.stored_text import storable_request, storable_tracestate
 
 
@@ -70,6 +71,13 @@ class IntakeBatch:
         if self._records[run_id]["request_hash"] != asked.digest:
             return ConflictingRequest(run_id)
         return runs[run_id]
+
+
+def unstorable(error: DataRefused) -> InvalidRequest:
+    """Why one request, tried by itself, can't be a run."""
+    cause = error.__cause__.__cause__ if error.__cause__ is not None else None
+    said = cause_of(cause) if cause is not None else str(error)
+    return InvalidRequest(f"The run history can't store the request: {said}. Correct the value that this is about.")
 
 
 def _checked(incoming: Incoming) -> Checked | InvalidRequest:

@@ -10,11 +10,12 @@ from pipeline_processing.ports import Announce, Claim, Incoming, Outcome
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.run_claims import Turns, claim_prepared, claim_that
 from pipeline_processing.postgres.run_history import PostgresRunHistory
-from pipeline_processing.postgres.run_intake import IntakeBatch
+from pipeline_processing.postgres.run_intake import IntakeBatch, unstorable
 from pipeline_processing.postgres.run_outbox import event_of, mark_sent, take_unsent
 from pipeline_processing.postgres.run_rows import outcome_columns, plan_of, run_of
 from pipeline_processing.postgres.run_writes import (
     QUERIES,
+    DataRefused,
     count_datasets,
     done_before,
     finish,
@@ -46,8 +47,15 @@ class PostgresRunStore(PostgresRunHistory):
 
     async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
         batch = IntakeBatch(incoming)
-        async with self._session() as connection, connection.transaction():
-            await batch.write(connection)
+        try:
+            async with self._session() as connection, connection.transaction():
+                await batch.write(connection)
+        except DataRefused as error:
+            if len(incoming) == 1:
+                return [unstorable(error)]
+            # Each half in a transaction of its own: in one, its locks would no longer be taken in one order.
+            half = len(incoming) // 2
+            return [*await self.accept_all(incoming[:half]), *await self.accept_all(incoming[half:])]
         return batch.answers()
 
     async def claim(

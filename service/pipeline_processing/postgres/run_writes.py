@@ -18,11 +18,21 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.model import Run, RunFailure, RunState
 from pipeline_processing.ports import Claim, Outcome
-from pipeline_processing.postgres.errors import cause_of
+from pipeline_processing.postgres.errors import cause_of, is_invalid_value
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.postgres.run_rows import dataset_columns, failure_columns, outcome_columns, run_of
 
-QUERIES = load_queries("queries.sql", "queries_messages.sql", "queries_clean_up.sql", "queries_reading.sql")
+QUERIES = load_queries(
+    "queries.sql", "queries_messages.sql", "queries_clean_up.sql", "queries_reading.sql", "queries_letters.sql"
+)
+
+
+_DATA = ("22", "23", "54")
+"""SQLSTATE classes: data exceptions, constraints, and limits such as that of an index entry."""
+
+
+class DataRefused(InternalError):
+    """The database can't store some value. Whose it is, only trying each by itself tells."""
 
 
 async def find(connection: asyncpg.Connection, run_id: str) -> Any:
@@ -144,6 +154,8 @@ def of_the_history(error: PipelineError, schema: str) -> PipelineError:
         return HistoryUnavailable(str(error))
     if sqlstate == "25006":
         return HistoryUnavailable(f"{error} The history needs a primary: is PIPELINE_HISTORY__DSN that of a standby?")
+    if cause is not None and ((sqlstate or "")[:2] in _DATA or is_invalid_value(cause)):
+        return DataRefused(cause)
     if isinstance(error, QueryInvalid):
         return HistoryOutdated(schema, cause=cause_of(cause) if cause is not None else None)
     return InternalError(cause or error)

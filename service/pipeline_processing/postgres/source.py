@@ -11,11 +11,13 @@ import asyncpg
 import structlog
 
 from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
+from pipeline_processing.budget import ByteBudget
 from pipeline_processing.columns import Columns
 from pipeline_processing.postgres.arguments import bound
 from pipeline_processing.postgres.batches import CursorBatches
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.dataset_errors import DatasetErrors
+from pipeline_processing.postgres.metered import Meter
 from pipeline_processing.postgres.shape import Shape, planning, shape_of
 from pipeline_processing.postgres.types import set_codecs
 
@@ -49,12 +51,24 @@ class PostgresSource:
     """
     A database with agencies' data.
 
-    `batch_bytes` is what one batch should hold, as far as the rows before it tell; there are two at a time.
+    A batch should hold `batch_bytes`, as far as the rows before it tell, and never holds more than twice that, unless
+    it is a single row; there are two batches at a time. A row of more than `max_row_bytes`, as Postgres sends it, is
+    refused before it is read. Of all snapshots together, rows that are larger than a batch have `large_rows_bytes` at
+    most at a time.
     """
 
-    def __init__(self, *, database: DatabaseClient, batch_bytes: int = 1024 * 1024) -> None:
+    def __init__(
+        self,
+        *,
+        database: DatabaseClient,
+        batch_bytes: int = 1024 * 1024,
+        max_row_bytes: int = 16 * 1024 * 1024,
+        large_rows_bytes: int = 32 * 1024 * 1024,
+    ) -> None:
         self._database = database
         self._batch_bytes = batch_bytes
+        self._max_row_bytes = max_row_bytes
+        self._large_rows = ByteBudget(large_rows_bytes)
 
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, PostgresSourceConfig]) -> AsyncIterator["PostgresSnapshot"]:
@@ -73,7 +87,15 @@ class PostgresSource:
                     name: await self._opened(name, config, connection, standby=standby)
                     for name, config in datasets.items()
                 }
-                yield PostgresSnapshot(connection, opened, taken_at=taken_at, batch_bytes=self._batch_bytes)
+                meter = Meter.on(
+                    connection,
+                    fetch_bytes=2 * self._batch_bytes,
+                    max_row_bytes=self._max_row_bytes,
+                    budget=self._large_rows,
+                )
+                yield PostgresSnapshot(
+                    connection, opened, meter=meter, taken_at=taken_at, batch_bytes=self._batch_bytes
+                )
             finally:
                 try:
                     # asyncpg cancels a query that is still running before it rolls back. Limited, because the network
@@ -113,10 +135,12 @@ class PostgresSnapshot:
         connection: asyncpg.Connection,
         datasets: Mapping[str, "_Dataset"],
         *,
+        meter: Meter,
         taken_at: datetime,
         batch_bytes: int,
     ) -> None:
         self._connection = connection
+        self._meter = meter
         self._datasets = datasets
         self._batch_bytes = batch_bytes
         self._carry: str | None = None
@@ -143,7 +167,14 @@ class PostgresSnapshot:
             await self._connection.execute(_timeout_setting(opened.config.statement_timeout))
             with planning():
                 cursor = await (await self._connection.prepare(query)).cursor(*values)
-        batches = CursorBatches(cursor, columns, batch_bytes=self._batch_bytes, fetching=opened.errors.located)
+        batches = CursorBatches(
+            cursor,
+            columns,
+            dataset=dataset,
+            meter=self._meter,
+            batch_bytes=self._batch_bytes,
+            fetching=opened.errors.located,
+        )
         try:
             yield batches
         finally:

@@ -1,7 +1,7 @@
 """The few calls of S3 that the destination needs, typed, bounded in time, and with errors of our own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -71,11 +71,14 @@ class S3Client:
         addressing_style: AddressingStyle = "auto",
         role: AssumedRole | None = None,
         connections: int = 64,
+        learned: Callable[[Iterable[str]], None] = lambda secrets: None,
     ) -> None:
         """
         What is None comes from the usual AWS chain, except that with a key and a secret no token means that there is
         none. With a `role`, the credentials are for assuming it. `connections` is the most that are open at once.
+        `learned` is told the secrets among credentials that aren't given here.
         """
+        self._learned = learned
         self._endpoint_url = endpoint_url
         self._region = region
         self._access_key_id = access_key_id
@@ -286,13 +289,19 @@ class S3Client:
         """The session to open the client in, and the credentials to do so with; none if the session has its own."""
         key, secret, token = self._access_key_id, _shown(self._secret_access_key), _shown(self._session_token)
         if self._role is None:
-            return get_session(), {
+            session = get_session()
+            if not key and (found := await session.get_credentials()) is not None:
+                frozen = await found.get_frozen_credentials()
+                self._learned(filter(None, (frozen.secret_key, frozen.token)))
+            return session, {
                 "aws_access_key_id": key,
                 "aws_secret_access_key": secret,
                 "aws_session_token": token,
             }
         given = AioCredentials(key, secret, token) if key and secret else None
-        return await session_of(self._role, credentials=given, region=self._region, config=self._role_config), {}
+        return await session_of(
+            self._role, credentials=given, region=self._region, config=self._role_config, learned=self._learned
+        ), {}
 
     async def _if_absent(
         self,

@@ -33,9 +33,9 @@ class PartSizes:
     """
     Bytes of each part: `first`, doubled after every 1,000 parts up to `largest`.
 
-    With the default 8 MiB, a budget of 256 MiB and 4 runs of 2 uploads each, `largest` is 51 MiB and an artifact can
-    have 403 GiB; with 3 uploads each (2 destinations and rejected rows) 28 MiB and 242 GiB; with a budget of 1 GiB and
-    2 uploads each 204 MiB and 1.2 TiB. S3's own 5 TiB take a budget of 8 GiB.
+    With the default 8 MiB, 256 MiB for parts and 4 runs of 2 uploads each, `largest` is 51 MiB and an artifact can
+    have 403 GiB; with 3 uploads each (2 destinations and rejected rows) 28 MiB and 242 GiB; with 1 GiB for parts
+    and 2 uploads each 204 MiB and 1.2 TiB. S3's own 5 TiB take 8 GiB.
     """
 
     first: int

@@ -1,6 +1,6 @@
 """Credentials of an assumed role, renewed in time: a session of AWS's lasts an hour, and a run may take longer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -37,11 +37,17 @@ class AssumedRole:
 
 
 async def session_of(
-    role: AssumedRole, *, credentials: AioCredentials | None, region: str | None, config: Mapping[str, Any]
+    role: AssumedRole,
+    *,
+    credentials: AioCredentials | None,
+    region: str | None,
+    config: Mapping[str, Any],
+    learned: Callable[[Iterable[str]], None] = lambda secrets: None,
 ) -> AioSession:
     """
     A session whose clients act as `role`; the role is assumed when the first of them signs its first request, and again
-    15 minutes before that ends. `credentials` are whose the role trusts; the usual AWS chain's if None.
+    15 minutes before that ends. `credentials` are whose the role trusts; the usual AWS chain's if None. `learned` is
+    told the secrets that it gets.
 
     Those requests raise AccessDenied, DestinationUnavailable, Throttled or SettingsError where the role can't be
     assumed.
@@ -61,15 +67,18 @@ async def session_of(
         role_arn=role.arn,
         extra_args=arguments,
     )
-    acting.register_component("credential_provider", AioCredentialResolver([_RoleProvider(role.arn, fetcher)]))
+    acting.register_component("credential_provider", AioCredentialResolver([_RoleProvider(role.arn, fetcher, learned)]))
     return acting
 
 
 class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no types
     METHOD = "assume-role"
 
-    def __init__(self, role: str, fetcher: AioAssumeRoleCredentialFetcher) -> None:
+    def __init__(
+        self, role: str, fetcher: AioAssumeRoleCredentialFetcher, learned: Callable[[Iterable[str]], None]
+    ) -> None:
         super().__init__()
+        self._learned = learned
         self._role = role
         self._fetcher = fetcher
 
@@ -82,6 +91,7 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
                 fetched: Mapping[str, Any] = await self._fetcher.fetch_credentials()
             except boto.ClientError as error:
                 raise _refusal(error, role=self._role) from error
+        self._learned([fetched["secret_key"], fetched["token"]])
         if datetime.fromisoformat(fetched["expiry_time"]) <= datetime.now(UTC):
             raise AccessDenied(
                 f"Can't use the role {self._role}: its credentials have ended before they came. Correct this machine's "

@@ -1,6 +1,7 @@
 """Step `add`: constant columns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from string import Formatter
 from typing import Any
 
@@ -50,6 +51,13 @@ def _kind(value: Any) -> Kind:
             return Kind.FLOAT
         case _:
             return Kind.TEXT  # as Postgres takes a NULL of which it knows nothing else
+
+
+def names_in(constant: Any) -> Iterator[str]:
+    """The names in braces, if it is text that can be read."""
+    if isinstance(constant, str):
+        with suppress(ValueError):
+            yield from (name for _, name, _, _ in Formatter().parse(constant) if name)
 
 
 def _filled(value: Any, arguments: Mapping[str, Any]) -> Any:

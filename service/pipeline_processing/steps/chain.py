@@ -17,6 +17,7 @@ from pipeline_processing.steps.config import PluginConfig, PythonConfig, StepCon
 from pipeline_processing.steps.folding import folded
 from pipeline_processing.steps.foreign_block import closing, failing
 from pipeline_processing.steps.masked import masked_at_source
+from pipeline_processing.steps.row_size import size_of
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.user_code import described, is_for_us, user_code
 
@@ -52,6 +53,10 @@ class Chain:
         self._dataset = dataset
         self._source = columns
         self._masks = masked_at_source([(link.step, link.columns) for link in links], columns)
+        self.largest = self.size = 0
+        """About how many bytes the rows of the last batch were where they were most, and when they left the steps."""
+        self.foreign = any(link.foreign for link in links)
+        """Whether any step is somebody else's code."""
         self._records: Sequence[Sequence[Any]] = ()
         self._before = 0
         self._read = 0
@@ -67,10 +72,15 @@ class Chain:
         return sum(link.step.filtered for _, link in self._left)
 
     def rows(self, records: Sequence[Sequence[Any]]) -> Rows:
-        """Records of the source as the rows that the first step gets. They are kept until the next come."""
-        self._before += len(self._records)
+        """Records of the source as the rows that the first step gets. Kept until the next come, or `forget`."""
+        self.forget()
         self._records = records
         return self.projection.rows(records)
+
+    def forget(self) -> None:
+        """The last records are done with."""
+        self._before += len(self._records)
+        self._records = ()
 
     def original(self, number: int) -> Row:
         """A row of the last records as it was read, by its number; what any step masks is masked."""
@@ -84,10 +94,13 @@ class Chain:
         """The next of the rows, one batch, through all steps that are left."""
         batch = Batch.read(rows, first=self._read + 1)
         self._read += len(rows)
+        self.largest = self.size = 0
         for number, link in self._left:
             if not batch.rows:
                 break
             batch = await self._through(link, batch, number)
+            self.size = size_of(batch.rows)
+            self.largest = max(self.largest, self.size)
         return batch.rows
 
     async def _through(self, link: "Link", batch: Batch, number: int) -> Batch:

@@ -17,6 +17,7 @@ from pipeline_processing import plugins
 from pipeline_processing.durations import Duration
 from pipeline_processing.one_key import one_key
 from pipeline_processing.plugin_entry import PluginEntry
+from pipeline_processing.steps.add import names_in
 from pipeline_processing.steps.dedupe import DedupeOptions
 from pipeline_processing.steps.enrich_http import EnrichHttpOptions
 from pipeline_processing.steps.enrich_table import EnrichTableOptions
@@ -50,6 +51,11 @@ class _Step(BaseModel):
         options = next(value for name, value in self if name != "timeout")
         return tuple(getattr(options, "secrets", ()))
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the values that it uses: built-in ones, and the request's params."""
+        return frozenset()
+
 
 class SelectConfig(_Step):
     """Keep these columns, in this order."""
@@ -73,6 +79,11 @@ class AddConfig(_Step):
     """Add constant columns. Text may hold {agency_id}, {run_id}, {since}, {until} or {a param of the request}."""
 
     add: dict[str, Constant] = Field(min_length=1)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Those in braces. Text that can't be read has none: building the step tells what is wrong with it."""
+        return frozenset(name for constant in self.add.values() for name in names_in(constant))
 
 
 class CastConfig(_Step):

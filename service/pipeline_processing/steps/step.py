@@ -79,7 +79,10 @@ class StepContext:
     carry: str
     """The form in which values travel: "json" or "text" (see `kinds.py`)."""
     arguments: Mapping[str, Any]
-    """agency_id, run_id, since, until, and the request's params."""
+    """
+    agency_id, run_id, since, until, and the params. Without a since or until, a postgres dataset has the texts
+    -infinity and infinity there, others None.
+    """
     row_errors: RowErrors
     services: Services
     """To be used from `__aenter__` on, never in the constructor: `config check` builds steps without a server."""

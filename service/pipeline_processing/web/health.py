@@ -7,21 +7,21 @@ import structlog
 from aiohttp import web
 
 from pipeline_processing.health import Health
-from pipeline_processing.masking import mask_text
+from pipeline_processing.masking import Mask
 
 log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def health_server(health: Health, *, host: str, port: int) -> AsyncIterator[None]:
+async def health_server(health: Health, *, host: str, port: int, mask: Mask) -> AsyncIterator[None]:
     """
     Answer for the length of the block: 200, or 503 with the reasons.
 
     Where the port is taken the service works without, and says so: whoever probes it finds out at once.
     """
     application = web.Application()
-    application.router.add_get("/livez", _answer(health.not_alive))
-    application.router.add_get("/readyz", _answer(health.not_ready, notes=lambda: health.notes))
+    application.router.add_get("/livez", _answer(health.not_alive, mask))
+    application.router.add_get("/readyz", _answer(health.not_ready, mask, notes=lambda: health.notes))
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -42,15 +42,15 @@ async def health_server(health: Health, *, host: str, port: int) -> AsyncIterato
 
 
 def _answer(
-    problems: Callable[[], list[str]], *, notes: Callable[[], list[str]] = list
+    problems: Callable[[], list[str]], mask: Mask, *, notes: Callable[[], list[str]] = list
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(request: web.Request) -> web.Response:
         found = problems()
         body: dict[str, str | list[str]] = {"status": "unavailable" if found else "ok"}
         if found:
-            body["problems"] = [mask_text(problem) for problem in found]
+            body["problems"] = [mask.text(problem) for problem in found]
         if noted := notes():
-            body["notes"] = noted
+            body["notes"] = [mask.text(note) for note in noted]
         return web.json_response(body, status=503 if found else 200)
 
     return answer

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Protocol
 from uuid import uuid4
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.kafka.requests import KafkaRequests
+from pipeline_processing.kafka.topic_ids import Incarnation
 from pipeline_processing.kafka.topics import KafkaTopics
 from pipeline_processing.memory.broker import MemoryBroker
 from pipeline_processing.messaging import Events, Offsets, Outgoing, Record, RequestStream, Topics
@@ -39,6 +40,15 @@ class Backend(Protocol):
     async def expire(self, partition: int, *, before: int) -> None:
         """Remove the requests before this offset, as retention does."""
 
+    async def delete_requests(self) -> None:
+        """Remove the requests topic."""
+
+    async def create_requests(self) -> None:
+        """Make it anew."""
+
+    async def add_partitions(self, total: int) -> None:
+        """Have the requests topic have so many from now on."""
+
 
 class MemoryBackend:
     def __init__(self) -> None:
@@ -53,6 +63,15 @@ class MemoryBackend:
     async def expire(self, partition: int, *, before: int) -> None:
         self.broker.partition(self.requests, partition).expire(before)
 
+    async def delete_requests(self) -> None:
+        self.broker.delete(self.requests)
+
+    async def create_requests(self) -> None:
+        self.broker.create(self.requests)
+
+    async def add_partitions(self, total: int) -> None:
+        self.broker.add_partitions(self.requests, total)
+
 
 class KafkaBackend:
     def __init__(self, settings: KafkaSettings, events: Events) -> None:
@@ -60,15 +79,38 @@ class KafkaBackend:
         self.requests, self.other = settings.requests_topic, settings.completions_topic
         self.events = events
         self.topics: Topics = KafkaTopics(settings=settings)
+        self._incarnation = Incarnation()
 
     def subscribe(self) -> AbstractAsyncContextManager[RequestStream]:
-        return KafkaRequests(settings=self.settings)
+        return KafkaRequests(settings=self.settings, incarnation=self._incarnation)
 
     async def expire(self, partition: int, *, before: int) -> None:
+        async with self._admin() as admin:
+            await admin.delete_records({TopicPartition(self.requests, partition): RecordsToDelete(before)})
+
+    async def delete_requests(self) -> None:
+        async with self._admin() as admin:
+            await admin.delete_topics([self.requests])
+
+    async def create_requests(self) -> None:
+        async with self._admin() as admin:
+
+            async def created() -> bool:
+                answer = await admin.create_topics([NewTopic(self.requests, PARTITIONS, 1)])
+                return bool(answer.topic_errors[0][1] == 0)  # until then it is still being deleted
+
+            await until(created)
+
+    async def add_partitions(self, total: int) -> None:
+        async with self._admin() as admin:
+            await admin.create_partitions({self.requests: NewPartitions(total)})
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
         admin = AIOKafkaAdminClient(bootstrap_servers=list(self.settings.bootstrap_servers))
         await admin.start()
         try:
-            await admin.delete_records({TopicPartition(self.requests, partition): RecordsToDelete(before)})
+            yield admin
         finally:
             await admin.close()
 

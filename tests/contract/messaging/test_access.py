@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
 from pipeline_processing.embedded.kafka import KafkaServer
-from pipeline_processing.errors import AccessDenied, KafkaUnavailable, SettingsError
+from pipeline_processing.errors import AccessDenied, KafkaUnavailable, SettingsError, TopicMissing
 from pipeline_processing.kafka.creation import ensure_topics
 from pipeline_processing.kafka.events import KafkaEvents
 from pipeline_processing.kafka.requests import KafkaRequests
@@ -24,7 +25,10 @@ PASSWORDS = {"admin": "s3cret-admin", "nobody": "s3cret-nobody"}
 
 
 class GuardedKafka(KafkaServer):
-    """As the other, with one more listener: behind it, `admin` may do everything, and `nobody` nothing."""
+    """
+    As the other, with one more listener: behind it, `admin` may do everything, and `nobody` nothing. And as most
+    brokers do, it creates the topics that somebody asks for.
+    """
 
     port_count: ClassVar[int] = 3
 
@@ -53,6 +57,7 @@ ssl.keystore.type=PEM
 ssl.keystore.location={self.directory / "server.pem"}
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:admin;User:ANONYMOUS
+auto.create.topics.enable=true
 """)
 
 
@@ -151,3 +156,25 @@ async def test_who_may_do_nothing_learns_what_he_may_not(guarded: GuardedKafka, 
         async with KafkaEvents(settings=settings) as events:
             with pytest.raises(AccessDenied, match=r"to the cluster .*Write on any topic"):
                 await events.send([message(topic, 1)])
+
+
+async def test_a_deleted_topic_stays_deleted(guarded: GuardedKafka) -> None:
+    """Though this broker creates what clients look up, and ours look again and again."""
+    settings = own_settings(guarded.bootstrap_servers)
+    await ensure_topics(settings)
+    topic = settings.requests_topic
+    admin = AIOKafkaAdminClient(bootstrap_servers=guarded.bootstrap_servers)
+    await admin.start()
+    try:
+        async with KafkaEvents(settings=settings) as events, KafkaRequests(settings=settings) as stream:
+            await events.send([message(topic, 1)])
+            await take(stream, 1)
+            await admin.delete_topics([topic])
+            with pytest.raises(TopicMissing, match=topic):
+                await take(stream, 1)
+            with pytest.raises(TopicMissing, match=topic):
+                await events.send([message(topic, 2)])
+            with pytest.raises(TopicMissing, match=topic):
+                await KafkaTopics(settings=settings).ends(topic)
+    finally:
+        await admin.close()

@@ -10,13 +10,13 @@ from itertools import pairwise
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.record.util import calc_crc32c
 
 from pipeline_processing.embedded.kafka import KafkaServer
-from pipeline_processing.errors import KafkaUnavailable, MessageTooLarge, SettingsError, TopicMissing
+from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, SettingsError, TopicMissing
 from pipeline_processing.kafka.creation import ensure_topics
 from pipeline_processing.kafka.events import KafkaEvents
 from pipeline_processing.kafka.requests import KafkaRequests
@@ -248,6 +248,59 @@ async def test_one_by_one_where_the_broker_refuses_a_whole_batch(real: KafkaBack
 
     read = [len((record.value or b"").strip(b"0123456789")) for record in [r async for r in real.topics.read(topic)]]
     assert read == [1, 20, 3]
+
+
+async def test_what_a_topic_never_takes_is_refused_for_good(real: KafkaBackend) -> None:
+    """A message without a key, where the topic is compacted. It takes no other with it, though they share a batch."""
+    topic = uuid4().hex
+    async with admin(real) as client:
+        await client.create_topics([NewTopic(topic, 1, 1, topic_configs={"cleanup.policy": "compact"})])
+    await until(lambda: _has(real, topic))
+
+    with pytest.raises(MessageRefused, match=f"to the topic {topic} for good.*compacted") as raised:
+        await real.events.send([Outgoing(topic, key, b"1") for key in (b"a", None, b"b", b"")])
+
+    assert not isinstance(raised.value, MessageTooLarge)
+    assert {record.key async for record in real.topics.read(topic)} == {b"a", b"b", b""}
+
+
+async def test_offsets_beyond_the_end_pass_over_nothing(real: KafkaBackend) -> None:
+    """They were committed of an earlier topic, by somebody who hadn't noticed."""
+    await real.events.send([message(real.requests, number) for number in range(30)])
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=list(real.settings.bootstrap_servers),
+        group_id=real.settings.group_id,
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(real.requests, number) for number in range(3)]
+        consumer.assign(partitions)
+        await consumer.commit(dict.fromkeys(partitions, 500))
+    finally:
+        await consumer.stop()
+
+    assert await real.topics.committed(real.requests) == {0: 0, 1: 0, 2: 0}
+    async with real.subscribe() as stream:
+        assert sorted(values(await take(stream, 30))) == list(range(30))
+        await stream.commit()
+        assert await settled(real)
+
+
+async def test_a_poll_is_bounded_by_bytes(real: KafkaBackend) -> None:
+    """A burst of large requests comes in pieces, whatever the number of records that would be allowed."""
+    filler = b"x" * 210_000
+    await real.events.send([Outgoing(real.requests, b"%d" % number, filler) for number in range(100)])
+
+    async with real.subscribe() as stream:
+        sizes: list[int] = []
+
+        async def all_came() -> bool:
+            sizes.append(sum(record.size for record in await stream.poll()))
+            return sum(sizes) >= 100 * len(filler)
+
+        await until(all_came)
+    assert max(sizes) <= 3 * (256 * 1024 + len(filler))  # of each partition so much, or a record more
 
 
 async def _has(backend: KafkaBackend, topic: str) -> bool:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
-from pipeline_processing.errors import MessageTooLarge, TopicMissing
+from pipeline_processing.errors import KafkaUnavailable, MessageTooLarge, TopicMissing
 from pipeline_processing.messaging import Outgoing, Record, RequestStream
-from tests.contract.messaging.messaging_backends import PARTITIONS, Backend, message, settled, take, until, values
+from tests.contract.messaging.messaging_backends import (
+    PARTITIONS,
+    SECONDS,
+    Backend,
+    message,
+    settled,
+    take,
+    until,
+    values,
+)
 
 
 async def send(backend: Backend, *numbers: int) -> None:
@@ -176,6 +186,101 @@ async def test_an_empty_poll_comes_back_soon(backend: Backend) -> None:
             assert await stream.poll() == []
         await stream.commit()
         assert await stream.lag() == 0
+
+
+async def until_sent(backend: Backend, *numbers: int) -> None:
+    """To a topic that has only just been made."""
+
+    async def stored() -> bool:
+        try:
+            await send(backend, *numbers)
+        except (TopicMissing, KafkaUnavailable):
+            return False
+        return True
+
+    await until(stored)
+
+
+async def test_a_topic_that_is_deleted_is_missed_and_then_read_from_its_beginning(backend: Backend) -> None:
+    """Whatever was committed of the old one; and nobody brings it back by asking."""
+    await send(backend, *range(30))
+    async with backend.subscribe() as stream:
+        await take(stream, 30)
+        await stream.commit()
+        await backend.delete_requests()
+        with pytest.raises(TopicMissing, match=backend.requests):
+            await take(stream, 1)
+    with pytest.raises(TopicMissing):
+        async with backend.subscribe():
+            pass
+
+    await backend.create_requests()
+    await until_sent(backend, *range(100, 140))
+
+    got: set[int] = set()
+    async with backend.subscribe() as stream:
+
+        async def all_came() -> bool:
+            got.update(values(await stream.poll()))
+            await stream.commit()
+            return got == set(range(100, 140))
+
+        await until(all_came)
+
+
+async def test_a_topic_that_is_made_anew_at_once_is_read_from_its_beginning(backend: Backend) -> None:
+    """Before anybody could miss it, and with as many records as the old one had."""
+    await send(backend, *range(30))
+    async with backend.subscribe() as stream:
+        await take(stream, 30)
+        await stream.commit()
+        await backend.delete_requests()
+        await backend.create_requests()
+        await until_sent(backend, *range(100, 160))
+        got: set[int] = set()
+
+        async def all_came() -> bool:
+            await stream.lag()  # as an intake asks now and then
+            got.update(values(await stream.poll()))
+            await stream.commit()
+            return got == set(range(100, 160))
+
+        await until(all_came)
+        assert await settled(backend)
+
+
+async def test_new_partitions_are_noticed(backend: Backend) -> None:
+    """Within 30 s, by the group and by whoever follows; from their first record."""
+    async with backend.subscribe() as stream, backend.topics.following([backend.requests]) as live:
+        await stream.poll()
+        await backend.add_partitions(PARTITIONS + 6)
+        followed: list[Record] = []
+
+        async def follow() -> None:
+            async for record in live:
+                followed.append(record)
+                if len(followed) == 100:
+                    return
+
+        following = asyncio.create_task(follow())
+        await until(partial(has_partitions, backend, PARTITIONS + 6))
+        await backend.events.send([message(backend.requests, number, keys=50) for number in range(100)])
+        taken: list[Record] = []
+
+        async def all_came() -> bool:
+            taken.extend(await stream.poll())
+            await stream.commit()
+            return set(values(taken)) == set(range(100))
+
+        await until(all_came)
+        async with asyncio.timeout(SECONDS):
+            await following
+        assert sorted(values(followed)) == list(range(100))
+        assert {record.partition for record in taken} > set(range(PARTITIONS))
+
+
+async def has_partitions(backend: Backend, total: int) -> bool:
+    return len(await backend.topics.ends(backend.requests)) == total
 
 
 # -- events --------------------------------------------------------------------------------------

@@ -630,7 +630,7 @@ async def test_a_server_that_is_down_is_unavailable(warehouse: Warehouse) -> Non
 async def test_a_standby_is_unavailable(warehouse: Warehouse) -> None:
     """After a failover the DSN may lead to it for a while."""
     await made(warehouse)
-    async with client(warehouse.dsn, default_transaction_read_only="on") as database:
+    async with client(warehouse.dsn, transaction_read_only="on") as database:
         with pytest.raises(DestinationUnavailable, match=r"read only sql transaction .*standby"):
             await loaded(warehouse.on(database), FormatName.NDJSON, {"id": "5"})
 

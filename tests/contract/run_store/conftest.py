@@ -18,11 +18,14 @@ import pytest
 
 from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.memory.letters import MemoryLetters
 from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.ports import RunStore
+from pipeline_processing.ports import LetterStore, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.letters import PostgresLetters
 from pipeline_processing.postgres.migrate import migrate
 from pipeline_processing.postgres.run_store import PostgresRunStore
+from tests.pgbouncer import POOL_MODES, NewPool
 
 # -- the server ----------------------------------------------------------------------------------
 
@@ -87,9 +90,10 @@ class FakeClock:
 
 
 class Backend(Protocol):
-    """A run store, and its inside."""
+    """A run store, the dead letters beside it, and their inside."""
 
     runs: RunStore
+    letters: LetterStore
 
     def now(self) -> datetime:
         """The store's time, about."""
@@ -108,6 +112,7 @@ class MemoryBackend:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.runs = MemoryRunStore(clock=self.clock)
+        self.letters: LetterStore = MemoryLetters(clock=self.clock)
 
     def now(self) -> datetime:
         return self.clock.now()
@@ -129,6 +134,7 @@ class PostgresBackend:
     def __init__(self, database: DatabaseClient, schema: str) -> None:
         self.database = database
         self.runs = PostgresRunStore(database=database, schema=schema)
+        self.letters: LetterStore = PostgresLetters(database=database, schema=schema)
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -169,17 +175,44 @@ async def postgres_backend(dsn: str, schema: str, *, command_seconds: float = 30
         yield PostgresBackend(client, schema)
 
 
-@pytest.fixture
-async def on_postgres(database: str, schema: str) -> AsyncIterator[PostgresBackend]:
-    async with postgres_backend(database, schema) as backend:
+@asynccontextmanager
+async def migrated(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    async with postgres_backend(dsn, schema) as backend:
         async with backend.database.connection() as connection:
             await migrate(connection, schema)
         yield backend
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture
+async def on_postgres(database: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    async with migrated(database, schema) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def transaction_pool(database: str, schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
+    """Through PgBouncer in transaction mode."""
+    async with migrated(pooled("transaction").dsn(database_of(database)), schema) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def session_pool(database: str, schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
+    """Through PgBouncer in session mode."""
+    async with migrated(pooled("session").dsn(database_of(database)), schema) as backend:
+        yield backend
+
+
+def database_of(dsn: str) -> str:
+    return urlsplit(dsn).path.removeprefix("/")
+
+
+POOLS = [] if "TEST_POSTGRES_DSN" in os.environ else [f"{mode}_pool" for mode in POOL_MODES]
+
+
+@pytest.fixture(params=["memory", "on_postgres", *POOLS])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return MemoryBackend() if request.param == "memory" else request.getfixturevalue("on_postgres")
+    return MemoryBackend() if request.param == "memory" else request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
+import asyncpg
 import pytest
 
-from pipeline_processing.errors import ConflictingRequest, InternalError, InvalidRequest, RequestError
+from pipeline_processing.errors import (
+    ConflictingRequest,
+    DatabaseMisconfigured,
+    InternalError,
+    InvalidRequest,
+    RequestError,
+)
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.ports import Incoming, RunStore
-from tests.contract.run_store.conftest import Backend, PostgresBackend
+from pipeline_processing.postgres.migrate import MIGRATIONS, _apply, migrate
+from tests.contract.run_store.conftest import Backend, PostgresBackend, postgres_backend
 from tests.contract.run_store.helpers import FAILURE, LEASE, accepted, claimed, finished, incoming, message, standing
 
 
@@ -82,6 +92,56 @@ async def test_a_request_that_cannot_be_stored_stops_no_other(runs: RunStore) ->
     assert len(await runs.history()) == 3
 
 
+async def test_values_that_the_database_refuses_stop_no_other(on_postgres: PostgresBackend) -> None:
+    """Whichever values those are: each such request is told apart, however many there are, and all others are runs."""
+    runs = on_postgres.runs
+    await on_postgres.execute("ALTER TABLE runs ADD CHECK (requested_by <> 'nobody')")
+    requests = [
+        incoming(f"r-{number:02}", requested_by="nobody" if number in (0, 7, 8, 19) else "x") for number in range(20)
+    ]
+    requests[11] = replace(requests[11], trace_id="half a pair \ud800")  # which can't even be sent
+
+    answers = await runs.accept_all(requests)
+
+    refused = {number: str(answer) for number, answer in enumerate(answers) if isinstance(answer, RequestError)}
+    assert refused.keys() == {0, 7, 8, 11, 19}
+    assert "violates check constraint" in refused[0]
+    assert {run.run_id for run in await runs.history()} == {
+        request.run_id for number, request in enumerate(requests) if number not in refused
+    }
+    with pytest.raises(InvalidRequest, match="can't store the request"):
+        await runs.accept(requests[0])
+
+
+@pytest.fixture
+async def in_latin1(postgres: Any, schema: str) -> AsyncIterator[PostgresBackend]:
+    """A history that was set up before encodings were looked at."""
+    name = f"latin1_{uuid4().hex}"
+    connection = await asyncpg.connect(postgres.dsn())
+    try:
+        await connection.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        async with postgres_backend(postgres.dsn(name), schema) as backend:
+            async with backend.database.connection() as own, own.transaction():
+                for migration in MIGRATIONS:
+                    await _apply(own, schema, migration)
+            yield backend
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()
+
+
+async def test_text_that_the_encoding_lacks_stops_no_other(in_latin1: PostgresBackend) -> None:
+    """And whoever starts there is told what is wrong with the database, as by `migrate`."""
+    answers = await in_latin1.runs.accept_all([incoming("a"), incoming("b", requested_by="日本"), incoming("c")])
+
+    assert [type(answer) for answer in answers] == [Run, InvalidRequest, Run]
+    with pytest.raises(DatabaseMisconfigured, match=r"LATIN1.*ENCODING 'UTF8'"):
+        await in_latin1.runs.installation_id()
+    async with in_latin1.database.connection() as connection:
+        with pytest.raises(DatabaseMisconfigured, match="LATIN1"):
+            await migrate(connection, "another")
+
+
 @pytest.mark.parametrize("tracestate", ["a\0b", "half \ud800 a pair"], ids=["nul", "surrogate"])
 async def test_a_tracestate_that_cannot_be_stored_is_dropped(runs: RunStore, tracestate: str) -> None:
     """It is somebody else's, and no reason to refuse a request."""
@@ -130,9 +190,15 @@ async def test_a_large_batch_is_one_batch(runs: RunStore) -> None:
     assert len(await runs.history(limit=None)) == 3000
 
 
-async def test_a_batch_is_written_whole_or_not_at_all(on_postgres: PostgresBackend) -> None:
-    """Its offsets are committed after it, or it comes again."""
-    await on_postgres.execute("ALTER TABLE runs ADD CONSTRAINT simulated CHECK (run_id <> 'r-1')")
+async def test_a_batch_that_fails_for_no_value_is_not_taken_apart(on_postgres: PostgresBackend) -> None:
+    """No request of it is to blame: nothing is written, and it comes again."""
+    await on_postgres.execute(
+        "CREATE FUNCTION simulated() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+        "IF NEW.run_id = 'r-1' THEN RAISE 'simulated'; END IF; RETURN NEW; END$$"
+    )
+    await on_postgres.execute(
+        "CREATE TRIGGER simulated BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION simulated()"
+    )
 
     with pytest.raises(InternalError, match="simulated"):
         await on_postgres.runs.accept_all([incoming(f"r-{number}") for number in range(3)])

@@ -9,13 +9,19 @@ import pytest_asyncio
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.postgres.source import PostgresSource
 from tests.contract.source.reading import postgres, postgres_source
+from tests.pgbouncer import POOL_MODES, NewPool
 
 
 @pytest.fixture(scope="module")
-def dsn(servers: EmbeddedServers, request: pytest.FixtureRequest) -> str:
-    name = request.module.__name__.rpartition(".")[2]
+def database(servers: EmbeddedServers, request: pytest.FixtureRequest) -> str:
+    name: str = request.module.__name__.rpartition(".")[2]
     servers.postgres.create_database(name)
-    return servers.postgres.dsn(name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def dsn(servers: EmbeddedServers, database: str) -> str:
+    return servers.postgres.dsn(database)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -24,7 +30,13 @@ async def connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         yield opened
 
 
+@pytest.fixture(scope="module", params=["direct", *POOL_MODES])
+def source_dsn(request: pytest.FixtureRequest, dsn: str, database: str, pooled: NewPool) -> str:
+    """Postgres itself, or PgBouncer before it, by pool mode."""
+    return dsn if request.param == "direct" else pooled(request.param).dsn(database)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def source(dsn: str) -> AsyncIterator[PostgresSource]:
-    async with postgres_source(dsn) as opened:
+async def source(source_dsn: str) -> AsyncIterator[PostgresSource]:
+    async with postgres_source(source_dsn) as opened:
         yield opened

@@ -17,6 +17,7 @@ from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.clock import SystemClock
 from pipeline_processing.destinations import Destinations
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Artifact, InlineContent, JobRequest, UploadRef
 from pipeline_processing.ports import LastSuccess
@@ -50,6 +51,7 @@ async def export_all(
         on_upload=_no_upload,
         on_progress=lambda counts, *, stage, bytes_written: None,
         tracer=NoOpTracer(),
+        mask=Mask(),
         max_row_bytes=GIB,
     )
     export = await processor.process_agency(asked.agency_id, AgencyJobConfig.model_validate({"datasets": datasets}))

@@ -106,7 +106,7 @@ class HttpBackend:
                 "url": self._api.url("/agencies/{agency_id}/rows"),
                 "query": {} if where is None else {"name": f"{{{where}}}"},
                 "records": "rows",
-                "pages": {"cursor": {"path": "next", "param": "from"}},
+                "pages": {"cursor": {"path": "next", "param": "from"}, "optional": True},
                 "columns": {name: kind for name, (_, kind) in COLUMNS.items()},
             }
         )

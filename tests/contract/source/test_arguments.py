@@ -137,7 +137,7 @@ async def test_built_in_arguments(form: str, source: PostgresSource):
     """agency_id, run_id, since and until can be named, in any order and more than once."""
     written = await export(
         source,
-        "SELECT $2::bigint AS agency, $1::text AS run, $3::timestamptz AS since, $4::timestamptz IS NULL AS no_end, $5::int AS again",
+        "SELECT $2::bigint AS agency, $1::text AS run, $3::timestamptz AS since, $4::timestamptz = 'infinity' AS no_end, $5::int AS again",
         form,
         args=["run_id", "agency_id", "since", "until", "agency_id"],
         request={
@@ -168,6 +168,22 @@ async def test_times_for_every_type_of_parameter(kind: str, form: str, source: P
     )
 
     assert (parsed_csv(written)[1][0] if form == "csv" else parsed_ndjson(written)[0]["day"]) == "2026-01-18"
+
+
+@both_formats
+@pytest.mark.parametrize("kind", ["timestamptz", "timestamp", "date", "text"])
+async def test_a_request_without_times_leaves_out_no_row(kind: str, form: str, source: PostgresSource):
+    """What is compared with since and until is between them, also without a guard against null."""
+    times = "('4000-01-01 BC'::timestamp), ('2026-01-18'), ('9999-12-31')"
+    written = await export(
+        source,
+        f"SELECT 1 AS one FROM (VALUES {times}) AS t (at) WHERE at >= ($1::{kind})::timestamp AND at < ($2::{kind})::timestamp",
+        form,
+        args=["since", "until"],
+        request={},
+    )
+
+    assert len(parsed_csv(written)[1:] if form == "csv" else parsed_ndjson(written)) == 3
 
 
 @both_formats

@@ -1,6 +1,7 @@
 """The HTTP source against a real server: every way through the pages, faults, and pages that aren't any."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -65,10 +66,11 @@ async def keep(batches: Batches, rows: list[Any]) -> None:
         rows += batch
 
 
+CURSOR = {"cursor": {"path": "meta.cursor", "param": "cursor"}}
 STYLES: dict[str, tuple[Callable[..., Handler], dict[str, Any]]] = {
     "links": (linked, {"records": "data.items", "pages": {"next_link": "links.next"}}),
     "links in the header": (linked_by_header, {"pages": {"next_link_header": True}}),
-    "cursors": (with_cursor, {"records": "items", "pages": {"cursor": {"path": "meta.cursor", "param": "cursor"}}}),
+    "cursors": (with_cursor, {"records": "items", "pages": {**CURSOR, "optional": True}}),
     "numbers": (numbered, {"records": "items", "pages": {"page_number": {}}}),
 }
 styles = pytest.mark.parametrize(("handler", "options"), STYLES.values(), ids=STYLES)
@@ -127,12 +129,45 @@ async def test_empty_pages_in_the_middle(api: UpstreamApi):
 
 
 async def test_page_sizes(api: UpstreamApi):
-    """The size is asked for, and a shorter page is the last."""
+    """The size is asked for, and an API that gives fewer records a page gives all of them as well."""
     api.on("/rows", numbered(RECORDS, size=100, first=0, param="p"))
-    pages = {"page_number": {"param": "p", "first": 0, "size_param": "n", "size": 100}}
+    pages = {"page_number": {"param": "p", "first": 0, "size_param": "n", "size": 200}}
 
     assert await ids(config(api, records="items", pages=pages)) == IDS
-    assert [asked.raw for asked in api.asked] == [f"/rows?p={number}&n=100" for number in range(3)]
+    assert [asked.raw for asked in api.asked] == [f"/rows?p={number}&n=200" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("handler", "pages", "said"),
+    [
+        (
+            with_cursor,
+            {"cursor": {"path": "meta.next", "param": "cursor"}},
+            "in 'meta', only 'cursor'. Correct `cursor`",
+        ),
+        (linked, {"next_link": "links.Next"}, "in 'links', only 'next'. Correct `next_link`"),
+        (linked, {"next_link": "next"}, "no key 'next', only 'data', 'links'. Correct `next_link`"),
+    ],
+)
+async def test_a_wrong_path_to_the_next_page(handler: Callable[..., Handler], pages: Any, said: str, api: UpstreamApi):
+    """It fails the run, and names the keys that are there: the first page must not pass for all of them."""
+    api.on("/rows", handler(RECORDS, size=100))
+    records = "items" if handler is with_cursor else "data.items"
+
+    with pytest.raises(SourceDataInvalid, match=re.escape(said)) as raised:
+        await read(http_source(), config(api, records=records, pages=pages))
+
+    assert str(raised.value).startswith("Dataset 'records', page 1: ")
+    assert len(api.asked) == 1
+
+
+async def test_an_only_page_without_a_cursor(api: UpstreamApi):
+    """An API that leaves the cursor out where there is one page only needs `optional: true`."""
+    api.on("/rows", with_cursor(RECORDS, size=1000))
+
+    with pytest.raises(SourceDataInvalid, match="set `optional: true`"):
+        await ids(config(api, records="items", pages=CURSOR))
+    assert await ids(config(api, records="items", pages={**CURSOR, "optional": True})) == IDS
 
 
 async def test_one_page_that_is_the_list(api: UpstreamApi):
@@ -267,7 +302,7 @@ async def test_one_answer_at_a_time(api: UpstreamApi, monkeypatch: pytest.Monkey
         (b"<html>private</html>", "isn't JSON"),
         (b"null", "isn't JSON"),
         ({"error": "private"}, "no list of records at 'data.items'"),
-        ({"data": {"items": None}}, "there is no list"),
+        ({"data": {"items": None}}, "there is null, not a list"),
         ({"data": {"items": ["private"]}}, "Record 1 is text, and must be an object"),
         ({"data": {"items": [{"id": 1}, {"id": "private"}]}}, "Record 2 has text for column 'id'"),
         ({"data": {"items": [{"id": 1}, {"name": "private"}]}}, "Record 2 has no value, or null, for column 'id'"),
@@ -317,7 +352,7 @@ async def test_a_page_that_breaks_off(missing: int, api: UpstreamApi):
 
 async def test_an_answer_of_unknown_length_that_ends_early(api: UpstreamApi):
     """Nothing but the JSON tells that the rest is missing."""
-    whole = json_of({"data": {"items": RECORDS}})
+    whole = json_of({"links": {"next": None}, "data": {"items": RECORDS}})
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
     api.faults.append(first(1, Raw(head + whole[:-100])))
     with pytest.raises(UpstreamUnavailable, match="before its JSON was complete"):

@@ -159,10 +159,10 @@ def test_faults_of_steps(steps: list[Any], error: type[PipelineError], number: i
 )
 def test_what_a_source_tells(source: Any, found: bool):
     """The list of a SELECT is known unless a name in it has to be worked out by Postgres; so are an API's columns."""
-    misspelt = faults(config({"filter": "no_such_column = 1"}, source=source))
+    misspelt = faults(config({"filter": "no_such_column = 1"}, source=source, shared=True))
 
     assert [type(fault) for fault in misspelt] == ([UnknownColumn] if found else [])
-    assert faults(config({"filter": "id = 1"}, source=source)) == []
+    assert faults(config({"filter": "id = 1"}, source=source, shared=True)) == []
 
 
 @pytest.mark.parametrize("expect", [{"unique": ["nmae"]}, {"not_null": ["id", "nmae"]}])
@@ -174,6 +174,104 @@ def test_checks_of_columns_that_are_not_there(expect: dict[str, Any]):
     assert str(fault).startswith("Dataset 'records': ")
     assert "have id, label, status" in str(fault)
     assert faults(config({"rename": {"name": "nmae"}}, expect=expect)) == []
+
+
+# -- whose rows they are -------------------------------------------------------------------------
+
+
+def of_query(query: str, *args: str) -> dict[str, Any]:
+    return {"postgres": {"query": query, "args": args}}
+
+
+def of_api(url: str = "https://api.example.com/records", **options: Any) -> dict[str, Any]:
+    return {"http": {"url": url, "columns": {"id": "integer"}, **options}}
+
+
+EVERYBODYS: dict[str, dict[str, Any]] = {
+    "no parameter": of_query("SELECT id FROM records"),
+    "another parameter": of_query("SELECT id FROM records WHERE region = $1", "region"),
+    "bound, and not used": of_query("SELECT id FROM records WHERE region = $2", "agency_id", "region"),
+    "in a comment": of_query("SELECT id FROM records -- WHERE agency_id = $1\n", "agency_id"),
+    "in a nested comment": of_query("SELECT id FROM records /* /* */ WHERE agency_id = $1 */", "agency_id"),
+    "in a literal": of_query("SELECT id FROM records WHERE name = 'it''s $1'", "agency_id"),
+    "in an escaped literal": of_query(r"SELECT id FROM records WHERE name = E'it\'s $1'", "agency_id"),
+    "in a dollar-quoted literal": of_query("SELECT id FROM records WHERE name = $x$ $1 $x$", "agency_id"),
+    "in a quoted name": of_query('SELECT id FROM records WHERE "$1" = 1', "agency_id"),
+    "in a name": of_query("SELECT id FROM records WHERE agency$1 = 1", "agency_id"),
+    "a longer number": of_query("SELECT id FROM records WHERE x = $12", "agency_id"),
+    "an API's URL without it": of_api(query={"since": "{since}"}),
+    "plain braces in an API's query": of_api(query={"agency": "{{agency_id}}"}),
+}
+ITS_OWN: dict[str, dict[str, Any]] = {
+    "a parameter": of_query(QUERY, "agency_id"),
+    "the second one": of_query("SELECT id FROM records WHERE region = $1 AND agency_id=$2::int", "region", "agency_id"),
+    "behind a comment": of_query("SELECT id /* $2 ' */ FROM records WHERE agency_id = -$1", "agency_id"),
+    "behind a literal": of_query(r"SELECT id FROM records WHERE name > 'a\' AND agency_id = $1", "agency_id"),
+    "no SQL that can be read here": of_query("SELECT id FROM records WHERE name = 'a AND agency_id = $1", "agency_id"),
+    "in an API's path": of_api("https://api.example.com/agencies/{agency_id}/records"),
+    "in an API's query": of_api("https://api.example.com/records?agency={agency_id}"),
+    "in an API's parameter": of_api(query={"filter": "agency eq {agency_id}"}),
+}
+
+
+@pytest.mark.parametrize("source", EVERYBODYS.values(), ids=EVERYBODYS)
+def test_rows_of_all_agencies(source: dict[str, Any]):
+    """One agency never gets them, unless the dataset says that all get the same."""
+    with pytest.raises(
+        InvalidJobConfig, match=r"Dataset 'records': The .* doesn't use `agency_id`.*shared: true"
+    ) as raised:
+        require_sound(config(source=source), secrets=())
+
+    assert raised.value.exit_code == 65
+    assert faults(config(source=source, shared=True)) == []
+
+
+@pytest.mark.parametrize("source", ITS_OWN.values(), ids=ITS_OWN)
+def test_rows_of_one_agency(source: dict[str, Any]):
+    """What can't be read here is left to Postgres, which refuses a parameter that isn't used."""
+    assert faults(config(source=source)) == []
+
+
+# -- values that nothing uses, or provides -------------------------------------------------------
+
+BY_TIME = of_query("SELECT id FROM records WHERE agency_id = $1 AND updated_at >= $2", "agency_id", "since")
+
+
+@pytest.mark.parametrize("option", [{"since": "last_success"}, {"initial": "2026-01-01T00:00:00Z"}, {"initial": None}])
+def test_a_since_that_nothing_uses(option: dict[str, Any]):
+    """Every run would export everything, though the config says otherwise."""
+    (fault,) = faults(config(**option))
+
+    assert "changes nothing: neither the source nor a step uses `since`" in str(fault)
+    assert fault.exit_code == 65
+    assert faults(config(source=BY_TIME, **option)) == []
+
+
+def declaring(*steps: Any, source: dict[str, Any]) -> AgencyJobConfig:
+    return AgencyJobConfig.model_validate(
+        {"params": {"region": {"type": "text"}}, "datasets": [dataset(*steps, source=source)]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "steps"),
+    [
+        (of_query("SELECT id FROM r WHERE a = $1 AND b = $2 AND c = $3", "agency_id", "region", "regoin"), []),
+        (of_api("https://api.example.com/{agency_id}/{region}?x={regoin}"), []),
+        (of_api("https://api.example.com/{agency_id}", query={"r": "{region}", "x": "<{regoin}>"}), []),
+        (of_query("SELECT id FROM r WHERE a = $1 AND b = $2", "agency_id", "region"), [{"add": {"x": "{regoin}"}}]),
+    ],
+    ids=["args", "url", "query", "add"],
+)
+def test_names_that_nothing_provides(source: dict[str, Any], steps: list[Any]):
+    """With declared params it is known what a request can send."""
+    (fault,) = faults(declaring(*steps, source=source))
+
+    assert str(fault).startswith(
+        "Dataset 'records': It uses regoin, which nothing provides. There is agency_id, run_id,"
+    )
+    assert "declares region (text, required)" in str(fault)
+    assert fault.exit_code == 65
 
 
 # -- secrets -------------------------------------------------------------------------------------

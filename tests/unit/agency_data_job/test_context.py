@@ -23,6 +23,11 @@ def dataset(**options: Any) -> DatasetConfig:
     return job("records", **options).datasets[0]
 
 
+HTTP = {"http": {"url": "https://api.example.com/records", "columns": {"id": "integer"}}}
+OVERLAP = {"since": "last_success", "overlap": "5m"}
+OTHER = EPOCH - timedelta(days=9)
+
+
 def test_where_its_objects_stand_and_what_they_carry():
     """Below the agency and the run; metadata is text."""
     assert context().prefix == "agency_id=7/run_id=r"
@@ -30,13 +35,14 @@ def test_where_its_objects_stand_and_what_they_carry():
 
 
 def test_arguments():
-    """The built-in names and the request's params."""
+    """The built-in names, which win, and the params."""
     until = EPOCH + timedelta(days=1)
+    params = {"region": "north", "depth": 2, "agency_id": 8}
 
-    assert context(params={"region": "north", "depth": 2}, until=until).arguments(dataset(), None) == {
+    assert context(since=OTHER, until=until).arguments(dataset(), None, params=params) == {
         "agency_id": 7,
         "run_id": "r",
-        "since": None,
+        "since": OTHER,
         "until": until,
         "region": "north",
         "depth": 2,
@@ -46,21 +52,34 @@ def test_arguments():
 @pytest.mark.parametrize(
     ("options", "last", "asked", "since"),
     [
-        ({}, None, None, None),
-        ({}, LAST, None, None),
-        ({"since": "last_success"}, None, None, None),
+        ({}, None, None, "-infinity"),
+        ({}, LAST, None, "-infinity"),
+        ({"since": "last_success"}, None, None, "-infinity"),
         ({"since": "last_success"}, LAST, None, EPOCH),
         ({"since": "last_success", "overlap": "90s"}, LAST, None, EPOCH - timedelta(seconds=90)),
         ({"since": "last_success", "overlap": "0s"}, LAST, None, EPOCH),
-        ({"since": "last_success", "overlap": "5m"}, None, None, None),
-        ({"since": "last_success", "overlap": "5m"}, LAST, EPOCH - timedelta(days=9), EPOCH - timedelta(days=9)),
+        (OVERLAP, None, None, "-infinity"),
+        (OVERLAP, LAST, OTHER, OTHER),
+        (OVERLAP, None, OTHER, OTHER),
+        (OVERLAP | {"initial": OTHER}, None, None, OTHER),
+        (OVERLAP | {"initial": OTHER}, LAST, None, EPOCH - timedelta(minutes=5)),
+        (OVERLAP | {"initial": None}, None, None, None),
+        (OVERLAP | {"initial": None}, LAST, None, EPOCH - timedelta(minutes=5)),
+        ({"initial": OTHER}, None, None, OTHER),
+        ({"since": "last_success", "overlap": "1000000d"}, LAST, None, "-infinity"),  # beyond the year 1
+        ({"since": "last_success", "overlap": "1000000d", "initial": None}, LAST, None, "-infinity"),
+        # An API can't be sent an infinity: null leaves the parameter out.
+        ({"source": HTTP, "since": "last_success"}, None, None, None),
+        ({"source": HTTP, "since": "last_success"}, LAST, None, EPOCH),
+        ({"source": HTTP, "since": "last_success", "initial": OTHER}, None, None, OTHER),
     ],
 )
-def test_since(options: dict[str, Any], last: LastSuccess | None, asked: datetime | None, since: datetime | None):
-    """The request's own wins, as it is; else up to where the last success covers, less the overlap, if asked for."""
-    assert context(since=asked).arguments(dataset(**options), last)["since"] == since
+def test_since(options: dict[str, Any], last: LastSuccess | None, asked: datetime | None, since: datetime | str | None):
+    """The request's own wins; else up to where the last success covers, less the overlap; else `initial`."""
+    assert context(since=asked).arguments(dataset(**options), last, params={})["since"] == since
 
 
-def test_an_overlap_that_reaches_beyond_all_time():
-    """It is everything then, and no bug."""
-    assert context().arguments(dataset(since="last_success", overlap="1000000d"), LAST)["since"] is None
+def test_no_end():
+    """Compared with null, no row would be early enough; an API has no word for it."""
+    assert context().arguments(dataset(), None, params={})["until"] == "infinity"
+    assert context().arguments(dataset(source=HTTP), None, params={})["until"] is None

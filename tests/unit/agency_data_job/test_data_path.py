@@ -308,7 +308,7 @@ def since_last(**options: Any) -> Service:
 
 @in_virtual_time
 async def test_since_the_last_success() -> None:
-    """Null at first; then up to where the last successful run read, which is its snapshot."""
+    """Everything at first; then what is newer than where the last successful run read, which is its snapshot."""
     of = since_last()
     await run(of, "a")
     await of.clock.sleep(60)
@@ -316,7 +316,7 @@ async def test_since_the_last_success() -> None:
     await of.clock.sleep(60)
     await run(of, "c")
 
-    assert [asked["since"] for asked in of.asked] == [None, EPOCH, EPOCH + timedelta(seconds=60)]
+    assert [asked["since"] for asked in of.asked] == ["-infinity", EPOCH, EPOCH + timedelta(seconds=60)]
 
 
 @in_virtual_time
@@ -327,7 +327,7 @@ async def test_an_overlap() -> None:
     await of.clock.sleep(60)
     await run(of, "b")
 
-    assert [asked["since"] for asked in of.asked] == [None, EPOCH - timedelta(minutes=5)]
+    assert [asked["since"] for asked in of.asked] == ["-infinity", EPOCH - timedelta(minutes=5)]
 
 
 @in_virtual_time
@@ -350,7 +350,7 @@ async def test_a_request_up_to_a_time_covers_no_more() -> None:
     await run(of, "c")
 
     assert [asked["since"] for asked in of.asked] == [
-        None,
+        "-infinity",
         EPOCH + timedelta(minutes=10),
         EPOCH + timedelta(hours=1),
     ]
@@ -383,7 +383,19 @@ async def test_a_first_request_with_a_since_covers_nothing() -> None:
     await run(of, "a", since=EPOCH - timedelta(days=1))
     await run(of, "b")
 
-    assert of.asked[-1]["since"] is None
+    assert of.asked[-1]["since"] == "-infinity"
+
+
+@pytest.mark.parametrize(("own_since", "then"), [(EPOCH, "covered"), (EPOCH + timedelta(seconds=1), "nothing")])
+@in_virtual_time
+async def test_a_first_request_covers_what_it_exports_from_initial_on(own_since: datetime, then: str) -> None:
+    """Nothing before `initial` is to be exported, so a `since` of that time leaves no gap; a later one does."""
+    of = since_last(initial=EPOCH)
+    await of.clock.sleep(60)
+    await run(of, "a", since=own_since)
+    await run(of, "b")
+
+    assert of.asked[-1]["since"] == (EPOCH + timedelta(seconds=60) if then == "covered" else EPOCH)
 
 
 @pytest.mark.parametrize("other", ["dry", "failed", "agency"])
@@ -397,17 +409,17 @@ async def test_what_does_not_count_as_covered(other: str) -> None:
     await of.clock.sleep(60)
     await run(of, "b")
 
-    assert [asked["since"] for asked in of.asked][-1] is None
+    assert [asked["since"] for asked in of.asked][-1] == "-infinity"
 
 
 @in_virtual_time
 async def test_without_it_nobody_asks() -> None:
-    """The request's since is null then, and the history isn't asked."""
+    """Nothing bounds the rows then, and the history isn't asked."""
     of = Service(config=job("small"))
     await run(of, "a")
     await run(of, "b")
 
-    assert [asked["since"] for asked in of.asked] == [None, None]
+    assert [asked["since"] for asked in of.asked] == ["-infinity", "-infinity"]
     assert "last_success" not in of.between.log
 
 

@@ -39,6 +39,7 @@ from pipeline_processing.errors import (
     StepFailed,
     UnknownColumn,
 )
+from pipeline_processing.masking import Mask
 from pipeline_processing.model import (
     Artifact,
     DatasetCounts,
@@ -188,6 +189,7 @@ class World:
             on_upload=self.on_upload,
             on_progress=lambda counts, *, stage, bytes_written: self.progress.append(counts),
             tracer=NoOpTracer(),
+            mask=Mask(),
             max_row_bytes=self.max_row_bytes,
         )
         config = AgencyJobConfig.model_validate({"datasets": [_dataset(**each) for each in datasets]})

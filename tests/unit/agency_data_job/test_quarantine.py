@@ -14,6 +14,7 @@ from pipeline_processing.agency_data_job.output import Outlet
 from pipeline_processing.agency_data_job.quarantine import Quarantine
 from pipeline_processing.destinations import Destinations
 from pipeline_processing.errors import DestinationUnavailable, RowTooLarge
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Artifact, InlineContent, UploadRef
 from pipeline_processing.steps.rejections import Rejected
@@ -46,7 +47,7 @@ class Place:
         self.started.append(upload)
 
     async def write(self, *batches: Iterable[FaultyRow]) -> Artifact | None:
-        async with Quarantine("records", self.outlet) as quarantine:
+        async with Quarantine("records", self.outlet, mask=Mask()) as quarantine:
             for batch in batches:
                 await quarantine.write(batch)
             artifact = await quarantine.seal()
@@ -140,7 +141,7 @@ async def test_a_failure_aborts_it(method: str):
 async def test_without_seal_it_is_aborted():
     """Whatever the reason for leaving it."""
     place = Place()
-    async with Quarantine("records", place.outlet) as quarantine:
+    async with Quarantine("records", place.outlet, mask=Mask()) as quarantine:
         await quarantine.write([faulty(1, id=1)])
 
     assert place.started != []

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.agency_data_job.sizing import Sizing
+from pipeline_processing.agency_data_job.sizing import Sizing, parts
 
 MIB = 1024 * 1024
 
@@ -37,7 +37,37 @@ def test_rows_that_all_were_dropped_say_nothing() -> None:
 def test_no_row_is_lost_or_moved(rows: list[int], each: int) -> None:
     """The pieces, one after the other, are the batch."""
     sizing, taken = Sizing(), []
-    for piece in sizing.pieces(rows):
+    for piece in sizing.pieces(rows[:]):
         taken += piece
         sizing.learn(len(piece), len(piece) * each)
     assert taken == rows
+
+
+def test_somebody_elses_code_gets_fewer() -> None:
+    """However small its rows are."""
+    sizing = Sizing(most_rows=256)
+    lengths = []
+    for piece in sizing.pieces(list(range(1000))):
+        lengths.append(len(piece))
+        sizing.learn(len(piece), len(piece))
+    assert lengths == [4, 16, 64, 256, 256, 256, 148]
+
+
+def test_of_rows_that_suddenly_grow_few_go_at_first() -> None:
+    """Steps that make little of small rows may make much of large ones: that is found out by a few of them."""
+    sizing, lengths = Sizing(), []
+    rows = [100] * 1500 + [10_000] * 100
+    for piece in sizing.pieces(rows[:], max):
+        lengths.append([row for row in piece if row > 100])
+        sizing.learn(len(piece), sum(row * 60 if row > 100 else row for row in piece))
+
+    assert [row for large in lengths for row in large] == rows[1500:]
+    assert max(map(len, lengths)) == 4
+
+
+def test_parts_are_cut_by_bytes() -> None:
+    """Rows leave the steps 2 MiB at a time, one row at least."""
+    assert [len(part) for part in parts([0] * 10, 10 * MIB)] == [2, 2, 2, 2, 2]
+    assert [len(part) for part in parts([0] * 3, 30 * MIB)] == [1, 1, 1]
+    assert [len(part) for part in parts([0] * 3, 0)] == [3]
+    assert list(parts([], 0)) == []

@@ -44,7 +44,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def servers_that_answer(monkeypatch: pytest.MonkeyPatch, *results: CheckResult) -> None:
-    async def check_servers(_settings: object, _job_config: object) -> AsyncIterator[CheckResult]:
+    async def check_servers(_settings: object, _job_config: object, *, mask: object) -> AsyncIterator[CheckResult]:
         for result in results:
             yield result
 

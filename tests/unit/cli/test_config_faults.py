@@ -97,6 +97,17 @@ FAULTS = {
     "type that there isn't": Fault(
         ("Dataset 'records', step 1: ", "Step 'cast'", "colour"), (dataset({"cast": {"name": "colour"}}),)
     ),
+    "query without the agency": Fault(
+        ("Dataset 'records': The postgres source doesn't use `agency_id`", "`args`", "`shared: true`"),
+        (dataset(query="SELECT id, name, status FROM records -- WHERE agency_id = $1"),),
+    ),
+    "API without the agency": Fault(
+        ("Dataset 'records': The http source doesn't use `agency_id`", "{agency_id}", "`shared: true`"),
+        (dataset() | {"source": {"http": {"url": "https://x.example/{since}", "columns": {"id": "integer"}}}},),
+    ),
+    "since that nothing uses": Fault(
+        ("Dataset 'records': `since: last_success` changes nothing",), (dataset(since="last_success"),)
+    ),
     "missing secret of a step": Fault(
         ("'name_key'", "Set PIPELINE_SECRETS__NAME_KEY", "PIPELINE_SECRETS__NAME_KEY_FILE"), (dataset(MASK),), code=78
     ),

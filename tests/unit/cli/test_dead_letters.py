@@ -1,5 +1,6 @@
 """`dead-letters`: what it prints of each letter, and what resending says."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -104,6 +105,7 @@ def test_a_list_as_json_has_the_names_of_the_headers(run: Run) -> None:
         "dlq_partition": 0,
         "dlq_offset": 0,
         "dlq_at": "2026-01-18T10:00:01+00:00",
+        "dlq_timestamp": 1768730400000,
     }
     assert newest["key_base64"] == "/g=="
     assert len(newest["dlq_message"]) > 200
@@ -142,6 +144,7 @@ def test_one_letter_is_shown_in_full(run: Run) -> None:
         "dlq_partition  0",
         "dlq_offset     0",
         "dlq_at         2026-01-18T10:00:01+00:00",
+        "dlq_timestamp  1768730400000",
         "",
         '{"agency_id": 7, "datasets": ["permits"]}',
     ]
@@ -195,6 +198,29 @@ def test_a_place_without_a_letter_is_an_error(run: Run, command: str) -> None:
     assert (code, out) == (65, "")
     assert "no dead letter at 0:9" in err
     assert "dead-letters list" in err
+
+
+# -- those in the database -----------------------------------------------------------------------
+
+
+def test_letters_in_the_database_are_listed_shown_and_resent(
+    past: Past, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside those in Kafka, under places of their own. Without a history there are none."""
+    past.put_aside(past.send(b"no", key=b"1"), InvalidJson("The value isn't JSON."))
+    asyncio.run(past.keep(past.send('{"agency_id": 7, "run_id": "r"}', key=None), UNKNOWN))
+    assert len(run("list", "--json")[1].splitlines()) == 1
+
+    history = {"dsn": "postgresql://127.0.0.1/history"}
+    monkeypatch.setattr(dead_letters, "current_settings", lambda: Settings.model_validate({"history": history}))
+
+    listed = [json.loads(line) for line in run("list", "--json")[1].splitlines()]
+    assert [(each["place"], each["key"]) for each in listed] == [("db:1", None), ("0:0", "1")]
+    shown = json.loads(run("show", "db:1", "--json")[1])
+    assert (shown["partition"], shown["value"]) == (None, '{"agency_id": 7, "run_id": "r"}')
+    assert run("redrive", "db:1")[1].splitlines()[0] == "db:1  unknown_dataset  key -  sent, run r"
+    assert past.sent[-1].value == past.sent[1].value
+    assert run("show", "db:2")[0] == 65
 
 
 # -- redrive -------------------------------------------------------------------------------------

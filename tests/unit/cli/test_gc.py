@@ -39,7 +39,9 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Collector:
     collector = Collector()
 
     @asynccontextmanager
-    async def opened(_: Settings, config: AgencyJobConfig | None, *, dry_run: bool) -> AsyncIterator[Collector]:
+    async def opened(
+        _: Settings, config: AgencyJobConfig | None, *, mask: object, dry_run: bool
+    ) -> AsyncIterator[Collector]:
         collector.config, collector.dry_run = config, dry_run
         yield collector
 

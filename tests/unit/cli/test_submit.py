@@ -26,6 +26,7 @@ from pipeline_processing.cli.main import main
 from pipeline_processing.dead_letters import dead_letter
 from pipeline_processing.errors import ConflictingRequest
 from pipeline_processing.job_messages import MAX_REQUEST_BYTES, received
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.broker import MemoryBroker
 from pipeline_processing.messaging import Outgoing, Record
 from pipeline_processing.model import JobRequest, RunFailure
@@ -94,7 +95,7 @@ def announced(agency_id: int, **fields: Any) -> Callable[[Record], Outgoing]:
 
 
 def refused(record: Record) -> Outgoing:
-    return dead_letter(record, ConflictingRequest("x"), topic=TOPICS.dead_letters_topic, now=EPOCH)
+    return dead_letter(record, ConflictingRequest("x"), topic=TOPICS.dead_letters_topic, now=EPOCH, mask=Mask())
 
 
 @pytest.fixture(autouse=True)

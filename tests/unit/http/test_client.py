@@ -528,8 +528,9 @@ async def test_a_redirect_to_a_server_that_wants_a_secret(api: UpstreamApi, cloc
         other.on("/y", Reply(status=401))
         api.on("/x", Reply(status=302, headers={"Location": other.url("/y")}))
         async with upstream(clock, auth={"bearer": "crm_token"}) as client:
-            with pytest.raises(AccessDenied, match="a secret isn't sent to another host"):
+            with pytest.raises(AccessDenied, match="a secret isn't sent to another host") as raised:
                 await asked(client, api.url("/x"))
+    assert str(raised.value).startswith(f"a redirect from {api.url('/x')} to {other.url('')} answers 401")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pipeline_processing.errors import (
     Throttled,
     UpstreamUnavailable,
 )
-from pipeline_processing.http.errors import ERRORS, LongWait, is_final, refusal, translated, translation
+from pipeline_processing.http.errors import ERRORS, QUOTING, LongWait, is_final, refusal, translated, translation
 
 URL = "http://a.example/x"
 KEY: Any = Mock(ssl=None, host="a.example", port=80)
@@ -71,11 +71,11 @@ CERTIFICATE = ssl.SSLCertVerificationError("self-signed certificate")
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_translation(error: Exception, kind: type[PipelineError], said: str) -> None:
-    """Each error becomes one of ours, says where and why, and has the library's as its cause."""
+    """Each error becomes one of ours, and says where and why; the library's is its cause if it quotes nobody."""
     with pytest.raises(kind, match=said) as raised, translated(URL):
         raise error
 
-    assert raised.value.__cause__ is error
+    assert raised.value.__cause__ is (None if isinstance(error, QUOTING) else error)
     assert kind is InternalError or URL in str(raised.value)
 
 

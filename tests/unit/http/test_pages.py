@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import PipelineError, SourceDataInvalid, UpstreamUnavailable
-from pipeline_processing.http.pages import JsonPage
+from pipeline_processing.http.pages import Absent, JsonPage
 
 
 class Body:
@@ -71,16 +71,22 @@ async def test_where_records_stand(page: Any, records: str):
         ({"data": {"items": RECORDS, "next": 5}, "next": 6}, "data.next", 5),
         ({"data": {"items": RECORDS, "next": 5}, "next": 6}, "next", 6),
         ({"data": {"items": RECORDS}, "links": {"next": None}}, "links.next", None),
-        ({"data": {"items": RECORDS}, "links": {}}, "links.next", None),
-        ({"data": {"items": RECORDS}, "links": [1]}, "links.next", None),
         ({"data": {"items": RECORDS}, "links": None}, "links.next", None),
-        ({"data": {"items": RECORDS}}, "links.next", None),
-        ({"x": {"links": LINK}, "data": {"items": RECORDS, "links": LINK}}, "links.next", None),
-        ({"data": {"next": "no", "items": RECORDS}}, "links.next", None),
+        ({"data": {"items": RECORDS}, "links": {}}, "links.next", Absent("next", ("links",), ())),
+        ({"data": {"items": RECORDS}, "links": []}, "links.next", Absent("next", ("links",), ())),
+        ({"data": {"items": RECORDS}, "links": {"Next": 1}}, "links.next", Absent("next", ("links",), ("Next",))),
+        ({"data": {"items": RECORDS}, "x": 1}, "links.next", Absent("links", (), ("data", "x"))),
+        ({"data": {"items": RECORDS, "x": 1}}, "data.next", Absent("next", ("data",), ("items", "x"))),
+        (
+            {"x": LINK, "data": {"items": RECORDS, "links": LINK}},
+            "links.next",
+            Absent("links", (), ("x", "data")),
+        ),
+        ({"data": {"next": "no", "items": RECORDS}}, "links.next", Absent("links", (), ("data",))),
     ],
 )
 async def test_what_stands_beside(page: Any, beside: str, found: Any):
-    """Before or after the records, at any depth; never what only has the same name elsewhere."""
+    """Before or after the records, at any depth; null, or nothing; never what only has the same name elsewhere."""
     assert await read(page, "data.items", beside) == (RECORDS, found)
 
 
@@ -89,19 +95,21 @@ async def test_a_page_without_records(page: Any):
     """An empty list is a page like any other."""
     path = "" if page == [] else "data" if page == {"data": []} else "data.items"
 
-    assert (await read(page, path, "links.next"))[0] == []
+    assert (await read(page, path, "links.next" if path else ""))[0] == []
 
 
 @pytest.mark.parametrize(
     ("page", "records", "said"),
     [
-        ({"items": []}, "data", "no list of records at 'data': there is no such key"),
-        ({}, "data", "there is no such key"),
-        ({"data": {}}, "data.items", "no list of records at 'data.items': there is no such key"),
-        ({"data": None}, "data", "there is no list"),
-        ({"data": {"id": 1}}, "data", "there is no list"),
-        ({"data": []}, "data.items", "there is no object"),
-        ([], "data", "there is no object"),
+        ({"items": [], "x": 1}, "data", "no list of records at 'data': there is no key 'data', only 'items', 'x'"),
+        ({f"k{n}" * 20: n for n in range(21)}, "data", f"'{'k19' * 20}', …."),
+        ({"k" * 61: []}, "data", f"only '{'k' * 60}…'"),
+        ({}, "data", "there is no key 'data', nor any other"),
+        ({"data": {"x": 1}}, "data.items", "there is no key 'items' in 'data', only 'x'"),
+        ({"data": None}, "data", "there is null, not a list"),
+        ({"data": {"id": 1}}, "data", "there is an object, not a list"),
+        ({"data": []}, "data.items", "there is a list in 'data', not an object"),
+        ([], "data", "there is a list, not an object"),
         ({"data": []}, "", "no list of records as the whole page"),
         (b"", "", "ends where an object or a list"),
         (b"5", "", "an object or a list should stand"),
@@ -125,6 +133,12 @@ async def test_what_is_no_such_page(page: Any, records: str, said: str):
 
     assert said in str(raised.value)
     assert "row" not in str(raised.value)
+
+
+async def test_no_object_on_the_way():
+    """What can't hold the path is a fault, in whichever page."""
+    with pytest.raises(SourceDataInvalid, match=r"no object at 'links', on the way to 'links.next'"):
+        await read({"data": [], "links": "/more"}, "data", "links.next")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
 from pipeline_processing.errors import SourceDataInvalid
+from pipeline_processing.http.pages import Absent
 from pipeline_processing.http.paging import Way
 
 URL = "https://a.example/v1/rows?x=%2F"
@@ -107,14 +108,39 @@ def test_numbers():
     assert urls(path, None, None, records=2) == [f"{URL}&page={number}&n=2" for number in range(3)]
 
 
-@pytest.mark.parametrize(
-    ("size", "records", "ends"), [(2, 2, False), (2, 1, True), (2, 0, True), (None, 1, False), (None, 0, True)]
-)
-def test_the_last_of_numbered_pages(size: int | None, records: int, ends: bool):
-    """It is empty, or shorter than the size, where that is known."""
-    path = way({"page_number": {"size": size}})
+def test_the_last_of_numbered_pages():
+    """Only an empty one is: an API may give fewer records than it is asked for, on any page."""
+    path = way({"page_number": {"size_param": "n", "size": 2}})
 
-    assert (urls(path, None, records=records)[-1] is None) is ends
+    assert urls(path, None, None, records=1)[-1] is not None
+    assert urls(path, None, records=0)[-1] is None
+
+
+NEXT = [
+    ({"next_link": "links.next"}, "/b", "next_link"),
+    ({"cursor": {"path": "links.next", "param": "c"}}, "x", "cursor"),
+]
+ABSENT = Absent("next", ("links",), ("nextCursor",))
+
+
+@pytest.mark.parametrize(("pages", "found", "option"), NEXT)
+def test_nothing_at_the_path_in_the_first_page(pages: Any, found: str, option: str):
+    """It is taken for a wrong path, not for the only page; the keys that are there tell the right one."""
+    with pytest.raises(SourceDataInvalid) as raised:
+        urls(way(pages), ABSENT)
+
+    assert str(raised.value) == (
+        "it has nothing at 'links.next', which leads to the next page: there is no key 'next' in 'links', only "
+        f"'nextCursor'. Correct `{option}` in the job config. If this API leaves it out where there is only one page, "
+        "set `optional: true` beside it."
+    )
+
+
+@pytest.mark.parametrize(("pages", "found", "option"), NEXT)
+def test_nothing_at_the_path_in_a_later_page(pages: Any, found: str, option: str):
+    """That is how many APIs mark the last one; where the job config says so, also the only one."""
+    assert urls(way(pages), found, ABSENT)[-1] is None
+    assert urls(way({**pages, "optional": True}), ABSENT) == [URL, None]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,35 @@ def test_a_pooler_that_is_full_is_told_as_a_full_server() -> None:
 
 
 @pytest.mark.parametrize(
+    ("message", "expected", "remedy"),
+    [
+        ("unsupported startup parameter: IntervalStyle", DatabaseMisconfigured, "Remove it from the DSN"),
+        ("unsupported startup parameter in options: geqo", DatabaseMisconfigured, "Remove it from the DSN"),
+        ("transaction blocks not allowed in statement pooling mode", DatabaseMisconfigured, "pool_mode"),
+        ("no such database: agencies", DatabaseMisconfigured, "correct the DSN"),
+        ('server login failed: FATAL database "x" does not exist', DatabaseMisconfigured, "correct the DSN"),
+        ("no such user: me", AccessDenied, "user and password"),
+        ('"trust" authentication failed', AccessDenied, "user and password"),
+        ("no more connections allowed (max_client_conn)", SourceBusy, "trying again"),
+        ("query_wait_timeout", SourceBusy, "trying again"),
+        ("server conn crashed?", SourceUnavailable, "is up"),
+        ("connection does not exist", SourceUnavailable, "is up"),
+        ("server login has been failing, try again later (server_login_retry)", SourceUnavailable, "is up"),
+    ],
+)
+def test_errors_of_pgbouncer_are_told_apart(message: str, expected: type[PipelineError], remedy: str) -> None:
+    """It has one state for all of them, which would mean a server that is away; asyncpg has another, when cut off."""
+    for fields in (
+        {"C": "08P01", "M": message},
+        {"C": "08003", "M": f"connection was closed in the middle of operation: {message}"},
+    ):
+        error = told(asyncpg.PostgresError.new(fields))
+
+        assert type(error) is expected
+        assert remedy in str(error)
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"C": "40001", "M": "canceling statement due to conflict with recovery"},

@@ -53,8 +53,12 @@ async def test_without_keys_the_usual_chain_is_trusted(store: RecordingStore, mo
     """Here the environment's, as with keys of a container or a machine."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-environment")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
-    async with S3Client(endpoint_url=store.url, region="us-east-1", role=role_at(store)) as client:
+    learned: list[str] = []
+    async with S3Client(
+        endpoint_url=store.url, region="us-east-1", role=role_at(store), learned=learned.extend
+    ) as client:
         await look(client)
+    assert "token-1" in learned  # to be masked
     assert [request.access_key for request in store.asked("AssumeRole")] == ["of-the-environment"]
     assert [request.access_key for request in store.asked("HeadObject")] == ["session-1"]
 

@@ -1,0 +1,77 @@
+"""Whether something uses every value of a request. One that nothing uses would be ignored without a word."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline_processing.agency_data_job.params import DeclaredParams
+from pipeline_processing.errors import InvalidRequest
+from pipeline_processing.model import JobRequest
+
+_MOST_FAULTS = 20
+"""A request may have thousands of params, and the message travels in events and headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """The names that datasets use: of built-in values, and of params."""
+
+    names: frozenset[str]
+    anything: bool = False
+    """Whether they may use others as well: plugins get every value."""
+
+    def __contains__(self, name: object) -> bool:
+        return self.anything or name in self.names
+
+    def __or__(self, other: "Uses") -> "Uses":
+        return Uses(self.names | other.names, self.anything or other.anything)
+
+
+def check_values(request: JobRequest, *, uses: Uses, datasets: Sequence[str], declared: DeclaredParams | None) -> None:
+    """
+    Check the values of a request for these datasets.
+
+    Raises InvalidRequest with the faults: a value that nothing uses, and where params are declared one that isn't among
+    them, has the wrong type, or is missing.
+    """
+    unused = f"is not used by {', '.join(datasets)}"
+    faults = [
+        f"{name}: {unused}" for name in ("since", "until") if getattr(request, name) is not None and name not in uses
+    ]
+    if declared is None:
+        faults += [f"params.{name}: {unused}" for name in request.params if name not in uses]
+    else:
+        faults += _faults_of_declared(request, uses, declared, unused)
+    if faults:
+        more = [f"and {len(faults) - _MOST_FAULTS:,} more"] if len(faults) > _MOST_FAULTS else []
+        said = "; ".join([*faults[:_MOST_FAULTS], *more])
+        raise InvalidRequest(f"The request isn't valid: {said}. {_remedy(uses, declared)}")
+
+
+def _faults_of_declared(request: JobRequest, uses: Uses, declared: DeclaredParams, unused: str) -> Iterator[str]:
+    for name, sent in request.params.items():
+        if name not in declared:
+            yield f"params.{name}: isn't declared"
+            continue
+        try:
+            declared[name].value_of(sent)
+        except ValueError as error:
+            yield f"params.{name}: {error}"
+        else:
+            if name not in uses:
+                yield f"params.{name}: {unused}"
+    for name, param in declared.items():
+        # Not where only a dataset uses it that isn't asked for: there, sending it would be a fault.
+        if param.required and name in uses and request.params.get(name) is None:
+            yield f"params.{name}: is required"
+
+
+def _remedy(uses: Uses, declared: DeclaredParams | None) -> str:
+    if declared is not None:
+        return f"The job config declares {described(declared)}."
+    names = ", ".join(sorted(uses.names)) or "nothing"
+    return f"What is used there: {names}. Correct the request, or ask for a dataset that uses it."
+
+
+def described(declared: DeclaredParams) -> str:
+    """The declared params for people, with their types."""
+    return ", ".join(f"{name} ({param})" for name, param in declared.items()) or "no params"

@@ -1,0 +1,147 @@
+"""
+Requests that can't be used, among others that can, taken by real intakes: every one is put aside, byte for byte, in
+Kafka or, where that refuses the letter for good, in the database; and the others are taken whatever becomes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from pipeline_processing.dead_letters import DeadLetter
+from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, PipelineError
+from pipeline_processing.health import Pulse
+from pipeline_processing.intake import Intake
+from pipeline_processing.memory.broker import MemoryBroker
+from pipeline_processing.memory.letters import MemoryLetters
+from pipeline_processing.messaging import Outgoing, Record, RequestStream
+from pipeline_processing.outage import Outage
+from pipeline_processing.ports import Incoming
+from pipeline_processing.telemetry import IdsOnlyTracer
+from tests.unit.in_memory import Call, Interposed, job
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+REQUESTS, DEAD_LETTERS = "requests", "dead-letters"
+
+
+class Letters:
+    """Two intakes that are killed and started again, a broker that refuses some letters, and the database of those."""
+
+    def __init__(self, world: World, *, datasets: Sequence[str], config_id: str) -> None:
+        self._world = world
+        self._choose = random.Random(f"letters {world.seed}")
+        self._config = job(*datasets)
+        self._config_id = config_id
+        self._broker = MemoryBroker(clock=world.clock, topics=[REQUESTS, DEAD_LETTERS], partitions=2)
+        self._broker.refuses = lambda message: message.topic == DEAD_LETTERS and b"never" in (message.value or b"")
+        self._kept = MemoryLetters(clock=world.clock)
+        self._bad: list[Record] = []
+        self._all_sent = False
+        self.refused = 0
+        """How many requests have letters that the broker refuses."""
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    async def happen(self, requests: Sequence[Incoming]) -> None:
+        """Until the world is over."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._produce(requests))
+            for number in range(2):
+                group.create_task(self._keep_alive(f"i{number}"))
+
+    async def _produce(self, requests: Sequence[Incoming]) -> None:
+        """Malformed requests, and good ones that ask again for runs which there are."""
+        for number in range(self._choose.randrange(12)):
+            await asyncio.sleep(self._choose.uniform(0, 4))
+            key = self._choose.choice((None, b"7", b"8"))
+            if self._choose.random() < 0.3:
+                asked = self._choose.choice(requests)
+                value = asked.request.model_copy(update={"run_id": asked.run_id}).model_dump_json().encode()
+                self._broker.put(Outgoing(REQUESTS, key, value))
+            else:
+                never = self._choose.random() < 0.4
+                self.refused += never
+                self._bad.append(self._broker.put(Outgoing(REQUESTS, key, b"{%d %b" % (number, b"never" * never))))
+        self._all_sent = True
+
+    async def _keep_alive(self, name: str) -> None:
+        """An intake, and another in its place once it is killed or has given up."""
+        while not self._world.over:
+            stop = asyncio.Event()
+            intake = asyncio.create_task(self._intake(name).run(stop))
+            await asyncio.wait([intake], timeout=self._choose.uniform(0, 6) if not self._world.is_quiet else 5)
+            if not self._world.is_quiet and self._choose.random() < 0.5:
+                self._world.note(name, "is killed")
+                intake.cancel()
+            stop.set()
+            with suppress(asyncio.CancelledError, PipelineError):
+                await intake
+
+    def _intake(self, name: str) -> Intake:
+        clock: Any = self._world.clock
+        events: Any = Interposed(self._broker, self._around)
+        runs: Any = Interposed(self._world.runs, self._around)
+        kept: Any = Interposed(self._kept, self._around)
+
+        @asynccontextmanager
+        async def subscribe() -> AsyncIterator[RequestStream]:
+            async with self._broker.subscribe(REQUESTS) as stream:
+                member: Any = Interposed(stream, self._around)
+                yield member
+
+        return Intake(
+            subscribe=subscribe,
+            events=events,
+            dead_letters_topic=DEAD_LETTERS,
+            runs=runs,
+            letters=kept,
+            config=self._config,
+            config_id=self._config_id,
+            clock=clock,
+            tracer=IdsOnlyTracer(),
+            pulse=Pulse(name, clock=clock),
+            kafka=Outage("Kafka"),
+            history=Outage("the history"),
+            on_accepted=lambda: None,
+        )
+
+    async def _around(self, method: str, call: Call) -> Any:
+        """A call of an intake's, which may be refused, take a while, or lose its reply."""
+        if self._world.is_quiet:
+            return await call()
+        away = HistoryUnavailable if method in ("accept_all", "keep") else KafkaUnavailable
+        if self._happens(self._world.chances.refused):
+            raise (AccessDenied if method == "send" and self._happens(0.3) else away)(f"{method} is refused")
+        await asyncio.sleep(self._choose.choice((0.0, self._choose.uniform(0, self._world.pace))))
+        answer = await call()
+        if self._happens(self._world.chances.lost):
+            raise away(f"the reply to {method} is lost")
+        if self._happens(0.05):
+            self._broker.rebalance()
+        return answer
+
+    def _happens(self, chance: float) -> bool:
+        return self._choose.random() < chance
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def settled(self) -> bool:
+        """Whether every message is committed."""
+        return self._all_sent and await self._broker.ends(REQUESTS) == await self._broker.committed(REQUESTS)
+
+    async def all_put_aside(self) -> None:
+        """Every malformed request has its letter, and nothing else has one."""
+        sent = [DeadLetter.of(record) for record in self._broker.records(DEAD_LETTERS)]
+        kept = [DeadLetter.of(record) async for record in self._kept.kept()]
+        in_kafka = {letter.original(timestamp_ms=0) for letter in sent if letter is not None}
+        in_database = [letter.original(timestamp_ms=0) for letter in kept if letter is not None]
+        assert in_kafka | set(in_database) == set(self._bad)
+        assert len(in_database) == len(set(in_database)), in_database
+        for record in self._bad:
+            if b"never" in (record.value or b""):
+                assert record not in in_kafka
