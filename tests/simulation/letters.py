@@ -15,6 +15,7 @@ from pipeline_processing.dead_letters import DeadLetter
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, PipelineError
 from pipeline_processing.health import Pulse
 from pipeline_processing.intake import Intake
+from pipeline_processing.masking import Mask
 from pipeline_processing.memory.broker import MemoryBroker
 from pipeline_processing.memory.letters import MemoryLetters
 from pipeline_processing.messaging import Outgoing, Record, RequestStream
@@ -104,6 +105,7 @@ class Letters:
             config_id=self._config_id,
             clock=clock,
             tracer=IdsOnlyTracer(),
+            mask=Mask(),
             pulse=Pulse(name, clock=clock),
             kafka=Outage("Kafka"),
             history=Outage("the history"),

@@ -129,7 +129,7 @@ _OF_PGBOUNCER: Mapping[str, tuple[Fault, str | None]] = {
     "database .* does not exist": (Fault.MISCONFIGURED, "Create it, or correct the DSN, or PgBouncer's databases."),
     "no such user": (Fault.ACCESS, None),
     "authentication failed": (Fault.ACCESS, None),
-    "no more connections allowed": (Fault.BUSY, None),
+    "no more connections allowed": (Fault.FULL, None),
     "query_wait_timeout": (Fault.BUSY, None),
 }
 """
@@ -145,8 +145,6 @@ _ASYNCPG: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.Interfac
 _CANDIDATES: tuple[type[Exception], ...] = (*_ASYNCPG, OSError, ValueError)
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _RECOVERY = "conflict with recovery"
-_POOLER_IS_FULL = "no more connections allowed"
-"""PgBouncer at its `max_client_conn`, which it reports as a protocol violation."""
 _STALE_CACHE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 _UNSUPPORTED = (asyncpg.UnsupportedClientFeatureError, asyncpg.UnsupportedServerFeatureError)
 
@@ -284,8 +282,6 @@ def _reworded(error: Any) -> asyncpg.PostgresError:
 
 def _fault_of_server(error: Any) -> Fault:
     sqlstate = error.sqlstate or ""
-    if sqlstate == "08P01" and _POOLER_IS_FULL in str(error):
-        return Fault.FULL
     if sqlstate[:2] in ("40", "08") and _during_recovery(error):  # 08: asyncpg, when it is cut off for it
         return Fault.CONFLICT
     if of_pgbouncer := _of_pgbouncer(error)[0]:
