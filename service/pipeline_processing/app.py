@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from opentelemetry.trace import Tracer
@@ -105,13 +105,16 @@ async def migrate(settings: Settings) -> list[str]:
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
-    """A worker's."""
-    return RetryPolicy(max_attempts=settings.worker.max_attempts)
+    """A worker's. Who allows a single try wants no waiting."""
+    attempts = settings.worker.max_attempts
+    if attempts == 1:
+        return RetryPolicy(max_attempts=1, patience=timedelta(), patience_for_servers=timedelta())
+    return RetryPolicy(max_attempts=attempts)
 
 
 def retry_policy_of_run(settings: Settings) -> RetryPolicy:
     """That of the `run` command: somebody waits for it, who wants to hear soon that a server can't be reached."""
-    return RetryPolicy(max_attempts=settings.worker.max_attempts, patience_for_servers=timedelta())
+    return replace(retry_policy(settings), patience_for_servers=timedelta())
 
 
 # -- kafka ---------------------------------------------------------------------------------------

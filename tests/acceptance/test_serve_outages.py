@@ -172,7 +172,7 @@ def test_the_destination_is_away(own_service: Service, messages: Messages) -> No
     service = own_service
     service.environment.update(messages.environment)
     service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(GATED))
-    serve = service.serve(env={"PIPELINE_WORKER__MAX_ATTEMPTS": "1"})
+    serve = service.serve(env={"PIPELINE_WORKER__MAX_ATTEMPTS": "2"})
     with Gate(service, HUGE) as gate:
         messages.send({"agency_id": HUGE, "run_id": "long-1"})
         gate.wait_for_run()
@@ -180,7 +180,7 @@ def test_the_destination_is_away(own_service: Service, messages: Messages) -> No
             messages.send({"agency_id": SMALL, "run_id": "meanwhile-1"})
             gate.open()
             for run_id in ("long-1", "meanwhile-1"):
-                eventually(lambda run_id=run_id: service.outcomes(run_id)[:1] == ["retrying"], 60)
+                eventually(lambda run_id=run_id: service.outcomes(run_id)[:3] == ["retrying"] * 3, 60)
             assert serve.is_alive()
         for run_id in ("long-1", "meanwhile-1"):
             (event,) = messages.wait_for_completions(1, run_id=run_id, seconds=120)

@@ -14,12 +14,12 @@ from tests.acceptance.service import HUGE, LARGE, OTHER, SMALL, Service, message
 from tests.upstream_api import Reply, UpstreamApi
 from tests.watching import eventually
 
-ONCE = {"PIPELINE_WORKER__MAX_ATTEMPTS": "1"}
+TWICE = {"PIPELINE_WORKER__MAX_ATTEMPTS": "2"}
 RECORDS = "SELECT id, status FROM records WHERE agency_id = $1"
 
 
 def test_a_source_that_has_one_connection_left(service: Service, messages: Messages) -> None:
-    """Runs wait for it, fewer at once, and all succeed, though none has a second try."""
+    """Runs wait for it, fewer at once, and all succeed, though none has a third try."""
     service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(GATED))
     service.sql(
         "CREATE ROLE narrow LOGIN CONNECTION LIMIT 1; GRANT SELECT ON ALL TABLES IN SCHEMA public TO narrow; "
@@ -33,10 +33,12 @@ def test_a_source_that_has_one_connection_left(service: Service, messages: Messa
     try:
         with Gate(service, HUGE) as gate:
             messages.send({"agency_id": HUGE, "run_id": "first"})
-            serve = service.serve(env={**ONCE, **env})
+            serve = service.serve(env={**TWICE, **env})
             gate.wait_for_run()
             messages.send({"agency_id": LARGE, "run_id": "second"}, {"agency_id": SMALL, "run_id": "third"})
             serve.wait_until_said("taking fewer runs at once", times=2)
+            # More tries than there are.
+            eventually(lambda: service.outcomes("second").count("retrying") > 2, 60)
             gate.open()
             events = messages.wait_for_completions(3)
         serve.stop()
@@ -64,7 +66,7 @@ def test_an_api_that_asks_to_be_left_alone(service: Service, messages: Messages,
 
     done = service.run(OTHER, "--run-id", "by-hand")
     messages.send({"agency_id": SMALL, "run_id": "served"})
-    serve = service.serve(env=ONCE)
+    serve = service.serve(env=TWICE)
     eventually(lambda: service.outcomes("served") == ["retrying"], 60)
     serve.stop()
 
