@@ -18,6 +18,7 @@ import structlog
 from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.errors import TransientError
 from pipeline_processing.masking import Mask
 from pipeline_processing.model import RunProgress
 from pipeline_processing.ports import Claim
@@ -25,20 +26,17 @@ from pipeline_processing.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-_SMALLEST_BUDGET_MIB = 32
 _STOP_SECONDS = 10.0
 _CHILD = "pipeline_processing.cli.isolated_attempt"
 
 
 class IsolatedAttempts:
-    """Makes attempts in child processes, each with a run's share of the memory budget."""
+    """Makes attempts in child processes, with the same settings as this one's."""
 
     def __init__(
         self, settings: Settings, config: AgencyJobConfig, *, mask: Mask, on_progress: Callable[[RunProgress], None]
     ) -> None:
-        share = settings.worker.memory_budget_mib // settings.worker.concurrency
-        worker = {"concurrency": 1, "memory_budget_mib": max(share, _SMALLEST_BUDGET_MIB)}
-        self._settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=worker)})
+        self._settings = settings
         self._config = config
         self._mask = mask
         self._on_progress = on_progress
@@ -58,12 +56,15 @@ class IsolatedAttempt:
 
     async def start(self) -> None:
         """See `executor.IsolatedAttempt`."""
-        self._child = child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", _CHILD),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the parent, which stops its runs in order
-        )
+        try:
+            self._child = child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", _CHILD),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the parent, which stops its runs in order
+            )
+        except OSError as error:
+            raise TransientError(f"Can't start a process for this run: {error}. It is tried again later.") from error
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(self._work)
@@ -72,11 +73,19 @@ class IsolatedAttempt:
     async def ended(self) -> int:
         """See `executor.IsolatedAttempt`."""
         assert self._child is not None
+        reading = asyncio.ensure_future(self._read_progress())
+        try:
+            # Not the end of its output: a process that it has started may keep that open.
+            return await self._child.wait()
+        finally:
+            reading.cancel()
+
+    async def _read_progress(self) -> None:
+        assert self._child is not None
         assert self._child.stdout is not None
         async for line in self._child.stdout:
             with suppress(ValidationError):  # of a line in whose middle the child was ended
                 self._on_progress(RunProgress.model_validate_json(line))
-        return await self._child.wait()
 
     async def stop(self) -> None:
         """See `executor.IsolatedAttempt`. A child that takes too long is killed."""

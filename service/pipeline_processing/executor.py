@@ -24,6 +24,7 @@ from pipeline_processing.errors import (
     AttemptsExhausted,
     ConflictingObjects,
     DeadlineExceeded,
+    HistoryUnavailable,
     InternalError,
     PipelineError,
     ProcessEnded,
@@ -52,6 +53,8 @@ T = TypeVar("T")
 _CLEAN_UP_SECONDS = 10.0
 _HAND_BACK_TRIES = 3
 """So many at a time, each a third of the time later: a connection that doesn't answer isn't the history."""
+_LOOK_SECONDS = 1.0
+_GRACE_SECONDS = 5.0
 _MENDED_BY_HAND = timedelta(seconds=30)
 """Somebody has to change a setting or a permission first."""
 
@@ -187,8 +190,9 @@ class Executor:
         isolated = self._isolated if claim.suspect else None
         try:
             if isolated is not None:
-                return await self._attempt_apart(held, isolated)
-            attempted = await self._leases.work(held, self._attempt(claim))
+                attempted = await self._attempt_apart(held, isolated)
+            else:
+                attempted = await self._leases.work(held, self._attempt(claim))
         except Superseded as error:
             log.warning("the run was taken over or cancelled", fence=claim.fence)
             attempted = Attempted(await self._current(claim), error)
@@ -223,18 +227,45 @@ class Executor:
     async def _attempt_apart(self, held: Held, isolated: Isolated) -> Attempted:
         """The same in a process of its own: what that does to the run, the history tells."""
         claim = held.claim
+        totals = RunTotals(self._context(claim), self._clock, self._on_progress)
         log.warning("the run was lost with its worker before; it gets a process of its own")
-        attempt = isolated(claim)
         try:
-            await self._leases.work(held, attempt.start())
-            exit_code = await attempt.ended()
-        finally:
-            await attempt.stop()
+            if claim.run.state is RunState.RUNNING:
+                await self._check_tries(claim)
+            attempt = isolated(claim)
+            try:
+                await self._leases.work(held, attempt.start())
+                exit_code = await self._end_of(attempt, claim)
+            finally:
+                await attempt.stop()
+        except Superseded:
+            raise
+        except Exception as error:
+            return await self._ended(claim, known_error(error), totals)
         run = await self._answered(lambda: self._current(claim))
         if run.state is not RunState.RUNNING or run.fence != claim.fence:
             return Attempted(run)
-        totals = RunTotals(self._context(claim), self._clock, self._on_progress)
         return await self._ended(claim, ProcessEnded(exit_code), totals)
+
+    async def _end_of(self, attempt: IsolatedAttempt, claim: Claim) -> int:
+        """The exit code of the process. One that hangs on although it has lost the run is ended."""
+        ending = asyncio.ensure_future(attempt.ended())
+        try:
+            while not (await asyncio.wait([ending], timeout=_LOOK_SECONDS))[0]:
+                if not await self._is_held(claim):
+                    await asyncio.wait([ending], timeout=_GRACE_SECONDS)  # it sees that itself, unless it hangs
+                    await attempt.stop()
+            return await ending
+        finally:
+            ending.cancel()
+
+    async def _is_held(self, claim: Claim) -> bool:
+        try:
+            run = await self._current(claim)
+        except HistoryUnavailable:
+            return True  # for all that is known
+        ends_at = run.lease_expires_at
+        return run.fence == claim.fence and ends_at is not None and ends_at > self._clock.now()
 
     async def _check_tries(self, claim: Claim) -> None:
         """A run whose workers die of it never gets to report an error: it has to end as well."""

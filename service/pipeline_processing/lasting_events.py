@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline_processing.errors import KafkaUnavailable, TopicMissing
+from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
 from pipeline_processing.messaging import Events, Outgoing, Topics
 
 
@@ -23,6 +23,6 @@ class LastingEvents:
         except TopicMissing as missing:
             try:
                 await self._topics.ensure()
-            except TopicMissing as error:
+            except PipelineError as error:  # it may not be created, or not so
                 raise KafkaUnavailable(str(error)) from error
             raise KafkaUnavailable(str(missing)) from missing

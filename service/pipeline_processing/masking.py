@@ -13,13 +13,14 @@ from threading import Lock
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pipeline_processing.spellings import Spelling, basic_auth, spellings_of
+from pipeline_processing.spellings import SHORT, Spelling, basic_auth, spellings_of
 
 MASK = "***"
 
 _URL_PASSWORD = re.compile(r"(://[^\s/?#:@'\"]*):[^\s/?#'\"]+@")
 _URL_USER = re.compile(r"(https?://)[^\s/?#:@'\"]+@")
-_URL_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*\?)([^\s#'\"<>]+)")
+_WORD = re.compile(r"[^\s'\"<>]+")
+_HTTP = re.compile(r"https?://")
 _QUERY_VALUE = re.compile(r"=[^&]*")
 _ASSIGNED_SECRET = re.compile(
     r"(?i)\b((?:ssl)?password|passwd|(?:aws_)?secret_access_key|X-Amz-Signature|X-Amz-Security-Token)"
@@ -32,6 +33,7 @@ _SECRET_NAME = re.compile(
 )
 _CUT_OFF = "…"
 """What this service puts where it cuts a text off, perhaps in the middle of a secret."""
+_MOST_CUTS = 40
 _LEAST_LEFT = 4
 """Characters of a secret before such a cut that are masked; fewer tell little, and end many words."""
 
@@ -79,7 +81,7 @@ class Mask:
         # A pattern takes many times as long as a look for a word without which it can't match.
         if "://" in text:
             text = _URL_USER.sub(rf"\1{MASK}@", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
-            text = _URL_QUERY.sub(_query_masked, text)
+            text = _WORD.sub(_query_masked, text)
         lower = text.lower()
         if "=" in text and any(word in lower for word in ("passw", "secret", "x-amz")):
             text = _ASSIGNED_SECRET.sub(rf"\1\2{MASK}", text)
@@ -101,11 +103,16 @@ class Mask:
 
     def _cut_off(self, text: str) -> Iterator[tuple[int, int]]:
         """Where secrets begin that are cut off."""
-        for cut in re.finditer(_CUT_OFF, text):
+        cuts = [found.start() for found in re.finditer(_CUT_OFF, text)]
+        # A text that is full of them was not made so by this service, whose own stand at its ends.
+        for cut in cuts if len(cuts) <= _MOST_CUTS else [*cuts[: _MOST_CUTS // 2], *cuts[-_MOST_CUTS // 2 :]]:
             for spelling in self._spellings:
-                for size in range(min(len(spelling.text), cut.start()), _LEAST_LEFT - 1, -1):
-                    if text.endswith(spelling.text[:size], 0, cut.start()):
-                        yield cut.start() - size, cut.start()
+                before = text[max(0, cut - len(spelling.text)) : cut]
+                if spelling.text[:_LEAST_LEFT] not in before:
+                    continue
+                for size in range(len(before), _LEAST_LEFT - 1, -1):
+                    if before.endswith(spelling.text[:size]):
+                        yield cut - size, cut
                         break
 
 
@@ -120,8 +127,14 @@ def names_a_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def _query_masked(url: re.Match[str]) -> str:
-    return url[1] + (_QUERY_VALUE.sub(f"={MASK}", url[2]) if "=" in url[2] else MASK)
+def _query_masked(word: re.Match[str]) -> str:
+    """A word, which may be a URL of HTTP, without the values of its query."""
+    text = word[0]
+    if "?" not in text or (url := _HTTP.search(text)) is None or (mark := text.find("?", url.end())) < 0:
+        return text
+    query, fragment, rest = text[mark + 1 :].partition("#")
+    masked = _QUERY_VALUE.sub(f"={MASK}", query) if "=" in query else MASK if query else ""
+    return text[: mark + 1] + masked + fragment + rest
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -144,8 +157,9 @@ def _parts(secret: str) -> Iterator[tuple[str, bool]]:
     is_dsn = url.scheme in ("postgres", "postgresql")
     if not is_dsn:
         yield secret.strip(), False
-        # Text is shown line by line; what frames a key in PEM is no secret.
-        yield from ((line.strip(), False) for line in secret.splitlines() if not line.startswith("-----"))
+        # Text is shown line by line. What frames a key in PEM is no secret, nor is a line with nothing but a brace.
+        lines = [line.strip() for line in secret.splitlines()]
+        yield from ((line, False) for line in lines if len(line) >= SHORT and not line.startswith("-----"))
         if secret.lower().startswith(("bearer ", "basic ")):
             yield secret.partition(" ")[2].strip(), False
     if not (url.netloc or is_dsn):

@@ -6,6 +6,7 @@ Of columns, only what is certain is said: one whose name Postgres would have to 
 leaves the columns incomplete.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from string import ascii_lowercase, ascii_uppercase
@@ -16,6 +17,7 @@ from sqlglot import Expr, Token, TokenType, exp
 from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, unknown
 
 _MAX_NAME_BYTES = 63
+_PLACEHOLDER = re.compile(r"\$\d+")
 _FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 """Postgres folds letters of ASCII only."""
 _STARTS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
@@ -40,10 +42,14 @@ def names_of_query(query: str) -> Columns:
 
 def placeholders_of_query(query: str) -> frozenset[int] | None:
     """The numbers of its $1, $2, …; those in comments, literals and names don't count. None if it can't be read."""
+    # Apart from what follows, or sqlglot takes `$1,$` for the beginning of a dollar quote.
+    query = _PLACEHOLDER.sub(r"\g<0> ", query)
     try:
         tokens = sqlglot.tokenize(query, read="postgres")
     except Exception:  # whatever a tokeniser may raise on what isn't SQL
         return None
+    if any(token.token_type is TokenType.COMMAND for token in tokens):
+        return None  # of which sqlglot reads no more than the first word
     return frozenset(
         int(number.text)
         for dollar, number in pairwise(tokens)
@@ -54,7 +60,13 @@ def placeholders_of_query(query: str) -> frozenset[int] | None:
     )
 
 
+def without_placeholders(query: str) -> str:
+    """The query with a number of the same length for each $1, $2, …, which sqlglot may take for a dollar quote."""
+    return _PLACEHOLDER.sub(lambda found: "1" * len(found[0]), query)
+
+
 def _names(query: str) -> Sequence[str | None]:
+    query = without_placeholders(query)
     tokens = sqlglot.tokenize(query, read="postgres")
     # Other statements too give rows, but what sqlglot doesn't know of them it logs.
     if not tokens or tokens[0].token_type not in _STARTS or any(map(_run_together, pairwise(tokens))):

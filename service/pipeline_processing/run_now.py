@@ -73,13 +73,13 @@ class RunNow:
         config_id = self._executor.config_id
         incoming = Incoming(request=request, run_id=run_id, trace_id=trace_id, span_id=span_id, config_id=config_id)
         run = await self._patiently(lambda: self._runs.accept(incoming))
-        # A decided run is published from its plan, whatever the job config.
-        to_export = run.state in (RunState.QUEUED, RunState.RUNNING)
-        if to_export and run.pinned and run.config_id != config_id:
-            raise RunOfAnotherJobConfig(run_id, accepted=run.config_id, given=config_id)
         self._after("accept")
         broke_off, error = 0, None
         while not run.state.finished:
+            # A decided run is published from its plan, whatever the job config; unless the plan turns out to be void.
+            to_export = run.state in (RunState.QUEUED, RunState.RUNNING)
+            if to_export and run.pinned and run.config_id != config_id:
+                raise RunOfAnotherJobConfig(run_id, accepted=run.config_id, given=config_id)
             held = await self._patiently(lambda: self._executor.claim(run_id=run_id))
             if held is None:
                 run = await self._waited(run_id, error)

@@ -10,6 +10,7 @@ from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.executor import Executor
 from pipeline_processing.health import Pulse
 from pipeline_processing.lease import Held
+from pipeline_processing.model import RunState
 from pipeline_processing.outage import Outage
 from pipeline_processing.ports import Clock
 from pipeline_processing.shielded import give_up, shielded
@@ -102,7 +103,8 @@ class Worker:
         began_at = self._clock.monotonic()
         try:
             attempted = await self._executor.execute(held)
-            self._concurrency.learn(attempted.error, began_at=began_at, now=self._clock.monotonic())
+            if attempted.error is not None or attempted.run.state is RunState.SUCCEEDED:
+                self._concurrency.learn(attempted.error, began_at=began_at, now=self._clock.monotonic())
         except HistoryUnavailable as error:
             log.warning(
                 "the outcome of an attempt could not be written; the run goes on when its lease has ended",

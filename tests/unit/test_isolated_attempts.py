@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from pipeline_processing.errors import PipelineError, TransientError
 from pipeline_processing.executor import Attempted
 from pipeline_processing.lease import Held
 from pipeline_processing.model import RunState
@@ -15,9 +16,19 @@ from tests.unit.virtual_clock import in_virtual_time
 
 
 class Process:
-    """Stands for a child process: it does `what` with the claim, and ends with `exit_code`."""
+    """Stands for a child process: it finishes the run or not, hangs until it is stopped, and ends with `exit_code`."""
 
-    def __init__(self, service: Service, *, exit_code: int = 0, finishes: bool = True, hangs: bool = False) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        exit_code: int = 0,
+        finishes: bool = True,
+        hangs: bool = False,
+        fails: PipelineError | None = None,
+    ) -> None:
+        self.fails = fails
+        self._over = asyncio.Event()
         self.begun = asyncio.Event()
         self.claims: list[Claim] = []
         self.stopped = 0
@@ -31,18 +42,21 @@ class Process:
         return self
 
     async def start(self) -> None:
+        if self.fails is not None:
+            raise self.fails
         self.begun.set()
 
     async def ended(self) -> int:
         if self._hangs:
-            await asyncio.Event().wait()
-        if self._finishes:
+            await self._over.wait()
+        elif self._finishes:
             executor = self._service.executor("first")
             await executor.execute(Held(self.claims[-1], ends_at=self._service.clock.monotonic() + 30))
         return self._exit_code
 
     async def stop(self) -> None:
         self.stopped += 1
+        self._over.set()
 
 
 async def taken_over(service: Service, process: Process) -> Attempted:
@@ -116,3 +130,29 @@ async def test_a_worker_that_stops_stops_the_process_and_hands_the_run_back() ->
 
     assert process.stopped == 1
     assert service.outcomes() == ["lost", "handed_back"]
+
+
+@in_virtual_time
+async def test_a_process_that_hangs_on_without_its_lease_is_ended() -> None:
+    """It keeps no place of the worker's; the run is tried again, and that was a try."""
+    service = Service()
+    process = Process(service, exit_code=-9, hangs=True)
+
+    attempted = await taken_over(service, process)
+
+    assert process.stopped >= 1
+    assert attempted.error is not None
+    assert attempted.error.kind == "process_ended"
+    assert service.outcomes() == ["lost", "retrying"]
+
+
+@in_virtual_time
+async def test_a_process_that_cannot_be_started_is_a_try() -> None:
+    """A machine without room for one more process may have some later."""
+    service = Service()
+    process = Process(service, fails=TransientError("no room"))
+
+    attempted = await taken_over(service, process)
+
+    assert (attempted.run.state, attempted.error) == (RunState.QUEUED, process.fails)
+    assert service.outcomes() == ["lost", "retrying"]

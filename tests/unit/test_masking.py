@@ -173,3 +173,21 @@ def test_secrets_in_options() -> None:
     mask.know_all_in({"x": (Holder([Options(token=SecretStr("of-a-plugin"), url="plain-text")]), None)})
 
     assert mask.text("of-a-plugin plain-text") == "*** plain-text"
+
+
+@pytest.mark.parametrize("text", ["http://" * 200_000, "…" * 500_000, "password " * 100_000])
+def test_masking_takes_time_in_proportion_to_the_text(text: str) -> None:
+    """Requests may be made to slow it down, which took an hour for these."""
+    mask = Mask()
+    mask.know([f"secret number {number}" for number in range(20)])
+
+    assert mask.text(text) == text
+
+
+def test_a_line_with_nothing_but_a_brace_is_no_secret() -> None:
+    """A secret in JSON, such as a service account, has some."""
+    mask = Mask()
+    mask.know(['{\n  "key": "s3cr3t-value"\n}'])
+
+    assert mask.text('failed: {"a": 1} }') == 'failed: {"a": 1} }'
+    assert "s3cr3t-value" not in mask.text('it says   "key": "s3cr3t-value"')

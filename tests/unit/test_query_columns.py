@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline_processing.columns import UNKNOWN_COLUMNS
-from pipeline_processing.query_columns import names_of_query
+from pipeline_processing.query_columns import names_of_query, placeholders_of_query
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from pipeline_processing.query_columns import names_of_query
         ("SELECT a UNION ALL SELECT *", ("a",), True),
         ("WITH x AS (SELECT * FROM t) SELECT a, b FROM x;", ("a", "b"), True),
         ("SELECT *, a + 1 AS next FROM t", ("next",), False),
+        ("SELECT f($1,$2) AS a, g($1,$2) AS b FROM t", ("a", "b"), True),
         ("SELECT t.*, a FROM t", ("a",), False),
         ("SELECT a, count(*), 1, b::int, CASE WHEN c THEN d END FROM t", ("a",), False),
     ],
@@ -61,3 +62,18 @@ def test_a_columns_origin_is_known_and_its_type_is_not() -> None:
     assert column.unchanged
     assert not column.typed
     assert column.kind is None
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("SELECT * FROM t WHERE id = $1", {1}),
+        ("SELECT * FROM t WHERE ts <@ tstzrange($2,$3) AND agency_id=$1 AND u <@ tstzrange($2,$3)", {1, 2, 3}),
+        ("SELECT * FROM report($1,$2) UNION ALL SELECT * FROM old_report($1,$2)", {1, 2}),
+        ("SELECT $10, '$1', \"$2\", $$ $3 $$, $tag$ $4 $tag$ -- $5", {10}),
+        ("EXPLAIN SELECT $1", None),
+    ],
+)
+def test_placeholders_are_found(query: str, numbers: set[int] | None) -> None:
+    """Not those in comments, literals and names; and two beside each other are no dollar quote."""
+    assert placeholders_of_query(query) == numbers

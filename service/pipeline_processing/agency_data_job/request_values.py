@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.errors import InvalidRequest
 from pipeline_processing.model import JobRequest
+from pipeline_processing.validation import shown
 
 _MOST_FAULTS = 20
 """A request may have thousands of params, and the message travels in events and headers."""
@@ -38,7 +39,7 @@ def check_values(request: JobRequest, *, uses: Uses, datasets: Sequence[str], de
         f"{name}: {unused}" for name in ("since", "until") if getattr(request, name) is not None and name not in uses
     ]
     if declared is None:
-        faults += [f"params.{name}: {unused}" for name in request.params if name not in uses]
+        faults += [f"params.{shown(name)}: {unused}" for name in request.params if name not in uses]
     else:
         faults += _faults_of_declared(request, uses, declared, unused)
     if faults:
@@ -50,19 +51,19 @@ def check_values(request: JobRequest, *, uses: Uses, datasets: Sequence[str], de
 def _faults_of_declared(request: JobRequest, uses: Uses, declared: DeclaredParams, unused: str) -> Iterator[str]:
     for name, sent in request.params.items():
         if name not in declared:
-            yield f"params.{name}: isn't declared"
+            yield f"params.{shown(name)}: isn't declared"
             continue
         try:
             declared[name].value_of(sent)
         except ValueError as error:
-            yield f"params.{name}: {error}"
+            yield f"params.{shown(name)}: {error}"
         else:
             if name not in uses:
-                yield f"params.{name}: {unused}"
+                yield f"params.{shown(name)}: {unused}"
     for name, param in declared.items():
         # Not where only a dataset uses it that isn't asked for: there, sending it would be a fault.
         if param.required and name in uses and request.params.get(name) is None:
-            yield f"params.{name}: is required"
+            yield f"params.{shown(name)}: is required"
 
 
 def _remedy(uses: Uses, declared: DeclaredParams | None) -> str:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import pickle
 import sys
+import threading
+from contextlib import suppress
 from typing import BinaryIO
 
 import structlog
@@ -13,6 +15,7 @@ import structlog
 from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.app_data import data_path
+from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.event_loop import run_async
 from pipeline_processing.cli.exit_codes import BUG
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
@@ -22,11 +25,15 @@ from pipeline_processing.history_clock import HistoryClock
 from pipeline_processing.logs import configure_logs
 from pipeline_processing.masking import Mask
 from pipeline_processing.model import RunProgress
+from pipeline_processing.patience import until_answered
 from pipeline_processing.ports import Claim
 from pipeline_processing.settings import Settings
 from pipeline_processing.signals import Terminated
 from pipeline_processing.stopping import leave_seconds
 from pipeline_processing.telemetry import Telemetry, configure_telemetry
+
+_ORPHAN_SECONDS = 15.0
+"""How long an attempt whose parent is gone may take to hand its run back and clean up."""
 
 log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
 
@@ -39,8 +46,12 @@ def main() -> int:
     settings, config, claim, mask = pickle.load(sys.stdin.buffer)  # noqa: S301 - see above
     configure_logs(json=not sys.stderr.isatty(), level="info", mask=mask)
     try:
-        with uncaught_errors_masked(mask), configure_telemetry(os.environ, mask=mask) as telemetry:
-            run_async(_work(settings, config, claim, telemetry, mask, progress))
+        with (
+            Cutoff() as cutoff,
+            uncaught_errors_masked(mask),
+            configure_telemetry(os.environ, mask=mask) as telemetry,
+        ):
+            run_async(_work(settings, config, claim, telemetry, mask, cutoff, progress))
     except (Terminated, asyncio.CancelledError):
         log.info("told to stop")
     except PipelineError as error:
@@ -53,18 +64,19 @@ def main() -> int:
 
 
 async def _work(
-    settings: Settings, config: AgencyJobConfig, claim: Claim, telemetry: Telemetry, mask: Mask, progress: BinaryIO
+    settings: Settings,
+    config: AgencyJobConfig,
+    claim: Claim,
+    telemetry: Telemetry,
+    mask: Mask,
+    cutoff: Cutoff,
+    progress: BinaryIO,
 ) -> None:
-    clock, loop, lifeline = HistoryClock(SystemClock()), asyncio.get_running_loop(), sys.stdin.fileno()
-    working = asyncio.current_task()
-    assert working is not None
-
-    def orphaned() -> None:
-        loop.remove_reader(lifeline)
-        working.cancel()
+    clock = HistoryClock(SystemClock())
 
     def tell(made: RunProgress) -> None:
-        progress.write(made.model_dump_json().encode() + b"\n")
+        with suppress(OSError):  # the parent is gone, which `_follow_parent` sees to
+            progress.write(made.model_dump_json().encode() + b"\n")
 
     async with (
         app.watched_aside() as aside,
@@ -85,14 +97,29 @@ async def _work(
             leave_seconds=leave_seconds(settings.worker.drain_seconds),
             on_progress=tell,
         )
-        clock.hear(await runs.now())
-        held = await leases.resume(claim)
-        progress.write(b"\n")  # from here on this process renews the lease
-        loop.add_reader(lifeline, orphaned)
-        try:
-            await executor.execute(held)
-        finally:
-            loop.remove_reader(lifeline)
+        _follow_parent(cutoff)
+        # Until it renews the lease itself, the parent does.
+        clock.hear(await until_answered(runs.now, clock=clock))
+        held = await until_answered(lambda: leases.resume(claim), clock=clock)
+        progress.write(b"\n")
+        await executor.execute(held)
+
+
+def _follow_parent(cutoff: Cutoff) -> None:
+    """Cancel this task when the parent is gone, and end the process soon after, whatever hangs."""
+    loop, working = asyncio.get_running_loop(), asyncio.current_task()
+    assert working is not None
+    cancel = working.cancel
+
+    def wait_for_its_end() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        cutoff.within(_ORPHAN_SECONDS)
+        with suppress(RuntimeError):  # the loop is closed: it is all over anyway
+            loop.call_soon_threadsafe(cancel)
+
+    # In a thread, so that nothing that blocks the event loop hides it.
+    threading.Thread(target=wait_for_its_end, daemon=True, name="parent").start()
 
 
 if __name__ == "__main__":

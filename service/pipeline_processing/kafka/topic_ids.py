@@ -125,20 +125,25 @@ class Incarnation:
     def __init__(self) -> None:
         self._id: UUID | None = None
         self._seen = False
+        self._missed = False
         self._anew = False
         self._begun: set[int] = set()
 
     def gone(self) -> None:
-        """There is no such topic now: the next one is another, which shows even where brokers give no ids."""
-        if self._seen:
-            self._anew = True
-            self._begun.clear()
+        """
+        There seems to be no such topic now: the next one is another, also where brokers give no ids, unless its id says
+        that it was only missed.
+        """
+        self._missed = self._seen
 
     def saw(self, found: UUID | None) -> None:
         """There is one, with this id."""
-        if self._seen and None not in (found, self._id) and found != self._id:
-            self.gone()
-        self._id, self._seen = found or self._id, True
+        is_same = found is not None and found == self._id
+        is_other = None not in (found, self._id) and not is_same
+        if self._seen and (is_other or (self._missed and not is_same)):
+            self._anew = True
+            self._begun.clear()
+        self._id, self._seen, self._missed = found or self._id, True, False
 
     def to_begin(self, partitions: Iterable[int]) -> list[int]:
         """Of these partitions, those that this process has to read from their beginning now: each of them once."""

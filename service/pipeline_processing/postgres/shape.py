@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import asyncpg
 import sqlglot
+import sqlglot.errors
 from sqlglot import TokenType
 
 from pipeline_processing.columns import Columns
@@ -14,6 +15,7 @@ from pipeline_processing.postgres.client import quoted
 from pipeline_processing.postgres.description import described
 from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.postgres.types import carried_as, column_of, rendered
+from pipeline_processing.query_columns import without_placeholders
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,10 @@ def _check_names(names: Sequence[str]) -> None:
 
 def _without_semicolon(query: str) -> str:
     """The query up to a semicolon at its end, which a subquery can't have."""
-    tokens = sqlglot.tokenize(query, read="postgres")
+    try:
+        tokens = sqlglot.tokenize(without_placeholders(query), read="postgres")
+    except sqlglot.errors.TokenError:
+        return query  # Postgres will say what is wrong with it
     while tokens and tokens[-1].token_type is TokenType.SEMICOLON:
         query = query[: tokens.pop().start]
     return query
