@@ -70,16 +70,17 @@ class RunNow:
             # A destination that can't be used is found before the run id is spent on it.
             installation = await self._patiently(self._runs.installation_id)
             await self._patiently(lambda: self._destinations.verify_installation(installation))
-        config_id = self._executor.config_id
-        incoming = Incoming(request=request, run_id=run_id, trace_id=trace_id, span_id=span_id, config_id=config_id)
+        incoming = Incoming(
+            request=request,
+            run_id=run_id,
+            trace_id=trace_id,
+            span_id=span_id,
+            config_id=self._executor.config_id,
+        )
         run = await self._patiently(lambda: self._runs.accept(incoming))
         self._after("accept")
         broke_off, error = 0, None
         while not run.state.finished:
-            # A decided run is published from its plan, whatever the job config; unless the plan turns out to be void.
-            to_export = run.state in (RunState.QUEUED, RunState.RUNNING)
-            if to_export and run.pinned and run.config_id != config_id:
-                raise RunOfAnotherJobConfig(run_id, accepted=run.config_id, given=config_id)
             held = await self._patiently(lambda: self._executor.claim(run_id=run_id))
             if held is None:
                 run = await self._waited(run_id, error)
@@ -97,8 +98,10 @@ class RunNow:
 
     async def _waited(self, run_id: str, error: PipelineError | None) -> Run:
         """
-        The run a little later. Raises RunHeldElsewhere when another worker holds it, and RunPutOff when it isn't due
-        for long; `error` is that of the last attempt here.
+        The run a little later; `error` is that of the last attempt here.
+
+        Raises RunHeldElsewhere when another worker holds it, RunOfAnotherJobConfig when only one with another job
+        config may export it, and RunPutOff when it isn't due for long.
         """
         now = await self._patiently(self._runs.now)
         run = await self._patiently(lambda: self._runs.get(run_id))
@@ -108,6 +111,10 @@ class RunNow:
         held = run.lease_expires_at is not None and run.lease_expires_at > now
         if held and run.worker != self._executor.worker:
             raise RunHeldElsewhere(run_id, worker=run.worker)
+        # A decided run is published from its plan, whatever the job config.
+        to_export = run.state in (RunState.QUEUED, RunState.RUNNING)
+        if to_export and run.pinned and run.config_id != self._executor.config_id:
+            raise RunOfAnotherJobConfig(run_id, accepted=run.config_id, given=self._executor.config_id)
         if not run.state.finished:
             due_in = timedelta() if run.not_before is None else run.not_before - now
             if due_in > _LONGEST_WAIT and run.not_before is not None:

@@ -478,10 +478,10 @@ def test_a_prefix_of_another_installation_is_refused(service: Service) -> None:
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_hands_the_run_back(service: Service, sent: signal.Signals, code: int) -> None:
-    """While it streams a run is held; a signal unwinds it, and the next worker goes on with it at once."""
-    slow = service.job_config(
-        changed(JOB, documents={"source": {"postgres": {"query": SLOW_QUERY, "args": ["agency_id"]}}})
-    )
+    """While it streams a run is held; a signal unwinds it, and the same command goes on with it at once."""
+    service.sql("CREATE TABLE slow AS SELECT true AS so")
+    query = SLOW_QUERY.replace("> 200 THEN", "> 200 AND (SELECT so FROM slow) THEN")
+    slow = service.job_config(changed(JOB, documents={"source": {"postgres": {"query": query, "args": ["agency_id"]}}}))
     process = service.start_run(HUGE, "--run-id", "handed-1", "--config", slow)
     eventually(service.pending_uploads)
     other = service.run(HUGE, "--run-id", "handed-1")
@@ -497,7 +497,8 @@ def test_a_signal_hands_the_run_back(service: Service, sent: signal.Signals, cod
     assert (service.state("handed-1"), service.outcomes("handed-1")) == ("queued", ["handed_back"])
     assert (service.pending_uploads(), service.recorded_uploads(), service.listed()) == ([], [], [])
 
-    again = service.run(HUGE, "--run-id", "handed-1")
+    service.sql("UPDATE slow SET so = false")
+    again = service.run(HUGE, "--run-id", "handed-1", "--config", slow)
 
     assert again.returncode == 0, again.stderr
     assert service.outcomes("handed-1") == ["handed_back", "succeeded"]
