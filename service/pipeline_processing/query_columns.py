@@ -17,7 +17,8 @@ from sqlglot import Expr, Token, TokenType, exp
 from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, unknown
 
 _MAX_NAME_BYTES = 63
-_PLACEHOLDER = re.compile(r"\$\d+")
+_PLACEHOLDER = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|(\$\d+)""", re.DOTALL)
+"""What is quoted or a comment, or, as a group, a placeholder."""
 _FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 """Postgres folds letters of ASCII only."""
 _STARTS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
@@ -43,7 +44,7 @@ def names_of_query(query: str) -> Columns:
 def placeholders_of_query(query: str) -> frozenset[int] | None:
     """The numbers of its $1, $2, …; those in comments, literals and names don't count. None if it can't be read."""
     # Apart from what follows, or sqlglot takes `$1,$` for the beginning of a dollar quote.
-    query = _PLACEHOLDER.sub(r"\g<0> ", query)
+    query = _PLACEHOLDER.sub(lambda found: f"{found[0]} " if found[1] else found[0], query)
     try:
         tokens = sqlglot.tokenize(query, read="postgres")
     except Exception:  # whatever a tokeniser may raise on what isn't SQL
@@ -62,7 +63,7 @@ def placeholders_of_query(query: str) -> frozenset[int] | None:
 
 def without_placeholders(query: str) -> str:
     """The query with a number of the same length for each $1, $2, …, which sqlglot may take for a dollar quote."""
-    return _PLACEHOLDER.sub(lambda found: "1" * len(found[0]), query)
+    return _PLACEHOLDER.sub(lambda found: "1" * len(found[0]) if found[1] else found[0], query)
 
 
 def _names(query: str) -> Sequence[str | None]:

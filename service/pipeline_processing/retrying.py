@@ -35,6 +35,8 @@ class Trouble:
     @classmethod
     def of(cls, attempts: Sequence[Attempt], *, now: datetime) -> "Trouble":
         """What a run's attempts tell, oldest first, when the last of them has just failed."""
+        if not attempts:
+            return cls()  # a failover of the history has lost them, and what is written next finds the run gone
         failing, *before = reversed(attempts)
         failures, began = 1, now
         for attempt in before:

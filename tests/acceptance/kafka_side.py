@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import uuid4
@@ -235,7 +236,8 @@ def _enough(look: Callable[[], list[Message]], count: int, seconds: float) -> li
     found: list[Message] = []
 
     def enough() -> bool:
-        found[:] = look()
+        with suppress(KafkaException):  # no answer just now: a broker that is back isn't found again at once
+            found[:] = look()
         return len(found) >= count
 
     try:

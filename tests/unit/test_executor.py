@@ -35,7 +35,7 @@ from pipeline_processing.errors import (
 from pipeline_processing.lease import Held
 from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import InlineContent, MultipartUpload, RunState
-from pipeline_processing.retrying import RetryPolicy
+from pipeline_processing.retrying import RetryPolicy, Trouble
 from pipeline_processing.shielded import shielded
 from tests.unit.in_memory import LEASE, Call, Fault, Service, after, lost_reply, refused
 from tests.unit.virtual_clock import WrongClock, in_virtual_time
@@ -1034,3 +1034,8 @@ async def test_uploads_of_a_killed_attempt_go_with_the_next_one(service: Service
     await service.clock.sleep(LEASE.total_seconds())
     await service.attempt()
     succeeded(service, outcomes=["lost", "succeeded"])
+
+
+def test_attempts_that_a_failover_of_the_history_has_lost() -> None:
+    """They tell nothing about the last error, and break nothing: what is written next finds the run gone."""
+    assert Trouble.of([], now=EPOCH) == Trouble()

@@ -14,6 +14,7 @@ from pipeline_processing.query_columns import names_of_query, placeholders_of_qu
         ("WITH x AS (SELECT * FROM t) SELECT a, b FROM x;", ("a", "b"), True),
         ("SELECT *, a + 1 AS next FROM t", ("next",), False),
         ("SELECT f($1,$2) AS a, g($1,$2) AS b FROM t", ("a", "b"), True),
+        ('SELECT a AS "$1,$", b AS "$2" FROM t', ("$1,$", "$2"), True),
         ("SELECT t.*, a FROM t", ("a",), False),
         ("SELECT a, count(*), 1, b::int, CASE WHEN c THEN d END FROM t", ("a",), False),
     ],
