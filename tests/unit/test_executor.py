@@ -38,7 +38,7 @@ from pipeline_processing.model import InlineContent, MultipartUpload, RunState
 from pipeline_processing.retrying import RetryPolicy, Trouble
 from pipeline_processing.shielded import shielded
 from tests.unit.in_memory import LEASE, Call, Fault, Service, after, lost_reply, refused
-from tests.unit.virtual_clock import WrongClock, in_virtual_time
+from tests.unit.virtual_clock import EPOCH, WrongClock, in_virtual_time
 
 PROTOCOL = ["claim", "stream", "verify", "prepare", *["complete one"] * 3, "complete", "publish", "finish"]
 HISTORY_DOWN = HistoryUnavailable("the history is down")
