@@ -12,10 +12,8 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from pipeline_processing.columns import Columns
-from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import RequestError
-from pipeline_processing.messaging import Outgoing, Record
+from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import (
     Artifact,
     Attempt,
@@ -33,7 +31,9 @@ from pipeline_processing.model import (
     Staged,
     UploadRef,
 )
-from pipeline_processing.projection import Projection
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.runs.completions import OutboxEvent
 
 # -- rows ----------------------------------------------------------------------------------------
 

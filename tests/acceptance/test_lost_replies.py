@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import load_job_config
+from pipeline_processing.app import one_run as app
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError
-from pipeline_processing.masking import Mask
+from pipeline_processing.history.postgres.store import PostgresRunStore
 from pipeline_processing.model import JobRequest, Run
-from pipeline_processing.postgres.run_store import PostgresRunStore
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.destination import S3Destination
-from pipeline_processing.settings_loader import load_settings
-from pipeline_processing.telemetry import telemetry_with
+from pipeline_processing.settings.loader import load_settings
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import telemetry_with
 from tests.acceptance.service import JOB, LARGE, Service, changed, published_in
 
 RUN = "lost-1"

@@ -11,10 +11,10 @@ import typer
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.cli.main import app
-from pipeline_processing.guarantees import GUARANTEES
+from pipeline_processing.destinations.guarantees import GUARANTEES
 from pipeline_processing.model import JobRequest
-from pipeline_processing.schemas import error_kinds
-from pipeline_processing.yaml_documents import load_yaml
+from pipeline_processing.options.yaml_documents import load_yaml
+from pipeline_processing.published.schemas import error_kinds
 from tests.docs.tables import DOCS, TABLES, page_with_table
 
 ROOT = DOCS.parent

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import ConflictingRequest, KafkaUnavailable
 from pipeline_processing.model import JobRequest, Run, RunCompletion
 from pipeline_processing.ports import Incoming
+from pipeline_processing.runs.completions import OutboxEvent
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -11,17 +11,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from pipeline_processing.dead_letters import DeadLetter
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, PipelineError
-from pipeline_processing.health import Pulse
-from pipeline_processing.intake import Intake
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.broker import MemoryBroker
-from pipeline_processing.memory.letters import MemoryLetters
-from pipeline_processing.messaging import Outgoing, Record, RequestStream
-from pipeline_processing.outage import Outage
+from pipeline_processing.history.memory.letters import MemoryLetters
+from pipeline_processing.messaging.memory.broker import MemoryBroker
+from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
 from pipeline_processing.ports import Incoming
-from pipeline_processing.telemetry import IdsOnlyTracer
+from pipeline_processing.requests.dead_letters import DeadLetter
+from pipeline_processing.serving.intake import Intake
+from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.outage import Outage
+from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.in_memory import Call, Interposed, job
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any
 
-from pipeline_processing.installation import INSTALLATION_KEY
-from pipeline_processing.memory.destination import MemoryDestination
-from pipeline_processing.memory.run_record import RunRecord
-from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.destinations.installation import INSTALLATION_KEY
+from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.history.memory.run_record import RunRecord
+from pipeline_processing.history.memory.run_store import MemoryRunStore
 from pipeline_processing.model import RunCompletion, RunState, StagedTable
 from pipeline_processing.ports import Claim
 

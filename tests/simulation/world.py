@@ -19,18 +19,18 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
-from pipeline_processing.executor import Executor
-from pipeline_processing.lease import Leases
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.destination import MemoryDestination
-from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.run_store import MemoryRunStore
 from pipeline_processing.ports import Claim, Incoming, Origin
-from pipeline_processing.retrying import RetryPolicy
-from pipeline_processing.shielded import shielded
-from pipeline_processing.stored_text import planned_uploads
-from pipeline_processing.telemetry import IdsOnlyTracer
+from pipeline_processing.runs.executor import Executor
+from pipeline_processing.runs.lease import Leases
+from pipeline_processing.runs.retrying import RetryPolicy
+from pipeline_processing.runs.stored_text import planned_uploads
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.simulation.kafka import Kafka
 from tests.simulation.letters import Letters
 from tests.simulation.promises import Promises

@@ -15,23 +15,23 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.columns import Column, Columns, Kind
-from pipeline_processing.destinations import Destinations
-from pipeline_processing.executor import Attempted, Executor, Isolated
-from pipeline_processing.history_clock import HistoryClock
-from pipeline_processing.installation import INSTALLATION_KEY
-from pipeline_processing.lease import Leases
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.destination import MemoryDestination
-from pipeline_processing.memory.run_record import RunRecord
-from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.destinations.installation import INSTALLATION_KEY
+from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.several import Destinations
+from pipeline_processing.history.memory.run_record import RunRecord
+from pipeline_processing.history.memory.run_store import MemoryRunStore
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunProgress
 from pipeline_processing.ports import Clock, Content, Incoming, LookupTable, Origin, Upload, UploadStarted, Upstream
-from pipeline_processing.projection import Projection
-from pipeline_processing.retrying import RetryPolicy
-from pipeline_processing.run_now import RunNow
-from pipeline_processing.telemetry import IdsOnlyTracer
-from pipeline_processing.values import PLAIN_NUMBER, PLAIN_TEXT
+from pipeline_processing.rows.columns import Column, Columns, Kind
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
+from pipeline_processing.runs.executor import Attempted, Executor, Isolated
+from pipeline_processing.runs.history_clock import HistoryClock
+from pipeline_processing.runs.lease import Leases
+from pipeline_processing.runs.retrying import RetryPolicy
+from pipeline_processing.runs.run_now import RunNow
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.virtual_clock import VirtualClock
 
 INSTALLATION = UUID("0192fe62-5a17-7cc0-8a4e-64d3f0a7c001")

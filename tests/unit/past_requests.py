@@ -6,17 +6,17 @@ from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
-from pipeline_processing.dead_letters import dead_letter, without_value
 from pipeline_processing.errors import RequestError
-from pipeline_processing.job_messages import received
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.broker import MemoryBroker
-from pipeline_processing.memory.letters import MemoryLetters
-from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.messaging import Outgoing, Record
+from pipeline_processing.history.memory.letters import MemoryLetters
+from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.messaging.memory.broker import MemoryBroker
+from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, Plan, Run, RunFailure
 from pipeline_processing.ports import Claim, Incoming, Origin, Outcome
-from pipeline_processing.settings import Settings
+from pipeline_processing.requests.dead_letters import dead_letter, without_value
+from pipeline_processing.requests.job_messages import received
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.masking import Mask
 from tests.unit.stepped_clock import SteppedClock
 
 TOPIC = "agency-jobs.requests"
@@ -130,12 +130,12 @@ class Past:
         async def broker(settings: Settings) -> AsyncIterator[MemoryBroker]:
             yield self.broker
 
-        app = "pipeline_processing.app"
+        app = "pipeline_processing.app.one_run"
         with (
             patch(f"{app}.history", history),
             patch(f"{app}.letters", letters),
             patch(f"{app}.topics", broker),
             patch(f"{app}.events", broker),
-            patch("pipeline_processing.clock.SystemClock", lambda: self.clock),
+            patch("pipeline_processing.aio.clock.SystemClock", lambda: self.clock),
         ):
             yield

@@ -9,19 +9,19 @@ from typing import Any
 
 import orjson
 
-from pipeline_processing.health import Health, Pulse
-from pipeline_processing.intake import Intake
-from pipeline_processing.lasting_events import LastingEvents
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.broker import MemoryBroker
-from pipeline_processing.memory.letters import MemoryLetters
-from pipeline_processing.messaging import Headers, Outgoing, Record, RequestStream
-from pipeline_processing.outage import Outage
-from pipeline_processing.outbox import Outbox
-from pipeline_processing.progress_events import ProgressEvents
-from pipeline_processing.serve import Service as Serve
-from pipeline_processing.telemetry import IdsOnlyTracer
-from pipeline_processing.worker import Worker
+from pipeline_processing.history.memory.letters import MemoryLetters
+from pipeline_processing.messaging.lasting_events import LastingEvents
+from pipeline_processing.messaging.memory.broker import MemoryBroker
+from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
+from pipeline_processing.serving.intake import Intake
+from pipeline_processing.serving.outbox import Outbox
+from pipeline_processing.serving.progress_events import ProgressEvents
+from pipeline_processing.serving.serve import Service as Serve
+from pipeline_processing.serving.worker import Worker
+from pipeline_processing.telemetry.health import Health, Pulse
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.outage import Outage
+from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service
 
 REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from pipeline_processing.steps.step_thread import StepPlace, StepThread
+from pipeline_processing.aio.step_thread import StepPlace, StepThread
 from pipeline_processing.user_code import harmless
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from pipeline_processing.shielded import give_up
+from pipeline_processing.aio.shielded import give_up
 
 T = TypeVar("T")
 

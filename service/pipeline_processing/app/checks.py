@@ -5,26 +5,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline_processing import app
 from pipeline_processing.agency_data_job.checking import step_context
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
-from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
 from pipeline_processing.agency_data_job.source_config import HttpSourceEntry
 from pipeline_processing.agency_data_job.verification import checks_of_rows
-from pipeline_processing.app_data import destinations, sources
+from pipeline_processing.app import one_run as app
+from pipeline_processing.app.data_path import destinations, sources
+from pipeline_processing.destinations.tables.destination import PostgresDestination
 from pipeline_processing.errors import PipelineError, SettingsError
 from pipeline_processing.formats.formats import CARRY
+from pipeline_processing.history.postgres.migrate import pending
 from pipeline_processing.http.reachable import check_reachable
-from pipeline_processing.masking import Mask
+from pipeline_processing.http.urls import origin_of
 from pipeline_processing.ports import Destination
-from pipeline_processing.postgres.destination import PostgresDestination
-from pipeline_processing.postgres.migrate import pending
-from pipeline_processing.settings import Settings
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.sources.http.options import HttpSourceConfig
 from pipeline_processing.steps.chain import bound
 from pipeline_processing.steps.config import EnrichHttpConfig
 from pipeline_processing.steps.enrich_http import EnrichHttpOptions
+from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.temporary_files import check_temporary_files
-from pipeline_processing.urls import origin_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,32 +20,32 @@ from pipeline_processing.agency_data_job.destination_config import (
 )
 from pipeline_processing.agency_data_job.destination_entries import destination_entries
 from pipeline_processing.agency_data_job.identity import config_id
-from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
-from pipeline_processing.agency_data_job.s3_destination import S3ConnectionOptions, S3DestinationConfig
 from pipeline_processing.agency_data_job.source_config import PluginSourceEntry
-from pipeline_processing.budget import ByteBudget
-from pipeline_processing.clock import SystemClock
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.destinations.files.destination import FileDestination
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3DestinationConfig
+from pipeline_processing.destinations.s3.role import AssumedRole
+from pipeline_processing.destinations.several import Destinations
+from pipeline_processing.destinations.tables.destination import SESSION_SETTINGS as TARGET_SETTINGS
+from pipeline_processing.destinations.tables.destination import PostgresDestination
+from pipeline_processing.destinations.tables.options import PostgresDestinationConfig
 from pipeline_processing.errors import DestinationUnavailable, SourceUnavailable
-from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.http.client import HttpUpstream
+from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
-from pipeline_processing.http.source import HttpSource
-from pipeline_processing.masking import Mask
 from pipeline_processing.ports import Clock, Destination, LookupTable, Services, Source, Upstream
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.destination import SESSION_SETTINGS as TARGET_SETTINGS
-from pipeline_processing.postgres.destination import PostgresDestination
-from pipeline_processing.postgres.lookup import PostgresLookup
-from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.destination import S3Destination
-from pipeline_processing.s3.role import AssumedRole
-from pipeline_processing.settings import Settings
-from pipeline_processing.sources import Sources
-from pipeline_processing.spellings import basic_auth
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.sources.http.source import HttpSource
+from pipeline_processing.sources.postgres.lookup import PostgresLookup
+from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, PostgresSource
+from pipeline_processing.sources.several import Sources
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.spellings import basic_auth
 from pipeline_processing.temporary_files import check_temporary_files
-from pipeline_processing.upstream import UpstreamOptions
 from pipeline_processing.user_code import user_code
 
 APPLICATION_NAME = "pipeline-processing"

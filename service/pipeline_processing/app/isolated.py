@@ -19,10 +19,10 @@ from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.errors import TransientError
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import RunProgress
 from pipeline_processing.ports import Claim
-from pipeline_processing.settings import Settings
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.masking import Mask
 
 log = structlog.get_logger(__name__)
 

@@ -18,30 +18,37 @@ from opentelemetry.trace import Tracer
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress
-from pipeline_processing.app_data import APPLICATION_NAME, DataPath, data_path, destinations, max_row_bytes, sources
-from pipeline_processing.clock import SystemClock
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.side_loop import SideLoop
+from pipeline_processing.app.data_path import (
+    APPLICATION_NAME,
+    DataPath,
+    data_path,
+    destinations,
+    max_row_bytes,
+    sources,
+)
+from pipeline_processing.destinations.null.destination import NullDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.executor import Executor, Isolated
-from pipeline_processing.garbage import GarbageCollector
-from pipeline_processing.history_clock import HistoryClock
-from pipeline_processing.kafka.events import KafkaEvents
-from pipeline_processing.kafka.topics import KafkaTopics
-from pipeline_processing.lease import Leases
-from pipeline_processing.masking import Mask
-from pipeline_processing.messaging import Events, Topics
+from pipeline_processing.history.postgres.letters import PostgresLetters
+from pipeline_processing.history.postgres.migrate import migrate as migrate_schema
+from pipeline_processing.history.postgres.store import PostgresRunStore
+from pipeline_processing.messaging.kafka.events import KafkaEvents
+from pipeline_processing.messaging.kafka.topics import KafkaTopics
+from pipeline_processing.messaging.port import Events, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
-from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.ports import LastSuccess, LetterStore, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.letters import PostgresLetters
-from pipeline_processing.postgres.migrate import migrate as migrate_schema
-from pipeline_processing.postgres.run_store import PostgresRunStore
-from pipeline_processing.retrying import RetryPolicy
-from pipeline_processing.run_now import RunNow, run_dry
-from pipeline_processing.settings import Settings
-from pipeline_processing.side_loop import SideLoop
-from pipeline_processing.watchdog import Watchdog
+from pipeline_processing.runs.executor import Executor, Isolated
+from pipeline_processing.runs.garbage import GarbageCollector
+from pipeline_processing.runs.history_clock import HistoryClock
+from pipeline_processing.runs.lease import Leases
+from pipeline_processing.runs.retrying import RetryPolicy
+from pipeline_processing.runs.run_now import RunNow, run_dry
+from pipeline_processing.serving.watchdog import Watchdog
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.masking import Mask
 
 _LEAVE_SECONDS = 10.0
 """How long `run` may take to hand its run back and clean up when it is interrupted."""

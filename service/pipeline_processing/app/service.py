@@ -5,27 +5,27 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.app_data import data_path
-from pipeline_processing.app_isolated import IsolatedAttempts
-from pipeline_processing.clock import SystemClock
-from pipeline_processing.health import Health, Pulse
-from pipeline_processing.history_clock import HistoryClock
-from pipeline_processing.intake import Intake
-from pipeline_processing.kafka.requests import KafkaRequests
-from pipeline_processing.kafka.topic_ids import Incarnation
-from pipeline_processing.lasting_events import LastingEvents
-from pipeline_processing.masking import Mask
-from pipeline_processing.messaging import RequestStream
-from pipeline_processing.outage import Outage
-from pipeline_processing.outbox import Outbox
-from pipeline_processing.progress_events import ProgressEvents
-from pipeline_processing.serve import Service
-from pipeline_processing.settings import Settings
-from pipeline_processing.stopping import leave_seconds
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.stopping import leave_seconds
+from pipeline_processing.app import one_run as app
+from pipeline_processing.app.data_path import data_path
+from pipeline_processing.app.isolated import IsolatedAttempts
+from pipeline_processing.messaging.kafka.requests import KafkaRequests
+from pipeline_processing.messaging.kafka.topic_ids import Incarnation
+from pipeline_processing.messaging.lasting_events import LastingEvents
+from pipeline_processing.messaging.port import RequestStream
+from pipeline_processing.runs.history_clock import HistoryClock
+from pipeline_processing.serving.intake import Intake
+from pipeline_processing.serving.outbox import Outbox
+from pipeline_processing.serving.progress_events import ProgressEvents
+from pipeline_processing.serving.serve import Service
+from pipeline_processing.serving.worker import Worker
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.health import Health, Pulse
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.web.health import health_server
-from pipeline_processing.worker import Worker
 
 _OTHER_CONNECTIONS = 4
 """To the history, besides one a run for its writes: intake, outbox, claims, and one to spare."""

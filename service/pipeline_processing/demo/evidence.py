@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline_processing.clock import SystemClock
-from pipeline_processing.locations import S3Location, parse_location
-from pipeline_processing.messaging import Record, Topics
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.errors import ObjectMissing
+from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.model import Run
+from pipeline_processing.options.locations import S3Location, parse_location
 from pipeline_processing.ports import RunStore
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.errors import ObjectMissing
-from pipeline_processing.settings import Settings
+from pipeline_processing.settings.settings import Settings
 
 _LOOK_SECONDS = 0.05
 

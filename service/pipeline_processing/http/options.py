@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from pipeline_processing.durations import Duration
-from pipeline_processing.urls import check_url
+from pipeline_processing.http.urls import check_url
+from pipeline_processing.options.durations import Duration
 
 SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 """The name of a secret of the settings (PIPELINE_SECRETS__…). The secret itself never stands in a job config."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
-from pipeline_processing.messaging import Events, Outgoing, Topics
+from pipeline_processing.messaging.port import Events, Outgoing, Topics
 
 
 class LastingEvents:

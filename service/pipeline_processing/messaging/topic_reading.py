@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import zip_longest
 
-from pipeline_processing.messaging import Offsets, Record, Topics
+from pipeline_processing.messaging.port import Offsets, Record, Topics
 
 Place = tuple[int, int]
 """Partition and offset."""

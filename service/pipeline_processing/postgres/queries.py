@@ -42,11 +42,11 @@ def parse_queries(text: str) -> Mapping[str, Query]:
     return queries
 
 
-def load_queries(*names: str) -> Mapping[str, Query]:
-    """The queries of SQL files beside this module. Raises ValueError on a name that two of them use."""
+def load_queries(package: str, *names: str) -> Mapping[str, Query]:
+    """The queries of SQL files in a package. Raises ValueError on a name that two of them use."""
     queries: dict[str, Query] = {}
     for name in names:
-        found = parse_queries(files(__package__).joinpath(name).read_text(encoding="utf-8"))
+        found = parse_queries(files(package).joinpath(name).read_text(encoding="utf-8"))
         if twice := queries.keys() & found.keys():
             raise ValueError(f"{name} has queries of names that are used already: {', '.join(sorted(twice))}.")
         queries |= found

@@ -6,9 +6,9 @@ Operations are seen from this service: it receives requests, and sends the rest.
 
 from typing import Any
 
-from pipeline_processing.completions import SOURCE
-from pipeline_processing.json_schema import RFC_3339, PublishedModel, shared_schemas
-from pipeline_processing.settings import KafkaSettings
+from pipeline_processing.options.json_schema import RFC_3339, PublishedModel, shared_schemas
+from pipeline_processing.runs.completions import SOURCE
+from pipeline_processing.settings.settings import KafkaSettings
 
 API_VERSION = "1.0.0"
 """Version of the messages, not of the package: it rises when something here changes."""

@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from pipeline_processing import asyncapi, errors
+from pipeline_processing import errors
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.json_schema import PublishedModel, schema_document
 from pipeline_processing.model import JobRequest, Manifest, RunCompletion, RunProgress
+from pipeline_processing.options.json_schema import PublishedModel, schema_document
+from pipeline_processing.published import asyncapi
 
 JOB_REQUEST = PublishedModel("job-request", "Job request", JobRequest, "validation")
 RUN_COMPLETION = PublishedModel("run-completion", "Run completion", RunCompletion, "serialization")

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Self
 
 from pipeline_processing.errors import RequestError
-from pipeline_processing.masking import Mask
-from pipeline_processing.messaging import Headers, Outgoing, Record
+from pipeline_processing.messaging.port import Headers, Outgoing, Record
+from pipeline_processing.telemetry.masking import Mask
 
 _FIRST_HEADERS = ("dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at")
 """What letters of the first version have."""

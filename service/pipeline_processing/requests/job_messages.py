@@ -12,12 +12,12 @@ from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
-from pipeline_processing.completions import SOURCE
 from pipeline_processing.errors import InvalidEvent, InvalidJson, InvalidRequest, RequestTooLarge
-from pipeline_processing.json_schema import RFC_3339
-from pipeline_processing.messaging import Outgoing, Record
+from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, RunId
-from pipeline_processing.validation import faults_of
+from pipeline_processing.options.json_schema import RFC_3339
+from pipeline_processing.options.validation import faults_of
+from pipeline_processing.runs.completions import SOURCE
 
 MAX_REQUEST_BYTES = 256 * 1024
 """Of a message's value. The largest request that anybody needs is a hundredth of it."""

@@ -6,13 +6,13 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipeline_processing.job_messages import request_message
-from pipeline_processing.messaging import Events, Outgoing
+from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import JobRequest, Run
 from pipeline_processing.ports import Clock, RunStore
-from pipeline_processing.replay_sources import Candidate, Message, RequestSource
-from pipeline_processing.spool import Spool
-from pipeline_processing.submission import Submitter, patiently
+from pipeline_processing.requests.job_messages import request_message
+from pipeline_processing.requests.replay_sources import Candidate, Message, RequestSource
+from pipeline_processing.requests.spool import Spool
+from pipeline_processing.requests.submission import Submitter, patiently
 
 _LONGEST_RUN_ID = 128
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from pipeline_processing.errors import PlaceUnknown, RequestError, RunUnknown
-from pipeline_processing.job_messages import received, resent
-from pipeline_processing.messaging import Headers, Record, Topics
+from pipeline_processing.messaging.port import Headers, Record, Topics
+from pipeline_processing.messaging.topic_reading import Place, reading
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.ports import RunStore
-from pipeline_processing.topic_reading import Place, reading
+from pipeline_processing.requests.job_messages import received, resent
 
 PAGE = 500
 _TICK = timedelta(microseconds=1)

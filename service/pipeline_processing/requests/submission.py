@@ -9,10 +9,10 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from pipeline_processing.errors import InvalidRequest, KafkaUnavailable, MessageRefused
-from pipeline_processing.job_messages import request_message
-from pipeline_processing.messaging import Events, Outgoing
+from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import Clock
+from pipeline_processing.requests.job_messages import request_message
 
 BATCH = 500
 """Requests that are sent, and told, together."""

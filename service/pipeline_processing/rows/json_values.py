@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline_processing import values
+from pipeline_processing.rows import values
 
 
 def _integer(digits: str) -> int | Decimal:

@@ -12,7 +12,7 @@ from functools import total_ordering
 from typing import Any
 from uuid import UUID
 
-from pipeline_processing.columns import Comparison
+from pipeline_processing.rows.columns import Comparison
 
 
 @total_ordering

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import UploadRef
 from pipeline_processing.ports import RunStore

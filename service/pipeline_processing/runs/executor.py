@@ -18,8 +18,10 @@ from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
-from pipeline_processing.clean_up import CleanUp
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.aio.patience import until_answered
+from pipeline_processing.aio.shielded import give_up, in_time, shielded
+from pipeline_processing.destinations.null.destination import NullDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     AttemptsExhausted,
     ConflictingObjects,
@@ -31,19 +33,17 @@ from pipeline_processing.errors import (
     StepFailed,
     Superseded,
 )
-from pipeline_processing.failures import failure_of
-from pipeline_processing.lease import Held, Leases
-from pipeline_processing.logs import bound_run
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import Run, RunProgress, RunState, UploadRef
-from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.patience import until_answered
 from pipeline_processing.ports import Claim, Clock, RunStore, Services, Source
-from pipeline_processing.publication import Publisher, decide, manifest_key, outcome_of
-from pipeline_processing.retrying import RetryPolicy, Trouble, final_error
-from pipeline_processing.run_totals import RunTotals
-from pipeline_processing.shielded import give_up, in_time, shielded
-from pipeline_processing.telemetry import parent_context, trace_ids
+from pipeline_processing.runs.clean_up import CleanUp
+from pipeline_processing.runs.failures import failure_of
+from pipeline_processing.runs.lease import Held, Leases
+from pipeline_processing.runs.publication import Publisher, decide, manifest_key, outcome_of
+from pipeline_processing.runs.retrying import RetryPolicy, Trouble, final_error
+from pipeline_processing.runs.totals import RunTotals
+from pipeline_processing.telemetry.logs import bound_run
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import parent_context, trace_ids
 from pipeline_processing.user_code import NoException, asked_to_stop, contained, described, is_for_us
 
 log = structlog.get_logger(__name__)

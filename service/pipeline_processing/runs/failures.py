@@ -1,8 +1,8 @@
 """An error as history and events tell it."""
 
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import RunFailure
+from pipeline_processing.telemetry.masking import Mask
 
 
 def failure_of(error: PipelineError, mask: Mask) -> RunFailure:

@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline_processing.clean_up import Amount, CleanUp
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import UploadRef
 from pipeline_processing.ports import RunStore
+from pipeline_processing.runs.clean_up import Amount, CleanUp
 
 _KEY_OF_A_RUN = re.compile(r"agency_id=[0-9]+/run_id=([A-Za-z0-9][A-Za-z0-9._-]{0,127})/[!-~]+")
 """Narrow: anybody may have started uploads below the prefix, with keys that the history can't even be asked about."""

@@ -12,7 +12,8 @@ import structlog
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import Export
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.aio.patience import until_answered
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     ConflictingObjects,
     DestinationChanged,
@@ -21,8 +22,6 @@ from pipeline_processing.errors import (
     PublicationError,
     UploadMissing,
 )
-from pipeline_processing.failures import failure_of
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import (
     Artifact,
     ContentMeta,
@@ -36,8 +35,9 @@ from pipeline_processing.model import (
     RunState,
     StagedTable,
 )
-from pipeline_processing.patience import until_answered
 from pipeline_processing.ports import Claim, Clock, Outcome, RunStore
+from pipeline_processing.runs.failures import failure_of
+from pipeline_processing.telemetry.masking import Mask
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ import structlog
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     PipelineError,
     RunHeldElsewhere,
@@ -18,12 +18,12 @@ from pipeline_processing.errors import (
     Superseded,
     TransientError,
 )
-from pipeline_processing.executor import Executor, known_error
-from pipeline_processing.failures import failure_of
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import Counts, JobRequest, Run, RunCompletion, RunState
 from pipeline_processing.ports import Clock, Incoming, RunStore
-from pipeline_processing.retrying import RetryPolicy, Trouble, final_error
+from pipeline_processing.runs.executor import Executor, known_error
+from pipeline_processing.runs.failures import failure_of
+from pipeline_processing.runs.retrying import RetryPolicy, Trouble, final_error
+from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.user_code import contained
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ import structlog
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.dead_letters import dead_letter, without_value
+from pipeline_processing.aio.stopping import Stopped, first_of
 from pipeline_processing.errors import (
     MessageRefused,
     MessageTooLarge,
@@ -23,14 +23,14 @@ from pipeline_processing.errors import (
     TopicMissing,
     TransientError,
 )
-from pipeline_processing.health import Pulse
-from pipeline_processing.job_messages import received
-from pipeline_processing.masking import Mask
-from pipeline_processing.messaging import Events, Outgoing, Record, RequestStream
-from pipeline_processing.outage import Outage
+from pipeline_processing.messaging.port import Events, Outgoing, Record, RequestStream
 from pipeline_processing.ports import Clock, Incoming, LetterStore, Origin, RunStore
-from pipeline_processing.stopping import Stopped, first_of
-from pipeline_processing.telemetry import trace_ids
+from pipeline_processing.requests.dead_letters import dead_letter, without_value
+from pipeline_processing.requests.job_messages import received
+from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.outage import Outage
+from pipeline_processing.telemetry.tracing import trace_ids
 
 log = structlog.get_logger(__name__)
 

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
-from pipeline_processing.completions import OutboxEvent
+from pipeline_processing.aio.stopping import first_of
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, TransientError
-from pipeline_processing.health import Pulse
-from pipeline_processing.messaging import Events, Outgoing
-from pipeline_processing.outage import Outage
+from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.ports import Clock, RunStore
-from pipeline_processing.stopping import first_of
+from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.outage import Outage
 
 _BATCH = 200
 _POLL_SECONDS = 1.0

@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 
 import structlog
 
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.aio.stopping import Stopped, first_of, unless_stopped
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable, TransientError
-from pipeline_processing.health import Health
-from pipeline_processing.intake import Intake
-from pipeline_processing.messaging import Offsets, Topics
-from pipeline_processing.outage import Outage
-from pipeline_processing.outbox import Outbox
+from pipeline_processing.messaging.port import Offsets, Topics
 from pipeline_processing.ports import Clock, RunStore
-from pipeline_processing.progress_events import ProgressEvents
-from pipeline_processing.stopping import Stopped, first_of, unless_stopped
-from pipeline_processing.worker import Worker
+from pipeline_processing.serving.intake import Intake
+from pipeline_processing.serving.outbox import Outbox
+from pipeline_processing.serving.progress_events import ProgressEvents
+from pipeline_processing.serving.worker import Worker
+from pipeline_processing.telemetry.health import Health
+from pipeline_processing.telemetry.outage import Outage
 
 log = structlog.get_logger(__name__)
 

@@ -5,16 +5,16 @@ from collections.abc import Callable
 
 import structlog
 
-from pipeline_processing.concurrency import Concurrency
+from pipeline_processing.aio.shielded import give_up, shielded
+from pipeline_processing.aio.stopping import first_of, hand_back_seconds
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.executor import Executor
-from pipeline_processing.health import Pulse
-from pipeline_processing.lease import Held
 from pipeline_processing.model import RunState
-from pipeline_processing.outage import Outage
 from pipeline_processing.ports import Clock
-from pipeline_processing.shielded import give_up, shielded
-from pipeline_processing.stopping import first_of, hand_back_seconds
+from pipeline_processing.runs.executor import Executor
+from pipeline_processing.runs.lease import Held
+from pipeline_processing.serving.concurrency import Concurrency
+from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.outage import Outage
 
 log = structlog.get_logger(__name__)
 

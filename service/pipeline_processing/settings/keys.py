@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from pipeline_processing.settings import Section, Settings
+from pipeline_processing.settings.settings import Section, Settings
 
 PREFIX = "PIPELINE_"
 MASK = "********"

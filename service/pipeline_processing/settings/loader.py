@@ -16,10 +16,8 @@ from urllib.parse import unquote
 from pydantic import ValidationError
 
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.masking import Mask, names_a_secret
-from pipeline_processing.settings import Settings
-from pipeline_processing.settings_document import UnreadableFile, read_document, read_text
-from pipeline_processing.settings_keys import (
+from pipeline_processing.settings.document import UnreadableFile, read_document, read_text
+from pipeline_processing.settings.keys import (
     KNOWN,
     MASK,
     NAME_RULE,
@@ -33,6 +31,8 @@ from pipeline_processing.settings_keys import (
     secret_in_file,
     variable_of,
 )
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.masking import Mask, names_a_secret
 
 _SETTINGS_FILE: SettingPath = ("settings_file",)
 _JOB_CONFIG_FILE: SettingPath = ("job_config_file",)

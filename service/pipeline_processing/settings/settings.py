@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
-from pipeline_processing import settings_values as values
 from pipeline_processing.errors import SecretMissing, SettingsError
-from pipeline_processing.locations import Location
+from pipeline_processing.options.locations import Location
+from pipeline_processing.settings import values
 
 Positive = Annotated[int, BeforeValidator(values.whole_number(1))]
 Text = Annotated[str, BeforeValidator(values.text)]

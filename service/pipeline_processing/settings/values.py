@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from pipeline_processing.locations import Location, parse_location
+from pipeline_processing.options.locations import Location, parse_location
 
 _SHOWN_LENGTH = 80
 

@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import datetime
 from typing import Any
 
-from pipeline_processing.columns import Columns
 from pipeline_processing.ports import Batches, Clock, Snapshot, Source
+from pipeline_processing.rows.columns import Columns
 
 
 class Sources:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from pipeline_processing.outage import Outage
 from pipeline_processing.ports import Clock
+from pipeline_processing.telemetry.outage import Outage
 
 SILENT_SECONDS = 90.0
 """A loop that has not come round for so long hangs: none of its calls may take that long."""

@@ -19,7 +19,7 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from pipeline_processing.masking import MASK, Mask, names_a_secret
+from pipeline_processing.telemetry.masking import MASK, Mask, names_a_secret
 
 # Their chatter is of no use to an operator, and at DEBUG it shows the headers of signed requests.
 _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "urllib3")

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, Status
 
-from pipeline_processing.masking import MASK, Mask, names_a_secret
+from pipeline_processing.telemetry.masking import MASK, Mask, names_a_secret
 
 
 class MaskingExporter(SpanExporter):

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pipeline_processing.spellings import SHORT, Spelling, basic_auth, spellings_of
+from pipeline_processing.telemetry.spellings import SHORT, Spelling, basic_auth, spellings_of
 
 MASK = "***"
 

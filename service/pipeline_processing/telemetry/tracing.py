@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
-from pipeline_processing.masked_spans import MaskingExporter
-from pipeline_processing.masking import Mask
-from pipeline_processing.telemetry_export import QuietExporter, configured_exporters
+from pipeline_processing.telemetry.export import QuietExporter, configured_exporters
+from pipeline_processing.telemetry.masked_spans import MaskingExporter
+from pipeline_processing.telemetry.masking import Mask
 
 SHUTDOWN_SECONDS = 5.0
 """How long an unreachable collector may hold up the end of a process."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
-from pipeline_processing.cli.render import number
+from pipeline_processing.terminal.render import number
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

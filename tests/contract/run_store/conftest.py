@@ -16,15 +16,15 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.memory.letters import MemoryLetters
-from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.letters import MemoryLetters
+from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.postgres.letters import PostgresLetters
+from pipeline_processing.history.postgres.migrate import migrate
+from pipeline_processing.history.postgres.store import PostgresRunStore
 from pipeline_processing.ports import LetterStore, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.letters import PostgresLetters
-from pipeline_processing.postgres.migrate import migrate
-from pipeline_processing.postgres.run_store import PostgresRunStore
+from pipeline_processing.runs.completions import OutboxEvent
 from tests.pgbouncer import POOL_MODES, NewPool
 
 # -- the server ----------------------------------------------------------------------------------

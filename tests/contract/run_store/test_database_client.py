@@ -19,8 +19,8 @@ from pipeline_processing.errors import (
     SourceBusy,
     SourceUnavailable,
 )
+from pipeline_processing.history.postgres.store import PostgresRunStore
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.run_store import PostgresRunStore
 from tests.contract.run_store.conftest import PostgresBackend
 
 PASSWORD = "hush-hush"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline_processing.errors import Superseded
+from pipeline_processing.history.postgres.writes import QUERIES
 from pipeline_processing.model import DatasetCounts, RunState
 from pipeline_processing.ports import LastSuccess, Outcome, RunStore
-from pipeline_processing.postgres.run_writes import QUERIES
 from tests.contract.run_store.conftest import Backend, PostgresBackend
 from tests.contract.run_store.helpers import FAILURE, OUTCOME, PLAN, accepted, claimed, taken_over
 

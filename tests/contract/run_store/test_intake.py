@@ -19,9 +19,9 @@ from pipeline_processing.errors import (
     InvalidRequest,
     RequestError,
 )
+from pipeline_processing.history.postgres.migrate import MIGRATIONS, _apply, migrate
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.ports import Incoming, RunStore
-from pipeline_processing.postgres.migrate import MIGRATIONS, _apply, migrate
 from tests.contract.run_store.conftest import Backend, PostgresBackend, postgres_backend
 from tests.contract.run_store.helpers import FAILURE, LEASE, accepted, claimed, finished, incoming, message, standing
 

@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 
 from pipeline_processing.errors import AccessDenied, HistoryOutdated, HistoryTooNew, HistoryUnavailable
+from pipeline_processing.history.postgres.migrate import MIGRATIONS, Migration, current_version, migrate, pending
 from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import Incoming
 from pipeline_processing.postgres.client import DatabaseClient, quoted
-from pipeline_processing.postgres.migrate import MIGRATIONS, Migration, current_version, migrate, pending
 from tests.contract.run_store.conftest import PostgresBackend, postgres_backend
 
 NEXT = Migration(

@@ -9,7 +9,6 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import (
     ConflictingRequest,
     HistoryUnavailable,
@@ -17,9 +16,10 @@ from pipeline_processing.errors import (
     QueryFailed,
     SourceBusy,
 )
+from pipeline_processing.history.postgres.intake import IntakeBatch
 from pipeline_processing.ports import Announce, RunStore
 from pipeline_processing.postgres import run_outbox
-from pipeline_processing.postgres.run_intake import IntakeBatch
+from pipeline_processing.runs.completions import OutboxEvent
 from tests.contract.run_store.conftest import Backend, PostgresBackend, postgres_backend
 from tests.contract.run_store.helpers import (
     FAILURE,

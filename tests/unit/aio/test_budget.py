@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
 
 
 async def waits(task: asyncio.Task[None]) -> bool:

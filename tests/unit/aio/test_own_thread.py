@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.steps.own_thread import OwnThread
-from pipeline_processing.steps.step_thread import StepPlace
+from pipeline_processing.aio.own_thread import OwnThread
+from pipeline_processing.aio.step_thread import StepPlace
 
 variable = contextvars.ContextVar("variable", default="unset")
 
@@ -98,8 +98,8 @@ async def test_the_thread_ends():
 
 HANGING_PROCESS = """
 import asyncio, threading
-from pipeline_processing.steps.own_thread import OwnThread
-from pipeline_processing.steps.step_thread import StepPlace
+from pipeline_processing.aio.own_thread import OwnThread
+from pipeline_processing.aio.step_thread import StepPlace
 
 async def main():
     thread = OwnThread(StepPlace("test"))

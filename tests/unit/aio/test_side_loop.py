@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pipeline_processing.side_loop import SideLoop
+from pipeline_processing.aio.side_loop import SideLoop
 
 
 async def test_it_runs_while_the_main_loop_is_blocked() -> None:

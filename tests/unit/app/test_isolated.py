@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from pipeline_processing.errors import PipelineError, TransientError
-from pipeline_processing.executor import Attempted
-from pipeline_processing.lease import Held
 from pipeline_processing.model import RunState
 from pipeline_processing.ports import Claim
+from pipeline_processing.runs.executor import Attempted
+from pipeline_processing.runs.lease import Held
 from tests.unit.in_memory import LEASE, Service
 from tests.unit.virtual_clock import in_virtual_time
 

@@ -13,7 +13,7 @@ from pipeline_processing.cli import cancel
 from pipeline_processing.cli.main import main
 from pipeline_processing.model import Plan, RunFailure, RunState
 from pipeline_processing.ports import Claim, Outcome
-from pipeline_processing.settings import Settings
+from pipeline_processing.settings.settings import Settings
 from tests.unit.in_memory import LEASE, Between, Interposed, Service, after
 
 FAILURE = RunFailure(kind="query_failed", message="division by zero", retryable=False, exit_code=1)
@@ -36,7 +36,7 @@ def service(monkeypatch: pytest.MonkeyPatch, between: Between) -> Service:
     async def opened(_: Settings) -> AsyncIterator[Any]:
         yield Interposed(service.runs, between)
 
-    monkeypatch.setattr("pipeline_processing.app.history", opened)
+    monkeypatch.setattr("pipeline_processing.app.one_run.history", opened)
     monkeypatch.setattr(cancel, "current_settings", Settings)
     return service
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import typer
 
-from pipeline_processing.cli import history, render
+from pipeline_processing.cli import history
 from pipeline_processing.errors import RunUnknown
-from pipeline_processing.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.run_store import MemoryRunStore
 from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Plan, Run, RunFailure, RunState
 from pipeline_processing.ports import Incoming, Origin, Outcome, RunStore
-from pipeline_processing.settings import Settings
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.terminal import render
 from tests.unit.stepped_clock import SteppedClock
 
 LEASE = timedelta(seconds=30)
@@ -71,7 +72,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> MemoryRunStore:
     async def opened(settings: Settings) -> AsyncIterator[RunStore]:
         yield store
 
-    monkeypatch.setattr("pipeline_processing.app.history", opened)
+    monkeypatch.setattr("pipeline_processing.app.one_run.history", opened)
     monkeypatch.setattr(history, "current_settings", Settings)
     return store
 

@@ -10,8 +10,8 @@ import typer
 
 from pipeline_processing.cli import replay
 from pipeline_processing.cli.main import main
-from pipeline_processing.job_messages import received
-from pipeline_processing.settings import Settings
+from pipeline_processing.requests.job_messages import received
+from pipeline_processing.settings.settings import Settings
 from tests.unit.past_requests import Past
 from tests.unit.stepped_clock import START
 

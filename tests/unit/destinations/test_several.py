@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.installation import INSTALLATION_KEY
+from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, ForeignPrefix, SettingsError
-from pipeline_processing.installation import INSTALLATION_KEY
-from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, Plan, UploadRef
 from tests.unit.in_memory import INSTALLATION, Between, Interposed, refused
 from tests.unit.memory_tables import MemoryTables

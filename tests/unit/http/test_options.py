@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline_processing.upstream import UpstreamOptions
-from pipeline_processing.validation import faults_of
+from pipeline_processing.http.options import UpstreamOptions
+from pipeline_processing.options.validation import faults_of
 
 
 class More(UpstreamOptions):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.urls import UrlTemplate, check_url, joined, origin_of, shown, with_query
+from pipeline_processing.http.urls import UrlTemplate, check_url, joined, origin_of, shown, with_query
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_processing import topic_reading
-from pipeline_processing.memory.broker import MemoryBroker
-from pipeline_processing.messaging import Offsets, Outgoing, Record
-from pipeline_processing.topic_reading import age, newest, place_of, reading, records_at
+from pipeline_processing.messaging import topic_reading
+from pipeline_processing.messaging.memory.broker import MemoryBroker
+from pipeline_processing.messaging.port import Offsets, Outgoing, Record
+from pipeline_processing.messaging.topic_reading import age, newest, place_of, reading, records_at
 from tests.unit.stepped_clock import START, SteppedClock
 
 

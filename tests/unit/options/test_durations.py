@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from pipeline_processing.durations import Duration, format_duration, parse_duration
+from pipeline_processing.options.durations import Duration, format_duration, parse_duration
 
 
 class Config(BaseModel):

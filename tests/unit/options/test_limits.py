@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
-from pipeline_processing.limits import Percent, Share
+from pipeline_processing.options.limits import Percent, Share
 
 
 class Config(BaseModel):

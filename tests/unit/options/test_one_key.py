@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Tag, TypeAdapter, ValidationError, model_validator
 
-from pipeline_processing.one_key import one_key
+from pipeline_processing.options.one_key import one_key
 
 
 class Part(BaseModel):

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from pipeline_processing.yaml_documents import load_yaml
+from pipeline_processing.options.yaml_documents import load_yaml
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_processing import postgres
+from pipeline_processing.history import postgres
+from pipeline_processing.history.postgres.writes import QUERIES
 from pipeline_processing.postgres.queries import load_queries, parse_queries
-from pipeline_processing.postgres.run_writes import QUERIES
 
 FOLDER = Path(postgres.__file__).parent
 
@@ -40,15 +40,15 @@ def test_a_query_needs_a_description_and_a_name_of_its_own(text: str) -> None:
 
 def test_every_query_is_used() -> None:
     """And every one that is used is there."""
-    code = "".join(path.read_text() for path in (*FOLDER.glob("run_*.py"), FOLDER / "letters.py"))
+    code = "".join(path.read_text() for path in FOLDER.glob("*.py"))
     named = set(re.findall(r'QUERIES\["(\w+)"\]', code))
     named |= set(re.findall(r'(?:let_go|_touch)\(\s*(?:connection, )?"(\w+)"', code))
 
     assert named == set(QUERIES)
-    assert set(QUERIES) == set(load_queries(*(path.name for path in FOLDER.glob("*.sql"))))
+    assert set(QUERIES) == set(load_queries(postgres.__name__, *(path.name for path in FOLDER.glob("*.sql"))))
 
 
 def test_two_files_share_no_name() -> None:
     """Else one query would take the place of another."""
     with pytest.raises(ValueError, match="used already"):
-        load_queries("queries.sql", "queries.sql")
+        load_queries(postgres.__name__, "queries.sql", "queries.sql")

@@ -15,12 +15,9 @@ from jsonschema import Draft7Validator, Draft202012Validator  # type: ignore[imp
 from pydantic import ValidationError
 
 import pipeline_processing
-from pipeline_processing.asyncapi import DEAD_LETTER_REASONS
 from pipeline_processing.cli import schemas as command
 from pipeline_processing.cli.schemas import differences
-from pipeline_processing.completions import completion_event
 from pipeline_processing.errors import PipelineError, RequestError
-from pipeline_processing.json_schema import PublishedModel
 from pipeline_processing.model import (
     JobRequest,
     Manifest,
@@ -30,7 +27,9 @@ from pipeline_processing.model import (
     RunProgress,
     RunState,
 )
-from pipeline_processing.schemas import (
+from pipeline_processing.options.json_schema import PublishedModel
+from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
+from pipeline_processing.published.schemas import (
     JOB_CONFIG,
     JOB_REQUEST,
     MANIFEST,
@@ -40,8 +39,9 @@ from pipeline_processing.schemas import (
     error_kinds,
     schema_files,
 )
+from pipeline_processing.runs.completions import completion_event
 
-FOLDER = Path(__file__).parents[2] / "schemas"
+FOLDER = Path(__file__).parents[3] / "schemas"
 FILES = schema_files()
 ASYNCAPI = yaml.safe_load(FILES["asyncapi.yaml"])
 PUBLISHED = {published.name: published for published in MODELS}

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_processing.dead_letters import DeadLetter, dead_letter, without_value
 from pipeline_processing.errors import InvalidJson, InvalidRequest, PlaceUnknown, RequestTooLarge, UnknownDataset
-from pipeline_processing.job_messages import received, run_id_of_place
-from pipeline_processing.masking import Mask
-from pipeline_processing.messaging import Outgoing, Record
-from pipeline_processing.redrive import DeadLetters, Redrive, Redriven, Wanted, letter_place
+from pipeline_processing.messaging.port import Outgoing, Record
+from pipeline_processing.requests.dead_letters import DeadLetter, dead_letter, without_value
+from pipeline_processing.requests.job_messages import received, run_id_of_place
+from pipeline_processing.requests.redrive import DeadLetters, Redrive, Redriven, Wanted, letter_place
+from pipeline_processing.telemetry.masking import Mask
 from tests.unit.past_requests import LETTERS, TOPIC, Past
 from tests.unit.stepped_clock import START
 
@@ -442,8 +442,8 @@ async def test_one_that_is_too_large_to_be_resent_stops_no_other(past: Past) -> 
 
 async def test_many_letters_go_in_batches(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """By number, and by size; all of them, in order within a partition."""
-    monkeypatch.setattr("pipeline_processing.redrive._BATCH", 3)
-    monkeypatch.setattr("pipeline_processing.redrive._BATCH_BYTES", 100)
+    monkeypatch.setattr("pipeline_processing.requests.redrive._BATCH", 3)
+    monkeypatch.setattr("pipeline_processing.requests.redrive._BATCH_BYTES", 100)
     for n in range(1, 20):
         past.put_aside(past.send(json.dumps({"agency_id": n, "requested_by": "x" * n * 10})), UNKNOWN)
 

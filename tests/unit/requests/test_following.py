@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline_processing.dead_letters import DeadLetter, dead_letter
 from pipeline_processing.errors import AccessDenied, ConflictingRequest, UnknownDataset
-from pipeline_processing.following import Follower, Outcome, exit_code_of
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.broker import MemoryBroker
-from pipeline_processing.messaging import Outgoing
+from pipeline_processing.messaging.memory.broker import MemoryBroker
+from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import JobRequest, RunCompletion, RunFailure, RunProgress, RunState
-from pipeline_processing.outage import Outage
-from pipeline_processing.submission import Sent, Submitter
-from pipeline_processing.telemetry import IdsOnlyTracer
+from pipeline_processing.requests.dead_letters import DeadLetter, dead_letter
+from pipeline_processing.requests.following import Follower, Outcome, exit_code_of
+from pipeline_processing.requests.submission import Sent, Submitter
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.outage import Outage
+from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.virtual_clock import EPOCH, VirtualClock, in_virtual_time
 
 REQUESTS, COMPLETIONS, PROGRESS, LETTERS = "requests", "completions", "progress", "dead-letters"

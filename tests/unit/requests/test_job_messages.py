@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator  # type: ignore[import-untyped]
 from opentelemetry import trace
 
-from pipeline_processing import job_messages
 from pipeline_processing.errors import InvalidEvent, InvalidJson, InvalidRequest, RequestError, RequestTooLarge
-from pipeline_processing.job_messages import (
+from pipeline_processing.messaging.port import Outgoing, Record
+from pipeline_processing.model import JobRequest
+from pipeline_processing.published.schemas import schema_files
+from pipeline_processing.requests import job_messages
+from pipeline_processing.requests.job_messages import (
     MAX_REQUEST_BYTES,
     is_named_by_its_place,
     received,
@@ -24,9 +27,6 @@ from pipeline_processing.job_messages import (
     resent,
     run_id_of_place,
 )
-from pipeline_processing.messaging import Outgoing, Record
-from pipeline_processing.model import JobRequest
-from pipeline_processing.schemas import schema_files
 
 FILES = schema_files()
 NOON = datetime(2026, 1, 18, 12, tzinfo=UTC)

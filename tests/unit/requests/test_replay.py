@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_processing import replay_sources
 from pipeline_processing.errors import KafkaUnavailable, PlaceUnknown, RunUnknown
-from pipeline_processing.job_messages import received
-from pipeline_processing.messaging import Record
+from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import FormatName, JobRequest
-from pipeline_processing.replay import Step, carry_out, planned, replay_id
-from pipeline_processing.replay_sources import RecordedRequests, RequestSource, TopicRequests
-from pipeline_processing.submission import Submitter
-from pipeline_processing.telemetry import IdsOnlyTracer
+from pipeline_processing.requests import replay_sources
+from pipeline_processing.requests.job_messages import received
+from pipeline_processing.requests.replay import Step, carry_out, planned, replay_id
+from pipeline_processing.requests.replay_sources import RecordedRequests, RequestSource, TopicRequests
+from pipeline_processing.requests.submission import Submitter
+from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.past_requests import SPAN, TOPIC, TRACE, Past
 from tests.unit.stepped_clock import START
 

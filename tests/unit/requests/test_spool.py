@@ -6,10 +6,10 @@ from unittest.mock import patch
 
 import pytest
 
-from pipeline_processing import spool
 from pipeline_processing.errors import SettingsError, TransientError
-from pipeline_processing.replay_sources import Candidate, Message
-from pipeline_processing.spool import Spool
+from pipeline_processing.requests import spool
+from pipeline_processing.requests.replay_sources import Candidate, Message
+from pipeline_processing.requests.spool import Spool
 
 CANDIDATES = [
     Candidate(

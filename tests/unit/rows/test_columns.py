@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind, unknown
 from pipeline_processing.errors import InvalidStep, UnknownColumn
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind, unknown
 
 ID = Column("id", kind=Kind.INTEGER, origins=frozenset({"id"}), unchanged=True)
 NAME = Column("name", kind=Kind.TEXT, origins=frozenset({"name"}), unchanged=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.formats.json_values import dumps, loads, non_finite
+from pipeline_processing.rows.json_values import dumps, loads, non_finite
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_processing.formats.untouched import carried_form, remembering
+from pipeline_processing.rows.untouched import carried_form, remembering
 
 
 @pytest.mark.parametrize("length", [1, 10_000], ids=["short", "long"])

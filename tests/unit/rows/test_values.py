@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline_processing import values
+from pipeline_processing.rows import values
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import (
     AccessDenied,
     BucketMissing,
@@ -32,11 +34,9 @@ from pipeline_processing.errors import (
     UnknownDataset,
     UpstreamUnavailable,
 )
-from pipeline_processing.lease import Held
-from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import InlineContent, MultipartUpload, RunState
-from pipeline_processing.retrying import RetryPolicy, Trouble
-from pipeline_processing.shielded import shielded
+from pipeline_processing.runs.lease import Held
+from pipeline_processing.runs.retrying import RetryPolicy, Trouble
 from tests.unit.in_memory import LEASE, Call, Fault, Service, after, lost_reply, refused
 from tests.unit.virtual_clock import EPOCH, WrongClock, in_virtual_time
 

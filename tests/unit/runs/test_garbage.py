@@ -10,8 +10,9 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline_processing.clean_up import Amount
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.installation import INSTALLATION_KEY
+from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     AccessDenied,
     DestinationUnavailable,
@@ -20,11 +21,10 @@ from pipeline_processing.errors import (
     PipelineError,
     Throttled,
 )
-from pipeline_processing.garbage import Collected, GarbageCollector
-from pipeline_processing.installation import INSTALLATION_KEY
-from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import MultipartUpload, Plan, RunFailure, RunState, UploadRef
 from pipeline_processing.ports import Claim
+from pipeline_processing.runs.clean_up import Amount
+from pipeline_processing.runs.garbage import Collected, GarbageCollector
 from tests.unit.in_memory import INLINE_LIMIT, INSTALLATION, LEASE, Between, Call, Interposed, Service, job, refused
 from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import in_virtual_time

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline_processing.clock import SystemClock
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superseded
-from pipeline_processing.lease import Held, Leases
-from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.side_loop import SideLoop
+from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.runs.lease import Held, Leases
 from tests.unit.in_memory import (
     CONFIG_ID,
     INSTALLATION,

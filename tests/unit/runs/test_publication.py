@@ -13,6 +13,8 @@ import pytest
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import DatasetExport, Export
+from pipeline_processing.destinations.installation import INSTALLATION_KEY
+from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import (
     AccessDenied,
     DestinationChanged,
@@ -21,9 +23,6 @@ from pipeline_processing.errors import (
     SettingsError,
     Superseded,
 )
-from pipeline_processing.installation import INSTALLATION_KEY
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import (
     Artifact,
     Compression,
@@ -40,7 +39,8 @@ from pipeline_processing.model import (
     UploadRef,
 )
 from pipeline_processing.ports import Claim
-from pipeline_processing.publication import Publisher, decide, outcome_of
+from pipeline_processing.runs.publication import Publisher, decide, outcome_of
+from pipeline_processing.telemetry.masking import Mask
 from tests.unit.in_memory import INLINE_LIMIT, LEASE, Between, Interposed, Service, after, job, lost_reply, refused
 from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time

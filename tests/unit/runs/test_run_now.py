@@ -13,7 +13,9 @@ from structlog.testing import capture_logs
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.installation import INSTALLATION_KEY, mark_of
+from pipeline_processing.destinations.null.destination import NullDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     AccessDenied,
     ConflictingRequest,
@@ -29,14 +31,12 @@ from pipeline_processing.errors import (
     Throttled,
     TooManyConnections,
 )
-from pipeline_processing.installation import INSTALLATION_KEY, mark_of
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import FormatName, JobRequest, Run, RunState, UploadRef
-from pipeline_processing.null.destination import NullDestination
-from pipeline_processing.retrying import RetryPolicy
-from pipeline_processing.run_now import run_dry
-from pipeline_processing.run_totals import RunTotals
-from pipeline_processing.telemetry import IdsOnlyTracer
+from pipeline_processing.runs.retrying import RetryPolicy
+from pipeline_processing.runs.run_now import run_dry
+from pipeline_processing.runs.totals import RunTotals
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.in_memory import (
     INSTALLATION,
     LEASE,

@@ -13,7 +13,7 @@ from pipeline_processing.model import (
     StagedFile,
     StagedTable,
 )
-from pipeline_processing.stored_text import planned_uploads
+from pipeline_processing.runs.stored_text import planned_uploads
 
 
 def artifact(key: str, staged: Staged) -> Artifact:

@@ -1,7 +1,7 @@
 """How many runs a worker takes at once while a database has no connections left."""
 
-from pipeline_processing.concurrency import Concurrency
 from pipeline_processing.errors import PipelineError, SourceBusy, SourceUnavailable, TooManyConnections
+from pipeline_processing.serving.concurrency import Concurrency
 
 FULL = TooManyConnections("full")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.dead_letters import DeadLetter
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, TopicMissing
-from pipeline_processing.health import SILENT_SECONDS
-from pipeline_processing.messaging import Outgoing
+from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.ports import Incoming
+from pipeline_processing.requests.dead_letters import DeadLetter
+from pipeline_processing.telemetry.health import SILENT_SECONDS
 from tests.unit.in_memory import Call, lost_reply, refused
 from tests.unit.served import DEAD_LETTERS, REQUESTS, Served
 from tests.unit.virtual_clock import in_virtual_time

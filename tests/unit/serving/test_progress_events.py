@@ -10,9 +10,9 @@ from itertools import pairwise
 import orjson
 
 from pipeline_processing.errors import KafkaUnavailable
-from pipeline_processing.messaging import Outgoing
+from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import RunProgress, RunState
-from pipeline_processing.progress_events import ProgressEvents
+from pipeline_processing.serving.progress_events import ProgressEvents
 from tests.unit.virtual_clock import VirtualClock, in_virtual_time
 
 

@@ -15,14 +15,14 @@ import pytest
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from pipeline_processing import watchdog as watchdog_module
-from pipeline_processing.health import SILENT_SECONDS
-from pipeline_processing.logs import bound_run
-from pipeline_processing.side_loop import SideLoop
+from pipeline_processing.aio.own_thread import OwnThread
+from pipeline_processing.aio.side_loop import SideLoop
+from pipeline_processing.aio.step_thread import StepPlace
+from pipeline_processing.serving import watchdog as watchdog_module
+from pipeline_processing.serving.watchdog import Watchdog
 from pipeline_processing.steps.own_loop import OwnLoop
-from pipeline_processing.steps.own_thread import OwnThread
-from pipeline_processing.steps.step_thread import StepPlace
-from pipeline_processing.watchdog import Watchdog
+from pipeline_processing.telemetry.health import SILENT_SECONDS
+from pipeline_processing.telemetry.logs import bound_run
 from tests.unit.in_memory import Service, job
 from tests.unit.steps import record_models
 

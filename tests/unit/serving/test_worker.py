@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.stopping import leave_seconds
 from pipeline_processing.errors import HistoryUnavailable, TooManyConnections
-from pipeline_processing.health import Pulse
 from pipeline_processing.model import RunState
-from pipeline_processing.outage import Outage
-from pipeline_processing.retrying import RetryPolicy
-from pipeline_processing.shielded import shielded
-from pipeline_processing.stopping import leave_seconds
-from pipeline_processing.worker import Worker
+from pipeline_processing.runs.retrying import RetryPolicy
+from pipeline_processing.serving.worker import Worker
+from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.outage import Outage
 from tests.unit.in_memory import Call, Service, refused
 from tests.unit.virtual_clock import in_virtual_time
 

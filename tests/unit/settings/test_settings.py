@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import SecretMissing, SettingsError
-from pipeline_processing.locations import FileLocation, S3Location
-from pipeline_processing.masking import Mask
-from pipeline_processing.settings_keys import setting_docs
-from pipeline_processing.settings_loader import InvalidSettings, LoadedSettings, load_settings
+from pipeline_processing.options.locations import FileLocation, S3Location
+from pipeline_processing.settings.keys import setting_docs
+from pipeline_processing.settings.loader import InvalidSettings, LoadedSettings, load_settings
+from pipeline_processing.telemetry.masking import Mask
 
 DSN = "postgresql://app:tops3cret@db.internal:5432/agencies"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.columns import Column, Columns
 from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.ports import Source
-from pipeline_processing.sources import Sources
+from pipeline_processing.rows.columns import Column, Columns
+from pipeline_processing.sources.several import Sources
 from tests.unit.virtual_clock import EPOCH, VirtualClock, in_virtual_time
 
 

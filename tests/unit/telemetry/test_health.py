@@ -1,8 +1,8 @@
 """What `/livez` and `/readyz` go by."""
 
 from pipeline_processing.errors import KafkaUnavailable
-from pipeline_processing.health import SILENT_SECONDS, Health, Pulse
-from pipeline_processing.outage import Outage
+from pipeline_processing.telemetry.health import SILENT_SECONDS, Health, Pulse
+from pipeline_processing.telemetry.outage import Outage
 from tests.unit.virtual_clock import VirtualClock, in_virtual_time
 
 

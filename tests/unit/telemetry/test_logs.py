@@ -16,8 +16,8 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 from pydantic import SecretStr
 
-from pipeline_processing.logs import bound_run, configure_logs, render_json
-from pipeline_processing.masking import Mask
+from pipeline_processing.telemetry.logs import bound_run, configure_logs, render_json
+from pipeline_processing.telemetry.masking import Mask
 
 log = structlog.get_logger("pipeline_processing.test")
 

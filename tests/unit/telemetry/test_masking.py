@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
-from pipeline_processing.masking import MASK, Mask
-from pipeline_processing.spellings import SHORT
+from pipeline_processing.telemetry.masking import MASK, Mask
+from pipeline_processing.telemetry.spellings import SHORT
 
 SECRET = "k3y/with \"all\" & 'more' <%\\é"
 

@@ -5,7 +5,7 @@ from typing import Any
 import structlog
 
 from pipeline_processing.errors import KafkaUnavailable
-from pipeline_processing.outage import Outage
+from pipeline_processing.telemetry.outage import Outage
 
 
 def said(log: list[Any]) -> list[str]:

@@ -16,11 +16,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from pipeline_processing import telemetry as telemetry_module
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.masking import Mask
-from pipeline_processing.telemetry import configure_telemetry, parent_context, telemetry_with, trace_ids
-from pipeline_processing.telemetry_export import QuietExporter, configured_exporters
+from pipeline_processing.telemetry import tracing as telemetry_module
+from pipeline_processing.telemetry.export import QuietExporter, configured_exporters
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import configure_telemetry, parent_context, telemetry_with, trace_ids
 
 
 @pytest.fixture(autouse=True)

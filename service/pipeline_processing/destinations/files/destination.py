@@ -12,9 +12,9 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from pipeline_processing.errors import ConflictingObjects, SettingsError, UploadMissing
-from pipeline_processing.files.errors import translated
-from pipeline_processing.files.staging import (
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.files.errors import translated
+from pipeline_processing.destinations.files.staging import (
     STAGING,
     Folder,
     has_content,
@@ -22,11 +22,11 @@ from pipeline_processing.files.staging import (
     sync_folder,
     write_durably,
 )
-from pipeline_processing.files.upload import FileUpload
-from pipeline_processing.installation import INSTALLATION_KEY, check_mark, mark_of
+from pipeline_processing.destinations.files.upload import FileUpload
+from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
+from pipeline_processing.errors import ConflictingObjects, SettingsError, UploadMissing
 from pipeline_processing.model import Artifact, StagedFile, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
-from pipeline_processing.shielded import shielded
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from pipeline_processing.destinations.files.staging import Folder
 from pipeline_processing.errors import (
     AccessDenied,
     BucketMissing,
@@ -11,7 +12,6 @@ from pipeline_processing.errors import (
     PipelineError,
     SettingsError,
 )
-from pipeline_processing.files.staging import Folder
 
 _KINDS: Mapping[int, type[PipelineError]] = {
     errno.ENOENT: BucketMissing,

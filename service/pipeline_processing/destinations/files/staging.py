@@ -11,7 +11,7 @@ import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
-from pipeline_processing.installation import INSTALLATION_KEY
+from pipeline_processing.destinations.installation import INSTALLATION_KEY
 
 STAGING = ".staging"
 _LONGEST_NAME = 255

@@ -9,11 +9,11 @@ from typing import BinaryIO, Self
 
 import structlog
 
-from pipeline_processing.files.errors import translated
-from pipeline_processing.files.staging import Folder, sync_folder
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.files.errors import translated
+from pipeline_processing.destinations.files.staging import Folder, sync_folder
 from pipeline_processing.model import StagedFile, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted
-from pipeline_processing.shielded import shielded
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
+from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.errors import ConflictingObjects, DestinationUnavailable, UploadMissing
-from pipeline_processing.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.model import Artifact, InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Content, Sealed, Upload, UploadStarted
 

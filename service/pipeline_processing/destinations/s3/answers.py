@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline_processing.destinations.s3.errors import translated
 from pipeline_processing.errors import BucketMissing, DestinationUnavailable
-from pipeline_processing.s3.errors import translated
 
 _WEB_PAGE = "text/html"
 

@@ -12,15 +12,21 @@ from aiobotocore.session import AioSession, get_session
 from botocore.handlers import add_expect_header
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
+from pipeline_processing.destinations.s3.answers import Buckets, check_answer
+from pipeline_processing.destinations.s3.body import Body
+from pipeline_processing.destinations.s3.checksums import checksum_argument, crc32_of, sha256_of
+from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT, creation_arguments
+from pipeline_processing.destinations.s3.errors import (
+    AlreadyThere,
+    ObjectMissing,
+    Unsupported,
+    bucket_missing,
+    translated,
+)
+from pipeline_processing.destinations.s3.options import S3ObjectOptions
+from pipeline_processing.destinations.s3.role import AssumedRole, session_of
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.model import UploadedPart
-from pipeline_processing.s3.answers import Buckets, check_answer
-from pipeline_processing.s3.body import Body
-from pipeline_processing.s3.checksums import checksum_argument, crc32_of, sha256_of
-from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT, creation_arguments
-from pipeline_processing.s3.errors import AlreadyThere, ObjectMissing, Unsupported, bucket_missing, translated
-from pipeline_processing.s3.role import AssumedRole, session_of
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
+from pipeline_processing.destinations.s3.options import S3ObjectOptions
 
 AS_THE_BUCKET_HAS_IT = S3ObjectOptions()
 """Nothing is set."""

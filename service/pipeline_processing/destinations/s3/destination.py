@@ -8,8 +8,22 @@ from uuid import UUID
 
 import structlog
 
-from pipeline_processing.agency_data_job.s3_destination import ARCHIVES, S3ObjectOptions
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
+from pipeline_processing.destinations.s3.checksums import Fingerprint
+from pipeline_processing.destinations.s3.client import ObjectHead, S3Client
+from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
+from pipeline_processing.destinations.s3.errors import (
+    AlreadyThere,
+    ConditionalConflict,
+    ObjectMissing,
+    S3Answer,
+    UploadGone,
+    answers_unexpected,
+)
+from pipeline_processing.destinations.s3.options import ARCHIVES, S3ObjectOptions
+from pipeline_processing.destinations.s3.parts import MIB, PartSizes
+from pipeline_processing.destinations.s3.upload import S3Upload, Target
 from pipeline_processing.errors import (
     ConflictingObjects,
     DestinationUnavailable,
@@ -18,22 +32,8 @@ from pipeline_processing.errors import (
     Throttled,
     UploadMissing,
 )
-from pipeline_processing.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.model import Artifact, InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
-from pipeline_processing.s3.checksums import Fingerprint
-from pipeline_processing.s3.client import ObjectHead, S3Client
-from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT
-from pipeline_processing.s3.errors import (
-    AlreadyThere,
-    ConditionalConflict,
-    ObjectMissing,
-    S3Answer,
-    UploadGone,
-    answers_unexpected,
-)
-from pipeline_processing.s3.parts import MIB, PartSizes
-from pipeline_processing.s3.upload import S3Upload, Target
 
 _CONTENT_TYPES = {
     ".ndjson": "application/x-ndjson",

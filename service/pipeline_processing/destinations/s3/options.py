@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from pipeline_processing import settings_values as values
-from pipeline_processing.locations import parse_location
+from pipeline_processing.options.locations import parse_location
+from pipeline_processing.settings import values
 
 StorageClass = Literal[
     "STANDARD",

@@ -18,7 +18,7 @@ who buffers rows needs one of his own.
 
 from dataclasses import dataclass
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.errors import SettingsError
 
 MIB = 1024 * 1024

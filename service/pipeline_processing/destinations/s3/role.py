@@ -17,8 +17,8 @@ from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
 from botocore.credentials import CredentialProvider
 
+from pipeline_processing.destinations.s3.errors import Refusal, translated
 from pipeline_processing.errors import AccessDenied, PipelineError, SettingsError
-from pipeline_processing.s3.errors import Refusal, translated
 
 _REMEDY = (
     "Check `role_arn` and `external_id`, and that the role trusts the identity of PIPELINE_S3__ACCESS_KEY_ID, or of "

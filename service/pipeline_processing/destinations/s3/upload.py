@@ -10,17 +10,17 @@ from typing import Self
 
 import structlog
 
-from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.s3.checksums import crc32_of, sha256_of
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
+from pipeline_processing.destinations.s3.errors import S3Answer, UploadGone, answers_unexpected
+from pipeline_processing.destinations.s3.options import S3ObjectOptions
+from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
 from pipeline_processing.errors import ArtifactTooLarge, PipelineError
 from pipeline_processing.model import InlineContent, MultipartUpload, UploadedPart, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted
-from pipeline_processing.s3.checksums import crc32_of, sha256_of
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT
-from pipeline_processing.s3.errors import S3Answer, UploadGone, answers_unexpected
-from pipeline_processing.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
-from pipeline_processing.shielded import shielded
 
 _ABORT_SECONDS = 15.0
 

@@ -6,17 +6,17 @@ from functools import partial
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
-from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.tables.loading_errors import session
+from pipeline_processing.destinations.tables.loads import Load, Loads
+from pipeline_processing.destinations.tables.options import PostgresDestinationConfig
+from pipeline_processing.destinations.tables.staging import PREFIX, StagingNote, StagingTable, drop, notes
+from pipeline_processing.destinations.tables.table_upload import TableUpload
+from pipeline_processing.destinations.tables.target_table import Target, TargetMissing, find_target
 from pipeline_processing.errors import DestinationUnavailable, JobConfigError, SettingsError
 from pipeline_processing.model import Artifact, StagedTable, UploadRef
 from pipeline_processing.ports import Content, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.loading_errors import session
-from pipeline_processing.postgres.loads import Load, Loads
-from pipeline_processing.postgres.staging import PREFIX, StagingNote, StagingTable, drop, notes
-from pipeline_processing.postgres.table_upload import TableUpload
-from pipeline_processing.postgres.target_table import Target, TargetMissing, find_target
-from pipeline_processing.shielded import shielded
 
 SESSION_SETTINGS = {
     # What reading values depends on: artifacts are written with these (the contract's Values).

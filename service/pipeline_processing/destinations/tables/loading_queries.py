@@ -10,7 +10,7 @@ from typing import Any
 from pipeline_processing.postgres.client import quoted
 from pipeline_processing.postgres.queries import load_queries
 
-QUERIES = load_queries("loading/queries.sql")
+QUERIES = load_queries(__package__, "queries.sql")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -13,14 +13,14 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from pipeline_processing.agency_data_job.postgres_destination import LoadMode
+from pipeline_processing.destinations.installation import check_mark, mark_of
+from pipeline_processing.destinations.tables.loading_errors import Refused, TableConflict, session
+from pipeline_processing.destinations.tables.loading_queries import agency_literal, column_list, statement, table_name
+from pipeline_processing.destinations.tables.options import LoadMode
+from pipeline_processing.destinations.tables.staging import StagingNote, drop, notes, rows_of
 from pipeline_processing.errors import UploadMissing
-from pipeline_processing.installation import check_mark, mark_of
 from pipeline_processing.model import Artifact
 from pipeline_processing.postgres.client import DatabaseClient, quoted
-from pipeline_processing.postgres.loading_errors import Refused, TableConflict, session
-from pipeline_processing.postgres.loading_queries import agency_literal, column_list, statement, table_name
-from pipeline_processing.postgres.staging import StagingNote, drop, notes, rows_of
 
 LOADED = "loaded"
 GIVEN_UP = "given_up"

@@ -6,13 +6,13 @@ from datetime import datetime
 import asyncpg
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline_processing.agency_data_job.postgres_destination import LoadMode
+from pipeline_processing.destinations.tables.loading_errors import Refused, is_refusal
+from pipeline_processing.destinations.tables.loading_queries import agency_literal, column_list, statement, table_name
+from pipeline_processing.destinations.tables.options import LoadMode
+from pipeline_processing.destinations.tables.target_table import Check, Target
 from pipeline_processing.errors import DataError
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.postgres.client import quoted
-from pipeline_processing.postgres.loading_errors import Refused, is_refusal
-from pipeline_processing.postgres.loading_queries import agency_literal, column_list, statement, table_name
-from pipeline_processing.postgres.target_table import Check, Target
 
 PREFIX = "_pp_"
 """What the names of staging tables begin with."""

@@ -10,13 +10,13 @@ import asyncpg
 import msgspec
 import structlog
 
+from pipeline_processing.destinations.tables.loading_errors import Refused
+from pipeline_processing.destinations.tables.records import Records, csv_fields
+from pipeline_processing.destinations.tables.staging import StagingNote, StagingTable, drop
+from pipeline_processing.destinations.tables.target_table import Target
 from pipeline_processing.errors import DestinationUnavailable, JobConfigError, PipelineError
 from pipeline_processing.model import FormatName, StagedTable
 from pipeline_processing.ports import Content, Sealed
-from pipeline_processing.postgres.loading_errors import Refused
-from pipeline_processing.postgres.records import Records, csv_fields
-from pipeline_processing.postgres.staging import StagingNote, StagingTable, drop
-from pipeline_processing.postgres.target_table import Target
 
 CHUNK_BYTES = 1024 * 1024
 """What is sent at a time; one chunk is on its way while the next is filled."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from pipeline_processing.agency_data_job.postgres_destination import LoadMode, PostgresDestinationConfig
+from pipeline_processing.destinations.tables.loading_queries import statement, table_name
+from pipeline_processing.destinations.tables.options import LoadMode, PostgresDestinationConfig
 from pipeline_processing.errors import AccessDenied, JobConfigError
-from pipeline_processing.postgres.loading_queries import statement, table_name
 
 _TABLES = ("r", "p")
 """`relkind` of plain and partitioned tables."""

@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
 
-from pipeline_processing.dead_letters import STORED, DeadLetter
-from pipeline_processing.messaging import Outgoing, Record
+from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.ports import Clock
+from pipeline_processing.requests.dead_letters import STORED, DeadLetter
 
 
 class MemoryLetters:

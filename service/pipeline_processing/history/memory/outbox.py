@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.ports import Announce
+from pipeline_processing.runs.completions import OutboxEvent
 
 
 class MemoryOutbox:

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
-from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import RunUnknown
-from pipeline_processing.memory.run_record import RunRecord
+from pipeline_processing.history.memory.run_record import RunRecord
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunCompletion, RunState
 from pipeline_processing.ports import LastSuccess
+from pipeline_processing.runs.completions import OutboxEvent
 
 
 class MemoryRunHistory:

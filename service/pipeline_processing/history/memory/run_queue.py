@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from pipeline_processing.memory.run_record import RunRecord
+from pipeline_processing.history.memory.run_record import RunRecord
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.ports import Clock
 

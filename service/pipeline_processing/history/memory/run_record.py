@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline_processing.model import Attempt, DatasetCounts, Plan, Run, RunFailure, RunState, UploadRef
 from pipeline_processing.ports import Incoming, Outcome
-from pipeline_processing.stored_text import storable_tracestate
+from pipeline_processing.runs.stored_text import storable_tracestate
 
 HELD = (RunState.RUNNING, RunState.PREPARED)
 """States in which a run may have a lease."""

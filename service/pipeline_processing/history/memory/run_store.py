@@ -5,15 +5,15 @@ from datetime import datetime, timedelta
 from itertools import count
 from uuid import UUID, uuid4
 
-from pipeline_processing.completions import completion_event
 from pipeline_processing.errors import ConflictingRequest, RequestError, RunUnknown, Superseded
-from pipeline_processing.memory.outbox import MemoryOutbox
-from pipeline_processing.memory.run_history import MemoryRunHistory
-from pipeline_processing.memory.run_queue import RunQueue
-from pipeline_processing.memory.run_record import HELD, RunRecord, StartedUpload, measured, queued_run
+from pipeline_processing.history.memory.outbox import MemoryOutbox
+from pipeline_processing.history.memory.run_history import MemoryRunHistory
+from pipeline_processing.history.memory.run_queue import RunQueue
+from pipeline_processing.history.memory.run_record import HELD, RunRecord, StartedUpload, measured, queued_run
 from pipeline_processing.model import Attempt, Plan, Run, RunFailure, RunState, UploadRef
 from pipeline_processing.ports import Announce, Claim, Clock, Incoming, Outcome
-from pipeline_processing.stored_text import planned_uploads, storable_failure, storable_request
+from pipeline_processing.runs.completions import completion_event
+from pipeline_processing.runs.stored_text import planned_uploads, storable_failure, storable_request
 
 
 class MemoryRunStore(MemoryRunHistory):

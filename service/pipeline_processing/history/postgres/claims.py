@@ -4,7 +4,7 @@ from typing import Any
 
 import asyncpg
 
-from pipeline_processing.postgres.run_writes import QUERIES
+from pipeline_processing.history.postgres.writes import QUERIES
 
 _CHOICE = 100
 """How many agencies `next_agencies` gives at most."""

@@ -7,12 +7,12 @@ from typing import Any
 import asyncpg
 
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RequestError
+from pipeline_processing.history.postgres.rows import run_of
+from pipeline_processing.history.postgres.writes import QUERIES, DataRefused
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.ports import Incoming
 from pipeline_processing.postgres.errors import cause_of
-from pipeline_processing.postgres.run_rows import run_of
-from pipeline_processing.postgres.run_writes import QUERIES, DataRefused
-from pipeline_processing.stored_text import storable_request, storable_tracestate
+from pipeline_processing.runs.stored_text import storable_request, storable_tracestate
 
 
 @dataclass(frozen=True, slots=True)

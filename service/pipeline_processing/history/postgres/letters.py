@@ -4,10 +4,10 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline_processing.dead_letters import STORED, DeadLetter
-from pipeline_processing.messaging import Outgoing, Record
-from pipeline_processing.postgres.run_history import HistoryAccess
-from pipeline_processing.postgres.run_writes import QUERIES
+from pipeline_processing.history.postgres.reads import HistoryAccess
+from pipeline_processing.history.postgres.writes import QUERIES
+from pipeline_processing.messaging.port import Outgoing, Record
+from pipeline_processing.requests.dead_letters import STORED, DeadLetter
 
 _AT_ONCE = 20
 """Letters that are read together: each may have a megabyte."""

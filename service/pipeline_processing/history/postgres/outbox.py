@@ -6,8 +6,8 @@ from typing import Any
 import asyncpg
 import orjson
 
-from pipeline_processing.completions import OutboxEvent
-from pipeline_processing.postgres.run_writes import QUERIES
+from pipeline_processing.history.postgres.writes import QUERIES
+from pipeline_processing.runs.completions import OutboxEvent
 
 _LONGEST_SENDING_SECONDS = 120.0
 """After it the server takes whoever is sending for gone. A send that does last longer is only repeated."""

@@ -8,12 +8,12 @@ from uuid import UUID
 import asyncpg
 
 from pipeline_processing.errors import QueryFailed, QueryInvalid, RunUnknown, SourceBusy, StandbyConflict
+from pipeline_processing.history.postgres.migrate import check_encoding
+from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, last_success_of, run_of
+from pipeline_processing.history.postgres.writes import QUERIES, find, of_the_history
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunCompletion, RunState
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.migrate import check_encoding
-from pipeline_processing.postgres.run_rows import attempt_of, dataset_counts_of, last_success_of, run_of
-from pipeline_processing.postgres.run_writes import QUERIES, find, of_the_history
 
 
 class HistoryAccess:

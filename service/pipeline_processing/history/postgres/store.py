@@ -5,15 +5,12 @@ from datetime import timedelta
 from typing import Any
 
 from pipeline_processing.errors import RequestError, RunUnknown, Superseded
-from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
-from pipeline_processing.ports import Announce, Claim, Incoming, Outcome
-from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.run_claims import Turns, claim_prepared, claim_that
-from pipeline_processing.postgres.run_history import PostgresRunHistory
-from pipeline_processing.postgres.run_intake import IntakeBatch, unstorable
-from pipeline_processing.postgres.run_outbox import event_of, mark_sent, take_unsent
-from pipeline_processing.postgres.run_rows import outcome_columns, plan_of, run_of
-from pipeline_processing.postgres.run_writes import (
+from pipeline_processing.history.postgres.claims import Turns, claim_prepared, claim_that
+from pipeline_processing.history.postgres.intake import IntakeBatch, unstorable
+from pipeline_processing.history.postgres.outbox import event_of, mark_sent, take_unsent
+from pipeline_processing.history.postgres.reads import PostgresRunHistory
+from pipeline_processing.history.postgres.rows import outcome_columns, plan_of, run_of
+from pipeline_processing.history.postgres.writes import (
     QUERIES,
     DataRefused,
     count_datasets,
@@ -22,7 +19,10 @@ from pipeline_processing.postgres.run_writes import (
     finish_claimed,
     let_go,
 )
-from pipeline_processing.stored_text import planned_uploads, storable_failure
+from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
+from pipeline_processing.ports import Announce, Claim, Incoming, Outcome
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.runs.stored_text import planned_uploads, storable_failure
 
 
 class PostgresRunStore(PostgresRunHistory):

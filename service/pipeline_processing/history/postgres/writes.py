@@ -5,7 +5,6 @@ from typing import Any
 import asyncpg
 import orjson
 
-from pipeline_processing.completions import completion_event
 from pipeline_processing.errors import (
     HistoryOutdated,
     HistoryUnavailable,
@@ -16,14 +15,20 @@ from pipeline_processing.errors import (
     StandbyConflict,
     Superseded,
 )
+from pipeline_processing.history.postgres.rows import dataset_columns, failure_columns, outcome_columns, run_of
 from pipeline_processing.model import Run, RunFailure, RunState
 from pipeline_processing.ports import Claim, Outcome
 from pipeline_processing.postgres.errors import cause_of, is_invalid_value
 from pipeline_processing.postgres.queries import load_queries
-from pipeline_processing.postgres.run_rows import dataset_columns, failure_columns, outcome_columns, run_of
+from pipeline_processing.runs.completions import completion_event
 
 QUERIES = load_queries(
-    "queries.sql", "queries_messages.sql", "queries_clean_up.sql", "queries_reading.sql", "queries_letters.sql"
+    __package__,
+    "queries.sql",
+    "queries_messages.sql",
+    "queries_clean_up.sql",
+    "queries_reading.sql",
+    "queries_letters.sql",
 )
 
 

@@ -12,8 +12,8 @@ from aiokafka.helpers import create_ssl_context
 from pydantic import SecretStr
 
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.kafka.errors import Where
-from pipeline_processing.settings import KafkaSettings
+from pipeline_processing.messaging.kafka.errors import Where
+from pipeline_processing.settings.settings import KafkaSettings
 
 _CLIENT_ID = "pipeline-processing"
 _REASON_SECONDS = 5.0

@@ -10,11 +10,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline_processing.errors import TopicMissing
-from pipeline_processing.kafka.connection import Connection
-from pipeline_processing.kafka.errors import Where, translate, translated
-from pipeline_processing.kafka.lifecycle import started, stopped
-from pipeline_processing.kafka.metadata import existing
-from pipeline_processing.settings import KafkaSettings
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.errors import Where, translate, translated
+from pipeline_processing.messaging.kafka.lifecycle import started, stopped
+from pipeline_processing.messaging.kafka.metadata import existing
+from pipeline_processing.settings.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 

@@ -9,12 +9,12 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
 from pipeline_processing.errors import MessageRefused, MessageTooLarge, PipelineError, TopicMissing
-from pipeline_processing.kafka.connection import Connection
-from pipeline_processing.kafka.errors import Fault, Where, fault_of, refusal, translate
-from pipeline_processing.kafka.lifecycle import cut_off, started, stopped
-from pipeline_processing.kafka.metadata import MAX_AGE_MS, partitions_of
-from pipeline_processing.messaging import Outgoing
-from pipeline_processing.settings import KafkaSettings
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.errors import Fault, Where, fault_of, refusal, translate
+from pipeline_processing.messaging.kafka.lifecycle import cut_off, started, stopped
+from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
+from pipeline_processing.messaging.port import Outgoing
+from pipeline_processing.settings.settings import KafkaSettings
 
 _OPEN_SECONDS = 5.0
 _LOOK_SECONDS = 2.0

@@ -16,9 +16,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, ProducerClosed
 
-from pipeline_processing.kafka.connection import Connection
-from pipeline_processing.kafka.errors import translate
-from pipeline_processing.shielded import shielded
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.errors import translate
 
 log = structlog.get_logger(__name__)
 

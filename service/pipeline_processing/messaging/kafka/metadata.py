@@ -11,7 +11,7 @@ from aiokafka import errors as kafka
 from aiokafka.protocol.metadata import MetadataRequest
 
 from pipeline_processing.errors import TopicMissing
-from pipeline_processing.kafka.errors import Where, translated
+from pipeline_processing.messaging.kafka.errors import Where, translated
 
 MAX_AGE_MS = 15_000
 """How often clients ask for new partitions: a small question each time. By default they ask every 300 s."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline_processing.messaging import Record
+from pipeline_processing.messaging.port import Record
 
 
 def record_of(message: Any) -> Record:

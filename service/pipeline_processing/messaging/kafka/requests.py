@@ -8,18 +8,18 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka
 
+from pipeline_processing.aio.shielded import shielded
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
-from pipeline_processing.kafka.connection import Connection
-from pipeline_processing.kafka.errors import Where, translated
-from pipeline_processing.kafka.lifecycle import cut_off, started, stopped
-from pipeline_processing.kafka.metadata import MAX_AGE_MS, partitions_of
-from pipeline_processing.kafka.records import record_of
-from pipeline_processing.kafka.silence import Silence
-from pipeline_processing.kafka.topic_ids import Incarnation, topic_id
-from pipeline_processing.kafka.unreadable import OneByOne
-from pipeline_processing.messaging import Record
-from pipeline_processing.settings import KafkaSettings
-from pipeline_processing.shielded import shielded
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.errors import Where, translated
+from pipeline_processing.messaging.kafka.lifecycle import cut_off, started, stopped
+from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
+from pipeline_processing.messaging.kafka.records import record_of
+from pipeline_processing.messaging.kafka.silence import Silence
+from pipeline_processing.messaging.kafka.topic_ids import Incarnation, topic_id
+from pipeline_processing.messaging.kafka.unreadable import OneByOne
+from pipeline_processing.messaging.port import Record
+from pipeline_processing.settings.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from pipeline_processing.kafka.errors import Where, translated
-from pipeline_processing.kafka.metadata import partitions_of
+from pipeline_processing.messaging.kafka.errors import Where, translated
+from pipeline_processing.messaging.kafka.metadata import partitions_of
 
 _PATIENCE_SECONDS = 5.0
 _PROBE_SECONDS = 2.0

@@ -10,15 +10,15 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline_processing.errors import KafkaUnavailable
-from pipeline_processing.kafka.connection import Connection
-from pipeline_processing.kafka.creation import ensure_topics
-from pipeline_processing.kafka.errors import Where, translated
-from pipeline_processing.kafka.lifecycle import started, stopped
-from pipeline_processing.kafka.metadata import MAX_AGE_MS, partitions_of
-from pipeline_processing.kafka.records import record_of
-from pipeline_processing.kafka.silence import Silence
-from pipeline_processing.messaging import Offsets, Record
-from pipeline_processing.settings import KafkaSettings
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.creation import ensure_topics
+from pipeline_processing.messaging.kafka.errors import Where, translated
+from pipeline_processing.messaging.kafka.lifecycle import started, stopped
+from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
+from pipeline_processing.messaging.kafka.records import record_of
+from pipeline_processing.messaging.kafka.silence import Silence
+from pipeline_processing.messaging.port import Offsets, Record
+from pipeline_processing.settings.settings import KafkaSettings
 
 _OPEN_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0

@@ -7,9 +7,9 @@ from datetime import datetime
 from zlib import crc32
 
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, TopicMissing
-from pipeline_processing.memory.member import MemoryMember
-from pipeline_processing.memory.partition import MemoryPartition
-from pipeline_processing.messaging import Offsets, Outgoing, Record, RequestStream
+from pipeline_processing.messaging.memory.member import MemoryMember
+from pipeline_processing.messaging.memory.partition import MemoryPartition
+from pipeline_processing.messaging.port import Offsets, Outgoing, Record, RequestStream
 from pipeline_processing.ports import Clock
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pipeline_processing.memory.partition import MemoryPartition
-from pipeline_processing.messaging import Record
+from pipeline_processing.messaging.memory.partition import MemoryPartition
+from pipeline_processing.messaging.port import Record
 
 if TYPE_CHECKING:
-    from pipeline_processing.memory.broker import MemoryBroker
+    from pipeline_processing.messaging.memory.broker import MemoryBroker
 
 _MAX_RECORDS = 500
 _MOMENT_SECONDS = 0.3

@@ -1,6 +1,6 @@
 """One partition of a topic in memory."""
 
-from pipeline_processing.messaging import Outgoing, Record
+from pipeline_processing.messaging.port import Outgoing, Record
 
 
 class MemoryPartition:

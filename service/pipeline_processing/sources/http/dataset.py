@@ -5,12 +5,12 @@ from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.http.pages import JsonPage
-from pipeline_processing.http.paging import Way
-from pipeline_processing.http.records import RecordReader
 from pipeline_processing.ports import Answer, Upstream
+from pipeline_processing.sources.http.options import HttpSourceConfig
+from pipeline_processing.sources.http.pages import JsonPage
+from pipeline_processing.sources.http.paging import Way
+from pipeline_processing.sources.http.records import RecordReader
 
 MAX_BATCH_ROWS = 1000
 

@@ -20,11 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline_processing.columns import Columns, Kind
 from pipeline_processing.errors import QueryInvalid
+from pipeline_processing.http.options import UpstreamOptions, check_one
+from pipeline_processing.http.urls import UrlTemplate, encoded, with_query
 from pipeline_processing.kinds import column_of_kind
-from pipeline_processing.upstream import UpstreamOptions, check_one
-from pipeline_processing.urls import UrlTemplate, encoded, with_query
+from pipeline_processing.rows.columns import Columns, Kind
 
 Path = Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$")]
 """Keys of objects inside each other, with points between, e.g. `data.items`."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline_processing.errors import SourceDataInvalid
-from pipeline_processing.http.json_text import JsonText
 from pipeline_processing.ports import Answer
+from pipeline_processing.sources.http.json_text import JsonText
 
 _MOST_KEYS = 20
 """Of one object, in a message."""

@@ -4,12 +4,12 @@ import hashlib
 from decimal import Decimal
 from typing import Any, Protocol
 
-from pipeline_processing.agency_data_job.http_source import Cursor, HttpSourceConfig, PageNumber, Pages
 from pipeline_processing.errors import SourceDataInvalid
-from pipeline_processing.http.link_header import next_link
-from pipeline_processing.http.pages import Absent
+from pipeline_processing.http.urls import joined, origin_of, with_query
 from pipeline_processing.ports import Answer
-from pipeline_processing.urls import joined, origin_of, with_query
+from pipeline_processing.sources.http.link_header import next_link
+from pipeline_processing.sources.http.options import Cursor, HttpSourceConfig, PageNumber, Pages
+from pipeline_processing.sources.http.pages import Absent
 
 
 class Paging(Protocol):

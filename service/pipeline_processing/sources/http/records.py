@@ -9,10 +9,10 @@ from typing import Any
 
 from msgspec import Raw
 
-from pipeline_processing.agency_data_job.http_source import ColumnSchema
-from pipeline_processing.columns import Kind
 from pipeline_processing.errors import SourceDataInvalid
 from pipeline_processing.kinds import Form, form_of
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.sources.http.options import ColumnSchema
 
 Carry = Callable[[Any], Any]
 """A value of JSON (never null) → the carried one. Raises ValueError if it is none of the kind."""

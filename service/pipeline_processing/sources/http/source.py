@@ -6,14 +6,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import datetime
 from typing import Any
 
-from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
-from pipeline_processing.columns import Columns
-from pipeline_processing.http.dataset import DatasetRecords, errors_at
-from pipeline_processing.http.paging import Way
-from pipeline_processing.http.records import RecordReader
+from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.ports import Clock, RowMaker, Upstream
-from pipeline_processing.projection import Projection
-from pipeline_processing.upstream import UpstreamOptions
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.sources.http.dataset import DatasetRecords, errors_at
+from pipeline_processing.sources.http.options import HttpSourceConfig
+from pipeline_processing.sources.http.paging import Way
+from pipeline_processing.sources.http.records import RecordReader
 
 OpenUpstream = Callable[[UpstreamOptions], AbstractAsyncContextManager[Upstream]]
 """As `Services.upstream`."""

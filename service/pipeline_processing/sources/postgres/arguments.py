@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 
 from pipeline_processing.errors import QueryInvalid
-from pipeline_processing.values import boolean_literal
+from pipeline_processing.rows.values import boolean_literal
 
 _INTEGERS = ("int2", "int4", "int8", "oid")
 _TEXTS = ("text", "varchar", "bpchar", "name", "unknown")

@@ -7,11 +7,11 @@ from typing import Any
 
 from msgspec import Raw
 
-from pipeline_processing.columns import Columns
 from pipeline_processing.errors import RowTooLarge
 from pipeline_processing.ports import RowMaker
-from pipeline_processing.postgres.metered import Meter
-from pipeline_processing.projection import Projection
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.sources.postgres.metered import Meter
 
 MAX_BATCH_ROWS = 1000
 """More rows at a time are slower: they leave the processor's caches before they are encoded."""

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import asyncpg
 
-from pipeline_processing.durations import format_duration
 from pipeline_processing.errors import PipelineError, StandbyConflict, TransientError
+from pipeline_processing.options.durations import format_duration
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.errors import STANDBY_REMEDY
 

@@ -8,14 +8,14 @@ from typing import Any, Self
 
 import asyncpg
 
-from pipeline_processing.columns import Columns
 from pipeline_processing.errors import SourceBusy, StepFailed
 from pipeline_processing.ports import Rows
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.errors import without_values
-from pipeline_processing.postgres.key_list import KeyList, key_list_of
-from pipeline_processing.postgres.shape import planning, shape_of
-from pipeline_processing.postgres.types import set_codecs
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.sources.postgres.key_list import KeyList, key_list_of
+from pipeline_processing.sources.postgres.shape import planning, shape_of
+from pipeline_processing.sources.postgres.types import set_codecs
 
 _LEAVING_SECONDS = 5.0
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
 
 _HEADER_BYTES = 5
 _DATA_ROW, _ERROR, _READY, _SUSPENDED, _COMPLETE = b"DEZsC"

@@ -14,7 +14,7 @@ from string import ascii_lowercase, ascii_uppercase
 import sqlglot
 from sqlglot import Expr, Token, TokenType, exp
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, unknown
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, unknown
 
 _MAX_NAME_BYTES = 63
 _PLACEHOLDER = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|(\$\d+)""", re.DOTALL)

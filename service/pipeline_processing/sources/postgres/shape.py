@@ -9,13 +9,13 @@ import sqlglot
 import sqlglot.errors
 from sqlglot import TokenType
 
-from pipeline_processing.columns import Columns
 from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.postgres.client import quoted
-from pipeline_processing.postgres.description import described
 from pipeline_processing.postgres.errors import cause_of
-from pipeline_processing.postgres.types import carried_as, column_of, rendered
-from pipeline_processing.query_columns import without_placeholders
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.sources.postgres.description import described
+from pipeline_processing.sources.postgres.query_columns import without_placeholders
+from pipeline_processing.sources.postgres.types import carried_as, column_of, rendered
 
 
 @dataclass(frozen=True, slots=True)

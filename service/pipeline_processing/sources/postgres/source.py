@@ -11,15 +11,15 @@ import asyncpg
 import structlog
 
 from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
-from pipeline_processing.budget import ByteBudget
-from pipeline_processing.columns import Columns
-from pipeline_processing.postgres.arguments import bound
-from pipeline_processing.postgres.batches import CursorBatches
+from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.dataset_errors import DatasetErrors
-from pipeline_processing.postgres.metered import Meter
-from pipeline_processing.postgres.shape import Shape, planning, shape_of
-from pipeline_processing.postgres.types import set_codecs
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.sources.postgres.arguments import bound
+from pipeline_processing.sources.postgres.batches import CursorBatches
+from pipeline_processing.sources.postgres.dataset_errors import DatasetErrors
+from pipeline_processing.sources.postgres.metered import Meter
+from pipeline_processing.sources.postgres.shape import Shape, planning, shape_of
+from pipeline_processing.sources.postgres.types import set_codecs
 
 log = structlog.get_logger(__name__)
 

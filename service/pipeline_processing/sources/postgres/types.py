@@ -16,9 +16,9 @@ from typing import Any
 import asyncpg
 from msgspec import Raw
 
-from pipeline_processing import values
-from pipeline_processing.columns import Column, Comparison, Kind
 from pipeline_processing.kinds import form_of
+from pipeline_processing.rows import values
+from pipeline_processing.rows.columns import Column, Comparison, Kind
 
 Decode = Callable[[str], Any]
 

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
+from pipeline_processing.destinations.files.destination import FileDestination
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, SettingsError, UploadMissing
-from pipeline_processing.files.destination import FileDestination
 from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, StagedFile, UploadRef
 from pipeline_processing.ports import Content
 
@@ -97,7 +97,7 @@ async def test_what_the_system_refuses(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("pipeline_processing.files.staging.os.link", refuse)
+    monkeypatch.setattr("pipeline_processing.destinations.files.staging.os.link", refuse)
     destination = FileDestination(path=tmp_path)
     with pytest.raises(error, match="file://"):
         await destination.publish("k", b"x", metadata={})
@@ -177,7 +177,7 @@ async def test_uploads_of_a_missing_root_arent_none(tmp_path: Path) -> None:
 def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The file system that is mounted at tmp_path, as its last number."""
     numbers = [1]
-    monkeypatch.setattr("pipeline_processing.files.staging._device_of", lambda folder: numbers[-1])
+    monkeypatch.setattr("pipeline_processing.destinations.files.staging._device_of", lambda folder: numbers[-1])
     return numbers
 
 

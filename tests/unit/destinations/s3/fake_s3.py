@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
+from pipeline_processing.destinations.s3.client import ObjectHead, S3Client
+from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
+from pipeline_processing.destinations.s3.errors import ObjectMissing, UploadGone
+from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.model import UploadedPart
-from pipeline_processing.s3.client import ObjectHead, S3Client
-from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT
-from pipeline_processing.s3.errors import ObjectMissing, UploadGone
 
 
 class FakeS3(S3Client):

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 from aiohttp import web
 from pydantic import SecretStr
 
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.role import AssumedRole
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.role import AssumedRole
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.s3.checksums import crc32_of
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.errors import CredentialsExpired, S3Answer
+from pipeline_processing.destinations.s3.parts import MIB
 from pipeline_processing.errors import (
     BucketMissing,
     DestinationUnavailable,
@@ -18,12 +23,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, UploadRef
 from pipeline_processing.ports import Content
-from pipeline_processing.s3.checksums import crc32_of
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.destination import S3Destination
-from pipeline_processing.s3.errors import CredentialsExpired, S3Answer
-from pipeline_processing.s3.parts import MIB
-from tests.unit.s3.recording_store import Answer, RecordingStore
+from tests.unit.destinations.s3.recording_store import Answer, RecordingStore
 
 XHTML = "<html><body>Sign in</body></html>"
 """Well-formed, so that no parser objects."""

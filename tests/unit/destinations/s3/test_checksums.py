@@ -8,8 +8,8 @@ from base64 import b64encode
 
 import pytest
 
+from pipeline_processing.destinations.s3.checksums import Fingerprint, crc32_of, sha256_of
 from pipeline_processing.model import InlineContent, MultipartUpload, UploadedPart
-from pipeline_processing.s3.checksums import Fingerprint, crc32_of, sha256_of
 
 
 def part(number: int, *, etag: str, sha256: bool = True) -> UploadedPart:

@@ -9,14 +9,14 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.parts import MIB, SMALLEST_PART, PartSizes
+from pipeline_processing.destinations.s3.upload import S3Upload, Target
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.model import UploadRef
 from pipeline_processing.ports import Content
-from pipeline_processing.s3.destination import S3Destination
-from pipeline_processing.s3.parts import MIB, SMALLEST_PART, PartSizes
-from pipeline_processing.s3.upload import S3Upload, Target
-from tests.unit.s3.fake_s3 import FakeS3
+from tests.unit.destinations.s3.fake_s3 import FakeS3
 
 PART = 10
 

@@ -8,14 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.s3.checksums import crc32_of, sha256_of
+from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.errors import ConflictingObjects
 from pipeline_processing.model import Artifact, Compression, FormatName, UploadRef
 from pipeline_processing.ports import Content
-from pipeline_processing.s3.checksums import crc32_of, sha256_of
-from pipeline_processing.s3.destination import S3Destination
-from tests.unit.s3.recording_store import Recorded, RecordingStore
+from tests.unit.destinations.s3.recording_store import Recorded, RecordingStore
 
 METADATA = {"run-id": "r-1", "agency-id": "7", "attempt": "1", "trace-id": "0" * 32}
 INSTALLATION = UUID("0192fe62-5a17-7cc0-8a4e-64d3f0a7c001")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline_processing.agency_data_job.s3_destination import S3ConnectionOptions, S3DestinationConfig, S3ObjectOptions
+from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3DestinationConfig, S3ObjectOptions
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234"
 ROLE = "arn:aws:iam::123456789012:role/path/exporter"

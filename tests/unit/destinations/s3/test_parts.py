@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, SMALLEST_PART, PartSizes
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, SMALLEST_PART, PartSizes
 
 GIB = 1024 * MIB
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.errors import ObjectMissing
+from pipeline_processing.destinations.s3.role import AssumedRole
 from pipeline_processing.errors import AccessDenied, DestinationUnavailable, PipelineError, SettingsError, Throttled
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.errors import ObjectMissing
-from pipeline_processing.s3.role import AssumedRole
-from tests.unit.s3.recording_store import Answer, RecordingStore
+from tests.unit.destinations.s3.recording_store import Answer, RecordingStore
 
 ARN = "arn:aws:iam::123456789012:role/exporter"
 

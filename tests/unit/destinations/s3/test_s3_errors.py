@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from botocore import exceptions as boto
 
+from pipeline_processing.destinations.s3 import errors
 from pipeline_processing.errors import (
     AccessDenied,
     BucketMissing,
@@ -17,8 +18,7 @@ from pipeline_processing.errors import (
     SettingsError,
     Throttled,
 )
-from pipeline_processing.executor import final_error
-from pipeline_processing.s3 import errors
+from pipeline_processing.runs.executor import final_error
 
 DOCUMENTED = [
     kind

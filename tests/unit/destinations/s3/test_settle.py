@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.s3.checksums import Fingerprint, crc32_of, sha256_of
+from pipeline_processing.destinations.s3.client import ObjectHead
+from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.errors import AlreadyThere, ConditionalConflict, UploadGone
+from pipeline_processing.destinations.s3.parts import MIB
 from pipeline_processing.errors import (
     AccessDenied,
     ConflictingObjects,
@@ -23,12 +28,7 @@ from pipeline_processing.model import (
     StagedTable,
     UploadedPart,
 )
-from pipeline_processing.s3.checksums import Fingerprint, crc32_of, sha256_of
-from pipeline_processing.s3.client import ObjectHead
-from pipeline_processing.s3.destination import S3Destination
-from pipeline_processing.s3.errors import AlreadyThere, ConditionalConflict, UploadGone
-from pipeline_processing.s3.parts import MIB
-from tests.unit.s3.fake_s3 import FakeS3
+from tests.unit.destinations.s3.fake_s3 import FakeS3
 
 METADATA = {"run-id": "r", "attempt": "3"}
 STAGED = MultipartUpload(

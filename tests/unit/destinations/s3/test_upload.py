@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline_processing.agency_data_job.s3_destination import S3ObjectOptions
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.s3.checksums import crc32_of, sha256_of
+from pipeline_processing.destinations.s3.options import S3ObjectOptions
+from pipeline_processing.destinations.s3.parts import PartSizes
+from pipeline_processing.destinations.s3.upload import S3Upload, Target
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable
 from pipeline_processing.model import InlineContent, MultipartUpload, UploadRef
-from pipeline_processing.s3.checksums import crc32_of, sha256_of
-from pipeline_processing.s3.parts import PartSizes
-from pipeline_processing.s3.upload import S3Upload, Target
-from tests.unit.s3.fake_s3 import FakeS3
+from tests.unit.destinations.s3.fake_s3 import FakeS3
 
 TARGET = Target(bucket="b", key="k", object_key="p/k", content_type="text/csv", metadata={})
 BODY = bytes(range(256)) * 10
@@ -207,7 +207,7 @@ async def test_a_writer_waits_while_nothing_is_sent() -> None:
 
 async def test_an_artifact_that_outgrows_all_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the limit and the two ways out."""
-    monkeypatch.setattr("pipeline_processing.s3.upload.MOST_PARTS", 5)
+    monkeypatch.setattr("pipeline_processing.destinations.s3.upload.MOST_PARTS", 5)
     client, budget = FakeS3(), ByteBudget(1000)
 
     async def write() -> None:

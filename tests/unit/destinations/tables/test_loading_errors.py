@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 from asyncpg import exceptions
 
+from pipeline_processing.destinations.tables.loading_errors import Refused, TableConflict, is_refusal
 from pipeline_processing.errors import ConflictingObjects, DataError
-from pipeline_processing.postgres.loading_errors import Refused, TableConflict, is_refusal
 
 PRIVATE = "a-private-value"
 OF_THE_SERVER = [

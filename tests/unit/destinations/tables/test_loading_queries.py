@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_processing import postgres
-from pipeline_processing.postgres.loading_queries import QUERIES, agency_literal, column_list, statement, table_name
+from pipeline_processing.destinations import tables
+from pipeline_processing.destinations.tables.loading_queries import (
+    QUERIES,
+    agency_literal,
+    column_list,
+    statement,
+    table_name,
+)
 
-FOLDER = Path(postgres.__file__).parent
+FOLDER = Path(tables.__file__).parent
 
 
 def test_every_query_is_used() -> None:

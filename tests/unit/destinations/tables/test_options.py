@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline_processing.agency_data_job.postgres_destination import LoadMode, PostgresDestinationConfig
+from pipeline_processing.destinations.tables.options import LoadMode, PostgresDestinationConfig
 
 
 def config(**options: Any) -> PostgresDestinationConfig:

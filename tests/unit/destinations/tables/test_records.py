@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline_processing.destinations.tables.records import Records, csv_fields
 from pipeline_processing.model import FormatName
-from pipeline_processing.postgres.records import Records, csv_fields
 
 texts = st.text(st.sampled_from('ab",;\n\r é🦉\\'), max_size=8)
 tables = st.lists(st.lists(texts, min_size=1, max_size=3), max_size=8)

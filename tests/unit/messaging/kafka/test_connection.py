@@ -10,11 +10,11 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.kafka.connection import Connection
-from pipeline_processing.kafka.events import KafkaEvents
-from pipeline_processing.kafka.requests import KafkaRequests
-from pipeline_processing.kafka.topics import KafkaTopics
-from pipeline_processing.settings import KafkaSettings
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.events import KafkaEvents
+from pipeline_processing.messaging.kafka.requests import KafkaRequests
+from pipeline_processing.messaging.kafka.topics import KafkaTopics
+from pipeline_processing.settings.settings import KafkaSettings
 from tests.certificates import CA, CERTIFICATE, ENCRYPTED_KEY, KEY
 
 SASL = {"sasl_mechanism": "SCRAM-SHA-512", "username": "app", "password": SecretStr("tops3cret")}

@@ -18,7 +18,7 @@ from pipeline_processing.errors import (
     SettingsError,
     TopicMissing,
 )
-from pipeline_processing.kafka.errors import FAULTS, Fault, Where, cause_of, fault_of, translate, translated
+from pipeline_processing.messaging.kafka.errors import FAULTS, Fault, Where, cause_of, fault_of, translate, translated
 
 WHERE = Where(brokers="a.example:9092, b.example:9092", topics=("requests",), group="workers")
 CLASSES = [error for _, error in inspect.getmembers(errors, inspect.isclass) if issubclass(error, Exception)]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import PipelineError, SourceDataInvalid, UpstreamUnavailable
-from pipeline_processing.http.json_text import JsonText
+from pipeline_processing.sources.http.json_text import JsonText
 
 LIMIT = 200_000
 

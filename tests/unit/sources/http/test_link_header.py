@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline_processing.http.link_header import next_link
+from pipeline_processing.sources.http.link_header import next_link
 
 
 @pytest.mark.parametrize(

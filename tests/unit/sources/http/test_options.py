@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
-from pipeline_processing.columns import Kind
 from pipeline_processing.errors import QueryInvalid
-from pipeline_processing.validation import faults_of
+from pipeline_processing.options.validation import faults_of
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.sources.http.options import HttpSourceConfig
 
 ARGUMENTS: dict[str, Any] = {
     "agency_id": 7,

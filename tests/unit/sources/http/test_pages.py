@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import PipelineError, SourceDataInvalid, UpstreamUnavailable
-from pipeline_processing.http.pages import Absent, JsonPage
+from pipeline_processing.sources.http.pages import Absent, JsonPage
 
 
 class Body:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
 from pipeline_processing.errors import SourceDataInvalid
-from pipeline_processing.http.pages import Absent
-from pipeline_processing.http.paging import Way
+from pipeline_processing.sources.http.options import HttpSourceConfig
+from pipeline_processing.sources.http.pages import Absent
+from pipeline_processing.sources.http.paging import Way
 
 URL = "https://a.example/v1/rows?x=%2F"
 

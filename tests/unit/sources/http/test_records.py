@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from pipeline_processing.agency_data_job.http_source import ColumnSchema
-from pipeline_processing.columns import Kind
 from pipeline_processing.errors import SourceDataInvalid
-from pipeline_processing.formats.json_values import loads
-from pipeline_processing.http.records import RecordReader
 from pipeline_processing.kinds import form_of, text_of
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.rows.json_values import loads
+from pipeline_processing.sources.http.options import ColumnSchema
+from pipeline_processing.sources.http.records import RecordReader
 
 
 def carried(kind: str, value: Any, carry: str = "json") -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline_processing.errors import QueryFailed, SourceUnavailable, StandbyConflict
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.dataset_errors import DatasetErrors
+from pipeline_processing.sources.postgres.dataset_errors import DatasetErrors
 
 ENDED_WHILE_IDLE = [
     asyncpg.InterfaceError("connection is closed"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import QueryInvalid
-from pipeline_processing.postgres.key_list import _FITS, KeyList, _one_of
+from pipeline_processing.sources.postgres.key_list import _FITS, KeyList, _one_of
 
 NAN = Decimal("NaN")
 MOMENT = datetime(2026, 1, 18, 10, tzinfo=UTC)

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline_processing.budget import ByteBudget
-from pipeline_processing.postgres.metered import Meter
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.sources.postgres.metered import Meter
 
 FETCH_BYTES = 1000
 MAX_ROW_BYTES = 5000

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS
-from pipeline_processing.query_columns import names_of_query, placeholders_of_query
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS
+from pipeline_processing.sources.postgres.query_columns import names_of_query, placeholders_of_query
 
 
 @pytest.mark.parametrize(
