@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pipeline_processing.steps.rejections import OnRowError
 from pydantic import BaseModel, ValidationError
 
 from pipeline_processing.agency_data_job.config import (
@@ -32,7 +33,6 @@ from pipeline_processing.steps.config import (
     RenameConfig,
     SelectConfig,
 )
-from pipeline_processing.steps.rejections import OnRowError
 from tests.unit.plugged import installed
 
 EXAMPLE = """

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
+from pipeline_processing.steps.masked import masked_at_source
 from pydantic import SecretStr, ValidationError
 
 from pipeline_processing.errors import InvalidStep, SecretMissing, UnknownColumn
@@ -18,7 +19,6 @@ from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.rows.untouched import remembering
 from pipeline_processing.steps.mask import Mask, MaskOptions
-from pipeline_processing.steps.masked import masked_at_source
 from tests.unit.steps.step_context import NoServices, batch, context
 
 SECRETS = {"PEPPER": "søl", "KEY": "k" * 70}
