@@ -19,11 +19,10 @@ from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.build import build
 from pipeline_processing.steps.config import PluginConfig, PythonConfig, StepConfig
-from pipeline_processing.steps.foreign_block import closing, failing
 from pipeline_processing.steps.not_null import NotNull
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.unique import Unique
-from pipeline_processing.user_code import described, is_for_us, user_code
+from pipeline_processing.user_code import closing, described, failing, is_for_us, user_code
 
 _ROWS_FOR_USER_CODE = 256
 """At a time: the size of the rows that it returns is unknown until it has returned all of them."""

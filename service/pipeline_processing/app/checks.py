@@ -16,7 +16,7 @@ from pipeline_processing.destinations.tables.destination import PostgresDestinat
 from pipeline_processing.errors import PipelineError, SettingsError
 from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.history.postgres.migrate import pending
-from pipeline_processing.http.reachable import check_reachable
+from pipeline_processing.http.client import check_reachable
 from pipeline_processing.http.urls import origin_of
 from pipeline_processing.ports import Destination
 from pipeline_processing.settings.settings import Settings

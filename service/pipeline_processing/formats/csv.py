@@ -1,6 +1,5 @@
 """CSV, as `COPY … (FORMAT csv)` writes it with the same options."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
@@ -10,7 +9,7 @@ from typing import Any
 from pipeline_processing.errors import StepFailed
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import Row, RowMaker
-from pipeline_processing.rows.json_values import dumps, non_finite
+from pipeline_processing.rows.json_values import decimal_text, dumps, float_text
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.rows.values import time_text
@@ -123,12 +122,10 @@ def _text(value: Any) -> str:
     match value:
         case bool():
             return "t" if value else "f"
-        case float() if not math.isfinite(value):
-            return non_finite(value)
         case float():
-            return repr(value).removesuffix(".0")
+            return float_text(value)
         case Decimal():
-            return format(value, "f") if value.is_finite() else non_finite(value)
+            return decimal_text(value)
         case datetime():
             text = time_text(value, " ")
             return text.removesuffix(":00") if value.tzinfo else text
