@@ -11,7 +11,7 @@ from pipeline_processing.expressions.floats import SPACE, float_text
 from pipeline_processing.expressions.refusals import Refused, RowFault
 from pipeline_processing.expressions.types import NUMERIC, TEMPORAL, UNTYPED, Target, Type
 from pipeline_processing.expressions.uuids import uuid_of
-from pipeline_processing.values import ENUM, padded_text_key, same
+from pipeline_processing.rows.values import ENUM, padded_text_key, same
 
 Convert = Callable[[Any], Any]
 

@@ -11,7 +11,7 @@ from pipeline_processing.expressions.refusals import Refused
 from pipeline_processing.expressions.types import NUMERIC, Type
 from pipeline_processing.expressions.values import ordering
 from pipeline_processing.ports import Row
-from pipeline_processing.values import same
+from pipeline_processing.rows.values import same
 
 
 def case(subject: Compiled | None, whens: Sequence[Compiled], default: Compiled | None, at: int) -> Compiled:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pipeline_processing.columns import Comparison
 from pipeline_processing.expressions import logic, text, times
 from pipeline_processing.expressions.casts import as_text, coerced, common_type
 from pipeline_processing.expressions.compiled import Compiled, composed, constant, run_on, shared, strict, unknown
@@ -13,7 +12,8 @@ from pipeline_processing.expressions.refusals import Refused
 from pipeline_processing.expressions.types import TEMPORAL, Type
 from pipeline_processing.expressions.values import ordering
 from pipeline_processing.ports import Row
-from pipeline_processing.values import ENUM
+from pipeline_processing.rows.columns import Comparison
+from pipeline_processing.rows.values import ENUM
 
 Compare = Callable[[Any, Any], bool]
 

@@ -6,7 +6,6 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any
 
-from pipeline_processing.columns import Column
 from pipeline_processing.expressions import comparisons, decimals, logic, operators
 from pipeline_processing.expressions.casts import as_condition, cast
 from pipeline_processing.expressions.choices import case
@@ -35,6 +34,7 @@ from pipeline_processing.expressions.tree import (
 from pipeline_processing.expressions.types import Type, type_of
 from pipeline_processing.expressions.values import READ_AT_RUN_TIME, key_of_carried, reading
 from pipeline_processing.ports import Row
+from pipeline_processing.rows.columns import Column
 
 Lookup = Callable[[Name], Compiled]
 """What a column's name stands for. Raises UnknownColumn."""

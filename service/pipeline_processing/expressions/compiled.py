@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
-from pipeline_processing.columns import Column
 from pipeline_processing.expressions.refusals import Refused, RowFault
 from pipeline_processing.expressions.types import Type
 from pipeline_processing.ports import Row
-from pipeline_processing.values import same
+from pipeline_processing.rows.columns import Column
+from pipeline_processing.rows.values import same
 
 Value = Callable[[Row], Any]
 """A row → a value as expressions have it (see `values.py`), None for null. Raises RowFault."""

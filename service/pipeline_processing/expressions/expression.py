@@ -7,7 +7,6 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from pipeline_processing.columns import Column, Columns
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.expressions.casts import as_condition, cast, coerced
 from pipeline_processing.expressions.compile import Lookup, column_of_type, column_read, compiled
@@ -20,7 +19,8 @@ from pipeline_processing.expressions.types import KIND_OF_TYPE, TYPE_LIST, Type,
 from pipeline_processing.expressions.values import NATURAL, type_at_run_time, writing
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row, Rows
-from pipeline_processing.values import PADDED_TEXT
+from pipeline_processing.rows.columns import Column, Columns
+from pipeline_processing.rows.values import PADDED_TEXT
 
 SUPPORTED = (
     "columns, numbers, 'text', TRUE, FALSE, NULL, DATE '…' and its like, = <> < <= > >=, AND, OR, NOT, "

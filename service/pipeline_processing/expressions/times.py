@@ -8,8 +8,8 @@ import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-from pipeline_processing import values
 from pipeline_processing.expressions.refusals import RowFault
+from pipeline_processing.rows import values
 
 _DAY = 86_400_000_000
 """Microseconds."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.query_columns import names_of_query
+from pipeline_processing.sources.postgres.query_columns import names_of_query
 from tests.contract.source.reading import postgres
 from tests.properties import examples
 

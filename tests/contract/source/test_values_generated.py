@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.postgres.source import PostgresSource
+from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.helpers import (
     copied_csv,
     copied_text,

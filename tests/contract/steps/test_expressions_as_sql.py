@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 from hypothesis import given, settings
 
-from pipeline_processing.columns import Kind
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.errors import InvalidStep
+from pipeline_processing.rows.columns import Kind
 from tests.contract.steps.expression_rows import TABLE
 from tests.contract.steps.generated_expressions import expressions, has_constant_time, plain, unfolded
 from tests.contract.steps.sql_oracle import ERROR, Oracle, oracle

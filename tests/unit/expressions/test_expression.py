@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.expressions.expression import Expression, cast_of, condition, expression, results
 from pipeline_processing.expressions.functions import FUNCTIONS
 from pipeline_processing.expressions.parse import MAX_DEPTH
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
 from tests.properties import examples
 
 COLUMNS = Columns(tuple(column_of_kind(f"{kind}", kind, "json") for kind in Kind))

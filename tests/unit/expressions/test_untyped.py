@@ -8,11 +8,11 @@ from uuid import UUID
 
 from hypothesis import assume, given
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.expressions.expression import condition, results
 from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.ports import Rows
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
 from tests.contract.steps.generated_expressions import expressions, plain
 from tests.properties import examples
 
