@@ -16,12 +16,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import SecretStr
 from yarl import URL
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import PipelineError, SettingsError, SourceDataInvalid, UpstreamUnavailable
 from pipeline_processing.http.errors import LongWait, is_final, refusal, translated
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Pace, Paces
 from pipeline_processing.http.urls import Origin, check_url, joined, origin_of, shown, with_query
-from pipeline_processing.ports import Clock
 
 LONGEST_WAIT_SECONDS = 60.0
 """A longer Retry-After delays the run's next attempt instead, so that this one doesn't occupy a worker."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from pipeline_processing.steps.rejections import OnRowError
 from pydantic import BaseModel, ValidationError
 
 from pipeline_processing.agency_data_job.config import (
@@ -21,6 +20,7 @@ from pipeline_processing.agency_data_job.config import (
     InvalidJobConfig,
     load_job_config,
 )
+from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.errors import UnknownDataset
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
 from pipeline_processing.options.limits import Percent

@@ -5,9 +5,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import datetime
 from typing import Any
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.http.options import UpstreamOptions
-from pipeline_processing.ports import Answer, Clock, Records, Upstream
+from pipeline_processing.ports import Answer, Records, Upstream
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.ahead import ReadAhead
 from pipeline_processing.sources.http.options import HttpSourceConfig
