@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
-from pipeline_processing.steps.masked import masked_at_source
 from pydantic import SecretStr, ValidationError
 
+from pipeline_processing.agency_data_job.rejections import masked_at_source
 from pipeline_processing.errors import InvalidStep, SecretMissing, UnknownColumn
 from pipeline_processing.kinds import column_of_kind, form_of, text_of
 from pipeline_processing.ports import Row
