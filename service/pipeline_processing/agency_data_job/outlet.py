@@ -1,9 +1,9 @@
 """Where one attempt's artifacts go, and what each of them carries."""
 
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import RowTooLarge
 from pipeline_processing.model import Artifact, InlineContent, UploadRef
@@ -17,10 +17,8 @@ _MAX_INLINE = 4 * 1024 * 1024
 class Outlet:
     """The destinations of one attempt, as all of its datasets share them."""
 
+    run: RunContext
     destinations: Destinations
-    prefix: str
-    """Of the run, below each destination."""
-    metadata: Mapping[str, str]
     on_upload: UploadStarted
     """Awaited before an upload's first byte is sent; the upload names its destination."""
     mask: Mask
@@ -28,6 +26,11 @@ class Outlet:
     """The longest encoded row that fits into the worker's memory."""
     inline_bytes: int = 0
     """Of artifacts that stand in the plan itself. Once they are 4 MiB, others become uploads."""
+
+    @property
+    def prefix(self) -> str:
+        """Of the run, below each destination."""
+        return self.run.prefix
 
     @property
     def has_inline_room(self) -> bool:
@@ -40,7 +43,7 @@ class Outlet:
         async def on_started(upload: UploadRef) -> None:
             await self.on_upload(upload.model_copy(update={"destination": destination.url}))
 
-        return destination.open(key, content, metadata=self.metadata, on_started=on_started)
+        return destination.open(key, content, metadata=self.run.metadata, on_started=on_started)
 
     def artifact(
         self, destination: Destination, key: str, content: Content, sealed: Sealed, *, rows: int, rejected: bool = False

@@ -19,11 +19,9 @@ from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.output import DatasetOutput
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.agency_data_job.verification import verify
-from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.model import Artifact, DatasetCounts
-from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source, UploadStarted
-from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +57,7 @@ class AgencyProcessor:
     """
     Exports one agency's datasets for one attempt of a run.
 
-    `on_upload` is awaited before an upload's first byte is sent; `max_row_bytes` is the longest encoded row that
-    fits into the worker's memory.
+    `last_success` is asked for datasets that look back; `on_progress` is called after every batch of the source.
     """
 
     def __init__(
@@ -69,13 +66,10 @@ class AgencyProcessor:
         run: RunContext,
         source: Source,
         services: Services,
-        destinations: Destinations,
+        outlet: Outlet,
         last_success: LastSuccesses,
-        on_upload: UploadStarted,
         on_progress: OnProgress,
         tracer: Tracer,
-        mask: Mask,
-        max_row_bytes: int,
     ) -> None:
         self._run = run
         self._source = source
@@ -83,14 +77,7 @@ class AgencyProcessor:
         self._last_success = last_success
         self._on_progress = on_progress
         self._tracer = tracer
-        self._outlet = Outlet(
-            destinations=destinations,
-            prefix=run.prefix,
-            metadata=run.metadata,
-            on_upload=on_upload,
-            mask=mask,
-            max_row_bytes=max_row_bytes,
-        )
+        self._outlet = outlet
 
     async def process_agency(self, agency_id: int, config: AgencyJobConfig) -> Export:
         """

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pipeline_processing.agency_data_job import outlet as outlet_module
 from pipeline_processing.agency_data_job import output as output_module
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
+from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.output import DatasetOutput
 from pipeline_processing.agency_data_job.tally import Tally
@@ -26,7 +27,15 @@ from pipeline_processing.destinations.memory.destination import MemoryDestinatio
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable, RowTooLarge
 from pipeline_processing.formats.formats import new_format
-from pipeline_processing.model import Artifact, Compression, InlineContent, MultipartUpload, StagedTable, UploadRef
+from pipeline_processing.model import (
+    Artifact,
+    Compression,
+    InlineContent,
+    JobRequest,
+    MultipartUpload,
+    StagedTable,
+    UploadRef,
+)
 from pipeline_processing.ports import Content, Sealed, Upload, UploadStarted
 from pipeline_processing.steps.step import Batch
 from pipeline_processing.telemetry.masking import Mask
@@ -63,9 +72,8 @@ class Place:
         self.destinations = destinations or (MemoryDestination(url="memory://first", inline_limit=0),)
         self.started: list[UploadRef] = []
         self.outlet = Outlet(
+            run=RunContext(run_id="r", attempt=1, trace_id="ab" * 16, request=JobRequest(agency_id=7)),
             destinations=Destinations(self.destinations),
-            prefix=PREFIX,
-            metadata=METADATA,
             on_upload=self._started,
             mask=Mask(),
             max_row_bytes=max_row_bytes,

@@ -24,6 +24,7 @@ from opentelemetry.trace import NoOpTracer
 from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import SystemClock
@@ -173,24 +174,22 @@ class World:
 
     async def run(self, *datasets: dict[str, Any], request: JobRequest | None = None) -> Export:
         """One run of agency 7 over datasets, each of which reads the table of its name."""
+        context = RunContext(run_id="run-1", attempt=2, trace_id="0" * 32, request=request or JobRequest(agency_id=7))
+        s3 = S3Destination(client=self.s3, bucket="exports", prefix="agencies", budget=self.budget, part_size=5 * MIB)
         processor = AgencyProcessor(
-            run=RunContext(run_id="run-1", attempt=2, trace_id="0" * 32, request=request or JobRequest(agency_id=7)),
+            run=context,
             source=Sources({"postgres": PostgresSource(database=self.database)}, clock=SystemClock()),
             services=NoServices(),
-            destinations=Destinations(
-                [
-                    self.destination
-                    or S3Destination(
-                        client=self.s3, bucket="exports", prefix="agencies", budget=self.budget, part_size=5 * MIB
-                    )
-                ]
+            outlet=Outlet(
+                run=context,
+                destinations=Destinations([self.destination or s3]),
+                on_upload=self.on_upload,
+                mask=Mask(),
+                max_row_bytes=self.max_row_bytes,
             ),
             last_success=AsyncMock(return_value=None),
-            on_upload=self.on_upload,
             on_progress=lambda counts, *, stage, bytes_written: self.progress.append(counts),
             tracer=NoOpTracer(),
-            mask=Mask(),
-            max_row_bytes=self.max_row_bytes,
         )
         config = AgencyJobConfig.model_validate({"datasets": [_dataset(**each) for each in datasets]})
         return await processor.process_agency(7, config)
