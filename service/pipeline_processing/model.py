@@ -9,7 +9,6 @@ import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 import orjson
 from pydantic import (
@@ -202,16 +201,19 @@ class Counts(Message):
     rows_rejected: Count = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            rows_read=self.rows_read + other.rows_read,
-            rows_written=self.rows_written + other.rows_written,
-            rows_filtered=self.rows_filtered + other.rows_filtered,
-            rows_rejected=self.rows_rejected + other.rows_rejected,
-        )
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in Counts.model_fields})
 
     @property
     def accounted_for(self) -> bool:
         return self.rows_read == self.rows_written + self.rows_filtered + self.rows_rejected
+
+
+class _Named(Message):
+    name: str
+
+
+class DatasetCounts(Counts, _Named):
+    """Rows of one dataset. Of two bases, so that the name stands first."""
 
 
 class RunFailure(Message):
@@ -279,69 +281,6 @@ class Attempt(Message):
     span_id: str | None = None
 
 
-# -- the manifest --------------------------------------------------------------------------------
-
-
-class ContentMeta(Message):
-    content_length: Count
-
-
-class ManifestEntry(Message):
-    """One published artifact. Redshift's COPY reads `url`, `mandatory` and `meta`."""
-
-    url: str
-    mandatory: bool = True
-    dataset: str
-    format: FormatName
-    compression: Compression
-    rows: Count
-    meta: ContentMeta
-    sha256: Sha256
-
-
-class RejectedEntry(Message):
-    """One artifact of rejected rows: always NDJSON, not compressed."""
-
-    url: str
-    dataset: str
-    rows: Count
-    meta: ContentMeta
-    sha256: Sha256
-
-
-class _Named(Message):
-    name: str
-
-
-class DatasetCounts(Counts, _Named):
-    """Rows of one dataset. Of two bases, so that the name stands first."""
-
-
-class Manifest(Message):
-    """The list of a run's artifacts and counts, published last."""
-
-    version: Literal[1] = 1
-    job: str
-    agency_id: AgencyId
-    run_id: RunId
-    attempt: int
-    trace_id: TraceId
-    config_id: ConfigId | None = Field(
-        None,
-        description="Identity of the job config that the run was exported with.",
-        json_schema_extra={"x-since": "0.2"},
-    )
-    snapshot_at: AwareDatetime
-    created_at: AwareDatetime
-    rows_read: Count
-    rows_written: Count
-    rows_filtered: Count
-    rows_rejected: Count
-    datasets: tuple[DatasetCounts, ...]
-    entries: tuple[ManifestEntry, ...]
-    rejected: tuple[RejectedEntry, ...] = ()
-
-
 # -- the plan ------------------------------------------------------------------------------------
 
 
@@ -403,6 +342,18 @@ class Artifact(Message):
     destination: str = Field("", description="URL of the destination that has it; the plan's own if empty.")
     rejected: bool = Field(False, description="Whether it holds rejected rows.")
 
+    @property
+    def handle(self) -> str | None:
+        """The destination's handle of the upload; None where the bytes stand in the plan."""
+        match self.staged:
+            case MultipartUpload():
+                return self.staged.upload_id
+            case StagedFile():
+                return self.staged.path
+            case StagedTable():
+                return self.staged.table
+        return None
+
 
 class Plan(Message):
     """
@@ -417,6 +368,11 @@ class Plan(Message):
     manifest_key: str
     manifest: str = Field(description="The manifest's exact bytes, as text.")
 
+    @property
+    def uploads(self) -> list[tuple[str, str]]:
+        """Key and handle of each upload that the plan names."""
+        return [(artifact.key, artifact.handle) for artifact in self.artifacts if artifact.handle is not None]
+
 
 class UploadRef(Message):
     """An upload that was started and may have to be aborted: `upload_id` is the destination's own handle."""
@@ -424,89 +380,3 @@ class UploadRef(Message):
     key: str
     upload_id: str
     destination: str = Field("", description="URL of the destination that has it, once that is recorded.")
-
-
-# -- events --------------------------------------------------------------------------------------
-
-
-class RunCompletion(Message):
-    """What is announced when a run has finished: RunSucceeded, RunFailed or RunCancelled, by `state`."""
-
-    run_id: RunId
-    job: str
-    agency_id: AgencyId
-    state: Literal["succeeded", "failed", "cancelled"]
-    attempt: Count
-    dry_run: bool
-    config_id: ConfigId | None = Field(
-        None,
-        description="Identity of the job config that the run was exported with.",
-        json_schema_extra={"x-since": "0.2"},
-    )
-    replay_of: RunId | None
-    requested_at: AwareDatetime
-    started_at: AwareDatetime | None
-    finished_at: AwareDatetime
-    duration_ms: Count
-    rows_read: Count
-    rows_written: Count
-    rows_filtered: Count
-    rows_rejected: Count
-    bytes_written: Count
-    manifest: str | None
-    trace_id: TraceId | None
-    error: RunFailure | None
-
-    @property
-    def event_type(self) -> str:
-        """CloudEvents type."""
-        return f"agency.run.{self.state}"
-
-    @classmethod
-    def of(cls, run: Run) -> "RunCompletion":
-        """The announcement of a finished run."""
-        if not run.state.finished or run.finished_at is None:
-            raise ValueError(f"run {run.run_id} has not finished")
-        return cls(
-            run_id=run.run_id,
-            job=run.job,
-            agency_id=run.agency_id,
-            state=run.state.value,
-            attempt=run.attempt,
-            dry_run=run.dry_run,
-            config_id=run.config_id,
-            replay_of=run.replay_of,
-            requested_at=run.queued_at,
-            started_at=run.started_at,
-            finished_at=run.finished_at,
-            duration_ms=run.duration_ms or 0,
-            rows_read=run.rows_read or 0,
-            rows_written=run.rows_written or 0,
-            rows_filtered=run.rows_filtered or 0,
-            rows_rejected=run.rows_rejected or 0,
-            bytes_written=run.bytes_written or 0,
-            manifest=run.manifest_url if run.state is RunState.SUCCEEDED else None,
-            trace_id=run.trace_id,
-            error=run.error,
-        )
-
-
-class RunProgress(Message):
-    """How far a run is. Type `agency.run.progress`."""
-
-    run_id: RunId
-    agency_id: AgencyId
-    attempt: Count
-    state: RunState
-    dataset: str | None
-    stage: str | None
-    rows_read: Count
-    rows_written: Count
-    bytes_written: Count
-    at: AwareDatetime
-
-
-class Installation(Message):
-    """`_installation.json`: the history that a prefix belongs to."""
-
-    installation_id: UUID

@@ -11,7 +11,9 @@ from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.evidence import Evidence
 from pipeline_processing.demo.page import Page, abridged
 from pipeline_processing.messaging.port import Record
-from pipeline_processing.model import Manifest, Run, RunCompletion
+from pipeline_processing.model import Run
+from pipeline_processing.runs.completions import RunCompletion
+from pipeline_processing.runs.manifest import Manifest
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal.render import number
 

@@ -11,10 +11,11 @@ from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.demo.errors import StoryUntrue
 from pipeline_processing.messaging.port import Events, Outgoing, Topics
-from pipeline_processing.model import JobRequest, RunCompletion
+from pipeline_processing.model import JobRequest
 from pipeline_processing.requests.following import Follower, Outcome
 from pipeline_processing.requests.replay import ReplayPlan, carry_out
 from pipeline_processing.requests.submission import Sent, Submitter
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.terminal.progress import shown_progress

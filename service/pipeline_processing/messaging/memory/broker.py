@@ -131,7 +131,6 @@ class MemoryBroker:
     # -- Events ----------------------------------------------------------------------------------
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """See `Events`."""
         await asyncio.sleep(0)
         self.check(*{message.topic for message in messages})
         refused = [each for each in messages if self.refuses(each) or _size(each) > self.max_message_bytes]
@@ -153,7 +152,6 @@ class MemoryBroker:
     # -- Topics ----------------------------------------------------------------------------------
 
     async def ensure(self) -> None:
-        """See `Topics`."""
         self.check()
         missing = [topic for topic in self._creates if topic not in self._topics]
         if missing and not self._may_create:
@@ -162,12 +160,10 @@ class MemoryBroker:
             self.create(topic)
 
     async def ends(self, topic: str) -> Offsets:
-        """See `Topics`."""
         self.check(topic)
         return {each.number: each.end for each in self._topics[topic]}
 
     async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
-        """See `Topics`."""
         self.check(topic)
         milliseconds = moment.timestamp() * 1000
         return {
@@ -176,7 +172,6 @@ class MemoryBroker:
         }
 
     async def committed(self, topic: str) -> Offsets:
-        """See `Topics`."""
         self.check(topic)
         committed = self._committed.get(topic, {})
         return {each.number: committed.get(each.number, 0) for each in self._topics[topic]}
@@ -184,7 +179,6 @@ class MemoryBroker:
     async def read(
         self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None
     ) -> AsyncIterator[Record]:
-        """See `Topics`."""
         self.check(topic)
         stop = await self.ends(topic) if stop is None else stop
         for each in self._topics[topic]:
@@ -195,7 +189,6 @@ class MemoryBroker:
 
     @asynccontextmanager
     async def following(self, topics: Sequence[str]) -> AsyncIterator[AsyncIterator[Record]]:
-        """See `Topics`."""
         self.check(*topics)
         yield self._follow(topics, {each: each.end for topic in topics for each in self._topics[topic]})
 

@@ -30,7 +30,6 @@ class MemoryMember:
         self._given.clear()
 
     async def poll(self) -> list[Record]:
-        """See `RequestStream`."""
         self._broker.check(self.topic)
         if not (records := self._next()):
             await self._broker.change(seconds=_MOMENT_SECONDS)
@@ -39,12 +38,10 @@ class MemoryMember:
         return records
 
     async def commit(self) -> None:
-        """See `RequestStream`."""
         self._broker.check(self.topic)
         self._broker.committed_by_member(self.topic, self._given)
 
     async def lag(self) -> int:
-        """See `RequestStream`."""
         self._broker.check(self.topic)
         return sum(max(0, each.end - position) for each, position in self._positions.items())
 
