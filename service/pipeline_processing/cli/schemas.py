@@ -11,11 +11,6 @@ import typer
 DIFFERENT = 1
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(schemas)
-
-
 def schemas(
     output: Annotated[
         Path, typer.Option(metavar="DIR", file_okay=False, help="The folder; made if it isn't there.")

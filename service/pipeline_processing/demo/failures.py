@@ -1,6 +1,5 @@
 """What went wrong: a message that is no request, and a run that failed for its data until that was mended."""
 
-from pipeline_processing.cli import replay as replay_command
 from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.evidence import Evidence
 from pipeline_processing.demo.page import Page
@@ -14,6 +13,7 @@ from pipeline_processing.requests.replay import ReplayPlan, planned
 from pipeline_processing.requests.replay_sources import RecordedRequests
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal.render import Column, duration, number
+from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, plan_summary, step_line
 
 _COMMAND = "$ pipeline-processing replay --failed"
 
@@ -98,8 +98,8 @@ class Failures:
     def _print_plan(self, plan: ReplayPlan) -> None:
         """As the command does."""
         if steps := [step for page in plan.pages() for step in page]:
-            self._page.table(replay_command.COLUMNS, map(replay_command.line_of, steps))
-        self._page.lines(replay_command.summary(plan))
+            self._page.table(PLAN_COLUMNS, map(step_line, steps))
+        self._page.lines(plan_summary(plan))
 
 
 def _folder(run: Run | Manifest) -> str:

@@ -23,7 +23,7 @@ _LEFT_OUT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Filter:
     """
     Which dead letters: all of them, unless something narrows it. Places stand alone; those in the database have
     `STORED` for a partition.
@@ -54,7 +54,7 @@ class DeadLetters:
         self._topic = topic
         self._kept = kept
 
-    async def newest(self, wanted: Wanted, *, limit: int) -> list[DeadLetter]:
+    async def newest(self, wanted: Filter, *, limit: int) -> list[DeadLetter]:
         """The newest first, without their values, which may be long."""
 
         def keep(record: Record) -> Record | None:
@@ -97,7 +97,7 @@ class DeadLetters:
         """The offset after the last letter of each partition."""
         return await self._topics.ends(self._topic)
 
-    async def read(self, wanted: Wanted, *, stop: Offsets) -> AsyncGenerator[DeadLetter, None]:
+    async def read(self, wanted: Filter, *, stop: Offsets) -> AsyncGenerator[DeadLetter, None]:
         """All that are wanted, those of the topic up to `stop`."""
         if wanted.places:
             for named in await self.at(wanted.places):
@@ -146,19 +146,19 @@ class Redrive:
         events: Events,
         letters: DeadLetters,
         requests_topic: str,
-        tell: Callable[[Redriven], None],
+        report: Callable[[Redriven], None],
     ) -> None:
         self._topics = topics
         self._events = events
         self._letters = letters
         self._requests_topic = requests_topic
-        self._tell = tell
+        self._report = report
         self._sent: set[bytes] = set()
         self.repeated = 0
         """Letters that said the same as another one."""
 
-    async def run(self, wanted: Wanted) -> None:
-        """`tell` is called once a letter's request is stored, or can't be. Raises PlaceUnknown before any is sent."""
+    async def run(self, wanted: Filter) -> None:
+        """`report` is called once a letter's request is stored, or can't be. Raises PlaceUnknown before any is sent."""
         stop = await self._letters.ends()
         newest_of: dict[bytes, tuple[int, int, int]] = {}
         letters = 0
@@ -187,7 +187,7 @@ class Redrive:
         for letter, original in zip(letters, await self._originals(letters), strict=True):
             if original is None:
                 gone = f"its value was too large for a dead letter, and is gone from {letter.topic}"
-                self._tell(Redriven(letter, obstacle=gone))
+                self._report(Redriven(letter, obstacle=gone))
                 continue
             message = resent(original, topic=self._requests_topic)
             # One that came back as a letter once more says the same as the one it was made of, if not literally.
@@ -204,17 +204,17 @@ class Redrive:
                 await self._send_alone(*each)
         else:
             for letter, original, _ in messages:
-                self._tell(Redriven(letter, run_id=_run_id(original)))
+                self._report(Redriven(letter, run_id=_run_id(original)))
 
     async def _send_alone(self, letter: DeadLetter, original: Record, message: Outgoing) -> None:
         try:
             await self._events.send([message])
         except MessageTooLarge:
-            self._tell(Redriven(letter, obstacle=f"it is larger than {self._requests_topic} takes"))
+            self._report(Redriven(letter, obstacle=f"it is larger than {self._requests_topic} takes"))
         except MessageRefused as error:
-            self._tell(Redriven(letter, obstacle=str(error)))
+            self._report(Redriven(letter, obstacle=str(error)))
         else:
-            self._tell(Redriven(letter, run_id=_run_id(original)))
+            self._report(Redriven(letter, run_id=_run_id(original)))
 
     async def _originals(self, letters: Sequence[DeadLetter]) -> list[Record | None]:
         """The requests as they first stood, as far as that matters; None for one whose value is gone."""

@@ -190,8 +190,13 @@ def number(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 upload`, `1,234 uploads`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
-    """The text with a space for every character but line ends that isn't printed but obeyed."""
+    """The text with a space for each control character except line ends: a terminal would obey it."""
     return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
 
 
