@@ -31,7 +31,7 @@ def demo(
     page.say("Everything below happens now, on this machine, and leaves nothing behind.")
 
     # Imported only now, because it takes a moment.
-    from pipeline_processing.demo.errors import StoryUntrue
+    from pipeline_processing.demo.evidence import StoryUntrue
     from pipeline_processing.demo.tell import tell, without_proxy
     from pipeline_processing.embedded.process import EmbeddedServerError
 

@@ -1,4 +1,4 @@
-"""What the demo asks the service for, as its users do: by requests on Kafka, whose runs it then follows."""
+"""Sends requests by Kafka, as users of the service do, and follows their runs."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -8,8 +8,8 @@ from typing import Self
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.aio.clock import SystemClock
-from pipeline_processing.app import one_run as app
-from pipeline_processing.demo.errors import StoryUntrue
+from pipeline_processing.app import one_run
+from pipeline_processing.demo.evidence import StoryUntrue
 from pipeline_processing.messaging.port import Events, Outgoing, Topics
 from pipeline_processing.model import JobRequest, RunCompletion
 from pipeline_processing.requests.following import Follower, Outcome
@@ -41,8 +41,8 @@ class Requests:
     @classmethod
     @asynccontextmanager
     async def opened(cls, settings: Settings, *, topics: Topics, tracer: Tracer) -> AsyncIterator[Self]:
-        """What is announced from here on can be followed."""
-        async with app.events(settings) as events:
+        """Everything that is announced from here on can be followed."""
+        async with one_run.events(settings) as events:
             opened = cls(settings=settings, topics=topics, events=events, tracer=tracer)
             await opened._follower.begin()
             yield opened
