@@ -80,7 +80,7 @@ async def _runs(**wanted: Any) -> list[Run]:
     from pipeline_processing.app.one_run import history as run_store
 
     async with run_store(current_settings()) as runs:
-        return await runs.history(**wanted)
+        return await runs.history.newest(**wanted)
 
 
 async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]]:
@@ -88,10 +88,10 @@ async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]
     from pipeline_processing.errors import RunUnknown
 
     async with run_store(current_settings()) as runs:
-        run = await runs.get(run_id)
+        run = await runs.history.get(run_id)
         if run is None:
             raise RunUnknown(run_id)
-        return run, await runs.datasets(run_id), await runs.attempts(run_id)
+        return run, await runs.history.datasets(run_id), await runs.history.attempts(run_id)
 
 
 def _print_run(run: Run, datasets: list[DatasetCounts], attempts: list[Attempt], *, as_json: bool) -> None:

@@ -146,7 +146,7 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
     from pipeline_processing.app.one_run import history
 
     async with asyncio.timeout(_CANCEL_SECONDS), history(settings) as runs:
-        return str((await runs.cancel(run_id)).state)
+        return str((await runs.queue.cancel(run_id)).state)
 
 
 def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:

@@ -9,7 +9,7 @@ from pipeline_processing.destinations.s3.errors import ObjectMissing
 from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.model import Run
 from pipeline_processing.options.locations import S3Location, parse_location
-from pipeline_processing.ports import RunStore
+from pipeline_processing.runs.store import RunStore
 from pipeline_processing.settings.settings import KafkaSettings
 
 _POLL_SECONDS = 0.05
@@ -48,7 +48,7 @@ class Evidence:
         """Return once all messages sent so far are accepted, all runs have finished, and all events are sent."""
         clock, topic = SystemClock(), self.kafka.requests_topic
         ends = await self._topics.ends(topic)
-        while await self._topics.committed(topic) != ends or not await self._runs.idle():
+        while await self._topics.committed(topic) != ends or not await self._runs.queue.idle():
             await clock.sleep(_POLL_SECONDS)
 
     async def records(self, topic: str) -> list[Record]:
@@ -58,7 +58,7 @@ class Evidence:
 
     async def history(self) -> dict[str, Run]:
         """All runs of the history, by run id."""
-        return {run.run_id: run for run in sorted(await self._runs.history(), key=lambda run: run.run_id)}
+        return {run.run_id: run for run in sorted(await self._runs.history.newest(), key=lambda run: run.run_id)}
 
     async def objects(self, urls: Sequence[str]) -> list[StoredObject]:
         """Objects as they are in S3."""

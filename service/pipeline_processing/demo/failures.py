@@ -5,11 +5,11 @@ from pipeline_processing.demo.page import Page
 from pipeline_processing.demo.requests import Requests
 from pipeline_processing.demo.sample import MALFORMED, SampleData, statement
 from pipeline_processing.errors import InvalidRequest, QueryFailed
+from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.model import Manifest, Run, RunState
-from pipeline_processing.ports import RunStore
-from pipeline_processing.requests.dead_letters import DeadLetter
 from pipeline_processing.requests.replay import ReplayPlan, planned
 from pipeline_processing.requests.replay_sources import RecordedRequests
+from pipeline_processing.runs.store import RunHistory
 from pipeline_processing.terminal.render import Column, duration, number
 from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, plan_summary, step_line
 
@@ -59,7 +59,7 @@ async def explain_failure(failed: Run, *, like: Manifest, page: Page, evidence: 
 
 
 async def repair_and_replay(
-    failed: Run, *, page: Page, evidence: Evidence, sample: SampleData, runs: RunStore, requests: Requests
+    failed: Run, *, page: Page, evidence: Evidence, sample: SampleData, runs: RunHistory, requests: Requests
 ) -> None:
     """The data is repaired, and the request sent again."""
     page.chapter("The data is repaired, and the run replayed")

@@ -71,7 +71,7 @@ class Story:
             await show_dead_letter(page=page, evidence=evidence)
             await explain_failure(failed, like=manifest, page=page, evidence=evidence, sample=self._sample)
             await repair_and_replay(
-                failed, page=page, evidence=evidence, sample=self._sample, runs=runs, requests=requests
+                failed, page=page, evidence=evidence, sample=self._sample, runs=runs.history, requests=requests
             )
 
     async def _load_data(self) -> None:
