@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,33 +15,13 @@ from pipeline_processing.cli.options import MOMENT, moment
 from pipeline_processing.terminal.render import counted, print_object, print_table
 
 if TYPE_CHECKING:
-    from pipeline_processing.messaging.port import Topics
-    from pipeline_processing.messaging.topic_reading import Place
     from pipeline_processing.requests.replay import ReplayPlan, Step
-    from pipeline_processing.requests.replay_sources import RequestSource
-    from pipeline_processing.runs.store import RunHistory
+    from pipeline_processing.requests.replay_sources import Selection
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _ROWS = 1_000
 """In one table: its columns are as wide as the longest cell, so all of its rows are held."""
-
-
-class Choice(NamedTuple):
-    """Which requests, and how; only combinations that make sense."""
-
-    since: datetime | None
-    until: datetime | None
-    place: Place | None
-    run_id: str | None
-    agency_id: int | None
-    failed: bool
-    same_run: bool
-
-    @property
-    def reads_topic(self) -> bool:
-        """Whether the requests are found in the topic, rather than in the history."""
-        return self.place is not None or (self.run_id is None and self.agency_id is None and not self.failed)
 
 
 def replay(
@@ -91,33 +71,25 @@ def replay(
     """
     from pipeline_processing.terminal.event_loop import run_async
 
-    choice = chosen(
-        since=since,
-        offset=offset,
-        run_id=run_id,
-        agency_id=agency_id,
-        failed=failed,
-        until=until,
-        same_run=same_run,
-    )
+    selection = _selection(since, until, offset=offset, run_id=run_id, agency_id=agency_id, failed=failed)
     settings = current_settings()
     log_to_stderr()
     with traced() as telemetry:
-        run_async(_replayed(settings, choice, telemetry, execute=execute, as_json=as_json))
+        run_async(_replayed(settings, selection, telemetry, same_run=same_run, execute=execute, as_json=as_json))
 
 
-def chosen(
-    *,
+def _selection(
     since: datetime | None,
+    until: datetime | None,
+    *,
     offset: str | None,
     run_id: str | None,
     agency_id: int | None,
     failed: bool,
-    until: datetime | None,
-    same_run: bool,
-) -> Choice:
+) -> Selection:
     """Raises BadParameter for what can't be combined, or read."""
     from pipeline_processing.messaging.topic_reading import place_of
+    from pipeline_processing.requests.replay_sources import Selection
 
     given = {
         "--offset": offset is not None,
@@ -140,10 +112,12 @@ def chosen(
         place = None if offset is None else place_of(offset)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="'--offset'") from None
-    return Choice(since, until, place, run_id, agency_id, failed, same_run)
+    return Selection(since=since, until=until, place=place, run_id=run_id, agency_id=agency_id, failed=failed)
 
 
-async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *, execute: bool, as_json: bool) -> None:
+async def _replayed(
+    settings: Settings, selection: Selection, telemetry: Telemetry, *, same_run: bool, execute: bool, as_json: bool
+) -> None:
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import one_run
     from pipeline_processing.requests.replay import carry_out, planned
@@ -152,12 +126,13 @@ async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *,
 
     clock, topic = SystemClock(), settings.kafka.requests_topic
     async with AsyncExitStack() as stack:
-        runs = await stack.enter_async_context(one_run.history(settings))
+        runs = (await stack.enter_async_context(one_run.history(settings))).history
         topics = await stack.enter_async_context(one_run.topics(settings))
-        if choice.reads_topic or execute:
+        if selection.reads_topic or execute:
             await patiently(topics.ensure, clock=clock)
-        source = _source(choice, runs.history, topics, topic=topic)
-        plan = await stack.enter_async_context(planned(source, runs=runs.history, same_run=choice.same_run))
+        plan = await stack.enter_async_context(
+            planned(selection, runs=runs, topics=topics, topic=topic, same_run=same_run)
+        )
         _print_plan(plan, as_json=as_json)
         for line in plan_summary(plan):
             typer.echo(line, err=as_json)
@@ -167,32 +142,12 @@ async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *,
             typer.echo("Nothing was sent. The same command with --execute sends them.", err=as_json)
             return
         events = await stack.enter_async_context(one_run.events(settings))
+        submitter = Submitter(events=events, topic=topic, clock=clock, tracer=telemetry.tracer)
         sent = _Sent()
-        with sent.reported_if_broken_off(plan, choice):
-            await carry_out(
-                plan,
-                submitter=Submitter(events=events, topic=topic, clock=clock, tracer=telemetry.tracer),
-                events=events,
-                topic=topic,
-                clock=clock,
-                on_sent=sent.add,
-            )
+        # Failed runs whose replay has been accepted meanwhile aren't selected again, and the same run isn't made twice.
+        with sent.reported_if_broken_off(of=plan.to_send, repeatable=same_run or selection.failed):
+            await carry_out(plan, submitter=submitter, events=events, clock=clock, on_sent=sent.add)
         typer.echo(f"{counted(sent.count, 'request')} sent.", err=as_json)
-
-
-def _source(choice: Choice, runs: RunHistory, topics: Topics, *, topic: str) -> RequestSource:
-    from pipeline_processing.requests.replay_sources import RecordedRequests, TopicRequests
-
-    if choice.reads_topic:
-        return TopicRequests(topics=topics, topic=topic, since=choice.since, place=choice.place, until=choice.until)
-    return RecordedRequests(
-        runs=runs,
-        run_id=choice.run_id,
-        agency_id=choice.agency_id,
-        failed=choice.failed,
-        since=choice.since,
-        until=choice.until,
-    )
 
 
 class _Sent:
@@ -204,17 +159,15 @@ class _Sent:
         self.count += count
 
     @contextmanager
-    def reported_if_broken_off(self, plan: ReplayPlan, choice: Choice) -> Iterator[None]:
+    def reported_if_broken_off(self, *, of: int, repeatable: bool) -> Iterator[None]:
         """If anything ends the block early, print how many requests were sent, and what the same command would do."""
         try:
             yield
         except BaseException:
-            # These choose no original whose replay has been accepted meanwhile.
-            safe = choice.same_run or choice.failed
-            rest = "sends the rest" if safe else "sends the rest, and once more what was accepted meanwhile"
+            rest = "sends the rest" if repeatable else "sends the rest, and once more what was accepted meanwhile"
             typer.echo(
-                f"{self.count:,} of {plan.to_send:,} requests were sent, in the order of the plan, and perhaps "
-                f"some of the next. The same command {rest}: look at its plan first.",
+                f"{self.count:,} of {of:,} requests were sent, in the order of the plan, and perhaps some of the next. "
+                f"The same command {rest}: look at its plan first.",
                 err=True,
             )
             raise

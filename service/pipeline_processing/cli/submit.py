@@ -205,21 +205,13 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
     from pipeline_processing.app import one_run
     from pipeline_processing.requests.following import Follower
     from pipeline_processing.requests.submission import Submitter, patiently
-    from pipeline_processing.telemetry.outage import Outage
 
     clock, kafka = SystemClock(), settings.kafka
     async with AsyncExitStack() as stack:
         topics = await patiently(lambda: stack.enter_async_context(one_run.topics(settings)), clock=clock)
         await patiently(topics.ensure, clock=clock)
         events = await patiently(lambda: stack.enter_async_context(one_run.events(settings)), clock=clock)
-        follower = Follower(
-            topics=topics,
-            completions_topic=kafka.completions_topic,
-            dead_letters_topic=kafka.dead_letters_topic,
-            progress_topic=kafka.progress_topic,
-            clock=clock,
-            kafka=Outage("Kafka"),
-        )
+        follower = Follower(topics=topics, names=kafka, clock=clock)
         if follow:
             await follower.begin()
         submitter = Submitter(events=events, topic=kafka.requests_topic, clock=clock, tracer=telemetry.tracer)

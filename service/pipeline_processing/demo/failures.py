@@ -7,8 +7,7 @@ from pipeline_processing.demo.sample import MALFORMED, SampleData, statement
 from pipeline_processing.errors import InvalidRequest, QueryFailed
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.model import Manifest, Run, RunState
-from pipeline_processing.requests.replay import ReplayPlan, planned
-from pipeline_processing.requests.replay_sources import RecordedRequests
+from pipeline_processing.requests.replay import ReplayPlan
 from pipeline_processing.runs.store import RunHistory
 from pipeline_processing.terminal.render import Column, duration, number
 from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, plan_summary, step_line
@@ -67,7 +66,7 @@ async def repair_and_replay(
     await sample.mend()
     page.say("What has finished stays as it is; a replay is a new run of the same request. Its plan:")
     page.code(_COMMAND)
-    async with planned(RecordedRequests(runs=runs, failed=True), runs=runs, same_run=False) as plan:
+    async with requests.planned_replays(runs) as plan:
         _print_plan(plan, page)
         page.code(f"{_COMMAND} --execute")
         sent = await requests.replay(plan)
@@ -80,7 +79,7 @@ async def repair_and_replay(
     rows, took = number(replay.rows_written), duration(replay.duration_ms)
     page.say(f"{replay.run_id}, replay of {replay.replay_of}, has succeeded: {rows} rows in {took}. Once more:")
     page.code(_COMMAND)
-    async with planned(RecordedRequests(runs=runs, failed=True), runs=runs, same_run=False) as plan:
+    async with requests.planned_replays(runs) as plan:
         expect(not plan.to_send, f"{failed.run_id} would be replayed again")
         _print_plan(plan, page)
 
