@@ -99,6 +99,7 @@ def _holds_secret(annotation: object) -> bool:
 ALL_SETTINGS: tuple[SettingKey, ...] = tuple(_keys(Settings))
 """In the order of the documentation, with one for all named secrets."""
 SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in ALL_SETTINGS if key.path != (NAMED_SECRETS,)}
+SECTIONS: frozenset[SettingPath] = frozenset({(NAMED_SECRETS,), *(path[:1] for path in SETTINGS if len(path) > 1)})
 KNOWN: tuple[SettingPath, ...] = (
     *SETTINGS,
     *((*path[:-1], path[-1] + _FILE) for path, key in SETTINGS.items() if key.secret),

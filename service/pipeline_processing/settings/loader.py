@@ -27,6 +27,7 @@ from pipeline_processing.settings.keys import (
     NAME_RULE,
     NAMED_SECRETS,
     PREFIX,
+    SECTIONS,
     SETTINGS,
     SettingPath,
     is_secret,
@@ -73,16 +74,13 @@ class LoadedSettings:
 
     def entries(self) -> list[SettingEntry]:
         """Every setting, in the order of the documentation, and then the named secrets that are set."""
-        entries = [self._entry(path) for path in SETTINGS]
-        for variable in sorted(variable_of((NAMED_SECRETS, name)) for name in self.settings.secrets):
-            entries.append(SettingEntry(variable, MASK, self.origins[variable]))
-        return entries
-
-    def _entry(self, path: SettingPath) -> SettingEntry:
-        variable, value = variable_of(path), SETTINGS[path].displayed(self.settings)
-        if path == ("history", "dsn") and value is None and self.settings.source.dsn is not None:
-            return SettingEntry(variable, MASK, "default, from PIPELINE_SOURCE__DSN")
-        return SettingEntry(variable, value, self.origins[variable])
+        values = {variable_of(path): key.displayed(self.settings) for path, key in SETTINGS.items()}
+        values |= {variable_of((NAMED_SECRETS, name)): MASK for name in sorted(self.settings.secrets)}
+        origins = dict(self.origins)
+        if self.settings.history.dsn is None and self.settings.source.dsn is not None:
+            values["PIPELINE_HISTORY__DSN"] = MASK
+            origins["PIPELINE_HISTORY__DSN"] = "default, from PIPELINE_SOURCE__DSN"
+        return [SettingEntry(variable, value, origins[variable]) for variable, value in values.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,24 +196,20 @@ def _flattened(document: Mapping[str, Any], above: SettingPath = ()) -> Iterator
 def _add(
     layer: _Layer, path: SettingPath, given: _Given, faults: list[str], *, spelled: Callable[[SettingPath], str]
 ) -> None:
-    """Add a setting, unless it is empty; the content of a secret's file in place of its name."""
+    """Add a setting, unless it is empty. The content of a secret's file replaces its name."""
     secret = secret_in_file(path)
     target = secret or path
-    is_section = any(known[: len(path)] == path for known in (*KNOWN, (NAMED_SECRETS, "")))
-    empty = given.value is None or given.value == "" or given.value == {}
-    if target not in SETTINGS and not is_secret(target) and not (is_section and empty):
-        faults.append(f"{given.written}: {_why_unknown(path, spelled)}")
-    elif empty:
-        pass
-    elif target in layer:
+    empty = given.value in (None, "", {})
+    if target in layer and not empty:
         faults.append(f"{given.written}: {layer[target].written} is set too; keep one of them")
-    elif secret is None:
-        layer[path] = given
-    else:
+    elif target in SETTINGS or is_secret(target):
         try:
-            layer[secret] = _secret_of_file(given)
+            if not empty:
+                layer[target] = given if secret is None else _secret_of_file(given)
         except _Unreadable as error:
             faults.append(f"{given.written}: {error}")
+    elif not (empty and path in SECTIONS):
+        faults.append(f"{given.written}: {_why_unknown(path, spelled)}")
 
 
 def _why_unknown(path: SettingPath, spelled: Callable[[SettingPath], str]) -> str:
