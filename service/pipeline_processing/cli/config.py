@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from pipeline_processing.cli.context import (
     missing_settings,
     print_errors,
 )
+from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +32,7 @@ NOT_SET = "(not set)"
 
 @app.command()
 def check(
-    config: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE.")
-    ] = None,
+    config: ConfigOption = None,
     connect: Annotated[bool, typer.Option("--connect", help="Also connect to every configured server.")] = False,
 ) -> int:
     """

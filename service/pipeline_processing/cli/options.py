@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,10 @@ MOMENT = "an ISO time such as 2026-01-18T10:00Z (UTC if it names no zone), or so
 """How `moment` may be written, for help texts."""
 
 JobArgument = Annotated[str, typer.Argument(help="The job: agency_data_job.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
+]
 RunIdOption = Annotated[str | None, typer.Option("--run-id", metavar="ID", help="Names the run for good.")]
 DatasetOption = Annotated[
     list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset; may be repeated.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline_processing.cli.context import current_mask, log_to_stderr, settings_to_run, traced
 from pipeline_processing.cli.options import (
+    ConfigOption,
     DatasetOption,
     FormatOption,
     JobArgument,
@@ -39,10 +39,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and transform, and write nothing: no object, no history, no event.")
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
-    ] = None,
+    config: ConfigOption = None,
     dataset: DatasetOption = None,
     format_: FormatOption = None,
     since: SinceOption = None,

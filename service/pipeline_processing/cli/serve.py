@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline_processing.cli.context import current_mask, log_to_stderr, settings_to_run, traced
+from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,10 +32,7 @@ def serve(
     once: Annotated[
         bool, typer.Option("--once", help="Do all that is there now, retries included, and end; also if runs fail.")
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
-    ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """
     Take requests from Kafka, work on their runs, and send completion events, until SIGTERM or Ctrl-C.

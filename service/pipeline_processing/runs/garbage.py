@@ -29,11 +29,6 @@ class Collected:
     problems: tuple[PipelineError, ...]
     """Why something here could not be removed."""
 
-    @property
-    def exit_code(self) -> int:
-        """That of the gravest problem."""
-        return max((problem.exit_code for problem in self.problems), default=0)
-
 
 class GarbageCollector:
     """
