@@ -97,11 +97,9 @@ class Story:
 
         records = await evidence.records(topic)
         others = [record for record in records if not _is_of_submit(record)]
-        expect(len(records) - len(others) == len(SUBMITTED), f"{topic} has other messages of submit than these")
-        expect(len(others) == 4, f"{topic} has {len(others)} messages of another service")
+        expect((len(records), len(others)) == (len(SUBMITTED) + 4, 4), f"{topic} has other messages than were sent")
         one, again = (record for record in others if record.key == str(ASKED_FOR_TWICE).encode())
         expect((one.value, one.headers) == (again.value, again.headers), "two messages differ that should be the same")
-        expect([name for name, _ in one.headers] == ["traceparent"], f"{topic} has other headers than were sent")
         page.say(
             f"{len(SUBMITTED)} by `submit`, {len(others)} by another service, bare JSON as any Kafka client can send "
             f"it. The topic {topic} has them at these places (partition:offset):"
