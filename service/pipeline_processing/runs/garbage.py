@@ -29,11 +29,6 @@ class Collected:
     problems: tuple[PipelineError, ...]
     """Why something here couldn't be removed."""
 
-    @property
-    def exit_code(self) -> int:
-        """The highest exit code of the problems; 0 without any."""
-        return max((problem.exit_code for problem in self.problems), default=0)
-
 
 class GarbageCollector:
     """

@@ -105,7 +105,7 @@ def test_a_folder_that_differs_is_told_file_by_file(tmp_path: Path) -> None:
 def test_the_command_writes_the_files_and_checks_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--check` succeeds on what was written; a changed file is named, with the remedy."""
     app = typer.Typer()
-    command.register(app)
+    app.command()(command.schemas)
     folder = tmp_path / "new" / "schemas"
 
     app(["--output", str(folder)], standalone_mode=False)
