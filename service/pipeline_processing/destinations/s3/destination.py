@@ -10,9 +10,7 @@ import structlog
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
-from pipeline_processing.destinations.s3.checksums import Fingerprint
 from pipeline_processing.destinations.s3.client import ObjectHead, S3Client
-from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.s3.errors import (
     AlreadyThere,
     ConditionalConflict,
@@ -21,6 +19,7 @@ from pipeline_processing.destinations.s3.errors import (
     UploadGone,
     answers_unexpected,
 )
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, Fingerprint
 from pipeline_processing.destinations.s3.options import ARCHIVES, S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import MIB, PartSizes
 from pipeline_processing.destinations.s3.upload import S3Upload, Target

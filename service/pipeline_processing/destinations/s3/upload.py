@@ -12,10 +12,9 @@ import structlog
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.shielded import shielded
-from pipeline_processing.destinations.s3.checksums import crc32_of, sha256_of
 from pipeline_processing.destinations.s3.client import S3Client
-from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.s3.errors import S3Answer, UploadGone, answers_unexpected
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, crc32_of, sha256_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
 from pipeline_processing.errors import ArtifactTooLarge, PipelineError

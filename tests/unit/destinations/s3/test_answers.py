@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 
 from pipeline_processing.aio.budget import ByteBudget
-from pipeline_processing.destinations.s3.checksums import crc32_of
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.errors import CredentialsExpired, S3Answer
+from pipeline_processing.destinations.s3.objects import crc32_of
 from pipeline_processing.destinations.s3.parts import MIB
 from pipeline_processing.errors import (
     BucketMissing,
