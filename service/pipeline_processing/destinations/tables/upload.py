@@ -33,7 +33,7 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 class TableUpload:
     """
-    Sends whole records in chunks, each in a transaction of its own.
+    Sends rows in chunks, each in a transaction of its own. Every write has to hold whole records.
 
     Not one COPY for the whole upload: asyncpg notices that it failed only at the end, and a transaction that lasts as
     long as an export keeps the target's database from being vacuumed.
@@ -46,7 +46,7 @@ class TableUpload:
         self._staging = staging
         self._content = content
         self._is_csv = content.format is FormatName.CSV
-        self._records = Records(quotes=self._is_csv)
+        self._chunk = bytearray()
         self._header = self._is_csv and content.csv.header
         """Whether the next chunk begins with the header."""
         self._sha256 = hashlib.sha256()
@@ -72,13 +72,13 @@ class TableUpload:
         if self._sending is not None and self._sending.done():
             self._sending.result()
         self._size += len(data)
-        self._records.feed(data)
-        if len(self._records) >= CHUNK_BYTES:
-            await self._send(self._records.take())
+        self._chunk += data
+        if len(self._chunk) >= CHUNK_BYTES:
+            await self._send()
 
     async def seal(self) -> Sealed:
         """Send the rest, then check what depends on all rows together. Raises DataError."""
-        await self._send(self._records.take_rest())
+        await self._send()
         await self._sent()
         async with self._session() as connection:
             await self._staging.finish(connection)
@@ -99,10 +99,11 @@ class TableUpload:
         except (PipelineError, TimeoutError) as error:
             log.warning("upload_not_aborted", table=str(self._target), staging=self._staging.name, error=str(error))
 
-    async def _send(self, records: bytes) -> None:
-        if records:
+    async def _send(self) -> None:
+        if self._chunk:
             await self._sent()
-            self._sending = asyncio.create_task(self._stage(records))
+            self._sending = asyncio.create_task(self._stage(bytes(self._chunk)))
+            self._chunk.clear()
 
     async def _sent(self) -> None:
         if self._sending is not None:
@@ -142,46 +143,6 @@ class TableUpload:
     def _require_no_rows(self, records: bytes) -> None:
         if not self._header or records.count(b"\n") > 1:
             raise DataError(f"The rows of dataset {self._content.dataset!r} have no columns to load. Select some.")
-
-
-class Records:
-    """
-    Takes in bytes in any pieces, and gives out whole records.
-
-    An NDJSON record ends with its line. A CSV record (`quotes`) ends with a line too, unless the line's end stands in
-    quotes: after an odd number of them.
-    """
-
-    def __init__(self, *, quotes: bool) -> None:
-        self._quotes = quotes
-        self._buffer = bytearray()
-
-    def __len__(self) -> int:
-        """Bytes held."""
-        return len(self._buffer)
-
-    def feed(self, data: bytes) -> None:
-        """Append."""
-        self._buffer += data
-
-    def take(self) -> bytes:
-        """All whole records; empty if none is whole yet."""
-        at = self._buffer.rfind(b"\n")
-        quotes = self._buffer.count(b'"', 0, at) if self._quotes and at >= 0 else 0
-        while quotes % 2:
-            before = self._buffer.rfind(b"\n", 0, at)
-            quotes -= self._buffer.count(b'"', max(before, 0), at)
-            at = before
-        return self._cut(at + 1)
-
-    def take_rest(self) -> bytes:
-        """Everything, even if the last record has no end."""
-        return self._cut(len(self._buffer))
-
-    def _cut(self, end: int) -> bytes:
-        taken = bytes(memoryview(self._buffer)[:end])
-        del self._buffer[:end]
-        return taken
 
 
 def header_of(records: bytes, *, delimiter: str) -> list[str]:
