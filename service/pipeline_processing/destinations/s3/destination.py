@@ -1,4 +1,4 @@
-"""Artifacts to a bucket, below a prefix."""
+"""The destination `s3`: artifacts in a bucket, below a prefix."""
 
 import posixpath
 from base64 import b64decode
@@ -49,12 +49,11 @@ class S3Destination:
     """
     A `Destination` on one bucket.
 
-    An artifact below `inline_limit` travels in the plan and is PUT when that is completed, if the plan has room; a
+    An artifact below `inline_limit` is stored in the plan, if that has room, and PUT when the plan is completed. A
     larger one is a multipart upload.
 
-    Parts of all uploads are drawn from `budget`, from which nothing else may draw but other S3 destinations of the
-    same runs. All of these are told the same: how many `runs` are written at once, and to how many uploads a run may
-    write in turn, at all of these destinations together (see `parts.py`).
+    The parts of all uploads take their memory from `budget`. Only S3 destinations of the same runs may share it, with
+    equal `runs` (written at once) and `uploads_per_run` (at all of these destinations together): see `parts.py`.
 
     Raises SettingsError when the budget is too small for so many.
     """
@@ -168,7 +167,7 @@ class S3Destination:
         head = await self._head(artifact.key)
         staged = artifact.staged
         if head is None:
-            await self._client.require_bucket(bucket=self._bucket)  # HEAD says the same of a missing bucket
+            await self._client.require_bucket(bucket=self._bucket)  # HEAD doesn't tell a missing bucket
             return
         if not isinstance(staged, MultipartUpload | InlineContent):
             return
@@ -200,14 +199,14 @@ class S3Destination:
         metadata: Mapping[str, str],
         answer: S3Answer | PipelineError,
     ) -> None:
-        """The outcome is unknown, or someone was here before: what stands there now decides."""
+        """Decide by the object that is there now: the outcome is unknown, or somebody else completed it."""
         head = await self._head(artifact.key)
         if head is not None:
             if why := _difference(head, artifact, staged, metadata):
                 raise ConflictingObjects(self._url(artifact.key), why=why) from answer
             return
         if isinstance(answer, UploadGone):
-            await self._client.require_bucket(bucket=self._bucket)  # HEAD says the same of a missing bucket
+            await self._client.require_bucket(bucket=self._bucket)  # HEAD doesn't tell a missing bucket
             raise UploadMissing(self._url(artifact.key)) from answer
         raise answer
 
@@ -238,7 +237,7 @@ class S3Destination:
 def _difference(
     head: ObjectHead, artifact: Artifact, staged: MultipartUpload | InlineContent, metadata: Mapping[str, str]
 ) -> str | None:
-    """What tells the object from the artifact; None when it is the artifact."""
+    """How the object differs from the artifact; None if it is the artifact."""
     for name in ("run-id", "attempt"):
         if head.metadata.get(name) != metadata.get(name):
             return f"its {name} is {head.metadata.get(name)}, not {metadata.get(name)}"
