@@ -9,22 +9,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Never
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superseded
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.runs.lease import Held, Leases
+from tests.properties import examples
 from tests.unit.in_memory import (
     CONFIG_ID,
     INSTALLATION,
     LEASE,
     Between,
     Call,
-    Interposed,
     incoming,
+    interposed,
     lost_reply,
     refused,
 )
@@ -41,13 +43,14 @@ class Leased:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
+        self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
+        self.runs = memory_run_store(self.table)
         self.between = Between()
-        self.leases = Leases(runs=Interposed(self.runs, self.between), clock=self.clock, length=LEASE)
+        self.leases = Leases(queue=interposed(self.runs, self.between).queue, clock=self.clock, length=LEASE)
         self.stopped_at: float | None = None
 
     async def claim(self) -> Held:
-        await self.runs.accept(incoming())
+        await self.runs.intake.accept(incoming())
         held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
         assert held is not None
         return held
@@ -63,7 +66,7 @@ class Leased:
 
     async def is_free(self) -> bool:
         """Whether another worker gets the run."""
-        claim = await self.runs.claim(worker="second", lease=LEASE, max_runs_per_agency=1)
+        claim = await self.runs.queue.claim(worker="second", lease=LEASE, max_runs_per_agency=1)
         return claim is not None
 
 
@@ -144,7 +147,7 @@ async def test_it_outlives_errors_of_the_history(leased: Leased) -> None:
 async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
     """The worker notices within a second, long before it has to renew, and stops the work."""
     held = await leased.claim()
-    await leased.runs.cancel("r")
+    await leased.runs.queue.cancel("r")
     with pytest.raises(Superseded):
         await leased.leases.work(held, leased.works(100))
     assert leased.stopped_at == 1
@@ -153,8 +156,8 @@ async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
 @in_virtual_time
 async def test_it_is_lost_when_another_worker_has_the_run(leased: Leased) -> None:
     """As after a pause: the fence has moved on."""
-    await leased.runs.accept(incoming())
-    claim = await leased.runs.claim(worker="first", lease=timedelta(seconds=1), max_runs_per_agency=1)
+    await leased.runs.intake.accept(incoming())
+    claim = await leased.runs.queue.claim(worker="first", lease=timedelta(seconds=1), max_runs_per_agency=1)
     assert claim is not None
     await leased.clock.sleep(1)
     assert await leased.is_free()
@@ -214,7 +217,7 @@ Answers = list[tuple[str, float]]
 @example(claim_seconds=21.0, answers=[("refused", 1.0)])
 @example(claim_seconds=0.0, answers=[("refused", 16.9)])
 @example(claim_seconds=0.0, answers=[("done", 16.9), ("done", 0.0)])
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_the_work_has_stopped_before_the_lease_can_have_ended(claim_seconds: float, answers: Answers) -> None:
     """However slowly the history answers, and whatever: counted from before the last success was sent."""
 
@@ -259,24 +262,25 @@ class Aside:
     """Leases of one second in real time, renewed in a second event loop."""
 
     def __init__(self, side: SideLoop, *, hangs: Callable[[], bool] = lambda: False) -> None:
-        self.runs = MemoryRunStore(clock=SystemClock(), installation_id=INSTALLATION)
+        self.table = RunTable(clock=SystemClock(), installation_id=INSTALLATION)
+        self.runs = memory_run_store(self.table)
         self.leases = Leases(
-            runs=self.runs,
+            queue=self.runs.queue,
             clock=SystemClock(),
             length=timedelta(seconds=1),
-            renewed_in=self.runs,
+            renewed_in=self.runs.queue,
             start_aside=side.start,
             hangs=hangs,
         )
 
     async def claim(self) -> Held:
-        await self.runs.accept(incoming())
+        await self.runs.intake.accept(incoming())
         held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
         assert held is not None
         return held
 
     def ends_at(self) -> datetime:
-        ends_at = self.runs._records["r"].run.lease_expires_at
+        ends_at = self.table.records["r"].run.lease_expires_at
         assert ends_at is not None
         return ends_at
 
@@ -312,7 +316,7 @@ async def test_work_ends_with_its_lease_though_nobody_says_so(leased: Leased) ->
         work.close()
         return asyncio.get_running_loop().create_future()
 
-    leased.leases = Leases(runs=leased.runs, clock=leased.clock, length=LEASE, start_aside=dead)
+    leased.leases = Leases(queue=leased.runs.queue, clock=leased.clock, length=LEASE, start_aside=dead)
     held = await leased.claim()
     with pytest.raises(Superseded):
         await leased.leases.work(held, leased.works(100))

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from zlib import crc32
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, TopicMissing
 from pipeline_processing.messaging.port import Offsets, Outgoing, Record, RequestStream
-from pipeline_processing.ports import Clock
 
 _MAX_RECORDS = 500
 _MOMENT_SECONDS = 0.3
