@@ -13,7 +13,6 @@ from pipeline_processing.destinations.s3.errors import (
     AlreadyThere,
     ObjectMissing,
     Unsupported,
-    bucket_missing,
     check_answer,
     translated,
 )
@@ -27,8 +26,8 @@ from pipeline_processing.destinations.s3.objects import (
 )
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.session import AddressingStyle, AssumedRole, Keys, Learned, open_client
-from pipeline_processing.errors import BucketMissing, DestinationUnavailable
-from pipeline_processing.model import UploadedPart
+from pipeline_processing.errors import BucketMissing, DestinationUnavailable, PipelineError
+from pipeline_processing.model import UploadedPart, UploadRef
 
 # Limits all tries together. botocore limits each one, but not while it sends.
 _CALL_SECONDS = 90.0
@@ -46,20 +45,12 @@ class ObjectHead:
     sha256: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PendingUpload:
-    """An incomplete multipart upload."""
-
-    key: str
-    upload_id: str
-
-
 class S3Client:
     """
     A connection pool to one S3 endpoint, as a block. Keys are whole, buckets are named in every call.
 
-    Every call raises DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError,
-    InternalError, or the S3Answer that it names.
+    Every call raises DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError or InternalError. A
+    call names the subclasses of these that a caller may handle.
     """
 
     def __init__(
@@ -198,23 +189,20 @@ class S3Client:
 
     async def require_bucket(self, *, bucket: str) -> None:
         """Raises BucketMissing, or DestinationUnavailable where the bucket was there before."""
-        try:
-            await self._answer(self._client.head_bucket(Bucket=bucket), "look at", bucket)
-        except ObjectMissing as missing:  # HEAD has no code
-            self._check_unseen(bucket, why=bucket_missing(missing))
-            raise bucket_missing(missing) from missing
+        # HEAD has no code.
+        await self._answer(self._client.head_bucket(Bucket=bucket), "look at", bucket, missing=BucketMissing)
 
     async def delete_object(self, *, bucket: str, key: str) -> None:
         await self._call("delete_object", "delete", bucket, key)
 
-    async def pending_uploads(self, *, bucket: str, prefix: str = "") -> AsyncIterator[PendingUpload]:
+    async def pending_uploads(self, *, bucket: str, prefix: str = "") -> AsyncIterator[UploadRef]:
         """All incomplete uploads whose keys begin with `prefix`, asked for page by page."""
         pages = aiter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix))
         while page := await self._answer(anext(pages, {}), "list the uploads in", bucket, prefix):
             for upload in page.get("Uploads", []):
                 for field in ("UploadId", "Key"):
                     check_answer(upload, needs=field, doing="list the uploads in", url=f"s3://{bucket}/{prefix}")
-                yield PendingUpload(key=upload["Key"], upload_id=upload["UploadId"])
+                yield UploadRef(key=upload["Key"], upload_id=upload["UploadId"])
 
     async def _if_absent(
         self, operation: str, doing: str, bucket: str, key: str, *, body: bytes | None = None, **arguments: Any
@@ -260,6 +248,7 @@ class S3Client:
         *,
         needs: str | None = None,
         seconds: float = _CALL_SECONDS,
+        missing: type[PipelineError] = ObjectMissing,
     ) -> Any:
         """
         The answer to a request, which is limited in time. Raises as `translated` does.
@@ -268,16 +257,13 @@ class S3Client:
         """
         url = f"s3://{bucket}" if key is None else f"s3://{bucket}/{key}"
         try:
-            with translated(doing=doing, url=url):
+            with translated(doing=doing, url=url, missing=missing):
                 async with asyncio.timeout(seconds):
                     answer = await question
-        except BucketMissing as missing:
-            self._check_unseen(bucket, why=missing)
-            raise
+        except BucketMissing as error:
+            if bucket not in self._seen:
+                raise
+            raise DestinationUnavailable(f"{error} The bucket was there before, so it is tried again.") from error
         check_answer(answer, needs=needs, doing=doing, url=url)
         self._seen.add(bucket)
         return answer
-
-    def _check_unseen(self, bucket: str, *, why: BucketMissing) -> None:
-        if bucket in self._seen:
-            raise DestinationUnavailable(f"{why} The bucket was there before, so it is tried again.") from why

@@ -15,9 +15,7 @@ from pipeline_processing.destinations.s3.errors import (
     AlreadyThere,
     ConditionalConflict,
     ObjectMissing,
-    S3Answer,
     UploadGone,
-    answers_unexpected,
 )
 from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, Fingerprint
 from pipeline_processing.destinations.s3.options import ARCHIVES, S3ObjectOptions
@@ -88,11 +86,10 @@ class S3Destination:
 
     async def verify_installation(self, installation: UUID) -> None:
         """See `Destination`."""
-        with answers_unexpected():
-            try:
-                mark = await self._client.get_object(bucket=self._bucket, key=self._object_key(INSTALLATION_KEY))
-            except ObjectMissing:
-                return
+        try:
+            mark = await self._client.get_object(bucket=self._bucket, key=self._object_key(INSTALLATION_KEY))
+        except ObjectMissing:
+            return
         check_mark(mark, installation=installation, url=self.url)
 
     async def mark_installation(self, installation: UUID) -> None:
@@ -132,21 +129,19 @@ class S3Destination:
                 "Set PIPELINE_DESTINATION, or the job config's `destinations`, back to what it was until this run has "
                 "finished."
             )
-        with answers_unexpected():
-            try:
-                await self._complete(artifact.key, staged, metadata)
-            except (S3Answer, DestinationUnavailable, Throttled) as answer:
-                await self._settle(artifact, staged, metadata, answer)
+        try:
+            await self._complete(artifact.key, staged, metadata)
+        except (DestinationUnavailable, Throttled) as answer:
+            await self._settle(artifact, staged, metadata, answer)
 
     async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""
-        with answers_unexpected():
-            try:
-                await self._put(key, body, metadata, self._options_to_be_read)
-            except (AlreadyThere, ConditionalConflict):
-                there = await self._client.get_object(bucket=self._bucket, key=self._object_key(key))
-                if there != body:
-                    raise ConflictingObjects(self._url(key), why="its content differs") from None
+        try:
+            await self._put(key, body, metadata, self._options_to_be_read)
+        except (AlreadyThere, ConditionalConflict):
+            there = await self._client.get_object(bucket=self._bucket, key=self._object_key(key))
+            if there != body:
+                raise ConflictingObjects(self._url(key), why="its content differs") from None
 
     async def exists(self, key: str) -> bool:
         """See `Destination`."""
@@ -154,13 +149,12 @@ class S3Destination:
 
     async def abort(self, upload: UploadRef) -> None:
         """See `Destination`."""
-        with answers_unexpected():
-            try:
-                await self._client.abort_multipart_upload(
-                    bucket=self._bucket, key=self._object_key(upload.key), upload_id=upload.upload_id
-                )
-            except (UploadGone, ObjectMissing):
-                return
+        try:
+            await self._client.abort_multipart_upload(
+                bucket=self._bucket, key=self._object_key(upload.key), upload_id=upload.upload_id
+            )
+        except (UploadGone, ObjectMissing):
+            return
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""
@@ -174,15 +168,13 @@ class S3Destination:
         if why := _difference(head, artifact, staged, metadata):
             log.warning("foreign_object_not_deleted", url=self._url(artifact.key), why=why)
             return
-        with answers_unexpected():
-            await self._client.delete_object(bucket=self._bucket, key=self._object_key(artifact.key))
+        await self._client.delete_object(bucket=self._bucket, key=self._object_key(artifact.key))
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
         """See `Destination`."""
         below = self._object_key("")
-        with answers_unexpected():
-            async for upload in self._client.pending_uploads(bucket=self._bucket, prefix=below):
-                yield UploadRef(key=upload.key.removeprefix(below), upload_id=upload.upload_id)
+        async for upload in self._client.pending_uploads(bucket=self._bucket, prefix=below):
+            yield UploadRef(key=upload.key.removeprefix(below), upload_id=upload.upload_id)
 
     async def _complete(self, key: str, staged: MultipartUpload | InlineContent, metadata: Mapping[str, str]) -> None:
         if isinstance(staged, InlineContent):
@@ -197,7 +189,7 @@ class S3Destination:
         artifact: Artifact,
         staged: MultipartUpload | InlineContent,
         metadata: Mapping[str, str],
-        answer: S3Answer | PipelineError,
+        answer: PipelineError,
     ) -> None:
         """Decide by the object that is there now: the outcome is unknown, or somebody else completed it."""
         head = await self._head(artifact.key)
@@ -221,11 +213,10 @@ class S3Destination:
         )
 
     async def _head(self, key: str) -> ObjectHead | None:
-        with answers_unexpected():
-            try:
-                return await self._client.head_object(bucket=self._bucket, key=self._object_key(key))
-            except ObjectMissing:
-                return None
+        try:
+            return await self._client.head_object(bucket=self._bucket, key=self._object_key(key))
+        except ObjectMissing:
+            return None
 
     def _object_key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key

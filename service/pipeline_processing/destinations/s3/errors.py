@@ -1,21 +1,26 @@
 """
 Translation of what botocore, aiobotocore and aiohttp raise. None of their exceptions leaves this package.
 
-    PipelineError             DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError,
-                              InternalError
-    └── CredentialsExpired    an AccessDenied that is tried again
-    S3Answer                  an answer that the destination handles itself
-    ├── ObjectMissing         404
-    ├── UploadGone
-    ├── AlreadyThere          412
-    ├── ConditionalConflict   409
-    └── Unsupported           501
+    DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError, InternalError
+
+Answers that a caller may handle. One that it doesn't handle is tried again, or is about the store:
+
+    DestinationUnavailable
+    └── UnexpectedAnswer
+        ├── ObjectMissing         404
+        ├── UploadGone
+        ├── AlreadyThere          412
+        └── ConditionalConflict   409
+    SettingsError
+    └── Unsupported               501
+    AccessDenied
+    └── CredentialsExpired        tried again
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from botocore import exceptions as boto
@@ -33,27 +38,27 @@ from pipeline_processing.errors import (
 )
 
 
-class S3Answer(Exception):
-    """Base of the answers that the destination handles."""
+class UnexpectedAnswer(DestinationUnavailable):
+    """Somebody else changed the object or upload, or the store contradicts itself."""
 
 
-class ObjectMissing(S3Answer):
+class ObjectMissing(UnexpectedAnswer):
     """There is no such object. HEAD says the same of a missing bucket."""
 
 
-class UploadGone(S3Answer):
+class UploadGone(UnexpectedAnswer):
     """The multipart upload was completed or aborted, or its parts aren't the plan's."""
 
 
-class AlreadyThere(S3Answer):
+class AlreadyThere(UnexpectedAnswer):
     """If-None-Match found an object with this key."""
 
 
-class ConditionalConflict(S3Answer):
+class ConditionalConflict(UnexpectedAnswer):
     """Another conditional write of this key is under way."""
 
 
-class Unsupported(S3Answer):
+class Unsupported(SettingsError):
     """The store doesn't implement something in the request, such as If-None-Match."""
 
 
@@ -66,9 +71,10 @@ class CredentialsExpired(AccessDenied):
     retryable = True
 
 
-Kind = type[PipelineError] | type[S3Answer]
+T = TypeVar("T")
+Kind = type[PipelineError]
 
-ERRORS: Mapping[type[Exception], type[PipelineError]] = {
+ERRORS: Mapping[type[Exception], Kind] = {
     # The network, a server that broke off, or one that hands out credentials.
     aiohttp.ClientError: DestinationUnavailable,
     OSError: DestinationUnavailable,  # TimeoutError is one
@@ -135,7 +141,13 @@ _LOOK_AT_ENDPOINT = (
     "It is tried again; if it stays so, check that PIPELINE_S3__ENDPOINT_URL is right, or the destination's "
     "`endpoint_url`, and that its server is up."
 )
-_REMEDIES: Mapping[type[PipelineError], str] = {
+_STORE_MUST_SUPPORT = (
+    "The store must support S3's multipart uploads, checksums and `If-None-Match`, and what the destination's options "
+    "ask for: storage class, encryption, tags."
+)
+_REMEDIES: Mapping[Kind, str] = {
+    UnexpectedAnswer: "Someone else changed it, or the store contradicts itself; it is tried again.",
+    Unsupported: _STORE_MUST_SUPPORT,
     DestinationUnavailable: _LOOK_AT_ENDPOINT,
     Throttled: "It is tried again, more slowly; if it stays so, lower PIPELINE_WORKER__CONCURRENCY.",
     AccessDenied: "Check PIPELINE_S3__ACCESS_KEY_ID and PIPELINE_S3__SECRET_ACCESS_KEY, or the AWS credential "
@@ -152,24 +164,20 @@ _REMEDY_OF_TOO_LARGE = (
     "A proxy or gateway before the store limits the size of requests: raise its limit (nginx: client_max_body_size) "
     "above the size of a part, which begins at 8 MiB and grows with the artifact."
 )
-STORE_MUST_SUPPORT = (
-    "The store must support S3's multipart uploads, checksums and `If-None-Match`, and what the destination's options "
-    "ask for: storage class, encryption, tags."
-)
 
 
 @contextmanager
-def translated(*, doing: str, url: str, remedy: str | None = None) -> Iterator[None]:
+def translated(*, doing: str, url: str, missing: Kind = ObjectMissing, remedy: str | None = None) -> Iterator[None]:
     """
-    Turn what the libraries raise inside the block into a PipelineError or an S3Answer.
+    Turn what the libraries raise inside the block into a PipelineError.
 
-    `doing` is a verb phrase that `url` completes: "write", "complete the upload of". `remedy` is for the refusals of a
-    server other than the store; none of them is an S3Answer.
+    `doing` is a verb phrase that `url` completes: "write", "complete the upload of". `missing` is the error for a 404
+    that doesn't say what is missing. `remedy` is for the refusals of a server other than the store.
     """
     try:
         yield
     except (boto.ClientError, *ERRORS) as error:
-        raise translation(error, doing=doing, url=url, remedy=remedy) from error
+        raise translation(error, doing=doing, url=url, missing=missing, remedy=remedy) from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         if not _raised_by_botocore(error):
             raise
@@ -178,45 +186,32 @@ def translated(*, doing: str, url: str, remedy: str | None = None) -> Iterator[N
         ) from error
 
 
-@contextmanager
-def answers_unexpected() -> Iterator[None]:
-    """Turn an S3Answer that nothing in the block handles into a PipelineError: none crosses the port."""
-    try:
-        yield
-    except Unsupported as answer:
-        raise SettingsError(f"{answer}. {STORE_MUST_SUPPORT}") from answer
-    except S3Answer as answer:
-        raise DestinationUnavailable(
-            f"{answer}. Someone else changed it, or the store contradicts itself; it is tried again."
-        ) from answer
-
-
-def translation(error: Exception, *, doing: str, url: str, remedy: str | None = None) -> PipelineError | S3Answer:
+def translation(
+    error: Exception, *, doing: str, url: str, missing: Kind = ObjectMissing, remedy: str | None = None
+) -> PipelineError:
     """The error to raise instead of `error`. See `translated`."""
-    kind: Kind
     if isinstance(error, boto.ClientError):
         kind, cause, own_remedy = _refusal(error)
-        if remedy is not None and issubclass(kind, S3Answer):
-            kind = SettingsError
+        if remedy is not None and issubclass(kind, UnexpectedAnswer | Unsupported):
+            kind = SettingsError  # it isn't the store's
+        kind = missing if kind is ObjectMissing else kind
         remedy = remedy or own_remedy
     else:
-        kind = next(ERRORS[ancestor] for ancestor in type(error).__mro__ if ancestor in ERRORS)
+        kind = _first(type(error), ERRORS)
         cause, remedy = str(error) or f"no answer in time ({type(error).__name__})", None
     if issubclass(kind, InternalError):
         return InternalError(error)
     # An endpoint's or proxy's URL may hold a password.
-    message = f"Can't {doing} {url}: " + re.sub(r"//[^/@\s\"']+@", "//***@", cause)
-    if issubclass(kind, S3Answer):
-        return kind(message)
-    made = kind(f"{message.rstrip('.')}. {remedy or _REMEDIES[kind]}")
+    cause = re.sub(r"//[^/@\s\"']+@", "//***@", cause).rstrip(".")
+    made = kind(f"Can't {doing} {url}: {cause}. {remedy or _first(kind, _REMEDIES)}")
     if isinstance(made, TransientError) and isinstance(error, boto.ClientError):
         made.retry_after = _retry_after(error)
     return made
 
 
-def bucket_missing(answer: ObjectMissing) -> BucketMissing:
-    """The error for a HEAD of a bucket that found nothing."""
-    return BucketMissing(f"{answer}. {_REMEDIES[BucketMissing]}")
+def _first(kind: type[Exception], places: Mapping[Any, T]) -> T:
+    """What stands for the class, or the nearest of its bases."""
+    return next(places[ancestor] for ancestor in kind.__mro__ if ancestor in places)
 
 
 def check_answer(answer: Mapping[str, Any], *, needs: str | None, doing: str, url: str) -> None:
@@ -256,7 +251,7 @@ def _refusal(error: boto.ClientError) -> tuple[Kind, str, str | None]:
     elif code.endswith("QuotaExceeded"):
         remedy = _REMEDY_OF_QUOTA
     elif kind is SettingsError and is_refused:
-        remedy = f"{STORE_MUST_SUPPORT} {_REMEDIES[SettingsError]}"
+        remedy = f"{_STORE_MUST_SUPPORT} {_REMEDIES[SettingsError]}"
     return kind, f"{name}: {message}" if message else name, remedy
 
 

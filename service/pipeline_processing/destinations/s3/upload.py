@@ -13,7 +13,7 @@ import structlog
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.shielded import shielded
 from pipeline_processing.destinations.s3.client import S3Client
-from pipeline_processing.destinations.s3.errors import S3Answer, UploadGone, answers_unexpected
+from pipeline_processing.destinations.s3.errors import UploadGone
 from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, crc32_of, sha256_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
@@ -163,30 +163,28 @@ class S3Upload:
         await self._on_started(UploadRef(key=self._target.key, upload_id=self._upload_id))
 
     async def _create(self) -> None:
-        with answers_unexpected():
-            self._upload_id = await self._client.create_multipart_upload(
-                bucket=self._target.bucket,
-                key=self._target.object_key,
-                content_type=self._target.content_type,
-                metadata=self._target.metadata,
-                options=self._target.options,
-            )
+        self._upload_id = await self._client.create_multipart_upload(
+            bucket=self._target.bucket,
+            key=self._target.object_key,
+            content_type=self._target.content_type,
+            metadata=self._target.metadata,
+            options=self._target.options,
+        )
 
     async def _send(self, *, number: int, body: bytearray) -> UploadedPart:
         # Tasks start in the order of their creation, and the lock is fair: parts are hashed in order.
         async with self._hashing:
             crc32, sha256 = await asyncio.to_thread(self._digest, body)
         assert self._upload_id is not None
-        with answers_unexpected():
-            return await self._client.upload_part(
-                bucket=self._target.bucket,
-                key=self._target.object_key,
-                upload_id=self._upload_id,
-                number=number,
-                body=body,
-                crc32=crc32,
-                sha256=sha256,
-            )
+        return await self._client.upload_part(
+            bucket=self._target.bucket,
+            key=self._target.object_key,
+            upload_id=self._upload_id,
+            number=number,
+            body=body,
+            crc32=crc32,
+            sha256=sha256,
+        )
 
     def _digest(self, body: bytearray) -> tuple[str, str | None]:
         self._sha256.update(body)
@@ -224,5 +222,5 @@ class S3Upload:
                 )
         except UploadGone:
             pass
-        except (PipelineError, S3Answer, TimeoutError) as error:
+        except (PipelineError, TimeoutError) as error:
             log.warning("upload_not_aborted", url=self._target.url, upload_id=upload_id, error=str(error))

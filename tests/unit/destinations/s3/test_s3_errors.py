@@ -14,7 +14,6 @@ from pipeline_processing.errors import (
     BucketMissing,
     DestinationUnavailable,
     InternalError,
-    PipelineError,
     SettingsError,
     Throttled,
 )
@@ -168,18 +167,18 @@ def test_a_password_in_a_url_is_masked() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [errors.ObjectMissing, errors.UploadGone, errors.AlreadyThere, errors.ConditionalConflict, errors.Unsupported],
+    ("error", "words"),
+    [
+        (refusal("NoSuchKey", 404), "it is tried again"),
+        (refusal("NoSuchUpload", 404), "it is tried again"),
+        (refusal("PreconditionFailed", 412), "it is tried again"),
+        (refusal("NotImplemented", 501), "must support"),
+    ],
+    ids=str,
 )
-def test_no_answer_crosses_the_port(answer: type[errors.S3Answer]) -> None:
-    """One that nobody expects becomes an error of ours."""
-
-    def unexpected() -> None:
-        with errors.answers_unexpected():
-            raise answer("x")
-
-    with pytest.raises(PipelineError):
-        unexpected()
+def test_an_answer_that_is_not_handled_has_a_remedy(error: Exception, words: str) -> None:
+    """It crosses the port as an error that the core knows."""
+    assert words in str(errors.translation(error, doing="write", url="s3://b/k"))
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("30", 30.0), ("soon", None), (None, None)])
