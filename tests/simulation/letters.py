@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, PipelineError
 from pipeline_processing.history.memory.letters import MemoryLetters
 from pipeline_processing.messaging.dead_letters import DeadLetter
+from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
 from pipeline_processing.runs.store import Incoming
 from pipeline_processing.serving.intake import Intake
@@ -21,7 +22,6 @@ from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
-from tests.memory_broker import MemoryBroker
 from tests.unit.in_memory import Call, Interposed, interposed, job
 
 if TYPE_CHECKING:

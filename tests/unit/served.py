@@ -11,6 +11,7 @@ import orjson
 
 from pipeline_processing.history.memory.letters import MemoryLetters
 from pipeline_processing.messaging.lasting_events import LastingEvents
+from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
 from pipeline_processing.serving.intake import Intake
 from pipeline_processing.serving.outbox import Outbox
@@ -21,7 +22,6 @@ from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
-from tests.memory_broker import MemoryBroker
 from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service, interposed
 
 REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")

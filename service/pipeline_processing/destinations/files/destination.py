@@ -1,20 +1,22 @@
 """Artifacts to a folder: `file:///dir`."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
 
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.files.errors import translated
 from pipeline_processing.destinations.files.staging import (
     STAGING,
     Folder,
-    P,
-    T,
     has_content,
     name_of_staged,
     sync_folder,
@@ -26,6 +28,9 @@ from pipeline_processing.errors import ConflictingObjects, SettingsError, Upload
 from pipeline_processing.model import Artifact, StagedFile, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 log = structlog.get_logger(__name__)
 
 
@@ -33,8 +38,9 @@ class FileDestination:
     """
     A `Destination` in a folder that exists, on a file system with hard links.
 
-    Every artifact is staged as a file, also a small one. Files carry no metadata, so a file is ours if it is the staged
-    file itself, or has its size and SHA-256.
+    Every artifact is staged as a file, small ones too: a file costs little, and one way is simpler than
+    two. Files carry no metadata, so one is ours if it is the staged file itself or has its size and
+    SHA-256.
     """
 
     holds_tables = False
@@ -96,19 +102,21 @@ class FileDestination:
         await self._run("delete", artifact.key, self._delete, artifact)
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """See `Destination`. Without what `publish` stages, which isn't an upload."""
+        """See `Destination`. Not what `publish` stages: nobody starts that as an upload."""
         for key, name in await self._run("list the uploads in", STAGING, self._folder.uploads):
             yield UploadRef(key=key, upload_id=name)
 
     async def _run(self, doing: str, key: str, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._folder.run(doing, self._url(key), self._in_folder, partial(work, *args, **kwargs))
+        # Shielded, since a thread can't be cancelled: it would go on unseen.
+        with translated(doing=doing, url=self._url(key), folder=self._folder):
+            return await shielded(asyncio.to_thread(self._in_folder, partial(work, *args, **kwargs)))
 
     def _in_folder(self, work: Callable[[], T]) -> T:
         self._folder.require()
         try:
             return work()
         finally:
-            self._folder.require()  # a file may seem to be missing only because the folder was
+            self._folder.require()  # what wasn't found may be missing only because the folder was
 
     def _complete(self, artifact: Artifact, staged_file: StagedFile) -> None:
         path, staged = self._folder.path(artifact.key), self._folder.staged(staged_file.path)
@@ -117,7 +125,7 @@ class FileDestination:
         except FileExistsError:
             if not self._is_ours(path, staged, artifact):
                 raise ConflictingObjects(self._url(artifact.key), why="its content differs") from None
-            sync_folder(path.parent)  # the process that linked it may have died before it did so
+            sync_folder(path.parent)  # whoever linked it may have died before
         except FileNotFoundError:
             if staged.exists():
                 raise
@@ -128,7 +136,7 @@ class FileDestination:
         self._folder.discard(staged)
 
     def _is_ours(self, path: Path, staged: Path, artifact: Artifact) -> bool:
-        # Another worker that completes it may remove the staged name at any moment.
+        # One that completes it beside us may remove the staged name at any moment, so ask for forgiveness.
         with suppress(FileNotFoundError):
             if staged.samefile(path):
                 return True

@@ -1,31 +1,17 @@
 """
 Files that appear whole or not at all.
 
-Bytes are written to a hidden folder in the root, so on the same file system, and then linked into place. A hard link
-fails if the name is taken, as If-None-Match does on S3. Everything here blocks, but for `Folder.run`.
+Bytes are written to a hidden folder in the root, so on the same file system, and linked into place: a hard
+link fails if the name is taken, which is what If-None-Match is to S3. Everything here blocks.
 """
 
-import asyncio
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import ParamSpec, TypeVar
 from urllib.parse import quote, unquote
 
-from pipeline_processing.aio.shielded import shielded
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
-from pipeline_processing.errors import (
-    AccessDenied,
-    BucketMissing,
-    DestinationUnavailable,
-    PipelineError,
-    SettingsError,
-)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 STAGING = ".staging"
 _LONGEST_NAME = 255
@@ -33,66 +19,27 @@ _LONGEST_NAME = 255
 _READ = 1024 * 1024
 
 
-_KINDS: Mapping[int, type[PipelineError]] = {
-    errno.ENOENT: BucketMissing,
-    errno.ENOTDIR: BucketMissing,
-    errno.EACCES: AccessDenied,
-    errno.EPERM: AccessDenied,
-    errno.EROFS: AccessDenied,
-    errno.ENAMETOOLONG: SettingsError,
-    errno.EMLINK: SettingsError,
-    errno.ENOSYS: SettingsError,
-    errno.ENOTSUP: SettingsError,
-    errno.EXDEV: SettingsError,
-    errno.ELOOP: SettingsError,
-}
-"""Any other (ENOSPC, EDQUOT, EIO, ESTALE, EMFILE, …) is DestinationUnavailable: the next attempt may succeed."""
-
-_REMEDIES: Mapping[type[PipelineError], str] = {
-    BucketMissing: "Create the folder, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
-    AccessDenied: "Let this service's user write there, on a file system that has hard links.",
-    SettingsError: "Choose a folder on one file system that has hard links and long names.",
-    DestinationUnavailable: "It is tried again; if it stays so, see whether the disk is full or broken.",
-}
-_REMEDY_OF_LOST = (
-    "The folder was there before, so it is tried again; if it stays so, mount its volume or create it, or correct "
-    "PIPELINE_DESTINATION or the job config's `destinations`."
-)
-
-
 class Folder:
     """
     A root with a staging folder in it. Raises OSError, and ValueError for a path that leads outside.
 
-    A volume may be unmounted while it is in use. Then its path leads to the folder that it was mounted on, on another
-    file system: nothing may be written there, and a file that is missing there proves nothing.
+    A volume may be unmounted while it is used. What is at its path then, if anything, is the folder that it was mounted
+    on, on another file system: nothing may be written there, and nothing follows from what is missing there.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._device: int | None = None
-        """The file system on which the root was found; None if it hasn't been."""
 
-    async def run(self, doing: str, url: str, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """
-        Do blocking work in this folder, in a thread, and raise its OSErrors as PipelineErrors.
-
-        It isn't cancelled, since a thread can't be: it would go on unseen. `doing` is a verb phrase that `url`
-        completes: "write".
-        """
-        try:
-            return await shielded(asyncio.to_thread(work, *args, **kwargs))
-        except OSError as error:
-            kind = _KINDS.get(error.errno or 0, DestinationUnavailable)
-            remedy = _REMEDIES[kind]
-            if kind is BucketMissing and self._device is not None:  # a volume may come back
-                kind, remedy = DestinationUnavailable, _REMEDY_OF_LOST
-            raise kind(f"Can't {doing} {url}: {error.strerror or error}. {remedy}") from error
+    @property
+    def was_there(self) -> bool:
+        """Whether the root has been found."""
+        return self._device is not None
 
     def require(self) -> None:
         """Raises FileNotFoundError unless the root is there, and on the file system where it was at first."""
         device = _device_of(self.root)
-        # A volume that was mounted again may have another number, but still has its mark.
+        # After it was mounted anew a volume may have another number, but it still has its mark.
         if self._device not in (None, device) and not (self.root / INSTALLATION_KEY).is_file():
             raise FileNotFoundError(
                 errno.ENOENT,
@@ -102,21 +49,21 @@ class Folder:
         self._device = device
 
     def path(self, key: str) -> Path:
-        """The path of a key."""
+        """Where a key stands."""
         parts = PurePosixPath(key).parts
         if not parts or key.startswith("/") or "\0" in key or any(part in ("..", STAGING) for part in parts):
             raise ValueError(f"{key!r} isn't a key below the destination")
         return self.root.joinpath(*parts)
 
     def staged(self, name: str) -> Path:
-        """The path of a staged file, which is named relative to the root."""
+        """Where a staged file stands, by its path relative to the root."""
         parts = PurePosixPath(name).parts
         if len(parts) != 2 or parts[0] != STAGING or parts[1] == ".." or "\0" in name:
             raise ValueError(f"{name!r} isn't a staged file")
         return self.root.joinpath(*parts)
 
     def uploads(self) -> list[tuple[str, str]]:
-        """Keys and names, relative to the root, of the staged files whose names tell the key."""
+        """Keys and names, relative to the root, of the staged files that say what they are for."""
         try:
             names = sorted(os.listdir(self.root / STAGING))
         except FileNotFoundError:
@@ -124,7 +71,7 @@ class Folder:
         return [(key, f"{STAGING}/{name}") for name in names if name.isascii() and (key := _key_of(name))]
 
     def prepare(self) -> None:
-        """Make the staging folder. Not the root: a missing one may be a volume that isn't mounted."""
+        """Make the staging folder. Not the root: one that is missing may be a volume that isn't mounted."""
         self.require()
         staging = self.root / STAGING
         if not staging.is_dir():
@@ -158,17 +105,17 @@ class Folder:
 
 def name_of_staged(key: str, *, upload: str) -> str:
     """
-    The name of an upload's staged file, relative to the root. `upload` is unique, and has no dot.
+    What the staged file of an upload is called, relative to the root. `upload` is unique, and has no dot.
 
-    The name tells the key, and so whose file it is. A key that is too long for that is left out: such a file is known
-    to the run table only.
+    The name says the key, so that whoever finds the file can tell whose it is. A key that is too long for that is
+    left out: such a file is found by the run table only.
     """
     name = f"{upload}.{quote(key, safe='/=').replace('/', '+')}"
     return f"{STAGING}/{name if len(name) <= _LONGEST_NAME else upload}"
 
 
 def _key_of(name: str) -> str:
-    """The key in a staged file's name; empty if there is none."""
+    """The key that a staged file's name says; empty if it says none."""
     return unquote(name.partition(".")[2].replace("+", "/"))
 
 

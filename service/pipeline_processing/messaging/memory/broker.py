@@ -1,27 +1,24 @@
 """Kafka in memory, for tests."""
 
-from __future__ import annotations
-
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from zlib import crc32
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, TopicMissing
+from pipeline_processing.messaging.memory.member import MemoryMember
+from pipeline_processing.messaging.memory.partition import MemoryPartition
 from pipeline_processing.messaging.port import Offsets, Outgoing, Record, RequestStream
-
-_MAX_RECORDS = 500
-_MOMENT_SECONDS = 0.3
 
 
 class MemoryBroker:
     """
     `Events` and `Topics`, and with `subscribe` a `RequestStream` for each member of one group.
 
-    It waits by asyncio's timers only, so it works in virtual time, too. `topics` are there from the start. `ensure`
-    creates those of `creates`, or finds them missing unless `may_create` is set.
+    It waits with asyncio's own timers alone, so that it lives in virtual time, too. `topics` are there from the start;
+    `ensure` creates those of `creates`, or finds them missing if `may_create` isn't set.
     """
 
     def __init__(
@@ -35,10 +32,10 @@ class MemoryBroker:
         max_message_bytes: int = 1_048_588,
     ) -> None:
         self.lost_replies = 0
-        """How many of the next calls of `send` store their messages, but fail."""
+        """So many of the next calls of `send` store their messages, and fail nevertheless."""
         self.max_message_bytes = max_message_bytes
         self.refuses: Callable[[Outgoing], bool] = lambda message: False
-        """Messages that it refuses for good, as a compacted topic refuses those without a key."""
+        """The messages that it will never take, as a compacted topic takes none without a key."""
         self._outage = False
         self._clock = clock
         self._creates = tuple(creates)
@@ -55,7 +52,7 @@ class MemoryBroker:
 
     @property
     def outage(self) -> bool:
-        """While it is set, every call fails, also those under way."""
+        """While it is set every call fails, also what is under way."""
         return self._outage
 
     @outage.setter
@@ -84,11 +81,11 @@ class MemoryBroker:
         return [record for partition in self._topics[topic] for record in partition.records]
 
     def partition(self, topic: str, number: int) -> MemoryPartition:
-        """One partition: its start can be moved, as retention does, and its end, as a transaction marker does."""
+        """One partition, whose start can be moved as retention does, and its end as a mark of a transaction does."""
         return self._topics[topic][number]
 
     def put(self, message: Outgoing) -> Record:
-        """Send this, outage or not."""
+        """Somebody sends this, outage or not."""
         partitions = self._topics[message.topic]
         partition = partitions[crc32(message.key or b"") % len(partitions)]
         now_ms = round(self._clock.now().timestamp() * 1000)
@@ -99,7 +96,9 @@ class MemoryBroker:
         return record
 
     def rebalance(self, topic: str | None = None) -> None:
-        """Assign all partitions (of one topic) anew, as happens when a member comes or goes."""
+        """
+        Take all partitions (of one topic) from all members and deal them again, as happens when one comes or goes.
+        """
         for member in self._members:
             if topic not in (None, member.topic):
                 continue
@@ -126,7 +125,7 @@ class MemoryBroker:
             self.rebalance()
 
     def committed_by_member(self, topic: str, offsets: Offsets) -> None:
-        """Store what a member commits."""
+        """A member commits."""
         self._committed.setdefault(topic, {}).update(offsets)
 
     # -- Events ----------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ class MemoryBroker:
         """See `Events`."""
         await asyncio.sleep(0)
         self.check(*{message.topic for message in messages})
-        refused = [each for each in messages if self.refuses(each) or each.size > self.max_message_bytes]
+        refused = [each for each in messages if self.refuses(each) or _size(each) > self.max_message_bytes]
         for message in messages:
             if message not in refused:
                 self.put(message)
@@ -143,12 +142,12 @@ class MemoryBroker:
             self.lost_replies -= 1
             raise KafkaUnavailable("Kafka in memory has stored the messages, and its reply was lost.")
         if refused:
-            first = refused[0]
+            first, size = refused[0], _size(refused[0])
             if self.refuses(first):
                 raise MessageRefused(f"Kafka in memory refuses a message to the topic {first.topic} for good.")
             raise MessageTooLarge(
                 f"Kafka in memory refuses a message to the topic {first.topic} for its size: it has "
-                f"{first.size:,} bytes, and {self.max_message_bytes:,} are allowed."
+                f"{size:,} bytes, and {self.max_message_bytes:,} are allowed."
             )
 
     # -- Topics ----------------------------------------------------------------------------------
@@ -216,14 +215,14 @@ class MemoryBroker:
     # -- inside ----------------------------------------------------------------------------------
 
     def check(self, *topics: str) -> None:
-        """Raises KafkaUnavailable in an outage, and TopicMissing. Every call does this first."""
+        """What every call does first."""
         if self.outage:
             raise KafkaUnavailable("Kafka in memory can't be reached: this test has an outage.")
         if missing := sorted(set(topics) - self._topics.keys()):
             raise TopicMissing(missing)
 
     async def change(self, *, seconds: float | None = None) -> None:
-        """Wait until something changes, or for so many seconds."""
+        """Return when something has changed, or after so long."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
@@ -239,83 +238,6 @@ class MemoryBroker:
                 each.set_result(None)
 
 
-class MemoryMember:
-    """A `RequestStream`. As with Kafka, a rebalance takes all its partitions; uncommitted records come again."""
-
-    def __init__(self, broker: MemoryBroker, topic: str) -> None:
-        self.topic = topic
-        self._broker = broker
-        self._positions: dict[MemoryPartition, int] = {}
-        self._given: dict[int, int] = {}
-
-    def assign(self, positions: Mapping[MemoryPartition, int]) -> None:
-        """Read just these partitions, from these positions."""
-        self._positions = dict(positions)
-        self._given.clear()
-
-    async def poll(self) -> list[Record]:
-        """See `RequestStream`."""
-        self._broker.check(self.topic)
-        if not (records := self._next()):
-            await self._broker.change(seconds=_MOMENT_SECONDS)
-            self._broker.check(self.topic)
-            records = self._next()
-        return records
-
-    async def commit(self) -> None:
-        """See `RequestStream`."""
-        self._broker.check(self.topic)
-        self._broker.committed_by_member(self.topic, self._given)
-
-    async def lag(self) -> int:
-        """See `RequestStream`."""
-        self._broker.check(self.topic)
-        return sum(max(0, each.end - position) for each, position in self._positions.items())
-
-    def _next(self) -> list[Record]:
-        records: list[Record] = []
-        for partition, position in self._positions.items():
-            found = partition.between(position, partition.end)
-            room = _MAX_RECORDS - len(records)
-            after = partition.end if len(found) <= room else found[room].offset
-            records += found[:room]
-            self._positions[partition] = self._given[partition.number] = after
-        return records
-
-
-class MemoryPartition:
-    """Records with rising offsets, of which some may be missing."""
-
-    def __init__(self, topic: str, number: int) -> None:
-        self.topic = topic
-        self.number = number
-        self.records: list[Record] = []
-        self.start = 0
-        self.end = 0
-
-    def append(self, message: Outgoing, *, timestamp_ms: int) -> Record:
-        record = Record(
-            topic=self.topic,
-            partition=self.number,
-            offset=self.end,
-            timestamp_ms=timestamp_ms,
-            key=message.key,
-            value=message.value,
-            headers=message.headers,
-        )
-        self.records.append(record)
-        self.end += 1
-        return record
-
-    def skip(self) -> None:
-        """Use up an offset without a record, as a transaction marker does."""
-        self.end += 1
-
-    def expire(self, start: int) -> None:
-        """Remove what is older than this offset, as retention does."""
-        self.start = start
-        self.records = [record for record in self.records if record.offset >= start]
-
-    def between(self, first: int, after: int) -> list[Record]:
-        """Records from the one offset up to, but not including, the other."""
-        return [record for record in self.records if first <= record.offset < after]
+def _size(message: Outgoing) -> int:
+    headers = sum(len(name.encode()) + len(value or b"") for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers
