@@ -1,4 +1,4 @@
-"""Whether this process works: the answers of `/livez` and `/readyz`."""
+"""Whether this process works: what `/livez` and `/readyz` say."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.telemetry.outage import Outage
 
 SILENT_SECONDS = 90.0
-"""A loop that is silent for longer hangs: none of its calls may take that long."""
+"""A loop that has not come round for so long hangs: none of its calls may take that long."""
 
 
 class Pulse:
-    """The heartbeat of a loop that has to keep going."""
+    """The beat of one of the loops that have to go round all the time."""
 
     def __init__(self, name: str, *, clock: Clock) -> None:
         self.name = name
@@ -19,25 +19,25 @@ class Pulse:
         self._stuck: str | None = None
 
     def beat(self) -> None:
-        """The loop has started another round."""
+        """It has come round."""
         self._beaten_at = self._clock.monotonic()
 
     def stuck(self, why: str) -> None:
-        """The loop makes rounds but no progress, until `moving` is called."""
+        """It goes round and gets nothing done; until `moving` is called."""
         self._stuck = why
 
     def moving(self) -> None:
-        """The loop makes progress, or has nothing to do."""
+        """It gets something done, or has nothing to do."""
         self._stuck = None
 
     def stop(self) -> None:
-        """The loop has ended on purpose, or hasn't started."""
+        """It has ended on purpose, or hasn't begun."""
         self._beaten_at = self._stuck = None
 
     @property
     def problem(self) -> str | None:
-        """Why the loop isn't alive; None if it is, or isn't meant to run."""
-        beaten_at, stuck = self._beaten_at, self._stuck  # read once: another thread may ask
+        """Why it isn't alive; None if it is, or isn't to run."""
+        beaten_at, stuck = self._beaten_at, self._stuck  # as they are now: another thread asks
         if stuck is not None:
             return f"{self.name}: {stuck}"
         if beaten_at is None:
@@ -47,22 +47,22 @@ class Pulse:
 
 
 class Health:
-    """All pulses and outages of the process."""
+    """All pulses and outages of the process together."""
 
     def __init__(self, *, pulses: Sequence[Pulse], outages: Sequence[Outage]) -> None:
         self._pulses = pulses
         self._outages = outages
         self.state = "starting"
-        """`starting`, `serving` once everything has started, `stopping` after SIGTERM."""
+        """`serving` once everything has begun, `stopping` from SIGTERM on."""
         self.notes: list[str] = []
-        """What an operator should know, though nothing is wrong with this process."""
+        """What an operator should know, though this process does all it can."""
 
     def not_alive(self) -> list[str]:
-        """Reasons to restart this process. A server that is away is none."""
+        """Reasons to end this process and start another; none of them is a server that is away."""
         return [problem for pulse in self._pulses if (problem := pulse.problem) is not None]
 
     def not_ready(self) -> list[str]:
-        """Reasons why the process can't work just now."""
+        """Reasons why it doesn't do its work just now."""
         away = [f"{outage.server}: {problem}" for outage in self._outages if (problem := outage.problem) is not None]
         state = [] if self.state == "serving" else [self.state]
         return [*state, *self.not_alive(), *away]

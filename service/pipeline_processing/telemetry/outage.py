@@ -9,9 +9,9 @@ log = structlog.get_logger(__name__)
 
 class Outage:
     """
-    Whether a server answers its users. It is away as long as one of them has a complaint.
+    Whether a server that is needed all the time answers its users: it is away as long as one of them has a complaint.
 
-    One line says so when it begins, and one when it ends: a line for each retry would hide other events.
+    Retrying goes on quietly meanwhile: a line every second would hide what else happens.
     """
 
     def __init__(self, server: str) -> None:
@@ -20,17 +20,17 @@ class Outage:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong; None while the server answers."""
-        # A copy: another thread may ask.
+        """What is wrong; None while it answers."""
+        # A copy, as another thread asks.
         return next(iter(list(self._complaints.values())), None)
 
     def began(self, error: PipelineError, *, by: str) -> None:
-        """The server doesn't answer this user."""
+        """It doesn't answer this user."""
         if not self._complaints:
             log.warning(f"{self.server} can't be used; trying again until it can", error=str(error))
         self._complaints[by] = str(error)
 
     def ended(self, *, by: str) -> None:
-        """The server answers this user."""
+        """It answers this user."""
         if self._complaints.pop(by, None) is not None and not self._complaints:
             log.info(f"{self.server} is back")
