@@ -1,11 +1,12 @@
-"""Integers of 64 bits, whatever the column has. Every result that doesn't fit is a row's fault."""
+"""Integers of 64 bits, whatever the column has. A result that doesn't fit is a row fault."""
 
+import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 
 from pipeline_processing.expressions.floats import SPACE
-from pipeline_processing.expressions.refusals import RowFault
+from pipeline_processing.expressions.types import RowFault
 
 OUT_OF_RANGE = "a number is out of range for an integer, which has 64 bits"
 
@@ -23,6 +24,9 @@ def within_range(number: int) -> int:
     if -(2**63) <= number < 2**63:
         return number
     raise RowFault(OUT_OF_RANGE)
+
+
+# -- from other types ----------------------------------------------------------------------------
 
 
 def integer_of(text: str) -> int:
@@ -51,19 +55,20 @@ def integer_of_float(number: float) -> int:
     return round(number)
 
 
-def _sum(a: int, b: int) -> int:
-    return within_range(a + b)
+# -- arithmetic ----------------------------------------------------------------------------------
 
 
-def _difference(a: int, b: int) -> int:
-    return within_range(a - b)
+def _checked(function: Callable[[int, int], int]) -> Callable[[int, int], int]:
+    return lambda a, b: within_range(function(a, b))
 
 
-def _product(a: int, b: int) -> int:
-    return within_range(a * b)
+add = _checked(operator.add)
+subtract = _checked(operator.sub)
+multiply = _checked(operator.mul)
 
 
-def _quotient(a: int, b: int) -> int:
+def divide(a: int, b: int) -> int:
+    """Rounded towards zero."""
     if not b:
         raise RowFault("division by zero")
     quotient = abs(a) // abs(b)
@@ -76,15 +81,6 @@ def remainder(a: int, b: int) -> int:
         raise RowFault("division by zero")
     rest = abs(a) % abs(b)
     return -rest if a < 0 else rest
-
-
-ARITHMETIC: Mapping[str, Callable[[int, int], int]] = {
-    "+": _sum,
-    "-": _difference,
-    "*": _product,
-    "/": _quotient,
-    "%": remainder,
-}
 
 
 def negative(number: int) -> int:

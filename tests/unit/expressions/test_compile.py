@@ -11,8 +11,7 @@ from pipeline_processing.columns import Columns, Kind
 from pipeline_processing.expressions.compile import column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled
 from pipeline_processing.expressions.expression import expression, results
-from pipeline_processing.expressions.parse import parse
-from pipeline_processing.expressions.tree import Name
+from pipeline_processing.expressions.parse import Name, parse
 from pipeline_processing.kinds import column_of_kind
 
 COLUMNS = Columns(
@@ -61,7 +60,7 @@ def test_each_part_is_compiled_once(name: str):
     def column(column: Name) -> Compiled:
         nonlocal looked_up
         looked_up += 1
-        return column_read(COLUMNS.require(column.name, step="derive"), "json", column.at)
+        return column_read(COLUMNS.require(column.name, step="derive"), "json")
 
     compiled(parse(text), column)
 

@@ -14,8 +14,8 @@ from msgspec import Raw
 
 from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.errors import InvalidStep, UnknownColumn
+from pipeline_processing.expressions.compile import FUNCTION_NAMES
 from pipeline_processing.expressions.expression import Expression, cast_of, condition, expression, results
-from pipeline_processing.expressions.functions import FUNCTIONS
 from pipeline_processing.expressions.parse import MAX_DEPTH
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row
@@ -105,11 +105,14 @@ def test_no_number_takes_for_ever():
             compiled(number)
 
 
+UNREADABLE = "a json can't be read, or has a string with characters in it that text can't have"
+
+
 @pytest.mark.parametrize("document", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000])
 def test_no_document_blows_the_stack(document: str):
     """A json nested too deeply is a row's fault, as text and as a column."""
     assert value("text::json", ROW | {"text": document}) == "the text isn't JSON"
-    assert value("json -> 'a'", ROW | {"json": Raw(document)}) in ("a json can't be read", None)
+    assert value("json -> 'a'", ROW | {"json": Raw(document)}) == UNREADABLE
 
 
 @pytest.mark.parametrize("to", ["ınt", "İnt8", "timeſtamp", "int4"])
@@ -123,7 +126,7 @@ def test_a_cast_to_no_type_is_an_invalid_step(to: str):
 
 WORDS = [
     *(kind.value if kind is not Kind.TIMESTAMP else '"timestamp"' for kind in Kind),
-    *(name for name in FUNCTIONS if name != "extract"),
+    *(name for name in FUNCTION_NAMES if name != "extract"),
     *("1", "-2", "1.50", "'a'", "'5'", "'2026-01-18'", "NULL", "true", "(", ")", ",", "=", "<", "+", "-", "*", "/", "%", "||"),
     *("->", "->>", "AND", "OR", "NOT", "IS NULL", "IN (", "LIKE", "BETWEEN", "::text", "::int", "::numeric", "::json", "::date"),
     *("CASE WHEN", "THEN", "ELSE", "END"),
@@ -135,7 +138,7 @@ NATURAL: Row = ROW | {"number": Decimal("1.50"), "float": 2.5, "json": {"a": [1]
 def texts(draw: st.DrawFn) -> str:
     """Words in any order; most calls have their parentheses, so that some of it is an expression."""
     words = draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8))
-    joined = " ".join(f"{word}(" if word in FUNCTIONS else word for word in words)
+    joined = " ".join(f"{word}(" if word in FUNCTION_NAMES else word for word in words)
     return joined + ")" * max(0, joined.count("(") - joined.count(")"))
 
 
