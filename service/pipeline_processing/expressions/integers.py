@@ -1,8 +1,6 @@
 """Integers of 64 bits, whatever the column has. A result that doesn't fit is a row fault."""
 
-import operator
 import re
-from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 
 from pipeline_processing.expressions.floats import SPACE
@@ -58,13 +56,16 @@ def integer_of_float(number: float) -> int:
 # -- arithmetic ----------------------------------------------------------------------------------
 
 
-def _checked(function: Callable[[int, int], int]) -> Callable[[int, int], int]:
-    return lambda a, b: within_range(function(a, b))
+def add(a: int, b: int) -> int:
+    return within_range(a + b)
 
 
-add = _checked(operator.add)
-subtract = _checked(operator.sub)
-multiply = _checked(operator.mul)
+def subtract(a: int, b: int) -> int:
+    return within_range(a - b)
+
+
+def multiply(a: int, b: int) -> int:
+    return within_range(a * b)
 
 
 def divide(a: int, b: int) -> int:
