@@ -14,11 +14,11 @@ from typing import Any
 
 from msgspec import Raw
 
-from pipeline_processing import values
-from pipeline_processing.columns import Column, Comparison, Kind
-from pipeline_processing.formats.json_values import dumps, loads, non_finite
-from pipeline_processing.formats.untouched import remembering
-from pipeline_processing.values import same
+from pipeline_processing.rows import values
+from pipeline_processing.rows.columns import Column, Comparison, Kind
+from pipeline_processing.rows.json_values import dumps, loads, non_finite
+from pipeline_processing.rows.untouched import remembering
+from pipeline_processing.rows.values import same
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers
-from pipeline_processing.postgres.migrate import migrate
+from pipeline_processing.history.postgres.migrate import migrate
 from tests.acceptance.kafka_side import Messages
 from tests.acceptance.service import TABLES, NewService, Service
 

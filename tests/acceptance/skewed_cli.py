@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime, timedelta
 
+from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.cli.main import main
-from pipeline_processing.clock import SystemClock
 
 
 def now(self: SystemClock) -> datetime:

@@ -253,7 +253,7 @@ def test_a_service_that_dies_ends_the_demo(start: StartDemo) -> None:
     demo = start(
         command=after(
             "from pipeline_processing.errors import SettingsError\n"
-            "from pipeline_processing.worker import Worker\n"
+            "from pipeline_processing.serving.worker import Worker\n"
             "async def die(self, held):\n"
             "    raise SettingsError('The worker has died.')\n"
             "Worker._claim = die\n"

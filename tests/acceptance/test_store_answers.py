@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.service import LARGE, Service, completion
-from tests.unit.s3.recording_store import Answer, RecordingStore
+from tests.unit.destinations.s3.recording_store import Answer, RecordingStore
 from tests.watching import eventually
 
 XHTML = "<html><body>Sign in</body></html>"

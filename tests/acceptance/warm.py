@@ -22,15 +22,15 @@ from contextlib import suppress
 from pathlib import Path
 
 # What `run` and `serve` import when they are called.
-import pipeline_processing.app
+import pipeline_processing.app.one_run
 import pipeline_processing.cli.main
-import pipeline_processing.cli.progress
 import pipeline_processing.cli.serve
-import pipeline_processing.kafka.events
-import pipeline_processing.kafka.requests
-import pipeline_processing.kafka.topics
-import pipeline_processing.settings_loader
-import pipeline_processing.telemetry
+import pipeline_processing.messaging.kafka.events
+import pipeline_processing.messaging.kafka.requests
+import pipeline_processing.messaging.kafka.topics
+import pipeline_processing.settings.loader
+import pipeline_processing.telemetry.tracing
+import pipeline_processing.terminal.progress
 
 
 class Forked:

@@ -10,14 +10,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
-from pipeline_processing.app_data import sources
-from pipeline_processing.cli.event_loop import run_async
-from pipeline_processing.destinations import Destinations
-from pipeline_processing.masking import Mask
+from pipeline_processing.app.data_path import sources
+from pipeline_processing.destinations.null.destination import NullDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.model import JobRequest, UploadRef
-from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.ports import LastSuccess
-from pipeline_processing.settings_loader import load_settings
+from pipeline_processing.settings.loader import load_settings
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.terminal.event_loop import run_async
 
 
 async def seconds_of_a_run(dsn: str, config: AgencyJobConfig) -> tuple[float, int]:

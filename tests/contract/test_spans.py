@@ -7,8 +7,8 @@ from aiobotocore.session import get_session
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from pipeline_processing.embedded.servers import EmbeddedServers
-from pipeline_processing.masking import Mask
-from pipeline_processing.telemetry import telemetry_with, trace_ids
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import telemetry_with, trace_ids
 
 
 async def test_queries_and_s3_calls_are_spans_without_their_values(servers: EmbeddedServers) -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import pipeline_processing.app  # noqa: F401  makes every error class known
+import pipeline_processing.app.one_run  # noqa: F401  makes every error class known
 from pipeline_processing import errors
-from pipeline_processing.asyncapi import DEAD_LETTER_REASONS
-from pipeline_processing.schemas import error_kinds
-from pipeline_processing.settings_keys import setting_docs
+from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
+from pipeline_processing.published.schemas import error_kinds
+from pipeline_processing.settings.keys import setting_docs
 
 DOCS = Path(__file__).parents[2] / "docs"
 

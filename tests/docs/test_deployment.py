@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from pipeline_processing.agency_data_job.config import load_job_config
 from pipeline_processing.cli.main import app
-from pipeline_processing.settings_loader import load_settings
+from pipeline_processing.settings.loader import load_settings
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

@@ -11,10 +11,10 @@ import typer
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.cli.main import app
-from pipeline_processing.guarantees import GUARANTEES
+from pipeline_processing.destinations.guarantees import GUARANTEES
 from pipeline_processing.model import JobRequest
-from pipeline_processing.schemas import error_kinds
-from pipeline_processing.yaml_documents import load_yaml
+from pipeline_processing.options.yaml_documents import load_yaml
+from pipeline_processing.published.schemas import error_kinds
 from tests.docs.tables import DOCS, TABLES, page_with_table
 
 ROOT = DOCS.parent
@@ -23,7 +23,8 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 def blocks(page: Path, language: str) -> list[str]:
     """The page's code blocks in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
 
 
 def shell_lines(page: Path) -> list[str]:
@@ -126,7 +127,7 @@ def test_exit_codes_are_all_explained() -> None:
 
 def test_the_tree_is_the_code() -> None:
     """Every file and folder in the architecture's tree is there."""
-    tree = blocks(DOCS / "architecture.md", "")[0]
+    (tree,) = blocks(DOCS / "architecture.md", "")
     names = [name for line in tree.splitlines()[1:] for name in re.findall(r"[\w*]+(?:/|\.py)", line[:21])]
     package = ROOT / "service/pipeline_processing"
     assert len(names) > 15

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.columns import Kind
 from pipeline_processing.formats.csv import Csv
-from pipeline_processing.formats.json_values import loads
 from pipeline_processing.formats.ndjson import Ndjson
-from pipeline_processing.formats.untouched import carried_form
 from pipeline_processing.kinds import FORMS, Form, column_of_kind, form_of, text_of
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.rows.json_values import loads
+from pipeline_processing.rows.untouched import carried_form
 
 CARRIES = ("json", "text")
 ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))

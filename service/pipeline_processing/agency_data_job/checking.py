@@ -11,12 +11,12 @@ from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.agency_data_job.source_config import HttpSourceEntry, PostgresSourceEntry, SourceConfig
 from pipeline_processing.agency_data_job.verification import checks_of_rows
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns
 from pipeline_processing.errors import PipelineError, SecretMissing, SettingsError
 from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.ports import LookupTable, Services, Upstream
-from pipeline_processing.query_columns import names_of_query
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
+from pipeline_processing.sources.postgres.query_columns import names_of_query
 from pipeline_processing.steps.chain import checked
 from pipeline_processing.steps.rejections import Rejections
 from pipeline_processing.steps.step import StepContext

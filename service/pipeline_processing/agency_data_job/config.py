@@ -17,19 +17,19 @@ from pipeline_processing.agency_data_job.destination_config import (
     S3DestinationEntry,
 )
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
-from pipeline_processing.agency_data_job.parts import Part
-from pipeline_processing.agency_data_job.postgres_destination import LoadMode
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
 from pipeline_processing.agency_data_job.source_config import SourceConfig
-from pipeline_processing.durations import Duration
+from pipeline_processing.destinations.tables.options import LoadMode
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
-from pipeline_processing.limits import Share
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest, Moment
-from pipeline_processing.plugin_entry import PluginEntry
+from pipeline_processing.options.durations import Duration
+from pipeline_processing.options.limits import Share
+from pipeline_processing.options.parts import Part
+from pipeline_processing.options.plugin_entry import PluginEntry
+from pipeline_processing.options.validation import faults_of
+from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.steps.config import DedupeConfig, EnrichTableConfig, StepConfig
 from pipeline_processing.steps.rejections import OnRowError
-from pipeline_processing.validation import faults_of
-from pipeline_processing.yaml_documents import load_yaml
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 

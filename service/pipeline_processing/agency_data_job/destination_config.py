@@ -6,11 +6,11 @@ from typing import Annotated
 from pydantic import Tag, field_validator
 
 from pipeline_processing import plugins
-from pipeline_processing.agency_data_job.parts import Entry, Part
-from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
-from pipeline_processing.agency_data_job.s3_destination import S3DestinationConfig
-from pipeline_processing.one_key import one_key
-from pipeline_processing.plugin_entry import PluginEntry
+from pipeline_processing.destinations.s3.options import S3DestinationConfig
+from pipeline_processing.destinations.tables.options import PostgresDestinationConfig
+from pipeline_processing.options.one_key import one_key
+from pipeline_processing.options.parts import Entry, Part
+from pipeline_processing.options.plugin_entry import PluginEntry
 
 
 class FileDestinationConfig(Part):

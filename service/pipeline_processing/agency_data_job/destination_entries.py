@@ -6,8 +6,8 @@ from pipeline_processing.agency_data_job.destination_config import (
     FileDestinationEntry,
     S3DestinationEntry,
 )
-from pipeline_processing.locations import FileLocation
-from pipeline_processing.settings import Settings
+from pipeline_processing.options.locations import FileLocation
+from pipeline_processing.settings.settings import Settings
 
 
 def destination_entries(settings: Settings, config: AgencyJobConfig | None) -> tuple[DestinationConfig, ...]:

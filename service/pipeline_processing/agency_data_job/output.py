@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pipeline_processing.agency_data_job.config import DatasetConfig
 from pipeline_processing.agency_data_job.stages import Stages
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ArtifactTooLarge, RowTooLarge
 from pipeline_processing.formats.compression import Compressor, compressor
 from pipeline_processing.model import Artifact, Compression, InlineContent, UploadRef

@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline_processing.agency_data_job.parts import Part
 from pipeline_processing.model import BUILT_IN_ARGUMENTS, Moment
+from pipeline_processing.options.parts import Part
 
 
 class ParamType(StrEnum):

@@ -19,16 +19,16 @@ from pipeline_processing.agency_data_job.quarantine import Quarantine
 from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, parts
 from pipeline_processing.agency_data_job.stages import Stages
 from pipeline_processing.agency_data_job.verification import checks_of_rows, verify
-from pipeline_processing.columns import Columns
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.formats.formats import CARRY, new_format
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import Artifact, DatasetCounts
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source, UploadStarted
+from pipeline_processing.rows.columns import Columns
 from pipeline_processing.steps.chain import bound
 from pipeline_processing.steps.rejections import Rejections
 from pipeline_processing.steps.row_size import largest_of
 from pipeline_processing.steps.step import StepContext
+from pipeline_processing.telemetry.masking import Mask
 
 _ROWS_FOR_OTHERS_CODE = 256
 """At a time: nobody knows how large the rows are that it returns, until it has returned all of them."""

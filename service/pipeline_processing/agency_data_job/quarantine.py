@@ -10,10 +10,10 @@ from msgspec import Raw
 from pipeline_processing.agency_data_job.output import Outlet
 from pipeline_processing.errors import RowTooLarge
 from pipeline_processing.formats.ndjson import Ndjson
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import Artifact, Compression, FormatName
 from pipeline_processing.ports import Content, Row, Upload
 from pipeline_processing.steps.rejections import Rejected
+from pipeline_processing.telemetry.masking import Mask
 
 REJECTED = "_rejected"
 

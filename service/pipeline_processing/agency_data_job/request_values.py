@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.errors import InvalidRequest
 from pipeline_processing.model import JobRequest
-from pipeline_processing.validation import shown
+from pipeline_processing.options.validation import shown
 
 _MOST_FAULTS = 20
 """A request may have thousands of params, and the message travels in events and headers."""

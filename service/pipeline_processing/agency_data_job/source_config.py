@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import Field, Tag
 
 from pipeline_processing import plugins
-from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
-from pipeline_processing.agency_data_job.parts import Entry, Part
-from pipeline_processing.durations import Duration
-from pipeline_processing.one_key import one_key
-from pipeline_processing.plugin_entry import PluginEntry
-from pipeline_processing.query_columns import placeholders_of_query
+from pipeline_processing.options.durations import Duration
+from pipeline_processing.options.one_key import one_key
+from pipeline_processing.options.parts import Entry, Part
+from pipeline_processing.options.plugin_entry import PluginEntry
+from pipeline_processing.sources.http.options import HttpSourceConfig
+from pipeline_processing.sources.postgres.query_columns import placeholders_of_query
 
 
 class PostgresSourceConfig(Part):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.exit_codes import FAILED, SUCCESS
+from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Run, RunState
@@ -30,9 +30,9 @@ def cancel(
     A run that is decided (`prepared`) or finished is left as it is, and the exit code is 1; it is 65 if there is no
     run of that id.
     """
-    from pipeline_processing.cli.event_loop import run_async
-    from pipeline_processing.cli.render import printable
     from pipeline_processing.model import RunState
+    from pipeline_processing.terminal.event_loop import run_async
+    from pipeline_processing.terminal.render import printable
 
     before, run = run_async(_cancelled(run_id))
     if run.state is RunState.CANCELLED and before is not RunState.CANCELLED:
@@ -45,18 +45,18 @@ def cancel(
 
 async def _cancelled(run_id: str) -> tuple[RunState, Run]:
     """The state in which the run was found, and the run as it stands now. Raises RunUnknown."""
-    from pipeline_processing.app import history
+    from pipeline_processing.app.one_run import history
     from pipeline_processing.errors import RunUnknown
 
     async with history(current_settings()) as runs:
-        before = await runs.get(run_id)
+        before = await runs.history.get(run_id)
         if before is None:
             raise RunUnknown(run_id)
-        return before.state, await runs.cancel(run_id)
+        return before.state, await runs.queue.cancel(run_id)
 
 
 def _why_not(run: Run) -> str:
-    from pipeline_processing.cli.render import moment
+    from pipeline_processing.terminal.render import moment
 
     if run.state.finished:
         return f"Run {run.run_id!r} is {run.state} already, since {moment(run.finished_at)} UTC."

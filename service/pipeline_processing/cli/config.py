@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
-from pipeline_processing.cli.exit_codes import SUCCESS
+from pipeline_processing.terminal.exit_codes import SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.errors import PipelineError
-    from pipeline_processing.settings import Settings
-    from pipeline_processing.settings_loader import SettingEntry
+    from pipeline_processing.settings.loader import SettingEntry
+    from pipeline_processing.settings.settings import Settings
 
 app = typer.Typer(help="Check, or show, the settings and the job config.")
 
@@ -41,10 +41,10 @@ def check(
     from pipeline_processing.agency_data_job.checking import faults_without_servers
     from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.agency_data_job.destination_entries import destination_entries
+    from pipeline_processing.destinations.guarantees import guarantee
     from pipeline_processing.errors import PipelineError
-    from pipeline_processing.guarantees import guarantee
-    from pipeline_processing.logs import configure_logs
-    from pipeline_processing.settings_loader import InvalidSettings
+    from pipeline_processing.settings.loader import InvalidSettings
+    from pipeline_processing.telemetry.logs import configure_logs
 
     # Building the steps imports users' functions, which may log.
     on_terminal = sys.stderr.isatty()
@@ -82,8 +82,8 @@ def check(
 
 
 def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
-    from pipeline_processing.app_checks import check_servers
-    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.app.checks import check_servers
+    from pipeline_processing.terminal.event_loop import run_async
 
     async def check_each() -> list[PipelineError]:
         errors = []
@@ -108,7 +108,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Print every setting with where its value comes from. Secrets are masked."""
-    from pipeline_processing.settings_loader import load_settings
+    from pipeline_processing.settings.loader import load_settings
 
     entries = load_settings(os.environ, mask=current_mask()).entries()
     if as_json:

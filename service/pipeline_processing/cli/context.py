@@ -7,21 +7,21 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_processing.masking import Mask
+from pipeline_processing.telemetry.masking import Mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.errors import SettingsError
-    from pipeline_processing.settings import Settings
+    from pipeline_processing.settings.settings import Settings
 
 _mask: ContextVar[Mask] = ContextVar("mask")
 
 
 def current_settings(*, job_config_file: Path | None = None, concurrency: int | None = None) -> Settings:
     """The settings of this process, with what the command line says instead. Raises InvalidSettings."""
-    from pipeline_processing.settings_loader import load_settings
+    from pipeline_processing.settings.loader import load_settings
 
     overrides = {"PIPELINE_JOB_CONFIG_FILE": job_config_file, "PIPELINE_WORKER__CONCURRENCY": concurrency}
     return load_settings(os.environ, overrides=overrides, mask=current_mask()).settings

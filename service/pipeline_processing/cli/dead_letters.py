@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline_processing.cli import render
 from pipeline_processing.cli.context import current_mask, current_settings
-from pipeline_processing.cli.exit_codes import FAILED, SUCCESS
 from pipeline_processing.cli.history import moment_of
+from pipeline_processing.terminal import render
+from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
 
 if TYPE_CHECKING:
-    from pipeline_processing.dead_letters import DeadLetter
-    from pipeline_processing.messaging import Topics
-    from pipeline_processing.redrive import DeadLetters, Redriven, Wanted
-    from pipeline_processing.settings import Settings
-    from pipeline_processing.topic_reading import Place
+    from pipeline_processing.messaging.dead_letters import DeadLetter
+    from pipeline_processing.messaging.port import Topics
+    from pipeline_processing.messaging.topic_reading import Place
+    from pipeline_processing.requests.redrive import DeadLetters, Redriven, Wanted
+    from pipeline_processing.settings.settings import Settings
 
 app = typer.Typer(help="Look at requests that couldn't be used, and resend them.")
 
@@ -64,7 +64,7 @@ def list_letters(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per letter and line.")] = False,
 ) -> None:
     """Show dead letters, the newest first. Times are UTC."""
-    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.terminal.event_loop import run_async
 
     letters = run_async(_newest(_wanted(reason, since), limit))
     if as_json:
@@ -84,7 +84,7 @@ def show(
 
     Exits with 65 if there is none at that place.
     """
-    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.terminal.event_loop import run_async
 
     letter = run_async(_one(_place(place)))
     if as_json:
@@ -106,7 +106,7 @@ def redrive(
     Doing it twice makes no second run. Letters that say the same are sent once. Exits with 1 if a request couldn't be
     sent because it is gone or the broker refuses it, with 65 if a place has no dead letter.
     """
-    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.terminal.event_loop import run_async
 
     wanted = _wanted(reason, since, places or [])
     return run_async(_redriven(wanted))
@@ -117,11 +117,11 @@ def redrive(
 
 @asynccontextmanager
 async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
-    from pipeline_processing import app
-    from pipeline_processing.clock import SystemClock
-    from pipeline_processing.logs import configure_logs
-    from pipeline_processing.redrive import DeadLetters
-    from pipeline_processing.submission import patiently
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.app import one_run as app
+    from pipeline_processing.requests.redrive import DeadLetters
+    from pipeline_processing.requests.submission import patiently
+    from pipeline_processing.telemetry.logs import configure_logs
 
     on_terminal = sys.stderr.isatty()
     configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
@@ -146,8 +146,8 @@ async def _one(place: Place) -> DeadLetter:
 
 
 async def _redriven(wanted: Wanted) -> int:
-    from pipeline_processing import app
-    from pipeline_processing.redrive import Redrive
+    from pipeline_processing.app import one_run as app
+    from pipeline_processing.requests.redrive import Redrive
 
     told = _Told()
     async with _letters() as (settings, topics, letters), app.events(settings) as events:
@@ -224,7 +224,7 @@ def _object(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _full_object(letter: DeadLetter) -> dict[str, Any]:
-    from pipeline_processing.dead_letters import STORED
+    from pipeline_processing.messaging.dead_letters import STORED
 
     record = letter.record
     return {
@@ -291,7 +291,7 @@ def _moment(text: str) -> str:
 
 
 def _place(text: str) -> Place:
-    from pipeline_processing.redrive import letter_place
+    from pipeline_processing.requests.redrive import letter_place
 
     try:
         return letter_place(text)
@@ -301,9 +301,9 @@ def _place(text: str) -> Place:
 
 def _wanted(reason: str | None, since: str | None, places: list[str] | None = None) -> Wanted:
     """Raises BadParameter."""
-    from pipeline_processing.asyncapi import DEAD_LETTER_REASONS
-    from pipeline_processing.clock import SystemClock
-    from pipeline_processing.redrive import Wanted
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
+    from pipeline_processing.requests.redrive import Wanted
 
     if places and (reason, since) != (None, None):
         raise typer.BadParameter("say already which letters: leave out --reason and --since.", param_hint="'P:O'")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline_processing.cli.context import current_mask
-from pipeline_processing.cli.exit_codes import FAILED, SUCCESS, UNAVAILABLE
+from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS, UNAVAILABLE
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def demo(
     from pipeline_processing.demo.errors import StoryUntrue
     from pipeline_processing.demo.tell import tell
     from pipeline_processing.embedded.process import EmbeddedServerError
-    from pipeline_processing.telemetry import configure_telemetry
+    from pipeline_processing.telemetry.tracing import configure_telemetry
 
     environ = dict(os.environ)
     _forget_the_users_servers()
@@ -67,6 +67,6 @@ def _forget_the_users_servers() -> None:
 
 
 def _configure_logs() -> None:
-    from pipeline_processing.logs import configure_logs
+    from pipeline_processing.telemetry.logs import configure_logs
 
     configure_logs(json=not sys.stderr.isatty(), level="warning", mask=current_mask())

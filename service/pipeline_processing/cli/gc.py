@@ -11,8 +11,8 @@ import typer
 from pipeline_processing.cli.context import current_mask, current_settings
 
 if TYPE_CHECKING:
-    from pipeline_processing.clean_up import Amount
-    from pipeline_processing.garbage import Collected
+    from pipeline_processing.runs.clean_up import Amount
+    from pipeline_processing.runs.garbage import Collected
 
 
 def register(app: typer.Typer) -> None:
@@ -44,8 +44,8 @@ def gc(
     What can't be removed doesn't keep the rest. The exit code is then that of the gravest error: 69, 75 or 77. If the
     prefix belongs to another installation it is 78, and nothing is touched.
     """
-    from pipeline_processing.cli.event_loop import run_async
-    from pipeline_processing.logs import configure_logs
+    from pipeline_processing.telemetry.logs import configure_logs
+    from pipeline_processing.terminal.event_loop import run_async
 
     on_terminal = sys.stderr.isatty()
     configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
@@ -59,7 +59,7 @@ def gc(
 
 async def _collected(config: Path | None, *, dry_run: bool) -> Collected:
     from pipeline_processing.agency_data_job.config import load_job_config
-    from pipeline_processing.app import garbage_collector
+    from pipeline_processing.app.one_run import garbage_collector
 
     settings = current_settings(job_config_file=config)
     job_config = load_job_config(settings.job_config_file) if settings.job_config_file else None
@@ -68,7 +68,7 @@ async def _collected(config: Path | None, *, dry_run: bool) -> Collected:
 
 
 def _lines(collected: Collected, *, dry_run: bool) -> list[str]:
-    from pipeline_processing.cli.render import printable
+    from pipeline_processing.terminal.render import printable
 
     removed = "would remove" if dry_run else "removed"
     left = []

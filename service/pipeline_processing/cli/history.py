@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli import render
 from pipeline_processing.cli.context import current_settings
+from pipeline_processing.terminal import render
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
@@ -57,8 +57,8 @@ def history(
 
     Exits with 65 if there is no run of that id.
     """
-    from pipeline_processing.cli.event_loop import run_async
-    from pipeline_processing.clock import SystemClock
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.terminal.event_loop import run_async
 
     if run_id is not None:
         if (agency_id, state, since, limit) != (None, None, None, None):
@@ -80,21 +80,21 @@ def history(
 
 
 async def _runs(agency_id: int | None, state: RunState | None, since: datetime | None, limit: int) -> list[Run]:
-    from pipeline_processing.app import history as run_store
+    from pipeline_processing.app.one_run import history as run_store
 
     async with run_store(current_settings()) as runs:
-        return await runs.history(agency_id=agency_id, state=state, since=since, limit=limit)
+        return await runs.history.newest(agency_id=agency_id, state=state, since=since, limit=limit)
 
 
 async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]]:
-    from pipeline_processing.app import history as run_store
+    from pipeline_processing.app.one_run import history as run_store
     from pipeline_processing.errors import RunUnknown
 
     async with run_store(current_settings()) as runs:
-        run = await runs.get(run_id)
+        run = await runs.history.get(run_id)
         if run is None:
             raise RunUnknown(run_id)
-        return run, await runs.datasets(run_id), await runs.attempts(run_id)
+        return run, await runs.history.datasets(run_id), await runs.history.attempts(run_id)
 
 
 def _print_run(run: Run, datasets: list[DatasetCounts], attempts: list[Attempt], *, as_json: bool) -> None:
@@ -133,7 +133,7 @@ def moment_of(text: str, *, now: datetime) -> datetime:
 
     Raises BadParameter.
     """
-    from pipeline_processing.durations import parse_duration
+    from pipeline_processing.options.durations import parse_duration
 
     try:
         ago: timedelta = parse_duration(text)

@@ -12,25 +12,25 @@ from typing import BinaryIO
 
 import structlog
 
-from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.app_data import data_path
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.patience import until_answered
+from pipeline_processing.aio.stopping import leave_seconds
+from pipeline_processing.app import one_run as app
+from pipeline_processing.app.data_path import data_path
 from pipeline_processing.cli.cutoff import Cutoff
-from pipeline_processing.cli.event_loop import run_async
-from pipeline_processing.cli.exit_codes import BUG
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
-from pipeline_processing.clock import SystemClock
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.history_clock import HistoryClock
-from pipeline_processing.logs import configure_logs
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import RunProgress
-from pipeline_processing.patience import until_answered
-from pipeline_processing.ports import Claim
-from pipeline_processing.settings import Settings
+from pipeline_processing.runs.history_clock import HistoryClock
+from pipeline_processing.runs.store import Claim
+from pipeline_processing.settings.settings import Settings
 from pipeline_processing.signals import Terminated
-from pipeline_processing.stopping import leave_seconds
-from pipeline_processing.telemetry import Telemetry, configure_telemetry
+from pipeline_processing.telemetry.logs import configure_logs
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import Telemetry, configure_telemetry
+from pipeline_processing.terminal.event_loop import run_async
+from pipeline_processing.terminal.exit_codes import BUG
 
 _ORPHAN_SECONDS = 15.0
 """How long an attempt whose parent is gone may take to hand its run back and clean up."""
@@ -81,7 +81,7 @@ async def _work(
     async with (
         app.watched_aside() as aside,
         app.history(settings, connections=3) as runs,
-        app.leases(settings, aside, runs=runs, clock=clock, concurrency=1) as leases,
+        app.leases(settings, aside, queue=runs.queue, clock=clock, concurrency=1) as leases,
         data_path(settings, config, runs=1, mask=mask, clock=clock) as path,
     ):
         executor = app.executor(
@@ -99,7 +99,7 @@ async def _work(
         )
         _follow_parent(cutoff)
         # Until it renews the lease itself, the parent does.
-        clock.hear(await until_answered(runs.now, clock=clock))
+        clock.hear(await until_answered(runs.queue.now, clock=clock))
         held = await until_answered(lambda: leases.resume(claim), clock=clock)
         progress.write(b"\n")
         await executor.execute(held)

@@ -27,10 +27,10 @@ from pipeline_processing.cli import (
     submit,
 )
 from pipeline_processing.cli.context import current_mask, new_mask
-from pipeline_processing.cli.exit_codes import BUG, FAILED, INTERRUPTED, READER_GONE, SUCCESS, TERMINATED, USAGE
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.signals import Terminated, raise_interrupted, raise_terminated
+from pipeline_processing.terminal.exit_codes import BUG, FAILED, INTERRUPTED, READER_GONE, SUCCESS, TERMINATED, USAGE
 
 PROGRAM = "pipeline-processing"
 

@@ -14,8 +14,8 @@ def register(app: typer.Typer) -> None:
 
 def migrate() -> None:
     """Create or upgrade the schema of the run history. Harmless if there is nothing to do."""
-    from pipeline_processing.app import migrate as apply_migrations
-    from pipeline_processing.cli.event_loop import run_async
+    from pipeline_processing.app.one_run import migrate as apply_migrations
+    from pipeline_processing.terminal.event_loop import run_async
 
     applied = run_async(apply_migrations(current_settings()))
     for name in applied:

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from pipeline_processing.cli import render
 from pipeline_processing.cli.context import current_mask, current_settings
 from pipeline_processing.cli.history import moment_of
+from pipeline_processing.terminal import render
 
 if TYPE_CHECKING:
-    from pipeline_processing.messaging import Topics
-    from pipeline_processing.ports import RunStore
-    from pipeline_processing.replay import ReplayPlan, Step
-    from pipeline_processing.replay_sources import RequestSource
-    from pipeline_processing.settings import Settings
-    from pipeline_processing.telemetry import Telemetry
-    from pipeline_processing.topic_reading import Place
+    from pipeline_processing.messaging.port import Topics
+    from pipeline_processing.messaging.topic_reading import Place
+    from pipeline_processing.requests.replay import ReplayPlan, Step
+    from pipeline_processing.requests.replay_sources import RequestSource
+    from pipeline_processing.runs.store import RunHistory
+    from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.tracing import Telemetry
 
 COLUMNS = (
     render.Column("RUN ID"),
@@ -103,9 +103,9 @@ def replay(
     Shows the plan, and acts only with --execute. --since and --offset read the requests topic, the other choices the
     run history. Runs that haven't finished are left out.
     """
-    from pipeline_processing.cli.event_loop import run_async
-    from pipeline_processing.logs import configure_logs
-    from pipeline_processing.telemetry import configure_telemetry
+    from pipeline_processing.telemetry.logs import configure_logs
+    from pipeline_processing.telemetry.tracing import configure_telemetry
+    from pipeline_processing.terminal.event_loop import run_async
 
     choice = chosen(
         since=since,
@@ -124,10 +124,10 @@ def replay(
 
 
 async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *, execute: bool, as_json: bool) -> None:
-    from pipeline_processing import app
-    from pipeline_processing.clock import SystemClock
-    from pipeline_processing.replay import carry_out, planned
-    from pipeline_processing.submission import Submitter, patiently
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.app import one_run as app
+    from pipeline_processing.requests.replay import carry_out, planned
+    from pipeline_processing.requests.submission import Submitter, patiently
 
     clock, topic = SystemClock(), settings.kafka.requests_topic
     async with AsyncExitStack() as stack:
@@ -135,8 +135,8 @@ async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *,
         topics = await stack.enter_async_context(app.topics(settings))
         if choice.reads_topic or execute:
             await patiently(topics.ensure, clock=clock)
-        source = _source(choice, runs, topics, topic=topic)
-        plan = await stack.enter_async_context(planned(source, runs=runs, same_run=choice.same_run))
+        source = _source(choice, runs.history, topics, topic=topic)
+        plan = await stack.enter_async_context(planned(source, runs=runs.history, same_run=choice.same_run))
         _print_plan(plan, as_json=as_json)
         say = _on_stderr if as_json else typer.echo
         for line in summary(plan):
@@ -160,8 +160,8 @@ async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *,
         say(f"{_number(progress.sent, 'request')} sent.")
 
 
-def _source(choice: Choice, runs: RunStore, topics: Topics, *, topic: str) -> RequestSource:
-    from pipeline_processing.replay_sources import RecordedRequests, TopicRequests
+def _source(choice: Choice, runs: RunHistory, topics: Topics, *, topic: str) -> RequestSource:
+    from pipeline_processing.requests.replay_sources import RecordedRequests, TopicRequests
 
     if choice.reads_topic:
         return TopicRequests(
@@ -278,8 +278,8 @@ def chosen(
     same_run: bool,
 ) -> Choice:
     """Raises BadParameter for what can't be combined, or read."""
-    from pipeline_processing.clock import SystemClock
-    from pipeline_processing.topic_reading import place_of
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.messaging.topic_reading import place_of
 
     given = {
         "--offset": offset is not None,

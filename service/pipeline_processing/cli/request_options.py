@@ -51,7 +51,7 @@ def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[Jo
 
     from pipeline_processing.errors import InvalidRequest
     from pipeline_processing.model import JobRequest
-    from pipeline_processing.validation import faults_of
+    from pipeline_processing.options.validation import faults_of
 
     check_job(fields["job"])
     given = {name: value for name, value in fields.items() if value is not None}
@@ -78,7 +78,7 @@ def requests_in(content: bytes, *, name: str) -> list[JobRequest]:
     Raises InvalidRequest with the faults of all lines: so that nothing is sent of a file that has any.
     """
     from pipeline_processing.errors import InvalidRequest, RequestError
-    from pipeline_processing.job_messages import parse_request
+    from pipeline_processing.requests.job_messages import parse_request
 
     requests: list[JobRequest] = []
     faults: list[str] = []
@@ -139,7 +139,7 @@ def check_for_config(requests: Iterable[JobRequest], config: AgencyJobConfig) ->
 def check_size(request: JobRequest) -> None:
     """Raises RequestTooLarge for what would only become a dead letter."""
     from pipeline_processing.errors import RequestTooLarge
-    from pipeline_processing.job_messages import MAX_REQUEST_BYTES
+    from pipeline_processing.requests.job_messages import MAX_REQUEST_BYTES
 
     size = len(request.model_dump_json(exclude_defaults=True).encode())
     if size > MAX_REQUEST_BYTES:

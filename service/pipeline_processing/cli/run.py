@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.exit_codes import SUCCESS
 from pipeline_processing.cli.request_options import (
     DatasetOption,
     FormatOption,
@@ -23,12 +22,13 @@ from pipeline_processing.cli.request_options import (
     requests_of,
 )
 from pipeline_processing.signals import Terminated
+from pipeline_processing.terminal.exit_codes import SUCCESS
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.model import JobRequest, RunCompletion
-    from pipeline_processing.settings import Settings
-    from pipeline_processing.telemetry import Telemetry
+    from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.tracing import Telemetry
 
 
 _CANCEL_SECONDS = 5.0
@@ -64,12 +64,12 @@ def run(
     """
     from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.agency_data_job.config import load_job_config
-    from pipeline_processing.app import new_run_id
+    from pipeline_processing.app.one_run import new_run_id
     from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
-    from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import SettingsError
-    from pipeline_processing.logs import configure_logs
-    from pipeline_processing.telemetry import configure_telemetry
+    from pipeline_processing.telemetry.logs import configure_logs
+    from pipeline_processing.telemetry.tracing import configure_telemetry
+    from pipeline_processing.terminal.event_loop import run_async
 
     (request,) = requests_of(
         [agency_id],
@@ -112,15 +112,15 @@ def run(
 async def _completed(
     settings: Settings, config: AgencyJobConfig, request: JobRequest, run_id: str, telemetry: Telemetry
 ) -> RunCompletion:
-    from pipeline_processing import app
     from pipeline_processing.agency_data_job.context import RunContext
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.app import one_run as app
     from pipeline_processing.cli.context import current_mask
-    from pipeline_processing.cli.progress import shown_progress
-    from pipeline_processing.clock import SystemClock
-    from pipeline_processing.logs import bound_run
     from pipeline_processing.model import RunCompletion
-    from pipeline_processing.run_totals import RunTotals
-    from pipeline_processing.telemetry import trace_ids
+    from pipeline_processing.runs.totals import RunTotals
+    from pipeline_processing.telemetry.logs import bound_run
+    from pipeline_processing.telemetry.tracing import trace_ids
+    from pipeline_processing.terminal.progress import shown_progress
 
     with (
         telemetry.tracer.start_as_current_span("run") as span,
@@ -148,8 +148,8 @@ async def _completed(
 
 def _interrupted(settings: Settings, run_id: str, *, named: bool) -> str:
     """What becomes of an interrupted run. One whose id was made up here is cancelled: nobody would go on with it."""
-    from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import PipelineError
+    from pipeline_processing.terminal.event_loop import run_async
 
     if not named:
         # Where that fails, it is as if it had a name.
@@ -166,16 +166,16 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
     """The state of the run after an attempt to cancel it. Raises TimeoutError."""
     import asyncio
 
-    from pipeline_processing import app
+    from pipeline_processing.app import one_run as app
 
     async with asyncio.timeout(_CANCEL_SECONDS), app.history(settings) as runs:
-        return str((await runs.cancel(run_id)).state)
+        return str((await runs.queue.cancel(run_id)).state)
 
 
 def _told(completion: RunCompletion, *, as_json: bool) -> int:
     from pipeline_processing.cli.context import current_mask
-    from pipeline_processing.cli.render import duration, number, printable
     from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
+    from pipeline_processing.terminal.render import duration, number, printable
 
     if as_json:
         typer.echo(completion.model_dump_json())

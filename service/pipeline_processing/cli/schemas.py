@@ -25,7 +25,7 @@ def schemas(
     ] = False,
 ) -> None:
     """Write the published schemas: JSON Schemas, the table of error kinds, and an AsyncAPI document."""
-    from pipeline_processing.schemas import schema_files
+    from pipeline_processing.published.schemas import schema_files
 
     files = schema_files()
     if not check:

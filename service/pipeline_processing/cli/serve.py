@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.cli.cutoff import Cutoff
-    from pipeline_processing.settings import Settings
-    from pipeline_processing.telemetry import Telemetry
+    from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.tracing import Telemetry
 
 _GRACE_SECONDS = 1.5
 """What closing may take beyond the drain time."""
@@ -52,10 +52,10 @@ def serve(
     from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
     from pipeline_processing.cli.cutoff import Cutoff
-    from pipeline_processing.cli.event_loop import run_async
     from pipeline_processing.errors import SettingsError
-    from pipeline_processing.logs import configure_logs
-    from pipeline_processing.telemetry import configure_telemetry
+    from pipeline_processing.telemetry.logs import configure_logs
+    from pipeline_processing.telemetry.tracing import configure_telemetry
+    from pipeline_processing.terminal.event_loop import run_async
 
     settings = current_settings(job_config_file=config, concurrency=concurrency)
     job_config = load_job_config(settings.job_config_file) if settings.job_config_file else None
@@ -73,7 +73,7 @@ async def _served(
 ) -> None:
     import asyncio
 
-    from pipeline_processing.app_serve import service
+    from pipeline_processing.app.service import service
     from pipeline_processing.cli.context import current_mask
 
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -89,7 +89,7 @@ def _told_by_signals(
     """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`; each leaves a limited time."""
     import asyncio
 
-    from pipeline_processing.stopping import hand_back_seconds
+    from pipeline_processing.aio.stopping import hand_back_seconds
 
     def told() -> None:
         if not stop.is_set():

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.exit_codes import SUCCESS
 from pipeline_processing.cli.request_options import (
     DatasetOption,
     FormatOption,
@@ -29,13 +28,14 @@ from pipeline_processing.cli.request_options import (
     requests_of,
 )
 from pipeline_processing.signals import Terminated
+from pipeline_processing.terminal.exit_codes import SUCCESS
 
 if TYPE_CHECKING:
-    from pipeline_processing.following import Follower, Outcome
     from pipeline_processing.model import JobRequest
-    from pipeline_processing.settings import Settings
-    from pipeline_processing.submission import Sent
-    from pipeline_processing.telemetry import Telemetry
+    from pipeline_processing.requests.following import Follower, Outcome
+    from pipeline_processing.requests.submission import Sent
+    from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.tracing import Telemetry
 
 _MOST_NAMED = 10
 """Runs that a message names one by one."""
@@ -88,11 +88,11 @@ def submit(
     Requests are checked first, also against PIPELINE_JOB_CONFIG_FILE where that is set: if one isn't valid, none is
     sent.
     """
-    from pipeline_processing.app import new_run_id
+    from pipeline_processing.app.one_run import new_run_id
     from pipeline_processing.cli.context import current_mask, current_settings
-    from pipeline_processing.cli.event_loop import run_async
-    from pipeline_processing.logs import configure_logs
-    from pipeline_processing.telemetry import configure_telemetry
+    from pipeline_processing.telemetry.logs import configure_logs
+    from pipeline_processing.telemetry.tracing import configure_telemetry
+    from pipeline_processing.terminal.event_loop import run_async
 
     if more_agency_ids and not agency_id:
         raise typer.BadParameter(f"what is {more_agency_ids[0]}? Agencies are named by --agency-id")
@@ -169,7 +169,7 @@ class _Submission:
     @property
     def exit_code(self) -> int:
         """The worst run's, of those that were followed."""
-        from pipeline_processing.following import exit_code_of
+        from pipeline_processing.requests.following import exit_code_of
 
         return max(map(exit_code_of, self.outcomes.values()), default=SUCCESS)
 
@@ -221,11 +221,11 @@ class _Submission:
 
 
 async def _submitted(settings: Settings, submission: _Submission, telemetry: Telemetry, *, follow: bool) -> None:
-    from pipeline_processing import app
-    from pipeline_processing.clock import SystemClock
-    from pipeline_processing.following import Follower
-    from pipeline_processing.outage import Outage
-    from pipeline_processing.submission import Submitter, patiently
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.app import one_run as app
+    from pipeline_processing.requests.following import Follower
+    from pipeline_processing.requests.submission import Submitter, patiently
+    from pipeline_processing.telemetry.outage import Outage
 
     clock, kafka = SystemClock(), settings.kafka
     async with AsyncExitStack() as stack:
@@ -254,7 +254,7 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
 
 
 async def _follow(follower: Follower, submission: _Submission) -> None:
-    from pipeline_processing.cli.progress import shown_progress
+    from pipeline_processing.terminal.progress import shown_progress
 
     # Not around the sending: the live display would take what is printed to stdout for its own.
     with shown_progress() as shown:
@@ -267,8 +267,8 @@ async def _follow(follower: Follower, submission: _Submission) -> None:
 
 
 def _line(run_id: str, outcome: Outcome) -> str:
-    from pipeline_processing.cli.render import number, printable
-    from pipeline_processing.dead_letters import DeadLetter
+    from pipeline_processing.messaging.dead_letters import DeadLetter
+    from pipeline_processing.terminal.render import number, printable
 
     if isinstance(outcome, DeadLetter):
         said = ["refused", f"{outcome.reason}: {outcome.message}"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pipeline_processing.masking import Mask
+from pipeline_processing.telemetry.masking import Mask
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs

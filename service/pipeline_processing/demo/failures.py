@@ -1,19 +1,19 @@
 """What went wrong: a message that is no request, and a run that failed for its data until that was mended."""
 
 from pipeline_processing.cli import replay as replay_command
-from pipeline_processing.cli.render import Column, duration, number
-from pipeline_processing.dead_letters import DeadLetter
 from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.evidence import Evidence
 from pipeline_processing.demo.page import Page
 from pipeline_processing.demo.requests import Requests
 from pipeline_processing.demo.sample import MALFORMED, SampleData, statement
 from pipeline_processing.errors import InvalidRequest, QueryFailed
+from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.model import Manifest, Run, RunState
-from pipeline_processing.ports import RunStore
-from pipeline_processing.replay import ReplayPlan, planned
-from pipeline_processing.replay_sources import RecordedRequests
-from pipeline_processing.settings import Settings
+from pipeline_processing.requests.replay import ReplayPlan, planned
+from pipeline_processing.requests.replay_sources import RecordedRequests
+from pipeline_processing.runs.store import RunHistory
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.terminal.render import Column, duration, number
 
 _COMMAND = "$ pipeline-processing replay --failed"
 
@@ -68,7 +68,7 @@ class Failures:
         expect([payment.amount for payment in payments] == ["n/a"], "there isn't exactly one such amount")
         page.table((Column("ID"), Column("PAYEE"), Column("AMOUNT"), Column("PAID ON")), payments)
 
-    async def run_is_replayed(self, failed: Run, *, runs: RunStore, requests: Requests) -> None:
+    async def run_is_replayed(self, failed: Run, *, runs: RunHistory, requests: Requests) -> None:
         """Its cause is mended, and its request sent again."""
         page = self._page
         page.chapter("The cause is mended, and the run replayed")

@@ -7,13 +7,13 @@ import io
 import json
 from collections.abc import Collection
 
-from pipeline_processing.cli.render import number
 from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.evidence import Evidence
 from pipeline_processing.demo.page import Page, abridged
-from pipeline_processing.messaging import Record
+from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import Manifest, Run, RunCompletion
-from pipeline_processing.settings import Settings
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.terminal.render import number
 
 
 class OneRun:

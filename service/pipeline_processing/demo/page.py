@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from pipeline_processing.cli.render import Column, on_terminal, print_table, printable
+from pipeline_processing.terminal.render import Column, on_terminal, print_table, printable
 
 _WIDTH = 88
 _UNBREAKABLE = "\N{NO-BREAK SPACE}"

@@ -7,18 +7,18 @@ from typing import Self
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing import app
-from pipeline_processing.cli.progress import shown_progress
-from pipeline_processing.cli.render import number
-from pipeline_processing.clock import SystemClock
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.app import one_run as app
 from pipeline_processing.demo.errors import StoryUntrue
-from pipeline_processing.following import Follower, Outcome
-from pipeline_processing.messaging import Events, Outgoing, Topics
+from pipeline_processing.messaging.port import Events, Outgoing, Topics
 from pipeline_processing.model import JobRequest, RunCompletion
-from pipeline_processing.outage import Outage
-from pipeline_processing.replay import ReplayPlan, carry_out
-from pipeline_processing.settings import Settings
-from pipeline_processing.submission import Sent, Submitter
+from pipeline_processing.requests.following import Follower, Outcome
+from pipeline_processing.requests.replay import ReplayPlan, carry_out
+from pipeline_processing.requests.submission import Sent, Submitter
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.outage import Outage
+from pipeline_processing.terminal.progress import shown_progress
+from pipeline_processing.terminal.render import number
 
 
 class Requests:

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from pipeline_processing.app_data import source_database
-from pipeline_processing.settings import Settings
+from pipeline_processing.app.data_path import source_database
+from pipeline_processing.settings.settings import Settings
 
 DATABASE = "agencies"
 BUCKET = "exports"

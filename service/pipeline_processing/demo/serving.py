@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager, contextmanager
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing import intake
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.app_serve import service
-from pipeline_processing.masking import Mask
-from pipeline_processing.settings import Settings
+from pipeline_processing.app.service import service
+from pipeline_processing.serving import intake
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.masking import Mask
 
 
 @asynccontextmanager

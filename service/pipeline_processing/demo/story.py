@@ -5,10 +5,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing import app
-from pipeline_processing.app_data import s3_client
-from pipeline_processing.cli.render import Column, duration, number
-from pipeline_processing.completions import SOURCE
+from pipeline_processing.app import one_run as app
+from pipeline_processing.app.data_path import s3_client
 from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.evidence import Evidence
 from pipeline_processing.demo.failures import Failures
@@ -24,10 +22,12 @@ from pipeline_processing.demo.sample import (
     SampleData,
 )
 from pipeline_processing.demo.serving import dead_letters_are_no_news
-from pipeline_processing.messaging import Record
+from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunState
-from pipeline_processing.settings import Settings
-from pipeline_processing.submission import Sent
+from pipeline_processing.requests.submission import Sent
+from pipeline_processing.runs.completions import SOURCE
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.terminal.render import Column, duration, number
 
 _MESSAGES = (Column("FROM"), Column("PLACE"), Column("KEY"), Column("VALUE"))
 _RUNS = (
@@ -71,7 +71,7 @@ class Story:
             failed = history[_run_id(FAULTY)]
             await failures.dead_letter_is_shown()
             await failures.run_is_explained(failed, like=manifest)
-            await failures.run_is_replayed(failed, runs=runs, requests=requests)
+            await failures.run_is_replayed(failed, runs=runs.history, requests=requests)
 
     async def _data_is_loaded(self) -> None:
         took = _stopwatch()

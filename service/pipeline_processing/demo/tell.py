@@ -11,10 +11,8 @@ from shlex import quote
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing import app
 from pipeline_processing.agency_data_job.config import load_job_config
-from pipeline_processing.cli.event_loop import run_async
-from pipeline_processing.cli.render import duration
+from pipeline_processing.app import one_run as app
 from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.page import Page
 from pipeline_processing.demo.sample import BUCKET, DATABASE, PREFIX, job_config_text
@@ -22,9 +20,11 @@ from pipeline_processing.demo.serving import serving
 from pipeline_processing.demo.story import Story
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
-from pipeline_processing.masking import Mask
-from pipeline_processing.settings import Settings
-from pipeline_processing.settings_loader import load_settings
+from pipeline_processing.settings.loader import load_settings
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.terminal.event_loop import run_async
+from pipeline_processing.terminal.render import duration
 
 _PROGRAM = "pipeline-processing"
 _OF_THE_SERVICE = {"PIPELINE_HTTP__PORT": "0"}

@@ -18,7 +18,7 @@ from pipeline_processing.expressions.types import (
     Type,
     widens,
 )
-from pipeline_processing.values import ENUM, padded_text_key, same
+from pipeline_processing.rows.values import ENUM, padded_text_key, same
 
 Convert = Callable[[Any], Any]
 

@@ -13,7 +13,7 @@ from pipeline_processing.expressions.conditions import compared
 from pipeline_processing.expressions.types import NUMERIC, UNTYPED, Refused, Type
 from pipeline_processing.expressions.values import ordering
 from pipeline_processing.ports import Row
-from pipeline_processing.values import same
+from pipeline_processing.rows.values import same
 
 
 def _case(*operands: Compiled) -> Compiled:

@@ -6,7 +6,6 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any
 
-from pipeline_processing.columns import Column
 from pipeline_processing.expressions import decimals
 from pipeline_processing.expressions.casts import cast
 from pipeline_processing.expressions.choices import CHOICES
@@ -17,6 +16,7 @@ from pipeline_processing.expressions.parse import Call, Cast, Literal, Name, Nod
 from pipeline_processing.expressions.types import Refused, RowFault, Type, type_of
 from pipeline_processing.expressions.values import READ_AT_RUN_TIME, key_of_carried, reading
 from pipeline_processing.ports import Row
+from pipeline_processing.rows.columns import Column
 
 Lookup = Callable[[Name], Compiled]
 """The column of a name. Raises UnknownColumn."""

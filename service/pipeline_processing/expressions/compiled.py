@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
-from pipeline_processing.columns import Column
 from pipeline_processing.expressions.types import Refused, RowFault, Type
 from pipeline_processing.ports import Row
+from pipeline_processing.rows.columns import Column
 
 Value = Callable[[Any], Any]
 """A row → a value as expressions have it (see `values.py`), None for null. Raises RowFault."""

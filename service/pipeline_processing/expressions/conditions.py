@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from pipeline_processing.columns import Comparison
 from pipeline_processing.expressions import text, times
 from pipeline_processing.expressions.casts import coerced, common_type, required
 from pipeline_processing.expressions.compiled import Build, Compiled, Value, composed, constant, sharing, strict
 from pipeline_processing.expressions.types import TEMPORAL, Refused, Type
 from pipeline_processing.expressions.values import ordering
 from pipeline_processing.ports import Row
-from pipeline_processing.values import ENUM
+from pipeline_processing.rows.columns import Comparison
+from pipeline_processing.rows.values import ENUM
 
 # -- logic ---------------------------------------------------------------------------------------
 

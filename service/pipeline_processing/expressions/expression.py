@@ -7,7 +7,6 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from pipeline_processing.columns import Column, Columns
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.expressions.casts import cast, coerced, required
 from pipeline_processing.expressions.compile import FUNCTION_NAMES, Lookup, column_of_type, column_read, compiled
@@ -18,7 +17,8 @@ from pipeline_processing.expressions.types import KIND_OF_TYPE, TYPE_LIST, Refus
 from pipeline_processing.expressions.values import NATURAL, type_at_run_time, writing
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row, Rows
-from pipeline_processing.values import PADDED_TEXT
+from pipeline_processing.rows.columns import Column, Columns
+from pipeline_processing.rows.values import PADDED_TEXT
 
 SUPPORTED = (
     "columns, numbers, 'text', TRUE, FALSE, NULL, DATE '…' and its like, = <> < <= > >=, AND, OR, NOT, "

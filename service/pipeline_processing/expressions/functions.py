@@ -15,7 +15,7 @@ from pipeline_processing.expressions import decimals, documents, floats, integer
 from pipeline_processing.expressions.casts import coerced, fits
 from pipeline_processing.expressions.compiled import Compiled, strict
 from pipeline_processing.expressions.types import Refused, Type
-from pipeline_processing.values import same
+from pipeline_processing.rows.values import same
 
 
 @dataclass(frozen=True, slots=True)

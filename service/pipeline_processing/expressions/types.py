@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline_processing import values
-from pipeline_processing.columns import Column, Kind
+from pipeline_processing.rows import values
+from pipeline_processing.rows.columns import Column, Kind
 
 
 class Refused(Exception):

@@ -18,13 +18,13 @@ from uuid import UUID
 
 from msgspec import Raw
 
-from pipeline_processing import values
-from pipeline_processing.columns import Kind
 from pipeline_processing.expressions.decimals import stored
 from pipeline_processing.expressions.floats import float_text
 from pipeline_processing.expressions.types import KIND_OF_TYPE, RowFault, Type
-from pipeline_processing.formats.json_values import dumps
 from pipeline_processing.kinds import form_of
+from pipeline_processing.rows import values
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.rows.json_values import dumps
 
 Convert = Callable[[Any], Any]
 

@@ -8,12 +8,12 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline_processing.errors import StepFailed
-from pipeline_processing.formats.json_values import dumps, non_finite
-from pipeline_processing.formats.untouched import carried_form
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import Row, RowMaker
-from pipeline_processing.projection import Projection
-from pipeline_processing.values import time_text
+from pipeline_processing.rows.json_values import dumps, non_finite
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.rows.untouched import carried_form
+from pipeline_processing.rows.values import time_text
 
 AS_COPY_DOES = CsvOptions()
 """`COPY … (FORMAT csv, HEADER)`."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from pipeline_processing.formats.json_values import dumps, non_finite, plain
-from pipeline_processing.formats.untouched import carried_form
 from pipeline_processing.ports import RowMaker
-from pipeline_processing.projection import Projection
-from pipeline_processing.values import time_text
+from pipeline_processing.rows.json_values import dumps, non_finite, plain
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.rows.untouched import carried_form
+from pipeline_processing.rows.values import time_text
 
 
 class Ndjson:

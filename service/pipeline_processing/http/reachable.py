@@ -4,7 +4,7 @@ import asyncio
 import ssl
 
 from pipeline_processing.errors import UpstreamUnavailable
-from pipeline_processing.urls import origin_of
+from pipeline_processing.http.urls import origin_of
 
 
 async def check_reachable(url: str, *, seconds: float) -> str:

@@ -5,9 +5,9 @@ from contextlib import suppress
 from string import Formatter
 from typing import Any
 
-from pipeline_processing.columns import Kind, check_absent
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.kinds import column_of_kind, form_of
+from pipeline_processing.rows.columns import Kind, check_absent
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 

@@ -8,10 +8,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from pipeline_processing.columns import Columns
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.ports import Row, Rows
-from pipeline_processing.projection import Projection
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.build import build
 from pipeline_processing.steps.config import PluginConfig, PythonConfig, StepConfig
 from pipeline_processing.steps.folding import folded

@@ -14,9 +14,9 @@ from pydantic import (
 )
 
 from pipeline_processing import plugins
-from pipeline_processing.durations import Duration
-from pipeline_processing.one_key import one_key
-from pipeline_processing.plugin_entry import PluginEntry
+from pipeline_processing.options.durations import Duration
+from pipeline_processing.options.one_key import one_key
+from pipeline_processing.options.plugin_entry import PluginEntry
 from pipeline_processing.steps.add import names_in
 from pipeline_processing.steps.dedupe import DedupeOptions
 from pipeline_processing.steps.enrich_http import EnrichHttpOptions

@@ -10,19 +10,19 @@ from typing import Annotated, Any, Self
 from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from pipeline_processing.columns import Kind
 from pipeline_processing.errors import SourceDataInvalid, StepFailed
-from pipeline_processing.formats.json_values import loads
+from pipeline_processing.http.options import UpstreamOptions
+from pipeline_processing.http.urls import UrlTemplate, encoded
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Answer, Upstream
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.rows.json_values import loads
 from pipeline_processing.steps import lookup_keys
 from pipeline_processing.steps.enriching import Answers, Enriching, Missing, with_on
 from pipeline_processing.steps.json_fields import WrongType, converter
 from pipeline_processing.steps.json_records import Path, at, is_object, records_of
 from pipeline_processing.steps.lookup_cache import Found, Misfit
 from pipeline_processing.steps.step import StepContext
-from pipeline_processing.upstream import UpstreamOptions
-from pipeline_processing.urls import UrlTemplate, encoded
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from pipeline_processing.columns import Column, Columns
 from pipeline_processing.errors import InvalidStep, StepFailed
 from pipeline_processing.ports import LookupTable, Row
+from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.steps import lookup_keys
 from pipeline_processing.steps.enriching import Answers, Enriching, Missing, with_on
 from pipeline_processing.steps.lookup_cache import Found

@@ -5,8 +5,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import compress
 from typing import Any, Literal
 
-from pipeline_processing.columns import check_absent
 from pipeline_processing.ports import Rows
+from pipeline_processing.rows.columns import check_absent
 from pipeline_processing.steps.lookup_cache import Found, LookupCache, Misfit, Outcome
 from pipeline_processing.steps.lookup_keys import Matching
 from pipeline_processing.steps.row_columns import require_in_rows

@@ -7,12 +7,12 @@ import msgspec
 from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline_processing.columns import Column, Kind, check_absent, check_different
 from pipeline_processing.errors import InvalidStep
-from pipeline_processing.formats.json_values import loads
-from pipeline_processing.formats.untouched import carried_form
 from pipeline_processing.kinds import column_of_kind, text_of
 from pipeline_processing.ports import Row, Rows
+from pipeline_processing.rows.columns import Column, Kind, check_absent, check_different
+from pipeline_processing.rows.json_values import loads
+from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.steps.json_fields import Converter, WrongType, converter
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext

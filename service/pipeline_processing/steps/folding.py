@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline_processing.projection import Projection
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.add import Add
 from pipeline_processing.steps.drop import Drop
 from pipeline_processing.steps.rename import Rename

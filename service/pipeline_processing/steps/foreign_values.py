@@ -11,10 +11,10 @@ from typing import Any
 
 from msgspec import Raw
 
-from pipeline_processing.formats.json_values import dumps, loads, non_finite
-from pipeline_processing.formats.untouched import carried_form
 from pipeline_processing.kinds import text_of
-from pipeline_processing.values import time_text
+from pipeline_processing.rows.json_values import dumps, loads, non_finite
+from pipeline_processing.rows.untouched import carried_form
+from pipeline_processing.rows.values import time_text
 
 
 def text_of_any(value: Any) -> str:

@@ -9,9 +9,9 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw
 
-from pipeline_processing.columns import Kind
-from pipeline_processing.formats.json_values import loads
 from pipeline_processing.kinds import form_of
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.rows.json_values import loads
 
 T = TypeVar("T")
 

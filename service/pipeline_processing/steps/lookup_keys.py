@@ -14,11 +14,11 @@ from uuid import UUID
 
 from msgspec import Raw
 
-from pipeline_processing import values
-from pipeline_processing.columns import Column, Comparison, Kind
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.kinds import form_of, text_of
-from pipeline_processing.values import same
+from pipeline_processing.rows import values
+from pipeline_processing.rows.columns import Column, Comparison, Kind
+from pipeline_processing.rows.values import same
 
 _TIMES = ("date", "timestamp", "timestamptz")
 _LABELS = ("text", "enum")

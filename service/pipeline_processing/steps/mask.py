@@ -7,9 +7,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline_processing.columns import Kind
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Services
+from pipeline_processing.rows.columns import Kind
 from pipeline_processing.steps.foreign_values import text_of_any
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once

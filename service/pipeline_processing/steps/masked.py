@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pipeline_processing.columns import Columns, unknown
+from pipeline_processing.rows.columns import Columns, unknown
 from pipeline_processing.steps.step import Step
 
 Masking = Callable[[Any], Any]

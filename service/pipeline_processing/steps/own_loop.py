@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from pipeline_processing.steps.own_thread import settled
-from pipeline_processing.steps.step_thread import StepPlace, StepThread
+from pipeline_processing.aio.own_thread import settled
+from pipeline_processing.aio.step_thread import StepPlace, StepThread
 from pipeline_processing.user_code import NoException, harmless
 
 T = TypeVar("T")

@@ -5,9 +5,9 @@ from copy import deepcopy
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.ports import Row, Rows
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.user_function import Raised, UserFunction
 from pipeline_processing.user_code import NoException, described

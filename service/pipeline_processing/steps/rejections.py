@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline_processing.errors import StepFailed, TooManyRejected
-from pipeline_processing.limits import Percent
+from pipeline_processing.options.limits import Percent
 from pipeline_processing.steps.step import Batch
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from pipeline_processing.columns import check_different
 from pipeline_processing.ports import Rows
+from pipeline_processing.rows.columns import check_different
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 

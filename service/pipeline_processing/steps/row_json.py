@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from pipeline_processing.columns import Column, Columns, Kind
-from pipeline_processing.formats.json_values import loads
 from pipeline_processing.kinds import text_of
 from pipeline_processing.ports import Row
+from pipeline_processing.rows.columns import Column, Columns, Kind
+from pipeline_processing.rows.json_values import loads
 from pipeline_processing.steps.foreign_values import json_of_any
 
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from msgspec import Raw
 
-from pipeline_processing import values
-from pipeline_processing.columns import Column, Columns
 from pipeline_processing.errors import InvalidStep, StepFailed
 from pipeline_processing.kinds import text_of
 from pipeline_processing.ports import Row
+from pipeline_processing.rows import values
+from pipeline_processing.rows.columns import Column, Columns
 
 _EXPONENTS = range(-200_000, 200_000)
 """Further than Postgres's numeric reaches; beyond, numbers aren't written out."""

@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema_rs
 
 from pipeline_processing.errors import InvalidStep
-from pipeline_processing.formats.json_values import loads
 from pipeline_processing.ports import Row
+from pipeline_processing.rows.json_values import loads
 
 _FAULTS = 3
 """So many of a row are told."""

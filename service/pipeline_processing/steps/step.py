@@ -13,8 +13,8 @@ from itertools import compress
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
-from pipeline_processing.columns import Columns
 from pipeline_processing.ports import Rows, Services
+from pipeline_processing.rows.columns import Columns
 
 
 class Batch:

@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import structlog
 
+from pipeline_processing.aio.own_thread import OwnThread
+from pipeline_processing.aio.step_thread import StepPlace
 from pipeline_processing.errors import InvalidStep, PipelineError
 from pipeline_processing.ports import Rows
 from pipeline_processing.steps.foreign_block import closing, failing
 from pipeline_processing.steps.imported import imported
 from pipeline_processing.steps.own_loop import OwnLoop
-from pipeline_processing.steps.own_thread import OwnThread
-from pipeline_processing.steps.step_thread import StepPlace
 from pipeline_processing.user_code import NoException, user_code
 
 log = structlog.get_logger(__name__)

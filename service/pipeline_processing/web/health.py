@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
-from pipeline_processing.health import Health
-from pipeline_processing.masking import Mask
+from pipeline_processing.telemetry.health import Health
+from pipeline_processing.telemetry.masking import Mask
 
 log = structlog.get_logger(__name__)
 

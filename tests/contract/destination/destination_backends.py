@@ -11,14 +11,14 @@ from uuid import uuid4
 
 from pydantic import SecretStr
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.files.destination import FileDestination
+from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
-from pipeline_processing.files.destination import FileDestination
-from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Artifact, Compression, FormatName, UploadRef
 from pipeline_processing.ports import Content, Destination, Sealed, UploadStarted
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.destination import S3Destination
 
 MIB = 1024 * 1024
 

@@ -9,13 +9,13 @@ import time
 import pytest
 from pydantic import SecretStr
 
-from pipeline_processing.budget import ByteBudget
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError
 from pipeline_processing.model import InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Destination
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.destination import S3Destination
 from tests.contract.destination.destination_backends import (
     CONTENT,
     KEY,

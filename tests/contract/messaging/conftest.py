@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pipeline_processing.embedded.kafka import KafkaServer
-from pipeline_processing.kafka.creation import ensure_topics
-from pipeline_processing.kafka.events import KafkaEvents
+from pipeline_processing.messaging.kafka.creation import ensure_topics
+from pipeline_processing.messaging.kafka.events import KafkaEvents
 from tests.contract.messaging.messaging_backends import Backend, KafkaBackend, MemoryBackend, own_settings
 
 

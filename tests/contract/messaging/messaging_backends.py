@@ -13,13 +13,13 @@ from uuid import uuid4
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
-from pipeline_processing.clock import SystemClock
-from pipeline_processing.kafka.requests import KafkaRequests
-from pipeline_processing.kafka.topic_ids import Incarnation
-from pipeline_processing.kafka.topics import KafkaTopics
-from pipeline_processing.memory.broker import MemoryBroker
-from pipeline_processing.messaging import Events, Offsets, Outgoing, Record, RequestStream, Topics
-from pipeline_processing.settings import KafkaSettings
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.messaging.kafka.requests import KafkaRequests
+from pipeline_processing.messaging.kafka.topic_ids import Incarnation
+from pipeline_processing.messaging.kafka.topics import KafkaTopics
+from pipeline_processing.messaging.memory.broker import MemoryBroker
+from pipeline_processing.messaging.port import Events, Offsets, Outgoing, Record, RequestStream, Topics
+from pipeline_processing.settings.settings import KafkaSettings
 
 PARTITIONS = 3
 SECONDS = 30.0

@@ -12,12 +12,12 @@ from pydantic import SecretStr
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.errors import AccessDenied, KafkaUnavailable, SettingsError, TopicMissing
-from pipeline_processing.kafka.creation import ensure_topics
-from pipeline_processing.kafka.events import KafkaEvents
-from pipeline_processing.kafka.requests import KafkaRequests
-from pipeline_processing.kafka.topics import KafkaTopics
-from pipeline_processing.messaging import Outgoing
-from pipeline_processing.settings import KafkaSettings
+from pipeline_processing.messaging.kafka.creation import ensure_topics
+from pipeline_processing.messaging.kafka.events import KafkaEvents
+from pipeline_processing.messaging.kafka.requests import KafkaRequests
+from pipeline_processing.messaging.kafka.topics import KafkaTopics
+from pipeline_processing.messaging.port import Outgoing
+from pipeline_processing.settings.settings import KafkaSettings
 from tests.certificates import CA, CERTIFICATE, KEY
 from tests.contract.messaging.messaging_backends import message, nothing_left, own_settings, take, values
 

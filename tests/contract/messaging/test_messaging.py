@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from pipeline_processing.errors import KafkaUnavailable, MessageTooLarge, TopicMissing
-from pipeline_processing.messaging import Outgoing, Record, RequestStream
+from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
 from tests.contract.messaging.messaging_backends import (
     PARTITIONS,
     SECONDS,

@@ -15,10 +15,10 @@ import pytest
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.errors import KafkaUnavailable
-from pipeline_processing.kafka.creation import ensure_topics
-from pipeline_processing.kafka.events import KafkaEvents
-from pipeline_processing.kafka.requests import KafkaRequests
-from pipeline_processing.messaging import Outgoing, Record, RequestStream
+from pipeline_processing.messaging.kafka.creation import ensure_topics
+from pipeline_processing.messaging.kafka.events import KafkaEvents
+from pipeline_processing.messaging.kafka.requests import KafkaRequests
+from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
 from tests.contract.messaging.messaging_backends import (
     Backend,
     KafkaBackend,

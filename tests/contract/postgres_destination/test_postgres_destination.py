@@ -13,6 +13,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from pipeline_processing.destinations.tables.destination import PostgresDestination
+from pipeline_processing.destinations.tables.loading_errors import TableConflict, session
 from pipeline_processing.errors import (
     ConflictingObjects,
     DestinationUnavailable,
@@ -22,8 +24,6 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.model import Artifact, FormatName, InlineContent, StagedTable, UploadRef
 from pipeline_processing.postgres import loads
-from pipeline_processing.postgres.destination import PostgresDestination
-from pipeline_processing.postgres.loading_errors import TableConflict, session
 from tests.contract.postgres_destination.warehouse import (
     KEY,
     METADATA,

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline_processing.destinations.tables.destination import PostgresDestination
+from pipeline_processing.destinations.tables.loading_errors import TableConflict
+from pipeline_processing.destinations.tables.table_upload import CHUNK_BYTES
 from pipeline_processing.embedded.ports import free_ports
 from pipeline_processing.errors import (
     AccessDenied,
@@ -18,9 +21,6 @@ from pipeline_processing.errors import (
     Throttled,
 )
 from pipeline_processing.model import FormatName
-from pipeline_processing.postgres.destination import PostgresDestination
-from pipeline_processing.postgres.loading_errors import TableConflict
-from pipeline_processing.postgres.table_upload import CHUNK_BYTES
 from tests.contract.postgres_destination.warehouse import (
     KEY,
     METADATA,

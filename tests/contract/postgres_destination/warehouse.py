@@ -11,12 +11,12 @@ from typing import Any
 
 import asyncpg
 
-from pipeline_processing.agency_data_job.postgres_destination import PostgresDestinationConfig
+from pipeline_processing.destinations.tables.destination import SESSION_SETTINGS, PostgresDestination
+from pipeline_processing.destinations.tables.options import PostgresDestinationConfig
 from pipeline_processing.errors import DestinationUnavailable
 from pipeline_processing.model import Artifact, Compression, CsvOptions, FormatName, UploadRef
 from pipeline_processing.ports import Content, Destination, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient, quoted
-from pipeline_processing.postgres.destination import SESSION_SETTINGS, PostgresDestination
 
 TAKEN_AT = datetime(2026, 1, 18, 10, tzinfo=UTC)
 METADATA = {"run-id": "r-1", "agency-id": "7", "attempt": "1", "trace-id": "0" * 32}

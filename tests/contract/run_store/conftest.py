@@ -16,15 +16,18 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from pipeline_processing.completions import OutboxEvent
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.memory.letters import MemoryLetters
-from pipeline_processing.memory.run_store import MemoryRunStore
-from pipeline_processing.ports import LetterStore, RunStore
+from pipeline_processing.history.memory.letters import MemoryLetters
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
+from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.letters import PostgresLetters
+from pipeline_processing.history.postgres.migrate import migrate
+from pipeline_processing.history.postgres.store import postgres_run_store
+from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.letters import PostgresLetters
-from pipeline_processing.postgres.migrate import migrate
-from pipeline_processing.postgres.run_store import PostgresRunStore
+from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.store import RunStore
 from tests.pgbouncer import POOL_MODES, NewPool
 
 # -- the server ----------------------------------------------------------------------------------
@@ -111,7 +114,8 @@ class Backend(Protocol):
 class MemoryBackend:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.runs = MemoryRunStore(clock=self.clock)
+        self.table = RunTable(clock=self.clock)
+        self.runs = memory_run_store(self.table)
         self.letters: LetterStore = MemoryLetters(clock=self.clock)
 
     def now(self) -> datetime:
@@ -121,20 +125,22 @@ class MemoryBackend:
         await self.clock.sleep(seconds)
 
     async def outbox(self, run_id: str) -> list[OutboxEvent]:
-        return [event for event in self.runs.outbox if event.run_id == run_id]
+        return [event for event in self.table.events if event.run_id == run_id]
 
     async def everything(self) -> Any:
-        return repr(self.runs._records), deepcopy(vars(self.runs._announcements))
+        table = self.table
+        return repr(table.records), deepcopy((table.events, table.sent, table.asked_again))
 
 
+EMPTIED = ("run_datasets", "uploads", "plans", "outbox", "run_attempts", "runs", "agencies")
 TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets")
 
 
 class PostgresBackend:
     def __init__(self, database: DatabaseClient, schema: str) -> None:
         self.database = database
-        self.runs = PostgresRunStore(database=database, schema=schema)
-        self.letters: LetterStore = PostgresLetters(database=database, schema=schema)
+        self.runs = postgres_run_store(database, schema=schema)
+        self.letters: LetterStore = PostgresLetters(HistoryDatabase(database, schema=schema))
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -185,21 +191,47 @@ async def migrated(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
 
 @pytest.fixture
 async def on_postgres(database: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    """A history of its own, for tests that change more than its rows."""
     async with migrated(database, schema) as backend:
         yield backend
 
 
-@pytest.fixture
-async def transaction_pool(database: str, schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
-    """Through PgBouncer in transaction mode."""
-    async with migrated(pooled("transaction").dsn(database_of(database)), schema) as backend:
+@pytest.fixture(scope="session")
+def shared_schema(database: str) -> str:
+    """The schema of a history that tests share, one after the other. Migrating one for each test takes longer."""
+
+    async def create() -> str:
+        async with migrated(database, schema := 'Runs "shared"'):
+            return schema
+
+    return asyncio.run(create())
+
+
+@asynccontextmanager
+async def shared(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    """The shared history, empty."""
+    async with postgres_backend(dsn, schema) as backend:
+        await backend.execute("".join(f"DELETE FROM {table};" for table in (*EMPTIED, "dead_letters")))
         yield backend
 
 
 @pytest.fixture
-async def session_pool(database: str, schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
+async def shared_postgres(database: str, shared_schema: str) -> AsyncIterator[PostgresBackend]:
+    async with shared(database, shared_schema) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def transaction_pool(database: str, shared_schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
+    """Through PgBouncer in transaction mode."""
+    async with shared(pooled("transaction").dsn(database_of(database)), shared_schema) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def session_pool(database: str, shared_schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
     """Through PgBouncer in session mode."""
-    async with migrated(pooled("session").dsn(database_of(database)), schema) as backend:
+    async with shared(pooled("session").dsn(database_of(database)), shared_schema) as backend:
         yield backend
 
 
@@ -207,10 +239,12 @@ def database_of(dsn: str) -> str:
     return urlsplit(dsn).path.removeprefix("/")
 
 
-POOLS = [] if "TEST_POSTGRES_DSN" in os.environ else [f"{mode}_pool" for mode in POOL_MODES]
+BACKENDS = {"memory": "memory", "postgres": "shared_postgres"}
+if "TEST_POSTGRES_DSN" not in os.environ:
+    BACKENDS |= {f"{mode}_pool": f"{mode}_pool" for mode in POOL_MODES}
 
 
-@pytest.fixture(params=["memory", "on_postgres", *POOLS])
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Backend:
     return MemoryBackend() if request.param == "memory" else request.getfixturevalue(request.param)
 

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from pipeline_processing.embedded.servers import EmbeddedServers
-from pipeline_processing.postgres.source import PostgresSource
+from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.reading import postgres, postgres_source
 from tests.pgbouncer import POOL_MODES, NewPool
 

@@ -11,7 +11,7 @@ from pipeline_processing.agency_data_job.source_config import PostgresSourceConf
 from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.ports import Batches
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, PostgresSource
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from pipeline_processing.errors import QueryInvalid
-from pipeline_processing.postgres.source import PostgresSource
+from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.helpers import export, parsed_csv, parsed_ndjson
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

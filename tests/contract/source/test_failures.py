@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from pipeline_processing.errors import AccessDenied, PipelineError, QueryFailed, QueryInvalid, SourceUnavailable
-from pipeline_processing.postgres.source import PostgresSource
+from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.reading import config, postgres_source, read, reading, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from pipeline_processing.agency_data_job.http_source import HttpSourceConfig
 from pipeline_processing.errors import (
     AccessDenied,
     PipelineError,
@@ -20,9 +19,10 @@ from pipeline_processing.errors import (
     UpstreamUnavailable,
 )
 from pipeline_processing.http.client import HttpUpstream
-from pipeline_processing.http.source import HttpSource
 from pipeline_processing.kinds import text_of
 from pipeline_processing.ports import Batches
+from pipeline_processing.sources.http.options import HttpSourceConfig
+from pipeline_processing.sources.http.source import HttpSource
 from tests.contract.source.source_backends import http_source, read, reading
 from tests.unit.stepped_clock import START, SteppedClock
 from tests.upstream_api import (

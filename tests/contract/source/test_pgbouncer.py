@@ -12,8 +12,8 @@ from msgspec import Raw
 
 from pipeline_processing.errors import AccessDenied, DatabaseMisconfigured, PipelineError, SourceBusy, SourceUnavailable
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.lookup import PostgresLookup
-from pipeline_processing.postgres.source import SESSION_SETTINGS
+from pipeline_processing.sources.postgres.lookup import PostgresLookup
+from pipeline_processing.sources.postgres.source import SESSION_SETTINGS
 from tests.contract.source.reading import postgres_source, read, until
 from tests.pgbouncer import NewPool, PgBouncer
 

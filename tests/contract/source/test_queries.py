@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from pipeline_processing.errors import QueryInvalid
-from pipeline_processing.postgres.source import PostgresSource
+from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.helpers import (
     copied_csv,
     export,

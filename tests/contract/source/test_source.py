@@ -6,10 +6,10 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from pipeline_processing.columns import Kind
 from pipeline_processing.errors import QueryFailed, QueryInvalid, RowTooLarge
-from pipeline_processing.postgres.batches import MAX_BATCH_ROWS
-from pipeline_processing.postgres.source import PostgresSource
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.sources.postgres.batches import MAX_BATCH_ROWS
+from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.reading import config, postgres_source, read, reading, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

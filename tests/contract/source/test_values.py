@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from pipeline_processing.postgres.source import PostgresSource
+from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.helpers import (
     copied_csv,
     copied_text,

@@ -8,9 +8,9 @@ from typing import Any
 
 import asyncpg
 
-from pipeline_processing.columns import Columns
 from pipeline_processing.kinds import text_of
 from pipeline_processing.ports import Rows
+from pipeline_processing.rows.columns import Columns
 from pipeline_processing.steps.derive import Derive
 from pipeline_processing.steps.step import Batch
 from tests.contract.source.reading import postgres, postgres_source, reading

@@ -13,15 +13,15 @@ from urllib.parse import unquote
 import pytest
 from pydantic import SecretStr
 
-from pipeline_processing.columns import Kind
 from pipeline_processing.errors import SourceDataInvalid, UpstreamUnavailable
 from pipeline_processing.http.client import HttpUpstream
+from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
 from pipeline_processing.kinds import column_of_kind, text_of
 from pipeline_processing.ports import Upstream
+from pipeline_processing.rows.columns import Kind
 from pipeline_processing.steps.enrich_http import EnrichHttp, EnrichHttpOptions
 from pipeline_processing.steps.step import Batch
-from pipeline_processing.upstream import UpstreamOptions
 from tests.unit.stepped_clock import SteppedClock
 from tests.unit.steps.step_context import context
 from tests.upstream_api import Asked, Raw, Reply, UpstreamApi, cut_off, first, share_of

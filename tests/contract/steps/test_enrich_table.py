@@ -12,14 +12,14 @@ import pytest
 import pytest_asyncio
 from msgspec import Raw
 
-from pipeline_processing.columns import Column, Columns, Kind
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.errors import InvalidStep, QueryFailed, QueryInvalid, SourceUnavailable, StepFailed
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import LookupTable, Row, Rows
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.lookup import PostgresLookup
-from pipeline_processing.postgres.source import SESSION_SETTINGS, PostgresSource
+from pipeline_processing.rows.columns import Column, Columns, Kind
+from pipeline_processing.sources.postgres.lookup import PostgresLookup
+from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, PostgresSource
 from pipeline_processing.steps.enrich_table import EnrichTable, EnrichTableOptions
 from pipeline_processing.steps.step import Batch
 from tests.contract.source.reading import postgres, postgres_source, reading, until

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline_processing.columns import Columns, Kind
 from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import RowMaker, Services
-from pipeline_processing.projection import Projection
+from pipeline_processing.rows.columns import Columns, Kind
+from pipeline_processing.rows.projection import Projection
 
 
 class CountdownOptions(BaseModel):

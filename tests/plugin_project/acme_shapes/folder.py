@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_processing.files.destination import FileDestination
+from pipeline_processing.destinations.files.destination import FileDestination
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Destination, Services
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_processing.columns import Kind
 from pipeline_processing.plugins import Plugin
+from pipeline_processing.rows.columns import Kind
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 

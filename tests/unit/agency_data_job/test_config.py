@@ -21,8 +21,8 @@ from pipeline_processing.agency_data_job.config import (
     load_job_config,
 )
 from pipeline_processing.errors import UnknownDataset
-from pipeline_processing.limits import Percent
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
+from pipeline_processing.options.limits import Percent
 from pipeline_processing.plugins import DESTINATIONS, SOURCES, STEPS, Plugin
 from pipeline_processing.steps.config import (
     AddConfig,

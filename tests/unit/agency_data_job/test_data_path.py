@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from pipeline_processing.destinations.installation import INSTALLATION_KEY
+from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import SourceBusy, StepFailed
-from pipeline_processing.installation import INSTALLATION_KEY
-from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Run, RunState
-from pipeline_processing.retrying import RetryPolicy
+from pipeline_processing.runs.retrying import RetryPolicy
 from tests.unit.in_memory import Service, job, refused
 from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time
@@ -249,7 +249,7 @@ async def test_a_dry_run_rejects_and_writes_nothing() -> None:
     assert (finished.state, counts(finished), finished.manifest_url) == (RunState.SUCCEEDED, (5, 3, 0, 2), None)
     for each in (of.destination, second, tables):
         assert (each.objects, each.open_uploads) == ({}, [])
-    assert await of.runs.last_success(7, "records") is None
+    assert await of.runs.history.last_success(7, "records") is None
 
 
 # -- several destinations ------------------------------------------------------------------------

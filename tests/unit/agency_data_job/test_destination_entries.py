@@ -7,7 +7,7 @@ import pytest
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.destination_entries import destination_entries
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.settings import Settings
+from pipeline_processing.settings.settings import Settings
 
 DATASETS = [{"name": "records", "source": {"postgres": {"query": "SELECT 1 AS a"}}}]
 

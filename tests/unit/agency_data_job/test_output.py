@@ -20,10 +20,10 @@ from pipeline_processing.agency_data_job import output as output_module
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
 from pipeline_processing.agency_data_job.output import DatasetOutput, Outlet, PlanRoom
 from pipeline_processing.agency_data_job.stages import Stages
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable, RowTooLarge
 from pipeline_processing.formats.formats import new_format
-from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Artifact, Compression, InlineContent, MultipartUpload, StagedTable, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
 from tests.unit.in_memory import Between, InterposedDestination, job, refused

@@ -25,9 +25,13 @@ from pipeline_processing.agency_data_job import processor as processor_module
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
-from pipeline_processing.budget import ByteBudget
-from pipeline_processing.clock import SystemClock
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.destinations.null.destination import NullDestination
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
+from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     DestinationUnavailable,
     ExpectationFailed,
@@ -39,7 +43,6 @@ from pipeline_processing.errors import (
     StepFailed,
     UnknownColumn,
 )
-from pipeline_processing.masking import Mask
 from pipeline_processing.model import (
     Artifact,
     DatasetCounts,
@@ -49,15 +52,12 @@ from pipeline_processing.model import (
     UploadedPart,
     UploadRef,
 )
-from pipeline_processing.null.destination import NullDestination
 from pipeline_processing.ports import Destination
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.source import PostgresSource
-from pipeline_processing.s3.client import S3Client
-from pipeline_processing.s3.creation import AS_THE_BUCKET_HAS_IT
-from pipeline_processing.s3.destination import S3Destination
-from pipeline_processing.sources import Sources
+from pipeline_processing.sources.postgres.source import PostgresSource
+from pipeline_processing.sources.several import Sources
 from pipeline_processing.steps.chain import bound
+from pipeline_processing.telemetry.masking import Mask
 from tests.unit.in_memory import NoServices
 
 MIB = 1024 * 1024

@@ -12,12 +12,12 @@ import pytest
 
 from pipeline_processing.agency_data_job.output import Outlet
 from pipeline_processing.agency_data_job.quarantine import Quarantine
-from pipeline_processing.destinations import Destinations
+from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, RowTooLarge
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.destination import MemoryDestination
 from pipeline_processing.model import Artifact, InlineContent, UploadRef
 from pipeline_processing.steps.rejections import Rejected
+from pipeline_processing.telemetry.masking import Mask
 from tests.unit.in_memory import Between, InterposedDestination, refused
 from tests.unit.memory_tables import MemoryTables
 

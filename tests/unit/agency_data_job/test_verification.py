@@ -7,11 +7,11 @@ import pytest
 from pipeline_processing.agency_data_job import verification
 from pipeline_processing.agency_data_job.config import Expect
 from pipeline_processing.agency_data_job.verification import checks_of_rows
-from pipeline_processing.columns import Column
 from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted, UnknownColumn
 from pipeline_processing.model import DatasetCounts
 from pipeline_processing.ports import LastSuccess
-from pipeline_processing.values import PLAIN_NUMBER
+from pipeline_processing.rows.columns import Column
+from pipeline_processing.rows.values import PLAIN_NUMBER
 from tests.unit.steps.step_context import context
 from tests.unit.virtual_clock import EPOCH
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.app_checks import CheckResult
+from pipeline_processing.app.checks import CheckResult
 from pipeline_processing.cli.main import main
 from pipeline_processing.errors import AccessDenied, SourceUnavailable
-from pipeline_processing.settings_keys import SETTINGS
+from pipeline_processing.settings.keys import SETTINGS
 
 DSN = "postgresql://app:tops3cret@db/agencies"
 JOB_CONFIG = """
@@ -48,9 +48,9 @@ def servers_that_answer(monkeypatch: pytest.MonkeyPatch, *results: CheckResult) 
         for result in results:
             yield result
 
-    module = types.ModuleType("pipeline_processing.app_checks")
+    module = types.ModuleType("pipeline_processing.app.checks")
     module.check_servers = check_servers  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline_processing.app_checks", module)
+    monkeypatch.setitem(sys.modules, "pipeline_processing.app.checks", module)
 
 
 # -- check ---------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from pipeline_processing.cli import dead_letters, render
+from pipeline_processing.cli import dead_letters
 from pipeline_processing.cli.main import main
 from pipeline_processing.errors import InvalidJson, RequestTooLarge, UnknownDataset
-from pipeline_processing.job_messages import run_id_of_place
-from pipeline_processing.messaging import Record
-from pipeline_processing.settings import Settings
+from pipeline_processing.messaging.port import Record
+from pipeline_processing.requests.job_messages import run_id_of_place
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.terminal import render
 from tests.unit.past_requests import TOPIC, Past
 
 UNKNOWN = UnknownDataset(["permits"], available=["records"])
@@ -285,7 +286,7 @@ def test_a_request_that_is_gone_is_told(past: Past, run: Run) -> None:
 @pytest.mark.usefixtures("two")
 def test_breaking_off_says_that_it_can_be_done_again(past: Past, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first batch."""
-    monkeypatch.setattr("pipeline_processing.redrive._BATCH", 1)
+    monkeypatch.setattr("pipeline_processing.requests.redrive._BATCH", 1)
     send = past.broker.send
 
     async def once(messages: Sequence[object]) -> None:

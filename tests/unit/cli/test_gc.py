@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.clean_up import Amount
 from pipeline_processing.cli import gc
 from pipeline_processing.cli.main import main
 from pipeline_processing.errors import AccessDenied, DestinationUnavailable, ForeignPrefix, PipelineError
-from pipeline_processing.garbage import Collected
-from pipeline_processing.settings import Settings
+from pipeline_processing.runs.clean_up import Amount
+from pipeline_processing.runs.garbage import Collected
+from pipeline_processing.settings.settings import Settings
 
 NOTHING: dict[str, Any] = {"removed": Amount(), "in_use": 0, "unknown": 0, "elsewhere": {}, "problems": ()}
 
@@ -48,8 +48,8 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Collector:
     def settings(*, job_config_file: Path | None) -> Settings:
         return Settings(job_config_file=job_config_file)
 
-    monkeypatch.setattr("pipeline_processing.app.garbage_collector", opened)
-    monkeypatch.setattr("pipeline_processing.logs.configure_logs", lambda **_: None)
+    monkeypatch.setattr("pipeline_processing.app.one_run.garbage_collector", opened)
+    monkeypatch.setattr("pipeline_processing.telemetry.logs.configure_logs", lambda **_: None)
     monkeypatch.setattr(gc, "current_settings", settings)
     return collector
 
@@ -139,7 +139,7 @@ def test_a_wrong_job_config_is_65(collector: Collector, tmp_path: Path, capsys: 
 
 def test_without_a_destination_it_is_78(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With the remedy; the history isn't asked before."""
-    monkeypatch.setattr("pipeline_processing.logs.configure_logs", lambda **_: None)
+    monkeypatch.setattr("pipeline_processing.telemetry.logs.configure_logs", lambda **_: None)
     monkeypatch.setenv("PIPELINE_HISTORY__DSN", "postgresql://app@127.0.0.1:1/nowhere")
     for name in ("PIPELINE_DESTINATION", "PIPELINE_JOB_CONFIG_FILE", "PIPELINE_SETTINGS_FILE"):
         monkeypatch.delenv(name, raising=False)

@@ -14,9 +14,9 @@ import typer
 
 from pipeline_processing import errors
 from pipeline_processing.cli import main as main_module
-from pipeline_processing.cli.event_loop import run_async
 from pipeline_processing.cli.main import main
 from pipeline_processing.signals import Terminated
+from pipeline_processing.terminal.event_loop import run_async
 
 PROGRAM = [sys.executable, "-m", "pipeline_processing.cli.main"]
 
@@ -186,7 +186,7 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 WAIT = """
 import asyncio, sys, typer
 from pipeline_processing.cli import main as main_module
-from pipeline_processing.cli.event_loop import run_async
+from pipeline_processing.terminal.event_loop import run_async
 
 app = typer.Typer()
 

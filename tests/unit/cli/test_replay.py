@@ -10,8 +10,8 @@ import typer
 
 from pipeline_processing.cli import replay
 from pipeline_processing.cli.main import main
-from pipeline_processing.job_messages import received
-from pipeline_processing.settings import Settings
+from pipeline_processing.requests.job_messages import received
+from pipeline_processing.settings.settings import Settings
 from tests.unit.past_requests import Past
 from tests.unit.stepped_clock import START
 
@@ -139,7 +139,7 @@ def test_json_is_an_object_per_request(run: Run) -> None:
 
 def test_the_same_run_tells_what_becomes_of_each(past: Past, run: Run) -> None:
     """Finished runs, waiting ones, and those that the history has lost."""
-    del past.runs._records["b"]
+    del past.table.records["b"]
     code, out, _ = run("--since", SINCE, "--same-run", "--execute")
 
     assert code == 0

@@ -23,15 +23,15 @@ import pytest
 import structlog
 
 from pipeline_processing.cli.main import main
-from pipeline_processing.dead_letters import dead_letter
 from pipeline_processing.errors import ConflictingRequest
-from pipeline_processing.job_messages import MAX_REQUEST_BYTES, received
-from pipeline_processing.masking import Mask
-from pipeline_processing.memory.broker import MemoryBroker
-from pipeline_processing.messaging import Outgoing, Record
+from pipeline_processing.messaging.dead_letters import dead_letter
+from pipeline_processing.messaging.memory.broker import MemoryBroker
+from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, RunFailure
-from pipeline_processing.settings import KafkaSettings, Settings
-from tests.unit.test_following import completion, progress
+from pipeline_processing.requests.job_messages import MAX_REQUEST_BYTES, received
+from pipeline_processing.settings.settings import KafkaSettings, Settings
+from pipeline_processing.telemetry.masking import Mask
+from tests.unit.requests.test_following import completion, progress
 from tests.unit.virtual_clock import EPOCH
 
 TOPICS = KafkaSettings()
@@ -120,9 +120,9 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Served:
     async def opened(settings: Settings) -> AsyncIterator[Served]:
         yield served
 
-    monkeypatch.setattr("pipeline_processing.app.events", opened)
-    monkeypatch.setattr("pipeline_processing.app.topics", opened)
-    monkeypatch.setattr("pipeline_processing.clock.SystemClock", HurriedClock)
+    monkeypatch.setattr("pipeline_processing.app.one_run.events", opened)
+    monkeypatch.setattr("pipeline_processing.app.one_run.topics", opened)
+    monkeypatch.setattr("pipeline_processing.aio.clock.SystemClock", HurriedClock)
     return served
 
 

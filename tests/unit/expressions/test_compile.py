@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.columns import Columns, Kind
 from pipeline_processing.expressions.compile import column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled
 from pipeline_processing.expressions.expression import expression, results
 from pipeline_processing.expressions.parse import Name, parse
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.rows.columns import Columns, Kind
 
 COLUMNS = Columns(
     (

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.columns import Kind
 from pipeline_processing.expressions.types import TYPE_OF_KIND
 from pipeline_processing.expressions.values import key_of_carried, ordering, reading, writing
 from pipeline_processing.kinds import form_of, text_of
-from pipeline_processing.values import same
+from pipeline_processing.rows.columns import Kind
+from pipeline_processing.rows.values import same
 
 # As Postgres orders them.
 CARRIED: dict[Kind, list[str]] = {

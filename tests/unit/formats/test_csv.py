@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pipeline_processing.errors import StepFailed
 from pipeline_processing.formats.csv import AS_COPY_DOES, Csv
 from pipeline_processing.formats.formats import new_format
-from pipeline_processing.formats.untouched import remembering
 from pipeline_processing.model import CsvOptions, FormatName
-from pipeline_processing.projection import Projection
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.rows.untouched import remembering
 from tests.contract.source.helpers import parsed_csv
 
 

@@ -11,8 +11,8 @@ import pytest
 from msgspec import Raw
 
 from pipeline_processing.formats.ndjson import Ndjson
-from pipeline_processing.formats.untouched import remembering
-from pipeline_processing.projection import Projection
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.rows.untouched import remembering
 
 
 def encoded(*rows: dict[str, Any], exact: bool = False) -> list[str]:

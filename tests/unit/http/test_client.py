@@ -18,7 +18,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from pipeline_processing.clock import SystemClock
+from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.errors import (
     AccessDenied,
     PipelineError,
@@ -30,8 +30,8 @@ from pipeline_processing.errors import (
     UpstreamUnavailable,
 )
 from pipeline_processing.http.client import HttpUpstream, redirected, retry_after
+from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
-from pipeline_processing.upstream import UpstreamOptions
 from tests.certificates import CERTIFICATE, KEY
 from tests.unit.stepped_clock import START, SteppedClock
 from tests.upstream_api import LOOPBACK, Raw, Reply, UpstreamApi, cut_off, first, share_of

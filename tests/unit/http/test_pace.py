@@ -3,8 +3,8 @@
 import asyncio
 import gc
 
+from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Pace, Paces
-from pipeline_processing.upstream import UpstreamOptions
 from tests.unit.virtual_clock import VirtualClock, in_virtual_time
 
 A = ("http", "a.example", 80)

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pipeline_processing.columns import Column, Columns
 from pipeline_processing.errors import StepFailed
 from pipeline_processing.ports import LookupTable, Row, Services, Upstream
+from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.steps.step import Batch, RowErrors, StepContext
 
 

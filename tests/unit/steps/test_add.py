@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.kinds import text_of
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.steps.add import Add
 from pipeline_processing.steps.step import StepContext
 from tests.unit.steps.step_context import batch, context

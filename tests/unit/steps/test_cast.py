@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
+from pipeline_processing.rows.values import ENUM, PADDED_TEXT
 from pipeline_processing.steps.cast import Cast
-from pipeline_processing.values import ENUM, PADDED_TEXT
 from tests.unit.steps.step_context import CollectedErrors, batch, context
 
 A_UUID = "00000000-0000-0000-0000-00000000000a"

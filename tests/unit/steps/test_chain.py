@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipeline_processing.columns import Column, Columns, Kind
 from pipeline_processing.errors import (
     InvalidStep,
     PipelineError,
@@ -27,11 +26,12 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Rows
+from pipeline_processing.rows.columns import Column, Columns, Kind
+from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
 from pipeline_processing.steps.chain import Chain, bound, checked
 from pipeline_processing.steps.config import StepConfig
 from pipeline_processing.steps.rejections import OnRowError, Rejections
 from pipeline_processing.steps.step import Batch, Step, StepContext
-from pipeline_processing.values import PLAIN_NUMBER, PLAIN_TEXT
 from tests.unit.plugged import installed
 from tests.unit.plugged import step as step_entry
 from tests.unit.steps.step_context import context

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.errors import InvalidStep, StepFailed, UnknownColumn
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.steps.derive import Derive
 from pipeline_processing.steps.filter import Filter
 from tests.unit.steps.step_context import CollectedErrors, batch, context

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns
 from pipeline_processing.errors import InvalidStep, UnknownColumn
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns
 from pipeline_processing.steps.drop import Drop
 from tests.unit.steps.step_context import batch, context
 

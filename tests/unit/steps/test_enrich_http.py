@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from msgspec import Raw
 from pydantic import ValidationError
 
-from pipeline_processing.columns import Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep, PipelineError, SourceDataInvalid, StepFailed, UnknownColumn
+from pipeline_processing.http.options import UpstreamOptions
+from pipeline_processing.http.urls import origin_of
 from pipeline_processing.kinds import column_of_kind, form_of
+from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.steps.enrich_http import EnrichHttp, EnrichHttpOptions
 from pipeline_processing.steps.step import Batch
-from pipeline_processing.upstream import UpstreamOptions
-from pipeline_processing.urls import origin_of
 from tests.unit.steps.step_context import CollectedErrors, batch, context
 
 MIB = 1024 * 1024

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep, StepFailed, UnknownColumn
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Rows
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.steps.enrich_table import EnrichTable, EnrichTableOptions
 from pipeline_processing.steps.step import Batch
 from tests.unit.steps.step_context import CollectedErrors, batch, context

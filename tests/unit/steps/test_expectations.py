@@ -3,9 +3,9 @@
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.errors import ExpectationFailed, InvalidStep, UnknownColumn
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.steps.not_null import NotNull
 from pipeline_processing.steps.step import Batch
 from pipeline_processing.steps.unique import Unique

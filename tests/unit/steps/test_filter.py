@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep, StepFailed, UnknownColumn
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.steps.filter import Filter
 from pipeline_processing.steps.step import Batch
 from tests.unit.steps.step_context import CollectedErrors, batch, context

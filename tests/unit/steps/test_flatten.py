@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from msgspec import Raw
 from pydantic import ValidationError
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep, UnknownColumn
-from pipeline_processing.formats.untouched import remembering
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
+from pipeline_processing.rows.untouched import remembering
 from pipeline_processing.steps.flatten import Flatten, FlattenOptions
 from tests.unit.steps.step_context import CollectedErrors, batch, context
 

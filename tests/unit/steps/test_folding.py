@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.columns import Column, Columns
 from pipeline_processing.errors import InvalidStep, UnknownColumn
-from pipeline_processing.projection import Projection
+from pipeline_processing.rows.columns import Column, Columns
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.add import Add
 from pipeline_processing.steps.drop import Drop
 from pipeline_processing.steps.folding import folded

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from pipeline_processing.errors import SourceDataInvalid
-from pipeline_processing.formats.json_values import dumps, loads
+from pipeline_processing.rows.json_values import dumps, loads
 from pipeline_processing.steps.json_records import at, is_object, records_of
 
 documents = st.recursive(

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from pipeline_processing import values
-from pipeline_processing.columns import Column, Kind
 from pipeline_processing.errors import InvalidStep
-from pipeline_processing.formats.json_values import dumps, loads
 from pipeline_processing.kinds import column_of_kind, form_of
+from pipeline_processing.rows import values
+from pipeline_processing.rows.columns import Column, Kind
+from pipeline_processing.rows.json_values import dumps, loads
 from pipeline_processing.steps import lookup_keys
 
 both_forms = pytest.mark.parametrize("carry", ["json", "text"])

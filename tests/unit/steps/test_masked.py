@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, TypeAdapter
 
-from pipeline_processing.columns import Column, Columns, Kind
+from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.steps.chain import bound
 from pipeline_processing.steps.config import StepConfig
 from pipeline_processing.steps.masked import REDACTED, masked_at_source

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from pipeline_processing.aio.step_thread import StepPlace
 from pipeline_processing.steps.own_loop import OwnLoop
-from pipeline_processing.steps.step_thread import StepPlace
 
 variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable", default="unset")
 

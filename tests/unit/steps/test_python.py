@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep, StepAddedRows, StepFailed, Throttled
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row, Rows
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.steps.python import Python
 from pipeline_processing.steps.step import Batch
 from tests.unit.steps import hooks

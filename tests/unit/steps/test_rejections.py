@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import StepFailed, TooManyRejected
-from pipeline_processing.limits import Percent
+from pipeline_processing.options.limits import Percent
 from pipeline_processing.steps.rejections import OnRowError, Rejected, Rejections
 from pipeline_processing.steps.step import Batch
 from tests.unit.steps.step_context import batch

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns
 from pipeline_processing.errors import InvalidStep, UnknownColumn
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns
+from pipeline_processing.rows.values import PLAIN_NUMBER
 from pipeline_processing.steps.rename import Rename
-from pipeline_processing.values import PLAIN_NUMBER
 from tests.unit.steps.step_context import batch, context
 
 COLUMNS = Columns((Column("id", comparison=PLAIN_NUMBER), Column("name"), Column("extra")))

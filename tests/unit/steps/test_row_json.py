@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.formats.ndjson import Ndjson
-from pipeline_processing.formats.untouched import remembering
 from pipeline_processing.kinds import column_of_kind, form_of, text_of
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
+from pipeline_processing.rows.untouched import remembering
 from pipeline_processing.steps.foreign_values import text_of_any
 from pipeline_processing.steps.row_json import RowJson
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.errors import InvalidStep, StepFailed, UnknownColumn
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
+from pipeline_processing.rows.values import PADDED_TEXT
 from pipeline_processing.steps.row_keys import RowKey
-from pipeline_processing.values import PADDED_TEXT
 
 
 def key(*values: Any, columns: Columns = UNKNOWN_COLUMNS) -> bytes:

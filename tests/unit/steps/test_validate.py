@@ -10,10 +10,10 @@ import pytest
 from msgspec import Raw
 from pydantic import ValidationError
 
-from pipeline_processing.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.errors import InvalidStep, StepFailed
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
 from pipeline_processing.steps.validate import Validate, ValidateOptions
 from tests.unit.steps.step_context import CollectedErrors, batch, context
 

@@ -9,9 +9,9 @@ import pytest
 import structlog
 
 from pipeline_processing.errors import KafkaUnavailable
-from pipeline_processing.health import Health, Pulse
-from pipeline_processing.masking import Mask
-from pipeline_processing.outage import Outage
+from pipeline_processing.telemetry.health import Health, Pulse
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.web.health import health_server
 from tests.unit.virtual_clock import VirtualClock
 

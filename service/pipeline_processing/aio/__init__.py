@@ -1,0 +1,1 @@
+"""Helpers for asyncio: clocks, budgets, threads and loops of their own."""

@@ -1,0 +1,1 @@
+"""The composition root: it knows every adapter and hands everything its dependencies."""

@@ -1,0 +1,119 @@
+"""Whether the configured servers are as a run needs them: part of the composition root."""
+
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from pipeline_processing.agency_data_job.checking import step_context
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
+from pipeline_processing.agency_data_job.source_config import HttpSourceEntry
+from pipeline_processing.agency_data_job.verification import checks_of_rows
+from pipeline_processing.app import one_run as app
+from pipeline_processing.app.data_path import destinations, sources
+from pipeline_processing.destinations.tables.destination import PostgresDestination
+from pipeline_processing.errors import PipelineError, SettingsError
+from pipeline_processing.formats.formats import CARRY
+from pipeline_processing.history.postgres.migrate import pending
+from pipeline_processing.http.reachable import check_reachable
+from pipeline_processing.http.urls import origin_of
+from pipeline_processing.ports import Destination
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.sources.http.options import HttpSourceConfig
+from pipeline_processing.steps.chain import bound
+from pipeline_processing.steps.config import EnrichHttpConfig
+from pipeline_processing.steps.enrich_http import EnrichHttpOptions
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.temporary_files import check_temporary_files
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What came of asking one server."""
+
+    name: str
+    ok: bool
+    detail: str
+    error: PipelineError | None = None
+
+
+async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -> AsyncIterator[CheckResult]:
+    """Ask each configured server whether a run could use it, and go on where one can't. Writes nothing."""
+    columns: dict[str, Sequence[str]] = {}
+    if any(dataset.needs_temporary_files for dataset in config.datasets):
+        yield await _checked("temp files", _check_temporary_files)
+    for dataset in config.datasets:
+        yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns, mask))
+    for options in _upstreams(config):
+        yield await _checked("api", partial(check_reachable, options.url, seconds=options.timeout.total_seconds()))
+    yield await _checked("history", partial(_check_history, settings))
+    for result in await _check_destinations(settings, config, columns, mask):
+        yield result
+
+
+async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
+    try:
+        return CheckResult(name, ok=True, detail=await check())
+    except PipelineError as error:
+        return CheckResult(name, ok=False, detail=error.kind, error=error)
+
+
+async def _check_dataset(
+    settings: Settings, config: AgencyJobConfig, dataset: DatasetConfig, columns: dict[str, Sequence[str]], mask: Mask
+) -> str:
+    """Notes what columns the dataset will have, if that is known."""
+    async with (
+        sources(settings, config, runs=1, mask=mask) as (source, services),
+        source.snapshot({dataset.name: dataset.source}) as snapshot,
+    ):
+        there = snapshot.columns(dataset.name, carry=CARRY[dataset.format])
+        context, checks = step_context(dataset, services), checks_of_rows(dataset.expect)
+        async with bound(dataset.steps, context, there, dataset=dataset.name, checks=checks) as steps:
+            # What they find out when they are opened is all that is asked.
+            if steps.columns.complete:
+                columns[dataset.name] = steps.columns.names
+    return f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
+
+
+def _upstreams(config: AgencyJobConfig) -> Sequence[HttpSourceConfig | EnrichHttpOptions]:
+    """Access to each API, once."""
+    options: list[HttpSourceConfig | EnrichHttpOptions] = []
+    for dataset in config.datasets:
+        if isinstance(dataset.source, HttpSourceEntry):
+            options.append(dataset.source.http)
+        options += [step.enrich_http for step in dataset.steps if isinstance(step, EnrichHttpConfig)]
+    return list({origin_of(each.url.partition("{")[0]): each for each in options}.values())
+
+
+async def _check_temporary_files() -> str:
+    check_temporary_files()
+    return f"{tempfile.gettempdir()}: keys of `dedupe` and `expect.unique` can go there"
+
+
+async def _check_history(settings: Settings) -> str:
+    schema = settings.history.schema_name
+    async with app.history_database(settings) as database, database.connection() as connection:
+        missing = await pending(connection, schema)
+    if missing:
+        raise SettingsError(
+            f"The schema {schema!r} at {database.where} lacks {len(missing)} migrations. "
+            "Run `pipeline-processing migrate`."
+        )
+    return f"{database.where}, schema {schema}"
+
+
+async def _check_destinations(
+    settings: Settings, config: AgencyJobConfig, columns: Mapping[str, Sequence[str]], mask: Mask
+) -> Sequence[CheckResult]:
+    async def check(destination: Destination) -> str:
+        if isinstance(destination, PostgresDestination):
+            await destination.check([dataset.name for dataset in config.datasets], columns=columns)
+        async with app.history(settings) as runs:
+            await destination.verify_installation(await runs.history.installation_id())
+        return destination.url
+
+    try:
+        async with destinations(settings, config, runs=settings.worker.concurrency, mask=mask) as where:
+            return [await _checked("destination", partial(check, each)) for each in where.all]
+    except PipelineError as error:
+        return [CheckResult("destination", ok=False, detail=error.kind, error=error)]

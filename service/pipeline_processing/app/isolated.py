@@ -1,0 +1,102 @@
+"""
+One attempt in a process of its own, for a run that was lost with its worker and may have been the cause. Whatever such
+a run does to its process, the other runs go on.
+
+This worker, the parent, sends what is to be done to the child's standard input, and keeps that open: its end tells the
+child that the parent is gone. The child, `cli/isolated_attempt.py`, sends progress to its standard output, a line of
+JSON each.
+"""
+
+import asyncio
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from pydantic import ValidationError
+
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.errors import TransientError
+from pipeline_processing.model import RunProgress
+from pipeline_processing.runs.store import Claim
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.masking import Mask
+
+log = structlog.get_logger(__name__)
+
+_STOP_SECONDS = 10.0
+_CHILD = "pipeline_processing.cli.isolated_attempt"
+
+
+class IsolatedAttempts:
+    """Makes attempts in child processes, with the same settings as this one's."""
+
+    def __init__(
+        self, settings: Settings, config: AgencyJobConfig, *, mask: Mask, on_progress: Callable[[RunProgress], None]
+    ) -> None:
+        self._settings = settings
+        self._config = config
+        self._mask = mask
+        self._on_progress = on_progress
+
+    def __call__(self, claim: Claim) -> "IsolatedAttempt":
+        work = pickle.dumps((self._settings, self._config, claim, self._mask))
+        return IsolatedAttempt(work, on_progress=self._on_progress)
+
+
+class IsolatedAttempt:
+    """See `executor.IsolatedAttempt`. `work` is what the child's standard input brings."""
+
+    def __init__(self, work: bytes, *, on_progress: Callable[[RunProgress], None]) -> None:
+        self._work = work
+        self._on_progress = on_progress
+        self._child: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """See `executor.IsolatedAttempt`."""
+        try:
+            self._child = child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", _CHILD),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the parent, which stops its runs in order
+            )
+        except OSError as error:
+            raise TransientError(f"Can't start a process for this run: {error}. It is tried again later.") from error
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(self._work)
+        await child.stdout.readline()  # empty, if it has ended
+
+    async def ended(self) -> int:
+        """See `executor.IsolatedAttempt`."""
+        assert self._child is not None
+        reading = asyncio.ensure_future(self._read_progress())
+        try:
+            # Not the end of its output: a process that it has started may keep that open.
+            return await self._child.wait()
+        finally:
+            reading.cancel()
+
+    async def _read_progress(self) -> None:
+        assert self._child is not None
+        assert self._child.stdout is not None
+        async for line in self._child.stdout:
+            with suppress(ValidationError):  # of a line in whose middle the child was ended
+                self._on_progress(RunProgress.model_validate_json(line))
+
+    async def stop(self) -> None:
+        """See `executor.IsolatedAttempt`. A child that takes too long is killed."""
+        if self._child is None or self._child.returncode is not None:
+            return
+        self._child.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._child.wait()
+        except TimeoutError:
+            log.warning("the process of a run did not end; it is killed, and the run goes on when its lease has ended")
+        finally:
+            if self._child.returncode is None:
+                self._child.kill()

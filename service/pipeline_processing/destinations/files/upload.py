@@ -1,0 +1,100 @@
+"""One artifact on its way to a folder."""
+
+import asyncio
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import structlog
+
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.files.errors import translated
+from pipeline_processing.destinations.files.staging import Folder, sync_folder
+from pipeline_processing.model import StagedFile, UploadRef
+from pipeline_processing.ports import Sealed, UploadStarted
+
+log = structlog.get_logger(__name__)
+
+
+class FileUpload:
+    """
+    Writes one staged file. Nothing is buffered here: each write is on its way to the disk before it returns.
+
+    Work in threads is shielded, since a thread can't be cancelled: the file would be closed under its hands.
+    """
+
+    def __init__(self, *, folder: Folder, ref: UploadRef, url: str, on_started: UploadStarted) -> None:
+        self._folder = folder
+        self._ref = ref
+        self._url = url
+        self._on_started = on_started
+        self._path: Path = folder.staged(ref.upload_id)
+        self._file: BinaryIO | None = None
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+        self._sealed = False
+
+    async def __aenter__(self) -> Self:
+        with translated(doing="write", url=self._url, folder=self._folder):
+            await shielded(asyncio.to_thread(self._folder.prepare))
+        await self._on_started(self._ref)
+        try:
+            with translated(doing="write", url=self._url, folder=self._folder):
+                await shielded(asyncio.to_thread(self._create))
+        except BaseException:  # cancelled while the file was made: nobody will call __aexit__
+            await shielded(asyncio.to_thread(self._close, keep=False))
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await shielded(asyncio.to_thread(self._close, keep=self._sealed and error is None))
+
+    async def write(self, data: bytes) -> None:
+        """See `Upload`."""
+        assert not self._sealed, "nothing can be written after seal()"
+        with translated(doing="write", url=self._url, folder=self._folder):
+            await shielded(asyncio.to_thread(self._append, data))
+
+    async def seal(self) -> Sealed:
+        """See `Upload`."""
+        with translated(doing="write", url=self._url, folder=self._folder):
+            await shielded(asyncio.to_thread(self._finish))
+        self._sealed = True
+        return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=StagedFile(path=self._ref.upload_id))
+
+    def _create(self) -> None:
+        self._file = self._path.open("xb")
+
+    def _append(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._sha256.update(data)
+        self._size += len(data)
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        self._folder.require()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()  # now: the block lasts until the run's plan is stored, and a dataset may have many files
+        self._file = None
+        sync_folder(self._path.parent)
+
+    def _close(self, *, keep: bool) -> None:
+        # Failing here must not hide why the upload is given up; what is left behind is recorded, and gc
+        # removes it.
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError as error:  # it flushes
+            log.warning("staged_file_not_closed", url=self._url, error=str(error))
+        if keep:
+            return
+        try:
+            self._folder.discard(self._path)
+        except OSError as error:
+            log.warning("upload_not_aborted", url=self._url, upload_id=self._ref.upload_id, error=str(error))

@@ -1,0 +1,1 @@
+"""A destination in memory, for tests."""

@@ -1,0 +1,154 @@
+"""The `s3` destination as a job config writes it: where objects go, with which access, and what they are given."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from pipeline_processing.options.locations import parse_location
+from pipeline_processing.settings import values
+
+StorageClass = Literal[
+    "STANDARD",
+    "REDUCED_REDUNDANCY",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+]
+"""AWS's names, but for those that a bucket of its own kind brings with it: Express One Zone, Outposts, Snow, FSx, …"""
+ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Classes whose objects can be looked at, and not be read before they are restored."""
+
+RoleArn = Annotated[
+    str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::([0-9]{12})?:role/[A-Za-z0-9_+=,.@/-]+$", max_length=2048)
+]
+
+_MOST_TAGS = 10
+_LONGEST_TAG_KEY, _LONGEST_TAG_VALUE = 128, 256
+_PLACEHOLDER = re.compile(r"\{(agency_id|run_id)\}")
+_LONGEST: Mapping[str, str] = {"agency_id": "9" * 19, "run_id": "r" * 128}
+
+
+def _check_tag(key: str, value: str) -> None:
+    """AWS's rules; a run's own values always keep them, by what a run id may be. Raises ValueError."""
+    longest = _PLACEHOLDER.sub(lambda found: _LONGEST[found[1]], value)
+    if "{" in longest or "}" in longest:
+        raise ValueError(f"the tag {key!r} may hold {{agency_id}} and {{run_id}}, and no other braces")
+    for what, text, limit in (("key", key, _LONGEST_TAG_KEY), ("value", longest, _LONGEST_TAG_VALUE)):
+        if wrong := sorted({character for character in text if not _may_stand_in_tags(character)}):
+            raise ValueError(
+                f"the {what} of tag {key!r} has {', '.join(map(repr, wrong))}; "
+                "it may have letters, digits, spaces and _ . : / = + - @"
+            )
+        if (length := len(text.encode("utf-16-le")) // 2) > limit:  # as AWS counts characters
+            filled = " once its placeholders are filled in" if text != value and what == "value" else ""
+            raise ValueError(f"the {what} of tag {key!r} can have {length} characters{filled}, and {limit} are allowed")
+    if not key or key.lower().startswith("aws:"):
+        raise ValueError(f"a tag can't be called {key!r}: a key has 1 character at least, and `aws:` is AWS's own")
+
+
+def _may_stand_in_tags(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNZ" or character in "_.:/=+-@"
+
+
+def _checked_tags(tags: dict[str, str]) -> dict[str, str]:
+    if len(tags) > _MOST_TAGS:
+        raise ValueError(f"an object has {_MOST_TAGS} tags at most, not {len(tags)}")
+    for key, value in tags.items():
+        _check_tag(key, value)
+    return tags
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class S3ObjectOptions(_Part):
+    """What every object is created with; what isn't set is the bucket's own default."""
+
+    storage_class: StorageClass | None = Field(
+        None, description="Of all objects; in an archive the manifest stays STANDARD, so that it can be read."
+    )
+    sse: Literal["AES256", "aws:kms"] | None = Field(None, description="Encryption by S3: AES256 or aws:kms.")
+    kms_key_id: Annotated[str, StringConstraints(pattern=r"^\S+$", max_length=2048)] | None = Field(
+        None, description="With aws:kms: the key's id, ARN or alias; AWS's own key if not set."
+    )
+    tags: Annotated[dict[str, str], AfterValidator(_checked_tags)] = Field(
+        default_factory=dict, description="At most 10. A value may hold {agency_id} and {run_id}."
+    )
+    # Not CRC64NVME, for which Python has no fast code without a heavy dependency; a CRC32 finds the same damage.
+    checksum: Literal["crc32", "sha256"] = Field(
+        "crc32", description="What S3 checks each part by, and keeps; sha256 takes more of the processor's time."
+    )
+
+    @model_validator(mode="after")
+    def _key_is_used(self) -> "S3ObjectOptions":
+        if self.kms_key_id is not None and self.sse != "aws:kms":
+            raise ValueError("`kms_key_id` needs `sse: aws:kms`")
+        return self
+
+    def tags_for(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """
+        The tags of an object with that metadata, which names its run.
+
+        An object of all runs has no values for placeholders: tags with any are left out.
+        """
+        run = {name: metadata.get(name.replace("_", "-")) for name in _LONGEST}
+        return {
+            key: _PLACEHOLDER.sub(lambda found: str(run[found[1]]), value)
+            for key, value in self.tags.items()
+            if all(run[name] is not None for name in _PLACEHOLDER.findall(value))
+        }
+
+
+class S3ConnectionOptions(_Part):
+    """Which server, and as whom. What isn't set is as PIPELINE_S3__* say."""
+
+    region: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,63}$")] | None = Field(
+        None, description="Region of the bucket; PIPELINE_S3__REGION if not set."
+    )
+    endpoint_url: Annotated[str, BeforeValidator(values.http_url)] | None = Field(
+        None, description="URL of an S3-compatible store, without credentials; PIPELINE_S3__ENDPOINT_URL if not set."
+    )
+    addressing_style: Literal["auto", "path", "virtual"] | None = Field(
+        None, description="auto, path or virtual; PIPELINE_S3__ADDRESSING_STYLE if not set."
+    )
+    role_arn: RoleArn | None = Field(
+        None, description="A role to assume, with the credentials of PIPELINE_S3__* or the usual AWS chain."
+    )
+    external_id: (
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@:/-]+$", min_length=2, max_length=1224)] | None
+    ) = Field(None, description="What the role's owner asks for beside that.")
+    role_session_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@-]{2,64}$")] = Field(
+        "pipeline-processing", description="What the role's owner sees in the logs."
+    )
+
+    @model_validator(mode="after")
+    def _role_is_named(self) -> "S3ConnectionOptions":
+        if self.external_id is not None and self.role_arn is None:
+            raise ValueError("`external_id` needs `role_arn`")
+        return self
+
+
+class S3DestinationConfig(S3ObjectOptions, S3ConnectionOptions):
+    """A bucket and the prefix below it."""
+
+    bucket: str
+    prefix: str = ""
+
+    @model_validator(mode="after")
+    def _is_a_location(self) -> "S3DestinationConfig":
+        parse_location(f"s3://{self.bucket}/{self.prefix.strip('/')}")  # by the rules of PIPELINE_DESTINATION
+        return self
+
+    @property
+    def connection(self) -> S3ConnectionOptions:
+        """Its connection alone: equal, and of one hash, where two destinations can share a client."""
+        return S3ConnectionOptions.model_validate(
+            {name: getattr(self, name) for name in S3ConnectionOptions.model_fields}
+        )

@@ -1,0 +1,230 @@
+"""One artifact on its way to S3."""
+
+import asyncio
+import hashlib
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.destinations.s3.checksums import crc32_of, sha256_of
+from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
+from pipeline_processing.destinations.s3.errors import S3Answer, UploadGone, answers_unexpected
+from pipeline_processing.destinations.s3.options import S3ObjectOptions
+from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
+from pipeline_processing.errors import ArtifactTooLarge, PipelineError
+from pipeline_processing.model import InlineContent, MultipartUpload, UploadedPart, UploadRef
+from pipeline_processing.ports import Sealed, UploadStarted
+
+_ABORT_SECONDS = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an upload goes. `key` is relative to the destination, `object_key` to the bucket."""
+
+    bucket: str
+    key: str
+    object_key: str
+    content_type: str
+    metadata: Mapping[str, str]
+    options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.object_key}"
+
+
+class S3Upload:
+    """
+    Cuts what is written into parts, and sends up to `part_concurrency` of them while the next one is filled.
+
+    Less than `inline_limit` in all is never sent: it is sealed as inline content, and so is nothing at all. A part's
+    bytes are reserved before it is filled, and given back when it is sent; once it is sealed, an upload holds none. See
+    `parts.py` for why that can't deadlock.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: S3Client,
+        target: Target,
+        on_started: UploadStarted,
+        budget: ByteBudget,
+        sizes: PartSizes,
+        part_concurrency: int,
+        inline_limit: int,
+    ) -> None:
+        self._client = client
+        self._target = target
+        self._on_started = on_started
+        self._budget = budget
+        self._sizes = sizes
+        self._inline_limit = inline_limit
+        self._slots = asyncio.Semaphore(part_concurrency)
+        self._hashing = asyncio.Lock()
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+        self._buffer: bytearray | None = None
+        self._buffer_size = 0  # reserved for it
+        self._upload_id: str | None = None
+        self._sending: list[asyncio.Task[UploadedPart]] = []
+        self._failure: BaseException | None = None
+        self._sealed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await shielded(self._close(keep=self._sealed and error is None))
+
+    async def write(self, data: bytes) -> None:
+        """Raises ArtifactTooLarge, and whatever a part failed with that was being sent."""
+        assert not self._sealed, "nothing can be written after seal()"
+        rest = memoryview(data)
+        while rest:
+            if self._buffer is None:
+                await self._begin_part()
+            assert self._buffer is not None
+            piece = rest[: self._buffer_size - len(self._buffer)]
+            self._buffer += piece
+            self._size += len(piece)
+            rest = rest[len(piece) :]
+            if len(self._buffer) == self._buffer_size:
+                await self._send_part()
+
+    async def seal(self) -> Sealed:
+        """Raises whatever a part failed with."""
+        if self._upload_id is None and (self._size < self._inline_limit or self._size == 0):
+            content = bytes(self._buffer or b"")
+            self._give_back()
+            self._sealed = True
+            return Sealed(
+                size=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                staged=InlineContent(content=b64encode(content).decode()),
+            )
+        if self._buffer is not None:
+            await self._send_part()
+        if self._sending:
+            await asyncio.wait(self._sending, return_when=asyncio.FIRST_EXCEPTION)
+        self._raise_failure()
+        assert self._upload_id is not None
+        parts = tuple(task.result() for task in self._sending)
+        self._sending.clear()
+        self._sealed = True
+        return Sealed(
+            size=self._size,
+            sha256=self._sha256.hexdigest(),
+            staged=MultipartUpload(upload_id=self._upload_id, parts=parts),
+        )
+
+    async def _begin_part(self) -> None:
+        number = len(self._sending) + 1
+        if number > MOST_PARTS or self._size >= LARGEST_OBJECT:
+            raise ArtifactTooLarge(
+                f"{self._target.url} outgrew the {self._sizes.largest_artifact / 1024 / MIB:,.0f} GiB that "
+                f"{MOST_PARTS:,} parts can hold within this worker's memory budget. Raise "
+                "PIPELINE_WORKER__MEMORY_BUDGET_MIB, compress the dataset, or split its query."
+            )
+        self._raise_failure()
+        size = self._sizes.of(number)
+        await self._budget.acquire(size)
+        self._buffer, self._buffer_size = bytearray(), size
+
+    async def _send_part(self) -> None:
+        # Until the slot is ours the buffer stays where it is, so that _close() finds it if we are cancelled.
+        if self._upload_id is None:
+            await self._start()
+        await self._slots.acquire()
+        assert self._buffer is not None
+        body, reserved = self._buffer, self._buffer_size
+        self._buffer, self._buffer_size = None, 0
+        task = asyncio.create_task(self._send(number=len(self._sending) + 1, body=body))
+        # Not `finally` in the task: one that is cancelled before its first step never gets there.
+        task.add_done_callback(lambda sent: self._part_ended(sent, reserved=reserved))
+        self._sending.append(task)
+        del body
+        self._raise_failure()
+
+    async def _start(self) -> None:
+        # Shielded: a reply that is lost to a cancellation would leave an upload that nobody knows of.
+        await shielded(self._create())
+        assert self._upload_id is not None
+        await self._on_started(UploadRef(key=self._target.key, upload_id=self._upload_id))
+
+    async def _create(self) -> None:
+        with answers_unexpected():
+            self._upload_id = await self._client.create_multipart_upload(
+                bucket=self._target.bucket,
+                key=self._target.object_key,
+                content_type=self._target.content_type,
+                metadata=self._target.metadata,
+                options=self._target.options,
+            )
+
+    async def _send(self, *, number: int, body: bytearray) -> UploadedPart:
+        # Tasks start in the order in which they were made and the lock is fair, so parts are hashed in order.
+        async with self._hashing:
+            crc32, sha256 = await asyncio.to_thread(self._digest, body)
+        assert self._upload_id is not None
+        with answers_unexpected():
+            return await self._client.upload_part(
+                bucket=self._target.bucket,
+                key=self._target.object_key,
+                upload_id=self._upload_id,
+                number=number,
+                body=body,
+                crc32=crc32,
+                sha256=sha256,
+            )
+
+    def _digest(self, body: bytearray) -> tuple[str, str | None]:
+        self._sha256.update(body)
+        return crc32_of(body), sha256_of(body) if self._target.options.checksum == "sha256" else None
+
+    def _part_ended(self, task: asyncio.Task[UploadedPart], *, reserved: int) -> None:
+        self._budget.release(reserved)
+        self._slots.release()
+        if not task.cancelled() and self._failure is None:
+            self._failure = task.exception()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _close(self, *, keep: bool) -> None:
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        self._give_back()
+        if self._upload_id is not None and not keep:
+            await self._abort(self._upload_id)
+
+    def _give_back(self) -> None:
+        if self._buffer is not None:
+            self._budget.release(self._buffer_size)
+            self._buffer = None
+
+    async def _abort(self, upload_id: str) -> None:
+        # Failing here must not hide why the upload is given up; what is left behind is recorded, and gc
+        # removes it.
+        try:
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await self._client.abort_multipart_upload(
+                    bucket=self._target.bucket, key=self._target.object_key, upload_id=upload_id
+                )
+        except UploadGone:
+            pass
+        except (PipelineError, S3Answer, TimeoutError) as error:
+            log.warning("upload_not_aborted", url=self._target.url, upload_id=upload_id, error=str(error))

@@ -1,0 +1,1 @@
+"""The run table: queue, history and outbox."""

@@ -1,0 +1,69 @@
+"""Reads of the run table on Postgres. The SQL is in `reads.sql`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from pipeline_processing.errors import RunUnknown
+from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.migrate import check_encoding
+from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, run_of
+from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
+from pipeline_processing.ports import LastSuccess
+from pipeline_processing.postgres.queries import load_queries
+
+QUERIES = load_queries(__package__, "reads.sql")
+
+
+class PostgresHistory:
+    """`RunHistory` on Postgres."""
+
+    def __init__(self, database: HistoryDatabase) -> None:
+        self._database = database
+
+    async def installation_id(self) -> UUID:
+        async with self._database.session() as connection:
+            await check_encoding(connection)
+            return UUID(str(await connection.fetchval(*QUERIES["installation_id"]())))
+
+    async def get(self, run_id: str) -> Run | None:
+        row = await self._database.row(QUERIES["get"], run_id=run_id)
+        return None if row is None else run_of(row)
+
+    async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        rows = await self._database.rows(QUERIES["get_all"], run_ids=run_ids)
+        return {row["run_id"]: run_of(row) for row in rows}
+
+    async def newest(
+        self,
+        *,
+        agency_id: int | None = None,
+        state: RunState | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = 50,
+    ) -> list[Run]:
+        filters = {"agency_id": agency_id, "state": state and state.value, "since": since, "until": until}
+        return [run_of(row) for row in await self._database.rows(QUERIES["newest"], **filters, limit=limit)]
+
+    async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
+        rows = await self._database.rows(QUERIES["replays"], run_ids=run_ids)
+        return {row["replay_of"]: row["replays"] for row in rows}
+
+    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
+        row = await self._database.row(QUERIES["last_success"], agency_id=agency_id, dataset=dataset)
+        if row is None:
+            return None
+        return LastSuccess(row["run_id"], covered_until=row["covered_until"], counts=dataset_counts_of(row))
+
+    async def datasets(self, run_id: str) -> list[DatasetCounts]:
+        return [dataset_counts_of(row) for row in await self._database.rows(QUERIES["datasets"], run_id=run_id)]
+
+    async def attempts(self, run_id: str) -> list[Attempt]:
+        return [attempt_of(row) for row in await self._database.rows(QUERIES["attempts"], run_id=run_id)]
+
+    async def tries(self, run_id: str) -> int:
+        tries = await self._database.value(QUERIES["tries"], run_id=run_id)
+        if tries is None:
+            raise RunUnknown(run_id)
+        return int(tries)

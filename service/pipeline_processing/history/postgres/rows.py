@@ -1,0 +1,77 @@
+"""Records of the run table → the model, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Plan, Run, RunFailure
+from pipeline_processing.runs.store import Outcome
+
+_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "timings", "error"})
+_ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
+_OUTCOME_COLUMNS = (*Counts.model_fields, "bytes_written", "timings", "manifest_url")
+
+
+def run_of(row: Mapping[str, Any]) -> Run:
+    """A record of `runs`. What a newer version added to it, or to its request, is left out."""
+    error = None
+    if row["error_kind"] is not None:
+        error = RunFailure(
+            kind=row["error_kind"],
+            message=row["error_message"],
+            retryable=row["error_retryable"],
+            exit_code=row["error_exit_code"],
+        )
+    return Run(
+        **{column: row[column] for column in _RUN_COLUMNS},
+        request=JobRequest.model_validate_json(row["request"], extra="ignore"),
+        timings=None if row["timings"] is None else orjson.loads(row["timings"]),
+        error=error,
+    )
+
+
+def attempt_of(row: Mapping[str, Any]) -> Attempt:
+    """A record of `run_attempts`."""
+    return Attempt(**{column: row[column] for column in _ATTEMPT_COLUMNS})
+
+
+def plan_of(stored: str) -> Plan:
+    """A stored plan. What a newer version added to it is left out."""
+    return Plan.model_validate_json(stored, extra="ignore")
+
+
+def dataset_counts_of(row: Mapping[str, Any]) -> DatasetCounts:
+    """A record of `run_datasets`."""
+    return DatasetCounts(name=row["dataset"], **{column: row[column] for column in Counts.model_fields})
+
+
+def dataset_columns(outcome: Outcome) -> dict[str, Any]:
+    """The counts of each dataset, as one list per column."""
+    return {
+        "datasets": [counts.name for counts in outcome.datasets],
+        **{column: [getattr(counts, column) for counts in outcome.datasets] for column in Counts.model_fields},
+        "covered_until": outcome.covered_until,
+    }
+
+
+def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
+    """What an attempt measured; all null without an outcome."""
+    if outcome is None:
+        return dict.fromkeys(_OUTCOME_COLUMNS)
+    return {
+        **outcome.counts.model_dump(),
+        "bytes_written": outcome.bytes_written,
+        "timings": orjson.dumps(dict(outcome.timings)).decode(),
+        "manifest_url": outcome.manifest_url,
+    }
+
+
+def failure_columns(failure: RunFailure | None) -> dict[str, Any]:
+    """An error; all null without one."""
+    return {
+        "error_kind": failure and failure.kind,
+        "error_message": failure and failure.message,
+        "error_retryable": failure and failure.retryable,
+        "error_exit_code": failure and failure.exit_code,
+    }

@@ -1,0 +1,1 @@
+"""Topics, and the clients that read and write them."""

@@ -1,0 +1,174 @@
+"""Requests that can't be used: put aside untouched, with the reason."""
+
+import re
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol, Self
+
+from pipeline_processing.errors import RequestError
+from pipeline_processing.messaging.port import Headers, Outgoing, Record
+from pipeline_processing.telemetry.masking import Mask
+
+_FIRST_HEADERS = ("dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at")
+"""What letters of the first version have."""
+_HEADERS = (*_FIRST_HEADERS, "dlq_timestamp")
+_KEY = "dlq_key"
+"""Only there if the letter's key isn't the request's: says what became of that."""
+_NULL_KEY, _LEFT_OUT_KEY = b"null", b"left out"
+_LEFT_OUT = b" Value and headers are left out here, for their size: they are at dlq_offset of dlq_topic."
+STORED = -1
+"""In the place of a partition: the letter stands in the database of the run history."""
+_LONGEST_KEPT = 1_000
+"""In bytes, of a key or header."""
+_LONGEST_MESSAGE = 4_000
+"""In characters: a request can be wrong in a thousand places."""
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_TIMESTAMP = re.compile(r"-?[0-9]{1,18}")
+
+
+def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetime, mask: Mask) -> Outgoing:
+    """
+    The record as a dead letter: key, value and headers as they came, and the reason, masked, behind them.
+
+    A letter always has a key, for a compacted topic refuses a message without one.
+    """
+    message = mask.text(str(error))
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE - 2]} …"
+    place = (record.topic, str(record.partition), str(record.offset))
+    added = (error.kind, message, *place, now.isoformat(), str(record.timestamp_ms))
+    headers = tuple(zip(_HEADERS, (text.encode(errors="backslashreplace") for text in added), strict=True))
+    if record.key is None:
+        headers += ((_KEY, _NULL_KEY),)
+    # With a time of its own: retention may already be done with that of an old request.
+    return Outgoing(
+        topic=topic,
+        key=_key_of_place(record.partition, record.offset) if record.key is None else record.key,
+        value=record.value,
+        headers=record.headers + headers,
+    )
+
+
+def without_value(letter: Outgoing) -> Outgoing:
+    """What is left of a dead letter that the broker refuses for its size: the reason, and where to find the rest."""
+    count = _added(letter.headers)
+    original, added = letter.headers[:-count], letter.headers[-count:]
+    traced = [
+        (name, value)
+        for name, value in original
+        if name.lower() == "traceparent" and value is not None and len(value) <= _LONGEST_KEPT
+    ]
+    noted = [(name, (value or b"") + _LEFT_OUT if name == "dlq_message" else value) for name, value in added]
+    key = letter.key
+    if key is not None and len(key) > _LONGEST_KEPT:
+        told = {name: value or b"" for name, value in added}
+        key = told["dlq_partition"] + b"-" + told["dlq_offset"]
+        noted.append((_KEY, _LEFT_OUT_KEY))
+    return replace(letter, key=key, value=None, headers=(*traced[-1:], *noted))
+
+
+def _key_of_place(partition: int, offset: int) -> bytes:
+    return f"{partition}-{offset}".encode()
+
+
+def _added(headers: Headers) -> int:
+    """How many headers at the end say that this is a dead letter; 0 if it isn't one."""
+    names = tuple(name for name, _ in headers[-len(_HEADERS) - 1 :])
+    for ours in ((*_HEADERS, _KEY), _HEADERS, _FIRST_HEADERS):
+        if names[-len(ours) :] == ours:
+            return len(ours)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One dead letter as it stands in its topic, or in the database of the run history."""
+
+    record: Record
+    reason: str
+    message: str
+    topic: str
+    partition: int
+    offset: int
+    at: str
+    timestamp_ms: int | None
+    """The request's own time; None where a letter of the first version doesn't say it."""
+
+    @classmethod
+    def of(cls, record: Record) -> Self | None:
+        """None for a record that isn't one."""
+        added = dict(record.headers[-count:]) if (count := _added(record.headers)) else {}
+        told = {name: (value or b"").decode(errors="replace") for name, value in added.items()}
+        partition, offset = told.get("dlq_partition", ""), told.get("dlq_offset", "")
+        if not (_NUMBER.fullmatch(partition) and _NUMBER.fullmatch(offset)):
+            return None
+        timestamp = told.get("dlq_timestamp", "")
+        return cls(
+            record=record,
+            reason=told["dlq_reason"],
+            message=told["dlq_message"],
+            topic=told["dlq_topic"],
+            partition=int(partition),
+            offset=int(offset),
+            at=told["dlq_at"],
+            timestamp_ms=int(timestamp) if _TIMESTAMP.fullmatch(timestamp) else None,
+        )
+
+    @property
+    def place(self) -> str:
+        """Where it stands: `partition:offset` of its own topic, or `db:number` in the database."""
+        return f"{'db' if self.record.partition == STORED else self.record.partition}:{self.record.offset}"
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the request had a value and headers that this letter hasn't."""
+        return self.record.value is None and self.message.encode().endswith(_LEFT_OUT)
+
+    @property
+    def key_left_out(self) -> bool:
+        """Whether the request's key was too long to be kept."""
+        return self.record.headers[-1] == (_KEY, _LEFT_OUT_KEY)
+
+    @property
+    def original_key(self) -> bytes | None:
+        """The request's own; None as well if it was too long to be kept."""
+        return None if self.record.headers[-1][0] == _KEY else self.record.key
+
+    @property
+    def original_headers(self) -> Headers:
+        """The request's own."""
+        return self.record.headers[: -_added(self.record.headers)]
+
+    def original(self, *, timestamp_ms: int) -> Record:
+        """
+        The request where it first stood. `timestamp_ms` is taken for its time if the letter doesn't say that: it is
+        part of the run id of a request that has no other.
+        """
+        return replace(
+            self.record,
+            topic=self.topic,
+            partition=self.partition,
+            offset=self.offset,
+            timestamp_ms=timestamp_ms if self.timestamp_ms is None else self.timestamp_ms,
+            key=self.original_key,
+            headers=self.original_headers,
+        )
+
+
+class LetterStore(Protocol):
+    """
+    Dead letters that Kafka refuses for good.
+
+    They are stored in the database of the run history, numbered from 1. As records, they have the partition `STORED`
+    and their number as the offset. Any method may raise HistoryUnavailable.
+    """
+
+    async def keep(self, letters: Sequence[Outgoing]) -> None:
+        """Store these letters, all or none. A request that has a letter here already gets no second one."""
+
+    def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
+        """The letters that were stored since then, or all; the newest first."""
+
+    async def numbered(self, numbers: Collection[int]) -> dict[int, Record]:
+        """The known ones among these letters, by number."""

@@ -1,0 +1,117 @@
+"""The service's topics: created, or found to be missing."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from pipeline_processing.errors import TopicMissing
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.errors import Where, translate, translated
+from pipeline_processing.messaging.kafka.lifecycle import started, stopped
+from pipeline_processing.messaging.kafka.metadata import existing
+from pipeline_processing.settings.settings import KafkaSettings
+
+log = structlog.get_logger(__name__)
+
+_OPEN_SECONDS = 5.0
+_ANSWER_SECONDS = 15.0
+_CLOSE_SECONDS = 2.0
+_PAUSE_SECONDS = 0.2
+_BROKERS_DEFAULT = -1
+_KAFKAS_DEFAULT_SIZE = 1_048_588
+_HEADERS_SIZE = 2 * 1024 * 1024
+"""What a dead letter may be larger than the request that it holds, at most."""
+
+
+async def ensure_topics(settings: KafkaSettings) -> None:
+    """
+    Create those of the four topics that are missing, or, without `create_topics`, raise TopicMissing with all of them.
+
+    Harmless if another process does the same at the same moment. Raises KafkaUnavailable, AccessDenied, and
+    SettingsError where the brokers don't take the number of partitions or replicas.
+    """
+    connection = Connection.of(settings)
+    admin = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=round(_ANSWER_SECONDS * 1000))
+    await started(admin, connection=connection, seconds=_OPEN_SECONDS)
+    try:
+        await _ensure(admin, settings, where=connection.where)
+    finally:
+        await stopped(admin, seconds=_CLOSE_SECONDS)
+
+
+async def _ensure(admin: Any, settings: KafkaSettings, *, where: Where) -> None:
+    dead_letters = settings.dead_letters_topic
+    others = [settings.requests_topic, settings.completions_topic, settings.progress_topic]
+    names = [*others, dead_letters]
+    _, missing = await existing(admin._client, names, where=where, seconds=_ANSWER_SECONDS)
+    if not missing:
+        return
+    if not settings.create_topics:
+        raise TopicMissing(missing)
+    await _create(admin, [_topic(settings, name) for name in others if name in missing], where=where)
+    if dead_letters in missing:
+        # After the requests topic, whose size it has to top.
+        size = await _message_size(admin, settings.requests_topic) + _HEADERS_SIZE
+        topic = _topic(settings, dead_letters)
+        topic.topic_configs["max.message.bytes"] = str(size)
+        await _create(admin, [topic], where=where)
+    # What is created isn't ready yet: a broker learns of it a moment later, and its partitions get their leaders.
+    with translated(where):
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            while True:
+                _, missing = await existing(admin._client, names, where=where, seconds=_ANSWER_SECONDS)
+                if not missing:
+                    return
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _topic(settings: KafkaSettings, name: str) -> Any:
+    replicas = settings.replication_factor
+    # Without an (empty) assignment of replicas, aiokafka refuses the brokers' own default.
+    return NewTopic(
+        name, settings.partitions, _BROKERS_DEFAULT if replicas is None else replicas, {} if replicas is None else None
+    )
+
+
+async def _create(admin: Any, topics: Sequence[Any], *, where: Where) -> None:
+    waiting = list(topics)
+    with translated(where):
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            while waiting:
+                answer = await admin.create_topics(waiting)
+                again = []
+                for name, code, message in answer.topic_errors:
+                    error = kafka.for_code(code)
+                    if error is kafka.NoError:
+                        log.info("topic created", topic=name)
+                    elif error is kafka.TopicAlreadyExistsError:
+                        log.debug("topic created by somebody else", topic=name)
+                    elif error.retriable:
+                        again.append(name)
+                    else:
+                        raise translate(error(message or name), where=Where(where.brokers, topics=(name,)))
+                waiting = [topic for topic in waiting if topic.name in again]
+                if waiting:
+                    await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _message_size(admin: Any, topic: str) -> int:
+    """The largest message that the topic takes, or Kafka's default where the brokers keep that to themselves."""
+    name = "max.message.bytes"
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {name: None})])
+    except (kafka.KafkaError, OSError) as error:
+        log.debug("the size of messages can't be read", topic=topic, error=str(error))
+        return _KAFKAS_DEFAULT_SIZE
+    for answer in answers:
+        for _code, _message, _type, _name, entries in answer.resources:
+            for entry in entries:
+                if entry[0] == name:
+                    return int(entry[1])
+    return _KAFKAS_DEFAULT_SIZE

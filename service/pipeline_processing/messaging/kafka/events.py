@@ -1,0 +1,222 @@
+"""Messages to Kafka."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any, Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka
+
+from pipeline_processing.errors import MessageRefused, MessageTooLarge, PipelineError, TopicMissing
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.errors import Fault, Where, fault_of, refusal, translate
+from pipeline_processing.messaging.kafka.lifecycle import cut_off, started, stopped
+from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
+from pipeline_processing.messaging.port import Outgoing
+from pipeline_processing.settings.settings import KafkaSettings
+
+_OPEN_SECONDS = 5.0
+_LOOK_SECONDS = 2.0
+_CLOSE_SECONDS = 5.0
+_MAX_REQUEST_SIZE = 16 * 1024 * 1024
+"""Above what any of our topics takes: it is for the brokers to decide."""
+_BATCH_SIZE = 128 * 1024
+"""aiokafka has one batch under way for each partition: with its default of 16 KiB that is the limit of a burst."""
+
+# Nothing was stored, and nothing is wrong with the message: a new producer sends it.
+_ANEW = (
+    kafka.OutOfOrderSequenceNumber,
+    kafka.UnknownProducerId,
+    kafka.InvalidProducerIdMapping,
+    kafka.ProducerFenced,
+    kafka.ProducerClosed,
+)
+# INVALID_RECORD (87) has no name in aiokafka, nor has any newer answer. Those that pass by waiting have one.
+_NAMELESS = kafka.UnknownError
+
+
+class _Producer:
+    """One of aiokafka's producers, and who uses it."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.topics: set[str] = set()
+        """Those that are known to be there."""
+        self.users = 0
+        self.retired = False
+
+
+class KafkaEvents:
+    """
+    `Events` through an idempotent producer, which is opened when it is first needed and closed with the block.
+
+    A producer that has failed once is retired, and the next call opens another: aiokafka counts on after a batch that
+    it has given up, brokers then refuse every later one for the gap, and only a new producer gets by it
+    (github.com/aio-libs/aiokafka/issues/1017).
+    """
+
+    def __init__(self, *, settings: KafkaSettings, delivery_seconds: float = 10.0) -> None:
+        """`delivery_seconds` limits each call of `send`, which then looks for a moment why. Raises SettingsError."""
+        self._connection = Connection.of(settings)
+        self._where = self._connection.where
+        self._delivery_seconds = delivery_seconds
+        self._current: _Producer | None = None
+        self._opening: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Sends what is still under way, for at most 5 s."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        producer, self._current = self._current, None
+        if producer is not None:
+            await stopped(producer.client, seconds=_CLOSE_SECONDS)
+
+    async def send(self, messages: Sequence[Outgoing]) -> None:
+        """See `Events`. Raises KafkaUnavailable, too, when the brokers don't acknowledge all of them in time."""
+        if not messages:
+            return
+        refused: list[tuple[Outgoing, Exception]] = []
+        try:
+            async with asyncio.timeout(self._delivery_seconds):
+                failed = await self._attempt(messages)
+                # One refused message takes others with it: those of its batch, and those behind the gap that it leaves.
+                # So send again each by itself, in order.
+                for message, error in failed:
+                    refused += await self._alone(message, error)
+        except TimeoutError as error:
+            missing = await self._missing(messages)
+            raise missing or translate(error, where=self._where) from error
+        if refused:
+            message, answer = refused[0]
+            raise self._refusal(message, answer) from answer
+
+    async def _missing(self, messages: Sequence[Outgoing]) -> TopicMissing | None:
+        """Whether a topic was deleted: aiokafka tries again then, and doesn't say why."""
+        topics = sorted({message.topic for message in messages})
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                producer = await self._opened()
+                await partitions_of(producer.client.client, topics, where=self._where, seconds=_LOOK_SECONDS)
+        except TopicMissing as missing:
+            return missing
+        except (PipelineError, TimeoutError):
+            pass
+        return None
+
+    def _refusal(self, message: Outgoing, error: Exception) -> MessageRefused:
+        if fault_of(error) is Fault.TOO_LARGE:
+            return MessageTooLarge(
+                f"Kafka at {self._where.brokers} refuses a message to the topic {message.topic} for its size: it has "
+                f"{_size(message):,} bytes. Send less, or raise the topic's max.message.bytes."
+            )
+        return refusal(error, where=Where(self._where.brokers, topics=(message.topic,)))
+
+    async def _alone(self, message: Outgoing, error: Exception) -> list[tuple[Outgoing, Exception]]:
+        """Send one message until it is stored, or refused for good."""
+        while failed := await self._attempt([message]):
+            if _is_refusal(failed[0][1]):
+                return failed
+        return []
+
+    async def _attempt(self, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
+        """Send all; returns those that were refused, or that a new producer would send."""
+        producer = await self._opened()
+        producer.users += 1
+        try:
+            failed = await self._through(producer, messages)
+            if failed:
+                self._retire(producer)
+            return failed
+        except BaseException as error:
+            self._retire(producer)
+            if isinstance(error, kafka.KafkaError | kafka.IllegalOperation | OSError):
+                raise translate(error, where=self._where) from error
+            raise
+        finally:
+            producer.users -= 1
+            if producer.retired and not producer.users:
+                # Others may still be at it, and mostly succeed.
+                await cut_off(producer.client)
+
+    async def _through(self, producer: _Producer, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
+        topics = {message.topic for message in messages} - producer.topics
+        if topics:
+            await partitions_of(producer.client.client, sorted(topics), where=self._where, seconds=_OPEN_SECONDS)
+            producer.topics |= topics
+        answers = [await _enqueued(producer.client, message) for message in messages]
+        results = await asyncio.gather(*answers, return_exceptions=True)
+        failed = []
+        for message, result in zip(messages, results, strict=True):
+            if isinstance(result, Exception) and (isinstance(result, _ANEW) or _is_refusal(result)):
+                failed.append((message, result))
+            elif isinstance(result, BaseException):
+                raise result
+        return failed
+
+    async def _opened(self) -> _Producer:
+        while self._current is None:
+            # One for all who wait, whoever of them is cancelled.
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+            await asyncio.shield(self._opening)
+        return self._current
+
+    async def _open(self) -> None:
+        try:
+            client = AIOKafkaProducer(
+                **self._connection.options(),
+                enable_idempotence=True,  # acks=all goes with it
+                max_request_size=_MAX_REQUEST_SIZE,
+                max_batch_size=_BATCH_SIZE,
+                metadata_max_age_ms=MAX_AGE_MS,
+                request_timeout_ms=round(self._delivery_seconds * 1000),
+            )
+            self._current = _Producer(await started(client, connection=self._connection, seconds=_OPEN_SECONDS))
+        finally:
+            self._opening = None
+
+    def _retire(self, producer: _Producer) -> None:
+        producer.retired = True
+        if self._current is producer:
+            self._current = None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the broker will never take this message."""
+    return isinstance(error, _NAMELESS) or fault_of(error) in (Fault.TOO_LARGE, Fault.REFUSED)
+
+
+def _size(message: Outgoing) -> int:
+    headers = sum(len(name.encode()) + len(value or b"") for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers
+
+
+async def _enqueued(client: Any, message: Outgoing) -> "asyncio.Future[Any]":
+    """The future of its acknowledgement."""
+    try:
+        if message.key is None and message.value is None:
+            # send() doesn't take it, though Kafka does; it comes back as a dead letter of somebody's.
+            batch = client.create_batch()
+            batch.append(key=None, value=None, timestamp=message.timestamp_ms, headers=list(message.headers))
+            partitions = sorted(await client.partitions_for(message.topic))
+            sent = await client.send_batch(batch, message.topic, partition=random.choice(partitions))  # noqa: S311
+        else:
+            sent = await client.send(
+                message.topic,
+                value=message.value,
+                key=message.key,
+                timestamp_ms=message.timestamp_ms,
+                headers=list(message.headers),
+            )
+    except kafka.MessageSizeTooLargeError as error:
+        sent = asyncio.get_running_loop().create_future()
+        sent.set_exception(error)
+    answer: asyncio.Future[Any] = asyncio.ensure_future(sent)
+    # Seen, also if the sender is cancelled before it looks: asyncio complains otherwise.
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return answer

@@ -1,0 +1,141 @@
+"""
+Starting and stopping aiokafka's clients, each within a time limit and with nothing left running after it.
+
+aiokafka has no way to give up on a client: `stop()` waits for whatever is under way, such as a batch that is retried
+for ever or a join that the group holds up, and a `stop()` that is broken off leaves its tasks and connections behind.
+So what it leaves is taken down here, by its private names: the one place for them, held by tests that count tasks.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError, ProducerClosed
+
+from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.messaging.kafka.connection import Connection
+from pipeline_processing.messaging.kafka.errors import translate
+
+log = structlog.get_logger(__name__)
+
+_TEAR_DOWN_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
+
+
+async def started(client: Any, *, connection: Connection, seconds: float) -> Any:
+    """Start it; if it can't be, nothing of it is left. Raises KafkaUnavailable, AccessDenied or SettingsError."""
+    try:
+        async with asyncio.timeout(seconds):
+            await client.start()
+    except BaseException as error:
+        await cut_off(client)
+        if not isinstance(error, Exception):
+            raise
+        reason = await connection.refusal() if isinstance(error, KafkaConnectionError) else None
+        raise translate(reason or error, where=connection.where) from error
+    return client
+
+
+async def stopped(client: Any, *, seconds: float) -> None:
+    """Stop it in good order, or, after `seconds`, in bad. Never raises, and is not broken off by a cancellation."""
+    await shielded(_stop(client, seconds))
+
+
+async def cut_off(client: Any) -> None:
+    """Stop it at once: nothing is flushed, and the group isn't told. As `stopped` otherwise."""
+    await shielded(_tear_down(client))
+
+
+async def _stop(client: Any, seconds: float) -> None:
+    # In a task of its own: in an outage `stop()` may raise a CancelledError although nobody cancelled it, which comes
+    # from one of the tasks that it has cancelled itself.
+    stopping = asyncio.create_task(client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+    await asyncio.wait([stopping], timeout=seconds)
+    in_order = stopping.done() and not stopping.cancelled() and stopping.exception() is None
+    if not in_order:
+        stopping.cancel()
+        await asyncio.wait([stopping], timeout=_TEAR_DOWN_SECONDS)
+        log.debug("a Kafka client could not be stopped in good order", client=type(client).__name__)
+        await _tear_down(client)
+
+
+async def _tear_down(client: Any) -> None:
+    client._closed = True  # or its __del__ complains
+    if isinstance(client, AIOKafkaProducer):
+        await _tear_down_producer(client)
+    elif isinstance(client, AIOKafkaAdminClient):
+        await _disconnect(client._client)
+    else:
+        await _tear_down_consumer(client)
+
+
+async def _tear_down_consumer(consumer: Any) -> None:
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher
+    await _cancelled(
+        [
+            *_tasks(coordinator, "_coordination_task", "_heartbeat_task", "_commit_refresh_task"),
+            *_tasks(coordinator, "_reset_committed_task"),
+            *_tasks(fetcher, "_fetch_task"),
+            *getattr(fetcher, "_pending_tasks", ()),
+        ]
+    )
+    await _disconnect(consumer._client)
+
+
+async def _tear_down_producer(producer: Any) -> None:
+    client, sender = producer.client, producer._sender.sender_task
+    if sender is not None:
+        sender.cancel()
+    await _disconnect(client)
+    # The sender waits for its requests. They fail now, and then wait for metadata that nobody fetches any more.
+    deadline = asyncio.get_running_loop().time() + _TEAR_DOWN_SECONDS
+    while sender is not None and not sender.done() and asyncio.get_running_loop().time() < deadline:
+        metadata = client._md_update_fut
+        if metadata is not None and not metadata.done():
+            metadata.set_result(False)
+        await asyncio.wait([sender], timeout=_LOOK_SECONDS)
+    if sender is not None:
+        await _cancelled([sender])
+    # Whoever waits for these, such as a stop() that was broken off, would wait for ever.
+    accumulator = producer._message_accumulator
+    unsent = accumulator._pending_batches  # from which each batch, once it has ended, is removed by aiokafka
+    for waiting in accumulator._batches.values():
+        unsent.update(waiting)
+    for batch in list(unsent):
+        for future in (batch.future, batch._drain_waiter, *(message for message, _ in batch._msg_futures)):
+            if not future.done():
+                future.set_exception(ProducerClosed())
+                future.exception()  # seen, so that asyncio doesn't complain
+
+
+async def _disconnect(client: Any) -> None:
+    assert isinstance(client, AIOKafkaClient)
+    await _cancelled(_tasks(client, "_sync_task"))
+    closing = []
+    for connection in list(client._conns.values()):
+        writer = connection._writer
+        closing.append(connection.close())
+        if writer is not None:
+            writer.transport.abort()  # close() alone would first send what a silent broker doesn't take
+    if closing := [future for future in closing if future is not None]:
+        await asyncio.wait(closing, timeout=_TEAR_DOWN_SECONDS)
+
+
+def _tasks(owner: object, *names: str) -> list["asyncio.Task[Any]"]:
+    tasks = (getattr(owner, name, None) for name in names)
+    return [task for task in tasks if isinstance(task, asyncio.Task)]
+
+
+async def _cancelled(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=_TEAR_DOWN_SECONDS)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # seen, so that asyncio doesn't complain

@@ -1,0 +1,243 @@
+"""Kafka in memory, for tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from zlib import crc32
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, TopicMissing
+from pipeline_processing.messaging.memory.member import MemoryMember
+from pipeline_processing.messaging.memory.partition import MemoryPartition
+from pipeline_processing.messaging.port import Offsets, Outgoing, Record, RequestStream
+
+
+class MemoryBroker:
+    """
+    `Events` and `Topics`, and with `subscribe` a `RequestStream` for each member of one group.
+
+    It waits with asyncio's own timers alone, so that it lives in virtual time, too. `topics` are there from the start;
+    `ensure` creates those of `creates`, or finds them missing if `may_create` isn't set.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        topics: Iterable[str] = (),
+        creates: Iterable[str] = (),
+        may_create: bool = True,
+        partitions: int = 6,
+        max_message_bytes: int = 1_048_588,
+    ) -> None:
+        self.lost_replies = 0
+        """So many of the next calls of `send` store their messages, and fail nevertheless."""
+        self.max_message_bytes = max_message_bytes
+        self.refuses: Callable[[Outgoing], bool] = lambda message: False
+        """The messages that it will never take, as a compacted topic takes none without a key."""
+        self._outage = False
+        self._clock = clock
+        self._creates = tuple(creates)
+        self._may_create = may_create
+        self._count = partitions
+        self._topics: dict[str, list[MemoryPartition]] = {}
+        self._committed: dict[str, dict[int, int]] = {}
+        self._members: list[MemoryMember] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        for topic in topics:
+            self.create(topic)
+
+    # -- for tests -------------------------------------------------------------------------------
+
+    @property
+    def outage(self) -> bool:
+        """While it is set every call fails, also what is under way."""
+        return self._outage
+
+    @outage.setter
+    def outage(self, there: bool) -> None:
+        self._outage = there
+        self._wake()
+
+    def create(self, topic: str, *, partitions: int | None = None) -> None:
+        self._topics[topic] = [MemoryPartition(topic, number) for number in range(partitions or self._count)]
+        self.rebalance(topic)
+
+    def delete(self, topic: str) -> None:
+        """With all that it holds and all that was committed for it."""
+        del self._topics[topic]
+        self._committed.pop(topic, None)
+        self._wake()
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        """Have so many from now on."""
+        there = self._topics[topic]
+        there += [MemoryPartition(topic, number) for number in range(len(there), total)]
+        self.rebalance(topic)
+
+    def records(self, topic: str) -> list[Record]:
+        """All that the topic holds, by partition."""
+        return [record for partition in self._topics[topic] for record in partition.records]
+
+    def partition(self, topic: str, number: int) -> MemoryPartition:
+        """One partition, whose start can be moved as retention does, and its end as a mark of a transaction does."""
+        return self._topics[topic][number]
+
+    def put(self, message: Outgoing) -> Record:
+        """Somebody sends this, outage or not."""
+        partitions = self._topics[message.topic]
+        partition = partitions[crc32(message.key or b"") % len(partitions)]
+        now_ms = round(self._clock.now().timestamp() * 1000)
+        record = partition.append(
+            message, timestamp_ms=now_ms if message.timestamp_ms is None else message.timestamp_ms
+        )
+        self._wake()
+        return record
+
+    def rebalance(self, topic: str | None = None) -> None:
+        """
+        Take all partitions (of one topic) from all members and deal them again, as happens when one comes or goes.
+        """
+        for member in self._members:
+            if topic not in (None, member.topic):
+                continue
+            partitions = self._topics.get(member.topic, [])
+            others = [each for each in self._members if each.topic == member.topic]
+            mine = partitions[others.index(member) :: len(others)]
+            committed = self._committed.get(member.topic, {})
+            member.assign({each: committed.get(each.number, each.start) for each in mine})
+        self._wake()
+
+    # -- the group -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(self, topic: str) -> AsyncIterator[RequestStream]:
+        """A member of the group, for the length of the block."""
+        self.check(topic)
+        member = MemoryMember(self, topic)
+        self._members.append(member)
+        self.rebalance()
+        try:
+            yield member
+        finally:
+            self._members.remove(member)
+            self.rebalance()
+
+    def committed_by_member(self, topic: str, offsets: Offsets) -> None:
+        """A member commits."""
+        self._committed.setdefault(topic, {}).update(offsets)
+
+    # -- Events ----------------------------------------------------------------------------------
+
+    async def send(self, messages: Sequence[Outgoing]) -> None:
+        """See `Events`."""
+        await asyncio.sleep(0)
+        self.check(*{message.topic for message in messages})
+        refused = [each for each in messages if self.refuses(each) or _size(each) > self.max_message_bytes]
+        for message in messages:
+            if message not in refused:
+                self.put(message)
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise KafkaUnavailable("Kafka in memory has stored the messages, and its reply was lost.")
+        if refused:
+            first, size = refused[0], _size(refused[0])
+            if self.refuses(first):
+                raise MessageRefused(f"Kafka in memory refuses a message to the topic {first.topic} for good.")
+            raise MessageTooLarge(
+                f"Kafka in memory refuses a message to the topic {first.topic} for its size: it has "
+                f"{size:,} bytes, and {self.max_message_bytes:,} are allowed."
+            )
+
+    # -- Topics ----------------------------------------------------------------------------------
+
+    async def ensure(self) -> None:
+        """See `Topics`."""
+        self.check()
+        missing = [topic for topic in self._creates if topic not in self._topics]
+        if missing and not self._may_create:
+            raise TopicMissing(missing)
+        for topic in missing:
+            self.create(topic)
+
+    async def ends(self, topic: str) -> Offsets:
+        """See `Topics`."""
+        self.check(topic)
+        return {each.number: each.end for each in self._topics[topic]}
+
+    async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
+        """See `Topics`."""
+        self.check(topic)
+        milliseconds = moment.timestamp() * 1000
+        return {
+            each.number: next((one.offset for one in each.records if one.timestamp_ms >= milliseconds), each.end)
+            for each in self._topics[topic]
+        }
+
+    async def committed(self, topic: str) -> Offsets:
+        """See `Topics`."""
+        self.check(topic)
+        committed = self._committed.get(topic, {})
+        return {each.number: committed.get(each.number, 0) for each in self._topics[topic]}
+
+    async def read(
+        self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None
+    ) -> AsyncIterator[Record]:
+        """See `Topics`."""
+        self.check(topic)
+        stop = await self.ends(topic) if stop is None else stop
+        for each in self._topics[topic]:
+            first, after = (start or {}).get(each.number, 0), stop.get(each.number, each.end)
+            for record in each.between(first, after):
+                self.check()
+                yield record
+
+    @asynccontextmanager
+    async def following(self, topics: Sequence[str]) -> AsyncIterator[AsyncIterator[Record]]:
+        """See `Topics`."""
+        self.check(*topics)
+        yield self._follow(topics, {each: each.end for topic in topics for each in self._topics[topic]})
+
+    async def _follow(self, topics: Sequence[str], positions: dict[MemoryPartition, int]) -> AsyncIterator[Record]:
+        while True:
+            self.check(*topics)
+            found = False
+            for each in [each for topic in topics for each in self._topics[topic]]:
+                for record in each.between(positions.get(each, 0), each.end):
+                    self.check()
+                    yield record
+                    positions[each] = record.offset + 1
+                    found = True
+            if not found:
+                await self.change()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def check(self, *topics: str) -> None:
+        """What every call does first."""
+        if self.outage:
+            raise KafkaUnavailable("Kafka in memory can't be reached: this test has an outage.")
+        if missing := sorted(set(topics) - self._topics.keys()):
+            raise TopicMissing(missing)
+
+    async def change(self, *, seconds: float | None = None) -> None:
+        """Return when something has changed, or after so long."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await asyncio.wait([waiter], timeout=seconds)
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+
+
+def _size(message: Outgoing) -> int:
+    headers = sum(len(name.encode()) + len(value or b"") for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers

@@ -1,1 +1,0 @@
-"""Nowhere: what dry runs and benchmarks write to."""

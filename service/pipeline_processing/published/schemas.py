@@ -1,0 +1,81 @@
+"""
+Everything in `schemas/`: what a user, an upstream service or an operator may check their side against.
+
+The files are generated from the models, and a test holds that those in the repository are the generated ones.
+"""
+
+import json
+from typing import Any
+
+import yaml
+
+from pipeline_processing import errors
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.errors import PipelineError
+from pipeline_processing.model import JobRequest, Manifest, RunCompletion, RunProgress
+from pipeline_processing.options.json_schema import PublishedModel, schema_document
+from pipeline_processing.published import asyncapi
+
+JOB_REQUEST = PublishedModel("job-request", "Job request", JobRequest, "validation")
+RUN_COMPLETION = PublishedModel("run-completion", "Run completion", RunCompletion, "serialization")
+RUN_PROGRESS = PublishedModel("run-progress", "Run progress", RunProgress, "serialization")
+MANIFEST = PublishedModel("manifest", "Manifest", Manifest, "serialization")
+JOB_CONFIG = PublishedModel("job-config", "Job config", AgencyJobConfig, "validation")
+
+MODELS = (JOB_REQUEST, RUN_COMPLETION, RUN_PROGRESS, MANIFEST, JOB_CONFIG)
+
+
+def schema_files() -> dict[str, str]:
+    """File name → content, for every generated file of `schemas/`."""
+    documents = {f"{published.name}.schema.json": _json(schema_document(published)) for published in MODELS}
+    return documents | {
+        "error-kinds.json": _json(error_kinds()),
+        "asyncapi.yaml": _yaml(asyncapi.document(JOB_REQUEST, RUN_COMPLETION, RUN_PROGRESS)),
+    }
+
+
+def error_kinds() -> dict[str, dict[str, Any]]:
+    """`error.kind` → its exit code, whether another attempt may help, and what it means."""
+    return {
+        error.kind: {
+            "exit_code": error.exit_code,
+            "retryable": error.retryable,
+            "description": _summary(error),
+        }
+        for error in _errors_by_kind()
+    }
+
+
+def _errors_by_kind() -> list[type[PipelineError]]:
+    """
+    One class per kind, by kind: the most specific where a base class shares its kind with one below it.
+
+    Only those of `errors.py`, or the table would depend on which modules happen to be imported.
+    """
+    classes = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, PipelineError)]
+    by_depth = sorted(classes, key=lambda error: len(error.__mro__))
+    return sorted({error.kind: error for error in by_depth}.values(), key=lambda error: error.kind)
+
+
+def _summary(error: type[PipelineError]) -> str:
+    """The first paragraph of its docstring, on one line."""
+    return " ".join((error.__doc__ or "").split("\n\n")[0].split())
+
+
+# -- bytes ---------------------------------------------------------------------------------------
+
+
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML without anchors: what is used twice is written twice, as a reader expects."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return text

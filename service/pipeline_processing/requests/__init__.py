@@ -1,0 +1,1 @@
+"""A job request's way in: read, submit, follow, replay, redrive, dead letters."""

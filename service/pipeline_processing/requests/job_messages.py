@@ -1,0 +1,203 @@
+"""Messages of the requests topic: what one that came in asks for, and how one is sent."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+
+from pipeline_processing.errors import InvalidEvent, InvalidJson, InvalidRequest, RequestTooLarge
+from pipeline_processing.messaging.port import Outgoing, Record
+from pipeline_processing.model import JobRequest, RunId
+from pipeline_processing.options.json_schema import RFC_3339
+from pipeline_processing.options.validation import faults_of
+from pipeline_processing.runs.completions import SOURCE
+
+MAX_REQUEST_BYTES = 256 * 1024
+"""Of a message's value. The largest request that anybody needs is a hundredth of it."""
+
+REQUEST_TYPE = "agency.run.requested"
+"""CloudEvents type of the requests that this service sends itself; others may choose their own."""
+
+_STRUCTURED = "application/cloudevents"
+_ATTRIBUTE = "ce_"
+_RUN_ID: TypeAdapter[str] = TypeAdapter(RunId)
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
+class CloudEvent(BaseModel):
+    """The attributes of CloudEvents 1.0 that matter here. Others, and extensions, are nobody's business."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    specversion: Annotated[str, StringConstraints(pattern=r"^1\.0$")]
+    id: NonEmpty
+    source: NonEmpty
+    type: NonEmpty
+    time: Annotated[str, StringConstraints(pattern=RFC_3339)] | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Source and id name an event for good, and so does this."""
+        return "ce-" + hashlib.sha256(f"{self.source}\0{self.id}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request as a message asked for it."""
+
+    request: JobRequest
+    run_id: str
+    """The request's own, or made of the message, so that the same message never makes a second run."""
+    parent: Context
+    """The trace to continue; empty if the message carries none."""
+
+    @property
+    def tracestate(self) -> str | None:
+        """As the message carried it."""
+        return trace.get_current_span(self.parent).get_span_context().trace_state.to_header() or None
+
+
+def received(record: Record) -> Received:
+    """
+    Read a request: bare JSON, or a CloudEvent in binary or structured mode.
+
+    Raises InvalidJson, InvalidEvent, InvalidRequest or RequestTooLarge.
+    """
+    if record.value is None:
+        raise InvalidJson('The message has no value. Send a request as JSON, such as {"agency_id": 123}.')
+    if len(record.value) > MAX_REQUEST_BYTES:
+        raise RequestTooLarge(len(record.value), limit=MAX_REQUEST_BYTES)
+    headers = _texts(record)
+    if _is_structured(headers):
+        attributes, data = _structured(record.value)
+        event: CloudEvent | None = _cloud_event(attributes)
+        carrier = {name: text for name, text in attributes.items() if isinstance(text, str)} | headers
+    else:
+        attributes = {
+            name.removeprefix(_ATTRIBUTE): text for name, text in headers.items() if name.startswith(_ATTRIBUTE)
+        }
+        event = _cloud_event(attributes) if attributes else None
+        data, carrier = record.value, attributes | headers
+    request = parse_request(data)
+    return Received(
+        request=request,
+        run_id=request.run_id or (event.run_id if event is not None else run_id_of_place(record)),
+        parent=_PROPAGATOR.extract({name: carrier[name] for name in _PROPAGATOR.fields if name in carrier}, Context()),
+    )
+
+
+def parse_request(value: bytes) -> JobRequest:
+    """Raises InvalidJson, or InvalidRequest with every fault."""
+    try:
+        return JobRequest.model_validate_json(value)
+    except ValidationError as error:
+        if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
+            raise InvalidJson(f"The value isn't JSON: {'; '.join(faults_of(error))}.") from None
+        raise InvalidRequest(f"The request isn't valid: {'; '.join(faults_of(error))}.") from None
+
+
+def run_id_of_place(record: Record) -> str:
+    """The run id of a message that has nothing but its place and time. With the time, since topics are made anew."""
+    place = f"{record.topic}-{record.partition}-{record.offset}-{record.timestamp_ms}"
+    try:
+        return _RUN_ID.validate_python(place)
+    except ValidationError:  # topics may have longer names than runs, and others
+        return "topic-" + hashlib.sha256(place.encode()).hexdigest()[:32]
+
+
+def request_message(request: JobRequest, *, topic: str, now: datetime, trace_headers: Mapping[str, str]) -> Outgoing:
+    """A request to be sent, as a CloudEvent in binary mode. It has to have a run id, which names the event as well."""
+    assert request.run_id is not None
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": request.run_id,
+        "ce_source": SOURCE,
+        "ce_type": REQUEST_TYPE,
+        "ce_time": now.isoformat(),
+        "content-type": "application/json",
+        **trace_headers,
+    }
+    return Outgoing(
+        topic=topic,
+        key=str(request.agency_id).encode(),
+        value=request.model_dump_json(exclude_defaults=True).encode(),
+        headers=tuple((name, text.encode()) for name, text in headers.items()),
+    )
+
+
+def resent(record: Record, *, topic: str) -> Outgoing:
+    """The same message, to be sent again: it asks for the same run, wherever it will stand."""
+    unnamed = _unnamed(record)
+    value = record.value if unnamed is None else json.dumps(unnamed | {"run_id": run_id_of_place(record)}).encode()
+    return Outgoing(topic=topic, key=record.key, value=value, headers=record.headers)
+
+
+def is_named_by_its_place(record: Record) -> bool:
+    """Whether nothing but its place and time says which run the message asks for."""
+    return _unnamed(record) is not None
+
+
+def _unnamed(record: Record) -> dict[str, Any] | None:
+    """The bare request without a run id; None for any other message, and for what is as useless as it was."""
+    if record.value is None or _is_event(_texts(record)):
+        return None
+    try:
+        request = _json(record.value)
+    except (ValueError, RecursionError):
+        return None
+    return request if isinstance(request, dict) and request.get("run_id") is None else None
+
+
+def _is_event(headers: Mapping[str, str]) -> bool:
+    return _is_structured(headers) or any(name.startswith(_ATTRIBUTE) for name in headers)
+
+
+def _is_structured(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").strip().lower().startswith(_STRUCTURED)
+
+
+def _texts(record: Record) -> dict[str, str]:
+    """Headers by lower-case name; the last of a name counts, and what isn't text says nothing."""
+    return {name.lower(): value.decode(errors="replace") for name, value in record.headers if value is not None}
+
+
+def _structured(value: bytes) -> tuple[dict[str, Any], bytes]:
+    """The attributes of a structured event, and its data as JSON."""
+    try:
+        envelope = _json(value)
+    except (ValueError, RecursionError) as error:
+        raise InvalidJson(f"The value isn't JSON: {error}.") from None
+    if not isinstance(envelope, dict) or "data" not in envelope:
+        raise InvalidEvent(
+            "The content type says that this is a CloudEvent in structured mode, and the value isn't an object with "
+            "`data`. Put the request there, or send it bare, without that content type."
+        )
+    data = envelope.pop("data")
+    return envelope, json.dumps(data).encode()
+
+
+def _json(value: bytes) -> Any:
+    """
+    Raises ValueError or RecursionError. Not orjson, which would make floats of long integers; and decoded before,
+    since json would guess at UTF-16 and take a byte-order mark, where a bare request's reader refuses both.
+    """
+    return json.loads(value.decode())
+
+
+def _cloud_event(attributes: Mapping[str, Any]) -> CloudEvent:
+    try:
+        return CloudEvent.model_validate(dict(attributes))
+    except ValidationError as error:
+        raise InvalidEvent(
+            f"The CloudEvents attributes aren't valid: {'; '.join(faults_of(error))}. Version 1.0 needs "
+            "specversion, id, source and type; a bare request has none of them."
+        ) from None

@@ -1,0 +1,266 @@
+"""Dead letters, looked up and sent again."""
+
+import hashlib
+import heapq
+import re
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pipeline_processing.errors import MessageRefused, MessageTooLarge, PlaceUnknown, RequestError, TopicMissing
+from pipeline_processing.messaging.dead_letters import STORED, DeadLetter, LetterStore
+from pipeline_processing.messaging.port import Events, Headers, Offsets, Outgoing, Record, Topics
+from pipeline_processing.messaging.topic_reading import Place, age, newest, place_of, reading, records_at
+from pipeline_processing.requests.job_messages import is_named_by_its_place, received, resent
+
+_BATCH = 1_000
+_BATCH_BYTES = 8 * 1024 * 1024
+_LEFT_OUT_BYTES = 1024 * 1024
+"""What a request may have whose letter has no value: as much as brokers take by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """
+    Which dead letters: all of them, unless something narrows it. Places stand alone; those in the database have
+    `STORED` for a partition.
+    """
+
+    reason: str | None = None
+    since: datetime | None = None
+    places: Collection[Place] = ()
+
+    def includes(self, letter: DeadLetter) -> bool:
+        """Whether reason and time fit."""
+        since_ms = None if self.since is None else self.since.timestamp() * 1000
+        return self.reason in (None, letter.reason) and (since_ms is None or letter.record.timestamp_ms >= since_ms)
+
+
+def letter_place(text: str) -> Place:
+    """`3:77`, partition and offset, or `db:5`, a letter in the database. Raises ValueError."""
+    match = re.fullmatch(r"db:([0-9]{1,18})", text)
+    return place_of(text) if match is None else (STORED, int(match[1]))
+
+
+class DeadLetters:
+    """The topic of dead letters, and those in the database that Kafka refused, to be read."""
+
+    def __init__(self, *, topics: Topics, topic: str, kept: LetterStore | None) -> None:
+        """`kept` is None where no history is configured."""
+        self._topics = topics
+        self._topic = topic
+        self._kept = kept
+
+    async def newest(self, wanted: Wanted, *, limit: int) -> list[DeadLetter]:
+        """The newest first, without their values, which may be long."""
+
+        def keep(record: Record) -> Record | None:
+            letter = DeadLetter.of(record)
+            return replace(record, value=None) if letter is not None and wanted.includes(letter) else None
+
+        records = await newest(self._topics, self._topic, limit=limit, since=wanted.since, keep=keep)
+        stored: list[Record] = []
+        if self._kept is not None:
+            async with aclosing(self._kept.kept(since=wanted.since)) as kept:
+                async for record in kept:
+                    if (found := keep(record)) is not None:
+                        stored.append(found)
+                    if len(stored) == limit:
+                        break
+        records = heapq.nlargest(limit, [*records, *stored], key=age)
+        return [letter for record in records if (letter := DeadLetter.of(record)) is not None]
+
+    async def at(self, places: Collection[Place]) -> list[DeadLetter]:
+        """Raises PlaceUnknown unless every one of these is there."""
+        in_topic = [place for place in places if place[0] != STORED]
+        records = await records_at(self._topics, self._topic, in_topic) if in_topic else {}
+        if self._kept is not None and len(in_topic) < len(places):
+            numbered = await self._kept.numbered([offset for partition, offset in places if partition == STORED])
+            records |= {(STORED, number): record for number, record in numbered.items()}
+        letters = {place: DeadLetter.of(record) for place, record in records.items()}
+        missing = [
+            f"{'db' if partition == STORED else partition}:{offset}"
+            for partition, offset in places
+            if letters.get((partition, offset)) is None
+        ]
+        if missing:
+            raise PlaceUnknown(
+                f"There is no dead letter at {', '.join(missing)}, or not any more. "
+                "`pipeline-processing dead-letters list` shows those that there are, with their places."
+            )
+        return [letter for letter in letters.values() if letter is not None]
+
+    async def ends(self) -> Offsets:
+        """The offset after the last letter of each partition."""
+        return await self._topics.ends(self._topic)
+
+    async def read(self, wanted: Wanted, *, stop: Offsets) -> AsyncGenerator[DeadLetter, None]:
+        """All that are wanted, those of the topic up to `stop`."""
+        if wanted.places:
+            for named in await self.at(wanted.places):
+                yield named
+            return
+        start: Offsets = dict.fromkeys(stop, 0)
+        if wanted.since is not None:
+            start = await self._topics.offsets_at(self._topic, wanted.since)
+        async with reading(self._topics, self._topic, start=start, stop=stop) as records:
+            async for record in records:
+                letter = DeadLetter.of(record)
+                if letter is not None and wanted.includes(letter):
+                    yield letter
+        if self._kept is not None:
+            async with aclosing(self._kept.kept(since=wanted.since)) as kept:
+                async for record in kept:
+                    letter = DeadLetter.of(record)
+                    if letter is not None and wanted.includes(letter):
+                        yield letter
+
+
+# -- sending again -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """What came of one letter."""
+
+    letter: DeadLetter
+    run_id: str | None = None
+    """Of the run that it asks for; None if it still can't be read as a request."""
+    obstacle: str | None = None
+    """Why it could not be sent."""
+
+
+class Redrive:
+    """
+    Sends the requests of dead letters again, as they came. Letters that say the same are sent once, the newest. To do
+    it twice makes no second run, since a request keeps the run id that it had at its first place.
+    """
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        events: Events,
+        letters: DeadLetters,
+        requests_topic: str,
+        tell: Callable[[Redriven], None],
+    ) -> None:
+        self._topics = topics
+        self._events = events
+        self._letters = letters
+        self._requests_topic = requests_topic
+        self._tell = tell
+        self._sent: set[bytes] = set()
+        self.repeated = 0
+        """Letters that said the same as another one."""
+
+    async def run(self, wanted: Wanted) -> None:
+        """`tell` is called once a letter's request is stored, or can't be. Raises PlaceUnknown before any is sent."""
+        stop = await self._letters.ends()
+        newest_of: dict[bytes, tuple[int, int, int]] = {}
+        letters = 0
+        async with aclosing(self._letters.read(wanted, stop=stop)) as found:
+            async for letter in found:
+                letters += 1
+                identity = _identity(letter)
+                newest_of[identity] = max(age(letter.record), newest_of.get(identity, age(letter.record)))
+        self.repeated = letters - len(newest_of)
+        # Read again rather than remembered: a letter may have a megabyte.
+        batch: list[DeadLetter] = []
+        size = 0
+        async with aclosing(self._letters.read(wanted, stop=stop)) as found:
+            async for letter in found:
+                if newest_of.get(_identity(letter)) != age(letter.record):
+                    continue
+                batch.append(letter)
+                size += _LEFT_OUT_BYTES if letter.left_out else len(letter.record.value or b"")
+                if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+                    await self._send(batch)
+                    batch, size = [], 0
+        await self._send(batch)
+
+    async def _send(self, letters: Sequence[DeadLetter]) -> None:
+        messages: list[tuple[DeadLetter, Record, Outgoing]] = []
+        for letter, original in zip(letters, await self._originals(letters), strict=True):
+            if original is None:
+                gone = f"its value was too large for a dead letter, and is gone from {letter.topic}"
+                self._tell(Redriven(letter, obstacle=gone))
+                continue
+            message = resent(original, topic=self._requests_topic)
+            # One that came back as a letter once more says the same as the one it was made of, if not literally.
+            digest = _digest(message.key, message.value, message.headers)
+            if digest in self._sent:
+                self.repeated += 1
+            else:
+                self._sent.add(digest)
+                messages.append((letter, original, message))
+        try:
+            await self._events.send([message for _, _, message in messages])
+        except MessageRefused:
+            for each in messages:
+                await self._send_alone(*each)
+        else:
+            for letter, original, _ in messages:
+                self._tell(Redriven(letter, run_id=_run_id(original)))
+
+    async def _send_alone(self, letter: DeadLetter, original: Record, message: Outgoing) -> None:
+        try:
+            await self._events.send([message])
+        except MessageTooLarge:
+            self._tell(Redriven(letter, obstacle=f"it is larger than {self._requests_topic} takes"))
+        except MessageRefused as error:
+            self._tell(Redriven(letter, obstacle=str(error)))
+        else:
+            self._tell(Redriven(letter, run_id=_run_id(original)))
+
+    async def _originals(self, letters: Sequence[DeadLetter]) -> list[Record | None]:
+        """The requests as they first stood, as far as that matters; None for one whose value is gone."""
+        places: defaultdict[str, set[Place]] = defaultdict(set)
+        for letter in letters:
+            timeless = letter.timestamp_ms is None and is_named_by_its_place(letter.original(timestamp_ms=0))
+            if letter.left_out or timeless:
+                places[letter.topic].add((letter.partition, letter.offset))
+        there: dict[tuple[str, Place], Record] = {}
+        for topic, wanted in places.items():
+            try:
+                found = await records_at(self._topics, topic, wanted)
+            except TopicMissing:
+                continue
+            there |= {(topic, place): record for place, record in found.items()}
+        return [_original(letter, there.get((letter.topic, (letter.partition, letter.offset)))) for letter in letters]
+
+
+def _original(letter: DeadLetter, there: Record | None) -> Record | None:
+    """`there` is what stands at the letter's first place now: another message, if the topic was made anew."""
+    if letter.left_out:
+        same_time = there is not None and letter.timestamp_ms in (None, there.timestamp_ms)
+        same_key = there is not None and (letter.key_left_out or there.key == letter.original_key)
+        return there if same_time and same_key else None
+    same = there is not None and (there.key, there.value, there.headers) == (
+        letter.original_key,
+        letter.record.value,
+        letter.original_headers,
+    )
+    # Its time is part of the run id of a request that has nothing but its place. Letters of the first version don't
+    # say it; any will do for a request that retention has taken, as long as it is always the same.
+    return letter.original(timestamp_ms=there.timestamp_ms if same and there is not None else 0)
+
+
+def _identity(letter: DeadLetter) -> bytes:
+    if letter.left_out:
+        return _digest(letter.record.key, f"{letter.topic} {letter.partition} {letter.offset}".encode(), ())
+    return _digest(letter.original_key, letter.record.value, letter.original_headers)
+
+
+def _digest(key: bytes | None, value: bytes | None, headers: Headers) -> bytes:
+    # repr says where each ends, and tells none from empty.
+    return hashlib.sha256(repr((key, value, headers)).encode()).digest()[:16]
+
+
+def _run_id(record: Record) -> str | None:
+    try:
+        return received(record).run_id
+    except RequestError:
+        return None

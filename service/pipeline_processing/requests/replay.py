@@ -1,0 +1,229 @@
+"""Past requests, submitted again: first a plan, which changes nothing, and then exactly that plan."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.messaging.port import Events, Outgoing
+from pipeline_processing.model import JobRequest, Run
+from pipeline_processing.requests.job_messages import request_message
+from pipeline_processing.requests.replay_sources import Candidate, Message, RequestSource
+from pipeline_processing.requests.spool import Spool
+from pipeline_processing.requests.submission import Submitter, patiently
+from pipeline_processing.runs.store import RunHistory
+
+_LONGEST_RUN_ID = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What happens to one past request: a new run, the same message once more, or nothing."""
+
+    run_id: str
+    agency_id: int
+    state: str | None
+    """None if the history doesn't know the run."""
+    requested_at: datetime | None
+    outcome: str
+    """What comes of it, for people."""
+    new_run_id: str | None = None
+    request: bytes | None = None
+    """To be sent, as JSON, in a trace of its own."""
+    message: Message | None = None
+    """To be sent as it is."""
+
+    @property
+    def sends(self) -> bool:
+        """Whether a request is sent."""
+        return self.request is not None or self.message is not None
+
+
+class ReplayPlan:
+    """All steps, in the order of the requests, and what is not among them."""
+
+    def __init__(self, steps: Spool[Step]) -> None:
+        self._steps = steps
+        self.to_send = 0
+        """Steps that send a request."""
+        self.left_out = 0
+        """Steps that don't."""
+        self.unreadable = 0
+        """Messages that are no requests, so that they became dead letters."""
+        self.repeated = 0
+        """Messages that asked for a run once more."""
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """The next ones."""
+        sending = sum(step.sends for step in steps)
+        self.to_send += sending
+        self.left_out += len(steps) - sending
+        self._steps.add(steps)
+
+    def pages(self) -> Iterator[list[Step]]:
+        """The steps, some at a time."""
+        return self._steps.pages()
+
+
+# -- planning ------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def planned(source: RequestSource, *, runs: RunHistory, same_run: bool) -> AsyncIterator[ReplayPlan]:
+    """
+    What it means to replay these requests as things stand now; kept for the length of the block. Sends nothing.
+
+    With `same_run` the same messages again, or else new runs, whose ids are made of the old ones: so that carrying out
+    a plan twice makes no more runs than once. Raises as the source does.
+    """
+    with Spool(Candidate) as candidates, Spool(Step) as steps:
+        plan = ReplayPlan(steps)
+        run_ids: set[str] = set()
+        async with aclosing(source.pages(same_run=same_run)) as pages:
+            async for page in pages:
+                first = list(_not_seen(page, run_ids))
+                plan.repeated += len(page) - len(first)
+                candidates.add(first)
+        plan.unreadable = source.unreadable
+        # Only now: in another partition, a replay may come before its original.
+        for page in candidates.pages(backwards=source.newest_first):
+            known = await runs.get_all([each.run_id for each in page])
+            if same_run:
+                plan.add([_same_run(each, known.get(each.run_id)) for each in page])
+            else:
+                new_ids = await _new_run_ids([each.run_id for each in page], runs)
+                plan.add([_new_run(each, known.get(each.run_id), new_ids[each.run_id], run_ids) for each in page])
+        yield plan
+
+
+def _not_seen(page: Iterable[Candidate], run_ids: set[str]) -> Iterator[Candidate]:
+    for each in page:
+        if each.run_id not in run_ids:
+            run_ids.add(each.run_id)
+            yield each
+
+
+def _new_run(candidate: Candidate, run: Run | None, new_run_id: str, planned_ids: Collection[str]) -> Step:
+    if (obstacle := _obstacle(candidate, run)) is not None:
+        return _step(candidate, run, f"nothing: {obstacle}")
+    if run is not None and not run.state.finished:
+        return _step(candidate, run, "nothing: it hasn't finished")
+    if candidate.replay_of in planned_ids and candidate.replay_of != candidate.run_id:
+        return _step(candidate, run, f"nothing: it is a replay of {candidate.replay_of}, which is in this plan")
+    # What times it was bound to were about then. The run's own request, if there is one: another one with its id was
+    # never more than a dead letter.
+    change = {"run_id": new_run_id, "replay_of": candidate.run_id, "deadline": None, "not_before": None}
+    request = (_request(candidate) if run is None else run.request).model_copy(update=change)
+    return _step(
+        candidate,
+        run,
+        f"new run {new_run_id}",
+        new_run_id=new_run_id,
+        request=request.model_dump_json(exclude_defaults=True).encode(),
+    )
+
+
+def _same_run(candidate: Candidate, run: Run | None) -> Step:
+    if (obstacle := _obstacle(candidate, run)) is not None:
+        return _step(candidate, run, f"nothing: {obstacle}")
+    if run is None:
+        return _step(candidate, run, "a new run", message=candidate.message)
+    if candidate.request is not None and _request(candidate).digest() != run.request.digest():
+        return _step(candidate, run, "nothing: its run id was used before, for another request")
+    if not run.state.finished:
+        return _step(candidate, run, "nothing: it is accepted")
+    return _step(candidate, run, "sends its event again", message=candidate.message or _message_of(run))
+
+
+def _obstacle(candidate: Candidate, run: Run | None) -> str | None:
+    if run is not None:
+        return None
+    if candidate.request is None:
+        return "the history has just forgotten it"
+    return "it waits in the topic to be taken" if candidate.waiting else None
+
+
+def _step(
+    candidate: Candidate,
+    run: Run | None,
+    outcome: str,
+    *,
+    new_run_id: str | None = None,
+    request: bytes | None = None,
+    message: Message | None = None,
+) -> Step:
+    return Step(
+        run_id=candidate.run_id,
+        agency_id=candidate.agency_id,
+        state=None if run is None else str(run.state),
+        requested_at=candidate.requested_at,
+        outcome=outcome,
+        new_run_id=new_run_id,
+        request=request,
+        message=message,
+    )
+
+
+def _request(candidate: Candidate) -> JobRequest:
+    assert candidate.request is not None
+    return JobRequest.model_validate_json(candidate.request)
+
+
+def _message_of(run: Run) -> Message:
+    """As it may have come: with its run id, and the trace that the run has."""
+    trace = {}
+    if run.trace_id is not None and run.span_id is not None:
+        trace["traceparent"] = f"00-{run.trace_id}-{run.span_id}-01"
+        if run.tracestate is not None:
+            trace["tracestate"] = run.tracestate
+    request = run.request.model_copy(update={"run_id": run.run_id})
+    message = request_message(request, topic="", now=run.queued_at, trace_headers=trace)
+    return Message(message.key, message.value, message.headers)
+
+
+# -- the ids of new runs -------------------------------------------------------------------------
+
+
+async def _new_run_ids(run_ids: Sequence[str], runs: RunHistory) -> dict[str, str]:
+    """Run id → the id of its next replay."""
+    replays = await runs.replays(run_ids)
+    numbers = {run_id: replays.get(run_id, 0) + 1 for run_id in run_ids}
+    new_ids: dict[str, str] = {}
+    while numbers:
+        new_ids |= {run_id: replay_id(run_id, number) for run_id, number in numbers.items()}
+        # Somebody may have named a run so, or replays may have been pruned.
+        taken = await runs.get_all([new_ids[run_id] for run_id in numbers])
+        numbers = {run_id: number + 1 for run_id, number in numbers.items() if new_ids[run_id] in taken}
+    return new_ids
+
+
+def replay_id(run_id: str, number: int) -> str:
+    """`r` → `r.r1`. Where that would be too long, a hash stands for the end of the old id."""
+    suffix = f".r{number}"
+    if len(run_id) + len(suffix) <= _LONGEST_RUN_ID:
+        return run_id + suffix
+    digest = hashlib.sha256(run_id.encode()).hexdigest()[:32]
+    return f"{run_id[: _LONGEST_RUN_ID - len(digest) - 1 - len(suffix)]}.{digest}{suffix}"
+
+
+# -- carrying it out -----------------------------------------------------------------------------
+
+
+async def carry_out(
+    plan: ReplayPlan, *, submitter: Submitter, events: Events, topic: str, clock: Clock, on_sent: Callable[[int], None]
+) -> None:
+    """Send what the plan says, in its order. `on_sent` is told how many have been stored, batch by batch."""
+    for page in plan.pages():
+        requests = [JobRequest.model_validate_json(step.request) for step in page if step.request is not None]
+        async for sent in submitter.send(requests):
+            on_sent(len(sent))
+        messages = [
+            Outgoing(topic=topic, key=step.message.key, value=step.message.value, headers=step.message.headers)
+            for step in page
+            if step.message is not None
+        ]
+        if messages:
+            await patiently(lambda messages=messages: events.send(messages), clock=clock)  # type: ignore[misc]
+            on_sent(len(messages))

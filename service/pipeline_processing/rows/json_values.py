@@ -1,0 +1,72 @@
+"""JSON of exact values: numbers keep their digits both ways."""
+
+import json
+import math
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from pipeline_processing.rows import values
+
+
+def _integer(digits: str) -> int | Decimal:
+    """Python's int knows no -0, and refuses to read very long numbers (the limit can be set, from 640 digits)."""
+    return int(digits) if digits != "-0" and len(digits) <= 640 else Decimal(digits)
+
+
+_decoder = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
+_half_a_character = re.compile("[\ud800-\udfff]").search
+
+
+def loads(document: bytes | str) -> Any:
+    """A JSON document as Python values; numbers with a point or an exponent are Decimal."""
+    return _decoder.decode(document if isinstance(document, str) else document.decode())
+
+
+def dumps(value: Any, *, separators: tuple[str, str] = (",", ":")) -> str:
+    """
+    Python values as JSON of one line.
+
+    Decimals are written out in digits, and NaN and the infinities as strings, as Postgres does.
+    """
+    comma, colon = separators
+    match value:
+        case dict():
+            items = (
+                f"{dumps_text(str(key))}{colon}{dumps(item, separators=separators)}" for key, item in value.items()
+            )
+            return "{" + comma.join(items) + "}"
+        case list() | tuple():
+            return "[" + comma.join(dumps(item, separators=separators) for item in value) + "]"
+        case Decimal():
+            return format(value, "f") if value.is_finite() else json.dumps(non_finite(value))
+        case float():
+            return repr(value) if math.isfinite(value) else json.dumps(non_finite(value))
+        case str():
+            return dumps_text(value)
+        case datetime():
+            return json.dumps(values.time_text(value, "T"))
+        case int() | None:
+            return json.dumps(value)
+        case _:
+            return msgspec.json.encode(value, enc_hook=plain).decode()
+
+
+def plain(value: Any) -> Any:
+    """What msgspec can write instead of a value that it doesn't know."""
+    return float(value) if isinstance(value, float) else str(value)
+
+
+def dumps_text(text: str) -> str:
+    """Text as JSON. Halves of surrogate pairs, which UTF-8 can't have but documents of type json can, are escaped."""
+    return json.dumps(text, ensure_ascii=_half_a_character(text) is not None)
+
+
+def non_finite(value: float | Decimal) -> str:
+    """`NaN`, `Infinity` or `-Infinity`, as Postgres writes them."""
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"

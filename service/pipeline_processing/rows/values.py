@@ -1,0 +1,174 @@
+"""
+Values as Postgres orders them: keys for comparing what steps see, and literals of SQL.
+
+Python's own types don't reach as far as Postgres's: there are years beyond 9999 and before 1, infinities of time,
+and a NaN that equals itself and is greater than every number.
+"""
+
+import math
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from functools import total_ordering
+from typing import Any
+from uuid import UUID
+
+from pipeline_processing.rows.columns import Comparison
+
+
+@total_ordering
+class _NaN:
+    """Postgres's NaN: equal to itself, greater than all other numbers."""
+
+    def __eq__(self, other: object) -> bool:
+        return other is self
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "NaN"
+
+
+NAN = _NaN()
+
+
+def number_key(value: Any) -> Any:
+    """A number, or the text of one → its key."""
+    number = Decimal(value) if isinstance(value, str) else value
+    return NAN if isinstance(number, Decimal | float) and math.isnan(number) else number
+
+
+def number_literal(literal: str | int | Decimal | bool) -> Any:
+    """`5`, `1.5`, `'5'`, `'NaN'` → key."""
+    if isinstance(literal, bool):
+        raise ValueError("a boolean isn't a number")
+    try:
+        return number_key(literal)
+    except InvalidOperation:
+        raise ValueError(f"{literal!r} isn't a number") from None
+
+
+def float_key(value: Decimal | str) -> Any:
+    """A number → the key of the float nearest to it, in the fewest digits that name it."""
+    return number_key(repr(float(value)))
+
+
+def float_literal(literal: str | int | Decimal | bool) -> Any:
+    """`0.1`, `'NaN'` → key."""
+    key = number_literal(literal)
+    return key if key is NAN else float_key(key)
+
+
+def text_literal(literal: str | int | Decimal | bool) -> str:
+    """`'abc'` → key."""
+    if not isinstance(literal, str):
+        raise ValueError(f"{literal} isn't text: write it in single quotes")
+    return literal
+
+
+def padded_text_key(text: str) -> str:
+    """Text of type char(n), whose trailing spaces mean nothing → key."""
+    return text.rstrip(" ")
+
+
+def padded_text_literal(literal: str | int | Decimal | bool) -> str:
+    """`'abc '`, compared with char(n) → key."""
+    return padded_text_key(text_literal(literal))
+
+
+def uuid_literal(literal: str | int | Decimal | bool) -> str:
+    """`'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'` → key."""
+    return str(UUID(text_literal(literal)))
+
+
+def boolean_literal(literal: str | int | Decimal | bool) -> bool:
+    """`true`, `'t'`, `'no'` → key."""
+    if isinstance(literal, bool):
+        return literal
+    text = str(literal).strip().lower()
+    if text in ("t", "true", "y", "yes", "on", "1"):
+        return True
+    if text in ("f", "false", "n", "no", "off", "0"):
+        return False
+    raise ValueError(f"{literal!r} isn't a boolean")
+
+
+def time_key(text: str) -> tuple[float, str]:
+    """
+    A date or timestamp as Postgres prints it (ISO, in UTC) → (year, text).
+
+    Within a year the text orders by itself: all fields have fixed width, and `+` and the end of the text sort
+    before the digits of a longer fraction.
+    """
+    if text.endswith("infinity"):
+        return (-math.inf if text[0] == "-" else math.inf, "")
+    year = int(text[: text.index("-")])
+    # 1 BC is the year 0, as in astronomers' counting.
+    return (1 - year if text.endswith(" BC") else year, text[text.index("-") :])
+
+
+def date_literal(literal: str | int | Decimal | bool) -> tuple[float, str]:
+    """`'2026-01-18'`, `'infinity'` → key."""
+    text = text_literal(literal).strip()
+    return time_key(text if text.endswith("infinity") else date.fromisoformat(text).isoformat())
+
+
+def timestamp_literal(literal: str | int | Decimal | bool) -> tuple[float, str]:
+    """`'2026-01-18 10:00'`, without time zone → key."""
+    text = text_literal(literal).strip()
+    if text.endswith("infinity"):
+        return time_key(text)
+    return time_key(time_text(datetime.fromisoformat(text).replace(tzinfo=None), " "))
+
+
+def timestamptz_literal(literal: str | int | Decimal | bool) -> tuple[float, str]:
+    """`'2026-01-18T10:00:00Z'`; UTC where it names no zone → key."""
+    text = text_literal(literal).strip()
+    if text.endswith("infinity"):
+        return time_key(text)
+    moment = datetime.fromisoformat(text)
+    try:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it is outside the years 1 to 9999") from None
+    return time_key(time_text(moment.replace(tzinfo=None), " ") + "+00")
+
+
+def time_text(value: datetime, separator: str) -> str:
+    """In ISO's form, without trailing zeros of the fraction, as Postgres prints it."""
+    text = value.isoformat(separator)
+    if not value.microsecond:
+        return text
+    seconds, _, rest = text.partition(".")
+    return f"{seconds}.{rest[:6].rstrip('0')}{rest[6:]}"
+
+
+def same(value: Any) -> Any:
+    """The value is its own key."""
+    return value
+
+
+PLAIN_NUMBER = Comparison("number", number_key, number_literal)
+"""Numbers that are Python numbers already."""
+PLAIN_TEXT = Comparison("text", same, text_literal)
+"""Text. It orders by code point, as Postgres's collation "C" does."""
+PADDED_TEXT = Comparison("text", padded_text_key, padded_text_literal)
+"""Text of type char(n)."""
+UUIDS = Comparison("uuid", same, uuid_literal)
+"""UUIDs as Postgres prints them."""
+ENUM = Comparison("enum", same, text_literal)
+"""Labels of an enum. They are equal or not; their order isn't known here."""
+PLAIN_BOOLEAN = Comparison("boolean", same, boolean_literal)
+"""Booleans that are Python booleans already."""
+
+
+def comparison_of(constant: Any) -> Comparison | None:
+    """How a constant compares."""
+    if isinstance(constant, bool):
+        return PLAIN_BOOLEAN
+    if isinstance(constant, int | float | Decimal):
+        return PLAIN_NUMBER
+    return PLAIN_TEXT if isinstance(constant, str) else None

@@ -1,0 +1,103 @@
+"""The `gc` command's work: to remove what lost attempts and failed plans have left, and nothing that is in use."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline_processing.destinations.several import Destinations
+from pipeline_processing.errors import PipelineError
+from pipeline_processing.model import UploadRef
+from pipeline_processing.runs.clean_up import Amount, CleanUp
+from pipeline_processing.runs.store import RunHistory, RunLeftovers
+
+_KEY_OF_A_RUN = re.compile(r"agency_id=[0-9]+/run_id=([A-Za-z0-9][A-Za-z0-9._-]{0,127})/[!-~]+")
+"""Narrow: anybody may have started uploads below the prefix, with keys that the history can't even be asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What `gc` has removed, or would remove, and what it has left, and why."""
+
+    removed: Amount
+    in_use: int
+    """Uploads here that may still be completed."""
+    unknown: int
+    """Uploads here of no run in the history. They may be another's: the bucket's lifecycle rule is for them."""
+    elsewhere: Mapping[str, Amount]
+    """What is lost at other destinations than these, by URL. Only a `gc` there can remove it."""
+    problems: tuple[PipelineError, ...]
+    """Why something here could not be removed."""
+
+    @property
+    def exit_code(self) -> int:
+        """That of the gravest problem."""
+        return max((problem.exit_code for problem in self.problems), default=0)
+
+
+class GarbageCollector:
+    """
+    Finds what is lost in two ways: in the run table, and in the destination's list of uploads, since a worker may die
+    between starting an upload and recording it. Workers may be at work meanwhile.
+    """
+
+    def __init__(
+        self, *, leftovers: RunLeftovers, history: RunHistory, destinations: Destinations, dry_run: bool = False
+    ) -> None:
+        self._leftovers = leftovers
+        self._history = history
+        self._destinations = destinations
+        self._clean_up = CleanUp(leftovers=leftovers, destinations=destinations, dry_run=dry_run)
+
+    async def collect(self) -> Collected:
+        """
+        Go through everything once.
+
+        Raises ForeignPrefix before anything is touched, any error of the destination if not even that can be
+        verified, and HistoryUnavailable at any time. All other errors are among the problems.
+        """
+        # Below another's prefix, uploads of runs that only have the same ids would be taken for lost.
+        await self._destinations.verify_installation(await self._history.installation_id())
+        for run_id in await self._leftovers.runs_to_clean_up():
+            await self._clean_up.after_run(run_id)
+        in_use, unknown = await self._collect_listed()
+        done = self._clean_up
+        return Collected(
+            removed=done.removed,
+            in_use=in_use,
+            unknown=unknown,
+            elsewhere=dict(done.elsewhere),
+            problems=tuple(done.problems),
+        )
+
+    async def _collect_listed(self) -> tuple[int, int]:
+        """Abort the lost ones of all uploads that are here; how many are left in use, and of unknown runs."""
+        # In this order: list, ask the table, abort. An upload that is listed was started before the table is asked, so
+        # an attempt that it belongs to, and that goes on, is there as `running`, or with the upload in a plan. Asked
+        # the other way round, the table would know nothing of an attempt that began in between, and its upload would
+        # look lost. What is lost when the table is asked stays so, however late it is aborted: an attempt that is over
+        # never comes back, and the next one starts uploads of its own.
+        by_run, in_use, unknown = await self._listed(), 0, 0
+        for run_id, uploads in by_run.items():
+            lost = [] if run_id is None else await self._leftovers.lost_of(run_id, uploads)
+            await self._clean_up.abort(run_id or "", lost)
+            left = len(uploads) - len(lost)
+            if left == 0:
+                continue
+            if run_id is not None and (lost or await self._history.get(run_id) is not None):
+                in_use += left
+            else:
+                unknown += left
+        return in_use, unknown
+
+    async def _listed(self) -> Mapping[str | None, list[UploadRef]]:
+        """Pending uploads by the run that their keys name; under None those whose keys name none."""
+        by_run: defaultdict[str | None, list[UploadRef]] = defaultdict(list)
+        for destination in self._destinations.all:
+            try:
+                async for upload in destination.pending_uploads():
+                    named = _KEY_OF_A_RUN.fullmatch(upload.key)
+                    by_run[named and named[1]].append(upload.model_copy(update={"destination": destination.url}))
+            except PipelineError as problem:  # what was listed so far was listed before the table is asked, too
+                self._clean_up.problems.append(problem)
+        return by_run

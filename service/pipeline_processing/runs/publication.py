@@ -1,0 +1,214 @@
+"""
+From a decided run to a published one: steps 6 to 8 of a run's life.
+
+Everything here works from the stored plan alone and may be repeated, by this worker or a later one, any number of
+times.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.processor import Export
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.aio.patience import until_answered
+from pipeline_processing.destinations.several import Destinations
+from pipeline_processing.errors import (
+    ConflictingObjects,
+    DestinationChanged,
+    PipelineError,
+    PlanLost,
+    PublicationError,
+    UploadMissing,
+)
+from pipeline_processing.model import (
+    Artifact,
+    ContentMeta,
+    Counts,
+    InlineContent,
+    Manifest,
+    ManifestEntry,
+    Plan,
+    RejectedEntry,
+    Run,
+    RunState,
+    StagedTable,
+)
+from pipeline_processing.runs.failures import failure_of
+from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
+from pipeline_processing.telemetry.masking import Mask
+
+log = structlog.get_logger(__name__)
+
+MANIFEST_NAME = "_manifest.json"
+
+
+def manifest_key(run: RunContext) -> str:
+    """Where the manifest of a run stands, relative to the destination."""
+    return f"{run.prefix}/{MANIFEST_NAME}"
+
+
+def decide(run: RunContext, export: Export, *, destination_url: str, now: datetime) -> tuple[Plan, Outcome]:
+    """
+    The plan of an export, with the manifest's exact bytes, and what the history tells of it.
+
+    `destination_url` is the primary destination's: the manifest stands there, and names the artifacts that are there.
+    """
+    counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
+    artifacts = [artifact for dataset in export.datasets for artifact in dataset.artifacts]
+    here = [artifact for artifact in artifacts if artifact.destination == destination_url]
+    manifest = Manifest(
+        job=run.request.job,
+        agency_id=run.request.agency_id,
+        run_id=run.run_id,
+        attempt=run.attempt,
+        trace_id=run.trace_id,
+        config_id=run.config_id,
+        snapshot_at=export.snapshot_at,
+        created_at=now,
+        **counts.model_dump(),
+        datasets=tuple(dataset.counts for dataset in export.datasets),
+        entries=tuple(_entry(artifact) for artifact in here if not artifact.rejected),
+        rejected=tuple(_rejected(artifact) for artifact in here if artifact.rejected),
+    )
+    plan = Plan(
+        destination=destination_url,
+        artifacts=tuple(sorted(artifacts, key=_when_completed)),
+        metadata=run.metadata,
+        manifest_key=manifest_key(run),
+        manifest=manifest.model_dump_json(indent=2) + "\n",
+    )
+    manifest_url = f"{destination_url}/{plan.manifest_key}"
+    return plan, outcome_of(run, export, destination_url=destination_url, manifest_url=manifest_url)
+
+
+def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifest_url: str | None) -> Outcome:
+    """Totals over all datasets; `timings` are busy milliseconds per stage."""
+    timings: dict[str, float] = {}
+    for dataset in export.datasets:
+        for stage, seconds in dataset.seconds.items():
+            timings[stage] = round(timings.get(stage, 0.0) + seconds * 1000, 3)
+    covered = min(run.request.until or export.snapshot_at, export.snapshot_at)
+    return Outcome(
+        counts=sum((dataset.counts for dataset in export.datasets), start=Counts()),
+        datasets=tuple(dataset.counts for dataset in export.datasets),
+        # Else the next `since: last_success` would begin after rows that were never exported.
+        covered_until=None if export.leaves_gap else covered,
+        bytes_written=sum(
+            artifact.size
+            for dataset in export.datasets
+            for artifact in dataset.artifacts
+            if artifact.destination == destination_url
+        ),
+        timings=timings,
+        manifest_url=manifest_url,
+    )
+
+
+def _when_completed(artifact: Artifact) -> int:
+    """
+    An upload can be lost, inline content can't: with the uploads first, a plan whose first one is gone has changed
+    nothing yet, and may be given up. Tables come last: nothing undoes what has been merged into one.
+    """
+    match artifact.staged:
+        case StagedTable():
+            return 2
+        case InlineContent():
+            return 1
+    return 0
+
+
+def _entry(artifact: Artifact) -> ManifestEntry:
+    return ManifestEntry(
+        url=f"{artifact.destination}/{artifact.key}",
+        dataset=artifact.dataset,
+        format=artifact.format,
+        compression=artifact.compression,
+        rows=artifact.rows,
+        meta=ContentMeta(content_length=artifact.size),
+        sha256=artifact.sha256,
+    )
+
+
+def _rejected(artifact: Artifact) -> RejectedEntry:
+    return RejectedEntry(
+        url=f"{artifact.destination}/{artifact.key}",
+        dataset=artifact.dataset,
+        rows=artifact.rows,
+        meta=ContentMeta(content_length=artifact.size),
+        sha256=artifact.sha256,
+    )
+
+
+class Publisher:
+    """Completes, publishes and finishes prepared runs. `after` is told the name of each step once it is done."""
+
+    def __init__(
+        self,
+        *,
+        attempts: RunAttempts,
+        destinations: Destinations,
+        clock: Clock,
+        mask: Mask,
+        after: Callable[[str], None],
+    ) -> None:
+        self._attempts = attempts
+        self._destinations = destinations
+        self._after = after
+        self._clock = clock
+        self._mask = mask
+
+    async def publish(self, claim: Claim, plan: Plan) -> Run:
+        """
+        Complete the plan's artifacts, publish its manifest, finish the run; the run as it stands then.
+
+        That is `succeeded`, or `queued` when the plan was void, or `failed` when it can never be published. Raises
+        any other error of the destination, which changes nothing: the plan stays to be rolled forward.
+        """
+        primary = self._destinations.primary
+        gone = self._destinations.missing(plan)
+        if gone or plan.destination != primary.url:
+            raise DestinationChanged(
+                claim.run.run_id,
+                needed=gone or [plan.destination],
+                here=[each.url for each in self._destinations.all],
+            )
+        try:
+            for number, artifact in enumerate(plan.artifacts):
+                try:
+                    await self._destinations.complete(artifact, metadata=plan.metadata)
+                except UploadMissing as missing:
+                    if number == 0:
+                        log.warning(
+                            "plan is void: its first upload is gone and nothing was completed",
+                            key=artifact.key,
+                        )
+                        return await self._attempts.void_plan(claim)
+                    raise PlanLost(self._destinations.url(artifact)) from missing
+                self._after("complete one")
+            self._after("complete")
+            await primary.publish(plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata)
+            self._after("publish")
+        except (ConflictingObjects, PlanLost) as error:
+            return await self._give_up(claim, plan, error)
+        run = await self._attempts.succeed(claim)
+        self._after("finish")
+        return run
+
+    async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
+        failure = failure_of(error, self._mask)
+        # Asked until it is answered: after a lost reply nobody would come back for the objects.
+        run = await until_answered(
+            lambda: self._attempts.fail(claim, failure, state=RunState.PREPARED), clock=self._clock
+        )
+        # Only now, since `failed` is final: no other worker can be rolling the same plan forward to success.
+        # The plan stays in the history until `CleanUp` has aborted what uploads are left and has looked once more:
+        # until then somebody who hasn't heard yet could complete one, and only the plan tells of that object.
+        for artifact in plan.artifacts:
+            try:
+                await self._destinations.delete(artifact, metadata=plan.metadata)
+            except PipelineError as problem:
+                log.warning("an object of a failed run could not be deleted", key=artifact.key, error=str(problem))
+        return run

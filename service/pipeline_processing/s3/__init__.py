@@ -1,1 +1,0 @@
-"""Artifacts to S3 and what speaks its protocol."""

@@ -1,0 +1,94 @@
+"""Run table → Kafka: what has finished is announced, again and again until the broker has stored it."""
+
+import asyncio
+from collections.abc import Sequence
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.aio.stopping import first_of
+from pipeline_processing.errors import KafkaUnavailable, MessageRefused, TransientError
+from pipeline_processing.messaging.port import Events, Outgoing
+from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.store import RunOutbox
+from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.outage import Outage
+
+_BATCH = 200
+_POLL_SECONDS = 1.0
+"""Events of runs that finished elsewhere (`run`, `cancel`, a worker that died) wait so long."""
+_REFUSED_SECONDS = 30.0
+"""Between two tries while Kafka refuses an event: those that it took with it are sent again each time."""
+_LAST_SECONDS = 5.0
+_FORGIVEN_SECONDS = 60.0
+_ME = "outbox"
+
+
+class Outbox:
+    """Sends completion events. Several processes may: each takes events that no other is sending."""
+
+    def __init__(
+        self,
+        *,
+        runs: RunOutbox,
+        events: Events,
+        topic: str,
+        clock: Clock,
+        pulse: Pulse,
+        kafka: Outage,
+        history: Outage,
+    ) -> None:
+        self._runs = runs
+        self._events = events
+        self._topic = topic
+        self._clock = clock
+        self._pulse = pulse
+        self._kafka = kafka
+        self._history = history
+        self._woken = asyncio.Event()
+        self._failed_at = 0.0
+        self._refused = False
+
+    def wake(self) -> None:
+        """There may be an event to send: look at once."""
+        self._woken.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send until told to stop, and then for a moment what there is, if it can be sent."""
+        while not stop.is_set():
+            self._pulse.beat()
+            self._woken.clear()
+            if await self._send_some() < _BATCH:
+                await first_of(stop, self._woken, seconds=_POLL_SECONDS)
+            if self._refused:
+                await first_of(stop, seconds=_REFUSED_SECONDS)
+        self._pulse.stop()
+        stopped_at = self._clock.monotonic()
+        while await self._send_some() == _BATCH and self._clock.monotonic() - stopped_at < _LAST_SECONDS:
+            pass
+
+    async def _send_some(self) -> int:
+        try:
+            sent = await self._runs.announce(self._send, limit=_BATCH)
+        except (TransientError, MessageRefused) as error:
+            # An event that is refused isn't given up: its topic can be mended, and every run gets its event.
+            self._refused = isinstance(error, MessageRefused)
+            of_kafka = self._refused or isinstance(error, KafkaUnavailable)
+            (self._kafka if of_kafka else self._history).began(error, by=_ME)
+            self._failed_at = self._clock.monotonic()
+            return 0
+        self._refused = False
+        self._history.ended(by=_ME)
+        # Without events to send nothing tells: another process may have sent them, or may be trying to.
+        if sent or self._clock.monotonic() - self._failed_at > _FORGIVEN_SECONDS:
+            self._kafka.ended(by=_ME)
+        return sent
+
+    async def _send(self, events: Sequence[OutboxEvent]) -> None:
+        await self._events.send([self._message(event) for event in events])
+
+    def _message(self, event: OutboxEvent) -> Outgoing:
+        return Outgoing(
+            topic=self._topic,
+            key=event.key.encode(),
+            value=event.value,
+            headers=tuple((name, text.encode()) for name, text in event.headers.items()),
+        )

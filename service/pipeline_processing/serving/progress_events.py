@@ -1,0 +1,79 @@
+"""Live progress on Kafka: the latest of each run, at most once a second. It may be lost; nothing rests on it."""
+
+import asyncio
+
+import structlog
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.aio.stopping import first_of
+from pipeline_processing.errors import PipelineError
+from pipeline_processing.messaging.port import Events, Outgoing
+from pipeline_processing.model import RunProgress
+from pipeline_processing.runs.completions import SOURCE
+
+log = structlog.get_logger(__name__)
+
+PROGRESS_TYPE = "agency.run.progress"
+_SECONDS = 1.0
+"""Between two events of one run."""
+
+
+class ProgressEvents:
+    """Keeps the latest progress of each run, and sends it when a second has passed since the one before."""
+
+    def __init__(self, *, events: Events, topic: str, clock: Clock) -> None:
+        self._events = events
+        self._topic = topic
+        self._clock = clock
+        self._latest: dict[str, RunProgress] = {}
+        self._sent_at: dict[str, float] = {}
+        self._woken = asyncio.Event()
+
+    def tell(self, progress: RunProgress) -> None:
+        """Take note. Costs next to nothing: it is called for every batch."""
+        self._latest[progress.run_id] = progress
+        if progress.run_id not in self._sent_at:
+            self._woken.set()  # a run's first goes out at once, so that short runs are seen as well
+
+    def forget(self, run_id: str) -> None:
+        """An attempt has ended: what it did last isn't news any more."""
+        self._latest.pop(run_id, None)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send until told to stop."""
+        while not stop.is_set():
+            self._woken.clear()
+            due = self._due()
+            if due:
+                try:
+                    await self._events.send([self._message(progress) for progress in due])
+                except PipelineError as error:
+                    log.debug("progress could not be sent", error=str(error))
+            await first_of(stop, self._woken, seconds=_SECONDS / 4)
+
+    def _due(self) -> list[RunProgress]:
+        now = self._clock.monotonic()
+        # Forgotten a while after its last: a run that is tried again later begins anew.
+        self._sent_at = {run_id: at for run_id, at in self._sent_at.items() if now - at < _SECONDS}
+        due = [progress for run_id, progress in self._latest.items() if run_id not in self._sent_at]
+        for progress in due:
+            del self._latest[progress.run_id]
+            self._sent_at[progress.run_id] = now
+        return due
+
+    def _message(self, progress: RunProgress) -> Outgoing:
+        at = progress.at.isoformat()
+        headers = {
+            "ce_specversion": "1.0",
+            "ce_id": f"{progress.run_id}:{progress.attempt}:{at}",
+            "ce_source": SOURCE,
+            "ce_type": PROGRESS_TYPE,
+            "ce_time": at,
+            "content-type": "application/json",
+        }
+        return Outgoing(
+            topic=self._topic,
+            key=str(progress.agency_id).encode(),
+            value=progress.model_dump_json().encode(),
+            headers=tuple((name, text.encode()) for name, text in headers.items()),
+        )

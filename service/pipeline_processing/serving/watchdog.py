@@ -1,0 +1,160 @@
+"""Notices when an event loop of this process stands still, and logs which step keeps it."""
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextvars import Context, copy_context
+from types import FrameType
+from typing import Any, Never
+
+import structlog
+
+from pipeline_processing.agency_data_job.processor import AgencyProcessor
+from pipeline_processing.aio.step_thread import StepThread
+from pipeline_processing.steps.chain import Chain
+from pipeline_processing.telemetry.health import SILENT_SECONDS
+
+log = structlog.get_logger(__name__)
+
+_FRAMES = 6
+"""So many of a stack are told, the innermost ones."""
+
+
+class Watchdog:
+    """
+    Watches the event loop of the thread that makes it, and those of steps.
+
+    A loop that hasn't run for `patience` seconds is told once, with what blocks it. `watch` runs in another thread.
+    """
+
+    def __init__(self, *, patience: float = 5.0) -> None:
+        self._patience = patience
+        self._main = _Watched(asyncio.get_running_loop())
+        self._main_thread = threading.get_ident()
+        self._steps: dict[StepThread, _Watched] = {}
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the main loop has been blocked for so long that nobody should wait for it any longer."""
+        return self._main.silent() > SILENT_SECONDS
+
+    async def watch(self) -> Never:
+        """Look several times within its patience."""
+        pause = self._patience / 5
+        while True:
+            looked_at = time.monotonic()
+            await asyncio.sleep(pause)
+            stood_still = time.monotonic() - looked_at - pause
+            try:
+                if stood_still > self._patience:
+                    self._tell_standstill(stood_still)
+                else:
+                    self._look()
+            except Exception:  # nobody's lease may depend on what can be told
+                log.exception("the watchdog could not look")
+
+    def _look(self) -> None:
+        self._steps = {
+            thread: self._steps.get(thread) or _Watched(thread.loop)
+            for thread in threading.enumerate()
+            if isinstance(thread, StepThread) and thread.loop is not None
+        }
+        if self._main.incident(self._patience):
+            frames = list(_stack(self._main_thread))
+            log.warning(
+                "the event loop is blocked: all runs of this process wait, but keep their leases",
+                seconds=round(self._main.silent()),
+                **_place(frames),
+                stack=_told(frames),
+            )
+        for thread, watched in self._steps.items():
+            if watched.incident(self._patience):
+                self._tell(thread, "an async function blocks its own event loop", seconds=round(watched.silent()))
+
+    def _tell_standstill(self, seconds: float) -> None:
+        """The main loop's beat is late as well, and that is no news."""
+        self._main.excuse()
+        for watched in self._steps.values():
+            watched.excuse()
+        frames = list(_stack(self._main_thread))
+        log.warning(
+            "no thread of this process ran: one of them held the interpreter's lock, or the process was stopped",
+            seconds=round(seconds),
+            **_place(frames),
+            stack=_told(frames),
+        )
+        for thread in threading.enumerate():
+            if isinstance(thread, StepThread) and thread.busy:
+                self._tell(thread, "this step was running when no other thread ran", seconds=round(seconds))
+
+    def _tell(self, thread: StepThread, event: str, **fields: Any) -> None:
+        stack = _told(_stack(thread.ident))
+        # In the step's context, so that the line says which run it is about.
+        context: Context = thread.context.copy()
+        context.run(log.warning, event, dataset=thread.place.dataset, step=thread.place.step, stack=stack, **fields)
+
+
+class _Watched:
+    """One event loop, which is asked to beat, and when it last did."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._context = copy_context()
+        self._beaten_at = time.monotonic()
+        self._asked = False
+        self._told = False
+
+    def silent(self) -> float:
+        """Seconds since it last beat."""
+        return time.monotonic() - self._beaten_at
+
+    def incident(self, patience: float) -> bool:
+        """Ask it to beat; whether it hasn't for too long, which is said once until it beats again."""
+        if not self._asked:
+            self._asked = True
+            try:
+                self._loop.call_soon_threadsafe(self._beat, context=self._context)
+            except RuntimeError:  # it is closed
+                return False
+        late = self.silent() > patience
+        news, self._told = late and not self._told, late
+        return news
+
+    def excuse(self) -> None:
+        """It is late for a reason that has been told."""
+        self._beaten_at = time.monotonic()
+
+    def _beat(self) -> None:
+        self._beaten_at = time.monotonic()
+        self._asked = False
+
+
+def _stack(thread_id: int | None) -> Iterator[FrameType]:
+    """A thread's frames now, the innermost first."""
+    frame = sys._current_frames().get(thread_id or 0)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _place(frames: list[FrameType]) -> dict[str, str]:
+    """The run and the place in its datasets, if the stack leads through a step."""
+    place: dict[str, str] = {}
+    for frame in frames:
+        if frame.f_code is Chain._through.__code__:
+            place.setdefault("step", frame.f_locals.get("place", ""))
+        elif frame.f_code is AgencyProcessor._process_dataset.__code__:
+            place.setdefault("run_id", frame.f_locals["self"]._run.run_id)
+            place.setdefault("dataset", frame.f_locals["dataset"].name)
+    return place
+
+
+def _told(frames: Any) -> list[str]:
+    """The innermost frames, as lines."""
+    return [
+        f"{frame.filename}:{frame.lineno} {frame.name}"
+        for frame in traceback.StackSummary.extract(((each, each.f_lineno) for each in frames), limit=None)[:_FRAMES]
+    ]

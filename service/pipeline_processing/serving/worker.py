@@ -1,0 +1,144 @@
+"""Several runs at once: claims those that are due, and works on them until it is time to stop."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.aio.shielded import give_up, shielded
+from pipeline_processing.aio.stopping import first_of, hand_back_seconds
+from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.model import RunState
+from pipeline_processing.runs.executor import Executor
+from pipeline_processing.runs.lease import Held
+from pipeline_processing.serving.concurrency import Concurrency
+from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.outage import Outage
+
+log = structlog.get_logger(__name__)
+
+_POLL_SECONDS = 0.5
+"""What becomes due without this process knowing (handed back elsewhere, a retry, a lease that ends) waits so long."""
+_PAUSE_SECONDS = 1.0
+_CLAIM_SECONDS = 1.0
+_ME = "worker"
+
+
+class Worker:
+    """
+    Keeps up to `concurrency` attempts going, fewer while a database has no connections left. `on_ended` is told the
+    run id after each.
+    """
+
+    def __init__(
+        self,
+        *,
+        executor: Executor,
+        concurrency: int,
+        drain_seconds: float,
+        clock: Clock,
+        pulse: Pulse,
+        history: Outage,
+        on_ended: Callable[[str], None],
+    ) -> None:
+        self._executor = executor
+        self._concurrency = Concurrency(concurrency)
+        self._drain_seconds = drain_seconds
+        self._clock = clock
+        self._pulse = pulse
+        self._history = history
+        self._on_ended = on_ended
+        self._woken = asyncio.Event()
+        self._leaving = False
+
+    def wake(self) -> None:
+        """There may be a run that is due: look at once."""
+        self._woken.set()
+
+    async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        """
+        Work until told to stop; then finish what is in progress, or hand it back when the drain time is over or it is
+        told to hurry.
+        """
+        working: set[asyncio.Task[None]] = set()
+        # Apart, so that a claim that hangs doesn't hold up the drain.
+        taking = asyncio.create_task(self._take(working, stop))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((taking, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if taking.done():
+                taking.result()  # raises what no waiting mends
+            await self._drain(taking, working, hurry)
+        finally:
+            stopping.cancel()
+            await shielded(self._leave(taking, working))
+        self._pulse.stop()
+
+    async def _take(self, working: set[asyncio.Task[None]], stop: asyncio.Event) -> None:
+        while not (stop.is_set() or self._leaving):
+            self._pulse.beat()
+            self._woken.clear()  # before looking: what comes while it looks isn't missed
+            if len(working) < self._concurrency.limit and (held := await self._claim(stop)) is not None:
+                task = asyncio.create_task(self._work(held))
+                try:
+                    await asyncio.sleep(0)  # it begins: cancelled before that, it would hand nothing back
+                finally:
+                    working.add(task)
+                    task.add_done_callback(working.discard)
+            else:
+                await first_of(stop, self._woken, seconds=_POLL_SECONDS)
+
+    async def _claim(self, stop: asyncio.Event) -> Held | None:
+        try:
+            held = await self._executor.claim()
+        except HistoryUnavailable as error:
+            self._history.began(error, by=_ME)
+            await first_of(stop, seconds=_PAUSE_SECONDS)
+            return None
+        self._history.ended(by=_ME)
+        return held
+
+    async def _work(self, held: Held) -> None:
+        began_at = self._clock.monotonic()
+        try:
+            attempted = await self._executor.execute(held)
+            if attempted.error is not None or attempted.run.state is RunState.SUCCEEDED:
+                self._concurrency.learn(attempted.error, began_at=began_at, now=self._clock.monotonic())
+        except HistoryUnavailable as error:
+            log.warning(
+                "the outcome of an attempt could not be written; the run goes on when its lease has ended",
+                run_id=held.claim.run.run_id,
+                error=str(error),
+            )
+        except Exception:
+            # One run's bug is no reason to break off the others; its lease ends, and its tries are counted.
+            log.exception("unexpected error", run_id=held.claim.run.run_id)
+        finally:
+            self._woken.set()
+            self._on_ended(held.claim.run.run_id)
+
+    async def _drain(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
+        # Handing back is part of the drain: the process is ended when its time is over.
+        ends_at = self._clock.monotonic() + self._drain_seconds - hand_back_seconds(self._drain_seconds)
+        if working:
+            log.info("finishing the runs in progress", runs=len(working), seconds=self._drain_seconds)
+        while not (taking.done() and not working) and not hurry.is_set():
+            if (left := ends_at - self._clock.monotonic()) <= 0:
+                break
+            self._pulse.beat()
+            self._woken.clear()
+            await first_of(hurry, self._woken, seconds=min(left, _POLL_SECONDS))
+
+    async def _leave(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]]) -> None:
+        """Hand back what isn't finished."""
+        self._leaving = True
+        self._woken.set()
+        for task in working:
+            task.cancel()  # which hands its run back
+        await asyncio.wait([taking], timeout=_CLAIM_SECONDS)  # what is being claimed just now is handed back as well
+        give_up(taking)
+        while working:
+            for task in working:
+                task.cancel()
+            await asyncio.wait(working)

@@ -1,0 +1,58 @@
+"""The values behind a query's $1, $2, …: found by name, and fitted to what the parameters are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import asyncpg
+
+from pipeline_processing.errors import QueryInvalid
+from pipeline_processing.rows.values import boolean_literal
+
+_INTEGERS = ("int2", "int4", "int8", "oid")
+_TEXTS = ("text", "varchar", "bpchar", "name", "unknown")
+
+
+def bound(names: Sequence[str], parameters: Sequence[asyncpg.Type], arguments: Mapping[str, Any]) -> list[Any]:
+    """
+    The values to bind, in order. They are sent apart from the query, never as part of its text.
+
+    Raises QueryInvalid when a name is unknown, a value doesn't fit, or their number isn't the query's.
+    """
+    if len(names) != len(parameters):
+        raise QueryInvalid(
+            f"The query has {len(parameters)} parameters ($1, $2, …), but `args` names "
+            f"{len(names)}. Make `args` list one name for each, in order."
+        )
+    return [_value(name, kind, arguments) for name, kind in zip(names, parameters, strict=True)]
+
+
+def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any]) -> Any:
+    if name not in arguments:
+        raise QueryInvalid(
+            f"The query needs {name!r}, which is neither built in nor a param of this request; "
+            f"there is {', '.join(arguments)}. Send it with `--param {name}=VALUE`, or correct `args`."
+        )
+    value = arguments[name]
+    try:
+        return _fitted(value, parameter.name)
+    except ValueError:
+        raise QueryInvalid(
+            f"The query needs a {parameter.name} for {name!r}, not {value!r}. Correct the "
+            "param of the request, or cast the parameter in the query."
+        ) from None
+
+
+def _fitted(value: Any, type_name: str) -> Any:
+    """Params come as JSON or from a command line, so `"5"` may stand for a number and 5 for text."""
+    if value is None:
+        return None
+    if type_name in _INTEGERS:
+        if isinstance(value, str):
+            return int(value)
+        if type(value) is not int:
+            raise ValueError("not an integer")
+    if type_name == "bool":
+        return boolean_literal(value)
+    if type_name in _TEXTS and not isinstance(value, str):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    return value

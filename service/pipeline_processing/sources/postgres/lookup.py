@@ -1,0 +1,122 @@
+"""Looks rows up in a table by their keys, on a connection of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+
+from pipeline_processing.errors import SourceBusy, StepFailed
+from pipeline_processing.ports import Rows
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.errors import without_values
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.sources.postgres.key_list import KeyList, key_list_of
+from pipeline_processing.sources.postgres.shape import planning, shape_of
+from pipeline_processing.sources.postgres.types import set_codecs
+
+_LEAVING_SECONDS = 5.0
+
+
+class PostgresLookup:
+    """
+    A query whose one parameter is a list of keys; see `ports.LookupTable`.
+
+    While it is open it holds one connection of `database`, whose sessions have the source's settings. A pool that
+    several lookups share needs one for each that may be open at once, or they wait for each other for ever. Each
+    `find` reads in a read-only transaction of its own, so it sees what was committed before it.
+    """
+
+    columns: Columns
+
+    def __init__(self, *, database: DatabaseClient, query: str, carry: str) -> None:
+        self._database = database
+        self._query = query
+        self._carry = carry
+        self._stack = AsyncExitStack()
+        self._connection: asyncpg.Connection
+        self._carried_query: str
+        self._attributes: Sequence[asyncpg.Attribute]
+        self._keys: KeyList
+
+    async def __aenter__(self) -> Self:
+        """Plan the query. Raises QueryInvalid, AccessDenied, DatabaseMisconfigured or a TransientError."""
+        async with AsyncExitStack() as stack:
+            self._connection = await stack.enter_async_context(self._database.connection())
+            stack.callback(self._cut_off)
+            async with self._transaction():
+                shape = await shape_of(self._connection, self._query)
+                self._keys = await key_list_of(self._connection, shape.parameters)
+                self.columns, self._carried_query = shape.carried(self._carry)
+                await set_codecs(self._connection, self._carry)
+                with planning():
+                    statement = await self._connection.prepare(self._carried_query)
+                self._attributes = statement.get_attributes()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its connection is gone. The next `find` opens another."""
+        try:
+            return bool(self._connection.is_closed())
+        except asyncpg.InterfaceError:  # the pool has it back already
+            return True
+
+    async def find(self, keys: Sequence[Any]) -> Rows:
+        """
+        All rows whose key is one of `keys` (natural values, none of them null), in the carried form.
+
+        Raises StepFailed where they are more than the keys, QueryInvalid where keys aren't what the query takes,
+        QueryFailed, or a TransientError.
+        """
+        fitted = self._keys.fitted(keys)
+        if not fitted:
+            return []
+        if self.is_closed:  # some servers end what was idle for long
+            await self._stack.aclose()
+            await self.__aenter__()
+        with self._database.translated(), without_values():
+            async with self._transaction():
+                statement = await self._connection.prepare(self._carried_query)
+                if statement.get_attributes() != self._attributes:
+                    raise SourceBusy("A table of a lookup's query has been altered. The next attempt reads it anew.")
+                cursor = await statement.cursor(fitted)
+                # One more shows that there are too many; how many never matters, and they might not fit into memory.
+                records = await cursor.fetch(len(fitted) + 1)
+        if len(records) > len(fitted):
+            raise StepFailed(
+                f"its query gave more records than the {len(fitted):,} keys that it was asked for, so some have one "
+                "key. Make it give one record each, and none of other keys: SELECT DISTINCT ON (key) … WHERE "
+                "key = ANY($1) ORDER BY …"
+            )
+        names = self.columns.names
+        return [dict(zip(names, record, strict=True)) for record in records]
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
+        transaction = self._connection.transaction(readonly=True)
+        try:
+            await transaction.start()
+            yield
+            await transaction.commit()
+        except BaseException:
+            # asyncpg cancels a query that is still running before it rolls back. Limited, because the network may be
+            # what has failed.
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                async with asyncio.timeout(_LEAVING_SECONDS):
+                    await transaction.rollback()
+            self._cut_off()
+            raise
+
+    def _cut_off(self) -> None:
+        """Its codecs are this lookup's; the pool opens another connection for the next."""
+        with suppress(asyncpg.InterfaceError):  # the server has ended it already
+            self._connection.terminate()

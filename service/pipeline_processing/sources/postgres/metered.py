@@ -1,0 +1,279 @@
+"""
+Limits a cursor's fetch in bytes, between the network and asyncpg.
+
+A fetch is limited in rows, whose size nobody knows before they come, and asyncpg keeps all of them until the last one
+has come. So the meter ends a fetch itself: once enough bytes have come it tells asyncpg that the portal is suspended,
+as the server does after the last row that was asked for. It holds back the rest and stops reading, which makes the
+server wait, until the next fetch. asyncpg sends an Execute with every fetch, so the server then owes more answers than
+asyncpg knows of; the meter joins them into one.
+
+A row that is larger than a whole fetch should be draws its bytes from a budget before it is read. Nobody who holds such
+bytes waits for more of them: its batch has one such row, and the next fetch begins when that batch is done with.
+
+Messages: https://www.postgresql.org/docs/current/protocol-message-formats.html
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from pipeline_processing.aio.budget import ByteBudget
+
+_HEADER_BYTES = 5
+_DATA_ROW, _ERROR, _READY, _SUSPENDED, _COMPLETE = b"DEZsC"
+_ENDED_EARLY = b"s\x00\x00\x00\x04Z\x00\x00\x00\x05T"
+"""PortalSuspended, and ReadyForQuery inside a transaction."""
+
+
+class Meter(asyncio.Protocol):
+    """
+    Passes on what the server sends, and ends fetches that bring more than `fetch_bytes` after the row before.
+
+    A fetch below that costs nothing a row: its messages are looked at only once it has grown beyond. A row of more than
+    `max_row_bytes` ends the connection before it is read; then `too_large` is its size. One of more than `fetch_bytes`
+    is drawn from `budget`.
+    """
+
+    def __init__(
+        self, transport: Any, receiver: Any, *, fetch_bytes: int, max_row_bytes: int, budget: ByteBudget
+    ) -> None:
+        self.ended_early = False
+        """Whether the last fetch has more rows to come than the server was asked for since."""
+        self.too_large: int | None = None
+        self._transport = transport
+        self._receiver = receiver
+        self._fetch_bytes = fetch_bytes
+        self.max_row_bytes = max_row_bytes
+        self._budget = budget
+        self._drawn = 0
+        self._drawing: asyncio.Task[None] | None = None
+        self._owed = 0
+        """Answers that the server hasn't finished."""
+        self._awaited = False
+        """Whether asyncpg waits for the end of an answer."""
+        self._most_rows = self._rows = self._bytes = 0
+        self._metering = False
+        self._passed: list[bytes] = []
+        """What this fetch has brought, while nobody has looked at its messages."""
+        self._walking = False
+        self._held = bytearray()
+        self._passed_of_held = 0
+        """How many of the first bytes held asyncpg has already."""
+        self._rest = 0
+        """Bytes to come of a row that has begun."""
+        self._rest_is_passed = True
+        self._discards = False
+        self._end = b""
+
+    @classmethod
+    def on(cls, connection: Any, *, fetch_bytes: int, max_row_bytes: int, budget: ByteBudget) -> Self:
+        """Put one on a connection of asyncpg, for the rest of its life."""
+        transport = connection._transport  # asyncpg has no other way to it
+        meter = cls(
+            transport, transport.get_protocol(), fetch_bytes=fetch_bytes, max_row_bytes=max_row_bytes, budget=budget
+        )
+        transport.set_protocol(meter)
+        return meter
+
+    @contextmanager
+    def fetching(self, rows: int) -> Iterator[int]:
+        """A block in which asyncpg fetches up to `rows`; gives the number to ask for."""
+        self.ended_early = False
+        self._owed += 1
+        self._awaited = True
+        self._most_rows, self._rows, self._bytes = rows, 0, 0
+        self._metering = not self._walking
+        if self._walking:
+            asyncio.get_running_loop().call_soon(self._go_on)  # once asyncpg has sent its Execute
+        try:
+            yield 1 if self._walking else rows
+        finally:
+            if not self._walking:
+                self._metering = self._awaited = False
+                self._owed = 0
+                self._passed.clear()
+
+    @property
+    def holds_large_row(self) -> bool:
+        """Whether bytes are drawn for a row of the last fetch."""
+        return self._drawn > 0
+
+    def give_back(self) -> None:
+        """What the last fetch has brought is worked off."""
+        drawn, self._drawn = self._drawn, 0
+        self._budget.release(drawn)
+
+    async def close(self) -> None:
+        """Throw away what is to come of the rows. What asyncpg asks after this gets its answer after them."""
+        if self._drawing is not None:
+            self._drawing.cancel()
+            await asyncio.gather(self._drawing, return_exceptions=True)
+            self._drawing = None
+        self.give_back()
+        if self._walking:
+            self._discards = True
+            self._go_on()
+
+    # -- from the network ------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Called for every chunk, some kilobytes each."""
+        if self._metering:
+            self._bytes += len(data)
+            if self._bytes <= self._fetch_bytes:
+                self._passed.append(data)
+            else:
+                self._begin_walking()
+        if self._walking:
+            self._held += data
+            self._walk()
+        elif self.too_large is None:
+            self._receiver.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """See asyncio.Protocol."""
+        keep_open: bool | None = self._receiver.eof_received()
+        return keep_open
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._receiver.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._receiver.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._receiver.resume_writing()
+
+    # -- message by message ----------------------------------------------------------------------
+
+    def _begin_walking(self) -> None:
+        """Find out where in its messages the fetch is."""
+        passed = b"".join(self._passed)
+        self._passed.clear()
+        self._metering, self._bytes = False, len(passed)
+        start = at = 0
+        while at < len(passed):
+            start = at
+            if len(passed) - at < _HEADER_BYTES:
+                break
+            at += _size(passed, at)
+            self._rows += passed[start] == _DATA_ROW
+            if passed[start] == _READY and at <= len(passed):  # the fetch is over; this is something else
+                return
+            self._discards |= passed[start] == _ERROR and at <= len(passed)
+        self._walking = True
+        if at > len(passed) and passed[start] == _DATA_ROW:
+            self._check(at - start)
+            self._rest, self._rest_is_passed = at - len(passed), True
+            self._bytes = at
+            self._draw(at - start)
+        elif at != len(passed):  # the header of a message, or a short one, has begun
+            self._held += passed[start:]
+            self._passed_of_held = len(passed) - start
+
+    def _go_on(self) -> None:
+        if self._transport.is_closing():
+            return
+        self._walk()
+        holds_back = self._walking and not (self._awaited or self._discards)
+        if not holds_back and self._drawing is None and self.too_large is None:
+            self._transport.resume_reading()
+
+    def _walk(self) -> None:
+        """Pass on what is held, until the fetch has enough."""
+        out = bytearray()
+        at = 0
+        while self._walking and self._drawing is None and self.too_large is None:
+            if self._rest:
+                if at == len(self._held):
+                    break
+                piece = self._held[at : at + self._rest]
+                at += len(piece)
+                self._rest -= len(piece)
+                if self._rest_is_passed:
+                    out += piece
+                continue
+            if len(self._held) - at < _HEADER_BYTES or not (self._awaited or self._discards):
+                break
+            kind, size, begun = self._held[at], _size(self._held, at), self._passed_of_held
+            if kind == _DATA_ROW:
+                if not self._has_room(size, begun=begun > 0):
+                    out += _ENDED_EARLY
+                    break
+                at += begun
+                self._rest = size - begun
+                self._rest_is_passed = begun > 0 or not self._discards
+            elif len(self._held) - at < size:
+                break
+            else:
+                out += self._to_pass(kind, bytes(self._held[at : at + size]), begun=begun)
+                at += size
+            self._passed_of_held = 0
+        if not self._walking:  # what follows is the answer to something else
+            out += self._held[at:]
+            at = len(self._held)
+        del self._held[:at]
+        if out and self.too_large is None:
+            self._receiver.data_received(bytes(out))
+
+    def _has_room(self, size: int, *, begun: bool) -> bool:
+        """Whether a row still belongs to this fetch."""
+        if self._discards:
+            return True
+        self._check(size)
+        full = self._rows >= self._most_rows or self._bytes + size > self._fetch_bytes
+        if self._rows and full and not begun:
+            self.ended_early, self._awaited = True, False
+            self._transport.pause_reading()
+            return False
+        self._rows += 1
+        self._bytes += size
+        self._draw(size)
+        return True
+
+    def _to_pass(self, kind: int, message: bytes, *, begun: int) -> bytes:
+        """
+        What asyncpg gets of a message that isn't a row: of several answers the first error, and the last end. Of one
+        that has begun it has so many bytes already.
+        """
+        if kind == _READY:
+            self._owed -= 1
+            if self._owed:
+                return b""
+            ended = b"" if self._discards else self._end
+            awaited, self._awaited = self._awaited, False
+            self._walking, self._discards, self._end = False, False, b""
+            return (ended + message)[begun:] if awaited else b""
+        if kind in (_SUSPENDED, _COMPLETE) and not begun:
+            self._end = message
+            return b""
+        if kind == _ERROR:
+            first, self._discards = not self._discards, True
+            return message[begun:] if first else b""
+        return message[begun:]
+
+    def _draw(self, size: int) -> None:
+        """Stop reading until there is memory for a row that has begun."""
+        if size > self._fetch_bytes and self.too_large is None:
+            self._transport.pause_reading()
+            self._drawing = asyncio.ensure_future(self._drawn_from_budget(size))
+
+    async def _drawn_from_budget(self, size: int) -> None:
+        await self._budget.acquire(size)
+        self._drawn += size
+        self._drawing = None
+        self._go_on()
+
+    def _check(self, size: int) -> None:
+        if size > self.max_row_bytes:
+            self.too_large = size
+            self._transport.abort()
+
+
+def _size(data: bytes | bytearray, at: int) -> int:
+    """Bytes of the message there, whose length counts all but the byte that says its kind."""
+    return 1 + int.from_bytes(data[at + 1 : at + _HEADER_BYTES])

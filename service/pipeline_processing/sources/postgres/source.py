@@ -1,0 +1,189 @@
+"""Reads an agency's rows from Postgres: all its datasets in one repeatable-read snapshot."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+import structlog
+
+from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.sources.postgres.arguments import bound
+from pipeline_processing.sources.postgres.batches import CursorBatches
+from pipeline_processing.sources.postgres.dataset_errors import DatasetErrors
+from pipeline_processing.sources.postgres.metered import Meter
+from pipeline_processing.sources.postgres.shape import Shape, planning, shape_of
+from pipeline_processing.sources.postgres.types import set_codecs
+
+log = structlog.get_logger(__name__)
+
+SESSION_SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "lc_monetary": "C",
+}
+"""What the printed form of values depends on (the contract's Values)."""
+
+_LEAVING_SECONDS = 5.0
+
+_TAKEN_AT = """
+SELECT CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), coalesce(
+                pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint())))
+            ELSE statement_timestamp() END,
+       pg_is_in_recovery()
+"""
+"""
+A standby shows what it has replayed, however late that is. One that has just started, and replayed no commit yet, has
+everything up to the checkpoint that it started from.
+"""
+
+
+class PostgresSource:
+    """
+    A database with agencies' data.
+
+    A batch should hold `batch_bytes`, as far as the rows before it tell, and never holds more than twice that, unless
+    it is a single row; there are two batches at a time. A row of more than `max_row_bytes`, as Postgres sends it, is
+    refused before it is read. Of all snapshots together, rows that are larger than a batch have `large_rows_bytes` at
+    most at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: DatabaseClient,
+        batch_bytes: int = 1024 * 1024,
+        max_row_bytes: int = 16 * 1024 * 1024,
+        large_rows_bytes: int = 32 * 1024 * 1024,
+    ) -> None:
+        self._database = database
+        self._batch_bytes = batch_bytes
+        self._max_row_bytes = max_row_bytes
+        self._large_rows = ByteBudget(large_rows_bytes)
+
+    @asynccontextmanager
+    async def snapshot(self, datasets: Mapping[str, PostgresSourceConfig]) -> AsyncIterator["PostgresSnapshot"]:
+        """
+        One snapshot, fixed here and now. Leaving the block ends its transaction.
+
+        All queries are planned first, so that a wrong one is found before the first row of any is read.
+        """
+        async with self._database.connection() as connection:
+            transaction = connection.transaction(isolation="repeatable_read", readonly=True)
+            try:
+                await transaction.start()
+                # The transaction's first query fixes the snapshot.
+                taken_at, standby = await connection.fetchrow(_TAKEN_AT)
+                opened = {
+                    name: await self._opened(name, config, connection, standby=standby)
+                    for name, config in datasets.items()
+                }
+                meter = Meter.on(
+                    connection,
+                    fetch_bytes=2 * self._batch_bytes,
+                    max_row_bytes=self._max_row_bytes,
+                    budget=self._large_rows,
+                )
+                yield PostgresSnapshot(
+                    connection, opened, meter=meter, taken_at=taken_at, batch_bytes=self._batch_bytes
+                )
+            finally:
+                try:
+                    # asyncpg cancels a query that is still running before it rolls back. Limited, because the network
+                    # may be what has failed.
+                    async with asyncio.timeout(_LEAVING_SECONDS):
+                        await transaction.rollback()
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                    log.debug("a snapshot was cut off", error=str(error))
+                # Its codecs are this snapshot's; the pool opens another connection for the next.
+                with suppress(asyncpg.InterfaceError):  # the server has ended it already
+                    connection.terminate()
+
+    async def _opened(
+        self, name: str, config: PostgresSourceConfig, connection: asyncpg.Connection, *, standby: bool
+    ) -> "_Dataset":
+        errors = DatasetErrors(
+            name, database=self._database, statement_timeout=config.statement_timeout, standby=standby
+        )
+        with errors.located():
+            return _Dataset(config, await shape_of(connection, config.query), errors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    """A dataset's query in an open snapshot."""
+
+    config: PostgresSourceConfig
+    shape: Shape
+    errors: DatasetErrors
+
+
+class PostgresSnapshot:
+    """One open repeatable-read, read-only transaction, with the datasets to be read in it."""
+
+    def __init__(
+        self,
+        connection: asyncpg.Connection,
+        datasets: Mapping[str, "_Dataset"],
+        *,
+        meter: Meter,
+        taken_at: datetime,
+        batch_bytes: int,
+    ) -> None:
+        self._connection = connection
+        self._meter = meter
+        self._datasets = datasets
+        self._batch_bytes = batch_bytes
+        self._carry: str | None = None
+        self.taken_at = taken_at
+
+    def columns(self, dataset: str, *, carry: str) -> Columns:
+        """What the dataset's query gives, as steps see it."""
+        return self._datasets[dataset].shape.carried(carry)[0]
+
+    @asynccontextmanager
+    async def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[CursorBatches]:
+        """The rows of one dataset's query; see `ports.Snapshot`."""
+        opened = self._datasets[dataset]
+        columns, query = opened.shape.carried(carry)
+        # After an error the whole snapshot ends. Else rolling back closes the cursor, and heals the transaction where
+        # a fetch was cancelled.
+        savepoint = self._connection.transaction()
+        with opened.errors.located():
+            values = bound(opened.config.args, opened.shape.parameters, arguments)
+            if carry != self._carry:
+                await set_codecs(self._connection, carry)
+                self._carry = carry
+            await savepoint.start()
+            await self._connection.execute(_timeout_setting(opened.config.statement_timeout))
+            with planning():
+                cursor = await (await self._connection.prepare(query)).cursor(*values)
+        batches = CursorBatches(
+            cursor,
+            columns,
+            dataset=dataset,
+            meter=self._meter,
+            batch_bytes=self._batch_bytes,
+            fetching=opened.errors.located,
+        )
+        try:
+            yield batches
+        finally:
+            await batches.close()
+        with opened.errors.located():
+            await savepoint.rollback()
+
+
+def _timeout_setting(timeout: timedelta | None) -> str:
+    if timeout is None:
+        return "SET LOCAL statement_timeout TO DEFAULT"
+    return f"SET LOCAL statement_timeout TO {max(1, int(timeout.total_seconds() * 1000))}"

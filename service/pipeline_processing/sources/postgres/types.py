@@ -1,0 +1,154 @@
+"""
+How each Postgres type is carried, so that what is written equals what Postgres itself would print.
+
+A value is carried in the form that the artifact's format needs: "json" (as in `row_to_json`) or "text" (as in
+`COPY`). Types in the table below get there by a codec of the connection, from the text that Postgres sends. Every
+other type (arrays, composites, ranges, intervals, types of extensions, …) is rendered by Postgres, by an expression
+around the column; so a type's own cast to json is honoured, and nothing has to be known about it here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from operator import methodcaller
+from typing import Any
+
+import asyncpg
+from msgspec import Raw
+
+from pipeline_processing.kinds import form_of
+from pipeline_processing.rows import values
+from pipeline_processing.rows.columns import Column, Comparison, Kind
+
+Decode = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """One type in one form: `decode` turns Postgres's text into the carried value; None leaves it to asyncpg."""
+
+    kind: Kind | None
+    decode: Decode | None = None
+    comparison: Comparison | None = None
+    """Where it isn't the kind's."""
+
+
+_KINDS: Mapping[str, Kind] = {
+    "bool": Kind.BOOLEAN,
+    "int2": Kind.INTEGER,
+    "int4": Kind.INTEGER,
+    "int8": Kind.INTEGER,
+    "float4": Kind.FLOAT,
+    "float8": Kind.FLOAT,
+    "numeric": Kind.NUMBER,
+    "text": Kind.TEXT,
+    "varchar": Kind.TEXT,
+    "bpchar": Kind.TEXT,
+    "name": Kind.TEXT,
+    "uuid": Kind.UUID,
+    "date": Kind.DATE,
+    "timestamp": Kind.TIMESTAMP,
+    "timestamptz": Kind.TIMESTAMPTZ,
+    "json": Kind.JSON,
+    "jsonb": Kind.JSON,
+}
+
+# A number is carried as it is, also NaN and the infinities, which JSON doesn't have: the format puts those in quotes,
+# as Postgres does. One look at a whole batch costs less than one at each value, and Raw is called without Python.
+_json_number = Raw
+
+
+# `2026-01-18 10:00:00 BC` → `2026-01-18T10:00:00 BC`; called without Python, unlike a function of ours.
+_json_timestamp = methodcaller("replace", " ", "T", 1)
+
+
+def _json_timestamptz(text: str) -> str:
+    """`2026-01-18 10:00:00+00` → `2026-01-18T10:00:00+00:00`; the session's time zone is UTC."""
+    if text[-1] == "0":  # neither BC nor infinity
+        return text.replace(" ", "T", 1) + ":00"
+    return text.replace(" ", "T", 1).replace("+00", "+00:00", 1)
+
+
+def _json_document(text: str) -> Raw:
+    """A document of type json keeps its white space, of which line ends can only stand between tokens."""
+    return Raw(text.replace("\n", " ").replace("\r", " ") if "\n" in text or "\r" in text else text)
+
+
+_JSON_DECODE: Mapping[str, Decode] = {
+    "float4": _json_number,
+    "float8": _json_number,
+    "numeric": _json_number,
+    "uuid": str,
+    "date": str,
+    "timestamp": _json_timestamp,
+    "timestamptz": _json_timestamptz,
+    "json": _json_document,
+    "jsonb": Raw,
+}
+_LEFT_TO_ASYNCPG = ("text", "varchar", "bpchar", "name")
+_TEXT_DECODE: Mapping[str, Decode] = {name: str for name in _KINDS if name not in _LEFT_TO_ASYNCPG}
+_DECODE = {"json": _JSON_DECODE, "text": _TEXT_DECODE}
+
+_FORMS = {
+    carry: {
+        name: Carried(kind, decode.get(name), values.PADDED_TEXT if name == "bpchar" else None)
+        for name, kind in _KINDS.items()
+    }
+    for carry, decode in _DECODE.items()
+}
+
+_LABEL = Carried(None, comparison=values.ENUM)
+"""An enum: asyncpg gives its label. Both forms print it as it is."""
+
+
+def _encode_argument(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+async def set_codecs(connection: asyncpg.Connection, carry: str) -> None:
+    """Make a connection deliver values in a form. It holds for statements prepared from now on."""
+    for name, carried in _FORMS[carry].items():
+        if carried.decode is not None:
+            await connection.set_type_codec(
+                name, schema="pg_catalog", format="text", encoder=_encode_argument, decoder=carried.decode
+            )
+        else:
+            await connection.reset_type_codec(name, schema="pg_catalog")
+
+
+def carried_as(pg_type: asyncpg.Type, carry: str, *, is_enum: bool) -> Carried | None:
+    """How values of a type are carried by codec; None if Postgres has to render them."""
+    if pg_type.schema == "pg_catalog":
+        return _FORMS[carry].get(pg_type.name)
+    return _LABEL if is_enum else None
+
+
+def rendered(quoted_column: str, carry: str) -> str:
+    """The expression by which Postgres renders a column of any type in a form."""
+    if carry == "json":
+        return f"to_json({quoted_column})"
+    # A cast to text isn't always what COPY prints (inet gains a netmask, types may define their own); format()
+    # calls the type's output function. IS DISTINCT FROM also tells a composite of nulls from null.
+    return f"CASE WHEN {quoted_column} IS DISTINCT FROM NULL THEN format('%s', {quoted_column}) END"
+
+
+def column_of(name: str, carried: Carried | None, carry: str) -> Column:
+    """The column as the steps see it; `carried` is None where Postgres renders it."""
+    source = frozenset({name})
+    if carried is None:
+        # It arrives as a json document, or as text.
+        natural = form_of(Kind.JSON, carry).natural if carry == "json" else None
+        return Column(name, natural=natural, origins=source, unchanged=True)
+    if carried.kind is None:
+        return Column(name, comparison=carried.comparison, origins=source, unchanged=True)
+    form = form_of(carried.kind, carry)
+    return Column(
+        name,
+        natural=form.natural,
+        comparison=carried.comparison or form.comparison,
+        kind=form.kind,
+        origins=source,
+        unchanged=True,
+    )

@@ -1,0 +1,55 @@
+"""All sources of a job as one: each dataset is read from the source that its config names."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.ports import Batches, Snapshot, Source
+from pipeline_processing.rows.columns import Columns
+
+
+class Sources:
+    """
+    Sources by the names that a job config calls them by. Datasets come with the whole entry of the job config, and
+    each source gets its options.
+
+    The snapshot's time is that of the database, where there is one: it is opened first, and everything else is read
+    after it.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], *, clock: Clock) -> None:
+        """In the order in which they are opened."""
+        self._sources = sources
+        self._clock = clock
+
+    @asynccontextmanager
+    async def snapshot(self, datasets: Mapping[str, Any]) -> AsyncIterator["_Snapshots"]:
+        """See `Source`."""
+        taken_at = self._clock.now()
+        async with AsyncExitStack() as stack:
+            by_dataset: dict[str, Snapshot] = {}
+            for kind, source in self._sources.items():
+                read = {name: entry.options for name, entry in datasets.items() if entry.kind == kind}
+                if not read:
+                    continue
+                snapshot = await stack.enter_async_context(source.snapshot(read))
+                if not by_dataset:
+                    taken_at = snapshot.taken_at
+                by_dataset |= dict.fromkeys(read, snapshot)
+            yield _Snapshots(by_dataset, taken_at=taken_at)
+
+
+class _Snapshots:
+    def __init__(self, by_dataset: Mapping[str, Snapshot], *, taken_at: datetime) -> None:
+        self.taken_at = taken_at
+        self._by_dataset = by_dataset
+
+    def columns(self, dataset: str, *, carry: str) -> Columns:
+        """See `Snapshot`."""
+        return self._by_dataset[dataset].columns(dataset, carry=carry)
+
+    def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AbstractAsyncContextManager[Batches]:
+        """See `Snapshot`."""
+        return self._by_dataset[dataset].rows(dataset, arguments, carry=carry)

@@ -1,0 +1,1 @@
+"""Logs, traces, masking and health."""

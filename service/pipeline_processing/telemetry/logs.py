@@ -1,0 +1,170 @@
+"""
+Logs: structlog and the standard library's `logging` through one renderer, on stderr.
+
+JSON, a line each, with `timestamp`, `level`, `logger`, `event`, and what `bound_run` has bound: `run_id`,
+`agency_id`, `attempt`, `trace_id`. Or, for a terminal, the same for people. Every line passes through the process's
+mask, whoever writes it: the service, a library, a user's function.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from typing import Any, TextIO
+
+import orjson
+import structlog
+from opentelemetry import trace
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from pipeline_processing.telemetry.masking import MASK, Mask, names_a_secret
+
+# Their chatter is of no use to an operator, and at DEBUG it shows the headers of signed requests.
+_QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "urllib3")
+
+# In an outage they say so at ERROR ten times a second, for as long as it lasts. The service says it once itself; what
+# fails comes to it as an exception. What they alone know is told when the level is debug, but never all of it: at DEBUG
+# they show the bytes of every request, and so the SASL password.
+_LOUD_LIBRARIES = ("aiokafka", "kafka")
+
+_FIRST = ("timestamp", "level", "logger", "event")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+_TIMESTAMP = re.compile(r"[0-9-]+T[0-9:.]+Z")
+
+
+def configure_logs(*, json: bool, level: str, mask: Mask) -> None:
+    """
+    Send all logs of the process to stderr, masked: JSON lines, or, without `json`, text for people.
+
+    `level` is a name of the standard library's, such as `info`. May be called again; the last call holds.
+    """
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_context(),
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    handler = _Stderr(mask)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*_context(), structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                # Before masking: a traceback is text in which a secret may stand.
+                structlog.processors.format_exc_info,
+                Masked(mask),
+                render_json if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for library in _QUIET_LIBRARIES:
+        logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
+    for library in _LOUD_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.CRITICAL if root.level > logging.DEBUG else logging.INFO)
+    logging.captureWarnings(capture=True)
+
+
+def bound_run(
+    *,
+    run_id: str | None = None,
+    agency_id: int | None = None,
+    attempt: int | None = None,
+    trace_id: str | None = None,
+) -> AbstractContextManager[None]:
+    """Within the block, every line of this task and of those it starts says which run it is about."""
+    given = {"run_id": run_id, "agency_id": agency_id, "attempt": attempt, "trace_id": trace_id}
+    return structlog.contextvars.bound_contextvars(
+        **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _context() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_trace_id,
+    ]
+
+
+def add_trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The current span's trace id, unless one is bound."""
+    if "trace_id" not in event:
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            event["trace_id"] = trace.format_trace_id(context.trace_id)
+    return event
+
+
+class Masked:
+    """Masks all that a line says, and hides the values of keys that are named like a secret."""
+
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {
+            self._key(key): value if _is_plain(key, value) else self._value(str(key), value)
+            for key, value in event.items()
+        }
+
+    def _value(self, key: str, value: Any) -> Any:
+        if value is not None and names_a_secret(key):
+            return MASK
+        match value:
+            case str():
+                return self._mask.text(value)
+            case Mapping():
+                return {self._key(inner): self._value(str(inner), item) for inner, item in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [self._value("", item) for item in value]
+            case None | bool():
+                return value
+            case int() | float():
+                text = str(value)
+                masked = self._mask.text(text)
+                return value if masked == text else masked
+            case _:
+                return self._mask.text(str(value))
+
+    def _key(self, key: Any) -> Any:
+        text = str(key)
+        masked = self._mask.text(text)
+        return key if masked == text else masked
+
+
+def _is_plain(key: object, value: Any) -> bool:
+    """Whether it is what this service puts there, which a short secret may equal by chance."""
+    return (key == "level" and value in _LEVELS) or (key == "timestamp" and bool(_TIMESTAMP.fullmatch(str(value))))
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    def __init__(self, mask: Mask) -> None:
+        super().__init__(sys.stderr)
+        self._mask = mask
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's own name
+        """Whatever is wrong with a line, such as arguments that don't fit. The library's own way shows them bare."""
+        error = sys.exception()
+        said = f"a log line of {record.name} ({record.pathname}:{record.lineno}) can't be written: {error!r}"
+        with suppress(OSError, ValueError):  # stderr itself is gone, or closed
+            self.stream.write(f"{self._mask.text(said)}\n")
+
+
+def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """One line. Whatever is in the event, it never raises: a log line must not end a run."""
+    ordered = {key: event[key] for key in _FIRST if key in event} | dict(event)
+    try:
+        return orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # orjson's JSONEncodeError too: integers beyond 64 bits, lone surrogates
+        return json.dumps({str(key): value for key, value in ordered.items()}, default=str, skipkeys=True)

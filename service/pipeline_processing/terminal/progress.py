@@ -1,0 +1,123 @@
+"""Progress of a run on stderr: a live display on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import typer
+
+from pipeline_processing.terminal.render import number
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from pipeline_processing.model import RunProgress
+
+_SECONDS_BETWEEN_LINES = 2.0
+
+OnRunProgress = Callable[["RunProgress"], None]
+
+
+class Shown(Protocol):
+    """Where progress is shown."""
+
+    def __call__(self, progress: RunProgress) -> None:
+        """Show a piece of progress."""
+
+    def ended(self, run_id: str, said: str) -> None:
+        """Nothing more will come of this run but this line."""
+
+
+@contextmanager
+def shown_progress() -> Iterator[Shown]:
+    """What to call with each piece of progress, of one run or several, while the block lasts."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with (
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("{task.completed:,.0f} rows read, {task.fields[written]} written"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        ) as display,
+        _logs_above(),
+    ):
+        yield _Bars(display)
+
+
+@contextmanager
+def _logs_above() -> Iterator[None]:
+    """Logs go to the stderr of now, which the display has replaced by its own: else it would wipe them out."""
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
+    before = [(handler, handler.stream) for handler in handlers]
+    for handler in handlers:
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler, stream in before:
+            handler.setStream(stream)
+
+
+class _Bars:
+    """A line for each run, which is drawn anew all the time."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display = display
+        self._bars: dict[str, TaskID] = {}
+        self._first: dict[str, tuple[float, int]] = {}
+        """When a run was first heard of, and how many rows it had read by then: it may have begun long before."""
+
+    def __call__(self, progress: RunProgress) -> None:
+        run_id, now = progress.run_id, time.monotonic()
+        if run_id not in self._bars:
+            self._bars[run_id] = self._display.add_task("", total=None, written="0", rate="")
+            self._first[run_id] = now, progress.rows_read
+        since, rows = self._first[run_id]
+        rate = max(progress.rows_read - rows, 0) / max(now - since, 0.001)
+        self._display.update(
+            self._bars[run_id],
+            description=f"agency {progress.agency_id}: {progress.dataset}",
+            completed=progress.rows_read,
+            written=number(progress.rows_written),
+            rate=f"{rate:,.0f} rows/s" if rate else "",
+        )
+
+    def ended(self, run_id: str, said: str) -> None:
+        if run_id in self._bars:
+            self._display.remove_task(self._bars.pop(run_id))
+        # Not typer.echo, which finds the terminal behind the display, and is wiped out by it.
+        self._display.console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Lines:
+    """A plain line for each dataset now and then."""
+
+    def __init__(self) -> None:
+        self._told_at: dict[tuple[str, str | None], float] = {}
+
+    def __call__(self, progress: RunProgress) -> None:
+        now, about = time.monotonic(), (progress.run_id, progress.dataset)
+        if now - self._told_at.get(about, now - _SECONDS_BETWEEN_LINES) < _SECONDS_BETWEEN_LINES:
+            return
+        self._told_at[about] = now
+        typer.echo(
+            f"{progress.run_id}: {progress.dataset}: {number(progress.rows_read)} rows read, "
+            f"{number(progress.rows_written)} written, {number(progress.bytes_written)} bytes",
+            err=True,
+        )
+
+    def ended(self, run_id: str, said: str) -> None:
+        typer.echo(said, err=True)

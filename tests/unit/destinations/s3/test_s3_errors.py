@@ -1,0 +1,161 @@
+"""Every error of botocore and aiohttp has a place among ours."""
+
+from __future__ import annotations
+
+import inspect
+
+import aiohttp
+import pytest
+from botocore import exceptions as boto
+
+from pipeline_processing.destinations.s3 import errors
+from pipeline_processing.errors import (
+    AccessDenied,
+    BucketMissing,
+    DestinationUnavailable,
+    InternalError,
+    PipelineError,
+    SettingsError,
+    Throttled,
+)
+from pipeline_processing.runs.executor import final_error
+
+DOCUMENTED = [
+    kind
+    for _, kind in inspect.getmembers(boto, inspect.isclass)
+    if issubclass(kind, Exception) and not issubclass(kind, Warning)
+]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DOCUMENTED if kind not in (boto.ClientError, boto.BotoCoreError)])
+def test_every_botocore_error_has_a_place(kind: type[Exception]) -> None:
+    """A new one of a later botocore fails here until somebody has decided; BotoCoreError catches it meanwhile."""
+    place = next(ancestor for ancestor in kind.__mro__ if ancestor in errors.ERRORS)
+    assert place is not boto.BotoCoreError
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for _, kind in inspect.getmembers(aiohttp, inspect.isclass) if issubclass(kind, aiohttp.ClientError)],
+)
+def test_every_aiohttp_error_is_an_unavailable_destination(kind: type[Exception]) -> None:
+    """aiobotocore wraps most of them, and lets some through while a body is read."""
+    assert next(errors.ERRORS[each] for each in kind.__mro__ if each in errors.ERRORS) is DestinationUnavailable
+
+
+def refusal(code: str, status: int) -> boto.ClientError:
+    return boto.ClientError(
+        {"Error": {"Code": code, "Message": "words"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (boto.EndpointConnectionError(endpoint_url="http://x", error="e"), DestinationUnavailable),
+        (boto.ConnectTimeoutError(endpoint_url="http://x", error="e"), DestinationUnavailable),
+        (boto.ReadTimeoutError(endpoint_url="http://x", error="e"), DestinationUnavailable),
+        (boto.ConnectionClosedError(endpoint_url="http://x"), DestinationUnavailable),
+        (boto.SSLError(endpoint_url="http://x", error="e"), DestinationUnavailable),
+        (TimeoutError(), DestinationUnavailable),
+        (boto.NoCredentialsError(), AccessDenied),
+        (boto.PartialCredentialsError(provider="env", cred_var="x"), AccessDenied),
+        (boto.NoRegionError(), SettingsError),
+        (boto.ProfileNotFound(profile="x"), SettingsError),
+        (boto.ParamValidationError(report="x"), InternalError),
+        (refusal("SlowDown", 503), Throttled),
+        (refusal("ServiceUnavailable", 503), DestinationUnavailable),
+        (refusal("InternalError", 500), DestinationUnavailable),
+        (refusal("Whatever", 429), Throttled),
+        (refusal("AccessDenied", 403), AccessDenied),
+        (refusal("403", 403), AccessDenied),
+        (refusal("InvalidAccessKeyId", 403), AccessDenied),
+        (refusal("SignatureDoesNotMatch", 403), AccessDenied),
+        (refusal("KMS.DisabledException", 400), AccessDenied),
+        (refusal("NoSuchBucket", 404), BucketMissing),
+        (refusal("PermanentRedirect", 301), SettingsError),
+        (refusal("NoSuchKey", 404), errors.ObjectMissing),
+        (refusal("404", 404), errors.ObjectMissing),
+        (refusal("NoSuchUpload", 404), errors.UploadGone),
+        (refusal("InvalidPart", 400), errors.UploadGone),
+        (refusal("PreconditionFailed", 412), errors.AlreadyThere),
+        (refusal("ConditionalRequestConflict", 409), errors.ConditionalConflict),
+        (refusal("NotImplemented", 501), errors.Unsupported),
+        (refusal("MalformedXML", 400), SettingsError),
+        (refusal("InvalidRequest", 400), SettingsError),
+        (refusal("413", 413), SettingsError),
+        (refusal("418", 418), SettingsError),
+        (refusal("302", 302), DestinationUnavailable),
+        (refusal("InternalError", 200), DestinationUnavailable),
+        (refusal("RequestTimeout", 400), DestinationUnavailable),
+        (refusal("OperationAborted", 409), DestinationUnavailable),
+        (refusal("QuotaExceeded", 403), DestinationUnavailable),
+        (refusal("XMinioAdminBucketQuotaExceeded", 400), DestinationUnavailable),
+        (refusal("KMS.ThrottlingException", 400), Throttled),
+        (refusal("KMS.InternalException", 500), DestinationUnavailable),
+        (refusal("ExpiredToken", 400), errors.CredentialsExpired),
+        (refusal("TokenRefreshRequired", 400), errors.CredentialsExpired),
+        (refusal("InvalidToken", 400), AccessDenied),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)[:40]),
+)
+def test_the_type_says_what_to_do_next(error: Exception, kind: type[Exception]) -> None:
+    """Retry, stop, mend the settings, or an answer that the destination handles."""
+    assert type(errors.translation(error, doing="write", url="s3://b/k")) is kind
+
+
+def test_expired_credentials_are_tried_again_before_access_is_denied() -> None:
+    """A role's are renewed, and those of a machine."""
+    error = errors.translation(refusal("ExpiredToken", 400), doing="write", url="s3://b/k")
+    assert isinstance(error, AccessDenied)
+    assert error.retryable
+    assert final_error(error, 5) is error
+    assert (error.kind, error.exit_code) == ("access_denied", 77)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError(),
+        boto.NoCredentialsError(),
+        boto.NoRegionError(),
+        refusal("SlowDown", 503),
+        refusal("NoSuchBucket", 404),
+    ],
+)
+def test_messages_tell_cause_place_and_remedy(error: Exception) -> None:
+    """What was being done, to which URL, and what to mend."""
+    message = str(errors.translation(error, doing="write", url="s3://b/k"))
+    assert message.startswith("Can't write s3://b/k: ")
+    assert "PIPELINE_" in message
+
+
+def test_a_password_in_a_url_is_masked() -> None:
+    """Endpoint and proxy URLs may hold one."""
+    error = boto.EndpointConnectionError(endpoint_url="http://user:hunter2@proxy:8080/", error="e")
+    assert "hunter2" not in str(errors.translation(error, doing="write", url="s3://b/k"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [errors.ObjectMissing, errors.UploadGone, errors.AlreadyThere, errors.ConditionalConflict, errors.Unsupported],
+)
+def test_no_answer_crosses_the_port(answer: type[errors.S3Answer]) -> None:
+    """One that nobody expects becomes an error of ours."""
+
+    def unexpected() -> None:
+        with errors.answers_unexpected():
+            raise answer("x")
+
+    with pytest.raises(PipelineError):
+        unexpected()
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("30", 30.0), ("soon", None), (None, None)])
+def test_a_store_may_ask_to_be_left_alone(header: str | None, seconds: float | None) -> None:
+    """Or a gateway before it: the run isn't tried again before."""
+    error = refusal("SlowDown", 503)
+    error.response["ResponseMetadata"]["HTTPHeaders"] = {} if header is None else {"retry-after": header}
+    told = errors.translation(error, doing="write", url="s3://b/k")
+    assert isinstance(told, Throttled)
+    assert told.retry_after == seconds
