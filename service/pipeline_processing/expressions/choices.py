@@ -49,7 +49,7 @@ def _case_of(subject: Compiled, *operands: Compiled) -> Compiled:
 
 
 def _possible(tests: Sequence[Compiled], results: Sequence[Compiled]) -> list[tuple[Compiled, Compiled]]:
-    """The branches that a row can reach. As in Postgres, others aren't even looked at."""
+    """The branches that a row can reach. As in Postgres, the others aren't computed."""
     branches = []
     for test, result in zip((*tests, constant(Type.BOOLEAN, True)), results, strict=True):
         if not test.fixed or test.constant is True:
@@ -117,7 +117,7 @@ def _extreme(choose: Callable[..., Any], name: str, *given: Compiled) -> Compile
 
 
 def _concat(*operands: Compiled) -> Compiled:
-    """CONCAT: all that isn't null, each as its type prints it: a boolean is t or f, char(n) keeps its spaces."""
+    """CONCAT: what isn't null, as its type prints it: a boolean is t or f, char(n) keeps its spaces."""
     values = [_as_printed(each).value for each in operands]
 
     def value(row: Row) -> str:

@@ -10,12 +10,12 @@ from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import Column
 
 Value = Callable[[Any], Any]
-"""A row → a value as expressions have it (see `values.py`), None for null. Raises RowFault."""
+"""A row → a value (see `values.py`), None for null. Raises RowFault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A part of an expression. One of type ANY is only looked at, never run (see `Scope`)."""
+    """A part of an expression. One of type ANY is never run (see `expression.py`)."""
 
     type: Type
     value: Value
@@ -23,7 +23,7 @@ class Compiled:
     fixed: bool = False
     """Whether it has the same value for every row."""
     key: Value | None = None
-    """Of a column: a row → the key by which it compares, where that is quicker than by way of its value."""
+    """Of a column: a row → the key by which it compares, where that is faster than through its value."""
     column: Column | None = None
     """The column, if it is nothing else."""
 
@@ -47,7 +47,7 @@ def constant(type_: Type, value: Any, at: int = 0) -> Compiled:
 
 
 def composed(type_: Type, value: Value, parts: Sequence[Compiled]) -> Compiled:
-    """A part made of others. If those are fixed it is computed here; Refused if it can't be."""
+    """A part made of others. If those are fixed, it is computed now; raises Refused if it can't be."""
     if not all(part.fixed for part in parts):
         return Compiled(type_, value)
     try:
@@ -105,14 +105,14 @@ def _of_many(function: Callable[..., Any], operands: Sequence[Value]) -> Value:
     return value
 
 
-# -- operands that several parts read ------------------------------------------------------------
+# -- operands that are used several times --------------------------------------------------------
 
 
 def sharing(operand: Compiled, others: Sequence[Compiled], build: Build) -> Compiled:
     """
-    A part whose operand several of its own parts read, computed once a row.
+    A part that uses its operand several times, but computes it once for each row.
 
-    Otherwise the time would double with each level of nesting. What `build` makes of the operand and the others runs
+    Without this the time would double with each level of nesting. What `build` makes of the operand and the others runs
     on pairs of the operand's value and the row.
     """
     if operand.fixed or operand.column is not None:

@@ -28,7 +28,7 @@ def any_of(*operands: Compiled) -> Compiled:
 
 
 def _joined(decisive: bool, conditions: Sequence[Compiled]) -> Compiled:
-    """As in Postgres, where fixed conditions decide, the others aren't even looked at."""
+    """As in Postgres, the others aren't computed where a fixed condition decides."""
     if any(each.fixed and each.constant is decisive for each in conditions):
         return constant(Type.BOOLEAN, decisive)
     open_ones = [each for each in conditions if not each.fixed or each.is_null]
@@ -87,7 +87,7 @@ _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def compared(sign: str, left: Compiled, right: Compiled) -> Compiled:
-    """`left = right` and the like. Raises Refused where the two don't compare."""
+    """`left = right` and the like. Raises Refused if the two can't be compared."""
     if left.fixed and not right.fixed:
         return compared(_TURNED.get(sign, sign), right, left)
     return strict(Type.BOOLEAN, _COMPARE[sign], *_keys([left, right], in_order=sign not in ("=", "<>")))
@@ -110,7 +110,7 @@ def _between(operand: Compiled, low: Compiled, high: Compiled) -> Compiled:
 
 
 def _contained(operand: Compiled, *items: Compiled) -> Compiled:
-    """IN. As in Postgres, constants are looked for first, unless there is only one."""
+    """IN. As in Postgres, constants are compared first, unless there is only one."""
     constants = tuple(item for item in items if item.fixed)
     others = tuple(item for item in items if not item.fixed)
     if not others:
@@ -126,7 +126,7 @@ def _contained(operand: Compiled, *items: Compiled) -> Compiled:
 
 
 def _among(operand: Compiled, items: Sequence[Compiled]) -> Compiled:
-    """Whether the operand is one of some constants: found by its key, however many there are."""
+    """Whether the operand is one of these constants, found by its key in a set."""
     one, *constants = _keys([operand, *items], in_order=False)
     keys = frozenset(item.constant for item in constants if not item.is_null)
     missing = None if any(item.is_null for item in constants) else False
@@ -161,7 +161,7 @@ def _key(operand: Compiled, to: Type) -> Compiled:
     return operand if key is None else strict(to, key, operand)
 
 
-# -- columns whose types only their comparison knows ---------------------------------------------
+# -- columns of types that have a comparison and nothing else ------------------------------------
 
 
 def _keys_of_others(operands: Sequence[Compiled], *, in_order: bool) -> list[Compiled]:
@@ -203,7 +203,7 @@ def _key_of_other(operand: Compiled, comparison: Comparison) -> Compiled:
 def _like(name: str, operand: Compiled, pattern: Compiled) -> Compiled:
     """LIKE or ILIKE."""
     if operand.type is Type.CHAR:
-        operand = Compiled(Type.TEXT, operand.value, operand.at)  # it sees the padding, which = doesn't
+        operand = Compiled(Type.TEXT, operand.value, operand.at)  # it sees the padding, which = ignores
     searched, wanted = required(operand, Type.TEXT, name), required(pattern, Type.TEXT, f"a pattern of {name}")
     if name == "ILIKE":
         searched, wanted = (strict(Type.TEXT, text.lower, each) for each in (searched, wanted))

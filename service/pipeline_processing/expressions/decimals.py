@@ -1,5 +1,5 @@
 """
-Numeric: exact decimals with Postgres's own scale, which is what its digits after the point are printed by.
+Numeric: exact decimals with Postgres's own scale, the number of digits that it prints after the point.
 
 The rules are those of src/backend/utils/adt/numeric.c in Postgres 18.
 """
@@ -35,7 +35,7 @@ _MAX_EXPONENT_DIGITS = 7
 
 
 def decimal_of(text: str) -> Decimal:
-    """Text → numeric, but no hexadecimal digits, which Postgres may know. Raises RowFault."""
+    """Text → numeric. Hexadecimal digits, which Postgres accepts, are refused. Raises RowFault."""
     match = _INPUT.fullmatch(text.strip(SPACE))
     if match is None:
         raise RowFault("the text isn't a number")

@@ -1,7 +1,7 @@
 """
-Documents of json, as they are written: a part of one is a part of its text, with all its digits and white space.
+JSON documents as text: a part of one is a part of its text, with all its digits and white space.
 
-Postgres does so for `json`, and also for `jsonb`, whose text is the one that it prints.
+Postgres does so for `json`; for `jsonb`, the text is the one that Postgres prints.
 """
 
 import json
@@ -23,12 +23,12 @@ def _not_json(constant: str) -> Never:
     raise ValueError(f"{constant} isn't JSON")
 
 
-# As Postgres and unlike msgspec, it lets half a surrogate pair pass.
+# Unlike msgspec and like Postgres, it accepts half a surrogate pair.
 _decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_not_json)
 
 
 def document_of(text: str) -> str:
-    """The text, which has to be JSON. Raises RowFault."""
+    """The text itself. Raises RowFault if it isn't JSON."""
     try:
         _decoder.decode(text)
     except (ValueError, RecursionError):
@@ -37,14 +37,14 @@ def document_of(text: str) -> str:
 
 
 def member(document: str, key: str) -> str | None:
-    """The value of a key, the last one if there are several; None where there is none. Raises RowFault."""
+    """The value of a key: the last one if the key is repeated, None if it is missing. Raises RowFault."""
     parts = _parts(document)
     found = parts.get(key) if isinstance(parts, dict) else None
     return None if found is None else str(found, "utf-8")
 
 
 def element(document: str, index: int) -> str | None:
-    """The element at an index from 0, or from -1 counting from the end; None where there is none. Raises RowFault."""
+    """The element at an index, from 0, or from -1 backwards; None if there is none. Raises RowFault."""
     parts = _parts(document)
     if isinstance(parts, list):
         return str(parts[index], "utf-8") if -len(parts) <= index < len(parts) else None
@@ -55,7 +55,7 @@ def element(document: str, index: int) -> str | None:
 
 
 def _parts(document: str) -> Any:
-    """The members or elements, or a plain value, as they are written. Raises RowFault."""
+    """The members, the elements or the plain value, as written. Raises RowFault."""
     decoder = _container if document.lstrip(_SPACE)[:1] in ("{", "[") else _plain
     try:
         if not _NUL.search(document):

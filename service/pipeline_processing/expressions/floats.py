@@ -1,4 +1,4 @@
-"""Double precision: text in Postgres's digits, and arithmetic that fails where it leaves the range."""
+"""Double precision: text in Postgres's digits, and arithmetic that raises RowFault when it leaves the range."""
 
 import math
 import re
@@ -23,7 +23,7 @@ _BORDERS_FROM = 2.0**52
 
 
 def float_of(text: str) -> float:
-    """Text → float, but no hexadecimal digits, which Postgres may know. Raises RowFault."""
+    """Text → float. Hexadecimal digits, which Postgres accepts, are refused. Raises RowFault."""
     match = _INPUT.fullmatch(text.strip(SPACE))
     if match is None:
         raise RowFault("the text isn't a number")
@@ -110,7 +110,7 @@ def divide(a: float, b: float) -> float:
 
 
 def _kept(number: float, function: Callable[[float], int]) -> float:
-    """NaN and the infinities stay, and so does the sign of -0."""
+    """A function of finite numbers. NaN, the infinities and the sign of -0 are kept."""
     return math.copysign(function(number), number) if math.isfinite(number) else number
 
 

@@ -18,7 +18,7 @@ _MAX_DIGITS = 4000
 
 
 def within_range(number: int) -> int:
-    """The number. Raises RowFault if it has more than 64 bits."""
+    """The number itself. Raises RowFault if it has more than 64 bits."""
     if -(2**63) <= number < 2**63:
         return number
     raise RowFault(OUT_OF_RANGE)
@@ -40,14 +40,14 @@ def integer_of(text: str) -> int:
 
 
 def integer_of_decimal(number: Decimal) -> int:
-    """Rounded, a half away from zero. Raises RowFault."""
+    """Rounded, halves away from zero. Raises RowFault."""
     if not number.is_finite() or number.adjusted() > 19:
         raise RowFault(OUT_OF_RANGE)
     return within_range(int(number.to_integral_value(ROUND_HALF_UP)))
 
 
 def integer_of_float(number: float) -> int:
-    """Rounded, a half to the even one. Raises RowFault."""
+    """Rounded, halves to even. Raises RowFault."""
     if not -(2.0**63) <= number < 2.0**63:
         raise RowFault(OUT_OF_RANGE)
     return round(number)

@@ -7,12 +7,12 @@ from pipeline_processing.expressions.floats import SPACE
 from pipeline_processing.expressions.types import RowFault
 
 MAX_LENGTH = 64 * 1024**2
-"""Characters of the longest text that REPLACE makes."""
+"""Characters of the longest text that REPLACE may make."""
 
 
 class _Letters(dict[int, int]):
     """
-    Characters to their other case, one to one, as in Postgres's locale C.UTF-8.
+    Maps characters to their other case, one to one, as in Postgres's locale C.UTF-8.
 
     Python's own `lower` and `upper` may give several characters for one: `ß` to `SS`.
     """
@@ -43,7 +43,7 @@ def upper(text: str) -> str:
 
 
 def substring(text: str, start: int, length: int | None = None) -> str:
-    """Places before the first character count too: `substring('abc', 0, 2)` is `a`."""
+    """Positions before the first character count too: `substring('abc', 0, 2)` is `a`."""
     if length is None:
         return text[max(start - 1, 0) :]
     if length < 0:
@@ -71,9 +71,9 @@ def replaced(text: str, old: str, new: str) -> str:
 
 
 def split_part(text: str, delimiter: str, number: int) -> str:
-    """The part of that number from 1, or from -1 counting from the end; empty where there is none."""
+    """The part with this number, from 1, or from -1 backwards; empty if there is none. Raises RowFault for 0."""
     if not number:
-        raise RowFault("the number of a part is 0, and they count from 1 or from -1")
+        raise RowFault("parts are numbered from 1, or from -1 backwards, and this is 0")
     parts = text.split(delimiter) if delimiter else [text]
     place = number - 1 if number > 0 else len(parts) + number
     return parts[place] if 0 <= place < len(parts) else ""
@@ -85,7 +85,7 @@ _UUID = re.compile(r"(?P<open>\{)?(?P<digits>(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{
 
 
 def boolean_of(text: str) -> bool:
-    """`true`, `yes`, `on`, `1`, the opposites, and what can only be the start of one. Raises RowFault."""
+    """`true`, `yes`, `on`, `1`, their opposites, and unambiguous beginnings of these. Raises RowFault."""
     word = text.strip(SPACE).lower()
     for whole, truth in (("true", True), ("false", False), ("yes", True), ("no", False), ("on", True), ("off", False)):
         if word and word != "o" and whole.startswith(word):
@@ -115,8 +115,8 @@ def like_pattern(pattern: str) -> Callable[[str], bool]:
     """
     Whether a text is like a pattern: % is any text, _ any character, and \\ takes the next one literally.
 
-    A piece between two % is found at its first place and stays there (an atomic group): so no pattern takes longer
-    than the text's length times its own. Raises RowFault.
+    A piece between two % is matched at its first occurrence only (an atomic group), so the time is bounded by the
+    length of the text times that of the pattern. Raises RowFault.
     """
     pieces = [""]
     characters = iter(pattern)

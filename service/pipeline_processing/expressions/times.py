@@ -1,7 +1,7 @@
 """
-Dates and timestamps as text, the way Postgres prints them in UTC (`2026-01-18 10:00:00.5+00`, `0044-03-15 BC`).
+Dates and timestamps as text, as Postgres prints them in UTC (`2026-01-18 10:00:00.5+00`, `0044-03-15 BC`).
 
-That text is their value here: it reaches all of Postgres's years and its infinities, and there is one for each value.
+The text is the value: it covers all of Postgres's years and infinities, and each value has exactly one.
 """
 
 import re
@@ -38,25 +38,25 @@ _INPUT = re.compile(
 
 
 def date_of(text: str) -> str:
-    """ISO text → date; a time that stands there too means nothing, as in Postgres. Raises RowFault."""
+    """ISO text → date. A time in it is ignored, as in Postgres. Raises RowFault."""
     read = _read(text, "date")
     return read if isinstance(read, str) else _date_text(read[0], "date")
 
 
 def timestamp_of(text: str) -> str:
-    """ISO text → timestamp; a zone that stands there means nothing, as in Postgres. Raises RowFault."""
+    """ISO text → timestamp. A time zone in it is ignored, as in Postgres. Raises RowFault."""
     read = _read(text, "timestamp")
     return read if isinstance(read, str) else _moment_text(read[0], read[1], "")
 
 
 def timestamptz_of(text: str) -> str:
-    """ISO text → timestamptz; without a zone it is in UTC. Raises RowFault."""
+    """ISO text → timestamptz, in UTC if the text has no zone. Raises RowFault."""
     read = _read(text, "timestamptz")
     return read if isinstance(read, str) else _moment_text(read[0], read[1] - read[2], "+00")
 
 
 def _read(text: str, what: str) -> tuple[int, int, int] | str:
-    """Days, microseconds since midnight, and of the zone's offset; or an infinity."""
+    """Days, microseconds since midnight and microseconds of the zone's offset; or the text of an infinity."""
     match = _INPUT.fullmatch(text)
     if match is None:
         raise RowFault(f"the text isn't a {what} in ISO form")
@@ -79,14 +79,14 @@ def _offset(match: re.Match[str]) -> int:
     hours, minutes, seconds = (int(digits or 0) for digits in given)
     offset = (hours * 60 + minutes) * 60 + seconds
     if minutes > 59 or seconds > 59 or offset > _MAX_OFFSET:
-        raise RowFault("the text has a time zone that there isn't")
+        raise RowFault("the text has an unknown time zone")
     return -offset if match["sign"] == "-" else offset
 
 
 # -- the calendar --------------------------------------------------------------------------------
 
 _CYCLE, _CYCLE_DAYS = 400, 146_097
-"""After so many years the calendar repeats itself, which takes Python's dates to any year."""
+"""The calendar repeats after this many years, so Python's dates serve for any year."""
 _START = date(_CYCLE, 1, 1).toordinal()
 
 
@@ -119,7 +119,7 @@ def _moment_text(days: int, microseconds: int, zone: str) -> str:
     return _with_time(day, clock + zone)
 
 
-# -- one to the other ----------------------------------------------------------------------------
+# -- conversions ---------------------------------------------------------------------------------
 
 
 def timestamp_of_date(day: str) -> str:
@@ -132,7 +132,7 @@ def timestamp_of_date(day: str) -> str:
 
 
 def midnight(day: str) -> str:
-    """The start of a day, out of range or not: to compare with timestamps."""
+    """The start of a day, to compare with timestamps, even if it is out of their range."""
     return day if day.endswith("infinity") else _with_time(day, " 00:00:00")
 
 
@@ -147,7 +147,7 @@ def timestamptz_of_date(day: str) -> str:
 
 
 def date_of_timestamp(moment: str) -> str:
-    """The day, in UTC where there is a zone; of a date itself."""
+    """The day of a timestamp, a timestamptz (in UTC) or a date."""
     day = moment.partition(" ")[0]
     return f"{day} BC" if moment.endswith("BC") else day
 

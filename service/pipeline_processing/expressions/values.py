@@ -1,5 +1,5 @@
 """
-Values as expressions have them, one form for each type, and their way from and to what a row carries.
+The values that expressions compute with, and their conversion from and to what a row carries.
 
 | type | value |
 |---|---|
@@ -73,12 +73,12 @@ _AS_KINDS_DO = (Type.INTEGER, Type.NUMBER, Type.BOOLEAN)
 
 
 def reading(type_: Type, carry: str) -> Convert | None:
-    """From what a column of that type carries; None if that is the value."""
+    """What a column of that type carries → value. None stands for the same."""
     return _READ[carry].get(type_)
 
 
 def writing(type_: Type, carry: str) -> Convert | None:
-    """To what a column of that type carries; None if that is the value."""
+    """Value → what a column of that type carries. None stands for the same."""
     if type_ not in _AS_KINDS_DO:
         return _WRITE[carry].get(type_)
     carried = form_of(KIND_OF_TYPE[type_], carry).carried
@@ -100,7 +100,7 @@ _KEYS: Mapping[Type, Convert] = {
 
 
 def ordering(type_: Type) -> Convert | None:
-    """A value of that type → a key that orders as Postgres orders the type; None if that is the value."""
+    """Value → a key that orders as Postgres orders the type. None stands for the same."""
     return _KEYS.get(type_)
 
 
@@ -120,7 +120,7 @@ def _number_key_of_text(text: str) -> Any:
 
 
 def key_of_carried(type_: Type, carry: str) -> Convert | None:
-    """What a column of that type carries → the same key, in one call; None if that is the value."""
+    """What a column of that type carries → the same key, in one call. None stands for the same."""
     match type_, carry:
         case Type.FLOAT, _:
             return _float_key_of_carried
@@ -134,11 +134,11 @@ def key_of_carried(type_: Type, carry: str) -> Convert | None:
     return reading(type_, carry) or ordering(type_)
 
 
-# -- values of Python's own, in untyped columns --------------------------------------------------
+# -- natural values, in untyped columns ----------------------------------------------------------
 
 
 def type_at_run_time(value: Any) -> Type:
-    """The type of a value of Python's own. Raises RowFault."""
+    """The type of a natural value. Raises RowFault."""
     match value:
         case None:
             return Type.NULL
@@ -185,10 +185,10 @@ READ_AT_RUN_TIME: Mapping[Type, Convert] = {
     Type.UUID: str,
     Type.JSON: lambda value: _text_of_raw(value) if isinstance(value, Raw) else dumps(value),
 }
-"""A value of Python's own → a value here; any type that isn't named has the same."""
+"""Natural value → value, for the types where they differ."""
 
 NATURAL: Mapping[Type, Convert] = {
     type_: form_of(KIND_OF_TYPE[type_], "text").natural or values.same
     for type_ in (Type.DATE, Type.TIMESTAMP, Type.TIMESTAMPTZ, Type.JSON)
 }
-"""A value here → one of Python's own; any type that isn't named has the same."""
+"""Value → natural value, for the types where they differ."""
