@@ -113,7 +113,9 @@ def fits(operand: Compiled, to: Type) -> bool:
 def coerced(operand: Compiled, to: Type) -> Compiled:
     """An operand that fits a type, converted to it. Raises Refused where a literal isn't one."""
     source = operand.type
-    if source in (Type.NULL, Type.ANY) or to is Type.ANY or (source is Type.LITERAL and to is Type.CHAR):
+    if to is Type.ANY:
+        return replace(operand, type=to, column=None, fixed=False)  # so that nothing computes with it
+    if source in (Type.NULL, Type.ANY) or (source is Type.LITERAL and to is Type.CHAR):
         return replace(operand, type=to, column=None)
     if source is to:
         return operand

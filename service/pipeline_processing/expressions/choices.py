@@ -45,6 +45,8 @@ def _case_of(subject: Compiled, *operands: Compiled) -> Compiled:
         tests = [compared("=", subject, wanted) for wanted in whens[::2]]
         return _case(*chain.from_iterable(zip(tests, whens[1::2], strict=True)), default)
 
+    if all(wanted.is_null for wanted in operands[:-1:2]):
+        return build(subject, *operands)  # as in Postgres, the subject isn't computed
     return sharing(subject, operands, build)
 
 

@@ -78,6 +78,14 @@ def test_each_part_runs_once_a_row(name: str, truth: bool | None):
     assert 0 < row.reads <= text.count("b")
 
 
+def test_a_subject_that_no_branch_needs_is_not_computed():
+    """Comparing with NULL decides nothing: as in Postgres, not even a subject without a value is a row's fault."""
+    text = "CASE 1 / k WHEN NULL THEN 1 ELSE i END"
+    compiled = expression(text, COLUMNS, carry="json", step="derive", place="column 'x'")
+
+    assert results(compiled.value, [{"i": 5, "k": 0}]) == ([5], {})
+
+
 VALUES: list[list[Any]] = [[True, None], ["a", None], [1, 2, None], [0, 1, None], [Raw(b"1.0"), Raw(b"1.50"), None]]
 ROWS = [dict(zip(("b", "t", "i", "k", "n"), values, strict=True)) for values in product(*VALUES)]
 

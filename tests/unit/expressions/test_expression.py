@@ -41,30 +41,35 @@ def value(text: str, row: Row = ROW) -> Any:
 
 # -- limits --------------------------------------------------------------------------------------
 
-DEEPEST: dict[str, Callable[[int], str]] = {
+# Some of these take two levels for each.
+DEEP: dict[str, Callable[[int], str]] = {
     "sums": lambda levels: "integer" + " + 1" * levels,
+    "signs": lambda levels: "- " * levels + "integer",
     "parentheses": lambda levels: "(" * levels + "1" + ")" * levels,
     "functions": lambda levels: "lower(" * levels + "text" + ")" * levels,
+    "trims": lambda levels: "trim(both from " * levels + "text" + ")" * levels,
     "choices": lambda levels: "coalesce(NULL, " * levels + "text" + ")" * levels,
     "cases": lambda levels: "CASE WHEN boolean THEN " * levels + "text" + " END" * levels,
     "subjects": lambda levels: "CASE " * levels + "text" + " WHEN text THEN text END" * levels,
-    "conditions": lambda levels: "NOT (boolean AND " * (levels // 4) + "boolean" + ")" * (levels // 4),
-    "lists": lambda levels: "text IN (" * 1 + "substring(" * (levels - 1) + "text" + " for 5)" * (levels - 1) + ")",
+    "values": lambda levels: (
+        "CASE NOT boolean WHEN " * (levels - 1) + "boolean" + " THEN text = 'a' ELSE boolean END" * (levels - 1)
+    ),
+    "not": lambda levels: "NOT " * levels + "boolean",
+    "conditions": lambda levels: "NOT (boolean AND " * (levels // 2) + "boolean" + ")" * (levels // 2),
+    "tests": lambda levels: "boolean" + " IS NULL" * levels,
+    "lists": lambda levels: "text IN (" + "substring(" * (levels - 1) + "text" + " for 5)" * (levels - 1) + ")",
     "casts": lambda levels: "text" + "::text" * levels,
     "ranges": lambda levels: "(NOT boolean) NOT BETWEEN false AND (" * (levels - 1) + "boolean" + ")" * (levels - 1),
     "items": lambda levels: "(NOT boolean) NOT IN (boolean, " * (levels - 1) + "boolean" + ")" * (levels - 1),
     "nullifs": lambda levels: "nullif(NOT boolean, " * (levels - 1) + "boolean" + ")" * (levels - 1),
-    "values": lambda levels: (
-        "CASE NOT boolean WHEN " * (levels - 1) + "boolean" + " THEN text = 'a' ELSE boolean END" * (levels - 1)
-    ),
 }
 
 
-@pytest.mark.parametrize("name", DEEPEST)
+@pytest.mark.parametrize("name", DEEP)
 @pytest.mark.parametrize("columns", [COLUMNS, UNKNOWN_COLUMNS], ids=["known", "unknown"])
 def test_the_deepest_that_is_allowed_runs(name: str, columns: Columns):
     """It fits into Python's stack, compiled and run, also from far down."""
-    text = DEEPEST[name](MAX_DEPTH - 2)
+    text = DEEP[name](MAX_DEPTH - 2)
 
     def far_down(frames: int) -> None:
         if frames:
@@ -75,6 +80,20 @@ def test_the_deepest_that_is_allowed_runs(name: str, columns: Columns):
         assert (found is not None, faults) == (True, {})
 
     far_down(sys.getrecursionlimit() // 4)
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deeper_is_refused(name: str):
+    """However it is built, a tree that could exhaust the stack isn't made."""
+    with pytest.raises(InvalidStep, match="levels deep: split it over several steps"):
+        compiled(DEEP[name](600))
+
+
+def test_the_limit_is_exact():
+    """A sum of 100 numbers is 100 levels deep, and one of 101 is too much."""
+    assert value(DEEP["sums"](MAX_DEPTH - 1)) == 4 + MAX_DEPTH
+    with pytest.raises(InvalidStep, match="more than 100 levels deep"):
+        compiled(DEEP["sums"](MAX_DEPTH))
 
 
 def test_text_doesnt_grow_without_end():

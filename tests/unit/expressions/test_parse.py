@@ -4,7 +4,6 @@
 
 import re
 import time
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -116,31 +115,6 @@ def test_where_it_goes_wrong(text: str, at: int, why: str):
 
 
 # -- limits --------------------------------------------------------------------------------------
-
-DEEP: dict[str, Callable[[int], str]] = {
-    "not": lambda levels: "NOT " * levels + "a",
-    "signs": lambda levels: "- " * levels + "a",
-    "sums": lambda levels: "a" + " + a" * levels,
-    "texts": lambda levels: "a" + " || a" * levels,
-    "casts": lambda levels: "a" + "::text" * levels,
-    "tests": lambda levels: "a" + " IS NULL" * levels,
-    "functions": lambda levels: "lower(" * levels + "a" + ")" * levels,
-    "trims": lambda levels: "trim(both from " * levels + "a" + ")" * levels,
-    "substrings": lambda levels: "substring(" * levels + "a" + " for 1)" * levels,
-    "cases": lambda levels: "CASE WHEN a THEN " * levels + "a" + " END" * levels,
-    "subjects": lambda levels: "CASE " * levels + "a" + " WHEN a THEN a END" * levels,
-    "arrows": lambda levels: "a" + " -> 'a'" * levels,
-    "lists": lambda levels: "a IN (" * levels + "a" + ")" * levels,
-    "by turns": lambda levels: "(a AND NOT (a OR " * (levels // 2) + "a" + "))" * (levels // 2),
-}
-
-
-@pytest.mark.parametrize("name", DEEP)
-@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 2000])
-def test_depth_is_limited(name: str, levels: int):
-    """However it is built, a tree that could exhaust the stack isn't made."""
-    with pytest.raises(Refused, match="levels deep: split it over several steps"):
-        parse(DEEP[name](levels))
 
 
 def test_parentheses_are_not_deep():

@@ -100,3 +100,14 @@ def test_types_that_are_known_before_the_first_row(expression: str, kind: Kind |
 
     assert result.kind is kind
     assert result.typed == (kind is not None)
+
+
+def test_constants_beside_untyped_columns_are_not_computed_too_early():
+    """What a constant is used as may depend on the row, so a wrong type is a row's fault."""
+    text = "extract(year FROM coalesce(true, n))"
+    compiled = value_of(text, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'")
+
+    _, faults = results(compiled.value, [{"n": None}, {"n": date(2026, 1, 18)}])
+
+    assert "gives EXTRACT YEAR boolean" in faults[0]
+    assert "mixes boolean and date" in faults[1]
