@@ -205,7 +205,7 @@ class Destination(Protocol):
     Where artifacts go. `url` is its root, e.g. `s3://exports/agencies`; keys are relative to it.
 
     One that `holds_tables` takes the bytes of a whole dataset as one artifact, never compressed, and puts them into a
-    table; it has no manifest, so `publish` and `exists` aren't called.
+    table. Each write holds whole records. It has no manifest, so `publish` and `exists` aren't called.
 
     Every method may raise DestinationUnavailable or Throttled (try again), AccessDenied or BucketMissing.
     """
