@@ -9,14 +9,12 @@ from pydantic import SecretStr
 from pipeline_processing.agency_data_job.config import BEGINNING, AgencyJobConfig, DatasetConfig, InvalidJobConfig
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.request_values import described
-from pipeline_processing.agency_data_job.source_config import HttpSourceEntry, PostgresSourceEntry, SourceConfig
 from pipeline_processing.agency_data_job.verification import checks_of_rows
 from pipeline_processing.errors import PipelineError, SecretMissing, SettingsError
 from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.ports import LookupTable, Services, Upstream
-from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
-from pipeline_processing.sources.postgres.query_columns import names_of_query
+from pipeline_processing.rows.columns import Columns
 from pipeline_processing.steps.chain import checked
 from pipeline_processing.steps.rejections import Rejections
 from pipeline_processing.steps.step import StepContext
@@ -56,7 +54,7 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
             yield fault.at(f"Dataset {dataset.name!r}")
         try:
             context = step_context(dataset, _NoServices())
-            columns = source_columns(dataset.source, carry=CARRY[dataset.format])
+            columns = dataset.source.columns_in(CARRY[dataset.format])
             columns = checked(dataset.steps, context, columns, dataset=dataset.name)
             for check in checks_of_rows(dataset.expect):
                 check(context(columns))
@@ -70,10 +68,10 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
 
 def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) -> Iterator[InvalidJobConfig]:
     """Values that the dataset should use and doesn't, or uses and never gets."""
-    if not dataset.shared and not _uses_agency(dataset.source):
+    if not dataset.shared and not dataset.source.uses_agency:
         yield InvalidJobConfig(
             f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
-            f"{_HOW_TO_USE[dataset.source.kind]} If every agency is to get the same rows, say `shared: true`."
+            f"{dataset.source.how_to_use_agency} If every agency is to get the same rows, say `shared: true`."
         )
     if "since" not in dataset.uses and (dataset.since is not None or dataset.initial != BEGINNING):
         key = "initial" if dataset.since is None else "since: last_success"
@@ -87,21 +85,6 @@ def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) 
             f"It uses {', '.join(unknown)}, which nothing provides. There is {', '.join(BUILT_IN_ARGUMENTS)}, and the "
             f"job config declares {described(declared)}. Declare it under `params`, or correct the name."
         )
-
-
-_HOW_TO_USE = {
-    "postgres": "Name it in `args`, and write its $1, $2, … into the query.",
-    "http": "Write {agency_id} into `url` or `query`.",
-}
-
-
-def _uses_agency(source: SourceConfig) -> bool:
-    match source:
-        case PostgresSourceEntry():
-            return source.postgres.uses("agency_id")
-        case HttpSourceEntry():
-            return "agency_id" in source.http.names
-    return True  # a plugin gets it with the other values
 
 
 def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:
@@ -130,13 +113,3 @@ def step_context(dataset: DatasetConfig, services: Services) -> Callable[[Column
         )
 
     return context
-
-
-def source_columns(source: SourceConfig, *, carry: str) -> Columns:
-    """The columns of a source as far as its options tell."""
-    match source:
-        case PostgresSourceEntry():
-            return names_of_query(source.postgres.query)
-        case HttpSourceEntry():
-            return source.http.columns_in(carry)
-    return UNKNOWN_COLUMNS

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline_processing.agency_data_job.config import BEGINNING, DatasetConfig
-from pipeline_processing.agency_data_job.source_config import PostgresSourceEntry
 from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import LastSuccess
 
@@ -52,7 +51,7 @@ class RunContext:
         request = self.request
         since: datetime | str | None = request.since or _since(dataset, last)
         until: datetime | str | None = request.until
-        if isinstance(dataset.source, PostgresSourceEntry):
+        if dataset.source.has_infinity:
             until = until or END
         elif since == BEGINNING:
             since = None

@@ -40,8 +40,7 @@ def check(
     """
     from pipeline_processing.agency_data_job.checking import faults_without_servers
     from pipeline_processing.agency_data_job.config import load_job_config
-    from pipeline_processing.agency_data_job.destination_entries import destination_entries
-    from pipeline_processing.destinations.guarantees import guarantee
+    from pipeline_processing.agency_data_job.identity import destination_entries
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings.loader import InvalidSettings
     from pipeline_processing.telemetry.logs import configure_logs
@@ -74,7 +73,7 @@ def check(
         typer.echo(f"job config   {'ok' if sound else 'failed'}  {job_config_file}: {datasets}")
     if settings is not None and job_config is not None and not errors:
         for entry in destination_entries(settings, job_config):
-            typer.echo(f"destination  ok  {entry.kind}: {guarantee(entry.kind)}")
+            typer.echo(f"destination  ok  {entry.kind}: {entry.guarantee}")
         typer.echo("settings     ok  `pipeline-processing config show` prints them")
     if errors or settings is None or job_config is None:
         raise typer.Exit(_report(errors))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.app import one_run as app
-from pipeline_processing.app.data_path import s3_client
 from pipeline_processing.demo.errors import expect
 from pipeline_processing.demo.evidence import Evidence
 from pipeline_processing.demo.failures import Failures
@@ -22,6 +21,7 @@ from pipeline_processing.demo.sample import (
     SampleData,
 )
 from pipeline_processing.demo.serving import dead_letters_are_no_news
+from pipeline_processing.destinations.s3.client import s3_client
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunState
 from pipeline_processing.requests.submission import Sent
@@ -57,7 +57,7 @@ class Story:
         async with (
             app.topics(settings) as topics,
             app.history(settings) as runs,
-            s3_client(settings) as s3,
+            s3_client(settings.s3) as s3,
             Requests.opened(settings, topics=topics, tracer=self._tracer) as requests,
         ):
             evidence = Evidence(settings=settings, topics=topics, runs=runs, s3=s3)

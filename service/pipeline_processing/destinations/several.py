@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.model import Artifact, Plan, UploadRef
-from pipeline_processing.ports import Destination
+from pipeline_processing.ports import Destination, ManifestStore
 
 
 class Destinations:
@@ -31,6 +31,12 @@ class Destinations:
     def primary(self) -> Destination:
         """The one that holds the manifest."""
         return self.objects[0]
+
+    @property
+    def manifests(self) -> ManifestStore:
+        """The primary, as the store of manifests. There is none where nothing is published."""
+        assert isinstance(self.primary, ManifestStore), f"{self.primary.url} holds no manifests"
+        return self.primary
 
     def holds(self, url: str) -> bool:
         """Whether the destination of that URL is here; an upload that was recorded without one is the primary's."""

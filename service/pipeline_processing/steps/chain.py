@@ -5,15 +5,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.projection import Projection
-from pipeline_processing.steps.build import build
-from pipeline_processing.steps.config import PluginConfig, PythonConfig, StepConfig
+from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.folding import folded
 from pipeline_processing.steps.foreign_block import closing, failing
 from pipeline_processing.steps.masked import masked_at_source
@@ -133,7 +131,7 @@ class Chain:
 
 @asynccontextmanager
 async def bound(
-    configs: Sequence[StepConfig],
+    configs: Sequence[StepEntry],
     context: Callable[[Columns], StepContext],
     columns: Columns,
     *,
@@ -152,17 +150,18 @@ async def bound(
         links: list[Link] = []
         reaching = columns = replace(columns, listed=listed)
 
-        async def add(make: Callable[[StepContext], Step], config: StepConfig | None) -> Columns:
+        async def add(make: Callable[[StepContext], Step], config: StepEntry | None) -> Columns:
             with _named(dataset, len(links) + 1):
                 step = make(context(reaching))
-                step = await stack.enter_async_context(_plugged(step) if isinstance(config, PluginConfig) else step)
-            foreign = isinstance(config, PluginConfig | PythonConfig)
+                plugged = config is not None and config.is_plugin
+                step = await stack.enter_async_context(_plugged(step) if plugged else step)
+            foreign = plugged or step.foreign
             leaving = _of_unknown_origin(step.columns, reaching) if foreign else step.columns
             links.append(Link(step, leaving, config.timeout if config else None, foreign))
             return leaving
 
         for config in configs:
-            reaching = await add(partial(build, config), config)
+            reaching = await add(config.build, config)
         for check in checks:
             reaching = await add(check, None)
         yield Chain(links, columns, dataset=dataset)
@@ -184,12 +183,12 @@ async def _plugged(step: Step) -> AsyncIterator[Step]:
 
 
 def checked(
-    configs: Sequence[StepConfig], context: Callable[[Columns], StepContext], columns: Columns, *, dataset: str
+    configs: Sequence[StepEntry], context: Callable[[Columns], StepContext], columns: Columns, *, dataset: str
 ) -> Columns:
     """The columns that leave the steps, as far as that can be told without a server. Raises as `bound` does."""
     for number, config in enumerate(configs, start=1):
         with _named(dataset, number):
-            columns = build(config, context(columns)).columns
+            columns = config.build(context(columns)).columns
     return columns
 
 

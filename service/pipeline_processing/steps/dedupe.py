@@ -1,10 +1,12 @@
 """Step `dedupe`: keep the first row of each key."""
 
 from types import TracebackType
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.row_keys import RowKey
 from pipeline_processing.steps.seen_keys import SeenKeys
@@ -12,10 +14,10 @@ from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
-class DedupeOptions(BaseModel):
+class DedupeOptions(Part):
     """Rows are duplicates if they are equal in all columns of `by`, as DISTINCT has it: nulls equal each other."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    needs_temporary_files: ClassVar[bool] = True
 
     by: tuple[str, ...] = Field(min_length=1)
     keep: Literal["first"] = Field("first", description="In the order of the source.")
@@ -50,3 +52,6 @@ class Dedupe(Step):
         first = batch.kept(new)
         self.filtered += len(batch.rows) - len(first.rows)
         return first
+
+
+PLUGIN = Plugin(options=DedupeOptions, build=Dedupe, description="Keep the first row of each key, in bounded memory.")

@@ -8,12 +8,14 @@ from types import TracebackType
 from typing import Annotated, Any, Self
 
 from msgspec import Raw
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from pipeline_processing.errors import SourceDataInvalid, StepFailed
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.urls import UrlTemplate, encoded
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Answer, Upstream
 from pipeline_processing.rows.columns import Kind
 from pipeline_processing.rows.json_values import loads
@@ -35,10 +37,8 @@ _MAX_URL = 8000
 _VALUES = "{values}"
 
 
-class AddedField(BaseModel):
+class AddedField(Part):
     """A field of the records, and what its values are."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     field: Path = Field(description="Where in the record it stands.")
     kind: Kind = Field(Kind.TEXT, description="What its values are; a record with another is a row error.")
@@ -230,3 +230,6 @@ async def _body(answer: Answer) -> bytes | None:
         if len(body) > MAX_BODY_BYTES:
             return None
     return bytes(body)
+
+
+PLUGIN = Plugin(options=EnrichHttpOptions, build=EnrichHttp, description="Add columns looked up at an HTTP API.")

@@ -6,9 +6,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from pipeline_processing.errors import InvalidStep, StepFailed
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import LookupTable, Row
 from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.steps import lookup_keys
@@ -19,10 +21,8 @@ from pipeline_processing.steps.step import StepContext
 Name = Annotated[str, StringConstraints(min_length=1)]
 
 
-class EnrichTableOptions(BaseModel):
+class EnrichTableOptions(Part):
     """A query by key, and what its records add to the rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     query: str = Field(
         min_length=1,
@@ -51,6 +51,11 @@ class EnrichTableOptions(BaseModel):
     def secrets(self) -> tuple[str, ...]:
         """Names of the secrets that it needs."""
         return () if self.dsn is None else (self.dsn,)
+
+    @property
+    def needs_source_database(self) -> bool:
+        """Whether it asks the source's own server."""
+        return self.dsn is None
 
 
 class EnrichTable(Enriching):
@@ -124,3 +129,6 @@ class EnrichTable(Enriching):
                 "`add`, or the query."
             )
         return column
+
+
+PLUGIN = Plugin(options=EnrichTableOptions, build=EnrichTable, description="Add columns looked up in a table.")

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import StringConstraints
 
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS
+from pipeline_processing.steps.imported import PATH_PATTERN
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.user_function import Raised, UserFunction
 from pipeline_processing.user_code import NoException, described
@@ -149,3 +153,10 @@ def _places(given: Rows, returned: Rows) -> Sequence[int] | None:
         return known
     in_order = all(place is None or place == at for at, place in enumerate(found))
     return range(len(given)) if len(returned) == len(given) and in_order else None
+
+
+PLUGIN = Plugin(
+    options=Annotated[str, StringConstraints(pattern=PATH_PATTERN)],
+    build=Python,
+    description="Call your own code: `module:function`, list of rows → list of rows, never more than it got.",
+)

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Row
 from pipeline_processing.steps.imported import PATH_PATTERN
 from pipeline_processing.steps.model_check import ModelCheck
@@ -13,10 +15,8 @@ from pipeline_processing.steps.schema_check import SchemaCheck, schema_of_file
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
-class ValidateOptions(BaseModel):
+class ValidateOptions(Part):
     """What rows must be: one of these. A row is checked as the JSON object that NDJSON would write for it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     json_schema: dict[str, Any] | bool | None = Field(None, description="A JSON Schema.")
     json_schema_file: Path | None = Field(None, description="A JSON file with one.")
@@ -65,3 +65,10 @@ def _check_of(options: ValidateOptions, *, step: str) -> _Check:
         return SchemaCheck(schema_of_file(options.json_schema_file, step=step), step=step)
     assert options.json_schema is not None  # the options' own check
     return SchemaCheck(options.json_schema, step=step)
+
+
+PLUGIN = Plugin(
+    options=ValidateOptions,
+    build=Validate,
+    description="Check rows against a JSON Schema or a pydantic model. A row that breaks it is a row error.",
+)

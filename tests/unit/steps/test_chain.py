@@ -29,7 +29,7 @@ from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
 from pipeline_processing.steps.chain import Chain, bound, checked
-from pipeline_processing.steps.config import StepConfig
+from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.rejections import OnRowError, Rejections
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from tests.unit.plugged import installed
@@ -121,8 +121,8 @@ async def chain(
         yield opened
 
 
-def configs(*steps: Mapping[str, Any]) -> list[StepConfig]:
-    return TypeAdapter(list[StepConfig]).validate_python(list(steps))
+def configs(*steps: Mapping[str, Any]) -> list[StepEntry]:
+    return TypeAdapter(list[StepEntry]).validate_python(list(steps))
 
 
 def tolerant(on_row_error: OnRowError = OnRowError.QUARANTINE) -> Rejections:

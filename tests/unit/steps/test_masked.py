@@ -8,7 +8,7 @@ from pydantic import SecretStr, TypeAdapter
 
 from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.steps.chain import bound
-from pipeline_processing.steps.config import StepConfig
+from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.masked import REDACTED, masked_at_source
 from pipeline_processing.steps.step import Batch, Step
 from tests.unit.steps.step_context import NoServices, context
@@ -175,7 +175,7 @@ REDACT = {"mask": {"columns": ["x"], "using": "redact", "with": "?"}}
 )
 async def test_the_services_own_steps(steps: list[dict[str, Any]], masked: dict[str, Any]):
     """They all tell what their columns come from, so that a row as it was read is shown with those masked."""
-    configs = TypeAdapter(list[StepConfig]).validate_python(steps)
+    configs = TypeAdapter(list[StepEntry]).validate_python(steps)
     row = dict.fromkeys(SOURCE.names, "value")
 
     async with bound(configs, lambda columns: context(columns, services=Secrets()), SOURCE, dataset="r") as chain:

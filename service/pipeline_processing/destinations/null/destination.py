@@ -45,12 +45,6 @@ class NullDestination:
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         raise AssertionError(f"{artifact.key} was written nowhere")
 
-    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        raise AssertionError(f"{key} was written nowhere")
-
-    async def exists(self, key: str) -> bool:
-        return False
-
     async def abort(self, upload: UploadRef) -> None:
         """Nothing was started."""
 

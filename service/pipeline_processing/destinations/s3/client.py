@@ -23,11 +23,13 @@ from pipeline_processing.destinations.s3.errors import (
     bucket_missing,
     translated,
 )
-from pipeline_processing.destinations.s3.options import S3ObjectOptions
+from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3ObjectOptions
 from pipeline_processing.destinations.s3.role import AssumedRole, session_of
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.model import UploadedPart
+from pipeline_processing.settings.settings import S3Settings
 
+AS_THE_SETTINGS_SAY = S3ConnectionOptions()
 AddressingStyle = Literal["auto", "path", "virtual"]
 
 # A server that can't be reached is given up after 3 connects of 3 s and 2 pauses of 2 s at most.
@@ -354,6 +356,28 @@ class S3Client:
                 answer = await getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
             check_answer(answer, needs=needs, doing=doing, url=url)
         return answer
+
+
+def s3_client(
+    settings: S3Settings,
+    options: S3ConnectionOptions = AS_THE_SETTINGS_SAY,
+    *,
+    learned: Callable[[Iterable[str]], None] = lambda secrets: None,
+) -> S3Client:
+    """The pool that the settings and a destination's own options describe; `learned` as in `S3Client`."""
+    role = options.role_arn and AssumedRole(
+        arn=options.role_arn, session_name=options.role_session_name, external_id=options.external_id
+    )
+    return S3Client(
+        endpoint_url=options.endpoint_url or settings.endpoint_url,
+        region=options.region or settings.region,
+        access_key_id=settings.access_key_id.get_secret_value() if settings.access_key_id else None,
+        secret_access_key=settings.secret_access_key,
+        session_token=settings.session_token,
+        addressing_style=options.addressing_style or settings.addressing_style,
+        role=role or None,
+        learned=learned,
+    )
 
 
 def _shown(secret: SecretStr | None) -> str | None:

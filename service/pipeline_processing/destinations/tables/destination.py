@@ -6,6 +6,8 @@ from functools import partial
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
+from pydantic import SecretStr
+
 from pipeline_processing.aio.shielded import shielded
 from pipeline_processing.destinations.tables.loading_errors import session
 from pipeline_processing.destinations.tables.loads import Load, Loads
@@ -32,6 +34,16 @@ SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "60s",
 }
 """Settings that the sessions of a destination need, whatever the user's defaults are."""
+
+
+def target_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
+    """A pool of connections to the database that holds the tables."""
+    return DatabaseClient(
+        dsn=dsn.get_secret_value(),
+        unavailable=DestinationUnavailable,
+        max_size=connections,
+        server_settings=SESSION_SETTINGS,
+    )
 
 
 class PostgresDestination:
@@ -148,14 +160,6 @@ class PostgresDestination:
                 "job config's `destinations` back to what they were until this run has finished."
             )
         await self._loads.complete(Load.of(artifact, metadata, staging=artifact.staged.table))
-
-    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`: it holds tables."""
-        raise AssertionError(f"{key} can't stand among tables")
-
-    async def exists(self, key: str) -> bool:
-        """See `Destination`: it holds tables."""
-        raise AssertionError(f"{key} can't stand among tables")
 
     async def abort(self, upload: UploadRef) -> None:
         """See `Destination`."""
