@@ -22,7 +22,7 @@ from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
-from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service
+from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service, interposed
 
 REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")
 
@@ -42,12 +42,12 @@ class Served:
         self.pulses = {name: Pulse(name, clock=self.clock) for name in ("intake", "worker", "outbox")}
         self.health = Health(pulses=list(self.pulses.values()), outages=(self.kafka, self.history, self.storage))
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
-        runs: Any = Interposed(self.service.runs, self.service.between)
+        runs = interposed(self.service.runs, self.service.between)
         events: Any = LastingEvents(Interposed(self.broker, self.of_kafka), topics=self.broker)
         self.kept = MemoryLetters(clock=self.clock)
         kept: Any = Interposed(self.kept, self.service.between)
         self.outbox = Outbox(
-            runs=runs,
+            runs=runs.outbox,
             events=events,
             topic=COMPLETIONS,
             clock=self.clock,
@@ -68,7 +68,7 @@ class Served:
             subscribe=self._subscribe,
             events=events,
             dead_letters_topic=DEAD_LETTERS,
-            runs=runs,
+            runs=runs.intake,
             letters=kept,
             config=self.service.config,
             config_id=CONFIG_ID,
@@ -140,7 +140,7 @@ class Served:
 
     async def states(self) -> dict[str, str]:
         """Run id → state."""
-        return {run.run_id: run.state.value for run in await self.service.runs.history()}
+        return {run.run_id: run.state.value for run in await self.service.runs.history.newest()}
 
     def letters(self) -> list[tuple[str, bytes | None]]:
         """The dead letters: reason and value."""

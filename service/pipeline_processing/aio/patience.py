@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import structlog
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.ports import Clock
 
 log = structlog.get_logger(__name__)
 

@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
 from pipeline_processing.agency_data_job.identity import config_id, destination_entries
 from pipeline_processing.aio.budget import ByteBudget
-from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.clock import Clock, SystemClock
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
 from pipeline_processing.options.entry import Entry
-from pipeline_processing.ports import Clock, Destination, Limits, LookupTable, Services, Source, Upstream
+from pipeline_processing.ports import Destination, Limits, LookupTable, Services, Source, Upstream
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.postgres.lookup import PostgresLookup
 from pipeline_processing.sources.postgres.source import source_database

@@ -30,14 +30,16 @@ from pipeline_processing.app.data_path import (
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
 from pipeline_processing.history.postgres.migrate import migrate as migrate_schema
-from pipeline_processing.history.postgres.store import PostgresRunStore
+from pipeline_processing.history.postgres.store import postgres_run_store
+from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Events, Topics
 from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
-from pipeline_processing.ports import LastSuccess, LetterStore, RunStore
+from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.runs.executor import Executor, Isolated
 from pipeline_processing.runs.garbage import GarbageCollector
@@ -45,6 +47,7 @@ from pipeline_processing.runs.history_clock import HistoryClock
 from pipeline_processing.runs.lease import Leases
 from pipeline_processing.runs.retrying import RetryPolicy
 from pipeline_processing.runs.run_now import RunNow, run_dry
+from pipeline_processing.runs.store import RunQueue, RunStore
 from pipeline_processing.serving.watchdog import Watchdog
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
@@ -70,14 +73,14 @@ def worker_name() -> str:
 async def history(settings: Settings, *, connections: int = 2) -> AsyncIterator[RunStore]:
     """The run history. Raises SettingsError if none is configured."""
     async with history_database(settings, connections=connections) as database:
-        yield PostgresRunStore(database=database, schema=settings.history.schema_name)
+        yield postgres_run_store(database, schema=settings.history.schema_name)
 
 
 @asynccontextmanager
 async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
     """The dead letters that Kafka refuses for good. Raises SettingsError if no history is configured."""
     async with history_database(settings, connections=1) as database:
-        yield PostgresLetters(database=database, schema=settings.history.schema_name)
+        yield PostgresLetters(HistoryDatabase(database, schema=settings.history.schema_name))
 
 
 def history_database(
@@ -163,7 +166,7 @@ async def watched_aside() -> AsyncIterator[Aside]:
 
 @asynccontextmanager
 async def leases(
-    settings: Settings, aside: Aside, *, runs: RunStore, clock: HistoryClock, concurrency: int
+    settings: Settings, aside: Aside, *, queue: RunQueue, clock: HistoryClock, concurrency: int
 ) -> AsyncIterator[Leases]:
     """
     Leases that are renewed aside, by connections of their own: one a run, as a row may be locked for a while. The clock
@@ -171,10 +174,10 @@ async def leases(
     """
     async with aside.loop.opened(history(settings, connections=concurrency)) as renewed_in:
         yield Leases(
-            runs=runs,
+            queue=queue,
             clock=clock,
             length=timedelta(seconds=settings.worker.lease_seconds),
-            renewed_in=renewed_in,
+            renewed_in=renewed_in.queue,
             start_aside=aside.loop.start,
             hangs=lambda: aside.watchdog.hangs,
             on_time=clock.hear,
@@ -204,7 +207,9 @@ async def run_now(
             settings,
             config,
             runs=runs,
-            leases=await stack.enter_async_context(leases(settings, aside, runs=runs, clock=clock, concurrency=1)),
+            leases=await stack.enter_async_context(
+                leases(settings, aside, queue=runs.queue, clock=clock, concurrency=1)
+            ),
             path=path,
             clock=clock,
             tracer=tracer,
@@ -285,7 +290,7 @@ async def run_without_a_trace(
         async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
             # Opened only if it is asked for: most dry runs need no history.
             runs = await stack.enter_async_context(history(settings))
-            return await runs.last_success(agency_id, dataset)
+            return await runs.history.last_success(agency_id, dataset)
 
         processor = AgencyProcessor(
             run=run,
@@ -319,4 +324,4 @@ async def garbage_collector(
 ) -> AsyncIterator[GarbageCollector]:
     """What the `gc` command needs. Of a job config only the destinations count."""
     async with destinations(settings, config, runs=1, mask=mask) as where, history(settings) as runs:
-        yield GarbageCollector(runs=runs, destinations=where, dry_run=dry_run)
+        yield GarbageCollector(leftovers=runs.leftovers, history=runs.history, destinations=where, dry_run=dry_run)

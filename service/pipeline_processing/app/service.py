@@ -52,14 +52,14 @@ async def service(
         await stack.enter_async_context(aside.loop.opened(answers))
         runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
         leases = await stack.enter_async_context(
-            app.leases(settings, aside, runs=runs, clock=clock, concurrency=concurrency)
+            app.leases(settings, aside, queue=runs.queue, clock=clock, concurrency=concurrency)
         )
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask, clock=clock))
         letters = await stack.enter_async_context(app.letters(settings))
         looker = await stack.enter_async_context(app.topics(settings))
         sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
         outbox = Outbox(
-            runs=runs,
+            runs=runs.outbox,
             events=sender,
             topic=settings.kafka.completions_topic,
             clock=clock,
@@ -114,7 +114,7 @@ async def service(
                 subscribe=subscribed,
                 events=sender,
                 dead_letters_topic=settings.kafka.dead_letters_topic,
-                runs=runs,
+                runs=runs.intake,
                 letters=letters,
                 config=config,
                 config_id=path.config_id,

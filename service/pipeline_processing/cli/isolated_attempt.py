@@ -22,8 +22,8 @@ from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import RunProgress
-from pipeline_processing.ports import Claim
 from pipeline_processing.runs.history_clock import HistoryClock
+from pipeline_processing.runs.store import Claim
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.signals import Terminated
 from pipeline_processing.telemetry.logs import configure_logs
@@ -81,7 +81,7 @@ async def _work(
     async with (
         app.watched_aside() as aside,
         app.history(settings, connections=3) as runs,
-        app.leases(settings, aside, runs=runs, clock=clock, concurrency=1) as leases,
+        app.leases(settings, aside, queue=runs.queue, clock=clock, concurrency=1) as leases,
         data_path(settings, config, runs=1, mask=mask, clock=clock) as path,
     ):
         executor = app.executor(
@@ -99,7 +99,7 @@ async def _work(
         )
         _follow_parent(cutoff)
         # Until it renews the lease itself, the parent does.
-        clock.hear(await until_answered(runs.now, clock=clock))
+        clock.hear(await until_answered(runs.queue.now, clock=clock))
         held = await until_answered(lambda: leases.resume(claim), clock=clock)
         progress.write(b"\n")
         await executor.execute(held)

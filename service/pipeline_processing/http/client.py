@@ -14,13 +14,13 @@ from multidict import CIMultiDict
 from pydantic import SecretStr
 from yarl import URL
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import PipelineError, SettingsError, SourceDataInvalid
 from pipeline_processing.http.answer import PIECE_BYTES, HttpAnswer
 from pipeline_processing.http.errors import LongWait, is_final, refusal, translated
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Pace, Paces
 from pipeline_processing.http.urls import Origin, check_url, joined, origin_of, shown, with_query
-from pipeline_processing.ports import Clock
 
 LONGEST_WAIT_SECONDS = 60.0
 """A longer Retry-After is left to the next attempt of the run, so that this one doesn't hold its place."""

@@ -8,10 +8,10 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import InvalidRequest, KafkaUnavailable, MessageRefused
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import JobRequest
-from pipeline_processing.ports import Clock
 from pipeline_processing.requests.job_messages import request_message
 
 BATCH = 500

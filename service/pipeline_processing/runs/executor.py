@@ -18,6 +18,7 @@ from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.patience import until_answered
 from pipeline_processing.aio.shielded import give_up, in_time, shielded
 from pipeline_processing.destinations.null.destination import NullDestination
@@ -34,12 +35,13 @@ from pipeline_processing.errors import (
     Superseded,
 )
 from pipeline_processing.model import Run, RunProgress, RunState, UploadRef
-from pipeline_processing.ports import Claim, Clock, RunStore, Services, Source
+from pipeline_processing.ports import Services, Source
 from pipeline_processing.runs.clean_up import CleanUp
 from pipeline_processing.runs.failures import failure_of
 from pipeline_processing.runs.lease import Held, Leases
 from pipeline_processing.runs.publication import Publisher, decide, manifest_key, outcome_of
 from pipeline_processing.runs.retrying import RetryPolicy, Trouble, final_error
+from pipeline_processing.runs.store import Claim, RunStore
 from pipeline_processing.runs.totals import RunTotals
 from pipeline_processing.telemetry.logs import bound_run
 from pipeline_processing.telemetry.masking import Mask
@@ -134,7 +136,9 @@ class Executor:
         self._on_progress = on_progress
         self._isolated = isolated
         self._after = after
-        self._publisher = Publisher(runs=runs, destinations=destinations, clock=clock, mask=mask, after=after)
+        self._publisher = Publisher(
+            attempts=runs.attempts, destinations=destinations, clock=clock, mask=mask, after=after
+        )
         self.attempts: set[asyncio.Task[Attempted]] = set()
         """Those that haven't ended, also when they were given up: what they wait for may hang."""
 
@@ -205,7 +209,7 @@ class Executor:
     async def _attempt(self, claim: Claim) -> Attempted:
         """The protocol, in order. Which error came when decides what it means."""
         trace_id, span_id = trace_ids(get_current_span())
-        await self._answered(lambda: self._runs.start_attempt(claim, trace_id=trace_id, span_id=span_id))
+        await self._answered(lambda: self._runs.attempts.start(claim, trace_id=trace_id, span_id=span_id))
         prepared = claim.run.state is RunState.PREPARED
         totals = RunTotals(self._context(claim), self._clock, self._on_progress)
         try:
@@ -269,7 +273,7 @@ class Executor:
 
     async def _check_tries(self, claim: Claim) -> None:
         """A run whose workers die of it never gets to report an error: it has to end as well."""
-        tries = await self._answered(lambda: self._runs.tries(claim.run.run_id))
+        tries = await self._answered(lambda: self._runs.history.tries(claim.run.run_id))
         if tries > self._retry.max_attempts:
             raise AttemptsExhausted(
                 f"Gave up after {tries - 1} attempts. The last one was lost with its worker: look at that worker's "
@@ -291,14 +295,14 @@ class Executor:
 
     def _processor(self, claim: Claim, totals: RunTotals, destinations: Destinations) -> AgencyProcessor:
         async def on_upload(upload: UploadRef) -> None:
-            await self._runs.record_upload(claim, upload)
+            await self._runs.attempts.record_upload(claim, upload)
 
         return AgencyProcessor(
             run=totals.run,
             source=self._source,
             services=self._services,
             destinations=destinations,
-            last_success=self._runs.last_success,
+            last_success=self._runs.history.last_success,
             on_upload=on_upload,
             on_progress=totals,
             tracer=self._tracer,
@@ -317,10 +321,10 @@ class Executor:
                 f"{primary.url}/{manifest_key(context)}",
                 why="a manifest of this run id was published before",
             )
-        await self._destinations.mark_installation(await self._runs.installation_id())
+        await self._destinations.mark_installation(await self._runs.history.installation_id())
         self._after("verify")
         plan, outcome = decide(context, export, destination_url=primary.url, now=self._clock.now())
-        await self._answered(lambda: self._runs.prepare(claim, plan, outcome))
+        await self._answered(lambda: self._runs.attempts.prepare(claim, plan, outcome))
         self._after("prepare")
 
     async def _processed(self, claim: Claim, processor: AgencyProcessor) -> Export:
@@ -351,19 +355,23 @@ class Executor:
         nowhere = Destinations([NullDestination()])
         export = await self._processed(claim, self._processor(claim, totals, nowhere))
         outcome = outcome_of(totals.run, export, destination_url=nowhere.primary.url, manifest_url=None)
-        return await self._runs.succeed_dry(claim, outcome)
+        return await self._runs.attempts.succeed(claim, outcome)
 
     async def _ended(self, claim: Claim, error: PipelineError, totals: RunTotals) -> Attempted:
         """An attempt failed before the decision: try again later, or fail the run."""
         run_id = claim.run.run_id
         if error.retryable:
-            trouble = Trouble.of(await self._answered(lambda: self._runs.attempts(run_id)), now=self._clock.now())
+            trouble = Trouble.of(
+                await self._answered(lambda: self._runs.history.attempts(run_id)), now=self._clock.now()
+            )
             counts = self._retry.counts(error, trouble)
-            if not counts or await self._answered(lambda: self._runs.tries(run_id)) < self._retry.max_attempts:
+            if not counts or await self._answered(lambda: self._runs.history.tries(run_id)) < self._retry.max_attempts:
                 return await self._tried_again(claim, error, trouble, counts=counts)
         final = final_error(error, claim.run.attempt)
         log.info("run failed", kind=final.kind, error=str(final))
-        failed = self._answered(lambda: self._runs.fail(claim, failure_of(final, self._mask), outcome=totals.outcome))
+        failed = self._answered(
+            lambda: self._runs.attempts.fail(claim, failure_of(final, self._mask), outcome=totals.outcome)
+        )
         return Attempted(await failed, final)
 
     async def _tried_again(self, claim: Claim, error: PipelineError, trouble: Trouble, *, counts: bool) -> Attempted:
@@ -372,7 +380,7 @@ class Executor:
             delay = min(delay, timedelta(seconds=self._left(deadline)))  # to say then that it has passed
         log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
         retry = self._answered(
-            lambda: self._runs.retry(claim, failure_of(error, self._mask), delay=delay, counts=counts)
+            lambda: self._runs.attempts.retry(claim, failure_of(error, self._mask), delay=delay, counts=counts)
         )
         return Attempted(await retry, error)
 
@@ -380,7 +388,7 @@ class Executor:
 
     async def _publish(self, claim: Claim) -> Attempted:
         with self._tracer.start_as_current_span("publish"):
-            run = await self._publisher.publish(claim, await self._runs.plan(claim))
+            run = await self._publisher.publish(claim, await self._runs.attempts.plan(claim))
         return Attempted(run)
 
     async def _gave_way(self, claim: Claim, error: PipelineError) -> Attempted:
@@ -388,7 +396,7 @@ class Executor:
         log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
         # Such runs are claimed before all others: one that can't be published as things are must not keep workers busy.
         delay = self._retry.delay_after(error, 1, self._jitter()) if error.retryable else _MENDED_BY_HAND
-        return Attempted(await self._answered(lambda: self._runs.release(claim, delay=delay)), error)
+        return Attempted(await self._answered(lambda: self._runs.attempts.release(claim, delay=delay)), error)
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
         return await until_answered(ask, clock=self._clock)
@@ -432,7 +440,7 @@ class Executor:
         asking: set[asyncio.Task[Run]] = set()
         try:
             for _ in range(_HAND_BACK_TRIES):
-                asking.add(asyncio.create_task(self._answered(lambda: self._runs.hand_back(claim))))
+                asking.add(asyncio.create_task(self._answered(lambda: self._runs.attempts.hand_back(claim))))
                 seconds = self._leave_seconds / _HAND_BACK_TRIES
                 done, _ = await asyncio.wait(asking, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
                 for answered in done:
@@ -445,7 +453,7 @@ class Executor:
 
     async def _clean_up(self, run_id: str) -> None:
         """Remove what nobody will complete. What is left over, or elsewhere, `gc` finds by the same questions."""
-        clean_up = CleanUp(runs=self._runs, destinations=self._destinations)
+        clean_up = CleanUp(leftovers=self._runs.leftovers, destinations=self._destinations)
         await clean_up.after_run(run_id)
         for problem in clean_up.problems:
             log.warning("something of a run could not be removed; `gc` will", error=str(problem))
@@ -462,7 +470,7 @@ class Executor:
         await shielded(limited())
 
     async def _current(self, claim: Claim) -> Run:
-        return await self._runs.get(claim.run.run_id) or claim.run
+        return await self._runs.history.get(claim.run.run_id) or claim.run
 
 
 def known_error(error: BaseException) -> PipelineError:

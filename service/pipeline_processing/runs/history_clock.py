@@ -2,12 +2,12 @@
 
 from datetime import datetime, timedelta
 
-from pipeline_processing.ports import Clock
+from pipeline_processing.aio.clock import Clock
 
 
 class HistoryClock:
     """
-    `ports.Clock` whose time of day is the history's: as it was last heard, and the monotonic seconds since. Until it
+    `Clock` whose time of day is the history's: as it was last heard, and the monotonic seconds since. Until it
     has heard any, it is this machine's.
 
     A deadline, or the time of a snapshot, means the same to all workers then, however wrong their own clocks are.

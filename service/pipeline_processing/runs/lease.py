@@ -8,8 +8,9 @@ from typing import Any, Never, TypeVar
 
 import structlog
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import Superseded, TransientError
-from pipeline_processing.ports import Claim, Clock, RunStore
+from pipeline_processing.runs.store import Claim, RunQueue
 
 T = TypeVar("T")
 
@@ -53,17 +54,17 @@ class Leases:
     def __init__(
         self,
         *,
-        runs: RunStore,
+        queue: RunQueue,
         clock: Clock,
         length: timedelta,
-        renewed_in: RunStore | None = None,
+        renewed_in: RunQueue | None = None,
         start_aside: StartAside = asyncio.ensure_future,
         hangs: Callable[[], bool] = lambda: False,
         on_time: Callable[[datetime], None] = lambda moment: None,
     ) -> None:
         self._on_time = on_time
-        self._runs = runs
-        self._renewed_in = runs if renewed_in is None else renewed_in
+        self._queue = queue
+        self._renewed_in = queue if renewed_in is None else renewed_in
         self._start_aside = start_aside
         self._hangs = hangs
         self._clock = clock
@@ -72,9 +73,9 @@ class Leases:
     async def claim(
         self, *, worker: str, max_runs_per_agency: int, config_id: str, run_id: str | None = None
     ) -> Held | None:
-        """Claim one run, or that run; see `RunStore.claim`."""
+        """Claim one run, or that run; see `RunQueue.claim`."""
         asked_at = self._clock.monotonic()
-        claim = await self._runs.claim(
+        claim = await self._queue.claim(
             worker=worker,
             lease=self._length,
             max_runs_per_agency=max_runs_per_agency,
@@ -88,7 +89,7 @@ class Leases:
     async def resume(self, claim: Claim) -> Held:
         """Go on with a claim that another process of this worker made. Raises Superseded if it holds no longer."""
         asked_at = self._clock.monotonic()
-        await self._runs.renew(claim, lease=self._length)
+        await self._queue.renew(claim, lease=self._length)
         return Held(claim, ends_at=asked_at + self._length.total_seconds())
 
     async def work(self, held: Held, work: Coroutine[Any, Any, T]) -> T:

@@ -12,6 +12,7 @@ import structlog
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import Export
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.patience import until_answered
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
@@ -35,8 +36,8 @@ from pipeline_processing.model import (
     RunState,
     StagedTable,
 )
-from pipeline_processing.ports import Claim, Clock, Outcome, RunStore
 from pipeline_processing.runs.failures import failure_of
+from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
 from pipeline_processing.telemetry.masking import Mask
 
 log = structlog.get_logger(__name__)
@@ -147,13 +148,13 @@ class Publisher:
     def __init__(
         self,
         *,
-        runs: RunStore,
+        attempts: RunAttempts,
         destinations: Destinations,
         clock: Clock,
         mask: Mask,
         after: Callable[[str], None],
     ) -> None:
-        self._runs = runs
+        self._attempts = attempts
         self._destinations = destinations
         self._after = after
         self._clock = clock
@@ -184,7 +185,7 @@ class Publisher:
                             "plan is void: its first upload is gone and nothing was completed",
                             key=artifact.key,
                         )
-                        return await self._runs.void_plan(claim)
+                        return await self._attempts.void_plan(claim)
                     raise PlanLost(self._destinations.url(artifact)) from missing
                 self._after("complete one")
             self._after("complete")
@@ -194,14 +195,16 @@ class Publisher:
             self._after("publish")
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)
-        run = await self._runs.succeed(claim)
+        run = await self._attempts.succeed(claim)
         self._after("finish")
         return run
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
         failure = failure_of(error, self._mask)
         # Asked until it is answered: after a lost reply nobody would come back for the objects.
-        run = await until_answered(lambda: self._runs.fail(claim, failure, state=RunState.PREPARED), clock=self._clock)
+        run = await until_answered(
+            lambda: self._attempts.fail(claim, failure, state=RunState.PREPARED), clock=self._clock
+        )
         # Only now, since `failed` is final: no other worker can be rolling the same plan forward to success.
         # The plan stays in the history until `CleanUp` has aborted what uploads are left and has looked once more:
         # until then somebody who hasn't heard yet could complete one, and only the plan tells of that object.

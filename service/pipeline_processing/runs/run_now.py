@@ -9,6 +9,7 @@ import structlog
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     PipelineError,
@@ -19,10 +20,10 @@ from pipeline_processing.errors import (
     TransientError,
 )
 from pipeline_processing.model import Counts, JobRequest, Run, RunCompletion, RunState
-from pipeline_processing.ports import Clock, Incoming, RunStore
 from pipeline_processing.runs.executor import Executor, known_error
 from pipeline_processing.runs.failures import failure_of
 from pipeline_processing.runs.retrying import RetryPolicy, Trouble, final_error
+from pipeline_processing.runs.store import Incoming, RunStore
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.user_code import contained
 
@@ -65,10 +66,10 @@ class RunNow:
         Raises ConflictingRequest, RunOfAnotherJobConfig, RunHeldElsewhere, RunPutOff, or the error that keeps a decided
         run from being published.
         """
-        known = await self._patiently(lambda: self._runs.get(run_id))
+        known = await self._patiently(lambda: self._runs.history.get(run_id))
         if known is None or not known.state.finished:
             # A destination that can't be used is found before the run id is spent on it.
-            installation = await self._patiently(self._runs.installation_id)
+            installation = await self._patiently(self._runs.history.installation_id)
             await self._patiently(lambda: self._destinations.verify_installation(installation))
         incoming = Incoming(
             request=request,
@@ -77,7 +78,7 @@ class RunNow:
             span_id=span_id,
             config_id=self._executor.config_id,
         )
-        run = await self._patiently(lambda: self._runs.accept(incoming))
+        run = await self._patiently(lambda: self._runs.intake.accept(incoming))
         self._after("accept")
         broke_off, error = 0, None
         while not run.state.finished:
@@ -103,8 +104,8 @@ class RunNow:
         Raises RunHeldElsewhere when another worker holds it, RunOfAnotherJobConfig when only one with another job
         config may export it, and RunPutOff when it isn't due for long.
         """
-        now = await self._patiently(self._runs.now)
-        run = await self._patiently(lambda: self._runs.get(run_id))
+        now = await self._patiently(self._runs.queue.now)
+        run = await self._patiently(lambda: self._runs.history.get(run_id))
         assert run is not None  # it was accepted, and a finished run is never pruned within moments
         # A lease that has ended holds nothing: such a run waits for its turn, as a queued one does. And one of our own
         # that we know nothing of (the reply to the claim was lost) has only to end.

@@ -14,6 +14,7 @@ import structlog
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.stopping import Stopped, first_of
 from pipeline_processing.errors import (
     MessageRefused,
@@ -23,10 +24,10 @@ from pipeline_processing.errors import (
     TopicMissing,
     TransientError,
 )
+from pipeline_processing.messaging.dead_letters import LetterStore, dead_letter, without_value
 from pipeline_processing.messaging.port import Events, Outgoing, Record, RequestStream
-from pipeline_processing.ports import Clock, Incoming, LetterStore, Origin, RunStore
-from pipeline_processing.requests.dead_letters import dead_letter, without_value
 from pipeline_processing.requests.job_messages import received
+from pipeline_processing.runs.store import Incoming, Origin, RunIntake
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.outage import Outage
@@ -68,7 +69,7 @@ class Intake:
         subscribe: Callable[[], AbstractAsyncContextManager[RequestStream]],
         events: Events,
         dead_letters_topic: str,
-        runs: RunStore,
+        runs: RunIntake,
         letters: LetterStore,
         config: AgencyJobConfig,
         config_id: str,

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.stopping import first_of
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, TransientError
 from pipeline_processing.messaging.port import Events, Outgoing
-from pipeline_processing.ports import Clock, RunStore
 from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.store import RunOutbox
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.outage import Outage
 
@@ -27,7 +28,7 @@ class Outbox:
     def __init__(
         self,
         *,
-        runs: RunStore,
+        runs: RunOutbox,
         events: Events,
         topic: str,
         clock: Clock,

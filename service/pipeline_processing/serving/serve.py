@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import structlog
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.stopping import Stopped, first_of, unless_stopped
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable, TransientError
 from pipeline_processing.messaging.port import Offsets, Topics
-from pipeline_processing.ports import Clock, RunStore
+from pipeline_processing.runs.store import RunStore
 from pipeline_processing.serving.intake import Intake
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -102,7 +103,7 @@ class Service:
 
     async def _verify(self) -> None:
         """That the history is set up, and the destination this installation's."""
-        installation = await self._runs.installation_id()
+        installation = await self._runs.history.installation_id()
         self._history.ended(by=_ME)
         await self._destinations.verify_installation(installation)
         self._storage.ended(by=_ME)
@@ -112,7 +113,7 @@ class Service:
         waiting = 0
         while not stop.is_set():
             try:
-                before, waiting = waiting, await self._runs.waiting_for_another_config(self._config_id)
+                before, waiting = waiting, await self._runs.queue.waiting_for_another_config(self._config_id)
             except HistoryUnavailable:
                 pass  # whoever needs the history says so
             else:
@@ -142,7 +143,7 @@ class Service:
         return all(committed.get(partition, 0) >= end for partition, end in ends.items())
 
     async def _idle(self) -> bool:
-        idle = await self._runs.idle(config_id=self._config_id)
+        idle = await self._runs.queue.idle(config_id=self._config_id)
         self._history.ended(by=_ME)
         return idle
 

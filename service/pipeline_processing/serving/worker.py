@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import structlog
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.shielded import give_up, shielded
 from pipeline_processing.aio.stopping import first_of, hand_back_seconds
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.model import RunState
-from pipeline_processing.ports import Clock
 from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.lease import Held
 from pipeline_processing.serving.concurrency import Concurrency

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline_processing.ports import Clock
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.telemetry.outage import Outage
 
 SILENT_SECONDS = 90.0

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superseded
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.runs.lease import Held, Leases
 from tests.unit.in_memory import (
     CONFIG_ID,
@@ -23,8 +24,8 @@ from tests.unit.in_memory import (
     LEASE,
     Between,
     Call,
-    Interposed,
     incoming,
+    interposed,
     lost_reply,
     refused,
 )
@@ -41,13 +42,14 @@ class Leased:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
+        self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
+        self.runs = memory_run_store(self.table)
         self.between = Between()
-        self.leases = Leases(runs=Interposed(self.runs, self.between), clock=self.clock, length=LEASE)
+        self.leases = Leases(queue=interposed(self.runs, self.between).queue, clock=self.clock, length=LEASE)
         self.stopped_at: float | None = None
 
     async def claim(self) -> Held:
-        await self.runs.accept(incoming())
+        await self.runs.intake.accept(incoming())
         held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
         assert held is not None
         return held
@@ -63,7 +65,7 @@ class Leased:
 
     async def is_free(self) -> bool:
         """Whether another worker gets the run."""
-        claim = await self.runs.claim(worker="second", lease=LEASE, max_runs_per_agency=1)
+        claim = await self.runs.queue.claim(worker="second", lease=LEASE, max_runs_per_agency=1)
         return claim is not None
 
 
@@ -144,7 +146,7 @@ async def test_it_outlives_errors_of_the_history(leased: Leased) -> None:
 async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
     """The worker notices within a second, long before it has to renew, and stops the work."""
     held = await leased.claim()
-    await leased.runs.cancel("r")
+    await leased.runs.queue.cancel("r")
     with pytest.raises(Superseded):
         await leased.leases.work(held, leased.works(100))
     assert leased.stopped_at == 1
@@ -153,8 +155,8 @@ async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
 @in_virtual_time
 async def test_it_is_lost_when_another_worker_has_the_run(leased: Leased) -> None:
     """As after a pause: the fence has moved on."""
-    await leased.runs.accept(incoming())
-    claim = await leased.runs.claim(worker="first", lease=timedelta(seconds=1), max_runs_per_agency=1)
+    await leased.runs.intake.accept(incoming())
+    claim = await leased.runs.queue.claim(worker="first", lease=timedelta(seconds=1), max_runs_per_agency=1)
     assert claim is not None
     await leased.clock.sleep(1)
     assert await leased.is_free()
@@ -259,24 +261,25 @@ class Aside:
     """Leases of one second in real time, renewed in a second event loop."""
 
     def __init__(self, side: SideLoop, *, hangs: Callable[[], bool] = lambda: False) -> None:
-        self.runs = MemoryRunStore(clock=SystemClock(), installation_id=INSTALLATION)
+        self.table = RunTable(clock=SystemClock(), installation_id=INSTALLATION)
+        self.runs = memory_run_store(self.table)
         self.leases = Leases(
-            runs=self.runs,
+            queue=self.runs.queue,
             clock=SystemClock(),
             length=timedelta(seconds=1),
-            renewed_in=self.runs,
+            renewed_in=self.runs.queue,
             start_aside=side.start,
             hangs=hangs,
         )
 
     async def claim(self) -> Held:
-        await self.runs.accept(incoming())
+        await self.runs.intake.accept(incoming())
         held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
         assert held is not None
         return held
 
     def ends_at(self) -> datetime:
-        ends_at = self.runs._records["r"].run.lease_expires_at
+        ends_at = self.table.records["r"].run.lease_expires_at
         assert ends_at is not None
         return ends_at
 
@@ -312,7 +315,7 @@ async def test_work_ends_with_its_lease_though_nobody_says_so(leased: Leased) ->
         work.close()
         return asyncio.get_running_loop().create_future()
 
-    leased.leases = Leases(runs=leased.runs, clock=leased.clock, length=LEASE, start_aside=dead)
+    leased.leases = Leases(queue=leased.runs.queue, clock=leased.clock, length=LEASE, start_aside=dead)
     held = await leased.claim()
     with pytest.raises(Superseded):
         await leased.leases.work(held, leased.works(100))
