@@ -11,7 +11,6 @@ from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.agency_data_job.verification import checks_of_rows
 from pipeline_processing.errors import PipelineError, SecretMissing, SettingsError
-from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.ports import LookupTable, Services, Upstream
 from pipeline_processing.rows.columns import Columns
@@ -54,7 +53,7 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
             yield fault.at(f"Dataset {dataset.name!r}")
         try:
             context = step_context(dataset, _NoServices())
-            columns = dataset.source.columns_in(CARRY[dataset.format])
+            columns = dataset.source.columns_in(dataset.carry)
             columns = checked(dataset.steps, context, columns, dataset=dataset.name)
             for check in checks_of_rows(dataset.expect):
                 check(context(columns))
@@ -106,7 +105,7 @@ def step_context(dataset: DatasetConfig, services: Services) -> Callable[[Column
         return StepContext(
             dataset=dataset.name,
             columns=columns,
-            carry=CARRY[dataset.format],
+            carry=dataset.carry,
             arguments=AnyArgument(),
             row_errors=rejections,
             services=services,

@@ -13,6 +13,7 @@ from pipeline_processing.agency_data_job.entries import DestinationEntry, Source
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
+from pipeline_processing.formats.formats import carry_of
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest, Moment
 from pipeline_processing.options.durations import Duration
 from pipeline_processing.options.entry import Entry
@@ -94,6 +95,11 @@ class DatasetConfig(Part):
         if self.overlap is not None and self.since is None:
             raise ValueError("`overlap` needs `since: last_success`")
         return self
+
+    @property
+    def carry(self) -> str:
+        """The form in which its rows carry values: that of its format."""
+        return carry_of(self.format)
 
     @property
     def looks_back(self) -> bool:

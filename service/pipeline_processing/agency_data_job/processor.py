@@ -20,7 +20,7 @@ from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, parts
 from pipeline_processing.agency_data_job.stages import Stages
 from pipeline_processing.agency_data_job.verification import checks_of_rows, verify
 from pipeline_processing.destinations.several import Destinations
-from pipeline_processing.formats.formats import CARRY, new_format
+from pipeline_processing.formats.formats import new_format
 from pipeline_processing.model import Artifact, DatasetCounts
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source, UploadStarted
 from pipeline_processing.rows.columns import Columns
@@ -136,7 +136,7 @@ class AgencyProcessor:
     async def _process_dataset(
         self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None, arguments: Mapping[str, Any]
     ) -> DatasetExport:
-        stages, read, carry = Stages(), 0, CARRY[dataset.format]
+        stages, read, carry = Stages(), 0, dataset.carry
         rejections = Rejections(
             dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected
         )

@@ -6,9 +6,8 @@ from pipeline_processing.agency_data_job.config import Expect
 from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted
 from pipeline_processing.model import DatasetCounts
 from pipeline_processing.ports import LastSuccess
-from pipeline_processing.steps.not_null import NotNull
+from pipeline_processing.steps.expectations import NotNull, Unique
 from pipeline_processing.steps.step import Step, StepContext
-from pipeline_processing.steps.unique import Unique
 
 
 def checks_of_rows(expect: Expect) -> Sequence[Callable[[StepContext], Step]]:

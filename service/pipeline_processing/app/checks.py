@@ -12,7 +12,6 @@ from pipeline_processing.agency_data_job.verification import checks_of_rows
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import destinations, sources
 from pipeline_processing.errors import PipelineError, SettingsError
-from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.history.postgres.migrate import pending
 from pipeline_processing.http.reachable import check_reachable
 from pipeline_processing.http.urls import origin_of
@@ -63,7 +62,7 @@ async def _check_dataset(
         sources(settings, config, runs=1, mask=mask) as (source, services),
         source.snapshot({dataset.name: dataset.source}) as snapshot,
     ):
-        there = snapshot.columns(dataset.name, carry=CARRY[dataset.format])
+        there = snapshot.columns(dataset.name, carry=dataset.carry)
         context, checks = step_context(dataset, services), checks_of_rows(dataset.expect)
         async with bound(dataset.steps, context, there, dataset=dataset.name, checks=checks) as steps:
             # What they find out when they are opened is all that is asked.

@@ -113,7 +113,7 @@ class Entry(Part):
         except ValueError:
             raise
         except BaseException as error:  # validators are the package's code
-            if is_for_us(error):
+            if is_for_us(error) or not plugins.is_plugin(kinds[0]):
                 raise
             raise ValueError(f"{kinds[0]!r} can't check its options: {described(error)}") from error
 
