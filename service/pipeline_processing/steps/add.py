@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from string import Formatter
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.kinds import column_of_kind, form_of
+from pipeline_processing.options.templates import names_in, pieces_of
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.rows.columns import Kind, check_absent
 from pipeline_processing.steps.step import Batch, Step, StepContext
@@ -27,18 +27,17 @@ Constant = Annotated[str | int | float | bool | None, BeforeValidator(_exact_in_
 
 
 class Constants(dict[str, Any]):
-    """Options: name of a new column → its value in all rows."""
+    """The options: name of a new column → its value in all rows."""
 
     @property
     def names(self) -> frozenset[str]:
-        """Names in braces. Text that can't be read has none: building the step tells what is wrong with it."""
-        names = set[str]()
+        """Names in braces. Text that can't be read has none: building the step reports it."""
+        names = frozenset[str]()
         for constant in self.values():
-            with suppress(ValueError):
-                names |= {
-                    name for _, name, _, _ in Formatter().parse(constant if isinstance(constant, str) else "") if name
-                }
-        return frozenset(names)
+            if isinstance(constant, str):
+                with suppress(ValueError):
+                    names |= names_in(constant)
+        return names
 
 
 class Add(Step):
@@ -88,15 +87,15 @@ def _filled(value: Any, arguments: Mapping[str, Any]) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        pieces = list(Formatter().parse(value))
+        pieces = pieces_of(value)
     except ValueError as error:
-        raise InvalidStep(f"Step 'add' can't read {value!r}: {error}. Write {{{{ and }}}} for plain braces.") from None
+        raise InvalidStep(f"Step 'add': {error}.") from None
     filled = ""
-    for literal, name, spec, conversion in pieces:
+    for literal, name in pieces:
         filled += literal
         if name is None:
             continue
-        if name not in arguments or spec or conversion:
+        if name not in arguments:
             raise InvalidStep(
                 f"Step 'add' uses {{{name}}} in {value!r}, but there is only {', '.join(arguments)}. "
                 "Correct the name, send it as a param of the request, or write {{ and }} for plain braces."

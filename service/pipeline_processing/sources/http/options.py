@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from string import Formatter
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -23,6 +22,7 @@ from pipeline_processing.http.options import UpstreamOptions, check_one
 from pipeline_processing.http.urls import UrlTemplate, encoded, with_query
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.options.parts import Part
+from pipeline_processing.options.templates import names_in, pieces_of
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Source
 from pipeline_processing.rows.columns import Columns, Kind
@@ -146,7 +146,7 @@ class HttpSourceConfig(UpstreamOptions):
         for name, value in query.items():
             encoded(name)
             if isinstance(value, str):
-                _pieces(value)
+                pieces_of(value)
         return query
 
     @model_validator(mode="after")
@@ -184,9 +184,7 @@ class HttpSourceConfig(UpstreamOptions):
     def names(self) -> frozenset[str]:
         """Names of the values that the URL gets."""
         texts = (value for value in self.query.values() if isinstance(value, str))
-        return UrlTemplate(self.url).names.union(
-            name for text in texts for _, name in _pieces(text) if name is not None
-        )
+        return UrlTemplate(self.url).names.union(*map(names_in, texts))
 
     @property
     def uses_agency(self) -> bool:
@@ -211,21 +209,10 @@ class HttpSourceConfig(UpstreamOptions):
             raise QueryInvalid(f"In the URL {error}. Send another value for it.") from None
 
 
-def _pieces(text: str) -> list[tuple[str, str | None]]:
-    """Literal text, each with the name that follows. Raises ValueError."""
-    try:
-        pieces = list(Formatter().parse(text))
-    except ValueError as error:
-        raise ValueError(f"{text!r} can't be read: {error}. Write {{{{ and }}}} for plain braces") from None
-    if any(name is not None and (not name or spec or conversion) for _, name, spec, conversion in pieces):
-        raise ValueError(f"{text!r} must have a plain name in its braces; write {{{{ and }}}} for plain ones")
-    return [(literal, name) for literal, name, _, _ in pieces]
-
-
 def _filled(value: str | int | bool, arguments: Mapping[str, Any]) -> str | None:
     if not isinstance(value, str):
         return _text(value)
-    pieces = _pieces(value)
+    pieces = pieces_of(value)
     match pieces:
         case [("", str(name))]:
             argument = _argument(name, arguments)
