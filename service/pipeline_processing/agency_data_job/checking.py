@@ -1,4 +1,4 @@
-"""What can be told of a job config without a server: faults that a run would find only when it runs."""
+"""Checks of a job config that need no server: faults that otherwise only a run would find."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -20,7 +20,7 @@ from pipeline_processing.steps.step import StepContext
 
 
 class AnyArgument(dict[str, Any]):
-    """Stands for the params of a request that isn't there yet: has every name."""
+    """Stands in for the arguments of a request: it has every name."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -30,7 +30,7 @@ class AnyArgument(dict[str, Any]):
 
 
 class _NoServices:
-    """Nothing is opened while a config is only looked at."""
+    """Services of steps that are built and never opened."""
 
     def lookup(self, query: str, *, secret: str | None, carry: str) -> AbstractAsyncContextManager[LookupTable]:
         raise AssertionError("a step used a server before it was opened")
@@ -44,9 +44,9 @@ class _NoServices:
 
 def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] | None) -> Iterator[PipelineError]:
     """
-    Everything that is wrong, but of each dataset's steps only the first fault.
+    All faults, except that the steps of a dataset give only their first.
 
-    `secrets` are the names of those that the settings have; None if the settings aren't known.
+    `secrets` are the names of the secrets in the settings; None if the settings aren't known.
     """
     for dataset in config.datasets:
         for fault in faults_of_names(dataset, declared=config.params):
@@ -66,7 +66,7 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
 
 
 def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) -> Iterator[InvalidJobConfig]:
-    """Values that the dataset should use and doesn't, or uses and never gets."""
+    """Values that the dataset must use and doesn't, or uses and never gets."""
     if not dataset.shared and not dataset.source.uses_agency:
         yield InvalidJobConfig(
             f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
@@ -98,7 +98,7 @@ def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:
 
 
 def step_context(dataset: DatasetConfig, services: Services) -> Callable[[Columns], StepContext]:
-    """What a dataset's steps are built with as long as there is no run."""
+    """Makes what a dataset's steps are built with while there is no run."""
     rejections = Rejections(dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected)
 
     def context(columns: Columns) -> StepContext:

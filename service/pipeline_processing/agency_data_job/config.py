@@ -103,7 +103,7 @@ class DatasetConfig(Part):
 
     @property
     def looks_back(self) -> bool:
-        """Whether it needs to know of its last successful export."""
+        """Whether it needs the last successful export."""
         return self.since is not None or self.expect.max_change is not None
 
     @cached_property
@@ -191,7 +191,7 @@ class AgencyJobConfig(Part):
 
     def for_request(self, request: JobRequest) -> "AgencyJobConfig":
         """
-        The config narrowed to what a request asks for.
+        The config narrowed to what a request names.
 
         Raises UnknownJob, UnknownDataset, or InvalidRequest for values that its datasets don't use or can't take.
         """
@@ -221,7 +221,7 @@ class AgencyJobConfig(Part):
         return self.model_copy(update={"datasets": datasets})
 
     def param_values(self, request: JobRequest) -> Mapping[str, Any]:
-        """The params as sources and steps get them, of a request that `for_request` has checked."""
+        """The params as sources and steps get them. `for_request` must have checked the request."""
         return values_of(request.params, self.params)
 
 
@@ -242,7 +242,7 @@ def load_job_config(path: Path) -> AgencyJobConfig:
             f"Can't read the job config {path}: {error.strerror}. Name an existing file with --config or "
             "PIPELINE_JOB_CONFIG_FILE."
         ) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that there isn't
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that doesn't exist
         raise InvalidJobConfig(f"The job config {path} isn't YAML: {error}") from None
     if not isinstance(document, dict):
         raise InvalidJobConfig(f"The job config {path} must be a mapping with `job` and `datasets`.")

@@ -1,4 +1,4 @@
-"""The attempt that the data path works for."""
+"""The attempt of a run that the data path works for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class RunContext:
 
     @property
     def prefix(self) -> str:
-        """Where the run's objects stand below the destination."""
+        """The folder of the run's objects below a destination."""
         return f"agency_id={self.request.agency_id}/run_id={self.run_id}"
 
     @property
@@ -43,10 +43,10 @@ class RunContext:
         self, dataset: DatasetConfig, last: LastSuccess | None, *, params: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """
-        What a dataset's source and steps may name. The built-in names win over params.
+        The values that a dataset's source and steps may name. Built-in names win over params.
 
         `last` is the dataset's last successful export, for `since: last_success`. Without a `since` or `until`,
-        Postgres gets an infinity, because a query that compares with null leaves out every row. Other sources get None.
+        Postgres gets an infinity, because a comparison with null would drop every row. Other sources get None.
         """
         request = self.request
         since: datetime | str | None = request.since or _since(dataset, last)

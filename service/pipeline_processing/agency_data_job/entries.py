@@ -1,4 +1,4 @@
-"""The sources and destinations of a job, as a job config writes them: what each kind answers about itself."""
+"""Sources and destinations as a job config writes them, and what each kind answers about itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
 
 
 class SourceEntry(Entry):
-    """Where a dataset's rows come from. Another package's source answers as one of which nothing is known."""
+    """Where a dataset's rows come from. For another package's source, the answers are defaults."""
 
     group = plugins.SOURCES
     noun = "source"
@@ -32,11 +32,11 @@ class SourceEntry(Entry):
 
     @property
     def how_to_use_agency(self) -> str:
-        """A remedy, for people."""
+        """How to make them depend on it, in words."""
         return self.asked("how_to_use_agency", "")
 
     def columns_in(self, carry: str) -> Columns:
-        """Its columns, as far as its options tell, with values in the form `carry`."""
+        """Its columns, as far as they follow from the options, with values in the form `carry`."""
         columns_in: Any = self.asked("columns_in", None)
         columns: Columns = UNKNOWN_COLUMNS if columns_in is None else columns_in(carry)
         return columns
@@ -61,12 +61,12 @@ class DestinationEntry(Entry):
 
     @property
     def place(self) -> str | None:
-        """Equal where two destinations are the same place; None where nothing tells."""
+        """Two destinations with the same text are the same place; None if that is unknown."""
         return self.asked("place", None)
 
     @property
     def guarantee(self) -> str:
-        """What a reader can rely on, for people."""
+        """What readers can rely on, in words."""
         return self.asked("guarantee", "what its package says")
 
     def check(self, datasets: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What must hold of a dataset before its artifacts may be published."""
+"""Checks of a dataset that come before its artifacts may be published."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from pipeline_processing.steps.step import Step, StepContext
 
 
 def checks_of_rows(expect: Expect) -> Sequence[Callable[[StepContext], Step]]:
-    """What `expect` says of single rows, as steps that come last."""
+    """The checks of single rows in `expect`, as steps that come last."""
     checks: list[Callable[[StepContext], Step]] = []
     if (not_null := expect.not_null) is not None:
         checks.append(lambda context: NotNull(not_null, context))
@@ -22,7 +22,7 @@ def checks_of_rows(expect: Expect) -> Sequence[Callable[[StepContext], Step]]:
 
 def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> None:
     """
-    Every row read was written, filtered or rejected, each counted where it happened; and `expect` is met.
+    Check that every row read was written, filtered or rejected, and that `expect` is met.
 
     `last` is the dataset's last successful export. Raises RowsUnaccounted or ExpectationFailed.
     """
@@ -38,7 +38,7 @@ def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> N
         raise _unmet(counts, f"at least {expect.min_rows:,} are expected", "min_rows")
     if expect.max_rows is not None and counts.rows_written > expect.max_rows:
         raise _unmet(counts, f"at most {expect.max_rows:,} are expected", "max_rows")
-    if expect.max_change is not None and last is not None:  # of nothing there is no share: any number may follow
+    if expect.max_change is not None and last is not None:  # there is no share of nothing: any number may follow
         before = last.counts.rows_written
         if before > 0 and abs(counts.rows_written - before) > expect.max_change.of(before):
             run = f"run {last.run_id!r}, the last that succeeded, wrote {before:,}"

@@ -48,7 +48,7 @@ class Entry(Part):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Names of the secrets that it needs, if its options tell."""
+        """Names of the secrets that it needs, if its options have a property of this name."""
         return tuple(getattr(self.options, "secrets", ()))
 
     @property
@@ -121,7 +121,7 @@ class Entry(Part):
 E_ = TypeVar("E_", bound=Entry)
 
 _ANY_PLUGIN = "plugin"
-"""Stands in the published schema for all kinds of other packages."""
+"""The kind that represents those of other packages in the published schema."""
 
 
 @cache

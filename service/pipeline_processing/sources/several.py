@@ -1,4 +1,4 @@
-"""All sources of a job as one: each dataset is read from the source that its config names."""
+"""All sources of a job as one. Each dataset is read from the source that its config names."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,11 +12,10 @@ from pipeline_processing.rows.columns import Columns
 
 class Sources:
     """
-    Sources by the names that a job config calls them by. Datasets come with the whole entry of the job config, and
-    each source gets its options.
+    Sources by kind. `snapshot` gets the whole entries of the job config, and each source gets its options.
 
-    The snapshot's time is that of the database, where there is one: it is opened first, and everything else is read
-    after it.
+    The time of the snapshot is that of the first source. It must be the database if there is one, so that everything
+    else is read after it.
     """
 
     def __init__(self, sources: Mapping[str, Source], *, clock: Clock) -> None:

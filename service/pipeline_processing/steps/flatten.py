@@ -139,7 +139,7 @@ class _Object:
                 fields.read(value, values)
 
     def _members(self, document: Any) -> Mapping[str, Any] | None:
-        """The object's fields: fragments of JSON, or what a step of the user's put there. None if it is null."""
+        """The object's fields: fragments of JSON, or what user code put there. None if it is null."""
         carried = document if isinstance(document, Raw) else carried_form(document)
         if carried is None:
             if not isinstance(document, Mapping):

@@ -1,6 +1,5 @@
 """
-Values that are carried, or were left in a row by a step of the user's: read by the built-in steps behind it as the
-formats write them.
+Reads values that are carried, or that user code left in a row, as the formats write them.
 """
 
 import math

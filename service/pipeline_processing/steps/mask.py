@@ -138,7 +138,7 @@ def _partial(keep: int) -> Callable[[Any], str]:
 
 
 def _utf8(value: Any) -> bytes:
-    # A step of the user's may have left half of a surrogate pair, which is no UTF-8, but can be told from others.
+    # User code may have left half of a surrogate pair, which UTF-8 can't encode.
     return text_of_any(value).encode(errors="surrogatepass")
 
 

@@ -21,7 +21,7 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.user_code import is_for_us
 
 _MOST_FAULTS = 3
-"""Of one row that a message tells."""
+"""Of one row that a message lists."""
 
 
 class ValidateOptions(Part):
@@ -70,7 +70,7 @@ PLUGIN = Plugin(
 )
 
 _Check = Callable[[Row], Sequence[str]]
-"""A row's JSON → what is wrong with it, without any value; one fault more than a message tells, at most."""
+"""A row's JSON → what is wrong with it, without any value. At most one fault more than a message lists."""
 
 
 def _check_of(options: ValidateOptions, *, step: str) -> _Check:
@@ -83,7 +83,7 @@ def _check_of(options: ValidateOptions, *, step: str) -> _Check:
 
 
 def _where(path: Sequence[Any], known: Collection[str]) -> str:
-    """`address.city`. Names inside documents are told only if the schema or model has them too."""
+    """`address.city`. Names inside documents appear only if the schema or model has them too."""
     where = str(path[0]) if path else "the row"
     for part in path[1:]:
         where += f"[{part}]" if isinstance(part, int) else f".{part if part in known else '*'}"

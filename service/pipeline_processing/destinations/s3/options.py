@@ -29,7 +29,7 @@ StorageClass = Literal[
 ]
 """AWS's names, but for those that a bucket of its own kind brings with it: Express One Zone, Outposts, Snow, FSx, …"""
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Classes whose objects can be looked at, and not be read before they are restored."""
+"""Classes whose objects can't be read before they are restored."""
 
 RoleArn = Annotated[
     str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::([0-9]{12})?:role/[A-Za-z0-9_+=,.@/-]+$", max_length=2048)
@@ -42,7 +42,7 @@ _LONGEST: Mapping[str, str] = {"agency_id": "9" * 19, "run_id": "r" * 128}
 
 
 def _check_tag(key: str, value: str) -> None:
-    """AWS's rules; a run's own values always keep them, by what a run id may be. Raises ValueError."""
+    """AWS's rules, which values of a run always keep. Raises ValueError."""
     longest = _PLACEHOLDER.sub(lambda found: _LONGEST[found[1]], value)
     if "{" in longest or "}" in longest:
         raise ValueError(f"the tag {key!r} may hold {{agency_id}} and {{run_id}}, and no other braces")

@@ -13,7 +13,7 @@ from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Destination
 
 _LONGEST_IDENTIFIER = 63
-"""In bytes. Postgres cuts off what is longer, and then finds another table or column."""
+"""In bytes. Postgres truncates longer names, and then finds another table or column."""
 _LOWER_CASE = r"[a-z][a-z0-9_]*"
 
 
@@ -21,11 +21,11 @@ class LoadMode(StrEnum):
     """What becomes of the rows that a table has already."""
 
     REPLACE = "replace"
-    """The agency's are deleted."""
+    """Delete the agency's."""
     MERGE = "merge"
-    """Those with the key of a new row are updated."""
+    """Update those with the key of a new row."""
     APPEND = "append"
-    """They stay, and nothing is looked for among them."""
+    """They stay."""
 
 
 def _identifier(name: str) -> str:
@@ -35,7 +35,7 @@ def _identifier(name: str) -> str:
 
 
 def _secret(name: str) -> str:
-    # Not repeated: somebody may have written the DSN itself.
+    # The message doesn't repeat it: it may be the DSN itself.
     if not re.fullmatch(_LOWER_CASE, name):
         raise ValueError(
             "must be the name of a secret, in lower case, such as warehouse_dsn: the DSN itself belongs into "

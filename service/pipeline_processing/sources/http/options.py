@@ -193,9 +193,9 @@ class HttpSourceConfig(UpstreamOptions):
 
     def first_url(self, arguments: Mapping[str, Any]) -> str:
         """
-        Where to ask for the first page; what `pages` adds isn't there yet.
+        URL of the first page, without what `pages` adds.
 
-        Raises QueryInvalid where a name is unknown, or its value can't stand there.
+        Raises QueryInvalid if a name is unknown, or a URL can't contain its value.
         """
         template = UrlTemplate(self.url)
         values = {name: _required(name, arguments) for name in template.names}

@@ -45,7 +45,7 @@ class PostgresSourceConfig(Part):
         return bool(numbers if placeholders is None else numbers & placeholders)
 
     def columns_in(self, carry: str) -> Columns:
-        """The columns of the query, as far as its text tells."""
+        """The columns of the query, as far as they follow from its text."""
         return names_of_query(self.query)
 
 
