@@ -3,11 +3,10 @@
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from pipeline_processing.http.urls import check_url
 from pipeline_processing.options.durations import Duration
 from pipeline_processing.options.parts import Part
 
@@ -152,8 +151,3 @@ def check_one(part: BaseModel, *, among: Sequence[str] | None = None) -> str:
     if len(given) != 1:
         raise ValueError(f"needs one of {', '.join(names)}, and has {' and '.join(given) or 'none'}")
     return given[0]
-
-
-def upstream_url(value: Any) -> Any:
-    """A check for a URL without names in it. Raises ValueError."""
-    return check_url(value) if isinstance(value, str) else value

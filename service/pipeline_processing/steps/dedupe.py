@@ -1,5 +1,6 @@
 """Step `dedupe`: keep the first row of each key."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import ClassVar, Literal, Self
 
@@ -7,6 +8,7 @@ from pydantic import Field
 
 from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
+from pipeline_processing.ports import Rows
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.row_keys import RowKey
 from pipeline_processing.steps.seen_keys import SeenKeys
@@ -23,17 +25,16 @@ class DedupeOptions(Part):
     keep: Literal["first"] = Field("first", description="In the order of the source.")
 
 
-class Dedupe(Step):
-    """Drops all rows of a key but the first, and counts them; in bounded memory, however many keys there are."""
+class KeyedStep(Step):
+    """Base of steps that remember the keys of all rows, in bounded memory, however many there are."""
 
-    def __init__(self, options: DedupeOptions, context: StepContext) -> None:
-        self.name = f"dedupe: {', '.join(options.by)}"
-        check_named_once(options.by, step=self.name)
+    def __init__(self, name: str, key: Sequence[str], context: StepContext) -> None:
+        self.name = name
+        check_named_once(key, step=name)
         self.columns = context.columns
-        self.filtered = 0
-        self._names = options.by
-        self._key = RowKey(options.by, context.columns, step=self.name)
-        self._seen = SeenKeys(self.name)
+        self._names = tuple(key)
+        self._key = RowKey(key, context.columns, step=name)
+        self._seen = SeenKeys(name)
         self._names_known = context.columns.complete
 
     async def __aenter__(self) -> Self:
@@ -45,11 +46,21 @@ class Dedupe(Step):
     ) -> None:
         await self._seen.__aexit__(kind, error, trace)
 
+    async def are_new(self, rows: Rows) -> list[bool]:
+        """For each row whether no earlier one had its key."""
+        return await self._seen.add([self._key.of(row) for row in rows])
+
+
+class Dedupe(KeyedStep):
+    """Drops all rows of a key but the first, and counts them."""
+
+    def __init__(self, options: DedupeOptions, context: StepContext) -> None:
+        super().__init__(f"dedupe: {', '.join(options.by)}", options.by, context)
+
     async def __call__(self, batch: Batch) -> Batch:
         if not self._names_known:
             require_in_rows(self._names, batch.rows, step=self.name)
-        new = await self._seen.add([self._key.of(row) for row in batch.rows])
-        first = batch.kept(new)
+        first = batch.kept(await self.are_new(batch.rows))
         self.filtered += len(batch.rows) - len(first.rows)
         return first
 

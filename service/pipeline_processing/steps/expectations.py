@@ -1,13 +1,10 @@
 """The checks behind `expect: {not_null: […], unique: […]}`, as steps that come last and let all rows pass, or fail."""
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from pipeline_processing.errors import ExpectationFailed
+from pipeline_processing.steps.dedupe import KeyedStep
 from pipeline_processing.steps.row_columns import require_in_rows
-from pipeline_processing.steps.row_keys import RowKey
-from pipeline_processing.steps.seen_keys import SeenKeys
 from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -38,36 +35,21 @@ class NotNull(Step):
         return batch
 
 
-class Unique(Step):
+class Unique(KeyedStep):
     """
     Fails at a row that equals an earlier one in all the named columns. As in SQL's UNIQUE, a row with a null in one of
     them equals no other.
     """
 
     def __init__(self, names: Sequence[str], context: StepContext) -> None:
-        self.name = f"expect unique: {', '.join(names)}"
-        check_named_once(names, step=self.name)
-        self.columns = context.columns
+        super().__init__(f"expect unique: {', '.join(names)}", names, context)
         self._dataset = context.dataset
-        self._names = tuple(names)
-        self._key = RowKey(names, context.columns, step=self.name)
-        self._seen = SeenKeys(self.name)
-        self._names_known = context.columns.complete
-
-    async def __aenter__(self) -> Self:
-        await self._seen.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._seen.__aexit__(kind, error, trace)
 
     async def __call__(self, batch: Batch) -> Batch:
         if not self._names_known:
             require_in_rows(self._names, batch.rows, step=self.name)
         compared = [at for at, row in enumerate(batch.rows) if all(row[name] is not None for name in self._names)]
-        new = await self._seen.add([self._key.of(batch.rows[at]) for at in compared])
+        new = await self.are_new([batch.rows[at] for at in compared])
         if not all(new):
             columns = ", ".join(map(repr, self._names))
             raise ExpectationFailed(

@@ -160,13 +160,6 @@ class S3DestinationConfig(S3ObjectOptions, S3ConnectionOptions):
         """See `DestinationEntry`."""
         return f"s3://{self.bucket}/{self.prefix.strip('/')}"
 
-    @property
-    def connection(self) -> S3ConnectionOptions:
-        """Its connection alone: equal, and of one hash, where two destinations can share a client."""
-        return S3ConnectionOptions.model_validate(
-            {name: getattr(self, name) for name in S3ConnectionOptions.model_fields}
-        )
-
 
 class _S3Context(BuildContext, Protocol):
     settings: "Settings"
