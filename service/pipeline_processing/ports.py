@@ -243,7 +243,10 @@ class Destination(Protocol):
     url: str
     """Its root, e.g. `s3://exports/agencies`. Keys are relative to it."""
     holds_tables: bool
-    """Whether it loads the bytes of a whole dataset, as one artifact that is never compressed, into a table."""
+    """
+    Whether it loads the bytes of a whole dataset, as one artifact that is never compressed, into a table. Then each
+    write holds whole records.
+    """
 
     async def verify_installation(self, installation: UUID) -> None:
         """Check that no other installation uses this prefix. Writes nothing. Raises ForeignPrefix."""

@@ -21,11 +21,12 @@ from pipeline_processing.destinations.memory.destination import MemoryDestinatio
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunRecord, RunTable
-from pipeline_processing.model import JobRequest, Run, RunCompletion, RunProgress
+from pipeline_processing.model import JobRequest, Run
 from pipeline_processing.ports import Content, LookupTable, Upload, UploadStarted, Upstream
 from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.runs.executor import Attempted, Executor, Isolated
 from pipeline_processing.runs.history_clock import HistoryClock
 from pipeline_processing.runs.lease import Leases

@@ -6,7 +6,6 @@ from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
 from pipeline_processing.agency_data_job.entries import DestinationEntry, SourceEntry
@@ -242,7 +241,7 @@ def load_job_config(path: Path) -> AgencyJobConfig:
             f"Can't read the job config {path}: {error.strerror}. Name an existing file with --config or "
             "PIPELINE_JOB_CONFIG_FILE."
         ) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that doesn't exist
+    except ValueError as error:  # not UTF-8, or not YAML
         raise InvalidJobConfig(f"The job config {path} isn't YAML: {error}") from None
     if not isinstance(document, dict):
         raise InvalidJobConfig(f"The job config {path} must be a mapping with `job` and `datasets`.")

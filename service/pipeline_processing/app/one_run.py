@@ -38,9 +38,10 @@ from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Events, Topics
-from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
+from pipeline_processing.model import UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.runs.executor import Executor, Isolated
 from pipeline_processing.runs.garbage import GarbageCollector
 from pipeline_processing.runs.history_clock import HistoryClock

@@ -34,9 +34,10 @@ from pipeline_processing.errors import (
     StepFailed,
     Superseded,
 )
-from pipeline_processing.model import Run, RunProgress, RunState, UploadRef
+from pipeline_processing.model import Run, RunState, UploadRef
 from pipeline_processing.ports import Services, Source
 from pipeline_processing.runs.clean_up import CleanUp
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.failures import failure_of
 from pipeline_processing.runs.lease import Held, Leases
 from pipeline_processing.runs.publication import Publisher, decide, manifest_key, outcome_of

@@ -29,8 +29,8 @@ from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.s3.client import S3Client
-from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     DestinationUnavailable,

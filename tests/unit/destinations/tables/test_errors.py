@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from asyncpg import exceptions
 
-from pipeline_processing.destinations.tables.loading_errors import Refused, TableConflict, is_refusal
+from pipeline_processing.destinations.tables.errors import Refused, TableConflict, is_refusal
 from pipeline_processing.errors import ConflictingObjects, DataError
 
 PRIVATE = "a-private-value"

@@ -1,6 +1,6 @@
 """
-The SQL of loading rows into tables: named queries, some with `{parts}` for what Postgres can't bind, which are names
-of tables and columns.
+The SQL of loading rows into tables: named queries. `{parts}` stand for what Postgres can't bind: names of tables and
+columns.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,9 +16,9 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 def statement(name: str, values: Mapping[str, Any] = _NOTHING, /, **parts: str) -> tuple[Any, ...]:
     """
-    What asyncpg's methods take: the SQL and its arguments.
+    The SQL and its arguments, as asyncpg's methods take them.
 
-    `parts` go into the text, once and as they are: quoted identifiers, and literals made here.
+    `parts` are put into the text once, unchanged: quoted identifiers, and literals made here.
     """
     sql, *arguments = QUERIES[name](**values)
     return (sql.format_map(parts), *arguments)
@@ -35,5 +35,5 @@ def column_list(columns: Iterable[str]) -> str:
 
 
 def agency_literal(agency_id: int) -> str:
-    """An agency's id as a literal without a type: it takes that of the column that it is compared with."""
+    """An agency's id as an untyped literal, which takes the type of the column that it is compared with."""
     return f"'{int(agency_id)}'"

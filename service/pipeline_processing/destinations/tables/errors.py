@@ -1,4 +1,4 @@
-"""What Postgres says while rows are loaded, as this service's errors. None of them quotes a row."""
+"""Translation of Postgres's errors while rows are loaded. No message quotes a row."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,17 +19,17 @@ from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.errors import Fault, condition_of, fault_of, without_values
 
 _OF_THE_SERVER = ("25", "55", "57", "58", "HV", "XX")
-"""Classes of SQLSTATEs that have nothing to do with rows, and may be gone at the next try: read-only, cancelled, …"""
+"""Classes of SQLSTATEs that aren't about rows and may pass: read-only, cancelled, …"""
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
 
 
 class Refused(DataError):
     """
-    Postgres refuses a statement for what is in rows or tables, and would again.
+    Postgres refuses a statement because of rows or tables, and would refuse it again.
 
-    The message names Postgres's condition, column, constraint and type. Postgres's own isn't used: it quotes values, in
-    any language.
+    The message names Postgres's condition, column, constraint and type. Postgres's own message isn't used: it quotes
+    values, and may be in any language.
     """
 
     def __init__(self, error: asyncpg.PostgresError, *, column: str | None = None) -> None:
@@ -40,17 +40,17 @@ class Refused(DataError):
 
     @property
     def table_is_gone(self) -> bool:
-        """Whether a table that the statement names isn't there."""
+        """Whether a table that the statement names doesn't exist."""
         return self.sqlstate == _UNDEFINED_TABLE
 
 
 class TableConflict(ConflictingObjects):
-    """A table can't take the rows of a decided run, or holds others in their name. Nothing of it was changed."""
+    """A table can't take the rows of a decided run, or holds other rows of that run. It was not changed."""
 
     def __init__(self, url: str, *, why: str) -> None:
-        # Past the base's message, which is about objects.
+        # Skips the base's message, which is about objects.
         super(ConflictingObjects, self).__init__(
-            f"{url} can't take the run's rows: {why}. Nothing was changed there. Mend the table or the job config, "
+            f"{url} can't take the run's rows: {why}. Nothing was changed there. Correct the table or the job config, "
             "then replay the run."
         )
 
@@ -58,17 +58,17 @@ class TableConflict(ConflictingObjects):
 @asynccontextmanager
 async def session(database: DatabaseClient) -> AsyncIterator[asyncpg.Connection]:
     """
-    A connection for loading. Errors of the server inside the block leave it as those that a destination may raise, and
-    refusals as `Refused`.
+    A connection for loading. The server's errors leave the block as errors that a destination may raise, refusals as
+    Refused.
     """
     try:
         async with database.connection() as connection:
-            with without_values():  # a function of the table may raise any SQLSTATE, with a row in its words
+            with without_values():  # a function of the table may raise any SQLSTATE, and quote a row
                 try:
                     yield connection
                 except asyncpg.PostgresError as error:
                     if is_refusal(error):
-                        raise Refused(error) from None  # nor may a traceback quote what it says
+                        raise Refused(error) from None  # a traceback would quote the row
                     raise
     except SourceBusy as error:
         raise Throttled(str(error)) from error
@@ -82,7 +82,7 @@ async def session(database: DatabaseClient) -> AsyncIterator[asyncpg.Connection]
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
-    """Whether the reason is in the rows or the tables, and not the server's."""
+    """Whether the rows or tables are the reason, and not the server's state."""
     return fault_of(error) in (Fault.FAILED, Fault.INVALID) and (error.sqlstate or "")[:2] not in _OF_THE_SERVER
 
 
