@@ -1,4 +1,4 @@
-"""The attempt that the data path works for."""
+"""The attempt of a run that the data path works for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline_processing.agency_data_job.config import BEGINNING, DatasetConfig
-from pipeline_processing.agency_data_job.source_config import PostgresSourceEntry
 from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import LastSuccess
 
@@ -27,7 +26,7 @@ class RunContext:
 
     @property
     def prefix(self) -> str:
-        """Where the run's objects stand below the destination."""
+        """The folder of the run's objects below a destination."""
         return f"agency_id={self.request.agency_id}/run_id={self.run_id}"
 
     @property
@@ -52,7 +51,7 @@ class RunContext:
         request = self.request
         since: datetime | str | None = request.since or _since(dataset, last)
         until: datetime | str | None = request.until
-        if isinstance(dataset.source, PostgresSourceEntry):
+        if dataset.source.has_infinity:
             until = until or END
         elif since == BEGINNING:
             since = None

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from pipeline_processing.app.data_path import source_database
 from pipeline_processing.settings.settings import Settings
+from pipeline_processing.sources.postgres.source import source_database
 
 DATABASE = "agencies"
 BUCKET = "exports"
@@ -74,7 +74,8 @@ class SampleData:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
-        async with source_database(self._settings, connections=1) as database, database.connection() as connection:
+        dsn = self._settings.require_source_dsn()
+        async with source_database(dsn, connections=1) as database, database.connection() as connection:
             yield connection
 
 

@@ -137,3 +137,11 @@ def _text(value: Any) -> str:
             return dumps(value, separators=(", ", ": "))
         case _:
             return str(value)
+
+
+CARRY = Csv.carry
+
+
+def new(*, fixed: bool, csv: CsvOptions) -> Csv:
+    """See `formats.new_format`."""
+    return Csv(fixed=fixed, options=csv)

@@ -9,15 +9,17 @@ from typing import Any
 
 import asyncpg
 import structlog
+from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
 from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.arguments import bound
 from pipeline_processing.sources.postgres.batches import CursorBatches
 from pipeline_processing.sources.postgres.dataset_errors import DatasetErrors
 from pipeline_processing.sources.postgres.metered import Meter
+from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.shape import Shape, planning, shape_of
 from pipeline_processing.sources.postgres.types import set_codecs
 
@@ -45,6 +47,16 @@ SELECT CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), coalesce(
 A standby shows what it has replayed, which may be old. One that has just started, and replayed no commit yet, has
 everything up to the checkpoint that it started from.
 """
+
+
+def source_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
+    """A pool of connections that read rows, of the agencies' database or of another."""
+    return DatabaseClient(
+        dsn=dsn.get_secret_value(),
+        unavailable=SourceUnavailable,
+        max_size=connections,
+        server_settings=SESSION_SETTINGS,
+    )
 
 
 class PostgresSource:
