@@ -594,7 +594,7 @@ class Superseded(PipelineError):
     kind = "superseded"
     exit_code = 75
 
-    def __init__(self, run_id: str, *, fence: int) -> None:
+    def __init__(self, run_id: str, *, fence: int | None) -> None:
         super().__init__(f"Run {run_id!r} was taken over or cancelled: fence {fence} no longer holds it.")
 
 

@@ -16,6 +16,7 @@ from pipeline_processing.agency_data_job.destination_config import (
     S3DestinationEntry,
 )
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
+from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
 from pipeline_processing.agency_data_job.source_config import SourceConfig
 from pipeline_processing.destinations.tables.options import LoadMode
@@ -28,7 +29,6 @@ from pipeline_processing.options.plugin_entry import PluginEntry
 from pipeline_processing.options.validation import faults_of
 from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.steps.config import DedupeConfig, EnrichTableConfig, StepConfig
-from pipeline_processing.steps.rejections import OnRowError
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 

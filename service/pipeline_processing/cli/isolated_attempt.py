@@ -19,7 +19,7 @@ from pipeline_processing.app.data_path import data_path
 from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.model import RunProgress
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.history_clock import HistoryClock
 from pipeline_processing.runs.store import Claim
 from pipeline_processing.settings.settings import Settings

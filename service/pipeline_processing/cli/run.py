@@ -25,7 +25,8 @@ from pipeline_processing.terminal.exit_codes import SUCCESS
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
-    from pipeline_processing.model import JobRequest, RunCompletion
+    from pipeline_processing.model import JobRequest
+    from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
 
@@ -93,7 +94,8 @@ async def _completed(
     from pipeline_processing.agency_data_job.context import RunContext
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import one_run
-    from pipeline_processing.model import RunCompletion
+    from pipeline_processing.cli.context import current_mask
+    from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.runs.totals import RunTotals
     from pipeline_processing.telemetry.logs import bound_run
     from pipeline_processing.telemetry.tracing import trace_ids

@@ -6,8 +6,9 @@ from pipeline_processing.demo.requests import Requests
 from pipeline_processing.demo.sample import MALFORMED, SampleData, statement
 from pipeline_processing.errors import InvalidRequest, QueryFailed
 from pipeline_processing.messaging.dead_letters import DeadLetter
-from pipeline_processing.model import Manifest, Run, RunState
+from pipeline_processing.model import Run, RunState
 from pipeline_processing.requests.replay import ReplayPlan
+from pipeline_processing.runs.manifest import Manifest
 from pipeline_processing.runs.store import RunHistory
 from pipeline_processing.terminal.render import Column, duration, number
 from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, plan_summary, step_line

@@ -11,11 +11,12 @@ from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.app import one_run
 from pipeline_processing.demo.evidence import StoryUntrue
 from pipeline_processing.messaging.port import Events, Outgoing, Topics
-from pipeline_processing.model import JobRequest, RunCompletion
+from pipeline_processing.model import JobRequest
 from pipeline_processing.requests.following import Follower, Outcome
 from pipeline_processing.requests.replay import ReplayPlan, carry_out, planned
 from pipeline_processing.requests.replay_sources import Selection
 from pipeline_processing.requests.submission import Sent, Submitter
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import RunHistory
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal.progress import shown_progress

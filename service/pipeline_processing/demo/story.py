@@ -23,9 +23,9 @@ from pipeline_processing.demo.sample import (
 )
 from pipeline_processing.demo.success import show_event, show_publication
 from pipeline_processing.messaging.port import Record
-from pipeline_processing.model import JobRequest, Run, RunCompletion, RunState
+from pipeline_processing.model import JobRequest, Run, RunState
 from pipeline_processing.requests.submission import Sent
-from pipeline_processing.runs.completions import SOURCE
+from pipeline_processing.runs.completions import SOURCE, RunCompletion
 from pipeline_processing.serving import intake
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal.render import Column, duration, number

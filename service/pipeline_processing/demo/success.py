@@ -10,7 +10,9 @@ from collections.abc import Collection
 from pipeline_processing.demo.evidence import Evidence, expect
 from pipeline_processing.demo.page import Page, abridged
 from pipeline_processing.messaging.port import Record
-from pipeline_processing.model import Manifest, Run, RunCompletion
+from pipeline_processing.model import Run
+from pipeline_processing.runs.completions import RunCompletion
+from pipeline_processing.runs.manifest import Manifest
 from pipeline_processing.terminal.render import number
 
 

@@ -11,8 +11,8 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE, KafkaUnavailable, RequestError
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.port import Record, Topics
-from pipeline_processing.model import RunCompletion, RunProgress
 from pipeline_processing.requests.submission import Sent, patiently
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.telemetry.outage import Outage
 

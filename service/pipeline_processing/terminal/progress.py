@@ -16,7 +16,7 @@ from pipeline_processing.terminal.render import number
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from pipeline_processing.model import RunProgress
+    from pipeline_processing.runs.completions import RunProgress
 
 _SECONDS_BETWEEN_LINES = 2.0
 

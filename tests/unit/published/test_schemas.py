@@ -18,15 +18,7 @@ import pipeline_processing
 from pipeline_processing.cli import schemas as command
 from pipeline_processing.cli.schemas import differences
 from pipeline_processing.errors import PipelineError, RequestError
-from pipeline_processing.model import (
-    JobRequest,
-    Manifest,
-    Run,
-    RunCompletion,
-    RunFailure,
-    RunProgress,
-    RunState,
-)
+from pipeline_processing.model import JobRequest, Run, RunFailure, RunState
 from pipeline_processing.options.json_schema import PublishedModel
 from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
 from pipeline_processing.published.schemas import (
@@ -39,7 +31,8 @@ from pipeline_processing.published.schemas import (
     error_kinds,
     schema_files,
 )
-from pipeline_processing.runs.completions import completion_event
+from pipeline_processing.runs.completions import RunCompletion, RunProgress, completion_event
+from pipeline_processing.runs.manifest import Manifest
 
 FOLDER = Path(__file__).parents[3] / "schemas"
 FILES = schema_files()
