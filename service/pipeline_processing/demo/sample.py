@@ -19,7 +19,7 @@ ASKED_FOR_TWICE, ASKED_FOR_BY_ANOTHER = 101, 109
 FAULTY = 111
 """The one with a payment whose amount isn't a number."""
 MALFORMED = 102
-"""The one that is asked for in a way that nobody understands."""
+"""The one whose request isn't valid."""
 
 
 class Table(NamedTuple):
@@ -67,10 +67,10 @@ class SampleData:
             rows = await connection.fetch(statement("unreadable_amounts"))
         return [Payment(*map(str, row)) for row in rows]
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """Give them an amount."""
         async with self._connection() as connection:
-            await connection.execute(statement("mend"))
+            await connection.execute(statement("repair"))
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
