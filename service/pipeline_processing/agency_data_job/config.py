@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationErr
 
 from pipeline_processing.agency_data_job.entries import DestinationEntry, SourceEntry
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
+from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.formats.formats import carry_of
@@ -21,7 +22,6 @@ from pipeline_processing.options.parts import Part
 from pipeline_processing.options.validation import faults_of
 from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.steps.config import StepEntry
-from pipeline_processing.steps.rejections import OnRowError
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 

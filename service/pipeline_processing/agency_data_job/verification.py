@@ -1,23 +1,9 @@
 """Checks of a dataset that come before its artifacts may be published."""
 
-from collections.abc import Callable, Sequence
-
 from pipeline_processing.agency_data_job.config import Expect
 from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted
 from pipeline_processing.model import DatasetCounts
 from pipeline_processing.ports import LastSuccess
-from pipeline_processing.steps.expectations import NotNull, Unique
-from pipeline_processing.steps.step import Step, StepContext
-
-
-def checks_of_rows(expect: Expect) -> Sequence[Callable[[StepContext], Step]]:
-    """The checks of single rows in `expect`, as steps that come last."""
-    checks: list[Callable[[StepContext], Step]] = []
-    if (not_null := expect.not_null) is not None:
-        checks.append(lambda context: NotNull(not_null, context))
-    if (unique := expect.unique) is not None:
-        checks.append(lambda context: Unique(unique, context))
-    return checks
 
 
 def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> None:
@@ -42,7 +28,7 @@ def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> N
         before = last.counts.rows_written
         if before > 0 and abs(counts.rows_written - before) > expect.max_change.of(before):
             run = f"run {last.run_id!r}, the last that succeeded, wrote {before:,}"
-            raise _unmet(counts, f"{run}, and {expect.max_change} of change is expected at most", "max_change")
+            raise _unmet(counts, f"{run}, and a change of {expect.max_change} at most is expected", "max_change")
 
 
 def _unmet(counts: DatasetCounts, but: str, check: str) -> ExpectationFailed:

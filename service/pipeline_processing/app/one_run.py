@@ -17,6 +17,7 @@ from opentelemetry.trace import Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
@@ -297,13 +298,16 @@ async def run_without_a_trace(
             run=run,
             source=source,
             services=services,
-            destinations=Destinations([NullDestination()]),
+            outlet=Outlet(
+                run=run,
+                destinations=Destinations([NullDestination()]),
+                on_upload=no_uploads,
+                mask=mask,
+                max_row_bytes=max_row_bytes(settings),
+            ),
             last_success=last_success,
-            on_upload=no_uploads,
             on_progress=on_progress,
             tracer=tracer,
-            mask=mask,
-            max_row_bytes=max_row_bytes(settings),
         )
         return await run_dry(
             run=run,

@@ -5,6 +5,7 @@ Each is a module of this folder, named like the format. It has `CARRY`, the form
 `new`, which makes an instance.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -18,12 +19,14 @@ def carry_of(name: FormatName) -> str:
     return carry
 
 
-def new_format(name: FormatName, *, fixed: bool, csv: CsvOptions | None = None) -> Format:
+def new_format(name: FormatName, *, header: Sequence[str] = (), fixed: bool, csv: CsvOptions | None = None) -> Format:
     """
-    The format of one dataset. `fixed`: no step puts values or columns of its own into the rows. `csv` are options of
-    the format of that name.
+    The format of one dataset.
+
+    `header` names the columns, as far as they are known before the first row. `fixed`: they are final, and all values
+    are carried. `csv` are options of the format of that name.
     """
-    made: Format = _module(name).new(fixed=fixed, csv=csv or CsvOptions())
+    made: Format = _module(name).new(header=header, fixed=fixed, csv=csv or CsvOptions())
     return made
 
 

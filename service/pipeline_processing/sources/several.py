@@ -49,6 +49,8 @@ class _Snapshots:
         """See `Snapshot`."""
         return self._by_dataset[dataset].columns(dataset, carry=carry)
 
-    def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AbstractAsyncContextManager[Batches]:
+    def records(
+        self, dataset: str, arguments: Mapping[str, Any], *, carry: str
+    ) -> AbstractAsyncContextManager[Batches]:
         """See `Snapshot`."""
-        return self._by_dataset[dataset].rows(dataset, arguments, carry=carry)
+        return self._by_dataset[dataset].records(dataset, arguments, carry=carry)

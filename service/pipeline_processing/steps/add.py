@@ -12,6 +12,7 @@ from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.options.templates import names_in, pieces_of
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.rows.columns import Kind, check_absent
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
@@ -61,6 +62,9 @@ class Add(Step):
         added = (column_of_kind(name, kind, context.carry) for name, kind in kinds.items())
         self.columns = context.columns.plus(added, step=self.name)
         self._names_known = context.columns.complete
+
+    def fold(self, projection: Projection) -> Projection:
+        return projection.plus(self.constants)
 
     async def __call__(self, batch: Batch) -> Batch:
         constants = self.constants

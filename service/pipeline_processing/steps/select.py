@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.plugins import Plugin
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -20,6 +21,9 @@ class Select(Step):
         check_named_once(names, step=self.name)
         self.names = tuple(names)
         self.columns = context.columns.only(self.names, step=self.name)
+
+    def fold(self, projection: Projection) -> Projection | None:
+        return projection.only(self.names)
 
     async def __call__(self, batch: Batch) -> Batch:
         names = self.names

@@ -20,11 +20,11 @@ from pipeline_processing.agency_data_job.config import (
     InvalidJobConfig,
     load_job_config,
 )
+from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.errors import UnknownDataset
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
 from pipeline_processing.options.limits import Percent
 from pipeline_processing.plugins import DESTINATIONS, SOURCES, STEPS, Plugin
-from pipeline_processing.steps.rejections import OnRowError
 from tests.unit.plugged import installed
 
 EXAMPLE = """

@@ -4,14 +4,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
-from pydantic import SecretStr, TypeAdapter
+from pydantic import SecretStr
 
+from pipeline_processing.agency_data_job.rejections import REDACTED, Rejected, masked_at_source
 from pipeline_processing.rows.columns import Column, Columns, Kind
-from pipeline_processing.steps.chain import bound
-from pipeline_processing.steps.config import StepEntry
-from pipeline_processing.steps.masked import REDACTED, masked_at_source
 from pipeline_processing.steps.step import Batch, Step
-from tests.unit.steps.step_context import NoServices, context
+from tests.unit.agency_data_job.chains import open_chain
+from tests.unit.in_memory import NoServices
 
 HOOKS = "tests.unit.steps.hooks"
 
@@ -175,9 +174,7 @@ REDACT = {"mask": {"columns": ["x"], "using": "redact", "with": "?"}}
 )
 async def test_the_services_own_steps(steps: list[dict[str, Any]], masked: dict[str, Any]):
     """They all tell what their columns come from, so that a row as it was read is shown with those masked."""
-    configs = TypeAdapter(list[StepEntry]).validate_python(steps)
     row = dict.fromkeys(SOURCE.names, "value")
 
-    async with bound(configs, lambda columns: context(columns, services=Secrets()), SOURCE, dataset="r") as chain:
-        await chain(chain.rows([tuple(row.values())]))
-        assert chain.original(1) == row | masked
+    async with open_chain(*steps, columns=SOURCE, services=Secrets()) as chain:
+        assert chain._shown(Rejected(1, "step", "reason", tuple(row.values()))) == row | masked
