@@ -142,6 +142,6 @@ def _text(value: Any) -> str:
 CARRY = Csv.carry
 
 
-def new(*, fixed: bool, csv: CsvOptions) -> Csv:
+def new(*, header: Sequence[str], fixed: bool, csv: CsvOptions) -> Csv:
     """See `formats.new_format`."""
-    return Csv(fixed=fixed, options=csv)
+    return Csv(header, fixed=fixed, options=csv)

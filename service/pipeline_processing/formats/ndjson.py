@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import repeat, starmap
@@ -129,6 +129,6 @@ _EXACT: dict[type, Callable[[Any], Any] | None] = {
 CARRY = Ndjson.carry
 
 
-def new(*, fixed: bool, csv: CsvOptions) -> Ndjson:
+def new(*, header: Sequence[str], fixed: bool, csv: CsvOptions) -> Ndjson:
     """See `formats.new_format`."""
     return Ndjson(exact=fixed)
