@@ -101,7 +101,7 @@ class Chain:
         async with AsyncExitStack() as stack:
             for number, (make, config) in enumerate(_makers(dataset), start=1):
                 plugged = config is not None and config.is_plugin
-                with _located(dataset, number):
+                with _located(dataset, number if config else None):
                     step = make(context)
                     step = await stack.enter_async_context(_plugged(step) if plugged else step)
                 foreign = plugged or step.foreign
@@ -208,8 +208,8 @@ def check_steps(dataset: DatasetConfig, columns: Columns, *, arguments: Mapping[
     """Build the dataset's steps without opening them. Raises what `Chain.open` finds without a server."""
     rejections = Rejections(Tally(dataset.name), dataset.on_row_error, dataset.max_rejected)
     context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
-    for number, (make, _) in enumerate(_makers(dataset), start=1):
-        with _located(dataset, number):
+    for number, (make, config) in enumerate(_makers(dataset), start=1):
+        with _located(dataset, number if config else None):
             context = replace(context, columns=make(context).columns)
 
 
@@ -251,9 +251,10 @@ def _of_unknown_origin(leaving: Columns, reaching: Columns) -> Columns:
 
 
 @contextmanager
-def _located(dataset: DatasetConfig, number: int) -> Iterator[None]:
-    """Errors of the block name the step."""
+def _located(dataset: DatasetConfig, number: int | None) -> Iterator[None]:
+    """Errors of the block name the dataset, and the step unless it is an expectation."""
     try:
         yield
     except PipelineError as error:
-        raise error.at(f"Dataset {dataset.name!r}, step {number}") from error.__cause__
+        place = f"Dataset {dataset.name!r}"
+        raise error.at(place if number is None else f"{place}, step {number}") from error.__cause__

@@ -43,10 +43,10 @@ class RunContext:
         self, dataset: DatasetConfig, last: LastSuccess | None, *, params: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """
-        The values that a dataset's source and steps may name. Built-in names win over params.
+        The values that a dataset's source and steps may name. The built-in names win over params.
 
-        `last` is the dataset's last successful export, for `since: last_success`. Without a `since` or `until`,
-        Postgres gets an infinity, because a comparison with null would drop every row. Other sources get None.
+        `last` is the dataset's last successful export, for `since: last_success`. If there is no `since` or `until`,
+        Postgres gets an infinity, because a comparison with null is true for no row. Other sources get None.
         """
         request = self.request
         since: datetime | str | None = request.since or _since(dataset, last)
