@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+from pipeline_processing.aio.clock import Clock as Clock
 from pipeline_processing.errors import RequestError
 from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import (
@@ -539,18 +540,3 @@ class LetterStore(Protocol):
 
     async def numbered(self, numbers: Collection[int]) -> dict[int, Record]:
         """Those of these that are there, by number."""
-
-
-# -- time ----------------------------------------------------------------------------------------
-
-
-class Clock(Protocol):
-    """Time of this process. The run table has its own, the database's: see `HistoryClock`."""
-
-    def now(self) -> datetime:
-        """The time of day, UTC."""
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-
-    async def sleep(self, seconds: float) -> None: ...

@@ -19,7 +19,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable

@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.several import Destinations
@@ -26,7 +27,6 @@ from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
 from pipeline_processing.runs.executor import Attempted, Executor, Isolated
-from pipeline_processing.runs.history_clock import HistoryClock
 from pipeline_processing.runs.lease import Leases
 from pipeline_processing.runs.retrying import RetryPolicy
 from pipeline_processing.runs.run_now import RunNow

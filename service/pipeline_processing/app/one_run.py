@@ -18,7 +18,7 @@ from opentelemetry.trace import Tracer
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress
-from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app.data_path import (
     APPLICATION_NAME,
@@ -42,7 +42,6 @@ from pipeline_processing.ports import LastSuccess, LetterStore, RunStore
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.runs.executor import Executor, Isolated
 from pipeline_processing.runs.garbage import GarbageCollector
-from pipeline_processing.runs.history_clock import HistoryClock
 from pipeline_processing.runs.lease import Leases
 from pipeline_processing.runs.retrying import RetryPolicy
 from pipeline_processing.runs.run_now import RunNow, run_dry

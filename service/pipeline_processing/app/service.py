@@ -6,8 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.aio.clock import SystemClock
-from pipeline_processing.aio.stopping import leave_seconds
+from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
 from pipeline_processing.app.isolated import IsolatedAttempts
@@ -15,16 +14,15 @@ from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topic_ids import Incarnation
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import RequestStream
-from pipeline_processing.runs.history_clock import HistoryClock
-from pipeline_processing.serving.intake import Intake
+from pipeline_processing.serving.dead_letters import DeadLetters
+from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
-from pipeline_processing.serving.serve import Service
-from pipeline_processing.serving.worker import Worker
+from pipeline_processing.serving.serve import Parts, Service
+from pipeline_processing.serving.worker import Worker, leave_seconds
 from pipeline_processing.settings.settings import Settings
-from pipeline_processing.telemetry.health import Health, Pulse
+from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.web.health import health_server
 
 _OTHER_CONNECTIONS = 4
@@ -42,9 +40,9 @@ async def service(
 ) -> AsyncIterator[Service]:
     """All of it, ready to run."""
     clock, concurrency = HistoryClock(SystemClock()), settings.worker.concurrency
-    kafka, database_of_runs, storage = Outage("Kafka"), Outage("the history"), Outage("the destination")
+    servers = Servers(clock=clock)
     pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
-    health = Health(pulses=list(pulses.values()), outages=(kafka, database_of_runs, storage))
+    health = Health(pulses=list(pulses.values()), servers=servers)
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(app.watched_aside())
         # It answers while the event loop is blocked, and says so when that lasts: see `Pulse`.
@@ -64,8 +62,7 @@ async def service(
             topic=settings.kafka.completions_topic,
             clock=clock,
             pulse=pulses["outbox"],
-            kafka=kafka,
-            history=database_of_runs,
+            servers=servers,
         )
         progress = ProgressEvents(events=sender, topic=settings.kafka.progress_topic, clock=clock)
 
@@ -93,7 +90,7 @@ async def service(
             drain_seconds=settings.worker.drain_seconds,
             clock=clock,
             pulse=pulses["worker"],
-            history=database_of_runs,
+            history=servers.history,
             on_ended=ended,
         )
 
@@ -109,34 +106,25 @@ async def service(
             async with KafkaRequests(settings=settings.kafka, incarnation=incarnation) as stream:
                 yield stream
 
-        yield Service(
-            intake=Intake(
-                subscribe=subscribed,
-                events=sender,
-                dead_letters_topic=settings.kafka.dead_letters_topic,
-                runs=runs,
-                letters=letters,
-                config=config,
-                config_id=path.config_id,
-                clock=clock,
-                tracer=tracer,
-                mask=mask,
-                pulse=pulses["intake"],
-                kafka=kafka,
-                history=database_of_runs,
-                on_accepted=accepted,
+        intake = Intake(
+            subscribe=subscribed,
+            reader=RequestReader(config=config, config_id=path.config_id, tracer=tracer),
+            runs=runs,
+            letters=DeadLetters(
+                events=sender, topic=settings.kafka.dead_letters_topic, store=letters, clock=clock, mask=mask
             ),
-            worker=worker,
-            outbox=outbox,
-            progress=progress,
+            clock=clock,
+            pulse=pulses["intake"],
+            servers=servers,
+            on_accepted=accepted,
+        )
+        yield Service(
+            parts=Parts(intake=intake, worker=worker, outbox=outbox, progress=progress),
             runs=runs,
             config_id=path.config_id,
             destinations=path.destinations,
             topics=looker,
             requests_topic=settings.kafka.requests_topic,
-            clock=clock,
+            servers=servers,
             health=health,
-            kafka=kafka,
-            history=database_of_runs,
-            storage=storage,
         )

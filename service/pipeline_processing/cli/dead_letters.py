@@ -120,7 +120,7 @@ async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import one_run as app
     from pipeline_processing.requests.redrive import DeadLetters
-    from pipeline_processing.requests.submission import patiently
+    from pipeline_processing.requests.submission import ask_brokers
     from pipeline_processing.telemetry.logs import configure_logs
 
     on_terminal = sys.stderr.isatty()
@@ -131,7 +131,7 @@ async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
         # Without a history there are those in Kafka, which need none.
         kept = None if settings.history_dsn is None else await stack.enter_async_context(app.letters(settings))
         # Where nobody has sent anything yet there are no dead letters, rather than an error.
-        await patiently(topics.ensure, clock=SystemClock())
+        await ask_brokers(topics.ensure, clock=SystemClock())
         yield settings, topics, DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=kept)
 
 

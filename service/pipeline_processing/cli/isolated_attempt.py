@@ -13,9 +13,8 @@ from typing import BinaryIO
 import structlog
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.aio.patience import until_answered
-from pipeline_processing.aio.stopping import leave_seconds
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
 from pipeline_processing.cli.cutoff import Cutoff
@@ -23,7 +22,7 @@ from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import RunProgress
 from pipeline_processing.ports import Claim
-from pipeline_processing.runs.history_clock import HistoryClock
+from pipeline_processing.serving.worker import leave_seconds
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.signals import Terminated
 from pipeline_processing.telemetry.logs import configure_logs

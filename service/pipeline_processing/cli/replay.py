@@ -127,14 +127,14 @@ async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *,
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import one_run as app
     from pipeline_processing.requests.replay import carry_out, planned
-    from pipeline_processing.requests.submission import Submitter, patiently
+    from pipeline_processing.requests.submission import Submitter, ask_brokers
 
     clock, topic = SystemClock(), settings.kafka.requests_topic
     async with AsyncExitStack() as stack:
         runs = await stack.enter_async_context(app.history(settings))
         topics = await stack.enter_async_context(app.topics(settings))
         if choice.reads_topic or execute:
-            await patiently(topics.ensure, clock=clock)
+            await ask_brokers(topics.ensure, clock=clock)
         source = _source(choice, runs, topics, topic=topic)
         plan = await stack.enter_async_context(planned(source, runs=runs, same_run=choice.same_run))
         _print_plan(plan, as_json=as_json)

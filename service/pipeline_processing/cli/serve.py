@@ -89,7 +89,7 @@ def _told_by_signals(
     """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`; each leaves a limited time."""
     import asyncio
 
-    from pipeline_processing.aio.stopping import hand_back_seconds
+    from pipeline_processing.serving.worker import hand_back_seconds
 
     def told() -> None:
         if not stop.is_set():

@@ -16,7 +16,6 @@ from pipeline_processing.requests.following import Follower, Outcome
 from pipeline_processing.requests.replay import ReplayPlan, carry_out
 from pipeline_processing.requests.submission import Sent, Submitter
 from pipeline_processing.settings.settings import Settings
-from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.terminal.progress import shown_progress
 from pipeline_processing.terminal.render import number
 
@@ -35,7 +34,6 @@ class Requests:
             dead_letters_topic=settings.kafka.dead_letters_topic,
             progress_topic=settings.kafka.progress_topic,
             clock=self._clock,
-            kafka=Outage("Kafka"),
         )
 
     @classmethod

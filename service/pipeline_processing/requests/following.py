@@ -7,13 +7,13 @@ from typing import TypeVar
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from pipeline_processing.aio.asking import Server
 from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE, KafkaUnavailable, RequestError
 from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.model import RunCompletion, RunProgress
 from pipeline_processing.ports import Clock
 from pipeline_processing.requests.dead_letters import DeadLetter
-from pipeline_processing.requests.submission import Sent, patiently
-from pipeline_processing.telemetry.outage import Outage
+from pipeline_processing.requests.submission import Sent, ask_brokers
 
 log = structlog.get_logger(__name__)
 
@@ -51,21 +51,20 @@ class Follower:
         dead_letters_topic: str,
         progress_topic: str,
         clock: Clock,
-        kafka: Outage,
     ) -> None:
         self._topics = topics
         self._completions = completions_topic
         self._dead_letters = dead_letters_topic
         self._progress = progress_topic
         self._clock = clock
-        self._kafka = kafka
+        self._kafka = Server("Kafka", clock=clock)
         self._next: dict[str, dict[int, int]] = {}
         """Topic → partition → the offset to read next."""
 
     async def begin(self) -> None:
         """Whatever is announced from here on counts. Call it before sending."""
         for topic in (self._completions, self._dead_letters):
-            self._next[topic] = dict(await patiently(partial(self._topics.ends, topic), clock=self._clock))
+            self._next[topic] = dict(await ask_brokers(partial(self._topics.ends, topic), clock=self._clock))
 
     async def follow(
         self,
@@ -88,7 +87,7 @@ class Follower:
                         missed = [record async for record in self._topics.read(topic, start=self._next[topic])]
                         for record in missed:
                             self._take(record, awaited, on_progress, on_outcome)
-                    self._kafka.ended(by=_ME)
+                    self._kafka.back(by=_ME)
                     if not awaited.runs:
                         return
                     async for record in live:
@@ -96,7 +95,7 @@ class Follower:
                         if not awaited.runs:
                             return
             except KafkaUnavailable as error:
-                self._kafka.began(error, by=_ME)
+                self._kafka.away(error, by=_ME)
                 await self._clock.sleep(_PAUSE_SECONDS)
 
     def _take(

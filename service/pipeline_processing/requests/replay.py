@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import JobRequest, Run
@@ -12,7 +13,7 @@ from pipeline_processing.ports import Clock, RunStore
 from pipeline_processing.requests.job_messages import request_message
 from pipeline_processing.requests.replay_sources import Candidate, Message, RequestSource
 from pipeline_processing.requests.spool import Spool
-from pipeline_processing.requests.submission import Submitter, patiently
+from pipeline_processing.requests.submission import Submitter, ask_brokers
 
 _LONGEST_RUN_ID = 128
 
@@ -224,5 +225,5 @@ async def carry_out(
             if step.message is not None
         ]
         if messages:
-            await patiently(lambda messages=messages: events.send(messages), clock=clock)  # type: ignore[misc]
+            await ask_brokers(partial(events.send, messages), clock=clock)
             on_sent(len(messages))

@@ -19,7 +19,7 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
 from pipeline_processing.aio.patience import until_answered
-from pipeline_processing.aio.shielded import give_up, in_time, shielded
+from pipeline_processing.aio.tasks import give_up, in_time, shielded
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from pipeline_processing.aio.stopping import first_of
+from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import RunProgress

@@ -5,24 +5,59 @@ from collections.abc import Callable
 
 import structlog
 
-from pipeline_processing.aio.shielded import give_up, shielded
-from pipeline_processing.aio.stopping import first_of, hand_back_seconds
-from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.aio.asking import Server
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.aio.tasks import first_of, give_up, shielded
+from pipeline_processing.errors import HistoryUnavailable, PipelineError, TooManyConnections
 from pipeline_processing.model import RunState
-from pipeline_processing.ports import Clock
 from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.lease import Held
-from pipeline_processing.serving.concurrency import Concurrency
 from pipeline_processing.telemetry.health import Pulse
-from pipeline_processing.telemetry.outage import Outage
 
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.5
-"""What becomes due without this process knowing (handed back elsewhere, a retry, a lease that ends) waits so long."""
+"""How long a run waits at most that becomes due unnoticed: by a retry, a hand-back elsewhere, or the end of a lease."""
 _PAUSE_SECONDS = 1.0
 _CLAIM_SECONDS = 1.0
 _ME = "worker"
+
+
+def hand_back_seconds(drain_seconds: float) -> float:
+    """How much of the drain time is for handing back unfinished runs, cleaning up and closing."""
+    return min(10.0, drain_seconds / 4)
+
+
+def leave_seconds(drain_seconds: float) -> float:
+    """How much of that each run may take."""
+    return max(1.0, hand_back_seconds(drain_seconds) / 2)
+
+
+class Concurrency:
+    """
+    How many runs to work on at once: `most`, and fewer while a database has no connections left.
+
+    Halved when an attempt finds the database full, and raised by one after each that succeeds, so that several workers
+    settle near what the database can serve.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.limit = most
+        self._most = most
+        self._halved_at = float("-inf")
+
+    def learn(self, error: PipelineError | None, *, began_at: float, now: float) -> None:
+        """An attempt ended; both times are monotonic."""
+        if isinstance(error, TooManyConnections):
+            # Attempts that began before the last halving say nothing about the new limit.
+            if began_at >= self._halved_at and self.limit > 1:
+                self.limit //= 2
+                self._halved_at = now
+                log.warning("a database has no connections left; taking fewer runs at once", runs=self.limit)
+        elif error is None and self.limit < self._most:
+            self.limit += 1
+            if self.limit == self._most:
+                log.info("taking as many runs at once as before", runs=self.limit)
 
 
 class Worker:
@@ -39,7 +74,7 @@ class Worker:
         drain_seconds: float,
         clock: Clock,
         pulse: Pulse,
-        history: Outage,
+        history: Server,
         on_ended: Callable[[str], None],
     ) -> None:
         self._executor = executor
@@ -68,7 +103,7 @@ class Worker:
         try:
             await asyncio.wait((taking, stopping), return_when=asyncio.FIRST_COMPLETED)
             if taking.done():
-                taking.result()  # raises what no waiting mends
+                taking.result()  # raises what waiting can't solve
             await self._drain(taking, working, hurry)
         finally:
             stopping.cancel()
@@ -93,10 +128,10 @@ class Worker:
         try:
             held = await self._executor.claim()
         except HistoryUnavailable as error:
-            self._history.began(error, by=_ME)
+            self._history.away(error, by=_ME)
             await first_of(stop, seconds=_PAUSE_SECONDS)
             return None
-        self._history.ended(by=_ME)
+        self._history.back(by=_ME)
         return held
 
     async def _work(self, held: Held) -> None:
@@ -112,14 +147,14 @@ class Worker:
                 error=str(error),
             )
         except Exception:
-            # One run's bug is no reason to break off the others; its lease ends, and its tries are counted.
+            # One run's bug must not end the others; its lease ends, and its attempts are counted.
             log.exception("unexpected error", run_id=held.claim.run.run_id)
         finally:
             self._woken.set()
             self._on_ended(held.claim.run.run_id)
 
     async def _drain(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
-        # Handing back is part of the drain: the process is ended when its time is over.
+        # Handing back is part of the drain: the orchestrator kills the process when its time is over.
         ends_at = self._clock.monotonic() + self._drain_seconds - hand_back_seconds(self._drain_seconds)
         if working:
             log.info("finishing the runs in progress", runs=len(working), seconds=self._drain_seconds)

@@ -20,7 +20,6 @@ from pipeline_processing.requests.dead_letters import DeadLetter, dead_letter
 from pipeline_processing.requests.following import Follower, Outcome, exit_code_of
 from pipeline_processing.requests.submission import Sent, Submitter
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.virtual_clock import EPOCH, VirtualClock, in_virtual_time
 
@@ -89,7 +88,6 @@ class Scene:
             dead_letters_topic=LETTERS,
             progress_topic=PROGRESS,
             clock=clock,
-            kafka=Outage("Kafka"),
         )
 
     async def submit(self, *agencies: int, **fields: Any) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import (
     AccessDenied,

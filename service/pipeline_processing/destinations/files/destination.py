@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.files.errors import translated
 from pipeline_processing.destinations.files.staging import (
     STAGING,

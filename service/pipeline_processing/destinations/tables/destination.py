@@ -6,7 +6,7 @@ from functools import partial
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.tables.loading_errors import session
 from pipeline_processing.destinations.tables.loads import Load, Loads
 from pipeline_processing.destinations.tables.options import PostgresDestinationConfig
