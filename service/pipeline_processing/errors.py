@@ -218,7 +218,7 @@ class TransientError(RunError):
     exit_code = 75
     retryable = True
     passes: ClassVar[bool] = False
-    """Whether it is sure to pass with time: such tries don't count at first (see `retrying.py`)."""
+    """Whether it is sure to pass with time: such tries don't count at first (see `runs/failures.py`)."""
 
     def __init__(self, *args: object, retry_after: float | None = None) -> None:
         """`retry_after`: seconds for which the server asks to be left alone."""

@@ -8,9 +8,9 @@ process, and logs once that it is away and once that it is back.
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import structlog
 
@@ -21,6 +21,7 @@ from pipeline_processing.errors import PipelineError, TransientError
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 _LONGEST_RETRY_AFTER = 24 * 60 * 60.0
 """Seconds. A server that asks for a longer pause is asked again after this one."""
@@ -108,7 +109,7 @@ class Server:
         self.name = name
         self._clock = clock
         self._backoff = Backoff.constant(pause)
-        self._complaints: dict[str, str] = {}
+        self._complaints: dict[Hashable, str] = {}
 
     @property
     def problem(self) -> str | None:
@@ -116,13 +117,13 @@ class Server:
         # A copy, as another thread asks.
         return next(iter(list(self._complaints.values())), None)
 
-    def away(self, error: PipelineError, *, by: str) -> None:
+    def away(self, error: PipelineError, *, by: Hashable) -> None:
         """This caller gets no answer."""
         if not self._complaints:
             log.warning(f"{self.name} can't be used; trying again until it can", error=str(error))
         self._complaints[by] = str(error)
 
-    def back(self, *, by: str) -> None:
+    def back(self, *, by: Hashable) -> None:
         """This caller gets an answer."""
         if self._complaints.pop(by, None) is not None and not self._complaints:
             log.info(f"{self.name} is back")
@@ -131,18 +132,39 @@ class Server:
         self,
         call: Callable[[], Awaitable[T]],
         *,
-        by: str,
+        by: Hashable,
         stop: asyncio.Event | None = None,
         within: float = math.inf,
     ) -> T:
         """Call this server until it answers; see `ask`."""
-        answer = await ask(
-            call,
-            clock=self._clock,
-            backoff=self._backoff,
-            stop=stop,
-            within=within,
-            on_failure=lambda error, _: self.away(error, by=by),
-        )
-        self.back(by=by)
-        return answer
+        try:
+            answer = await ask(
+                call,
+                clock=self._clock,
+                backoff=self._backoff,
+                stop=stop,
+                within=within,
+                on_failure=lambda error, _: self.away(error, by=by),
+            )
+            self.back(by=by)
+            return answer
+        finally:
+            self._complaints.pop(by, None)  # a caller that has given up waits for no answer
+
+    def repeating(self, port: P) -> P:
+        """The same port of this server's, each call of which is repeated until it is answered."""
+        return cast("P", _Repeating(port, self))
+
+
+class _Repeating:
+    def __init__(self, port: Any, server: Server) -> None:
+        self._port = port
+        self._server = server
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._server.ask(lambda: method(*args, **kwargs), by=object())
+
+        return call

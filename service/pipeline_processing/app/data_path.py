@@ -6,7 +6,6 @@ the composition root.
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 from pydantic import SecretStr
 
@@ -24,6 +23,7 @@ from pipeline_processing.agency_data_job.source_config import PluginSourceEntry
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.destinations.files.destination import FileDestination
+from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3DestinationConfig
@@ -36,8 +36,9 @@ from pipeline_processing.errors import DestinationUnavailable, SourceUnavailable
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
-from pipeline_processing.ports import Clock, Destination, LookupTable, Services, Source, Upstream
+from pipeline_processing.ports import Clock, Destination, LookupTable, Source, Upstream
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.http.source import HttpSource
 from pipeline_processing.sources.postgres.lookup import PostgresLookup
@@ -55,16 +56,6 @@ _MAX_RECORD_BYTES = 4 * MIB
 """Reading a record takes many times its size, and keeps the event loop busy meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataPath:
-    """What an agency's rows come from, pass through, and go to."""
-
-    source: Source
-    services: Services
-    destinations: Destinations
-    config_id: str
-
-
 @asynccontextmanager
 async def data_path(
     settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock
@@ -79,7 +70,31 @@ async def data_path(
         sources(settings, config, runs=runs, mask=mask, clock=clock) as (source, services),
         destinations(settings, config, runs=runs, mask=mask) as where,
     ):
-        yield DataPath(source, services, where, config_id(config, destination_entries(settings, config)))
+        yield DataPath(
+            config=config,
+            config_id=config_id(config, destination_entries(settings, config)),
+            source=source,
+            services=services,
+            destinations=where,
+            nowhere=Destinations([NullDestination()]),
+            max_row_bytes=max_row_bytes(settings),
+        )
+
+
+@asynccontextmanager
+async def dry_path(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -> AsyncIterator[DataPath]:
+    """The data path of one dry run, which needs no destination, nor its secrets."""
+    nowhere = Destinations([NullDestination()])
+    async with sources(settings, config, runs=1, mask=mask) as (source, services):
+        yield DataPath(
+            config=config,
+            config_id="",
+            source=source,
+            services=services,
+            destinations=nowhere,
+            nowhere=nowhere,
+            max_row_bytes=max_row_bytes(settings),
+        )
 
 
 # -- limits --------------------------------------------------------------------------------------

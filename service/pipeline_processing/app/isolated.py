@@ -47,7 +47,7 @@ class IsolatedAttempts:
 
 
 class IsolatedAttempt:
-    """See `executor.IsolatedAttempt`. `work` is what the child's standard input brings."""
+    """See `runs.isolated.IsolatedAttempt`. `work` is what the child's standard input brings."""
 
     def __init__(self, work: bytes, *, on_progress: Callable[[RunProgress], None]) -> None:
         self._work = work
@@ -55,7 +55,7 @@ class IsolatedAttempt:
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """See `executor.IsolatedAttempt`."""
+        """See `runs.isolated.IsolatedAttempt`."""
         try:
             self._child = child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", _CHILD),
@@ -71,7 +71,7 @@ class IsolatedAttempt:
         await child.stdout.readline()  # empty, if it has ended
 
     async def ended(self) -> int:
-        """See `executor.IsolatedAttempt`."""
+        """See `runs.isolated.IsolatedAttempt`."""
         assert self._child is not None
         reading = asyncio.ensure_future(self._read_progress())
         try:
@@ -88,7 +88,7 @@ class IsolatedAttempt:
                 self._on_progress(RunProgress.model_validate_json(line))
 
     async def stop(self) -> None:
-        """See `executor.IsolatedAttempt`. A child that takes too long is killed."""
+        """See `runs.isolated.IsolatedAttempt`. A child that takes too long is killed."""
         if self._child is None or self._child.returncode is not None:
             return
         self._child.send_signal(signal.SIGTERM)

@@ -1,6 +1,6 @@
 """How `serve` is put together: part of the composition root."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from opentelemetry.trace import Tracer
@@ -14,6 +14,7 @@ from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topic_ids import Incarnation
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import RequestStream
+from pipeline_processing.runs.executor import Executor, Reporting
 from pipeline_processing.serving.dead_letters import DeadLetters
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
@@ -36,7 +37,6 @@ async def service(
     *,
     tracer: Tracer,
     mask: Mask,
-    after: Callable[[str], None] = lambda step: None,
 ) -> AsyncIterator[Service]:
     """All of it, ready to run."""
     clock, concurrency = HistoryClock(SystemClock()), settings.worker.concurrency
@@ -49,10 +49,10 @@ async def service(
         answers = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
         await stack.enter_async_context(aside.loop.opened(answers))
         runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
-        leases = await stack.enter_async_context(
-            app.leases(settings, aside, runs=runs, clock=clock, concurrency=concurrency)
-        )
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask, clock=clock))
+        leases = await stack.enter_async_context(
+            app.leases(settings, aside, runs=runs, clock=clock, config_id=path.config_id, concurrency=concurrency)
+        )
         letters = await stack.enter_async_context(app.letters(settings))
         looker = await stack.enter_async_context(app.topics(settings))
         sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
@@ -71,20 +71,15 @@ async def service(
             outbox.wake()
 
         worker = Worker(
-            executor=app.executor(
-                settings,
-                config,
+            executor=Executor(
                 runs=runs,
                 leases=leases,
                 path=path,
                 clock=clock,
-                tracer=tracer,
-                mask=mask,
                 retry=app.retry_policy(settings),
+                reporting=Reporting(tracer=tracer, mask=mask, on_progress=progress.tell),
                 leave_seconds=leave_seconds(settings.worker.drain_seconds),
-                on_progress=progress.tell,
                 isolated=IsolatedAttempts(settings, config, mask=mask, on_progress=progress.tell),
-                after=after,
             ),
             concurrency=concurrency,
             drain_seconds=settings.worker.drain_seconds,

@@ -11,7 +11,7 @@ from pipeline_processing.aio.tasks import first_of, give_up, shielded
 from pipeline_processing.errors import HistoryUnavailable, PipelineError, TooManyConnections
 from pipeline_processing.model import RunState
 from pipeline_processing.runs.executor import Executor
-from pipeline_processing.runs.lease import Held
+from pipeline_processing.runs.lease import Lease
 from pipeline_processing.telemetry.health import Pulse
 
 log = structlog.get_logger(__name__)
@@ -114,8 +114,8 @@ class Worker:
         while not (stop.is_set() or self._leaving):
             self._pulse.beat()
             self._woken.clear()  # before looking: what comes while it looks isn't missed
-            if len(working) < self._concurrency.limit and (held := await self._claim(stop)) is not None:
-                task = asyncio.create_task(self._work(held))
+            if len(working) < self._concurrency.limit and (lease := await self._claim(stop)) is not None:
+                task = asyncio.create_task(self._work(lease))
                 try:
                     await asyncio.sleep(0)  # it begins: cancelled before that, it would hand nothing back
                 finally:
@@ -124,34 +124,34 @@ class Worker:
             else:
                 await first_of(stop, self._woken, seconds=_POLL_SECONDS)
 
-    async def _claim(self, stop: asyncio.Event) -> Held | None:
+    async def _claim(self, stop: asyncio.Event) -> Lease | None:
         try:
-            held = await self._executor.claim()
+            lease = await self._executor.claim()
         except HistoryUnavailable as error:
             self._history.away(error, by=_ME)
             await first_of(stop, seconds=_PAUSE_SECONDS)
             return None
         self._history.back(by=_ME)
-        return held
+        return lease
 
-    async def _work(self, held: Held) -> None:
+    async def _work(self, lease: Lease) -> None:
         began_at = self._clock.monotonic()
         try:
-            attempted = await self._executor.execute(held)
+            attempted = await self._executor.execute(lease)
             if attempted.error is not None or attempted.run.state is RunState.SUCCEEDED:
                 self._concurrency.learn(attempted.error, began_at=began_at, now=self._clock.monotonic())
         except HistoryUnavailable as error:
             log.warning(
                 "the outcome of an attempt could not be written; the run goes on when its lease has ended",
-                run_id=held.claim.run.run_id,
+                run_id=lease.claim.run.run_id,
                 error=str(error),
             )
         except Exception:
             # One run's bug must not end the others; its lease ends, and its attempts are counted.
-            log.exception("unexpected error", run_id=held.claim.run.run_id)
+            log.exception("unexpected error", run_id=lease.claim.run.run_id)
         finally:
             self._woken.set()
-            self._on_ended(held.claim.run.run_id)
+            self._on_ended(lease.claim.run.run_id)
 
     async def _drain(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
         # Handing back is part of the drain: the orchestrator kills the process when its time is over.

@@ -17,10 +17,10 @@ from pipeline_processing.errors import (
     TooManyConnections,
 )
 from pipeline_processing.model import RunState
-from pipeline_processing.runs.retrying import RetryPolicy
+from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.serving.worker import Concurrency, Worker, leave_seconds
 from pipeline_processing.telemetry.health import Pulse
-from tests.unit.in_memory import Call, Service, refused
+from tests.unit.in_memory import Call, Service, refused, without_jitter
 from tests.unit.virtual_clock import in_virtual_time
 
 
@@ -176,7 +176,7 @@ async def test_a_drain_lasts_no_longer_whatever_hangs() -> None:
 @in_virtual_time
 async def test_fewer_runs_at_once_while_the_source_is_full() -> None:
     """As many as it has connections for, and all of them succeed though none has a second try."""
-    service, connections = Service(retry=RetryPolicy(max_attempts=1)), 2
+    service, connections = Service(retry=RetryPolicy(max_attempts=1, backoff=without_jitter())), 2
     for agency_id in range(1, 13):
         await service.accept(f"r{agency_id}", agency_id=agency_id)
 
