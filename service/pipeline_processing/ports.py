@@ -3,38 +3,26 @@ What the core needs from the outside, as small Protocols. Each implementation ha
 the composition root (`app.py`) imports it. No driver's exception crosses a port: see `errors.py`.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 from pydantic import SecretStr
 
-from pipeline_processing.aio.clock import Clock as Clock
-from pipeline_processing.errors import RequestError
-from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import (
     Artifact,
-    Attempt,
     Compression,
-    Counts,
     CsvOptions,
     DatasetCounts,
     FormatName,
-    JobRequest,
-    Plan,
-    Run,
-    RunCompletion,
-    RunFailure,
-    RunState,
     Staged,
     UploadRef,
 )
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.projection import Projection
-from pipeline_processing.runs.completions import OutboxEvent
 
 # -- rows ----------------------------------------------------------------------------------------
 
@@ -262,68 +250,7 @@ class Destination(Protocol):
         """Every incomplete upload below this destination, whoever started it."""
 
 
-# -- runs ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """
-    The exclusive right to work on a run, until the lease ends or the fence is superseded.
-
-    `run` is the run as it stood at the claim: its state is `running`, or `prepared` when a stored plan is to be
-    rolled forward. A `suspect` was lost with its worker before, and may have ended it: no other run may be in the same
-    process.
-    """
-
-    run: Run
-    fence: int
-    worker: str
-    suspect: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a request came from."""
-
-    topic: str
-    partition: int
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A request that is valid in itself, with the id of its run and the trace that it continues."""
-
-    request: JobRequest
-    run_id: str
-    trace_id: str
-    span_id: str
-    tracestate: str | None = None
-    """W3C `tracestate`, carried through to the completion event."""
-    origin: Origin | None = None
-    config_id: str | None = None
-    """The job config that it is accepted with; see `config_id`."""
-
-    @property
-    def pinned(self) -> bool:
-        """
-        Whether only a worker with this job config may export the run. A request from Kafka asks the service, whatever
-        job config that has by then.
-        """
-        return self.origin is None and self.config_id is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an attempt measured: totals, bytes of all artifacts, milliseconds per stage."""
-
-    counts: Counts = field(default_factory=Counts)
-    datasets: tuple[DatasetCounts, ...] = ()
-    covered_until: datetime | None = None
-    """Up to when the datasets are exported: the snapshot's time, or the request's `until` if that is earlier."""
-    bytes_written: int = 0
-    timings: Mapping[str, Any] = field(default_factory=dict)
-    manifest_url: str | None = None
+# -- the history --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,210 +260,3 @@ class LastSuccess:
     run_id: str
     covered_until: datetime
     counts: DatasetCounts
-
-
-Announce = Callable[[Sequence[OutboxEvent]], Awaitable[None]]
-"""Sends events; returns once all of them are stored by the broker."""
-
-
-class RunStore(Protocol):
-    """
-    The run table: queue and history. It holds the truth about every run.
-
-    Every write names the fence and the state that it starts from, and raises Superseded when either has moved
-    on. One whose reply was lost may be repeated: it gives the run as the first left it. All times are the
-    database's. Any method may raise HistoryUnavailable.
-    """
-
-    async def installation_id(self) -> UUID:
-        """Which history this is. Raises DatabaseMisconfigured where it can't store any text."""
-
-    async def now(self) -> datetime:
-        """The time of day here, by which leases, `not_before` and deadlines are meant."""
-
-    async def accept(self, incoming: Incoming) -> Run:
-        """
-        Write the request as a `queued` run, unless the run id is known; either way, the run as it stands.
-
-        Raises ConflictingRequest if the id was used for another request, and InvalidRequest for text with a NUL.
-        """
-
-    async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
-        """
-        The same for many: to each its run, or why it can't be one, such as text that the database can't store. Of
-        several with one run id, the first counts. After an error some may have been written: repeating it is harmless.
-
-        A finished run that is asked for again by a message has its event put back among the unsent ones.
-        """
-
-    async def claim(
-        self,
-        *,
-        worker: str,
-        lease: timedelta,
-        max_runs_per_agency: int,
-        config_id: str | None = None,
-        run_id: str | None = None,
-    ) -> Claim | None:
-        """
-        Take one run: a `prepared` one that nobody holds first, then, of those due (queued, or running with a lease
-        that has ended), by priority, agencies in turn, age. With `run_id`, that run or none.
-
-        `config_id` is the worker's job config: runs pinned to another one are left alone, unless they are prepared.
-        The attempt goes up by one, except for a prepared run. A run that was lost beside others, for the first time,
-        is a suspect, but the lost attempt doesn't count as a try.
-        """
-
-    async def renew(self, claim: Claim, *, lease: timedelta) -> None:
-        """Extend the lease from now. Raises Superseded also when the run was cancelled."""
-
-    async def check(self, claim: Claim) -> None:
-        """Raises Superseded if the claim holds no longer: taken over, or the run was cancelled. Changes nothing."""
-
-    async def start_attempt(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
-        """Note the attempt's own trace in `run_attempts`."""
-
-    async def record_upload(self, claim: Claim, upload: UploadRef) -> None:
-        """Remember an upload before its first byte is sent."""
-
-    async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
-        """Uploads that were aborted or completed need no clean-up any more."""
-
-    async def lost_uploads(self, run_id: str) -> list[UploadRef]:
-        """
-        Uploads of a run that nobody will complete: their fence is superseded, or the run is neither `running` nor
-        `prepared`, and no plan that can still be completed names them. A failed run's plan can't: `failed` is final.
-        """
-
-    async def lost_of(self, run_id: str, listed: Sequence[UploadRef]) -> list[UploadRef]:
-        """
-        Of uploads that were found at their destination *before* this call: those that nobody will complete, by the
-        rule of `lost_uploads`. One that isn't recorded is lost unless the run is `running` or unknown.
-        """
-
-    async def runs_to_clean_up(self) -> list[str]:
-        """Ids of the runs with lost uploads, or with a plan that can't be completed any more."""
-
-    async def failed_plan(self, run_id: str) -> Plan | None:
-        """The plan of a run that failed after its decision, whose objects may not all have been deleted."""
-
-    async def forget_failed_plan(self, run_id: str) -> None:
-        """Its objects are gone."""
-
-    async def prepare(self, claim: Claim, plan: Plan, outcome: Outcome) -> None:
-        """The decision: `running → prepared`, storing the plan. Repeating it with the same fence is harmless."""
-
-    async def plan(self, claim: Claim) -> Plan:
-        """The stored plan of a prepared run."""
-
-    async def succeed(self, claim: Claim) -> Run:
-        """`prepared → succeeded`, with its event in the outbox, in one transaction."""
-
-    async def succeed_dry(self, claim: Claim, outcome: Outcome) -> Run:
-        """`running → succeeded` for a dry run, which has no plan; with its event."""
-
-    async def fail(
-        self,
-        claim: Claim,
-        failure: RunFailure,
-        *,
-        outcome: Outcome | None = None,
-        state: RunState = RunState.RUNNING,
-    ) -> Run:
-        """`running → failed`, or `prepared → failed` where the plan can't be published; with its event."""
-
-    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
-        """`running → queued`, not before `delay` from now. Unless it `counts`, the attempt isn't a try."""
-
-    async def hand_back(self, claim: Claim) -> Run:
-        """`running → queued`, due at once, and the attempt doesn't count as a try; a prepared run is only let go."""
-
-    async def release(self, claim: Claim, *, delay: timedelta) -> Run:
-        """Give up the lease of a `prepared` run; it can be claimed again after `delay`."""
-
-    async def void_plan(self, claim: Claim) -> Run:
-        """`prepared → queued`: the plan's first upload is gone and nothing was completed, so export again."""
-
-    async def cancel(self, run_id: str) -> Run:
-        """
-        `queued` or `running` → `cancelled`, with its event. A run in any other state is returned as it is.
-
-        Raises RunUnknown.
-        """
-
-    async def tries(self, run_id: str) -> int:
-        """Attempts so far that count against the maximum. Raises RunUnknown."""
-
-    async def get(self, run_id: str) -> Run | None: ...
-
-    async def history(
-        self,
-        *,
-        agency_id: int | None = None,
-        state: RunState | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int | None = 50,
-    ) -> list[Run]:
-        """Runs, newest first, by the time they were accepted: at `since` or later, and before `until`."""
-
-    async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
-        """Those of the runs that there are, by id."""
-
-    async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
-        """How many runs are replays of each of these; without those that have none."""
-
-    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
-        """
-        The successful export of that dataset, dry runs aside, that covers most: the latest `covered_until`, and of
-        several the one that finished last.
-        """
-
-    async def datasets(self, run_id: str) -> list[DatasetCounts]:
-        """
-        What one run did of each of its datasets, in their order. Empty before it is decided, for a dry run, and where
-        an attempt that failed measured nothing.
-        """
-
-    async def attempts(self, run_id: str) -> list[Attempt]:
-        """All attempts of one run, oldest first."""
-
-    async def events(self, run_id: str) -> list[tuple[str, RunCompletion]]:
-        """The run's events in the outbox: id and content."""
-
-    # -- announcing ------------------------------------------------------------------------------
-
-    async def announce(self, send: Announce, *, limit: int) -> int:
-        """
-        Give up to `limit` unsent events, oldest first, to `send`, and mark them sent when it has returned; their
-        number. Whoever calls this meanwhile is given others. If `send` raises, they stay unsent.
-        """
-
-    async def idle(self, *, config_id: str | None = None) -> bool:
-        """
-        Whether nothing is left to do for a worker with this job config: no run is due, running, prepared, or waiting
-        for another attempt, and every event is sent. A request that isn't to start yet doesn't count, nor does a run
-        pinned to another job config.
-        """
-
-    async def waiting_for_another_config(self, config_id: str) -> int:
-        """How many runs are due that are pinned to another job config."""
-
-
-# -- dead letters --------------------------------------------------------------------------------
-
-
-class LetterStore(Protocol):
-    """
-    Dead letters that Kafka refuses for good. They stand in the database of the run history, numbered from 1; as
-    records, they have the partition `STORED` and their number as the offset. Any method may raise HistoryUnavailable.
-    """
-
-    async def keep(self, letters: Sequence[Outgoing]) -> None:
-        """Store these, all or none. One whose request has a letter here already isn't stored again."""
-
-    def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
-        """All, or those put aside since then, the newest first."""
-
-    async def numbered(self, numbers: Collection[int]) -> dict[int, Record]:
-        """Those of these that are there, by number."""

@@ -17,7 +17,10 @@ from pipeline_processing.app import one_run as app
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError
-from pipeline_processing.history.postgres.store import PostgresRunStore
+from pipeline_processing.history.postgres.attempts import PostgresAttempts
+from pipeline_processing.history.postgres.intake import PostgresIntake
+from pipeline_processing.history.postgres.queue import PostgresQueue
+from pipeline_processing.history.postgres.reads import PostgresHistory
 from pipeline_processing.model import JobRequest, Run
 from pipeline_processing.runs.executor import Reporting
 from pipeline_processing.settings.loader import load_settings
@@ -79,12 +82,21 @@ def succeeded_once(service: Service, finished: Run, *, outcomes: list[str]) -> N
     assert (service.pending_uploads(), service.recorded_uploads()) == ([], [])
 
 
-@pytest.mark.parametrize("method", ["accept", "start_attempt", "prepare", "plan", "succeed"])
+@pytest.mark.parametrize(
+    ("port", "method"),
+    [
+        (PostgresIntake, "accept"),
+        (PostgresAttempts, "start"),
+        (PostgresAttempts, "prepare"),
+        (PostgresAttempts, "plan"),
+        (PostgresAttempts, "succeed"),
+    ],
+)
 def test_a_write_to_the_history_loses_its_reply(
-    service: Service, loses_replies: Callable[..., Calls], method: str
+    service: Service, loses_replies: Callable[..., Calls], port: type, method: str
 ) -> None:
     """It is repeated, which is harmless, and the run is one attempt and one success."""
-    calls = loses_replies(PostgresRunStore, method, HistoryUnavailable)
+    calls = loses_replies(port, method, HistoryUnavailable)
 
     finished = run(service)
 
@@ -94,7 +106,7 @@ def test_a_write_to_the_history_loses_its_reply(
 
 def test_a_claim_loses_its_reply(service: Service, loses_replies: Callable[..., Calls]) -> None:
     """The worker doesn't know that it holds the run, so it waits for that lease to end, and tries again."""
-    loses_replies(PostgresRunStore, "claim", HistoryUnavailable)
+    loses_replies(PostgresQueue, "claim", HistoryUnavailable)
 
     finished = run(service, PIPELINE_WORKER__LEASE_SECONDS="1.5")
 
@@ -103,7 +115,7 @@ def test_a_claim_loses_its_reply(service: Service, loses_replies: Callable[..., 
 
 def test_recording_an_upload_loses_its_reply(service: Service, loses_replies: Callable[..., Calls]) -> None:
     """It is recorded again, before the first byte is sent."""
-    loses_replies(PostgresRunStore, "record_upload", HistoryUnavailable)
+    loses_replies(PostgresAttempts, "record_upload", HistoryUnavailable)
 
     finished = run(service)
 
@@ -112,7 +124,7 @@ def test_recording_an_upload_loses_its_reply(service: Service, loses_replies: Ca
 
 def test_renewals_lose_their_replies(service: Service, loses_replies: Callable[..., Calls]) -> None:
     """Renewing is asked again well within the lease, so the attempt goes on undisturbed."""
-    calls = loses_replies(PostgresRunStore, "renew", HistoryUnavailable, nth=(1, 3))
+    calls = loses_replies(PostgresQueue, "renew", HistoryUnavailable, nth=(1, 3))
     job = changed(JOB, records={"steps": [{"python": "tests.acceptance.acceptance_steps:take_a_second"}]})
 
     finished = run(service, job, PIPELINE_WORKER__LEASE_SECONDS="1.5")
@@ -121,10 +133,12 @@ def test_renewals_lose_their_replies(service: Service, loses_replies: Callable[.
     succeeded_once(service, finished, outcomes=["succeeded"])
 
 
-@pytest.mark.parametrize("method", ["fail", "tries"])
-def test_a_failure_loses_its_reply(service: Service, loses_replies: Callable[..., Calls], method: str) -> None:
+@pytest.mark.parametrize(("port", "method"), [(PostgresAttempts, "fail"), (PostgresHistory, "tries")])
+def test_a_failure_loses_its_reply(
+    service: Service, loses_replies: Callable[..., Calls], port: type, method: str
+) -> None:
     """The run has failed once, with its own error and one event, and `run` knows it."""
-    loses_replies(PostgresRunStore, method, HistoryUnavailable)
+    loses_replies(port, method, HistoryUnavailable)
     job = changed(JOB, payments={"expect": {"min_rows": 1000}})
 
     finished = run(service, job)
@@ -141,7 +155,7 @@ def test_a_failure_loses_its_reply(service: Service, loses_replies: Callable[...
 def test_a_retry_loses_its_reply(service: Service, loses_replies: Callable[..., Calls]) -> None:
     """The attempt is given up once, and the next one succeeds."""
     loses_replies(S3Client, "create_multipart_upload", DestinationUnavailable)
-    loses_replies(PostgresRunStore, "retry", HistoryUnavailable)
+    loses_replies(PostgresAttempts, "retry", HistoryUnavailable)
 
     finished = run(service)
 
@@ -185,8 +199,9 @@ def test_s3_loses_replies(
 
 def test_all_of_them_at_once(service: Service, loses_replies: Callable[..., Calls]) -> None:
     """Every first reply to a decision, a completion, a publication and an end is lost in one and the same run."""
-    for method in ("accept", "start_attempt", "prepare", "succeed", "release"):
-        loses_replies(PostgresRunStore, method, HistoryUnavailable)
+    loses_replies(PostgresIntake, "accept", HistoryUnavailable)
+    for method in ("start", "prepare", "succeed", "release"):
+        loses_replies(PostgresAttempts, method, HistoryUnavailable)
     loses_replies(S3Destination, "complete", DestinationUnavailable)
     loses_replies(S3Destination, "publish", DestinationUnavailable, nth=(2,))
 

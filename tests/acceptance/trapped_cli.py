@@ -21,7 +21,9 @@ from pipeline_processing.cli.main import main
 from pipeline_processing.destinations.files.destination import FileDestination
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.tables.destination import PostgresDestination
-from pipeline_processing.history.postgres.store import PostgresRunStore
+from pipeline_processing.history.postgres.attempts import PostgresAttempts
+from pipeline_processing.history.postgres.intake import PostgresIntake
+from pipeline_processing.history.postgres.queue import PostgresQueue
 from pipeline_processing.model import RunProgress
 from pipeline_processing.runs.executor import Reporting
 
@@ -88,7 +90,9 @@ trap = Trap(sys.argv[1])
 for destination in DESTINATIONS:
     for method in ("exists", "complete", "publish", "delete"):
         trap.around(destination, method)
-for method in ("accept", "claim", "prepare", "succeed"):
-    trap.around(PostgresRunStore, method)
+trap.around(PostgresIntake, "accept")
+trap.around(PostgresQueue, "claim")
+trap.around(PostgresAttempts, "prepare")
+trap.around(PostgresAttempts, "succeed")
 app.run_now = trap.run_now(app.run_now)
 sys.exit(main(sys.argv[2:]))

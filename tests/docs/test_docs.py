@@ -23,7 +23,8 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 def blocks(page: Path, language: str) -> list[str]:
     """The page's code blocks in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
 
 
 def shell_lines(page: Path) -> list[str]:
@@ -126,7 +127,7 @@ def test_exit_codes_are_all_explained() -> None:
 
 def test_the_tree_is_the_code() -> None:
     """Every file and folder in the architecture's tree is there."""
-    tree = blocks(DOCS / "architecture.md", "")[0]
+    (tree,) = blocks(DOCS / "architecture.md", "")
     names = [name for line in tree.splitlines()[1:] for name in re.findall(r"[\w*]+(?:/|\.py)", line[:21])]
     package = ROOT / "service/pipeline_processing"
     assert len(names) > 15

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pipeline_processing.errors import ConflictingRequest, KafkaUnavailable
 from pipeline_processing.model import JobRequest, Run, RunCompletion
-from pipeline_processing.ports import Incoming
 from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.store import Incoming
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -42,11 +42,11 @@ class Kafka:
 
     async def deliver(self, requests: Sequence[Incoming]) -> None:
         """What an intake does with some messages; runs that are known already must stay as they are."""
-        before = {run_id: record.run for run_id, record in self._world.runs._records.items()}
-        answers = await self._world.runs.accept_all(requests)
+        before = {run_id: record.run for run_id, record in self._world.table.records.items()}
+        answers = await self._world.runs.intake.accept_all(requests)
         for incoming, answer in zip(requests, answers, strict=True):
             self._world.note("intake", f"{incoming.run_id}: {getattr(answer, 'state', answer)}")
-            run = self._world.runs._records[incoming.run_id].run
+            run = self._world.table.records[incoming.run_id].run
             assert run == before.setdefault(incoming.run_id, run), f"a message has changed {run}"
             if run.request != incoming.request:
                 assert isinstance(answer, ConflictingRequest)
@@ -75,7 +75,7 @@ class Kafka:
             lives = 0.5 if self._happens(self._world.chances.killed * 5) else 60.0
             try:
                 async with asyncio.timeout(lives):
-                    await self._world.runs.announce(self._send, limit=self._choose.choice((1, 2, 100)))
+                    await self._world.runs.outbox.announce(self._send, limit=self._choose.choice((1, 2, 100)))
             except (KafkaUnavailable, TimeoutError):
                 self.refused += 1
 

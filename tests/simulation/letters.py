@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, PipelineError
 from pipeline_processing.history.memory.letters import MemoryLetters
+from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
-from pipeline_processing.ports import Incoming
-from pipeline_processing.requests.dead_letters import DeadLetter
+from pipeline_processing.runs.store import Incoming
 from pipeline_processing.serving.dead_letters import DeadLetters
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.telemetry.health import Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
-from tests.unit.in_memory import Call, Interposed, job
+from tests.unit.in_memory import Call, Interposed, interposed, job
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -86,7 +86,7 @@ class Letters:
     def _intake(self, name: str) -> Intake:
         clock: Any = self._world.clock
         events: Any = Interposed(self._broker, self._around)
-        runs: Any = Interposed(self._world.runs, self._around)
+        runs = interposed(self._world.runs, self._around)
         kept: Any = Interposed(self._kept, self._around)
 
         @asynccontextmanager
@@ -98,7 +98,7 @@ class Letters:
         return Intake(
             subscribe=subscribe,
             reader=RequestReader(config=self._config, config_id=self._config_id, tracer=IdsOnlyTracer()),
-            runs=runs,
+            runs=runs.intake,
             letters=DeadLetters(events=events, topic=DEAD_LETTERS, store=kept, clock=clock, mask=Mask()),
             clock=clock,
             pulse=Pulse(name, clock=clock),

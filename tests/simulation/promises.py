@@ -9,10 +9,9 @@ from typing import Any
 
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
-from pipeline_processing.history.memory.run_record import RunRecord
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.table import RunRecord, RunTable
 from pipeline_processing.model import RunCompletion, RunState, StagedTable
-from pipeline_processing.ports import Claim
+from pipeline_processing.runs.store import Claim, RunAttempts, RunQueue, RunStore
 
 FAILURES = {
     "attempts_exhausted",
@@ -32,18 +31,21 @@ class Promises:
     """
 
     def __init__(
-        self, runs: MemoryRunStore, destinations: Sequence[MemoryDestination], *, datasets: Sequence[str]
+        self, table: RunTable, runs: RunStore, destinations: Sequence[MemoryDestination], *, datasets: Sequence[str]
     ) -> None:
+        self._table = table
         self._runs = runs
         self._destinations = destinations
         self._primary = destinations[0]
         self._datasets = datasets
         self._manifests: dict[str, bytes] = {}
         self._recorded: set[str] = set()
-        for method in ("renew", "check", "start_attempt", "record_upload", "prepare", "plan", "succeed", "succeed_dry"):
-            self._watch_claimed(method)
+        for method in ("renew", "check"):
+            self._watch_claimed(runs.queue, method)
+        for method in ("start", "record_upload", "prepare", "plan", "succeed"):
+            self._watch_claimed(runs.attempts, method)
         for method in ("fail", "retry", "hand_back", "release", "void_plan"):
-            self._watch_claimed(method)
+            self._watch_claimed(runs.attempts, method)
         for destination in destinations:
             for method in ("complete", "publish", "delete"):
                 self._watch(destination, method)
@@ -59,13 +61,13 @@ class Promises:
 
         setattr(destination, method, watched)
 
-    def _watch_claimed(self, method: str) -> None:
-        call: Callable[..., Awaitable[Any]] = getattr(self._runs, method)
+    def _watch_claimed(self, port: RunQueue | RunAttempts, method: str) -> None:
+        call: Callable[..., Awaitable[Any]] = getattr(port, method)
 
         async def watched(claim: Claim, *args: Any, **kwargs: Any) -> Any:
-            record = self._runs._records[claim.run.run_id]
+            record = self._table.records[claim.run.run_id]
             superseded = record.run.fence != claim.fence
-            before = _contents(record), len(self._runs.outbox)
+            before = _contents(record), len(self._table.events)
             try:
                 answer = await call(claim, *args, **kwargs)
                 assert not superseded, f"{method} with fence {claim.fence} was let through: {record.run}"
@@ -74,11 +76,11 @@ class Promises:
                 return answer
             finally:
                 if superseded:
-                    after = _contents(record), len(self._runs.outbox)
+                    after = _contents(record), len(self._table.events)
                     assert after == before, f"{method} of a superseded worker has changed the history"
                 self.at_this_moment()
 
-        setattr(self._runs, method, watched)
+        setattr(port, method, watched)
 
     # -- at every moment -------------------------------------------------------------------------
 
@@ -95,7 +97,7 @@ class Promises:
         assert not gone, f"{gone} was removed"
 
     def _is_decided(self, destination: MemoryDestination, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
-        record = self._runs._records[metadata["run-id"]]
+        record = self._table.records[metadata["run-id"]]
         run, where = record.run, f"{destination.url}/{key}"
         assert run.state in DECIDED, f"{where} is visible while its run is {run.state}"
         assert metadata["attempt"] == str(run.attempt), f"{where} is of attempt {metadata['attempt']}, not of {run}"
@@ -138,7 +140,7 @@ class Promises:
         """
         self._accepted_with = accepted_with
         self.at_this_moment()
-        for run_id, record in self._runs._records.items():
+        for run_id, record in self._table.records.items():
             self._ended_once(run_id, record, removals=removals)
             assert (record.run.state is RunState.CANCELLED) == (run_id in cancelled), f"{run_id}: {record.run.state}"
             if record.run.error is not None:
@@ -148,14 +150,14 @@ class Promises:
 
     def only_poison_has_failed(self, poison: Set[str]) -> None:
         """Where nothing else goes wrong, runs that end their process fail, and no other run fails with them."""
-        for run_id, record in self._runs._records.items():
+        for run_id, record in self._table.records.items():
             expected = RunState.FAILED if run_id in poison else RunState.SUCCEEDED
             assert record.run.state is expected, f"{run_id}: {record.run}, and {poison} ended its process"
 
     def _ended_once(self, run_id: str, record: RunRecord, *, removals: bool) -> None:
         run = record.run
         assert run.state.finished, f"{run_id} is {run.state}"
-        events = [event for event in self._runs.outbox if event.run_id == run_id]
+        events = [event for event in self._table.events if event.run_id == run_id]
         assert [RunCompletion.model_validate_json(event.value) for event in events] == [RunCompletion.of(run)]
         assert len(record.attempts) == run.attempt
         fences = [attempt.fence for attempt in record.attempts]
@@ -191,8 +193,8 @@ class Promises:
 
     async def _nothing_left_over(self) -> None:
         """All uploads are gone but those that nobody ever recorded, once gc has asked the one question it has."""
-        for run_id in self._runs._records:
-            for upload in await self._runs.lost_uploads(run_id):
+        for run_id in self._table.records:
+            for upload in await self._runs.leftovers.lost_uploads(run_id):
                 await self._at(upload.destination).abort(upload)
         left = {upload.upload_id for each in self._destinations for upload in each.open_uploads}
         assert not left & self._recorded, f"{left & self._recorded} were recorded, and nobody will abort them"

@@ -69,7 +69,7 @@ def test_lives_are_eventful() -> None:
     for seed in range(10_100, 10_100 + 3 * LIVES):
         world = live(seed)
         ends[f"destinations: {len(world.destinations)}"] += 1
-        for record in world.runs._records.values():
+        for record in world.table.records.values():
             ends.update([record.run.state.value, *(attempt.outcome for attempt in record.attempts)])
         ends.update(refused=world.kafka.refused, asked_again=len(world.kafka.asked_again))
         ends.update(letters_refused=world.letters.refused)

@@ -26,11 +26,12 @@ from pipeline_processing.destinations.memory.destination import MemoryDestinatio
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
-from pipeline_processing.history.memory.run_store import MemoryRunStore
-from pipeline_processing.ports import Claim, Incoming, Origin
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.runs.executor import DataPath, Executor, Reporting
 from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.lease import Leases
+from pipeline_processing.runs.store import Claim, Incoming, Origin
 from pipeline_processing.runs.stored_text import planned_uploads
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
@@ -41,11 +42,11 @@ from tests.unit.in_memory import (
     INLINE_LIMIT,
     INSTALLATION,
     Call,
-    Interposed,
     InterposedDestination,
     MemorySource,
     NoServices,
     incoming,
+    interposed,
     job,
 )
 from tests.unit.memory_tables import MemoryTables
@@ -122,7 +123,8 @@ class World:
         self.choose = random.Random(self.seed)
         self.chances = Chances.none() if self.choose.random() < 0.1 else Chances.drawn(self.choose)
         self.clock = VirtualClock()
-        self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
+        self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
+        self.runs = memory_run_store(self.table)
         self.destinations: list[MemoryDestination] = [
             MemoryDestination(inline_limit=INLINE_LIMIT),
             *self.choose.choice(
@@ -135,7 +137,7 @@ class World:
             ),
         ]
         """The first has the manifests."""
-        self.promises = Promises(self.runs, self.destinations, datasets=DATASETS)
+        self.promises = Promises(self.table, self.runs, self.destinations, datasets=DATASETS)
         self.kafka = Kafka(self)
         self.letters = Letters(self, datasets=DATASETS, config_id=CONFIGS[0])
         self.pace = self.choose.choice((0.0, 0.2, 1.0, 3.0))
@@ -174,7 +176,7 @@ class World:
         )
         if self.chances == Chances.none():
             self.promises.only_poison_has_failed(self.poison)
-        for record in self.runs._records.values():
+        for record in self.table.records.values():
             self.kafka.told(record.run)
         await self.letters.all_put_aside()
 
@@ -225,7 +227,7 @@ class World:
         for run_id in self.run_ids:
             if self.choose.random() < self.chances.cancelled:
                 await asyncio.sleep(self.choose.uniform(0, 8))
-                run = await self.runs.cancel(run_id)
+                run = await self.runs.queue.cancel(run_id)
                 self.note("oper", f"cancel {run_id}: {run.state}")
                 if run.state == "cancelled":
                     self.cancelled.add(run_id)
@@ -237,7 +239,7 @@ class World:
             await asyncio.sleep(self.choose.uniform(0, 0.5))
             planned = {
                 handle
-                for record in self.runs._records.values()
+                for record in self.table.records.values()
                 if record.plan is not None
                 for handle in planned_uploads(record.plan)[1]
             }
@@ -266,8 +268,8 @@ class World:
     # -- the end ---------------------------------------------------------------------------------
 
     async def _at_rest(self) -> bool:
-        finished = all(record.run.state.finished for record in self.runs._records.values())
-        idle = all([await self.runs.idle(config_id=config_id) for config_id in CONFIGS])
+        finished = all(record.run.state.finished for record in self.table.records.values())
+        idle = all([await self.runs.queue.idle(config_id=config_id) for config_id in CONFIGS])
         assert finished or not idle, f"idle, but {self._states()}"
         settled = await self.letters.settled()
         return idle and settled and not self.requests and not any(process.at_work for process in self._processes())
@@ -276,7 +278,7 @@ class World:
         return [process for worker in self.workers for process in (worker, *worker.children)]
 
     def _states(self) -> dict[str, str]:
-        return {run_id: record.run.state for run_id, record in self.runs._records.items()}
+        return {run_id: record.run.state for run_id, record in self.table.records.items()}
 
 
 class Worker:
@@ -294,10 +296,10 @@ class Worker:
         self._paused_until = 0.0
         self._life: asyncio.Task[None] | None = None
         clock = HistoryClock(_WorkersClock(self))
-        runs: Any = Interposed(world.runs, self._around_history)
+        runs = interposed(world.runs, self._around_history)
         destinations: list[Any] = [InterposedDestination(each, self._around_destination) for each in world.destinations]
         self.leases = Leases(
-            runs=runs,
+            queue=runs.queue,
             clock=clock,
             worker=name,
             config_id=config_id,

@@ -6,7 +6,7 @@ import inspect
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -17,15 +17,15 @@ from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.asking import Backoff
-from pipeline_processing.aio.clock import HistoryClock
+from pipeline_processing.aio.clock import Clock, HistoryClock
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
-from pipeline_processing.history.memory.run_record import RunRecord
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunRecord, RunTable
 from pipeline_processing.model import JobRequest, Run, RunCompletion, RunProgress
-from pipeline_processing.ports import Clock, Content, Incoming, LookupTable, Origin, Upload, UploadStarted, Upstream
+from pipeline_processing.ports import Content, LookupTable, Upload, UploadStarted, Upstream
 from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
@@ -34,6 +34,7 @@ from pipeline_processing.runs.failures import Attempted, RetryPolicy
 from pipeline_processing.runs.isolated import Isolated
 from pipeline_processing.runs.lease import Leases
 from pipeline_processing.runs.run_now import RunNow
+from pipeline_processing.runs.store import Incoming, Origin, RunStore
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.virtual_clock import VirtualClock
@@ -164,6 +165,12 @@ class Interposed:
         return call
 
 
+def interposed(runs: RunStore, around: Around) -> RunStore:
+    """A run store, each of whose calls goes through `around`."""
+    ports: Any = {port.name: Interposed(getattr(runs, port.name), around) for port in fields(runs)}
+    return RunStore(**ports)
+
+
 class InterposedDestination(Interposed):
     """A destination, of whose uploads every call goes through `around`, too: `write`, `seal`, `leave`."""
 
@@ -291,7 +298,8 @@ class Service:
     tracer: Tracer = field(default_factory=IdsOnlyTracer)
 
     def __post_init__(self) -> None:
-        self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
+        self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
+        self.runs = memory_run_store(self.table)
         self.destination = MemoryDestination(inline_limit=INLINE_LIMIT)
         self.first = self.executor("first", around=self.between)
         self.second = self.executor("second")
@@ -309,11 +317,11 @@ class Service:
         """A worker; `own_clock` is its machine's."""
         between = around or Between()
         clock = HistoryClock(own_clock or self.clock)
-        runs: Any = Interposed(self.runs, between)
+        runs = interposed(self.runs, between)
         return Executor(
             runs=runs,
             leases=Leases(
-                runs=runs,
+                queue=runs.queue,
                 clock=clock,
                 worker=worker,
                 config_id=config_id,
@@ -338,7 +346,7 @@ class Service:
 
     def run_now(self) -> RunNow:
         """The `run` command's own, with the first worker."""
-        runs: Any = Interposed(self.runs, self.between)
+        runs = interposed(self.runs, self.between)
         return RunNow(runs=runs, executor=self.first, clock=self.clock, retry=self.retry)
 
     def destinations(self, around: Around) -> Destinations:
@@ -347,7 +355,7 @@ class Service:
         return Destinations(interposed)
 
     async def accept(self, run_id: str = "r", *, agency_id: int = 7, **request: Any) -> Run:
-        return await self.runs.accept(incoming(run_id, agency_id=agency_id, **request))
+        return await self.runs.intake.accept(incoming(run_id, agency_id=agency_id, **request))
 
     async def attempt(self, executor: Executor | None = None) -> Attempted:
         """Claim the next run, and work on it."""
@@ -360,7 +368,7 @@ class Service:
 
     def record(self, run_id: str = "r") -> RunRecord:
         """All that the history has of a run."""
-        return self.runs._records[run_id]
+        return self.table.records[run_id]
 
     def outcomes(self, run_id: str = "r") -> list[str]:
         """How its attempts ended."""
@@ -368,7 +376,7 @@ class Service:
 
     def events(self, run_id: str = "r") -> list[RunCompletion]:
         """Its events in the outbox."""
-        return [RunCompletion.model_validate_json(event.value) for event in self.runs.outbox if event.run_id == run_id]
+        return [RunCompletion.model_validate_json(event.value) for event in self.table.events if event.run_id == run_id]
 
     def visible(self) -> dict[str, bytes]:
         """What a reader sees, by its key below the agency, without the mark of the installation."""
@@ -380,4 +388,4 @@ class Service:
 
     def left_over(self) -> tuple[list[Any], list[Any]]:
         """Uploads that are open at the destination, and those that the history remembers."""
-        return self.destination.open_uploads, [upload for r in self.runs._records.values() for upload in r.uploads]
+        return self.destination.open_uploads, [upload for r in self.table.records.values() for upload in r.uploads]

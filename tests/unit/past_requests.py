@@ -8,13 +8,14 @@ from unittest.mock import patch
 
 from pipeline_processing.errors import RequestError
 from pipeline_processing.history.memory.letters import MemoryLetters
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
+from pipeline_processing.messaging.dead_letters import dead_letter, without_value
 from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, Plan, Run, RunFailure
-from pipeline_processing.ports import Claim, Incoming, Origin, Outcome
-from pipeline_processing.requests.dead_letters import dead_letter, without_value
 from pipeline_processing.requests.job_messages import received
+from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
 from tests.unit.stepped_clock import SteppedClock
@@ -32,7 +33,8 @@ class Past:
     def __init__(self, *, partitions: int = 2) -> None:
         self.clock = SteppedClock()
         self.broker = MemoryBroker(clock=self.clock, topics=[TOPIC, LETTERS], partitions=partitions)
-        self.runs = MemoryRunStore(clock=self.clock)
+        self.table = RunTable(clock=self.clock)
+        self.runs = memory_run_store(self.table)
         self.kept = MemoryLetters(clock=self.clock)
         self._taken: dict[int, int] = {}
 
@@ -68,7 +70,7 @@ class Past:
         for record in new:
             try:
                 asked = received(record)
-                await self.runs.accept(
+                await self.runs.intake.accept(
                     Incoming(
                         request=asked.request,
                         run_id=asked.run_id,
@@ -97,29 +99,31 @@ class Past:
         """The runs end well, with nothing to publish."""
         for run_id in run_ids:
             claim = await self._claimed(run_id)
-            await self.runs.prepare(claim, NO_PLAN, Outcome())
-            await self.runs.succeed(claim)
+            await self.runs.attempts.prepare(claim, NO_PLAN, Outcome())
+            await self.runs.attempts.succeed(claim)
 
     async def fail(self, *run_ids: str) -> None:
         """The runs end badly."""
         for run_id in run_ids:
-            await self.runs.fail(await self._claimed(run_id), BROKEN)
+            await self.runs.attempts.fail(await self._claimed(run_id), BROKEN)
 
     async def _claimed(self, run_id: str) -> Claim:
-        claim = await self.runs.claim(worker="w", lease=timedelta(days=1), max_runs_per_agency=10**9, run_id=run_id)
+        claim = await self.runs.queue.claim(
+            worker="w", lease=timedelta(days=1), max_runs_per_agency=10**9, run_id=run_id
+        )
         assert claim is not None, run_id
         return claim
 
     async def all_runs(self) -> list[Run]:
         """The history, oldest first."""
-        return (await self.runs.history(limit=None))[::-1]
+        return (await self.runs.history.newest(limit=None))[::-1]
 
     @contextmanager
     def behind_the_command_line(self) -> Iterator[None]:
         """Commands work on this instead of servers."""
 
         @asynccontextmanager
-        async def history(settings: Settings) -> AsyncIterator[MemoryRunStore]:
+        async def history(settings: Settings) -> AsyncIterator[RunStore]:
             yield self.runs
 
         @asynccontextmanager

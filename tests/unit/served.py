@@ -23,7 +23,7 @@ from pipeline_processing.serving.worker import Worker
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
-from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service
+from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service, interposed
 
 REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")
 
@@ -44,12 +44,12 @@ class Served:
         self.pulses = {name: Pulse(name, clock=self.clock) for name in ("intake", "worker", "outbox")}
         self.health = Health(pulses=list(self.pulses.values()), servers=self.servers)
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
-        runs: Any = Interposed(self.service.runs, self.service.between)
+        runs = interposed(self.service.runs, self.service.between)
         events: Any = LastingEvents(Interposed(self.broker, self.of_kafka), topics=self.broker)
         self.kept = MemoryLetters(clock=self.clock)
         kept: Any = Interposed(self.kept, self.service.between)
         self.outbox = Outbox(
-            runs=runs,
+            runs=runs.outbox,
             events=events,
             topic=COMPLETIONS,
             clock=self.clock,
@@ -68,7 +68,7 @@ class Served:
         self.intake = Intake(
             subscribe=self._subscribe,
             reader=RequestReader(config=self.service.config, config_id=CONFIG_ID, tracer=IdsOnlyTracer()),
-            runs=runs,
+            runs=runs.intake,
             letters=DeadLetters(events=events, topic=DEAD_LETTERS, store=kept, clock=self.clock, mask=Mask()),
             clock=self.clock,
             pulse=self.pulses["intake"],
@@ -130,7 +130,7 @@ class Served:
 
     async def states(self) -> dict[str, str]:
         """Run id → state."""
-        return {run.run_id: run.state.value for run in await self.service.runs.history()}
+        return {run.run_id: run.state.value for run in await self.service.runs.history.newest()}
 
     def letters(self) -> list[tuple[str, bytes | None]]:
         """The dead letters: reason and value."""

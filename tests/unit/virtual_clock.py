@@ -34,7 +34,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """`ports.Clock` of the running virtual loop; it stands at the epoch while none is running."""
+    """`Clock` of the running virtual loop; it stands at the epoch while none is running."""
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.monotonic())

@@ -109,7 +109,7 @@ async def _check_destinations(
         if isinstance(destination, PostgresDestination):
             await destination.check([dataset.name for dataset in config.datasets], columns=columns)
         async with app.history(settings) as runs:
-            await destination.verify_installation(await runs.installation_id())
+            await destination.verify_installation(await runs.history.installation_id())
         return destination.url
 
     try:

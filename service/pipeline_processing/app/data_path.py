@@ -21,7 +21,7 @@ from pipeline_processing.agency_data_job.destination_entries import destination_
 from pipeline_processing.agency_data_job.identity import config_id
 from pipeline_processing.agency_data_job.source_config import PluginSourceEntry
 from pipeline_processing.aio.budget import ByteBudget
-from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.clock import Clock, SystemClock
 from pipeline_processing.destinations.files.destination import FileDestination
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.s3.client import S3Client
@@ -36,7 +36,7 @@ from pipeline_processing.errors import DestinationUnavailable, SourceUnavailable
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
-from pipeline_processing.ports import Clock, Destination, LookupTable, Source, Upstream
+from pipeline_processing.ports import Destination, LookupTable, Source, Upstream
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.settings.settings import Settings

@@ -14,24 +14,29 @@ from datetime import timedelta
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.processor import LastSuccesses
-from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
+from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app.data_path import APPLICATION_NAME, data_path, destinations, dry_path
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.reads import MemoryHistory
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
+from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
 from pipeline_processing.history.postgres.migrate import migrate as migrate_schema
-from pipeline_processing.history.postgres.store import PostgresRunStore
+from pipeline_processing.history.postgres.store import postgres_run_store
+from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Events, Topics
-from pipeline_processing.ports import LastSuccess, LetterStore, RunStore
+from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.runs.executor import Executor, Reporting
 from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.garbage import GarbageCollector
 from pipeline_processing.runs.lease import Leases, Renewal
 from pipeline_processing.runs.run_now import LONGEST_WAIT, RunNow
+from pipeline_processing.runs.store import RunQueue, RunStore
 from pipeline_processing.serving.watchdog import Watchdog
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
@@ -59,14 +64,14 @@ def worker_name() -> str:
 async def history(settings: Settings, *, connections: int = 2) -> AsyncIterator[RunStore]:
     """The run history. Raises SettingsError if none is configured."""
     async with history_database(settings, connections=connections) as database:
-        yield PostgresRunStore(database=database, schema=settings.history.schema_name)
+        yield postgres_run_store(database, schema=settings.history.schema_name)
 
 
 @asynccontextmanager
 async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
     """The dead letters that Kafka refuses for good. Raises SettingsError if no history is configured."""
     async with history_database(settings, connections=1) as database:
-        yield PostgresLetters(database=database, schema=settings.history.schema_name)
+        yield PostgresLetters(HistoryDatabase(database, schema=settings.history.schema_name))
 
 
 def history_database(
@@ -153,18 +158,18 @@ async def watched_aside() -> AsyncIterator[Aside]:
 
 @asynccontextmanager
 async def leases(
-    settings: Settings, aside: Aside, *, runs: RunStore, clock: HistoryClock, config_id: str, concurrency: int
+    settings: Settings, aside: Aside, *, queue: RunQueue, clock: HistoryClock, config_id: str, concurrency: int
 ) -> AsyncIterator[Leases]:
     """Leases that are renewed aside, by a connection of its own for each run, as a row may be locked for a while."""
     async with aside.loop.opened(history(settings, connections=concurrency)) as renewed_in:
         yield Leases(
-            runs=runs,
+            queue=queue,
             clock=clock,
             worker=worker_name(),
             config_id=config_id,
             length=timedelta(seconds=settings.worker.lease_seconds),
             max_runs_per_agency=settings.worker.max_runs_per_agency,
-            renewal=Renewal(renewed_in, start=aside.loop.start, hangs=lambda: aside.watchdog.hangs),
+            renewal=Renewal(renewed_in.queue, start=aside.loop.start, hangs=lambda: aside.watchdog.hangs),
         )
 
 
@@ -180,7 +185,7 @@ async def run_now(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
         aside = await stack.enter_async_context(watched_aside())
         path = await stack.enter_async_context(data_path(settings, config, runs=1, mask=reporting.mask, clock=clock))
         held = await stack.enter_async_context(
-            leases(settings, aside, runs=runs, clock=clock, config_id=path.config_id, concurrency=1)
+            leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1)
         )
         executor = Executor(
             runs=runs,
@@ -202,14 +207,15 @@ async def dry_run(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
         async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
             # Opened only when a dataset looks back: most dry runs need no history.
             real = await stack.enter_async_context(history(settings))
-            return await real.last_success(agency_id, dataset)
+            return await real.history.last_success(agency_id, dataset)
 
         clock = HistoryClock(SystemClock())
         # A run that would wait for longer than a command does must fail: nobody could go on with it later.
         retry = replace(retry_policy_of_run(settings), longest_delay=LONGEST_WAIT)
-        runs = _DryRunStore(clock=clock, last_success=last_success)
+        table = RunTable(clock=clock)
+        runs = replace(memory_run_store(table), history=_LookingBack(table, last_success))
         held = Leases(
-            runs=runs,
+            queue=runs.queue,
             clock=clock,
             worker=worker_name(),
             config_id=path.config_id,
@@ -228,15 +234,15 @@ async def dry_run(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
         yield RunNow(runs=runs, executor=executor, clock=clock, retry=retry)
 
 
-class _DryRunStore(MemoryRunStore):
-    """Knows only this run, but looks back at the real history."""
+class _LookingBack(MemoryHistory):
+    """The history of a dry run alone, but with the last successes of the real one."""
 
-    def __init__(self, *, clock: Clock, last_success: LastSuccesses) -> None:
-        super().__init__(clock=clock)
-        self._look_back = last_success
+    def __init__(self, table: RunTable, last_success: LastSuccesses) -> None:
+        super().__init__(table)
+        self._last_success = last_success
 
     async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
-        return await self._look_back(agency_id, dataset)
+        return await self._last_success(agency_id, dataset)
 
 
 # -- cleaning up ---------------------------------------------------------------------------------
@@ -248,4 +254,4 @@ async def garbage_collector(
 ) -> AsyncIterator[GarbageCollector]:
     """What the `gc` command needs. Of a job config only the destinations count."""
     async with destinations(settings, config, runs=1, mask=mask) as where, history(settings) as runs:
-        yield GarbageCollector(runs=runs, destinations=where, dry_run=dry_run)
+        yield GarbageCollector(leftovers=runs.leftovers, history=runs.history, destinations=where, dry_run=dry_run)

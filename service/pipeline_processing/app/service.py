@@ -50,14 +50,15 @@ async def service(
         await stack.enter_async_context(aside.loop.opened(answers))
         runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask, clock=clock))
-        leases = await stack.enter_async_context(
-            app.leases(settings, aside, runs=runs, clock=clock, config_id=path.config_id, concurrency=concurrency)
+        renewed_aside = app.leases(
+            settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=concurrency
         )
+        leases = await stack.enter_async_context(renewed_aside)
         letters = await stack.enter_async_context(app.letters(settings))
         looker = await stack.enter_async_context(app.topics(settings))
         sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
         outbox = Outbox(
-            runs=runs,
+            runs=runs.outbox,
             events=sender,
             topic=settings.kafka.completions_topic,
             clock=clock,
@@ -104,7 +105,7 @@ async def service(
         intake = Intake(
             subscribe=subscribed,
             reader=RequestReader(config=config, config_id=path.config_id, tracer=tracer),
-            runs=runs,
+            runs=runs.intake,
             letters=DeadLetters(
                 events=sender, topic=settings.kafka.dead_letters_topic, store=letters, clock=clock, mask=mask
             ),

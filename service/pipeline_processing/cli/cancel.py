@@ -49,10 +49,10 @@ async def _cancelled(run_id: str) -> tuple[RunState, Run]:
     from pipeline_processing.errors import RunUnknown
 
     async with history(current_settings()) as runs:
-        before = await runs.get(run_id)
+        before = await runs.history.get(run_id)
         if before is None:
             raise RunUnknown(run_id)
-        return before.state, await runs.cancel(run_id)
+        return before.state, await runs.queue.cancel(run_id)
 
 
 def _why_not(run: Run) -> str:

@@ -18,9 +18,9 @@ from pipeline_processing.terminal import render
 from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
 
 if TYPE_CHECKING:
+    from pipeline_processing.messaging.dead_letters import DeadLetter
     from pipeline_processing.messaging.port import Topics
     from pipeline_processing.messaging.topic_reading import Place
-    from pipeline_processing.requests.dead_letters import DeadLetter
     from pipeline_processing.requests.redrive import DeadLetters, Redriven, Wanted
     from pipeline_processing.settings.settings import Settings
 
@@ -224,7 +224,7 @@ def _object(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _full_object(letter: DeadLetter) -> dict[str, Any]:
-    from pipeline_processing.requests.dead_letters import STORED
+    from pipeline_processing.messaging.dead_letters import STORED
 
     record = letter.record
     return {

@@ -83,7 +83,7 @@ async def _runs(agency_id: int | None, state: RunState | None, since: datetime |
     from pipeline_processing.app.one_run import history as run_store
 
     async with run_store(current_settings()) as runs:
-        return await runs.history(agency_id=agency_id, state=state, since=since, limit=limit)
+        return await runs.history.newest(agency_id=agency_id, state=state, since=since, limit=limit)
 
 
 async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]]:
@@ -91,10 +91,10 @@ async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]
     from pipeline_processing.errors import RunUnknown
 
     async with run_store(current_settings()) as runs:
-        run = await runs.get(run_id)
+        run = await runs.history.get(run_id)
         if run is None:
             raise RunUnknown(run_id)
-        return run, await runs.datasets(run_id), await runs.attempts(run_id)
+        return run, await runs.history.datasets(run_id), await runs.history.attempts(run_id)
 
 
 def _print_run(run: Run, datasets: list[DatasetCounts], attempts: list[Attempt], *, as_json: bool) -> None:

@@ -21,8 +21,8 @@ from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import RunProgress
-from pipeline_processing.ports import Claim
 from pipeline_processing.runs.executor import Executor, Reporting
+from pipeline_processing.runs.store import Claim
 from pipeline_processing.serving.worker import leave_seconds
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.signals import Terminated
@@ -84,7 +84,7 @@ async def _work(
         app.watched_aside() as aside,
         app.history(settings, connections=3) as runs,
         data_path(settings, config, runs=1, mask=mask, clock=clock) as path,
-        app.leases(settings, aside, runs=runs, clock=clock, config_id=path.config_id, concurrency=1) as leases,
+        app.leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1) as leases,
     ):
         executor = Executor(
             runs=runs,
@@ -98,7 +98,7 @@ async def _work(
         _follow_parent(cutoff)
         # Until it renews the lease itself, the parent does.
         history = Server("the history", clock=clock, pause=_ASK_AGAIN_SECONDS)
-        clock.hear(await history.ask(runs.now, by=_ME))
+        clock.hear(await history.ask(runs.queue.now, by=_ME))
         lease = await history.ask(lambda: leases.resume(claim), by=_ME)
         progress.write(b"\n")
         await executor.execute(lease)

@@ -19,9 +19,9 @@ from pipeline_processing.terminal import render
 if TYPE_CHECKING:
     from pipeline_processing.messaging.port import Topics
     from pipeline_processing.messaging.topic_reading import Place
-    from pipeline_processing.ports import RunStore
     from pipeline_processing.requests.replay import ReplayPlan, Step
     from pipeline_processing.requests.replay_sources import RequestSource
+    from pipeline_processing.runs.store import RunHistory
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
 
@@ -135,8 +135,8 @@ async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *,
         topics = await stack.enter_async_context(app.topics(settings))
         if choice.reads_topic or execute:
             await ask_brokers(topics.ensure, clock=clock)
-        source = _source(choice, runs, topics, topic=topic)
-        plan = await stack.enter_async_context(planned(source, runs=runs, same_run=choice.same_run))
+        source = _source(choice, runs.history, topics, topic=topic)
+        plan = await stack.enter_async_context(planned(source, runs=runs.history, same_run=choice.same_run))
         _print_plan(plan, as_json=as_json)
         say = _on_stderr if as_json else typer.echo
         for line in summary(plan):
@@ -160,7 +160,7 @@ async def _replayed(settings: Settings, choice: Choice, telemetry: Telemetry, *,
         say(f"{_number(progress.sent, 'request')} sent.")
 
 
-def _source(choice: Choice, runs: RunStore, topics: Topics, *, topic: str) -> RequestSource:
+def _source(choice: Choice, runs: RunHistory, topics: Topics, *, topic: str) -> RequestSource:
     from pipeline_processing.requests.replay_sources import RecordedRequests, TopicRequests
 
     if choice.reads_topic:

@@ -161,7 +161,7 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
     from pipeline_processing.app import one_run as app
 
     async with asyncio.timeout(_CANCEL_SECONDS), app.history(settings) as runs:
-        return str((await runs.cancel(run_id)).state)
+        return str((await runs.queue.cancel(run_id)).state)
 
 
 def _told(completion: RunCompletion, *, as_json: bool) -> int:

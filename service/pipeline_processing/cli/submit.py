@@ -265,7 +265,7 @@ async def _follow(follower: Follower, submission: _Submission) -> None:
 
 
 def _line(run_id: str, outcome: Outcome) -> str:
-    from pipeline_processing.requests.dead_letters import DeadLetter
+    from pipeline_processing.messaging.dead_letters import DeadLetter
     from pipeline_processing.terminal.render import number, printable
 
     if isinstance(outcome, DeadLetter):

@@ -9,7 +9,7 @@ from pipeline_processing.destinations.s3.errors import ObjectMissing
 from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.model import Run
 from pipeline_processing.options.locations import S3Location, parse_location
-from pipeline_processing.ports import RunStore
+from pipeline_processing.runs.store import RunStore
 from pipeline_processing.settings.settings import Settings
 
 _LOOK_SECONDS = 0.05
@@ -37,7 +37,7 @@ class Evidence:
         ends = await self._topics.ends(self._requests_topic)
         while await self._topics.committed(self._requests_topic) != ends:
             await clock.sleep(_LOOK_SECONDS)
-        while not await self._runs.idle():
+        while not await self._runs.queue.idle():
             await clock.sleep(_LOOK_SECONDS)
 
     async def records(self, topic: str) -> list[Record]:
@@ -47,7 +47,7 @@ class Evidence:
 
     async def history(self) -> dict[str, Run]:
         """All runs that the history has, by run id."""
-        return {run.run_id: run for run in sorted(await self._runs.history(), key=lambda run: run.run_id)}
+        return {run.run_id: run for run in sorted(await self._runs.history.newest(), key=lambda run: run.run_id)}
 
     async def objects(self, urls: Sequence[str]) -> list[StoredObject]:
         """Objects as they are in S3."""

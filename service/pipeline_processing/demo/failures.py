@@ -7,11 +7,11 @@ from pipeline_processing.demo.page import Page
 from pipeline_processing.demo.requests import Requests
 from pipeline_processing.demo.sample import MALFORMED, SampleData, statement
 from pipeline_processing.errors import InvalidRequest, QueryFailed
+from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.model import Manifest, Run, RunState
-from pipeline_processing.ports import RunStore
-from pipeline_processing.requests.dead_letters import DeadLetter
 from pipeline_processing.requests.replay import ReplayPlan, planned
 from pipeline_processing.requests.replay_sources import RecordedRequests
+from pipeline_processing.runs.store import RunHistory
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal.render import Column, duration, number
 
@@ -68,7 +68,7 @@ class Failures:
         expect([payment.amount for payment in payments] == ["n/a"], "there isn't exactly one such amount")
         page.table((Column("ID"), Column("PAYEE"), Column("AMOUNT"), Column("PAID ON")), payments)
 
-    async def run_is_replayed(self, failed: Run, *, runs: RunStore, requests: Requests) -> None:
+    async def run_is_replayed(self, failed: Run, *, runs: RunHistory, requests: Requests) -> None:
         """Its cause is mended, and its request sent again."""
         page = self._page
         page.chapter("The cause is mended, and the run replayed")

@@ -71,7 +71,7 @@ class Story:
             failed = history[_run_id(FAULTY)]
             await failures.dead_letter_is_shown()
             await failures.run_is_explained(failed, like=manifest)
-            await failures.run_is_replayed(failed, runs=runs, requests=requests)
+            await failures.run_is_replayed(failed, runs=runs.history, requests=requests)
 
     async def _data_is_loaded(self) -> None:
         took = _stopwatch()

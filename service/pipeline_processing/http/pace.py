@@ -3,9 +3,9 @@
 import asyncio
 from weakref import WeakValueDictionary
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.urls import Origin
-from pipeline_processing.ports import Clock
 
 
 class Pace:

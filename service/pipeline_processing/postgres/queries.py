@@ -42,15 +42,9 @@ def parse_queries(text: str) -> Mapping[str, Query]:
     return queries
 
 
-def load_queries(package: str, *names: str) -> Mapping[str, Query]:
-    """The queries of SQL files in a package. Raises ValueError on a name that two of them use."""
-    queries: dict[str, Query] = {}
-    for name in names:
-        found = parse_queries(files(package).joinpath(name).read_text(encoding="utf-8"))
-        if twice := queries.keys() & found.keys():
-            raise ValueError(f"{name} has queries of names that are used already: {', '.join(sorted(twice))}.")
-        queries |= found
-    return queries
+def load_queries(package: str, name: str) -> Mapping[str, Query]:
+    """The queries of one SQL file in a package."""
+    return parse_queries(files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def _query(name: str, description: str, sql: str) -> Query:

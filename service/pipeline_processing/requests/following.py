@@ -8,11 +8,11 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from pipeline_processing.aio.asking import Server
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE, KafkaUnavailable, RequestError
+from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.model import RunCompletion, RunProgress
-from pipeline_processing.ports import Clock
-from pipeline_processing.requests.dead_letters import DeadLetter
 from pipeline_processing.requests.submission import Sent, ask_brokers
 
 log = structlog.get_logger(__name__)

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipeline_processing.errors import MessageRefused, MessageTooLarge, PlaceUnknown, RequestError, TopicMissing
+from pipeline_processing.messaging.dead_letters import STORED, DeadLetter, LetterStore
 from pipeline_processing.messaging.port import Events, Headers, Offsets, Outgoing, Record, Topics
 from pipeline_processing.messaging.topic_reading import Place, age, newest, place_of, reading, records_at
-from pipeline_processing.ports import LetterStore
-from pipeline_processing.requests.dead_letters import STORED, DeadLetter
 from pipeline_processing.requests.job_messages import is_named_by_its_place, received, resent
 
 _BATCH = 1_000

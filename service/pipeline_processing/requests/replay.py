@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import JobRequest, Run
-from pipeline_processing.ports import Clock, RunStore
 from pipeline_processing.requests.job_messages import request_message
 from pipeline_processing.requests.replay_sources import Candidate, Message, RequestSource
 from pipeline_processing.requests.spool import Spool
 from pipeline_processing.requests.submission import Submitter, ask_brokers
+from pipeline_processing.runs.store import RunHistory
 
 _LONGEST_RUN_ID = 128
 
@@ -71,7 +72,7 @@ class ReplayPlan:
 
 
 @asynccontextmanager
-async def planned(source: RequestSource, *, runs: RunStore, same_run: bool) -> AsyncIterator[ReplayPlan]:
+async def planned(source: RequestSource, *, runs: RunHistory, same_run: bool) -> AsyncIterator[ReplayPlan]:
     """
     What it means to replay these requests as things stand now; kept for the length of the block. Sends nothing.
 
@@ -186,7 +187,7 @@ def _message_of(run: Run) -> Message:
 # -- the ids of new runs -------------------------------------------------------------------------
 
 
-async def _new_run_ids(run_ids: Sequence[str], runs: RunStore) -> dict[str, str]:
+async def _new_run_ids(run_ids: Sequence[str], runs: RunHistory) -> dict[str, str]:
     """Run id → the id of its next replay."""
     replays = await runs.replays(run_ids)
     numbers = {run_id: replays.get(run_id, 0) + 1 for run_id in run_ids}

@@ -9,8 +9,8 @@ from pipeline_processing.errors import PlaceUnknown, RequestError, RunUnknown
 from pipeline_processing.messaging.port import Headers, Record, Topics
 from pipeline_processing.messaging.topic_reading import Place, reading
 from pipeline_processing.model import Run, RunState
-from pipeline_processing.ports import RunStore
 from pipeline_processing.requests.job_messages import received, resent
+from pipeline_processing.runs.store import RunHistory
 
 PAGE = 500
 _TICK = timedelta(microseconds=1)
@@ -123,7 +123,7 @@ class RecordedRequests:
     def __init__(
         self,
         *,
-        runs: RunStore,
+        runs: RunHistory,
         run_id: str | None = None,
         agency_id: int | None = None,
         failed: bool = False,
@@ -148,7 +148,7 @@ class RecordedRequests:
         until, limit = self._until, PAGE
         seen: set[str] = set()
         while True:
-            page = await self._runs.history(
+            page = await self._runs.newest(
                 agency_id=self._agency_id,
                 state=RunState.FAILED if self._failed else None,
                 since=self._since,

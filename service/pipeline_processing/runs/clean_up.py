@@ -9,7 +9,7 @@ import structlog
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import UploadRef
-from pipeline_processing.ports import RunStore
+from pipeline_processing.runs.store import RunLeftovers
 
 log = structlog.get_logger(__name__)
 
@@ -33,20 +33,20 @@ class CleanUp:
     Every method raises HistoryUnavailable: without the history nothing is known to be lost.
     """
 
-    def __init__(self, *, runs: RunStore, destinations: Destinations, dry_run: bool = False) -> None:
+    def __init__(self, *, leftovers: RunLeftovers, destinations: Destinations, dry_run: bool = False) -> None:
         """With `dry_run` it only counts."""
         self.removed = Amount()
         self.elsewhere: defaultdict[str, Amount] = defaultdict(Amount)
         """What runs have left at other destinations, by URL."""
         self.problems: list[PipelineError] = []
-        self._runs = runs
+        self._leftovers = leftovers
         self._destinations = destinations
         self._dry_run = dry_run
         self._tried: set[tuple[str, str, str]] = set()
 
     async def after_run(self, run_id: str) -> None:
         """Remove all that the history knows to be lost of a run."""
-        lost = await self._runs.lost_uploads(run_id)
+        lost = await self._leftovers.lost_uploads(run_id)
         for upload in lost:
             if not self._destinations.holds(upload.destination):
                 self.elsewhere[upload.destination] += Amount(uploads=1)
@@ -73,13 +73,13 @@ class CleanUp:
                     continue
             gone.append(upload)
         if gone and not self._dry_run:
-            await self._runs.forget_uploads(run_id, gone)
+            await self._leftovers.forget_uploads(run_id, gone)
             log.info("lost uploads removed", run_id=run_id, uploads=len(gone))
         self.removed += Amount(uploads=len(gone))
         return len(gone) == len(lost)
 
     async def _delete_failed_plan(self, run_id: str) -> None:
-        plan = await self._runs.failed_plan(run_id)
+        plan = await self._leftovers.failed_plan(run_id)
         if plan is None:
             return
         if missing := self._destinations.missing(plan):
@@ -95,7 +95,7 @@ class CleanUp:
             self.problems += problems
             if problems:
                 return
-            await self._runs.forget_failed_plan(run_id)
+            await self._leftovers.forget_failed_plan(run_id)
             log.info("objects of a failed run removed", run_id=run_id)
         self.removed += Amount(failed_runs=1)
 

@@ -23,12 +23,13 @@ from pipeline_processing.aio.tasks import give_up, shielded
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, Superseded
 from pipeline_processing.model import Run, RunProgress, RunState
-from pipeline_processing.ports import Claim, RunStore, Services, Source
+from pipeline_processing.ports import Services, Source
 from pipeline_processing.runs.failures import Attempted, Failures, RetryPolicy, known_error
 from pipeline_processing.runs.hand_back import HandBack
 from pipeline_processing.runs.isolated import Isolated, Isolation
 from pipeline_processing.runs.lease import Lease, Leases
 from pipeline_processing.runs.publication import Publisher, decide, manifest_key, outcome_of
+from pipeline_processing.runs.store import Claim, RunStore
 from pipeline_processing.runs.totals import RunTotals
 from pipeline_processing.telemetry.logs import bound_run
 from pipeline_processing.telemetry.masking import Mask
@@ -68,7 +69,7 @@ class Executor:
     """
     Claims runs and works on them, one call per attempt.
 
-    While the run table doesn't answer, every call to it is repeated until the lease ends. `isolated` makes the attempts
+    Each write of an attempt is repeated until the run table answers, or the lease ends. `isolated` makes the attempts
     of runs that may end their process; without it, they are made in this one. Handing back a run and cleaning up after
     it may take `leave_seconds`.
     """
@@ -89,26 +90,28 @@ class Executor:
         self.leases = leases
         self.attempts: set[asyncio.Task[Attempted]] = set()
         """Those that haven't ended, including those that were given up while they hang."""
-        self._runs = runs
-        self._patient_runs = Server("the history", clock=clock, pause=_ASK_AGAIN_SECONDS).repeating(runs)
+        server = Server("the history", clock=clock, pause=_ASK_AGAIN_SECONDS)
+        self._attempts = server.repeating(runs.attempts)
+        self._history = runs.history
         self._clock = clock
         self._reporting = reporting
-        self._failures = Failures(runs=self._patient_runs, retry=retry, clock=clock, mask=reporting.mask)
-        self._publisher = Publisher(runs=self._patient_runs, destinations=path.destinations, mask=reporting.mask)
+        self._failures = Failures(
+            attempts=self._attempts,
+            history=server.repeating(runs.history),
+            retry=retry,
+            clock=clock,
+            mask=reporting.mask,
+        )
+        self._publisher = Publisher(attempts=self._attempts, destinations=path.destinations, mask=reporting.mask)
         self._hand_back = HandBack(
-            runs=runs,
-            patient_runs=self._patient_runs,
+            attempts=self._attempts,
+            leftovers=runs.leftovers,
             destinations=path.destinations,
             clock=clock,
             seconds=leave_seconds,
         )
         self._isolation = isolated and Isolation(
-            isolated,
-            leases=leases,
-            runs=runs,
-            patient_runs=self._patient_runs,
-            failures=self._failures,
-            clock=clock,
+            isolated, leases=leases, history=runs.history, failures=self._failures, clock=clock
         )
 
     async def claim(self, *, run_id: str | None = None) -> Lease | None:
@@ -169,7 +172,7 @@ class Executor:
         The claim holds no longer. Where nobody else has claimed or cancelled the run, this attempt has ended it, and
         only the reply to its last write was lost.
         """
-        run = await self._runs.get(claim.run.run_id) or claim.run
+        run = await self._history.get(claim.run.run_id) or claim.run
         is_free = run.lease_expires_at is None and run.state is not RunState.CANCELLED
         if is_free and run.fence == claim.fence:
             return Attempted(run)
@@ -181,7 +184,7 @@ class Executor:
     async def _attempt(self, claim: Claim) -> Attempted:
         """The protocol, in order. What an error means depends on whether the run is decided."""
         trace_id, span_id = trace_ids(get_current_span())
-        await self._patient_runs.start_attempt(claim, trace_id=trace_id, span_id=span_id)
+        await self._attempts.start(claim, trace_id=trace_id, span_id=span_id)
         decided = claim.run.state is RunState.PREPARED
         totals = RunTotals(self._context(claim), self._clock, self._reporting.on_progress)
         try:
@@ -223,17 +226,21 @@ class Executor:
             source=path.source,
             services=path.services,
             destinations=path.nowhere if request.dry_run else path.destinations,
-            last_success=self._runs.last_success,
-            on_upload=partial(self._patient_runs.record_upload, claim),
+            last_success=self._history.last_success,
+            on_upload=partial(self._attempts.record_upload, claim),
             on_progress=totals,
             tracer=self._reporting.tracer,
             mask=self._reporting.mask,
             max_row_bytes=path.max_row_bytes,
         )
         config = path.config.for_request(request)
+
+        async def export() -> Export:
+            return await contained(processor.process_agency(request.agency_id, config))
+
         # In a task of its own: before Python 3.13, a task in which a TaskGroup has failed looks cancelled ever after,
         # and steps may use any.
-        work = asyncio.create_task(contained(processor.process_agency(request.agency_id, config)))
+        work = asyncio.create_task(export())
         if request.deadline is None:
             return await work
         try:
@@ -248,7 +255,7 @@ class Executor:
     async def _succeed_dry(self, claim: Claim, export: Export) -> Run:
         nowhere = self.path.nowhere.primary.url
         outcome = outcome_of(self._context(claim), export, destination_url=nowhere, manifest_url=None)
-        return await self._patient_runs.succeed_dry(claim, outcome)
+        return await self._attempts.succeed(claim, outcome)
 
     async def _verify(self, context: RunContext) -> None:
         """Check that nothing is published under this run id, and that the destinations are this installation's."""
@@ -256,15 +263,15 @@ class Executor:
         key = manifest_key(context)
         if await primary.exists(key):
             raise ConflictingObjects(f"{primary.url}/{key}", why="a manifest of this run id was published before")
-        await self.path.destinations.mark_installation(await self._runs.installation_id())
+        await self.path.destinations.mark_installation(await self._history.installation_id())
 
     async def _prepare(self, claim: Claim, context: RunContext, export: Export) -> None:
         """Store the plan: from here on the run is decided."""
         url = self.path.destinations.primary.url
         plan, outcome = decide(context, export, destination_url=url, now=self._clock.now())
-        await self._patient_runs.prepare(claim, plan, outcome)
+        await self._attempts.prepare(claim, plan, outcome)
 
     async def _publish(self, claim: Claim) -> Run:
         """Complete the artifacts of the stored plan, publish its manifest, and finish the run."""
         with self._reporting.tracer.start_as_current_span("publish"):
-            return await self._publisher.publish(claim, await self._patient_runs.plan(claim))
+            return await self._publisher.publish(claim, await self._attempts.plan(claim))

@@ -17,7 +17,7 @@ from pipeline_processing.aio.asking import Backoff
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import AttemptsExhausted, InternalError, PipelineError, StepFailed, TransientError
 from pipeline_processing.model import Attempt, Run, RunFailure
-from pipeline_processing.ports import Claim, Outcome, RunStore
+from pipeline_processing.runs.store import Claim, Outcome, RunAttempts, RunHistory
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.user_code import NoException, described
 
@@ -100,17 +100,27 @@ class RetryPolicy:
 
 
 class Failures:
-    """Decides what follows from an attempt's error, and writes it to the run table."""
+    """
+    Decides what follows from an attempt's error, and writes it to the run table. Each call to the ports must be
+    repeated until it is answered.
+    """
 
-    def __init__(self, *, runs: RunStore, retry: RetryPolicy, clock: Clock, mask: Mask) -> None:
-        self._runs = runs
+    def __init__(
+        self, *, attempts: RunAttempts, history: RunHistory, retry: RetryPolicy, clock: Clock, mask: Mask
+    ) -> None:
+        self._attempts = attempts
+        self._history = history
         self._retry = retry
         self._clock = clock
         self._mask = mask
 
+    async def current(self, claim: Claim) -> Run:
+        """The run as it stands."""
+        return await self._history.get(claim.run.run_id) or claim.run
+
     async def check_tries(self, claim: Claim) -> None:
         """Raise AttemptsExhausted for a run whose workers die of it and never get to report an error."""
-        tries = await self._runs.tries(claim.run.run_id)
+        tries = await self._history.tries(claim.run.run_id)
         if tries > self._retry.max_attempts:
             raise AttemptsExhausted(
                 f"Gave up after {tries - 1} attempts. The last one was lost with its worker: look at that worker's "
@@ -121,14 +131,14 @@ class Failures:
         """End an attempt that failed before the decision: queue the run again, or fail it."""
         if error.retryable:
             run_id = claim.run.run_id
-            trouble = Trouble.of(await self._runs.attempts(run_id), now=self._clock.now())
+            trouble = Trouble.of(await self._history.attempts(run_id), now=self._clock.now())
             counts, delay = self._retry.counts(error, trouble), self._retry.delay(error, trouble.failures)
-            left = not counts or await self._runs.tries(run_id) < self._retry.max_attempts
+            left = not counts or await self._history.tries(run_id) < self._retry.max_attempts
             if left and delay <= self._retry.longest_delay:
                 return await self._retry_later(claim, error, delay, counts=counts)
         final = final_error(error, claim.run.attempt)
         log.info("run failed", kind=final.kind, error=str(final))
-        return Attempted(await self._runs.fail(claim, failure_of(final, self._mask), outcome=outcome), final)
+        return Attempted(await self._attempts.fail(claim, failure_of(final, self._mask), outcome=outcome), final)
 
     async def _retry_later(self, claim: Claim, error: PipelineError, delay: timedelta, *, counts: bool) -> Attempted:
         if (deadline := claim.run.request.deadline) is not None:
@@ -136,14 +146,14 @@ class Failures:
             delay = min(delay, max(timedelta(), deadline - self._clock.now()))
         log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
         failure = failure_of(error, self._mask)
-        return Attempted(await self._runs.retry(claim, failure, delay=delay, counts=counts), error)
+        return Attempted(await self._attempts.retry(claim, failure, delay=delay, counts=counts), error)
 
     async def release(self, claim: Claim, error: PipelineError) -> Attempted:
         """Release a decided run that couldn't be published. Nothing fails it: a later claim continues its plan."""
         log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
         # Decided runs are claimed before all others: one that can't be published now must not keep workers busy.
         delay = self._retry.delay(error, 1) if error.retryable else _REPAIR_DELAY
-        return Attempted(await self._runs.release(claim, delay=delay), error)
+        return Attempted(await self._attempts.release(claim, delay=delay), error)
 
 
 def failure_of(error: PipelineError, mask: Mask) -> RunFailure:

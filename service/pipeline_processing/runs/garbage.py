@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import UploadRef
-from pipeline_processing.ports import RunStore
 from pipeline_processing.runs.clean_up import Amount, CleanUp
+from pipeline_processing.runs.store import RunHistory, RunLeftovers
 
 _KEY_OF_A_RUN = re.compile(r"agency_id=[0-9]+/run_id=([A-Za-z0-9][A-Za-z0-9._-]{0,127})/[!-~]+")
 """Narrow: anybody may have started uploads below the prefix, with keys that the history can't even be asked about."""
@@ -41,10 +41,13 @@ class GarbageCollector:
     between starting an upload and recording it. Workers may be at work meanwhile.
     """
 
-    def __init__(self, *, runs: RunStore, destinations: Destinations, dry_run: bool = False) -> None:
-        self._runs = runs
+    def __init__(
+        self, *, leftovers: RunLeftovers, history: RunHistory, destinations: Destinations, dry_run: bool = False
+    ) -> None:
+        self._leftovers = leftovers
+        self._history = history
         self._destinations = destinations
-        self._clean_up = CleanUp(runs=runs, destinations=destinations, dry_run=dry_run)
+        self._clean_up = CleanUp(leftovers=leftovers, destinations=destinations, dry_run=dry_run)
 
     async def collect(self) -> Collected:
         """
@@ -54,8 +57,8 @@ class GarbageCollector:
         verified, and HistoryUnavailable at any time. All other errors are among the problems.
         """
         # Below another's prefix, uploads of runs that only have the same ids would be taken for lost.
-        await self._destinations.verify_installation(await self._runs.installation_id())
-        for run_id in await self._runs.runs_to_clean_up():
+        await self._destinations.verify_installation(await self._history.installation_id())
+        for run_id in await self._leftovers.runs_to_clean_up():
             await self._clean_up.after_run(run_id)
         in_use, unknown = await self._collect_listed()
         done = self._clean_up
@@ -76,12 +79,12 @@ class GarbageCollector:
         # never comes back, and the next one starts uploads of its own.
         by_run, in_use, unknown = await self._listed(), 0, 0
         for run_id, uploads in by_run.items():
-            lost = [] if run_id is None else await self._runs.lost_of(run_id, uploads)
+            lost = [] if run_id is None else await self._leftovers.lost_of(run_id, uploads)
             await self._clean_up.abort(run_id or "", lost)
             left = len(uploads) - len(lost)
             if left == 0:
                 continue
-            if run_id is not None and (lost or await self._runs.get(run_id) is not None):
+            if run_id is not None and (lost or await self._history.get(run_id) is not None):
                 in_use += left
             else:
                 unknown += left

@@ -9,9 +9,9 @@ from pipeline_processing.aio.tasks import give_up, in_time, shielded
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError, Superseded
 from pipeline_processing.model import Run
-from pipeline_processing.ports import Claim, RunStore
 from pipeline_processing.runs.clean_up import CleanUp
 from pipeline_processing.runs.failures import Attempted
+from pipeline_processing.runs.store import Claim, RunAttempts, RunLeftovers
 from pipeline_processing.user_code import NoException, contained
 
 log = structlog.get_logger(__name__)
@@ -23,15 +23,21 @@ _CONNECTIONS = 3
 
 class HandBack:
     """
-    Hands back runs and cleans up after attempts. Leaving a run may take `seconds` in all. Each call to `patient_runs`
-    must be repeated until it is answered.
+    Hands back runs and cleans up after attempts. Leaving a run may take `seconds` in all. Each call to `attempts` must
+    be repeated until it is answered.
     """
 
     def __init__(
-        self, *, runs: RunStore, patient_runs: RunStore, destinations: Destinations, clock: Clock, seconds: float
+        self,
+        *,
+        attempts: RunAttempts,
+        leftovers: RunLeftovers,
+        destinations: Destinations,
+        clock: Clock,
+        seconds: float,
     ) -> None:
-        self._runs = runs
-        self._patient_runs = patient_runs
+        self._attempts = attempts
+        self._leftovers = leftovers
         self._destinations = destinations
         self._clock = clock
         self._seconds = seconds
@@ -71,7 +77,7 @@ class HandBack:
         asking: set[asyncio.Task[Run]] = set()
         try:
             for _ in range(_CONNECTIONS):
-                asking.add(asyncio.create_task(self._patient_runs.hand_back(claim)))
+                asking.add(asyncio.create_task(self._attempts.hand_back(claim)))
                 seconds = self._seconds / _CONNECTIONS
                 done, _ = await asyncio.wait(asking, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
                 for answered in done:
@@ -98,7 +104,7 @@ class HandBack:
         await shielded(limited())
 
     async def _clean_up(self, run_id: str) -> None:
-        clean_up = CleanUp(runs=self._runs, destinations=self._destinations)
+        clean_up = CleanUp(leftovers=self._leftovers, destinations=self._destinations)
         await clean_up.after_run(run_id)
         for problem in clean_up.problems:
             log.warning("something of a run could not be removed; `gc` will", error=str(problem))

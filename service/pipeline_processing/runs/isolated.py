@@ -14,9 +14,9 @@ import structlog
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import HistoryUnavailable, ProcessEnded, Superseded
 from pipeline_processing.model import RunState
-from pipeline_processing.ports import Claim, Outcome, RunStore
 from pipeline_processing.runs.failures import Attempted, Failures, known_error
 from pipeline_processing.runs.lease import Lease, Leases
+from pipeline_processing.runs.store import Claim, Outcome, RunHistory
 
 log = structlog.get_logger(__name__)
 
@@ -42,22 +42,14 @@ Isolated = Callable[[Claim], IsolatedAttempt]
 
 
 class Isolation:
-    """`start` makes the process of an attempt; `runs` is the run table with and without repeated calls."""
+    """Makes those attempts. `start` makes their processes; each call to `failures` is repeated until it is answered."""
 
     def __init__(
-        self,
-        start: Isolated,
-        *,
-        leases: Leases,
-        runs: RunStore,
-        patient_runs: RunStore,
-        failures: Failures,
-        clock: Clock,
+        self, start: Isolated, *, leases: Leases, history: RunHistory, failures: Failures, clock: Clock
     ) -> None:
         self._start = start
         self._leases = leases
-        self._runs = runs
-        self._patient_runs = patient_runs
+        self._history = history
         self._failures = failures
         self._clock = clock
 
@@ -78,7 +70,7 @@ class Isolation:
             raise
         except Exception as error:
             return await self._failures.end_attempt(claim, known_error(error), Outcome())
-        run = await self._patient_runs.get(claim.run.run_id) or claim.run
+        run = await self._failures.current(claim)
         if run.state is not RunState.RUNNING or run.fence != claim.fence:
             return Attempted(run)
         return await self._failures.end_attempt(claim, ProcessEnded(exit_code), Outcome())
@@ -97,7 +89,7 @@ class Isolation:
 
     async def _is_held(self, claim: Claim) -> bool:
         try:
-            run = await self._runs.get(claim.run.run_id) or claim.run
+            run = await self._history.get(claim.run.run_id) or claim.run
         except HistoryUnavailable:
             return True  # as far as known
         ends_at = run.lease_expires_at

@@ -11,7 +11,7 @@ import structlog
 from pipeline_processing.aio.asking import Backoff, ask
 from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.errors import PipelineError, Superseded, TransientError
-from pipeline_processing.ports import Claim, RunStore
+from pipeline_processing.runs.store import Claim, RunQueue
 
 T = TypeVar("T")
 
@@ -34,11 +34,11 @@ class Lease:
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """
-    How leases are renewed beside the work: `start` starts a coroutine where the work can't block it, and `runs` is the
-    run table to use there. Leases are no longer renewed once the work `hangs`.
+    How leases are renewed beside the work: `start` starts a coroutine where the work can't block it, and `queue` is
+    to be used there. Leases are no longer renewed once the work `hangs`.
     """
 
-    runs: RunStore
+    queue: RunQueue
     start: StartAside = asyncio.ensure_future
     hangs: Callable[[], bool] = lambda: False
 
@@ -54,7 +54,7 @@ class Leases:
     def __init__(
         self,
         *,
-        runs: RunStore,
+        queue: RunQueue,
         clock: HistoryClock,
         worker: str,
         config_id: str,
@@ -63,17 +63,17 @@ class Leases:
         renewal: Renewal | None = None,
     ) -> None:
         self.worker = worker
-        self._runs = runs
+        self._queue = queue
         self._clock = clock
         self._config_id = config_id
         self._length = length
         self._max_runs_per_agency = max_runs_per_agency
-        self._renewal = renewal or Renewal(runs)
+        self._renewal = renewal or Renewal(queue)
 
     async def claim(self, *, run_id: str | None = None) -> Lease | None:
-        """Claim one run, or that run; see `RunStore.claim`."""
+        """Claim one run, or that run; see `RunQueue.claim`."""
         asked_at = self._clock.monotonic()
-        claim = await self._runs.claim(
+        claim = await self._queue.claim(
             worker=self.worker,
             lease=self._length,
             max_runs_per_agency=self._max_runs_per_agency,
@@ -89,7 +89,7 @@ class Leases:
     async def resume(self, claim: Claim) -> Lease:
         """Continue a claim that another process of this worker made. Raises Superseded if it holds no longer."""
         asked_at = self._clock.monotonic()
-        await self._runs.renew(claim, lease=self._length)
+        await self._queue.renew(claim, lease=self._length)
         return Lease(claim, ends_at=asked_at + self._length.total_seconds())
 
     async def work(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
@@ -131,7 +131,7 @@ class Leases:
             await self._clock.sleep(_CHECK_SECONDS)
             try:
                 async with asyncio.timeout(left - _CHECK_SECONDS):
-                    await self._renewal.runs.check(claim)
+                    await self._renewal.queue.check(claim)
             except (TransientError, TimeoutError):
                 pass  # the next renewal finds out whether that matters
         await self._clock.sleep(max(0.0, left))
@@ -142,7 +142,7 @@ class Leases:
 
         async def renew() -> float:
             sent_at = self._clock.monotonic()
-            await self._renewal.runs.renew(claim, lease=self._length)
+            await self._renewal.queue.renew(claim, lease=self._length)
             return sent_at + self._length.total_seconds()
 
         def failed(failure: PipelineError, _: float) -> None:

@@ -32,8 +32,8 @@ from pipeline_processing.model import (
     RunState,
     StagedTable,
 )
-from pipeline_processing.ports import Claim, Outcome, RunStore
 from pipeline_processing.runs.failures import failure_of
+from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
 from pipeline_processing.telemetry.masking import Mask
 
 log = structlog.get_logger(__name__)
@@ -139,10 +139,10 @@ def _rejected(artifact: Artifact) -> RejectedEntry:
 
 
 class Publisher:
-    """Completes, publishes and finishes prepared runs. Each call to `runs` must be repeated until it is answered."""
+    """Publishes prepared runs. Each call to `attempts` must be repeated until it is answered."""
 
-    def __init__(self, *, runs: RunStore, destinations: Destinations, mask: Mask) -> None:
-        self._runs = runs
+    def __init__(self, *, attempts: RunAttempts, destinations: Destinations, mask: Mask) -> None:
+        self._attempts = attempts
         self._destinations = destinations
         self._mask = mask
 
@@ -168,15 +168,15 @@ class Publisher:
                 except UploadMissing as missing:
                     if number == 0:
                         log.warning("plan is void: its first upload is gone", key=artifact.key)
-                        return await self._runs.void_plan(claim)
+                        return await self._attempts.void_plan(claim)
                     raise PlanLost(self._destinations.url(artifact)) from missing
             await primary.publish(plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata)
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)
-        return await self._runs.succeed(claim)
+        return await self._attempts.succeed(claim)
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
-        run = await self._runs.fail(claim, failure_of(error, self._mask), state=RunState.PREPARED)
+        run = await self._attempts.fail(claim, failure_of(error, self._mask), state=RunState.PREPARED)
         # Only now, since `failed` is final: no other worker can still roll the same plan forward to success.
         # The plan stays in the history until `CleanUp` has aborted the uploads that are left and has looked once more:
         # until then, a worker that hasn't heard of the failure could complete one, and only the plan names that object.

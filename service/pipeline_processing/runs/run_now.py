@@ -16,9 +16,9 @@ from pipeline_processing.errors import (
     Superseded,
 )
 from pipeline_processing.model import JobRequest, Run, RunState
-from pipeline_processing.ports import Incoming, RunStore
 from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.failures import RetryPolicy
+from pipeline_processing.runs.store import Incoming, RunStore
 
 log = structlog.get_logger(__name__)
 
@@ -53,10 +53,10 @@ class RunNow:
         Raises ConflictingRequest, RunOfAnotherJobConfig, RunHeldElsewhere, RunPutOff, or the error that keeps a decided
         run from being published.
         """
-        known = await self._ask(lambda: self._runs.get(run_id))
+        known = await self._ask(lambda: self._runs.history.get(run_id))
         if known is None or not known.state.finished:
             # A destination that can't be used is found before the run id is spent on it.
-            installation = await self._ask(self._runs.installation_id)
+            installation = await self._ask(self._runs.history.installation_id)
             await self._ask(lambda: self._executor.path.destinations.verify_installation(installation))
         incoming = Incoming(
             request=request,
@@ -65,7 +65,7 @@ class RunNow:
             span_id=span_id,
             config_id=self._executor.path.config_id,
         )
-        run = await self._ask(lambda: self._runs.accept(incoming))
+        run = await self._ask(lambda: self._runs.intake.accept(incoming))
         unpublished, error = 0, None
         while not run.state.finished:
             lease = await self._ask(lambda: self._executor.claim(run_id=run_id))
@@ -90,8 +90,8 @@ class RunNow:
         Raises RunHeldElsewhere when another worker holds it, RunOfAnotherJobConfig when only a worker with another job
         config may export it, and RunPutOff when it isn't due for long.
         """
-        now = await self._ask(self._runs.now)
-        run = await self._ask(lambda: self._runs.get(run_id))
+        now = await self._ask(self._runs.queue.now)
+        run = await self._ask(lambda: self._runs.history.get(run_id))
         assert run is not None  # it was accepted, and a finished run is never pruned within moments
         # A run whose lease has ended waits for its turn, as a queued one does. So does one with a lease of our own that
         # we don't know of, because the reply to the claim was lost: that lease has to end first.

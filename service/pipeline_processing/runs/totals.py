@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.model import Counts, DatasetCounts, RunProgress, RunState
-from pipeline_processing.ports import Clock, Outcome
+from pipeline_processing.runs.store import Outcome
 
 
 class RunTotals:

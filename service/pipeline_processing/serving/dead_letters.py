@@ -13,9 +13,8 @@ from pipeline_processing.errors import (
     TopicMissing,
     TransientError,
 )
+from pipeline_processing.messaging.dead_letters import LetterStore, dead_letter, without_value
 from pipeline_processing.messaging.port import Events, Outgoing, Record
-from pipeline_processing.ports import LetterStore
-from pipeline_processing.requests.dead_letters import dead_letter, without_value
 from pipeline_processing.telemetry.masking import Mask
 
 log = structlog.get_logger(__name__)

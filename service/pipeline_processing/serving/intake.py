@@ -20,8 +20,8 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
 from pipeline_processing.errors import RequestError, TopicMissing, TransientError
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
-from pipeline_processing.ports import Incoming, Origin, RunStore
 from pipeline_processing.requests.job_messages import received
+from pipeline_processing.runs.store import Incoming, Origin, RunIntake
 from pipeline_processing.serving.dead_letters import DeadLetters
 from pipeline_processing.telemetry.health import Pulse, Servers
 from pipeline_processing.telemetry.tracing import trace_ids
@@ -97,7 +97,7 @@ class Intake:
         *,
         subscribe: Callable[[], AbstractAsyncContextManager[RequestStream]],
         reader: RequestReader,
-        runs: RunStore,
+        runs: RunIntake,
         letters: DeadLetters,
         clock: Clock,
         pulse: Pulse,

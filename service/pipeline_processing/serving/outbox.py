@@ -7,8 +7,8 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, TransientError
 from pipeline_processing.messaging.port import Events, Outgoing
-from pipeline_processing.ports import RunStore
 from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.store import RunOutbox
 from pipeline_processing.telemetry.health import Pulse, Servers
 
 _BATCH = 200
@@ -27,7 +27,7 @@ class Outbox:
     def __init__(
         self,
         *,
-        runs: RunStore,
+        runs: RunOutbox,
         events: Events,
         topic: str,
         clock: Clock,

@@ -4,11 +4,11 @@ import asyncio
 
 import structlog
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import RunProgress
-from pipeline_processing.ports import Clock
 from pipeline_processing.runs.completions import SOURCE
 
 log = structlog.get_logger(__name__)

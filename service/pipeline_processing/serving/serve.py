@@ -16,7 +16,7 @@ from pipeline_processing.aio.tasks import Stopped, first_of, unless_stopped
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.messaging.port import Offsets, Topics
-from pipeline_processing.ports import RunStore
+from pipeline_processing.runs.store import RunStore
 from pipeline_processing.serving.intake import Intake
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -104,7 +104,7 @@ class Service:
     async def _verify(self, stop: asyncio.Event, *, within: float) -> None:
         """Check that the history is set up, and that the destinations are this installation's. Raises Stopped."""
         history, destination = self._servers.history, self._servers.destination
-        installation = await self._ask(history, self._runs.installation_id, stop, within=within)
+        installation = await self._ask(history, self._runs.history.installation_id, stop, within=within)
         verify = self._destinations.verify_installation
         await self._ask(destination, lambda: verify(installation), stop, within=within)
 
@@ -113,7 +113,7 @@ class Service:
         waiting = 0
         while not stop.is_set():
             try:
-                before, waiting = waiting, await self._runs.waiting_for_another_config(self._config_id)
+                before, waiting = waiting, await self._runs.queue.waiting_for_another_config(self._config_id)
             except HistoryUnavailable:
                 pass  # the other parts log it
             else:
@@ -129,7 +129,7 @@ class Service:
             # In this order, since accepted requests are work.
             while not await self._ask(kafka, lambda: self._accepted(ends), stop):
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
-            while not await self._ask(history, lambda: self._runs.idle(config_id=self._config_id), stop):
+            while not await self._ask(history, lambda: self._runs.queue.idle(config_id=self._config_id), stop):
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
         except Stopped:
             return

@@ -5,7 +5,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import datetime
 from typing import Any
 
-from pipeline_processing.ports import Batches, Clock, Snapshot, Source
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.ports import Batches, Snapshot, Source
 from pipeline_processing.rows.columns import Columns
 
 

@@ -18,13 +18,16 @@ import pytest
 
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.history.memory.letters import MemoryLetters
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
+from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
 from pipeline_processing.history.postgres.migrate import migrate
-from pipeline_processing.history.postgres.store import PostgresRunStore
-from pipeline_processing.ports import LetterStore, RunStore
+from pipeline_processing.history.postgres.store import postgres_run_store
+from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.store import RunStore
 from tests.pgbouncer import POOL_MODES, NewPool
 
 # -- the server ----------------------------------------------------------------------------------
@@ -111,7 +114,8 @@ class Backend(Protocol):
 class MemoryBackend:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.runs = MemoryRunStore(clock=self.clock)
+        self.table = RunTable(clock=self.clock)
+        self.runs = memory_run_store(self.table)
         self.letters: LetterStore = MemoryLetters(clock=self.clock)
 
     def now(self) -> datetime:
@@ -121,10 +125,11 @@ class MemoryBackend:
         await self.clock.sleep(seconds)
 
     async def outbox(self, run_id: str) -> list[OutboxEvent]:
-        return [event for event in self.runs.outbox if event.run_id == run_id]
+        return [event for event in self.table.events if event.run_id == run_id]
 
     async def everything(self) -> Any:
-        return repr(self.runs._records), deepcopy(vars(self.runs._announcements))
+        table = self.table
+        return repr(table.records), deepcopy((table.events, table.sent, table.asked_again))
 
 
 TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets")
@@ -133,8 +138,8 @@ TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "ins
 class PostgresBackend:
     def __init__(self, database: DatabaseClient, schema: str) -> None:
         self.database = database
-        self.runs = PostgresRunStore(database=database, schema=schema)
-        self.letters: LetterStore = PostgresLetters(database=database, schema=schema)
+        self.runs = postgres_run_store(database, schema=schema)
+        self.letters: LetterStore = PostgresLetters(HistoryDatabase(database, schema=schema))
 
     def now(self) -> datetime:
         return datetime.now(UTC)

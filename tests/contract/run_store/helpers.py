@@ -15,12 +15,13 @@ from pipeline_processing.model import (
     MultipartUpload,
     Plan,
     Run,
+    RunCompletion,
     RunFailure,
     StagedFile,
     UploadedPart,
     UploadRef,
 )
-from pipeline_processing.ports import Claim, Incoming, Origin, Outcome, RunStore
+from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
 from tests.contract.run_store.conftest import Backend
 
 LEASE = timedelta(minutes=5)
@@ -84,7 +85,7 @@ def message(run_id: str = "r", *, offset: int = 0, **request: Any) -> Incoming:
 
 
 async def accepted(runs: RunStore, run_id: str = "r", *, agency_id: int = 7, **request: Any) -> Run:
-    return await runs.accept(incoming(run_id, agency_id=agency_id, **request))
+    return await runs.intake.accept(incoming(run_id, agency_id=agency_id, **request))
 
 
 async def claimed(
@@ -95,7 +96,7 @@ async def claimed(
     at_most: int = 99,
     config_id: str | None = None,
 ) -> Claim:
-    claim = await runs.claim(
+    claim = await runs.queue.claim(
         worker=worker, lease=LEASE, max_runs_per_agency=at_most, config_id=config_id, run_id=run_id
     )
     assert claim is not None
@@ -105,7 +106,9 @@ async def claimed(
 async def nothing_to_claim(
     runs: RunStore, run_id: str | None = None, *, at_most: int = 99, config_id: str | None = None
 ) -> bool:
-    claim = await runs.claim(worker="w-9", lease=LEASE, max_runs_per_agency=at_most, config_id=config_id, run_id=run_id)
+    claim = await runs.queue.claim(
+        worker="w-9", lease=LEASE, max_runs_per_agency=at_most, config_id=config_id, run_id=run_id
+    )
     return claim is None
 
 
@@ -114,19 +117,24 @@ async def prepared(runs: RunStore, run_id: str = "r", **request: Any) -> Claim:
     await accepted(runs, run_id, **request)
     claim = await claimed(runs, run_id)
     for upload in (UNPLANNED, *PLANNED):
-        await runs.record_upload(claim, upload)
-    await runs.prepare(claim, PLAN, OUTCOME)
+        await runs.attempts.record_upload(claim, upload)
+    await runs.attempts.prepare(claim, PLAN, OUTCOME)
     return claim
 
 
 async def finished(runs: RunStore, run_id: str = "r", **request: Any) -> Run:
     """A run that has failed."""
     await accepted(runs, run_id, **request)
-    return await runs.fail(await claimed(runs, run_id), FAILURE)
+    return await runs.attempts.fail(await claimed(runs, run_id), FAILURE)
+
+
+async def events(backend: Backend, run_id: str) -> list[tuple[str, RunCompletion]]:
+    """The run's events: id and content."""
+    return [(each.event_id, RunCompletion.model_validate_json(each.value)) for each in await backend.outbox(run_id)]
 
 
 async def standing(runs: RunStore, run_id: str = "r") -> Run:
-    run = await runs.get(run_id)
+    run = await runs.history.get(run_id)
     assert run is not None
     return run
 

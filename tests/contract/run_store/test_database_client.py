@@ -19,7 +19,7 @@ from pipeline_processing.errors import (
     SourceBusy,
     SourceUnavailable,
 )
-from pipeline_processing.history.postgres.store import PostgresRunStore
+from pipeline_processing.history.postgres.store import postgres_run_store
 from pipeline_processing.postgres.client import DatabaseClient
 from tests.contract.run_store.conftest import PostgresBackend
 
@@ -203,10 +203,10 @@ async def test_a_history_that_is_busy_or_read_only_is_unavailable(on_postgres: P
             "CREATE OR REPLACE VIEW installation AS SELECT installation_id FROM renamed WHERE fails()"
         )
         with pytest.raises(HistoryUnavailable, match="simulated"):
-            await runs.installation_id()
+            await runs.history.installation_id()
 
 
 async def test_the_run_store_needs_its_schema_as_the_search_path(database: str) -> None:
     """Otherwise it would work on somebody else's tables."""
     with pytest.raises(ValueError, match="search path"):
-        PostgresRunStore(database=client(database), schema="pipeline")
+        postgres_run_store(client(database), schema="pipeline")

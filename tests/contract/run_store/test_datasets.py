@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline_processing.errors import Superseded
-from pipeline_processing.history.postgres.writes import QUERIES
+from pipeline_processing.history.postgres.reads import QUERIES
 from pipeline_processing.model import DatasetCounts, RunState
-from pipeline_processing.ports import LastSuccess, Outcome, RunStore
+from pipeline_processing.ports import LastSuccess
+from pipeline_processing.runs.store import Outcome, RunStore
 from tests.contract.run_store.conftest import Backend, PostgresBackend
 from tests.contract.run_store.helpers import FAILURE, OUTCOME, PLAN, accepted, claimed, taken_over
 
@@ -30,8 +31,8 @@ async def succeeded(
 ) -> None:
     await accepted(runs, run_id, **request)
     claim = await claimed(runs, run_id)
-    await runs.prepare(claim, PLAN, outcome(*datasets, covered_until=covered_until))
-    await runs.succeed(claim)
+    await runs.attempts.prepare(claim, PLAN, outcome(*datasets, covered_until=covered_until))
+    await runs.attempts.succeed(claim)
 
 
 # -- counts --------------------------------------------------------------------------------------
@@ -41,24 +42,24 @@ async def test_a_decided_runs_datasets_are_told_in_their_order(runs: RunStore) -
     """From the decision on, and for good; before it nothing is known."""
     await accepted(runs)
     claim = await claimed(runs)
-    assert await runs.datasets("r") == []
+    assert await runs.history.datasets("r") == []
 
-    await runs.prepare(claim, PLAN, outcome())
-    assert await runs.datasets("r") == [RECORDS, EVENTS]
+    await runs.attempts.prepare(claim, PLAN, outcome())
+    assert await runs.history.datasets("r") == [RECORDS, EVENTS]
 
-    await runs.succeed(claim)
-    assert await runs.datasets("r") == [RECORDS, EVENTS]
-    assert await runs.datasets("another") == []
+    await runs.attempts.succeed(claim)
+    assert await runs.history.datasets("r") == [RECORDS, EVENTS]
+    assert await runs.history.datasets("another") == []
 
 
 async def test_preparing_again_counts_nothing_twice(backend: Backend) -> None:
     """A repetition after a lost reply changes nothing, whatever it says."""
     await accepted(backend.runs)
     claim = await claimed(backend.runs)
-    await backend.runs.prepare(claim, PLAN, outcome())
+    await backend.runs.attempts.prepare(claim, PLAN, outcome())
     before = await backend.everything()
 
-    await backend.runs.prepare(claim, PLAN, outcome(EVENTS, covered_until=None))
+    await backend.runs.attempts.prepare(claim, PLAN, outcome(EVENTS, covered_until=None))
 
     assert await backend.everything() == before
 
@@ -70,11 +71,11 @@ async def test_a_superseded_worker_counts_nothing(backend: Backend) -> None:
     new = await taken_over(backend, old)
 
     with pytest.raises(Superseded):
-        await backend.runs.prepare(old, PLAN, outcome())
-    assert await backend.runs.datasets("r") == []
+        await backend.runs.attempts.prepare(old, PLAN, outcome())
+    assert await backend.runs.history.datasets("r") == []
 
-    await backend.runs.prepare(new, PLAN, outcome(EVENTS))
-    assert await backend.runs.datasets("r") == [EVENTS]
+    await backend.runs.attempts.prepare(new, PLAN, outcome(EVENTS))
+    assert await backend.runs.history.datasets("r") == [EVENTS]
 
 
 async def test_a_void_plan_takes_its_counts_along(backend: Backend) -> None:
@@ -82,17 +83,17 @@ async def test_a_void_plan_takes_its_counts_along(backend: Backend) -> None:
     runs = backend.runs
     await accepted(runs)
     claim = await claimed(runs)
-    await runs.prepare(claim, PLAN, outcome())
+    await runs.attempts.prepare(claim, PLAN, outcome())
 
-    await runs.void_plan(claim)
-    assert await runs.datasets("r") == []
+    await runs.attempts.void_plan(claim)
+    assert await runs.history.datasets("r") == []
 
     again = await claimed(runs)
-    await runs.prepare(again, PLAN, outcome(EVENTS, covered_until=NOON + timedelta(hours=1)))
-    await runs.succeed(again)
-    assert await runs.datasets("r") == [EVENTS]
-    assert await runs.last_success(7, "records") is None
-    last = await runs.last_success(7, "events")
+    await runs.attempts.prepare(again, PLAN, outcome(EVENTS, covered_until=NOON + timedelta(hours=1)))
+    await runs.attempts.succeed(again)
+    assert await runs.history.datasets("r") == [EVENTS]
+    assert await runs.history.last_success(7, "records") is None
+    last = await runs.history.last_success(7, "events")
     assert last is not None
     assert last.covered_until == NOON + timedelta(hours=1)
 
@@ -102,26 +103,26 @@ async def test_a_failed_runs_datasets_are_told_as_far_as_it_got(runs: RunStore) 
     await accepted(runs)
     claim = await claimed(runs)
 
-    await runs.fail(claim, FAILURE, outcome=outcome(EVENTS, covered_until=None))
+    await runs.attempts.fail(claim, FAILURE, outcome=outcome(EVENTS, covered_until=None))
 
-    assert await runs.datasets("r") == [EVENTS]
+    assert await runs.history.datasets("r") == [EVENTS]
 
 
-@pytest.mark.parametrize("end", ["succeed_dry", "fail"])
+@pytest.mark.parametrize("end", ["succeed", "fail"])
 async def test_a_dry_runs_datasets_are_not_kept(runs: RunStore, end: str) -> None:
     """It exports nothing; its totals are in the run."""
     await accepted(runs, dry_run=True)
     claim = await claimed(runs)
 
     run = (
-        await runs.succeed_dry(claim, outcome())
-        if end == "succeed_dry"
-        else await runs.fail(claim, FAILURE, outcome=outcome())
+        await runs.attempts.succeed(claim, outcome())
+        if end == "succeed"
+        else await runs.attempts.fail(claim, FAILURE, outcome=outcome())
     )
 
     assert run.rows_read == 10
-    assert await runs.datasets("r") == []
-    assert await runs.last_success(7, "records") is None
+    assert await runs.history.datasets("r") == []
+    assert await runs.history.last_success(7, "records") is None
 
 
 # -- the last success ----------------------------------------------------------------------------
@@ -132,9 +133,9 @@ async def test_the_last_success_is_that_of_the_dataset(runs: RunStore) -> None:
     await succeeded(runs, "both")
     await succeeded(runs, "later", RECORDS, covered_until=NOON + timedelta(hours=1))
 
-    assert await runs.last_success(7, "records") == LastSuccess("later", NOON + timedelta(hours=1), RECORDS)
-    assert await runs.last_success(7, "events") == LastSuccess("both", NOON, EVENTS)
-    assert await runs.last_success(7, "unheard_of") is None
+    assert await runs.history.last_success(7, "records") == LastSuccess("later", NOON + timedelta(hours=1), RECORDS)
+    assert await runs.history.last_success(7, "events") == LastSuccess("both", NOON, EVENTS)
+    assert await runs.history.last_success(7, "unheard_of") is None
 
 
 async def test_what_covers_most_counts_not_what_finished_last(runs: RunStore) -> None:
@@ -142,7 +143,7 @@ async def test_what_covers_most_counts_not_what_finished_last(runs: RunStore) ->
     await succeeded(runs, "new", covered_until=NOON)
     await succeeded(runs, "old", covered_until=NOON - timedelta(days=30))
 
-    last = await runs.last_success(7, "records")
+    last = await runs.history.last_success(7, "records")
 
     assert last is not None
     assert (last.run_id, last.covered_until) == ("new", NOON)
@@ -155,15 +156,15 @@ async def test_of_several_that_cover_the_same_the_newest_counts(backend: Backend
     await backend.age("z", 1)  # in memory, time passes only so
     await succeeded(backend.runs, "a", more)
 
-    assert await backend.runs.last_success(7, "records") == LastSuccess("a", NOON, more)
+    assert await backend.runs.history.last_success(7, "records") == LastSuccess("a", NOON, more)
 
 
 async def test_agencies_are_kept_apart(runs: RunStore) -> None:
     """Another agency's success says nothing about this one's."""
     await succeeded(runs, agency_id=8)
 
-    assert await runs.last_success(7, "records") is None
-    assert await runs.last_success(8, "records") is not None
+    assert await runs.history.last_success(7, "records") is None
+    assert await runs.history.last_success(8, "records") is not None
 
 
 @pytest.mark.parametrize("end", ["prepared", "failed", "failed after its decision", "cancelled", "voided"])
@@ -174,17 +175,17 @@ async def test_only_a_success_counts(backend: Backend, end: str) -> None:
     await accepted(runs)
     claim = await claimed(runs)
     if end == "failed":
-        await runs.fail(claim, FAILURE, outcome=outcome())
+        await runs.attempts.fail(claim, FAILURE, outcome=outcome())
     elif end == "cancelled":
-        await runs.cancel("r")
+        await runs.queue.cancel("r")
     else:
-        await runs.prepare(claim, PLAN, outcome())
+        await runs.attempts.prepare(claim, PLAN, outcome())
     if end == "failed after its decision":
-        await runs.fail(claim, FAILURE, state=RunState.PREPARED)
+        await runs.attempts.fail(claim, FAILURE, state=RunState.PREPARED)
     elif end == "voided":
-        await runs.void_plan(claim)
+        await runs.attempts.void_plan(claim)
 
-    last = await runs.last_success(7, "records")
+    last = await runs.history.last_success(7, "records")
 
     assert last is not None
     assert last.run_id == "before"
@@ -194,8 +195,8 @@ async def test_a_run_that_covers_no_time_is_none_to_go_on_from(runs: RunStore) -
     """Its counts are told all the same."""
     await succeeded(runs, covered_until=None)
 
-    assert await runs.last_success(7, "records") is None
-    assert await runs.datasets("r") == [RECORDS, EVENTS]
+    assert await runs.history.last_success(7, "records") is None
+    assert await runs.history.datasets("r") == [RECORDS, EVENTS]
 
 
 # -- on Postgres ---------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ async def test_a_long_history_is_not_searched(on_postgres: PostgresBackend) -> N
     assert "Seq Scan" not in {step["Node Type"] for step in steps}
     assert "run_datasets_covered" in {step.get("Index Name") for step in steps}
     assert all(step["Actual Rows"] <= 2 for step in steps)
-    last = await on_postgres.runs.last_success(8, "events")
+    last = await on_postgres.runs.history.last_success(8, "events")
     assert last is not None
     assert last.run_id == "run-19907"
 

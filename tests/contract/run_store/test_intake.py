@@ -21,7 +21,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.history.postgres.migrate import MIGRATIONS, _apply, migrate
 from pipeline_processing.model import Run, RunState
-from pipeline_processing.ports import Incoming, RunStore
+from pipeline_processing.runs.store import Incoming, RunStore
 from tests.contract.run_store.conftest import Backend, PostgresBackend, postgres_backend
 from tests.contract.run_store.helpers import FAILURE, LEASE, accepted, claimed, finished, incoming, message, standing
 
@@ -45,18 +45,18 @@ async def test_a_batch_gives_each_request_its_run(runs: RunStore) -> None:
     """In the order of the requests, each as it is in the history then."""
     requests = [message(f"r-{number}", agency_id=1 + number % 3, offset=number) for number in range(50)]
 
-    answers = await runs.accept_all(requests)
+    answers = await runs.intake.accept_all(requests)
 
     assert all(isinstance(answer, Run) and answer.state is RunState.QUEUED for answer in answers)
     assert [getattr(answer, "offset", None) for answer in answers] == list(range(50))
     for request, answer in zip(requests, answers, strict=True):
-        assert answer == await runs.get(request.run_id)
+        assert answer == await runs.history.get(request.run_id)
 
 
 async def test_a_batch_is_queued_in_its_order(runs: RunStore) -> None:
     """By age, whatever the run ids sort like."""
     run_ids = [f"r-{number:02}" for number in reversed(range(20))]
-    await runs.accept_all([incoming(run_id) for run_id in run_ids])
+    await runs.intake.accept_all([incoming(run_id) for run_id in run_ids])
 
     assert [(await claimed(runs)).run.run_id for _ in run_ids] == run_ids
 
@@ -65,7 +65,7 @@ async def test_an_empty_batch_is_nothing(backend: Backend) -> None:
     """An intake may have had nothing but dead letters."""
     before = await backend.everything()
 
-    assert await backend.runs.accept_all([]) == []
+    assert await backend.runs.intake.accept_all([]) == []
     assert await backend.everything() == before
 
 
@@ -73,23 +73,23 @@ async def test_the_first_of_several_with_one_id_counts(runs: RunStore) -> None:
     """The same request again is the same run, another one is refused."""
     first, other = incoming("r", agency_id=1), incoming("r", agency_id=2)
 
-    answers = await runs.accept_all([first, other, first])
+    answers = await runs.intake.accept_all([first, other, first])
 
     assert answers[0] == answers[2] == await standing(runs)
     assert isinstance(answers[1], ConflictingRequest)
     assert (await standing(runs)).agency_id == 1
-    assert len(await runs.history()) == 1
+    assert len(await runs.history.newest()) == 1
 
 
 async def test_a_request_that_cannot_be_stored_stops_no_other(runs: RunStore) -> None:
     """Not even one with its own id: it never was a run."""
     broken = incoming("r", params={"name": "a\0b"})
 
-    answers = await runs.accept_all([incoming("before"), broken, incoming("r"), incoming("after")])
+    answers = await runs.intake.accept_all([incoming("before"), broken, incoming("r"), incoming("after")])
 
     assert isinstance(answers[1], InvalidRequest)
     assert [run.run_id for run in answers if isinstance(run, Run)] == ["before", "r", "after"]
-    assert len(await runs.history()) == 3
+    assert len(await runs.history.newest()) == 3
 
 
 async def test_values_that_the_database_refuses_stop_no_other(on_postgres: PostgresBackend) -> None:
@@ -101,16 +101,16 @@ async def test_values_that_the_database_refuses_stop_no_other(on_postgres: Postg
     ]
     requests[11] = replace(requests[11], trace_id="half a pair \ud800")  # which can't even be sent
 
-    answers = await runs.accept_all(requests)
+    answers = await runs.intake.accept_all(requests)
 
     refused = {number: str(answer) for number, answer in enumerate(answers) if isinstance(answer, RequestError)}
     assert refused.keys() == {0, 7, 8, 11, 19}
     assert "violates check constraint" in refused[0]
-    assert {run.run_id for run in await runs.history()} == {
+    assert {run.run_id for run in await runs.history.newest()} == {
         request.run_id for number, request in enumerate(requests) if number not in refused
     }
     with pytest.raises(InvalidRequest, match="can't store the request"):
-        await runs.accept(requests[0])
+        await runs.intake.accept(requests[0])
 
 
 @pytest.fixture
@@ -132,11 +132,11 @@ async def in_latin1(postgres: Any, schema: str) -> AsyncIterator[PostgresBackend
 
 async def test_text_that_the_encoding_lacks_stops_no_other(in_latin1: PostgresBackend) -> None:
     """And whoever starts there is told what is wrong with the database, as by `migrate`."""
-    answers = await in_latin1.runs.accept_all([incoming("a"), incoming("b", requested_by="日本"), incoming("c")])
+    answers = await in_latin1.runs.intake.accept_all([incoming("a"), incoming("b", requested_by="日本"), incoming("c")])
 
     assert [type(answer) for answer in answers] == [Run, InvalidRequest, Run]
     with pytest.raises(DatabaseMisconfigured, match=r"LATIN1.*ENCODING 'UTF8'"):
-        await in_latin1.runs.installation_id()
+        await in_latin1.runs.history.installation_id()
     async with in_latin1.database.connection() as connection:
         with pytest.raises(DatabaseMisconfigured, match="LATIN1"):
             await migrate(connection, "another")
@@ -145,10 +145,10 @@ async def test_text_that_the_encoding_lacks_stops_no_other(in_latin1: PostgresBa
 @pytest.mark.parametrize("tracestate", ["a\0b", "half \ud800 a pair"], ids=["nul", "surrogate"])
 async def test_a_tracestate_that_cannot_be_stored_is_dropped(runs: RunStore, tracestate: str) -> None:
     """It is somebody else's, and no reason to refuse a request."""
-    run = await runs.accept(replace(incoming(), tracestate=tracestate))
+    run = await runs.intake.accept(replace(incoming(), tracestate=tracestate))
 
     assert run.tracestate is None
-    assert await runs.get("r") == run
+    assert await runs.history.get("r") == run
 
 
 async def test_a_batch_is_as_good_as_one_at_a_time(backend: Backend) -> None:
@@ -174,8 +174,8 @@ async def test_a_batch_is_as_good_as_one_at_a_time(backend: Backend) -> None:
         def named(suffix: str, batch: list[Incoming] = batch, number: int = number) -> list[Incoming]:
             return [replace(each, run_id=f"{each.run_id}-{number}-{suffix}") for each in batch]
 
-        at_once = await backend.runs.accept_all(named("a"))
-        one_by_one = [answer for each in named("b") for answer in await backend.runs.accept_all([each])]
+        at_once = await backend.runs.intake.accept_all(named("a"))
+        one_by_one = [answer for each in named("b") for answer in await backend.runs.intake.accept_all([each])]
 
         assert [str(answer).replace("-a", "-b") for answer in plain(at_once)] == [str(a) for a in plain(one_by_one)]
 
@@ -184,10 +184,10 @@ async def test_a_large_batch_is_one_batch(runs: RunStore) -> None:
     """Thousands of requests after an outage."""
     requests = [incoming(f"r-{number}", agency_id=1 + number % 700) for number in range(3000)]
 
-    answers = await runs.accept_all(requests)
+    answers = await runs.intake.accept_all(requests)
 
     assert len({answer.run_id for answer in answers if isinstance(answer, Run)}) == 3000
-    assert len(await runs.history(limit=None)) == 3000
+    assert len(await runs.history.newest(limit=None)) == 3000
 
 
 async def test_a_batch_that_fails_for_no_value_is_not_taken_apart(on_postgres: PostgresBackend) -> None:
@@ -201,8 +201,8 @@ async def test_a_batch_that_fails_for_no_value_is_not_taken_apart(on_postgres: P
     )
 
     with pytest.raises(InternalError, match="simulated"):
-        await on_postgres.runs.accept_all([incoming(f"r-{number}") for number in range(3)])
-    assert await on_postgres.runs.history() == []
+        await on_postgres.runs.intake.accept_all([incoming(f"r-{number}") for number in range(3)])
+    assert await on_postgres.runs.history.newest() == []
 
 
 # -- several at once -----------------------------------------------------------------------------
@@ -217,8 +217,8 @@ async def test_batches_that_overlap_never_block_each_other(runs: RunStore) -> No
         async def intake(requests: list[Incoming] = requests) -> list[Run | RequestError]:
             mine = choose.sample(requests, 90)
             if choose.random() < 0.5:
-                return await runs.accept_all(mine)
-            return [await runs.accept(each) for each in mine[:10]]
+                return await runs.intake.accept_all(mine)
+            return [await runs.intake.accept(each) for each in mine[:10]]
 
         async with asyncio.timeout(30):
             answers = await asyncio.gather(*(intake() for _ in range(8)))
@@ -240,20 +240,20 @@ async def test_intakes_workers_and_announcements_never_block_each_other(runs: Ru
 
     async def intake() -> None:
         while goes_on():
-            answers = await runs.accept_all(choose.sample(requests, 20))
+            answers = await runs.intake.accept_all(choose.sample(requests, 20))
             assert all(isinstance(answer, Run) for answer in answers)
             await asyncio.sleep(0)
 
     async def work() -> None:
         while goes_on():
-            claim = await runs.claim(worker="w", lease=LEASE, max_runs_per_agency=2)
+            claim = await runs.queue.claim(worker="w", lease=LEASE, max_runs_per_agency=2)
             if claim is not None:
-                failed.add((await runs.fail(claim, FAILURE)).run_id)
+                failed.add((await runs.attempts.fail(claim, FAILURE)).run_id)
             await asyncio.sleep(0)
 
     async def announce() -> None:
         while goes_on():
-            await runs.announce(_sent, limit=choose.choice((3, 30)))
+            await runs.outbox.announce(_sent, limit=choose.choice((3, 30)))
             await asyncio.sleep(0)
 
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
@@ -267,7 +267,7 @@ async def test_one_id_for_two_requests_at_once_is_one_run(runs: RunStore) -> Non
         run_id = f"r-{number}"
         asked = [incoming(run_id, agency_id=1), incoming(run_id, agency_id=2)]
 
-        answers = await asyncio.gather(*(runs.accept_all([each, incoming(f"{run_id}-too")]) for each in asked))
+        answers = await asyncio.gather(*(runs.intake.accept_all([each, incoming(f"{run_id}-too")]) for each in asked))
 
         ends = [answer[0] for answer in answers]
         (run,) = (each for each in ends if isinstance(each, Run))
@@ -282,4 +282,4 @@ async def test_a_claim_under_way_keeps_no_intake(on_postgres: PostgresBackend) -
     async with on_postgres.database.connection() as connection, connection.transaction():
         await connection.execute("UPDATE agencies SET last_claimed_at = clock_timestamp()")
         async with asyncio.timeout(10):
-            await on_postgres.runs.accept_all([incoming(f"r-{number}") for number in range(3)])
+            await on_postgres.runs.intake.accept_all([incoming(f"r-{number}") for number in range(3)])

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from pipeline_processing.model import RunCompletion
-from pipeline_processing.ports import Origin, RunStore
+from pipeline_processing.runs.store import Origin, RunStore
 from tests.contract.run_store.conftest import Backend
 from tests.contract.run_store.helpers import (
     FAILURE,
@@ -15,6 +15,7 @@ from tests.contract.run_store.helpers import (
     PAST_THE_LEASE,
     PLAN,
     claimed,
+    events,
     incoming,
     message,
     nothing_to_claim,
@@ -28,7 +29,7 @@ BY_MESSAGE = Origin(topic="requests", partition=0, offset=0)
 @pytest.mark.parametrize("by_id", [False, True])
 async def test_a_run_of_the_command_line_is_for_its_own_job_config(runs: RunStore, by_id: bool) -> None:
     """A worker with another one leaves it alone, whether it asks for the next run or for this one."""
-    await runs.accept(incoming("r", config_id=OLD))
+    await runs.intake.accept(incoming("r", config_id=OLD))
     run_id = "r" if by_id else None
 
     assert await nothing_to_claim(runs, run_id, config_id=NEW)
@@ -41,10 +42,10 @@ async def test_a_run_of_the_command_line_is_for_its_own_job_config(runs: RunStor
 async def test_it_stays_so_after_a_retry_a_hand_back_and_a_loss(backend: Backend) -> None:
     """Whatever ends its attempt, only a worker with the same job config makes the next one."""
     runs = backend.runs
-    await runs.accept(incoming("r", config_id=OLD))
-    await runs.retry(await claimed(runs, config_id=OLD), FAILURE, delay=timedelta())
+    await runs.intake.accept(incoming("r", config_id=OLD))
+    await runs.attempts.retry(await claimed(runs, config_id=OLD), FAILURE, delay=timedelta())
     assert await nothing_to_claim(runs, config_id=NEW)
-    await runs.hand_back(await claimed(runs, config_id=OLD))
+    await runs.attempts.hand_back(await claimed(runs, config_id=OLD))
     assert await nothing_to_claim(runs, config_id=NEW)
     await claimed(runs, config_id=OLD)
     await backend.age("r", PAST_THE_LEASE)
@@ -52,16 +53,18 @@ async def test_it_stays_so_after_a_retry_a_hand_back_and_a_loss(backend: Backend
     await claimed(runs, config_id=OLD)
 
 
-async def test_a_run_asked_for_by_a_message_follows_the_job_config_that_is_served(runs: RunStore) -> None:
+async def test_a_run_asked_for_by_a_message_follows_the_job_config_that_is_served(
+    backend: Backend, runs: RunStore
+) -> None:
     """Its history and its event name the one that exported it, not the one that accepted it."""
-    await runs.accept(message("r", config_id=OLD))
+    await runs.intake.accept(message("r", config_id=OLD))
     claim = await claimed(runs, config_id=NEW)
     assert (claim.run.config_id, claim.run.pinned) == (NEW, False)
 
-    await runs.fail(claim, FAILURE)
+    await runs.attempts.fail(claim, FAILURE)
 
     assert (await standing(runs)).config_id == NEW
-    [(_, completion)] = await runs.events("r")
+    [(_, completion)] = await events(backend, "r")
     assert isinstance(completion, RunCompletion)
     assert completion.config_id == NEW
 
@@ -70,24 +73,24 @@ async def test_a_run_asked_for_by_a_message_follows_the_job_config_that_is_serve
 async def test_a_decided_run_is_rolled_forward_by_any_worker(backend: Backend, origin: Origin | None) -> None:
     """Its plan says all there is to do; the run keeps the job config that it was exported with."""
     runs = backend.runs
-    await runs.accept(incoming("r", config_id=OLD, origin=origin))
-    await runs.prepare(await claimed(runs, config_id=OLD), PLAN, OUTCOME)
+    await runs.intake.accept(incoming("r", config_id=OLD, origin=origin))
+    await runs.attempts.prepare(await claimed(runs, config_id=OLD), PLAN, OUTCOME)
     await backend.age("r", PAST_THE_LEASE)
 
     claim = await claimed(runs, config_id=NEW)
-    finished = await runs.succeed(claim)
+    finished = await runs.attempts.succeed(claim)
 
     assert finished.config_id == OLD
-    [(_, completion)] = await runs.events("r")
+    [(_, completion)] = await events(backend, "r")
     assert completion.config_id == OLD
 
 
 async def test_a_void_plan_goes_back_to_its_own_job_config(runs: RunStore) -> None:
     """It has to be exported again, which another job config would do differently."""
-    await runs.accept(incoming("r", config_id=OLD))
+    await runs.intake.accept(incoming("r", config_id=OLD))
     claim = await claimed(runs, config_id=OLD)
-    await runs.prepare(claim, PLAN, OUTCOME)
-    await runs.void_plan(claim)
+    await runs.attempts.prepare(claim, PLAN, OUTCOME)
+    await runs.attempts.void_plan(claim)
 
     assert await nothing_to_claim(runs, config_id=NEW)
     await claimed(runs, config_id=OLD)
@@ -95,8 +98,8 @@ async def test_a_void_plan_goes_back_to_its_own_job_config(runs: RunStore) -> No
 
 async def test_a_run_that_must_be_left_alone_delays_no_other_of_its_agency(runs: RunStore) -> None:
     """It is neither in the way of a younger run, nor work to be waited for."""
-    await runs.accept(incoming("pinned", config_id=OLD, priority=9))
-    await runs.accept(message("free", config_id=NEW))
+    await runs.intake.accept(incoming("pinned", config_id=OLD, priority=9))
+    await runs.intake.accept(message("free", config_id=NEW))
 
     assert (await claimed(runs, config_id=NEW, at_most=1)).run.run_id == "free"
 
@@ -105,22 +108,22 @@ async def test_runs_of_another_job_config_are_counted_and_waited_for_by_nobody_e
     """Due ones only: queued, or lost with their worker; one that is held, waits or has finished isn't."""
     runs = backend.runs
     for run_id in ("queued", "held", "lost", "finished"):
-        await runs.accept(incoming(run_id, config_id=OLD))
-    await runs.accept(incoming("later", config_id=OLD, not_before=backend.now() + timedelta(hours=1)))
-    await runs.accept(message("asked", config_id=OLD))
+        await runs.intake.accept(incoming(run_id, config_id=OLD))
+    await runs.intake.accept(incoming("later", config_id=OLD, not_before=backend.now() + timedelta(hours=1)))
+    await runs.intake.accept(message("asked", config_id=OLD))
     await claimed(runs, "lost", config_id=OLD)
     await backend.age("lost", PAST_THE_LEASE)
     await claimed(runs, "held", config_id=OLD)
-    await runs.fail(await claimed(runs, "finished", config_id=OLD), FAILURE)
+    await runs.attempts.fail(await claimed(runs, "finished", config_id=OLD), FAILURE)
 
-    assert await runs.waiting_for_another_config(NEW) == 2
-    assert await runs.waiting_for_another_config(OLD) == 0
-    assert not await runs.idle(config_id=NEW)
-    await runs.cancel("asked")
+    assert await runs.queue.waiting_for_another_config(NEW) == 2
+    assert await runs.queue.waiting_for_another_config(OLD) == 0
+    assert not await runs.queue.idle(config_id=NEW)
+    await runs.queue.cancel("asked")
 
     async def sent(events: object) -> None:
         """All of them."""
 
-    await runs.announce(sent, limit=99)
-    assert await runs.idle(config_id=NEW)
-    assert not await runs.idle(config_id=OLD)
+    await runs.outbox.announce(sent, limit=99)
+    assert await runs.queue.idle(config_id=NEW)
+    assert not await runs.queue.idle(config_id=OLD)

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline_processing.errors import HistoryOutdated, InvalidRequest
+from pipeline_processing.messaging.dead_letters import STORED, DeadLetter, LetterStore, dead_letter
 from pipeline_processing.messaging.port import Headers, Outgoing, Record
-from pipeline_processing.ports import LetterStore
-from pipeline_processing.requests.dead_letters import STORED, DeadLetter, dead_letter
 from pipeline_processing.telemetry.masking import Mask
 from tests.contract.run_store.conftest import Backend, PostgresBackend
 

@@ -12,8 +12,8 @@ import pytest
 from pipeline_processing.errors import AccessDenied, HistoryOutdated, HistoryTooNew, HistoryUnavailable
 from pipeline_processing.history.postgres.migrate import MIGRATIONS, Migration, current_version, migrate, pending
 from pipeline_processing.model import JobRequest
-from pipeline_processing.ports import Incoming
 from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.runs.store import Incoming
 from tests.contract.run_store.conftest import PostgresBackend, postgres_backend
 
 NEXT = Migration(
@@ -139,7 +139,7 @@ async def test_a_history_that_is_not_there_asks_for_migrate(database: str, schem
     """The run store names the command, and the exit code is that of wrong settings."""
     async with postgres_backend(database, schema) as backend:
         with pytest.raises(HistoryOutdated, match="pipeline-processing migrate") as refused:
-            await backend.runs.get("r")
+            await backend.runs.history.get("r")
     assert refused.value.exit_code == 78
     assert refused.value.kind == "history_outdated"
 
@@ -149,7 +149,7 @@ async def test_an_older_history_asks_for_migrate(on_postgres: PostgresBackend) -
     await on_postgres.execute("ALTER TABLE runs RENAME priority TO urgency")
 
     with pytest.raises(HistoryOutdated, match="priority"):
-        await on_postgres.runs.accept(
+        await on_postgres.runs.intake.accept(
             Incoming(JobRequest(agency_id=7), run_id="r", trace_id="0" * 32, span_id="0" * 16)
         )
 

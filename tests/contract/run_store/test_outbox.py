@@ -16,10 +16,10 @@ from pipeline_processing.errors import (
     QueryFailed,
     SourceBusy,
 )
-from pipeline_processing.history.postgres.intake import IntakeBatch
-from pipeline_processing.ports import Announce, RunStore
-from pipeline_processing.postgres import run_outbox
+from pipeline_processing.history.postgres import outbox
+from pipeline_processing.history.postgres.intake import _Batch
 from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.store import Announce, RunStore
 from tests.contract.run_store.conftest import Backend, PostgresBackend, postgres_backend
 from tests.contract.run_store.helpers import (
     FAILURE,
@@ -73,7 +73,7 @@ async def test_events_are_announced_oldest_first(runs: RunStore, broker: Broker)
     for number in range(5):
         await finished(runs, f"r-{number}")
 
-    assert [await runs.announce(broker.send, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+    assert [await runs.outbox.announce(broker.send, limit=2) for _ in range(4)] == [2, 2, 1, 0]
     assert [len(batch) for batch in broker.batches] == [2, 2, 1]
     assert broker.ids == [f"r-{number}:failed" for number in range(5)]
 
@@ -81,11 +81,11 @@ async def test_events_are_announced_oldest_first(runs: RunStore, broker: Broker)
 async def test_an_event_is_sent_as_it_was_written(backend: Backend, broker: Broker) -> None:
     """Id, key, headers and bytes; the request's tracestate among the headers."""
     claim = await prepared(backend.runs)
-    await backend.runs.succeed(claim)
-    await backend.runs.accept(replace(incoming("traced"), tracestate="vendor=1"))
-    await backend.runs.fail(await claimed(backend.runs), FAILURE)
+    await backend.runs.attempts.succeed(claim)
+    await backend.runs.intake.accept(replace(incoming("traced"), tracestate="vendor=1"))
+    await backend.runs.attempts.fail(await claimed(backend.runs), FAILURE)
 
-    await backend.runs.announce(broker.send, limit=10)
+    await backend.runs.outbox.announce(broker.send, limit=10)
 
     [[first, second]] = broker.batches
     assert [first] == await backend.outbox("r")
@@ -114,9 +114,9 @@ async def test_what_was_not_stored_by_the_broker_stays_unsent(
     await finished(runs)
 
     with pytest.raises(type(error)) as refused:
-        await runs.announce(refusing(error), limit=10)
+        await runs.outbox.announce(refusing(error), limit=10)
     assert refused.value is error
-    assert await runs.announce(broker.send, limit=10) == 1
+    assert await runs.outbox.announce(broker.send, limit=10) == 1
 
 
 async def test_a_cancelled_announcement_marks_nothing(runs: RunStore, broker: Broker) -> None:
@@ -128,14 +128,14 @@ async def test_a_cancelled_announcement_marks_nothing(runs: RunStore, broker: Br
         sending.set()
         await asyncio.Event().wait()
 
-    announcing = asyncio.create_task(runs.announce(send, limit=10))
+    announcing = asyncio.create_task(runs.outbox.announce(send, limit=10))
     await sending.wait()
     announcing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await announcing
 
-    assert not await runs.idle()
-    assert await runs.announce(broker.send, limit=10) == 1
+    assert not await runs.queue.idle()
+    assert await runs.outbox.announce(broker.send, limit=10) == 1
 
 
 async def test_nobody_sends_what_another_is_sending(runs: RunStore, broker: Broker) -> None:
@@ -145,12 +145,12 @@ async def test_nobody_sends_what_another_is_sending(runs: RunStore, broker: Brok
 
     async def send(events: Sequence[OutboxEvent]) -> None:
         await broker.send(events)
-        assert await runs.announce(broker.send, limit=2) == 1
-        assert await runs.announce(broker.send, limit=2) == 0
+        assert await runs.outbox.announce(broker.send, limit=2) == 1
+        assert await runs.outbox.announce(broker.send, limit=2) == 0
 
-    assert await runs.announce(send, limit=2) == 2
+    assert await runs.outbox.announce(send, limit=2) == 2
     assert broker.ids == ["r-0:failed", "r-1:failed", "r-2:failed"]
-    assert await runs.announce(broker.send, limit=10) == 0
+    assert await runs.outbox.announce(broker.send, limit=10) == 0
 
 
 # -- asked for again -----------------------------------------------------------------------------
@@ -161,12 +161,12 @@ async def test_a_finished_run_that_a_message_asks_for_is_announced_again(backend
     runs = backend.runs
     run = await finished(runs)
     await finished(runs, "other")
-    await runs.announce(broker.send, limit=10)
+    await runs.outbox.announce(broker.send, limit=10)
 
     for _ in range(3):
-        assert await runs.accept_all([message(offset=1), incoming(), message(offset=2)]) == [run] * 3
-        assert not await runs.idle()
-        assert await runs.announce(broker.send, limit=10) == 1
+        assert await runs.intake.accept_all([message(offset=1), incoming(), message(offset=2)]) == [run] * 3
+        assert not await runs.queue.idle()
+        assert await runs.outbox.announce(broker.send, limit=10) == 1
 
     first, *copies = [event for batch in broker.batches for event in batch if event.run_id == "r"]
     assert copies == [first] * 3
@@ -177,15 +177,15 @@ async def test_a_finished_run_that_a_message_asks_for_is_announced_again(backend
 async def test_only_a_message_that_asks_for_the_same_has_it_announced_again(runs: RunStore, broker: Broker) -> None:
     """Not the `run` command, which prints the result itself, nor one that asks for something else."""
     await finished(runs)
-    await runs.announce(broker.send, limit=10)
+    await runs.outbox.announce(broker.send, limit=10)
 
-    await runs.accept(incoming())
+    await runs.intake.accept(incoming())
     with pytest.raises(ConflictingRequest):
-        await runs.accept(message(agency_id=8))
-    [_, refused] = await runs.accept_all([incoming(), message(agency_id=8)])
+        await runs.intake.accept(message(agency_id=8))
+    [_, refused] = await runs.intake.accept_all([incoming(), message(agency_id=8)])
 
     assert isinstance(refused, ConflictingRequest)
-    assert await runs.announce(broker.send, limit=10) == 0
+    assert await runs.outbox.announce(broker.send, limit=10) == 0
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "prepared"])
@@ -197,15 +197,15 @@ async def test_a_run_in_progress_is_announced_once(runs: RunStore, broker: Broke
     if state == "running":
         await claimed(runs)
 
-    run = await runs.accept(message())
+    run = await runs.intake.accept(message())
 
     assert (run.state, run) == (state, await standing(runs))
     if claim is None:
-        await runs.cancel("r")
+        await runs.queue.cancel("r")
     else:
-        await runs.succeed(claim)
-    assert await runs.announce(broker.send, limit=10) == 1
-    assert await runs.announce(broker.send, limit=10) == 0
+        await runs.attempts.succeed(claim)
+    assert await runs.outbox.announce(broker.send, limit=10) == 1
+    assert await runs.outbox.announce(broker.send, limit=10) == 0
 
 
 async def test_asking_again_does_not_wait_for_an_announcement_under_way(runs: RunStore, broker: Broker) -> None:
@@ -216,15 +216,15 @@ async def test_asking_again_does_not_wait_for_an_announcement_under_way(runs: Ru
     async def send(events: Sequence[OutboxEvent]) -> None:
         await broker.send(events)
         async with asyncio.timeout(10):
-            await runs.accept_all([message("r-1"), message("r-2", agency_id=7), message("new")])
-        assert await runs.announce(broker.send, limit=10) == 0
+            await runs.intake.accept_all([message("r-1"), message("r-2", agency_id=7), message("new")])
+        assert await runs.outbox.announce(broker.send, limit=10) == 0
 
-    assert await runs.announce(send, limit=10) == 3
-    assert not await runs.idle()
+    assert await runs.outbox.announce(send, limit=10) == 3
+    assert not await runs.queue.idle()
 
-    assert await runs.announce(broker.send, limit=10) == 2
+    assert await runs.outbox.announce(broker.send, limit=10) == 2
     assert broker.ids[3:] == ["r-1:failed", "r-2:failed"]
-    assert await runs.announce(broker.send, limit=10) == 0
+    assert await runs.outbox.announce(broker.send, limit=10) == 0
 
 
 async def test_many_announcers_and_intakes_leave_nothing_untold(runs: RunStore) -> None:
@@ -239,22 +239,22 @@ async def test_many_announcers_and_intakes_leave_nothing_untold(runs: RunStore) 
 
     async def announce() -> None:
         for _ in range(30):
-            await runs.announce(send, limit=5)
+            await runs.outbox.announce(send, limit=5)
             await asyncio.sleep(0)
 
     async def ask(first: int) -> None:
         for number in range(30):
             run_id = f"r-{(first + number) % 12}"
             log.append(f"{run_id} asked")
-            await runs.accept(message(run_id, agency_id=1 + (first + number) % 12))
+            await runs.intake.accept(message(run_id, agency_id=1 + (first + number) % 12))
             await asyncio.sleep(0)
 
     async with asyncio.timeout(60):
         await asyncio.gather(announce(), announce(), announce(), ask(0), ask(5))
-        while await runs.announce(send, limit=100):
+        while await runs.outbox.announce(send, limit=100):
             pass
 
-    assert await runs.idle()
+    assert await runs.queue.idle()
     last = {entry.split()[0]: entry.split()[1] for entry in log}
     assert last == {f"r-{number}": "sent" for number in range(12)}
 
@@ -273,8 +273,8 @@ async def test_a_slow_broker_breaks_no_time_limit_of_the_history(
         await broker.send(events)
 
     async with postgres_backend(database, schema, command_seconds=0.4) as impatient:
-        assert await impatient.runs.announce(send, limit=10) == 1
-    assert await on_postgres.runs.announce(broker.send, limit=10) == 0
+        assert await impatient.runs.outbox.announce(send, limit=10) == 1
+    assert await on_postgres.runs.outbox.announce(broker.send, limit=10) == 0
 
 
 @pytest.mark.parametrize("error", [KafkaUnavailable("no broker"), asyncio.CancelledError()], ids=repr)
@@ -289,9 +289,9 @@ async def test_a_history_that_breaks_off_meanwhile_hides_no_error(
         raise error
 
     with pytest.raises(type(error)) as refused:
-        await on_postgres.runs.announce(send, limit=10)
+        await on_postgres.runs.outbox.announce(send, limit=10)
     assert refused.value is error
-    assert await on_postgres.runs.announce(broker.send, limit=10) == 1
+    assert await on_postgres.runs.outbox.announce(broker.send, limit=10) == 1
 
 
 async def test_a_history_that_breaks_off_after_the_ack_leaves_the_event_unsent(
@@ -305,8 +305,8 @@ async def test_a_history_that_breaks_off_after_the_ack_leaves_the_event_unsent(
         await _cut_off_others(on_postgres)
 
     with pytest.raises(HistoryUnavailable):
-        await on_postgres.runs.announce(send, limit=10)
-    assert await on_postgres.runs.announce(broker.send, limit=10) == 1
+        await on_postgres.runs.outbox.announce(send, limit=10)
+    assert await on_postgres.runs.outbox.announce(broker.send, limit=10) == 1
     assert broker.ids == ["r:failed"] * 2
 
 
@@ -314,16 +314,16 @@ async def test_an_announcer_that_vanished_keeps_its_events_for_a_limited_time(
     on_postgres: PostgresBackend, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server ends its session, and another one sends them."""
-    monkeypatch.setattr(run_outbox, "_LONGEST_SENDING_SECONDS", 0.05)
+    monkeypatch.setattr(outbox, "_LONGEST_SENDING_SECONDS", 0.05)
     await finished(on_postgres.runs)
 
     async def send(events: Sequence[OutboxEvent]) -> None:
         async with asyncio.timeout(20):
-            while not await on_postgres.runs.announce(broker.send, limit=10):  # noqa: ASYNC110 nothing tells us
+            while not await on_postgres.runs.outbox.announce(broker.send, limit=10):  # noqa: ASYNC110 nothing tells us
                 await asyncio.sleep(0.01)
 
     with pytest.raises(HistoryUnavailable):
-        await on_postgres.runs.announce(send, limit=10)
+        await on_postgres.runs.outbox.announce(send, limit=10)
     assert broker.ids == ["r:failed"]
 
 
@@ -337,16 +337,16 @@ async def test_an_intake_that_is_just_writing_has_the_event_sent_again(
 
         async def send(events: Sequence[OutboxEvent]) -> None:
             await writing.start()
-            await IntakeBatch([message()]).write(connection)
+            await _Batch([message()]).write(connection)
 
-        announcing = asyncio.create_task(on_postgres.runs.announce(send, limit=10))
+        announcing = asyncio.create_task(on_postgres.runs.outbox.announce(send, limit=10))
         async with asyncio.timeout(20):
             while not (announcing.done() or await _somebody_waits(on_postgres)):  # noqa: ASYNC110 nothing tells us
                 await asyncio.sleep(0.01)
         await writing.commit()
         assert await announcing == 1
 
-    assert await on_postgres.runs.announce(broker.send, limit=10) == 1
+    assert await on_postgres.runs.outbox.announce(broker.send, limit=10) == 1
 
 
 async def _somebody_waits(on_postgres: PostgresBackend) -> bool:
@@ -373,41 +373,41 @@ async def _cut_off_others(on_postgres: PostgresBackend) -> None:
 
 async def test_a_new_history_is_idle(runs: RunStore) -> None:
     """There is nothing to do."""
-    assert await runs.idle()
+    assert await runs.queue.idle()
 
 
 async def test_a_run_is_work_until_it_is_told_of(backend: Backend, broker: Broker) -> None:
     """In every state on its way, and whether somebody holds it or not."""
     runs = backend.runs
     await accepted(runs)
-    assert not await runs.idle()
+    assert not await runs.queue.idle()
     claim = await claimed(runs)
-    assert not await runs.idle()
+    assert not await runs.queue.idle()
     claim = await taken_over(backend, claim)
-    await runs.prepare(claim, PLAN, OUTCOME)
-    assert not await runs.idle()
-    await runs.release(claim, delay=timedelta(hours=1))
-    assert not await runs.idle()
+    await runs.attempts.prepare(claim, PLAN, OUTCOME)
+    assert not await runs.queue.idle()
+    await runs.attempts.release(claim, delay=timedelta(hours=1))
+    assert not await runs.queue.idle()
     await backend.age("r", 3601)
-    await runs.succeed(await claimed(runs))
-    assert not await runs.idle()
-    await runs.announce(broker.send, limit=10)
-    assert await runs.idle()
+    await runs.attempts.succeed(await claimed(runs))
+    assert not await runs.queue.idle()
+    await runs.outbox.announce(broker.send, limit=10)
+    assert await runs.queue.idle()
 
 
 async def test_a_run_that_waits_for_its_retry_is_work(runs: RunStore) -> None:
     """Whoever waits for all runs to end waits for that one."""
     await accepted(runs)
-    await runs.retry(await claimed(runs), FAILURE, delay=timedelta(hours=1))
+    await runs.attempts.retry(await claimed(runs), FAILURE, delay=timedelta(hours=1))
 
-    assert not await runs.idle()
+    assert not await runs.queue.idle()
 
 
 async def test_a_request_for_later_is_no_work_yet(backend: Backend) -> None:
     """It may be a year from now; once it is due, it counts."""
     await accepted(backend.runs, not_before=backend.now() + timedelta(hours=1))
-    assert await backend.runs.idle()
+    assert await backend.runs.queue.idle()
 
     await backend.age("r", 3601)
 
-    assert not await backend.runs.idle()
+    assert not await backend.runs.queue.idle()

@@ -21,7 +21,7 @@ from pipeline_processing.model import (
     RunState,
     UploadRef,
 )
-from pipeline_processing.ports import Claim, Incoming, Origin, Outcome, RunStore
+from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
 from tests.contract.run_store.conftest import Backend
 from tests.contract.run_store.helpers import (
     FAILURE,
@@ -35,6 +35,7 @@ from tests.contract.run_store.helpers import (
     UNPLANNED,
     accepted,
     claimed,
+    events,
     incoming,
     nothing_to_claim,
     prepared,
@@ -61,7 +62,7 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
         replay_of="r-0",
     )
 
-    run = await runs.accept(
+    run = await runs.intake.accept(
         Incoming(
             request=request,
             run_id="r",
@@ -79,7 +80,7 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
     assert (run.topic, run.partition, run.offset) == ("requests", 2, 40)
     assert (run.trace_id, run.span_id, run.tracestate) == (TRACE, SPAN, "vendor=é,other=1")
     assert run.not_before == request.not_before
-    assert await runs.get("r") == run
+    assert await runs.history.get("r") == run
 
 
 @pytest.mark.parametrize(
@@ -90,9 +91,9 @@ async def test_a_stored_request_is_the_one_that_came_in(runs: RunStore, param: f
     """Numbers of every kind: the run can be read, and its request asks for the same."""
     request = JobRequest.model_validate_json(orjson.dumps({"agency_id": 7, "params": {"x": param}}))
 
-    await runs.accept(Incoming(request=request, run_id="r", trace_id=TRACE, span_id=SPAN))
+    await runs.intake.accept(Incoming(request=request, run_id="r", trace_id=TRACE, span_id=SPAN))
 
-    stored = await runs.get("r")
+    stored = await runs.history.get("r")
     assert stored is not None
     assert stored.request == request
     assert stored.request.digest() == request.digest()
@@ -102,7 +103,7 @@ async def test_accepting_again_changes_nothing(backend: Backend) -> None:
     """A redelivered request gives the run as it stands, whatever has become of it."""
     runs = backend.runs
     await accepted(runs)
-    await runs.fail(await claimed(runs), FAILURE)
+    await runs.attempts.fail(await claimed(runs), FAILURE)
     before = await backend.everything()
 
     again = await accepted(runs)
@@ -117,7 +118,7 @@ async def test_a_run_id_names_one_request_for_good(runs: RunStore) -> None:
 
     with pytest.raises(ConflictingRequest, match="use another id"):
         await accepted(runs, agency_id=8)
-    assert await runs.get("r") == run
+    assert await runs.history.get("r") == run
 
 
 async def test_concurrent_deliveries_make_one_run(runs: RunStore) -> None:
@@ -125,14 +126,14 @@ async def test_concurrent_deliveries_make_one_run(runs: RunStore) -> None:
     copies = await asyncio.gather(*(accepted(runs) for _ in range(20)))
 
     assert len({run.queued_at for run in copies}) == 1
-    assert len(await runs.history()) == 1
+    assert len(await runs.history.newest()) == 1
 
 
 async def test_a_request_that_cannot_be_stored_is_invalid(runs: RunStore) -> None:
     """A NUL, which no text column takes, is the request's fault and stops nobody."""
     with pytest.raises(InvalidRequest, match="NUL"):
         await accepted(runs, params={"name": "a\0b"})
-    assert await runs.get("r") is None
+    assert await runs.history.get("r") is None
 
 
 # -- claim ---------------------------------------------------------------------------------------
@@ -144,13 +145,13 @@ async def test_a_claim_starts_the_first_attempt(runs: RunStore) -> None:
 
     claim = await claimed(runs)
 
-    assert claim.run == await runs.get("r")
+    assert claim.run == await runs.history.get("r")
     assert (claim.run.state, claim.run.attempt, claim.run.worker) == (RunState.RUNNING, 1, "w-1")
     assert claim.run.fence == claim.fence
     assert claim.run.started_at is not None
     assert claim.run.lease_expires_at is not None
     assert timedelta() < claim.run.lease_expires_at - claim.run.started_at - LEASE + timedelta(seconds=1)
-    [attempt] = await runs.attempts("r")
+    [attempt] = await runs.history.attempts("r")
     assert (attempt.attempt, attempt.fence, attempt.worker, attempt.outcome) == (1, claim.fence, "w-1", "running")
     assert await nothing_to_claim(runs)
 
@@ -166,7 +167,7 @@ async def test_prepared_runs_go_first(backend: Backend) -> None:
     runs = backend.runs
     claim = await prepared(runs, "decided", priority=-5)
     await accepted(runs, "urgent", agency_id=8, priority=100)
-    await runs.release(claim, delay=timedelta())
+    await runs.attempts.release(claim, delay=timedelta())
 
     assert (await claimed(runs)).run.run_id == "decided"
     assert (await claimed(runs)).run.run_id == "urgent"
@@ -205,7 +206,7 @@ async def test_a_run_waits_for_its_not_before(backend: Backend) -> None:
     """It isn't due before, not even by its id."""
     runs = backend.runs
     await accepted(runs)
-    await runs.retry(await claimed(runs), FAILURE, delay=timedelta(seconds=60))
+    await runs.attempts.retry(await claimed(runs), FAILURE, delay=timedelta(seconds=60))
 
     assert await nothing_to_claim(runs)
     assert await nothing_to_claim(runs, "r")
@@ -236,8 +237,8 @@ async def test_a_prepared_run_can_be_claimed_by_id(backend: Backend) -> None:
     """And only that: others stay where they are."""
     runs = backend.runs
     other, claim = await prepared(runs, "other"), await prepared(runs, "r", agency_id=8)
-    await runs.release(other, delay=timedelta())
-    await runs.release(claim, delay=timedelta())
+    await runs.attempts.release(other, delay=timedelta())
+    await runs.attempts.release(claim, delay=timedelta())
 
     assert (await claimed(runs, "r")).run.run_id == "r"
     assert (await standing(runs, "other")).lease_expires_at is None
@@ -248,7 +249,7 @@ async def test_a_lost_attempt_is_taken_over(backend: Backend) -> None:
     runs = backend.runs
     await accepted(runs)
     first = await claimed(runs)
-    await runs.start_attempt(first, trace_id="1" * 32, span_id="1" * 16)
+    await runs.attempts.start(first, trace_id="1" * 32, span_id="1" * 16)
     assert await nothing_to_claim(runs, "r")
 
     second = await taken_over(backend, first)
@@ -256,26 +257,26 @@ async def test_a_lost_attempt_is_taken_over(backend: Backend) -> None:
     assert (second.run.state, second.run.attempt, second.run.worker) == (RunState.RUNNING, 2, "w-2")
     assert second.fence > first.fence
     assert second.run.started_at == first.run.started_at
-    lost, running = await runs.attempts("r")
+    lost, running = await runs.history.attempts("r")
     assert (lost.attempt, lost.outcome, lost.trace_id) == (1, "lost", "1" * 32)
     assert lost.finished_at is not None
     assert (running.attempt, running.outcome, running.fence) == (2, "running", second.fence)
-    assert await runs.tries("r") == 2
+    assert await runs.history.tries("r") == 2
 
 
 async def test_a_prepared_run_is_taken_over_in_the_same_attempt(backend: Backend) -> None:
     """With a new fence, and with the plan as it was stored. The attempt on record is whose work it was."""
     runs = backend.runs
     first = await prepared(runs)
-    await runs.start_attempt(first, trace_id="1" * 32, span_id="1" * 16)
+    await runs.attempts.start(first, trace_id="1" * 32, span_id="1" * 16)
 
     second = await taken_over(backend, first)
-    await runs.start_attempt(second, trace_id="2" * 32, span_id="2" * 16)
+    await runs.attempts.start(second, trace_id="2" * 32, span_id="2" * 16)
 
     assert (second.run.state, second.run.attempt, second.run.worker) == (RunState.PREPARED, 1, "w-2")
     assert second.fence > first.fence
-    assert await runs.plan(second) == PLAN
-    [attempt] = await runs.attempts("r")
+    assert await runs.attempts.plan(second) == PLAN
+    [attempt] = await runs.history.attempts("r")
     assert (attempt.outcome, attempt.fence, attempt.worker) == ("prepared", first.fence, "w-1")
     assert (attempt.trace_id, attempt.span_id) == ("1" * 32, "1" * 16)
 
@@ -295,14 +296,14 @@ async def test_an_agency_has_no_more_runs_than_it_may(backend: Backend) -> None:
     assert await nothing_to_claim(runs, at_most=2)
     assert await nothing_to_claim(runs, "a-5", at_most=2)
 
-    await runs.fail(first, FAILURE)
+    await runs.attempts.fail(first, FAILURE)
     third = await claimed(runs, at_most=2)
     assert third.run.run_id == "a-2"
     assert await nothing_to_claim(runs, at_most=2)
 
-    await runs.prepare(third, PLAN, OUTCOME)
+    await runs.attempts.prepare(third, PLAN, OUTCOME)
     assert await nothing_to_claim(runs, at_most=2)  # a prepared run has its place until it is published
-    await runs.retry(second, FAILURE, delay=timedelta(hours=1))
+    await runs.attempts.retry(second, FAILURE, delay=timedelta(hours=1))
     assert (await claimed(runs, at_most=2)).run.run_id == "a-3"
 
 
@@ -322,7 +323,7 @@ async def test_taking_over_a_prepared_run_needs_no_place(backend: Backend) -> No
     """It is nearly done, and nothing may keep it from being published."""
     runs = backend.runs
     decided = await prepared(runs, "decided")
-    await runs.release(decided, delay=timedelta())
+    await runs.attempts.release(decided, delay=timedelta())
     await accepted(runs, "other")
     await claimed(runs, "other", at_most=1)
 
@@ -338,7 +339,7 @@ async def test_claims_at_once_never_exceed_the_limit(runs: RunStore, claimers: i
 
     async def claim_some(worker: int) -> list[Claim]:
         claims = [
-            await runs.claim(worker=f"w-{worker}", lease=LEASE, max_runs_per_agency=at_most, run_id=run_id)
+            await runs.queue.claim(worker=f"w-{worker}", lease=LEASE, max_runs_per_agency=at_most, run_id=run_id)
             for run_id in (None, f"r-{worker}", None)
         ]
         return [claim for claim in claims if claim is not None]
@@ -348,7 +349,7 @@ async def test_claims_at_once_never_exceed_the_limit(runs: RunStore, claimers: i
     per_agency = Counter(claim.run.agency_id for claim in claims)
     assert max(per_agency.values()) <= at_most
     assert len({claim.run.run_id for claim in claims}) == len(claims) == len({claim.fence for claim in claims})
-    while (claim := await runs.claim(worker="w", lease=LEASE, max_runs_per_agency=at_most)) is not None:
+    while (claim := await runs.queue.claim(worker="w", lease=LEASE, max_runs_per_agency=at_most)) is not None:
         per_agency[claim.run.agency_id] += 1
     assert per_agency == {1: at_most, 2: at_most, 3: at_most}
 
@@ -361,13 +362,13 @@ async def test_many_workers_share_a_queue(runs: RunStore) -> None:
     async def work(worker: int) -> list[str]:
         done: list[str] = []
         while len(done) < 60:
-            claim = await runs.claim(worker=f"w-{worker}", lease=LEASE, max_runs_per_agency=2)
+            claim = await runs.queue.claim(worker=f"w-{worker}", lease=LEASE, max_runs_per_agency=2)
             if claim is None:
-                if not await runs.history(state=RunState.QUEUED, limit=1):
+                if not await runs.history.newest(state=RunState.QUEUED, limit=1):
                     break
                 await asyncio.sleep(0.001)
                 continue
-            await runs.fail(claim, FAILURE)
+            await runs.attempts.fail(claim, FAILURE)
             done.append(claim.run.run_id)
         return done
 
@@ -387,31 +388,31 @@ async def test_a_renewed_lease_lasts_from_now(backend: Backend) -> None:
     claim = await claimed(runs)
     for _ in range(2):
         await backend.age("r", 200)
-        await runs.renew(claim, lease=LEASE)
+        await runs.queue.renew(claim, lease=LEASE)
         await backend.age("r", 200)
         assert await nothing_to_claim(runs, "r")
-        await runs.renew(claim, lease=LEASE)
+        await runs.queue.renew(claim, lease=LEASE)
         if (await standing(runs)).state is RunState.RUNNING:
-            await runs.prepare(claim, PLAN, OUTCOME)
+            await runs.attempts.prepare(claim, PLAN, OUTCOME)
 
 
 async def test_a_cancelled_run_is_not_renewed(runs: RunStore) -> None:
     """Which is how its worker notices."""
     await accepted(runs)
     claim = await claimed(runs)
-    await runs.cancel("r")
+    await runs.queue.cancel("r")
 
     with pytest.raises(Superseded):
-        await runs.renew(claim, lease=LEASE)
+        await runs.queue.renew(claim, lease=LEASE)
 
 
 async def test_a_lease_that_was_given_up_is_not_renewed(runs: RunStore) -> None:
     """A renewal may still be under way when its worker lets go."""
     claim = await prepared(runs)
-    await runs.release(claim, delay=timedelta())
+    await runs.attempts.release(claim, delay=timedelta())
 
     with pytest.raises(Superseded):
-        await runs.renew(claim, lease=LEASE)
+        await runs.queue.renew(claim, lease=LEASE)
     assert (await claimed(runs)).run.run_id == "r"
 
 
@@ -421,55 +422,55 @@ async def test_a_claim_is_checked_without_changing_anything(backend: Backend) ->
     await accepted(runs)
     claim = await claimed(runs)
     before = await backend.everything()
-    await runs.check(claim)
+    await runs.queue.check(claim)
     assert await backend.everything() == before
 
     await backend.age("r", PAST_THE_LEASE)
-    await runs.check(claim)
-    await runs.prepare(claim, PLAN, OUTCOME)
-    await runs.check(claim)
-    await runs.succeed(claim)
+    await runs.queue.check(claim)
+    await runs.attempts.prepare(claim, PLAN, OUTCOME)
+    await runs.queue.check(claim)
+    await runs.attempts.succeed(claim)
     with pytest.raises(Superseded):
-        await runs.check(claim)
+        await runs.queue.check(claim)
 
 
 async def test_a_claim_that_was_given_up_holds_no_longer(runs: RunStore) -> None:
     """Whether somebody else has the run by now or not."""
     await accepted(runs)
     first = await claimed(runs)
-    await runs.hand_back(first)
+    await runs.attempts.hand_back(first)
     with pytest.raises(Superseded):
-        await runs.check(first)
+        await runs.queue.check(first)
     second = await claimed(runs)
-    await runs.prepare(second, PLAN, OUTCOME)
-    await runs.release(second, delay=timedelta())
+    await runs.attempts.prepare(second, PLAN, OUTCOME)
+    await runs.attempts.release(second, delay=timedelta())
     with pytest.raises(Superseded):
-        await runs.check(second)
+        await runs.queue.check(second)
 
 
 Write = Callable[[RunStore, Claim], Awaitable[Any]]
 OF_A_RUNNING_RUN: dict[str, Write] = {
-    "renew": lambda runs, claim: runs.renew(claim, lease=LEASE),
-    "check": lambda runs, claim: runs.check(claim),
-    "start_attempt": lambda runs, claim: runs.start_attempt(claim, trace_id="f" * 32, span_id="f" * 16),
-    "record_upload": lambda runs, claim: runs.record_upload(claim, UNPLANNED),
-    "prepare": lambda runs, claim: runs.prepare(claim, PLAN, OUTCOME),
-    "succeed_dry": lambda runs, claim: runs.succeed_dry(claim, OUTCOME),
-    "fail": lambda runs, claim: runs.fail(claim, FAILURE, outcome=OUTCOME),
-    "retry": lambda runs, claim: runs.retry(claim, FAILURE, delay=timedelta()),
-    "hand_back": lambda runs, claim: runs.hand_back(claim),
+    "renew": lambda runs, claim: runs.queue.renew(claim, lease=LEASE),
+    "check": lambda runs, claim: runs.queue.check(claim),
+    "start": lambda runs, claim: runs.attempts.start(claim, trace_id="f" * 32, span_id="f" * 16),
+    "record_upload": lambda runs, claim: runs.attempts.record_upload(claim, UNPLANNED),
+    "prepare": lambda runs, claim: runs.attempts.prepare(claim, PLAN, OUTCOME),
+    "succeed_dry": lambda runs, claim: runs.attempts.succeed(claim, OUTCOME),
+    "fail": lambda runs, claim: runs.attempts.fail(claim, FAILURE, outcome=OUTCOME),
+    "retry": lambda runs, claim: runs.attempts.retry(claim, FAILURE, delay=timedelta()),
+    "hand_back": lambda runs, claim: runs.attempts.hand_back(claim),
 }
 OF_A_PREPARED_RUN: dict[str, Write] = {
-    "renew": lambda runs, claim: runs.renew(claim, lease=LEASE),
-    "check": lambda runs, claim: runs.check(claim),
-    "start_attempt": lambda runs, claim: runs.start_attempt(claim, trace_id="f" * 32, span_id="f" * 16),
-    "prepare": lambda runs, claim: runs.prepare(claim, PLAN, OUTCOME),
-    "plan": lambda runs, claim: runs.plan(claim),
-    "succeed": lambda runs, claim: runs.succeed(claim),
-    "fail": lambda runs, claim: runs.fail(claim, FAILURE, state=RunState.PREPARED),
-    "hand_back": lambda runs, claim: runs.hand_back(claim),
-    "release": lambda runs, claim: runs.release(claim, delay=timedelta()),
-    "void_plan": lambda runs, claim: runs.void_plan(claim),
+    "renew": lambda runs, claim: runs.queue.renew(claim, lease=LEASE),
+    "check": lambda runs, claim: runs.queue.check(claim),
+    "start": lambda runs, claim: runs.attempts.start(claim, trace_id="f" * 32, span_id="f" * 16),
+    "prepare": lambda runs, claim: runs.attempts.prepare(claim, PLAN, OUTCOME),
+    "plan": lambda runs, claim: runs.attempts.plan(claim),
+    "succeed": lambda runs, claim: runs.attempts.succeed(claim),
+    "fail": lambda runs, claim: runs.attempts.fail(claim, FAILURE, state=RunState.PREPARED),
+    "hand_back": lambda runs, claim: runs.attempts.hand_back(claim),
+    "release": lambda runs, claim: runs.attempts.release(claim, delay=timedelta()),
+    "void_plan": lambda runs, claim: runs.attempts.void_plan(claim),
 }
 
 
@@ -503,7 +504,7 @@ async def test_nothing_is_written_to_a_cancelled_run(backend: Backend, write: Wr
     """Its worker's fence still holds, but the state it starts from doesn't."""
     await accepted(backend.runs, dry_run=True)
     claim = await claimed(backend.runs)
-    await backend.runs.cancel("r")
+    await backend.runs.queue.cancel("r")
     before = await backend.everything()
 
     with pytest.raises(Superseded):
@@ -546,8 +547,8 @@ async def test_prepare_stores_the_plan_and_what_was_measured(runs: RunStore) -> 
     assert (run.rows_read, run.rows_written, run.rows_filtered, run.rows_rejected) == (10, 8, 1, 1)
     assert (run.bytes_written, run.timings, run.manifest_url) == (4321, {"read": 1.5}, OUTCOME.manifest_url)
     assert run.lease_expires_at is not None
-    assert await runs.plan(claim) == PLAN
-    assert [attempt.outcome for attempt in await runs.attempts("r")] == ["prepared"]
+    assert await runs.attempts.plan(claim) == PLAN
+    assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["prepared"]
 
 
 @pytest.mark.parametrize("name", ["prepare", "succeed", "fail", "void_plan", "release", "hand_back"])
@@ -581,7 +582,7 @@ async def test_success_is_announced_once(backend: Backend) -> None:
     runs = backend.runs
     claim = await prepared(runs)
 
-    run = await runs.succeed(claim)
+    run = await runs.attempts.succeed(claim)
 
     assert run.state is RunState.SUCCEEDED
     assert run == await standing(runs)
@@ -603,11 +604,11 @@ async def test_success_is_announced_once(backend: Backend) -> None:
     completion = RunCompletion.model_validate_json(event.value)
     assert completion == RunCompletion.of(run)
     assert (completion.rows_written, completion.manifest) == (8, OUTCOME.manifest_url)
-    assert await runs.events("r") == [("r:succeeded", completion)]
+    assert await events(backend, "r") == [("r:succeeded", completion)]
 
-    assert await runs.succeed(claim) == run
+    assert await runs.attempts.succeed(claim) == run
     assert await backend.outbox("r") == [event]
-    [attempt] = await runs.attempts("r")
+    [attempt] = await runs.history.attempts("r")
     assert attempt.outcome == "succeeded"
     assert attempt.finished_at is not None
 
@@ -618,10 +619,10 @@ async def test_a_dry_run_succeeds_without_a_plan(backend: Backend) -> None:
     await accepted(runs, dry_run=True)
     claim = await claimed(runs)
 
-    run = await runs.succeed_dry(claim, Outcome(counts=Counts(rows_read=3, rows_filtered=3)))
+    run = await runs.attempts.succeed(claim, Outcome(counts=Counts(rows_read=3, rows_filtered=3)))
 
     assert (run.state, run.rows_read, run.manifest_url) == (RunState.SUCCEEDED, 3, None)
-    [(_, completion)] = await runs.events("r")
+    [(_, completion)] = await events(backend, "r")
     assert completion.dry_run
     assert completion.rows_filtered == 3
 
@@ -632,24 +633,24 @@ async def test_only_a_dry_run_succeeds_without_a_plan(runs: RunStore) -> None:
     claim = await claimed(runs)
 
     with pytest.raises(ValueError, match="by its plan"):
-        await runs.succeed_dry(claim, OUTCOME)
+        await runs.attempts.succeed(claim, OUTCOME)
 
 
-async def test_a_failure_is_announced_with_its_error(runs: RunStore) -> None:
+async def test_a_failure_is_announced_with_its_error(backend: Backend, runs: RunStore) -> None:
     """And kept whole in the history."""
     await accepted(runs)
     claim = await claimed(runs)
 
-    run = await runs.fail(claim, FAILURE, outcome=OUTCOME)
+    run = await runs.attempts.fail(claim, FAILURE, outcome=OUTCOME)
 
     assert run.state is RunState.FAILED
     assert run == await standing(runs)
     assert run.error == FAILURE
     assert (run.rows_read, run.manifest_url, run.lease_expires_at) == (10, None, None)
-    [(event_id, completion)] = await runs.events("r")
+    [(event_id, completion)] = await events(backend, "r")
     assert event_id == "r:failed"
     assert (completion.error, completion.manifest) == (FAILURE, None)
-    [attempt] = await runs.attempts("r")
+    [attempt] = await runs.history.attempts("r")
     assert (attempt.outcome, attempt.error_kind, attempt.error_message) == ("failed", FAILURE.kind, FAILURE.message)
 
 
@@ -657,11 +658,11 @@ async def test_a_plan_that_cannot_be_published_fails_its_run(runs: RunStore) -> 
     """From `prepared`, with the counts that were stored and no manifest."""
     claim = await prepared(runs)
 
-    run = await runs.fail(claim, FAILURE, state=RunState.PREPARED)
+    run = await runs.attempts.fail(claim, FAILURE, state=RunState.PREPARED)
 
     assert (run.state, run.rows_read, run.manifest_url) == (RunState.FAILED, 10, None)
     with pytest.raises(Superseded):
-        await runs.plan(claim)
+        await runs.attempts.plan(claim)
 
 
 @pytest.mark.parametrize("message", ["a\0b", "half \ud800 a pair", "long " * 100_000], ids=["nul", "surrogate", "long"])
@@ -670,9 +671,9 @@ async def test_any_error_message_can_be_stored(backend: Backend, message: str) -
     runs = backend.runs
     await accepted(runs)
     failure = FAILURE.model_copy(update={"message": message})
-    await runs.retry(await claimed(runs), failure, delay=timedelta())
+    await runs.attempts.retry(await claimed(runs), failure, delay=timedelta())
 
-    run = await runs.fail(await claimed(runs), failure)
+    run = await runs.attempts.fail(await claimed(runs), failure)
 
     assert run.error is not None
     assert run.error.message[:1] == message[:1]
@@ -683,12 +684,12 @@ async def test_any_error_message_can_be_stored(backend: Backend, message: str) -
 # -- letting go ----------------------------------------------------------------------------------
 
 
-async def test_a_retried_run_is_queued_again(runs: RunStore) -> None:
+async def test_a_retried_run_is_queued_again(backend: Backend, runs: RunStore) -> None:
     """With the error on its attempt, the fence as it was, and no lease."""
     await accepted(runs)
     claim = await claimed(runs)
 
-    run = await runs.retry(claim, FAILURE, delay=timedelta(seconds=60))
+    run = await runs.attempts.retry(claim, FAILURE, delay=timedelta(seconds=60))
 
     assert run == await standing(runs)
     assert (run.state, run.attempt, run.fence, run.worker) == (RunState.QUEUED, 1, claim.fence, None)
@@ -696,22 +697,22 @@ async def test_a_retried_run_is_queued_again(runs: RunStore) -> None:
     assert run.not_before is not None
     assert claim.run.started_at is not None
     assert run.not_before >= claim.run.started_at + timedelta(seconds=59)
-    [attempt] = await runs.attempts("r")
+    [attempt] = await runs.history.attempts("r")
     assert (attempt.outcome, attempt.error_kind, attempt.error_message) == ("retrying", FAILURE.kind, FAILURE.message)
-    assert await runs.events("r") == []
+    assert await events(backend, "r") == []
 
 
 async def test_a_run_that_was_handed_back_is_due_at_once_and_not_a_try(runs: RunStore) -> None:
     """A draining worker costs a run none of its tries."""
     await accepted(runs)
-    run = await runs.hand_back(await claimed(runs))
+    run = await runs.attempts.hand_back(await claimed(runs))
 
     assert (run.state, run.attempt) == (RunState.QUEUED, 1)
-    assert await runs.tries("r") == 0
+    assert await runs.history.tries("r") == 0
     second = await claimed(runs)
     assert second.run.attempt == 2
-    assert await runs.tries("r") == 1
-    assert [attempt.outcome for attempt in await runs.attempts("r")] == ["handed_back", "running"]
+    assert await runs.history.tries("r") == 1
+    assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["handed_back", "running"]
 
 
 async def test_a_retry_that_doesnt_count_is_no_try(runs: RunStore) -> None:
@@ -719,40 +720,40 @@ async def test_a_retry_that_doesnt_count_is_no_try(runs: RunStore) -> None:
     await accepted(runs)
     claim = await claimed(runs)
     for _ in range(2):
-        run = await runs.retry(claim, FAILURE, delay=timedelta(), counts=False)
+        run = await runs.attempts.retry(claim, FAILURE, delay=timedelta(), counts=False)
 
-    assert (run.state, run.attempt, await runs.tries("r")) == (RunState.QUEUED, 1, 0)
-    await runs.retry(await claimed(runs), FAILURE, delay=timedelta())
-    assert await runs.tries("r") == 1
-    assert [attempt.outcome for attempt in await runs.attempts("r")] == ["retrying", "retrying"]
+    assert (run.state, run.attempt, await runs.history.tries("r")) == (RunState.QUEUED, 1, 0)
+    await runs.attempts.retry(await claimed(runs), FAILURE, delay=timedelta())
+    assert await runs.history.tries("r") == 1
+    assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["retrying", "retrying"]
 
 
 async def test_the_time_is_that_of_leases(runs: RunStore) -> None:
     """So that a worker can tell the one by the other."""
     await accepted(runs)
-    before = await runs.now()
+    before = await runs.queue.now()
     claim = await claimed(runs)
     assert claim.run.lease_expires_at is not None
-    assert before <= claim.run.lease_expires_at - LEASE <= await runs.now()
+    assert before <= claim.run.lease_expires_at - LEASE <= await runs.queue.now()
 
 
 async def test_a_prepared_run_is_only_let_go(runs: RunStore) -> None:
     """Handing it back keeps its decision; it can be claimed at once."""
     claim = await prepared(runs)
 
-    run = await runs.hand_back(claim)
+    run = await runs.attempts.hand_back(claim)
 
     assert (run.state, run.lease_expires_at, run.worker) == (RunState.PREPARED, None, None)
-    assert await runs.tries("r") == 1
+    assert await runs.history.tries("r") == 1
     assert (await claimed(runs)).run.state is RunState.PREPARED
-    assert [attempt.outcome for attempt in await runs.attempts("r")] == ["prepared"]
+    assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["prepared"]
 
 
 async def test_a_released_run_can_be_claimed_after_the_delay(backend: Backend) -> None:
     """Whoever could not publish lets another try, a little later."""
     runs = backend.runs
     claim = await prepared(runs)
-    await runs.release(claim, delay=timedelta(seconds=60))
+    await runs.attempts.release(claim, delay=timedelta(seconds=60))
 
     assert await nothing_to_claim(runs)
     assert await nothing_to_claim(runs, "r")
@@ -764,34 +765,34 @@ async def test_a_void_plan_is_exported_again(runs: RunStore) -> None:
     """The run is queued as if nothing had been measured, and its uploads are left to the clean-up."""
     claim = await prepared(runs)
 
-    run = await runs.void_plan(claim)
+    run = await runs.attempts.void_plan(claim)
 
     assert run == await standing(runs)
     assert (run.state, run.rows_read, run.timings, run.manifest_url) == (RunState.QUEUED, None, None, None)
-    assert set_of(await runs.lost_uploads("r")) == set_of([UNPLANNED, *PLANNED])
+    assert set_of(await runs.leftovers.lost_uploads("r")) == set_of([UNPLANNED, *PLANNED])
     second = await claimed(runs)
     assert second.run.attempt == 2
-    assert [attempt.outcome for attempt in await runs.attempts("r")] == ["voided", "running"]
-    await runs.prepare(second, PLAN, OUTCOME)
-    assert (await runs.succeed(second)).attempt == 2
+    assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["voided", "running"]
+    await runs.attempts.prepare(second, PLAN, OUTCOME)
+    assert (await runs.attempts.succeed(second)).attempt == 2
 
 
 # -- cancel --------------------------------------------------------------------------------------
 
 
-async def test_a_queued_run_can_be_cancelled(runs: RunStore) -> None:
+async def test_a_queued_run_can_be_cancelled(backend: Backend, runs: RunStore) -> None:
     """It never runs, and its end is announced like any other."""
     await accepted(runs)
 
-    run = await runs.cancel("r")
+    run = await runs.queue.cancel("r")
 
     assert (run.state, run.started_at, run.error) == (RunState.CANCELLED, None, None)
     assert run == await standing(runs)
-    [(event_id, completion)] = await runs.events("r")
+    [(event_id, completion)] = await events(backend, "r")
     assert (event_id, completion.state, completion.attempt) == ("r:cancelled", "cancelled", 0)
     assert await nothing_to_claim(runs)
-    assert await runs.cancel("r") == run
-    assert len(await runs.events("r")) == 1
+    assert await runs.queue.cancel("r") == run
+    assert len(await events(backend, "r")) == 1
 
 
 async def test_a_running_run_can_be_cancelled(runs: RunStore) -> None:
@@ -799,19 +800,19 @@ async def test_a_running_run_can_be_cancelled(runs: RunStore) -> None:
     await accepted(runs)
     await claimed(runs)
 
-    run = await runs.cancel("r")
+    run = await runs.queue.cancel("r")
 
     assert (run.state, run.lease_expires_at) == (RunState.CANCELLED, None)
-    assert [attempt.outcome for attempt in await runs.attempts("r")] == ["cancelled"]
+    assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["cancelled"]
 
 
 async def test_a_run_that_waits_for_its_retry_can_be_cancelled(runs: RunStore) -> None:
     """The outcome of its last attempt stays."""
     await accepted(runs)
-    await runs.retry(await claimed(runs), FAILURE, delay=timedelta(hours=1))
+    await runs.attempts.retry(await claimed(runs), FAILURE, delay=timedelta(hours=1))
 
-    assert (await runs.cancel("r")).state is RunState.CANCELLED
-    assert [attempt.outcome for attempt in await runs.attempts("r")] == ["retrying"]
+    assert (await runs.queue.cancel("r")).state is RunState.CANCELLED
+    assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["retrying"]
 
 
 async def test_a_decided_run_cannot_be_cancelled(backend: Backend) -> None:
@@ -819,20 +820,20 @@ async def test_a_decided_run_cannot_be_cancelled(backend: Backend) -> None:
     runs = backend.runs
     claim = await prepared(runs)
     before = await backend.everything()
-    assert (await runs.cancel("r")).state is RunState.PREPARED
+    assert (await runs.queue.cancel("r")).state is RunState.PREPARED
     assert await backend.everything() == before
 
-    succeeded = await runs.succeed(claim)
-    assert await runs.cancel("r") == succeeded
-    assert len(await runs.events("r")) == 1
+    succeeded = await runs.attempts.succeed(claim)
+    assert await runs.queue.cancel("r") == succeeded
+    assert len(await events(backend, "r")) == 1
 
 
 async def test_only_a_known_run_can_be_cancelled(runs: RunStore) -> None:
     """Nor does an unknown one have tries."""
     with pytest.raises(RunUnknown, match="lists the runs"):
-        await runs.cancel("unknown")
+        await runs.queue.cancel("unknown")
     with pytest.raises(RunUnknown):
-        await runs.tries("unknown")
+        await runs.history.tries("unknown")
 
 
 async def test_cancel_and_the_decision_exclude_each_other(runs: RunStore) -> None:
@@ -842,7 +843,7 @@ async def test_cancel_and_the_decision_exclude_each_other(runs: RunStore) -> Non
         await accepted(runs, run_id, agency_id=1 + number)
         claim = await claimed(runs, run_id)
         cancelled, decided = await asyncio.gather(
-            runs.cancel(run_id), runs.prepare(claim, PLAN, OUTCOME), return_exceptions=True
+            runs.queue.cancel(run_id), runs.attempts.prepare(claim, PLAN, OUTCOME), return_exceptions=True
         )
         assert isinstance(cancelled, Run)
         if cancelled.state is RunState.CANCELLED:
@@ -860,11 +861,11 @@ async def test_uploads_of_a_held_run_are_not_lost(runs: RunStore) -> None:
     await accepted(runs)
     claim = await claimed(runs)
     for upload in (UNPLANNED, UNPLANNED, *PLANNED):
-        await runs.record_upload(claim, upload)
+        await runs.attempts.record_upload(claim, upload)
 
-    assert await runs.lost_uploads("r") == []
-    await runs.prepare(claim, PLAN, OUTCOME)
-    assert await runs.lost_uploads("r") == []
+    assert await runs.leftovers.lost_uploads("r") == []
+    await runs.attempts.prepare(claim, PLAN, OUTCOME)
+    assert await runs.leftovers.lost_uploads("r") == []
 
 
 async def test_an_ended_lease_alone_loses_no_upload(backend: Backend) -> None:
@@ -872,14 +873,14 @@ async def test_an_ended_lease_alone_loses_no_upload(backend: Backend) -> None:
     runs = backend.runs
     await accepted(runs)
     claim = await claimed(runs)
-    await runs.record_upload(claim, UNPLANNED)
+    await runs.attempts.record_upload(claim, UNPLANNED)
     await backend.age("r", PAST_THE_LEASE)
-    assert await runs.lost_uploads("r") == []
+    assert await runs.leftovers.lost_uploads("r") == []
 
     second = await claimed(runs)
-    assert await runs.lost_uploads("r") == [UNPLANNED]
-    await runs.record_upload(second, PLANNED[0])
-    assert await runs.lost_uploads("r") == [UNPLANNED]
+    assert await runs.leftovers.lost_uploads("r") == [UNPLANNED]
+    await runs.attempts.record_upload(second, PLANNED[0])
+    assert await runs.leftovers.lost_uploads("r") == [UNPLANNED]
 
 
 async def test_uploads_that_a_stored_plan_names_are_not_lost(backend: Backend) -> None:
@@ -887,9 +888,9 @@ async def test_uploads_that_a_stored_plan_names_are_not_lost(backend: Backend) -
     runs = backend.runs
     second = await taken_over(backend, await prepared(runs))
 
-    assert await runs.lost_uploads("r") == [UNPLANNED]
-    await runs.succeed(second)
-    assert await runs.lost_uploads("r") == [UNPLANNED]
+    assert await runs.leftovers.lost_uploads("r") == [UNPLANNED]
+    await runs.attempts.succeed(second)
+    assert await runs.leftovers.lost_uploads("r") == [UNPLANNED]
 
 
 async def test_a_handle_used_again_belongs_to_the_new_attempt(backend: Backend) -> None:
@@ -897,10 +898,10 @@ async def test_a_handle_used_again_belongs_to_the_new_attempt(backend: Backend) 
     runs = backend.runs
     await accepted(runs)
     first = await claimed(runs)
-    await runs.record_upload(first, UNPLANNED)
-    await runs.record_upload(await taken_over(backend, first), UNPLANNED)
+    await runs.attempts.record_upload(first, UNPLANNED)
+    await runs.attempts.record_upload(await taken_over(backend, first), UNPLANNED)
 
-    assert await runs.lost_uploads("r") == []
+    assert await runs.leftovers.lost_uploads("r") == []
 
 
 @pytest.mark.parametrize("end", ["retry", "hand_back", "fail"])
@@ -908,30 +909,30 @@ async def test_uploads_of_an_attempt_that_ended_are_lost(runs: RunStore, end: st
     """Whether the run goes on or not."""
     await accepted(runs)
     claim = await claimed(runs)
-    await runs.record_upload(claim, UNPLANNED)
+    await runs.attempts.record_upload(claim, UNPLANNED)
     await OF_A_RUNNING_RUN[end](runs, claim)
 
-    assert await runs.lost_uploads("r") == [UNPLANNED]
+    assert await runs.leftovers.lost_uploads("r") == [UNPLANNED]
 
 
 async def test_a_failed_plan_names_nothing(runs: RunStore) -> None:
     """`failed` is final, so nobody completes what is left of its uploads."""
     claim = await prepared(runs)
-    await runs.fail(claim, FAILURE, state=RunState.PREPARED)
+    await runs.attempts.fail(claim, FAILURE, state=RunState.PREPARED)
 
-    assert set_of(await runs.lost_uploads("r")) == set_of([UNPLANNED, *PLANNED])
+    assert set_of(await runs.leftovers.lost_uploads("r")) == set_of([UNPLANNED, *PLANNED])
 
 
 async def test_uploads_that_are_cleaned_up_are_forgotten(runs: RunStore) -> None:
     """Only those; and forgetting what isn't there is fine."""
     claim = await prepared(runs)
-    await runs.fail(claim, FAILURE, state=RunState.PREPARED)
-    await runs.forget_uploads("r", [UNPLANNED, PLANNED[0], UploadRef(key="large", upload_id="unknown")])
-    await runs.forget_uploads("unknown", [UNPLANNED])
-    await runs.forget_uploads("r", [])
+    await runs.attempts.fail(claim, FAILURE, state=RunState.PREPARED)
+    await runs.leftovers.forget_uploads("r", [UNPLANNED, PLANNED[0], UploadRef(key="large", upload_id="unknown")])
+    await runs.leftovers.forget_uploads("unknown", [UNPLANNED])
+    await runs.leftovers.forget_uploads("r", [])
 
-    assert await runs.lost_uploads("r") == [PLANNED[1]]
-    assert await runs.lost_uploads("unknown") == []
+    assert await runs.leftovers.lost_uploads("r") == [PLANNED[1]]
+    assert await runs.leftovers.lost_uploads("unknown") == []
 
 
 # -- history -------------------------------------------------------------------------------------
@@ -941,14 +942,14 @@ async def test_history_is_newest_first_and_can_be_filtered(runs: RunStore) -> No
     """By agency, state, time and number; filters add up."""
     for number in range(6):
         await accepted(runs, f"r-{number}", agency_id=1 + number % 2)
-    await runs.fail(await claimed(runs, "r-2"), FAILURE)
-    await runs.fail(await claimed(runs, "r-3"), FAILURE)
+    await runs.attempts.fail(await claimed(runs, "r-2"), FAILURE)
+    await runs.attempts.fail(await claimed(runs, "r-3"), FAILURE)
 
     async def ids(**filters: Any) -> list[str]:
-        return [run.run_id for run in await runs.history(**filters)]
+        return [run.run_id for run in await runs.history.newest(**filters)]
 
     assert sorted(await ids()) == [f"r-{number}" for number in range(6)]
-    queued_at = [run.queued_at for run in await runs.history()]
+    queued_at = [run.queued_at for run in await runs.history.newest()]
     assert queued_at == sorted(queued_at, reverse=True)
     assert set(await ids(agency_id=2)) == {"r-1", "r-3", "r-5"}
     assert set(await ids(state=RunState.FAILED)) == {"r-2", "r-3"}
@@ -967,7 +968,7 @@ async def test_history_goes_from_one_moment_to_before_another(backend: Backend) 
         await backend.age(f"r-{number}", 1)
 
     async def ids(**filters: Any) -> list[str]:
-        return [run.run_id for run in await backend.runs.history(**filters)]
+        return [run.run_id for run in await backend.runs.history.newest(**filters)]
 
     assert await ids(since=moments[1], until=moments[3]) == ["r-2", "r-1"]
     assert await ids(until=moments[1]) == ["r-0"]
@@ -976,39 +977,39 @@ async def test_history_goes_from_one_moment_to_before_another(backend: Backend) 
 
 async def test_history_can_be_had_whole(runs: RunStore) -> None:
     """Fifty runs unless told otherwise."""
-    await runs.accept_all([incoming(f"r-{number}") for number in range(60)])
+    await runs.intake.accept_all([incoming(f"r-{number}") for number in range(60)])
 
-    assert len(await runs.history()) == 50
-    assert len(await runs.history(limit=None)) == 60
-    assert len(await runs.history(limit=None, agency_id=8)) == 0
+    assert len(await runs.history.newest()) == 50
+    assert len(await runs.history.newest(limit=None)) == 60
+    assert len(await runs.history.newest(limit=None, agency_id=8)) == 0
 
 
 async def test_many_runs_are_looked_up_at_once(runs: RunStore) -> None:
     """Those that there are."""
     first, second = await accepted(runs, "a"), await accepted(runs, "b")
 
-    assert await runs.get_all(["b", "unknown", "a", "a"]) == {"a": first, "b": second}
-    assert await runs.get_all([]) == {}
+    assert await runs.history.get_all(["b", "unknown", "a", "a"]) == {"a": first, "b": second}
+    assert await runs.history.get_all([]) == {}
 
 
 async def test_replays_are_counted_by_what_they_replay(runs: RunStore) -> None:
     """Whatever has become of them; a replay of a replay counts for that."""
     for run_id, replay_of in (("r", None), ("r-1", "r"), ("r-2", "r"), ("r-3", "r-1"), ("other", "pruned")):
         await accepted(runs, run_id, replay_of=replay_of)
-    await runs.cancel("r-2")
+    await runs.queue.cancel("r-2")
 
-    assert await runs.replays(["r", "r-1", "r-2", "unknown"]) == {"r": 2, "r-1": 1}
-    assert await runs.replays(["pruned"]) == {"pruned": 1}
-    assert await runs.replays([]) == {}
+    assert await runs.history.replays(["r", "r-1", "r-2", "unknown"]) == {"r": 2, "r-1": 1}
+    assert await runs.history.replays(["pruned"]) == {"pruned": 1}
+    assert await runs.history.replays([]) == {}
 
 
-async def test_an_unknown_run_has_no_history(runs: RunStore) -> None:
+async def test_an_unknown_run_has_no_history(backend: Backend, runs: RunStore) -> None:
     """And asking for it is no error."""
-    assert await runs.get("unknown") is None
-    assert await runs.attempts("unknown") == []
-    assert await runs.events("unknown") == []
+    assert await runs.history.get("unknown") is None
+    assert await runs.history.attempts("unknown") == []
+    assert await backend.outbox("unknown") == []
 
 
 async def test_the_installation_keeps_its_id(runs: RunStore) -> None:
     """It is what a destination is marked with."""
-    assert await runs.installation_id() == await runs.installation_id()
+    assert await runs.history.installation_id() == await runs.history.installation_id()

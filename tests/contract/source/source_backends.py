@@ -8,11 +8,11 @@ import asyncpg
 from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
-from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.clock import Clock, SystemClock
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
-from pipeline_processing.ports import Batches, Clock, Source
+from pipeline_processing.ports import Batches, Source
 from pipeline_processing.sources.http.options import HttpSourceConfig
 from pipeline_processing.sources.http.source import HttpSource
 from tests.contract.source.reading import postgres, postgres_source

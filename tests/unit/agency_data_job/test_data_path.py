@@ -249,7 +249,7 @@ async def test_a_dry_run_rejects_and_writes_nothing() -> None:
     assert (finished.state, counts(finished), finished.manifest_url) == (RunState.SUCCEEDED, (5, 3, 0, 2), None)
     for each in (of.destination, second, tables):
         assert (each.objects, each.open_uploads) == ({}, [])
-    assert await of.runs.last_success(7, "records") is None
+    assert await of.runs.history.last_success(7, "records") is None
 
 
 # -- several destinations ------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import pytest
 from pipeline_processing.cli import cancel
 from pipeline_processing.cli.main import main
 from pipeline_processing.model import Plan, RunFailure, RunState
-from pipeline_processing.ports import Claim, Outcome
+from pipeline_processing.runs.store import Claim, Outcome
 from pipeline_processing.settings.settings import Settings
-from tests.unit.in_memory import LEASE, Between, Interposed, Service, after
+from tests.unit.in_memory import LEASE, Between, Service, after, interposed
 
 FAILURE = RunFailure(kind="query_failed", message="division by zero", retryable=False, exit_code=1)
 PLAN = Plan(destination="memory://destination", artifacts=(), metadata={}, manifest_key="m", manifest="{}")
@@ -34,7 +34,7 @@ def service(monkeypatch: pytest.MonkeyPatch, between: Between) -> Service:
 
     @asynccontextmanager
     async def opened(_: Settings) -> AsyncIterator[Any]:
-        yield Interposed(service.runs, between)
+        yield interposed(service.runs, between)
 
     monkeypatch.setattr("pipeline_processing.app.one_run.history", opened)
     monkeypatch.setattr(cancel, "current_settings", Settings)
@@ -42,27 +42,27 @@ def service(monkeypatch: pytest.MonkeyPatch, between: Between) -> Service:
 
 
 async def claimed(service: Service) -> Claim:
-    claim = await service.runs.claim(worker="host-1:20:aa", lease=LEASE, max_runs_per_agency=1)
+    claim = await service.runs.queue.claim(worker="host-1:20:aa", lease=LEASE, max_runs_per_agency=1)
     assert claim is not None
     return claim
 
 
 async def prepared(service: Service) -> Claim:
     claim = await claimed(service)
-    await service.runs.prepare(claim, PLAN, Outcome())
+    await service.runs.attempts.prepare(claim, PLAN, Outcome())
     return claim
 
 
 async def succeeded(service: Service) -> None:
-    await service.runs.succeed(await prepared(service))
+    await service.runs.attempts.succeed(await prepared(service))
 
 
 async def failed(service: Service) -> None:
-    await service.runs.fail(await claimed(service), FAILURE)
+    await service.runs.attempts.fail(await claimed(service), FAILURE)
 
 
 async def cancelled(service: Service) -> None:
-    await service.runs.cancel("r")
+    await service.runs.queue.cancel("r")
 
 
 def test_a_queued_run_is_cancelled(service: Service, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,10 @@ import typer
 
 from pipeline_processing.cli import history
 from pipeline_processing.errors import RunUnknown
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Plan, Run, RunFailure, RunState
-from pipeline_processing.ports import Incoming, Origin, Outcome, RunStore
+from pipeline_processing.runs.store import Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal import render
 from tests.unit.stepped_clock import SteppedClock
@@ -31,41 +32,43 @@ PERMITS = DatasetCounts(name="permits", rows_read=1234567, rows_written=1234000,
 FEES = DatasetCounts(name="fees", rows_read=5, rows_written=5)
 
 
-async def three_runs(store: MemoryRunStore, clock: SteppedClock) -> None:
+async def three_runs(store: RunStore, clock: SteppedClock) -> None:
     """`first` failed on its second attempt, `second` was a dry run and succeeded, `third` waits."""
 
     async def claimed(run_id: str, worker: str) -> Any:
-        claim = await store.claim(worker=worker, lease=LEASE, max_runs_per_agency=1, run_id=run_id)
+        claim = await store.queue.claim(worker=worker, lease=LEASE, max_runs_per_agency=1, run_id=run_id)
         assert claim is not None
-        await store.start_attempt(claim, **IDS)
+        await store.attempts.start(claim, **IDS)
         return claim
 
-    await store.accept(Incoming(JobRequest(agency_id=7, datasets=("permits",)), run_id="first", **IDS))
+    await store.intake.accept(Incoming(JobRequest(agency_id=7, datasets=("permits",)), run_id="first", **IDS))
     claim = await claimed("first", "host-1:20:aa")
     clock.pass_(1.2)
-    await store.retry(claim, UNREACHABLE, delay=timedelta(seconds=5))
+    await store.attempts.retry(claim, UNREACHABLE, delay=timedelta(seconds=5))
     clock.pass_(5)
     claim = await claimed("first", "host-2:31:bb")
     clock.pass_(184)
-    await store.fail(claim, BROKEN)
+    await store.attempts.fail(claim, BROKEN)
 
     clock.pass_(60)
-    await store.accept(Incoming(JobRequest(agency_id=12345, dry_run=True), run_id="second", **IDS))
+    await store.intake.accept(Incoming(JobRequest(agency_id=12345, dry_run=True), run_id="second", **IDS))
     claim = await claimed("second", "host-1:20:aa")
     clock.pass_(0.84)
     counts = Counts(rows_read=1234567, rows_written=1234000, rows_filtered=567)
-    await store.succeed_dry(claim, Outcome(counts=counts, bytes_written=98765432))
+    await store.attempts.succeed(claim, Outcome(counts=counts, bytes_written=98765432))
 
     clock.pass_(60)
     origin = Origin(topic="agency-jobs.requests", partition=2, offset=77)
-    await store.accept(Incoming(JobRequest(agency_id=7, requested_by="portal"), run_id="third", origin=origin, **IDS))
+    await store.intake.accept(
+        Incoming(JobRequest(agency_id=7, requested_by="portal"), run_id="third", origin=origin, **IDS)
+    )
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> MemoryRunStore:
+def store(monkeypatch: pytest.MonkeyPatch) -> RunStore:
     """The history that the command opens."""
     clock = SteppedClock()
-    store = MemoryRunStore(clock=clock)
+    store = memory_run_store(RunTable(clock=clock))
     asyncio.run(three_runs(store, clock))
 
     @asynccontextmanager
@@ -81,7 +84,7 @@ Show = Callable[..., str]
 
 
 @pytest.fixture
-def show(store: MemoryRunStore, capsys: pytest.CaptureFixture[str]) -> Show:
+def show(store: RunStore, capsys: pytest.CaptureFixture[str]) -> Show:
     """Runs `history` with these arguments; what it printed."""
     app = typer.Typer()
     history.register(app)
@@ -215,19 +218,19 @@ def test_one_run_as_json_has_its_attempts(show: Show) -> None:
     ]
 
 
-def decided(store: MemoryRunStore) -> None:
+def decided(store: RunStore) -> None:
     """The run that waits is exported, as two datasets."""
 
     async def prepare() -> None:
-        claim = await store.claim(worker="host-1:20:aa", lease=LEASE, max_runs_per_agency=1, run_id="third")
+        claim = await store.queue.claim(worker="host-1:20:aa", lease=LEASE, max_runs_per_agency=1, run_id="third")
         assert claim is not None
         plan = Plan(destination="s3://exports", artifacts=(), metadata={}, manifest_key="m", manifest="{}")
-        await store.prepare(claim, plan, Outcome(counts=PERMITS + FEES, datasets=(PERMITS, FEES)))
+        await store.attempts.prepare(claim, plan, Outcome(counts=PERMITS + FEES, datasets=(PERMITS, FEES)))
 
     asyncio.run(prepare())
 
 
-def test_one_run_is_shown_with_its_datasets(show: Show, store: MemoryRunStore) -> None:
+def test_one_run_is_shown_with_its_datasets(show: Show, store: RunStore) -> None:
     """Once it is decided: what became of the rows of each, numbers under each other."""
     decided(store)
 
@@ -241,7 +244,7 @@ def test_one_run_is_shown_with_its_datasets(show: Show, store: MemoryRunStore) -
     assert attempts.startswith("ATTEMPT")
 
 
-def test_one_run_as_json_has_its_datasets(show: Show, store: MemoryRunStore) -> None:
+def test_one_run_as_json_has_its_datasets(show: Show, store: RunStore) -> None:
     """As the manifest lists them."""
     decided(store)
 

@@ -139,7 +139,7 @@ def test_json_is_an_object_per_request(run: Run) -> None:
 
 def test_the_same_run_tells_what_becomes_of_each(past: Past, run: Run) -> None:
     """Finished runs, waiting ones, and those that the history has lost."""
-    del past.runs._records["b"]
+    del past.table.records["b"]
     code, out, _ = run("--since", SINCE, "--same-run", "--execute")
 
     assert code == 0

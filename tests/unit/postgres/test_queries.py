@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from pipeline_processing.history import postgres
-from pipeline_processing.history.postgres.writes import QUERIES
 from pipeline_processing.postgres.queries import load_queries, parse_queries
 
 FOLDER = Path(postgres.__file__).parent
@@ -38,17 +37,11 @@ def test_a_query_needs_a_description_and_a_name_of_its_own(text: str) -> None:
         parse_queries(text)
 
 
-def test_every_query_is_used() -> None:
-    """And every one that is used is there."""
-    code = "".join(path.read_text() for path in FOLDER.glob("*.py"))
+@pytest.mark.parametrize("sql", sorted(FOLDER.glob("*.sql")), ids=lambda path: path.stem)
+def test_every_query_is_used(sql: Path) -> None:
+    """Each SQL file belongs to the module of its name, which uses all its queries and no others."""
+    code = sql.with_suffix(".py").read_text()
     named = set(re.findall(r'QUERIES\["(\w+)"\]', code))
-    named |= set(re.findall(r'(?:let_go|_touch)\(\s*(?:connection, )?"(\w+)"', code))
+    named |= set(re.findall(r'_let_go\(\s*connection, claim, "(\w+)"', code))
 
-    assert named == set(QUERIES)
-    assert set(QUERIES) == set(load_queries(postgres.__name__, *(path.name for path in FOLDER.glob("*.sql"))))
-
-
-def test_two_files_share_no_name() -> None:
-    """Else one query would take the place of another."""
-    with pytest.raises(ValueError, match="used already"):
-        load_queries(postgres.__name__, "queries.sql", "queries.sql")
+    assert named == set(load_queries(postgres.__name__, sql.name))

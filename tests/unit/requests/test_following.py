@@ -13,10 +13,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline_processing.errors import AccessDenied, ConflictingRequest, UnknownDataset
+from pipeline_processing.messaging.dead_letters import DeadLetter, dead_letter
 from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import JobRequest, RunCompletion, RunFailure, RunProgress, RunState
-from pipeline_processing.requests.dead_letters import DeadLetter, dead_letter
 from pipeline_processing.requests.following import Follower, Outcome, exit_code_of
 from pipeline_processing.requests.submission import Sent, Submitter
 from pipeline_processing.telemetry.masking import Mask

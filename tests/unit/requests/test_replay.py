@@ -35,12 +35,12 @@ def in_topic(past: Past, **choice: Any) -> TopicRequests:
 
 
 def recorded(past: Past, **choice: Any) -> RecordedRequests:
-    return RecordedRequests(runs=past.runs, **choice)
+    return RecordedRequests(runs=past.runs.history, **choice)
 
 
 async def plan(past: Past, source: RequestSource, *, same_run: bool = False) -> list[Step]:
     """The steps of the plan."""
-    async with planned(source, runs=past.runs, same_run=same_run) as made:
+    async with planned(source, runs=past.runs.history, same_run=same_run) as made:
         return [step for page in made.pages() for step in page]
 
 
@@ -53,7 +53,7 @@ async def execute(past: Past, source: RequestSource, *, same_run: bool = False) 
     before = len(past.sent)
     seen = {(record.partition, record.offset) for record in past.sent}
     counted: list[int] = []
-    async with planned(source, runs=past.runs, same_run=same_run) as made:
+    async with planned(source, runs=past.runs.history, same_run=same_run) as made:
         await carry_out(
             made,
             submitter=Submitter(events=past.broker, topic=TOPIC, clock=past.clock, tracer=IdsOnlyTracer()),
@@ -97,7 +97,7 @@ async def test_a_dry_run_stays_one(past: Past) -> None:
     """A replay never writes what the original didn't."""
     past.request("a", dry_run=True)
     await past.take()
-    await past.runs.cancel("a")
+    await past.runs.queue.cancel("a")
 
     [sent] = await execute(past, recorded(past, run_id="a"))
 
@@ -162,7 +162,7 @@ async def test_what_hasn_t_finished_is_left_out(past: Past) -> None:
     await past.take()
     await past._claimed("running")
     await past.fail("failed")
-    await past.runs.cancel("cancelled")
+    await past.runs.queue.cancel("cancelled")
 
     steps = await plan(past, recorded(past, agency_id=7))
 
@@ -252,7 +252,7 @@ async def test_messages_that_are_no_requests_are_counted(past: Past) -> None:
     past.send('{"agency_id": 7}', ce_id="1")
     await past.take()
 
-    async with planned(in_topic(past), runs=past.runs, same_run=False) as made:
+    async with planned(in_topic(past), runs=past.runs.history, same_run=False) as made:
         assert (made.unreadable, made.to_send, made.left_out) == (5, 0, 1)
 
 
@@ -265,7 +265,7 @@ async def test_a_run_counts_once(past: Past) -> None:
     await past.take()
     await past.succeed("a", "b")
 
-    async with planned(in_topic(past), runs=past.runs, same_run=False) as made:
+    async with planned(in_topic(past), runs=past.runs.history, same_run=False) as made:
         assert made.repeated == 2
         assert [step.run_id for page in made.pages() for step in page] == ["a", "b"]
     assert asked((await execute(past, in_topic(past)))[0]).requested_by == "first"
@@ -408,7 +408,7 @@ async def test_a_run_that_is_pruned_meanwhile_is_left_out(past: Past) -> None:
     async def pruned(*, same_run: bool) -> Any:
         async for page in pages(same_run=same_run):
             yield page
-        past.runs._records.clear()
+        past.table.records.clear()
 
     source.pages = pruned  # type: ignore[method-assign]
 
@@ -424,7 +424,7 @@ async def test_the_same_messages_again_say_what_becomes_of_each(past: Past) -> N
         past.request(run_id)
     await past.take()
     await past.succeed("done")
-    del past.runs._records["lost"]
+    del past.table.records["lost"]
 
     assert await outcomes(past, in_topic(past), same_run=True) == {
         "done": "sends its event again",
@@ -450,7 +450,7 @@ async def test_the_same_message_is_the_same_to_the_byte(past: Past, bare: bool) 
     first = past.send('{ "agency_id" : 7,\n "deadline": "2026-01-18T10:00:00Z"}', key=None, **headers)
     await past.take()
     run_id = received(first).run_id
-    await past.runs.cancel(run_id)
+    await past.runs.queue.cancel(run_id)
 
     [again] = await execute(past, in_topic(past), same_run=True)
 
@@ -465,17 +465,17 @@ async def test_the_history_s_requests_are_the_same_run_too(past: Past) -> None:
     first = past.request(deadline=START, not_before=START, requested_by="billing")
     await past.take()
     [run] = await past.all_runs()
-    await past.runs.cancel(run.run_id)
+    await past.runs.queue.cancel(run.run_id)
 
     [again] = await execute(past, recorded(past, agency_id=7), same_run=True)
 
     assert received(again).run_id == run.run_id
     assert asked(again) == asked(first).model_copy(update={"run_id": run.run_id})
     assert again.header("traceparent") == f"00-{TRACE}-{SPAN}-01".encode()
-    events = len(past.runs.outbox)
+    events = len(past.table.events)
     await past.take()
     assert len(await past.all_runs()) == 1
-    assert len(past.runs.outbox) == events
+    assert len(past.table.events) == events
 
 
 # -- carrying out --------------------------------------------------------------------------------
@@ -618,7 +618,7 @@ async def test_the_plan_s_pages_can_be_read_again_and_again(past: Past) -> None:
     await past.take()
     await past.succeed("a")
     async with AsyncExitStack() as stack:
-        made = await stack.enter_async_context(planned(in_topic(past), runs=past.runs, same_run=False))
+        made = await stack.enter_async_context(planned(in_topic(past), runs=past.runs.history, same_run=False))
         assert list(made.pages()) == list(made.pages())
         assert (made.to_send, made.left_out) == (1, 0)
     with pytest.raises(ValueError, match="closed"):

@@ -45,7 +45,7 @@ from tests.unit.virtual_clock import EPOCH, WrongClock, in_virtual_time
 
 PROTOCOL = [
     "claim",
-    "start_attempt",
+    "start",
     "snapshot",
     "exists",
     "mark_installation",
@@ -115,7 +115,7 @@ async def test_nothing_is_visible_before_the_decision(service: Service) -> None:
     await service.attempt(service.executor("w", around=look))
     running, prepared = RunState.RUNNING, RunState.PREPARED
     assert seen == [
-        *[(method, running, 0) for method in ("claim", "start_attempt", "snapshot", "exists", "mark_installation")],
+        *[(method, running, 0) for method in ("claim", "start", "snapshot", "exists", "mark_installation")],
         *[("prepare", prepared, 0), ("plan", prepared, 0)],
         *[("complete", prepared, number) for number in (1, 2, 3)],
         ("publish", prepared, 4),
@@ -152,7 +152,7 @@ async def test_nothing_to_do_is_no_claim(service: Service) -> None:
     assert await service.second.claim() is not None
     assert await service.first.claim() is None
     assert await service.first.claim(run_id="r") is None
-    assert "start_attempt" not in service.between.log
+    assert "start" not in service.between.log
 
 
 # -- errors before the decision ------------------------------------------------------------------
@@ -251,7 +251,7 @@ async def test_what_is_sure_to_pass_is_waited_for(error: PipelineError) -> None:
     service.between.on_every("batch", refused(error))
     while service.clock.monotonic() < 14 * 60:
         attempted = await service.attempt()
-        assert (attempted.run.state, await service.runs.tries("r")) == (RunState.QUEUED, 0)
+        assert (attempted.run.state, await service.runs.history.tries("r")) == (RunState.QUEUED, 0)
         assert attempted.run.not_before is not None
         pause = (attempted.run.not_before - service.clock.now()).total_seconds()
         assert pause <= 60
@@ -274,7 +274,7 @@ async def test_it_isnt_waited_for_for_ever(error: PipelineError) -> None:
     assert 15 * 60 <= service.clock.monotonic() <= 21 * 60
     exhausted = error.exit_code == 75
     failed(service, kind="attempts_exhausted" if exhausted else error.kind, exit_code=error.exit_code)
-    assert await service.runs.tries("r") == 5
+    assert await service.runs.history.tries("r") == 5
 
 
 @in_virtual_time
@@ -304,12 +304,12 @@ async def test_an_outage_after_hours_of_work_is_a_new_one(service: Service) -> N
     for _ in range(2):
         await service.clock.sleep(60)
         await service.attempt()
-    assert await service.runs.tries("r") == 1
+    assert await service.runs.history.tries("r") == 1
     service.between.on_next("batch", *[refused(SourceUnavailable("gone"))] * 10)
     for _ in range(10):
         await service.clock.sleep(60)
         await service.attempt()
-    assert await service.runs.tries("r") == 1
+    assert await service.runs.history.tries("r") == 1
     await service.clock.sleep(60)
     assert (await service.attempt()).run.state is RunState.SUCCEEDED
 
@@ -470,7 +470,7 @@ async def test_clean_up_that_fails_is_left_to_gc(service: Service) -> None:
     service.between.on_next("abort", refused(DOWN))
     attempted = await service.attempt()
     assert attempted.run.state is RunState.FAILED
-    (pending,), (lost,) = service.destination.open_uploads, await service.runs.lost_uploads("r")
+    (pending,), (lost,) = service.destination.open_uploads, await service.runs.leftovers.lost_uploads("r")
     assert (lost.key, lost.upload_id, lost.destination) == (pending.key, pending.upload_id, service.destination.url)
 
 
@@ -478,7 +478,7 @@ async def test_clean_up_that_fails_is_left_to_gc(service: Service) -> None:
 
 
 @pytest.mark.parametrize("fault", [refused, lost_reply])
-@pytest.mark.parametrize("method", ["start_attempt", "record_upload", "prepare", "plan", "succeed"])
+@pytest.mark.parametrize("method", ["start", "record_upload", "prepare", "plan", "succeed"])
 @in_virtual_time
 async def test_no_answer_is_asked_for_again(service: Service, method: str, fault: Callable[[Exception], Fault]) -> None:
     """Only the same question can tell what became of the first; the attempt goes on."""
@@ -520,7 +520,7 @@ async def test_a_failure_is_written_however_often_it_takes(
     failed(service, kind="step_failed", exit_code=1)
 
 
-@pytest.mark.parametrize("method", ["start_attempt", "prepare", "retry"])
+@pytest.mark.parametrize("method", ["start", "prepare", "retry"])
 @in_virtual_time
 async def test_the_end_of_the_lease_ends_asking(service: Service, method: str) -> None:
     """Whoever claims the run then goes on; this worker leaves all to it."""
@@ -687,13 +687,13 @@ async def _overtaken(service: Service) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    ["start_attempt", "snapshot", "batch", "record_upload", "write", "seal", "exists", "mark_installation", "prepare"],
+    ["start", "snapshot", "batch", "record_upload", "write", "seal", "exists", "mark_installation", "prepare"],
 )
 @in_virtual_time
 async def test_a_worker_that_was_taken_over_changes_nothing(service: Service, method: str) -> None:
     """Paused at any place before the decision, it finds the run finished, and only its own uploads go."""
     await service.accept()
-    claim = await service.runs.claim(worker="paused", lease=LEASE, max_runs_per_agency=1)
+    claim = await service.runs.queue.claim(worker="paused", lease=LEASE, max_runs_per_agency=1)
     assert claim is not None
     paused_worker = service.executor("paused", around=service.between, lease=timedelta(days=1))  # renews nothing
     service.between.on_every("check", refused(HistoryUnavailable("paused")))  # nor does it look
@@ -702,7 +702,7 @@ async def test_a_worker_that_was_taken_over_changes_nothing(service: Service, me
     async def paused() -> None:
         await _overtaken(service)
         seen.update(
-            objects=dict(service.destination.objects), run=service.record().run, outbox=list(service.runs.outbox)
+            objects=dict(service.destination.objects), run=service.record().run, outbox=list(service.table.events)
         )
 
     service.between.on_next(method, after(paused))
@@ -712,7 +712,7 @@ async def test_a_worker_that_was_taken_over_changes_nothing(service: Service, me
     assert seen == {
         "objects": service.destination.objects,
         "run": service.record().run,
-        "outbox": service.runs.outbox,
+        "outbox": service.table.events,
     }
     succeeded(service, outcomes=["lost", "succeeded"])
 
@@ -723,7 +723,7 @@ async def test_a_cancelled_run_is_noticed_within_a_second(service: Service) -> N
     await service.accept()
 
     async def cancelled(call: Call) -> Any:
-        await service.runs.cancel("r")
+        await service.runs.queue.cancel("r")
         await service.clock.sleep(1000)
 
     service.between.on_next("batch", None, None, None, cancelled)  # in the middle of the upload
@@ -740,7 +740,7 @@ async def test_a_cancelled_run_is_noticed_within_a_second(service: Service) -> N
 async def test_a_run_cancelled_right_before_the_decision_is_not_decided(service: Service) -> None:
     """The decision starts from `running`, so one of the two comes first."""
     await service.accept()
-    service.between.on_next("prepare", after(lambda: service.runs.cancel("r")))
+    service.between.on_next("prepare", after(lambda: service.runs.queue.cancel("r")))
     attempted = await service.attempt()
     assert attempted.run.state is RunState.CANCELLED
     assert (service.visible(), service.left_over()) == ({}, NOTHING)
@@ -750,7 +750,7 @@ async def test_a_run_cancelled_right_before_the_decision_is_not_decided(service:
 async def test_a_run_cannot_be_cancelled_once_it_is_decided(service: Service) -> None:
     """It succeeds."""
     await service.accept()
-    service.between.on_next("complete", after(lambda: service.runs.cancel("r")))
+    service.between.on_next("complete", after(lambda: service.runs.queue.cancel("r")))
     await service.attempt()
     succeeded(service, outcomes=["succeeded"])
 
@@ -760,7 +760,7 @@ async def test_a_run_whose_workers_die_of_it_ends_as_well(service: Service) -> N
     """Attempts that were lost are tries like the others, though nobody could say why they failed."""
     await service.accept()
     for number in range(5):
-        claim = await service.runs.claim(worker=f"killed {number}", lease=LEASE, max_runs_per_agency=1)
+        claim = await service.runs.queue.claim(worker=f"killed {number}", lease=LEASE, max_runs_per_agency=1)
         assert claim is not None
         await service.clock.sleep(LEASE.total_seconds())
     attempted = await service.attempt()
@@ -794,7 +794,7 @@ async def drained(service: Service, method: str, *, calls_before: int = 0, done:
         await attempt
 
 
-@pytest.mark.parametrize("method", ["start_attempt", "snapshot", "batch", "write", "seal", "exists", "prepare"])
+@pytest.mark.parametrize("method", ["start", "snapshot", "batch", "write", "seal", "exists", "prepare"])
 @in_virtual_time
 async def test_a_drained_run_is_handed_back(method: str) -> None:
     """It is due at once, its uploads are gone, and that was no try."""
@@ -803,7 +803,7 @@ async def test_a_drained_run_is_handed_back(method: str) -> None:
     await drained(service, method, calls_before=3 if method == "batch" else 0)
     assert service.record().run.state is RunState.QUEUED
     assert service.outcomes() == ["handed_back"]
-    assert await service.runs.tries("r") == 0
+    assert await service.runs.history.tries("r") == 0
     assert (service.visible(), service.left_over()) == ({}, NOTHING)
     await service.attempt(service.second)
     succeeded(service, outcomes=["handed_back", "succeeded"])
@@ -830,7 +830,7 @@ async def test_a_run_is_handed_back_although_the_history_stumbles(
     await service.accept()
     service.between.on_next("hand_back", fault(HISTORY_DOWN))
     await drained(service, "batch", calls_before=3)
-    assert await service.runs.tries("r") == 0
+    assert await service.runs.history.tries("r") == 0
     assert service.left_over() == NOTHING
     await service.attempt(service.second)
     succeeded(service, outcomes=["handed_back", "succeeded"])
@@ -905,7 +905,7 @@ async def test_what_breaks_while_stopping_says_nothing_about_the_run(service: Se
     with pytest.raises(asyncio.CancelledError):
         await attempt
     assert service.outcomes() == ["handed_back"]
-    assert await service.runs.tries("r") == 0
+    assert await service.runs.history.tries("r") == 0
 
 
 @pytest.mark.parametrize(
@@ -1026,7 +1026,7 @@ async def test_a_dry_run_fails_and_is_retried_as_any_other(service: Service) -> 
 async def test_a_dry_runs_end_is_written_once(service: Service) -> None:
     """Even if the reply is lost."""
     await service.accept(dry_run=True)
-    service.between.on_next("succeed_dry", lost_reply(HISTORY_DOWN))
+    service.between.on_next("succeed", lost_reply(HISTORY_DOWN))
     await service.attempt()
     assert service.record().run.state is RunState.SUCCEEDED
     assert len(service.events()) == 1
@@ -1052,19 +1052,19 @@ async def test_two_workers_share_the_runs(service: Service) -> None:
                 await executor.execute(lease)
 
     await asyncio.gather(works(service.first), works(service.second))
-    assert {run.state for run in await service.runs.history()} == {RunState.SUCCEEDED}
+    assert {run.state for run in await service.runs.history.newest()} == {RunState.SUCCEEDED}
     assert [service.outcomes(f"r{number}") for number in range(4)] == [["succeeded"]] * 4
-    assert len(service.runs.outbox) == 4
+    assert len(service.table.events) == 4
 
 
 @in_virtual_time
 async def test_uploads_of_a_killed_attempt_go_with_the_next_one(service: Service) -> None:
     """Whoever finishes the run looks after what the others left."""
     await service.accept()
-    claim = await service.runs.claim(worker="killed", lease=LEASE, max_runs_per_agency=1)
+    claim = await service.runs.queue.claim(worker="killed", lease=LEASE, max_runs_per_agency=1)
     assert claim is not None
     upload = service.destination.start("agency_id=7/run_id=r/large/part-00000.ndjson")
-    await service.runs.record_upload(claim, upload.model_copy(update={"destination": service.destination.url}))
+    await service.runs.attempts.record_upload(claim, upload.model_copy(update={"destination": service.destination.url}))
     await service.clock.sleep(LEASE.total_seconds())
     await service.attempt()
     succeeded(service, outcomes=["lost", "succeeded"])

@@ -22,10 +22,21 @@ from pipeline_processing.errors import (
     Throttled,
 )
 from pipeline_processing.model import MultipartUpload, Plan, RunFailure, RunState, UploadRef
-from pipeline_processing.ports import Claim
 from pipeline_processing.runs.clean_up import Amount
 from pipeline_processing.runs.garbage import Collected, GarbageCollector
-from tests.unit.in_memory import INLINE_LIMIT, INSTALLATION, LEASE, Between, Call, Interposed, Service, job, refused
+from pipeline_processing.runs.store import Claim
+from tests.unit.in_memory import (
+    INLINE_LIMIT,
+    INSTALLATION,
+    LEASE,
+    Between,
+    Call,
+    Interposed,
+    Service,
+    interposed,
+    job,
+    refused,
+)
 from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import in_virtual_time
 
@@ -79,7 +90,7 @@ class Place:
         return await self.claim(run_id)
 
     async def claim(self, run_id: str = "r") -> Claim:
-        claim = await self.runs.claim(worker="w", lease=LEASE, max_runs_per_agency=100, run_id=run_id)
+        claim = await self.runs.queue.claim(worker="w", lease=LEASE, max_runs_per_agency=100, run_id=run_id)
         assert claim is not None
         return claim
 
@@ -94,7 +105,7 @@ class Place:
 
     async def record(self, claim: Claim, upload: UploadRef, *, destination: str | None = None) -> None:
         recorded = upload.model_copy(update={"destination": destination or self.destination.url})
-        await self.runs.record_upload(claim, recorded)
+        await self.runs.attempts.record_upload(claim, recorded)
 
     async def uploading(self, claim: Claim) -> UploadRef:
         """An upload of this attempt, recorded."""
@@ -114,20 +125,22 @@ class Place:
     async def failed(self, *, completed: int = 3) -> Plan:
         """A run that failed after so many of its plan's artifacts were completed, whose worker died of it."""
         claim = await self.prepared()
-        plan = await self.runs.plan(claim)
+        plan = await self.runs.attempts.plan(claim)
         for artifact in plan.artifacts[:completed]:
             await self.destination.complete(artifact, metadata=plan.metadata)
-        await self.runs.fail(claim, LOST, state=RunState.PREPARED)
+        await self.runs.attempts.fail(claim, LOST, state=RunState.PREPARED)
         return plan
 
     # -- gc --------------------------------------------------------------------------------------
 
     async def collect(self, *, before: Call | None = None, after: Call | None = None, **options: Any) -> Collected:
         """What `gc` does. `before` and `after` its listing other things may happen."""
-        runs: Any = Interposed(self.runs, self.between)
+        runs = interposed(self.runs, self.between)
         listing: Any = Listing(Interposed(self.destination, self.between), before=before, after=after)
         destinations = Destinations([listing, *self.service.others])
-        return await GarbageCollector(runs=runs, destinations=destinations, **options).collect()
+        return await GarbageCollector(
+            leftovers=runs.leftovers, history=runs.history, destinations=destinations, **options
+        ).collect()
 
     @property
     def there(self) -> list[UploadRef]:
@@ -137,7 +150,7 @@ class Place:
     @property
     def recorded(self) -> list[tuple[str, str]]:
         """Uploads in the history."""
-        return [upload for record in self.runs._records.values() for upload in record.uploads]
+        return [upload for record in self.service.table.records.values() for upload in record.uploads]
 
 
 @pytest.fixture
@@ -176,19 +189,19 @@ async def test_uploads_of_an_attempt_that_was_taken_over_go(place: Place) -> Non
 
 
 async def cancelled(place: Place, claim: Claim) -> None:
-    await place.runs.cancel(claim.run.run_id)
+    await place.runs.queue.cancel(claim.run.run_id)
 
 
 async def failed(place: Place, claim: Claim) -> None:
-    await place.runs.fail(claim, LOST)
+    await place.runs.attempts.fail(claim, LOST)
 
 
 async def to_be_tried_again(place: Place, claim: Claim) -> None:
-    await place.runs.retry(claim, LOST, delay=timedelta(seconds=5))
+    await place.runs.attempts.retry(claim, LOST, delay=timedelta(seconds=5))
 
 
 async def handed_back(place: Place, claim: Claim) -> None:
-    await place.runs.hand_back(claim)
+    await place.runs.attempts.hand_back(claim)
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -271,7 +284,7 @@ async def test_what_a_failed_plan_made_visible_goes(place: Place, done: int) -> 
     assert found == collected(uploads=2, failed_runs=1)
     assert left == max(0, 2 - done)
     assert (place.there, place.recorded, place.service.visible()) == ([], [], {})
-    assert await place.runs.failed_plan("r") is None
+    assert await place.runs.leftovers.failed_plan("r") is None
     assert await place.collect() == collected()
 
 
@@ -325,7 +338,7 @@ async def test_a_failed_plan_is_kept_while_one_of_its_uploads_cant_be_aborted(pl
     place.between.on_next("abort", None, refused(DOWN))
 
     assert await place.collect() == collected(uploads=1, problems=(DOWN,))
-    assert await place.runs.failed_plan("r") is not None
+    assert await place.runs.leftovers.failed_plan("r") is not None
 
     assert await place.collect() == collected(uploads=1, failed_runs=1)
 
@@ -345,7 +358,7 @@ async def test_a_worker_that_fails_a_plan_leaves_nothing_to_do(place: Place) -> 
 
     assert attempted.run.state is RunState.FAILED
     assert place.service.visible() == {}
-    assert await place.runs.runs_to_clean_up() == []
+    assert await place.runs.leftovers.runs_to_clean_up() == []
     assert await place.collect() == collected()
 
 
@@ -371,7 +384,7 @@ async def test_an_attempt_that_begins_meanwhile_keeps_its_upload(place: Place, w
     """The run was queued when `gc` began, with a lost upload; now it runs, with one that isn't recorded yet."""
     claim = await place.claimed()
     lost = await place.uploading(claim)
-    await place.runs.hand_back(claim)
+    await place.runs.attempts.hand_back(claim)
     new: list[UploadRef] = []
 
     async def begun() -> None:
@@ -450,7 +463,7 @@ async def test_what_is_lost_elsewhere_is_left_and_told(place: Place) -> None:
     for number in range(3):
         there = UploadRef(key=here.key, upload_id=f"elsewhere-{number}")
         await place.record(claim, there, destination="memory://old")
-    await place.runs.cancel("r")
+    await place.runs.queue.cancel("r")
 
     assert await place.collect() == collected(uploads=1, elsewhere={"memory://old": Amount(uploads=3)})
 
@@ -471,7 +484,7 @@ async def test_objects_of_a_failed_run_elsewhere_are_left_and_told(place: Place)
 
     assert found == collected(elsewhere={"memory://destination": Amount(uploads=2, failed_runs=1)})
     assert len(place.service.visible()) == 3
-    assert await place.runs.failed_plan("r") is not None
+    assert await place.runs.leftovers.failed_plan("r") is not None
 
 
 @in_virtual_time
@@ -479,7 +492,7 @@ async def test_below_anothers_prefix_nothing_is_touched(place: Place) -> None:
     """Not even looked for: their runs may have the same ids."""
     claim = await place.claimed()
     await place.uploading(claim)
-    await place.runs.cancel("r")
+    await place.runs.queue.cancel("r")
     await place.destination.mark_installation(uuid4())
 
     with pytest.raises(ForeignPrefix, match=str(INSTALLATION)):
@@ -498,7 +511,7 @@ async def test_an_upload_that_cant_be_aborted_doesnt_keep_the_others(place: Plac
     claims = [await place.claimed(run_id) for run_id in ("a", "b")]
     uploads = [await place.uploading(claim) for claim in claims for _ in range(2)]
     for claim in claims:
-        await place.runs.cancel(claim.run.run_id)
+        await place.runs.queue.cancel(claim.run.run_id)
     denied = AccessDenied("no s3:AbortMultipartUpload")
     place.between.on_next("abort", refused(denied), None, refused(DOWN))
 
@@ -525,7 +538,7 @@ async def test_a_destination_that_doesnt_list_is_cleaned_up_by_the_history(place
     """The right to list is one that not every identity has."""
     claim = await place.claimed()
     await place.uploading(claim)
-    await place.runs.cancel("r")
+    await place.runs.queue.cancel("r")
     denied = AccessDenied("no s3:ListBucketMultipartUploads")
 
     async def refuse() -> None:
@@ -540,7 +553,7 @@ async def test_without_the_history_nothing_is_removed(place: Place) -> None:
     """It alone knows what is lost."""
     claim = await place.claimed()
     await place.uploading(claim)
-    await place.runs.cancel("r")
+    await place.runs.queue.cancel("r")
     for question in ("installation_id", "runs_to_clean_up", "lost_uploads"):
         place.between.on_next(question, refused(HistoryUnavailable("down")))
         with pytest.raises(HistoryUnavailable):
@@ -553,7 +566,7 @@ async def test_what_was_aborted_and_not_forgotten_is_forgotten_the_next_time(pla
     """Aborting again is harmless."""
     claim = await place.claimed()
     await place.uploading(claim)
-    await place.runs.cancel("r")
+    await place.runs.queue.cancel("r")
     place.between.on_next("forget_uploads", refused(HistoryUnavailable("down")))
     with pytest.raises(HistoryUnavailable):
         await place.collect()
@@ -574,7 +587,7 @@ async def test_a_dry_run_counts_the_same_and_touches_nothing(place: Place) -> No
     for _ in range(2):
         await place.uploading(claim)
     place.start("cancelled")
-    await place.runs.cancel("cancelled")
+    await place.runs.queue.cancel("cancelled")
     await place.uploading(await place.claimed("live"))
     place.start("unknown")
     before = list(place.there), list(place.recorded), dict(place.destination.objects)
@@ -620,7 +633,7 @@ async def test_lost_uploads_of_all_destinations_go(recorded: bool) -> None:
     everywhere = Everywhere()
     claim = await everywhere.begun(recorded=recorded)
     await everywhere.begun("live", recorded=recorded)
-    await everywhere.runs.cancel(claim.run.run_id)
+    await everywhere.runs.queue.cancel(claim.run.run_id)
 
     assert await everywhere.collect(dry_run=True) == collected(uploads=3, in_use=3)
     assert await everywhere.collect() == collected(uploads=3, in_use=3)
@@ -633,7 +646,7 @@ async def test_a_destination_that_cant_be_listed_doesnt_keep_the_others() -> Non
     """What stands there and in no record is left for the next time."""
     everywhere = Everywhere()
     claim = await everywhere.begun(recorded=False)
-    await everywhere.runs.cancel(claim.run.run_id)
+    await everywhere.runs.queue.cancel(claim.run.run_id)
 
     async def refuse() -> None:
         raise DOWN
@@ -647,17 +660,17 @@ async def test_a_failed_plan_goes_from_all_destinations() -> None:
     """It is forgotten once all of its objects are gone."""
     everywhere = Everywhere()
     claim = await everywhere.prepared()
-    plan = await everywhere.runs.plan(claim)
+    plan = await everywhere.runs.attempts.plan(claim)
     for artifact in plan.artifacts[:-1]:
         await everywhere.service.destinations(everywhere.between).complete(artifact, metadata=plan.metadata)
-    await everywhere.runs.fail(claim, LOST, state=RunState.PREPARED)
+    await everywhere.runs.attempts.fail(claim, LOST, state=RunState.PREPARED)
 
     found = await everywhere.collect()
 
     assert (found.removed.failed_runs, found.problems) == (1, ())
     assert [each.objects.keys() - {INSTALLATION_KEY} for each in everywhere.all] == [set(), set(), set()]
     assert (everywhere.left(), everywhere.recorded) == ([0, 0, 0], [])
-    assert await everywhere.runs.failed_plan("r") is None
+    assert await everywhere.runs.leftovers.failed_plan("r") is None
 
 
 @in_virtual_time
@@ -665,10 +678,10 @@ async def test_a_failed_plan_waits_for_all_its_destinations() -> None:
     """Nothing of it goes while one of them isn't here; it is told, by its URL."""
     everywhere = Everywhere()
     claim = await everywhere.prepared()
-    plan = await everywhere.runs.plan(claim)
+    plan = await everywhere.runs.attempts.plan(claim)
     for artifact in plan.artifacts:
         await everywhere.service.destinations(everywhere.between).complete(artifact, metadata=plan.metadata)
-    await everywhere.runs.fail(claim, LOST, state=RunState.PREPARED)
+    await everywhere.runs.attempts.fail(claim, LOST, state=RunState.PREPARED)
     everywhere.service.others = [everywhere.second]
 
     found = await everywhere.collect()
@@ -688,7 +701,7 @@ async def test_one_destination_of_somebody_elses_is_enough(place: int) -> None:
     """Nothing is touched anywhere."""
     everywhere = Everywhere()
     claim = await everywhere.begun()
-    await everywhere.runs.cancel(claim.run.run_id)
+    await everywhere.runs.queue.cancel(claim.run.run_id)
     await everywhere.all[place].mark_installation(uuid4())
 
     with pytest.raises(ForeignPrefix):
@@ -703,8 +716,8 @@ async def test_uploads_that_name_no_destination_are_the_primarys() -> None:
     everywhere = Everywhere()
     claim = await everywhere.claimed()
     upload = everywhere.start()
-    await everywhere.runs.record_upload(claim, upload)
-    await everywhere.runs.cancel("r")
+    await everywhere.runs.attempts.record_upload(claim, upload)
+    await everywhere.runs.queue.cancel("r")
 
     assert (await everywhere.collect()).problems == ()
     assert (everywhere.left(), everywhere.recorded) == ([0, 0, 0], [])

@@ -8,9 +8,9 @@ import pytest
 
 from pipeline_processing.errors import PipelineError, TransientError
 from pipeline_processing.model import RunState
-from pipeline_processing.ports import Claim
 from pipeline_processing.runs.failures import Attempted
 from pipeline_processing.runs.lease import Lease
+from pipeline_processing.runs.store import Claim
 from tests.unit.in_memory import LEASE, Service
 from tests.unit.virtual_clock import in_virtual_time
 
@@ -61,7 +61,7 @@ class Process:
 
 async def taken_over(service: Service, process: Process) -> Attempted:
     """What a worker makes of a run that another one has lost."""
-    if not service.runs._records:
+    if not service.table.records:
         await service.accept()
         assert await service.second.claim() is not None
         await service.clock.sleep(LEASE.total_seconds())

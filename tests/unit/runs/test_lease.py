@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superseded
-from pipeline_processing.history.memory.run_store import MemoryRunStore
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.runs.lease import Lease, Leases, Renewal
 from tests.unit.in_memory import (
     CONFIG_ID,
@@ -23,8 +24,8 @@ from tests.unit.in_memory import (
     LEASE,
     Between,
     Call,
-    Interposed,
     incoming,
+    interposed,
     lost_reply,
     refused,
 )
@@ -39,7 +40,7 @@ DOWN = HistoryUnavailable("the history is down")
 def leases_of(renewal: Renewal, clock: Clock, *, length: timedelta = LEASE) -> Leases:
     """A worker's leases, on the run table that renews them."""
     return Leases(
-        runs=renewal.runs,
+        queue=renewal.queue,
         clock=HistoryClock(clock),
         worker="first",
         config_id=CONFIG_ID,
@@ -54,13 +55,14 @@ class Leased:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.runs = MemoryRunStore(clock=self.clock, installation_id=INSTALLATION)
+        self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
+        self.runs = memory_run_store(self.table)
         self.between = Between()
-        self.leases = leases_of(Renewal(Interposed(self.runs, self.between)), self.clock)
+        self.leases = leases_of(Renewal(interposed(self.runs, self.between).queue), self.clock)
         self.stopped_at: float | None = None
 
     async def claim(self) -> Lease:
-        await self.runs.accept(incoming())
+        await self.runs.intake.accept(incoming())
         lease = await self.leases.claim()
         assert lease is not None
         return lease
@@ -76,7 +78,7 @@ class Leased:
 
     async def is_free(self) -> bool:
         """Whether another worker gets the run."""
-        claim = await self.runs.claim(worker="second", lease=LEASE, max_runs_per_agency=1)
+        claim = await self.runs.queue.claim(worker="second", lease=LEASE, max_runs_per_agency=1)
         return claim is not None
 
 
@@ -157,7 +159,7 @@ async def test_it_outlives_errors_of_the_history(leased: Leased) -> None:
 async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
     """The worker notices within a second, long before it has to renew, and stops the work."""
     lease = await leased.claim()
-    await leased.runs.cancel("r")
+    await leased.runs.queue.cancel("r")
     with pytest.raises(Superseded):
         await leased.leases.work(lease, leased.works(100))
     assert leased.stopped_at == 1
@@ -166,8 +168,8 @@ async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
 @in_virtual_time
 async def test_it_is_lost_when_another_worker_has_the_run(leased: Leased) -> None:
     """As after a pause: the fence has moved on."""
-    await leased.runs.accept(incoming())
-    claim = await leased.runs.claim(worker="first", lease=timedelta(seconds=1), max_runs_per_agency=1)
+    await leased.runs.intake.accept(incoming())
+    claim = await leased.runs.queue.claim(worker="first", lease=timedelta(seconds=1), max_runs_per_agency=1)
     assert claim is not None
     await leased.clock.sleep(1)
     assert await leased.is_free()
@@ -272,18 +274,19 @@ class Aside:
     """Leases of one second in real time, renewed in a second event loop."""
 
     def __init__(self, side: SideLoop, *, hangs: Callable[[], bool] = lambda: False) -> None:
-        self.runs = MemoryRunStore(clock=SystemClock(), installation_id=INSTALLATION)
-        renewal = Renewal(self.runs, start=side.start, hangs=hangs)
+        self.table = RunTable(clock=SystemClock(), installation_id=INSTALLATION)
+        self.runs = memory_run_store(self.table)
+        renewal = Renewal(self.runs.queue, start=side.start, hangs=hangs)
         self.leases = leases_of(renewal, SystemClock(), length=timedelta(seconds=1))
 
     async def claim(self) -> Lease:
-        await self.runs.accept(incoming())
+        await self.runs.intake.accept(incoming())
         lease = await self.leases.claim()
         assert lease is not None
         return lease
 
     def ends_at(self) -> datetime:
-        ends_at = self.runs._records["r"].run.lease_expires_at
+        ends_at = self.table.records["r"].run.lease_expires_at
         assert ends_at is not None
         return ends_at
 
@@ -319,7 +322,7 @@ async def test_work_ends_with_its_lease_though_nobody_says_so(leased: Leased) ->
         work.close()
         return asyncio.get_running_loop().create_future()
 
-    leased.leases = leases_of(Renewal(leased.runs, start=dead), leased.clock)
+    leased.leases = leases_of(Renewal(leased.runs.queue, start=dead), leased.clock)
     lease = await leased.claim()
     with pytest.raises(Superseded):
         await leased.leases.work(lease, leased.works(100))

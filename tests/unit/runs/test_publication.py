@@ -39,10 +39,10 @@ from pipeline_processing.model import (
     StagedTable,
     UploadRef,
 )
-from pipeline_processing.ports import Claim
 from pipeline_processing.runs.publication import Publisher, decide, outcome_of
+from pipeline_processing.runs.store import Claim
 from pipeline_processing.telemetry.masking import Mask
-from tests.unit.in_memory import INLINE_LIMIT, LEASE, Between, Interposed, Service, after, job, lost_reply, refused
+from tests.unit.in_memory import INLINE_LIMIT, LEASE, Between, Service, after, interposed, job, lost_reply, refused
 from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time
 
@@ -248,20 +248,20 @@ class Prepared:
         return await self.claim()
 
     async def claim(self) -> Claim:
-        claim = await self.service.runs.claim(worker="w", lease=LEASE, max_runs_per_agency=1)
+        claim = await self.service.runs.queue.claim(worker="w", lease=LEASE, max_runs_per_agency=1)
         assert claim is not None
         return claim
 
     async def publish(self, claim: Claim, between: Between | None = None) -> RunState:
         around = between or self.between
-        runs: Any = Interposed(self.service.runs, around)
+        runs = interposed(self.service.runs, around)
         destinations = self.service.destinations(around)
         publisher = Publisher(
-            runs=Server("the history", clock=self.service.clock).repeating(runs),
+            attempts=Server("the history", clock=self.service.clock).repeating(runs.attempts),
             destinations=destinations,
             mask=Mask(),
         )
-        run = await publisher.publish(claim, await self.service.runs.plan(claim))
+        run = await publisher.publish(claim, await self.service.runs.attempts.plan(claim))
         assert run == self.service.record().run
         return run.state
 
@@ -355,7 +355,7 @@ async def test_a_worker_that_was_taken_over_meanwhile_changes_nothing(prepared: 
 
 async def _published_with_plan(prepared: Prepared, claim: Claim) -> None:
     """Reads the plan in between, too."""
-    await prepared.between("plan", lambda: prepared.service.runs.plan(claim))
+    await prepared.between("plan", lambda: prepared.service.runs.attempts.plan(claim))
     await prepared.publish(claim)
 
 
@@ -387,7 +387,9 @@ async def test_a_plan_that_lost_a_later_upload_fails_and_takes_its_objects_along
     assert await prepared.publish(claim) is RunState.FAILED
     assert prepared.service.visible() == {}
     assert set(states) == {RunState.FAILED}
-    assert await prepared.service.runs.failed_plan("r") is not None  # for whoever aborts the uploads that are left
+    assert (
+        await prepared.service.runs.leftovers.failed_plan("r") is not None
+    )  # for whoever aborts the uploads that are left
     (event,) = prepared.service.events()
     assert (event.error and event.error.kind, event.manifest) == ("plan_lost", None)
 
@@ -481,8 +483,8 @@ async def test_a_failed_plan_is_remembered_until_its_objects_are_gone(kept: bool
         service.between.on_every("delete", refused(AccessDenied("no s3:DeleteObject")))
     attempted = await service.attempt()
     assert attempted.run.state is RunState.FAILED
-    assert (await service.runs.failed_plan("r") is not None) == kept
-    assert await service.runs.runs_to_clean_up() == (["r"] if kept else [])
+    assert (await service.runs.leftovers.failed_plan("r") is not None) == kept
+    assert await service.runs.leftovers.runs_to_clean_up() == (["r"] if kept else [])
     assert len(service.visible()) == (3 if kept else 1)
 
 

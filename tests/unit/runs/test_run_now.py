@@ -114,7 +114,7 @@ async def test_a_foreign_destination_is_found_before_the_run_id_is_spent(service
     service.destination.objects[INSTALLATION_KEY] = (mark_of(uuid4()), {})
     with pytest.raises(ForeignPrefix):
         await run(service)
-    assert await service.runs.get("r") is None
+    assert await service.runs.history.get("r") is None
     assert mark_of(INSTALLATION) != service.destination.objects[INSTALLATION_KEY][0]
 
 
@@ -123,7 +123,7 @@ async def test_a_cancelled_run_is_told_as_such(service: Service) -> None:
     """From the moment at which the worker notices."""
 
     async def cancelled(call: Call) -> Any:
-        await service.runs.cancel("r")
+        await service.runs.queue.cancel("r")
         await service.clock.sleep(1000)
 
     service.between.on_next("batch", cancelled)
@@ -195,7 +195,7 @@ async def test_somebody_else_may_finish_it_meanwhile(service: Service) -> None:
     """Then its result is told."""
     running = asyncio.create_task(run(service, not_before=service.clock.now() + timedelta(minutes=1)))
     await service.clock.sleep(0.25)
-    await service.runs.cancel("r")
+    await service.runs.queue.cancel("r")
     assert (await running).state is RunState.CANCELLED
     assert service.clock.monotonic() < 1
 
@@ -326,7 +326,7 @@ async def test_a_lost_reply_to_accept_is_no_second_run(service: Service) -> None
     """The request is the same, so it is the same run."""
     service.between.on_next("accept", lost_reply(HISTORY_DOWN))
     assert (await run(service)).state is RunState.SUCCEEDED
-    assert len(await service.runs.history()) == 1
+    assert len(await service.runs.history.newest()) == 1
 
 
 # -- a decided run -------------------------------------------------------------------------------

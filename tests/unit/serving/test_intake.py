@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, TopicMissing
+from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.port import Outgoing
-from pipeline_processing.ports import Incoming
-from pipeline_processing.requests.dead_letters import DeadLetter
+from pipeline_processing.runs.store import Incoming
 from pipeline_processing.telemetry.health import SILENT_SECONDS
 from tests.unit.in_memory import Call, lost_reply, refused
 from tests.unit.served import DEAD_LETTERS, REQUESTS, Served
@@ -303,14 +303,14 @@ async def test_a_topic_that_is_missing_at_the_start_is_an_error() -> None:
 async def test_a_burst_of_large_requests_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is made of a request takes many times its bytes. Small ones still go by hundreds."""
     served = Served()
-    accept_all = served.service.runs.accept_all
+    accept_all = served.service.runs.intake.accept_all
     batches: list[list[int]] = []
 
     async def noted(incoming: Sequence[Incoming]) -> Any:
         batches.append([len(each.request.model_dump_json(exclude_defaults=True)) for each in incoming])
         return await accept_all(incoming)
 
-    monkeypatch.setattr(served.service.runs, "accept_all", noted)
+    monkeypatch.setattr(served.service.runs.intake, "accept_all", noted)
     for number in range(200):
         served.ask(run_id=f"large-{number}", requested_by="x" * 210_000)
     for number in range(200):
@@ -319,7 +319,7 @@ async def test_a_burst_of_large_requests_is_taken_in_pieces(monkeypatch: pytest.
     async with served.taking():
         await served.clock.sleep(10)
 
-    assert len(served.service.runs._records) == 400
+    assert len(served.service.table.records) == 400
     assert (await served.committed(), len(served.letters())) == (401, 1)
     assert max(map(sum, batches)) <= 1024 * 1024
     assert max(map(len, batches)) >= 190

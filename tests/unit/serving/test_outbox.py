@@ -10,8 +10,8 @@ from tests.unit.virtual_clock import in_virtual_time
 
 async def cancelled(served: Served, run_id: str) -> None:
     """A finished run with an event to be sent."""
-    await served.service.runs.accept(incoming(run_id))
-    await served.service.runs.cancel(run_id)
+    await served.service.runs.intake.accept(incoming(run_id))
+    await served.service.runs.queue.cancel(run_id)
 
 
 @in_virtual_time

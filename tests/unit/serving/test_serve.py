@@ -115,7 +115,7 @@ async def test_told_to_stop_before_it_has_begun_it_stops() -> None:
 async def test_runs_go_on_without_kafka_and_are_announced_when_it_is_back() -> None:
     """The run table is the truth; the door may be shut."""
     served = Served()
-    await served.service.runs.accept(incoming("r"))
+    await served.service.runs.intake.accept(incoming("r"))
     served.broker.outage = True
     async with served.running():
         await served.clock.sleep(60)
@@ -157,7 +157,7 @@ async def test_a_part_that_dies_ends_the_process_and_hands_its_runs_back() -> No
         await asyncio.Event().wait()
 
     served.service.between.on_every("batch", for_ever)
-    await served.service.runs.accept(incoming("r"))
+    await served.service.runs.intake.accept(incoming("r"))
     served.of_kafka.on_every("poll", refused(AccessDenied("not allowed")))
     with pytest.raises(ExceptionGroup) as caught:
         await served.whole.run(served.stop, served.hurry, once=False)

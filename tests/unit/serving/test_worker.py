@@ -76,7 +76,7 @@ async def running(service: Service, *, concurrency: int = 4, drain_seconds: floa
 
 
 async def states(service: Service) -> dict[str, RunState]:
-    return {run.run_id: run.state for run in await service.runs.history()}
+    return {run.run_id: run.state for run in await service.runs.history.newest()}
 
 
 @in_virtual_time
@@ -143,7 +143,7 @@ async def test_what_is_not_finished_in_the_drain_time_is_handed_back() -> None:
 
     assert 15 <= service.clock.monotonic() - stopped_at < 20
     assert service.outcomes() == ["handed_back"]
-    assert (await service.runs.tries("r"), await states(service)) == (0, {"r": RunState.QUEUED})
+    assert (await service.runs.history.tries("r"), await states(service)) == (0, {"r": RunState.QUEUED})
     assert service.left_over() == ([], [])
 
 
@@ -242,7 +242,7 @@ async def test_one_run_whose_outcome_is_lost_does_not_stop_the_others() -> None:
     """Nor does a bug in working on it: its lease ends, and it goes on."""
     service = Service()
     service.between.on_next("succeed", refused(HistoryUnavailable("gone")))
-    service.between.on_next("start_attempt", None, refused(RuntimeError("a bug")))
+    service.between.on_next("start", None, refused(RuntimeError("a bug")))
     for agency_id in (1, 2, 3):
         await service.accept(f"r{agency_id}", agency_id=agency_id)
 
@@ -261,7 +261,7 @@ async def test_a_run_that_is_cancelled_stops_within_seconds() -> None:
 
     async with running(service) as it:
         await service.clock.sleep(3)
-        await service.runs.cancel("r")
+        await service.runs.queue.cancel("r")
         await service.clock.sleep(2)
         assert it.ended == ["r"]
 

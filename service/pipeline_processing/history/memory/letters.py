@@ -1,15 +1,15 @@
-"""Dead letters in this process that Kafka refuses for good."""
+"""Dead letters that Kafka refuses for good, in memory."""
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
 
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.messaging.dead_letters import STORED, DeadLetter
 from pipeline_processing.messaging.port import Outgoing, Record
-from pipeline_processing.ports import Clock
-from pipeline_processing.requests.dead_letters import STORED, DeadLetter
 
 
 class MemoryLetters:
-    """`ports.LetterStore` in memory. No method awaits anything."""
+    """`LetterStore` in memory."""
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
@@ -17,7 +17,6 @@ class MemoryLetters:
         """By the place and time of the request."""
 
     async def keep(self, letters: Sequence[Outgoing]) -> None:
-        """See `LetterStore`."""
         for letter in letters:
             record = Record(
                 topic=letter.topic,
@@ -33,11 +32,9 @@ class MemoryLetters:
             self._letters.setdefault((told.topic, told.partition, told.offset, told.timestamp_ms), record)
 
     async def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
-        """See `LetterStore`."""
         for record in reversed(list(self._letters.values())):
             if since is None or record.timestamp_ms >= since.timestamp() * 1000:
                 yield record
 
     async def numbered(self, numbers: Collection[int]) -> dict[int, Record]:
-        """See `LetterStore`."""
         return {record.offset: record for record in self._letters.values() if record.offset in numbers}

@@ -1,35 +1,37 @@
-"""Dead letters in the database of the run history. The SQL is in `queries_letters.sql`."""
+"""Dead letters in the database of the run history. The SQL is in `letters.sql`."""
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline_processing.history.postgres.reads import HistoryAccess
-from pipeline_processing.history.postgres.writes import QUERIES
+from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.messaging.dead_letters import STORED, DeadLetter
 from pipeline_processing.messaging.port import Outgoing, Record
-from pipeline_processing.requests.dead_letters import STORED, DeadLetter
+from pipeline_processing.postgres.queries import load_queries
+
+QUERIES = load_queries(__package__, "letters.sql")
 
 _AT_ONCE = 20
 """Letters that are read together: each may have a megabyte."""
 _BEYOND = 2**63 - 1
 
 
-class PostgresLetters(HistoryAccess):
-    """`ports.LetterStore` on Postgres."""
+class PostgresLetters:
+    """`LetterStore` on Postgres."""
+
+    def __init__(self, database: HistoryDatabase) -> None:
+        self._database = database
 
     async def keep(self, letters: Sequence[Outgoing]) -> None:
-        """See `LetterStore`."""
-        async with self._session() as connection, connection.transaction():
+        async with self._database.transaction() as connection:
             # In one order, so that two processes with the same letters never wait for each other in a circle.
             for columns in sorted(map(_columns, letters), key=lambda each: (each["partition"], each["offset"])):
                 await connection.execute(*QUERIES["keep_letter"](**columns))
 
     async def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
-        """See `LetterStore`."""
         before = _BEYOND
         while True:
-            async with self._session() as connection:
-                rows = await connection.fetch(*QUERIES["kept_letters"](before=before, since=since, limit=_AT_ONCE))
+            rows = await self._database.rows(QUERIES["kept_letters"], before=before, since=since, limit=_AT_ONCE)
             for row in rows:
                 yield _record_of(row)
             if len(rows) < _AT_ONCE:
@@ -37,9 +39,7 @@ class PostgresLetters(HistoryAccess):
             before = rows[-1]["number"]
 
     async def numbered(self, numbers: Collection[int]) -> dict[int, Record]:
-        """See `LetterStore`."""
-        async with self._session() as connection:
-            rows = await connection.fetch(*QUERIES["numbered_letters"](numbers=list(numbers)))
+        rows = await self._database.rows(QUERIES["numbered_letters"], numbers=list(numbers))
         return {row["number"]: _record_of(row) for row in rows}
 
 

@@ -1,43 +1,61 @@
-"""Finished runs' events → whoever sends them, inside a transaction of the run store's."""
+"""Completion events that are still to be sent, on Postgres. The SQL is in `outbox.sql`."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import asyncpg
 import orjson
 
-from pipeline_processing.history.postgres.writes import QUERIES
+from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.store import Announce
+
+QUERIES = load_queries(__package__, "outbox.sql")
 
 _LONGEST_SENDING_SECONDS = 120.0
-"""After it the server takes whoever is sending for gone. A send that does last longer is only repeated."""
+"""After this the server ends the sender's transaction. If the sender is still at it, its events are sent again."""
 
 
-async def take_unsent(connection: asyncpg.Connection, limit: int) -> Sequence[Any]:
-    """Records of up to `limit` unsent events, oldest first, which nobody else is given until the transaction ends."""
-    await connection.execute(*QUERIES["limit_idleness"](milliseconds=round(_LONGEST_SENDING_SECONDS * 1000)))
-    records: Sequence[Any] = await connection.fetch(*QUERIES["take_unsent"](limit=limit))
-    return records
+class PostgresOutbox:
+    """`RunOutbox` on Postgres. The events that are being sent are locked by an open transaction."""
+
+    def __init__(self, database: HistoryDatabase) -> None:
+        self._database = database
+
+    async def announce(self, send: Announce, *, limit: int) -> int:
+        refused: BaseException | None = None
+        try:
+            async with self._database.transaction() as connection:
+                milliseconds = round(_LONGEST_SENDING_SECONDS * 1000)
+                await connection.execute(*QUERIES["limit_idleness"](milliseconds=milliseconds))
+                unsent = await connection.fetch(*QUERIES["take_unsent"](limit=limit))
+                if unsent:
+                    try:
+                        await send([_event_of(row) for row in unsent])
+                    except BaseException as error:
+                        refused = error
+                        raise
+                    # An event that was asked for again meanwhile stays unsent.
+                    await connection.execute(
+                        *QUERIES["mark_sent"](
+                            ids=[row["id"] for row in unsent],
+                            run_ids=[row["run_id"] for row in unsent],
+                            asked_again=[row["asked_again"] for row in unsent],
+                        )
+                    )
+        except BaseException:
+            if refused is None:
+                raise
+            raise refused  # noqa: B904 - `send`'s own error or cancellation, even if the rollback fails as well
+        return len(unsent)
 
 
-async def mark_sent(connection: asyncpg.Connection, records: Sequence[Any]) -> None:
-    """Note that all of these were sent. One that was asked for again meanwhile stays unsent."""
-    await connection.execute(
-        *QUERIES["mark_sent"](
-            ids=[record["id"] for record in records],
-            run_ids=[record["run_id"] for record in records],
-            asked_again=[record["asked_again"] for record in records],
-        )
-    )
-
-
-def event_of(record: Any) -> OutboxEvent:
+def _event_of(row: Any) -> OutboxEvent:
     """A record of `outbox`."""
     return OutboxEvent(
-        event_id=record["event_id"],
-        run_id=record["run_id"],
-        type=record["type"],
-        key=record["key"],
-        headers=orjson.loads(record["headers"]),
-        value=record["value"],
+        event_id=row["event_id"],
+        run_id=row["run_id"],
+        type=row["type"],
+        key=row["key"],
+        headers=orjson.loads(row["headers"]),
+        value=row["value"],
     )

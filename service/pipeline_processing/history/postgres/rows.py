@@ -6,14 +6,15 @@ from typing import Any
 import orjson
 
 from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Plan, Run, RunFailure
-from pipeline_processing.ports import LastSuccess, Outcome
+from pipeline_processing.runs.store import Outcome
 
 _RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "timings", "error"})
 _ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
+_OUTCOME_COLUMNS = (*Counts.model_fields, "bytes_written", "timings", "manifest_url")
 
 
 def run_of(row: Mapping[str, Any]) -> Run:
-    """A record of `runs`. What a newer version has added to it or to its request is left out."""
+    """A record of `runs`. What a newer version added to it, or to its request, is left out."""
     error = None
     if row["error_kind"] is not None:
         error = RunFailure(
@@ -36,7 +37,7 @@ def attempt_of(row: Mapping[str, Any]) -> Attempt:
 
 
 def plan_of(stored: str) -> Plan:
-    """A plan as `prepare` stored it. What a newer version has added to it is left out."""
+    """A stored plan. What a newer version added to it is left out."""
     return Plan.model_validate_json(stored, extra="ignore")
 
 
@@ -45,35 +46,19 @@ def dataset_counts_of(row: Mapping[str, Any]) -> DatasetCounts:
     return DatasetCounts(name=row["dataset"], **{column: row[column] for column in Counts.model_fields})
 
 
-def last_success_of(row: Mapping[str, Any]) -> LastSuccess:
-    """A record of `run_datasets` that covers something."""
-    return LastSuccess(run_id=row["run_id"], covered_until=row["covered_until"], counts=dataset_counts_of(row))
-
-
 def dataset_columns(outcome: Outcome) -> dict[str, Any]:
-    """What an attempt measured of each dataset: a list a column."""
-    counted = [each.model_dump() for each in outcome.datasets]
+    """The counts of each dataset, as one list per column."""
     return {
-        "datasets": [each["name"] for each in counted],
-        **{column: [each[column] for each in counted] for column in Counts.model_fields},
+        "datasets": [counts.name for counts in outcome.datasets],
+        **{column: [getattr(counts, column) for counts in outcome.datasets] for column in Counts.model_fields},
         "covered_until": outcome.covered_until,
     }
 
 
 def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
-    """What an attempt measured; all null when it measured nothing."""
+    """What an attempt measured; all null without an outcome."""
     if outcome is None:
-        return dict.fromkeys(
-            (
-                "rows_read",
-                "rows_written",
-                "rows_filtered",
-                "rows_rejected",
-                "bytes_written",
-                "timings",
-                "manifest_url",
-            )
-        )
+        return dict.fromkeys(_OUTCOME_COLUMNS)
     return {
         **outcome.counts.model_dump(),
         "bytes_written": outcome.bytes_written,
@@ -83,7 +68,7 @@ def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
 
 
 def failure_columns(failure: RunFailure | None) -> dict[str, Any]:
-    """An error; all null when there is none."""
+    """An error; all null without one."""
     return {
         "error_kind": failure and failure.kind,
         "error_message": failure and failure.message,

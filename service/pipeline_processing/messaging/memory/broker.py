@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from zlib import crc32
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, TopicMissing
 from pipeline_processing.messaging.memory.member import MemoryMember
 from pipeline_processing.messaging.memory.partition import MemoryPartition
 from pipeline_processing.messaging.port import Offsets, Outgoing, Record, RequestStream
-from pipeline_processing.ports import Clock
 
 
 class MemoryBroker:

@@ -6,8 +6,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import datetime
 from typing import Any
 
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.http.options import UpstreamOptions
-from pipeline_processing.ports import Clock, RowMaker, Upstream
+from pipeline_processing.ports import RowMaker, Upstream
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.sources.http.dataset import DatasetRecords, errors_at

@@ -1,9 +1,10 @@
 """Requests that can't be used: put aside untouched, with the reason."""
 
 import re
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Self
+from typing import Protocol, Self
 
 from pipeline_processing.errors import RequestError
 from pipeline_processing.messaging.port import Headers, Outgoing, Record
@@ -153,3 +154,21 @@ class DeadLetter:
             key=self.original_key,
             headers=self.original_headers,
         )
+
+
+class LetterStore(Protocol):
+    """
+    Dead letters that Kafka refuses for good.
+
+    They are stored in the database of the run history, numbered from 1. As records, they have the partition `STORED`
+    and their number as the offset. Any method may raise HistoryUnavailable.
+    """
+
+    async def keep(self, letters: Sequence[Outgoing]) -> None:
+        """Store these letters, all or none. A request that has a letter here already gets no second one."""
+
+    def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
+        """The letters that were stored since then, or all; the newest first."""
+
+    async def numbered(self, numbers: Collection[int]) -> dict[int, Record]:
+        """The known ones among these letters, by number."""

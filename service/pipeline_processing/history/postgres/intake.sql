@@ -1,8 +1,8 @@
--- What comes in from Kafka, and what goes out. Locks are taken in one order, so that nobody ever waits in a circle:
--- agencies by id, new runs by id, finished runs by id, events.
+-- Requests become runs. Locks are always taken in one order, so that transactions never wait in a circle: agencies by
+-- id, new runs by id, finished runs by id, events.
 
 -- name: know_agencies
--- The agencies' rows, before any run refers to them. One that is there isn't touched: a claim may hold it.
+-- Create the agencies' rows, before any run refers to them. An existing row isn't touched: a claim may hold it.
 INSERT INTO agencies (agency_id)
 SELECT DISTINCT asked.agency_id
 FROM unnest(:agency_ids::bigint[]) AS asked (agency_id)
@@ -11,7 +11,7 @@ ORDER BY asked.agency_id
 ON CONFLICT DO NOTHING;
 
 -- name: accept
--- Queue runs, each a microsecond younger than the one before it; one whose id is known gives no row.
+-- Queue runs, each a microsecond younger than the one before it. A known run id returns no row.
 WITH start AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 )
@@ -32,8 +32,12 @@ ORDER BY asked.run_id COLLATE "C"
 ON CONFLICT (run_id) DO NOTHING
 RETURNING *;
 
+-- name: known
+-- The known ones among these runs.
+SELECT * FROM runs WHERE run_id = ANY (:run_ids::text[]);
+
 -- name: ask_again
--- Note that a message asks for these finished runs again.
+-- Count that a message asks for these finished runs again.
 UPDATE runs
 SET asked_again = asked_again + 1
 FROM (
@@ -42,39 +46,6 @@ FROM (
 WHERE runs.run_id = asked.run_id;
 
 -- name: unsend
--- Put the events of these runs back among the unsent ones. One that is being sent just now isn't waited for: its
--- row says `unsent` until that is done, and then `ask_again` keeps it so. A statement of its own, after that one.
+-- Mark the events of these runs unsent. An event that is being sent at this moment isn't waited for: its row says
+-- `unsent` until the sender is done, and then `ask_again` keeps it so. This is a statement of its own, after that one.
 UPDATE outbox SET sent_at = NULL WHERE run_id = ANY (:run_ids::text[]) AND sent_at IS NOT NULL;
-
--- name: add_event
--- Put an event into the outbox.
-INSERT INTO outbox (event_id, run_id, type, key, headers, value)
-VALUES (:event_id, :run_id, :type, :key, :headers, :value);
-
--- name: limit_idleness
--- For this transaction: have the server end it if nothing comes for so long. A client that vanished without a word
--- would keep its events from everybody else for hours.
-SELECT set_config('idle_in_transaction_session_timeout', :milliseconds::integer::text, true);
-
--- name: take_unsent
--- The oldest events that nobody is sending, for this transaction to send.
-SELECT id, event_id, run_id, type, key, headers, value,
-       (SELECT asked_again FROM runs WHERE runs.run_id = outbox.run_id) AS asked_again
-FROM outbox
-WHERE sent_at IS NULL
-ORDER BY id
-LIMIT :limit
-FOR NO KEY UPDATE SKIP LOCKED;
-
--- name: mark_sent
--- Note that these were sent, but those that were asked for again meanwhile. The run's row decides which came first:
--- whoever asks again has to hold it, too.
-WITH told AS (
-    SELECT sent.id
-    FROM unnest(:ids::bigint[], :run_ids::text[], :asked_again::integer[]) AS sent (id, run_id, asked_again)
-    JOIN runs ON runs.run_id = sent.run_id
-    WHERE runs.asked_again = sent.asked_again
-    ORDER BY runs.run_id COLLATE "C"
-    FOR SHARE OF runs
-)
-UPDATE outbox SET sent_at = clock_timestamp() FROM told WHERE outbox.id = told.id;

@@ -1,40 +1,5 @@
--- What is left of attempts and plans that came to nothing. What is lost stays lost: fences only rise, and a later
--- attempt starts uploads of its own.
-
--- name: forget_uploads
--- Uploads that need no clean-up any more.
-DELETE FROM uploads
-USING unnest(:keys::text[], :upload_ids::text[]) AS gone (key, upload_id)
-WHERE uploads.run_id = :run_id AND uploads.key = gone.key AND uploads.upload_id = gone.upload_id;
-
--- name: lost_uploads
--- Uploads that nobody will complete. Only a prepared run's plan still can be: a failed run's never is.
-SELECT uploads.key, uploads.upload_id, uploads.destination
-FROM uploads
-JOIN runs ON runs.run_id = uploads.run_id
-WHERE runs.run_id = :run_id
-  AND CASE runs.state
-          WHEN 'running' THEN uploads.fence <> runs.fence
-          WHEN 'prepared' THEN uploads.fence <> runs.fence AND NOT uploads.planned
-          ELSE true
-      END
-ORDER BY uploads.created_at, uploads.key, uploads.upload_id;
-
--- name: lost_of
--- Which of these uploads nobody will complete, by their place in the list; the rule is that of `lost_uploads`. One
--- that isn't recorded may be a running attempt's that is about to record it.
-SELECT listed.number
-FROM unnest(:keys::text[], :upload_ids::text[]) WITH ORDINALITY AS listed (key, upload_id, number)
-JOIN runs ON runs.run_id = :run_id
-LEFT JOIN uploads
-    ON uploads.run_id = :run_id AND uploads.key = listed.key AND uploads.upload_id = listed.upload_id
-WHERE CASE
-          WHEN uploads.run_id IS NULL THEN runs.state <> 'running'
-          WHEN runs.state = 'running' THEN uploads.fence <> runs.fence
-          WHEN runs.state = 'prepared' THEN uploads.fence <> runs.fence AND NOT uploads.planned
-          ELSE true
-      END
-ORDER BY listed.number;
+-- What attempts and plans left that came to nothing. A lost upload stays lost: fences only rise, and a later attempt
+-- starts uploads of its own.
 
 -- name: runs_to_clean_up
 -- Runs with lost uploads, by the rule of `lost_uploads`, or with a failed plan; oldest first.
@@ -57,6 +22,42 @@ WHERE runs.run_id IN (
 )
 ORDER BY runs.queued_at, runs.run_id;
 
+-- name: lost_uploads
+-- Uploads that nobody will complete. Only the plan of a prepared run still can be completed; that of a failed run never
+-- is.
+SELECT uploads.key, uploads.upload_id, uploads.destination
+FROM uploads
+JOIN runs ON runs.run_id = uploads.run_id
+WHERE runs.run_id = :run_id
+  AND CASE runs.state
+          WHEN 'running' THEN uploads.fence <> runs.fence
+          WHEN 'prepared' THEN uploads.fence <> runs.fence AND NOT uploads.planned
+          ELSE true
+      END
+ORDER BY uploads.created_at, uploads.key, uploads.upload_id;
+
+-- name: lost_of
+-- Which of these uploads nobody will complete, by their place in the list; the rule is that of `lost_uploads`. One
+-- without a record may belong to a running attempt that is about to record it.
+SELECT listed.number
+FROM unnest(:keys::text[], :upload_ids::text[]) WITH ORDINALITY AS listed (key, upload_id, number)
+JOIN runs ON runs.run_id = :run_id
+LEFT JOIN uploads
+    ON uploads.run_id = :run_id AND uploads.key = listed.key AND uploads.upload_id = listed.upload_id
+WHERE CASE
+          WHEN uploads.run_id IS NULL THEN runs.state <> 'running'
+          WHEN runs.state = 'running' THEN uploads.fence <> runs.fence
+          WHEN runs.state = 'prepared' THEN uploads.fence <> runs.fence AND NOT uploads.planned
+          ELSE true
+      END
+ORDER BY listed.number;
+
+-- name: forget_uploads
+-- Drop the records of uploads that are gone.
+DELETE FROM uploads
+USING unnest(:keys::text[], :upload_ids::text[]) AS gone (key, upload_id)
+WHERE uploads.run_id = :run_id AND uploads.key = gone.key AND uploads.upload_id = gone.upload_id;
+
 -- name: failed_plan
 -- The plan of a run that failed after its decision.
 SELECT plans.plan
@@ -65,5 +66,5 @@ JOIN runs ON runs.run_id = plans.run_id
 WHERE runs.run_id = :run_id AND runs.state = 'failed';
 
 -- name: forget_failed_plan
--- Drop it, once its objects are gone.
+-- Drop a failed plan whose objects are gone.
 DELETE FROM plans USING runs WHERE plans.run_id = :run_id AND runs.run_id = plans.run_id AND runs.state = 'failed';

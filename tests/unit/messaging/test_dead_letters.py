@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import InvalidJson, InvalidRequest, PlaceUnknown, RequestTooLarge, UnknownDataset
+from pipeline_processing.messaging.dead_letters import DeadLetter, dead_letter, without_value
 from pipeline_processing.messaging.port import Outgoing, Record
-from pipeline_processing.requests.dead_letters import DeadLetter, dead_letter, without_value
 from pipeline_processing.requests.job_messages import received, run_id_of_place
 from pipeline_processing.requests.redrive import DeadLetters, Redrive, Redriven, Wanted, letter_place
 from pipeline_processing.telemetry.masking import Mask

@@ -1,0 +1,130 @@
+"""The run store in this process, for tests, simulations and dry runs."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pipeline_processing.errors import ConflictingRequest, RequestError
+from pipeline_processing.history.memory.attempts import MemoryAttempts
+from pipeline_processing.history.memory.queue import MemoryQueue
+from pipeline_processing.history.memory.reads import MemoryHistory
+from pipeline_processing.history.memory.table import RunRecord, RunTable
+from pipeline_processing.model import Plan, Run, RunState, UploadRef
+from pipeline_processing.runs.store import Announce, Incoming, RunStore
+from pipeline_processing.runs.stored_text import storable_request, storable_tracestate
+
+
+def memory_run_store(table: RunTable) -> RunStore:
+    """All ports of a run table in memory. Its time is that of the table's clock."""
+    return RunStore(
+        intake=MemoryIntake(table),
+        queue=MemoryQueue(table),
+        attempts=MemoryAttempts(table),
+        history=MemoryHistory(table),
+        leftovers=MemoryLeftovers(table),
+        outbox=MemoryOutbox(table),
+    )
+
+
+class MemoryIntake:
+    """`RunIntake` in memory."""
+
+    def __init__(self, table: RunTable) -> None:
+        self._table = table
+
+    async def accept(self, incoming: Incoming) -> Run:
+        digest = storable_request(incoming.request).digest()
+        known = self._table.records.get(incoming.run_id)
+        if known is None:
+            run = _queued(incoming, at=self._table.clock.now())
+            record = RunRecord(run, request_hash=digest, number=len(self._table.records))
+            self._table.records[run.run_id] = record
+            return run
+        if known.request_hash != digest:
+            raise ConflictingRequest(incoming.run_id)
+        if incoming.origin is not None and known.run.state.finished:
+            self._table.ask_again(incoming.run_id)
+        return known.run
+
+    async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
+        answers: list[Run | RequestError] = []
+        for each in incoming:
+            try:
+                answers.append(await self.accept(each))
+            except RequestError as error:
+                answers.append(error)
+        return answers
+
+
+class MemoryLeftovers:
+    """`RunLeftovers` in memory."""
+
+    def __init__(self, table: RunTable) -> None:
+        self._records = table.records
+
+    async def runs_to_clean_up(self) -> list[str]:
+        return [run_id for run_id, r in self._records.items() if r.lost_uploads() or r.failed_plan is not None]
+
+    async def lost_uploads(self, run_id: str) -> list[UploadRef]:
+        return self._records[run_id].lost_uploads() if run_id in self._records else []
+
+    async def lost_of(self, run_id: str, listed: Sequence[UploadRef]) -> list[UploadRef]:
+        record = self._records.get(run_id)
+        return [] if record is None else [upload for upload in listed if record.has_lost(upload)]
+
+    async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
+        if run_id in self._records:
+            for upload in uploads:
+                self._records[run_id].uploads.pop((upload.key, upload.upload_id), None)
+
+    async def failed_plan(self, run_id: str) -> Plan | None:
+        return self._records[run_id].failed_plan if run_id in self._records else None
+
+    async def forget_failed_plan(self, run_id: str) -> None:
+        if await self.failed_plan(run_id) is not None:
+            self._records[run_id].plan = None
+
+
+class MemoryOutbox:
+    """`RunOutbox` in memory. Unlike all other methods, `announce` awaits something: the sending."""
+
+    def __init__(self, table: RunTable) -> None:
+        self._table = table
+        self._being_sent: set[str] = set()
+
+    async def announce(self, send: Announce, *, limit: int) -> int:
+        table = self._table
+        taken = [e for e in table.events if e.event_id not in table.sent | self._being_sent][:limit]
+        asked_again = table.asked_again.copy()
+        self._being_sent |= {event.event_id for event in taken}
+        try:
+            if taken:
+                await send(taken)
+        finally:
+            self._being_sent -= {event.event_id for event in taken}
+        table.sent |= {e.event_id for e in taken if table.asked_again[e.run_id] == asked_again[e.run_id]}
+        return len(taken)
+
+
+def _queued(incoming: Incoming, *, at: datetime) -> Run:
+    request, origin = incoming.request, incoming.origin
+    return Run(
+        run_id=incoming.run_id,
+        job=request.job,
+        agency_id=request.agency_id,
+        state=RunState.QUEUED,
+        attempt=0,
+        request=request,
+        requested_by=request.requested_by,
+        replay_of=request.replay_of,
+        dry_run=request.dry_run,
+        config_id=incoming.config_id,
+        pinned=incoming.pinned,
+        topic=origin and origin.topic,
+        partition=origin and origin.partition,
+        offset=origin and origin.offset,
+        not_before=request.not_before,
+        queued_at=at,
+        trace_id=incoming.trace_id,
+        span_id=incoming.span_id,
+        tracestate=storable_tracestate(incoming.tracestate),
+    )

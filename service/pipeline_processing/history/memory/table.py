@@ -1,0 +1,163 @@
+"""The run table in memory: what the ports of `store.py` share. No method awaits, so each is one transaction."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any
+from uuid import UUID, uuid4
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.errors import Superseded
+from pipeline_processing.model import Attempt, DatasetCounts, Plan, Run, RunFailure, RunState, UploadRef
+from pipeline_processing.runs.completions import OutboxEvent, completion_event
+from pipeline_processing.runs.store import Claim, Outcome
+
+HELD = (RunState.RUNNING, RunState.PREPARED)
+"""The states in which a run may have a lease."""
+
+
+@dataclass(slots=True)
+class StartedUpload:
+    """An upload: its destination, the fence that started it, and whether the run's plan names it."""
+
+    destination: str
+    fence: int
+    planned: bool = False
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """A run and all that belongs to it. `number` counts runs in the order of acceptance."""
+
+    run: Run
+    request_hash: str
+    number: int
+    handed_back: int = 0
+    """Attempts that don't count as tries."""
+    suspect: bool = False
+    plan: Plan | None = None
+    datasets: tuple[DatasetCounts, ...] = ()
+    covered_until: datetime | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    uploads: dict[tuple[str, str], StartedUpload] = field(default_factory=dict)
+    """By key and handle."""
+
+    def change(self, **values: Any) -> Run:
+        """Set fields of the run."""
+        self.run = self.run.model_copy(update=values)
+        return self.run
+
+    def measure(self, outcome: Outcome) -> None:
+        """Store what an attempt measured. Counts by dataset are stored unless it is a dry run."""
+        self.change(**measured(outcome))
+        if not self.run.dry_run and outcome.datasets:
+            self.datasets, self.covered_until = outcome.datasets, outcome.covered_until
+
+    def change_attempt(self, **values: Any) -> None:
+        """Set fields of the newest attempt."""
+        self.attempts[-1] = self.attempts[-1].model_copy(update=values)
+
+    def end_attempt(self, outcome: str, at: datetime, failure: RunFailure | None = None) -> None:
+        """Store how the newest attempt ended, unless that is stored already."""
+        if self.attempts and self.attempts[-1].outcome in ("running", "prepared"):
+            self.change_attempt(
+                outcome=outcome,
+                finished_at=at,
+                error_kind=failure and failure.kind,
+                error_message=failure and failure.message,
+            )
+
+    def lost_uploads(self) -> list[UploadRef]:
+        """The uploads that nobody will complete."""
+        return [
+            UploadRef(key=key, upload_id=upload_id, destination=upload.destination)
+            for (key, upload_id), upload in self.uploads.items()
+            if self._is_lost(upload)
+        ]
+
+    def has_lost(self, listed: UploadRef) -> bool:
+        """Whether an upload that a destination listed is lost."""
+        upload = self.uploads.get((listed.key, listed.upload_id))
+        # One without a record may belong to a running attempt that is about to record it.
+        return self.run.state is not RunState.RUNNING if upload is None else self._is_lost(upload)
+
+    def _is_lost(self, upload: StartedUpload) -> bool:
+        return self.run.state not in HELD or (
+            upload.fence != self.run.fence and not (upload.planned and self.run.state is RunState.PREPARED)
+        )
+
+    @property
+    def failed_plan(self) -> Plan | None:
+        """A plan that can't be completed any more."""
+        return self.plan if self.run.state is RunState.FAILED else None
+
+
+class RunTable:
+    """Runs and events. Tests look into it and change it; everything else uses the ports."""
+
+    def __init__(self, *, clock: Clock, installation_id: UUID | None = None) -> None:
+        self.clock = clock
+        self.installation_id = installation_id or uuid4()
+        self.fences = count(1)
+        self.records: dict[str, RunRecord] = {}
+        """By run id, in the order of acceptance."""
+        self.events: list[OutboxEvent] = []
+        """Oldest first, sent or not."""
+        self.sent: set[str] = set()
+        """Ids of events."""
+        self.asked_again: Counter[str] = Counter()
+        """How often a message asked for a finished run, by run id."""
+
+    def ask_again(self, run_id: str) -> None:
+        """Have a run's event sent once more, even if it is being sent at this moment."""
+        self.asked_again[run_id] += 1
+        self.sent -= {event.event_id for event in self.events if event.run_id == run_id}
+
+    def found(self, claim: Claim) -> RunRecord:
+        """The claim's run, whoever holds it now. Raises Superseded if it is unknown."""
+        if (record := self.records.get(claim.run.run_id)) is None:
+            raise Superseded(claim.run.run_id, fence=claim.fence)
+        return record
+
+    def held(self, claim: Claim, *states: RunState) -> RunRecord:
+        """The claim's run. Raises Superseded unless the fence is the claim's and the state one of these."""
+        record = self.found(claim)
+        if record.run.fence != claim.fence or record.run.state not in states:
+            raise Superseded(claim.run.run_id, fence=claim.fence)
+        return record
+
+    def finish(
+        self,
+        record: RunRecord,
+        state: RunState,
+        *,
+        outcome: Outcome | None = None,
+        failure: RunFailure | None = None,
+    ) -> Run:
+        """Put a run into a final state, and its event into the outbox."""
+        now = self.clock.now()
+        took = now - (record.run.started_at or record.run.queued_at)
+        if outcome is not None:
+            record.measure(outcome)
+        run = record.change(
+            state=state,
+            finished_at=now,
+            duration_ms=max(0, took // timedelta(milliseconds=1)),
+            lease_expires_at=None,
+            manifest_url=record.run.manifest_url if state is RunState.SUCCEEDED else None,
+            error=failure,
+        )
+        record.end_attempt(state.value, now, failure)
+        self.events.append(completion_event(run))
+        return run
+
+
+def measured(outcome: Outcome) -> dict[str, Any]:
+    """What an attempt measured, as fields of the run."""
+    return {
+        **outcome.counts.model_dump(),
+        "bytes_written": outcome.bytes_written,
+        "timings": dict(outcome.timings),
+        "manifest_url": outcome.manifest_url,
+    }

@@ -1,0 +1,225 @@
+"""What the holder of a claim writes, on Postgres. The SQL is in `attempts.sql`."""
+
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import orjson
+
+from pipeline_processing.errors import Superseded
+from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.rows import (
+    dataset_columns,
+    failure_columns,
+    outcome_columns,
+    plan_of,
+    run_of,
+)
+from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
+from pipeline_processing.postgres.queries import load_queries
+from pipeline_processing.runs.completions import completion_event
+from pipeline_processing.runs.store import Claim, Outcome
+from pipeline_processing.runs.stored_text import planned_uploads, storable_failure
+
+QUERIES = load_queries(__package__, "attempts.sql")
+
+
+class PostgresAttempts:
+    """
+    `RunAttempts` on Postgres.
+
+    A write that finds another fence or state than its own checks whether it made that change itself, in a try whose
+    reply was lost. If so, it returns the run as that try left it.
+    """
+
+    def __init__(self, database: HistoryDatabase) -> None:
+        self._database = database
+
+    async def start(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
+        await self._database.value_under(claim, QUERIES["start_attempt"], trace_id=trace_id, span_id=span_id)
+
+    async def record_upload(self, claim: Claim, upload: UploadRef) -> None:
+        await self._database.value_under(claim, QUERIES["record_upload"], **upload.model_dump())
+
+    async def prepare(self, claim: Claim, plan: Plan, outcome: Outcome) -> None:
+        keys, upload_ids = planned_uploads(plan)
+        decide = QUERIES["prepare"](
+            run_id=claim.run.run_id,
+            fence=claim.fence,
+            plan=plan.model_dump_json(),
+            keys=keys,
+            upload_ids=upload_ids,
+            **outcome_columns(outcome),
+        )
+        async with self._database.transaction() as connection:
+            if await connection.fetchval(*decide) is None:
+                await _done_before(connection, claim, RunState.PREPARED)
+            else:
+                await _count_datasets(connection, claim.run, outcome)
+
+    async def plan(self, claim: Claim) -> Plan:
+        return plan_of(await self._database.value_under(claim, QUERIES["plan"]))
+
+    # -- the end of a run ------------------------------------------------------------------------
+
+    async def succeed(self, claim: Claim, outcome: Outcome | None = None) -> Run:
+        if outcome is not None and not claim.run.dry_run:
+            raise ValueError(f"run {claim.run.run_id} isn't a dry run: it succeeds by its plan")
+        from_state = RunState.PREPARED if outcome is None else RunState.RUNNING
+        async with self._database.transaction() as connection:
+            run = await _finish_claimed(connection, claim, from_state, RunState.SUCCEEDED, outcome=outcome)
+            if outcome is None:
+                await connection.execute(*QUERIES["discard_plan"](run_id=run.run_id))
+            return run
+
+    async def fail(
+        self,
+        claim: Claim,
+        failure: RunFailure,
+        *,
+        outcome: Outcome | None = None,
+        state: RunState = RunState.RUNNING,
+    ) -> Run:
+        failure = storable_failure(failure)
+        async with self._database.transaction() as connection:
+            return await _finish_claimed(connection, claim, state, RunState.FAILED, outcome=outcome, failure=failure)
+
+    # -- the end of an attempt -------------------------------------------------------------------
+
+    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
+        values = {"delay": delay, "handed_back": int(not counts)}
+        async with self._database.transaction() as connection:
+            return await _let_go(
+                connection, claim, "requeue", RunState.QUEUED, "retrying", storable_failure(failure), **values
+            )
+
+    async def hand_back(self, claim: Claim) -> Run:
+        now = timedelta()
+        async with self._database.transaction() as connection:
+            # Only the row knows the state: the claim's run may have been prepared since the claim was made.
+            row = await locked_run(connection, claim.run.run_id)
+            if row is not None and row["state"] == RunState.PREPARED:
+                return await _let_go(connection, claim, "release", RunState.PREPARED, delay=now)
+            return await _let_go(connection, claim, "requeue", RunState.QUEUED, "handed_back", delay=now, handed_back=1)
+
+    async def release(self, claim: Claim, *, delay: timedelta) -> Run:
+        async with self._database.transaction() as connection:
+            return await _let_go(connection, claim, "release", RunState.PREPARED, delay=delay)
+
+    async def void_plan(self, claim: Claim) -> Run:
+        async with self._database.transaction() as connection:
+            return await _let_go(connection, claim, "void_plan", RunState.QUEUED, "voided")
+
+
+# -- inside a transaction ------------------------------------------------------------------------
+
+
+async def locked_run(connection: asyncpg.Connection, run_id: str) -> Any:
+    """The record of a run, or None. Nobody else changes it before the transaction ends."""
+    return await connection.fetchrow(*QUERIES["lock_run"](run_id=run_id))
+
+
+async def finish(
+    connection: asyncpg.Connection,
+    run_id: str,
+    fence: int | None,
+    from_state: RunState,
+    to_state: RunState,
+    *,
+    outcome: Outcome | None = None,
+    failure: RunFailure | None = None,
+) -> Run | None:
+    """Put a run into a final state, and its event into the outbox. None if fence or state have changed."""
+    row = await connection.fetchrow(
+        *QUERIES["finish"](
+            run_id=run_id,
+            fence=fence,
+            from_state=from_state.value,
+            to_state=to_state.value,
+            **outcome_columns(outcome),
+            **failure_columns(failure),
+        )
+    )
+    if row is None:
+        return None
+    run = run_of(row)
+    if outcome is not None:
+        await _count_datasets(connection, run, outcome)
+    await _end_attempt(connection, run, to_state.value, failure)
+    event = completion_event(run)
+    await connection.execute(
+        *QUERIES["add_event"](
+            event_id=event.event_id,
+            run_id=event.run_id,
+            type=event.type,
+            key=event.key,
+            headers=orjson.dumps(dict(event.headers)).decode(),
+            value=event.value,
+        )
+    )
+    return run
+
+
+async def _finish_claimed(
+    connection: asyncpg.Connection,
+    claim: Claim,
+    from_state: RunState,
+    to_state: RunState,
+    *,
+    outcome: Outcome | None = None,
+    failure: RunFailure | None = None,
+) -> Run:
+    """Finish the claim's run. Raises Superseded."""
+    run = await finish(
+        connection, claim.run.run_id, claim.fence, from_state, to_state, outcome=outcome, failure=failure
+    )
+    return run or await _done_before(connection, claim, to_state)
+
+
+async def _let_go(
+    connection: asyncpg.Connection,
+    claim: Claim,
+    query: str,
+    to_state: RunState,
+    attempt_outcome: str | None = None,
+    failure: RunFailure | None = None,
+    **values: Any,
+) -> Run:
+    """The run after a write that lets others claim it again. Raises Superseded."""
+    row = await connection.fetchrow(*QUERIES[query](run_id=claim.run.run_id, fence=claim.fence, **values))
+    if row is None:
+        return await _done_before(connection, claim, to_state)
+    run = run_of(row)
+    if attempt_outcome is not None:
+        await _end_attempt(connection, run, attempt_outcome, failure)
+    return run
+
+
+async def _done_before(connection: asyncpg.Connection, claim: Claim, state: RunState) -> Run:
+    """
+    The run, if it has this state under the claim's own fence: then an earlier try, whose reply was lost, put it there.
+    Raises Superseded otherwise.
+    """
+    row = await connection.fetchrow(*QUERIES["current_run"](run_id=claim.run.run_id))
+    if row is None or row["fence"] != claim.fence or row["state"] != state:
+        raise Superseded(claim.run.run_id, fence=claim.fence)
+    return run_of(row)
+
+
+async def _count_datasets(connection: asyncpg.Connection, run: Run, outcome: Outcome) -> None:
+    """Store the counts of each dataset, except for a dry run."""
+    if outcome.datasets and not run.dry_run:
+        columns = dataset_columns(outcome)
+        await connection.execute(*QUERIES["count_datasets"](run_id=run.run_id, agency_id=run.agency_id, **columns))
+
+
+async def _end_attempt(connection: asyncpg.Connection, run: Run, outcome: str, failure: RunFailure | None) -> None:
+    await connection.execute(
+        *QUERIES["end_attempt"](
+            run_id=run.run_id,
+            attempt=run.attempt,
+            outcome=outcome,
+            error_kind=failure and failure.kind,
+            error_message=failure and failure.message,
+        )
+    )

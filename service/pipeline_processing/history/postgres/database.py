@@ -1,0 +1,102 @@
+"""Access to the history's database: sessions, and its errors as those of the history."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from pipeline_processing.errors import (
+    HistoryOutdated,
+    HistoryUnavailable,
+    InternalError,
+    PipelineError,
+    QueryFailed,
+    QueryInvalid,
+    SourceBusy,
+    StandbyConflict,
+    Superseded,
+)
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.errors import cause_of, is_invalid_value
+from pipeline_processing.postgres.queries import Query
+from pipeline_processing.runs.store import Claim
+
+_REFUSED_DATA = ("22", "23", "54")
+"""SQLSTATE classes: data exceptions, constraints, and limits such as that of an index entry."""
+
+
+class DataRefused(InternalError):
+    """The database can't store some value of a statement. To find out which, try each by itself."""
+
+
+class HistoryDatabase:
+    """
+    Runs named queries in the history's schema, which is the client's search path.
+
+    Every method raises HistoryUnavailable, HistoryOutdated, DataRefused or AccessDenied.
+    """
+
+    def __init__(self, client: DatabaseClient, *, schema: str) -> None:
+        if client.search_path != schema:
+            raise ValueError(f"the client's search path is {client.search_path!r}, the history's schema {schema!r}")
+        self._client = client
+        self._schema = schema
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection, outside a transaction."""
+        try:
+            async with self._client.connection() as connection:
+                yield connection
+        except (SourceBusy, StandbyConflict, QueryInvalid, QueryFailed) as error:
+            raise _of_the_history(error, self._schema) from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection, inside a transaction."""
+        async with self.session() as connection, connection.transaction():
+            yield connection
+
+    async def execute(self, query: Query, **values: Any) -> None:
+        """Run a query that returns nothing."""
+        async with self.session() as connection:
+            await connection.execute(*query(**values))
+
+    async def rows(self, query: Query, **values: Any) -> Sequence[Any]:
+        """All records of a query."""
+        async with self.session() as connection:
+            rows: Sequence[Any] = await connection.fetch(*query(**values))
+        return rows
+
+    async def row(self, query: Query, **values: Any) -> Any:
+        """The first record of a query, or None."""
+        async with self.session() as connection:
+            return await connection.fetchrow(*query(**values))
+
+    async def value(self, query: Query, **values: Any) -> Any:
+        """The first value of the first record, or None."""
+        async with self.session() as connection:
+            return await connection.fetchval(*query(**values))
+
+    async def value_under(self, claim: Claim, query: Query, **values: Any) -> Any:
+        """The value of a query that finds a row only while the claim holds. Raises Superseded if it finds none."""
+        value = await self.value(query, run_id=claim.run.run_id, fence=claim.fence, **values)
+        if value is None:
+            raise Superseded(claim.run.run_id, fence=claim.fence)
+        return value
+
+
+def _of_the_history(error: PipelineError, schema: str) -> PipelineError:
+    """A query's error as the history's. These queries are the service's own, so no job config is at fault."""
+    cause = error.__cause__
+    sqlstate = getattr(cause, "sqlstate", None)
+    if isinstance(error, SourceBusy | StandbyConflict) or sqlstate == "57014":
+        return HistoryUnavailable(str(error))
+    if sqlstate == "25006":
+        return HistoryUnavailable(f"{error} The history needs a primary: is PIPELINE_HISTORY__DSN that of a standby?")
+    if cause is not None and ((sqlstate or "")[:2] in _REFUSED_DATA or is_invalid_value(cause)):
+        return DataRefused(cause)
+    if isinstance(error, QueryInvalid):
+        return HistoryOutdated(schema, cause=cause_of(cause) if cause is not None else None)
+    return InternalError(cause or error)

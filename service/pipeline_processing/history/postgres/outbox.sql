@@ -1,0 +1,29 @@
+-- Completion events that are still to be sent.
+
+-- name: limit_idleness
+-- For this transaction: have the server end it if the client is silent for so long. A client that vanished would keep
+-- its events from all others for hours.
+SELECT set_config('idle_in_transaction_session_timeout', :milliseconds::integer::text, true);
+
+-- name: take_unsent
+-- The oldest events that nobody is sending. They are locked until this transaction ends.
+SELECT id, event_id, run_id, type, key, headers, value,
+       (SELECT asked_again FROM runs WHERE runs.run_id = outbox.run_id) AS asked_again
+FROM outbox
+WHERE sent_at IS NULL
+ORDER BY id
+LIMIT :limit
+FOR NO KEY UPDATE SKIP LOCKED;
+
+-- name: mark_sent
+-- Mark events sent, except those asked for again meanwhile. The run's row decides which came first: `ask_again` has to
+-- lock it, too.
+WITH told AS (
+    SELECT sent.id
+    FROM unnest(:ids::bigint[], :run_ids::text[], :asked_again::integer[]) AS sent (id, run_id, asked_again)
+    JOIN runs ON runs.run_id = sent.run_id
+    WHERE runs.asked_again = sent.asked_again
+    ORDER BY runs.run_id COLLATE "C"
+    FOR SHARE OF runs
+)
+UPDATE outbox SET sent_at = clock_timestamp() FROM told WHERE outbox.id = told.id;

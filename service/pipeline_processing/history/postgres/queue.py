@@ -1,0 +1,128 @@
+"""Which run is next, and who holds it, on Postgres. The SQL is in `queue.sql`."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from pipeline_processing.errors import RunUnknown
+from pipeline_processing.history.postgres.attempts import finish, locked_run
+from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.rows import run_of
+from pipeline_processing.model import Run, RunState
+from pipeline_processing.postgres.queries import load_queries
+from pipeline_processing.runs.store import Claim
+
+QUERIES = load_queries(__package__, "queue.sql")
+
+_CHOICE = 100
+"""The most agencies that the query `next_agencies` returns."""
+
+
+class PostgresQueue:
+    """
+    `RunQueue` on Postgres.
+
+    Where many agencies wait, their order is kept for the next claims, as long as it is good: reading all of them for
+    each claim would take most of the time.
+    """
+
+    def __init__(self, database: HistoryDatabase) -> None:
+        self._database = database
+        self._chosen: list[asyncpg.Record] = []
+        """Agencies whose turn is next, by a choice made before."""
+
+    async def claim(
+        self,
+        *,
+        worker: str,
+        lease: timedelta,
+        max_runs_per_agency: int,
+        config_id: str | None = None,
+        run_id: str | None = None,
+    ) -> Claim | None:
+        due = {"worker": worker, "lease": lease, "max_runs": max_runs_per_agency, "config_id": config_id}
+        async with self._database.session() as connection:
+            row = await connection.fetchrow(*QUERIES["claim_prepared"](worker=worker, lease=lease, run_id=run_id))
+            if row is None and run_id is None:
+                row = await self._claim_next(connection, **due)
+            elif row is None:
+                row = await self._claim_one(connection, run_id=run_id, **due)
+        if row is None:
+            return None
+        suspect = row["suspect"] and row["state"] == RunState.RUNNING
+        return Claim(run=run_of(row), fence=row["fence"], worker=worker, suspect=suspect)
+
+    async def renew(self, claim: Claim, *, lease: timedelta) -> None:
+        await self._database.value_under(claim, QUERIES["renew"], lease=lease)
+
+    async def check(self, claim: Claim) -> None:
+        await self._database.value_under(claim, QUERIES["check"])
+
+    async def cancel(self, run_id: str) -> Run:
+        async with self._database.transaction() as connection:
+            row = await locked_run(connection, run_id)
+            if row is None:
+                raise RunUnknown(run_id)
+            run = run_of(row)
+            if run.state not in (RunState.QUEUED, RunState.RUNNING):
+                return run
+            return await finish(connection, run_id, run.fence, run.state, RunState.CANCELLED) or run
+
+    async def idle(self, *, config_id: str | None = None) -> bool:
+        return bool(await self._database.value(QUERIES["idle"], config_id=config_id))
+
+    async def waiting_for_another_config(self, config_id: str) -> int:
+        return int(await self._database.value(QUERIES["waiting_for_another_config"], config_id=config_id))
+
+    async def now(self) -> datetime:
+        now = await self._database.value(QUERIES["now"])
+        assert isinstance(now, datetime)
+        return now
+
+    # -- inside a session ------------------------------------------------------------------------
+
+    async def _claim_one(self, connection: asyncpg.Connection, *, run_id: str | None, **due: Any) -> Any:
+        """The record of this run, whose next attempt starts, or None."""
+        async with connection.transaction():
+            agency_id = await connection.fetchval(*QUERIES["agency_of"](run_id=run_id))
+            return await connection.fetchrow(*QUERIES["claim_due"](agency_id=agency_id, run_id=run_id, **due))
+
+    async def _claim_next(self, connection: asyncpg.Connection, **due: Any) -> Any:
+        """The record of a run whose next attempt starts, or None. Agencies take turns."""
+        chosen, self._chosen = self._chosen, []
+        row = await self._claim_of(connection, chosen, kept=True, **due)
+        if row is None:
+            limits = {"max_runs": due["max_runs"], "config_id": due["config_id"]}
+            chosen = await connection.fetch(*QUERIES["next_agencies"](**limits))
+            row = await self._claim_of(connection, chosen, kept=False, **due)
+            if len(chosen) < _CHOICE:
+                self._chosen = []
+        return row
+
+    async def _claim_of(
+        self, connection: asyncpg.Connection, chosen: list[asyncpg.Record], *, kept: bool, **due: Any
+    ) -> Any:
+        """
+        A run of the first agency that has one to give. The agencies after it are kept for the next claim.
+
+        One agency per transaction, so that no claim waits for one agency while it holds another.
+        """
+        while chosen:
+            async with connection.transaction():
+                agency_id = await connection.fetchval(
+                    *QUERIES["take_turn"](
+                        agency_ids=[each["agency_id"] for each in chosen],
+                        last_claimed_at=[each["last_claimed_at"] for each in chosen],
+                        chosen_at=chosen[0]["chosen_at"],
+                        kept=kept,
+                    )
+                )
+                if agency_id is None:
+                    return None
+                row = await connection.fetchrow(*QUERIES["claim_due"](agency_id=agency_id, run_id=None, **due))
+            chosen = [each for each in chosen if each["agency_id"] != agency_id]
+            if row is not None:
+                self._chosen = chosen
+                return row
+        return None

@@ -1,0 +1,54 @@
+-- Reads of the run table. None of these changes anything.
+
+-- name: installation_id
+-- The identity of this history.
+SELECT installation_id FROM installation;
+
+-- name: get
+-- One run as it stands.
+SELECT * FROM runs WHERE run_id = :run_id;
+
+-- name: get_all
+-- The known ones among these runs.
+SELECT * FROM runs WHERE run_id = ANY (:run_ids::text[]);
+
+-- name: newest
+-- Runs, newest first. A null filter lets all runs pass.
+SELECT *
+FROM runs
+WHERE (:agency_id::bigint IS NULL OR agency_id = :agency_id)
+  AND (:state::text IS NULL OR state = :state)
+  AND (:since::timestamptz IS NULL OR queued_at >= :since)
+  AND (:until::timestamptz IS NULL OR queued_at < :until)
+ORDER BY queued_at DESC, run_id DESC
+LIMIT :limit;
+
+-- name: replays
+-- How many replays each of these runs has.
+SELECT replay_of, count(*) AS replays FROM runs WHERE replay_of = ANY (:run_ids::text[]) GROUP BY replay_of;
+
+-- name: last_success
+-- The successful export of an agency's dataset that covers most; of several, the one that finished last.
+SELECT counted.*
+FROM run_datasets AS counted
+JOIN runs ON runs.run_id = counted.run_id
+WHERE counted.agency_id = :agency_id
+  AND counted.dataset = :dataset
+  AND counted.covered_until IS NOT NULL
+  AND runs.state = 'succeeded'
+  AND NOT runs.dry_run
+ORDER BY counted.covered_until DESC, runs.finished_at DESC
+LIMIT 1;
+
+-- name: datasets
+-- The counts of each dataset of a run, in their order.
+SELECT * FROM run_datasets WHERE run_id = :run_id ORDER BY number;
+
+-- name: attempts
+-- All attempts of a run, oldest first.
+SELECT * FROM run_attempts WHERE run_id = :run_id ORDER BY attempt;
+
+-- name: tries
+-- Attempts that count against the maximum. Not counted: those handed back by a draining worker, those lost beside
+-- others, and those that failed for a reason that passes by itself.
+SELECT attempt - handed_back FROM runs WHERE run_id = :run_id;
