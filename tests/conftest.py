@@ -7,10 +7,17 @@ from contextlib import ExitStack
 from functools import cache
 
 import pytest
+from botocore.loaders import JSONFileLoader
+from hypothesis import settings
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 from tests.pgbouncer import NewPool, PgBouncer, PgBouncerMissing
+from tests.properties import QUICK
+
+settings.load_profile(QUICK)
+# Each client of S3 reads the same megabytes of service descriptions: most of the time of opening one.
+JSONFileLoader.load_file = staticmethod(cache(JSONFileLoader().load_file))  # type: ignore[method-assign]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.formats.csv import Csv
 from pipeline_processing.model import CsvOptions
+from tests.properties import examples
 
 Rows = list[list[str | None]]
 
@@ -101,7 +102,7 @@ def written(options: CsvOptions, names: list[str], rows: Rows) -> bytes:
 @example(table=(CsvOptions(), ["a"], [["\\."], [None], [""]]))
 @example(table=(CsvOptions(header=False), ["a", "b"], []))
 @example(table=(CsvOptions(delimiter="\t", null="\\N"), ["a"], [[""], [None], ["\\N"]]))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(400)
 def test_copy_reads_and_writes_the_same(table: tuple[CsvOptions, list[str], Rows], database: Database) -> None:
     """Every row comes back as it was, null told from the text that stands for it, and byte for byte as COPY has it."""
     options, names, rows = table

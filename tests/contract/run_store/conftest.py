@@ -132,6 +132,7 @@ class MemoryBackend:
         return repr(table.records), deepcopy((table.events, table.sent, table.asked_again))
 
 
+EMPTIED = ("run_datasets", "uploads", "plans", "outbox", "run_attempts", "runs", "agencies")
 TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets")
 
 
@@ -190,21 +191,47 @@ async def migrated(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
 
 @pytest.fixture
 async def on_postgres(database: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    """A history of its own, for tests that change more than its rows."""
     async with migrated(database, schema) as backend:
         yield backend
 
 
-@pytest.fixture
-async def transaction_pool(database: str, schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
-    """Through PgBouncer in transaction mode."""
-    async with migrated(pooled("transaction").dsn(database_of(database)), schema) as backend:
+@pytest.fixture(scope="session")
+def shared_schema(database: str) -> str:
+    """The schema of a history that tests share, one after the other. Migrating one for each test takes longer."""
+
+    async def create() -> str:
+        async with migrated(database, schema := 'Runs "shared"'):
+            return schema
+
+    return asyncio.run(create())
+
+
+@asynccontextmanager
+async def shared(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
+    """The shared history, empty."""
+    async with postgres_backend(dsn, schema) as backend:
+        await backend.execute("".join(f"DELETE FROM {table};" for table in (*EMPTIED, "dead_letters")))
         yield backend
 
 
 @pytest.fixture
-async def session_pool(database: str, schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
+async def shared_postgres(database: str, shared_schema: str) -> AsyncIterator[PostgresBackend]:
+    async with shared(database, shared_schema) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def transaction_pool(database: str, shared_schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
+    """Through PgBouncer in transaction mode."""
+    async with shared(pooled("transaction").dsn(database_of(database)), shared_schema) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def session_pool(database: str, shared_schema: str, pooled: NewPool) -> AsyncIterator[PostgresBackend]:
     """Through PgBouncer in session mode."""
-    async with migrated(pooled("session").dsn(database_of(database)), schema) as backend:
+    async with shared(pooled("session").dsn(database_of(database)), shared_schema) as backend:
         yield backend
 
 
@@ -212,10 +239,12 @@ def database_of(dsn: str) -> str:
     return urlsplit(dsn).path.removeprefix("/")
 
 
-POOLS = [] if "TEST_POSTGRES_DSN" in os.environ else [f"{mode}_pool" for mode in POOL_MODES]
+BACKENDS = {"memory": "memory", "postgres": "shared_postgres"}
+if "TEST_POSTGRES_DSN" not in os.environ:
+    BACKENDS |= {f"{mode}_pool": f"{mode}_pool" for mode in POOL_MODES}
 
 
-@pytest.fixture(params=["memory", "on_postgres", *POOLS])
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Backend:
     return MemoryBackend() if request.param == "memory" else request.getfixturevalue(request.param)
 

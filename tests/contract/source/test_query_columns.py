@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.sources.postgres.query_columns import names_of_query
 from tests.contract.source.reading import postgres
+from tests.properties import examples
 
 COMPLETE = [
     "SELECT a FROM t",
@@ -159,7 +160,7 @@ FRAMES = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@examples(400)
 @given(items=st.lists(ITEMS, min_size=1, max_size=4), frame=FRAMES)
 def test_generated_queries(database: Database, items: list[str], frame: str) -> None:
     """Whatever stands in a SELECT: the names that are told are right, and complete only if they are all there are."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.sources.postgres.source import PostgresSource
@@ -25,6 +25,7 @@ from tests.contract.source.helpers import (
     rows_to_json,
 )
 from tests.contract.source.reading import postgres, postgres_source
+from tests.properties import examples
 
 SETUP = """
 CREATE TYPE inner_type AS (n numeric, t text);
@@ -211,7 +212,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@examples(40)
 @given(rows=ROWS)
 def test_generated_values(database: Database, rows: list[dict[str, str | None]]):
     """Both formats equal what Postgres prints, with and without steps, and the CSV can be imported again."""

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline_processing.embedded.servers import EmbeddedServers
@@ -21,13 +21,8 @@ from tests.contract.source.reading import postgres
 Ask = Callable[..., list[Any]]
 """A query with one column, whose parameters are lists → its rows."""
 
-generated = settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate],  # shrinking long lists takes minutes, and the failed assertion names the one value
-)
+# Shrinking long lists takes minutes, and the failed assertion names the one value.
+generated = settings(phases=[Phase.generate])
 
 
 @pytest.fixture(scope="module")

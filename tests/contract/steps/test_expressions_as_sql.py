@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.errors import InvalidStep
@@ -14,6 +14,7 @@ from pipeline_processing.rows.columns import Kind
 from tests.contract.steps.expression_rows import TABLE
 from tests.contract.steps.generated_expressions import expressions, has_constant_time, plain, unfolded
 from tests.contract.steps.sql_oracle import ERROR, Oracle, oracle
+from tests.properties import examples
 
 KINDS = {
     "int4": Kind.INTEGER, "int8": Kind.INTEGER, "numeric": Kind.NUMBER, "float8": Kind.FLOAT, "bool": Kind.BOOLEAN,
@@ -29,7 +30,7 @@ def things(servers: EmbeddedServers) -> Iterator[Oracle]:
         yield opened
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@examples(500)
 @given(marked=expressions())
 def test_a_derived_column_is_what_select_computes(things: Oracle, marked: str):
     """Whatever the expression, nulls and row errors included, from both forms."""
@@ -75,7 +76,7 @@ def test_generated_expressions_are_worth_their_time(things: Oracle):
 def _examples(number: int) -> list[str]:
     found: list[str] = []
 
-    @settings(max_examples=number, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=number, derandomize=True)
     @given(marked=expressions())
     def collect(marked: str) -> None:
         found.append(plain(marked))

@@ -5,7 +5,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.embedded.servers import EmbeddedServers
@@ -13,6 +13,7 @@ from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.steps.filter import Filter
 from pipeline_processing.steps.step import Batch
 from tests.contract.steps.sql_oracle import Oracle, oracle
+from tests.properties import examples
 from tests.unit.steps.step_context import CollectedErrors, context
 
 TABLE = """
@@ -168,7 +169,7 @@ def _combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 conditions = st.recursive(_simple(), _combined, max_leaves=5)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@examples(400)
 @given(condition=conditions)
 def test_a_filter_keeps_what_where_keeps(things: Oracle, condition: str):
     """Whatever the condition, nulls, NaN and infinities included, the same rows are kept, from both forms."""

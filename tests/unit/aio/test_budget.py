@@ -6,10 +6,11 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.aio.budget import ByteBudget
+from tests.properties import examples
 
 
 async def waits(task: asyncio.Task[None]) -> bool:
@@ -86,7 +87,7 @@ async def test_more_cant_be_given_back_than_was_taken() -> None:
     sizes=st.lists(st.integers(0, 50), min_size=1, max_size=40),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_tasks_that_come_go_and_are_cancelled(limit: int, sizes: list[int], seed: int) -> None:
     """Never more than the limit, nothing left at the end, and whoever isn't cancelled gets in."""
     choose = random.Random(seed)

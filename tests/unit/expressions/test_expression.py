@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
@@ -19,6 +19,7 @@ from pipeline_processing.expressions.parse import MAX_DEPTH
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
+from tests.properties import examples
 
 COLUMNS = Columns(tuple(column_of_kind(f"{kind}", kind, "json") for kind in Kind))
 ROW: Row = {
@@ -139,7 +140,7 @@ def texts(draw: st.DrawFn) -> str:
     return joined + ")" * max(0, joined.count("(") - joined.count(")"))
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(2000)
 @given(text=texts())
 def test_any_expression_has_a_value_a_fault_or_a_refusal(text: str):
     """For any row, known types or not, nothing else comes out: no error of Python's own, and none of its values."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.expressions import parse as parsing
@@ -13,6 +13,7 @@ from pipeline_processing.expressions.parse import MAX_DEPTH, parse, parse_type
 from pipeline_processing.expressions.refusals import Refused
 from pipeline_processing.expressions.tree import Binary, Joined, Literal, Name, Node, Signed, children, height
 from pipeline_processing.expressions.types import Target, Type
+from tests.properties import examples
 
 
 def shape(node: Node) -> str:
@@ -253,7 +254,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(text=st.one_of(st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join), st.text(max_size=20)))
 def test_any_text_is_parsed_or_refused(text: str):
     """Nothing else happens, and a refusal's place is inside the text."""

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 from uuid import UUID
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.expressions.expression import condition, results
@@ -14,6 +14,7 @@ from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
 from tests.contract.steps.generated_expressions import expressions, plain
+from tests.properties import examples
 
 VALUES: dict[str, tuple[Kind, list[Any]]] = {
     "i": (Kind.INTEGER, [5, None, -7]),
@@ -53,7 +54,7 @@ def _carried(row: dict[str, Any]) -> dict[str, Any]:
 CARRIED: Rows = [_carried(row) for row in NATURAL]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@examples(400)
 @given(marked=expressions("boolean"))
 def test_types_from_the_rows_are_as_good_as_types_known_before(marked: str):
     """The same truths and the same row errors, null or not, in one batch whose rows have nulls in other places."""

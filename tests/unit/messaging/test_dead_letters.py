@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import InvalidJson, InvalidRequest, PlaceUnknown, RequestTooLarge, UnknownDataset
@@ -157,7 +157,6 @@ def test_what_is_no_dead_letter_is_none(headers: tuple[tuple[str, bytes], ...]) 
     assert DeadLetter.of(Record(LETTERS, 0, 0, 0, None, b"{}", headers)) is None
 
 
-@settings(deadline=None)
 @given(
     st.none() | st.binary(max_size=20),
     st.lists(st.tuples(st.sampled_from([*OURS, "a", "é"]), st.binary(max_size=5)), max_size=8),
@@ -474,7 +473,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STEPS)
 async def test_resending_never_makes_more_runs(steps: Sequence[Any]) -> None:
     """

@@ -5,7 +5,7 @@ from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.messaging import topic_reading
@@ -54,7 +54,6 @@ KEYS = st.lists(st.integers(0, 9), max_size=60)
 PLACES = st.sets(st.tuples(st.integers(0, 4), st.integers(0, 40)), max_size=10)
 
 
-@settings(deadline=None)
 @given(KEYS, PLACES, st.integers(0, 12), st.sampled_from([1, 5, 1000]))
 async def test_records_at_are_those_that_are_there(
     keys: list[int], places: set[tuple[int, int]], expired: int, near: int
@@ -97,7 +96,6 @@ async def test_reading_passes_over_other_partitions() -> None:
     assert broker.read_records == stop[1] - 2
 
 
-@settings(deadline=None)
 @given(KEYS, st.integers(1, 20), st.none() | st.integers(0, 60), st.sampled_from([1, 2, 500]), st.integers(0, 12))
 async def test_the_newest_are_those_at_the_end(
     keys: list[int], limit: int, since: int | None, window: int, expired: int

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator  # type: ignore[import-untyped]
 from opentelemetry import trace
@@ -470,7 +470,6 @@ FIELDS = {
 REQUESTS = st.fixed_dictionaries({"agency_id": FIELDS.pop("agency_id")}, optional=FIELDS)
 
 
-@settings(deadline=None)
 @given(REQUESTS)
 def test_what_the_schema_takes_is_taken(asked: dict[str, Any]) -> None:
     """Bare and as the data of an event, which its own schema takes as well."""
@@ -481,7 +480,6 @@ def test_what_the_schema_takes_is_taken(asked: dict[str, Any]) -> None:
     assert received(record(asked)).request == received(structured(asked)).request
 
 
-@settings(deadline=None)
 @given(REQUESTS, st.sampled_from(["agency_id", *FIELDS, "other"]), JSON_VALUES)
 def test_the_schema_and_the_reader_agree(asked: dict[str, Any], field: str, value: Any) -> None:
     """What the one refuses of a field the other refuses, too."""
@@ -539,7 +537,6 @@ def test_a_sent_request_is_an_event_named_by_its_run() -> None:
     }
 
 
-@settings(deadline=None)
 @given(REQUESTS)
 def test_what_is_sent_arrives(asked: dict[str, Any]) -> None:
     """The same request, by its digest too."""
@@ -554,7 +551,6 @@ def test_what_is_sent_arrives(asked: dict[str, Any]) -> None:
 # -- sending again -------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(REQUESTS, st.sampled_from(["bare", "binary", "structured"]), st.integers(0, 5), st.integers(0, 2**40))
 def test_a_message_sent_again_asks_for_the_same_run(
     asked: dict[str, Any], kind: str, partition: int, place: int

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import KafkaUnavailable, PlaceUnknown, RunUnknown
@@ -520,7 +520,6 @@ RUN_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
 LONG_RUN_IDS = st.text("ab", min_size=120, max_size=128)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(RUN_IDS | LONG_RUN_IDS, st.integers(1, 10**6)), unique=True, max_size=20))
 def test_ids_of_replays_are_run_ids_and_tell_all_apart(replays: Sequence[tuple[str, int]]) -> None:
     """However long the original's is, and through a chain of replays; an id is only ever made from one."""
@@ -576,7 +575,6 @@ async def happened(past: Past, events: Sequence[Any]) -> None:
     await past.take()
 
 
-@settings(deadline=None)
 @given(EVENTS, st.sampled_from(["topic", "agency", "failed"]), st.booleans())
 async def test_a_plan_is_what_happens_and_happens_once(events: Sequence[Any], kind: str, same_run: bool) -> None:
     """

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Never
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
@@ -18,6 +18,7 @@ from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superse
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.runs.lease import Lease, Leases, Renewal
+from tests.properties import examples
 from tests.unit.in_memory import (
     CONFIG_ID,
     INSTALLATION,
@@ -229,7 +230,7 @@ Answers = list[tuple[str, float]]
 @example(claim_seconds=21.0, answers=[("refused", 1.0)])
 @example(claim_seconds=0.0, answers=[("refused", 16.9)])
 @example(claim_seconds=0.0, answers=[("done", 16.9), ("done", 0.0)])
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_the_work_has_stopped_before_the_lease_can_have_ended(claim_seconds: float, answers: Answers) -> None:
     """However slowly the history answers, and whatever: counted from before the last success was sent."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext
@@ -191,7 +191,6 @@ ANYTHING: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first use builds tables of Unicode
 @given(st.dictionaries(st.text(st.characters()), ANYTHING))
 def test_whatever_is_logged_gives_one_line(event: dict[str, Any]) -> None:
     """Huge integers, lone surrogates, bytes: a log call never raises, and its line is JSON."""

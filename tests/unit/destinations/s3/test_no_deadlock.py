@@ -6,7 +6,7 @@ import asyncio
 import random
 from contextlib import suppress
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.aio.budget import ByteBudget
@@ -16,6 +16,7 @@ from pipeline_processing.destinations.s3.upload import S3Upload, Target
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.model import UploadRef
 from pipeline_processing.ports import Content
+from tests.properties import examples
 from tests.unit.destinations.s3.fake_s3 import FakeS3
 
 PART = 10
@@ -60,7 +61,7 @@ async def all_runs(*, runs: int, uploads_per_run: int, shares: int, seed: int) -
 
 
 @given(runs=st.integers(1, 6), uploads_per_run=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_all_runs_end_with_the_shares_that_part_sizes_count(runs: int, uploads_per_run: int, seed: int) -> None:
     """In whatever order they write, with the smallest budget that is allowed for so many."""
     shares = fewest_shares(runs=runs, uploads_per_run=uploads_per_run)
