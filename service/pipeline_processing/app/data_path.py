@@ -50,6 +50,8 @@ from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.user_code import user_code
 
 APPLICATION_NAME = "pipeline-processing"
+_DRY_CONFIG_ID = "0" * 32
+"""No worker with another job config can meet the run."""
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
 MIB = 1024 * 1024
 _MAX_RECORD_BYTES = 4 * MIB
@@ -88,7 +90,7 @@ async def dry_path(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -
     async with sources(settings, config, runs=1, mask=mask) as (source, services):
         yield DataPath(
             config=config,
-            config_id="",
+            config_id=_DRY_CONFIG_ID,
             source=source,
             services=services,
             destinations=nowhere,
