@@ -1,9 +1,8 @@
 """
-One attempt in a process of its own, for a run that was lost with its worker and may have been the cause. Whatever such
-a run does to its process, the other runs go on.
+Child processes for the attempts of suspect runs: see `runs/isolated.py`.
 
-This worker, the parent, sends what is to be done to the child's standard input, and keeps that open: its end tells the
-child that the parent is gone. The child, `cli/isolated_attempt.py`, sends progress to its standard output, a line of
+The parent, this worker, sends the claim to the child's standard input, and keeps that open: when it closes, the child
+knows that the parent is gone. The child, `cli/isolated_attempt.py`, writes progress to its standard output, one line of
 JSON each.
 """
 

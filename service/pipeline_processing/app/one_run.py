@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.processor import LastSuccesses
-from pipeline_processing.aio.clock import HistoryClock, SystemClock
+from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app.data_path import APPLICATION_NAME, data_path, destinations, dry_path
 from pipeline_processing.errors import HistoryUnavailable
@@ -31,7 +31,7 @@ from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Events, Topics
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.runs.executor import Executor, Reporting
+from pipeline_processing.runs.executor import DataPath, Executor, Reporting
 from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.garbage import GarbageCollector
 from pipeline_processing.runs.lease import Leases, Renewal
@@ -53,7 +53,7 @@ def new_run_id() -> str:
 
 
 def worker_name() -> str:
-    """Who holds a lease: host, process, and a word against the reuse of process ids."""
+    """The holder of a lease: host, process, and a random word, since process ids are reused."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
@@ -87,7 +87,7 @@ def history_database(
         application_name=APPLICATION_NAME,
         max_size=connections,
         search_path=settings.history.schema_name,
-        # A process that stands still in the middle of a claim mustn't keep its agency's runs from the others.
+        # A process that hangs in the middle of a claim must not block the other runs of the agency.
         server_settings={"idle_in_transaction_session_timeout": "10s"},
         command_seconds=command_seconds,
     )
@@ -105,7 +105,7 @@ async def migrate(settings: Settings) -> list[str]:
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
-    """A worker's. Who allows a single try wants no waiting."""
+    """A worker's policy. A single attempt means no waiting."""
     attempts = settings.worker.max_attempts
     if attempts == 1:
         return RetryPolicy(max_attempts=1, patience=timedelta(), patience_for_servers=timedelta())
@@ -113,7 +113,7 @@ def retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def retry_policy_of_run(settings: Settings) -> RetryPolicy:
-    """That of the `run` command: somebody waits for it, who wants to hear soon that a server can't be reached."""
+    """The policy of the `run` command: a person waits for it, and wants to know soon that a server can't be reached."""
     return replace(retry_policy(settings), patience_for_servers=timedelta())
 
 
@@ -146,7 +146,7 @@ class Aside:
 
 @asynccontextmanager
 async def watched_aside() -> AsyncIterator[Aside]:
-    """For what must go on while this event loop is blocked, which the watchdog notices."""
+    """For what must go on while this event loop is blocked. The watchdog notices when it is."""
     async with SideLoop() as loop:
         watchdog = Watchdog()
         watching = loop.start(watchdog.watch())
@@ -187,16 +187,7 @@ async def run_now(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
         held = await stack.enter_async_context(
             leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1)
         )
-        executor = Executor(
-            runs=runs,
-            leases=held,
-            path=path,
-            clock=clock,
-            retry=retry,
-            reporting=reporting,
-            leave_seconds=_LEAVE_SECONDS,
-        )
-        yield RunNow(runs=runs, executor=executor, clock=clock, retry=retry)
+        yield _run_now(runs, held, path, clock=clock, retry=retry, reporting=reporting)
 
 
 @asynccontextmanager
@@ -222,16 +213,22 @@ async def dry_run(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
             length=_DRY_LEASE,
             max_runs_per_agency=1,
         )
-        executor = Executor(
-            runs=runs,
-            leases=held,
-            path=path,
-            clock=clock,
-            retry=retry,
-            reporting=reporting,
-            leave_seconds=_LEAVE_SECONDS,
-        )
-        yield RunNow(runs=runs, executor=executor, clock=clock, retry=retry)
+        yield _run_now(runs, held, path, clock=clock, retry=retry, reporting=reporting)
+
+
+def _run_now(
+    runs: RunStore, leases: Leases, path: DataPath, *, clock: Clock, retry: RetryPolicy, reporting: Reporting
+) -> RunNow:
+    executor = Executor(
+        runs=runs,
+        leases=leases,
+        path=path,
+        clock=clock,
+        retry=retry,
+        reporting=reporting,
+        leave_seconds=_LEAVE_SECONDS,
+    )
+    return RunNow(runs=runs, executor=executor, clock=clock, retry=retry)
 
 
 class _LookingBack(MemoryHistory):

@@ -17,7 +17,7 @@ from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, RunId
 from pipeline_processing.options.json_schema import RFC_3339
 from pipeline_processing.options.validation import faults_of
-from pipeline_processing.runs.completions import SOURCE
+from pipeline_processing.runs.completions import cloud_event_headers
 
 MAX_REQUEST_BYTES = 256 * 1024
 """Of a message's value. The largest request that anybody needs is a hundredth of it."""
@@ -117,15 +117,7 @@ def run_id_of_place(record: Record) -> str:
 def request_message(request: JobRequest, *, topic: str, now: datetime, trace_headers: Mapping[str, str]) -> Outgoing:
     """A request to be sent, as a CloudEvent in binary mode. It has to have a run id, which names the event as well."""
     assert request.run_id is not None
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": request.run_id,
-        "ce_source": SOURCE,
-        "ce_type": REQUEST_TYPE,
-        "ce_time": now.isoformat(),
-        "content-type": "application/json",
-        **trace_headers,
-    }
+    headers = {**cloud_event_headers(request.run_id, type_=REQUEST_TYPE, at=now), **trace_headers}
     return Outgoing(
         topic=topic,
         key=str(request.agency_id).encode(),

@@ -1,12 +1,25 @@
-"""The announcement of a finished run, with the bytes that are sent however often."""
+"""The event that announces a finished run: the same bytes, however often it is sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipeline_processing.model import Run, RunCompletion
 
 SOURCE = "/pipeline-processing"
-"""`ce_source` of everything that this service announces."""
+"""`ce_source` of every event of this service."""
+
+
+def cloud_event_headers(event_id: str, *, type_: str, at: datetime) -> dict[str, str]:
+    """The attributes of a CloudEvent of this service, in binary mode."""
+    return {
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": SOURCE,
+        "ce_type": type_,
+        "ce_time": at.isoformat(),
+        "content-type": "application/json",
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +38,7 @@ def completion_event(run: Run) -> OutboxEvent:
     """The event of a finished run. Its id is fixed: a run finishes once."""
     completion = RunCompletion.of(run)
     event_id = f"{run.run_id}:{run.state.value}"
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": event_id,
-        "ce_source": SOURCE,
-        "ce_type": completion.event_type,
-        "ce_time": completion.finished_at.isoformat(),
-        "content-type": "application/json",
-    }
+    headers = cloud_event_headers(event_id, type_=completion.event_type, at=completion.finished_at)
     if run.trace_id is not None and run.span_id is not None:
         headers["traceparent"] = f"00-{run.trace_id}-{run.span_id}-01"
         if run.tracestate is not None:

@@ -62,31 +62,26 @@ class HandBack:
             await self.clean_up(claim.run.run_id, seconds=left())
 
     async def _hand_back(self, claim: Claim) -> bool:
-        try:
-            await self._on_any_connection(claim)
-        except Superseded:
-            return False  # it has ended, or another worker has it
-        except (PipelineError, TimeoutError) as error:
-            log.warning("could not be handed back; the run goes on when its lease has ended", error=str(error))
-            return False
-        log.info("handed back")
-        return True
-
-    async def _on_any_connection(self, claim: Claim) -> None:
-        """Raises Superseded, or TimeoutError when no connection brings an answer."""
         asking: set[asyncio.Task[Run]] = set()
+        error = "no answer from the history"
         try:
             for _ in range(_CONNECTIONS):
                 asking.add(asyncio.create_task(self._attempts.hand_back(claim)))
                 seconds = self._seconds / _CONNECTIONS
-                done, _ = await asyncio.wait(asking, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-                for answered in done:
-                    answered.result()
-                    return
-            raise TimeoutError("no answer from the history")
+                answered, _ = await asyncio.wait(asking, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                if answered:
+                    answered.pop().result()
+                    log.info("handed back")
+                    return True
+        except Superseded:
+            return False  # it has ended, or another worker has it
+        except PipelineError as problem:
+            error = str(problem)
         finally:
             for task in asking:
                 give_up(task)
+        log.warning("could not be handed back; the run goes on when its lease has ended", error=error)
+        return False
 
     async def clean_up(self, run_id: str, *, seconds: float = _CLEAN_UP_SECONDS) -> None:
         """

@@ -45,7 +45,7 @@ class Outbox:
         self._refused = False
 
     def wake(self) -> None:
-        """There may be an event to send: look at once."""
+        """There may be an event to send: do so at once."""
         self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:

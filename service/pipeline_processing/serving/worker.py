@@ -1,4 +1,4 @@
-"""Several runs at once: claims those that are due, and works on them until it is time to stop."""
+"""Claims the runs that are due, and works on several at once until it is told to stop."""
 
 import asyncio
 from collections.abc import Callable
@@ -62,8 +62,8 @@ class Concurrency:
 
 class Worker:
     """
-    Keeps up to `concurrency` attempts going, fewer while a database has no connections left. `on_ended` is told the
-    run id after each.
+    Keeps up to `concurrency` attempts going, fewer while a database has no connections left. `on_ended` gets the run
+    id after each.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class Worker:
         self._leaving = False
 
     def wake(self) -> None:
-        """There may be a run that is due: look at once."""
+        """A run may be due: claim at once."""
         self._woken.set()
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """
-        Work until told to stop; then finish what is in progress, or hand it back when the drain time is over or it is
-        told to hurry.
+        Work until `stop` is set. Then finish the runs in progress, or hand them back when the drain time is over or
+        `hurry` is set.
         """
         working: set[asyncio.Task[None]] = set()
-        # Apart, so that a claim that hangs doesn't hold up the drain.
+        # In a task of its own, so that a hanging claim doesn't hold up the drain.
         taking = asyncio.create_task(self._take(working, stop))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -113,11 +113,11 @@ class Worker:
     async def _take(self, working: set[asyncio.Task[None]], stop: asyncio.Event) -> None:
         while not (stop.is_set() or self._leaving):
             self._pulse.beat()
-            self._woken.clear()  # before looking: what comes while it looks isn't missed
+            self._woken.clear()  # before claiming, so that no wake-up is missed
             if len(working) < self._concurrency.limit and (lease := await self._claim(stop)) is not None:
                 task = asyncio.create_task(self._work(lease))
                 try:
-                    await asyncio.sleep(0)  # it begins: cancelled before that, it would hand nothing back
+                    await asyncio.sleep(0)  # let it begin: a task cancelled before that would hand nothing back
                 finally:
                     working.add(task)
                     task.add_done_callback(working.discard)
@@ -166,12 +166,12 @@ class Worker:
             await first_of(hurry, self._woken, seconds=min(left, _POLL_SECONDS))
 
     async def _leave(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]]) -> None:
-        """Hand back what isn't finished."""
+        """Hand back the unfinished runs."""
         self._leaving = True
         self._woken.set()
         for task in working:
             task.cancel()  # which hands its run back
-        await asyncio.wait([taking], timeout=_CLAIM_SECONDS)  # what is being claimed just now is handed back as well
+        await asyncio.wait([taking], timeout=_CLAIM_SECONDS)  # a run that is just being claimed is handed back, too
         give_up(taking)
         while working:
             for task in working:
