@@ -416,26 +416,6 @@ async def test_a_dry_run_that_would_wait_for_long_fails(
     assert finished.error is None or (finished.error.kind, finished.error.exit_code) == ("attempts_exhausted", 75)
 
 
-@pytest.mark.parametrize(
-    ("error", "kind", "attempt"),
-    [
-        (SourceUnavailable("x"), "source_unavailable", 5),
-        (StepFailed("x"), "step_failed", 1),
-        (KeyError("x"), "internal_error", 1),
-        (SystemExit("x"), "step_failed", 1),
-        (KeyboardInterrupt("x"), "step_failed", 1),
-    ],
-)
-@in_virtual_time
-async def test_a_dry_run_fails_as_a_run_does(service: Service, error: BaseException, kind: str, attempt: int) -> None:
-    """With the same kinds."""
-    service.retry = replace(service.retry, patience_for_servers=timedelta())
-    service.between.on_every("batch", refused(error))
-    completion = RunCompletion.of(await dry(service))
-    assert completion.error is not None
-    assert (completion.state, completion.error.kind, completion.attempt) == ("failed", kind, attempt)
-
-
 @in_virtual_time
 async def test_a_dry_runs_last_error_is_that_of_a_run(service: Service) -> None:
     """Retries that are used up have a kind of their own, as for a run."""
