@@ -79,8 +79,7 @@ class Served:
         self.whole = Serve(
             parts=Parts(intake=self.intake, worker=self.worker, outbox=self.outbox, progress=progress),
             runs=runs,
-            config_id=CONFIG_ID,
-            destinations=self.service.destinations(self.service.between),
+            path=self.service.first.path,
             topics=self.broker,
             requests_topic=REQUESTS,
             servers=self.servers,

@@ -29,27 +29,19 @@ _STOP_SECONDS = 10.0
 _CHILD = "pipeline_processing.cli.isolated_attempt"
 
 
-class IsolatedAttempts:
-    """Makes attempts in child processes, with the same settings as this one's."""
+class IsolatedAttempt:
+    """See `runs.isolated.IsolatedAttempt`. The child has the same settings, job config and mask as this process."""
 
     def __init__(
-        self, settings: Settings, config: AgencyJobConfig, *, mask: Mask, on_progress: Callable[[RunProgress], None]
+        self,
+        claim: Claim,
+        *,
+        settings: Settings,
+        config: AgencyJobConfig,
+        mask: Mask,
+        on_progress: Callable[[RunProgress], None],
     ) -> None:
-        self._settings = settings
-        self._config = config
-        self._mask = mask
-        self._on_progress = on_progress
-
-    def __call__(self, claim: Claim) -> "IsolatedAttempt":
-        work = pickle.dumps((self._settings, self._config, claim, self._mask))
-        return IsolatedAttempt(work, on_progress=self._on_progress)
-
-
-class IsolatedAttempt:
-    """See `runs.isolated.IsolatedAttempt`. `work` is what the child's standard input brings."""
-
-    def __init__(self, work: bytes, *, on_progress: Callable[[RunProgress], None]) -> None:
-        self._work = work
+        self._work = pickle.dumps((settings, config, claim, mask))
         self._on_progress = on_progress
         self._child: asyncio.subprocess.Process | None = None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from opentelemetry.trace import Tracer
 
@@ -9,7 +10,7 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
-from pipeline_processing.app.isolated import IsolatedAttempts
+from pipeline_processing.app.isolated import IsolatedAttempt
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topic_ids import Incarnation
 from pipeline_processing.messaging.lasting_events import LastingEvents
@@ -80,7 +81,9 @@ async def service(
                 retry=app.retry_policy(settings),
                 reporting=Reporting(tracer=tracer, mask=mask, on_progress=progress.tell),
                 leave_seconds=leave_seconds(settings.worker.drain_seconds),
-                isolated=IsolatedAttempts(settings, config, mask=mask, on_progress=progress.tell),
+                isolated=partial(
+                    IsolatedAttempt, settings=settings, config=config, mask=mask, on_progress=progress.tell
+                ),
             ),
             concurrency=concurrency,
             drain_seconds=settings.worker.drain_seconds,
@@ -117,8 +120,7 @@ async def service(
         yield Service(
             parts=Parts(intake=intake, worker=worker, outbox=outbox, progress=progress),
             runs=runs,
-            config_id=path.config_id,
-            destinations=path.destinations,
+            path=path,
             topics=looker,
             requests_topic=settings.kafka.requests_topic,
             servers=servers,

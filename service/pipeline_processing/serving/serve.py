@@ -13,9 +13,9 @@ import structlog
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import Stopped, first_of, unless_stopped
-from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.messaging.port import Offsets, Topics
+from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.runs.store import RunStore
 from pipeline_processing.serving.intake import Intake
 from pipeline_processing.serving.outbox import Outbox
@@ -56,8 +56,7 @@ class Service:
         *,
         parts: Parts,
         runs: RunStore,
-        config_id: str,
-        destinations: Destinations,
+        path: DataPath,
         topics: Topics,
         requests_topic: str,
         servers: Servers,
@@ -65,8 +64,7 @@ class Service:
     ) -> None:
         self._parts = parts
         self._runs = runs
-        self._config_id = config_id
-        self._destinations = destinations
+        self._path = path
         self._topics = topics
         self._requests_topic = requests_topic
         self._servers = servers
@@ -105,7 +103,7 @@ class Service:
         """Check that the history is set up, and that the destinations are this installation's. Raises Stopped."""
         history, destination = self._servers.history, self._servers.destination
         installation = await self._ask(history, self._runs.history.installation_id, stop, within=within)
-        verify = self._destinations.verify_installation
+        verify = self._path.destinations.verify_installation
         await self._ask(destination, lambda: verify(installation), stop, within=within)
 
     async def _watch_others(self, stop: asyncio.Event) -> None:
@@ -113,7 +111,7 @@ class Service:
         waiting = 0
         while not stop.is_set():
             try:
-                before, waiting = waiting, await self._runs.queue.waiting_for_another_config(self._config_id)
+                before, waiting = waiting, await self._runs.queue.waiting_for_another_config(self._path.config_id)
             except HistoryUnavailable:
                 pass  # the other parts log it
             else:
@@ -129,7 +127,7 @@ class Service:
             # In this order, since accepted requests are work.
             while not await self._ask(kafka, lambda: self._accepted(ends), stop):
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
-            while not await self._ask(history, lambda: self._runs.queue.idle(config_id=self._config_id), stop):
+            while not await self._ask(history, lambda: self._runs.queue.idle(config_id=self._path.config_id), stop):
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
         except Stopped:
             return
