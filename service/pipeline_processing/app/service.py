@@ -32,13 +32,7 @@ _OTHER_CONNECTIONS = 4
 
 
 @asynccontextmanager
-async def service(
-    settings: Settings,
-    config: AgencyJobConfig,
-    *,
-    tracer: Tracer,
-    mask: Mask,
-) -> AsyncIterator[Service]:
+async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask) -> AsyncIterator[Service]:
     """All of it, ready to run."""
     clock, concurrency = HistoryClock(SystemClock()), settings.worker.concurrency
     servers = Servers(clock=clock)

@@ -8,13 +8,7 @@ import structlog
 
 from pipeline_processing.aio.asking import ask
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.errors import (
-    PipelineError,
-    RunHeldElsewhere,
-    RunOfAnotherJobConfig,
-    RunPutOff,
-    Superseded,
-)
+from pipeline_processing.errors import PipelineError, RunHeldElsewhere, RunOfAnotherJobConfig, RunPutOff, Superseded
 from pipeline_processing.model import JobRequest, Run, RunState
 from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.failures import RetryPolicy
@@ -32,14 +26,7 @@ LONGEST_WAIT = timedelta(minutes=15)
 class RunNow:
     """Accepts a request, works on its run until it has finished, and retries as a worker would."""
 
-    def __init__(
-        self,
-        *,
-        runs: RunStore,
-        executor: Executor,
-        clock: Clock,
-        retry: RetryPolicy,
-    ) -> None:
+    def __init__(self, *, runs: RunStore, executor: Executor, clock: Clock, retry: RetryPolicy) -> None:
         self._runs = runs
         self._executor = executor
         self._clock = clock
@@ -48,7 +35,7 @@ class RunNow:
 
     async def run(self, request: JobRequest, *, run_id: str, trace_id: str, span_id: str) -> Run:
         """
-        The finished run; at once, and without any work, if it had finished before.
+        Return the finished run. If it had finished before, return it at once, without any work.
 
         Raises ConflictingRequest, RunOfAnotherJobConfig, RunHeldElsewhere, RunPutOff, or the error that keeps a decided
         run from being published.
