@@ -19,7 +19,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from pipeline_processing.aio.asking import Backoff
+from pipeline_processing.aio.asking import Backoff, Server
 from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.memory.destination import MemoryDestination
@@ -318,7 +318,7 @@ class Worker:
                 nowhere=Destinations([NullDestination()]),
                 max_row_bytes=1_000_000,
             ),
-            clock=clock,
+            history=Server("the history", clock=clock),
             retry=RetryPolicy(
                 max_attempts=5,
                 backoff=Backoff(0.5, 4.0, jitter=self._choose.random),

@@ -16,7 +16,7 @@ from opentelemetry.trace import Tracer
 from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.aio.asking import Backoff
+from pipeline_processing.aio.asking import Backoff, Server
 from pipeline_processing.aio.clock import Clock, HistoryClock
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
@@ -337,7 +337,7 @@ class Service:
                 nowhere=Destinations([NullDestination()]),
                 max_row_bytes=1_000_000,
             ),
-            clock=clock,
+            history=Server("the history", clock=clock),
             retry=self.retry,
             reporting=Reporting(tracer=self.tracer, mask=Mask(), on_progress=self.progress.append),
             leave_seconds=self.leave_seconds,

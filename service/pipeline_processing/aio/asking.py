@@ -104,12 +104,11 @@ class Server:
     Logs only the beginning and the end of an outage: a line for every retry would hide what else happens.
     """
 
-    def __init__(self, name: str, *, clock: Clock, pause: float = 1.0) -> None:
-        """`pause` is the seconds between two calls of `ask`."""
+    def __init__(self, name: str, *, clock: Clock) -> None:
         self.name = name
-        self._clock = clock
-        self._backoff = Backoff.constant(pause)
+        self.clock = clock
         self._complaints: dict[Hashable, str] = {}
+        self._outage_logged = False
 
     @property
     def problem(self) -> str | None:
@@ -119,13 +118,16 @@ class Server:
 
     def away(self, error: PipelineError, *, by: Hashable) -> None:
         """This caller gets no answer."""
-        if not self._complaints:
+        if not self._outage_logged:
+            self._outage_logged = True
             log.warning(f"{self.name} can't be used; trying again until it can", error=str(error))
         self._complaints[by] = str(error)
 
     def back(self, *, by: Hashable) -> None:
         """This caller gets an answer."""
-        if self._complaints.pop(by, None) is not None and not self._complaints:
+        self._complaints.pop(by, None)
+        if self._outage_logged and not self._complaints:
+            self._outage_logged = False
             log.info(f"{self.name} is back")
 
     async def ask(
@@ -133,15 +135,16 @@ class Server:
         call: Callable[[], Awaitable[T]],
         *,
         by: Hashable,
+        pause: float = 1.0,
         stop: asyncio.Event | None = None,
         within: float = math.inf,
     ) -> T:
-        """Call this server until it answers; see `ask`."""
+        """Call this server until it answers, every `pause` seconds; see `ask`."""
         try:
             answer = await ask(
                 call,
-                clock=self._clock,
-                backoff=self._backoff,
+                clock=self.clock,
+                backoff=Backoff.constant(pause),
                 stop=stop,
                 within=within,
                 on_failure=lambda error, _: self.away(error, by=by),
@@ -151,20 +154,21 @@ class Server:
         finally:
             self._complaints.pop(by, None)  # a caller that has given up waits for no answer
 
-    def repeating(self, port: P) -> P:
+    def repeating(self, port: P, *, pause: float) -> P:
         """The same port of this server's, each call of which is repeated until it is answered."""
-        return cast("P", _Repeating(port, self))
+        return cast("P", _Repeating(port, self, pause))
 
 
 class _Repeating:
-    def __init__(self, port: Any, server: Server) -> None:
+    def __init__(self, port: Any, server: Server, pause: float) -> None:
         self._port = port
         self._server = server
+        self._pause = pause
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._port, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await self._server.ask(lambda: method(*args, **kwargs), by=object())
+            return await self._server.ask(lambda: method(*args, **kwargs), by=object(), pause=self._pause)
 
         return call

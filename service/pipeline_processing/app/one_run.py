@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.processor import LastSuccesses
+from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app.data_path import APPLICATION_NAME, data_path, destinations, dry_path
@@ -223,7 +224,7 @@ def _run_now(
         runs=runs,
         leases=leases,
         path=path,
-        clock=clock,
+        history=Server("the history", clock=clock),
         retry=retry,
         reporting=reporting,
         leave_seconds=_LEAVE_SECONDS,

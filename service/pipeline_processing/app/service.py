@@ -71,7 +71,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
                 runs=runs,
                 leases=leases,
                 path=path,
-                clock=clock,
+                history=servers.history,
                 retry=app.retry_policy(settings),
                 reporting=Reporting(tracer=tracer, mask=mask, on_progress=progress.tell),
                 leave_seconds=leave_seconds(settings.worker.drain_seconds),

@@ -21,7 +21,7 @@ from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import RunProgress
-from pipeline_processing.runs.executor import Executor, Reporting
+from pipeline_processing.runs.executor import ASK_AGAIN_SECONDS, Executor, Reporting
 from pipeline_processing.runs.store import Claim
 from pipeline_processing.serving.worker import leave_seconds
 from pipeline_processing.settings.settings import Settings
@@ -34,7 +34,6 @@ from pipeline_processing.terminal.exit_codes import BUG
 
 _ORPHAN_SECONDS = 15.0
 """How long an attempt whose parent is gone may take to hand its run back and clean up."""
-_ASK_AGAIN_SECONDS = 0.2
 _ME = "isolated attempt"
 
 log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
@@ -86,20 +85,20 @@ async def _work(
         data_path(settings, config, runs=1, mask=mask, clock=clock) as path,
         app.leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1) as leases,
     ):
+        history = Server("the history", clock=clock)
         executor = Executor(
             runs=runs,
             leases=leases,
             path=path,
-            clock=clock,
+            history=history,
             retry=app.retry_policy(settings),
             reporting=Reporting(tracer=telemetry.tracer, mask=mask, on_progress=tell),
             leave_seconds=leave_seconds(settings.worker.drain_seconds),
         )
         _follow_parent(cutoff)
         # Until it renews the lease itself, the parent does.
-        history = Server("the history", clock=clock, pause=_ASK_AGAIN_SECONDS)
-        clock.hear(await history.ask(runs.queue.now, by=_ME))
-        lease = await history.ask(lambda: leases.resume(claim), by=_ME)
+        clock.hear(await history.ask(runs.queue.now, by=_ME, pause=ASK_AGAIN_SECONDS))
+        lease = await history.ask(lambda: leases.resume(claim), by=_ME, pause=ASK_AGAIN_SECONDS)
         progress.write(b"\n")
         await executor.execute(lease)
 

@@ -18,7 +18,6 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
 from pipeline_processing.aio.asking import Server
-from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import give_up, shielded
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, Superseded
@@ -38,7 +37,8 @@ from pipeline_processing.user_code import asked_to_stop, contained, is_for_us
 
 log = structlog.get_logger(__name__)
 
-_ASK_AGAIN_SECONDS = 0.2
+ASK_AGAIN_SECONDS = 0.2
+"""Between two calls of the run table by an attempt: its lease may be short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class Executor:
     """
     Claims runs and works on them, one call per attempt.
 
-    Each write of an attempt is repeated until the run table answers, or the lease ends. `isolated` makes the attempts
-    of runs that may end their process; without it, they are made in this one. Handing back a run and cleaning up after
-    it may take `leave_seconds`.
+    Each write of an attempt is repeated until the run table answers, or the lease ends; `history` is its server, which
+    logs outages. `isolated` makes the attempts of runs that may end their process; without it, they are made in this
+    one. Handing back a run and cleaning up after it may take `leave_seconds`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Executor:
         runs: RunStore,
         leases: Leases,
         path: DataPath,
-        clock: Clock,
+        history: Server,
         retry: RetryPolicy,
         reporting: Reporting,
         leave_seconds: float,
@@ -90,14 +90,14 @@ class Executor:
         self.leases = leases
         self.attempts: set[asyncio.Task[Attempted]] = set()
         """Those that haven't ended, including those that were given up while they hang."""
-        server = Server("the history", clock=clock, pause=_ASK_AGAIN_SECONDS)
-        self._attempts = server.repeating(runs.attempts)
+        clock = history.clock
+        self._attempts = history.repeating(runs.attempts, pause=ASK_AGAIN_SECONDS)
         self._history = runs.history
         self._clock = clock
         self._reporting = reporting
         self._failures = Failures(
             attempts=self._attempts,
-            history=server.repeating(runs.history),
+            history=history.repeating(runs.history, pause=ASK_AGAIN_SECONDS),
             retry=retry,
             clock=clock,
             mask=reporting.mask,

@@ -125,6 +125,18 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() -> None
 
 
 @in_virtual_time
+async def test_a_caller_that_gives_up_complains_no_longer() -> None:
+    """The outage ends with the next answer to anybody."""
+    server = Server("Kafka", clock=CLOCK)
+    with capture_logs() as log:
+        with pytest.raises(KafkaUnavailable):
+            await server.ask(Flaky(*[AWAY] * 9), by="intake", within=3)
+        assert (server.problem, len(log)) == (None, 1)
+        assert await server.ask(Flaky(AWAY), by="outbox") == "answer"
+    assert logged(log) == ["warning: Kafka can't be used; trying again until it can", "info: Kafka is back"]
+
+
+@in_virtual_time
 async def test_asking_a_server_keeps_account_of_its_outage() -> None:
     """It is away from the first failure to the answer; one that was never away is not back."""
     server, call = Server("Kafka", clock=CLOCK), Flaky(*[AWAY] * 4)

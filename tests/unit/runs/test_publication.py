@@ -257,7 +257,7 @@ class Prepared:
         runs = interposed(self.service.runs, around)
         destinations = self.service.destinations(around)
         publisher = Publisher(
-            attempts=Server("the history", clock=self.service.clock).repeating(runs.attempts),
+            attempts=Server("the history", clock=self.service.clock).repeating(runs.attempts, pause=0.2),
             destinations=destinations,
             mask=Mask(),
         )
