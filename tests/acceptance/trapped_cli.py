@@ -24,7 +24,7 @@ from pipeline_processing.destinations.tables.destination import PostgresDestinat
 from pipeline_processing.history.postgres.attempts import PostgresAttempts
 from pipeline_processing.history.postgres.intake import PostgresIntake
 from pipeline_processing.history.postgres.queue import PostgresQueue
-from pipeline_processing.model import RunProgress
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.executor import Reporting
 
 MORE_THAN_A_PART = 9 * 1024 * 1024

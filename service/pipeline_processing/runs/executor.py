@@ -16,13 +16,15 @@ from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import give_up, shielded
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, Superseded
-from pipeline_processing.model import Run, RunProgress, RunState
+from pipeline_processing.model import Run, RunState
 from pipeline_processing.ports import Services, Source
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.failures import Attempted, Failures, RetryPolicy, known_error
 from pipeline_processing.runs.hand_back import HandBack
 from pipeline_processing.runs.isolated import Isolated, Isolation
@@ -225,13 +227,16 @@ class Executor:
             run=totals.run,
             source=path.source,
             services=path.services,
-            destinations=path.nowhere if request.dry_run else path.destinations,
+            outlet=Outlet(
+                run=totals.run,
+                destinations=path.nowhere if request.dry_run else path.destinations,
+                on_upload=partial(self._attempts.record_upload, claim),
+                mask=self._reporting.mask,
+                max_row_bytes=path.max_row_bytes,
+            ),
             last_success=self._history.last_success,
-            on_upload=partial(self._attempts.record_upload, claim),
             on_progress=totals,
             tracer=self._reporting.tracer,
-            mask=self._reporting.mask,
-            max_row_bytes=path.max_row_bytes,
         )
         config = path.config.for_request(request)
 

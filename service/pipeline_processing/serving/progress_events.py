@@ -8,8 +8,7 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.messaging.port import Events, Outgoing
-from pipeline_processing.model import RunProgress
-from pipeline_processing.runs.completions import cloud_event_headers
+from pipeline_processing.runs.completions import RunProgress, cloud_event_headers
 
 log = structlog.get_logger(__name__)
 

@@ -211,7 +211,8 @@ def shared_schema(database: str) -> str:
 async def shared(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
     """The shared history, empty."""
     async with postgres_backend(dsn, schema) as backend:
-        await backend.execute("".join(f"DELETE FROM {table};" for table in (*EMPTIED, "dead_letters")))
+        emptied = "".join(f"DELETE FROM {table};" for table in (*EMPTIED, "dead_letters"))
+        await backend.execute(f"{emptied} ALTER TABLE dead_letters ALTER COLUMN number RESTART")
         yield backend
 
 

@@ -606,7 +606,7 @@ async def test_a_plan_waits_for_every_destination_that_it_needs(everywhere: Ever
     there = everywhere.service.others
     everywhere.service.others = [each for each in there if each.url != gone]
     with pytest.raises(
-        DestinationChanged, match=f"decided for {gone}, and this service writes to memory://destination"
+        DestinationChanged, match=f"to be published at {gone}, but this service writes to memory://destination"
     ):
         await everywhere.publish(claim)
     assert everywhere.between.log == []
@@ -622,7 +622,7 @@ async def test_a_plan_is_published_where_its_manifest_belongs(everywhere: Everyw
     claim = await everywhere.prepare()
     service = everywhere.service
     service.destination, service.others = everywhere.second, [everywhere.destination, everywhere.tables]
-    with pytest.raises(DestinationChanged, match="decided for memory://destination"):
+    with pytest.raises(DestinationChanged, match="to be published at memory://destination"):
         await everywhere.publish(claim)
     assert everywhere.objects() == NOWHERE
 

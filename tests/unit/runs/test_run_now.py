@@ -28,7 +28,8 @@ from pipeline_processing.errors import (
     Throttled,
     TooManyConnections,
 )
-from pipeline_processing.model import FormatName, JobRequest, Run, RunCompletion, RunState
+from pipeline_processing.model import FormatName, JobRequest, Run, RunState
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.run_now import LONGEST_WAIT
 from tests.unit.in_memory import (
