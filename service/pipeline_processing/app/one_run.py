@@ -17,7 +17,7 @@ from pipeline_processing.agency_data_job.processor import LastSuccesses
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
-from pipeline_processing.app.data_path import APPLICATION_NAME, data_path, destinations, dry_path
+from pipeline_processing.app.data_path import data_path, destinations, dry_path
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.history.memory.reads import MemoryHistory
 from pipeline_processing.history.memory.store import memory_run_store
@@ -85,7 +85,6 @@ def history_database(
     return DatabaseClient(
         dsn=settings.require_history_dsn().get_secret_value(),
         unavailable=HistoryUnavailable,
-        application_name=APPLICATION_NAME,
         max_size=connections,
         search_path=settings.history.schema_name,
         # A process that hangs in the middle of a claim must not block the other runs of the agency.

@@ -266,7 +266,7 @@ class Executor:
         """Check that nothing is published under this run id, and that the destinations are this installation's."""
         primary = self.path.destinations.primary
         key = manifest_key(context)
-        if await primary.exists(key):
+        if await self.path.destinations.manifests.exists(key):
             raise ConflictingObjects(f"{primary.url}/{key}", why="a manifest of this run id was published before")
         await self.path.destinations.mark_installation(await self._history.installation_id())
 

@@ -159,7 +159,9 @@ class Publisher:
                         log.warning("plan is void: its first upload is gone", key=artifact.key)
                         return await self._attempts.void_plan(claim)
                     raise PlanLost(self._destinations.url(artifact)) from missing
-            await primary.publish(plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata)
+            await self._destinations.manifests.publish(
+                plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata
+            )
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)
         return await self._attempts.succeed(claim)
