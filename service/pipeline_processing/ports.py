@@ -14,15 +14,8 @@ from pydantic import SecretStr
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.model import (
-    Artifact,
-    Compression,
-    CsvOptions,
-    DatasetCounts,
-    FormatName,
-    Staged,
-    UploadRef,
-)
+from pipeline_processing.model import Compression, CsvOptions, DatasetCounts, FormatName
+from pipeline_processing.plan import Artifact, Staged, UploadRef
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.projection import Projection
 

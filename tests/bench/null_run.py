@@ -14,7 +14,8 @@ from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.app.data_path import sources
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
-from pipeline_processing.model import JobRequest, UploadRef
+from pipeline_processing.model import JobRequest
+from pipeline_processing.plan import UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.settings.loader import load_settings
 from pipeline_processing.telemetry.masking import Mask

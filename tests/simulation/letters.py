@@ -12,9 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, PipelineError
-from pipeline_processing.history.memory.letters import MemoryLetters
 from pipeline_processing.messaging.dead_letters import DeadLetter
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
 from pipeline_processing.runs.store import Incoming
 from pipeline_processing.serving.dead_letters import DeadLetters
@@ -22,6 +20,8 @@ from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.telemetry.health import Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
+from tests.memory.broker import MemoryBroker
+from tests.memory.letters import MemoryLetters
 from tests.unit.in_memory import Call, Interposed, interposed, job
 
 if TYPE_CHECKING:

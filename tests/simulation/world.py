@@ -22,7 +22,6 @@ from typing import Any
 from pipeline_processing.aio.asking import Backoff, Server
 from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.aio.tasks import shielded
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
@@ -34,6 +33,7 @@ from pipeline_processing.runs.lease import Leases
 from pipeline_processing.runs.store import Claim, Incoming, Origin
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
+from tests.memory.destination import MemoryDestination
 from tests.simulation.kafka import Kafka
 from tests.simulation.letters import Letters
 from tests.simulation.promises import Promises

@@ -19,7 +19,6 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.asking import Backoff, Server
 from pipeline_processing.aio.clock import Clock, HistoryClock
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.history.memory.store import memory_run_store
@@ -37,6 +36,7 @@ from pipeline_processing.runs.run_now import RunNow
 from pipeline_processing.runs.store import Incoming, Origin, RunStore
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
+from tests.memory.destination import MemoryDestination
 from tests.unit.virtual_clock import VirtualClock
 
 INSTALLATION = UUID("0192fe62-5a17-7cc0-8a4e-64d3f0a7c001")

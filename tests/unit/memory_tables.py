@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-from pipeline_processing.destinations.memory.destination import MemoryDestination
-from pipeline_processing.model import Artifact, MultipartUpload, StagedTable
+from pipeline_processing.plan import Artifact, MultipartUpload, StagedTable
 from pipeline_processing.ports import Content, Sealed, Upload, UploadStarted
+from tests.memory.destination import MemoryDestination
 
 
 class MemoryTables(MemoryDestination):

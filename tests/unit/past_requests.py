@@ -7,17 +7,18 @@ from typing import Any
 from unittest.mock import patch
 
 from pipeline_processing.errors import RequestError
-from pipeline_processing.history.memory.letters import MemoryLetters
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.messaging.dead_letters import dead_letter, without_value
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing, Record
-from pipeline_processing.model import JobRequest, Plan, Run, RunFailure
+from pipeline_processing.model import JobRequest, Run, RunFailure
+from pipeline_processing.plan import Plan
 from pipeline_processing.requests.job_messages import received
 from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
+from tests.memory.broker import MemoryBroker
+from tests.memory.letters import MemoryLetters
 from tests.unit.stepped_clock import SteppedClock
 
 TOPIC = "agency-jobs.requests"

@@ -9,9 +9,7 @@ from typing import Any
 
 import orjson
 
-from pipeline_processing.history.memory.letters import MemoryLetters
 from pipeline_processing.messaging.lasting_events import LastingEvents
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
 from pipeline_processing.serving.dead_letters import DeadLetters
 from pipeline_processing.serving.intake import Intake, RequestReader
@@ -23,6 +21,8 @@ from pipeline_processing.serving.worker import Worker
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
+from tests.memory.broker import MemoryBroker
+from tests.memory.letters import MemoryLetters
 from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service, interposed
 
 REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")

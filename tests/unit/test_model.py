@@ -2,17 +2,8 @@
 
 import pytest
 
-from pipeline_processing.model import (
-    Artifact,
-    Compression,
-    FormatName,
-    InlineContent,
-    MultipartUpload,
-    Plan,
-    Staged,
-    StagedFile,
-    StagedTable,
-)
+from pipeline_processing.model import Compression, FormatName
+from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, Plan, Staged, StagedFile, StagedTable
 
 
 def artifact(key: str, staged: Staged) -> Artifact:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import RowTooLarge
-from pipeline_processing.model import Artifact, InlineContent, UploadRef
+from pipeline_processing.plan import Artifact, InlineContent, UploadRef
 from pipeline_processing.ports import Content, Destination, Format, Sealed, Upload, UploadStarted
 from pipeline_processing.telemetry.masking import Mask
 

@@ -15,7 +15,8 @@ from pipeline_processing.agency_data_job.sizing import parts
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import ArtifactTooLarge
 from pipeline_processing.formats.compression import Compressor, compressor
-from pipeline_processing.model import Artifact, Compression
+from pipeline_processing.model import Compression
+from pipeline_processing.plan import Artifact
 from pipeline_processing.ports import Content, Destination, Format, Row, Upload
 from pipeline_processing.steps.step import Batch
 

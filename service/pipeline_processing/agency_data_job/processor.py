@@ -19,7 +19,8 @@ from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.output import DatasetOutput
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.agency_data_job.verification import verify
-from pipeline_processing.model import Artifact, DatasetCounts
+from pipeline_processing.model import DatasetCounts
+from pipeline_processing.plan import Artifact
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source
 
 

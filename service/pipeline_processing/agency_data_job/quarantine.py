@@ -10,7 +10,8 @@ from msgspec import Raw
 from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.rejections import Rejected
 from pipeline_processing.formats.ndjson import Ndjson
-from pipeline_processing.model import Artifact, FormatName
+from pipeline_processing.model import FormatName
+from pipeline_processing.plan import Artifact
 from pipeline_processing.ports import Content, Row, Upload
 
 REJECTED = "_rejected"

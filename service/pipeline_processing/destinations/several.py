@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.model import Artifact, Plan, UploadRef
+from pipeline_processing.plan import Artifact, Plan, UploadRef
 from pipeline_processing.ports import Destination, ManifestStore
 
 

@@ -8,7 +8,7 @@ import structlog
 
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.model import UploadRef
+from pipeline_processing.plan import UploadRef
 from pipeline_processing.runs.store import RunLeftovers
 
 log = structlog.get_logger(__name__)

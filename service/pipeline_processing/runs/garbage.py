@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.model import UploadRef
+from pipeline_processing.plan import UploadRef
 from pipeline_processing.runs.clean_up import Amount, CleanUp
 from pipeline_processing.runs.store import RunHistory, RunLeftovers
 

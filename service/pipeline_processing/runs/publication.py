@@ -19,7 +19,8 @@ from pipeline_processing.errors import (
     PublicationError,
     UploadMissing,
 )
-from pipeline_processing.model import Artifact, Counts, InlineContent, Plan, Run, RunState, StagedTable
+from pipeline_processing.model import Counts, Run, RunState
+from pipeline_processing.plan import Artifact, InlineContent, Plan, StagedTable
 from pipeline_processing.runs.failures import failure_of
 from pipeline_processing.runs.manifest import ContentMeta, Manifest, ManifestEntry, RejectedEntry
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts

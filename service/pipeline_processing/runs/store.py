@@ -13,17 +13,8 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from pipeline_processing.errors import RequestError
-from pipeline_processing.model import (
-    Attempt,
-    Counts,
-    DatasetCounts,
-    JobRequest,
-    Plan,
-    Run,
-    RunFailure,
-    RunState,
-    UploadRef,
-)
+from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
+from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.completions import OutboxEvent
 

@@ -13,12 +13,13 @@ from pydantic import SecretStr
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.destinations.files.destination import FileDestination
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
-from pipeline_processing.model import Artifact, Compression, FormatName, UploadRef
+from pipeline_processing.model import Compression, FormatName
+from pipeline_processing.plan import Artifact, UploadRef
 from pipeline_processing.ports import Content, Destination, Sealed, UploadStarted
+from tests.memory.destination import MemoryDestination
 
 MIB = 1024 * 1024
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from pipeline_processing.errors import ConflictingObjects, ForeignPrefix, UploadMissing
-from pipeline_processing.model import InlineContent, UploadRef
+from pipeline_processing.plan import InlineContent, UploadRef
 from pipeline_processing.ports import Content
 from tests.contract.destination.destination_backends import (
     CONTENT,

@@ -14,7 +14,7 @@ from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError
-from pipeline_processing.model import InlineContent, MultipartUpload, UploadRef
+from pipeline_processing.plan import InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Destination
 from tests.contract.destination.destination_backends import (
     CONTENT,

@@ -12,7 +12,7 @@ from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.objects import Fingerprint, crc32_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.errors import ConflictingObjects, DestinationUnavailable
-from pipeline_processing.model import InlineContent, MultipartUpload
+from pipeline_processing.plan import InlineContent, MultipartUpload
 from pipeline_processing.ports import Destination
 from tests.contract.destination.destination_backends import (
     CONTENT,

@@ -17,9 +17,9 @@ from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.messaging.kafka.incarnation import Incarnation
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Events, Offsets, Outgoing, Record, RequestStream, Topics
 from pipeline_processing.settings.settings import KafkaSettings
+from tests.memory.broker import MemoryBroker
 
 PARTITIONS = 3
 SECONDS = 30.0

@@ -23,7 +23,8 @@ from pipeline_processing.errors import (
     SettingsError,
     UploadMissing,
 )
-from pipeline_processing.model import Artifact, FormatName, InlineContent, StagedTable, UploadRef
+from pipeline_processing.model import FormatName
+from pipeline_processing.plan import Artifact, InlineContent, StagedTable, UploadRef
 from pipeline_processing.ports import ManifestStore
 from tests.contract.postgres_destination.warehouse import (
     KEY,

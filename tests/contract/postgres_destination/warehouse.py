@@ -15,7 +15,8 @@ import asyncpg
 from pipeline_processing.destinations.tables.destination import SESSION_SETTINGS, PostgresDestination
 from pipeline_processing.destinations.tables.options import PostgresDestinationConfig
 from pipeline_processing.errors import DestinationUnavailable
-from pipeline_processing.model import Artifact, Compression, CsvOptions, FormatName, UploadRef
+from pipeline_processing.model import Compression, CsvOptions, FormatName
+from pipeline_processing.plan import Artifact, UploadRef
 from pipeline_processing.ports import Content, Destination, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient, quoted
 

@@ -17,7 +17,6 @@ import asyncpg
 import pytest
 
 from pipeline_processing.errors import HistoryUnavailable
-from pipeline_processing.history.memory.letters import MemoryLetters
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.history.postgres.database import HistoryDatabase
@@ -28,6 +27,7 @@ from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.store import RunStore
+from tests.memory.letters import MemoryLetters
 from tests.pgbouncer import POOL_MODES, NewPool
 
 # -- the server ----------------------------------------------------------------------------------

@@ -5,21 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from pipeline_processing.model import (
-    Artifact,
-    Compression,
-    Counts,
-    FormatName,
-    InlineContent,
-    JobRequest,
-    MultipartUpload,
-    Plan,
-    Run,
-    RunFailure,
-    StagedFile,
-    UploadedPart,
-    UploadRef,
-)
+from pipeline_processing.model import Compression, Counts, FormatName, JobRequest, Run, RunFailure
+from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, Plan, StagedFile, UploadedPart, UploadRef
 from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
 from tests.contract.run_store.conftest import Backend

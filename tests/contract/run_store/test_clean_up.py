@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pipeline_processing.model import RunState, UploadRef
+from pipeline_processing.model import RunState
+from pipeline_processing.plan import UploadRef
 from pipeline_processing.runs.store import Claim, RunStore
 from tests.contract.run_store.conftest import Backend
 from tests.contract.run_store.helpers import (

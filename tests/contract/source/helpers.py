@@ -17,13 +17,14 @@ from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.aio.clock import SystemClock
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.several import Destinations
-from pipeline_processing.model import Artifact, InlineContent, JobRequest, UploadRef
+from pipeline_processing.model import JobRequest
+from pipeline_processing.plan import Artifact, InlineContent, UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.sources.postgres.source import PostgresSource
 from pipeline_processing.sources.several import Sources
 from pipeline_processing.telemetry.masking import Mask
+from tests.memory.destination import MemoryDestination
 from tests.unit.steps.step_context import NoServices
 
 GIB = 1024**3

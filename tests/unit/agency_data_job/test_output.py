@@ -23,22 +23,15 @@ from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.output import DatasetOutput
 from pipeline_processing.agency_data_job.tally import Tally
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable, RowTooLarge
 from pipeline_processing.formats.formats import new_format
-from pipeline_processing.model import (
-    Artifact,
-    Compression,
-    InlineContent,
-    JobRequest,
-    MultipartUpload,
-    StagedTable,
-    UploadRef,
-)
+from pipeline_processing.model import Compression, JobRequest
+from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, StagedTable, UploadRef
 from pipeline_processing.ports import Content, Sealed, Upload, UploadStarted
 from pipeline_processing.steps.step import Batch
 from pipeline_processing.telemetry.masking import Mask
+from tests.memory.destination import MemoryDestination
 from tests.unit.in_memory import Between, InterposedDestination, job, refused
 from tests.unit.memory_tables import MemoryTables
 

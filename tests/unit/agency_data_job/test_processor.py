@@ -44,15 +44,8 @@ from pipeline_processing.errors import (
     StepFailed,
     UnknownColumn,
 )
-from pipeline_processing.model import (
-    Artifact,
-    DatasetCounts,
-    InlineContent,
-    JobRequest,
-    MultipartUpload,
-    UploadedPart,
-    UploadRef,
-)
+from pipeline_processing.model import DatasetCounts, JobRequest
+from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, UploadedPart, UploadRef
 from pipeline_processing.ports import Destination
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.sources.postgres.source import PostgresSource

@@ -14,11 +14,12 @@ from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.quarantine import Quarantine
 from pipeline_processing.agency_data_job.rejections import Rejected
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, RowTooLarge
-from pipeline_processing.model import Artifact, InlineContent, JobRequest, UploadRef
+from pipeline_processing.model import JobRequest
+from pipeline_processing.plan import Artifact, InlineContent, UploadRef
 from pipeline_processing.telemetry.masking import Mask
+from tests.memory.destination import MemoryDestination
 from tests.unit.in_memory import Between, InterposedDestination, refused
 from tests.unit.memory_tables import MemoryTables
 

@@ -16,13 +16,13 @@ from pydantic import BaseModel, SecretStr
 from pipeline_processing import plugins
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
 from pipeline_processing.app.data_path import destinations, sources
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import SecretMissing, SettingsError
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Destination, Services
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
+from tests.memory.destination import MemoryDestination
 from tests.unit.plugged import installed
 
 told: list[Any] = []

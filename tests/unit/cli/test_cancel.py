@@ -11,7 +11,8 @@ import pytest
 
 from pipeline_processing.cli import cancel
 from pipeline_processing.cli.main import main
-from pipeline_processing.model import Plan, RunFailure, RunState
+from pipeline_processing.model import RunFailure, RunState
+from pipeline_processing.plan import Plan
 from pipeline_processing.runs.store import Claim, Outcome
 from pipeline_processing.settings.settings import Settings
 from tests.unit.in_memory import LEASE, Between, Service, after, interposed

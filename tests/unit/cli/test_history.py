@@ -15,7 +15,8 @@ from pipeline_processing.cli.options import moment
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
-from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Plan, Run, RunFailure, RunState
+from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
+from pipeline_processing.plan import Plan
 from pipeline_processing.runs.store import Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal import render

@@ -25,12 +25,12 @@ import structlog
 from pipeline_processing.cli.main import main
 from pipeline_processing.errors import ConflictingRequest
 from pipeline_processing.messaging.dead_letters import dead_letter
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, RunFailure
 from pipeline_processing.requests.job_messages import MAX_REQUEST_BYTES, received
 from pipeline_processing.settings.settings import KafkaSettings, Settings
 from pipeline_processing.telemetry.masking import Mask
+from tests.memory.broker import MemoryBroker
 from tests.unit.requests.test_following import completion, progress
 from tests.unit.virtual_clock import EPOCH
 

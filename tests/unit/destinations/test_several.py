@@ -10,11 +10,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, ForeignPrefix, SettingsError
-from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, Plan, UploadRef
+from pipeline_processing.model import Compression, FormatName
+from pipeline_processing.plan import Artifact, InlineContent, Plan, UploadRef
+from tests.memory.destination import MemoryDestination
 from tests.unit.in_memory import INSTALLATION, Between, Interposed, refused
 from tests.unit.memory_tables import MemoryTables
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.messaging import topic_reading
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Offsets, Outgoing, Record
 from pipeline_processing.messaging.topic_reading import age, newest, place_of, reading, records_at
+from tests.memory.broker import MemoryBroker
 from tests.unit.stepped_clock import START, SteppedClock
 
 

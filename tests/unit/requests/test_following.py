@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 
 from pipeline_processing.errors import AccessDenied, ConflictingRequest, UnknownDataset
 from pipeline_processing.messaging.dead_letters import DeadLetter, dead_letter
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import JobRequest, RunFailure, RunState
 from pipeline_processing.requests.following import Follower, Outcome, exit_code_of
@@ -23,6 +22,7 @@ from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
+from tests.memory.broker import MemoryBroker
 from tests.unit.virtual_clock import EPOCH, VirtualClock, in_virtual_time
 
 REQUESTS, COMPLETIONS, PROGRESS, LETTERS = "requests", "completions", "progress", "dead-letters"

@@ -11,13 +11,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.errors import AccessDenied, InvalidRequest, KafkaUnavailable
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import JobRequest
 from pipeline_processing.requests.job_messages import received
 from pipeline_processing.requests.submission import BATCH, Sent, Submitter, ask_brokers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer, telemetry_with, trace_ids
+from tests.memory.broker import MemoryBroker
 from tests.unit.virtual_clock import VirtualClock, in_virtual_time
 
 TOPIC = "agency-jobs.requests"

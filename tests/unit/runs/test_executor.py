@@ -17,7 +17,6 @@ from structlog.testing import capture_logs
 
 from pipeline_processing.aio.asking import Backoff
 from pipeline_processing.aio.tasks import shielded
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import (
     AccessDenied,
     BucketMissing,
@@ -37,9 +36,11 @@ from pipeline_processing.errors import (
     UnknownDataset,
     UpstreamUnavailable,
 )
-from pipeline_processing.model import InlineContent, MultipartUpload, RunState
+from pipeline_processing.model import RunState
+from pipeline_processing.plan import InlineContent, MultipartUpload
 from pipeline_processing.runs.failures import RetryPolicy, Trouble
 from pipeline_processing.runs.lease import Lease
+from tests.memory.destination import MemoryDestination
 from tests.unit.in_memory import LEASE, Call, Fault, Service, after, lost_reply, refused, without_jitter
 from tests.unit.virtual_clock import EPOCH, WrongClock, in_virtual_time
 

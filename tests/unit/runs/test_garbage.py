@@ -11,7 +11,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     AccessDenied,
@@ -20,10 +19,12 @@ from pipeline_processing.errors import (
     HistoryUnavailable,
     PipelineError,
 )
-from pipeline_processing.model import MultipartUpload, Plan, RunFailure, RunState, UploadRef
+from pipeline_processing.model import RunFailure, RunState
+from pipeline_processing.plan import MultipartUpload, Plan, UploadRef
 from pipeline_processing.runs.clean_up import Amount
 from pipeline_processing.runs.garbage import Collected, GarbageCollector
 from pipeline_processing.runs.store import Claim
+from tests.memory.destination import MemoryDestination
 from tests.unit.in_memory import (
     INLINE_LIMIT,
     INSTALLATION,

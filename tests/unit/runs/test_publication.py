@@ -15,7 +15,6 @@ from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import DatasetExport, Export
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
-from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import (
     AccessDenied,
     DestinationChanged,
@@ -24,16 +23,12 @@ from pipeline_processing.errors import (
     SettingsError,
     Superseded,
 )
-from pipeline_processing.model import (
+from pipeline_processing.model import Compression, DatasetCounts, FormatName, JobRequest, RunState
+from pipeline_processing.plan import (
     Artifact,
-    Compression,
-    DatasetCounts,
-    FormatName,
     InlineContent,
-    JobRequest,
     MultipartUpload,
     Plan,
-    RunState,
     Staged,
     StagedFile,
     StagedTable,
@@ -42,6 +37,7 @@ from pipeline_processing.model import (
 from pipeline_processing.runs.publication import Publisher, decide, outcome_of
 from pipeline_processing.runs.store import Claim
 from pipeline_processing.telemetry.masking import Mask
+from tests.memory.destination import MemoryDestination
 from tests.unit.in_memory import INLINE_LIMIT, LEASE, Between, Service, after, interposed, job, lost_reply, refused
 from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time

@@ -23,7 +23,7 @@ from pipeline_processing.destinations.files.staging import (
 from pipeline_processing.destinations.files.upload import FileUpload
 from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.errors import ConflictingObjects, SettingsError, UploadMissing
-from pipeline_processing.model import Artifact, StagedFile, UploadRef
+from pipeline_processing.plan import Artifact, StagedFile, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,7 @@ import structlog
 
 from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.files.staging import Folder, sync_folder
-from pipeline_processing.model import StagedFile, UploadRef
+from pipeline_processing.plan import StagedFile, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted
 
 log = structlog.get_logger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from pipeline_processing.model import Artifact, InlineContent, UploadRef
+from pipeline_processing.plan import Artifact, InlineContent, UploadRef
 from pipeline_processing.ports import Content, Sealed, UploadStarted
 
 _SHA256_OF_NOTHING = hashlib.sha256().hexdigest()

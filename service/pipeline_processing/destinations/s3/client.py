@@ -27,7 +27,7 @@ from pipeline_processing.destinations.s3.objects import (
 from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3ObjectOptions
 from pipeline_processing.destinations.s3.session import AddressingStyle, AssumedRole, Keys, Learned, open_client
 from pipeline_processing.errors import BucketMissing, DestinationUnavailable, PipelineError
-from pipeline_processing.model import UploadedPart, UploadRef
+from pipeline_processing.plan import UploadedPart, UploadRef
 from pipeline_processing.settings.settings import S3Settings
 
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()

@@ -29,7 +29,7 @@ from pipeline_processing.errors import (
     Throttled,
     UploadMissing,
 )
-from pipeline_processing.model import Artifact, InlineContent, MultipartUpload, UploadRef
+from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
 
 _CONTENT_TYPES = {

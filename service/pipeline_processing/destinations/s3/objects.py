@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from isal.isal_zlib import crc32
 
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
-from pipeline_processing.model import InlineContent, MultipartUpload, UploadedPart
+from pipeline_processing.plan import InlineContent, MultipartUpload, UploadedPart
 
 AS_THE_BUCKET_HAS_IT = S3ObjectOptions()
 """Nothing is set."""

@@ -18,7 +18,7 @@ from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, cr
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
 from pipeline_processing.errors import ArtifactTooLarge, PipelineError
-from pipeline_processing.model import InlineContent, MultipartUpload, UploadedPart, UploadRef
+from pipeline_processing.plan import InlineContent, MultipartUpload, UploadedPart, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted
 
 _ABORT_SECONDS = 15.0

@@ -19,7 +19,7 @@ from pipeline_processing.destinations.tables.staging import PREFIX, StagingNote,
 from pipeline_processing.destinations.tables.target import Target, TargetMissing, find_target
 from pipeline_processing.destinations.tables.upload import TableUpload
 from pipeline_processing.errors import DestinationUnavailable, JobConfigError, SettingsError
-from pipeline_processing.model import Artifact, StagedTable, UploadRef
+from pipeline_processing.plan import Artifact, StagedTable, UploadRef
 from pipeline_processing.ports import Content, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient, quoted
 

@@ -15,7 +15,7 @@ from pipeline_processing.destinations.tables.options import LoadMode
 from pipeline_processing.destinations.tables.queries import agency_literal, column_list, statement, table_name
 from pipeline_processing.destinations.tables.staging import StagingNote, drop, notes, rows_of
 from pipeline_processing.errors import UploadMissing
-from pipeline_processing.model import Artifact
+from pipeline_processing.plan import Artifact
 from pipeline_processing.postgres.client import quoted
 
 LOADED = "loaded"

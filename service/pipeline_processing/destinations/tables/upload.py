@@ -16,7 +16,8 @@ from pipeline_processing.destinations.tables.errors import Refused
 from pipeline_processing.destinations.tables.staging import StagingTable, drop
 from pipeline_processing.destinations.tables.target import Target
 from pipeline_processing.errors import DataError, DestinationUnavailable, JobConfigError, PipelineError
-from pipeline_processing.model import FormatName, StagedTable
+from pipeline_processing.model import FormatName
+from pipeline_processing.plan import StagedTable
 from pipeline_processing.ports import Content, Sealed
 
 CHUNK_BYTES = 1024 * 1024

@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 from pipeline_processing.history.memory.table import HELD, RunRecord, RunTable, StartedUpload, measured
-from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
+from pipeline_processing.model import Run, RunFailure, RunState
+from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.store import Claim, Outcome
 from pipeline_processing.runs.stored_text import storable_failure
 

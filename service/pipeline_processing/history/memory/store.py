@@ -8,7 +8,8 @@ from pipeline_processing.history.memory.attempts import MemoryAttempts
 from pipeline_processing.history.memory.queue import MemoryQueue
 from pipeline_processing.history.memory.reads import MemoryHistory
 from pipeline_processing.history.memory.table import RunRecord, RunTable
-from pipeline_processing.model import Plan, Run, RunState, UploadRef
+from pipeline_processing.model import Run, RunState
+from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.store import Announce, Incoming, RunStore
 from pipeline_processing.runs.stored_text import storable_request, storable_tracestate
 

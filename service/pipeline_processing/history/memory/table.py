@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import Superseded
-from pipeline_processing.model import Attempt, DatasetCounts, Plan, Run, RunFailure, RunState, UploadRef
+from pipeline_processing.model import Attempt, DatasetCounts, Run, RunFailure, RunState
+from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.completions import OutboxEvent, completion_event
 from pipeline_processing.runs.store import Claim, Outcome
 

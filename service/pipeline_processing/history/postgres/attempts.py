@@ -15,7 +15,8 @@ from pipeline_processing.history.postgres.rows import (
     plan_of,
     run_of,
 )
-from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
+from pipeline_processing.model import Run, RunFailure, RunState
+from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.completions import completion_event
 from pipeline_processing.runs.store import Claim, Outcome

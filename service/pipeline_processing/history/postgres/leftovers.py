@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.rows import plan_of
-from pipeline_processing.model import Plan, UploadRef
+from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.postgres.queries import load_queries
 
 QUERIES = load_queries(__package__, "leftovers.sql")

@@ -5,7 +5,8 @@ from typing import Any
 
 import orjson
 
-from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Plan, Run, RunFailure
+from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure
+from pipeline_processing.plan import Plan
 from pipeline_processing.runs.store import Outcome
 
 _RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "timings", "error"})

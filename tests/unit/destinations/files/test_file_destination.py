@@ -12,7 +12,8 @@ import pytest
 
 from pipeline_processing.destinations.files.destination import FileDestination
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, SettingsError, UploadMissing
-from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, StagedFile, UploadRef
+from pipeline_processing.model import Compression, FormatName
+from pipeline_processing.plan import Artifact, InlineContent, StagedFile, UploadRef
 from pipeline_processing.ports import Content
 
 CONTENT = Content(dataset="records")

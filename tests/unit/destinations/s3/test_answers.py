@@ -21,7 +21,8 @@ from pipeline_processing.errors import (
     PipelineError,
     SettingsError,
 )
-from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, UploadRef
+from pipeline_processing.model import Compression, FormatName
+from pipeline_processing.plan import Artifact, InlineContent, UploadRef
 from pipeline_processing.ports import Content
 from tests.unit.destinations.s3.recording_store import Answer, RecordingStore
 

@@ -9,7 +9,7 @@ from base64 import b64encode
 import pytest
 
 from pipeline_processing.destinations.s3.objects import Fingerprint, crc32_of, sha256_of
-from pipeline_processing.model import InlineContent, MultipartUpload, UploadedPart
+from pipeline_processing.plan import InlineContent, MultipartUpload, UploadedPart
 
 
 def part(number: int, *, etag: str, sha256: bool = True) -> UploadedPart:

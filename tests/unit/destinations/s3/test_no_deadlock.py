@@ -14,7 +14,7 @@ from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.parts import MIB, SMALLEST_PART, PartSizes
 from pipeline_processing.destinations.s3.upload import S3Upload, Target
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.model import UploadRef
+from pipeline_processing.plan import UploadRef
 from pipeline_processing.ports import Content
 from tests.properties import examples
 from tests.unit.destinations.s3.fake_s3 import FakeS3

@@ -13,7 +13,8 @@ from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.objects import crc32_of, sha256_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.errors import ConflictingObjects
-from pipeline_processing.model import Artifact, Compression, FormatName, UploadRef
+from pipeline_processing.model import Compression, FormatName
+from pipeline_processing.plan import Artifact, UploadRef
 from pipeline_processing.ports import Content
 from tests.unit.destinations.s3.recording_store import Recorded, RecordingStore
 

@@ -19,15 +19,8 @@ from pipeline_processing.errors import (
     Throttled,
     UploadMissing,
 )
-from pipeline_processing.model import (
-    Artifact,
-    Compression,
-    FormatName,
-    MultipartUpload,
-    StagedFile,
-    StagedTable,
-    UploadedPart,
-)
+from pipeline_processing.model import Compression, FormatName
+from pipeline_processing.plan import Artifact, MultipartUpload, StagedFile, StagedTable, UploadedPart
 from tests.unit.destinations.s3.fake_s3 import FakeS3
 
 METADATA = {"run-id": "r", "attempt": "3"}

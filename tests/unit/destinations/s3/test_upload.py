@@ -15,7 +15,7 @@ from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import PartSizes
 from pipeline_processing.destinations.s3.upload import S3Upload, Target
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable
-from pipeline_processing.model import InlineContent, MultipartUpload, UploadRef
+from pipeline_processing.plan import InlineContent, MultipartUpload, UploadRef
 from tests.unit.destinations.s3.fake_s3 import FakeS3
 
 TARGET = Target(bucket="b", key="k", object_key="p/k", content_type="text/csv", metadata={})

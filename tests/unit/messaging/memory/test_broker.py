@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from pipeline_processing.errors import KafkaUnavailable, TopicMissing
-from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing
+from tests.memory.broker import MemoryBroker
 from tests.unit.virtual_clock import EPOCH, VirtualClock, in_virtual_time
 
 

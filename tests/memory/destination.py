@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.errors import ConflictingObjects, DestinationUnavailable, UploadMissing
-from pipeline_processing.model import Artifact, InlineContent, MultipartUpload, UploadRef
+from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Content, Sealed, Upload, UploadStarted
 
 _RUN = ("run-id", "attempt")

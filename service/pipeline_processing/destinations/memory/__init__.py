@@ -1,1 +1,0 @@
-"""A destination in memory, for tests."""
