@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Compiled modules are kept, whatever the environment says: tests start the command line hundreds of times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit lint types schemas check-schemas bench lock clean
+.PHONY: help install demo test test-long unit lint types schemas check-schemas bench lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +31,11 @@ test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some; SERVERS=c
 	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),--numprocesses=3 --dist=loadfile)
 
 unit: $(INSTALLED) ## The unit tests: no servers
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+	@$(BIN)/python -m pytest tests/unit $(or $(ARGS),--numprocesses=2 --dist=worksteal)
+
+# `hypothesis` marks every property test. With this profile they try many new examples.
+test-long: $(INSTALLED) ## What takes too long for every change: many more examples, rare variants
+	@$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile=long --numprocesses=3 --dist=loadfile $(ARGS)
 
 lint: $(INSTALLED) ## Style
 	@$(BIN)/ruff check .

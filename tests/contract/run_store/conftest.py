@@ -132,7 +132,7 @@ class MemoryBackend:
         return repr(table.records), deepcopy((table.events, table.sent, table.asked_again))
 
 
-EMPTIED = ("run_datasets", "uploads", "plans", "outbox", "run_attempts", "runs", "agencies")
+EMPTIED = ("run_datasets", "uploads", "plans", "outbox", "run_attempts", "runs", "agencies", "dead_letters")
 TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets")
 
 
@@ -211,7 +211,8 @@ def shared_schema(database: str) -> str:
 async def shared(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
     """The shared history, empty."""
     async with postgres_backend(dsn, schema) as backend:
-        await backend.execute("".join(f"DELETE FROM {table};" for table in (*EMPTIED, "dead_letters")))
+        await backend.execute("".join(f"DELETE FROM {table};" for table in EMPTIED))
+        await backend.execute("ALTER SEQUENCE dead_letters_number_seq RESTART")
         yield backend
 
 
