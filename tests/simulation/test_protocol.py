@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -46,7 +47,7 @@ def without_logs() -> None:
     structlog.configure(processors=[_dropped])
 
 
-def _dropped(logger: object, method: str, event: object) -> object:
+def _dropped(logger: object, method: str, event: object) -> Any:
     raise structlog.DropEvent
 
 

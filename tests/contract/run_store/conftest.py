@@ -245,7 +245,7 @@ if "TEST_POSTGRES_DSN" not in os.environ:
     BACKENDS |= {f"{mode}_pool": f"{mode}_pool" for mode in POOL_MODES}
 
 
-@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
+@pytest.fixture(params=BACKENDS.values(), ids=list(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> Backend:
     return MemoryBackend() if request.param == "memory" else request.getfixturevalue(request.param)
 
