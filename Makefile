@@ -28,7 +28,8 @@ demo: $(INSTALLED) ## The main job end to end, on real servers of its own (KEEP=
 
 # Three at a time: most of the time is spent waiting for servers. Files stay together, and so do their fixtures.
 test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some; SERVERS=containers: on Docker
-	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(if $(COVERAGE),--cov --cov-report=) $(or $(ARGS),--numprocesses=3 --dist=loadfile)
+	@$(if $(ARGS)$(SERVERS),,$(BIN)/python -m tests.kafka_startup)
+	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),--numprocesses=3 --dist=loadfile) $(if $(COVERAGE),--cov --cov-report=)
 
 unit: $(INSTALLED) ## The unit tests: no servers
 	@$(BIN)/python -m pytest tests/unit $(or $(ARGS),--numprocesses=2 --dist=worksteal)
