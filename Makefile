@@ -26,20 +26,22 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## The main job end to end, on real servers of its own (KEEP=1 keeps them)
 	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
 
-# Three at a time: most of the time is spent waiting for servers. Files stay together, and so do their fixtures.
+# Three at a time: most of the time is spent waiting for servers. Files stay together, and so do their fixtures. They
+# come in their order, so that long files are not the last ones.
+PARALLEL := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some; SERVERS=containers: on Docker
 	@$(if $(ARGS)$(SERVERS),,$(BIN)/python -m tests.kafka_startup)
-	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),--numprocesses=3 --dist=loadfile) $(if $(COVERAGE),--cov --cov-report=)
+	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),$(PARALLEL)) $(if $(COVERAGE),--cov --cov-report=)
 
 unit: $(INSTALLED) ## The unit tests: no servers
 	@$(BIN)/python -m pytest tests/unit $(or $(ARGS),--numprocesses=2 --dist=worksteal)
 
 # `hypothesis` marks every property test. With this profile they try many new examples.
 test-long: $(INSTALLED) ## What takes too long for every change: many more examples, rare variants
-	@$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile=long --numprocesses=3 --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile=long $(PARALLEL) $(ARGS)
 
 coverage: $(INSTALLED) ## Branch coverage of the package by unit and contract tests, against its floor
-	@$(BIN)/python -m pytest tests/unit tests/contract --numprocesses=3 --dist=loadfile \
+	@$(BIN)/python -m pytest tests/unit tests/contract $(PARALLEL) \
 		--cov --cov-report=term-missing:skip-covered $(ARGS)
 
 # In a copy with the package beside its tests, as mutmut wants it. It remembers there what it has tried.
