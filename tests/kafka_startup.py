@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import ClassVar
 
 from pipeline_processing.embedded.kafka import KafkaServer, startup_cache
-from pipeline_processing.embedded.kafka_jars import KafkaJars
+from pipeline_processing.embedded.kafka_jars import kafka_jars
 from pipeline_processing.embedded.process import Launch
 from tests.acceptance.kafka_side import Messages
 
-CACHE = startup_cache(KafkaJars().paths(print))
+CACHE = startup_cache(kafka_jars(print))
 PARTIAL = CACHE.with_suffix(".partial")
 
 

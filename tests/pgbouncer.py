@@ -13,7 +13,7 @@ from signal import SIGTERM, Signals
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pipeline_processing.embedded.kafka_jars import cache_folders, lock_for
+from pipeline_processing.embedded.kafka_jars import cache_folder, locked
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.process import Launch
 from pipeline_processing.embedded.server import EmbeddedServer
@@ -98,13 +98,14 @@ def _command() -> Sequence[str | Path]:
 
 def _unpacked() -> Path:
     """The folder below which Debian's package lies."""
-    for folder in (kafka.with_name("pgbouncer") for kafka in cache_folders()):
-        if (lock := lock_for(folder)) is not None:
-            with lock:
-                if not folder.exists():
-                    _unpack_into(folder)
-            return folder
-    raise PgBouncerMissing("There is no folder to keep PgBouncer in. Set XDG_CACHE_HOME to one that can be written to.")
+    folder = cache_folder().with_name("pgbouncer")
+    try:
+        with locked(folder):
+            if not folder.exists():
+                _unpack_into(folder)
+    except OSError as error:
+        raise PgBouncerMissing(f"PgBouncer can't be kept in {folder}: {error}. Set XDG_CACHE_HOME.") from error
+    return folder
 
 
 def _unpack_into(folder: Path) -> None:

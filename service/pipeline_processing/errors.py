@@ -3,34 +3,34 @@ Every error of the service. Its type says what the caller does next.
 
     PipelineError
     ├── RunError                  ends one run; `retryable` says whether another attempt may help
-    │   ├── DataError             1: something in the rows or a step; mend the data, then replay
+    │   ├── DataError             1: a reason in the rows or a step; correct the data, then replay
     │   │   ├── StepFailed, StepAddedRows, TooManyRejected, ExpectationFailed, RowTooLarge, ArtifactTooLarge
     │   │   ├── QueryFailed, SourceDataInvalid
-    │   ├── JobConfigError        65: mend the job config
+    │   ├── JobConfigError        65: correct the job config
     │   │   ├── UnknownColumn, InvalidStep, QueryInvalid
-    │   ├── PublicationError      1: what stands at the destination isn't what this run decided
+    │   ├── PublicationError      1: the destination holds something else than this run decided
     │   │   ├── ConflictingObjects, PlanLost
     │   ├── TransientError        try again later: 69 where a server can't be reached, 75 otherwise
     │   │   ├── SourceUnavailable, UpstreamUnavailable, DestinationUnavailable, HistoryUnavailable, KafkaUnavailable
     │   │   ├── Throttled, StandbyConflict, ProcessEnded, AttemptsExhausted, DeadlineExceeded
     │   │   ├── SourceBusy
-    │   │   │   └── TooManyConnections   and take fewer runs at once meanwhile
-    │   ├── AccessDenied          77: mend the permissions
-    │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: mend the service's settings
-    │   ├── RowsUnaccounted       70: a stage lost rows without saying so; a bug
-    │   └── InternalError         70: anything that nobody foresaw; a bug
+    │   │   │   └── TooManyConnections   and run fewer at once meanwhile
+    │   ├── AccessDenied          77: grant the permissions
+    │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: correct the service's settings
+    │   ├── RowsUnaccounted       70: a stage lost rows without counting them; a bug
+    │   └── InternalError         70: an unexpected error; a bug
     ├── RequestError              65: the request can't be used; a dead letter when it came from Kafka
     │   ├── InvalidJson, InvalidRequest, InvalidEvent, UnknownJob, UnknownDataset, ConflictingRequest, RequestTooLarge
-    ├── SettingsError             78: mend the service's settings
+    ├── SettingsError             78: correct the service's settings
     │   ├── HistoryOutdated, HistoryTooNew   or migrate the history, or upgrade this service
     │   ├── DestinationChanged               or set the destination back
     │   ├── TopicMissing                     or create the topic
     │   ├── SecretMissing                    or set the secret that a job config names
     ├── RunHeldElsewhere          75: another worker has the run
-    ├── RunOfAnotherJobConfig     65: go on with the run with the job config that it was accepted with
-    ├── RunPutOff                 75: the run waits for longer than a command does
+    ├── RunOfAnotherJobConfig     65: use the job config that the run was accepted with
+    ├── RunPutOff                 75: the run is put off for longer than `run` waits
     ├── RunUnknown                65: no such run in the history
-    ├── PlaceUnknown              65: nothing stands at that place of a topic
+    ├── PlaceUnknown              65: there is nothing at that place of a topic
     ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
     ├── UploadMissing             the destination has neither the upload nor its object
     └── MessageRefused            the broker refuses one message for good: sending it again won't help
@@ -202,9 +202,9 @@ class PlanLost(PublicationError):
 
     def __init__(self, url: str) -> None:
         super().__init__(
-            f"The upload of {url} was removed by someone else before it could be completed. The run's other "
-            "objects were deleted. Make the bucket's lifecycle rule for incomplete uploads longer than the "
-            "longest run, then replay the run."
+            f"Somebody else removed the upload of {url} before it was completed. The run's other objects were deleted. "
+            "Let the bucket's lifecycle rule keep incomplete uploads for longer than the longest run, then replay the "
+            "run."
         )
 
 
@@ -218,10 +218,10 @@ class TransientError(RunError):
     exit_code = 75
     retryable = True
     passes: ClassVar[bool] = False
-    """Whether it is sure to pass with time: such tries don't count at first (see `retrying.py`)."""
+    """Whether it ends by itself, as an outage does: such attempts don't count at first (see `retrying.py`)."""
 
     def __init__(self, *args: object, retry_after: float | None = None) -> None:
-        """`retry_after`: seconds for which the server asks to be left alone."""
+        """`retry_after`: seconds to wait before the next attempt, if the server says so."""
         super().__init__(*args)
         self.retry_after = retry_after
 
@@ -389,8 +389,8 @@ class DestinationChanged(SettingsError):
 
     def __init__(self, run_id: str, *, needed: Sequence[str], here: Sequence[str]) -> None:
         super().__init__(
-            f"Run {run_id!r} was decided for {', '.join(needed)}, and this service writes to {', '.join(here)}. "
-            "Set the destination back until the run is published."
+            f"Run {run_id!r} is to be published at {', '.join(needed)}, but this service writes to {', '.join(here)}. "
+            "Restore the former destination until the run is published."
         )
 
 
@@ -401,7 +401,7 @@ class HistoryOutdated(SettingsError):
 
     def __init__(self, schema: str, *, cause: str | None = None) -> None:
         super().__init__(
-            f"The run history isn't set up in schema {schema!r}, or is that of an older version"
+            f"Schema {schema!r} has no run history, or one of an older version"
             f"{f' ({cause})' if cause else ''}. Run `pipeline-processing migrate`, or correct "
             "PIPELINE_HISTORY__DSN and PIPELINE_HISTORY__SCHEMA."
         )
@@ -482,7 +482,7 @@ class RequestTooLarge(RequestError):
 
     def __init__(self, size: int, *, limit: int) -> None:
         super().__init__(
-            f"The message's value has {size:,} bytes, and a request may have {limit:,}. "
+            f"The message's value has {size:,} bytes, but a request may have {limit:,} at most. "
             "Send fewer or shorter params, or several requests."
         )
 
@@ -519,8 +519,8 @@ class ConflictingRequest(RequestError):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
-            f"Run {run_id!r} exists already, for a different request. A run id names one request for good: "
-            f"use another id, or see `pipeline-processing history --run-id {run_id}`."
+            f"Run {run_id!r} exists already, for a different request. A run id belongs to one request only: use "
+            f"another id, or see `pipeline-processing history --run-id {run_id}`."
         )
 
 
@@ -549,9 +549,9 @@ class RunOfAnotherJobConfig(PipelineError):
 
     def __init__(self, run_id: str, *, accepted: str | None, given: str) -> None:
         super().__init__(
-            f"Run {run_id!r} was accepted with the job config {accepted}, and this one is {given}. Go on with it with "
-            f"the same job config and destination, end it with `pipeline-processing cancel {run_id}`, or use another "
-            "run id."
+            f"Run {run_id!r} was accepted with the job config {accepted}, but this one is {given}. Use the job config "
+            f"and destination that it was accepted with, end it with `pipeline-processing cancel {run_id}`, or use "
+            "another run id."
         )
 
 
@@ -563,10 +563,10 @@ class RunPutOff(PipelineError):
     retryable = True
 
     def __init__(self, run_id: str, *, until: datetime, cause: str | None) -> None:
-        """`cause`: what the last attempt failed for."""
+        """`cause`: why the last attempt failed."""
         super().__init__(
-            f"Run {run_id!r} is put off until {until:%Y-%m-%dT%H:%M:%SZ}, and `run` doesn't wait that long. Give the "
-            f"same command `--run-id {run_id}` then, or let a `serve` go on with it."
+            f"Run {run_id!r} is put off until {until:%Y-%m-%dT%H:%M:%SZ}, and `run` doesn't wait that long. Repeat the "
+            f"command then, with `--run-id {run_id}`, or let a `serve` continue the run."
             + (f" The last attempt: {cause}" if cause else "")
         )
 
@@ -594,7 +594,7 @@ class Superseded(PipelineError):
     kind = "superseded"
     exit_code = 75
 
-    def __init__(self, run_id: str, *, fence: int) -> None:
+    def __init__(self, run_id: str, *, fence: int | None) -> None:
         super().__init__(f"Run {run_id!r} was taken over or cancelled: fence {fence} no longer holds it.")
 
 

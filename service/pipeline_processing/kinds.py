@@ -1,9 +1,9 @@
 """
 How values of each kind travel from step to step: *carried*, in the form that the dataset's format prints.
 
-In the form "json" a value is what msgspec writes as Postgres's `row_to_json` would (`msgspec.Raw` where that is a
-fragment of JSON already); in the form "text" it is the text that `COPY` would print. Nothing has to be converted for a
-row that no step reads, and exact values stay exact. A step that makes new values makes carried ones, by `carried`.
+In the form "json" a value is what msgspec writes as Postgres's `row_to_json` would (`msgspec.Raw` if it is a fragment
+of JSON already). In the form "text" it is the text that `COPY` would print. So rows that no step reads need no
+conversion, and values stay exact. A step that makes new values turns them into carried ones with `Form.carried`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from pipeline_processing.rows import values
 from pipeline_processing.rows.columns import Column, Comparison, Kind
-from pipeline_processing.rows.json_values import dumps, loads, non_finite
+from pipeline_processing.rows.json_values import decimal_text, dumps, float_text, loads
 from pipeline_processing.rows.untouched import remembering
 from pipeline_processing.rows.values import same
 
@@ -39,7 +39,7 @@ def form_of(kind: Kind, carry: str) -> Form:
 
 
 def column_of_kind(name: str, kind: Kind, carry: str, *, origins: Iterable[str] = ()) -> Column:
-    """A column of values that a step makes, of what it read in the columns `origins` of the source."""
+    """A column of values that a step computes from the source's columns `origins`."""
     form = form_of(kind, carry)
     return Column(
         name, natural=form.natural, comparison=form.comparison, kind=kind, typed=True, origins=frozenset(origins)
@@ -47,7 +47,7 @@ def column_of_kind(name: str, kind: Kind, carry: str, *, origins: Iterable[str] 
 
 
 def text_of(carried: Any) -> str:
-    """The text of a carried value that isn't null: a string as it is, anything else as the format prints it."""
+    """The text of a carried value (never None): a string as it is, anything else as the format prints it."""
     match carried:
         case str():
             return carried
@@ -67,7 +67,7 @@ def _natural_decimal(carried: Raw) -> Decimal:
 
 
 def _natural_float(carried: Raw) -> float:
-    natural: float = remembering(float(text_of(carried)), carried)  # Postgres's digits aren't always Python's: 1e23
+    natural: float = remembering(float(text_of(carried)), carried)  # Postgres prints 1e23 in other digits than Python
     return natural
 
 
@@ -80,7 +80,7 @@ def _float_key(carried: Raw) -> Any:
 
 
 def _natural_timestamp(carried: str) -> datetime | str:
-    """A datetime; the carried text where Python's years don't reach."""
+    """A datetime; the carried text for years beyond Python's."""
     try:
         return datetime.fromisoformat(carried)
     except ValueError:
@@ -88,7 +88,7 @@ def _natural_timestamp(carried: str) -> datetime | str:
 
 
 def _natural_date(carried: str) -> date | str:
-    """A date; the carried text where Python's years don't reach."""
+    """A date; the carried text for years beyond Python's."""
     try:
         return date.fromisoformat(carried)
     except ValueError:
@@ -110,24 +110,15 @@ def _integer_text(value: int) -> str:
 
 
 def _json_decimal(value: Decimal) -> Raw:
-    return Raw(_decimal_text(value).encode())
+    return Raw(decimal_text(value).encode())
 
 
 def _json_float(value: float) -> Raw:
-    return Raw(_float_text(value).encode())
+    return Raw(float_text(value).encode())
 
 
 def _json_document(value: Any) -> Raw:
     return Raw(dumps(value).encode())
-
-
-def _decimal_text(value: Decimal) -> str:
-    return format(value, "f") if value.is_finite() else non_finite(value)
-
-
-def _float_text(value: float) -> str:
-    """In Postgres's own digits: `1`, not `1.0`."""
-    return repr(float(value)).removesuffix(".0") if value - value == 0 else non_finite(value)
 
 
 def _date_text(value: date | str) -> str:
@@ -148,7 +139,7 @@ _TIMESTAMPTZ = Comparison("timestamptz", values.time_key, values.timestamptz_lit
 
 
 def _json_time(comparison: Comparison) -> Comparison:
-    """Keys are made of Postgres's text, so undo what JSON changes."""
+    """Keys are made of Postgres's own text, so JSON's changes are undone first."""
 
     def key(carried: str) -> Any:
         return values.time_key(carried.replace("T", " ", 1).replace("+00:00", "+00", 1))
@@ -186,7 +177,7 @@ def _text_natural_float(text: str) -> float:
 
 
 def _text_natural_document(text: str) -> Any:
-    """Objects and arrays; a plain value stays text, which tells `null` from null and `"1"` from `1`."""
+    """Objects and arrays are parsed. A plain value stays text, so that `null` differs from null, and `"1"` from `1`."""
     document = loads(text) if text.lstrip()[:1] in ("{", "[") else text
     return remembering(document, text)
 
@@ -206,8 +197,8 @@ def _timestamptz_text(value: datetime | str) -> str:
 _TEXT = (
     Form(Kind.TEXT, str, None, values.PLAIN_TEXT),
     Form(Kind.INTEGER, _integer_text, int, Comparison("number", int, values.number_literal)),
-    Form(Kind.NUMBER, _decimal_text, Decimal, values.PLAIN_NUMBER),
-    Form(Kind.FLOAT, _float_text, _text_natural_float, Comparison("number", values.float_key, values.float_literal)),
+    Form(Kind.NUMBER, decimal_text, Decimal, values.PLAIN_NUMBER),
+    Form(Kind.FLOAT, float_text, _text_natural_float, Comparison("number", values.float_key, values.float_literal)),
     Form(Kind.BOOLEAN, _boolean_text, _text_boolean, Comparison("boolean", _text_boolean, values.boolean_literal)),
     Form(Kind.DATE, _date_text, _natural_date, _DATE),
     Form(Kind.TIMESTAMP, _timestamp_text, _natural_timestamp, _TIMESTAMP),

@@ -1,7 +1,8 @@
 """
-What crosses the wire or is stored: requests, runs, plans, manifests, events.
+What a request, a run and a plan are, as they cross the wire and are stored.
 
-All of it is frozen pydantic. Times are timezone-aware; sizes are bytes; durations are milliseconds.
+All models are frozen. Times are timezone-aware; sizes are bytes; durations are milliseconds. The manifest is in
+`runs/manifest.py`, and what is announced of a run in `runs/completions.py`.
 """
 
 import hashlib
@@ -9,7 +10,6 @@ import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 import orjson
 from pydantic import (
@@ -37,25 +37,25 @@ TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 _INTEGERS = range(-(2**63), 2**63)
 _WHOLE = 1e15
-"""From here on floats have no fraction worth the name, and jsonb gives them back as integers."""
+"""Floats of this size and above have hardly a fraction, and jsonb returns them as integers."""
 
 
 def _as_stored(name: str, value: Any) -> Any:
-    """A param as the run table gives it back, so that a stored request is the one that came in."""
+    """A param as the run table returns it, so that the stored request equals the one that came in."""
     if isinstance(value, float):
         value = int(value) if value.is_integer() and abs(value) >= _WHOLE else value + 0.0  # without the sign of -0.0
     if isinstance(value, int) and value not in _INTEGERS:
-        # pydantic would go on to float, and lose digits.
+        # pydantic would fall back to float, and lose digits.
         raise ValueError(f"{name} has more than 64 bits: send it as text")
     return value
 
 
 BUILT_IN_ARGUMENTS = ("agency_id", "run_id", "since", "until")
-"""Names that a query's `args` and `add` steps may use besides the request's own params."""
+"""Arguments that queries and `add` steps may use besides the request's own params."""
 
 
 def _check_moment(value: Any) -> Any:
-    """Only what is written as a time: pydantic takes numbers for seconds since 1970."""
+    """Accept only text in the form of a time: pydantic reads numbers as seconds since 1970."""
     if isinstance(value, datetime) or (isinstance(value, str) and _MOMENT.fullmatch(value)):
         return value
     raise ValueError("must be a time with its zone, such as 2026-01-18T10:00:00Z")
@@ -71,7 +71,7 @@ def _in_utc(value: datetime) -> datetime:
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)")
 
 Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_check_moment), AfterValidator(_in_utc)]
-"""A time with its zone, kept in UTC."""
+"""A time with its zone, converted to UTC."""
 
 
 class FormatName(StrEnum):
@@ -90,12 +90,12 @@ class Compression(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """The end of an artifact's key."""
+        """The suffix of an artifact's key."""
         return {Compression.NONE: "", Compression.GZIP: ".gz", Compression.ZSTD: ".zst"}[self]
 
 
 class Message(BaseModel):
-    """Base of everything here: frozen, and unknown keys are refused."""
+    """Base of all models: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -129,7 +129,7 @@ class CsvOptions(Message):
 class JobRequest(Message):
     """One agency's data, please. Only `agency_id` is required."""
 
-    # Strict: `"123"` isn't an agency, nor `"yes"` a boolean. What other services send should mean one thing.
+    # Strict: `"123"` isn't an agency, nor `"yes"` a boolean.
     model_config = ConfigDict(strict=True)
 
     agency_id: AgencyId
@@ -167,9 +167,9 @@ class JobRequest(Message):
 
     def digest(self) -> str:
         """
-        Hex SHA-256 of what was asked for, not by whom: two requests with one run id must agree in it.
+        Hex SHA-256 of what is asked for, not by whom. Two requests with the same run id must have the same digest.
 
-        Defaults are left out, so that a field added later changes no hash of a request that doesn't use it.
+        Defaults are left out, so that a new field changes no digest of requests that don't use it.
         """
         asked = self.model_dump(mode="json", exclude={"run_id", "requested_by"}, exclude_defaults=True)
         return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
@@ -190,6 +190,7 @@ class RunState(StrEnum):
 
     @property
     def finished(self) -> bool:
+        """Whether the state is final."""
         return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
 
 
@@ -202,16 +203,20 @@ class Counts(Message):
     rows_rejected: Count = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            rows_read=self.rows_read + other.rows_read,
-            rows_written=self.rows_written + other.rows_written,
-            rows_filtered=self.rows_filtered + other.rows_filtered,
-            rows_rejected=self.rows_rejected + other.rows_rejected,
-        )
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in Counts.model_fields})
 
     @property
     def accounted_for(self) -> bool:
+        """Whether every row read was written, filtered or rejected."""
         return self.rows_read == self.rows_written + self.rows_filtered + self.rows_rejected
+
+
+class _Named(Message):
+    name: str
+
+
+class DatasetCounts(Counts, _Named):
+    """Rows of one dataset. Of two bases, so that the name stands first."""
 
 
 class RunFailure(Message):
@@ -224,7 +229,7 @@ class RunFailure(Message):
 
 
 class Run(Message):
-    """One row of the history: a request and what became of it."""
+    """One row of the history: a request and the state of its run."""
 
     run_id: RunId
     job: str
@@ -279,76 +284,13 @@ class Attempt(Message):
     span_id: str | None = None
 
 
-# -- the manifest --------------------------------------------------------------------------------
-
-
-class ContentMeta(Message):
-    content_length: Count
-
-
-class ManifestEntry(Message):
-    """One published artifact. Redshift's COPY reads `url`, `mandatory` and `meta`."""
-
-    url: str
-    mandatory: bool = True
-    dataset: str
-    format: FormatName
-    compression: Compression
-    rows: Count
-    meta: ContentMeta
-    sha256: Sha256
-
-
-class RejectedEntry(Message):
-    """One artifact of rejected rows: always NDJSON, not compressed."""
-
-    url: str
-    dataset: str
-    rows: Count
-    meta: ContentMeta
-    sha256: Sha256
-
-
-class _Named(Message):
-    name: str
-
-
-class DatasetCounts(Counts, _Named):
-    """Rows of one dataset. Of two bases, so that the name stands first."""
-
-
-class Manifest(Message):
-    """The list of a run's artifacts and counts, published last."""
-
-    version: Literal[1] = 1
-    job: str
-    agency_id: AgencyId
-    run_id: RunId
-    attempt: int
-    trace_id: TraceId
-    config_id: ConfigId | None = Field(
-        None,
-        description="Identity of the job config that the run was exported with.",
-        json_schema_extra={"x-since": "0.2"},
-    )
-    snapshot_at: AwareDatetime
-    created_at: AwareDatetime
-    rows_read: Count
-    rows_written: Count
-    rows_filtered: Count
-    rows_rejected: Count
-    datasets: tuple[DatasetCounts, ...]
-    entries: tuple[ManifestEntry, ...]
-    rejected: tuple[RejectedEntry, ...] = ()
-
-
 # -- the plan ------------------------------------------------------------------------------------
 
 
 class UploadedPart(Message):
     """
-    One part of a multipart upload, as its completion names it. Checksums are base64, as S3 wants them; `sha256` is None
-    where S3 was told the CRC32 only.
+    One part of a multipart upload, as needed to complete it. Checksums are base64, as in S3's API; `sha256` is None if
+    only the CRC32 was sent to S3.
     """
 
     number: int
@@ -358,7 +300,7 @@ class UploadedPart(Message):
 
 
 class MultipartUpload(Message):
-    """Bytes that wait in an incomplete multipart upload."""
+    """Bytes in an incomplete multipart upload."""
 
     kind: Literal["multipart"] = "multipart"
     upload_id: str
@@ -366,21 +308,21 @@ class MultipartUpload(Message):
 
 
 class InlineContent(Message):
-    """Bytes small enough to stand in the plan itself, base64."""
+    """Bytes that are stored in the plan itself, base64."""
 
     kind: Literal["inline"] = "inline"
     content: str
 
 
 class StagedFile(Message):
-    """Bytes that wait in a file beside their final place. `path` is relative to the destination."""
+    """Bytes in a file beside their final place. `path` is relative to the destination."""
 
     kind: Literal["file"] = "file"
     path: str
 
 
 class StagedTable(Message):
-    """Rows that wait in a table beside the one they go to. `table` is its name in the target's schema, unquoted."""
+    """Rows in a table beside the target table. `table` is its unquoted name in the target's schema."""
 
     kind: Literal["table"] = "table"
     table: str
@@ -390,7 +332,7 @@ Staged = Annotated[MultipartUpload | InlineContent | StagedFile | StagedTable, F
 
 
 class Artifact(Message):
-    """One object whose bytes are all stored somewhere, and which nobody can see until it is completed."""
+    """One object, whose bytes are all stored, and which is invisible until it is completed."""
 
     key: str = Field(description="Relative to the destination, e.g. `agency_id=7/run_id=r/records/part-00000.csv`.")
     dataset: str
@@ -403,12 +345,24 @@ class Artifact(Message):
     destination: str = Field("", description="URL of the destination that has it; the plan's own if empty.")
     rejected: bool = Field(False, description="Whether it holds rejected rows.")
 
+    @property
+    def handle(self) -> str | None:
+        """The destination's handle of the upload; None where the bytes stand in the plan."""
+        match self.staged:
+            case MultipartUpload():
+                return self.staged.upload_id
+            case StagedFile():
+                return self.staged.path
+            case StagedTable():
+                return self.staged.table
+        return None
+
 
 class Plan(Message):
     """
-    The decision of a run: all that completing and publishing it needs, down to the manifest's bytes.
+    The decision of a run: everything that completing and publishing it needs, with the manifest's exact bytes.
 
-    Artifacts stand in the order in which they are completed: uploads that can be lost, inline content, tables.
+    Artifacts are in the order of their completion: uploads, which can be lost, then inline content, then tables.
     """
 
     destination: str = Field(description="URL of the destination that holds the manifest.")
@@ -417,96 +371,15 @@ class Plan(Message):
     manifest_key: str
     manifest: str = Field(description="The manifest's exact bytes, as text.")
 
+    @property
+    def uploads(self) -> list[tuple[str, str]]:
+        """Key and handle of each upload that the plan names."""
+        return [(artifact.key, artifact.handle) for artifact in self.artifacts if artifact.handle is not None]
+
 
 class UploadRef(Message):
-    """An upload that was started and may have to be aborted: `upload_id` is the destination's own handle."""
+    """An upload that was started and may have to be aborted. `upload_id` is the destination's handle."""
 
     key: str
     upload_id: str
     destination: str = Field("", description="URL of the destination that has it, once that is recorded.")
-
-
-# -- events --------------------------------------------------------------------------------------
-
-
-class RunCompletion(Message):
-    """What is announced when a run has finished: RunSucceeded, RunFailed or RunCancelled, by `state`."""
-
-    run_id: RunId
-    job: str
-    agency_id: AgencyId
-    state: Literal["succeeded", "failed", "cancelled"]
-    attempt: Count
-    dry_run: bool
-    config_id: ConfigId | None = Field(
-        None,
-        description="Identity of the job config that the run was exported with.",
-        json_schema_extra={"x-since": "0.2"},
-    )
-    replay_of: RunId | None
-    requested_at: AwareDatetime
-    started_at: AwareDatetime | None
-    finished_at: AwareDatetime
-    duration_ms: Count
-    rows_read: Count
-    rows_written: Count
-    rows_filtered: Count
-    rows_rejected: Count
-    bytes_written: Count
-    manifest: str | None
-    trace_id: TraceId | None
-    error: RunFailure | None
-
-    @property
-    def event_type(self) -> str:
-        """CloudEvents type."""
-        return f"agency.run.{self.state}"
-
-    @classmethod
-    def of(cls, run: Run) -> "RunCompletion":
-        """The announcement of a finished run."""
-        if not run.state.finished or run.finished_at is None:
-            raise ValueError(f"run {run.run_id} has not finished")
-        return cls(
-            run_id=run.run_id,
-            job=run.job,
-            agency_id=run.agency_id,
-            state=run.state.value,
-            attempt=run.attempt,
-            dry_run=run.dry_run,
-            config_id=run.config_id,
-            replay_of=run.replay_of,
-            requested_at=run.queued_at,
-            started_at=run.started_at,
-            finished_at=run.finished_at,
-            duration_ms=run.duration_ms or 0,
-            rows_read=run.rows_read or 0,
-            rows_written=run.rows_written or 0,
-            rows_filtered=run.rows_filtered or 0,
-            rows_rejected=run.rows_rejected or 0,
-            bytes_written=run.bytes_written or 0,
-            manifest=run.manifest_url if run.state is RunState.SUCCEEDED else None,
-            trace_id=run.trace_id,
-            error=run.error,
-        )
-
-
-class RunProgress(Message):
-    """How far a run is. Type `agency.run.progress`."""
-
-    run_id: RunId
-    agency_id: AgencyId
-    attempt: Count
-    state: RunState
-    dataset: str | None
-    stage: str | None
-    rows_read: Count
-    rows_written: Count
-    bytes_written: Count
-    at: AwareDatetime
-
-
-class Installation(Message):
-    """`_installation.json`: the history that a prefix belongs to."""
-
-    installation_id: UUID

@@ -26,29 +26,28 @@ from pipeline_processing.rows.projection import Projection
 
 # -- rows ----------------------------------------------------------------------------------------
 
+Records = Sequence[Sequence[Any]]
+"""
+What a source gives: for each row the values in the order of its columns.
+
+Values are *carried*: as the fragment of output that Postgres itself would print (see `kinds.py`). So it costs nothing
+to keep them exact until a step reads them.
+"""
+
 Row = dict[str, Any]
-"""
-One row, column name → value. Until a step reads a value it is *carried*: as the fragment of output that Postgres
-itself would print (see `kinds.py`), so that it costs nothing to keep exact.
-"""
+"""One row as steps see it: column name → value, carried until a step reads it."""
 Rows = list[Row]
 
 
-RowMaker = Callable[[Sequence[Sequence[Any]]], list[Any]]
-"""Records of a source (values in the order of its columns) → rows."""
-
-
 class Batches(Protocol):
-    """The rows of one dataset, batch by batch. Leaving the block closes the cursor."""
+    """The records of one dataset, batch by batch. Leaving the block closes the cursor."""
 
     columns: Columns
-    make_rows: RowMaker
-    """How records become rows, to be set before the first is read; dicts of all columns if it isn't."""
 
     def __aiter__(self) -> "Batches": ...
 
-    async def __anext__(self) -> list[Any]:
-        """What `make_rows` makes of the next records; it is called once for each batch, just before."""
+    async def __anext__(self) -> Records:
+        """The next records, at least one. Batches should stay near 1 MiB and 1,000 records."""
 
 
 class Snapshot(Protocol):
@@ -57,9 +56,11 @@ class Snapshot(Protocol):
     taken_at: datetime
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
-        """What a dataset's rows have."""
+        """The columns of a dataset's records."""
 
-    def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AbstractAsyncContextManager[Batches]:
+    def records(
+        self, dataset: str, arguments: Mapping[str, Any], *, carry: str
+    ) -> AbstractAsyncContextManager[Batches]:
         """
         Read one dataset.
 
@@ -73,14 +74,14 @@ class Source(Protocol):
 
     def snapshot(self, datasets: Mapping[str, Any]) -> AbstractAsyncContextManager[Snapshot]:
         """
-        Open a snapshot to read these datasets in: name → the options of its `source`, as the job config has them.
+        Open a snapshot to read these datasets in: name → the options of its `source`, as in the job config.
 
-        Leaving the block ends it. Raises as `Snapshot.rows` does.
+        Leaving the block ends it. Raises as `Snapshot.records` does.
         """
 
 
 class LookupTable(Protocol):
-    """Rows of a database found by their keys."""
+    """Finds rows of a database by their keys."""
 
     columns: Columns
 
@@ -124,7 +125,7 @@ class Services(Protocol):
     def lookup(self, query: str, *, secret: str | None, carry: str) -> AbstractAsyncContextManager[LookupTable]:
         """
         A query whose one parameter, `$1`, is a list of keys, on connections apart from the source's snapshot: to the
-        source's server, or the one whose DSN is the secret of that name. Raises as `Snapshot.rows` does.
+        source's server, or the one whose DSN is the secret of that name. Raises as `Snapshot.records` does.
         """
 
     def upstream(self, options: Any) -> AbstractAsyncContextManager[Upstream]:
@@ -134,22 +135,21 @@ class Services(Protocol):
         """Raises SecretMissing."""
 
 
+RowMaker = Callable[[Records], list[Any]]
+"""Makes rows of a source's records."""
+
+
 class Format(Protocol):
     """Rows → bytes of one dataset's artifacts. An instance has the state of one dataset."""
 
     carry: str
     """The form in which it takes carried values: "json" or "text"."""
-    rows: int
-    """Rows encoded so far."""
-
-    def begin(self, names: Sequence[str]) -> None:
-        """The columns, as far as they are known before the first row."""
 
     def head(self) -> bytes:
-        """What every artifact begins with. Where only rows tell the columns, those of the first one encoded do."""
+        """What every artifact begins with."""
 
     def row_maker(self, projection: Projection) -> RowMaker:
-        """Makes rows in the shape that this format encodes fastest, where no step has to read them."""
+        """Makes rows in the shape that this format encodes fastest, for datasets whose rows no step reads."""
 
     def encode(self, batch: list[Any]) -> bytes:
         """One non-empty batch, of dicts or of what `row_maker` makes."""
@@ -205,7 +205,7 @@ class Destination(Protocol):
     Where artifacts go. `url` is its root, e.g. `s3://exports/agencies`; keys are relative to it.
 
     One that `holds_tables` takes the bytes of a whole dataset as one artifact, never compressed, and puts them into a
-    table; it has no manifest, so `publish` and `exists` aren't called.
+    table. Each write holds whole records. It has no manifest, so `publish` and `exists` aren't called.
 
     Every method may raise DestinationUnavailable or Throttled (try again), AccessDenied or BucketMissing.
     """

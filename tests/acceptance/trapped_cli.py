@@ -20,7 +20,7 @@ from pipeline_processing.app import one_run as app
 from pipeline_processing.cli.main import main
 from pipeline_processing.destinations.files.destination import FileDestination
 from pipeline_processing.destinations.s3.destination import S3Destination
-from pipeline_processing.model import RunProgress
+from pipeline_processing.runs.completions import RunProgress
 
 MORE_THAN_A_PART = 9 * 1024 * 1024
 

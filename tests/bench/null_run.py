@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.app.data_path import sources
 from pipeline_processing.destinations.null.destination import NullDestination
@@ -31,18 +32,22 @@ async def seconds_of_a_run(dsn: str, config: AgencyJobConfig) -> tuple[float, in
 
     settings = load_settings({"PIPELINE_SOURCE__DSN": dsn, "PIPELINE_SECRETS__SALT": "bench"}).settings
     started = time.perf_counter()
+    run = RunContext(run_id="bench", attempt=1, trace_id="0" * 32, request=JobRequest(agency_id=1))
     async with sources(settings, config, runs=1, mask=Mask()) as (source, services):
         processor = AgencyProcessor(
-            run=RunContext(run_id="bench", attempt=1, trace_id="0" * 32, request=JobRequest(agency_id=1)),
+            run=run,
             source=source,
             services=services,
-            destinations=Destinations([NullDestination()]),
+            outlet=Outlet(
+                run=run,
+                destinations=Destinations([NullDestination()]),
+                on_upload=no_upload,
+                mask=Mask(),
+                max_row_bytes=16 * 1024 * 1024,
+            ),
             last_success=no_success,
-            on_upload=no_upload,
             on_progress=lambda counts, *, stage, bytes_written: None,
             tracer=TracerProvider().get_tracer("bench"),
-            mask=Mask(),
-            max_row_bytes=16 * 1024 * 1024,
         )
         export = await processor.process_agency(1, config)
     return time.perf_counter() - started, export.datasets[0].counts.rows_written

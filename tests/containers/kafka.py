@@ -7,8 +7,8 @@ from typing import ClassVar
 from testcontainers.core.container import DockerContainer
 
 from pipeline_processing.embedded.kafka import _PROPERTIES
-from pipeline_processing.embedded.kafka_probe import see_cluster
 from pipeline_processing.embedded.ports import LOOPBACK
+from tests.containers.kafka_probe import see_cluster
 from tests.containers.server import ContainerServer
 
 _CONTROLLER_PORT = 9093  # below all that `port` may be

@@ -6,7 +6,8 @@ import pipeline_processing.app.one_run  # noqa: F401  makes every error class kn
 from pipeline_processing import errors
 from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
 from pipeline_processing.published.schemas import error_kinds
-from pipeline_processing.settings.keys import setting_docs
+from pipeline_processing.settings.keys import ALL_SETTINGS, NAMED_SECRETS, variable_of
+from pipeline_processing.settings.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -14,10 +15,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 def settings_table() -> str:
     """One row a setting."""
     lines = ["| variable | meaning | default |", "|---|---|---|"]
-    for setting in setting_docs():
-        secret = f" Secret: also from a file, by `{setting.variable}_FILE`." if setting.secret else ""
-        default = "none" if setting.default is None else f"`{setting.default}`"
-        lines.append(f"| `{setting.variable}` | {setting.description}{secret} | {default} |")
+    for key in ALL_SETTINGS:
+        named = key.path == (NAMED_SECRETS,)
+        variable = variable_of(key.path) + ("__…" if named else "")
+        secret = f" Secret: also from a file, by `{variable}_FILE`." if key.secret else ""
+        default = None if named else key.displayed(Settings())
+        shown = "none" if default is None else f"`{default}`"
+        lines.append(f"| `{variable}` | {key.field.description}{secret} | {shown} |")
     return "\n".join(lines)
 
 

@@ -9,8 +9,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from pipeline_processing.errors import ConflictingRequest, KafkaUnavailable
-from pipeline_processing.model import JobRequest, Run, RunCompletion
-from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.model import JobRequest, Run
+from pipeline_processing.runs.completions import OutboxEvent, RunCompletion
 from pipeline_processing.runs.store import Incoming
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.history.memory.table import RunRecord, RunTable
-from pipeline_processing.model import RunCompletion, RunState, StagedTable
+from pipeline_processing.model import RunState, StagedTable
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Claim, RunAttempts, RunQueue, RunStore
 
 FAILURES = {

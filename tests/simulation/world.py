@@ -29,7 +29,6 @@ from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.lease import Leases
 from pipeline_processing.runs.retrying import RetryPolicy
 from pipeline_processing.runs.store import Claim, Incoming, Origin
-from pipeline_processing.runs.stored_text import planned_uploads
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.simulation.kafka import Kafka
@@ -238,7 +237,7 @@ class World:
                 handle
                 for record in self.table.records.values()
                 if record.plan is not None
-                for handle in planned_uploads(record.plan)[1]
+                for _, handle in record.plan.uploads
             }
             pending = [
                 (each, upload)

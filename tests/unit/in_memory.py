@@ -21,11 +21,11 @@ from pipeline_processing.destinations.memory.destination import MemoryDestinatio
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunRecord, RunTable
-from pipeline_processing.model import JobRequest, Run, RunCompletion, RunProgress
+from pipeline_processing.model import JobRequest, Run
 from pipeline_processing.ports import Content, LookupTable, Upload, UploadStarted, Upstream
 from pipeline_processing.rows.columns import Column, Columns, Kind
-from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.runs.executor import Attempted, Executor, Isolated
 from pipeline_processing.runs.history_clock import HistoryClock
 from pipeline_processing.runs.lease import Leases
@@ -228,7 +228,7 @@ class _MemorySnapshot:
         return self._source.columns
 
     @asynccontextmanager
-    async def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[_MemoryBatches]:
+    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[_MemoryBatches]:
         self._source.asked.append(arguments)
         yield _MemoryBatches(self._source.rows_by_dataset[dataset], self._source.columns, self._around)
 
@@ -236,18 +236,17 @@ class _MemorySnapshot:
 class _MemoryBatches:
     def __init__(self, batches: Sequence[Records], columns: Columns, around: Around) -> None:
         self.columns = columns
-        self.make_rows: Any = Projection.of(columns.names).rows
         self._left = deque(batches)
         self._around = around
 
     def __aiter__(self) -> _MemoryBatches:
         return self
 
-    async def __anext__(self) -> list[Any]:
-        async def read() -> list[Any] | None:
-            return self.make_rows(self._left.popleft()) if self._left else None
+    async def __anext__(self) -> Records:
+        async def read() -> Records | None:
+            return self._left.popleft() if self._left else None
 
-        batch: list[Any] | None = await self._around("batch", read)
+        batch: Records | None = await self._around("batch", read)
         if batch is None:
             raise StopAsyncIteration
         return batch

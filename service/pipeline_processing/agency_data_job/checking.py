@@ -1,25 +1,22 @@
 """What can be told of a job config without a server: faults that a run would find only when it runs."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from pydantic import SecretStr
 
+from pipeline_processing.agency_data_job.chain import check_steps
 from pipeline_processing.agency_data_job.config import BEGINNING, AgencyJobConfig, DatasetConfig, InvalidJobConfig
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.agency_data_job.source_config import HttpSourceEntry, PostgresSourceEntry, SourceConfig
-from pipeline_processing.agency_data_job.verification import checks_of_rows
 from pipeline_processing.errors import PipelineError, SecretMissing, SettingsError
 from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.model import BUILT_IN_ARGUMENTS
-from pipeline_processing.ports import LookupTable, Services, Upstream
+from pipeline_processing.ports import LookupTable, Upstream
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
 from pipeline_processing.sources.postgres.query_columns import names_of_query
-from pipeline_processing.steps.chain import checked
-from pipeline_processing.steps.rejections import Rejections
-from pipeline_processing.steps.step import StepContext
 
 
 class AnyArgument(dict[str, Any]):
@@ -55,11 +52,8 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
         for fault in faults_of_names(dataset, declared=config.params):
             yield fault.at(f"Dataset {dataset.name!r}")
         try:
-            context = step_context(dataset, _NoServices())
             columns = source_columns(dataset.source, carry=CARRY[dataset.format])
-            columns = checked(dataset.steps, context, columns, dataset=dataset.name)
-            for check in checks_of_rows(dataset.expect):
-                check(context(columns))
+            check_steps(dataset, columns, arguments=AnyArgument(), services=_NoServices())
         except PipelineError as error:
             yield error.at(f"Dataset {dataset.name!r}")
     if secrets is not None:
@@ -113,23 +107,6 @@ def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:
         raise SettingsError("\n".join(map(str, faults)))
     if faults:
         raise InvalidJobConfig("The job config isn't sound:\n" + "\n".join(f"  {fault}" for fault in faults))
-
-
-def step_context(dataset: DatasetConfig, services: Services) -> Callable[[Columns], StepContext]:
-    """What a dataset's steps are built with as long as there is no run."""
-    rejections = Rejections(dataset=dataset.name, on_row_error=dataset.on_row_error, max_rejected=dataset.max_rejected)
-
-    def context(columns: Columns) -> StepContext:
-        return StepContext(
-            dataset=dataset.name,
-            columns=columns,
-            carry=CARRY[dataset.format],
-            arguments=AnyArgument(),
-            row_errors=rejections,
-            services=services,
-        )
-
-    return context
 
 
 def source_columns(source: SourceConfig, *, carry: str) -> Columns:

@@ -6,7 +6,6 @@ from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
 from pipeline_processing.agency_data_job.destination_config import (
@@ -17,6 +16,7 @@ from pipeline_processing.agency_data_job.destination_config import (
     S3DestinationEntry,
 )
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
+from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
 from pipeline_processing.agency_data_job.source_config import SourceConfig
 from pipeline_processing.destinations.tables.options import LoadMode
@@ -29,7 +29,6 @@ from pipeline_processing.options.plugin_entry import PluginEntry
 from pipeline_processing.options.validation import faults_of
 from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.steps.config import DedupeConfig, EnrichTableConfig, StepConfig
-from pipeline_processing.steps.rejections import OnRowError
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
@@ -254,7 +253,7 @@ def load_job_config(path: Path) -> AgencyJobConfig:
             f"Can't read the job config {path}: {error.strerror}. Name an existing file with --config or "
             "PIPELINE_JOB_CONFIG_FILE."
         ) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that there isn't
+    except ValueError as error:  # not UTF-8, or not YAML
         raise InvalidJobConfig(f"The job config {path} isn't YAML: {error}") from None
     if not isinstance(document, dict):
         raise InvalidJobConfig(f"The job config {path} must be a mapping with `job` and `datasets`.")

@@ -1,29 +1,14 @@
 """What must hold of a dataset before its artifacts may be published."""
 
-from collections.abc import Callable, Sequence
-
 from pipeline_processing.agency_data_job.config import Expect
 from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted
 from pipeline_processing.model import DatasetCounts
 from pipeline_processing.ports import LastSuccess
-from pipeline_processing.steps.not_null import NotNull
-from pipeline_processing.steps.step import Step, StepContext
-from pipeline_processing.steps.unique import Unique
-
-
-def checks_of_rows(expect: Expect) -> Sequence[Callable[[StepContext], Step]]:
-    """What `expect` says of single rows, as steps that come last."""
-    checks: list[Callable[[StepContext], Step]] = []
-    if (not_null := expect.not_null) is not None:
-        checks.append(lambda context: NotNull(not_null, context))
-    if (unique := expect.unique) is not None:
-        checks.append(lambda context: Unique(unique, context))
-    return checks
 
 
 def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> None:
     """
-    Every row read was written, filtered or rejected, each counted where it happened; and `expect` is met.
+    Check that every row read was written, filtered or rejected, and that `expect` is met.
 
     `last` is the dataset's last successful export. Raises RowsUnaccounted or ExpectationFailed.
     """
@@ -39,11 +24,11 @@ def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> N
         raise _unmet(counts, f"at least {expect.min_rows:,} are expected", "min_rows")
     if expect.max_rows is not None and counts.rows_written > expect.max_rows:
         raise _unmet(counts, f"at most {expect.max_rows:,} are expected", "max_rows")
-    if expect.max_change is not None and last is not None:  # of nothing there is no share: any number may follow
+    if expect.max_change is not None and last is not None:  # any number may follow none
         before = last.counts.rows_written
         if before > 0 and abs(counts.rows_written - before) > expect.max_change.of(before):
             run = f"run {last.run_id!r}, the last that succeeded, wrote {before:,}"
-            raise _unmet(counts, f"{run}, and {expect.max_change} of change is expected at most", "max_change")
+            raise _unmet(counts, f"{run}, and a change of {expect.max_change} at most is expected", "max_change")
 
 
 def _unmet(counts: DatasetCounts, but: str, check: str) -> ExpectationFailed:

@@ -2,15 +2,41 @@
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from pipeline_processing.aio.step_thread import StepPlace, StepThread
 from pipeline_processing.user_code import harmless
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlace:
+    """Which step, for the log."""
+
+    step: str
+    dataset: str | None = None
+
+
+class StepThread(threading.Thread):
+    """
+    A thread that runs a step's user code. The watchdog finds it by `threading.enumerate()`.
+
+    It is a daemon: the process may end while user code hangs in it. `context` holds the context variables of the step,
+    the run's log fields among them.
+    """
+
+    def __init__(self, place: StepPlace, *, context: contextvars.Context, target: Callable[[], None]) -> None:
+        super().__init__(name=place.step, target=target, daemon=True)
+        self.place = place
+        self.context = context
+        self.busy = False
+        """Whether a call of user code is under way."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop that runs in it, if one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +47,11 @@ class _Call:
 
 class OwnThread:
     """
-    Runs calls one after the other in one thread, so that what they share is never used by two threads at once.
+    Runs calls one after the other in one thread, so that two threads never use at once what the calls share.
 
-    A call that never returns holds up nothing but later calls of this thread: whoever waits for it can be cancelled at
-    once, and its result is dropped. The thread is a daemon and never waited for, so the process can end meanwhile;
-    threads of `asyncio.to_thread` would be waited for.
+    A call that never returns delays only later calls of this thread. Whoever waits for it can be cancelled at once, and
+    its result is dropped. The thread is a daemon, so unlike those of `asyncio.to_thread` it doesn't keep the process
+    from ending.
 
     Each call gets a copy of `context`, by default that in which this object is made.
     """
@@ -36,7 +62,7 @@ class OwnThread:
         self._thread = StepThread(place, context=context, target=self._work)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """What the function returns or raises; what isn't an Exception, such as SystemExit, as NoException."""
+        """What the function returns or raises. What isn't an Exception, such as SystemExit, becomes NoException."""
         if self._thread.ident is None:
             self._thread.start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -60,11 +86,11 @@ class OwnThread:
             self._thread.busy = False
             if not settled(call.future, result, error):
                 return
-            del call, result, error  # or the last call's rows would be kept while the next one is waited for
+            del call, result, error  # or they would stay in memory until the next call
 
 
 def settled(future: asyncio.Future[Any], result: Any, error: Exception | None) -> bool:
-    """Settle a future of another thread; False if its event loop is closed, so that nobody waits any more."""
+    """Settle a future of another thread. False if its event loop is closed, so that nothing waits for it."""
     try:
         future.get_loop().call_soon_threadsafe(_settle, future, result, error)
     except RuntimeError:

@@ -5,22 +5,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline_processing.agency_data_job.checking import step_context
+from pipeline_processing.agency_data_job.chain import Chain
+from pipeline_processing.agency_data_job.checking import AnyArgument
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
 from pipeline_processing.agency_data_job.source_config import HttpSourceEntry
-from pipeline_processing.agency_data_job.verification import checks_of_rows
+from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import destinations, sources
 from pipeline_processing.destinations.tables.destination import PostgresDestination
 from pipeline_processing.errors import PipelineError, SettingsError
 from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.history.postgres.migrate import pending
-from pipeline_processing.http.reachable import check_reachable
+from pipeline_processing.http.client import check_reachable
 from pipeline_processing.http.urls import origin_of
 from pipeline_processing.ports import Destination
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.http.options import HttpSourceConfig
-from pipeline_processing.steps.chain import bound
 from pipeline_processing.steps.config import EnrichHttpConfig
 from pipeline_processing.steps.enrich_http import EnrichHttpOptions
 from pipeline_processing.telemetry.masking import Mask
@@ -61,17 +61,17 @@ async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResul
 async def _check_dataset(
     settings: Settings, config: AgencyJobConfig, dataset: DatasetConfig, columns: dict[str, Sequence[str]], mask: Mask
 ) -> str:
-    """Notes what columns the dataset will have, if that is known."""
+    """Notes in `columns` which the dataset will have, if they are known."""
     async with (
         sources(settings, config, runs=1, mask=mask) as (source, services),
         source.snapshot({dataset.name: dataset.source}) as snapshot,
     ):
         there = snapshot.columns(dataset.name, carry=CARRY[dataset.format])
-        context, checks = step_context(dataset, services), checks_of_rows(dataset.expect)
-        async with bound(dataset.steps, context, there, dataset=dataset.name, checks=checks) as steps:
-            # What they find out when they are opened is all that is asked.
-            if steps.columns.complete:
-                columns[dataset.name] = steps.columns.names
+        async with Chain.open(
+            dataset, there, arguments=AnyArgument(), services=services, tally=Tally(dataset.name)
+        ) as chain:  # opening the steps is the check
+            if chain.columns.complete:
+                columns[dataset.name] = chain.columns.names
     return f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
 
 

@@ -27,7 +27,7 @@ from pipeline_processing.destinations.files.destination import FileDestination
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3DestinationConfig
-from pipeline_processing.destinations.s3.role import AssumedRole
+from pipeline_processing.destinations.s3.session import AssumedRole
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.destinations.tables.destination import SESSION_SETTINGS as TARGET_SETTINGS
 from pipeline_processing.destinations.tables.destination import PostgresDestination

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.errors import TransientError
-from pipeline_processing.model import RunProgress
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.store import Claim
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask

@@ -17,6 +17,7 @@ from opentelemetry.trace import Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
@@ -39,9 +40,10 @@ from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Events, Topics
-from pipeline_processing.model import RunCompletion, RunProgress, UploadRef
+from pipeline_processing.model import UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.runs.executor import Executor, Isolated
 from pipeline_processing.runs.garbage import GarbageCollector
 from pipeline_processing.runs.history_clock import HistoryClock
@@ -298,13 +300,16 @@ async def run_without_a_trace(
             run=run,
             source=source,
             services=services,
-            destinations=Destinations([NullDestination()]),
+            outlet=Outlet(
+                run=run,
+                destinations=Destinations([NullDestination()]),
+                on_upload=no_uploads,
+                mask=mask,
+                max_row_bytes=max_row_bytes(settings),
+            ),
             last_success=last_success,
-            on_upload=no_uploads,
             on_progress=on_progress,
             tracer=tracer,
-            mask=mask,
-            max_row_bytes=max_row_bytes(settings),
         )
         return await run_dry(
             run=run,

@@ -11,8 +11,8 @@ from pipeline_processing.aio.stopping import leave_seconds
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
 from pipeline_processing.app.isolated import IsolatedAttempts
+from pipeline_processing.messaging.kafka.incarnation import Incarnation
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
-from pipeline_processing.messaging.kafka.topic_ids import Incarnation
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import RequestStream
 from pipeline_processing.runs.history_clock import HistoryClock

@@ -13,18 +13,13 @@ if TYPE_CHECKING:
     from pipeline_processing.model import Run, RunState
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(cancel)
-
-
 def cancel(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run, as `history` names it.")],
 ) -> int:
     """
     Cancel a queued or running run, for good.
 
-    Nothing of it becomes visible, and its completion event says `cancelled`. A worker that is at it stops within
+    Nothing of it becomes visible, and its completion event says `cancelled`. A worker that works on it stops within
     seconds, and removes what it has uploaded.
 
     A run that is decided (`prepared`) or finished is left as it is, and the exit code is 1; it is 65 if there is no
@@ -32,19 +27,23 @@ def cancel(
     """
     from pipeline_processing.model import RunState
     from pipeline_processing.terminal.event_loop import run_async
-    from pipeline_processing.terminal.render import printable
+    from pipeline_processing.terminal.render import moment, printable
 
     before, run = run_async(_cancelled(run_id))
     if run.state is RunState.CANCELLED and before is not RunState.CANCELLED:
         stops = f" Its worker, {run.worker}, stops within seconds." if run.worker else ""
         typer.echo(printable(f"{run.run_id} is cancelled.{stops}"))
         return SUCCESS
-    typer.echo(f"Error: {_why_not(run)} Only a queued or running run can be cancelled.", err=True)
+    if run.state.finished:
+        why = f"is {run.state} already, since {moment(run.finished_at)} UTC."
+    else:
+        why = f"is {run.state}: it is decided, and will be published."
+    typer.echo(f"Error: Run {run_id!r} {why} Only a queued or running run can be cancelled.", err=True)
     return FAILED
 
 
 async def _cancelled(run_id: str) -> tuple[RunState, Run]:
-    """The state in which the run was found, and the run as it stands now. Raises RunUnknown."""
+    """The state in which the run was found, and the run as it is now. Raises RunUnknown."""
     from pipeline_processing.app.one_run import history
     from pipeline_processing.errors import RunUnknown
 
@@ -53,11 +52,3 @@ async def _cancelled(run_id: str) -> tuple[RunState, Run]:
         if before is None:
             raise RunUnknown(run_id)
         return before.state, await runs.queue.cancel(run_id)
-
-
-def _why_not(run: Run) -> str:
-    from pipeline_processing.terminal.render import moment
-
-    if run.state.finished:
-        return f"Run {run.run_id!r} is {run.state} already, since {moment(run.finished_at)} UTC."
-    return f"Run {run.run_id!r} is {run.state}: it is decided, and will be published."

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
-from pipeline_processing.terminal.exit_codes import SUCCESS
+from pipeline_processing.cli.context import (
+    current_mask,
+    current_settings,
+    log_to_stderr,
+    missing_settings,
+    print_errors,
+)
+from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +32,13 @@ NOT_SET = "(not set)"
 
 @app.command()
 def check(
-    config: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE.")
-    ] = None,
+    config: ConfigOption = None,
     connect: Annotated[bool, typer.Option("--connect", help="Also connect to every configured server.")] = False,
-) -> None:
+) -> int:
     """
     Check that `run` would start: the settings, the job config, and with --connect the servers.
 
-    Every fault of both is told at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config is
+    Reports every fault of both at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config is
     wrong, and those of `run` if a server can't be used.
     """
     from pipeline_processing.agency_data_job.checking import faults_without_servers
@@ -44,11 +47,8 @@ def check(
     from pipeline_processing.destinations.guarantees import guarantee
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings.loader import InvalidSettings
-    from pipeline_processing.telemetry.logs import configure_logs
 
-    # Building the steps imports users' functions, which may log.
-    on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning", mask=current_mask())
+    log_to_stderr(level="warning")  # building the steps imports users' functions, which may log
 
     settings, job_config, sound = None, None, True
     errors: list[PipelineError] = []
@@ -72,13 +72,12 @@ def check(
     if job_config is not None:
         datasets = ", ".join(dataset.name for dataset in job_config.datasets)
         typer.echo(f"job config   {'ok' if sound else 'failed'}  {job_config_file}: {datasets}")
-    if settings is not None and job_config is not None and not errors:
-        for entry in destination_entries(settings, job_config):
-            typer.echo(f"destination  ok  {entry.kind}: {guarantee(entry.kind)}")
-        typer.echo("settings     ok  `pipeline-processing config show` prints them")
     if errors or settings is None or job_config is None:
-        raise typer.Exit(_report(errors))
-    raise typer.Exit(_check_servers(settings, job_config) if connect else SUCCESS)
+        return print_errors(errors)
+    for entry in destination_entries(settings, job_config):
+        typer.echo(f"destination  ok  {entry.kind}: {guarantee(entry.kind)}")
+    typer.echo("settings     ok  `pipeline-processing config show` prints them")
+    return _check_servers(settings, job_config) if connect else 0
 
 
 def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
@@ -93,14 +92,7 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
                 errors.append(result.error)
         return errors
 
-    return _report(run_async(check_each()))
-
-
-def _report(errors: Sequence[PipelineError]) -> int:
-    """Print the errors, each once; the exit code is that of the gravest: settings before job config before servers."""
-    for message in dict.fromkeys(str(error) for error in errors):
-        typer.echo(f"Error: {current_mask().text(message)}", err=True)
-    return max((error.exit_code for error in errors), default=SUCCESS)
+    return print_errors(run_async(check_each()))
 
 
 @app.command()
@@ -119,13 +111,9 @@ def show(
     elif sys.stdout.isatty():
         _print_table(entries)
     else:
-        _print_columns(entries)
-
-
-def _print_columns(entries: Sequence[SettingEntry]) -> None:
-    widths = [max(len(entry.variable) for entry in entries), max(len(entry.value or NOT_SET) for entry in entries)]
-    for entry in entries:
-        typer.echo(f"{entry.variable:<{widths[0]}}  {entry.value or NOT_SET:<{widths[1]}}  {entry.origin}")
+        widths = [max(len(entry.variable) for entry in entries), max(len(entry.value or NOT_SET) for entry in entries)]
+        for entry in entries:
+            typer.echo(f"{entry.variable:<{widths[0]}}  {entry.value or NOT_SET:<{widths[1]}}  {entry.origin}")
 
 
 def _print_table(entries: Sequence[SettingEntry]) -> None:
@@ -135,7 +123,7 @@ def _print_table(entries: Sequence[SettingEntry]) -> None:
 
     table = Table("setting", "value", "from", box=None, header_style="bold")
     for entry in entries:
-        # Defaults step back, so that what somebody decided stands out.
+        # Defaults are dim, so that what somebody set stands out.
         style = "dim" if entry.origin.startswith("default") else ""
         table.add_row(*(Text(cell, style=style) for cell in (entry.variable, entry.value or NOT_SET, entry.origin)))
     Console().print(table)

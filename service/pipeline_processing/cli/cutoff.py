@@ -1,4 +1,4 @@
-"""The end of a process that doesn't end by itself."""
+"""Ends a process whose shutdown hangs."""
 
 import os
 import threading
@@ -9,15 +9,15 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-_LAST_WORDS_SECONDS = 0.3
+_LOG_SECONDS = 0.3
 
 
 class Cutoff:
     """
-    Inside the block, ends the process when the time is over that it was given to stop, whatever hangs: a server, a
-    thread, an exporter of traces, or the event loop. The exit code is 0: it has stopped as it was told to.
+    Inside the block, ends the process when its time to stop is over, whatever hangs: a server, a thread, an exporter of
+    traces, or the event loop. The exit code is 0, because the process stopped as requested.
 
-    Nothing is lost by it that a SIGKILL wouldn't lose.
+    It loses no more than a SIGKILL would.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Cutoff:
             self._timer.cancel()
 
     def within(self, seconds: float) -> None:
-        """End the process after so much time, counted from now. Of several times the earliest counts."""
+        """End the process after so many seconds from now. Of several calls the earliest end counts."""
         ends_at = time.monotonic() + seconds
         if ends_at >= self._ends_at:
             return
@@ -45,12 +45,9 @@ class Cutoff:
 
 
 def _end() -> None:
-    # In a thread of its own: the log may be what hangs.
-    speaking = threading.Thread(target=_say, daemon=True)
-    speaking.start()
-    speaking.join(_LAST_WORDS_SECONDS)
+    # In a thread of its own, because logging may be what hangs.
+    message = "stopping takes longer than PIPELINE_WORKER__DRAIN_SECONDS; ended at once"
+    logging = threading.Thread(target=log.warning, args=(message,), daemon=True)
+    logging.start()
+    logging.join(_LOG_SECONDS)
     os._exit(0)
-
-
-def _say() -> None:
-    log.warning("stopping takes longer than PIPELINE_WORKER__DRAIN_SECONDS; ended at once")

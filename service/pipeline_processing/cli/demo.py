@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
 
-from pipeline_processing.cli.context import current_mask
+from pipeline_processing.cli.context import current_mask, log_to_stderr, traced
 from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS, UNAVAILABLE
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
 
 
 def demo(
@@ -26,7 +20,7 @@ def demo(
     ] = False,
 ) -> int:
     """
-    Show the service at work: starts servers of its own, loads sample data, sends requests, mends and replays a failure.
+    Show the service at work on servers of its own: load sample data, send requests, repair and replay a failed run.
 
     Needs no server and no settings, and leaves nothing behind. Takes about twenty seconds.
     """
@@ -36,17 +30,19 @@ def demo(
     page.title("pipeline-processing: from a request on Kafka to an agency's data in S3")
     page.say("Everything below happens now, on this machine, and leaves nothing behind.")
 
-    # Only now, since it takes a moment.
-    from pipeline_processing.demo.errors import StoryUntrue
-    from pipeline_processing.demo.tell import tell
+    # Imported only now, because it takes a moment.
+    from pipeline_processing.demo.evidence import StoryUntrue
+    from pipeline_processing.demo.tell import tell, without_proxy
     from pipeline_processing.embedded.process import EmbeddedServerError
-    from pipeline_processing.telemetry.tracing import configure_telemetry
 
     environ = dict(os.environ)
-    _forget_the_users_servers()
-    _configure_logs()
+    # Drivers read these by themselves, and they name other servers than the demo's.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
+    for name in [name for name in os.environ if name.startswith(("AWS_", "PG"))]:
+        del os.environ[name]
+    log_to_stderr(level="warning")
     try:
-        with configure_telemetry(environ, mask=current_mask()) as telemetry:
+        with traced() as telemetry:
             tell(page=page, tracer=telemetry.tracer, mask=current_mask(), keep=keep, environ=environ)
     except EmbeddedServerError as error:
         typer.echo(f"Error: {error}", err=True)
@@ -55,18 +51,3 @@ def demo(
         typer.echo(f"Error: {error}", err=True)
         return FAILED
     return SUCCESS
-
-
-def _forget_the_users_servers() -> None:
-    """What drivers read from the environment by themselves is meant for other servers than the demo's."""
-    from pipeline_processing.demo.tell import without_proxy
-
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
-    for name in [name for name in os.environ if name.startswith(("AWS_", "PG"))]:
-        del os.environ[name]
-
-
-def _configure_logs() -> None:
-    from pipeline_processing.telemetry.logs import configure_logs
-
-    configure_logs(json=not sys.stderr.isatty(), level="warning", mask=current_mask())

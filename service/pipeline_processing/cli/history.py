@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline_processing.cli.context import current_settings
+from pipeline_processing.cli.options import MOMENT, moment
 from pipeline_processing.terminal import render
 
 if TYPE_CHECKING:
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 50
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(history)
+def state_of(text: str) -> RunState:
+    """Raises BadParameter, which names the states there are."""
+    from pipeline_processing.model import RunState
+
+    try:
+        return RunState(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} isn't a state; the states are {', '.join(RunState)}.") from None
 
 
 def history(
@@ -30,19 +36,15 @@ def history(
         typer.Option(metavar="ID", help="This run in full, with its datasets and attempts; takes no other filter."),
     ] = None,
     state: Annotated[
-        str | None,
+        Any,  # RunState, which isn't imported for `--help`
         typer.Option(
             metavar="S",
+            parser=state_of,
             help="Runs in this state only: queued, running, prepared, succeeded, failed or cancelled.",
         ),
     ] = None,
     since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T",
-            help="Runs accepted since: an ISO time such as 2026-01-18T10:00Z (UTC if it names no zone), "
-            "or so long ago: 90s, 15m, 2h, 7d.",
-        ),
+        datetime | None, typer.Option(metavar="T", parser=moment, help=f"Runs accepted since: {MOMENT}")
     ] = None,
     limit: Annotated[
         int | None,
@@ -57,7 +59,6 @@ def history(
 
     Exits with 65 if there is no run of that id.
     """
-    from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.terminal.event_loop import run_async
 
     if run_id is not None:
@@ -65,13 +66,9 @@ def history(
             raise typer.BadParameter(
                 "shows one run: leave out --agency-id, --state, --since and --limit.", param_hint="'--run-id'"
             )
-        run, datasets, attempts = run_async(_one_run(run_id))
-        _print_run(run, datasets, attempts, as_json=as_json)
+        _print_run(*run_async(_one_run(run_id)), as_json=as_json)
         return
-
-    wanted_state = None if state is None else state_of(state)
-    after = None if since is None else moment_of(since, now=SystemClock().now())
-    runs = run_async(_runs(agency_id, wanted_state, after, limit or DEFAULT_LIMIT))
+    runs = run_async(_runs(agency_id=agency_id, state=state, since=since, limit=limit or DEFAULT_LIMIT))
     if as_json:
         for run in runs:
             render.print_object(render.run_object(run))
@@ -79,11 +76,11 @@ def history(
         render.print_table(render.RUN_COLUMNS, map(render.run_line, runs))
 
 
-async def _runs(agency_id: int | None, state: RunState | None, since: datetime | None, limit: int) -> list[Run]:
+async def _runs(**wanted: Any) -> list[Run]:
     from pipeline_processing.app.one_run import history as run_store
 
     async with run_store(current_settings()) as runs:
-        return await runs.history.newest(agency_id=agency_id, state=state, since=since, limit=limit)
+        return await runs.history.newest(**wanted)
 
 
 async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]]:
@@ -110,41 +107,3 @@ def _print_run(run: Run, datasets: list[DatasetCounts], attempts: list[Attempt],
     if attempts:
         typer.echo()
         render.print_table(render.ATTEMPT_COLUMNS, map(render.attempt_line, attempts))
-
-
-# -- options -------------------------------------------------------------------------------------
-
-
-def state_of(text: str) -> RunState:
-    """Raises BadParameter, which names the states there are."""
-    from pipeline_processing.model import RunState
-
-    try:
-        return RunState(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} isn't a state; the states are {', '.join(RunState)}.", param_hint="'--state'"
-        ) from None
-
-
-def moment_of(text: str, *, now: datetime) -> datetime:
-    """
-    `2h` → two hours before `now`; an ISO time → that time, in UTC where it names no zone.
-
-    Raises BadParameter.
-    """
-    from pipeline_processing.options.durations import parse_duration
-
-    try:
-        ago: timedelta = parse_duration(text)
-        return now - ago
-    except (ValueError, OverflowError):
-        pass  # then it is a time, or wrong
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{text!r} is neither a time nor a duration: write 2026-01-18, 2026-01-18T10:00Z, 90s, 15m, 2h or 7d.",
-            param_hint="'--since'",
-        ) from None

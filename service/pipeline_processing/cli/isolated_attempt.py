@@ -1,6 +1,4 @@
-"""
-The child process of `app_isolated.py`: one attempt of one run. Not a command; `serve` starts it.
-"""
+"""The child process of `app/isolated.py`: one attempt of one run. It isn't a command; `serve` starts it."""
 
 import asyncio
 import os
@@ -21,7 +19,7 @@ from pipeline_processing.app.data_path import data_path
 from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.model import RunProgress
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.history_clock import HistoryClock
 from pipeline_processing.runs.store import Claim
 from pipeline_processing.settings.settings import Settings
@@ -33,16 +31,16 @@ from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.exit_codes import BUG
 
 _ORPHAN_SECONDS = 15.0
-"""How long an attempt whose parent is gone may take to hand its run back and clean up."""
+"""Time for an attempt whose parent is gone to hand its run back and clean up."""
 
 log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
 
 
 def main() -> int:
-    """Work on the claim that standard input brings; 0 if the attempt ended, however it did."""
+    """Work on the claim from standard input. Returns 0 if the attempt ended, whatever its outcome."""
     progress = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a step prints is no progress
-    # From a process of our own, through a pipe that nobody else can write to.
+    os.dup2(2, 1)  # what a step prints must not mix with progress
+    # It comes from this service's own process, through a pipe that nobody else can write to.
     settings, config, claim, mask = pickle.load(sys.stdin.buffer)  # noqa: S301 - see above
     configure_logs(json=not sys.stderr.isatty(), level="info", mask=mask)
     try:
@@ -75,7 +73,7 @@ async def _work(
     clock = HistoryClock(SystemClock())
 
     def tell(made: RunProgress) -> None:
-        with suppress(OSError):  # the parent is gone, which `_follow_parent` sees to
+        with suppress(OSError):  # the parent is gone, and `_follow_parent` ends the attempt
             progress.write(made.model_dump_json().encode() + b"\n")
 
     async with (
@@ -98,7 +96,7 @@ async def _work(
             on_progress=tell,
         )
         _follow_parent(cutoff)
-        # Until it renews the lease itself, the parent does.
+        # The parent renews the lease until the child does so itself.
         clock.hear(await until_answered(runs.queue.now, clock=clock))
         held = await until_answered(lambda: leases.resume(claim), clock=clock)
         progress.write(b"\n")
@@ -106,7 +104,7 @@ async def _work(
 
 
 def _follow_parent(cutoff: Cutoff) -> None:
-    """Cancel this task when the parent is gone, and end the process soon after, whatever hangs."""
+    """When the parent is gone, cancel this task, and end the process soon after, whatever hangs."""
     loop, working = asyncio.get_running_loop(), asyncio.current_task()
     assert working is not None
     cancel = working.cancel
@@ -115,10 +113,10 @@ def _follow_parent(cutoff: Cutoff) -> None:
         while os.read(sys.stdin.fileno(), 1):
             pass
         cutoff.within(_ORPHAN_SECONDS)
-        with suppress(RuntimeError):  # the loop is closed: it is all over anyway
+        with suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(cancel)
 
-    # In a thread, so that nothing that blocks the event loop hides it.
+    # In a thread, because user code may block the event loop.
     threading.Thread(target=wait_for_its_end, daemon=True, name="parent").start()
 
 

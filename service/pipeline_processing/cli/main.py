@@ -1,6 +1,7 @@
 """
-The command line. This module parses and maps how a command ended to its exit code; each command group has a file
-of its own, and imports what it works with only when it is called, so that `--help` is quick.
+The command line: parses arguments, and maps how a command ended to an exit code.
+
+Each command has a file of its own, and imports what it works with only when it is called, so that `--help` is quick.
 """
 
 import errno
@@ -12,21 +13,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline_processing.cli import (
-    cancel,
-    config,
-    dead_letters,
-    demo,
-    gc,
-    history,
-    migrate,
-    replay,
-    run,
-    schemas,
-    serve,
-    submit,
-)
+from pipeline_processing.cli import config, dead_letters
+from pipeline_processing.cli.cancel import cancel
 from pipeline_processing.cli.context import current_mask, new_mask
+from pipeline_processing.cli.demo import demo
+from pipeline_processing.cli.gc import gc
+from pipeline_processing.cli.history import history
+from pipeline_processing.cli.migrate import migrate
+from pipeline_processing.cli.replay import replay
+from pipeline_processing.cli.run import run
+from pipeline_processing.cli.schemas import schemas
+from pipeline_processing.cli.serve import serve
+from pipeline_processing.cli.submit import submit
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.signals import Terminated, raise_interrupted, raise_terminated
@@ -42,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (run, serve, submit, replay, history, cancel, gc, migrate, schemas, demo):
-    command.register(app)
+    app.command()(command)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(config.app, name="config")
 
@@ -66,9 +64,9 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the process's arguments by default. Returns the exit code."""
-    # Unwound rather than killed; and process 1 of a container isn't even killed unless it has a handler.
+    # SIGTERM unwinds rather than kills. Process 1 of a container wouldn't even be killed without a handler.
     before = signal.signal(signal.SIGTERM, raise_terminated)
-    # Not where SIGINT is ignored, as for a job in the background.
+    # Leave SIGINT alone where it is ignored, as for a job in the background.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, raise_interrupted)
@@ -83,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if interruptible:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     if code == READER_GONE:
-        # Or Python complains once more while it flushes at exit.
+        # Otherwise Python complains once more while it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
@@ -105,7 +103,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Terminated:
         return TERMINATED
     except SystemExit as error:
-        # How typer ends once its own handling of a closed stdout is done; a failed write anywhere else is a bug.
+        # typer's own handling of a closed stdout ends like this. A failed write anywhere else is a bug.
         cause = error.__context__
         if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
             return READER_GONE
@@ -131,7 +129,7 @@ def _bug(error: Exception) -> int:
 
 
 def _pipeline_error(error: BaseException) -> PipelineError | None:
-    """The first error in a group of a TaskGroup, unless any of them is a bug."""
+    """The error itself, or the first of a TaskGroup's; None if any of them is a bug."""
     if isinstance(error, BaseExceptionGroup):
         known = [_pipeline_error(each) for each in error.exceptions]
         return known[0] if all(known) else None

@@ -7,11 +7,6 @@ import typer
 from pipeline_processing.cli.context import current_settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(migrate)
-
-
 def migrate() -> None:
     """Create or upgrade the schema of the run history. Harmless if there is nothing to do."""
     from pipeline_processing.app.one_run import migrate as apply_migrations

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.request_options import (
+from pipeline_processing.cli.context import current_mask, log_to_stderr, settings_to_run, traced
+from pipeline_processing.cli.options import (
+    ConfigOption,
     DatasetOption,
     FormatOption,
     JobArgument,
@@ -26,17 +25,12 @@ from pipeline_processing.terminal.exit_codes import SUCCESS
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
-    from pipeline_processing.model import JobRequest, RunCompletion
+    from pipeline_processing.model import JobRequest
+    from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
 
-
 _CANCEL_SECONDS = 5.0
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(run)
 
 
 def run(
@@ -46,10 +40,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and transform, and write nothing: no object, no history, no event.")
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
-    ] = None,
+    config: ConfigOption = None,
     dataset: DatasetOption = None,
     format_: FormatOption = None,
     since: SinceOption = None,
@@ -63,50 +54,38 @@ def run(
     With the id of a run that has finished, prints its result again and does no work.
     """
     from pipeline_processing.agency_data_job.checking import require_sound
-    from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.app.one_run import new_run_id
-    from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
-    from pipeline_processing.errors import SettingsError
-    from pipeline_processing.telemetry.logs import configure_logs
-    from pipeline_processing.telemetry.tracing import configure_telemetry
     from pipeline_processing.terminal.event_loop import run_async
 
-    (request,) = requests_of(
-        [agency_id],
-        {
-            "job": job,
-            "run_id": run_id,
-            "dry_run": dry_run,
-            "datasets": dataset,
-            "format": format_,
-            "since": since,
-            "until": until,
-            "params": params_of(param or []),
-        },
-    )
-    settings = current_settings(job_config_file=config)
-    job_config = load_job_config(settings.job_config_file) if settings.job_config_file else None
-    missing = missing_settings(settings, job_config, dry=dry_run)
-    if missing or job_config is None:
-        raise SettingsError("\n".join(map(str, missing)))
-    # What can be refused is, before the run id is spent on it.
+    fields = {
+        "job": job,
+        "run_id": run_id,
+        "dry_run": dry_run,
+        "datasets": dataset,
+        "format": format_,
+        "since": since,
+        "until": until,
+        "params": params_of(param or []),
+    }
+    (request,) = requests_of([agency_id], fields)
+    settings, job_config = settings_to_run(config=config, dry=dry_run)
+    # Refuse what can be refused before the run id is used up.
     needed = job_config.narrowed(request)
-    if dry_run:  # which needs no destination, nor its secrets
+    if dry_run:  # needs no destination, nor its secrets
         needed = needed.model_copy(update={"destinations": None})
     require_sound(needed, secrets=settings.secrets)
     job_config.for_request(request)
     run_id = request.run_id or new_run_id()
-    on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
+    log_to_stderr()
     typer.echo(f"{run_id}: started", err=True)
     try:
-        with configure_telemetry(os.environ, mask=current_mask()) as telemetry:
+        with traced() as telemetry:
             completion = run_async(_completed(settings, job_config, request, run_id, telemetry))
     except (KeyboardInterrupt, Terminated):
         if not dry_run:
             typer.echo(_interrupted(settings, run_id, named=request.run_id is not None), err=True)
         raise
-    return _told(completion, as_json=as_json)
+    return _print_completion(completion, as_json=as_json)
 
 
 async def _completed(
@@ -114,24 +93,21 @@ async def _completed(
 ) -> RunCompletion:
     from pipeline_processing.agency_data_job.context import RunContext
     from pipeline_processing.aio.clock import SystemClock
-    from pipeline_processing.app import one_run as app
+    from pipeline_processing.app import one_run
     from pipeline_processing.cli.context import current_mask
-    from pipeline_processing.model import RunCompletion
+    from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.runs.totals import RunTotals
     from pipeline_processing.telemetry.logs import bound_run
     from pipeline_processing.telemetry.tracing import trace_ids
     from pipeline_processing.terminal.progress import shown_progress
 
-    with (
-        telemetry.tracer.start_as_current_span("run") as span,
-        shown_progress() as on_progress,
-    ):
+    with telemetry.tracer.start_as_current_span("run") as span, shown_progress() as on_progress:
         span.set_attributes({"run_id": run_id, "agency_id": request.agency_id})
         trace_id, span_id = trace_ids(span)
         with bound_run(run_id=run_id, agency_id=request.agency_id, trace_id=trace_id):
             if request.dry_run:
                 context = RunContext(run_id=run_id, attempt=1, trace_id=trace_id, request=request)
-                return await app.run_without_a_trace(
+                return await one_run.run_without_a_trace(
                     settings,
                     config.for_request(request),
                     run=context,
@@ -139,7 +115,7 @@ async def _completed(
                     mask=current_mask(),
                     on_progress=RunTotals(context, SystemClock(), on_progress),
                 )
-            async with app.run_now(
+            async with one_run.run_now(
                 settings, config, tracer=telemetry.tracer, mask=current_mask(), on_progress=on_progress
             ) as runner:
                 finished = await runner.run(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
@@ -147,12 +123,12 @@ async def _completed(
 
 
 def _interrupted(settings: Settings, run_id: str, *, named: bool) -> str:
-    """What becomes of an interrupted run. One whose id was made up here is cancelled: nobody would go on with it."""
+    """What happens to an interrupted run. One without a name of the user's is cancelled: nobody would resume it."""
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.terminal.event_loop import run_async
 
     if not named:
-        # Where that fails, it is as if it had a name.
+        # If the run can't be cancelled, it stays resumable like a named one.
         with suppress(PipelineError, TimeoutError, KeyboardInterrupt, Terminated):
             if run_async(_cancelled(settings, run_id)) == "cancelled":
                 return f"{run_id} was interrupted, and is cancelled."
@@ -166,30 +142,26 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
     """The state of the run after an attempt to cancel it. Raises TimeoutError."""
     import asyncio
 
-    from pipeline_processing.app import one_run as app
+    from pipeline_processing.app.one_run import history
 
-    async with asyncio.timeout(_CANCEL_SECONDS), app.history(settings) as runs:
+    async with asyncio.timeout(_CANCEL_SECONDS), history(settings) as runs:
         return str((await runs.queue.cancel(run_id)).state)
 
 
-def _told(completion: RunCompletion, *, as_json: bool) -> int:
-    from pipeline_processing.cli.context import current_mask
+def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:
     from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
     from pipeline_processing.terminal.render import duration, number, printable
 
     if as_json:
         typer.echo(completion.model_dump_json())
     else:
-        rows = ", ".join(
-            f"{number(getattr(completion, f'rows_{what}'))} {what}"
-            for what in ("read", "written", "filtered", "rejected")
-        )
+        counts = ("read", "written", "filtered", "rejected")
         facts = {
             "run id": completion.run_id,
             "agency": str(completion.agency_id),
             "state": completion.state + (" (dry run: nothing was written)" if completion.dry_run else ""),
             "took": f"{duration(completion.duration_ms)}, attempt {completion.attempt}",
-            "rows": rows,
+            "rows": ", ".join(f"{number(getattr(completion, f'rows_{count}'))} {count}" for count in counts),
             "bytes": number(completion.bytes_written),
             "manifest": completion.manifest,
             "trace id": completion.trace_id,
@@ -198,7 +170,7 @@ def _told(completion: RunCompletion, *, as_json: bool) -> int:
             if value is not None:
                 typer.echo(f"{name:<10}{value}")
     if completion.error is not None:
-        # Masked once more: another worker may have written it, which doesn't know this one's secrets.
+        # Masked again: another worker may have written it, which doesn't know this one's secrets.
         typer.echo(f"Error: {printable(current_mask().text(completion.error.message))}", err=True)
         return completion.error.exit_code
     return RUN_CANCELLED_EXIT_CODE if completion.state == "cancelled" else SUCCESS

@@ -8,35 +8,31 @@ from typing import Annotated
 
 import typer
 
-DIFFERENT = 1
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(schemas)
+from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
 
 
 def schemas(
     output: Annotated[
-        Path, typer.Option(metavar="DIR", file_okay=False, help="The folder; made if it isn't there.")
+        Path, typer.Option(metavar="DIR", file_okay=False, help="The folder; created if missing.")
     ] = Path("schemas"),
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if a file isn't what would be written.")
     ] = False,
-) -> None:
+) -> int:
     """Write the published schemas: JSON Schemas, the table of error kinds, and an AsyncAPI document."""
     from pipeline_processing.published.schemas import schema_files
 
     files = schema_files()
     if not check:
         write(output, files)
-        return
+        return SUCCESS
     if faults := differences(output, files):
         for fault in faults:
             typer.echo(fault, err=True)
         typer.echo(f"Error: run `pipeline-processing schemas --output {output}`, and commit the result.", err=True)
-        raise typer.Exit(DIFFERENT)
+        return FAILED
     typer.echo(f"{len(files)} files in {output} are up to date")
+    return SUCCESS
 
 
 def write(folder: Path, files: Mapping[str, str]) -> None:

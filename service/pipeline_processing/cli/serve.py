@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pipeline_processing.cli.context import current_mask, log_to_stderr, settings_to_run, traced
+from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _GRACE_SECONDS = 1.5
-"""What closing may take beyond the drain time."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(serve)
+"""Time for closing beyond the drain time."""
 
 
 def serve(
@@ -37,34 +32,22 @@ def serve(
     once: Annotated[
         bool, typer.Option("--once", help="Do all that is there now, retries included, and end; also if runs fail.")
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
-    ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """
-    Take requests from Kafka, work on their runs, send completion events; until SIGTERM or Ctrl-C.
+    Take requests from Kafka, work on their runs, and send completion events, until SIGTERM or Ctrl-C.
 
-    Stopping finishes the runs in progress, or hands them back when PIPELINE_WORKER__DRAIN_SECONDS are over; a second
+    A signal lets the runs in progress finish, or hands them back when PIPELINE_WORKER__DRAIN_SECONDS are over. A second
     signal hands them back at once.
     """
     from pipeline_processing.agency_data_job.checking import require_sound
-    from pipeline_processing.agency_data_job.config import load_job_config
-    from pipeline_processing.cli.context import current_mask, current_settings, missing_settings
     from pipeline_processing.cli.cutoff import Cutoff
-    from pipeline_processing.errors import SettingsError
-    from pipeline_processing.telemetry.logs import configure_logs
-    from pipeline_processing.telemetry.tracing import configure_telemetry
     from pipeline_processing.terminal.event_loop import run_async
 
-    settings = current_settings(job_config_file=config, concurrency=concurrency)
-    job_config = load_job_config(settings.job_config_file) if settings.job_config_file else None
-    missing = missing_settings(settings, job_config)
-    if missing or job_config is None:
-        raise SettingsError("\n".join(map(str, missing)))
+    settings, job_config = settings_to_run(config=config, concurrency=concurrency)
     require_sound(job_config, secrets=settings.secrets)
-    configure_logs(json=not sys.stderr.isatty(), level="info", mask=current_mask())
-    with Cutoff() as cutoff, configure_telemetry(os.environ, mask=current_mask()) as telemetry:
+    log_to_stderr(level="info")
+    with Cutoff() as cutoff, traced() as telemetry:
         run_async(_served(settings, job_config, telemetry, cutoff, once=once))
 
 
@@ -74,24 +57,23 @@ async def _served(
     import asyncio
 
     from pipeline_processing.app.service import service
-    from pipeline_processing.cli.context import current_mask
 
     stop, hurry = asyncio.Event(), asyncio.Event()
-    with _told_by_signals(stop, hurry, cutoff, drain_seconds=settings.worker.drain_seconds):
+    with _set_by_signals(stop, hurry, cutoff, drain_seconds=settings.worker.drain_seconds):
         async with service(settings, config, tracer=telemetry.tracer, mask=current_mask()) as parts:
             await parts.run(stop, hurry, once=once)
 
 
 @contextmanager
-def _told_by_signals(
+def _set_by_signals(
     stop: asyncio.Event, hurry: asyncio.Event, cutoff: Cutoff, *, drain_seconds: float
 ) -> Iterator[None]:
-    """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`; each leaves a limited time."""
+    """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`. Each starts the time limit of the cutoff."""
     import asyncio
 
     from pipeline_processing.aio.stopping import hand_back_seconds
 
-    def told() -> None:
+    def on_signal() -> None:
         if not stop.is_set():
             stop.set()
             cutoff.within(drain_seconds + _GRACE_SECONDS)
@@ -101,7 +83,7 @@ def _told_by_signals(
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, on_signal)
     try:
         yield
     finally:

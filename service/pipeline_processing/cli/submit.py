@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.request_options import (
+from pipeline_processing.cli.context import current_settings, job_config_of, log_to_stderr, traced
+from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
@@ -38,12 +38,7 @@ if TYPE_CHECKING:
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _MOST_NAMED = 10
-"""Runs that a message names one by one."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(submit)
+"""So many runs a message names one by one."""
 
 
 def submit(
@@ -89,9 +84,6 @@ def submit(
     sent.
     """
     from pipeline_processing.app.one_run import new_run_id
-    from pipeline_processing.cli.context import current_mask, current_settings
-    from pipeline_processing.telemetry.logs import configure_logs
-    from pipeline_processing.telemetry.tracing import configure_telemetry
     from pipeline_processing.terminal.event_loop import run_async
 
     if more_agency_ids and not agency_id:
@@ -122,17 +114,14 @@ def submit(
             check_size(request)
     requests = [each if each.run_id else each.model_copy(update={"run_id": new_run_id()}) for each in requests]
     settings = current_settings()
-    if settings.job_config_file is not None:
-        from pipeline_processing.agency_data_job.config import load_job_config
-
-        check_for_config(requests, load_job_config(settings.job_config_file))
+    if (job_config := job_config_of(settings)) is not None:
+        check_for_config(requests, job_config)
     if not requests:
         typer.echo("There are no requests.", err=True)
         return SUCCESS
-    on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level="warning" if on_terminal else "info", mask=current_mask())
+    log_to_stderr()
     submission = _Submission(requests)
-    with configure_telemetry(os.environ, mask=current_mask()) as telemetry, submission.told_if_broken_off():
+    with traced() as telemetry, submission.reported_if_broken_off():
         run_async(_submitted(settings, submission, telemetry, follow=follow))
     return submission.exit_code
 
@@ -168,78 +157,61 @@ class _Submission:
 
     @property
     def exit_code(self) -> int:
-        """The worst run's, of those that were followed."""
+        """That of the worst run, of those that were followed."""
         from pipeline_processing.requests.following import exit_code_of
 
         return max(map(exit_code_of, self.outcomes.values()), default=SUCCESS)
 
     @contextmanager
-    def told_if_broken_off(self) -> Iterator[None]:
-        """Whatever ends the block early, say what goes on without it."""
+    def reported_if_broken_off(self) -> Iterator[None]:
+        """If an error or a signal ends the block, print what was sent and what goes on."""
         from pipeline_processing.errors import PipelineError
 
         try:
             yield
         except (KeyboardInterrupt, Terminated, PipelineError):
-            if self.sending:
-                self._tell_what_was_sent()
-            elif self.sent:
-                self._tell_what_goes_on()
+            for line in self._unsent() if self.sending else self._unfollowed():
+                typer.echo(line, err=True)
             raise
 
-    def _tell_what_was_sent(self) -> None:
-        unsure = [request.run_id for request in self.requests[len(self.sent) :]]
+    def _unsent(self) -> Iterator[str]:
+        unsure = self.requests[len(self.sent) :]
         if len(unsure) == 1:
-            typer.echo(
-                f"Whether {unsure[0]} was sent isn't known. Sent again under the same run id, it makes no second run:",
-                err=True,
-            )
-            typer.echo(f"    --run-id {unsure[0]}", err=True)
+            run_id = unsure[0].run_id
+            yield f"Whether {run_id} was sent isn't known. Sent again under the same run id, it makes no second run:"
+            yield f"    --run-id {run_id}"
             return
-        typer.echo(
+        yield (
             f"{len(self.sent):,} of {len(self.requests):,} requests were sent: those whose run ids were printed. Some "
             "of the next may have been sent as well. Of the rest, only a request that names its run_id can be sent "
-            "again without the chance of a second run.",
-            err=True,
+            "again without the chance of a second run."
         )
 
-    def _tell_what_goes_on(self) -> None:
+    def _unfollowed(self) -> Iterator[str]:
         left = list(dict.fromkeys(each.run_id for each in self.sent if each.run_id not in self.outcomes))
         if not left:
             return
-        one = len(left) == 1
-        typer.echo(
-            f"{left[0] if one else f'{len(left):,} runs'} {'goes' if one else 'go'} on, though nobody follows "
-            f"{'it' if one else 'them'} any more. To see what becomes of {'it' if one else 'them'}:",
-            err=True,
-        )
+        runs, them = (f"{left[0]} goes", "it") if len(left) == 1 else (f"{len(left):,} runs go", "them")
+        yield f"{runs} on, though nobody follows {them} any more. To see how {them} ended:"
         for run_id in left[:_MOST_NAMED]:
-            typer.echo(f"    pipeline-processing history --run-id {run_id}", err=True)
+            yield f"    pipeline-processing history --run-id {run_id}"
         if len(left) > _MOST_NAMED:
-            typer.echo(f"    … and so on, for {len(left) - _MOST_NAMED:,} more", err=True)
-        typer.echo("Or submit the same again, under the same run id, with --follow.", err=True)
+            yield f"    … and so on, for {len(left) - _MOST_NAMED:,} more"
+        yield "Or submit the same again, under the same run id, with --follow."
 
 
 async def _submitted(settings: Settings, submission: _Submission, telemetry: Telemetry, *, follow: bool) -> None:
     from pipeline_processing.aio.clock import SystemClock
-    from pipeline_processing.app import one_run as app
+    from pipeline_processing.app import one_run
     from pipeline_processing.requests.following import Follower
     from pipeline_processing.requests.submission import Submitter, patiently
-    from pipeline_processing.telemetry.outage import Outage
 
     clock, kafka = SystemClock(), settings.kafka
     async with AsyncExitStack() as stack:
-        topics = await patiently(lambda: stack.enter_async_context(app.topics(settings)), clock=clock)
+        topics = await patiently(lambda: stack.enter_async_context(one_run.topics(settings)), clock=clock)
         await patiently(topics.ensure, clock=clock)
-        events = await patiently(lambda: stack.enter_async_context(app.events(settings)), clock=clock)
-        follower = Follower(
-            topics=topics,
-            completions_topic=kafka.completions_topic,
-            dead_letters_topic=kafka.dead_letters_topic,
-            progress_topic=kafka.progress_topic,
-            clock=clock,
-            kafka=Outage("Kafka"),
-        )
+        events = await patiently(lambda: stack.enter_async_context(one_run.events(settings)), clock=clock)
+        follower = Follower(topics=topics, names=kafka, clock=clock)
         if follow:
             await follower.begin()
         submitter = Submitter(events=events, topic=kafka.requests_topic, clock=clock, tracer=telemetry.tracer)
@@ -256,7 +228,7 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
 async def _follow(follower: Follower, submission: _Submission) -> None:
     from pipeline_processing.terminal.progress import shown_progress
 
-    # Not around the sending: the live display would take what is printed to stdout for its own.
+    # Only now: a live display would capture what the sending prints to stdout.
     with shown_progress() as shown:
 
         def ended(run_id: str, outcome: Outcome) -> None:
@@ -271,15 +243,12 @@ def _line(run_id: str, outcome: Outcome) -> str:
     from pipeline_processing.terminal.render import number, printable
 
     if isinstance(outcome, DeadLetter):
-        said = ["refused", f"{outcome.reason}: {outcome.message}"]
+        facts = ["refused", f"{outcome.reason}: {outcome.message}"]
     elif outcome.error is not None:
-        said = [outcome.state, f"{outcome.error.kind}: {outcome.error.message}"]
+        facts = [outcome.state, f"{outcome.error.kind}: {outcome.error.message}"]
     elif outcome.state == "succeeded":
-        said = [
-            f"succeeded{' (dry run)' if outcome.dry_run else ''}",
-            f"{number(outcome.rows_written)} rows",
-            *filter(None, [outcome.manifest]),
-        ]
+        state = f"succeeded{' (dry run)' if outcome.dry_run else ''}"
+        facts = [state, f"{number(outcome.rows_written)} rows", *filter(None, [outcome.manifest])]
     else:
-        said = [outcome.state]
-    return " ".join(printable(f"{run_id}: {', '.join(said)}").split())
+        facts = [outcome.state]
+    return " ".join(printable(f"{run_id}: {', '.join(facts)}").split())

@@ -1,4 +1,4 @@
-"""Errors that nobody catches, of threads and destructors: Python prints them on stderr, and here they are masked."""
+"""Masks the uncaught errors of threads and destructors, which Python prints on stderr."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @contextmanager
 def uncaught_errors_masked(mask: Mask) -> Iterator[None]:
-    """For the length of the block. A user's function may have threads of its own."""
+    """Inside the block, print them masked. Users' functions may start threads of their own."""
 
     def of_thread(args: threading.ExceptHookArgs) -> None:
-        if args.exc_type is not SystemExit:  # which ends a thread, and is no error
+        if args.exc_type is not SystemExit:  # it ends a thread, and is no error
             name = args.thread.name if args.thread is not None else "?"
-            said(f"Exception in thread {name}:", args.exc_value)
+            write(f"Exception in thread {name}:", args.exc_value)
 
     def of_destructor(args: UnraisableHookArgs) -> None:
-        said(f"{args.err_msg or 'Exception ignored in'}: {args.object!r}", args.exc_value)
+        write(f"{args.err_msg or 'Exception ignored in'}: {args.object!r}", args.exc_value)
 
-    def said(where: str, error: BaseException | None) -> None:
+    def write(where: str, error: BaseException | None) -> None:
         import traceback
 
         lines = traceback.format_exception(error) if error is not None else []

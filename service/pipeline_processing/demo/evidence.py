@@ -1,4 +1,4 @@
-"""Kafka, the history and S3 as they are: what the story shows, and is held to."""
+"""Kafka, the history and S3 as they are: what the story shows, and the checks of what it says."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,65 +10,76 @@ from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.model import Run
 from pipeline_processing.options.locations import S3Location, parse_location
 from pipeline_processing.runs.store import RunStore
-from pipeline_processing.settings.settings import Settings
+from pipeline_processing.settings.settings import KafkaSettings
 
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
+
+
+class StoryUntrue(Exception):
+    """What happened isn't what the demo says. The message says what happened instead."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"The demo went otherwise than it tells: {what}.")
+
+
+def expect(true: bool, otherwise: str) -> None:
+    """Raises StoryUntrue unless what the demo is about to say is true."""
+    if not true:
+        raise StoryUntrue(otherwise)
 
 
 class StoredObject(NamedTuple):
-    """What an object holds, and its metadata."""
+    """The content of an object, and its metadata."""
 
     body: bytes
     metadata: Mapping[str, str]
 
 
 class Evidence:
-    """Looks, and changes nothing."""
+    """Reads, and changes nothing."""
 
-    def __init__(self, *, settings: Settings, topics: Topics, runs: RunStore, s3: S3Client) -> None:
-        self._requests_topic = settings.kafka.requests_topic
+    def __init__(self, *, kafka: KafkaSettings, topics: Topics, runs: RunStore, s3: S3Client) -> None:
+        self.kafka = kafka
         self._topics = topics
         self._runs = runs
         self._s3 = s3
 
     async def settled(self) -> None:
-        """Return once all that was sent by now is taken, every run at its end, and every event on its topic."""
-        clock = SystemClock()
-        ends = await self._topics.ends(self._requests_topic)
-        while await self._topics.committed(self._requests_topic) != ends:
-            await clock.sleep(_LOOK_SECONDS)
-        while not await self._runs.queue.idle():
-            await clock.sleep(_LOOK_SECONDS)
+        """Return once all messages sent so far are accepted, all runs have finished, and all events are sent."""
+        clock, topic = SystemClock(), self.kafka.requests_topic
+        ends = await self._topics.ends(topic)
+        while await self._topics.committed(topic) != ends or not await self._runs.queue.idle():
+            await clock.sleep(_POLL_SECONDS)
 
     async def records(self, topic: str) -> list[Record]:
-        """All that the topic holds, by key."""
+        """All records of the topic, by key."""
         found = [record async for record in self._topics.read(topic)]
         return sorted(found, key=lambda record: (record.key or b"", record.partition, record.offset))
 
     async def history(self) -> dict[str, Run]:
-        """All runs that the history has, by run id."""
+        """All runs of the history, by run id."""
         return {run.run_id: run for run in sorted(await self._runs.history.newest(), key=lambda run: run.run_id)}
 
     async def objects(self, urls: Sequence[str]) -> list[StoredObject]:
         """Objects as they are in S3."""
-        return [await self._object(_located(url)) for url in urls]
+        found = []
+        for where in map(_located, urls):
+            body = await self._s3.get_object(bucket=where.bucket, key=where.prefix)
+            head = await self._s3.head_object(bucket=where.bucket, key=where.prefix)
+            found.append(StoredObject(body, head.metadata))
+        return found
 
     async def left_at(self, urls: Sequence[str]) -> list[str]:
-        """Which of these have an object, or an upload that may become one."""
+        """Those of the URLs that have an object, or an upload that may become one."""
         left = []
         for url in urls:
             where = _located(url)
             uploads = [each async for each in self._s3.pending_uploads(bucket=where.bucket, prefix=where.prefix)]
-            if uploads or await self._is_there(where):
+            if uploads or await self._exists(where):
                 left.append(url)
         return left
 
-    async def _object(self, where: S3Location) -> StoredObject:
-        body = await self._s3.get_object(bucket=where.bucket, key=where.prefix)
-        head = await self._s3.head_object(bucket=where.bucket, key=where.prefix)
-        return StoredObject(body, head.metadata)
-
-    async def _is_there(self, where: S3Location) -> bool:
+    async def _exists(self, where: S3Location) -> bool:
         try:
             await self._s3.head_object(bucket=where.bucket, key=where.prefix)
         except ObjectMissing:

@@ -1,22 +1,24 @@
-"""What the demo asks the service for, as its users do: by requests on Kafka, whose runs it then follows."""
+"""Sends requests by Kafka, as users of the service do, and follows their runs."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.aio.clock import SystemClock
-from pipeline_processing.app import one_run as app
-from pipeline_processing.demo.errors import StoryUntrue
+from pipeline_processing.app import one_run
+from pipeline_processing.demo.evidence import StoryUntrue
 from pipeline_processing.messaging.port import Events, Outgoing, Topics
-from pipeline_processing.model import JobRequest, RunCompletion
+from pipeline_processing.model import JobRequest
 from pipeline_processing.requests.following import Follower, Outcome
-from pipeline_processing.requests.replay import ReplayPlan, carry_out
+from pipeline_processing.requests.replay import ReplayPlan, carry_out, planned
+from pipeline_processing.requests.replay_sources import Selection
 from pipeline_processing.requests.submission import Sent, Submitter
+from pipeline_processing.runs.completions import RunCompletion
+from pipeline_processing.runs.store import RunHistory
 from pipeline_processing.settings.settings import Settings
-from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.terminal.progress import shown_progress
 from pipeline_processing.terminal.render import number
 
@@ -26,23 +28,17 @@ class Requests:
 
     def __init__(self, *, settings: Settings, topics: Topics, events: Events, tracer: Tracer) -> None:
         self._clock = SystemClock()
+        self._topics = topics
         self._events = events
         self._topic = settings.kafka.requests_topic
         self._submitter = Submitter(events=events, topic=self._topic, clock=self._clock, tracer=tracer)
-        self._follower = Follower(
-            topics=topics,
-            completions_topic=settings.kafka.completions_topic,
-            dead_letters_topic=settings.kafka.dead_letters_topic,
-            progress_topic=settings.kafka.progress_topic,
-            clock=self._clock,
-            kafka=Outage("Kafka"),
-        )
+        self._follower = Follower(topics=topics, names=settings.kafka, clock=self._clock)
 
     @classmethod
     @asynccontextmanager
     async def opened(cls, settings: Settings, *, topics: Topics, tracer: Tracer) -> AsyncIterator[Self]:
-        """What is announced from here on can be followed."""
-        async with app.events(settings) as events:
+        """Everything that is announced from here on can be followed."""
+        async with one_run.events(settings) as events:
             opened = cls(settings=settings, topics=topics, events=events, tracer=tracer)
             await opened._follower.begin()
             yield opened
@@ -63,13 +59,16 @@ class Requests:
         await self._events.send([message] * times)
         return traceparent
 
+    def planned_replays(self, runs: RunHistory) -> AbstractAsyncContextManager[ReplayPlan]:
+        """The plan of `replay --failed`."""
+        return planned(Selection(failed=True), runs=runs, topics=self._topics, topic=self._topic, same_run=False)
+
     async def replay(self, plan: ReplayPlan) -> list[Sent]:
         """As the command does with --execute, for a plan of new runs."""
         await carry_out(
             plan,
             submitter=self._submitter,
             events=self._events,
-            topic=self._topic,
             clock=self._clock,
             on_sent=lambda _: None,
         )

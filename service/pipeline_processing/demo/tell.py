@@ -1,22 +1,22 @@
-"""The demo from start to end: servers up, the service on them, the story, all of it gone."""
+"""The demo from start to end: start servers and the service, tell the story, remove everything."""
 
 import asyncio
 import contextlib
 import shutil
 import sysconfig
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from shlex import quote
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing.agency_data_job.config import load_job_config
-from pipeline_processing.app import one_run as app
-from pipeline_processing.demo.errors import expect
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, load_job_config
+from pipeline_processing.app import one_run
+from pipeline_processing.app.service import service
+from pipeline_processing.demo.evidence import expect
 from pipeline_processing.demo.page import Page
 from pipeline_processing.demo.sample import BUCKET, DATABASE, PREFIX, job_config_text
-from pipeline_processing.demo.serving import serving
 from pipeline_processing.demo.story import Story
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
@@ -28,13 +28,13 @@ from pipeline_processing.terminal.render import duration
 
 _PROGRAM = "pipeline-processing"
 _OF_THE_SERVICE = {"PIPELINE_HTTP__PORT": "0"}
-"""Any free port: another service of the user's may have its own."""
+"""Any free port: the user may run another service."""
 
 
 def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping[str, str]) -> None:
     """
     Print the story. With `keep`, then wait for Ctrl-C or SIGTERM, with the servers up and the service at work.
-    `environ` is what another shell of the user's has.
+    `environ` is the environment of the user's shells.
 
     Raises EmbeddedServerError, StoryUntrue, or a PipelineError.
     """
@@ -50,16 +50,16 @@ def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping
         environment = _prepared(servers)
         settings = load_settings({**environment, **_OF_THE_SERVICE}, mask=mask).settings
         paste = lines_to_paste(environment, environ) if keep else None
-        run_async(_told(page, settings, tracer, mask, paste=paste))
+        run_async(_tell_story(page, settings, tracer, mask, paste=paste))
     if keep:
         page.say("The service has stopped, and the servers are gone.")
 
 
-async def _told(page: Page, settings: Settings, tracer: Tracer, mask: Mask, *, paste: list[str] | None) -> None:
-    applied = await app.migrate(settings)
+async def _tell_story(page: Page, settings: Settings, tracer: Tracer, mask: Mask, *, paste: list[str] | None) -> None:
+    applied = await one_run.migrate(settings)
     expect(bool(applied), "the new database had a run history already")
     config = load_job_config(settings.require_job_config_file())
-    async with serving(settings, config, tracer=tracer, mask=mask):
+    async with _serving(settings, config, tracer=tracer, mask=mask):
         page.say(f"The run history is set up, and the service starts, as `{_PROGRAM} serve` would.")
         await Story(page=page, settings=settings, tracer=tracer).tell()
         page.chapter("How to look further")
@@ -72,6 +72,25 @@ async def _told(page: Page, settings: Settings, tracer: Tracer, mask: Mask, *, p
         _hand_over(page, paste)
         with contextlib.suppress(asyncio.CancelledError):  # which is Ctrl-C or SIGTERM, and how this ends
             await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def _serving(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask) -> AsyncIterator[None]:
+    """
+    The service, as `serve` runs it, at work inside the block. It hands its runs back when the block ends.
+
+    If the service ends by itself, the block ends with its error.
+    """
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    try:
+        async with service(settings, config, tracer=tracer, mask=mask) as parts, asyncio.TaskGroup() as group:
+            group.create_task(parts.run(stop, hurry, once=False))
+            yield
+            hurry.set()
+            stop.set()
+    except ExceptionGroup as errors:
+        # The first is the cause. It cancelled the rest.
+        raise errors.exceptions[0] from None
 
 
 def _prepared(servers: EmbeddedServers) -> dict[str, str]:
@@ -98,7 +117,7 @@ def _hand_over(page: Page, paste: list[str]) -> None:
 
 
 def lines_to_paste(environment: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
-    """Lines for a shell that has `environ`, after which commands work on what `environment` names, and only that."""
+    """Lines for a shell with `environ`. After them, commands use what `environment` names, and nothing else."""
     lines = []
     others = [name for name in environ if name.upper().startswith("PIPELINE_") and name not in environment]
     if others := sorted(filter(str.isidentifier, others)):
@@ -112,6 +131,6 @@ def lines_to_paste(environment: Mapping[str, str], environ: Mapping[str, str]) -
 
 
 def without_proxy(environ: Mapping[str, str]) -> str:
-    """A value of NO_PROXY that leaves out the embedded servers besides what it did already."""
+    """The value of NO_PROXY in `environ`, with the address of the embedded servers added."""
     before = environ.get("no_proxy") or environ.get("NO_PROXY")
     return f"{before},{LOOPBACK}" if before else LOOPBACK

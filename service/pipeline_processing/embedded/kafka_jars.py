@@ -1,24 +1,24 @@
 """
 The jars of Apache Kafka: fetched from Maven Central once, by the wheel `jgo`, into the user's cache folder.
 
-Which jars, and their checksums, stand in kafka_jars.yaml, as those of the wheels do in requirements.lock. To write
-it for another version, change KAFKA_VERSION and call
+kafka_jars.yaml names the jars and their checksums, as requirements.lock does for wheels. To write it for another
+version, change KAFKA_VERSION and call
 
     python -m pipeline_processing.embedded.kafka_jars
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -32,119 +32,86 @@ KAFKA_VERSION = "4.4.0"
 
 Say = Callable[[str], None]
 Fetch = Callable[[str, Path], Path]
-"""Fetches the jar of a coordinate `group:artifact:version` to somewhere below a folder, and gives its path."""
+"""Fetches the jar of a coordinate `group:artifact:version` to somewhere below a folder, and returns its path."""
 
 _CHECKSUMS = Path(__file__).with_suffix(".yaml")
 _AT_ONCE = 8
 
 
-class KafkaJars:
-    """The jars, in the first of some folders that has them or, if none has, that can be written to."""
+def kafka_jars(
+    say: Say = lambda _: None,
+    *,
+    folder: Path | None = None,
+    checksums: Mapping[str, str] | None = None,
+    fetch: Fetch | None = None,
+) -> list[Path]:
+    """
+    The paths of the jars. Fetches all of them first if any is missing or damaged, and tells `say` so.
 
-    def __init__(
-        self,
-        *,
-        folders: Sequence[Path] | None = None,
-        checksums: Mapping[str, str] | None = None,
-        fetch: Fetch | None = None,
-    ) -> None:
-        """`checksums` is coordinate → SHA-256."""
-        self._folders = cache_folders() if folders is None else folders
-        self._checksums: Mapping[str, str] = (
-            yaml.safe_load(_CHECKSUMS.read_text("utf-8")) if checksums is None else checksums
-        )
-        self._fetch = fetch
-
-    def paths(self, say: Say = lambda _: None) -> list[Path]:
-        """
-        Fetch them if they aren't there, or aren't as they should be, and give their paths.
-
-        `say` is told before that. Several processes may call it at once: one fetches, the others wait for it.
-        Raises EmbeddedServerError.
-        """
-        for folder in self._folders:
-            if self._are_in(folder):
-                return self._in(folder)
-        for folder in self._folders:
-            if (lock := lock_for(folder)) is not None:
-                with lock:
-                    if not self._are_in(folder):  # nobody has fetched them while we waited
-                        self._fetch_into(folder, say)
-                return self._in(folder)
-        raise EmbeddedServerError(
-            f"Apache Kafka {KAFKA_VERSION} has to be fetched, and there is nowhere to keep it: "
-            f"{' and '.join(str(folder.parent) for folder in self._folders)} can't be written to. "
-            "Set XDG_CACHE_HOME to a folder that can."
-        )
-
-    def _in(self, folder: Path) -> list[Path]:
-        return [folder / _file_name(coordinate) for coordinate in self._checksums]
-
-    def _are_in(self, folder: Path) -> bool:
+    Several processes may call it at once: one fetches, the others wait for it. `checksums` is coordinate → SHA-256.
+    Raises EmbeddedServerError.
+    """
+    folder = folder or cache_folder()
+    checksums = checksums or yaml.safe_load(_CHECKSUMS.read_text("utf-8"))
+    if not _are_intact(folder, checksums):
         try:
-            return _is_ours(folder) and [*map(_checksum, self._in(folder))] == [*self._checksums.values()]  # 0.1 s
-        except OSError:
-            return False
-
-    def _fetch_into(self, folder: Path, say: Say) -> None:
-        say(f"Fetching Apache Kafka {KAFKA_VERSION} into {folder}, once: {len(self._checksums)} jars, 45 MB.")
-        fetch = self._fetch or _from_maven_central
-        scratch = folder.with_name(f"{folder.name}.partial")
-        try:
-            shutil.rmtree(scratch, ignore_errors=True)  # of somebody who died here
-            complete = scratch / "complete"
-            complete.mkdir(parents=True)
-            fetched = _all_at_once(lambda coordinate: fetch(coordinate, scratch), self._checksums)
-            for jar, (coordinate, checksum) in zip(fetched, self._checksums.items(), strict=True):
-                if _checksum(jar) != checksum:
-                    raise RuntimeError(f"{coordinate} has another checksum than {_CHECKSUMS.name} says")
-                jar.rename(complete / _file_name(coordinate))
-            shutil.rmtree(folder, ignore_errors=True)  # it was damaged
-            complete.rename(folder)
-        except (OSError, RuntimeError) as error:  # OSErrors are also those of requests, RuntimeErrors those of jgo
+            with locked(folder):
+                if not _are_intact(folder, checksums):  # another process may have fetched them meanwhile
+                    say(f"Fetching Apache Kafka {KAFKA_VERSION} into {folder}, once: {len(checksums)} jars, 45 MB.")
+                    _fetch_into(folder, checksums, fetch or _from_maven_central)
+        except (OSError, RuntimeError) as error:  # requests raises OSErrors, jgo RuntimeErrors
             raise EmbeddedServerError(
                 f"Apache Kafka {KAFKA_VERSION} can't be fetched: {error}. It comes from Maven Central, once: let this "
-                f"machine reach it (HTTPS_PROXY is heeded), or copy {folder} from a machine that has it."
+                f"machine reach it (HTTPS_PROXY is heeded), or copy {folder} from a machine that has it. If that "
+                "folder can't be written to, set XDG_CACHE_HOME to one that can."
             ) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    return [folder / _file_name(coordinate) for coordinate in checksums]
 
 
-def cache_folders() -> list[Path]:
-    """Where the jars may lie: in the user's cache folder or, if need be, in a temporary folder of the user's."""
-    folders = []
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from making the same folder of the cache meanwhile. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def cache_folder() -> Path:
+    """The folder for the jars of this version, in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    with contextlib.suppress(RuntimeError):  # there are users without a home
-        # A relative path is to be ignored, says the XDG specification.
-        folders.append((cache if cache.is_absolute() else Path.home() / ".cache") / "pipeline-processing")
-    folders.append(Path(tempfile.gettempdir()) / f"pipeline-processing-cache-{os.geteuid()}")
-    return [folder / f"kafka-{KAFKA_VERSION}" for folder in folders]
+    if not cache.is_absolute():  # the XDG specification says to ignore a relative path
+        cache = Path(os.path.expanduser("~/.cache"))
+    return cache / "pipeline-processing" / f"kafka-{KAFKA_VERSION}"
 
 
-def lock_for(folder: Path) -> TextIO | None:
-    """A lock held until it is closed, waited for if need be; None if what is beside the folder isn't ours to change."""
-    try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_ours(folder.parent):
-            return None
-        lock = folder.with_name(f"{folder.name}.lock").open("w")
+def _are_intact(folder: Path, checksums: Mapping[str, str]) -> bool:
+    try:  # it takes 0.1 s
+        return all(_checksum(folder / _file_name(jar)) == checksum for jar, checksum in checksums.items())
     except OSError:
-        return None
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+        return False
 
 
-def _is_ours(folder: Path) -> bool:
-    # In /tmp somebody else may have made it: what lies there could be replaced after we have looked at it.
-    return folder.lstat().st_uid in (0, os.geteuid())
-
-
-def _all_at_once(fetch: Callable[[str], Path], coordinates: Mapping[str, str]) -> list[Path]:
-    pool = ThreadPoolExecutor(_AT_ONCE)
+def _fetch_into(folder: Path, checksums: Mapping[str, str], fetch: Fetch) -> None:
+    """Fetch into a scratch folder, so that `folder` is complete or isn't there."""
+    scratch = folder.with_name(f"{folder.name}.partial")
+    complete = scratch / "complete"
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that died here
     try:
-        return list(pool.map(fetch, coordinates))
+        complete.mkdir(parents=True)
+        pool = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            fetched = list(pool.map(lambda coordinate: fetch(coordinate, scratch), checksums))
+        finally:
+            pool.shutdown(cancel_futures=True)  # start no others after an error or Ctrl-C
+        for jar, (coordinate, checksum) in zip(fetched, checksums.items(), strict=True):
+            if _checksum(jar) != checksum:
+                raise RuntimeError(f"{coordinate} has another checksum than {_CHECKSUMS.name} says")
+            jar.rename(complete / _file_name(coordinate))
+        shutil.rmtree(folder, ignore_errors=True)  # it was damaged
+        complete.rename(folder)
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, don't begin another
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _checksum(jar: Path) -> str:
@@ -157,7 +124,7 @@ def _file_name(coordinate: str) -> str:
     return f"{artifact}-{version}.jar"
 
 
-# Not by jgo's EnvironmentBuilder: on a machine without Java it downloads a JDK, to sort jars into modules.
+# Not jgo's EnvironmentBuilder: on a machine without Java it downloads a JDK, to sort jars into modules.
 
 
 def _from_maven_central(coordinate: str, folder: Path) -> Path:
@@ -167,7 +134,7 @@ def _from_maven_central(coordinate: str, folder: Path) -> Path:
 
 def _maven(folder: Path) -> MavenContext:
     try:
-        from jgo.maven import MavenContext, PythonResolver  # it takes long, and is needed only here
+        from jgo.maven import MavenContext, PythonResolver  # slow to import, and needed only here
     except ImportError:
         raise not_installed("jgo") from None
     return MavenContext(resolver=PythonResolver(), repo_cache=folder)

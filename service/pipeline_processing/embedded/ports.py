@@ -9,10 +9,9 @@ from collections.abc import Sequence
 
 LOOPBACK = "127.0.0.1"
 
-# Below 32768, from where Linux takes the ports of outgoing connections, also after SeaweedFS has added 10000:
-# between our look and the server's bind only another server could take one of these. Picked at random, so
-# that test workers which start together look in different places. What is left of the race is met by another
-# try.
+# All ports, and those that SeaweedFS adds 10000 to, are below 32768, where Linux begins to take ports for outgoing
+# connections. So only another server can take one between this look and the bind. They are picked at random, because
+# test workers start at the same time. If a port is taken all the same, the server is started again with others.
 _FIRST_PORT, _LAST_PORT = 10_000, 22_700
 _TRIES = 1_000
 
@@ -41,7 +40,7 @@ def free_ports(count: int, *, offsets: Sequence[int] = (0,)) -> list[int]:
 def _listen(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # As the servers do: a port whose last connections are in TIME_WAIT is free.
+        # The servers set this too: a port whose last connections are in TIME_WAIT is free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((LOOPBACK, port))
         listener.listen()

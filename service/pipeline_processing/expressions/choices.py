@@ -1,51 +1,59 @@
-"""Which of several values: CASE, COALESCE, NULLIF, GREATEST and LEAST."""
+"""Forms that choose among operands or take any type: CASE, COALESCE, NULLIF, GREATEST, LEAST, CONCAT and ||."""
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
-from pipeline_processing.expressions.casts import as_condition, coerced, common_type
-from pipeline_processing.expressions.comparisons import compared
-from pipeline_processing.expressions.compiled import Compiled, Value, composed, constant, run_on, shared, unknown
-from pipeline_processing.expressions.refusals import Refused
-from pipeline_processing.expressions.types import NUMERIC, Type
+from pipeline_processing.expressions.casts import coerced, common_type, of_one_type, printed, required
+from pipeline_processing.expressions.compiled import Build, Compiled, composed, constant, sharing, strict
+from pipeline_processing.expressions.conditions import compared
+from pipeline_processing.expressions.types import NUMERIC, UNTYPED, Refused, Type
 from pipeline_processing.expressions.values import ordering
 from pipeline_processing.ports import Row
 from pipeline_processing.rows.values import same
 
 
-def case(subject: Compiled | None, whens: Sequence[Compiled], default: Compiled | None, at: int) -> Compiled:
-    """CASE, `whens` being conditions (with a subject: values) and results by turns. Raises Refused."""
-    given: Value = same
-    if subject is None:
-        tests = [as_condition(when, "WHEN") for when in whens[::2]]
-    else:
-        given, subject, wanted = shared(subject, whens[::2])
-        tests = [compared("=", subject, each, each.at) for each in wanted]
-    results = _of_one_type([*whens[1::2], default or constant(Type.LITERAL, None, at)], "CASE", at)
+def _case(*operands: Compiled) -> Compiled:
+    """CASE: conditions and results by turns, and the default at the end."""
+    *whens, default = operands
+    tests = [required(when, Type.BOOLEAN, "WHEN") for when in whens[::2]]
+    results = of_one_type([*whens[1::2], default], "CASE")
     type_ = results[0].type
-    if Type.ANY in (test.type for test in tests) or type_ is Type.ANY:
-        return unknown(type_, at)
     *branches, (_, otherwise) = _possible(tests, results)
-    pairs = [(test.value, result.value) for test, result in branches]
-    if not pairs:
+    if not branches:
         return otherwise
+    pairs = [(test.value, result.value) for test, result in branches]
     last = otherwise.value
 
     def value(row: Row) -> Any:
-        tested = given(row)
         for is_true, result in pairs:
-            if is_true(tested):
+            if is_true(row):
                 return result(row)
         return last(row)
 
-    return composed(type_, value, [part for branch in branches for part in branch] + [otherwise], at)
+    return composed(type_, value, [part for branch in branches for part in branch] + [otherwise])
+
+
+def _case_of(subject: Compiled, *operands: Compiled) -> Compiled:
+    """CASE with a subject, which comes first."""
+
+    def build(subject: Compiled, *operands: Compiled) -> Compiled:
+        *whens, default = operands
+        tests = [compared("=", subject, wanted) for wanted in whens[::2]]
+        return _case(*chain.from_iterable(zip(tests, whens[1::2], strict=True)), default)
+
+    if all(wanted.is_null for wanted in operands[:-1:2]):
+        return build(subject, *operands)  # as in Postgres, the subject isn't computed
+    return sharing(subject, operands, build)
 
 
 def _possible(tests: Sequence[Compiled], results: Sequence[Compiled]) -> list[tuple[Compiled, Compiled]]:
-    """Branches that a row may come to, up to one that it can't pass; as in Postgres, others aren't even looked at."""
+    """The branches that a row can reach. As in Postgres, the others aren't computed."""
     branches = []
-    for test, result in zip((*tests, constant(Type.BOOLEAN, True, results[-1].at)), results, strict=True):
+    for test, result in zip((*tests, constant(Type.BOOLEAN, True)), results, strict=True):
         if not test.fixed or test.constant is True:
             branches.append((test, result))
         if test.fixed and test.constant is True:
@@ -53,14 +61,14 @@ def _possible(tests: Sequence[Compiled], results: Sequence[Compiled]) -> list[tu
     return branches
 
 
-def coalesce(operands: Sequence[Compiled], at: int) -> Compiled:
-    """The first that isn't null. Raises Refused."""
-    operands = _of_one_type(operands, "COALESCE", at)
-    if operands[0].type is Type.ANY:
-        return unknown(Type.ANY, at)
+def _coalesce(*given: Compiled) -> Compiled:
+    """The first operand that isn't null."""
+    operands = of_one_type(given, "COALESCE")
     type_ = operands[0].type
     decisive = next((place for place, each in enumerate(operands) if each.fixed and not each.is_null), len(operands))
     operands = [each for each in operands[: decisive + 1] if not each.is_null]
+    if not operands:
+        return constant(type_, None)
     if len(operands) == 1:
         return replace(operands[0], column=None)
     values = [operand.value for operand in operands]
@@ -71,56 +79,78 @@ def coalesce(operands: Sequence[Compiled], at: int) -> Compiled:
                 return found
         return None
 
-    return composed(type_, value, operands, at)
+    return composed(type_, value, operands)
 
 
-def nullif(operands: Sequence[Compiled], at: int) -> Compiled:
-    """The first, or null where it equals the second. Raises Refused."""
-    given, first, [second] = shared(operands[0], operands[1:])
-    equal = compared("=", first, second, at)
-    if Type.OTHER in (first.type, second.type):
-        raise Refused(f"uses NULLIF on {Type.OTHER}: cast the column to text, or do this in the query", at)
-    if Type.ANY in (first.type, second.type):
-        return unknown(Type.ANY, at)
-    # What comes out is the first as the comparison has it: of numbers and texts the common type, else its own.
-    if first.type in (Type.LITERAL, Type.NULL, *NUMERIC):
-        first = coerced(first, common_type([first, second], "NULLIF", at))
-    elif (first.type, second.type) == (Type.CHAR, Type.TEXT):
-        first = coerced(first, Type.TEXT)
-    is_equal, value = equal.value, first.value
-    different = composed(first.type, lambda row: None if is_equal(row) else value(row), [equal, first], at)
-    return run_on(given, different)
+def _nullif(*operands: Compiled) -> Compiled:
+    """The first operand, or null where it equals the second."""
+    if len(operands) != 2:
+        raise Refused(f"gives NULLIF {len(operands)} arguments, and it takes 2")
+    if Type.OTHER in (operands[0].type, operands[1].type):
+        raise Refused(f"uses NULLIF on {Type.OTHER}: cast the column to text, or do this in the query")
+
+    def build(first: Compiled, second: Compiled) -> Compiled:
+        is_equal = compared("=", first, second)
+        # The result is the first as the comparison has it: of numbers and texts the common type, else its own.
+        if first.type in (*UNTYPED, *NUMERIC):
+            first = coerced(first, common_type([first, second], "NULLIF"))
+        elif (first.type, second.type) == (Type.CHAR, Type.TEXT):
+            first = coerced(first, Type.TEXT)
+        type_ = Type.ANY if second.type is Type.ANY else first.type
+        equal, value = is_equal.value, first.value
+        return composed(type_, lambda row: None if equal(row) else value(row), [is_equal, first])
+
+    return sharing(operands[0], operands[1:], build)
 
 
-def greatest(operands: Sequence[Compiled], at: int) -> Compiled:
-    """The greatest of those that aren't null, the first one of equals. Raises Refused."""
-    return _extreme(max, operands, "GREATEST", at)
-
-
-def least(operands: Sequence[Compiled], at: int) -> Compiled:
-    """The least of those that aren't null, the first one of equals. Raises Refused."""
-    return _extreme(min, operands, "LEAST", at)
-
-
-def _extreme(choose: Callable[..., Any], operands: Sequence[Compiled], name: str, at: int) -> Compiled:
-    operands = _of_one_type(operands, name, at)
+def _extreme(choose: Callable[..., Any], name: str, *given: Compiled) -> Compiled:
+    """GREATEST or LEAST of the operands that aren't null, the first one of equals."""
+    operands = of_one_type(given, name)
     type_ = operands[0].type
     if type_ is Type.JSON:
-        raise Refused(f"uses {name} on json, which has no order", at)
-    if type_ is Type.ANY:
-        return unknown(type_, at)
+        raise Refused(f"uses {name} on json, which has no order")
     key, values = ordering(type_) or same, [operand.value for operand in operands]
 
     def value(row: Row) -> Any:
         there = [found for each in values if (found := each(row)) is not None]
         return choose(there, key=key, default=None)
 
-    return composed(type_, value, operands, at)
+    return composed(type_, value, operands)
 
 
-def _of_one_type(operands: Sequence[Compiled], what: str, at: int) -> list[Compiled]:
-    """All brought to their common type; none of them, but all of type ANY, if only the rows tell it."""
-    type_ = common_type(list(operands), what, at)
-    if type_ is Type.ANY:
-        return [unknown(type_, operand.at) for operand in operands]
-    return [coerced(operand, type_) for operand in operands]
+def _concat(*operands: Compiled) -> Compiled:
+    """CONCAT: what isn't null, as its type prints it: a boolean is t or f, char(n) keeps its spaces."""
+    values = [_as_printed(each).value for each in operands]
+
+    def value(row: Row) -> str:
+        return "".join(found for each in values if (found := each(row)) is not None)
+
+    return composed(Type.TEXT, value, operands)
+
+
+def _as_printed(operand: Compiled) -> Compiled:
+    if operand.type is Type.BOOLEAN:
+        return strict(Type.TEXT, lambda truth: "t" if truth else "f", operand)
+    return operand if operand.type is Type.CHAR else printed(operand)
+
+
+def _joined(*operands: Compiled) -> Compiled:
+    """||, where at least one operand is text."""
+    types = [operand.type for operand in operands]
+    if not any(type_ in (Type.TEXT, Type.CHAR, *UNTYPED) for type_ in types):
+        raise Refused(f"joins {types[0]} and {types[1]} by ||: cast one of them to text")
+    if Type.JSON in types:
+        raise Refused("uses || on json: take text from it with ->>, in parentheses")
+    return strict(Type.TEXT, operator.add, *map(printed, operands))
+
+
+CHOICES: Mapping[str, Build] = {
+    "CASE": _case,
+    "CASE OF": _case_of,
+    "coalesce": _coalesce,
+    "nullif": _nullif,
+    "greatest": partial(_extreme, max, "GREATEST"),
+    "least": partial(_extreme, min, "LEAST"),
+    "concat": _concat,
+    "||": _joined,
+}

@@ -1,16 +1,15 @@
 """
-Numeric: exact decimals with Postgres's own scale, which is what its digits after the point are printed by.
+Numeric: exact decimals with Postgres's own scale, the number of digits that it prints after the point.
 
 The rules are those of src/backend/utils/adt/numeric.c in Postgres 18.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
 
 from pipeline_processing.expressions.floats import SPACE
-from pipeline_processing.expressions.refusals import RowFault
-from pipeline_processing.expressions.types import Target
+from pipeline_processing.expressions.types import RowFault, Target
 
 OUT_OF_RANGE = "a number is out of range for numeric"
 
@@ -35,19 +34,24 @@ _INPUT = re.compile(
 _MAX_EXPONENT_DIGITS = 7
 
 
-def scale_of(number: Decimal) -> int:
-    """Digits after the point."""
-    return max(0, -int(number.as_tuple().exponent)) if number.is_finite() else 0
-
-
 def decimal_of(text: str) -> Decimal:
-    """Text → numeric, but no hexadecimal digits, which Postgres may know. Raises RowFault."""
+    """Text → numeric. Hexadecimal digits, which Postgres accepts, are refused. Raises RowFault."""
     match = _INPUT.fullmatch(text.strip(SPACE))
     if match is None:
         raise RowFault("the text isn't a number")
     if len(match["exponent"] or "") > _MAX_EXPONENT_DIGITS:
         raise RowFault(OUT_OF_RANGE)
     return stored(Decimal(match.group().replace("_", "")))
+
+
+def decimal_of_float(number: float) -> Decimal:
+    """As Postgres casts it: in 15 digits. Raises RowFault."""
+    return stored(Decimal(f"{number:.15g}"))
+
+
+def decimal_text(number: Decimal) -> str:
+    """All digits, as Postgres prints them."""
+    return format(number, "f")
 
 
 def stored(number: Decimal) -> Decimal:
@@ -65,19 +69,16 @@ def stored(number: Decimal) -> Decimal:
 # -- arithmetic ----------------------------------------------------------------------------------
 
 
-def _sum(a: Decimal, b: Decimal) -> Decimal:
-    return stored(_EXACT.add(a, b))
+def _stored(function: Callable[[Decimal, Decimal], Decimal]) -> Callable[[Decimal, Decimal], Decimal]:
+    return lambda a, b: stored(function(a, b))
 
 
-def _difference(a: Decimal, b: Decimal) -> Decimal:
-    return stored(_EXACT.subtract(a, b))
+add = _stored(_EXACT.add)
+subtract = _stored(_EXACT.subtract)
+multiply = _stored(_EXACT.multiply)
 
 
-def _product(a: Decimal, b: Decimal) -> Decimal:
-    return stored(_EXACT.multiply(a, b))
-
-
-def _quotient(a: Decimal, b: Decimal) -> Decimal:
+def divide(a: Decimal, b: Decimal) -> Decimal:
     if a.is_nan() or b.is_nan():
         return _NAN
     if not b:
@@ -99,7 +100,9 @@ def _quotient_scale(a: Decimal, b: Decimal) -> int:
     """Digits after the point of a / b: `select_div_scale`, at least 16 significant digits."""
     (weight_a, first_a), (weight_b, first_b) = _leading(a), _leading(b)
     weight = weight_a - weight_b - (first_a <= first_b)
-    scale = max(_MIN_SIGNIFICANT_DIGITS - weight * _BASE_DIGITS, scale_of(a), scale_of(b), 0)
+    scale = max(
+        _MIN_SIGNIFICANT_DIGITS - weight * _BASE_DIGITS, -int(a.as_tuple().exponent), -int(b.as_tuple().exponent), 0
+    )
     return min(scale, _MAX_QUOTIENT_SCALE)
 
 
@@ -120,21 +123,8 @@ def remainder(a: Decimal, b: Decimal) -> Decimal:
     return stored(_EXACT.remainder(a, b))
 
 
-ARITHMETIC: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {
-    "+": _sum,
-    "-": _difference,
-    "*": _product,
-    "/": _quotient,
-    "%": remainder,
-}
-
-
 def negative(number: Decimal) -> Decimal:
     return stored(number.copy_negate())
-
-
-def absolute(number: Decimal) -> Decimal:
-    return number.copy_abs()
 
 
 # -- rounding ------------------------------------------------------------------------------------
@@ -148,21 +138,19 @@ def rounded(number: Decimal, places: int = 0) -> Decimal:
     return stored(number.quantize(Decimal((0, (1,), -places)), context=_EXACT))
 
 
-def floor(number: Decimal) -> Decimal:
-    return stored(number.to_integral_value(ROUND_FLOOR)) if number.is_finite() else number
+def _whole(rounding: str) -> Callable[[Decimal], Decimal]:
+    return lambda number: stored(number.to_integral_value(rounding)) if number.is_finite() else number
 
 
-def ceiling(number: Decimal) -> Decimal:
-    return stored(number.to_integral_value(ROUND_CEILING)) if number.is_finite() else number
+floor = _whole(ROUND_FLOOR)
+ceiling = _whole(ROUND_CEILING)
 
 
 def limited(number: Decimal, target: Target) -> Decimal:
     """What numeric(precision, scale) keeps of a number. Raises RowFault if that is too large."""
     if target.precision is None or number.is_nan():
         return number
-    if number.is_infinite():
-        raise RowFault(f"a number is out of range for {target}")
     kept = rounded(number, target.scale)
-    if kept and kept.adjusted() >= target.precision - target.scale:
+    if kept.is_infinite() or (kept and kept.adjusted() >= target.precision - target.scale):
         raise RowFault(f"a number is out of range for {target}")
     return kept

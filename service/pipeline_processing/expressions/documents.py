@@ -1,31 +1,34 @@
 """
-Documents of json, as they are written: a part of one is a part of its text, with all its digits and white space.
+JSON documents as text: a part of one is a part of its text, with all its digits and white space.
 
-So Postgres has it for `json`, and also for `jsonb`, whose text is the one that it prints.
+Postgres does so for `json`; for `jsonb`, the text is the one that Postgres prints.
 """
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, Never
 
-from pipeline_processing.expressions.refusals import RowFault
+import msgspec
+from msgspec import Raw
 
-_ESCAPE_TO_CHECK = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NOT_IN_TEXT = re.compile("[\0\ud800-\udfff]")
-_past_space = re.compile(r"[ \t\n\r]*").match
+from pipeline_processing.expressions.types import RowFault
+
+_SPACE = " \t\n\r"
+_NUL = re.compile(r"(?:^|[^\\])(?:\\\\)*\\u0000")
+_container = msgspec.json.Decoder(type=dict[str, Raw] | list[Raw])
+_plain = msgspec.json.Decoder(type=Raw)
 
 
 def _not_json(constant: str) -> Never:
     raise ValueError(f"{constant} isn't JSON")
 
 
+# Unlike msgspec and like Postgres, it accepts half a surrogate pair.
 _decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_not_json)
 
 
 def document_of(text: str) -> str:
-    """The text, which has to be JSON. Raises RowFault."""
+    """The text itself. Raises RowFault if it isn't JSON."""
     try:
         _decoder.decode(text)
     except (ValueError, RecursionError):
@@ -34,78 +37,47 @@ def document_of(text: str) -> str:
 
 
 def member(document: str, key: str) -> str | None:
-    """The value of a key, the last one if there are several; None where there is none. Raises RowFault."""
-    _check_strings(document)
-    found = None
-    for name, value in _read(_members(document)):
-        if name == key:
-            found = value
-    return found
+    """The value of a key: the last one if the key is repeated, None if it is missing. Raises RowFault."""
+    parts = _parts(document)
+    found = parts.get(key) if isinstance(parts, dict) else None
+    return None if found is None else str(found, "utf-8")
 
 
 def element(document: str, index: int) -> str | None:
-    """The element at an index from 0, or from -1 counting from the end; None where there is none. Raises RowFault."""
-    _check_strings(document)
-    if (first := document[_skipped(document, 0)]) == "[":
-        elements = _read(_elements(document))
-        return elements[index] if -len(elements) <= index < len(elements) else None
-    if first != "{" and index in (0, -1):
-        # To json it has no elements, to jsonb it is its own, and which of the two this is isn't known.
+    """The element at an index, from 0, or from -1 backwards; None if there is none. Raises RowFault."""
+    parts = _parts(document)
+    if isinstance(parts, list):
+        return str(parts[index], "utf-8") if -len(parts) <= index < len(parts) else None
+    if isinstance(parts, Raw) and index in (0, -1):
+        # json has no such element, jsonb has the value itself, and the column may be either.
         raise RowFault("a json that is neither array nor object has no elements")
     return None
 
 
+def _parts(document: str) -> Any:
+    """The members, the elements or the plain value, as written. Raises RowFault."""
+    decoder = _container if document.lstrip(_SPACE)[:1] in ("{", "[") else _plain
+    try:
+        if not _NUL.search(document):
+            return decoder.decode(document)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    raise RowFault("a json can't be read, or has a string with characters in it that text can't have")
+
+
 def plain_text(document: str) -> str | None:
     """A document as ->> gives it: a string without quotes, null as null. Raises RowFault."""
-    text = document.strip(" \t\n\r")
+    text = document.strip(_SPACE)
     if text == "null":
         return None
-    return str(_decoder.decode(text)) if text.startswith('"') else text
+    return msgspec.json.decode(text, type=str) if text.startswith('"') else text
 
 
-def _check_strings(document: str) -> None:
-    """Raises RowFault for a string, wherever it stands, that can't be text: Postgres refuses the document, too."""
-    if _ESCAPE_TO_CHECK.search(document) and any(map(_is_no_text, _STRING.findall(document))):
-        raise RowFault("a json has a string with characters in it that text can't have")
+def member_text(document: str, key: str) -> str | None:
+    """As `member`, as text."""
+    return None if (found := member(document, key)) is None else plain_text(found)
 
 
-def _is_no_text(string: str) -> bool:
-    return _NOT_IN_TEXT.search(_decoder.decode(string)) is not None
-
-
-def _read(parts: Iterator[Any]) -> list[Any]:
-    try:
-        return list(parts)
-    except (ValueError, IndexError, RecursionError):
-        raise RowFault("a json can't be read") from None
-
-
-def _members(document: str) -> Iterator[tuple[Any, str]]:
-    at = _skipped(document, 0)
-    if document[at] != "{":
-        return
-    at = _skipped(document, at + 1)
-    while document[at] != "}":
-        name, at = _decoder.raw_decode(document, at)
-        start = _skipped(document, _skipped(document, at) + 1)
-        _, end = _decoder.raw_decode(document, start)
-        yield name, document[start:end]
-        at = _skipped(document, end)
-        if document[at] == ",":
-            at = _skipped(document, at + 1)
-
-
-def _elements(document: str) -> Iterator[str]:
-    at = _skipped(document, _skipped(document, 0) + 1)
-    while document[at] != "]":
-        _, end = _decoder.raw_decode(document, at)
-        yield document[at:end]
-        at = _skipped(document, end)
-        if document[at] == ",":
-            at = _skipped(document, at + 1)
-
-
-def _skipped(document: str, at: int) -> int:
-    space = _past_space(document, at)
-    assert space is not None, "it matches nothing, too"
-    return space.end()
+def element_text(document: str, index: int) -> str | None:
+    """As `element`, as text."""
+    return None if (found := element(document, index)) is None else plain_text(found)

@@ -1,11 +1,12 @@
-"""Double precision: text in Postgres's digits, and arithmetic that fails where it leaves the range."""
+"""Double precision: text in Postgres's digits, and arithmetic that raises RowFault when it leaves the range."""
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 
-from pipeline_processing.expressions.refusals import RowFault
+from pipeline_processing.expressions.types import RowFault
 
 OUT_OF_RANGE = "a number is out of range for double precision"
 
@@ -13,7 +14,7 @@ _INPUT = re.compile(
     r"[+-]?(?:(?P<digits>[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE | re.ASCII
 )
 SPACE = " \t\n\v\f\r"
-"""What Postgres passes over around a value."""
+"""White space that Postgres ignores around a value."""
 _BORDERS_FROM = 2.0**52
 """Below it no decimal of 17 digits lies half-way between two floats."""
 
@@ -22,7 +23,7 @@ _BORDERS_FROM = 2.0**52
 
 
 def float_of(text: str) -> float:
-    """Text → float, but no hexadecimal digits, which Postgres may know. Raises RowFault."""
+    """Text → float. Hexadecimal digits, which Postgres accepts, are refused. Raises RowFault."""
     match = _INPUT.fullmatch(text.strip(SPACE))
     if match is None:
         raise RowFault("the text isn't a number")
@@ -38,11 +39,6 @@ def float_of_decimal(number: Decimal) -> float:
     if (math.isinf(nearest) and number.is_finite()) or (not nearest and number):
         raise RowFault(OUT_OF_RANGE)
     return nearest
-
-
-def decimal_of_float(number: float) -> Decimal:
-    """As Postgres casts it: of 15 digits, and not of those that name the float."""
-    return Decimal(f"{number:.15g}")
 
 
 def float_text(number: float) -> str:
@@ -87,22 +83,22 @@ def _in_range(result: float, *operands: float) -> float:
     return result
 
 
-def _sum(a: float, b: float) -> float:
+def add(a: float, b: float) -> float:
     return _in_range(a + b, a, b)
 
 
-def _difference(a: float, b: float) -> float:
+def subtract(a: float, b: float) -> float:
     return _in_range(a - b, a, b)
 
 
-def _product(a: float, b: float) -> float:
+def multiply(a: float, b: float) -> float:
     result = _in_range(a * b, a, b)
     if not result and a and b:
         raise RowFault(OUT_OF_RANGE)
     return result
 
 
-def _quotient(a: float, b: float) -> float:
+def divide(a: float, b: float) -> float:
     if not b:
         if a != a:
             return a
@@ -113,27 +109,12 @@ def _quotient(a: float, b: float) -> float:
     return result
 
 
-ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {
-    "+": _sum,
-    "-": _difference,
-    "*": _product,
-    "/": _quotient,
-}
-
-
-def rounded(number: float) -> float:
-    """To an integer, a half to the even one."""
-    return _kept(number, round)
-
-
-def floor(number: float) -> float:
-    return _kept(number, math.floor)
-
-
-def ceiling(number: float) -> float:
-    return _kept(number, math.ceil)
-
-
 def _kept(number: float, function: Callable[[float], int]) -> float:
-    """NaN and the infinities stay, and so does the sign of -0."""
+    """A function of finite numbers. NaN, the infinities and the sign of -0 are kept."""
     return math.copysign(function(number), number) if math.isfinite(number) else number
+
+
+rounded = partial(_kept, function=round)
+"""To an integer, a half to the even one."""
+floor = partial(_kept, function=math.floor)
+ceiling = partial(_kept, function=math.ceil)

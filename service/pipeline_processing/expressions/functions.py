@@ -1,158 +1,118 @@
-"""The functions that there are."""
+"""
+Functions and operators of values that aren't null, by name: what they take, what they give, what computes it.
+
+A name may have several overloads. As in Postgres, the one whose types are closest to those of the operands is taken.
+Forms that look at nulls or at operands of any type are in `conditions.py` and `choices.py`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from pipeline_processing.expressions import choices, decimals, floats, integers, text, times
-from pipeline_processing.expressions.casts import as_text, coerced, printed
-from pipeline_processing.expressions.compiled import Compiled, composed, strict, unknown
-from pipeline_processing.expressions.operators import arithmetic, check_number
-from pipeline_processing.expressions.refusals import Refused
-from pipeline_processing.expressions.types import TEMPORAL, Type
-from pipeline_processing.ports import Row
-
-Build = Callable[[Sequence[Compiled], int], Compiled]
+from pipeline_processing.expressions import decimals, documents, floats, integers, text, times
+from pipeline_processing.expressions.casts import coerced, fits
+from pipeline_processing.expressions.compiled import Compiled, strict
+from pipeline_processing.expressions.types import Refused, Type
+from pipeline_processing.rows.values import same
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
-    least: int
-    """Arguments it takes at least."""
-    most: int | None
-    """And at most; None where there is no limit."""
-    build: Build
+class Overload:
+    takes: tuple[Type, ...]
+    gives: Type
+    function: Callable[..., Any]
+
+    def fits(self, operands: Sequence[Compiled]) -> bool:
+        """Whether it can be called with them. Text in quotes is a number only where other operands are, too."""
+        return len(operands) == len(self.takes) and all(
+            fits(operand, to)
+            and (operand.type is not Type.LITERAL or to is not Type.INTEGER or len(set(self.takes)) == 1)
+            for operand, to in zip(operands, self.takes, strict=True)
+        )
+
+    def closeness(self, operands: Sequence[Compiled]) -> int:
+        """How many operands need no conversion."""
+        return sum(operand.type is to for operand, to in zip(operands, self.takes, strict=True))
 
 
-# -- text ----------------------------------------------------------------------------------------
+def _overloads(functions: Mapping[str, Callable[..., Any]]) -> tuple[Overload, ...]:
+    """By signatures such as `text, integer → text`."""
+    overloads = []
+    for signature, function in functions.items():
+        takes, _, gives = signature.partition(" → ")
+        overloads.append(Overload(tuple(map(Type, takes.split(", "))), Type(gives), function))
+    return tuple(overloads)
 
 
-def _of_text(name: str, result: Type, function: Callable[..., Any], arguments: str, least: int = 0) -> Function:
-    """A function whose arguments are text and integers, one letter for each: `ti`."""
-
-    def build(given: Sequence[Compiled], at: int) -> Compiled:
-        read = [_argument(each, letter, name) for each, letter in zip(given, arguments, strict=False)]
-        return strict(result, function, *read, at=at)
-
-    return Function(least or len(arguments), len(arguments), build)
+def _of_numbers(count: int, functions: Mapping[Type, Callable[..., Any]]) -> tuple[Overload, ...]:
+    """Of so many numbers of one type each, which is also the type of the result."""
+    return tuple(Overload((type_,) * count, type_, function) for type_, function in functions.items())
 
 
-def _argument(given: Compiled, letter: str, name: str) -> Compiled:
-    if letter == "t":
-        return as_text(given, name.upper())
-    # Text in quotes would make another function of it: substring(text, 'pattern').
-    if given.type in (Type.INTEGER, Type.NULL, Type.ANY) or given.is_null:
-        return coerced(given, Type.INTEGER)
-    raise Refused(f"gives {name.upper()} {given.type} where an integer belongs", given.at)
+_I, _N, _F = Type.INTEGER, Type.NUMBER, Type.FLOAT
 
-
-def _concat(given: Sequence[Compiled], at: int) -> Compiled:
-    """CONCAT: all that isn't null, each as its type prints it: a boolean is t or f, char(n) keeps its spaces."""
-    if any(each.type is Type.ANY for each in given):
-        return unknown(Type.TEXT, at)
-    printing = [_as_printed(each).value for each in given]
-
-    def value(row: Row) -> str:
-        return "".join(found for each in printing if (found := each(row)) is not None)
-
-    return composed(Type.TEXT, value, given, at)
-
-
-def _as_printed(operand: Compiled) -> Compiled:
-    if operand.type is Type.BOOLEAN:
-        return strict(Type.TEXT, lambda truth: "t" if truth else "f", operand, at=operand.at)
-    return operand if operand.type is Type.CHAR else printed(operand)
-
-
-# -- numbers -------------------------------------------------------------------------------------
-
-_ROUND = (floats.rounded, decimals.rounded)
-_FLOOR = (floats.floor, decimals.floor)
-_CEILING = (floats.ceiling, decimals.ceiling)
-
-
-def _whole(name: str, functions: tuple[Callable[[float], float], Callable[..., Any]]) -> Build:
-    """ROUND, FLOOR and CEIL of one number. Of an integer they give double precision, as in Postgres."""
-    of_float, of_decimal = functions
-
-    def build(given: Sequence[Compiled], at: int) -> Compiled:
-        check_number(given[0], name)
-        if given[0].type is Type.ANY:
-            return unknown(Type.ANY, at)
-        if given[0].type is Type.NUMBER:
-            return strict(Type.NUMBER, of_decimal, given[0], at=at)
-        return strict(Type.FLOAT, of_float, coerced(given[0], Type.FLOAT), at=at)
-
-    return build
-
-
-def _round(given: Sequence[Compiled], at: int) -> Compiled:
-    """ROUND(number), or ROUND(number, places), which only numeric has."""
-    if len(given) == 1:
-        return _whole("ROUND", _ROUND)(given, at)
-    check_number(given[0], "ROUND")
-    if given[0].type is Type.FLOAT:
-        raise Refused("rounds double precision to places: write ROUND(CAST(… AS numeric), …)", at)
-    number = given[0] if given[0].type is Type.ANY else coerced(given[0], Type.NUMBER)
-    return strict(Type.NUMBER, decimals.rounded, number, _argument(given[1], "i", "round"), at=at)
-
-
-def _abs(given: Sequence[Compiled], at: int) -> Compiled:
-    check_number(given[0], "ABS")
-    match given[0].type:
-        case Type.ANY:
-            return unknown(Type.ANY, at)
-        case Type.INTEGER:
-            return strict(Type.INTEGER, integers.absolute, given[0], at=at)
-        case Type.NUMBER:
-            return strict(Type.NUMBER, decimals.absolute, given[0], at=at)
-    return strict(Type.FLOAT, abs, coerced(given[0], Type.FLOAT), at=at)
-
-
-def _mod(given: Sequence[Compiled], at: int) -> Compiled:
-    return arithmetic("%", given[0], given[1], at)
-
-
-# -- times ---------------------------------------------------------------------------------------
-
-_FIELDS = ("year", "month", "day")
-
-
-def _extract(given: Sequence[Compiled], at: int) -> Compiled:
-    """EXTRACT(year FROM …), also month or day."""
-    field, moment = given
-    name = field.constant
-    if name not in _FIELDS:
-        raise Refused(f"extracts {name!r}. There are {', '.join(_FIELDS)}", field.at)
-    if moment.type not in (*TEMPORAL, Type.NULL, Type.ANY) and not moment.is_null:
-        raise Refused(f"extracts {name} from {moment.type}, which is neither date nor timestamp: cast it", moment.at)
-    return strict(Type.NUMBER, partial(times.extracted, name), moment, at=at)
-
-
-FUNCTIONS: Mapping[str, Function] = {
-    "coalesce": Function(1, None, choices.coalesce),
-    "nullif": Function(2, 2, choices.nullif),
-    "greatest": Function(1, None, choices.greatest),
-    "least": Function(1, None, choices.least),
-    "lower": _of_text("lower", Type.TEXT, text.lower, "t"),
-    "upper": _of_text("upper", Type.TEXT, text.upper, "t"),
-    "btrim": _of_text("trim", Type.TEXT, text.trimmed, "tt", 1),
-    "ltrim": _of_text("ltrim", Type.TEXT, text.trimmed_left, "tt", 1),
-    "rtrim": _of_text("rtrim", Type.TEXT, text.trimmed_right, "tt", 1),
-    **dict.fromkeys(("length", "char_length", "character_length"), _of_text("length", Type.INTEGER, len, "t")),
-    "substr": _of_text("substring", Type.TEXT, text.substring, "tii", 2),
-    "left": _of_text("left", Type.TEXT, text.left, "ti"),
-    "right": _of_text("right", Type.TEXT, text.right, "ti"),
-    "replace": _of_text("replace", Type.TEXT, text.replaced, "ttt"),
-    "split_part": _of_text("split_part", Type.TEXT, text.split_part, "tti"),
-    "starts_with": _of_text("starts_with", Type.BOOLEAN, text.starts_with, "tt"),
-    "concat": Function(1, None, _concat),
-    "abs": Function(1, 1, _abs),
-    "round": Function(1, 2, _round),
-    "floor": Function(1, 1, _whole("FLOOR", _FLOOR)),
-    **dict.fromkeys(("ceil", "ceiling"), Function(1, 1, _whole("CEIL", _CEILING))),
-    "mod": Function(2, 2, _mod),
-    "extract": Function(2, 2, _extract),
+FUNCTIONS: Mapping[str, tuple[Overload, ...]] = {
+    "+": (
+        *_of_numbers(2, {_I: integers.add, _N: decimals.add, _F: floats.add}),
+        *_of_numbers(1, dict.fromkeys((_I, _N, _F), same)),
+    ),
+    "-": (
+        *_of_numbers(2, {_I: integers.subtract, _N: decimals.subtract, _F: floats.subtract}),
+        *_of_numbers(1, {_I: integers.negative, _N: decimals.negative, _F: float.__neg__}),
+    ),
+    "*": _of_numbers(2, {_I: integers.multiply, _N: decimals.multiply, _F: floats.multiply}),
+    "/": _of_numbers(2, {_I: integers.divide, _N: decimals.divide, _F: floats.divide}),
+    "%": _of_numbers(2, {_I: integers.remainder, _N: decimals.remainder}),
+    # A literal or an integer that could be either is double precision, as in Postgres.
+    "abs": _of_numbers(1, {_F: abs, _N: Decimal.copy_abs, _I: integers.absolute}),
+    "round": (
+        *_of_numbers(1, {_F: floats.rounded, _N: decimals.rounded}),
+        Overload((_N, _I), _N, decimals.rounded),
+    ),
+    "floor": _of_numbers(1, {_F: floats.floor, _N: decimals.floor}),
+    "ceil": _of_numbers(1, {_F: floats.ceiling, _N: decimals.ceiling}),
+    "->": _overloads({"json, text → json": documents.member, "json, integer → json": documents.element}),
+    "->>": _overloads({"json, text → text": documents.member_text, "json, integer → text": documents.element_text}),
+    "lower": _overloads({"text → text": text.lower}),
+    "upper": _overloads({"text → text": text.upper}),
+    "btrim": _overloads({"text → text": lambda x: x.strip(" "), "text, text → text": str.strip}),
+    "ltrim": _overloads({"text → text": lambda x: x.lstrip(" "), "text, text → text": str.lstrip}),
+    "rtrim": _overloads({"text → text": lambda x: x.rstrip(" "), "text, text → text": str.rstrip}),
+    "length": _overloads({"text → integer": len}),
+    "substr": _overloads({"text, integer → text": text.substring, "text, integer, integer → text": text.substring}),
+    "left": _overloads({"text, integer → text": text.left}),
+    "right": _overloads({"text, integer → text": text.right}),
+    "replace": _overloads({"text, text, text → text": text.replaced}),
+    "split_part": _overloads({"text, text, integer → text": text.split_part}),
+    "starts_with": _overloads({"text, text → boolean": str.startswith}),
+    **{
+        f"extract {field}": _overloads(
+            {f"{each} → numeric": partial(times.extracted, field) for each in ("date", "timestamp", "timestamptz")}
+        )
+        for field in ("year", "month", "day")
+    },
 }
-"""By name in lower case; TRIM and SUBSTRING are parsed to `btrim` and `substr`."""
+"""TRIM, SUBSTRING and EXTRACT are parsed to `btrim`, `substr` and `extract year`; MOD is `%`."""
+
+
+def call(name: str, operands: Sequence[Compiled]) -> Compiled:
+    """A function or operator of `FUNCTIONS`. Raises Refused where no overload fits, or where all do."""
+    overloads = [each for each in FUNCTIONS[name] if each.fits(operands)]
+    only_literals = all(operand.fixed and operand.type in (Type.LITERAL, Type.NULL) for operand in operands)
+    if not overloads or (only_literals and len(overloads) > 1 and not name.isidentifier()):
+        raise _no_overload(name, operands)
+    types = {operand.type for operand in operands}
+    several = len({each.gives for each in FUNCTIONS[name] if len(each.takes) == len(operands)}) > 1
+    if several and (Type.ANY in types or (types == {Type.NULL} and not only_literals)):
+        return Compiled(Type.ANY if Type.ANY in types else Type.NULL, operands[0].value)
+    best = max(overloads, key=lambda each: each.closeness(operands))  # the first of those that are equally close
+    return strict(best.gives, best.function, *map(coerced, operands, best.takes))
+
+
+def _no_overload(name: str, operands: Sequence[Compiled]) -> Refused:
+    shown = name.upper() if name[0].isalpha() else name
+    given = ", ".join(operand.type for operand in operands)
+    there = "; ".join(", ".join(each.takes) for each in FUNCTIONS[name])
+    return Refused(f"gives {shown} {given}, and it takes {there}: cast what doesn't fit")

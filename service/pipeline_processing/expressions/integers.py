@@ -1,11 +1,10 @@
-"""Integers of 64 bits, whatever the column has. Every result that doesn't fit is a row's fault."""
+"""Integers of 64 bits, whatever the column has. A result that doesn't fit is a row fault."""
 
 import re
-from collections.abc import Callable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 
 from pipeline_processing.expressions.floats import SPACE
-from pipeline_processing.expressions.refusals import RowFault
+from pipeline_processing.expressions.types import RowFault
 
 OUT_OF_RANGE = "a number is out of range for an integer, which has 64 bits"
 
@@ -19,10 +18,13 @@ _MAX_DIGITS = 4000
 
 
 def within_range(number: int) -> int:
-    """The number. Raises RowFault if it has more than 64 bits."""
+    """The number itself. Raises RowFault if it has more than 64 bits."""
     if -(2**63) <= number < 2**63:
         return number
     raise RowFault(OUT_OF_RANGE)
+
+
+# -- from other types ----------------------------------------------------------------------------
 
 
 def integer_of(text: str) -> int:
@@ -38,32 +40,36 @@ def integer_of(text: str) -> int:
 
 
 def integer_of_decimal(number: Decimal) -> int:
-    """Rounded, a half away from zero. Raises RowFault."""
+    """Rounded, halves away from zero. Raises RowFault."""
     if not number.is_finite() or number.adjusted() > 19:
         raise RowFault(OUT_OF_RANGE)
     return within_range(int(number.to_integral_value(ROUND_HALF_UP)))
 
 
 def integer_of_float(number: float) -> int:
-    """Rounded, a half to the even one. Raises RowFault."""
+    """Rounded, halves to even. Raises RowFault."""
     if not -(2.0**63) <= number < 2.0**63:
         raise RowFault(OUT_OF_RANGE)
     return round(number)
 
 
-def _sum(a: int, b: int) -> int:
+# -- arithmetic ----------------------------------------------------------------------------------
+
+
+def add(a: int, b: int) -> int:
     return within_range(a + b)
 
 
-def _difference(a: int, b: int) -> int:
+def subtract(a: int, b: int) -> int:
     return within_range(a - b)
 
 
-def _product(a: int, b: int) -> int:
+def multiply(a: int, b: int) -> int:
     return within_range(a * b)
 
 
-def _quotient(a: int, b: int) -> int:
+def divide(a: int, b: int) -> int:
+    """Rounded towards zero."""
     if not b:
         raise RowFault("division by zero")
     quotient = abs(a) // abs(b)
@@ -76,15 +82,6 @@ def remainder(a: int, b: int) -> int:
         raise RowFault("division by zero")
     rest = abs(a) % abs(b)
     return -rest if a < 0 else rest
-
-
-ARITHMETIC: Mapping[str, Callable[[int, int], int]] = {
-    "+": _sum,
-    "-": _difference,
-    "*": _product,
-    "/": _quotient,
-    "%": remainder,
-}
 
 
 def negative(number: int) -> int:

@@ -1,17 +1,18 @@
-"""Functions of text. Places count characters from 1, as in SQL."""
+"""Functions of text, and the forms of booleans and uuids as text. Positions count characters from 1, as in SQL."""
 
 import re
 from collections.abc import Callable
 
-from pipeline_processing.expressions.refusals import RowFault
+from pipeline_processing.expressions.floats import SPACE
+from pipeline_processing.expressions.types import RowFault
 
 MAX_LENGTH = 64 * 1024**2
-"""Characters of the longest text that REPLACE makes."""
+"""Characters of the longest text that REPLACE may make."""
 
 
 class _Letters(dict[int, int]):
     """
-    Characters to their other case, one to one, as in Postgres's locale C.UTF-8.
+    Maps characters to their other case, one to one, as in Postgres's locale C.UTF-8.
 
     Python's own `lower` and `upper` may give several characters for one: `ß` to `SS`.
     """
@@ -41,20 +42,8 @@ def upper(text: str) -> str:
     return text.upper() if text.isascii() else text.translate(_UPPER)
 
 
-def trimmed(text: str, characters: str = " ") -> str:
-    return text.strip(characters) if characters else text
-
-
-def trimmed_left(text: str, characters: str = " ") -> str:
-    return text.lstrip(characters) if characters else text
-
-
-def trimmed_right(text: str, characters: str = " ") -> str:
-    return text.rstrip(characters) if characters else text
-
-
 def substring(text: str, start: int, length: int | None = None) -> str:
-    """Places before the first character count too: `substring('abc', 0, 2)` is `a`."""
+    """Positions before the first character count too: `substring('abc', 0, 2)` is `a`."""
     if length is None:
         return text[max(start - 1, 0) :]
     if length < 0:
@@ -82,66 +71,68 @@ def replaced(text: str, old: str, new: str) -> str:
 
 
 def split_part(text: str, delimiter: str, number: int) -> str:
-    """The part of that number from 1, or from -1 counting from the end; empty where there is none."""
+    """The part with this number, from 1, or from -1 backwards; empty if there is none. Raises RowFault for 0."""
     if not number:
-        raise RowFault("the number of a part is 0, and they count from 1 or from -1")
+        raise RowFault("parts are numbered from 1, or from -1 backwards, and this is 0")
     parts = text.split(delimiter) if delimiter else [text]
     place = number - 1 if number > 0 else len(parts) + number
     return parts[place] if 0 <= place < len(parts) else ""
 
 
-def starts_with(text: str, prefix: str) -> bool:
-    return text.startswith(prefix)
+# -- booleans and uuids --------------------------------------------------------------------------
+
+_UUID = re.compile(r"(?P<open>\{)?(?P<digits>(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4})(?(open)\})")
 
 
-def concatenated(text: str, more: str) -> str:
-    return text + more
+def boolean_of(text: str) -> bool:
+    """`true`, `yes`, `on`, `1`, their opposites, and unambiguous beginnings of these. Raises RowFault."""
+    word = text.strip(SPACE).lower()
+    for whole, truth in (("true", True), ("false", False), ("yes", True), ("no", False), ("on", True), ("off", False)):
+        if word and word != "o" and whole.startswith(word):
+            return truth
+    if word in ("1", "0"):
+        return word == "1"
+    raise RowFault("the text isn't a boolean")
+
+
+def boolean_text(truth: bool) -> str:
+    return "true" if truth else "false"
+
+
+def uuid_of(text: str) -> str:
+    """In the forms that Postgres reads: any case, braces around it, hyphens after any four digits. Raises RowFault."""
+    match = _UUID.fullmatch(text)
+    if match is None:
+        raise RowFault("the text isn't a uuid")
+    digits = match["digits"].replace("-", "").lower()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+# -- patterns ------------------------------------------------------------------------------------
 
 
 def like_pattern(pattern: str) -> Callable[[str], bool]:
     """
     Whether a text is like a pattern: % is any text, _ any character, and \\ takes the next one literally.
 
-    Pieces between % are looked for one after the other, so that no pattern takes more than the text's length times
-    its own. Raises RowFault.
+    A piece between two % is matched at its first occurrence only (an atomic group), so the time is bounded by the
+    length of the text times that of the pattern. Raises RowFault.
     """
-    pieces = _pieces(pattern)
-    expressions = ["".join(piece) for piece in pieces]
-    if len(pieces) <= 2:  # then one expression doesn't try much more than once at each place, and is quicker
-        fullmatch = _expression(".*".join(expressions)).fullmatch
-        return lambda text: fullmatch(text) is not None
-    first, last, last_length = _expression(expressions[0]), _expression(expressions[-1]), len(pieces[-1])
-    middle = [_expression(piece) for piece in expressions[1:-1] if piece]
-
-    def matches(text: str) -> bool:
-        found = first.match(text)
-        for piece in middle:
-            if found is None:
-                return False
-            found = piece.search(text, found.end())
-        start = len(text) - last_length
-        return found is not None and start >= found.end() and last.match(text, start) is not None
-
-    return matches
-
-
-def _expression(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.DOTALL)
-
-
-def _pieces(pattern: str) -> list[list[str]]:
-    """What stands between the % of a pattern: lists of regular expressions, each for one character."""
-    pieces: list[list[str]] = [[]]
+    pieces = [""]
     characters = iter(pattern)
     for character in characters:
         if character == "%":
-            pieces.append([])
+            pieces.append("")
         elif character == "_":
-            pieces[-1].append(".")
-        elif character == "\\":
-            if (escaped := next(characters, None)) is None:
-                raise RowFault("a pattern ends in \\, which takes the next character literally")
-            pieces[-1].append(re.escape(escaped))
+            pieces[-1] += "."
+        elif character != "\\":
+            pieces[-1] += re.escape(character)
+        elif (escaped := next(characters, None)) is not None:
+            pieces[-1] += re.escape(escaped)
         else:
-            pieces[-1].append(re.escape(character))
-    return pieces
+            raise RowFault("a pattern ends in \\, which takes the next character literally")
+    first, *middle, last = (pieces[0], "") if len(pieces) == 1 else pieces
+    searched = "".join(f"(?>.*?{piece})" for piece in middle if piece)
+    anything = ".*" if len(pieces) > 1 else ""
+    fullmatch = re.compile(f"{first}{searched}{anything}{last}", re.DOTALL).fullmatch
+    return lambda text: fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""The types of expressions, their names in SQL, and which of them stands for which kind of column."""
+"""The types of expressions, their names in SQL, and the two ways in which an expression can be wrong."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,12 +8,35 @@ from pipeline_processing.rows import values
 from pipeline_processing.rows.columns import Column, Kind
 
 
+class Refused(Exception):
+    """
+    The expression can't be used.
+
+    `at` is the position in its text, from 0; None stands for the part that is being compiled. With `unsupported` the
+    message also lists what is supported.
+    """
+
+    def __init__(self, why: str, at: int | None = None, *, unsupported: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.at = at
+        self.unsupported = unsupported
+
+
+class RowFault(Exception):
+    """The expression has no value for one row. `reason` says why, without any value of the row."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Type(StrEnum):
-    """What a part of an expression is; the value is how messages call it."""
+    """The type of a part of an expression; the value is its name in messages."""
 
     TEXT = "text"
     CHAR = "char(n)"
-    """Its trailing spaces mean nothing, except to LIKE."""
+    """Trailing spaces are ignored, except by LIKE."""
     INTEGER = "integer"
     """64 bits, whatever the column has."""
     NUMBER = "numeric"
@@ -26,37 +49,26 @@ class Type(StrEnum):
     JSON = "json"
     OTHER = "a type that only Postgres knows"
     LITERAL = "a literal"
-    """Text in quotes, or NULL, as long as nothing has given it a type."""
+    """Text in quotes that has no type yet."""
     NULL = "null"
-    """What only the rows tell the type of, in a row where it is null: it goes with any type."""
-    ANY = "a type that only the rows tell"
+    """NULL, or an untyped column in a row where it is null: takes any type."""
+    ANY = "a type known only at run time"
+    """An untyped column, before the first row."""
 
 
 NUMERIC = (Type.INTEGER, Type.NUMBER, Type.FLOAT)
-"""Each can be had from those before it."""
+"""Each type converts implicitly to those after it."""
 TEMPORAL = (Type.DATE, Type.TIMESTAMP, Type.TIMESTAMPTZ)
-"""Each can be had from those before it."""
-
+"""Each type converts implicitly to those after it."""
 UNTYPED = (Type.LITERAL, Type.NULL, Type.ANY)
-"""What may be of the type that its place needs."""
+"""These take the type that their place needs."""
 
-TYPE_OF_KIND: Mapping[Kind, Type] = {
-    Kind.TEXT: Type.TEXT,
-    Kind.INTEGER: Type.INTEGER,
-    Kind.NUMBER: Type.NUMBER,
-    Kind.FLOAT: Type.FLOAT,
-    Kind.BOOLEAN: Type.BOOLEAN,
-    Kind.DATE: Type.DATE,
-    Kind.TIMESTAMP: Type.TIMESTAMP,
-    Kind.TIMESTAMPTZ: Type.TIMESTAMPTZ,
-    Kind.UUID: Type.UUID,
-    Kind.JSON: Type.JSON,
-}
+TYPE_OF_KIND: Mapping[Kind, Type] = {kind: Type[kind.name] for kind in Kind}
 KIND_OF_TYPE: Mapping[Type, Kind] = {type_: kind for kind, type_ in TYPE_OF_KIND.items()}
 
 
 def type_of(column: Column) -> Type:
-    """What a column is in an expression."""
+    """The type of a column in an expression."""
     if not column.typed:
         return Type.ANY
     if column.kind is None:
@@ -66,9 +78,16 @@ def type_of(column: Column) -> Type:
     return TYPE_OF_KIND[column.kind]
 
 
+def widens(source: Type, to: Type) -> bool:
+    """Whether values of one type convert implicitly to another."""
+    return (source, to) == (Type.CHAR, Type.TEXT) or any(
+        source in widening and to in widening[widening.index(source) :] for widening in (NUMERIC, TEMPORAL)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a cast leads to. `precision` and `scale` are those of numeric(p, s)."""
+    """The target of a cast. `precision` and `scale` are those of numeric(p, s)."""
 
     type: Type
     precision: int | None = None
@@ -79,30 +98,18 @@ class Target:
 
 
 TYPE_NAMES: Mapping[str, Type] = {
-    "text": Type.TEXT,
-    "varchar": Type.TEXT,
-    "character varying": Type.TEXT,
-    "integer": Type.INTEGER,
-    "int": Type.INTEGER,
-    "bigint": Type.INTEGER,
-    "int8": Type.INTEGER,
-    "numeric": Type.NUMBER,
-    "decimal": Type.NUMBER,
-    "dec": Type.NUMBER,
-    "double precision": Type.FLOAT,
-    "float8": Type.FLOAT,
-    "float": Type.FLOAT,
-    "boolean": Type.BOOLEAN,
-    "bool": Type.BOOLEAN,
+    **dict.fromkeys(("text", "varchar", "character varying"), Type.TEXT),
+    **dict.fromkeys(("integer", "int", "bigint", "int8"), Type.INTEGER),
+    **dict.fromkeys(("numeric", "decimal", "dec"), Type.NUMBER),
+    **dict.fromkeys(("double precision", "float8", "float"), Type.FLOAT),
+    **dict.fromkeys(("boolean", "bool"), Type.BOOLEAN),
     "date": Type.DATE,
-    "timestamp": Type.TIMESTAMP,
-    "timestamp without time zone": Type.TIMESTAMP,
-    "timestamptz": Type.TIMESTAMPTZ,
-    "timestamp with time zone": Type.TIMESTAMPTZ,
+    **dict.fromkeys(("timestamp", "timestamp without time zone"), Type.TIMESTAMP),
+    **dict.fromkeys(("timestamptz", "timestamp with time zone"), Type.TIMESTAMPTZ),
     "uuid": Type.UUID,
     "json": Type.JSON,
 }
-"""Names by which a cast may call a type. Integers have 64 bits under any of their names."""
+"""Names of types in casts."""
 
 TYPE_LIST = (
     "text, integer, bigint, numeric[(p[, s])], double precision, boolean, date, timestamp, timestamptz, uuid, json"

@@ -1,5 +1,5 @@
 """
-Values as expressions have them, one form for each type, and their way from and to what a row carries.
+The values that expressions compute with, and their conversion from and to what a row carries.
 
 | type | value |
 |---|---|
@@ -18,11 +18,9 @@ from uuid import UUID
 
 from msgspec import Raw
 
-from pipeline_processing.expressions import times
 from pipeline_processing.expressions.decimals import stored
 from pipeline_processing.expressions.floats import float_text
-from pipeline_processing.expressions.refusals import RowFault
-from pipeline_processing.expressions.types import KIND_OF_TYPE, Type
+from pipeline_processing.expressions.types import KIND_OF_TYPE, RowFault, Type
 from pipeline_processing.kinds import form_of
 from pipeline_processing.rows import values
 from pipeline_processing.rows.columns import Kind
@@ -30,7 +28,7 @@ from pipeline_processing.rows.json_values import dumps
 
 Convert = Callable[[Any], Any]
 
-# -- what a row carries → value ------------------------------------------------------------------
+# -- what a row carries ⇄ value ------------------------------------------------------------------
 
 
 def _number(text: str) -> Decimal:
@@ -42,102 +40,67 @@ def _number_of_raw(raw: Raw) -> Decimal:
     return _number(str(raw, "ascii"))
 
 
-def _time_of_json(text: str) -> str:
-    return text.replace("T", " ", 1).replace("+00:00", "+00", 1)
-
-
 def _text_of_raw(raw: Raw) -> str:
     return str(raw, "utf-8")
-
-
-def _boolean_of_text(text: str) -> bool:
-    return text == "t"
 
 
 _READ: Mapping[str, Mapping[Type, Convert]] = {
     "json": {
         Type.NUMBER: _number_of_raw,
         Type.FLOAT: float,
-        Type.TIMESTAMP: _time_of_json,
-        Type.TIMESTAMPTZ: _time_of_json,
+        Type.TIMESTAMP: lambda text: text.replace("T", " ", 1),
+        Type.TIMESTAMPTZ: lambda text: text.replace("T", " ", 1).replace("+00:00", "+00", 1),
         Type.JSON: _text_of_raw,
     },
     "text": {
         Type.INTEGER: int,
         Type.NUMBER: _number,
         Type.FLOAT: float,
-        Type.BOOLEAN: _boolean_of_text,
+        Type.BOOLEAN: lambda text: text == "t",
     },
 }
-
-
-def reading(type_: Type, carry: str) -> Convert | None:
-    """From what a column of that type carries; None if that is the value."""
-    return _READ[carry].get(type_)
-
-
-# -- value → what a row carries ------------------------------------------------------------------
-
-
-def _timestamptz_to_json(text: str) -> str:
-    return text.replace(" ", "T", 1).replace("+00", "+00:00", 1)
-
-
-def _document_to_json(text: str) -> Raw:
-    """On one line: line ends can only stand between tokens."""
-    return Raw(text.replace("\n", " ").replace("\r", " "))
-
-
-def _timestamp_to_json(text: str) -> str:
-    return text.replace(" ", "T", 1)
-
-
-def _float_to_json(number: float) -> Raw:
-    return Raw(float_text(number))
-
-
-# Times and floats are text here already, or get Postgres's own digits.
 _WRITE: Mapping[str, Mapping[Type, Convert]] = {
     "json": {
-        Type.FLOAT: _float_to_json,
-        Type.TIMESTAMP: _timestamp_to_json,
-        Type.TIMESTAMPTZ: _timestamptz_to_json,
-        Type.JSON: _document_to_json,
+        Type.FLOAT: lambda number: Raw(float_text(number)),
+        Type.TIMESTAMP: lambda text: text.replace(" ", "T", 1),
+        Type.TIMESTAMPTZ: lambda text: text.replace(" ", "T", 1).replace("+00", "+00:00", 1),
+        # On one line: line ends can only stand between tokens.
+        Type.JSON: lambda text: Raw(text.replace("\n", " ").replace("\r", " ")),
     },
     "text": {Type.FLOAT: float_text},
 }
-_AS_FORMS_DO = (Type.INTEGER, Type.NUMBER, Type.BOOLEAN)
+_AS_KINDS_DO = (Type.INTEGER, Type.NUMBER, Type.BOOLEAN)
+
+
+def reading(type_: Type, carry: str) -> Convert | None:
+    """What a column of that type carries → value. None stands for the same."""
+    return _READ[carry].get(type_)
 
 
 def writing(type_: Type, carry: str) -> Convert | None:
-    """To what a column of that type carries; None if that is the value."""
-    if type_ in _AS_FORMS_DO:
-        carried = form_of(KIND_OF_TYPE[type_], carry).carried
-        return None if carried is values.same else carried
-    return _WRITE[carry].get(type_)
+    """Value → what a column of that type carries. None stands for the same."""
+    if type_ not in _AS_KINDS_DO:
+        return _WRITE[carry].get(type_)
+    carried = form_of(KIND_OF_TYPE[type_], carry).carried
+    return None if carried is values.same else carried
 
 
 # -- keys ----------------------------------------------------------------------------------------
 
 
-def _float_key(number: float) -> Any:
+def _number_key(number: Any) -> Any:
     return number if number == number else values.NAN
-
-
-def _number_key(number: Decimal) -> Any:
-    return values.NAN if number.is_nan() else number
 
 
 _KEYS: Mapping[Type, Convert] = {
     Type.CHAR: values.padded_text_key,
-    Type.NUMBER: _number_key,
-    Type.FLOAT: _float_key,
+    **dict.fromkeys((Type.NUMBER, Type.FLOAT), _number_key),
     **dict.fromkeys((Type.DATE, Type.TIMESTAMP, Type.TIMESTAMPTZ), values.time_key),
 }
 
 
 def ordering(type_: Type) -> Convert | None:
-    """A value of that type → a key that orders as Postgres orders the type; None if that is the value."""
+    """Value → a key that orders as Postgres orders the type. None stands for the same."""
     return _KEYS.get(type_)
 
 
@@ -156,31 +119,26 @@ def _number_key_of_text(text: str) -> Any:
     return number if number == number else values.NAN
 
 
-_KEYS_OF_CARRIED: Mapping[tuple[Type, str], Convert] = {
-    (Type.FLOAT, "json"): _float_key_of_carried,
-    (Type.FLOAT, "text"): _float_key_of_carried,
-    (Type.NUMBER, "json"): _number_key_of_raw,
-    (Type.NUMBER, "text"): _number_key_of_text,
-}
-
-
 def key_of_carried(type_: Type, carry: str) -> Convert | None:
-    """What a column of that type carries → the same key, in one call; None if that is the value."""
-    read, key = reading(type_, carry), ordering(type_)
-    if read is None or key is None:
-        return read or key
-    if (both := _KEYS_OF_CARRIED.get((type_, carry))) is not None:
-        return both
-    comparison = form_of(KIND_OF_TYPE[type_], carry).comparison
-    assert comparison is not None, "times can be compared"
-    return comparison.key
+    """What a column of that type carries → the same key, in one call. None stands for the same."""
+    match type_, carry:
+        case Type.FLOAT, _:
+            return _float_key_of_carried
+        case Type.NUMBER, "json":
+            return _number_key_of_raw
+        case Type.NUMBER, _:
+            return _number_key_of_text
+        case ((Type.DATE | Type.TIMESTAMP | Type.TIMESTAMPTZ), _):
+            comparison = form_of(KIND_OF_TYPE[type_], carry).comparison
+            return comparison.key if comparison else None
+    return reading(type_, carry) or ordering(type_)
 
 
-# -- what somebody else's step left in a row -----------------------------------------------------
+# -- natural values, in untyped columns ----------------------------------------------------------
 
 
 def type_at_run_time(value: Any) -> Type:
-    """What a value of Python's own is. Raises RowFault."""
+    """The type of a natural value. Raises RowFault."""
     match value:
         case None:
             return Type.NULL
@@ -211,23 +169,26 @@ def _number_at_run_time(value: Any) -> Decimal:
     return _number_of_raw(value) if isinstance(value, Raw) else stored(Decimal(value))
 
 
-def _document_at_run_time(value: Any) -> str:
-    return _text_of_raw(value) if isinstance(value, Raw) else dumps(value)
+def _timestamptz_at_run_time(moment: datetime) -> str:
+    try:
+        return form_of(Kind.TIMESTAMPTZ, "text").carried(moment)  # type: ignore[no-any-return]  # it makes text
+    except OverflowError:
+        raise RowFault("a time is outside the years 1 to 9999 in UTC") from None
 
 
 READ_AT_RUN_TIME: Mapping[Type, Convert] = {
     Type.NUMBER: _number_at_run_time,
     Type.FLOAT: float,
     Type.DATE: date.isoformat,
-    Type.TIMESTAMP: times.text_of_datetime,
-    Type.TIMESTAMPTZ: times.text_of_datetime,
+    Type.TIMESTAMP: form_of(Kind.TIMESTAMP, "text").carried,
+    Type.TIMESTAMPTZ: _timestamptz_at_run_time,
     Type.UUID: str,
-    Type.JSON: _document_at_run_time,
+    Type.JSON: lambda value: _text_of_raw(value) if isinstance(value, Raw) else dumps(value),
 }
-"""A value of Python's own → a value here; any type that isn't named has the same."""
+"""Natural value → value, for the types where they differ."""
 
 NATURAL: Mapping[Type, Convert] = {
-    **dict.fromkeys((Type.DATE, Type.TIMESTAMP, Type.TIMESTAMPTZ), times.natural),
-    Type.JSON: form_of(Kind.JSON, "text").natural or values.same,
+    type_: form_of(KIND_OF_TYPE[type_], "text").natural or values.same
+    for type_ in (Type.DATE, Type.TIMESTAMP, Type.TIMESTAMPTZ, Type.JSON)
 }
-"""A value here → one of Python's own; any type that isn't named has the same."""
+"""Value → natural value, for the types where they differ."""

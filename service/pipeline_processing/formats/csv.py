@@ -1,6 +1,5 @@
 """CSV, as `COPY … (FORMAT csv)` writes it with the same options."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
@@ -10,7 +9,7 @@ from typing import Any
 from pipeline_processing.errors import StepFailed
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import Row, RowMaker
-from pipeline_processing.rows.json_values import dumps, non_finite
+from pipeline_processing.rows.json_values import decimal_text, dumps, float_text
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.rows.values import time_text
@@ -23,40 +22,36 @@ _rows = re.compile(rb'(?:[^"\n]|"[^"]*")*+\n').finditer
 
 class Csv:
     """
-    Writes one line a row. A text that would read as null is quoted, as in COPY: the empty one, unless `options` have
-    another text for null.
+    Writes one line per row. As in COPY, a text that would read as null is quoted: the empty text, unless `options`
+    set another one for null.
 
-    With `fixed` False, steps decide the columns row by row: the first row's are the header, and a later row may
-    lack some (null) but not add any.
+    `header` names the columns. Unless `fixed`, it is only used if there are no rows: user code decides the columns of
+    each row, the first row's become the header, and a later row may lack some of them (null) but not add any.
     """
 
     carry = "text"
 
-    def __init__(self, *, fixed: bool, options: CsvOptions = AS_COPY_DOES) -> None:
+    def __init__(self, header: Sequence[str] = (), *, fixed: bool, options: CsvOptions = AS_COPY_DOES) -> None:
         self._fixed = fixed
         self._has_header = options.header
         self._line = _line_writer(delimiter=options.delimiter, null=options.null)
-        self._header: tuple[str, ...] = ()
-        self.rows = 0
-
-    def begin(self, names: Sequence[str]) -> None:
-        self._header = tuple(names)
+        self._header = tuple(header)
+        self._is_first = True
 
     def head(self) -> bytes:
         return _encoded(self._line(list(self._header))) if self._has_header else b""
 
     def row_maker(self, projection: Projection) -> RowMaker:
-        """Lists of fields: no line needs a name."""
+        """Lists of fields, without names."""
         constants = projection.constants
         return lambda records: [[*record, *constants] for record in projection.values(records)]
 
     def encode(self, batch: list[Any]) -> bytes:
-        if not self._fixed and self.rows == 0:
+        if self._is_first and not self._fixed:
             self._header = tuple(batch[0])
+        self._is_first = False
         line, fields = self._line, self._fields
-        lines = [line(fields(row)) for row in batch]
-        self.rows += len(lines)
-        return _encoded("".join(lines))
+        return _encoded("".join([line(fields(row)) for row in batch]))
 
     def longest_row(self, encoded: bytes) -> int:
         return max((len(row[0]) for row in _rows(encoded)), default=0)
@@ -85,17 +80,17 @@ def _encoded(lines: str) -> bytes:
 
 
 def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
-    """Makes a line of a row's fields: of text and null, or of a step's own values."""
+    """Makes a line of a row's fields, which are text, null, or values of user code."""
     must_quote = re.compile(f'[{re.escape(delimiter)}"\r\n]').search
     must_quote_beside_delimiters = re.compile(r'["\r\n]').search
 
     def line(fields: list[Any]) -> str:
         try:
             joined = delimiter.join(fields)
-        except TypeError:  # a null, or a step's own value
+        except TypeError:  # a null, or a value of user code
             fields = [field if field is None or type(field) is str else _text(field) for field in fields]
             joined = delimiter.join([null if field is None else field for field in fields])
-        # One search over the whole line finds whether any field needs quotes, by far the most often none.
+        # One search over the whole line tells whether any field needs quotes. Nearly always none does.
         delimiters = len(fields) - 1
         if (
             joined.count(delimiter) == delimiters
@@ -104,7 +99,7 @@ def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
             and delimiters > 0
         ):
             return joined + "\n"
-        if fields == ["\\."]:  # alone on a line it used to end the data of COPY
+        if fields == ["\\."]:  # alone on a line, it ended the data of older COPYs
             return '"\\."\n'
         return delimiter.join(map(field_of, fields)) + "\n"
 
@@ -119,7 +114,7 @@ def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
 
 
 def _text(value: Any) -> str:
-    """A value that a step has had in its hands, as Postgres would print it."""
+    """A value of user code, as Postgres would print it."""
     if isinstance(value, str):
         return value
     if (carried := carried_form(value)) is not None:
@@ -127,12 +122,10 @@ def _text(value: Any) -> str:
     match value:
         case bool():
             return "t" if value else "f"
-        case float() if not math.isfinite(value):
-            return non_finite(value)
         case float():
-            return repr(value).removesuffix(".0")
+            return float_text(value)
         case Decimal():
-            return format(value, "f") if value.is_finite() else non_finite(value)
+            return decimal_text(value)
         case datetime():
             text = time_text(value, " ")
             return text.removesuffix(":00") if value.tzinfo else text

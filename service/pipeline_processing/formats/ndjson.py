@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from itertools import repeat, starmap
@@ -19,10 +19,9 @@ from pipeline_processing.rows.values import time_text
 
 class Ndjson:
     """
-    Writes one object a row. Carried values are JSON already (`msgspec.Raw`) or what msgspec writes by itself.
+    Writes one object per row. Carried values are JSON already (`msgspec.Raw`), or msgspec writes them exactly.
 
-    `exact` is True where all values are carried; where a step may have put values of its own, those whose JSON
-    would not be exact are looked for first.
+    `exact` says that all values are carried. If not, values of user code are first made exact.
     """
 
     carry = "json"
@@ -30,19 +29,15 @@ class Ndjson:
     def __init__(self, *, exact: bool) -> None:
         self._exact = exact
         self._encoder = msgspec.json.Encoder(enc_hook=plain)
-        self.rows = 0
-
-    def begin(self, names: Sequence[str]) -> None:
-        """Every line names its columns."""
 
     def head(self) -> bytes:
         return b""
 
     def row_maker(self, projection: Projection) -> RowMaker:
-        """Structs: they are made and encoded faster than dicts, and the garbage collector never looks at them."""
+        """Structs: they are made and encoded faster than dicts, and the garbage collector ignores them."""
         if any(map(_no_struct_has, projection.names)):
             return projection.rows
-        # A struct's fields need names that Python allows, and any other in the JSON.
+        # The names of a struct's fields must be identifiers; those in the JSON may be anything.
         fields = [f"f{number}" for number in range(len(projection.names))]
         varying = len(projection.indexes)
         struct = msgspec.defstruct(
@@ -56,7 +51,6 @@ class Ndjson:
     def encode(self, batch: list[Any]) -> bytes:
         if not self._exact:
             batch = [{name: _exact(value) for name, value in row.items()} for row in batch]
-        self.rows += len(batch)
         try:
             lines = self._encoder.encode_lines(batch)
             if _may_have_bare_words(lines):
@@ -75,9 +69,9 @@ _no_struct_has = re.compile(r'["\\\x00-\x1f]').search
 
 def _may_have_bare_words(lines: bytes) -> bool:
     """
-    Whether NaN or an infinity stands in a line without quotes, or text that looks like it.
+    Whether a line may hold NaN or an infinity without quotes.
 
-    A single byte is looked for first: that is as fast as memory, and most often ends the question.
+    The search for a single byte comes first: it is as fast as memory, and nearly always settles it.
     """
     return (b"N" in lines and b":NaN" in lines) or (b"I" in lines and (b":Inf" in lines or b":-Inf" in lines))
 
@@ -96,7 +90,7 @@ def _quoted_word(value: Any) -> Any:
 
 
 def _exact(value: Any) -> Any:
-    """A value that a step has had in its hands, so that its JSON is exact and UTF-8."""
+    """A value of user code, such that its JSON is exact and UTF-8."""
     exact = _EXACT.get(type(value), _exact_of_any)
     return value if exact is None else exact(value)
 
@@ -119,7 +113,7 @@ def _exact_of_any(value: Any) -> Any:
     return value
 
 
-# By the value's very type, for the common ones: this is asked of every value of every row.
+# By exact type, for the common ones: this is looked up for every value of every row.
 _EXACT: dict[type, Callable[[Any], Any] | None] = {
     str: None,
     type(None): None,

@@ -1,6 +1,8 @@
-"""Asks an HTTP API: with its access, not too fast, and again where another try may help."""
+"""The client of HTTP APIs: with their access, within their rate limit, and with retries."""
 
+import asyncio
 import re
+import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -10,20 +12,20 @@ from typing import Self
 
 import aiohttp
 import structlog
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import SecretStr
 from yarl import URL
 
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.errors import PipelineError, SettingsError, SourceDataInvalid
-from pipeline_processing.http.answer import PIECE_BYTES, HttpAnswer
+from pipeline_processing.errors import PipelineError, SettingsError, SourceDataInvalid, UpstreamUnavailable
 from pipeline_processing.http.errors import LongWait, is_final, refusal, translated
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Pace, Paces
 from pipeline_processing.http.urls import Origin, check_url, joined, origin_of, shown, with_query
 
 LONGEST_WAIT_SECONDS = 60.0
-"""A longer Retry-After is left to the next attempt of the run, so that this one doesn't hold its place."""
+"""A longer Retry-After delays the run's next attempt instead, so that this one doesn't occupy a worker."""
+PIECE_BYTES = 64 * 1024
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_REDIRECTS = 10
@@ -31,9 +33,42 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": "pipeline-processing"}
 
 Shower = Callable[[str], str]
-"""The URL asked, or where a redirect led → as messages show it."""
+"""A URL, asked or redirected to → how messages show it."""
 
 log = structlog.get_logger(__name__)
+
+
+class HttpAnswer:
+    """See `ports.Answer`. `first` is the first piece of its body; `shown_as` is the URL as messages show it."""
+
+    def __init__(self, response: aiohttp.ClientResponse, *, url: str, shown_as: str, first: bytes) -> None:
+        self.url = url
+        self._shown_as = shown_as
+        self.headers = _merged(response.headers)
+        self._response = response
+        self._first = first
+
+    async def read(self, size: int = -1) -> bytes:
+        """See `ports.Answer`."""
+        if size < 0:
+            pieces = []
+            while piece := await self.read(PIECE_BYTES):
+                pieces.append(piece)
+            return b"".join(pieces)
+        if self._first:
+            piece, self._first = self._first[:size], self._first[size:]
+            return piece
+        with translated(self._shown_as):
+            return await self._response.content.read(size)
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end; else close it."""
+        self._response.close()
+
+
+def _merged(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Each name once: several headers of one name are the same as one with commas (RFC 9110, 5.3)."""
+    return CIMultiDict({name: ", ".join(headers.getall(name)) for name in headers})
 
 
 class HttpUpstream:
@@ -88,14 +123,14 @@ class HttpUpstream:
             asked = check_url(with_query(url, query or {}))
         except ValueError as error:
             raise SourceDataInvalid(f"{shown(shown_as or url)} can't be asked: {error}. Correct it.") from None
-        answer = await self._patiently(asked, _shower(asked, shown_as))
+        answer = await self._with_retries(asked, _shower(asked, shown_as))
         try:
             yield answer
         finally:
             answer.close()
 
-    async def _patiently(self, url: str, show: Shower) -> HttpAnswer:
-        """Ask until there is an answer, as often as the options allow."""
+    async def _with_retries(self, url: str, show: Shower) -> HttpAnswer:
+        """Ask until there is an answer, up to the number of retries."""
         failed = 0
         while True:
             try:
@@ -104,11 +139,11 @@ class HttpUpstream:
                 failed += 1
                 if failed > self._options.max_retries or is_final(error):
                     raise
-                log.debug("an upstream is asked again", url=show(url), failed=failed, cause=str(error))
+                log.debug("retrying a request to an upstream", url=show(url), failed=failed, cause=str(error))
             await self._clock.sleep(_pause_seconds(failed, self._jitter()))
 
     async def _ask(self, url: str, show: Shower) -> HttpAnswer:
-        """Ask once, and go where redirects lead."""
+        """Ask once, and follow redirects."""
         home, at = origin_of(url), url
         for _ in range(_MOST_REDIRECTS + 1):
             is_home = origin_of(at) == home
@@ -129,11 +164,11 @@ class HttpUpstream:
         await self._kept[origin].wait()
         headers = CIMultiDict(_HEADERS)
         if is_home:
-            # No other host gets what the job config says to this one, least of all the secret.
+            # Headers of the job config, and the secret above all, are for this host only.
             headers.update(self._options.headers)
             headers.update(self._access)
         with translated(shown_as):
-            # `encoded`: no other spelling of what was encoded here, and nothing decoded.
+            # `encoded`: send the URL as it is, neither decoded nor encoded again.
             return await self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
 
     def _refusal(
@@ -151,7 +186,7 @@ class HttpUpstream:
 
 
 async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> HttpAnswer:
-    """The answer, once the first piece of its body is there: until then the request can be repeated."""
+    """The answer, once the first piece of its body is there. Until then the request can be retried."""
     try:
         with translated(shown_as):
             first = await response.content.read(PIECE_BYTES)
@@ -167,7 +202,7 @@ def _shower(url: str, shown_as: str | None) -> Shower:
     def show(at: str) -> str:
         if at == url:
             return said
-        # Its path may be a secret, as links to files often are, or repeat the values, as even its host may.
+        # Its path may be a secret, like that of many links to files, and its path and host may repeat values of rows.
         scheme, host, port = origin_of(at)
         return f"a redirect from {said}" + (f" to {scheme}://{host}:{port}" if shown_as is None else "")
 
@@ -175,7 +210,7 @@ def _shower(url: str, shown_as: str | None) -> Shower:
 
 
 def redirected(url: str, location: str, *, shown_as: str) -> str:
-    """Where a redirect from `url` leads. Raises SourceDataInvalid if nobody should go there."""
+    """Where a redirect from `url` leads. Raises SourceDataInvalid if it isn't safe to follow."""
     try:
         to = joined(url, location)
     except ValueError as error:
@@ -186,12 +221,12 @@ def redirected(url: str, location: str, *, shown_as: str) -> str:
 
 
 def _time_there(response: aiohttp.ClientResponse) -> datetime | None:
-    """The API's time of day by its Date header: what its dates are meant by, however wrong the clock here is."""
+    """The API's own time of day, by its Date header: its dates are relative to that, whatever the clock here says."""
     return _moment(response.headers.get("Date"))
 
 
 def retry_after(header: str | None, *, now: datetime) -> float | None:
-    """Seconds to wait, by a Retry-After in seconds or as a date (RFC 9110, 10.2.3); None if it says neither."""
+    """Seconds to wait, by a Retry-After in seconds or as a date (RFC 9110, 10.2.3); None if it is neither."""
     if header is None:
         return None
     if re.fullmatch(r"\d{1,9}", header.strip(), re.ASCII):
@@ -211,12 +246,12 @@ def _moment(date: str | None) -> datetime | None:
 
 
 def _pause_seconds(failed: int, jitter: float) -> float:
-    """Doubled each time, then shortened by up to half, so that not all ask again at once."""
+    """Doubles with each failure; up to half is cut off at random, so that clients don't retry at the same time."""
     return min(_FIRST_PAUSE_SECONDS * 2.0 ** (failed - 1), _LONGEST_PAUSE_SECONDS) * (1 - jitter / 2)
 
 
 def _access(options: UpstreamOptions, secret: Callable[[str], SecretStr]) -> dict[str, str]:
-    """The header with the secret, if there is one."""
+    """The header with the secret, if the options have one."""
     if options.auth is None:
         return {}
     value = secret(options.auth.secret).get_secret_value()
@@ -230,3 +265,24 @@ def _access(options: UpstreamOptions, secret: Callable[[str], SecretStr]) -> dic
     elif options.auth.bearer is not None:
         value = f"Bearer {value}"
     return {options.auth.header_name: value}
+
+
+async def check_reachable(url: str, *, seconds: float) -> str:
+    """
+    Connect to where a URL leads, for https with a certificate that is checked, and send nothing; that address.
+
+    `url` may be a template: its scheme and host are plain. Raises UpstreamUnavailable.
+    """
+    scheme, host, port = origin_of(url.partition("{")[0])
+    secure = scheme == "https"
+    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    try:
+        async with asyncio.timeout(seconds):
+            _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context() if secure else None)
+    except OSError as error:  # among them TimeoutError and ssl.SSLError
+        raise UpstreamUnavailable(
+            f"{address} can't be reached: {str(error) or f'no answer within {seconds:g} s'}. Check the URL, and that "
+            "its server is up."
+        ) from error
+    writer.close()
+    return address

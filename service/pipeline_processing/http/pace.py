@@ -1,4 +1,4 @@
-"""How fast an API is asked, and when it isn't to be asked at all."""
+"""The rate limits of APIs."""
 
 import asyncio
 from weakref import WeakValueDictionary
@@ -12,7 +12,7 @@ class Pace:
     """
     A token bucket that holds one token: requests are spaced evenly, so that no second has more than its share.
 
-    Everybody who asks the same API in the same way waits here, in the order of coming.
+    All requests to one API with the same options wait here, first come, first served.
     """
 
     def __init__(self, *, per_second: float | None, clock: Clock) -> None:
@@ -22,7 +22,7 @@ class Pace:
         self._next = clock.monotonic()
 
     async def wait(self) -> None:
-        """Until the next request may go out."""
+        """Wait until the next request may be sent."""
         async with self._turn:
             # A pause may have begun meanwhile.
             while (left := self._next - self._clock.monotonic()) > 0:
@@ -30,13 +30,13 @@ class Pace:
             self._next = self._clock.monotonic() + self._interval
 
     def pause(self, seconds: float) -> None:
-        """No request goes out before so much time has passed."""
+        """Send no request for so many seconds."""
         self._next = max(self._next, self._clock.monotonic() + seconds)
 
 
 class Paces:
     """
-    The paces of this process: one for each API and way to ask it, shared by all runs that do so now.
+    The paces of this process: one for each API and set of options, shared by all runs that use it now.
 
     For one event loop.
     """
@@ -46,7 +46,7 @@ class Paces:
         self._shared: WeakValueDictionary[tuple[str, Origin], Pace] = WeakValueDictionary()
 
     def of(self, options: UpstreamOptions, origin: Origin) -> Pace:
-        """The pace in which `origin` is asked with these options. It lasts as long as somebody keeps it."""
+        """The pace of requests to `origin` with these options. It is forgotten once no run holds it."""
         key = (options.access.model_dump_json(), origin)
         pace = self._shared.get(key)
         if pace is None:

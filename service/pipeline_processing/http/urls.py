@@ -1,11 +1,11 @@
-"""URLs of upstream APIs: what they may look like, {names} in them, and where they lead."""
+"""URLs of upstream APIs: their syntax, {names} in them, and the server that they lead to."""
 
 import re
 from collections.abc import Mapping
 from urllib.parse import quote, urljoin, urlsplit
 
 Origin = tuple[str, str, int]
-"""Scheme, host and port: what a secret may be sent to."""
+"""Scheme, host and port: the server that a secret may be sent to."""
 
 _PORTS = {"http": 80, "https": 443}
 _LEGAL = "-._~:/?#[]@!$&'()*+,;=%"
@@ -21,9 +21,9 @@ def check_url(url: str) -> str:
 
 
 def origin_of(url: str) -> Origin:
-    """Where a URL leads. Raises ValueError if it isn't one of http or https, or holds user info or a fragment."""
+    """The server of a URL. Raises ValueError if it isn't one of http or https, or holds user info or a fragment."""
     if _ILLEGAL.search(url):
-        # Strict, so that everybody who reads the URL after us sees the same host in it.
+        # Strict, so that every later reader of the URL finds the same host in it.
         raise ValueError("the URL has characters that must be percent-encoded")
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.netloc:
@@ -39,21 +39,21 @@ def origin_of(url: str) -> Origin:
 
 
 def shown(url: str) -> str:
-    """A URL as messages show it: without its query, which may hold what was read, or an access token."""
+    """A URL for messages: without its query, which may hold data or an access token."""
     return url.partition("?")[0]
 
 
 def encoded(value: str) -> str:
     """
-    A value that is nothing but a value wherever it stands in a URL. Raises ValueError for half a surrogate pair.
+    A value, encoded so that it has no meaning for the URL's syntax. Raises ValueError for half a surrogate pair.
 
-    All but letters, digits and `-._~` is percent-encoded, as RFC 3986 (2.3) has it.
+    All characters except letters, digits and `-._~` are percent-encoded, as in RFC 3986 (2.3).
     """
     return quote(value, safe="", errors="strict")
 
 
 def with_query(url: str, query: Mapping[str, str]) -> str:
-    """The URL with more in its query; what it has under the same names is replaced."""
+    """The URL with these parameters added to its query. They replace others of the same names."""
     if not query:
         return url
     path, _, present = url.partition("?")
@@ -63,17 +63,16 @@ def with_query(url: str, query: Mapping[str, str]) -> str:
 
 
 def joined(base: str, link: str) -> str:
-    """Where a link leads that stands in the answer from `base`. Raises ValueError as `origin_of` does."""
+    """The target of a link in the response from `base`. Raises ValueError as `origin_of` does."""
     legal = _ILLEGAL.sub(lambda found: quote(found[0], safe="", errors="strict"), link.strip())
     return check_url(urljoin(base, legal).partition("#")[0])
 
 
 class UrlTemplate:
     """
-    A URL with {names} in its path and its query. Each stands for a value, and only for that: it can't add a segment, a
-    parameter, a fragment or a host.
+    A URL with {names} in its path and its query. A value can't add a segment, a parameter, a fragment or a host.
 
-    Raises ValueError, with what is wrong, if it isn't one.
+    Raises ValueError, whose message says what is wrong with it.
     """
 
     def __init__(self, text: str) -> None:
@@ -86,9 +85,8 @@ class UrlTemplate:
 
     def filled(self, values: Mapping[str, str]) -> str:
         """
-        The URL with these values. Raises ValueError, which names no value, where one would lead to another path.
-
-        The URL that servers see is normalised by some of them: there `/a/../b` is `/b`, and `/a//b` may be `/a/b`.
+        The URL with these values. Raises ValueError, without the value, if one would lead to another path: some servers
+        read `/a/../b` as `/b`, and `/a//b` as `/a/b`.
         """
         text = {name: encoded(values[name]) for name in self.names}
         path, mark, query = self._rest.partition("?")
@@ -103,7 +101,7 @@ def _divided(text: str) -> tuple[str, str]:
     """Scheme and host, and the rest."""
     scheme, _, rest = text.partition("://")
     end = re.search("[/?]|$", rest)
-    assert end is not None, "the end is always there"
+    assert end is not None, "`$` always matches"
     return f"{scheme}://{rest[: end.start()]}", rest[end.start() :]
 
 

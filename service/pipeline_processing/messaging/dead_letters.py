@@ -1,4 +1,4 @@
-"""Requests that can't be used: put aside untouched, with the reason."""
+"""Dead letters: requests that can't be used, kept unchanged with the reason, and a store for those Kafka refuses."""
 
 import re
 from collections.abc import AsyncGenerator, Collection, Sequence
@@ -11,27 +11,27 @@ from pipeline_processing.messaging.port import Headers, Outgoing, Record
 from pipeline_processing.telemetry.masking import Mask
 
 _FIRST_HEADERS = ("dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at")
-"""What letters of the first version have."""
+"""The headers of letters of the first version."""
 _HEADERS = (*_FIRST_HEADERS, "dlq_timestamp")
 _KEY = "dlq_key"
-"""Only there if the letter's key isn't the request's: says what became of that."""
+"""Only where the letter's key isn't the request's: says why."""
 _NULL_KEY, _LEFT_OUT_KEY = b"null", b"left out"
 _LEFT_OUT = b" Value and headers are left out here, for their size: they are at dlq_offset of dlq_topic."
 STORED = -1
-"""In the place of a partition: the letter stands in the database of the run history."""
+"""The partition of a letter that is stored in the database of the run history."""
 _LONGEST_KEPT = 1_000
-"""In bytes, of a key or header."""
+"""In bytes, for a key or a header."""
 _LONGEST_MESSAGE = 4_000
-"""In characters: a request can be wrong in a thousand places."""
+"""In characters. A request can have a thousand faults."""
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _TIMESTAMP = re.compile(r"-?[0-9]{1,18}")
 
 
 def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetime, mask: Mask) -> Outgoing:
     """
-    The record as a dead letter: key, value and headers as they came, and the reason, masked, behind them.
+    The record as a dead letter: its key, value and headers as they came, then the headers with the masked reason.
 
-    A letter always has a key, for a compacted topic refuses a message without one.
+    A letter always has a key, since a compacted topic refuses a message without one.
     """
     message = mask.text(str(error))
     if len(message) > _LONGEST_MESSAGE:
@@ -41,7 +41,7 @@ def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetim
     headers = tuple(zip(_HEADERS, (text.encode(errors="backslashreplace") for text in added), strict=True))
     if record.key is None:
         headers += ((_KEY, _NULL_KEY),)
-    # With a time of its own: retention may already be done with that of an old request.
+    # The letter gets a time of its own: with an old request's time, retention might remove it at once.
     return Outgoing(
         topic=topic,
         key=_key_of_place(record.partition, record.offset) if record.key is None else record.key,
@@ -51,7 +51,7 @@ def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetim
 
 
 def without_value(letter: Outgoing) -> Outgoing:
-    """What is left of a dead letter that the broker refuses for its size: the reason, and where to find the rest."""
+    """A dead letter without value and headers, for one that the broker refuses for its size."""
     count = _added(letter.headers)
     original, added = letter.headers[:-count], letter.headers[-count:]
     traced = [
@@ -62,8 +62,8 @@ def without_value(letter: Outgoing) -> Outgoing:
     noted = [(name, (value or b"") + _LEFT_OUT if name == "dlq_message" else value) for name, value in added]
     key = letter.key
     if key is not None and len(key) > _LONGEST_KEPT:
-        told = {name: value or b"" for name, value in added}
-        key = told["dlq_partition"] + b"-" + told["dlq_offset"]
+        values = {name: value or b"" for name, value in added}
+        key = values["dlq_partition"] + b"-" + values["dlq_offset"]
         noted.append((_KEY, _LEFT_OUT_KEY))
     return replace(letter, key=key, value=None, headers=(*traced[-1:], *noted))
 
@@ -73,7 +73,7 @@ def _key_of_place(partition: int, offset: int) -> bytes:
 
 
 def _added(headers: Headers) -> int:
-    """How many headers at the end say that this is a dead letter; 0 if it isn't one."""
+    """The number of headers at the end that make this a dead letter; 0 if it isn't one."""
     names = tuple(name for name, _ in headers[-len(_HEADERS) - 1 :])
     for ours in ((*_HEADERS, _KEY), _HEADERS, _FIRST_HEADERS):
         if names[-len(ours) :] == ours:
@@ -83,7 +83,7 @@ def _added(headers: Headers) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One dead letter as it stands in its topic, or in the database of the run history."""
+    """One dead letter, from its topic or from the database of the run history."""
 
     record: Record
     reason: str
@@ -93,57 +93,57 @@ class DeadLetter:
     offset: int
     at: str
     timestamp_ms: int | None
-    """The request's own time; None where a letter of the first version doesn't say it."""
+    """The request's own time; None for a letter of the first version."""
 
     @classmethod
     def of(cls, record: Record) -> Self | None:
-        """None for a record that isn't one."""
+        """Read a record. None if it isn't a dead letter."""
         added = dict(record.headers[-count:]) if (count := _added(record.headers)) else {}
-        told = {name: (value or b"").decode(errors="replace") for name, value in added.items()}
-        partition, offset = told.get("dlq_partition", ""), told.get("dlq_offset", "")
+        texts = {name: (value or b"").decode(errors="replace") for name, value in added.items()}
+        partition, offset = texts.get("dlq_partition", ""), texts.get("dlq_offset", "")
         if not (_NUMBER.fullmatch(partition) and _NUMBER.fullmatch(offset)):
             return None
-        timestamp = told.get("dlq_timestamp", "")
+        timestamp = texts.get("dlq_timestamp", "")
         return cls(
             record=record,
-            reason=told["dlq_reason"],
-            message=told["dlq_message"],
-            topic=told["dlq_topic"],
+            reason=texts["dlq_reason"],
+            message=texts["dlq_message"],
+            topic=texts["dlq_topic"],
             partition=int(partition),
             offset=int(offset),
-            at=told["dlq_at"],
+            at=texts["dlq_at"],
             timestamp_ms=int(timestamp) if _TIMESTAMP.fullmatch(timestamp) else None,
         )
 
     @property
     def place(self) -> str:
-        """Where it stands: `partition:offset` of its own topic, or `db:number` in the database."""
+        """`partition:offset` in its own topic, or `db:number` in the database."""
         return f"{'db' if self.record.partition == STORED else self.record.partition}:{self.record.offset}"
 
     @property
     def left_out(self) -> bool:
-        """Whether the request had a value and headers that this letter hasn't."""
+        """Whether the request's value and headers are left out."""
         return self.record.value is None and self.message.encode().endswith(_LEFT_OUT)
 
     @property
     def key_left_out(self) -> bool:
-        """Whether the request's key was too long to be kept."""
+        """Whether the request's key is left out, for its length."""
         return self.record.headers[-1] == (_KEY, _LEFT_OUT_KEY)
 
     @property
     def original_key(self) -> bytes | None:
-        """The request's own; None as well if it was too long to be kept."""
+        """The request's key; also None if it is left out."""
         return None if self.record.headers[-1][0] == _KEY else self.record.key
 
     @property
     def original_headers(self) -> Headers:
-        """The request's own."""
+        """The request's headers."""
         return self.record.headers[: -_added(self.record.headers)]
 
     def original(self, *, timestamp_ms: int) -> Record:
         """
-        The request where it first stood. `timestamp_ms` is taken for its time if the letter doesn't say that: it is
-        part of the run id of a request that has no other.
+        The request as it came. `timestamp_ms` stands in for its time if the letter doesn't have it: the run id of a
+        request without one is derived from it.
         """
         return replace(
             self.record,

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 Headers = tuple[tuple[str, bytes | None], ...]
-"""In the order in which they were sent; a name may stand there twice, and a value be missing."""
+"""In the order in which they were sent. A name may be there twice, and a value may be missing."""
 
 Offsets = Mapping[int, int]
 """Partition → offset."""
@@ -33,8 +33,7 @@ class Record:
     @property
     def size(self) -> int:
         """Bytes of key, value and headers."""
-        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers
+        return _size(self.key, self.value, self.headers)
 
     def header(self, name: str) -> bytes | None:
         """The last header of that name, whatever its case."""
@@ -52,17 +51,27 @@ class Outgoing:
     timestamp_ms: int | None = None
     """Now, if None."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        return _size(self.key, self.value, self.headers)
+
+
+def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    named = sum(len(name.encode()) + len(value or b"") for name, value in headers)
+    return len(key or b"") + len(value or b"") + named
+
 
 class Events(Protocol):
     """Sends messages. May be used by several tasks at once."""
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """
-        Send all of these, those of one key in order; returns when every one is stored by all in-sync replicas.
+        Send all of these, those of one key in order. Returns when all in-sync replicas have stored every message.
 
-        After an error some of them may have been sent: whoever repeats the call relies on what makes repetition
-        harmless. Raises MessageRefused when the broker has taken all but those that it refuses for good; it is
-        MessageTooLarge if the first of them is too large.
+        After an error some of them may have been sent: the caller sees to it that repeating is harmless. Raises
+        MessageRefused when the broker has stored all but those that it refuses for good, and MessageTooLarge if the
+        first of these is too large.
         """
 
 
@@ -73,39 +82,39 @@ class RequestStream(Protocol):
         """
         The next records, in order within each partition; none after a moment without any.
 
-        Never cancel it: a broken-off poll can leave the member in the group without taking anything.
+        Don't cancel it: the member could stay in the group without reading anything.
         """
 
     async def commit(self) -> None:
         """
-        Say that all that `poll` has given is settled. What belongs to partitions that were taken away meanwhile is
-        left to their new owner, who is given it again.
+        Commit the offsets of all records that `poll` has returned. Records of partitions that were reassigned
+        meanwhile are left to the new owner, which reads them again.
         """
 
     async def lag(self) -> int:
-        """Records that the brokers have beyond what `poll` has given, over the partitions assigned to this member."""
+        """Number of records after those that `poll` has returned, in the partitions assigned to this member."""
 
 
 class Topics(Protocol):
-    """Looks into topics, outside of any group."""
+    """Reads topics without joining a group."""
 
     async def ensure(self) -> None:
         """Create the topics of this service that are missing, if it may. Raises TopicMissing if it may not."""
 
     async def ends(self, topic: str) -> Offsets:
-        """The offset after the last record of each partition."""
+        """Partition → offset after its last record."""
 
     async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
-        """The first offset of each partition whose record's time is `moment` or later; the end if there is none."""
+        """Partition → offset of its first record of `moment` or later; the end if there is none."""
 
     async def committed(self, topic: str) -> Offsets:
-        """What the consumer group has committed for each partition; 0 where it has committed nothing."""
+        """Partition → offset that the consumer group has committed; 0 if none."""
 
     def read(self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None) -> AsyncIterator[Record]:
         """
-        The records from `start` (the oldest there are) up to, but not including, `stop` (the end as of now), in order
-        within each partition. Where `start` is older than what retention has left, from the oldest that there is.
+        The records from `start` (the oldest by default) up to, but not including, `stop` (the current end), in order
+        within each partition. Records that retention has removed are skipped.
         """
 
     def following(self, topics: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
-        """Records that are sent after the block was entered, as they come, without an end."""
+        """Records that are sent after the block was entered, without end."""

@@ -2,7 +2,7 @@
 YAML as people mean it: keys are text as it is written, each once, and only `true` and `false` are booleans.
 
 PyYAML reads YAML 1.1, where the keys `on:` of an enrich step and `null:` of the CSV options would be the boolean true
-and null, and a country `NO` false. Of a key that stands twice it would take the last.
+and null, and a country `NO` false. Of a key that is written twice it would silently take the last.
 """
 
 import re
@@ -14,22 +14,36 @@ import yaml
 _BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 
 
+class InvalidYaml(ValueError):
+    """A document can't be read. The message says where and why, and may quote the document."""
+
+    def __init__(self, error: yaml.YAMLError | ValueError) -> None:
+        super().__init__(str(error))
+        mark = getattr(error, "problem_mark", None)
+        place = f"(at line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        twice = f": {error.problem}" if isinstance(error, _KeyTwice) else ""
+        self.without_content = f"{place}{twice}"
+        """The message without any of the document's content but keys: values may be secrets."""
+
+
+class _KeyTwice(yaml.constructor.ConstructorError):
+    """A mapping has the same key twice."""
+
+
 class _Loader(yaml.SafeLoader):
     """Builds plain values only."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        twice = _twice([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands here twice", node.start_mark)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = [key.value for key in keys]
+        for at, key in enumerate(keys):
+            if key.value in names[:at]:
+                raise _KeyTwice(None, None, f"the key {key.value!r} is written twice", key.start_mark)
         self.flatten_mapping(node)
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 key.tag = _TEXT
         return super().construct_mapping(node, deep=deep)
-
-
-def _twice(names: list[str]) -> str | None:
-    return next((name for name in names if names.count(name) > 1), None)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -40,5 +54,8 @@ _Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|Fa
 
 
 def load_yaml(text: str) -> Any:
-    """A document. Raises yaml.YAMLError, or ValueError for a date that there isn't."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader, but for the above
+    """A document. Raises InvalidYaml."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader, except for the above
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that doesn't exist
+        raise InvalidYaml(error) from None

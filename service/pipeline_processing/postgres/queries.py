@@ -1,7 +1,7 @@
 """
-Named queries, each under a line `-- name: NAME` and at least one line of description.
+Named queries in SQL files: each stands under a line `-- name: NAME` and at least one line of description.
 
-`:name` stands for a parameter; asyncpg knows only `$1`, `$2`, …, so names become numbers here, once.
+A parameter is written `:name`. asyncpg takes only `$1`, `$2`, …, so names are replaced by numbers here, once.
 """
 
 import re
@@ -17,7 +17,7 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")  # but not the cast `::text`
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query. Called with its parameters, it gives what asyncpg's methods take: the SQL and its arguments."""
+    """One query. Call it with its parameters to get what asyncpg's methods take: the SQL and its arguments."""
 
     name: str
     description: str

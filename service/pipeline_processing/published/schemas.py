@@ -12,9 +12,11 @@ import yaml
 from pipeline_processing import errors
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.errors import PipelineError
-from pipeline_processing.model import JobRequest, Manifest, RunCompletion, RunProgress
+from pipeline_processing.model import JobRequest
 from pipeline_processing.options.json_schema import PublishedModel, schema_document
 from pipeline_processing.published import asyncapi
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
+from pipeline_processing.runs.manifest import Manifest
 
 JOB_REQUEST = PublishedModel("job-request", "Job request", JobRequest, "validation")
 RUN_COMPLETION = PublishedModel("run-completion", "Run completion", RunCompletion, "serialization")

@@ -1,4 +1,4 @@
-"""Waits for the runs of requests that were sent, and tells how far they are."""
+"""Follows requests that were sent: reports progress and outcomes of their runs."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,8 +11,9 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE, KafkaUnavailable, RequestError
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.port import Record, Topics
-from pipeline_processing.model import RunCompletion, RunProgress
 from pipeline_processing.requests.submission import Sent, patiently
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
+from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.telemetry.outage import Outage
 
 log = structlog.get_logger(__name__)
@@ -27,7 +28,7 @@ Outcome = RunCompletion | DeadLetter
 
 
 def exit_code_of(outcome: Outcome) -> int:
-    """As the `run` command's would have been."""
+    """The exit code that `run` would have had."""
     if isinstance(outcome, DeadLetter):
         return RequestError.exit_code
     if outcome.error is not None:
@@ -37,34 +38,26 @@ def exit_code_of(outcome: Outcome) -> int:
 
 class Follower:
     """
-    Sees what becomes of the requests that are sent after `begin`.
+    Waits for the outcomes of requests that are sent after `begin`.
 
-    It remembers how far it has read, rather than rely on one subscription: nothing is missed while the brokers are
-    away, nor between the sending and the first look.
+    It remembers the next offset of each partition rather than rely on one subscription, so that nothing is missed while
+    the brokers are away, nor between sending and following.
     """
 
-    def __init__(
-        self,
-        *,
-        topics: Topics,
-        completions_topic: str,
-        dead_letters_topic: str,
-        progress_topic: str,
-        clock: Clock,
-        kafka: Outage,
-    ) -> None:
+    def __init__(self, *, topics: Topics, names: KafkaSettings, clock: Clock) -> None:
+        """`names` has those of the topics."""
         self._topics = topics
-        self._completions = completions_topic
-        self._dead_letters = dead_letters_topic
-        self._progress = progress_topic
+        self._ends = (names.completions_topic, names.dead_letters_topic)
+        self._dead_letters = names.dead_letters_topic
+        self._progress = names.progress_topic
         self._clock = clock
-        self._kafka = kafka
+        self._kafka = Outage("Kafka")
         self._next: dict[str, dict[int, int]] = {}
         """Topic → partition → the offset to read next."""
 
     async def begin(self) -> None:
-        """Whatever is announced from here on counts. Call it before sending."""
-        for topic in (self._completions, self._dead_letters):
+        """Remember where the topics end. Call it before sending."""
+        for topic in self._ends:
             self._next[topic] = dict(await patiently(partial(self._topics.ends, topic), clock=self._clock))
 
     async def follow(
@@ -75,19 +68,22 @@ class Follower:
         on_outcome: Callable[[str, Outcome], None],
     ) -> None:
         """
-        Return when every one of these has come to its end, which `on_outcome` is told, with the run id.
+        Return when each of these has its outcome. `on_outcome` gets it, with the run id.
 
-        Goes on by itself when the brokers were away. Raises AccessDenied, and what else no waiting mends.
+        Goes on by itself after an outage of the brokers. Raises AccessDenied, and other errors that waiting can't end.
         """
         awaited = _Awaited(sent)
         while awaited.runs:
             try:
-                async with self._topics.following([self._completions, self._dead_letters, self._progress]) as live:
-                    # Only now, so that there is no gap between the two.
-                    for topic in (self._completions, self._dead_letters):
-                        missed = [record async for record in self._topics.read(topic, start=self._next[topic])]
-                        for record in missed:
-                            self._take(record, awaited, on_progress, on_outcome)
+                async with self._topics.following([*self._ends, self._progress]) as live:
+                    # After subscribing, so that there is no gap between these records and the live ones.
+                    missed = [
+                        record
+                        for topic in self._ends
+                        async for record in self._topics.read(topic, start=self._next[topic])
+                    ]
+                    for record in missed:
+                        self._take(record, awaited, on_progress, on_outcome)
                     self._kafka.ended(by=_ME)
                     if not awaited.runs:
                         return
@@ -125,7 +121,7 @@ class Follower:
 
 
 class _Awaited:
-    """The requests that have not come to their end, and which announcement is about which of them."""
+    """The requests without an outcome, and which announcement belongs to which of them."""
 
     def __init__(self, sent: Sequence[Sent]) -> None:
         self.runs = {each.run_id: each.request for each in sent}
@@ -133,10 +129,10 @@ class _Awaited:
 
     def finished(self, completion: RunCompletion) -> str | None:
         """
-        The run id of the request whose run this is.
+        The run id of the request that this completion belongs to.
 
-        Where the id was used before, for another request, that one's run may finish just now. Ours is a dead letter
-        then, and this isn't its completion.
+        If the run id was used before, for another request, that run may finish just now. Then this request becomes a
+        dead letter, and the completion isn't its own.
         """
         request = self.runs.get(completion.run_id)
         same = request is not None and (request.agency_id, request.dry_run, request.replay_of) == (
@@ -150,14 +146,14 @@ class _Awaited:
         """
         The run id of the request that this dead letter holds.
 
-        Known by its trace, not its run id: somebody else may have used that for something else, and got a dead letter.
+        The trace tells, not the run id: a request of somebody else with the same run id may be the dead letter.
         """
         run_id = self._messages.get(record.header("traceparent") or b"")
         return run_id if run_id in self.runs else None
 
 
 def _read(model: type[M], record: Record) -> M | None:
-    """None for what isn't one. Keys that a later version of the service has added are left out."""
+    """None for a record that isn't one. Unknown keys, of a later version of the service, are ignored."""
     try:
         return model.model_validate_json(record.value or b"", extra="ignore")
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Messages of the requests topic: what one that came in asks for, and how one is sent."""
+"""Messages of the requests topic: reads those that arrive, and makes those that are sent."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ from pipeline_processing.options.validation import faults_of
 from pipeline_processing.runs.completions import SOURCE
 
 MAX_REQUEST_BYTES = 256 * 1024
-"""Of a message's value. The largest request that anybody needs is a hundredth of it."""
+"""Limit of a message's value. The largest real request needs a hundredth of it."""
 
 REQUEST_TYPE = "agency.run.requested"
-"""CloudEvents type of the requests that this service sends itself; others may choose their own."""
+"""CloudEvents type of the requests that this service sends. Other senders may use their own."""
 
 _STRUCTURED = "application/cloudevents"
 _ATTRIBUTE = "ce_"
@@ -34,7 +34,7 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
 class CloudEvent(BaseModel):
-    """The attributes of CloudEvents 1.0 that matter here. Others, and extensions, are nobody's business."""
+    """The attributes of CloudEvents 1.0 that are used here. Others, and extensions, are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -46,23 +46,23 @@ class CloudEvent(BaseModel):
 
     @property
     def run_id(self) -> str:
-        """Source and id name an event for good, and so does this."""
+        """Made of source and id, which identify an event."""
         return "ce-" + hashlib.sha256(f"{self.source}\0{self.id}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request as a message asked for it."""
+    """A request, read from a message."""
 
     request: JobRequest
     run_id: str
-    """The request's own, or made of the message, so that the same message never makes a second run."""
+    """The request's own, or derived from the message, so that the same message never makes a second run."""
     parent: Context
     """The trace to continue; empty if the message carries none."""
 
     @property
     def tracestate(self) -> str | None:
-        """As the message carried it."""
+        """As in the message."""
         return trace.get_current_span(self.parent).get_span_context().trace_state.to_header() or None
 
 
@@ -106,16 +106,16 @@ def parse_request(value: bytes) -> JobRequest:
 
 
 def run_id_of_place(record: Record) -> str:
-    """The run id of a message that has nothing but its place and time. With the time, since topics are made anew."""
+    """The run id of a message without any other identity. Its time is part of it, because topics may be recreated."""
     place = f"{record.topic}-{record.partition}-{record.offset}-{record.timestamp_ms}"
     try:
         return _RUN_ID.validate_python(place)
-    except ValidationError:  # topics may have longer names than runs, and others
+    except ValidationError:  # the topic's name is longer than a run id may be, or has other characters
         return "topic-" + hashlib.sha256(place.encode()).hexdigest()[:32]
 
 
 def request_message(request: JobRequest, *, topic: str, now: datetime, trace_headers: Mapping[str, str]) -> Outgoing:
-    """A request to be sent, as a CloudEvent in binary mode. It has to have a run id, which names the event as well."""
+    """A request as a CloudEvent in binary mode. It needs a run id, which is the event's id too."""
     assert request.run_id is not None
     headers = {
         "ce_specversion": "1.0",
@@ -135,19 +135,19 @@ def request_message(request: JobRequest, *, topic: str, now: datetime, trace_hea
 
 
 def resent(record: Record, *, topic: str) -> Outgoing:
-    """The same message, to be sent again: it asks for the same run, wherever it will stand."""
+    """The same message, to be sent again. It asks for the same run, whatever its new place is."""
     unnamed = _unnamed(record)
     value = record.value if unnamed is None else json.dumps(unnamed | {"run_id": run_id_of_place(record)}).encode()
     return Outgoing(topic=topic, key=record.key, value=value, headers=record.headers)
 
 
 def is_named_by_its_place(record: Record) -> bool:
-    """Whether nothing but its place and time says which run the message asks for."""
+    """Whether the run id of the message is derived from its place and time."""
     return _unnamed(record) is not None
 
 
 def _unnamed(record: Record) -> dict[str, Any] | None:
-    """The bare request without a run id; None for any other message, and for what is as useless as it was."""
+    """A bare request without a run id; None for any other message, and for one that can't be read."""
     if record.value is None or _is_event(_texts(record)):
         return None
     try:
@@ -166,7 +166,7 @@ def _is_structured(headers: Mapping[str, str]) -> bool:
 
 
 def _texts(record: Record) -> dict[str, str]:
-    """Headers by lower-case name; the last of a name counts, and what isn't text says nothing."""
+    """Headers by lower-case name. The last of a name counts; bytes that aren't UTF-8 are replaced."""
     return {name.lower(): value.decode(errors="replace") for name, value in record.headers if value is not None}
 
 
@@ -187,8 +187,10 @@ def _structured(value: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _json(value: bytes) -> Any:
     """
-    Raises ValueError or RecursionError. Not orjson, which would make floats of long integers; and decoded before,
-    since json would guess at UTF-16 and take a byte-order mark, where a bare request's reader refuses both.
+    Raises ValueError or RecursionError.
+
+    Not by orjson, which turns long integers into floats. The bytes are decoded first, because json would accept UTF-16
+    and a byte-order mark, which a bare request may not have.
     """
     return json.loads(value.decode())
 

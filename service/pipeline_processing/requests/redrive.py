@@ -1,4 +1,4 @@
-"""Dead letters, looked up and sent again."""
+"""Looks up dead letters, and sends their requests again."""
 
 import hashlib
 import heapq
@@ -18,14 +18,14 @@ from pipeline_processing.requests.job_messages import is_named_by_its_place, rec
 _BATCH = 1_000
 _BATCH_BYTES = 8 * 1024 * 1024
 _LEFT_OUT_BYTES = 1024 * 1024
-"""What a request may have whose letter has no value: as much as brokers take by default."""
+"""Assumed for a request whose letter has no value: as much as brokers take by default."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Filter:
     """
-    Which dead letters: all of them, unless something narrows it. Places stand alone; those in the database have
-    `STORED` for a partition.
+    Selects dead letters: all of them, or by reason and time, or by place. A place in the database has the partition
+    `STORED`.
     """
 
     reason: str | None = None
@@ -33,7 +33,7 @@ class Wanted:
     places: Collection[Place] = ()
 
     def includes(self, letter: DeadLetter) -> bool:
-        """Whether reason and time fit."""
+        """Whether reason and time match."""
         since_ms = None if self.since is None else self.since.timestamp() * 1000
         return self.reason in (None, letter.reason) and (since_ms is None or letter.record.timestamp_ms >= since_ms)
 
@@ -45,7 +45,7 @@ def letter_place(text: str) -> Place:
 
 
 class DeadLetters:
-    """The topic of dead letters, and those in the database that Kafka refused, to be read."""
+    """Reads dead letters: those in the topic, and those in the database because Kafka refused them."""
 
     def __init__(self, *, topics: Topics, topic: str, kept: LetterStore | None) -> None:
         """`kept` is None where no history is configured."""
@@ -53,7 +53,7 @@ class DeadLetters:
         self._topic = topic
         self._kept = kept
 
-    async def newest(self, wanted: Wanted, *, limit: int) -> list[DeadLetter]:
+    async def newest(self, wanted: Filter, *, limit: int) -> list[DeadLetter]:
         """The newest first, without their values, which may be long."""
 
         def keep(record: Record) -> Record | None:
@@ -62,41 +62,39 @@ class DeadLetters:
 
         records = await newest(self._topics, self._topic, limit=limit, since=wanted.since, keep=keep)
         stored: list[Record] = []
-        if self._kept is not None:
-            async with aclosing(self._kept.kept(since=wanted.since)) as kept:
-                async for record in kept:
-                    if (found := keep(record)) is not None:
-                        stored.append(found)
-                    if len(stored) == limit:
-                        break
-        records = heapq.nlargest(limit, [*records, *stored], key=age)
-        return [letter for record in records if (letter := DeadLetter.of(record)) is not None]
+        async with aclosing(self._in_database(wanted)) as letters:
+            async for found in letters:
+                stored.append(replace(found.record, value=None))
+                if len(stored) == limit:
+                    break
+        newest_of_both = heapq.nlargest(limit, [*records, *stored], key=age)
+        return [each for record in newest_of_both if (each := DeadLetter.of(record)) is not None]
 
     async def at(self, places: Collection[Place]) -> list[DeadLetter]:
-        """Raises PlaceUnknown unless every one of these is there."""
+        """Raises PlaceUnknown unless there is a letter at every one of these."""
         in_topic = [place for place in places if place[0] != STORED]
         records = await records_at(self._topics, self._topic, in_topic) if in_topic else {}
         if self._kept is not None and len(in_topic) < len(places):
             numbered = await self._kept.numbered([offset for partition, offset in places if partition == STORED])
             records |= {(STORED, number): record for number, record in numbered.items()}
-        letters = {place: DeadLetter.of(record) for place, record in records.items()}
+        letters = {place: letter for place, record in records.items() if (letter := DeadLetter.of(record)) is not None}
         missing = [
             f"{'db' if partition == STORED else partition}:{offset}"
             for partition, offset in places
-            if letters.get((partition, offset)) is None
+            if (partition, offset) not in letters
         ]
         if missing:
             raise PlaceUnknown(
                 f"There is no dead letter at {', '.join(missing)}, or not any more. "
-                "`pipeline-processing dead-letters list` shows those that there are, with their places."
+                "`pipeline-processing dead-letters list` shows all dead letters, with their places."
             )
-        return [letter for letter in letters.values() if letter is not None]
+        return list(letters.values())
 
     async def ends(self) -> Offsets:
         """The offset after the last letter of each partition."""
         return await self._topics.ends(self._topic)
 
-    async def read(self, wanted: Wanted, *, stop: Offsets) -> AsyncGenerator[DeadLetter, None]:
+    async def read(self, wanted: Filter, *, stop: Offsets) -> AsyncGenerator[DeadLetter, None]:
         """All that are wanted, those of the topic up to `stop`."""
         if wanted.places:
             for named in await self.at(wanted.places):
@@ -110,12 +108,18 @@ class DeadLetters:
                 letter = DeadLetter.of(record)
                 if letter is not None and wanted.includes(letter):
                     yield letter
-        if self._kept is not None:
-            async with aclosing(self._kept.kept(since=wanted.since)) as kept:
-                async for record in kept:
-                    letter = DeadLetter.of(record)
-                    if letter is not None and wanted.includes(letter):
-                        yield letter
+        async with aclosing(self._in_database(wanted)) as letters:
+            async for letter in letters:
+                yield letter
+
+    async def _in_database(self, wanted: Filter) -> AsyncGenerator[DeadLetter, None]:
+        if self._kept is None:
+            return
+        async with aclosing(self._kept.kept(since=wanted.since)) as records:
+            async for record in records:
+                letter = DeadLetter.of(record)
+                if letter is not None and wanted.includes(letter):
+                    yield letter
 
 
 # -- sending again -------------------------------------------------------------------------------
@@ -123,19 +127,19 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """What came of one letter."""
+    """The outcome for one letter."""
 
     letter: DeadLetter
     run_id: str | None = None
-    """Of the run that it asks for; None if it still can't be read as a request."""
+    """The run that it asks for; None if it still can't be read as a request."""
     obstacle: str | None = None
     """Why it could not be sent."""
 
 
 class Redrive:
     """
-    Sends the requests of dead letters again, as they came. Letters that say the same are sent once, the newest. To do
-    it twice makes no second run, since a request keeps the run id that it had at its first place.
+    Sends the requests of dead letters again, as they came. Of letters with the same content, the newest is sent. Doing
+    it twice makes no second run, because a request keeps the run id of its first place.
     """
 
     def __init__(
@@ -145,19 +149,19 @@ class Redrive:
         events: Events,
         letters: DeadLetters,
         requests_topic: str,
-        tell: Callable[[Redriven], None],
+        report: Callable[[Redriven], None],
     ) -> None:
         self._topics = topics
         self._events = events
         self._letters = letters
         self._requests_topic = requests_topic
-        self._tell = tell
+        self._report = report
         self._sent: set[bytes] = set()
         self.repeated = 0
-        """Letters that said the same as another one."""
+        """Letters with the same content as another one."""
 
-    async def run(self, wanted: Wanted) -> None:
-        """`tell` is called once a letter's request is stored, or can't be. Raises PlaceUnknown before any is sent."""
+    async def run(self, wanted: Filter) -> None:
+        """Report each letter once its request is stored, or can't be. Raises PlaceUnknown before any is sent."""
         stop = await self._letters.ends()
         newest_of: dict[bytes, tuple[int, int, int]] = {}
         letters = 0
@@ -167,7 +171,7 @@ class Redrive:
                 identity = _identity(letter)
                 newest_of[identity] = max(age(letter.record), newest_of.get(identity, age(letter.record)))
         self.repeated = letters - len(newest_of)
-        # Read again rather than remembered: a letter may have a megabyte.
+        # Read the letters again rather than remember them: one may have a megabyte.
         batch: list[DeadLetter] = []
         size = 0
         async with aclosing(self._letters.read(wanted, stop=stop)) as found:
@@ -186,10 +190,10 @@ class Redrive:
         for letter, original in zip(letters, await self._originals(letters), strict=True):
             if original is None:
                 gone = f"its value was too large for a dead letter, and is gone from {letter.topic}"
-                self._tell(Redriven(letter, obstacle=gone))
+                self._report(Redriven(letter, obstacle=gone))
                 continue
             message = resent(original, topic=self._requests_topic)
-            # One that came back as a letter once more says the same as the one it was made of, if not literally.
+            # A request that became a letter again has the same content as its first letter, if not literally.
             digest = _digest(message.key, message.value, message.headers)
             if digest in self._sent:
                 self.repeated += 1
@@ -199,24 +203,23 @@ class Redrive:
         try:
             await self._events.send([message for _, _, message in messages])
         except MessageRefused:
-            for each in messages:
-                await self._send_alone(*each)
+            for letter, original, message in messages:
+                self._report(await self._sent_alone(letter, original, message))
         else:
             for letter, original, _ in messages:
-                self._tell(Redriven(letter, run_id=_run_id(original)))
+                self._report(Redriven(letter, run_id=_run_id(original)))
 
-    async def _send_alone(self, letter: DeadLetter, original: Record, message: Outgoing) -> None:
+    async def _sent_alone(self, letter: DeadLetter, original: Record, message: Outgoing) -> Redriven:
         try:
             await self._events.send([message])
         except MessageTooLarge:
-            self._tell(Redriven(letter, obstacle=f"it is larger than {self._requests_topic} takes"))
+            return Redriven(letter, obstacle=f"it is larger than {self._requests_topic} takes")
         except MessageRefused as error:
-            self._tell(Redriven(letter, obstacle=str(error)))
-        else:
-            self._tell(Redriven(letter, run_id=_run_id(original)))
+            return Redriven(letter, obstacle=str(error))
+        return Redriven(letter, run_id=_run_id(original))
 
     async def _originals(self, letters: Sequence[DeadLetter]) -> list[Record | None]:
-        """The requests as they first stood, as far as that matters; None for one whose value is gone."""
+        """The requests at their first places, as far as that matters; None for one whose value is gone."""
         places: defaultdict[str, set[Place]] = defaultdict(set)
         for letter in letters:
             timeless = letter.timestamp_ms is None and is_named_by_its_place(letter.original(timestamp_ms=0))
@@ -233,7 +236,7 @@ class Redrive:
 
 
 def _original(letter: DeadLetter, there: Record | None) -> Record | None:
-    """`there` is what stands at the letter's first place now: another message, if the topic was made anew."""
+    """`there` is the record at the request's first place now: another message, if the topic was created again."""
     if letter.left_out:
         same_time = there is not None and letter.timestamp_ms in (None, there.timestamp_ms)
         same_key = there is not None and (letter.key_left_out or there.key == letter.original_key)
@@ -243,8 +246,8 @@ def _original(letter: DeadLetter, there: Record | None) -> Record | None:
         letter.record.value,
         letter.original_headers,
     )
-    # Its time is part of the run id of a request that has nothing but its place. Letters of the first version don't
-    # say it; any will do for a request that retention has taken, as long as it is always the same.
+    # The time is part of the run id of a request that is named by its place. Letters of the first version lack
+    # it. If retention has removed the request, any time will do, as long as it is always the same.
     return letter.original(timestamp_ms=there.timestamp_ms if same and there is not None else 0)
 
 
@@ -255,7 +258,7 @@ def _identity(letter: DeadLetter) -> bytes:
 
 
 def _digest(key: bytes | None, value: bytes | None, headers: Headers) -> bytes:
-    # repr says where each ends, and tells none from empty.
+    # repr separates them, and distinguishes None from empty.
     return hashlib.sha256(repr((key, value, headers)).encode()).digest()[:16]
 
 

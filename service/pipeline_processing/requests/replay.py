@@ -1,16 +1,17 @@
-"""Past requests, submitted again: first a plan, which changes nothing, and then exactly that plan."""
+"""Replays past requests: makes a plan, which changes nothing, and then carries out exactly that plan."""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.messaging.port import Events, Outgoing
+from pipeline_processing.messaging.port import Events, Outgoing, Topics
 from pipeline_processing.model import JobRequest, Run
 from pipeline_processing.requests.job_messages import request_message
-from pipeline_processing.requests.replay_sources import Candidate, Message, RequestSource
+from pipeline_processing.requests.replay_sources import Candidate, Selection, requests_in_history, requests_in_topic
 from pipeline_processing.requests.spool import Spool
 from pipeline_processing.requests.submission import Submitter, patiently
 from pipeline_processing.runs.store import RunHistory
@@ -28,11 +29,11 @@ class Step:
     """None if the history doesn't know the run."""
     requested_at: datetime | None
     outcome: str
-    """What comes of it, for people."""
+    """What happens, for people."""
     new_run_id: str | None = None
     request: bytes | None = None
     """To be sent, as JSON, in a trace of its own."""
-    message: Message | None = None
+    message: Outgoing | None = None
     """To be sent as it is."""
 
     @property
@@ -42,7 +43,7 @@ class Step:
 
 
 class ReplayPlan:
-    """All steps, in the order of the requests, and what is not among them."""
+    """All steps, in the order of the requests, and how many messages have none."""
 
     def __init__(self, steps: Spool[Step]) -> None:
         self._steps = steps
@@ -51,9 +52,9 @@ class ReplayPlan:
         self.left_out = 0
         """Steps that don't."""
         self.unreadable = 0
-        """Messages that are no requests, so that they became dead letters."""
+        """Messages that are no requests, and became dead letters."""
         self.repeated = 0
-        """Messages that asked for a run once more."""
+        """Messages that ask for a run that another message asks for."""
 
     def add(self, steps: Sequence[Step]) -> None:
         """The next ones."""
@@ -71,30 +72,37 @@ class ReplayPlan:
 
 
 @asynccontextmanager
-async def planned(source: RequestSource, *, runs: RunHistory, same_run: bool) -> AsyncIterator[ReplayPlan]:
+async def planned(
+    selection: Selection, *, runs: RunHistory, topics: Topics, topic: str, same_run: bool
+) -> AsyncIterator[ReplayPlan]:
     """
-    What it means to replay these requests as things stand now; kept for the length of the block. Sends nothing.
+    The plan for these requests as things are now; kept for the length of the block. Sends nothing.
 
-    With `same_run` the same messages again, or else new runs, whose ids are made of the old ones: so that carrying out
-    a plan twice makes no more runs than once. Raises as the source does.
+    With `same_run`, the plan sends the same messages again. Otherwise it sends new runs, whose ids are made of the old
+    ones, so that carrying it out twice makes no more runs than once. Raises PlaceUnknown or RunUnknown.
     """
+    if selection.reads_topic:
+        pages = requests_in_topic(selection, topics=topics, topic=topic, same_run=same_run)
+    else:
+        pages = requests_in_history(selection, runs=runs)
     with Spool(Candidate) as candidates, Spool(Step) as steps:
         plan = ReplayPlan(steps)
         run_ids: set[str] = set()
-        async with aclosing(source.pages(same_run=same_run)) as pages:
+        async with aclosing(pages):
             async for page in pages:
-                first = list(_not_seen(page, run_ids))
-                plan.repeated += len(page) - len(first)
+                readable = [each for each in page if each is not None]
+                first = list(_not_seen(readable, run_ids))
+                plan.unreadable += len(page) - len(readable)
+                plan.repeated += len(readable) - len(first)
                 candidates.add(first)
-        plan.unreadable = source.unreadable
-        # Only now: in another partition, a replay may come before its original.
-        for page in candidates.pages(backwards=source.newest_first):
-            known = await runs.get_all([each.run_id for each in page])
+        # Only now, with all run ids known: a replay may come before its original, from another partition.
+        for found in candidates.pages(backwards=not selection.reads_topic):
+            known = await runs.get_all([each.run_id for each in found])
             if same_run:
-                plan.add([_same_run(each, known.get(each.run_id)) for each in page])
+                plan.add([_same_run(each, known.get(each.run_id), topic=topic) for each in found])
             else:
-                new_ids = await _new_run_ids([each.run_id for each in page], runs)
-                plan.add([_new_run(each, known.get(each.run_id), new_ids[each.run_id], run_ids) for each in page])
+                new_ids = await _new_run_ids([each.run_id for each in found], runs)
+                plan.add([_new_run(each, known.get(each.run_id), new_ids[each.run_id], run_ids) for each in found])
         yield plan
 
 
@@ -112,20 +120,15 @@ def _new_run(candidate: Candidate, run: Run | None, new_run_id: str, planned_ids
         return _step(candidate, run, "nothing: it hasn't finished")
     if candidate.replay_of in planned_ids and candidate.replay_of != candidate.run_id:
         return _step(candidate, run, f"nothing: it is a replay of {candidate.replay_of}, which is in this plan")
-    # What times it was bound to were about then. The run's own request, if there is one: another one with its id was
-    # never more than a dead letter.
+    # The run's own request counts, if there is one: another message with its id only became a dead letter. Times that
+    # the request set don't apply to the replay.
     change = {"run_id": new_run_id, "replay_of": candidate.run_id, "deadline": None, "not_before": None}
     request = (_request(candidate) if run is None else run.request).model_copy(update=change)
-    return _step(
-        candidate,
-        run,
-        f"new run {new_run_id}",
-        new_run_id=new_run_id,
-        request=request.model_dump_json(exclude_defaults=True).encode(),
-    )
+    value = request.model_dump_json(exclude_defaults=True).encode()
+    return _step(candidate, run, f"new run {new_run_id}", new_run_id=new_run_id, request=value)
 
 
-def _same_run(candidate: Candidate, run: Run | None) -> Step:
+def _same_run(candidate: Candidate, run: Run | None, *, topic: str) -> Step:
     if (obstacle := _obstacle(candidate, run)) is not None:
         return _step(candidate, run, f"nothing: {obstacle}")
     if run is None:
@@ -134,7 +137,7 @@ def _same_run(candidate: Candidate, run: Run | None) -> Step:
         return _step(candidate, run, "nothing: its run id was used before, for another request")
     if not run.state.finished:
         return _step(candidate, run, "nothing: it is accepted")
-    return _step(candidate, run, "sends its event again", message=candidate.message or _message_of(run))
+    return _step(candidate, run, "sends its event again", message=candidate.message or _message_of(run, topic=topic))
 
 
 def _obstacle(candidate: Candidate, run: Run | None) -> str | None:
@@ -145,24 +148,14 @@ def _obstacle(candidate: Candidate, run: Run | None) -> str | None:
     return "it waits in the topic to be taken" if candidate.waiting else None
 
 
-def _step(
-    candidate: Candidate,
-    run: Run | None,
-    outcome: str,
-    *,
-    new_run_id: str | None = None,
-    request: bytes | None = None,
-    message: Message | None = None,
-) -> Step:
+def _step(candidate: Candidate, run: Run | None, outcome: str, **sends: Any) -> Step:
     return Step(
         run_id=candidate.run_id,
         agency_id=candidate.agency_id,
         state=None if run is None else str(run.state),
         requested_at=candidate.requested_at,
         outcome=outcome,
-        new_run_id=new_run_id,
-        request=request,
-        message=message,
+        **sends,
     )
 
 
@@ -171,16 +164,15 @@ def _request(candidate: Candidate) -> JobRequest:
     return JobRequest.model_validate_json(candidate.request)
 
 
-def _message_of(run: Run) -> Message:
-    """As it may have come: with its run id, and the trace that the run has."""
+def _message_of(run: Run, *, topic: str) -> Outgoing:
+    """The run's request as it may have come, with its run id and trace."""
     trace = {}
     if run.trace_id is not None and run.span_id is not None:
         trace["traceparent"] = f"00-{run.trace_id}-{run.span_id}-01"
         if run.tracestate is not None:
             trace["tracestate"] = run.tracestate
     request = run.request.model_copy(update={"run_id": run.run_id})
-    message = request_message(request, topic="", now=run.queued_at, trace_headers=trace)
-    return Message(message.key, message.value, message.headers)
+    return request_message(request, topic=topic, now=run.queued_at, trace_headers=trace)
 
 
 # -- the ids of new runs -------------------------------------------------------------------------
@@ -193,7 +185,7 @@ async def _new_run_ids(run_ids: Sequence[str], runs: RunHistory) -> dict[str, st
     new_ids: dict[str, str] = {}
     while numbers:
         new_ids |= {run_id: replay_id(run_id, number) for run_id, number in numbers.items()}
-        # Somebody may have named a run so, or replays may have been pruned.
+        # A user may have named a run so, or replays may have been pruned.
         taken = await runs.get_all([new_ids[run_id] for run_id in numbers])
         numbers = {run_id: number + 1 for run_id, number in numbers.items() if new_ids[run_id] in taken}
     return new_ids
@@ -212,18 +204,14 @@ def replay_id(run_id: str, number: int) -> str:
 
 
 async def carry_out(
-    plan: ReplayPlan, *, submitter: Submitter, events: Events, topic: str, clock: Clock, on_sent: Callable[[int], None]
+    plan: ReplayPlan, *, submitter: Submitter, events: Events, clock: Clock, on_sent: Callable[[int], None]
 ) -> None:
-    """Send what the plan says, in its order. `on_sent` is told how many have been stored, batch by batch."""
+    """Send what the plan says, in its order. `on_sent` gets the number of stored messages, batch by batch."""
     for page in plan.pages():
         requests = [JobRequest.model_validate_json(step.request) for step in page if step.request is not None]
         async for sent in submitter.send(requests):
             on_sent(len(sent))
-        messages = [
-            Outgoing(topic=topic, key=step.message.key, value=step.message.value, headers=step.message.headers)
-            for step in page
-            if step.message is not None
-        ]
+        messages = [step.message for step in page if step.message is not None]
         if messages:
             await patiently(lambda messages=messages: events.send(messages), clock=clock)  # type: ignore[misc]
             on_sent(len(messages))

@@ -1,12 +1,11 @@
-"""Where past requests are found: in the requests topic, as far as retention goes, or in the run history."""
+"""Past requests: in the requests topic, as far as its retention goes, or in the run history."""
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 from pipeline_processing.errors import PlaceUnknown, RequestError, RunUnknown
-from pipeline_processing.messaging.port import Headers, Record, Topics
+from pipeline_processing.messaging.port import Offsets, Outgoing, Record, Topics
 from pipeline_processing.messaging.topic_reading import Place, reading
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.requests.job_messages import received, resent
@@ -16,13 +15,25 @@ PAGE = 500
 _TICK = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What is sent just as it is."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """
+    Some of the past requests. Those of one run, of an agency's runs, or of failed runs come from the history; without
+    any of these, those from a place or a time on come from the topic. All within `since` and `until`.
+    """
 
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
+    since: datetime | None = None
+    until: datetime | None = None
+    place: Place | None = None
+    run_id: str | None = None
+    agency_id: int | None = None
+    failed: bool = False
+    """Only failed runs that nobody has replayed, so that a replay of them can be repeated."""
+
+    @property
+    def reads_topic(self) -> bool:
+        """Whether the requests come from the topic, oldest first, rather than from the history, newest first."""
+        return self.run_id is None and self.agency_id is None and not self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,163 +45,66 @@ class Candidate:
     requested_at: datetime | None
     replay_of: str | None
     request: bytes | None = None
-    """As JSON, for one from the topic; the history's own are looked up there."""
-    message: Message | None = None
-    """To be sent for the same run, if that was asked for."""
+    """As JSON, if it was read from the topic. The history has its own."""
+    message: Outgoing | None = None
+    """The same message once more, if it was read from the topic."""
     waiting: bool = False
-    """Whether it still stands in front of the consumer group, which is about to take it."""
+    """Whether the consumer group has yet to take it."""
 
 
-class RequestSource(Protocol):
-    """Some of the past requests. To be read once."""
-
-    newest_first: bool
-    unreadable: int
-    """Messages so far that are no requests."""
-
-    def pages(self, *, same_run: bool) -> AsyncGenerator[list[Candidate], None]:
-        """Page by page; a run may come more than once. With what is to be sent for `same_run`, if that is wanted."""
-
-
-class TopicRequests:
+async def requests_in_topic(
+    selection: Selection, *, topics: Topics, topic: str, same_run: bool
+) -> AsyncGenerator[list[Candidate | None], None]:
     """
-    Requests as the topic has them, those among them that the history has lost: from a moment on, or from a place on in
-    its partition, and before `until`.
+    Page by page; None stands for a message that is no request. A run may come more than once. Only for `same_run` do
+    candidates hold their messages.
+
+    Raises PlaceUnknown if there is no such partition.
     """
-
-    newest_first = False
-
-    def __init__(
-        self,
-        *,
-        topics: Topics,
-        topic: str,
-        since: datetime | None = None,
-        place: Place | None = None,
-        until: datetime | None = None,
-    ) -> None:
-        assert (since is None) != (place is None)
-        self._topics = topics
-        self._topic = topic
-        self._since = since
-        self._place = place
-        self._until = until
-        self.unreadable = 0
-
-    async def pages(self, *, same_run: bool) -> AsyncGenerator[list[Candidate], None]:
-        """Raises PlaceUnknown if there is no such partition."""
-        stop = await self._topics.ends(self._topic)
-        committed = await self._topics.committed(self._topic)
-        if self._since is not None:
-            start = await self._topics.offsets_at(self._topic, self._since)
-        elif self._place is not None:
-            partition, offset = self._place
-            if partition not in stop:
-                raise PlaceUnknown(
-                    f"{self._topic} has no partition {partition}. It has {', '.join(map(str, sorted(stop)))}."
-                )
-            start = {partition: min(offset, stop[partition])}
-        page: list[Candidate] = []
-        async with reading(self._topics, self._topic, start=start, stop=stop) as records:
-            async for record in records:
-                if not self._in_time(record):
-                    continue
-                try:
-                    candidate = _candidate(record, topic=self._topic if same_run else None)
-                except RequestError:
-                    self.unreadable += 1
-                    continue
+    stop = await topics.ends(topic)
+    committed = await topics.committed(topic)
+    if selection.place is not None:
+        partition, offset = selection.place
+        if partition not in stop:
+            raise PlaceUnknown(f"{topic} has no partition {partition}. It has {', '.join(map(str, sorted(stop)))}.")
+        start: Offsets = {partition: min(offset, stop[partition])}
+    else:
+        assert selection.since is not None
+        start = await topics.offsets_at(topic, selection.since)
+    page: list[Candidate | None] = []
+    async with reading(topics, topic, start=start, stop=stop) as records:
+        async for record in records:
+            if _in_time(record, selection):
                 waiting = record.offset >= committed.get(record.partition, 0)
-                page.append(replace(candidate, waiting=waiting))
-                if len(page) == PAGE:
-                    yield page
-                    page = []
-        yield page
-
-    def _in_time(self, record: Record) -> bool:
-        # Producers set the time, each by its own clock: records aren't in its order.
-        return (self._since is None or record.timestamp_ms >= self._since.timestamp() * 1000) and (
-            self._until is None or record.timestamp_ms < self._until.timestamp() * 1000
-        )
+                page.append(_candidate(record, resent_to=topic if same_run else None, waiting=waiting))
+            if len(page) == PAGE:
+                yield page
+                page = []
+    yield page
 
 
-class RecordedRequests:
-    """Requests as the history has them: one run's, or those of an agency, or of failed runs, within a time."""
-
-    newest_first = True
-    unreadable = 0
-
-    def __init__(
-        self,
-        *,
-        runs: RunHistory,
-        run_id: str | None = None,
-        agency_id: int | None = None,
-        failed: bool = False,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> None:
-        self._runs = runs
-        self._run_id = run_id
-        self._agency_id = agency_id
-        self._failed = failed
-        self._since = since
-        self._until = until
-
-    async def pages(self, *, same_run: bool) -> AsyncGenerator[list[Candidate], None]:
-        """Raises RunUnknown."""
-        if self._run_id is not None:
-            run = await self._runs.get(self._run_id)
-            if run is None:
-                raise RunUnknown(self._run_id)
-            yield [_recorded(run)]
-            return
-        until, limit = self._until, PAGE
-        seen: set[str] = set()
-        while True:
-            page = await self._runs.newest(
-                agency_id=self._agency_id,
-                state=RunState.FAILED if self._failed else None,
-                since=self._since,
-                until=until,
-                limit=limit,
-            )
-            new = [run for run in page if run.run_id not in seen]
-            yield [_recorded(run) for run in await self._without_replayed(new)]
-            if len(page) < limit:
-                return
-            if not new:
-                limit *= 2  # so many were accepted at the same moment
-                continue
-            # Those of the oldest moment may go on behind the page: read them once more, and know them.
-            oldest = page[-1].queued_at
-            until = oldest + _TICK
-            seen = {run.run_id for run in page if run.queued_at == oldest}
-
-    async def _without_replayed(self, runs: Sequence[Run]) -> Sequence[Run]:
-        """Of failed runs only those that nobody has replayed: so that it can be done again and again."""
-        if not self._failed:
-            return runs
-        replays = await self._runs.replays([run.run_id for run in runs])
-        return [run for run in runs if not replays.get(run.run_id)]
+def _in_time(record: Record, selection: Selection) -> bool:
+    # Producers set the time, each by its own clock: records aren't in its order.
+    since, until = selection.since, selection.until
+    return (since is None or record.timestamp_ms >= since.timestamp() * 1000) and (
+        until is None or record.timestamp_ms < until.timestamp() * 1000
+    )
 
 
-def _candidate(record: Record, *, topic: str | None) -> Candidate:
-    """With a message to that topic, if there is one. Raises RequestError."""
-    asked = received(record)
-    again = None if topic is None else resent(record, topic=topic)
+def _candidate(record: Record, *, resent_to: str | None, waiting: bool) -> Candidate | None:
+    try:
+        asked = received(record)
+    except RequestError:
+        return None
     return Candidate(
         run_id=asked.run_id,
         agency_id=asked.request.agency_id,
         requested_at=_moment(record.timestamp_ms),
         replay_of=asked.request.replay_of,
         request=asked.request.model_dump_json(exclude_defaults=True).encode(),
-        message=None if again is None else Message(again.key, again.value, again.headers),
+        message=None if resent_to is None else resent(record, topic=resent_to),
+        waiting=waiting,
     )
-
-
-def _recorded(run: Run) -> Candidate:
-    return Candidate(run_id=run.run_id, agency_id=run.agency_id, requested_at=run.queued_at, replay_of=run.replay_of)
 
 
 def _moment(timestamp_ms: int) -> datetime | None:
@@ -199,3 +113,45 @@ def _moment(timestamp_ms: int) -> datetime | None:
         return datetime.fromtimestamp(timestamp_ms / 1000, UTC) if timestamp_ms >= 0 else None
     except (OverflowError, OSError, ValueError):
         return None
+
+
+async def requests_in_history(
+    selection: Selection, *, runs: RunHistory
+) -> AsyncGenerator[list[Candidate | None], None]:
+    """Page by page. Raises RunUnknown."""
+    if selection.run_id is not None:
+        run = await runs.get(selection.run_id)
+        if run is None:
+            raise RunUnknown(selection.run_id)
+        yield [_recorded(run)]
+        return
+    until, limit = selection.until, PAGE
+    seen: set[str] = set()
+    while True:
+        page = await runs.newest(
+            agency_id=selection.agency_id,
+            state=RunState.FAILED if selection.failed else None,
+            since=selection.since,
+            until=until,
+            limit=limit,
+        )
+        new = [run for run in page if run.run_id not in seen]
+        yield [_recorded(run) for run in (await _unreplayed(new, runs) if selection.failed else new)]
+        if len(page) < limit:
+            return
+        if not new:
+            limit *= 2  # so many were accepted at the same moment
+            continue
+        # More runs of the oldest moment may follow this page: read those once more, and skip the known ones.
+        oldest = page[-1].queued_at
+        until = oldest + _TICK
+        seen = {run.run_id for run in page if run.queued_at == oldest}
+
+
+async def _unreplayed(failed: Sequence[Run], runs: RunHistory) -> list[Run]:
+    replays = await runs.replays([run.run_id for run in failed])
+    return [run for run in failed if not replays.get(run.run_id)]
+
+
+def _recorded(run: Run) -> Candidate:
+    return Candidate(run_id=run.run_id, agency_id=run.agency_id, requested_at=run.queued_at, replay_of=run.replay_of)

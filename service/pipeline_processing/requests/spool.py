@@ -1,4 +1,4 @@
-"""More values than should be held at once: packed, in memory at first and then in a file without a name."""
+"""Holds many values: packed, in memory at first and then in an unnamed temporary file."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,12 +13,12 @@ from pipeline_processing.temporary_files import translated
 T = TypeVar("T")
 
 _IN_MEMORY = 32 * 1024 * 1024
-"""Bytes. Where no temporary file can be made, that much still works."""
+"""Bytes. So much works even where no temporary file can be made."""
 
 
 class Spool(Generic[T]):
     """
-    Pages of values, written once and then read as often as need be; open for the length of a block.
+    Pages of values, written once and then read any number of times; open for the length of a block.
 
     Adding raises SettingsError where temporary files can't be made, and TransientError where there is no room for them.
     """
@@ -34,11 +34,11 @@ class Spool(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # it writes what is still buffered, which nobody will read
+        with suppress(OSError):  # closing writes what is buffered, which nobody will read
             self._file.close()
 
     def add(self, page: Sequence[T]) -> None:
-        """The values that will come back together."""
+        """Add values that will come back together."""
         packed = msgspec.msgpack.encode(list(page))
         with translated():
             self._pages.append((self._file.tell(), len(packed)))

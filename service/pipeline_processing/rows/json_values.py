@@ -1,4 +1,4 @@
-"""JSON of exact values: numbers keep their digits both ways."""
+"""Reads and writes JSON with exact numbers."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from pipeline_processing.rows import values
 
 
 def _integer(digits: str) -> int | Decimal:
-    """Python's int knows no -0, and refuses to read very long numbers (the limit can be set, from 640 digits)."""
+    """Python's int has no -0, and refuses to read long numbers (the limit can be set, to 640 digits at least)."""
     return int(digits) if digits != "-0" and len(digits) <= 640 else Decimal(digits)
 
 
@@ -56,13 +56,23 @@ def dumps(value: Any, *, separators: tuple[str, str] = (",", ":")) -> str:
 
 
 def plain(value: Any) -> Any:
-    """What msgspec can write instead of a value that it doesn't know."""
+    """A value that msgspec can write in place of one that it doesn't know."""
     return float(value) if isinstance(value, float) else str(value)
 
 
 def dumps_text(text: str) -> str:
-    """Text as JSON. Halves of surrogate pairs, which UTF-8 can't have but documents of type json can, are escaped."""
+    """Text as JSON. Escapes halves of surrogate pairs, which documents of type json may hold, but UTF-8 can't."""
     return json.dumps(text, ensure_ascii=_half_a_character(text) is not None)
+
+
+def decimal_text(value: Decimal) -> str:
+    """All digits of a number, as Postgres prints them."""
+    return format(value, "f") if value.is_finite() else non_finite(value)
+
+
+def float_text(value: float) -> str:
+    """A float in the fewest digits that name it, as Postgres prints it: `1`, not `1.0`."""
+    return repr(float(value)).removesuffix(".0") if math.isfinite(value) else non_finite(value)
 
 
 def non_finite(value: float | Decimal) -> str:

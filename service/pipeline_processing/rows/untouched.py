@@ -1,6 +1,6 @@
 """
-Natural values that remember the form in which they were carried, so that one which no step changes is written as
-it came: a document with its repeated keys and all its digits, a float in Postgres's own digits.
+Natural values that remember their carried form. If no step changes one, it is written as it was read: a document with
+its repeated keys and all its digits, a float in Postgres's own digits.
 """
 
 from hashlib import blake2b
@@ -27,7 +27,7 @@ class _ReadList(list[Any]):
 
 
 def remembering(value: Any, carried: Any) -> Any:
-    """The value, able to remember `carried` if it is a float, a dict or a list; any other is returned as it is."""
+    """The value, which remembers `carried` if it is a float, a dict or a list. Others are returned as they are."""
     read: _ReadFloat | _ReadDict | _ReadList
     match value:
         case float():
@@ -45,7 +45,7 @@ def remembering(value: Any, carried: Any) -> Any:
 
 
 def carried_form(value: Any) -> Any:
-    """What the value was carried as; None if it was changed since, however deep inside, or is somebody's own."""
+    """The form that the value was carried in; None if it was changed since, at any depth, or never was carried."""
     match value:
         case _ReadFloat():
             return value.carried
@@ -55,7 +55,7 @@ def carried_form(value: Any) -> Any:
 
 
 def _seen_as(value: Any) -> str | bytes:
-    """What tells whether a value has changed: its repr, which tells 1, 1.0 and True apart; of a long one its digest."""
+    """A fingerprint of a value: its repr, which tells 1, 1.0 and True apart, or the digest of a long one."""
     text = repr(value)
     if len(text) <= _LONGEST_KEPT:
         return text

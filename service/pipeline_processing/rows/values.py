@@ -163,12 +163,3 @@ ENUM = Comparison("enum", same, text_literal)
 """Labels of an enum. They are equal or not; their order isn't known here."""
 PLAIN_BOOLEAN = Comparison("boolean", same, boolean_literal)
 """Booleans that are Python booleans already."""
-
-
-def comparison_of(constant: Any) -> Comparison | None:
-    """How a constant compares."""
-    if isinstance(constant, bool):
-        return PLAIN_BOOLEAN
-    if isinstance(constant, int | float | Decimal):
-        return PLAIN_NUMBER
-    return PLAIN_TEXT if isinstance(constant, str) else None

@@ -1,4 +1,4 @@
-"""Removing what lost attempts and failed plans of a run have left at a destination."""
+"""Removes what lost attempts and failed plans of a run left at its destinations."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Uploads, and failed runs with all the objects of their plans."""
+    """How much: uploads, and failed runs with all objects of their plans."""
 
     uploads: int = 0
     failed_runs: int = 0
@@ -27,17 +27,17 @@ class Amount:
 
 class CleanUp:
     """
-    Cleans up after runs, at a job's destinations, and counts. What can't be removed doesn't keep the rest, and stays in
-    the history to be tried again.
+    Cleans up after runs at a job's destinations, and counts what it removed.
 
-    Every method raises HistoryUnavailable: without the history nothing is known to be lost.
+    Something that can't be removed doesn't stop the rest. It stays in the history, to be tried again. Every method
+    raises HistoryUnavailable: without the history nothing is known to be lost.
     """
 
     def __init__(self, *, leftovers: RunLeftovers, destinations: Destinations, dry_run: bool = False) -> None:
-        """With `dry_run` it only counts."""
+        """With `dry_run`, it only counts."""
         self.removed = Amount()
         self.elsewhere: defaultdict[str, Amount] = defaultdict(Amount)
-        """What runs have left at other destinations, by URL."""
+        """What runs left at other destinations, by URL."""
         self.problems: list[PipelineError] = []
         self._leftovers = leftovers
         self._destinations = destinations
@@ -45,21 +45,21 @@ class CleanUp:
         self._tried: set[tuple[str, str, str]] = set()
 
     async def after_run(self, run_id: str) -> None:
-        """Remove all that the history knows to be lost of a run."""
+        """Remove everything of a run that is lost by the history's records."""
         lost = await self._leftovers.lost_uploads(run_id)
         for upload in lost:
             if not self._destinations.holds(upload.destination):
                 self.elsewhere[upload.destination] += Amount(uploads=1)
-        # Objects come after uploads: whoever hasn't heard yet that the run has failed could complete another upload
-        # of its plan, and nobody would come back for that object.
+        # Uploads go before objects: a worker that doesn't know yet that the run has failed could still complete an
+        # upload of its plan, and nobody would remove that object.
         if await self.abort(run_id, [upload for upload in lost if self._destinations.holds(upload.destination)]):
             await self._delete_failed_plan(run_id)
 
     async def abort(self, run_id: str, lost: Sequence[UploadRef]) -> bool:
         """
-        Abort uploads of a run that are here, and lost; whether they are gone. One that was tried before isn't again.
+        Abort lost uploads of a run at these destinations. Returns whether all of them are gone.
 
-        Lost is for ever, so it doesn't matter how long ago that was found.
+        An upload that was tried before isn't tried again. A lost upload stays lost, however long ago that was found.
         """
         gone = []
         uploads = [upload for upload in lost if _handle(upload) not in self._tried]

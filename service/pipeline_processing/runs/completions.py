@@ -1,12 +1,92 @@
-"""The announcement of a finished run, with the bytes that are sent however often."""
+"""What is announced of a run: its progress, and its completion with the bytes that are sent each time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from pipeline_processing.model import Run, RunCompletion
+from pydantic import AwareDatetime, Field
+
+from pipeline_processing.model import AgencyId, ConfigId, Count, Message, Run, RunFailure, RunId, RunState, TraceId
 
 SOURCE = "/pipeline-processing"
-"""`ce_source` of everything that this service announces."""
+"""The `ce_source` of all events of this service."""
+
+
+class RunCompletion(Message):
+    """What is announced when a run has finished: RunSucceeded, RunFailed or RunCancelled, by `state`."""
+
+    run_id: RunId
+    job: str
+    agency_id: AgencyId
+    state: Literal["succeeded", "failed", "cancelled"]
+    attempt: Count
+    dry_run: bool
+    config_id: ConfigId | None = Field(
+        None,
+        description="Identity of the job config that the run was exported with.",
+        json_schema_extra={"x-since": "0.2"},
+    )
+    replay_of: RunId | None
+    requested_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime
+    duration_ms: Count
+    rows_read: Count
+    rows_written: Count
+    rows_filtered: Count
+    rows_rejected: Count
+    bytes_written: Count
+    manifest: str | None
+    trace_id: TraceId | None
+    error: RunFailure | None
+
+    @property
+    def event_type(self) -> str:
+        """CloudEvents type."""
+        return f"agency.run.{self.state}"
+
+    @classmethod
+    def of(cls, run: Run) -> "RunCompletion":
+        """The announcement of a finished run."""
+        if not run.state.finished or run.finished_at is None:
+            raise ValueError(f"run {run.run_id} has not finished")
+        return cls(
+            run_id=run.run_id,
+            job=run.job,
+            agency_id=run.agency_id,
+            state=run.state.value,
+            attempt=run.attempt,
+            dry_run=run.dry_run,
+            config_id=run.config_id,
+            replay_of=run.replay_of,
+            requested_at=run.queued_at,
+            started_at=run.started_at,
+            finished_at=run.finished_at,
+            duration_ms=run.duration_ms or 0,
+            rows_read=run.rows_read or 0,
+            rows_written=run.rows_written or 0,
+            rows_filtered=run.rows_filtered or 0,
+            rows_rejected=run.rows_rejected or 0,
+            bytes_written=run.bytes_written or 0,
+            manifest=run.manifest_url if run.state is RunState.SUCCEEDED else None,
+            trace_id=run.trace_id,
+            error=run.error,
+        )
+
+
+class RunProgress(Message):
+    """How far a run is. Type `agency.run.progress`."""
+
+    run_id: RunId
+    agency_id: AgencyId
+    attempt: Count
+    state: RunState
+    dataset: str | None
+    stage: str | None
+    rows_read: Count
+    rows_written: Count
+    bytes_written: Count
+    at: AwareDatetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.patience import until_answered
@@ -34,9 +35,10 @@ from pipeline_processing.errors import (
     StepFailed,
     Superseded,
 )
-from pipeline_processing.model import Run, RunProgress, RunState, UploadRef
+from pipeline_processing.model import Run, RunState, UploadRef
 from pipeline_processing.ports import Services, Source
 from pipeline_processing.runs.clean_up import CleanUp
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.failures import failure_of
 from pipeline_processing.runs.lease import Held, Leases
 from pipeline_processing.runs.publication import Publisher, decide, manifest_key, outcome_of
@@ -301,13 +303,16 @@ class Executor:
             run=totals.run,
             source=self._source,
             services=self._services,
-            destinations=destinations,
+            outlet=Outlet(
+                run=totals.run,
+                destinations=destinations,
+                on_upload=on_upload,
+                mask=self._mask,
+                max_row_bytes=self._max_row_bytes,
+            ),
             last_success=self._runs.history.last_success,
-            on_upload=on_upload,
             on_progress=totals,
             tracer=self._tracer,
-            mask=self._mask,
-            max_row_bytes=self._max_row_bytes,
         )
 
     async def _export(self, claim: Claim, totals: RunTotals) -> None:

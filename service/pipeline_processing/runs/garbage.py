@@ -1,4 +1,4 @@
-"""The `gc` command's work: to remove what lost attempts and failed plans have left, and nothing that is in use."""
+"""What `gc` does: remove what lost attempts and failed plans left, and nothing that is in use."""
 
 import re
 from collections import defaultdict
@@ -12,33 +12,28 @@ from pipeline_processing.runs.clean_up import Amount, CleanUp
 from pipeline_processing.runs.store import RunHistory, RunLeftovers
 
 _KEY_OF_A_RUN = re.compile(r"agency_id=[0-9]+/run_id=([A-Za-z0-9][A-Za-z0-9._-]{0,127})/[!-~]+")
-"""Narrow: anybody may have started uploads below the prefix, with keys that the history can't even be asked about."""
+"""Narrow, since others may have started uploads below the prefix, with keys that no run id could have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What `gc` has removed, or would remove, and what it has left, and why."""
+    """What `gc` removed, or would remove, and what it left, and why."""
 
     removed: Amount
     in_use: int
     """Uploads here that may still be completed."""
     unknown: int
-    """Uploads here of no run in the history. They may be another's: the bucket's lifecycle rule is for them."""
+    """Uploads here of no run in the history. They may be somebody else's; leave them to the bucket's lifecycle rule."""
     elsewhere: Mapping[str, Amount]
-    """What is lost at other destinations than these, by URL. Only a `gc` there can remove it."""
+    """What is lost at other destinations, by URL. Only a `gc` with those destinations can remove it."""
     problems: tuple[PipelineError, ...]
-    """Why something here could not be removed."""
-
-    @property
-    def exit_code(self) -> int:
-        """That of the gravest problem."""
-        return max((problem.exit_code for problem in self.problems), default=0)
+    """Why something here couldn't be removed."""
 
 
 class GarbageCollector:
     """
-    Finds what is lost in two ways: in the run table, and in the destination's list of uploads, since a worker may die
-    between starting an upload and recording it. Workers may be at work meanwhile.
+    Finds lost uploads in two places: in the run table, and in the list of a destination's uploads, since a worker may
+    die between starting an upload and recording it. Workers may be running meanwhile.
     """
 
     def __init__(
@@ -53,10 +48,10 @@ class GarbageCollector:
         """
         Go through everything once.
 
-        Raises ForeignPrefix before anything is touched, any error of the destination if not even that can be
-        verified, and HistoryUnavailable at any time. All other errors are among the problems.
+        Before anything is touched, raises ForeignPrefix, or the destination's error if the prefix can't be verified.
+        Raises HistoryUnavailable at any time. All other errors are among the problems.
         """
-        # Below another's prefix, uploads of runs that only have the same ids would be taken for lost.
+        # Below a foreign prefix, uploads of another history's runs with the same ids would look lost.
         await self._destinations.verify_installation(await self._history.installation_id())
         for run_id in await self._leftovers.runs_to_clean_up():
             await self._clean_up.after_run(run_id)
@@ -71,12 +66,11 @@ class GarbageCollector:
         )
 
     async def _collect_listed(self) -> tuple[int, int]:
-        """Abort the lost ones of all uploads that are here; how many are left in use, and of unknown runs."""
-        # In this order: list, ask the table, abort. An upload that is listed was started before the table is asked, so
-        # an attempt that it belongs to, and that goes on, is there as `running`, or with the upload in a plan. Asked
-        # the other way round, the table would know nothing of an attempt that began in between, and its upload would
-        # look lost. What is lost when the table is asked stays so, however late it is aborted: an attempt that is over
-        # never comes back, and the next one starts uploads of its own.
+        """Abort the lost uploads that are here. Returns how many are left: those in use, and those of unknown runs."""
+        # In this order: list, query the table, abort. A listed upload was started before the query. So if its attempt
+        # goes on, the table has the run as `running`, or has the upload in a plan. In the other order, the table would
+        # miss an attempt that began in between, and its upload would look lost. An upload that is lost at the query
+        # stays lost until it is aborted: an ended attempt never resumes, and the next one starts uploads of its own.
         by_run, in_use, unknown = await self._listed(), 0, 0
         for run_id, uploads in by_run.items():
             lost = [] if run_id is None else await self._leftovers.lost_of(run_id, uploads)
@@ -91,13 +85,13 @@ class GarbageCollector:
         return in_use, unknown
 
     async def _listed(self) -> Mapping[str | None, list[UploadRef]]:
-        """Pending uploads by the run that their keys name; under None those whose keys name none."""
+        """Pending uploads by the run id in their keys; under None those without one."""
         by_run: defaultdict[str | None, list[UploadRef]] = defaultdict(list)
         for destination in self._destinations.all:
             try:
                 async for upload in destination.pending_uploads():
                     named = _KEY_OF_A_RUN.fullmatch(upload.key)
                     by_run[named and named[1]].append(upload.model_copy(update={"destination": destination.url}))
-            except PipelineError as problem:  # what was listed so far was listed before the table is asked, too
+            except PipelineError as problem:  # what was listed so far can still be looked up
                 self._clean_up.problems.append(problem)
         return by_run

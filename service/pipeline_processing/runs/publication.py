@@ -23,20 +23,9 @@ from pipeline_processing.errors import (
     PublicationError,
     UploadMissing,
 )
-from pipeline_processing.model import (
-    Artifact,
-    ContentMeta,
-    Counts,
-    InlineContent,
-    Manifest,
-    ManifestEntry,
-    Plan,
-    RejectedEntry,
-    Run,
-    RunState,
-    StagedTable,
-)
+from pipeline_processing.model import Artifact, Counts, InlineContent, Plan, Run, RunState, StagedTable
 from pipeline_processing.runs.failures import failure_of
+from pipeline_processing.runs.manifest import ContentMeta, Manifest, ManifestEntry, RejectedEntry
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
 from pipeline_processing.telemetry.masking import Mask
 

@@ -19,7 +19,8 @@ from pipeline_processing.errors import (
     Superseded,
     TransientError,
 )
-from pipeline_processing.model import Counts, JobRequest, Run, RunCompletion, RunState
+from pipeline_processing.model import Counts, JobRequest, Run, RunState
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.executor import Executor, known_error
 from pipeline_processing.runs.failures import failure_of
 from pipeline_processing.runs.retrying import RetryPolicy, Trouble, final_error

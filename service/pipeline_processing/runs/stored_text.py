@@ -1,78 +1,38 @@
-"""What a text column can't hold: Postgres takes neither NUL nor half of a surrogate pair."""
+"""Text that a text column can hold: Postgres stores neither NUL nor a lone surrogate."""
 
-from collections.abc import Iterator
-from typing import Any
+import re
 
 import orjson
 
 from pipeline_processing.errors import InvalidRequest
-from pipeline_processing.model import JobRequest, MultipartUpload, Plan, RunFailure, Staged, StagedFile, StagedTable
+from pipeline_processing.model import JobRequest, RunFailure
 
 _LONGEST_MESSAGE = 8000
-"""In characters. An error quotes what it was about, and the event that tells of it must fit into one message."""
+"""In characters. An error may quote a whole value, and its event must fit into one message."""
+_NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""A backslash in the text is written as two."""
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def storable_request(request: JobRequest) -> JobRequest:
-    """The request. Raises InvalidRequest if it can't be stored: it would stop the intake for good."""
-    values = request.model_dump(mode="json")
+    """The request. Raises InvalidRequest if it can't be stored, which would stop the intake for good."""
     try:
-        # A look at the whole is quick, and nearly all there ever is to do; it also finds what only looks like a NUL.
-        usable = b"\\u0000" not in orjson.dumps(values) or not any("\0" in text for text in _texts(values))
+        usable = _NUL_IN_JSON.search(orjson.dumps(request.model_dump(mode="json"))) is None
     except orjson.JSONEncodeError:
-        usable = False  # half of a surrogate pair
+        usable = False  # a lone surrogate
     if not usable:
         raise InvalidRequest("The request holds a NUL character, or text that isn't Unicode. Remove it.")
     return request
 
 
 def storable_tracestate(tracestate: str | None) -> str | None:
-    """The tracestate, or none if it can't be stored: as W3C has it, a broken one is dropped and never an error."""
-    usable = tracestate is not None and "\0" not in tracestate and _encodable(tracestate)
-    return tracestate if usable else None
+    """The tracestate, or None if it can't be stored. W3C: a broken tracestate is dropped, and is never an error."""
+    return None if tracestate is None or _UNSTORABLE.search(tracestate) else tracestate
 
 
 def storable_failure(failure: RunFailure) -> RunFailure:
-    """The failure with a message that can be stored: else the run could never fail."""
+    """The failure with a message that can be stored: otherwise the run could never fail."""
     message = failure.message.replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="backslashreplace").decode()
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 2]} …"
     return failure.model_copy(update={"message": message})
-
-
-def planned_uploads(plan: Plan) -> tuple[list[str], list[str]]:
-    """Keys and handles of the uploads that a plan names."""
-    named = [(artifact.key, _handle(artifact.staged)) for artifact in plan.artifacts]
-    uploads = [(key, handle) for key, handle in named if handle is not None]
-    return [key for key, _ in uploads], [handle for _, handle in uploads]
-
-
-def _handle(staged: Staged) -> str | None:
-    match staged:
-        case MultipartUpload():
-            return staged.upload_id
-        case StagedFile():
-            return staged.path
-        case StagedTable():
-            return staged.table
-    return None  # it stands in the plan itself
-
-
-def _texts(value: Any) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case dict():
-            for key, item in value.items():
-                yield from _texts(key)
-                yield from _texts(item)
-        case list():
-            for item in value:
-                yield from _texts(item)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

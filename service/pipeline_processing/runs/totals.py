@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.model import Counts, DatasetCounts, RunProgress, RunState
+from pipeline_processing.model import Counts, DatasetCounts, RunState
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.store import Outcome
 
 

@@ -8,8 +8,7 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.stopping import first_of
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.messaging.port import Events, Outgoing
-from pipeline_processing.model import RunProgress
-from pipeline_processing.runs.completions import SOURCE
+from pipeline_processing.runs.completions import SOURCE, RunProgress
 
 log = structlog.get_logger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any, Never
 
 import structlog
 
+from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
-from pipeline_processing.aio.step_thread import StepThread
-from pipeline_processing.steps.chain import Chain
+from pipeline_processing.aio.own_thread import StepThread
 from pipeline_processing.telemetry.health import SILENT_SECONDS
 
 log = structlog.get_logger(__name__)

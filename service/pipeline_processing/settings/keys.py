@@ -1,13 +1,13 @@
 """
-Every setting there is, taken from the models: its variable, whether it is a secret, how it is shown.
+Every setting, taken from the models: its variable, whether it is a secret, how it is shown.
 
-The secrets that users name themselves have paths too, `("secrets", "crm_token")`, but aren't listed.
+Secrets that users name themselves have paths too, `("secrets", "crm_token")`, but aren't listed.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -17,22 +17,13 @@ from pipeline_processing.settings.settings import Section, Settings
 PREFIX = "PIPELINE_"
 MASK = "********"
 NAMED_SECRETS = "secrets"
-"""The setting, and section of a settings file, in which users name secrets of their own."""
+"""The section in which users name secrets of their own."""
 NAME_RULE = "a lower-case letter, then up to 62 lower-case letters, digits and `_`, without `_file` at its end"
 _SECRET_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}(?<!_file)")
 _FILE = "_file"
 
 SettingPath = tuple[str, ...]
 """Where a setting is, as a settings file nests it, e.g. `("worker", "concurrency")`."""
-
-
-class SettingDoc(NamedTuple):
-    """One setting as documentation tells it. No default means that it isn't set."""
-
-    variable: str
-    description: str
-    default: str | None
-    secret: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +33,10 @@ class SettingKey:
     path: SettingPath
     attributes: tuple[str, ...]
     field: FieldInfo
-    secret: bool
 
     @property
-    def variable(self) -> str:
-        return variable_of(self.path)
+    def secret(self) -> bool:
+        return _holds_secret(self.field.annotation)
 
     def displayed(self, settings: Settings) -> str | None:
         """Its value as people may see it, in the form in which they would write it; None if it isn't set."""
@@ -80,40 +70,17 @@ def path_of(variable: str) -> SettingPath:
     return (first, "__".join(rest)) if first == NAMED_SECRETS and rest else (first, *rest)
 
 
-def is_known(path: SettingPath) -> bool:
-    """Whether a user may write it."""
-    return path in KNOWN or _is_named_secret(path) or (secret_in_file(path) is not None)
-
-
 def is_secret(path: SettingPath) -> bool:
-    """Whether its value is a secret."""
-    return _is_named_secret(path) or (path in SETTINGS and SETTINGS[path].secret)
-
-
-def secret_in_file(path: SettingPath) -> SettingPath | None:
-    """`source.dsn_file` → `source.dsn`, for secrets only: `kafka.ca_file` and its like are settings."""
-    if path in SECRET_FILES:
-        return SECRET_FILES[path]
-    secret = (*path[:-1], path[-1].removesuffix(_FILE))
-    return secret if secret != path and _is_named_secret(secret) else None
-
-
-def _is_named_secret(path: SettingPath) -> bool:
+    """Whether there is such a setting, and it holds a secret."""
+    if path in SETTINGS:
+        return SETTINGS[path].secret
     return len(path) == 2 and path[0] == NAMED_SECRETS and _SECRET_NAME.fullmatch(path[1]) is not None
 
 
-def setting_docs() -> list[SettingDoc]:
-    """Every setting there is, for the documentation."""
-    nothing = Settings()
-    return [
-        SettingDoc(
-            variable=f"{key.variable}__…" if key.path == (NAMED_SECRETS,) else key.variable,
-            description=key.field.description or "",
-            default=None if key.path == (NAMED_SECRETS,) else key.displayed(nothing),
-            secret=key.secret,
-        )
-        for key in _keys(Settings)
-    ]
+def secret_in_file(path: SettingPath) -> SettingPath | None:
+    """`source.dsn_file` → `source.dsn`, for secrets only: `kafka.ca_file` and the like are settings."""
+    secret = (*path[:-1], path[-1].removesuffix(_FILE))
+    return secret if secret != path and is_secret(secret) and not is_secret(path) else None
 
 
 def _keys(section: type[Section], path: SettingPath = (), attributes: tuple[str, ...] = ()) -> Iterator[SettingKey]:
@@ -122,16 +89,19 @@ def _keys(section: type[Section], path: SettingPath = (), attributes: tuple[str,
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
             yield from _keys(info.annotation, here, there)
         else:
-            yield SettingKey(here, there, info, secret=_holds_secret(info.annotation))
+            yield SettingKey(here, there, info)
 
 
 def _holds_secret(annotation: object) -> bool:
     return annotation is SecretStr or any(_holds_secret(member) for member in get_args(annotation))
 
 
-SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in _keys(Settings) if key.path != (NAMED_SECRETS,)}
-SECRET_FILES: dict[SettingPath, SettingPath] = {
-    (*key.path[:-1], f"{key.path[-1]}{_FILE}"): key.path for key in SETTINGS.values() if key.secret
-}
-KNOWN: tuple[SettingPath, ...] = (*SETTINGS, *SECRET_FILES)
-"""All that a user may write, but for named secrets."""
+ALL_SETTINGS: tuple[SettingKey, ...] = tuple(_keys(Settings))
+"""In the order of the documentation, with one for all named secrets."""
+SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in ALL_SETTINGS if key.path != (NAMED_SECRETS,)}
+SECTIONS: frozenset[SettingPath] = frozenset({(NAMED_SECRETS,), *(path[:1] for path in SETTINGS if len(path) > 1)})
+KNOWN: tuple[SettingPath, ...] = (
+    *SETTINGS,
+    *((*path[:-1], path[-1] + _FILE) for path, key in SETTINGS.items() if key.secret),
+)
+"""All that a user may write, except named secrets."""

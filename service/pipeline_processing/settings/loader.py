@@ -2,11 +2,16 @@
 Reads the settings: command line, environment, settings file, default, in this order. The only reader of the
 environment in the package, through the mapping that it is given.
 
-All faults are collected and told at once, each under the name that the user wrote, none with a secret in it.
+All faults are collected and reported at once, each under the name that the user wrote, none with a secret in it.
+
+Why not pydantic-settings: it ignores unknown variables and a variable in two spellings, doesn't say where a value
+comes from, has no `…_FILE` for a single secret, and takes as long to import as `--help` takes in all.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -16,16 +21,15 @@ from urllib.parse import unquote
 from pydantic import ValidationError
 
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.settings.document import UnreadableFile, read_document, read_text
 from pipeline_processing.settings.keys import (
     KNOWN,
     MASK,
     NAME_RULE,
     NAMED_SECRETS,
     PREFIX,
+    SECTIONS,
     SETTINGS,
     SettingPath,
-    is_known,
     is_secret,
     path_of,
     secret_in_file,
@@ -43,8 +47,8 @@ _LENGTH_OF_A_TOKEN = 16
 
 class InvalidSettings(SettingsError):
     """
-    Some settings are wrong. `faults` has a line for each; `job_config_file` is what is known of that setting
-    all the same, so that `config check` can go on to the job config.
+    Some settings are wrong. `faults` has a line for each. `job_config_file` is set if that setting is known all the
+    same, so that `config check` can go on to the job config.
     """
 
     def __init__(self, faults: list[str], *, job_config_file: Path | None = None) -> None:
@@ -69,19 +73,14 @@ class LoadedSettings:
     origins: Mapping[str, str]
 
     def entries(self) -> list[SettingEntry]:
-        """Every setting there is, in the order of the documentation, and then the named secrets that are set."""
-        named = sorted(variable_of((NAMED_SECRETS, name)) for name in self.settings.secrets)
-        return [
-            *(self._entry(variable_of(path)) for path in SETTINGS),
-            *(SettingEntry(variable, MASK, self.origins[variable]) for variable in named),
-        ]
-
-    def _entry(self, variable: str) -> SettingEntry:
-        value = SETTINGS[path_of(variable)].displayed(self.settings)
-        origin = self.origins[variable]
-        if variable == "PIPELINE_HISTORY__DSN" and value is None and self.settings.source.dsn is not None:
-            return SettingEntry(variable, MASK, "default, from PIPELINE_SOURCE__DSN")
-        return SettingEntry(variable, value, origin)
+        """Every setting, in the order of the documentation, and then the named secrets that are set."""
+        values = {variable_of(path): key.displayed(self.settings) for path, key in SETTINGS.items()}
+        values |= {variable_of((NAMED_SECRETS, name)): MASK for name in sorted(self.settings.secrets)}
+        origins = dict(self.origins)
+        if self.settings.history.dsn is None and self.settings.source.dsn is not None:
+            values["PIPELINE_HISTORY__DSN"] = MASK
+            origins["PIPELINE_HISTORY__DSN"] = "default, from PIPELINE_SOURCE__DSN"
+        return [SettingEntry(variable, value, origins[variable]) for variable, value in values.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +99,17 @@ def load_settings(
     environ: Mapping[str, str], *, overrides: Mapping[str, object] | None = None, mask: Mask | None = None
 ) -> LoadedSettings:
     """
-    Read and check all settings. `mask` gets to know their secrets, also if they are wrong, and those in `environ` that
-    drivers read by themselves.
+    Read and check all settings.
 
-    `overrides` is what the command line says, by variable (`PIPELINE_JOB_CONFIG_FILE` → path); None stands
-    for an option that wasn't given. Raises InvalidSettings with every fault.
+    `overrides` is what the command line says, by variable (`PIPELINE_JOB_CONFIG_FILE` → path); None stands for an
+    option that wasn't given. `mask` learns the secrets, also if they are wrong, and those in `environ` that drivers
+    read by themselves. Raises InvalidSettings with every fault.
     """
     faults: list[str] = []
-    given = _from_environment(environ, faults) | _from_overrides(overrides or {})
+    given = _from_environment(environ, faults)
+    for variable, value in (overrides or {}).items():
+        if value is not None:
+            given[path_of(variable)] = _Given(value, f"{variable} (command line)", "command line")
     if _SETTINGS_FILE in given:
         given = _from_file(Path(given[_SETTINGS_FILE].value), faults) | given
 
@@ -116,7 +118,10 @@ def load_settings(
 
     document: dict[str, Any] = {}
     for path, setting in given.items():
-        _nested(document, path[:-1])[path[-1]] = setting.value
+        section = document
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+        section[path[-1]] = setting.value
     try:
         settings = Settings.model_validate(document)
     except ValidationError as error:
@@ -128,6 +133,12 @@ def load_settings(
     origins = {variable_of(path): "default" for path in SETTINGS}
     origins |= {variable_of(path): setting.origin for path, setting in given.items()}
     return LoadedSettings(settings, MappingProxyType(origins))
+
+
+def _fault(given: _Layer, location: tuple[int | str, ...], message: str) -> str:
+    path = next(path for path in given | dict.fromkeys(SETTINGS) if path == location[: len(path)])
+    written = given[path].written if path in given else variable_of(path)
+    return f"{written}: {message.removeprefix('Value error, ')}"
 
 
 def _mask_secrets(given: _Layer, environ: Mapping[str, str], mask: Mask) -> None:
@@ -144,119 +155,125 @@ def _mask_secrets(given: _Layer, environ: Mapping[str, str], mask: Mask) -> None
         )
 
 
-def _fault(given: _Layer, location: tuple[int | str, ...], message: str) -> str:
-    path = tuple(str(part) for part in location)
-    written = given[path].written if path in given else variable_of(path)
-    return f"{written}: {message.removeprefix('Value error, ')}"
-
-
-def _nested(document: dict[str, Any], path: SettingPath) -> dict[str, Any]:
-    for part in path:
-        document = document.setdefault(part, {})
-    return document
-
-
 # -- the layers ----------------------------------------------------------------------------------
-
-
-def _from_overrides(overrides: Mapping[str, object]) -> _Layer:
-    return {
-        path_of(variable): _Given(value, f"{variable} (command line)", "command line")
-        for variable, value in overrides.items()
-        if value is not None
-    }
 
 
 def _from_environment(environ: Mapping[str, str], faults: list[str]) -> _Layer:
     layer: _Layer = {}
     for name in sorted(environ):
         # An empty variable is how compose files and shells say "not set".
-        if not name.upper().startswith(PREFIX) or not environ[name]:
-            continue
-        path = path_of(name)
-        if not is_known(path):
-            unknown = _unknown_secret(path) or _unknown(name.upper(), map(variable_of, KNOWN))
-            faults.append(f"{name}: {unknown}")
-        elif path in layer:
-            faults.append(f"{name}: set twice, also as {layer[path].written}")
-        else:
-            layer[path] = _Given(environ[name], name, "environment")
-    return _with_secrets_read(layer, faults)
+        if name.upper().startswith(PREFIX) and environ[name]:
+            given = _Given(environ[name], name, "environment")
+            _add(layer, path_of(name), given, faults, spelled=variable_of)
+    return layer
 
 
 def _from_file(file: Path, faults: list[str]) -> _Layer:
     try:
-        document = read_document(file)
-    except UnreadableFile as error:
+        document = _document(file)
+    except _Unreadable as error:
         faults.append(f"{variable_of(_SETTINGS_FILE)}: {error}")
         return {}
     layer: _Layer = {}
     for keys, value in _flattened(document):
         path = tuple(key.lower() for key in keys)
-        written = f"{file}: {'.'.join(keys)}"
-        inside = [key[len(path)] for key in KNOWN if key[: len(path)] == path and len(key) > len(path)]
+        given = _Given(value, f"{file}: {'.'.join(keys)}", f"file {file}")
         if path == _SETTINGS_FILE:
-            faults.append(f"{written}: a settings file can't name another one")
-        elif path in layer:
-            faults.append(f"{written}: set twice, also as {layer[path].written}")
-        elif is_known(path):
-            if value is not None and value != "":
-                layer[path] = _Given(value, written, f"file {file}")
-        elif path == (NAMED_SECRETS,) and not value:
-            pass
-        elif not inside:
-            unknown = _unknown_secret(path) or _unknown(".".join(path), map(".".join, KNOWN))
-            faults.append(f"{written}: {unknown}")
-        elif value:
-            faults.append(f"{written}: must be a mapping of {', '.join(inside)}")
-    return _with_secrets_read(layer, faults)
+            faults.append(f"{given.written}: a settings file can't name another one")
+        else:
+            _add(layer, path, given, faults, spelled=".".join)
+    return layer
 
 
-def _flattened(document: Mapping[Any, Any], above: SettingPath = ()) -> Iterator[tuple[SettingPath, Any]]:
+def _flattened(document: Mapping[str, Any], above: SettingPath = ()) -> Iterator[tuple[SettingPath, Any]]:
     for key, value in document.items():
-        path = (*above, str(key))
         if isinstance(value, Mapping) and value:
-            yield from _flattened(value, path)
+            yield from _flattened(value, (*above, key))
         else:
-            yield path, value
+            yield (*above, key), value
 
 
-def _with_secrets_read(layer: _Layer, faults: list[str]) -> _Layer:
-    """The layer with each `…_file` of a secret replaced by the secret that stands in that file."""
-    result: _Layer = {}
-    for path, pointer in layer.items():
-        if (secret := secret_in_file(path)) is None:
-            result[path] = pointer
-            continue
-        if secret in layer:
-            faults.append(f"{pointer.written}: {layer[secret].written} is set too; keep one of them")
-            continue
-        named = str(pointer.value)
+def _add(
+    layer: _Layer, path: SettingPath, given: _Given, faults: list[str], *, spelled: Callable[[SettingPath], str]
+) -> None:
+    """Add a setting, unless it is empty. The content of a secret's file replaces its name."""
+    secret = secret_in_file(path)
+    target = secret or path
+    empty = given.value in (None, "", {})
+    if target in layer and not empty:
+        faults.append(f"{given.written}: {layer[target].written} is set too; keep one of them")
+    elif target in SETTINGS or is_secret(target):
         try:
-            content = read_text(Path(named)).removesuffix("\n").removesuffix("\r")
-        except UnreadableFile as error:
-            # Somebody may have put the secret itself here.
-            looks_like_a_path = named.startswith(("/", "."))
-            reason = str(error) if looks_like_a_path else str(error).replace(named, "the file that it should name")
-            faults.append(f"{pointer.written}: {reason}")
-            continue
-        if content:
-            below = "" if pointer.origin == "environment" else f", named in {pointer.origin}"
-            result[secret] = _Given(content, pointer.written, f"file (secret) {pointer.value}{below}")
-        else:
-            faults.append(f"{pointer.written}: {pointer.value} is empty")
-    return result
+            if not empty:
+                layer[target] = given if secret is None else _secret_of_file(given)
+        except _Unreadable as error:
+            faults.append(f"{given.written}: {error}")
+    elif not (empty and path in SECTIONS):
+        faults.append(f"{given.written}: {_why_unknown(path, spelled)}")
 
 
-def _unknown_secret(path: SettingPath) -> str | None:
-    """What is wrong with a path among the named secrets; None if it isn't there."""
-    if path[0] != NAMED_SECRETS:
-        return None
-    if len(path) == 1:
+def _why_unknown(path: SettingPath, spelled: Callable[[SettingPath], str]) -> str:
+    if path == (NAMED_SECRETS,):
         return f"must have a name for each secret, such as {variable_of((NAMED_SECRETS, 'crm_token'))}"
-    return f"the name of a secret must be {NAME_RULE}"
-
-
-def _unknown(wrong: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.7)
+    if path[0] == NAMED_SECRETS:
+        return f"the name of a secret must be {NAME_RULE}"
+    if below := [spelled(known) for known in KNOWN if known[: len(path)] == path]:
+        return f"is a group of settings: {', '.join(below)}"
+    close = difflib.get_close_matches(spelled(path), map(spelled, KNOWN), n=1, cutoff=0.7)
     return f"unknown setting. Did you mean {close[0]}?" if close else "unknown setting"
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+class _Unreadable(Exception):
+    """A file can't be used. The message says why, and repeats nothing of its content."""
+
+
+def _secret_of_file(pointer: _Given) -> _Given:
+    """The secret in the file that `pointer` names. Raises _Unreadable."""
+    named = str(pointer.value)
+    try:
+        content = _text(Path(named)).removesuffix("\n").removesuffix("\r")
+    except _Unreadable as error:
+        if named.startswith(("/", ".")):
+            raise
+        # Somebody may have put the secret itself here.
+        raise _Unreadable(str(error).replace(named, "the file that it should name")) from None
+    if not content:
+        raise _Unreadable(f"{named} is empty")
+    below = "" if pointer.origin == "environment" else f", named in {pointer.origin}"
+    return _Given(content, pointer.written, f"file (secret) {named}{below}")
+
+
+def _document(file: Path) -> dict[str, Any]:
+    """A YAML or TOML file, by its suffix. Raises _Unreadable."""
+    content, suffix = _text(file), file.suffix.lower()
+    if suffix == ".toml":
+        try:
+            return tomllib.loads(content)
+        except tomllib.TOMLDecodeError as error:
+            where = re.search(r"\(at [^)]*\)$", str(error))
+            raise _Unreadable(f"{file} isn't valid TOML {where[0] if where else ''}".rstrip()) from None
+    if suffix not in (".yaml", ".yml"):
+        raise _Unreadable(f"{file} must end in .yaml, .yml or .toml, which says how to read it")
+    # Only here: most services are set up by environment, and commands should start quickly.
+    from pipeline_processing.options.yaml_documents import InvalidYaml, load_yaml
+
+    try:
+        document = load_yaml(content)
+    except InvalidYaml as error:
+        raise _Unreadable(f"{file} isn't valid YAML {error.without_content}".rstrip()) from None
+    if not isinstance(document, dict | None):
+        raise _Unreadable(f"{file} must be a mapping of settings")
+    return document or {}
+
+
+def _text(file: Path) -> str:
+    """All of a UTF-8 file. Raises _Unreadable."""
+    try:
+        return file.read_text("utf-8")
+    except OSError as error:
+        raise _Unreadable(f"can't read {file}: {error.strerror}") from None
+    except ValueError:
+        raise _Unreadable(f"can't read {file}: it isn't UTF-8 text") from None

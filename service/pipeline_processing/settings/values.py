@@ -1,173 +1,121 @@
 """
-What the value of a setting may look like. Each check takes what a user wrote, text from the environment or a
-typed value from a file, and raises ValueError with what it must be. A secret is never repeated in a message.
+Types of settings. Each takes what a user wrote: text from the environment, or a typed value from a file.
+
+pydantic parses a value; a wrong one is answered with the rule of its type. A secret is never repeated in a message.
 """
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import SecretStr
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import MultiHostUrl
 
+from pipeline_processing.http.urls import check_url
 from pipeline_processing.options.locations import Location, parse_location
 
-_SHOWN_LENGTH = 80
+_LONGEST_SHOWN = 80
 
 
-def shown(value: object) -> str:
-    """A wrong value, as a message may repeat it: short, and never a URL that holds credentials."""
+def must_be(rule: str, *, written: Callable[[str], str] = str, secret: bool = False) -> WrapValidator:
+    """
+    Answer a wrong value with `must be <rule>, not <value>`, instead of pydantic's message.
+
+    `written` normalises text before it is parsed. The value of a secret is neither stripped nor repeated.
+    """
+
+    def check(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            parsed = parse(written(value.strip()) if isinstance(value, str) and not secret else value)
+            if isinstance(value, bool) and not isinstance(parsed, bool):
+                raise ValueError("pydantic takes True for 1")
+        except ValueError:
+            raise ValueError(f"must be {rule}" + ("" if secret else f", not {_shown(value)}")) from None
+        return parsed
+
+    return WrapValidator(check)
+
+
+def _shown(value: object) -> str:
+    """A wrong value, shortened; never a URL that holds credentials."""
     text = repr(value)
     if "://" in text and "@" in text:
         return "a URL with credentials (not shown)"
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
-def whole_number(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
-    """A check for integers from `minimum` to `maximum`."""
-    rule = f"must be a whole number ≥ {minimum}" + ("" if maximum is None else f" and ≤ {maximum}")
-
-    def check(value: Any) -> int:
-        number: int | None = None
-        if isinstance(value, int) and not isinstance(value, bool):
-            number = value
-        elif isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
-            number = int(value)
-        if number is None or number < minimum or (maximum is not None and number > maximum):
-            raise ValueError(f"{rule}, not {shown(value)}")
-        return number
-
-    return check
-
-
-def seconds(minimum: float) -> Callable[[Any], float]:
-    """A check for a finite number of seconds; fractions are allowed."""
-
-    def check(value: Any) -> float:
-        try:
-            number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not (math.isfinite(number) and number >= minimum):
-            raise ValueError(f"must be a number of seconds ≥ {minimum:g}, not {shown(value)}")
-        return number
-
-    return check
-
-
-def one_of(*allowed: str) -> Callable[[Any], str]:
-    """A check for a word from a list; case doesn't matter."""
-    by_lower_case = {word.lower(): word for word in allowed}
-
-    def check(value: Any) -> str:
-        word = by_lower_case.get(value.strip().lower()) if isinstance(value, str) else None
-        if word is None:
-            raise ValueError(f"must be one of {', '.join(allowed)}, not {shown(value)}")
-        return word
-
-    return check
-
-
-def yes_or_no(value: Any) -> bool:
-    """`true` or `false`, as YAML and the shell write them."""
-    words = {
-        "true": True,
-        "yes": True,
-        "on": True,
-        "1": True,
-        "false": False,
-        "no": False,
-        "off": False,
-        "0": False,
-    }
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in words:
-        return words[value.strip().lower()]
-    raise ValueError(f"must be true or false, not {shown(value)}")
-
-
-def text(value: Any) -> str:
-    """Any text. A number from a file is refused: YAML has long since changed `0123` into 83."""
-    if not isinstance(value, str):
-        raise ValueError(f"must be text, not {shown(value)}: put it in quotes")
-    return value.strip()
-
-
-def matching(pattern: str, rule: str) -> Callable[[Any], str]:
-    """A check for text of a given form; `rule` says the form to people."""
-
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value.strip()):
-            raise ValueError(f"{rule}, not {shown(value)}")
-        return value.strip()
-
-    return check
-
-
-def file_path(value: Any) -> Path:
-    """A path; whether something is there is for its reader to find out."""
-    if not isinstance(value, str | Path) or "\0" in str(value):
-        raise ValueError(f"must be a path, not {shown(value)}")
-    return Path(value)
-
-
-def servers(value: Any) -> tuple[str, ...]:
-    """`host:port,host:port`, or a list of such."""
-    listed = value.split(",") if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not listed:
-        raise ValueError(f"must be host:port, several with commas between, not {shown(value)}")
-    for server in listed:
-        if not isinstance(server, str) or not re.fullmatch(r"[^\s@/]+:[0-9]{1,5}", server.strip()):
-            raise ValueError(f"must be host:port, several with commas between, not {shown(server)}")
-    return tuple(server.strip() for server in listed)
-
-
-def http_url(value: Any) -> str:
-    """An http or https URL of a server, without credentials."""
-    url = text(value)
-    try:
-        parts = urlsplit(url)
-        complete = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 0) >= 0
-    except ValueError:  # a port that isn't a number, or a broken IPv6 address
-        complete = False
-    if not complete or "@" in url:
-        raise ValueError(f"must be a URL such as https://host:9000, without credentials, not {shown(value)}")
-    return url
-
-
-def location(value: Any) -> Location:
-    """`s3://bucket/prefix` or `file:///dir`."""
-    return parse_location(text(value))
-
-
-def secret(value: Any) -> SecretStr:
-    """Any text, kept out of every repr."""
-    if isinstance(value, SecretStr):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("must be text: put it in quotes")
-    return SecretStr(value)
-
-
-def postgres_dsn(value: Any) -> SecretStr:
+def _dsn(value: SecretStr) -> SecretStr:
     """
-    A URL that asyncpg takes; it may name several hosts. All of it is a secret, as it may hold a password.
-
-    asyncpg would find most of these faults too, but not before it connects, and it repeats parts of the URL.
+    A URL that asyncpg takes; it may name several hosts. asyncpg checks it too, but only when it connects, and its
+    errors repeat parts of the URL.
     """
-    hidden = secret(value)
-    scheme, separator, rest = hidden.get_secret_value().strip().partition("://")
-    if not separator or scheme not in ("postgres", "postgresql"):
-        raise ValueError("must be a URL such as postgresql://user:password@host:5432/database")
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    for host in filter(None, authority.rpartition("@")[2].split(",")):
-        parts = re.fullmatch(r"(?:\[[0-9A-Fa-f:.%]+\]|[^:\[\]\s]*)(?::([0-9]{1,5}))?", host)
-        if parts is None or int(parts[1] or 1) not in range(1, 65536):
-            raise ValueError(
-                "must be a URL such as postgresql://user:password@host:5432/database; a password that has "
-                "one of : / ? # @ % needs percent-encoding (a slash is %2F)"
-            )
-    return SecretStr(hidden.get_secret_value().strip())
+    dsn = value.get_secret_value().strip()
+    # pydantic wants a host behind a user. Drivers don't: postgresql://user@/database?host=/var/run/postgresql
+    if MultiHostUrl(re.sub(r"@(?=[/?]|$)", "@localhost", dsn)).scheme not in ("postgres", "postgresql"):
+        raise ValueError("another scheme")
+    return SecretStr(dsn)
+
+
+def _split(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else value
+
+
+def _location(value: Any) -> Location:
+    return parse_location(value.strip() if isinstance(value, str) else "")
+
+
+# Texts and paths.
+Text = Annotated[str, must_be("text in quotes")]
+File = Annotated[Path, must_be("a path")]
+Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$"), must_be("a topic: letters, digits, `.`, `_`, `-`")]
+# The schema stands unquoted in every query, and people type it in psql.
+SchemaName = Annotated[
+    str,
+    Field(pattern=r"^(?!pg_)[a-z_][a-z0-9_]{0,62}$"),
+    must_be("lower-case letters, digits and `_`, without `pg_` in front"),
+]
+
+# Numbers and choices.
+Positive = Annotated[int, Field(ge=1), must_be("a whole number ≥ 1")]
+Port = Annotated[int, Field(ge=0, le=65535), must_be("a whole number ≥ 0 and ≤ 65535")]
+Switch = Annotated[bool, must_be("true or false")]
+SecurityProtocol = Annotated[
+    Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
+    must_be("one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL", written=str.upper),
+]
+SaslMechanism = Annotated[
+    Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+    must_be("one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512", written=str.upper),
+]
+AddressingStyle = Annotated[
+    Literal["auto", "path", "virtual"], must_be("one of auto, path, virtual", written=str.lower)
+]
+
+# Addresses.
+Servers = Annotated[
+    tuple[Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...],
+    Field(min_length=1),
+    BeforeValidator(_split),
+    must_be("host:port, several with commas between"),
+]
+HttpUrl = Annotated[str, AfterValidator(check_url), must_be("a URL such as https://host:9000, without credentials")]
+Destination = Annotated[Location, BeforeValidator(_location)]
+
+Secret = Annotated[SecretStr, must_be("text in quotes", secret=True)]
+Dsn = Annotated[
+    SecretStr,
+    AfterValidator(_dsn),
+    must_be(
+        "a URL such as postgresql://user:password@host:5432/database, with : / ? # @ % in a password percent-encoded",
+        secret=True,
+    ),
+]

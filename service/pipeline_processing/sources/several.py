@@ -1,4 +1,4 @@
-"""All sources of a job as one: each dataset is read from the source that its config names."""
+"""All sources of a job as one: each dataset is read from the source that its entry names."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,11 +12,10 @@ from pipeline_processing.rows.columns import Columns
 
 class Sources:
     """
-    Sources by the names that a job config calls them by. Datasets come with the whole entry of the job config, and
-    each source gets its options.
+    Sources by the names that a job config uses. Datasets come as whole entries of the job config, and each source gets
+    the options of its own.
 
-    The snapshot's time is that of the database, where there is one: it is opened first, and everything else is read
-    after it.
+    The snapshot's time is that of the first source that is read, since everything else is read after it.
     """
 
     def __init__(self, sources: Mapping[str, Source], *, clock: Clock) -> None:
@@ -50,6 +49,8 @@ class _Snapshots:
         """See `Snapshot`."""
         return self._by_dataset[dataset].columns(dataset, carry=carry)
 
-    def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AbstractAsyncContextManager[Batches]:
+    def records(
+        self, dataset: str, arguments: Mapping[str, Any], *, carry: str
+    ) -> AbstractAsyncContextManager[Batches]:
         """See `Snapshot`."""
-        return self._by_dataset[dataset].rows(dataset, arguments, carry=carry)
+        return self._by_dataset[dataset].records(dataset, arguments, carry=carry)

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.rows.columns import Kind, check_absent
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
@@ -32,6 +33,9 @@ class Add(Step):
         added = (column_of_kind(name, kind, context.carry) for name, kind in kinds.items())
         self.columns = context.columns.plus(added, step=self.name)
         self._names_known = context.columns.complete
+
+    def fold(self, projection: Projection) -> Projection:
+        return projection.plus(self.constants)
 
     async def __call__(self, batch: Batch) -> Batch:
         constants = self.constants

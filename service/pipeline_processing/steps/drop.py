@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline_processing.errors import InvalidStep
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
@@ -21,6 +22,9 @@ class Drop(Step):
             raise InvalidStep("Step 'drop' would leave no column. Name those to keep with `select` instead.")
         self._gone = frozenset(names)
         self._names_known = context.columns.complete
+
+    def fold(self, projection: Projection) -> Projection | None:
+        return projection.only([name for name in projection.names if name not in self._gone])
 
     async def __call__(self, batch: Batch) -> Batch:
         if not self._names_known:

@@ -1,6 +1,5 @@
 """
-Values that are carried, or were left in a row by a step of the user's: read by the built-in steps behind it as the
-formats write them.
+Values behind a step of user code, carried or its own: built-in steps read them as the formats would write them.
 """
 
 import math
@@ -12,13 +11,13 @@ from typing import Any
 from msgspec import Raw
 
 from pipeline_processing.kinds import text_of
-from pipeline_processing.rows.json_values import dumps, loads, non_finite
+from pipeline_processing.rows.json_values import decimal_text, dumps, float_text, loads, non_finite
 from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.rows.values import time_text
 
 
 def text_of_any(value: Any) -> str:
-    """The text of a value that isn't null: `kinds.text_of` if it is carried, else what Postgres would print."""
+    """The text of a value (never None): `kinds.text_of` if it is carried, else what Postgres would print."""
     if type(value) is str:
         return value
     match value:
@@ -27,9 +26,9 @@ def text_of_any(value: Any) -> str:
         case float() | dict() | list() if (carried := carried_form(value)) is not None:
             return text_of(carried)
         case Decimal():
-            return format(value, "f") if value.is_finite() else non_finite(value)
+            return decimal_text(value)
         case float():
-            return repr(float(value)).removesuffix(".0") if math.isfinite(value) else non_finite(value)
+            return float_text(value)
         case datetime():
             return time_text(value, "T")
         case date() | time():
@@ -43,7 +42,7 @@ def text_of_any(value: Any) -> str:
 
 
 def json_of_any(value: Any) -> Any:
-    """What NDJSON writes for a value, as `loads` would read it: numbers are int or Decimal."""
+    """A value as NDJSON writes it and `loads` reads it: numbers are int or Decimal."""
     match value:
         case None | bool() | int() | str():
             return value

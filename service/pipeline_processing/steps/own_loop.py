@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from pipeline_processing.aio.own_thread import settled
-from pipeline_processing.aio.step_thread import StepPlace, StepThread
+from pipeline_processing.aio.own_thread import StepPlace, StepThread, settled
 from pipeline_processing.user_code import NoException, harmless
 
 T = TypeVar("T")
@@ -20,19 +19,19 @@ T = TypeVar("T")
 class _Call:
     function: Callable[[], Awaitable[Any]]
     future: asyncio.Future[Any]
-    """Settled once the call has ended, also if nobody waits for it any more."""
+    """Settled once the call has ended, also if it is abandoned."""
     last: bool
-    left: bool = False
-    """Nobody waits for it."""
+    abandoned: bool = False
+    """Nothing waits for it any more."""
 
 
 class OwnLoop:
     """
-    Runs async calls one after the other in one task of an event loop in a thread of its own, so that contexts may be
-    entered, used and left in it. What computes there for minutes, or hangs, holds up nothing else.
+    Runs async calls one after the other in one task of an event loop, in a thread of its own. So async contexts can be
+    entered, used and left there, and code that computes for minutes, or hangs, blocks nothing else.
 
-    Whoever waits for a call can be cancelled at once: the call is cancelled as well, and its result dropped. The
-    thread is a daemon and never waited for.
+    Whoever waits for a call can be cancelled at once. The call is then cancelled too, and its result dropped. The
+    thread is a daemon, and never joined.
 
     The task runs in `context`, which no other thread may enter.
     """
@@ -44,23 +43,23 @@ class OwnLoop:
         self._latest: asyncio.Future[Any] | None = None
         self._current: _Call | None = None
         self._cancels = 0
-        """How often the current call was cancelled from here."""
+        """How often the current call was cancelled by `_cancel`."""
         self._stray: Exception | None = None
-        """What something raised that user code has started beside its calls, until somebody is told."""
+        """An error of something that user code has started beside its calls. The next call raises it."""
 
     async def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """What the function returns or raises; what isn't an Exception, such as SystemExit, as NoException."""
+        """What the function returns or raises. What isn't an Exception, such as SystemExit, becomes NoException."""
         call = self._submitted(lambda: function(*args), last=False)
         try:
             return await asyncio.shield(call.future)
         except asyncio.CancelledError:
-            self._leave(call)
+            self._abandon(call)
             raise
 
     async def close(self, function: Callable[..., Awaitable[Any]], *args: Any, stop_seconds: float) -> bool:
         """
-        Make a last call, after which the thread ends. False if a call that was left before doesn't stop within so many
-        seconds: then nobody waits for the last one either.
+        Make a last call, after which the thread ends. False if an abandoned call doesn't stop within `stop_seconds`:
+        then the last one is abandoned too.
         """
         latest = self._latest
         if latest is None:
@@ -73,7 +72,7 @@ class OwnLoop:
         try:
             await asyncio.shield(call.future)
         except asyncio.CancelledError:
-            self._leave(call)
+            self._abandon(call)
             raise
         return True
 
@@ -87,8 +86,8 @@ class OwnLoop:
         self._loop.call_soon_threadsafe(self._calls.put_nowait, call)
         return call
 
-    def _leave(self, call: _Call) -> None:
-        call.left = True
+    def _abandon(self, call: _Call) -> None:
+        call.abandoned = True
         if self._loop is not None:
             with suppress(RuntimeError):  # the event loop has ended meanwhile, and the call with it
                 self._loop.call_soon_threadsafe(self._cancel, call)
@@ -98,14 +97,14 @@ class OwnLoop:
     def _work(self) -> None:
         loop = self._loop
         assert loop is not None
-        # What tasks raise that user code has left behind is nobody's.
+        # Errors of tasks that user code has left behind belong to no call.
         with suppress(BaseException), asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.get_loop()
             self._task = loop.create_task(self._serve(), context=self._thread.context)
             while not self._task.done():
                 try:
                     loop.run_until_complete(self._task)
-                except BaseException as raised:  # of a task that user code has started, or it has stopped the loop
+                except BaseException as raised:  # from a task of user code, or user code has stopped the loop
                     self._stray = harmless(raised)
                     if self._current is not None:
                         self._cancel(self._current)
@@ -115,17 +114,17 @@ class OwnLoop:
         while goes_on:
             try:
                 call = await self._calls.get()
-            except asyncio.CancelledError as error:  # a TaskGroup of user code that failed between two calls
+            except asyncio.CancelledError as error:  # by a TaskGroup of user code that failed between two calls
                 self._stray = self._stray or harmless(error)
                 continue
-            if call.left and not call.last:
+            if call.abandoned and not call.last:
                 goes_on = settled(call.future, None, None)
             else:
                 goes_on = await self._serve_one(call) and not call.last
-            del call  # or its rows would be kept while the next one is waited for
+            del call  # or its rows would stay in memory until the next call
 
     async def _serve_one(self, call: _Call) -> bool:
-        """False if nobody waits any more, as the event loop that asked is closed."""
+        """False if the caller's event loop is closed."""
         result, error = None, None
         self._current, self._thread.busy = call, True
         try:
@@ -148,6 +147,6 @@ class OwnLoop:
 
 
 def _seen(future: asyncio.Future[Any]) -> None:
-    """Nobody may be there any more to be told of an error, and asyncio needn't complain."""
+    """Keeps asyncio from reporting an error that nothing waits for any more."""
     if not future.cancelled():
         future.exception()

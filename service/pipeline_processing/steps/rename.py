@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import check_different
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -17,6 +18,9 @@ class Rename(Step):
         self.names = dict(names)
         self.columns = context.columns.renamed(self.names, step=self.name)
         self._names_known = context.columns.complete
+
+    def fold(self, projection: Projection) -> Projection:
+        return projection.renamed(self.names)
 
     async def __call__(self, batch: Batch) -> Batch:
         if not self._names_known:

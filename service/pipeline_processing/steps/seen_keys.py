@@ -7,8 +7,7 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import Self
 
-from pipeline_processing.aio.own_thread import OwnThread
-from pipeline_processing.aio.step_thread import StepPlace
+from pipeline_processing.aio.own_thread import OwnThread, StepPlace
 from pipeline_processing.temporary_files import temporary_path, translated, unusable
 
 _DIGEST_BYTES = 16

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline_processing.errors import InvalidStep
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -16,6 +17,9 @@ class Select(Step):
         check_named_once(names, step=self.name)
         self.names = tuple(names)
         self.columns = context.columns.only(self.names, step=self.name)
+
+    def fold(self, projection: Projection) -> Projection | None:
+        return projection.only(self.names)
 
     async def __call__(self, batch: Batch) -> Batch:
         names = self.names

@@ -1,9 +1,8 @@
 """
-What a step is: the base class of all of them, those of other packages included, and what one is built with.
+What a step is: the base class of all of them, also of those in other packages, and what one is built with.
 
-A step gets a batch and returns one. It may change rows and drop some, never add any. One that can't use a row says so
-with `StepContext.row_errors.reject`, and goes on with the others: what becomes of the row is the dataset's
-`on_row_error`.
+A step gets a batch and returns one. It may change rows and drop some, never add any. It hands rows that it can't use to
+`StepContext.row_errors.reject`, and goes on with the others.
 """
 
 from abc import ABC, abstractmethod
@@ -13,39 +12,47 @@ from itertools import compress
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
-from pipeline_processing.ports import Rows, Services
+from pipeline_processing.ports import Records, Rows, Services
 from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.projection import Projection
 
 
 class Batch:
     """
-    Rows on their way through the steps, and which rows of the source they come from.
+    Rows on their way through the steps, and which records of the source they were made of.
 
-    `numbers` are those rows' numbers, from 1, one for each row; None once a step has dropped some without saying which.
-    `span` are the first and last number of the batch as it was read.
+    `numbers` are the rows' numbers in the source, from 1, one per row; None once a step has dropped some without saying
+    which. `span` is the first and last number of the batch as it was read, and `records` are its records.
     """
 
-    __slots__ = ("numbers", "rows", "span")
+    __slots__ = ("numbers", "records", "rows", "size", "span")
 
-    def __init__(self, rows: Rows, numbers: Sequence[int] | None, span: tuple[int, int]) -> None:
+    def __init__(self, rows: Rows, numbers: Sequence[int] | None, span: tuple[int, int], records: Records = ()) -> None:
         self.rows = rows
         self.numbers = numbers
         self.span = span
+        self.records = records
+        self.size = 0
+        """About how many bytes the rows take in memory, once a step has seen them. The chain sets it."""
 
     @classmethod
-    def read(cls, rows: Rows, *, first: int) -> "Batch":
-        """A batch as it comes from the source, where `first` is the number of its first row."""
+    def read(cls, rows: Rows, *, first: int, records: Records = ()) -> "Batch":
+        """Rows as they were made of `records`, where `first` is the number of the first one."""
         last = first + len(rows) - 1
-        return cls(rows, range(first, last + 1), (first, last))
+        return cls(rows, range(first, last + 1), (first, last), records)
 
     def changed(self, rows: Rows) -> "Batch":
         """The same rows with other values: as many as before, in the same order."""
-        return Batch(rows, self.numbers, self.span)
+        return Batch(rows, self.numbers, self.span, self.records)
 
     def kept(self, keep: Sequence[Any]) -> "Batch":
-        """Only the rows for which `keep`, one for each row, is true."""
+        """Only the rows for which `keep`, one flag per row, is true."""
         numbers = self.numbers and list(compress(self.numbers, keep))
-        return Batch(list(compress(self.rows, keep)), numbers, self.span)
+        return Batch(list(compress(self.rows, keep)), numbers, self.span, self.records)
+
+    def record(self, number: int) -> Sequence[Any]:
+        """The record of the source that has this number."""
+        return self.records[number - self.span[0]]
 
     def place(self, position: int | None = None) -> str:
         """Where in the source a row is, or the whole batch: `row 17`, `rows 1 to 1,000`."""
@@ -56,16 +63,16 @@ class Batch:
 
 
 class RowErrors(Protocol):
-    """What becomes of rows that a step can't use: the dataset's `on_row_error`."""
+    """What to do with rows that a step can't use: the dataset's `on_row_error`."""
 
     tolerant: bool
-    """False where the first such row fails the run."""
+    """False if the first such row fails the run."""
 
     def reject(self, batch: Batch, faults: Mapping[int, str], *, step: str) -> Batch:
         """
-        The batch without the rows at these positions; each fault says why, and never with the row's own values.
+        The batch without the rows at these positions. Each fault is a reason, without any value of the row.
 
-        Raises StepFailed where such a row fails the run, and TooManyRejected.
+        Raises StepFailed if such a row fails the run, and TooManyRejected.
         """
 
 
@@ -80,27 +87,34 @@ class StepContext:
     """The form in which values travel: "json" or "text" (see `kinds.py`)."""
     arguments: Mapping[str, Any]
     """
-    agency_id, run_id, since, until, and the params. Without a since or until, a postgres dataset has the texts
-    -infinity and infinity there, others None.
+    agency_id, run_id, since, until, and the params. If the request has no since or until, a postgres dataset gets the
+    texts -infinity and infinity instead, others None.
     """
     row_errors: RowErrors
     services: Services
-    """To be used from `__aenter__` on, never in the constructor: `config check` builds steps without a server."""
+    """For use from `__aenter__` on, never in the constructor: `config check` builds steps without a server."""
 
 
 class Step(ABC):
-    """One transform or enrich, bound to the columns that reach it. What it opens in its block is closed with it."""
+    """One transform or enrich, built for the columns that reach it. As a block it opens what it needs."""
 
     name: str
     """As messages call it, e.g. `mask` or `python: shop.steps:normalise`."""
     columns: Columns
-    """What leaves the step. One that finds it out in `__aenter__` has what it knows of it before."""
+    """What leaves the step. `__aenter__` may complete it."""
     filtered: int = 0
     """Rows that this step has dropped on purpose so far."""
     foreign: ClassVar[bool] = False
-    """Whether it may leave values of its own in the rows, that aren't carried. They are looked at one by one then."""
+    """Whether it may leave values in the rows that aren't carried. The format then looks at each value."""
     masks: Mapping[str, Callable[[Any], Any]] = {}
-    """Columns that it masks: name → carried value (never None) to its masked form."""
+    """Columns that it masks: name → function from a carried value (never None) to its masked form."""
+
+    def fold(self, projection: Projection) -> Projection | None:
+        """
+        A projection that makes rows as if the step had been applied to those of `projection`; None, as here, if the
+        step has to see rows. Asked of leading steps only.
+        """
+        return None
 
     async def __aenter__(self) -> Self:
         """Called before the first row."""

@@ -10,19 +10,17 @@ from typing import Any, Self
 
 import structlog
 
-from pipeline_processing.aio.own_thread import OwnThread
-from pipeline_processing.aio.step_thread import StepPlace
+from pipeline_processing.aio.own_thread import OwnThread, StepPlace
 from pipeline_processing.errors import InvalidStep, PipelineError
 from pipeline_processing.ports import Rows
-from pipeline_processing.steps.foreign_block import closing, failing
 from pipeline_processing.steps.imported import imported
 from pipeline_processing.steps.own_loop import OwnLoop
-from pipeline_processing.user_code import NoException, user_code
+from pipeline_processing.user_code import NoException, closing, failing, user_code
 
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 1.0
-"""How long a cancelled call may take to stop before its step is left alone."""
+"""How long a cancelled call may take to stop before its step is abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +34,14 @@ class UserFunction:
     """
     What `module:name` stands for:
 
-    - a class, or a function decorated with `contextlib.asynccontextmanager`: it is called without arguments at the
-      start of a dataset and must give an async context manager. What that gives is the function; it is closed at the
-      end of the dataset, also of one that fails.
-    - anything else that can be called is the function itself.
+    - A class, or a function decorated with `contextlib.asynccontextmanager`, is called without arguments at the start
+      of a dataset, and must return an async context manager. What that yields is the function. It is closed at the end
+      of the dataset, also if that fails.
+    - Anything else that can be called is the function itself.
 
-    A plain function runs in a thread of its own, always the same one during a dataset. Async code, that of a context
-    manager included, runs in one task of an event loop in another thread of its own. So neither blocks anything else.
-    Where the step is cancelled, a function that doesn't end is left alone there and its result dropped.
+    A plain function runs in a thread of its own, the same one during a dataset. Async code, also that of a context
+    manager, runs in one task of an event loop in another thread. So neither blocks anything else. If the step is
+    cancelled, a function that doesn't end is abandoned there, and its result is dropped.
     """
 
     def __init__(self, path: str, *, step: str, dataset: str) -> None:
@@ -61,7 +59,7 @@ class UserFunction:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        # One context for both, so that variables set when it is opened are there when it is called.
+        # One context for both: variables set while opening are there in the calls.
         context = copy_context()
         self._thread, self._loop = OwnThread(self._place, context), OwnLoop(self._place, context)
         if self._opens:
@@ -82,15 +80,15 @@ class UserFunction:
             await self._close(kind, error, trace)
 
     async def __call__(self, rows: Rows) -> Any:
-        """What it returns for these rows, or raises."""
+        """What the function returns for these rows, or raises."""
         if self._is_async:
             return await self._loop.run(self._function, rows)
         returned = await self._thread.run(self._function, rows)
-        # A decorator may have made a plain function of an async one.
+        # A decorator may have turned an async function into a plain one.
         return await self._loop.run(_awaited, returned) if inspect.isawaitable(returned) else returned
 
     async def one_by_one(self, batches: Sequence[Rows]) -> list[Any | Raised]:
-        """What it returns or raises for each. Raises the service's own errors, and NoException."""
+        """What the function returns or raises for each. The service's own errors, and NoException, are raised here."""
         outcomes: list[Any | Raised] = []
         for rows in batches:
             try:
@@ -117,10 +115,10 @@ class UserFunction:
     async def _close(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close what was opened, and end the threads, once what is under way there is over."""
+        """Close what was opened, and end the threads once their present call is over."""
         self._thread.close()
         if not await self._loop.close(self._stack.__aexit__, kind, error, trace, stop_seconds=_STOP_SECONDS):
-            log.warning("a step doesn't stop; it is left alone", dataset=self._place.dataset, step=self._place.step)
+            log.warning("a step doesn't stop; it is abandoned", dataset=self._place.dataset, step=self._place.step)
 
 
 async def _awaited(awaitable: Any) -> Any:
@@ -136,7 +134,7 @@ def _fault(found: Any) -> str | None:
     if inspect.isclass(found):
         return None if hasattr(found, "__aenter__") else "a class without `__aenter__`, not a function"
     if hasattr(found, "__aenter__"):
-        return "open for nobody: name its class, so that every dataset opens one of its own"
+        return "an instance, which all datasets would share: name its class, so that every dataset opens its own"
     if inspect.isasyncgenfunction(found):
         return "an async generator: return a list, or decorate it with contextlib.asynccontextmanager"
     return None if callable(found) else f"a {type(found).__name__}, not a function"

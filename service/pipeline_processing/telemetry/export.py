@@ -1,19 +1,24 @@
-"""Where spans go: OpenTelemetry's own variables say so, and its entry points name the exporters there are."""
+"""Where spans go: OpenTelemetry's own variables name the exporters, which are found by their entry points."""
 
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, Status
 
 from pipeline_processing.errors import SettingsError
+from pipeline_processing.telemetry.masking import Mask
 
 _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("opentelemetry.exporter")
 
 _LONGEST_COMPLAINT = 300
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _OTLP_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
@@ -23,16 +28,11 @@ def configured_exporters(environ: Mapping[str, str]) -> list[SpanExporter]:
 
     Raises SettingsError for an exporter that isn't installed or can't be set up.
     """
-    return [_built(name, environ) for name in _names(environ)]
-
-
-def _names(environ: Mapping[str, str]) -> list[str]:
     listed = environ.get("OTEL_TRACES_EXPORTER", "").strip()
-    if not listed:
-        endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-        return ["otlp"] if any(environ.get(variable, "").strip() for variable in endpoints) else []
-    names = [name.strip().lower() for name in listed.split(",")]
-    return [name for name in dict.fromkeys(names) if name not in ("", "none")]
+    if not listed and any(environ.get(variable, "").strip() for variable in _ENDPOINTS):
+        listed = "otlp"
+    names = dict.fromkeys(name.strip().lower() for name in listed.split(","))
+    return [_built(name, environ) for name in names if name not in ("", "none")]
 
 
 def _built(name: str, environ: Mapping[str, str]) -> SpanExporter:
@@ -52,96 +52,112 @@ def _built(name: str, environ: Mapping[str, str]) -> SpanExporter:
 
 def _entry_point(name: str, environ: Mapping[str, str]) -> EntryPoint:
     installed = entry_points(group="opentelemetry_traces_exporter")
-    wanted = name
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    # The default is the specification's, and the one that this package installs.
+    entry = _OTLP_PROTOCOLS.get((protocol or "http/protobuf").strip(), "") if name == "otlp" else name
+    if entry in installed.names:
+        return installed[entry]
     if name == "otlp":
-        protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        # The specification's default, and the one that this package brings along.
-        wanted = _OTLP_PROTOCOLS.get((protocol or "http/protobuf").strip(), "")
-        if wanted not in installed.names:
-            raise SettingsError(
-                f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} isn't available here. Use http/protobuf"
-                + (", or install opentelemetry-exporter-otlp-proto-grpc." if protocol == "grpc" else ".")
-            )
-    if wanted not in installed.names:
         raise SettingsError(
-            f"OTEL_TRACES_EXPORTER names {name!r}, which isn't installed. There are "
-            f"{', '.join(sorted({'otlp', 'none', *installed.names}))}."
+            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} isn't available here. Use http/protobuf"
+            + (", or install opentelemetry-exporter-otlp-proto-grpc." if protocol == "grpc" else ".")
         )
-    return installed[wanted]
+    raise SettingsError(
+        f"OTEL_TRACES_EXPORTER names {name!r}, which isn't installed. There are "
+        f"{', '.join(sorted({'otlp', 'none', *installed.names}))}."
+    )
 
 
 class QuietExporter(SpanExporter):
     """
-    Passes spans on. An outage of the receiver costs one warning when it begins and one line when it ends,
-    whatever the exporter itself says about it: spans are worth less than a readable log.
+    Passes masked copies of spans on, in the exporter's thread, so that masking delays no run.
+
+    An outage of the receiver costs one warning when it begins and one line when it ends, whatever the exporter itself
+    says about it: spans are worth less than a readable log.
     """
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, exporter: SpanExporter, mask: Mask) -> None:
         self._exporter = exporter
+        self._mask = mask
         self._name = type(exporter).__name__
-        self._overheard = _Overheard(_library_log)
-        self._failing = False
-        self._lost = 0
+        self._overheard = _Overheard()
+        self._lost: int | None = None
+        """Spans lost since the outage began; None while there is none."""
 
     @property
     def complaint(self) -> str:
-        """What the exporter has said about the export that is under way, in one line."""
+        """What the exporter has said about the current export, in one line."""
         words = " ".join((self._overheard.first or "it gave no reason").split())
         return words if len(words) <= _LONGEST_COMPLAINT else f"{words[:_LONGEST_COMPLAINT]}…"
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         with self._overheard:
             try:
-                result = self._exporter.export(spans)
+                result = self._exporter.export([self._masked(span) for span in spans])
             except Exception as error:
                 self._overheard.first = f"{type(error).__name__}: {error}"
                 result = SpanExportResult.FAILURE
         if result is SpanExportResult.SUCCESS:
-            self._succeeded()
+            if self._lost is not None:
+                _log.info("Trace exporter %s works again; %d spans were lost.", self._name, self._lost)
+            self._lost = None
         else:
-            self._failed(len(spans))
+            if self._lost is None:
+                _log.warning(
+                    "Trace exporter %s failed, and spans are lost until it works again: %s", self._name, self.complaint
+                )
+            self._lost = (self._lost or 0) + len(spans)
         return result
 
-    def _succeeded(self) -> None:
-        if self._failing:
-            _log.info("Trace exporter %s works again; %d spans were lost.", self._name, self._lost)
-        self._failing, self._lost = False, 0
-
-    def _failed(self, spans: int) -> None:
-        if not self._failing:
-            _log.warning(
-                "Trace exporter %s failed, and spans are lost until it works again: %s",
-                self._name,
-                self.complaint,
-            )
-        self._failing, self._lost = True, self._lost + spans
-
     def shutdown(self) -> None:
-        # Not by way of `self._overheard`: an export may be under way, whose complaint is still wanted.
-        with _Overheard(_library_log):
+        # Not by way of `self._overheard`: the complaint of an export that is under way is still needed.
+        with _Overheard():
             self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
 
+    def _masked(self, span: ReadableSpan) -> ReadableSpan:
+        description, resource = span.status.description, span.resource
+        return ReadableSpan(
+            name=self._mask.text(span.name),
+            context=span.context,
+            parent=span.parent,
+            resource=Resource(self._attributes(resource.attributes), resource.schema_url),
+            attributes=self._attributes(span.attributes),
+            events=[
+                Event(self._mask.text(event.name), self._attributes(event.attributes), event.timestamp)
+                for event in span.events
+            ],
+            links=[Link(link.context, self._attributes(link.attributes)) for link in span.links],
+            kind=span.kind,
+            status=Status(span.status.status_code, description and self._mask.text(description)),
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=span.instrumentation_scope,
+        )
+
+    def _attributes(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+        masked: dict[str, Any] = self._mask.value(attributes or {})
+        return masked
+
 
 class _Overheard(logging.Handler):
-    """While the block runs, keeps to itself what a library logs, and remembers the first message."""
+    """Inside its block, keeps what the exporters' library logs out of the log, and remembers the first message."""
 
-    def __init__(self, library: logging.Logger) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.first: str | None = None
-        self._library = library
 
     def __enter__(self) -> "_Overheard":
         self.first = None
-        self._library.addHandler(self)
-        self._library.propagate = False
+        _library_log.addHandler(self)
+        _library_log.propagate = False
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._library.removeHandler(self)
-        self._library.propagate = True
+        _library_log.removeHandler(self)
+        _library_log.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
         self.first = self.first or record.getMessage()

@@ -1,16 +1,15 @@
 """
 Logs: structlog and the standard library's `logging` through one renderer, on stderr.
 
-JSON, a line each, with `timestamp`, `level`, `logger`, `event`, and what `bound_run` has bound: `run_id`,
-`agency_id`, `attempt`, `trace_id`. Or, for a terminal, the same for people. Every line passes through the process's
-mask, whoever writes it: the service, a library, a user's function.
+JSON lines have `timestamp`, `level`, `logger`, `event`, and what `bound_run` has bound: `run_id`, `agency_id`,
+`attempt`, `trace_id`. On a terminal, lines are for people. Every line is masked, also those of libraries and of user
+code.
 """
 
 import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TextIO
 
@@ -19,14 +18,14 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from pipeline_processing.telemetry.masking import MASK, Mask, names_a_secret
+from pipeline_processing.telemetry.masking import Mask
 
-# Their chatter is of no use to an operator, and at DEBUG it shows the headers of signed requests.
+# Their lines are of no use to an operator, and at DEBUG they show the headers of signed requests.
 _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "urllib3")
 
-# In an outage they say so at ERROR ten times a second, for as long as it lasts. The service says it once itself; what
-# fails comes to it as an exception. What they alone know is told when the level is debug, but never all of it: at DEBUG
-# they show the bytes of every request, and so the SASL password.
+# In an outage they log an ERROR ten times a second. The service itself logs it once: failures reach it as exceptions.
+# At level debug they may log at INFO, but never at DEBUG, where they show the bytes of every request, and so the SASL
+# password.
 _LOUD_LIBRARIES = ("aiokafka", "kafka")
 
 _FIRST = ("timestamp", "level", "logger", "event")
@@ -107,44 +106,18 @@ def add_trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 class Masked:
-    """Masks all that a line says, and hides the values of keys that are named like a secret."""
+    """Masks all that a line says. Not its level and timestamp, which a short secret may equal by chance."""
 
     def __init__(self, mask: Mask) -> None:
         self._mask = mask
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        return {
-            self._key(key): value if _is_plain(key, value) else self._value(str(key), value)
-            for key, value in event.items()
-        }
-
-    def _value(self, key: str, value: Any) -> Any:
-        if value is not None and names_a_secret(key):
-            return MASK
-        match value:
-            case str():
-                return self._mask.text(value)
-            case Mapping():
-                return {self._key(inner): self._value(str(inner), item) for inner, item in value.items()}
-            case list() | tuple() | set() | frozenset():
-                return [self._value("", item) for item in value]
-            case None | bool():
-                return value
-            case int() | float():
-                text = str(value)
-                masked = self._mask.text(text)
-                return value if masked == text else masked
-            case _:
-                return self._mask.text(str(value))
-
-    def _key(self, key: Any) -> Any:
-        text = str(key)
-        masked = self._mask.text(text)
-        return key if masked == text else masked
+        plain = {key: value for key, value in event.items() if _is_plain(key, value)}
+        masked = self._mask.value({key: value for key, value in event.items() if key not in plain})
+        return {**plain, **masked}
 
 
 def _is_plain(key: object, value: Any) -> bool:
-    """Whether it is what this service puts there, which a short secret may equal by chance."""
     return (key == "level" and value in _LEVELS) or (key == "timestamp" and bool(_TIMESTAMP.fullmatch(str(value))))
 
 
@@ -154,7 +127,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
         self._mask = mask
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's own name
-        """Whatever is wrong with a line, such as arguments that don't fit. The library's own way shows them bare."""
+        """Report a line that can't be written, as when arguments don't fit. The library would show it unmasked."""
         error = sys.exception()
         said = f"a log line of {record.name} ({record.pathname}:{record.lineno}) can't be written: {error!r}"
         with suppress(OSError, ValueError):  # stderr itself is gone, or closed

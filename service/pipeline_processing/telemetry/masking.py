@@ -1,9 +1,8 @@
 """
 The mask over all text that leaves the process: logs, spans, events, history, dead letters, errors, answers.
 
-It hides the secrets of this process, which it knows by value (`spellings.py` has the forms in which they may stand),
-and what looks like a secret of somebody else: passwords and queries in URLs, `password=…`, bearer tokens.
-Rows of data never pass through it.
+It hides this process's secrets, which it knows by value, in any of the forms of `spellings.py`; and whatever looks like
+another secret: passwords and queries in URLs, `password=…`, bearer tokens. Rows of data never pass through it.
 """
 
 import re
@@ -32,10 +31,10 @@ _SECRET_NAME = re.compile(
     r"|authorization)$"
 )
 _CUT_OFF = "…"
-"""What this service puts where it cuts a text off, perhaps in the middle of a secret."""
+"""Marks where this service cuts a text off, perhaps in the middle of a secret."""
 _MOST_CUTS = 40
 _LEAST_LEFT = 4
-"""Characters of a secret before such a cut that are masked; fewer tell little, and end many words."""
+"""So many characters of a secret before a cut are masked. Fewer reveal little, and are the end of many words."""
 
 
 class Mask:
@@ -53,10 +52,10 @@ class Mask:
 
     def know(self, secrets: Iterable[str], *, openly: Iterable[str] = ()) -> None:
         """
-        Mask these from now on: of a DSN of Postgres its password, of another URL also itself and its path.
+        Mask these from now on: of a Postgres DSN its password, of another URL also the whole URL and its path.
 
-        `openly` are words that may be read by everybody, such as a user's name. A secret that equals one isn't masked
-        by its value: a mask in the place of a public word would tell what the secret is.
+        `openly` are public words, such as a user's name. A secret that equals one isn't masked by its value: a mask in
+        place of a public word would reveal the secret.
         """
         found, public = set[str](), set(openly)
         for secret in secrets:
@@ -72,13 +71,13 @@ class Mask:
             )
 
     def know_all_in(self, holder: object) -> None:
-        """The same for every SecretStr that stands in models, mappings and lists."""
+        """The same for every SecretStr in models, mappings, lists and dataclasses."""
         self.know(_secrets_in(holder))
 
     def text(self, text: str) -> str:
         """`postgresql://user:secret@host` → `postgresql://user:***@host`, and so on."""
         text = self._without_known(text)
-        # A pattern takes many times as long as a look for a word without which it can't match.
+        # Look first for a word that the pattern needs: matching the pattern takes many times as long.
         if "://" in text:
             text = _URL_USER.sub(rf"\1{MASK}@", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
             text = _WORD.sub(_query_masked, text)
@@ -88,6 +87,34 @@ class Mask:
         if "bearer" in lower or "basic" in lower:
             text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
         return text
+
+    def value(self, value: Any, *, name: str = "") -> Any:
+        """
+        The same for any value: mappings, also their keys, and lists are masked inside, other objects become text.
+
+        A value whose `name` is that of a secret becomes a mask.
+        """
+        if value is not None and names_a_secret(name):
+            return MASK
+        match value:
+            case None | bool():
+                return value
+            case str():
+                return self.text(value)
+            case Mapping():
+                return {self._unless_masked(key): self.value(item, name=str(key)) for key, item in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [self.value(item) for item in value]
+            case int() | float():
+                return self._unless_masked(value)
+            case _:
+                return self.text(str(value))
+
+    def _unless_masked(self, value: Any) -> Any:
+        """The value itself, unless its text has to be masked."""
+        text = str(value)
+        masked = self.text(text)
+        return value if masked == text else masked
 
     def _without_known(self, text: str) -> str:
         found = [span for spelling in self._spellings if spelling.text in text for span in spelling.spans(text)]
@@ -102,9 +129,9 @@ class Mask:
         return "".join([*masked, text[at:]])
 
     def _cut_off(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where secrets begin that are cut off."""
+        """Where the beginnings of secrets stand before a cut."""
         cuts = [found.start() for found in re.finditer(_CUT_OFF, text)]
-        # A text that is full of them was not made so by this service, whose own stand at its ends.
+        # This service cuts at the ends of a text. Many cuts are somebody else's, and would take long.
         for cut in cuts if len(cuts) <= _MOST_CUTS else [*cuts[: _MOST_CUTS // 2], *cuts[-_MOST_CUTS // 2 :]]:
             for spelling in self._spellings:
                 before = text[max(0, cut - len(spelling.text)) : cut]
@@ -138,7 +165,7 @@ def _query_masked(word: re.Match[str]) -> str:
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same places in order, none overlapping another."""
+    """The same places in order, without overlaps."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -149,7 +176,7 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _parts(secret: str) -> Iterator[tuple[str, bool]]:
-    """What is to be masked of a secret, and, marked with True, what of it is public."""
+    """The parts of a secret to mask, and those that are public, marked with True."""
     try:
         url = urlsplit(secret.strip())
     except ValueError:
@@ -157,7 +184,7 @@ def _parts(secret: str) -> Iterator[tuple[str, bool]]:
     is_dsn = url.scheme in ("postgres", "postgresql")
     if not is_dsn:
         yield secret.strip(), False
-        # Text is shown line by line. What frames a key in PEM is no secret, nor is a line with nothing but a brace.
+        # Text is shown line by line. The frame of a key in PEM is no secret, nor is a line with only a brace.
         lines = [line.strip() for line in secret.splitlines()]
         yield from ((line, False) for line in lines if len(line) >= SHORT and not line.startswith("-----"))
         if secret.lower().startswith(("bearer ", "basic ")):

@@ -1,4 +1,4 @@
-"""The forms in which a secret may stand in text: as URLs, JSON, Python, SQL, XML and HTTP write it."""
+"""The forms that a secret may have in text: as URLs, JSON, Python, SQL, XML and HTTP write it."""
 
 import html
 import json
@@ -11,23 +11,23 @@ from functools import cached_property
 from urllib.parse import quote, quote_plus
 
 SHORT = 8
-"""Characters. A shorter secret is only found where it stands alone: in other words it is there by chance."""
+"""A secret of fewer characters is found only where it stands alone: in other words it appears by chance."""
 _BASE64 = string.ascii_letters + string.digits + "+/-_="
 _PERCENT = re.compile("%[0-9A-F]{2}")
-# Not in a word, but for the escape of a line end or of a character that stands before it.
+# Not part of a word, except after the escape of a line end or another character.
 _ALONE = r"(?:(?<!\w)|(?<=\\[nrt])|(?<=%[0-9A-Fa-f][0-9A-Fa-f])){}(?!\w)"
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """One form of a secret. `alone`: only where it is no part of a word; `whole`: with the word that it is part of."""
+    """One form of a secret. `alone`: only as a whole word; `whole`: mask the whole base64 word around it."""
 
     text: str
     alone: bool = False
     whole: bool = False
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where it stands, from and to."""
+        """Where it stands: start and end."""
         for found in self._pattern.finditer(text):
             start, end = found.span()
             if self.whole:
@@ -42,7 +42,7 @@ class Spelling:
 
 
 def spellings_of(secret: str) -> set[Spelling]:
-    """All forms of a secret, which isn't empty. Twice escaped too: a repr in JSON, or JSON in JSON."""
+    """All forms of a secret, which must not be empty. Also escaped twice: a repr in JSON, or JSON in JSON."""
     written = {secret}
     for _ in range(2):
         written |= {write(text) for write in _WRITERS for text in written}
@@ -55,15 +55,15 @@ def spellings_of(secret: str) -> set[Spelling]:
 
 
 def basic_auth(user: str, password: str) -> str:
-    """What HTTP sends for them."""
+    """The credentials in an Authorization header."""
     return b64encode(_bytes(f"{user}:{password}")).decode()
 
 
 def _inside_base64(data: bytes) -> Iterator[str]:
-    """The characters that stand for these bytes in base64, wherever in a longer text they are."""
+    """These bytes in base64, at each offset that they may have in a longer text."""
     for before in range(3):
         encoded = b64encode(bytes(before) + data).decode()
-        # Six bits a character; those at the ends hold bits of their neighbours as well.
+        # A character holds six bits. Those at the ends hold bits of the neighbours as well.
         inside = encoded[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
         yield inside
         yield inside.replace("+", "-").replace("/", "_")
@@ -81,7 +81,7 @@ _WRITERS: tuple[Callable[[str], str], ...] = (
     lambda text: text.replace("'", "''"),
     lambda text: json.dumps(text)[1:-1],
     lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
-    # With both quotes in it, Python escapes the single one.
+    # Python escapes the single quote only in a text with both quotes.
     lambda text: repr(text)[1:-1],
     lambda text: repr(f"{text}'\"")[1 : -len("\\'\"'")],
     lambda text: repr(_bytes(text))[2:-1],

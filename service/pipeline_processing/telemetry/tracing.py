@@ -1,7 +1,7 @@
 """
-Traces. Every run has a trace id, which its history row, its events and its objects carry, whether or not
-anybody collects spans. Only where an exporter is configured (by OpenTelemetry's own variables) are spans kept
-and sent, and the database and S3 clients instrumented.
+Traces. Every run has a trace id, which is in its history row, its events and its objects, even if nobody collects
+spans. Spans are kept and sent, and the database and S3 clients are instrumented, only where an exporter is configured,
+by OpenTelemetry's own variables.
 """
 
 import logging
@@ -21,7 +21,6 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
 from pipeline_processing.telemetry.export import QuietExporter, configured_exporters
-from pipeline_processing.telemetry.masked_spans import MaskingExporter
 from pipeline_processing.telemetry.masking import Mask
 
 SHUTDOWN_SECONDS = 5.0
@@ -35,7 +34,7 @@ class Telemetry:
     """
     Tracing for the length of a block. `exporting` says whether spans go anywhere.
 
-    Nothing global is set: whoever makes spans gets `tracer`, and the ids of a span come from `trace_ids`.
+    Nothing global is set: code that makes spans is given `tracer`, and `trace_ids` has the ids of a span.
     """
 
     def __init__(
@@ -66,8 +65,8 @@ class Telemetry:
         if self._provider is None or not self.exporting:
             return
         self.exporting = False
-        # The SDK has no time limit of its own that holds: it waits 30 s for a batch that is under way. The
-        # thread is a daemon, so one that hangs ends with the process.
+        # The SDK waits 30 s for a batch that is under way, whatever its own limit. The thread is a daemon, so if it
+        # hangs, it ends with the process.
         thread = threading.Thread(target=_shut_down, args=(self._provider,), name="telemetry-shutdown", daemon=True)
         thread.start()
         thread.join(SHUTDOWN_SECONDS)
@@ -99,11 +98,11 @@ def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
 
 
 def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
-    """Tracing into exporters that exist already; without any, spans have ids and are forgotten."""
+    """Tracing into the given exporters. Without any, spans have ids and are dropped."""
     provider = TracerProvider(resource=_resource(environ), shutdown_on_exit=False)
-    quiet = [QuietExporter(exporter) for exporter in exporters]
+    quiet = [QuietExporter(exporter, mask) for exporter in exporters]
     for exporter in quiet:
-        provider.add_span_processor(BatchSpanProcessor(MaskingExporter(exporter, mask)))
+        provider.add_span_processor(BatchSpanProcessor(exporter))
     return Telemetry(tracer=provider.get_tracer(_SCOPE), provider=provider, exporters=quiet)
 
 
@@ -122,7 +121,7 @@ def _instrument(provider: TracerProvider) -> list[Any]:
     # Not BotocoreInstrumentor: it patches a method that aiobotocore overrides, so it would never see a call.
     from opentelemetry.instrumentation.botocore import AiobotocoreInstrumentor
 
-    # Arguments of queries are the agencies' data, and no business of a tracing backend.
+    # Arguments of queries are the agencies' data, which a tracing backend must not see.
     instrumentors: list[Any] = [
         AsyncPGInstrumentor(capture_parameters=False),  # type: ignore[no-untyped-call]
         AiobotocoreInstrumentor(),  # type: ignore[no-untyped-call]
@@ -147,14 +146,14 @@ def parent_context(trace_id: str, span_id: str) -> Context:
         trace_id=int(trace_id, 16),
         span_id=int(span_id, 16),
         is_remote=True,
-        # Only the ids are stored: a trace that wasn't sampled may be so from here on; the reverse loses spans.
+        # Only ids are stored, not whether the trace was sampled. Assuming that it was loses no spans.
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
     )
     return trace.set_span_in_context(NonRecordingSpan(parent))
 
 
 class IdsOnlyTracer(Tracer):
-    """Gives spans valid ids and nothing else, for OTEL_SDK_DISABLED, where the SDK's own spans have none."""
+    """Gives spans valid ids and nothing else. For OTEL_SDK_DISABLED, where the SDK's own spans have no ids."""
 
     def __init__(self) -> None:
         self._ids = RandomIdGenerator()

@@ -1,4 +1,4 @@
-"""Runs a command's coroutine so that Ctrl-C and SIGTERM unwind it: uploads are aborted, connections closed."""
+"""Runs a command's coroutine. Ctrl-C and SIGTERM unwind it, so that uploads are aborted and connections closed."""
 
 import signal
 from collections.abc import Coroutine, Iterator
@@ -14,9 +14,9 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     The coroutine's result.
 
-    On SIGINT and SIGTERM it is cancelled, and when it has unwound KeyboardInterrupt or Terminated is raised.
+    SIGINT and SIGTERM cancel it. Once it has unwound, KeyboardInterrupt or Terminated is raised.
     """
-    import asyncio  # only here, for the sake of commands that need no event loop
+    import asyncio  # only here: some commands need no event loop
 
     import uvloop
 
@@ -26,7 +26,7 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def _default_sigint() -> Iterator[None]:
-    """Leave SIGINT to the Runner, which handles it only where nobody else does."""
+    """Leave SIGINT to the Runner, which handles it only if no other handler is set."""
     ours = signal.getsignal(signal.SIGINT) is raise_interrupted
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,7 +1,7 @@
 """
-How a command ends. Errors carry their own code (`errors.py` draws the tree); these are the rest.
+Exit codes of commands, beyond those that errors carry themselves (see the tree in `errors.py`).
 
-The numbers are those of BSD's sysexits.h where it has one, and 128 + the signal's number for a signal.
+They follow BSD's sysexits.h; after a signal the code is 128 + its number.
 """
 
 import signal
@@ -14,4 +14,4 @@ BUG = 70
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 READER_GONE = 128 + signal.SIGPIPE
-"""Whoever read the output has closed it, as `| head` does."""
+"""The reader of the output has closed it, as `| head` does."""

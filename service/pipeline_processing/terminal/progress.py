@@ -16,7 +16,7 @@ from pipeline_processing.terminal.render import number
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from pipeline_processing.model import RunProgress
+    from pipeline_processing.runs.completions import RunProgress
 
 _SECONDS_BETWEEN_LINES = 2.0
 
@@ -24,18 +24,18 @@ OnRunProgress = Callable[["RunProgress"], None]
 
 
 class Shown(Protocol):
-    """Where progress is shown."""
+    """Shows progress."""
 
     def __call__(self, progress: RunProgress) -> None:
-        """Show a piece of progress."""
+        """Show the progress of a run."""
 
     def ended(self, run_id: str, said: str) -> None:
-        """Nothing more will come of this run but this line."""
+        """End the display of this run with this line."""
 
 
 @contextmanager
 def shown_progress() -> Iterator[Shown]:
-    """What to call with each piece of progress, of one run or several, while the block lasts."""
+    """Yields what to call with the progress of one run or several, inside the block."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -59,7 +59,7 @@ def shown_progress() -> Iterator[Shown]:
 
 @contextmanager
 def _logs_above() -> Iterator[None]:
-    """Logs go to the stderr of now, which the display has replaced by its own: else it would wipe them out."""
+    """Send logs to the display's own stderr. Otherwise the display would overwrite them."""
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
     before = [(handler, handler.stream) for handler in handlers]
     for handler in handlers:
@@ -72,13 +72,13 @@ def _logs_above() -> Iterator[None]:
 
 
 class _Bars:
-    """A line for each run, which is drawn anew all the time."""
+    """A live line for each run."""
 
     def __init__(self, display: Progress) -> None:
         self._display = display
         self._bars: dict[str, TaskID] = {}
         self._first: dict[str, tuple[float, int]] = {}
-        """When a run was first heard of, and how many rows it had read by then: it may have begun long before."""
+        """The time and the rows read at a run's first progress: it may have begun long before."""
 
     def __call__(self, progress: RunProgress) -> None:
         run_id, now = progress.run_id, time.monotonic()
@@ -98,21 +98,21 @@ class _Bars:
     def ended(self, run_id: str, said: str) -> None:
         if run_id in self._bars:
             self._display.remove_task(self._bars.pop(run_id))
-        # Not typer.echo, which finds the terminal behind the display, and is wiped out by it.
+        # Not typer.echo: it writes to the terminal behind the display, which would overwrite the line.
         self._display.console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Lines:
-    """A plain line for each dataset now and then."""
+    """A plain line for each dataset, at most every two seconds."""
 
     def __init__(self) -> None:
-        self._told_at: dict[tuple[str, str | None], float] = {}
+        self._printed_at: dict[tuple[str, str | None], float] = {}
 
     def __call__(self, progress: RunProgress) -> None:
         now, about = time.monotonic(), (progress.run_id, progress.dataset)
-        if now - self._told_at.get(about, now - _SECONDS_BETWEEN_LINES) < _SECONDS_BETWEEN_LINES:
+        if now - self._printed_at.get(about, now - _SECONDS_BETWEEN_LINES) < _SECONDS_BETWEEN_LINES:
             return
-        self._told_at[about] = now
+        self._printed_at[about] = now
         typer.echo(
             f"{progress.run_id}: {progress.dataset}: {number(progress.rows_read)} rows read, "
             f"{number(progress.rows_written)} written, {number(progress.bytes_written)} bytes",

@@ -1,7 +1,7 @@
 """
-Runs as people and programs read them: lines, key-value blocks, tables, and objects with the history's columns.
+Shows runs to people and programs: lines, key-value blocks, tables, and JSON objects with the history's columns.
 
-What comes from messages and errors is shown without control characters: a terminal would obey them.
+Text of messages and errors is shown without control characters: a terminal would obey them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, DatasetCounts, Run
 
 NOTHING = "-"
-"""Stands for a value that isn't there, so that every line has the same number of columns."""
+"""Shown for a missing value, so that every line has the same number of columns."""
 
 
 class Column(NamedTuple):
-    """One column of a table. Numbers stand at its `right` edge; `long` text may take several lines on a terminal."""
+    """One column of a table. Numbers are aligned `right`; `long` text may take several lines on a terminal."""
 
     title: str
     right: bool = False
@@ -108,7 +108,7 @@ def attempt_line(attempt: Attempt) -> tuple[str, ...]:
 
 
 def run_details(run: Run) -> str:
-    """A run in full, a line for each thing that is known of it."""
+    """A run in full, a line for each known fact."""
     asked = run.request.model_dump(mode="json", exclude_defaults=True, exclude={"run_id"})
     came_from = f"{run.topic}, partition {run.partition}, offset {run.offset}" if run.topic else None
     facts: dict[str, str | None] = {
@@ -127,12 +127,12 @@ def run_details(run: Run) -> str:
         "not before": None if run.state.finished else _utc(run.not_before),
         "started": _utc(run.started_at),
         "finished": _utc(run.finished_at),
-        "took": _unless_none(duration, run.duration_ms),
-        "rows read": _unless_none(number, run.rows_read),
-        "rows written": _unless_none(number, run.rows_written),
-        "rows filtered": _unless_none(number, run.rows_filtered),
-        "rows rejected": _unless_none(number, run.rows_rejected),
-        "bytes written": _unless_none(number, run.bytes_written),
+        "took": duration(run.duration_ms),
+        "rows read": number(run.rows_read),
+        "rows written": number(run.rows_written),
+        "rows filtered": number(run.rows_filtered),
+        "rows rejected": number(run.rows_rejected),
+        "bytes written": number(run.bytes_written),
         "time spent": ", ".join(f"{stage} {duration(ms)}" for stage, ms in (run.timings or {}).items()),
         "manifest": run.manifest_url,
         "error": run.error.kind if run.error else None,
@@ -140,10 +140,10 @@ def run_details(run: Run) -> str:
         "worker": run.worker,
         "job config": run.config_id,
         "lease ends": _utc(run.lease_expires_at),
-        "fence": _unless_none(str, run.fence),
+        "fence": None if run.fence is None else str(run.fence),
         "trace id": run.trace_id,
     }
-    known = {name: value for name, value in facts.items() if value}
+    known = {name: value for name, value in facts.items() if value and value != NOTHING}
     width = max(map(len, known)) + 2
     lines = []
     for name, value in known.items():
@@ -153,7 +153,7 @@ def run_details(run: Run) -> str:
 
 
 def _waits(run: Run) -> bool:
-    """Whether only a worker with the run's own job config may go on with it."""
+    """Whether only a worker with the run's own job config may continue it."""
     return run.pinned and run.state == "queued"
 
 
@@ -190,8 +190,13 @@ def number(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 upload`, `1,234 uploads`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
-    """The text with a space for every character but line ends that isn't printed but obeyed."""
+    """The text with a space for each control character except line ends: a terminal would obey it."""
     return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
 
 
@@ -199,16 +204,12 @@ def _utc(time: datetime | None) -> str | None:
     return None if time is None else f"{moment(time)} UTC"
 
 
-def _unless_none(show: Any, value: int | None) -> str | None:
-    return None if value is None else str(show(value))
-
-
 # -- output --------------------------------------------------------------------------------------
 
 
 _LEAST_LONG = 30
 _BETWEEN = 3
-"""Characters: the narrowest column of long text, and what stands between two columns of a table."""
+"""Characters: the narrowest column of long text, and the space between two columns of a table."""
 
 
 def on_terminal() -> bool:
@@ -242,10 +243,10 @@ def _print_rich_table(columns: Sequence[Column], widths: Sequence[int], lines: I
         needed += least + _BETWEEN
         table.add_column(column.title, justify="right" if column.right else "left", min_width=least, overflow="fold")
     for line in lines:
-        # Text, not str: what is in square brackets would be taken for markup.
+        # Text, because rich reads square brackets in a str as markup.
         table.add_row(*(Text(cell) for cell in line))
     console = Console(file=sys.stdout)
-    # Where the window is too narrow, lines go on in the next: better than ids and numbers broken in pieces.
+    # In a narrow window, lines wrap as a whole: better than broken ids and numbers.
     console.print(table, width=max(console.width, needed), crop=False, soft_wrap=False)
 
 

@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz` over HTTP, for whoever keeps this process running."""
+"""`/livez` and `/readyz` over HTTP, for the orchestrator of this process."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ async def health_server(health: Health, *, host: str, port: int, mask: Mask) -> 
     """
     Answer for the length of the block: 200, or 503 with the reasons.
 
-    Where the port is taken the service works without, and says so: whoever probes it finds out at once.
+    If the port is taken, logs a warning and goes on without: probes fail, so the orchestrator notices at once.
     """
     application = web.Application()
     application.router.add_get("/livez", _answer(health.not_alive, mask))

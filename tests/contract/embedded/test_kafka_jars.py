@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_processing.embedded import kafka_jars as kafka_jars_module
-from pipeline_processing.embedded.kafka_jars import KAFKA_VERSION, KafkaJars, cache_folders
+from pipeline_processing.embedded.kafka_jars import KAFKA_VERSION, Say, cache_folder, kafka_jars
 from pipeline_processing.embedded.process import EmbeddedServerError
 from tests.watching import eventually
 
@@ -49,8 +47,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "kafka"
 
 
-def jars(*folders: Path, fetch: Callable[[str, Path], Path] = unreachable) -> KafkaJars:
-    return KafkaJars(folders=folders, checksums=CHECKSUMS, fetch=fetch)
+def jars(folder: Path, *, fetch: Callable[[str, Path], Path] = unreachable, say: Say = lambda _: None) -> list[Path]:
+    return kafka_jars(say, folder=folder, checksums=CHECKSUMS, fetch=fetch)
 
 
 def left_in(folder: Path) -> set[str]:
@@ -62,7 +60,7 @@ def test_they_are_fetched_once(folder: Path) -> None:
     repository = Repository()
     said: list[str] = []
 
-    paths = jars(folder, fetch=repository).paths(said.append)
+    paths = jars(folder, fetch=repository, say=said.append)
 
     assert paths == [folder / name for name in NAMES]
     assert [path.read_text() for path in paths] == list(COORDINATES)
@@ -70,19 +68,19 @@ def test_they_are_fetched_once(folder: Path) -> None:
     assert len(said) == 1
     assert str(folder) in said[0]
     assert left_in(folder) == {"kafka", "kafka.lock"}
-    assert jars(folder).paths(said.append) == paths
+    assert jars(folder, say=said.append) == paths
     assert len(said) == 1
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda jar: jar.write_text("else")], ids=["missing", "changed"])
 def test_a_damaged_cache_is_fetched_anew(damage: Callable[[Path], object], folder: Path) -> None:
     """One jar that isn't there, or isn't what it was, is enough."""
-    paths = jars(folder, fetch=Repository()).paths()
+    paths = jars(folder, fetch=Repository())
     (folder / "made from them").touch()
     damage(paths[1])
     repository = Repository()
 
-    jars(folder, fetch=repository).paths()
+    jars(folder, fetch=repository)
 
     assert len(repository.fetched) == len(COORDINATES)
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
@@ -94,7 +92,7 @@ def test_a_jar_with_another_checksum_is_refused(folder: Path) -> None:
     repository = Repository({COORDINATES[1]: "something else"})
 
     with pytest.raises(EmbeddedServerError, match=f"{COORDINATES[1]} has another checksum"):
-        jars(folder, fetch=repository).paths()
+        jars(folder, fetch=repository)
 
     assert left_in(folder) == {"kafka.lock"}
 
@@ -102,10 +100,10 @@ def test_a_jar_with_another_checksum_is_refused(folder: Path) -> None:
 def test_a_failed_fetch_says_why_and_what_to_do(folder: Path) -> None:
     """The error names cause and remedy; nothing is kept, and the next try may succeed."""
     with pytest.raises(EmbeddedServerError, match=rf"no route to host.*let this machine reach it.*copy {folder}"):
-        jars(folder).paths()
+        jars(folder)
 
     assert left_in(folder) == {"kafka.lock"}
-    assert jars(folder, fetch=Repository()).paths()
+    assert jars(folder, fetch=Repository())
 
 
 def test_without_the_wheel_that_fetches_it_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,13 +113,13 @@ def test_without_the_wheel_that_fetches_it_is_named(folder: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "jgo", None)
 
     with pytest.raises(EmbeddedServerError, match=r"'jgo'.*pipeline-processing\[demo\]"):
-        KafkaJars(folders=[folder], checksums=CHECKSUMS).paths()
+        kafka_jars(folder=folder, checksums=CHECKSUMS)
 
 
 _OTHER_PROCESS = """
 import json, os, sys, time
 from pathlib import Path
-from pipeline_processing.embedded.kafka_jars import KafkaJars
+from pipeline_processing.embedded.kafka_jars import kafka_jars
 folder, checksums, stops = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 def fetch(coordinate, scratch):
     jar = scratch / coordinate.replace(":", "-")
@@ -131,7 +129,7 @@ def fetch(coordinate, scratch):
     if stops:
         time.sleep(60)  # until it is killed, in the middle of its work
     return jar
-print(*KafkaJars(folders=[folder], checksums=checksums, fetch=fetch).paths())
+print(*kafka_jars(folder=folder, checksums=checksums, fetch=fetch))
 """
 
 
@@ -161,36 +159,17 @@ def test_a_process_that_dies_while_it_fetches_is_followed_by_another(folder: Pat
     assert not folder.exists()
     assert left_in(folder) == {"kafka.lock", "kafka.partial", "kafka.fetched"}
 
-    jars(folder, fetch=Repository()).paths()
+    jars(folder, fetch=Repository())
 
     assert left_in(folder) == {"kafka", "kafka.lock", "kafka.fetched"}
 
 
-def test_where_nothing_can_be_written_another_folder_is_taken(tmp_path: Path, folder: Path) -> None:
-    """A home that isn't there, or is read-only, is no obstacle; when there's nothing else, the error says so."""
-    closed = tmp_path / "closed"
-    closed.touch()
-    nowhere = closed / "cache" / "kafka"
+def test_a_folder_that_can_t_be_written_to_is_named(tmp_path: Path) -> None:
+    """With the variable that names another."""
+    (tmp_path / "closed").touch()
 
-    assert jars(nowhere, folder, fetch=Repository()).paths() == [folder / name for name in NAMES]
-    with pytest.raises(EmbeddedServerError, match=rf"{closed}/cache can't be written to. Set XDG_CACHE_HOME"):
-        jars(nowhere).paths()
-
-
-def test_jars_that_somebody_else_keeps_are_used_in_place(tmp_path: Path, folder: Path) -> None:
-    """They may lie in any of the folders, also in one that can't be written to."""
-    jars(folder, fetch=Repository()).paths()
-
-    assert jars(tmp_path / "mine" / "kafka", folder).paths() == [folder / name for name in NAMES]
-
-
-def test_what_belongs_to_somebody_else_isn_t_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder for all, another user could have put jars, and could replace them after they were checked."""
-    jars(folder, fetch=Repository()).paths()
-    monkeypatch.setattr(kafka_jars_module, "_is_ours", lambda folder: False)  # as only root could arrange it
-
-    with pytest.raises(EmbeddedServerError, match="can't be written to"):
-        jars(folder).paths()
+    with pytest.raises(EmbeddedServerError, match=rf"{tmp_path}/closed.*set XDG_CACHE_HOME"):
+        jars(tmp_path / "closed" / "cache" / "kafka")
 
 
 @pytest.mark.parametrize(
@@ -202,21 +181,19 @@ def test_what_belongs_to_somebody_else_isn_t_trusted(folder: Path, monkeypatch: 
     ],
 )
 def test_they_lie_in_the_user_s_cache(
-    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the XDG specification says or, if need be, in a temporary folder of the user's own."""
+    """Where the XDG specification says."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    temporary = f"{tmp_path}/pipeline-processing-cache-{os.geteuid()}"
-    assert cache_folders() == [Path(folder, f"kafka-{KAFKA_VERSION}") for folder in (expected, temporary)]
+    assert cache_folder() == Path(expected, f"kafka-{KAFKA_VERSION}")
 
 
 def test_the_checksums_are_those_of_this_version() -> None:
     """Every jar has one, the broker and what it logs with among them."""
-    names = [path.name for path in KafkaJars().paths()]
+    names = [path.name for path in kafka_jars()]
 
     assert f"kafka_2.13-{KAFKA_VERSION}.jar" in names
     assert any(name.startswith("slf4j-simple-") for name in names)

@@ -93,8 +93,7 @@ def database(servers: EmbeddedServers) -> Iterator[Database]:
 
 
 def written(options: CsvOptions, names: list[str], rows: Rows) -> bytes:
-    csv = Csv(fixed=True, options=options)
-    csv.begin(names)
+    csv = Csv(names, fixed=True, options=options)
     return csv.head() + (csv.encode(rows) if rows else b"")
 
 

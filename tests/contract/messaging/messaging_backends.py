@@ -14,8 +14,8 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
 from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.messaging.kafka.incarnation import Incarnation
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
-from pipeline_processing.messaging.kafka.topic_ids import Incarnation
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Events, Offsets, Outgoing, Record, RequestStream, Topics

@@ -13,8 +13,9 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from pipeline_processing.destinations.tables import destination as tables_destination
 from pipeline_processing.destinations.tables.destination import PostgresDestination
-from pipeline_processing.destinations.tables.loading_errors import TableConflict, session
+from pipeline_processing.destinations.tables.errors import TableConflict, session
 from pipeline_processing.errors import (
     ConflictingObjects,
     DestinationUnavailable,
@@ -23,7 +24,6 @@ from pipeline_processing.errors import (
     UploadMissing,
 )
 from pipeline_processing.model import Artifact, FormatName, InlineContent, StagedTable, UploadRef
-from pipeline_processing.postgres import loads
 from tests.contract.postgres_destination.warehouse import (
     KEY,
     METADATA,
@@ -162,7 +162,7 @@ async def test_a_lost_reply_is_harmless(warehouse: Warehouse, monkeypatch: pytes
         raise DestinationUnavailable("broke off")
 
     with monkeypatch.context() as patched:
-        patched.setattr(loads, "session", losing_the_reply)
+        patched.setattr(tables_destination, "session", losing_the_reply)
         with pytest.raises(DestinationUnavailable):
             await destination.complete(artifact, metadata=METADATA)
     await destination.complete(artifact, metadata=METADATA)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import io
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -117,6 +118,18 @@ def key_of(dataset: str, metadata: Mapping[str, str]) -> str:
     return f"agency_id={metadata['agency-id']}/run_id={metadata['run-id']}/{dataset}"
 
 
+def records_of(body: bytes, form: FormatName, *, size: int) -> Iterator[bytes]:
+    """Pieces of whole records, of that size or a little more: a CSV record may have line ends in quotes."""
+    piece = b""
+    for line in io.BytesIO(body):
+        piece += line
+        if len(piece) >= size and (form is FormatName.NDJSON or piece.count(b'"') % 2 == 0):
+            yield piece
+            piece = b""
+    if piece:
+        yield piece
+
+
 async def stage(
     destination: Destination,
     body: bytes,
@@ -132,8 +145,8 @@ async def stage(
     async with destination.open(
         key, content, metadata=metadata, on_started=Started() if started is None else started
     ) as upload:
-        for start in range(0, len(body), piece):
-            await upload.write(body[start : start + piece])
+        for written in records_of(body, content.format, size=piece):
+            await upload.write(written)
         sealed = await upload.seal()
     made = Artifact(
         key=key,

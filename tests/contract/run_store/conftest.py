@@ -211,8 +211,8 @@ def shared_schema(database: str) -> str:
 async def shared(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
     """The shared history, empty."""
     async with postgres_backend(dsn, schema) as backend:
-        await backend.execute("".join(f"DELETE FROM {table};" for table in EMPTIED))
-        await backend.execute("ALTER SEQUENCE dead_letters_number_seq RESTART")
+        emptied = "".join(f"DELETE FROM {table};" for table in EMPTIED)
+        await backend.execute(f"{emptied} ALTER TABLE dead_letters ALTER COLUMN number RESTART")
         yield backend
 
 

@@ -15,12 +15,12 @@ from pipeline_processing.model import (
     MultipartUpload,
     Plan,
     Run,
-    RunCompletion,
     RunFailure,
     StagedFile,
     UploadedPart,
     UploadRef,
 )
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
 from tests.contract.run_store.conftest import Backend
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline_processing.model import RunCompletion
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Origin, RunStore
 from tests.contract.run_store.conftest import Backend
 from tests.contract.run_store.helpers import (

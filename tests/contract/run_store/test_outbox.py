@@ -17,7 +17,7 @@ from pipeline_processing.errors import (
     SourceBusy,
 )
 from pipeline_processing.history.postgres import outbox
-from pipeline_processing.history.postgres.intake import _Batch
+from pipeline_processing.history.postgres.intake import Storable, write
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.store import Announce, RunStore
 from tests.contract.run_store.conftest import Backend, PostgresBackend, postgres_backend
@@ -337,7 +337,7 @@ async def test_an_intake_that_is_just_writing_has_the_event_sent_again(
 
         async def send(events: Sequence[OutboxEvent]) -> None:
             await writing.start()
-            await _Batch([message()]).write(connection)
+            await write(connection, [Storable(message(), digest=message().request.digest())])
 
         announcing = asyncio.create_task(on_postgres.runs.outbox.announce(send, limit=10))
         async with asyncio.timeout(20):

@@ -12,15 +12,8 @@ import orjson
 import pytest
 
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RunUnknown, Superseded
-from pipeline_processing.model import (
-    Counts,
-    FormatName,
-    JobRequest,
-    Run,
-    RunCompletion,
-    RunState,
-    UploadRef,
-)
+from pipeline_processing.model import Counts, FormatName, JobRequest, Run, RunState, UploadRef
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
 from tests.contract.run_store.conftest import Backend
 from tests.contract.run_store.helpers import (

@@ -14,6 +14,7 @@ from opentelemetry.trace import NoOpTracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.destinations.memory.destination import MemoryDestination
@@ -42,17 +43,21 @@ async def export_all(
 ) -> dict[str, bytes]:
     """The artifacts' bytes of several datasets, made by the processor in one snapshot."""
     asked = JobRequest.model_validate({"agency_id": 7, **(request or {})})
+    run = RunContext(run_id="run-1", attempt=1, trace_id="0" * 32, request=asked)
     processor = AgencyProcessor(
-        run=RunContext(run_id="run-1", attempt=1, trace_id="0" * 32, request=asked),
+        run=run,
         source=Sources({"postgres": source}, clock=SystemClock()),
         services=NoServices(),  # type: ignore[arg-type]  # it opens nothing
-        destinations=Destinations([MemoryDestination(inline_limit=GIB)]),
+        outlet=Outlet(
+            run=run,
+            destinations=Destinations([MemoryDestination(inline_limit=GIB)]),
+            on_upload=_no_upload,
+            mask=Mask(),
+            max_row_bytes=GIB,
+        ),
         last_success=_never,
-        on_upload=_no_upload,
         on_progress=lambda counts, *, stage, bytes_written: None,
         tracer=NoOpTracer(),
-        mask=Mask(),
-        max_row_bytes=GIB,
     )
     export = await processor.process_agency(asked.agency_id, AgencyJobConfig.model_validate({"datasets": datasets}))
     return {exported.counts.name: _content(*exported.artifacts) for exported in export.datasets}

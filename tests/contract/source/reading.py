@@ -9,9 +9,24 @@ import asyncpg
 
 from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
 from pipeline_processing.errors import SourceUnavailable
-from pipeline_processing.ports import Batches
+from pipeline_processing.ports import Batches, Rows
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.rows.projection import Projection
 from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, PostgresSource
+
+
+class RowBatches:
+    """A source's batches, each record as a dict."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.columns = batches.columns
+        self._batches = batches
+
+    def __aiter__(self) -> "RowBatches":
+        return self
+
+    async def __anext__(self) -> Rows:
+        return Projection.of(self.columns.names).rows(await anext(self._batches))
 
 
 @asynccontextmanager
@@ -49,13 +64,13 @@ async def reading(
     carry: str = "json",
     arguments: Mapping[str, Any] | None = None,
     **options: Any,
-) -> AsyncIterator[Batches]:
+) -> AsyncIterator[RowBatches]:
     """The batches of one query, as dataset `records` of a snapshot of its own."""
     async with (
         source.snapshot({"records": config(query, **options)}) as snapshot,
-        snapshot.rows("records", arguments or {}, carry=carry) as batches,
+        snapshot.records("records", arguments or {}, carry=carry) as batches,
     ):
-        yield batches
+        yield RowBatches(batches)
 
 
 async def read(source: PostgresSource, query: str, **options: Any) -> list[list[Any]]:

@@ -12,10 +12,10 @@ from pipeline_processing.aio.clock import Clock, SystemClock
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
-from pipeline_processing.ports import Batches, Source
+from pipeline_processing.ports import Source
 from pipeline_processing.sources.http.options import HttpSourceConfig
 from pipeline_processing.sources.http.source import HttpSource
-from tests.contract.source.reading import postgres, postgres_source
+from tests.contract.source.reading import RowBatches, postgres, postgres_source
 from tests.upstream_api import Asked, Handler, UpstreamApi
 
 COLUMNS = {
@@ -166,13 +166,13 @@ async def http_backend() -> AsyncIterator[Backend]:
 @asynccontextmanager
 async def reading(
     source: Source, options: Any, arguments: Mapping[str, Any] | None = None, *, carry: str = "json"
-) -> AsyncIterator[Batches]:
+) -> AsyncIterator[RowBatches]:
     """The batches of dataset `records`, in a snapshot of its own."""
     async with (
         source.snapshot({"records": options}) as snapshot,
-        snapshot.rows("records", arguments or {}, carry=carry) as batches,
+        snapshot.records("records", arguments or {}, carry=carry) as batches,
     ):
-        yield batches
+        yield RowBatches(batches)
 
 
 async def read(

@@ -1,6 +1,6 @@
 """What every source has to do alike: one suite for all of them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -69,7 +69,7 @@ async def test_columns_are_known_before_rows(backend: Backend):
     await backend.fill([])
     async with (
         backend.source.snapshot({"records": backend.options()}) as snapshot,
-        snapshot.rows("records", SEVEN, carry="json") as batches,
+        snapshot.records("records", SEVEN, carry="json") as batches,
     ):
         columns = snapshot.columns("records", carry="json")
 
@@ -87,23 +87,19 @@ async def test_the_snapshots_time(backend: Backend):
         assert snapshot.taken_at.tzinfo is not None
 
 
-async def test_rows_are_made_as_the_reader_wants(backend: Backend):
-    """`make_rows` gets records in the order of the columns, once for each batch, and its rows are the batch."""
+async def test_records_are_in_the_order_of_the_columns(backend: Backend):
+    """Each with one value per column; after the last batch there is none."""
     await backend.fill([row(number) for number in range(2500)])
-    made: list[int] = []
 
-    def make(records: Sequence[Sequence[Any]]) -> list[Any]:
-        made.append(len(records))
-        return [(next(iter(COLUMNS)), record[0], len(record)) for record in records]
-
-    async with reading(backend.source, backend.options(), SEVEN) as batches:
-        batches.make_rows = make
-        got = [batch async for batch in batches]
+    async with (
+        backend.source.snapshot({"records": backend.options()}) as snapshot,
+        snapshot.records("records", SEVEN, carry="json") as batches,
+    ):
+        got = [record async for batch in batches for record in batch]
         with pytest.raises(StopAsyncIteration):
             await anext(batches)
 
-    assert [each for batch in got for each in batch] == [("id", number, len(COLUMNS)) for number in range(2500)]
-    assert made == [len(batch) for batch in got]
+    assert [(record[0], len(record)) for record in got] == [(number, len(COLUMNS)) for number in range(2500)]
 
 
 async def test_several_datasets_one_after_the_other(backend: Backend):
@@ -113,7 +109,7 @@ async def test_several_datasets_one_after_the_other(backend: Backend):
     counts = []
     async with backend.source.snapshot(datasets) as snapshot:
         for name, carry in (("a", "json"), ("b", "text"), ("a", "text")):
-            async with snapshot.rows(name, {**SEVEN, "x": "n"}, carry=carry) as batches:
+            async with snapshot.records(name, {**SEVEN, "x": "n"}, carry=carry) as batches:
                 counts.append(sum([len(batch) async for batch in batches]))
 
     assert counts == [10, 10, 10]

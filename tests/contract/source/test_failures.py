@@ -89,7 +89,7 @@ async def test_statement_timeout(carry: str, source: PostgresSource):
     }
     async with source.snapshot(datasets) as snapshot:
         for name in datasets:
-            async with snapshot.rows(name, {}, carry=carry) as batches:
+            async with snapshot.records(name, {}, carry=carry) as batches:
                 assert len([batch async for batch in batches]) == 1
 
 

@@ -20,9 +20,9 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.kinds import text_of
-from pipeline_processing.ports import Batches
 from pipeline_processing.sources.http.options import HttpSourceConfig
 from pipeline_processing.sources.http.source import HttpSource
+from tests.contract.source.reading import RowBatches
 from tests.contract.source.source_backends import http_source, read, reading
 from tests.unit.stepped_clock import START, SteppedClock
 from tests.upstream_api import (
@@ -60,7 +60,7 @@ async def ids(options: HttpSourceConfig, source: HttpSource | None = None) -> li
     return [row["id"] for row in await read(source or http_source(), options)]
 
 
-async def keep(batches: Batches, rows: list[Any]) -> None:
+async def keep(batches: RowBatches, rows: list[Any]) -> None:
     """Also those before an error."""
     async for batch in batches:
         rows += batch

@@ -39,9 +39,9 @@ async def test_all_datasets_see_one_moment(carry: str, source: PostgresSource, c
 
     async with source.snapshot({"first": first, "second": second}) as snapshot:
         await connection.execute("UPDATE accounts SET balance = balance + 1")
-        async with snapshot.rows("first", {}, carry=carry) as batches:
+        async with snapshot.records("first", {}, carry=carry) as batches:
             [[row]] = [batch async for batch in batches]
-        async with snapshot.rows("second", {}, carry=carry) as batches:
+        async with snapshot.records("second", {}, carry=carry) as batches:
             seen = 0
             async for batch in batches:
                 await connection.execute("UPDATE accounts SET balance = balance + 1; DELETE FROM accounts WHERE id = 1")
@@ -77,11 +77,11 @@ async def test_leaving_early(
 
     async with source.snapshot({"first": first, "second": second}) as snapshot:
         for _ in range(3):
-            async with snapshot.rows("first", {}, carry=carry) as batches:
+            async with snapshot.records("first", {}, carry=carry) as batches:
                 await anext(batches)
                 if "pg_sleep" in query:  # a cancellation that arrives before its query would be lost
                     await until(connection, f"EXISTS ({SLEEPING})")
-            async with snapshot.rows("second", {}, carry=other) as batches:
+            async with snapshot.records("second", {}, carry=other) as batches:
                 [[row]] = [batch async for batch in batches]
             assert str(row["n"]) == "5"
 
@@ -93,7 +93,7 @@ async def test_columns_can_be_told_before_any_row_is_read(carry: str, source: Po
 
     async with source.snapshot({"records": config(query)}) as snapshot:
         columns = snapshot.columns("records", carry=carry)
-        async with snapshot.rows("records", {}, carry=carry) as batches:
+        async with snapshot.records("records", {}, carry=carry) as batches:
             assert batches.columns == columns
 
     assert columns.complete

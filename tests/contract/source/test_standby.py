@@ -37,7 +37,7 @@ async def test_a_standby_that_lags(commits: int):
         await pair.primary.execute("CREATE TABLE later ()")
 
         async with source.snapshot({"records": config("SELECT to_regclass('later')::text AS later")}) as snapshot:
-            async with snapshot.rows("records", {}, carry="json") as batches:
+            async with snapshot.records("records", {}, carry="json") as batches:
                 assert [row["later"] async for batch in batches for row in batch] == [None]
             assert snapshot.taken_at < paused_at
 

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.plugins import Plugin
-from pipeline_processing.ports import RowMaker, Services
+from pipeline_processing.ports import Records, Services
 from pipeline_processing.rows.columns import Columns, Kind
-from pipeline_processing.rows.projection import Projection
 
 
 class CountdownOptions(BaseModel):
@@ -33,17 +32,16 @@ class Numbers:
     def __init__(self, first: int, carry: str) -> None:
         carried = form_of(Kind.INTEGER, carry).carried
         self.columns = columns_in(carry)
-        self.make_rows: RowMaker = Projection.of(self.columns.names).rows
-        self._records = [(carried(number),) for number in range(first, 0, -1)]
+        self._records: Records = [(carried(number),) for number in range(first, 0, -1)]
 
     def __aiter__(self) -> "Numbers":
         return self
 
-    async def __anext__(self) -> list[Any]:
+    async def __anext__(self) -> Records:
         if not self._records:
             raise StopAsyncIteration
         records, self._records = self._records, []
-        return self.make_rows(records)
+        return records
 
 
 class Snapshot:
@@ -58,7 +56,7 @@ class Snapshot:
         return columns_in(carry)
 
     @asynccontextmanager
-    async def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[Numbers]:
+    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[Numbers]:
         """See `ports.Snapshot`."""
         yield Numbers(self._datasets[dataset].first, carry)
 

@@ -20,6 +20,7 @@ from pipeline_processing.agency_data_job.config import (
     InvalidJobConfig,
     load_job_config,
 )
+from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.errors import UnknownDataset
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
 from pipeline_processing.options.limits import Percent
@@ -32,7 +33,6 @@ from pipeline_processing.steps.config import (
     RenameConfig,
     SelectConfig,
 )
-from pipeline_processing.steps.rejections import OnRowError
 from tests.unit.plugged import installed
 
 EXAMPLE = """

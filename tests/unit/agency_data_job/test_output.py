@@ -16,16 +16,29 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline_processing.agency_data_job import outlet as outlet_module
 from pipeline_processing.agency_data_job import output as output_module
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
-from pipeline_processing.agency_data_job.output import DatasetOutput, Outlet, PlanRoom
-from pipeline_processing.agency_data_job.stages import Stages
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
+from pipeline_processing.agency_data_job.output import DatasetOutput
+from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable, RowTooLarge
 from pipeline_processing.formats.formats import new_format
-from pipeline_processing.model import Artifact, Compression, InlineContent, MultipartUpload, StagedTable, UploadRef
-from pipeline_processing.ports import Content, Upload, UploadStarted
+from pipeline_processing.model import (
+    Artifact,
+    Compression,
+    InlineContent,
+    JobRequest,
+    MultipartUpload,
+    StagedTable,
+    UploadRef,
+)
+from pipeline_processing.ports import Content, Sealed, Upload, UploadStarted
+from pipeline_processing.steps.step import Batch
+from pipeline_processing.telemetry.masking import Mask
 from tests.unit.in_memory import Between, InterposedDestination, job, refused
 from tests.unit.memory_tables import MemoryTables
 
@@ -59,10 +72,10 @@ class Place:
         self.destinations = destinations or (MemoryDestination(url="memory://first", inline_limit=0),)
         self.started: list[UploadRef] = []
         self.outlet = Outlet(
+            run=RunContext(run_id="r", attempt=1, trace_id="ab" * 16, request=JobRequest(agency_id=7)),
             destinations=Destinations(self.destinations),
-            prefix=PREFIX,
-            metadata=METADATA,
             on_upload=self._started,
+            mask=Mask(),
             max_row_bytes=max_row_bytes,
         )
 
@@ -71,10 +84,9 @@ class Place:
 
     @asynccontextmanager
     async def output(self, config: DatasetConfig, *, columns: tuple[str, ...] | None = COLUMNS) -> AsyncIterator[Any]:
-        rows_format = new_format(config.format, fixed=columns is not None, csv=config.csv)
-        rows_format.begin(columns or ())
+        rows_format = new_format(config.format, header=columns or (), fixed=columns is not None, csv=config.csv)
         async with DatasetOutput(
-            config, self.outlet, rows_format, columns=columns, snapshot_at=TAKEN_AT, stages=Stages()
+            config, self.outlet, rows_format, columns=columns, snapshot_at=TAKEN_AT, tally=Tally(config.name)
         ) as output:
             yield output
 
@@ -82,8 +94,8 @@ class Place:
         """All of a dataset with these options; its artifacts."""
         async with self.output(dataset(**options), columns=columns) as output:
             for batch in batches:
-                await output.write(batch)
-            artifacts: list[Any] = await output.seal()
+                await output.write(Batch.read(batch, first=1))
+            artifacts = list(await output.seal())
         written = {(artifact.key, artifact.sha256): artifact.size for artifact in artifacts if not in_table(artifact)}
         assert output.bytes_written == sum(written.values())
         return artifacts
@@ -356,7 +368,7 @@ async def test_destinations_are_told_what_an_artifact_holds():
 
 async def test_a_plan_has_room_for_a_few_small_artifacts(monkeypatch: pytest.MonkeyPatch):
     """After them even small ones become uploads; the room is that of all datasets of a run together."""
-    monkeypatch.setattr(output_module, "_MAX_INLINE", 105)
+    monkeypatch.setattr(outlet_module, "_MAX_INLINE", 105)
     listening = Listening(url="memory://first")
     place = Place(listening)
     await place.write([rows(1, width=15)] * 2, max_artifact_rows=1)  # 34 bytes each
@@ -367,23 +379,14 @@ async def test_a_plan_has_room_for_a_few_small_artifacts(monkeypatch: pytest.Mon
 
 def test_room_is_taken_by_what_stands_in_the_plan():
     """Uploads and staged tables need none."""
-    room = PlanRoom()
-    artifact = Artifact(
-        key="k",
-        dataset="records",
-        format="ndjson",
-        compression="none",
-        rows=0,
-        size=5 * MIB,
-        sha256="0" * 64,
-        staged=MultipartUpload(upload_id="u", parts=()),
-    )
+    outlet, destination = Place().outlet, MemoryDestination()
+    content = Content(dataset="records")
 
-    room.take(artifact)
-    room.take(artifact.model_copy(update={"staged": StagedTable(table="t")}))
-    assert room.left
-    room.take(artifact.model_copy(update={"staged": InlineContent(content="")}))
-    assert not room.left
+    for staged in (MultipartUpload(upload_id="u", parts=()), StagedTable(table="t")):
+        outlet.artifact(destination, "k", content, Sealed(5 * MIB, "0" * 64, staged), rows=0)
+    assert outlet.has_inline_room
+    outlet.artifact(destination, "k", content, Sealed(5 * MIB, "0" * 64, InlineContent(content="")), rows=0)
+    assert not outlet.has_inline_room
 
 
 # -- failures ------------------------------------------------------------------------------------
@@ -435,7 +438,7 @@ async def test_a_failure_elsewhere_aborts_all():
 
     async def fail_half_way() -> None:
         async with place.output(dataset(max_artifact_rows=2)) as output:
-            await output.write(rows(3))
+            await output.write(Batch.read(rows(3), first=1))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -449,7 +452,7 @@ async def test_what_is_never_sealed_is_aborted():
     """Artifacts that were sealed on the way are part of a whole that isn't."""
     place, _, _, _ = interposed()
     async with place.output(dataset(max_artifact_rows=2)) as output:
-        await output.write(rows(3))
+        await output.write(Batch.read(rows(3), first=1))
 
     assert len(place.started) == 5
     assert place.open_uploads == []

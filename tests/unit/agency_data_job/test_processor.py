@@ -21,16 +21,17 @@ import pytest
 from asyncpg.types import Attribute, Type
 from opentelemetry.trace import NoOpTracer
 
-from pipeline_processing.agency_data_job import processor as processor_module
+from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor, Export
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.s3.client import S3Client
-from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     DestinationUnavailable,
@@ -56,7 +57,7 @@ from pipeline_processing.ports import Destination
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.sources.postgres.source import PostgresSource
 from pipeline_processing.sources.several import Sources
-from pipeline_processing.steps.chain import bound
+from pipeline_processing.steps.step import Batch
 from pipeline_processing.telemetry.masking import Mask
 from tests.unit.in_memory import NoServices
 
@@ -173,24 +174,22 @@ class World:
 
     async def run(self, *datasets: dict[str, Any], request: JobRequest | None = None) -> Export:
         """One run of agency 7 over datasets, each of which reads the table of its name."""
+        context = RunContext(run_id="run-1", attempt=2, trace_id="0" * 32, request=request or JobRequest(agency_id=7))
+        s3 = S3Destination(client=self.s3, bucket="exports", prefix="agencies", budget=self.budget, part_size=5 * MIB)
         processor = AgencyProcessor(
-            run=RunContext(run_id="run-1", attempt=2, trace_id="0" * 32, request=request or JobRequest(agency_id=7)),
+            run=context,
             source=Sources({"postgres": PostgresSource(database=self.database)}, clock=SystemClock()),
             services=NoServices(),
-            destinations=Destinations(
-                [
-                    self.destination
-                    or S3Destination(
-                        client=self.s3, bucket="exports", prefix="agencies", budget=self.budget, part_size=5 * MIB
-                    )
-                ]
+            outlet=Outlet(
+                run=context,
+                destinations=Destinations([self.destination or s3]),
+                on_upload=self.on_upload,
+                mask=Mask(),
+                max_row_bytes=self.max_row_bytes,
             ),
             last_success=AsyncMock(return_value=None),
-            on_upload=self.on_upload,
             on_progress=lambda counts, *, stage, bytes_written: self.progress.append(counts),
             tracer=NoOpTracer(),
-            mask=Mask(),
-            max_row_bytes=self.max_row_bytes,
         )
         config = AgencyJobConfig.model_validate({"datasets": [_dataset(**each) for each in datasets]})
         return await processor.process_agency(7, config)
@@ -397,22 +396,13 @@ async def test_a_dry_run_writes_nowhere(large: World):
 def losing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage with a bug: the last row of each batch is gone, and no step says so."""
 
-    class Losing:
-        def __init__(self, chain: Any) -> None:
-            self._chain = chain
+    through = Chain.__call__
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._chain, name)
+    async def losing(self: Chain, batch: Batch) -> Batch:
+        left = await through(self, batch)
+        return left.changed(left.rows[:-1])
 
-        async def __call__(self, batch: list[Any]) -> list[Any]:
-            return (await self._chain(batch))[:-1]
-
-    @asynccontextmanager
-    async def losing_bound(*args: Any, **names: Any) -> AsyncIterator[Losing]:
-        async with bound(*args, **names) as chain:
-            yield Losing(chain)
-
-    monkeypatch.setattr(processor_module, "bound", losing_bound)
+    monkeypatch.setattr(Chain, "__call__", losing)
 
 
 async def test_rows_that_get_lost_between_two_stages(large: World, losing: None):

@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline_processing.agency_data_job.output import Outlet
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.quarantine import Quarantine
+from pipeline_processing.agency_data_job.rejections import Rejected
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, RowTooLarge
-from pipeline_processing.model import Artifact, InlineContent, UploadRef
-from pipeline_processing.steps.rejections import Rejected
+from pipeline_processing.model import Artifact, InlineContent, JobRequest, UploadRef
 from pipeline_processing.telemetry.masking import Mask
 from tests.unit.in_memory import Between, InterposedDestination, refused
 from tests.unit.memory_tables import MemoryTables
@@ -36,10 +37,10 @@ class Place:
         self.started: list[UploadRef] = []
         primary: Any = InterposedDestination(self.primary, self.between)
         self.outlet = Outlet(
+            run=RunContext(run_id="r", attempt=1, trace_id="ab" * 16, request=JobRequest(agency_id=7)),
             destinations=Destinations([MemoryTables(), primary, self.second]),
-            prefix="agency_id=7/run_id=r",
-            metadata={"run-id": "r", "attempt": "1"},
             on_upload=self._started,
+            mask=Mask(),
             max_row_bytes=max_row_bytes,
         )
 
@@ -47,7 +48,7 @@ class Place:
         self.started.append(upload)
 
     async def write(self, *batches: Iterable[FaultyRow]) -> Artifact | None:
-        async with Quarantine("records", self.outlet, mask=Mask()) as quarantine:
+        async with Quarantine("records", self.outlet) as quarantine:
             for batch in batches:
                 await quarantine.write(batch)
             artifact = await quarantine.seal()
@@ -56,13 +57,13 @@ class Place:
 
     async def lines(self, artifact: Artifact) -> list[Any]:
         """What a reader will see of it."""
-        await self.primary.complete(artifact, metadata=self.outlet.metadata)
+        await self.primary.complete(artifact, metadata=self.outlet.run.metadata)
         body, _ = self.primary.objects[artifact.key]
         return [json.loads(line) for line in body.splitlines()]
 
 
 def faulty(number: int, *, reason: str = "no", **row: Any) -> FaultyRow:
-    return Rejected(number, "cast", reason), row
+    return Rejected(number, "cast", reason, tuple(row.values())), row
 
 
 async def test_without_rejected_rows_there_is_no_artifact():
@@ -97,7 +98,7 @@ async def test_values_as_they_were_read():
     artifact = await place.write([faulty(1, **{k: msgspec.Raw(v) for k, v in raw.items()}, text=text)])
 
     assert artifact is not None
-    await place.primary.complete(artifact, metadata=place.outlet.metadata)
+    await place.primary.complete(artifact, metadata=place.outlet.run.metadata)
     body, _ = place.primary.objects[KEY]
     assert body.count(b"\n") == 1
     assert b'"amount":1.50,"doc":{"a":[1,null]},"nan":"NaN","big":123456789012345678901234567890' in body
@@ -121,7 +122,7 @@ async def test_a_small_one_stands_in_the_plan():
 
     assert artifact is not None
     assert isinstance(artifact.staged, InlineContent)
-    assert len(b64decode(artifact.staged.content)) == artifact.size == place.outlet.room._used
+    assert len(b64decode(artifact.staged.content)) == artifact.size == place.outlet.inline_bytes
     assert place.started == []
 
 
@@ -141,7 +142,7 @@ async def test_a_failure_aborts_it(method: str):
 async def test_without_seal_it_is_aborted():
     """Whatever the reason for leaving it."""
     place = Place()
-    async with Quarantine("records", place.outlet, mask=Mask()) as quarantine:
+    async with Quarantine("records", place.outlet) as quarantine:
         await quarantine.write([faulty(1, id=1)])
 
     assert place.started != []

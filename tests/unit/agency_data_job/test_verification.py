@@ -1,18 +1,12 @@
 """What must hold of a dataset before its artifact may be published."""
 
-from typing import Any
-
 import pytest
 
 from pipeline_processing.agency_data_job import verification
 from pipeline_processing.agency_data_job.config import Expect
-from pipeline_processing.agency_data_job.verification import checks_of_rows
-from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted, UnknownColumn
+from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted
 from pipeline_processing.model import DatasetCounts
 from pipeline_processing.ports import LastSuccess
-from pipeline_processing.rows.columns import Column
-from pipeline_processing.rows.values import PLAIN_NUMBER
-from tests.unit.steps.step_context import context
 from tests.unit.virtual_clock import EPOCH
 
 
@@ -109,36 +103,6 @@ def test_more_change_than_is_expected(most: str, before: int, written: int):
 def test_the_first_run_is_compared_with_nothing():
     """There is none before it, whatever it writes."""
     verify(counts(10**6, 10**6), Expect.model_validate({"max_change": "0%"}))
-
-
-# -- single rows ---------------------------------------------------------------------------------
-
-COLUMNS = [Column("id", comparison=PLAIN_NUMBER), Column("name")]
-
-
-@pytest.mark.parametrize(
-    ("expect", "names"),
-    [
-        ({}, []),
-        ({"not_null": ["id"]}, ["expect not_null: id"]),
-        ({"unique": ["id"]}, ["expect unique: id"]),
-        ({"not_null": ["id", "name"], "unique": ["id"]}, ["expect not_null: id, name", "expect unique: id"]),
-    ],
-)
-def test_checks_of_single_rows_are_steps(expect: dict[str, Any], names: list[str]):
-    """They come behind the job's own, and are called by what the config calls them."""
-    checks = checks_of_rows(Expect.model_validate(expect))
-
-    assert [check(context(COLUMNS)).name for check in checks] == names
-
-
-@pytest.mark.parametrize("check", ["not_null", "unique"])
-def test_a_check_of_a_column_that_is_not_there(check: str):
-    """It is found as a step's would be."""
-    (make,) = checks_of_rows(Expect.model_validate({check: ["nmae"]}))
-
-    with pytest.raises(UnknownColumn, match=r"'nmae'.*have id, name"):
-        make(context(COLUMNS))
 
 
 def test_any_number_may_follow_none() -> None:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.aio.own_thread import OwnThread
-from pipeline_processing.aio.step_thread import StepPlace
+from pipeline_processing.aio.own_thread import OwnThread, StepPlace
 
 variable = contextvars.ContextVar("variable", default="unset")
 
@@ -99,7 +98,7 @@ async def test_the_thread_ends():
 HANGING_PROCESS = """
 import asyncio, threading
 from pipeline_processing.aio.own_thread import OwnThread
-from pipeline_processing.aio.step_thread import StepPlace
+from pipeline_processing.aio.own_thread import StepPlace
 
 async def main():
     thread = OwnThread(StepPlace("test"))

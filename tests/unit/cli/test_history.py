@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from pipeline_processing.cli import history
+from pipeline_processing.cli.options import moment
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
@@ -87,7 +88,7 @@ Show = Callable[..., str]
 def show(store: RunStore, capsys: pytest.CaptureFixture[str]) -> Show:
     """Runs `history` with these arguments; what it printed."""
     app = typer.Typer()
-    history.register(app)
+    app.command()(history.history)
 
     def show(*arguments: str) -> str:
         app(arguments, standalone_mode=False)
@@ -285,13 +286,14 @@ def test_a_wrong_option_is_wrong_usage(show: Show, arguments: Sequence[str], mes
     assert arguments[0] in refused.value.format_message()
 
 
-def test_since_may_be_a_duration_ago() -> None:
+def test_since_may_be_a_duration_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     """`2h`: counted back from now; a time keeps its instant."""
-    now = datetime(2026, 1, 18, 12, 0, tzinfo=UTC)
+    clock = SteppedClock()
+    monkeypatch.setattr("pipeline_processing.aio.clock.SystemClock", lambda: clock)
 
-    assert history.moment_of("2h", now=now) == datetime(2026, 1, 18, 10, 0, tzinfo=UTC)
-    assert history.moment_of("7d", now=now) == datetime(2026, 1, 11, 12, 0, tzinfo=UTC)
-    assert history.moment_of("2026-01-18T12:00+02:00", now=now) == datetime(2026, 1, 18, 10, 0, tzinfo=UTC)
+    assert moment("2h") == clock.now() - timedelta(hours=2)
+    assert moment("7d") == clock.now() - timedelta(days=7)
+    assert moment("2026-01-18T12:00+02:00") == datetime(2026, 1, 18, 10, 0, tzinfo=UTC)
 
 
 def test_the_help_names_every_state() -> None:

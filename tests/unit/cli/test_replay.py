@@ -3,10 +3,8 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 
 import pytest
-import typer
 
 from pipeline_processing.cli import replay
 from pipeline_processing.cli.main import main
@@ -246,20 +244,3 @@ def test_control_characters_of_ids_and_errors_reach_no_terminal(past: Past, run:
     asyncio.run(past.take())
 
     assert "\x1b" not in run("--since", SINCE)[1]
-
-
-def test_times_are_counted_back_from_now(past: Past) -> None:
-    """Of both bounds."""
-    choice = replay.chosen(since="2h", until="1h", offset=None, run_id=None, agency_id=7, failed=True, same_run=False)
-
-    now = past.clock.now()
-    assert (choice.since, choice.until) == (now - timedelta(hours=2), now - timedelta(hours=1))
-    assert not choice.reads_topic
-
-
-def test_the_command_is_registered() -> None:
-    """`pipeline-processing replay`."""
-    app = typer.Typer()
-    replay.register(app)
-
-    assert [command.callback for command in app.registered_commands] == [replay.replay]

@@ -10,8 +10,7 @@ from msgspec import Raw
 from pipeline_processing.expressions.compile import column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled
 from pipeline_processing.expressions.expression import expression, results
-from pipeline_processing.expressions.parse import parse
-from pipeline_processing.expressions.tree import Name
+from pipeline_processing.expressions.parse import Name, parse
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.rows.columns import Columns, Kind
 
@@ -61,7 +60,7 @@ def test_each_part_is_compiled_once(name: str):
     def column(column: Name) -> Compiled:
         nonlocal looked_up
         looked_up += 1
-        return column_read(COLUMNS.require(column.name, step="derive"), "json", column.at)
+        return column_read(COLUMNS.require(column.name, step="derive"), "json")
 
     compiled(parse(text), column)
 
@@ -77,6 +76,14 @@ def test_each_part_runs_once_a_row(name: str, truth: bool | None):
     results(expression(text, COLUMNS, carry="json", step="derive", place="column 'x'").value, [row])
 
     assert 0 < row.reads <= text.count("b")
+
+
+def test_a_subject_that_no_branch_needs_is_not_computed():
+    """Comparing with NULL decides nothing: as in Postgres, not even a subject without a value is a row's fault."""
+    text = "CASE 1 / k WHEN NULL THEN 1 ELSE i END"
+    compiled = expression(text, COLUMNS, carry="json", step="derive", place="column 'x'")
+
+    assert results(compiled.value, [{"i": 5, "k": 0}]) == ([5], {})
 
 
 VALUES: list[list[Any]] = [[True, None], ["a", None], [1, 2, None], [0, 1, None], [Raw(b"1.0"), Raw(b"1.50"), None]]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.expressions.documents import document_of, element, member, plain_text
-from pipeline_processing.expressions.refusals import RowFault
+from pipeline_processing.expressions.types import RowFault
 
 _keys = st.sampled_from(["", "a", "b", 'q"', "\\", "é", "{"])
 _json = st.recursive(

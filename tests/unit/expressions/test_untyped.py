@@ -1,15 +1,19 @@
 """Columns whose types only the rows tell: an expression over them means what it means where the types are known."""
 
+# ruff: noqa: E501 - tables of samples
+
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import product
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import assume, given
 
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.expressions.expression import condition, results
+from pipeline_processing.expressions.expression import expression as value_of
 from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
@@ -70,3 +74,40 @@ def test_types_from_the_rows_are_as_good_as_types_known_before(marked: str):
     expected, expected_faults = results(known, CARRIED)
     assert truths == expected
     assert faults.keys() == expected_faults.keys()
+
+
+@pytest.mark.parametrize("expression", ["coalesce(round(n), 1.50)", "greatest(ceil(n), 1.50)", "coalesce(n + n, 1.50)"])
+def test_a_null_takes_the_type_of_the_others(expression: str):
+    """A null says nothing of its column's type: a row with one gets no double precision beside numeric constants."""
+    compiled = value_of(expression, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'")
+
+    found, faults = results(compiled.value, [{"n": None}, {"n": Decimal(1)}])
+
+    assert not faults
+    assert found[0] == Decimal("1.50")
+    assert all(isinstance(each, Decimal) for each in found)
+    assert not compiled.result.typed
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind"),
+    [("lower(t)", Kind.TEXT), ("round(n, 2)", Kind.NUMBER), ("n = 1", Kind.BOOLEAN), ("j ->> 'a'", Kind.TEXT), ("n::text", Kind.TEXT),
+     ("n + 1", None), ("coalesce(n, 1)", None), ("abs(n)", None), ("nullif(1, n)", None), ("CASE WHEN b THEN n ELSE 1 END", None)],
+)  # fmt: skip
+def test_types_that_are_known_before_the_first_row(expression: str, kind: Kind | None):
+    """Those of forms that give the same type whatever they are given; others stay unknown."""
+    result = value_of(expression, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'").result
+
+    assert result.kind is kind
+    assert result.typed == (kind is not None)
+
+
+def test_constants_beside_untyped_columns_are_not_computed_too_early():
+    """What a constant is used as may depend on the row, so a wrong type is a row's fault."""
+    text = "extract(year FROM coalesce(true, n))"
+    compiled = value_of(text, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'")
+
+    _, faults = results(compiled.value, [{"n": None}, {"n": date(2026, 1, 18)}])
+
+    assert "gives EXTRACT YEAR boolean" in faults[0]
+    assert "mixes boolean and date" in faults[1]

@@ -26,10 +26,8 @@ def written(
     fixed: bool = True,
     options: CsvOptions = AS_COPY_DOES,
 ) -> str:
-    csv = Csv(fixed=fixed, options=options)
-    csv.begin(columns)
+    csv = Csv(columns, fixed=fixed, options=options)
     body = csv.encode(list(rows)) if rows else b""
-    assert csv.rows == len(rows)
     return (csv.head() + body).decode()
 
 
@@ -119,8 +117,7 @@ def test_the_longest_row():
 def test_options_reach_the_format():
     """By its name; NDJSON has none."""
     options = CsvOptions(delimiter=";", header=False, null="NULL")
-    csv = new_format(FormatName.CSV, fixed=True, csv=options)
-    csv.begin(("a", "b"))
+    csv = new_format(FormatName.CSV, header=("a", "b"), fixed=True, csv=options)
     assert csv.head() + csv.encode([["1", None]]) == b"1;NULL\n"
     assert new_format(FormatName.NDJSON, fixed=True, csv=options).head() == b""
 
@@ -168,8 +165,7 @@ def test_a_changed_document_is_written_anew():
 
 def test_columns_that_only_the_rows_tell():
     """The first row gives the header of every artifact; later rows may lack columns, in any order, over all batches."""
-    csv = Csv(fixed=False)
-    csv.begin(("other",))
+    csv = Csv(("other",), fixed=False)
     assert csv.head() == b"other\n"
     assert csv.encode([{"b": 1, "a": 2}, {"a": 3, "b": 4}]) + csv.encode([{"a": 5}]) == b"1,2\n4,3\n,5\n"
     assert csv.head() == b"b,a\n"

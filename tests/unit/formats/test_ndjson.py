@@ -100,16 +100,6 @@ def test_changes_that_python_calls_equal(before: Any, after: Any):
     assert encoded({"x": read}) != ['{"x":[carried]}']
 
 
-def test_rows_are_counted():
-    """Over all batches."""
-    rows_format = Ndjson(exact=True)
-    rows_format.encode([{"a": 1}, {"a": 2}])
-    rows_format.encode([{"a": 3}])
-
-    assert rows_format.rows == 3
-    assert rows_format.head() == b""
-
-
 NAMES = [("a", "b"), ('a"b', "\\"), ("a\nb", "class"), ("ключ 🦉", " "), ("x", "__init__"), ("rename", "self")]
 
 

@@ -14,7 +14,7 @@ from pipeline_processing.errors import InvalidJson, InvalidRequest, PlaceUnknown
 from pipeline_processing.messaging.dead_letters import DeadLetter, dead_letter, without_value
 from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.requests.job_messages import received, run_id_of_place
-from pipeline_processing.requests.redrive import DeadLetters, Redrive, Redriven, Wanted, letter_place
+from pipeline_processing.requests.redrive import DeadLetters, Filter, Redrive, Redriven, letter_place
 from pipeline_processing.telemetry.masking import Mask
 from tests.unit.past_requests import LETTERS, TOPIC, Past
 from tests.unit.stepped_clock import START
@@ -41,12 +41,12 @@ def letters_in(past: Past) -> DeadLetters:
     return DeadLetters(topics=past.broker, topic=LETTERS, kept=past.kept)
 
 
-async def redriven(past: Past, wanted: Wanted = Wanted()) -> tuple[list[Record], list[Redriven], int]:  # noqa: B008
+async def redriven(past: Past, wanted: Filter = Filter()) -> tuple[list[Record], list[Redriven], int]:  # noqa: B008
     """What was sent, what was told, and how many letters said the same as another."""
     seen = {(record.partition, record.offset) for record in past.sent}
     told: list[Redriven] = []
     redrive = Redrive(
-        topics=past.broker, events=past.broker, letters=letters_in(past), requests_topic=TOPIC, tell=told.append
+        topics=past.broker, events=past.broker, letters=letters_in(past), requests_topic=TOPIC, report=told.append
     )
     await redrive.run(wanted)
     return [r for r in past.sent if (r.partition, r.offset) not in seen], told, redrive.repeated
@@ -188,14 +188,14 @@ async def test_letters_are_listed_newest_first(past: Past) -> None:
     past.broker.put(Outgoing(LETTERS, b"x", b"no letter"))
     letters = letters_in(past)
 
-    async def keys(wanted: Wanted = Wanted(), limit: int = 10) -> str:  # noqa: B008
+    async def keys(wanted: Filter = Filter(), limit: int = 10) -> str:  # noqa: B008
         return b"".join(each.original_key or b"" for each in await letters.newest(wanted, limit=limit)).decode()
 
     assert await keys() == "543210"
     assert await keys(limit=2) == "54"
-    assert await keys(Wanted(reason="unknown_dataset")) == "531"
-    assert await keys(Wanted(since=START + timedelta(seconds=5))) == "54"
-    assert await keys(Wanted(reason="too_large")) == ""
+    assert await keys(Filter(reason="unknown_dataset")) == "531"
+    assert await keys(Filter(since=START + timedelta(seconds=5))) == "54"
+    assert await keys(Filter(reason="too_large")) == ""
 
 
 async def test_a_place_without_a_letter_is_an_error(past: Past) -> None:
@@ -348,16 +348,16 @@ async def test_letters_in_the_database_are_among_the_others(past: Past) -> None:
     past.put_aside(past.send('{"agency_id": 4}', key=b"4"), UNKNOWN)
     letters = letters_in(past)
 
-    listed = await letters.newest(Wanted(), limit=3)
+    listed = await letters.newest(Filter(), limit=3)
     assert [each.original_key for each in listed] == [b"4", None, b"2"]
     assert [each.place for each in listed[1:]] == ["db:2", "db:1"]
-    assert [each.place for each in await letters.newest(Wanted(reason="invalid_request"), limit=3)] == ["db:1"]
+    assert [each.place for each in await letters.newest(Filter(reason="invalid_request"), limit=3)] == ["db:1"]
     [found] = await letters.at([letter_place("db:1")])
     assert found.original_headers == (("x", b"y"),)
     with pytest.raises(PlaceUnknown, match="no dead letter at db:9, "):
         await letters.at([letter_place("db:1"), letter_place("db:9")])
 
-    [sent], _, _ = await redriven(past, Wanted(places=[letter_place("db:2")]))
+    [sent], _, _ = await redriven(past, Filter(places=[letter_place("db:2")]))
     assert (sent.key, received(sent).run_id) == (None, run_id_of_place(bare))
     everything, _, repeated = await redriven(past)
     assert sorted(received(each).request.agency_id for each in everything) == [1, 2, 3, 4]
@@ -371,15 +371,15 @@ async def test_only_what_is_wanted_is_resent(past: Past) -> None:
         for n in range(1, 6)
     ]
 
-    async def agencies(wanted: Wanted) -> list[int]:
+    async def agencies(wanted: Filter) -> list[int]:
         sent, _, _ = await redriven(past, wanted)
         return sorted(received(each).request.agency_id for each in sent)
 
     places = [(each.record.partition, each.record.offset) for each in letters]
-    assert await agencies(Wanted(places=places[1:3])) == [2, 3]
-    assert await agencies(Wanted(reason="unknown_dataset")) == [1, 3, 5]
-    assert await agencies(Wanted(since=START + timedelta(seconds=4))) == [4, 5]
-    assert await agencies(Wanted(reason="unknown_dataset", since=START + timedelta(seconds=4))) == [5]
+    assert await agencies(Filter(places=places[1:3])) == [2, 3]
+    assert await agencies(Filter(reason="unknown_dataset")) == [1, 3, 5]
+    assert await agencies(Filter(since=START + timedelta(seconds=4))) == [4, 5]
+    assert await agencies(Filter(reason="unknown_dataset", since=START + timedelta(seconds=4))) == [5]
 
 
 async def test_an_unknown_place_is_told_before_anything_is_sent(past: Past) -> None:
@@ -388,7 +388,7 @@ async def test_an_unknown_place_is_told_before_anything_is_sent(past: Past) -> N
     before = len(past.sent)
 
     with pytest.raises(PlaceUnknown):
-        await redriven(past, Wanted(places=[(letter.record.partition, 0), (letter.record.partition, 9)]))
+        await redriven(past, Filter(places=[(letter.record.partition, 0), (letter.record.partition, 9)]))
     assert len(past.sent) == before
 
 

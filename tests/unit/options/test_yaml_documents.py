@@ -1,9 +1,8 @@
 """How job configs are read."""
 
 import pytest
-import yaml
 
-from pipeline_processing.options.yaml_documents import load_yaml
+from pipeline_processing.options.yaml_documents import InvalidYaml, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -24,7 +23,7 @@ def test_only_true_and_false_are_booleans() -> None:
 
 def test_a_key_that_stands_twice_is_an_error() -> None:
     """The first value isn't silently lost, and the message says where."""
-    with pytest.raises(yaml.YAMLError, match=r"(?s)'format' stands here twice.*line 2"):
+    with pytest.raises(InvalidYaml, match=r"(?s)'format' is written twice.*line 2"):
         load_yaml("a: 1\nb: {format: csv, format: ndjson}")
 
 
@@ -35,5 +34,5 @@ def test_merged_mappings_are_taken() -> None:
 
 def test_nothing_but_plain_values() -> None:
     """A document can't make objects."""
-    with pytest.raises(yaml.YAMLError):
+    with pytest.raises(InvalidYaml):
         load_yaml("!!python/object/apply:os.system [ls]")

@@ -18,15 +18,7 @@ import pipeline_processing
 from pipeline_processing.cli import schemas as command
 from pipeline_processing.cli.schemas import differences
 from pipeline_processing.errors import PipelineError, RequestError
-from pipeline_processing.model import (
-    JobRequest,
-    Manifest,
-    Run,
-    RunCompletion,
-    RunFailure,
-    RunProgress,
-    RunState,
-)
+from pipeline_processing.model import JobRequest, Run, RunFailure, RunState
 from pipeline_processing.options.json_schema import PublishedModel
 from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
 from pipeline_processing.published.schemas import (
@@ -39,7 +31,8 @@ from pipeline_processing.published.schemas import (
     error_kinds,
     schema_files,
 )
-from pipeline_processing.runs.completions import completion_event
+from pipeline_processing.runs.completions import RunCompletion, RunProgress, completion_event
+from pipeline_processing.runs.manifest import Manifest
 
 FOLDER = Path(__file__).parents[3] / "schemas"
 FILES = schema_files()
@@ -112,7 +105,7 @@ def test_a_folder_that_differs_is_told_file_by_file(tmp_path: Path) -> None:
 def test_the_command_writes_the_files_and_checks_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--check` succeeds on what was written; a changed file is named, with the remedy."""
     app = typer.Typer()
-    command.register(app)
+    app.command()(command.schemas)
     folder = tmp_path / "new" / "schemas"
 
     app(["--output", str(folder)], standalone_mode=False)

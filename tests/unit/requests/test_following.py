@@ -16,11 +16,12 @@ from pipeline_processing.errors import AccessDenied, ConflictingRequest, Unknown
 from pipeline_processing.messaging.dead_letters import DeadLetter, dead_letter
 from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing
-from pipeline_processing.model import JobRequest, RunCompletion, RunFailure, RunProgress, RunState
+from pipeline_processing.model import JobRequest, RunFailure, RunState
 from pipeline_processing.requests.following import Follower, Outcome, exit_code_of
 from pipeline_processing.requests.submission import Sent, Submitter
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
+from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.virtual_clock import EPOCH, VirtualClock, in_virtual_time
 
@@ -83,14 +84,8 @@ class Scene:
         self.outcomes: dict[str, Outcome] = {}
         self.rows: list[int] = []
         self._submitter = Submitter(events=self.kafka, topic=REQUESTS, clock=clock, tracer=IdsOnlyTracer())
-        self.follower = Follower(
-            topics=self.kafka,
-            completions_topic=COMPLETIONS,
-            dead_letters_topic=LETTERS,
-            progress_topic=PROGRESS,
-            clock=clock,
-            kafka=Outage("Kafka"),
-        )
+        names = KafkaSettings(completions_topic=COMPLETIONS, dead_letters_topic=LETTERS, progress_topic=PROGRESS)
+        self.follower = Follower(topics=self.kafka, names=names, clock=clock)
 
     async def submit(self, *agencies: int, **fields: Any) -> None:
         requests = [

@@ -417,7 +417,7 @@ def test_a_message_that_is_too_large_isn_t_even_parsed() -> None:
     fits = head + b"x" * (MAX_REQUEST_BYTES - len(head) - len(tail)) + tail
 
     assert received(record(fits)).request.agency_id == 7
-    with pytest.raises(RequestTooLarge, match=r"262,145 bytes, and a request may have 262,144"):
+    with pytest.raises(RequestTooLarge, match=r"262,145 bytes, but a request may have 262,144"):
         received(record(fits + b" "))
     assert reason(record(b"\xff" * (MAX_REQUEST_BYTES + 1))) == "too_large"
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pipeline_processing.errors import KafkaUnavailable, PlaceUnknown, RunUnknown
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import FormatName, JobRequest
-from pipeline_processing.requests import replay_sources
+from pipeline_processing.requests import replay, replay_sources
 from pipeline_processing.requests.job_messages import received
-from pipeline_processing.requests.replay import Step, carry_out, planned, replay_id
-from pipeline_processing.requests.replay_sources import RecordedRequests, RequestSource, TopicRequests
+from pipeline_processing.requests.replay import ReplayPlan, Step, carry_out, planned, replay_id
+from pipeline_processing.requests.replay_sources import Selection
 from pipeline_processing.requests.submission import Submitter
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.past_requests import SPAN, TOPIC, TRACE, Past
@@ -28,37 +28,34 @@ def past() -> Past:
     return Past()
 
 
-def in_topic(past: Past, **choice: Any) -> TopicRequests:
-    if "place" not in choice:
-        choice = {"since": START} | choice
-    return TopicRequests(topics=past.broker, topic=TOPIC, **choice)
+def in_topic(**choice: Any) -> Selection:
+    return Selection(**choice) if "place" in choice else Selection(**{"since": START} | choice)
 
 
-def recorded(past: Past, **choice: Any) -> RecordedRequests:
-    return RecordedRequests(runs=past.runs.history, **choice)
+def plan_of(past: Past, selection: Selection, *, same_run: bool = False) -> AbstractAsyncContextManager[ReplayPlan]:
+    return planned(selection, runs=past.runs.history, topics=past.broker, topic=TOPIC, same_run=same_run)
 
 
-async def plan(past: Past, source: RequestSource, *, same_run: bool = False) -> list[Step]:
+async def plan(past: Past, selection: Selection, *, same_run: bool = False) -> list[Step]:
     """The steps of the plan."""
-    async with planned(source, runs=past.runs.history, same_run=same_run) as made:
+    async with plan_of(past, selection, same_run=same_run) as made:
         return [step for page in made.pages() for step in page]
 
 
-async def outcomes(past: Past, source: RequestSource, *, same_run: bool = False) -> dict[str, str]:
-    return {step.run_id: step.outcome for step in await plan(past, source, same_run=same_run)}
+async def outcomes(past: Past, selection: Selection, *, same_run: bool = False) -> dict[str, str]:
+    return {step.run_id: step.outcome for step in await plan(past, selection, same_run=same_run)}
 
 
-async def execute(past: Past, source: RequestSource, *, same_run: bool = False) -> list[Record]:
+async def execute(past: Past, selection: Selection, *, same_run: bool = False) -> list[Record]:
     """Plan and carry out; what was sent."""
     before = len(past.sent)
     seen = {(record.partition, record.offset) for record in past.sent}
     counted: list[int] = []
-    async with planned(source, runs=past.runs.history, same_run=same_run) as made:
+    async with plan_of(past, selection, same_run=same_run) as made:
         await carry_out(
             made,
             submitter=Submitter(events=past.broker, topic=TOPIC, clock=past.clock, tracer=IdsOnlyTracer()),
             events=past.broker,
-            topic=TOPIC,
             clock=past.clock,
             on_sent=counted.append,
         )
@@ -87,7 +84,7 @@ async def test_a_replay_is_the_request_once_more_as_a_new_run(past: Past) -> Non
     await past.take()
     await past.succeed("a")
 
-    [sent] = await execute(past, recorded(past, run_id="a"))
+    [sent] = await execute(past, Selection(run_id="a"))
 
     assert asked(sent) == JobRequest(agency_id=7, run_id="a.r1", replay_of="a", **fields)
     assert (sent.key, received(sent).run_id) == (b"7", "a.r1")
@@ -99,7 +96,7 @@ async def test_a_dry_run_stays_one(past: Past) -> None:
     await past.take()
     await past.runs.queue.cancel("a")
 
-    [sent] = await execute(past, recorded(past, run_id="a"))
+    [sent] = await execute(past, Selection(run_id="a"))
 
     assert asked(sent).dry_run
 
@@ -111,7 +108,7 @@ async def test_each_replay_has_a_trace_of_its_own(past: Past) -> None:
     await past.take()
     await past.succeed("a", "b")
 
-    sent = await execute(past, in_topic(past))
+    sent = await execute(past, in_topic())
 
     traces = {(record.header("traceparent") or b"").split(b"-")[1] for record in sent}
     assert len(traces) == 2
@@ -124,7 +121,7 @@ async def test_a_plan_changes_nothing(past: Past) -> None:
     await past.take()
     await past.succeed("a")
 
-    assert await plan(past, in_topic(past)) == await plan(past, in_topic(past))
+    assert await plan(past, in_topic()) == await plan(past, in_topic())
     assert len(past.sent) == 1
 
 
@@ -134,12 +131,12 @@ async def test_the_number_of_a_replay_counts_those_that_were_accepted(past: Past
     await past.take()
     await past.succeed("a")
 
-    await execute(past, recorded(past, run_id="a"))
-    await execute(past, recorded(past, run_id="a"))
+    await execute(past, Selection(run_id="a"))
+    await execute(past, Selection(run_id="a"))
     await past.take()
     assert [run.run_id for run in await past.all_runs()] == ["a", "a.r1"]
 
-    await execute(past, recorded(past, run_id="a"))
+    await execute(past, Selection(run_id="a"))
     await past.take()
     assert [run.run_id for run in await past.all_runs()] == ["a", "a.r1", "a.r2"]
 
@@ -152,7 +149,7 @@ async def test_an_id_that_somebody_has_taken_is_passed_over(past: Past) -> None:
     await past.take()
     await past.succeed("a")
 
-    assert await outcomes(past, recorded(past, run_id="a")) == {"a": "new run a.r3"}
+    assert await outcomes(past, Selection(run_id="a")) == {"a": "new run a.r3"}
 
 
 async def test_what_hasn_t_finished_is_left_out(past: Past) -> None:
@@ -164,7 +161,7 @@ async def test_what_hasn_t_finished_is_left_out(past: Past) -> None:
     await past.fail("failed")
     await past.runs.queue.cancel("cancelled")
 
-    steps = await plan(past, recorded(past, agency_id=7))
+    steps = await plan(past, Selection(agency_id=7))
 
     assert [(step.run_id, step.state, step.outcome) for step in steps] == [
         ("queued", "queued", "nothing: it hasn't finished"),
@@ -172,7 +169,7 @@ async def test_what_hasn_t_finished_is_left_out(past: Past) -> None:
         ("failed", "failed", "new run failed.r1"),
         ("cancelled", "cancelled", "new run cancelled.r1"),
     ]
-    assert [asked(record).run_id for record in await execute(past, recorded(past, agency_id=7))] == [
+    assert [asked(record).run_id for record in await execute(past, Selection(agency_id=7))] == [
         "failed.r1",
         "cancelled.r1",
     ]
@@ -183,10 +180,10 @@ async def test_a_replay_is_left_out_beside_its_original(past: Past) -> None:
     past.request("a")
     await past.take()
     await past.succeed("a")
-    await execute(past, recorded(past, run_id="a"))
+    await execute(past, Selection(run_id="a"))
     await past.take()
     await past.succeed("a.r1")
-    await execute(past, recorded(past, run_id="a.r1"))
+    await execute(past, Selection(run_id="a.r1"))
     await past.take()
     await past.succeed("a.r1.r1")
 
@@ -195,9 +192,9 @@ async def test_a_replay_is_left_out_beside_its_original(past: Past) -> None:
         "a.r1": "nothing: it is a replay of a, which is in this plan",
         "a.r1.r1": "nothing: it is a replay of a.r1, which is in this plan",
     }
-    assert await outcomes(past, in_topic(past)) == expected
-    assert await outcomes(past, recorded(past, agency_id=7)) == expected
-    assert await outcomes(past, recorded(past, run_id="a.r1")) == {"a.r1": "new run a.r1.r2"}
+    assert await outcomes(past, in_topic()) == expected
+    assert await outcomes(past, Selection(agency_id=7)) == expected
+    assert await outcomes(past, Selection(run_id="a.r1")) == {"a.r1": "new run a.r1.r2"}
 
 
 async def test_a_replay_is_left_out_also_before_its_original(past: Past) -> None:
@@ -213,8 +210,8 @@ async def test_a_replay_is_left_out_also_before_its_original(past: Past) -> None
     await past.take()
     await past.succeed("a", "a.r1")
 
-    assert [step.run_id for step in await plan(past, in_topic(past))] == ["a.r1", "a"]
-    assert (await outcomes(past, in_topic(past)))["a.r1"].startswith("nothing: it is a replay of a")
+    assert [step.run_id for step in await plan(past, in_topic())] == ["a.r1", "a"]
+    assert (await outcomes(past, in_topic()))["a.r1"].startswith("nothing: it is a replay of a")
 
 
 # -- from the topic ------------------------------------------------------------------------------
@@ -229,9 +226,9 @@ async def test_requests_that_the_history_has_lost_are_found(past: Past) -> None:
     lost.broker = past.broker
 
     run_id = f"{TOPIC}-{bare.partition}-{bare.offset}-{bare.timestamp_ms}"
-    steps = await plan(lost, in_topic(lost))
+    steps = await plan(lost, in_topic())
     assert [(step.run_id, step.state) for step in steps] == [(run_id, None), ("b", None)]
-    assert [asked(record).replay_of for record in await execute(lost, in_topic(lost))] == [run_id, "b"]
+    assert [asked(record).replay_of for record in await execute(lost, in_topic())] == [run_id, "b"]
 
 
 async def test_what_waits_in_the_topic_is_left_out(past: Past) -> None:
@@ -240,8 +237,8 @@ async def test_what_waits_in_the_topic_is_left_out(past: Past) -> None:
     await past.take()
     past.request("b")
 
-    assert (await outcomes(past, in_topic(past)))["b"] == "nothing: it waits in the topic to be taken"
-    assert (await outcomes(past, in_topic(past), same_run=True))["b"] == "nothing: it waits in the topic to be taken"
+    assert (await outcomes(past, in_topic()))["b"] == "nothing: it waits in the topic to be taken"
+    assert (await outcomes(past, in_topic(), same_run=True))["b"] == "nothing: it waits in the topic to be taken"
 
 
 async def test_messages_that_are_no_requests_are_counted(past: Past) -> None:
@@ -252,7 +249,7 @@ async def test_messages_that_are_no_requests_are_counted(past: Past) -> None:
     past.send('{"agency_id": 7}', ce_id="1")
     await past.take()
 
-    async with planned(in_topic(past), runs=past.runs.history, same_run=False) as made:
+    async with plan_of(past, in_topic()) as made:
         assert (made.unreadable, made.to_send, made.left_out) == (5, 0, 1)
 
 
@@ -265,10 +262,10 @@ async def test_a_run_counts_once(past: Past) -> None:
     await past.take()
     await past.succeed("a", "b")
 
-    async with planned(in_topic(past), runs=past.runs.history, same_run=False) as made:
+    async with plan_of(past, in_topic()) as made:
         assert made.repeated == 2
         assert [step.run_id for page in made.pages() for step in page] == ["a", "b"]
-    assert asked((await execute(past, in_topic(past)))[0]).requested_by == "first"
+    assert asked((await execute(past, in_topic()))[0]).requested_by == "first"
 
 
 async def test_the_run_s_own_request_is_replayed(past: Past) -> None:
@@ -280,10 +277,10 @@ async def test_the_run_s_own_request_is_replayed(past: Past) -> None:
     await past.take()
 
     place = (conflicting.partition, conflicting.offset)
-    assert await outcomes(past, in_topic(past, place=place), same_run=True) == {
+    assert await outcomes(past, in_topic(place=place), same_run=True) == {
         "a": "nothing: its run id was used before, for another request"
     }
-    [sent] = await execute(past, in_topic(past, place=place))
+    [sent] = await execute(past, in_topic(place=place))
     assert asked(sent).datasets == ("records",)
 
 
@@ -299,7 +296,7 @@ async def test_since_and_until_bound_the_record_s_time(past: Past) -> None:
         return START + timedelta(seconds=seconds)
 
     async def found(**bounds: datetime) -> list[str]:
-        return [step.run_id for step in await plan(past, in_topic(past, **bounds))]
+        return [step.run_id for step in await plan(past, in_topic(**bounds))]
 
     assert await found(since=at(20)) == ["at-30", "at-20", "at-40"]
     assert await found(since=at(10), until=at(30)) == ["at-10", "at-20"]
@@ -314,14 +311,14 @@ async def test_an_offset_reads_its_partition_only(past: Past) -> None:
     same = [f"r{n}" for n, record in enumerate(records, 1) if record.partition == partition]
     assert 2 < len(same) < len(records)
 
-    assert [step.run_id for step in await plan(past, in_topic(past, place=(partition, 1)))] == same[1:]
-    assert await plan(past, in_topic(past, place=(partition, 99))) == []
+    assert [step.run_id for step in await plan(past, in_topic(place=(partition, 1)))] == same[1:]
+    assert await plan(past, in_topic(place=(partition, 99))) == []
 
 
 async def test_an_offset_of_no_partition_is_an_error(past: Past) -> None:
     """With those that there are."""
     with pytest.raises(PlaceUnknown, match=r"has no partition 9\. It has 0, 1\."):
-        await plan(past, in_topic(past, place=(9, 0)))
+        await plan(past, in_topic(place=(9, 0)))
 
 
 @pytest.mark.parametrize("timestamp_ms", [-1, 2**62])
@@ -332,7 +329,7 @@ async def test_a_time_that_is_none_harms_nobody(past: Past, timestamp_ms: int) -
     partition = past.broker.partition(TOPIC, record.partition)
     partition.records[0] = Record(record.topic, record.partition, 0, timestamp_ms, record.key, record.value)
 
-    [step] = await plan(past, in_topic(past, place=(record.partition, 0)))
+    [step] = await plan(past, in_topic(place=(record.partition, 0)))
 
     assert step.requested_at is None
 
@@ -349,12 +346,12 @@ async def test_failed_runs_are_replayed_until_they_have_a_replay(past: Past) -> 
     await past.succeed("c")
 
     failed = {"failed": True}
-    assert [asked(record).run_id for record in await execute(past, recorded(past, **failed))] == ["a.r1", "b.r1"]
+    assert [asked(record).run_id for record in await execute(past, Selection(**failed))] == ["a.r1", "b.r1"]
     await past.take()
-    assert await plan(past, recorded(past, **failed)) == []
+    assert await plan(past, Selection(**failed)) == []
     await past.fail("a.r1")
     await past.succeed("b.r1")
-    assert await outcomes(past, recorded(past, **failed)) == {"a.r1": "new run a.r1.r1"}
+    assert await outcomes(past, Selection(**failed)) == {"a.r1": "new run a.r1.r1"}
 
 
 async def test_the_history_is_narrowed_by_agency_and_time(past: Past) -> None:
@@ -367,7 +364,7 @@ async def test_the_history_is_narrowed_by_agency_and_time(past: Past) -> None:
     await past.succeed("c")
 
     async def found(**choice: Any) -> list[str]:
-        return [step.run_id for step in await plan(past, recorded(past, **choice))]
+        return [step.run_id for step in await plan(past, Selection(**choice))]
 
     assert await found(agency_id=7) == ["a", "c", "d"]
     assert await found(agency_id=7, failed=True) == ["a", "d"]
@@ -378,7 +375,7 @@ async def test_the_history_is_narrowed_by_agency_and_time(past: Past) -> None:
 async def test_an_unknown_run_is_an_error(past: Past) -> None:
     """A run that the history doesn't have can only be found in the topic."""
     with pytest.raises(RunUnknown):
-        await plan(past, recorded(past, run_id="nobody"))
+        await plan(past, Selection(run_id="nobody"))
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 100])
@@ -394,25 +391,24 @@ async def test_a_long_history_is_read_in_pages(
             past.send(json.dumps({"agency_id": 7, "run_id": f"r{n}"}))
         await past.take()
 
-    assert [step.run_id for step in await plan(past, recorded(past, agency_id=7))] == [f"r{n}" for n in range(14)]
-    assert [step.run_id for step in await plan(past, in_topic(past))] == [f"r{n}" for n in range(14)]
+    assert [step.run_id for step in await plan(past, Selection(agency_id=7))] == [f"r{n}" for n in range(14)]
+    assert [step.run_id for step in await plan(past, in_topic())] == [f"r{n}" for n in range(14)]
 
 
-async def test_a_run_that_is_pruned_meanwhile_is_left_out(past: Past) -> None:
+async def test_a_run_that_is_pruned_meanwhile_is_left_out(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between finding it and looking at it."""
     past.request("a")
     await past.take()
-    source = recorded(past, agency_id=7)
-    pages = source.pages
+    pages = replay.requests_in_history
 
-    async def pruned(*, same_run: bool) -> Any:
-        async for page in pages(same_run=same_run):
+    async def pruned(*args: Any, **options: Any) -> Any:
+        async for page in pages(*args, **options):
             yield page
         past.table.records.clear()
 
-    source.pages = pruned  # type: ignore[method-assign]
+    monkeypatch.setattr(replay, "requests_in_history", pruned)
 
-    assert await outcomes(past, source) == {"a": "nothing: the history has just forgotten it"}
+    assert await outcomes(past, Selection(agency_id=7)) == {"a": "nothing: the history has just forgotten it"}
 
 
 # -- the same run --------------------------------------------------------------------------------
@@ -426,12 +422,12 @@ async def test_the_same_messages_again_say_what_becomes_of_each(past: Past) -> N
     await past.succeed("done")
     del past.table.records["lost"]
 
-    assert await outcomes(past, in_topic(past), same_run=True) == {
+    assert await outcomes(past, in_topic(), same_run=True) == {
         "done": "sends its event again",
         "waits": "nothing: it is accepted",
         "lost": "a new run",
     }
-    sent = await execute(past, in_topic(past), same_run=True)
+    sent = await execute(past, in_topic(), same_run=True)
     assert [received(record).run_id for record in sent] == ["done", "lost"]
     await past.take()
     assert {run.run_id: str(run.state) for run in await past.all_runs()} == {
@@ -452,7 +448,7 @@ async def test_the_same_message_is_the_same_to_the_byte(past: Past, bare: bool) 
     run_id = received(first).run_id
     await past.runs.queue.cancel(run_id)
 
-    [again] = await execute(past, in_topic(past), same_run=True)
+    [again] = await execute(past, in_topic(), same_run=True)
 
     assert (again.key, again.headers) == (first.key, first.headers)
     assert again.value == first.value or (bare and json.loads(again.value or b"")["run_id"] == run_id)
@@ -467,7 +463,7 @@ async def test_the_history_s_requests_are_the_same_run_too(past: Past) -> None:
     [run] = await past.all_runs()
     await past.runs.queue.cancel(run.run_id)
 
-    [again] = await execute(past, recorded(past, agency_id=7), same_run=True)
+    [again] = await execute(past, Selection(agency_id=7), same_run=True)
 
     assert received(again).run_id == run.run_id
     assert asked(again) == asked(first).model_copy(update={"run_id": run.run_id})
@@ -491,7 +487,7 @@ async def test_requests_are_sent_in_their_order_and_told_in_batches(
     await past.take()
     await past.succeed(*(f"r{n}" for n in range(10)))
 
-    for source in (in_topic(past), recorded(past, agency_id=7)):
+    for source in (in_topic(), Selection(agency_id=7)):
         assert [asked(record).replay_of for record in await execute(past, source)] == [f"r{n}" for n in range(10)]
 
 
@@ -503,11 +499,11 @@ async def test_a_plan_that_breaks_off_can_be_carried_out_again(past: Past) -> No
     await past.succeed("r0", "r1", "r2")
     past.broker.lost_replies = 10**9
     with pytest.raises(KafkaUnavailable):
-        await execute(past, in_topic(past))
+        await execute(past, in_topic())
     past.broker.lost_replies = 0
     assert len(past.sent) > 6  # patiently, again and again
 
-    await execute(past, in_topic(past))
+    await execute(past, in_topic())
     await past.take()
 
     runs = [run.run_id for run in await past.all_runs()]
@@ -567,7 +563,7 @@ async def happened(past: Past, events: Sequence[Any]) -> None:
             case ("take",):
                 await past.take()
             case ("replay",):
-                await execute(past, in_topic(past))
+                await execute(past, in_topic())
             case (how, which):
                 queued = [run.run_id for run in await past.all_runs() if not run.state.finished]
                 if queued:
@@ -584,10 +580,10 @@ async def test_a_plan_is_what_happens_and_happens_once(events: Sequence[Any], ki
     past = Past()
     await happened(past, events)
 
-    def source() -> RequestSource:
+    def source() -> Selection:
         if kind == "topic":
-            return in_topic(past)
-        return recorded(past, failed=True) if kind == "failed" else recorded(past, agency_id=1)
+            return in_topic()
+        return Selection(failed=True) if kind == "failed" else Selection(agency_id=1)
 
     before = {run.run_id: run for run in await past.all_runs()}
     letters = len(past.letters)
@@ -616,7 +612,7 @@ async def test_the_plan_s_pages_can_be_read_again_and_again(past: Past) -> None:
     await past.take()
     await past.succeed("a")
     async with AsyncExitStack() as stack:
-        made = await stack.enter_async_context(planned(in_topic(past), runs=past.runs.history, same_run=False))
+        made = await stack.enter_async_context(plan_of(past, in_topic()))
         assert list(made.pages()) == list(made.pages())
         assert (made.to_send, made.left_out) == (1, 0)
     with pytest.raises(ValueError, match="closed"):

@@ -7,8 +7,9 @@ from unittest.mock import patch
 import pytest
 
 from pipeline_processing.errors import SettingsError, TransientError
+from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.requests import spool
-from pipeline_processing.requests.replay_sources import Candidate, Message
+from pipeline_processing.requests.replay_sources import Candidate
 from pipeline_processing.requests.spool import Spool
 
 CANDIDATES = [
@@ -17,7 +18,7 @@ CANDIDATES = [
         agency_id=2**62 + n,
         requested_at=datetime(2026, 1, 18, 10, 0, 0, 123456, tzinfo=UTC) if n else None,
         replay_of="é" if n else None,
-        message=Message(None, b"\xff\x00", (("a", b""), ("a", b"\xfe"))) if n else None,
+        message=Outgoing("topic", None, b"\xff\x00", (("a", b""), ("a", b"\xfe"))) if n else None,
     )
     for n in range(5)
 ]

@@ -3,7 +3,6 @@
 # ruff: noqa: E501 - tables of samples
 
 from datetime import UTC, datetime, timedelta, timezone
-from decimal import Decimal
 from itertools import pairwise
 
 import pytest
@@ -128,10 +127,3 @@ def test_uuids():
 def test_texts_of_times(moment: datetime, text: str):
     """Without trailing zeros of the fraction."""
     assert values.time_text(moment, "T") == text
-
-
-def test_families_of_constants():
-    """A constant of `add` compares like a column of its kind; null with nothing."""
-    families = [values.comparison_of(constant) for constant in (True, 5, 1.5, Decimal(1), "x", None)]
-
-    assert [each and each.family for each in families] == ["boolean", "number", "number", "number", "text", None]

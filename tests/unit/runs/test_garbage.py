@@ -19,7 +19,6 @@ from pipeline_processing.errors import (
     ForeignPrefix,
     HistoryUnavailable,
     PipelineError,
-    Throttled,
 )
 from pipeline_processing.model import MultipartUpload, Plan, RunFailure, RunState, UploadRef
 from pipeline_processing.runs.clean_up import Amount
@@ -518,19 +517,9 @@ async def test_an_upload_that_cant_be_aborted_doesnt_keep_the_others(place: Plac
     found = await place.collect()
 
     assert found == collected(uploads=2, problems=(denied, DOWN))
-    assert found.exit_code == 77
     assert place.there == [uploads[0], uploads[2]]
     assert place.recorded == [(upload.key, upload.upload_id) for upload in place.there]
     assert await place.collect() == collected(uploads=2)
-
-
-@pytest.mark.parametrize(
-    ("problems", "code"),
-    [((), 0), ((DOWN,), 69), ((DOWN, Throttled("slow down")), 75), ((AccessDenied("no"), DOWN), 77)],
-)
-def test_the_gravest_problem_gives_the_exit_code(problems: tuple[PipelineError, ...], code: int) -> None:
-    """Mending permissions comes before waiting for a server."""
-    assert collected(problems=problems).exit_code == code
 
 
 @in_virtual_time

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.destinations.installation import INSTALLATION_KEY, mark_of
 from pipeline_processing.destinations.null.destination import NullDestination
@@ -393,13 +394,16 @@ async def dry(service: Service) -> Any:
         run=context,
         source=MemorySource(service.rows, clock=service.clock, around=service.between),
         services=NoServices(),
-        destinations=Destinations([NullDestination()]),
+        outlet=Outlet(
+            run=context,
+            destinations=Destinations([NullDestination()]),
+            on_upload=never,
+            mask=Mask(),
+            max_row_bytes=1_000_000,
+        ),
         last_success=service.runs.history.last_success,
-        on_upload=never,
         on_progress=RunTotals(context, service.clock, service.progress.append),
         tracer=IdsOnlyTracer(),
-        mask=Mask(),
-        max_row_bytes=1_000_000,
     )
     return await run_dry(
         run=context,

@@ -1,56 +1,24 @@
-"""What is stored of a plan beside it: the handles of its uploads."""
+"""Text that Postgres stores, and text that it doesn't."""
 
 import pytest
 
-from pipeline_processing.model import (
-    Artifact,
-    Compression,
-    FormatName,
-    InlineContent,
-    MultipartUpload,
-    Plan,
-    Staged,
-    StagedFile,
-    StagedTable,
-)
-from pipeline_processing.runs.stored_text import planned_uploads
+from pipeline_processing.errors import InvalidRequest
+from pipeline_processing.model import JobRequest
+from pipeline_processing.runs.stored_text import storable_request, storable_tracestate
 
 
-def artifact(key: str, staged: Staged) -> Artifact:
-    return Artifact(
-        key=key,
-        dataset="records",
-        format=FormatName.CSV,
-        compression=Compression.NONE,
-        rows=0,
-        size=0,
-        sha256="0" * 64,
-        staged=staged,
-    )
+@pytest.mark.parametrize("text", ["", r"\u0000", r"\\u0000", "\\", "é 🙂"])
+def test_what_only_looks_like_a_nul_can_be_stored(text: str) -> None:
+    """A backslash is a character like any other."""
+    request = JobRequest(agency_id=7, params={"p": text}, requested_by=text)
+
+    assert storable_request(request) is request
+    assert storable_tracestate(text) == text
 
 
-def plan(*staged: Staged) -> Plan:
-    artifacts = tuple(artifact(f"key-{number}", each) for number, each in enumerate(staged))
-    return Plan(destination="memory://", artifacts=artifacts, metadata={}, manifest_key="m", manifest="{}")
-
-
-@pytest.mark.parametrize(
-    ("staged", "handle"),
-    [
-        (MultipartUpload(upload_id="u-1", parts=()), "u-1"),
-        (StagedFile(path=".staging/f-1"), ".staging/f-1"),
-        (StagedTable(table="_load_1"), "_load_1"),
-    ],
-)
-def test_each_kind_of_upload_has_a_handle(staged: Staged, handle: str):
-    """By it the history knows which uploads a plan needs."""
-    assert planned_uploads(plan(staged)) == (["key-0"], [handle])
-
-
-def test_inline_content_is_no_upload():
-    """It stands in the plan itself; keys and handles are lists of one length."""
-    inline = InlineContent(content="")
-    found = planned_uploads(plan(inline, MultipartUpload(upload_id="u", parts=()), inline, StagedTable(table="t")))
-
-    assert found == (["key-1", "key-3"], ["u", "t"])
-    assert planned_uploads(plan(inline)) == ([], [])
+@pytest.mark.parametrize("text", ["\0", "\\\0", "\\\\\0", "\ud800"])
+def test_a_nul_or_a_lone_surrogate_cannot_be_stored(text: str) -> None:
+    """A request with one is refused; a tracestate is dropped."""
+    with pytest.raises(InvalidRequest, match="NUL"):
+        storable_request(JobRequest(agency_id=7, params={"p": text}))
+    assert storable_tracestate(text) is None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline_processing.agency_data_job.context import RunContext
-from pipeline_processing.model import Counts, DatasetCounts, JobRequest, RunProgress, RunState
+from pipeline_processing.model import Counts, DatasetCounts, JobRequest, RunState
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.store import Outcome
 from pipeline_processing.runs.totals import RunTotals
 from tests.unit.virtual_clock import EPOCH, VirtualClock

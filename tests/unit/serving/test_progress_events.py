@@ -11,7 +11,8 @@ import orjson
 
 from pipeline_processing.errors import KafkaUnavailable
 from pipeline_processing.messaging.port import Outgoing
-from pipeline_processing.model import RunProgress, RunState
+from pipeline_processing.model import RunState
+from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.serving.progress_events import ProgressEvents
 from tests.unit.virtual_clock import VirtualClock, in_virtual_time
 

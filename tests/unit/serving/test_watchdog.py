@@ -15,9 +15,8 @@ import pytest
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from pipeline_processing.aio.own_thread import OwnThread
+from pipeline_processing.aio.own_thread import OwnThread, StepPlace
 from pipeline_processing.aio.side_loop import SideLoop
-from pipeline_processing.aio.step_thread import StepPlace
 from pipeline_processing.serving import watchdog as watchdog_module
 from pipeline_processing.serving.watchdog import Watchdog
 from pipeline_processing.steps.own_loop import OwnLoop

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline_processing.errors import SecretMissing, SettingsError
 from pipeline_processing.options.locations import FileLocation, S3Location
-from pipeline_processing.settings.keys import setting_docs
+from pipeline_processing.settings.keys import ALL_SETTINGS, variable_of
 from pipeline_processing.settings.loader import InvalidSettings, LoadedSettings, load_settings
+from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
 
 DSN = "postgresql://app:tops3cret@db.internal:5432/agencies"
@@ -56,8 +57,8 @@ CONTRACT = {
     "PIPELINE_HTTP__PORT": "8080",
 }
 
-NAMED_SECRETS = "PIPELINE_SECRETS__…"
-"""As the documentation has them: their names are the user's."""
+NAMED_SECRETS = "PIPELINE_SECRETS"
+"""Their names are the user's."""
 
 SECRETS = [
     "PIPELINE_SOURCE__DSN",
@@ -86,9 +87,10 @@ def write(path: Path, text: str) -> str:
 
 def test_the_settings_are_the_contracts_with_its_defaults() -> None:
     """No variable more or less than users were promised, and each is described."""
-    assert {doc.variable: doc.default for doc in setting_docs()} == {**CONTRACT, NAMED_SECRETS: None}
-    assert all(doc.description for doc in setting_docs())
-    assert sorted(doc.variable for doc in setting_docs() if doc.secret) == sorted([*SECRETS, NAMED_SECRETS])
+    defaults = {variable_of(key.path): key.displayed(Settings()) for key in ALL_SETTINGS}
+    assert defaults == {**CONTRACT, NAMED_SECRETS: "{}"}
+    assert all(key.field.description for key in ALL_SETTINGS)
+    assert sorted(variable_of(key.path) for key in ALL_SETTINGS if key.secret) == sorted([*SECRETS, NAMED_SECRETS])
 
 
 def test_without_anything_set_all_is_default() -> None:
@@ -322,7 +324,7 @@ def test_secrets_without_names_are_faults(tmp_path: Path) -> None:
     """Neither a variable for all of them, nor a value that isn't text, nor a mapping in a mapping."""
     plain = write(tmp_path / "plain.yaml", "secrets: tops3cret")
     wrong = write(
-        tmp_path / "wrong.yaml", "secrets: {a: 12345678, b: {c: tops3cret}, D_FILE: /nowhere/d, d: tops3cret}"
+        tmp_path / "wrong.yaml", "secrets: {a: 12345678, b: {c: tops3cret}, d: tops3cret, D_FILE: /nowhere/d}"
     )
     rule = "the name of a secret must be a lower-case letter"
 
@@ -336,7 +338,7 @@ def test_secrets_without_names_are_faults(tmp_path: Path) -> None:
     assert [line.split(", then")[0] for line in told] == [
         f"{wrong}: secrets.b.c: {rule}",
         f"{wrong}: secrets.D_FILE: {wrong}: secrets.d is set too; keep one of them",
-        f"{wrong}: secrets.a: must be text: put it in quotes",
+        f"{wrong}: secrets.a: must be text in quotes",
     ]
 
 
@@ -449,6 +451,7 @@ def test_a_wrong_dsn_is_a_fault_that_does_not_repeat_it(dsn: str, tmp_path: Path
         "postgresql://u:p@ss@host/db",
         "postgresql://u:p@one:5432,two:5433/db?target_session_attrs=any",
         "postgresql:///db?host=/var/run/postgresql",
+        "postgresql://u@/db?host=/var/run/postgresql",
     ],
 )
 def test_a_dsn_may_have_any_form_that_the_driver_takes(dsn: str) -> None:
@@ -462,6 +465,24 @@ def test_a_dsn_in_the_wrong_place_is_not_repeated(variable: str) -> None:
         load_settings(with_its_pair({variable: DSN}))
         return
     assert "tops3cret" not in "".join(faults(with_its_pair({variable: DSN})))
+
+
+def test_a_key_that_is_written_twice_is_a_fault(tmp_path: Path) -> None:
+    """The first value isn't silently lost, and neither value is repeated."""
+    file = write(tmp_path / "settings.yaml", "kafka:\n  password: tops3cret\n  group_id: a\n  password: tops3cret2\n")
+
+    assert faults({"PIPELINE_SETTINGS_FILE": file}) == [
+        f"PIPELINE_SETTINGS_FILE: {file} isn't valid YAML (at line 4, column 3): the key 'password' is written twice"
+    ]
+
+
+def test_only_true_and_false_are_booleans_in_a_file(tmp_path: Path) -> None:
+    """A user may be called `no`."""
+    file = write(tmp_path / "settings.yaml", "kafka: {username: no, create_topics: false}\nhttp: {host: on}")
+
+    settings = load_settings({"PIPELINE_SETTINGS_FILE": file}).settings
+
+    assert (settings.kafka.username, settings.kafka.create_topics, settings.http.host) == ("no", False, "on")
 
 
 def test_broken_files_are_not_quoted(tmp_path: Path) -> None:
@@ -491,8 +512,10 @@ FAULTS = {
     "PIPELINE_ZZZZZZ": ("1", "unknown setting"),
     "PIPELINE_SOURCE__DSN": (
         "mysql://u:tops3cret@h",
-        "must be a URL such as postgresql://user:password@host:5432/database",
+        "must be a URL such as postgresql://user:password@host:5432/database, with : / ? # @ % in a password "
+        "percent-encoded",
     ),
+    "PIPELINE_SOURCE": ("1", "is a group of settings: PIPELINE_SOURCE__DSN, PIPELINE_SOURCE__DSN_FILE"),
     "PIPELINE_HISTORY__DSN_FILE": ("/nowhere/dsn", "can't read /nowhere/dsn: No such file or directory"),
     "PIPELINE_HISTORY__SCHEMA": (
         "Pipeline; DROP",
@@ -538,11 +561,11 @@ def test_faults_in_a_file_name_the_file_and_the_key(tmp_path: Path) -> None:
         [
             f"{file}: worker.concurrency: must be a whole number ≥ 1, not True",
             f"{file}: worker.max_atempts: unknown setting. Did you mean worker.max_attempts?",
-            f"{file}: source: must be a mapping of dsn, dsn_file",
+            f"{file}: source: is a group of settings: source.dsn, source.dsn_file",
             f"{file}: settings_file: a settings file can't name another one",
-            f"{file}: kafka.group_id: must be text, not 7: put it in quotes",
+            f"{file}: kafka.group_id: must be text in quotes, not 7",
             f"{file}: nonsense: unknown setting",
-            f"{file}: http.PORT: set twice, also as {file}: http.port",
+            f"{file}: http.PORT: {file}: http.port is set too; keep one of them",
         ]
     )
 
@@ -564,7 +587,7 @@ def test_a_settings_file_of_another_kind_is_a_fault(tmp_path: Path, name: str, c
 def test_a_variable_in_two_spellings_is_a_fault() -> None:
     told = faults({"PIPELINE_HTTP__PORT": "1", "pipeline_http__port": "2"})
 
-    assert told == ["pipeline_http__port: set twice, also as PIPELINE_HTTP__PORT"]
+    assert told == ["pipeline_http__port: PIPELINE_HTTP__PORT is set too; keep one of them"]
 
 
 def test_half_of_the_s3_credentials_is_a_fault() -> None:

@@ -56,7 +56,7 @@ class _Snapshot:
         return Columns((Column(f"{self._source.name} {dataset} {carry}"),))
 
     @asynccontextmanager
-    async def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[Any]:
+    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[Any]:
         self._source.calls.append(f"read {self._source.name} {dataset} {dict(arguments)} {carry}")
         yield f"rows of {dataset}"
 
@@ -92,7 +92,7 @@ async def test_each_dataset_is_read_from_its_source() -> None:
     two = Two()
     async with two.sources.snapshot(DATASETS) as snapshot:
         for dataset in DATASETS:
-            async with snapshot.rows(dataset, {"agency_id": 7}, carry="text") as rows:
+            async with snapshot.records(dataset, {"agency_id": 7}, carry="text") as rows:
                 assert rows == f"rows of {dataset}"
         assert snapshot.columns("b", carry="json").names == ("postgres b json",)
         assert snapshot.columns("c", carry="text").names == ("http c text",)

@@ -9,7 +9,6 @@ from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.add import Add
 from pipeline_processing.steps.drop import Drop
-from pipeline_processing.steps.folding import folded
 from pipeline_processing.steps.not_null import NotNull
 from pipeline_processing.steps.rename import Rename
 from pipeline_processing.steps.select import Select
@@ -41,7 +40,7 @@ async def test_folding_changes_nothing(kinds: list[tuple[type, object]]):
         except (UnknownColumn, InvalidStep):
             continue
         columns, rows = step.columns, (await step(batch(*rows))).rows
-        further = folded(projection, step)
+        further = step.fold(projection)
         if further is None:
             break
         projection = further
@@ -61,7 +60,7 @@ def test_all_of_these_are_folded(steps: list[tuple[type, object]]):
     columns, projection = COLUMNS, Projection.of(COLUMNS.names)
     for kind, options in steps:
         step = kind(options, context(columns))
-        further = folded(projection, step)
+        further = step.fold(projection)
         assert further is not None
         columns, projection = step.columns, further
     assert projection.names == columns.names
@@ -84,5 +83,5 @@ def test_these_have_to_see_rows(steps: list[tuple[type, object]]):
         assert further is not None
         step = kind(options, context(columns))
         columns, projection = step.columns, further
-        further = folded(projection, step)
+        further = step.fold(projection)
     assert further is None

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from msgspec import Raw
 from pydantic import SecretStr, ValidationError
 
+from pipeline_processing.agency_data_job.rejections import masked_at_source
 from pipeline_processing.errors import InvalidStep, SecretMissing, UnknownColumn
 from pipeline_processing.kinds import column_of_kind, form_of, text_of
 from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
 from pipeline_processing.rows.untouched import remembering
 from pipeline_processing.steps.mask import Mask, MaskOptions
-from pipeline_processing.steps.masked import masked_at_source
 from tests.unit.steps.step_context import NoServices, batch, context
 
 SECRETS = {"PEPPER": "søl", "KEY": "k" * 70}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.aio.step_thread import StepPlace
+from pipeline_processing.aio.own_thread import StepPlace
 from pipeline_processing.steps.own_loop import OwnLoop
 
 variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable", default="unset")

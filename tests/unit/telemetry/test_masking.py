@@ -191,3 +191,23 @@ def test_a_line_with_nothing_but_a_brace_is_no_secret() -> None:
 
     assert mask.text('failed: {"a": 1} }') == 'failed: {"a": 1} }'
     assert "s3cr3t-value" not in mask.text('it says   "key": "s3cr3t-value"')
+
+
+def test_values_are_masked_inside() -> None:
+    """Whatever their shape; what is named like a secret is hidden whole, and what has none stays what it is."""
+    mask = knowing("tops3cret", "12345678")
+    assert mask.value(
+        {
+            "url": "https://u:p@h/",
+            "password": ["anything"],
+            "token": None,
+            "in tops3cret": ("a tops3cret", {"n": 1.5, "id": 12345678, "ok": True, 7: None}),
+            "object": ValueError("tops3cret"),
+        }
+    ) == {
+        "url": f"https://u:{MASK}@h/",
+        "password": MASK,
+        "token": None,
+        f"in {MASK}": [f"a {MASK}", {"n": 1.5, "id": MASK, "ok": True, 7: None}],
+        "object": MASK,
+    }

@@ -260,7 +260,7 @@ def test_an_outage_is_one_warning_and_its_end_one_line(caplog: pytest.LogCapture
     """Whatever the exporter itself says, however often."""
     caplog.set_level("INFO")
     bad, good = SpanExportResult.FAILURE, SpanExportResult.SUCCESS
-    exporter = QuietExporter(Broken(good, bad, OSError("no\nroute"), good, RuntimeError("again"), good))
+    exporter = QuietExporter(Broken(good, bad, OSError("no\nroute"), good, RuntimeError("again"), good), Mask())
     span = telemetry_with([], {}, mask=Mask()).tracer.start_span("run")
     assert isinstance(span, ReadableSpan)
 

@@ -39,23 +39,19 @@ class MemoryDestination:
         self._started = 0
 
     async def verify_installation(self, installation: UUID) -> None:
-        """See `Destination`."""
         if INSTALLATION_KEY in self.objects:
             check_mark(self.objects[INSTALLATION_KEY][0], installation=installation, url=self.url)
 
     async def mark_installation(self, installation: UUID) -> None:
-        """See `Destination`."""
         await self.verify_installation(installation)
         self.objects[INSTALLATION_KEY] = (mark_of(installation), {})
 
     def open(
         self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AbstractAsyncContextManager[Upload]:
-        """See `Destination`."""
         return _MemoryUpload(self, key=key, inline=content.inline, metadata=metadata, on_started=on_started)
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         there = self.objects.get(artifact.key)
         if there is not None:
             if why := _difference(there, artifact, metadata):
@@ -72,27 +68,22 @@ class MemoryDestination:
         await self.abort(UploadRef(key=artifact.key, upload_id=artifact.staged.upload_id))
 
     async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         if self.objects.setdefault(key, (body, dict(metadata)))[0] != body:
             raise ConflictingObjects(self._url(key), why="its content differs")
 
     async def exists(self, key: str) -> bool:
-        """See `Destination`."""
         return key in self.objects
 
     async def abort(self, upload: UploadRef) -> None:
-        """See `Destination`."""
         self._stored.pop(upload.upload_id, None)
         self.open_uploads[:] = [each for each in self.open_uploads if each.upload_id != upload.upload_id]
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         there = self.objects.get(artifact.key)
         if there is not None and not _difference(there, artifact, metadata):
             del self.objects[artifact.key]
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """See `Destination`."""
         for upload in list(self.open_uploads):
             yield upload
 
@@ -145,14 +136,12 @@ class _MemoryUpload:
             await self._destination.abort(self._upload)
 
     async def write(self, data: bytes) -> None:
-        """See `Upload`."""
         assert not self._sealed, "nothing can be written after seal()"
         self._body += data
         if not self._destination.inlines(len(self._body), room=self._inline):
             await self._start()
 
     async def seal(self) -> Sealed:
-        """See `Upload`."""
         body = bytes(self._body)
         sha256 = hashlib.sha256(body).hexdigest()
         if self._destination.inlines(len(body), room=self._inline):

@@ -1,4 +1,4 @@
-"""Artifacts to a bucket, below a prefix."""
+"""The destination `s3`: artifacts in a bucket, below a prefix."""
 
 import posixpath
 from base64 import b64decode
@@ -10,17 +10,14 @@ import structlog
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
-from pipeline_processing.destinations.s3.checksums import Fingerprint
 from pipeline_processing.destinations.s3.client import ObjectHead, S3Client
-from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.s3.errors import (
     AlreadyThere,
     ConditionalConflict,
     ObjectMissing,
-    S3Answer,
     UploadGone,
-    answers_unexpected,
 )
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, Fingerprint
 from pipeline_processing.destinations.s3.options import ARCHIVES, S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import MIB, PartSizes
 from pipeline_processing.destinations.s3.upload import S3Upload, Target
@@ -50,12 +47,11 @@ class S3Destination:
     """
     A `Destination` on one bucket.
 
-    An artifact below `inline_limit` travels in the plan and is PUT when that is completed, if the plan has room; a
+    An artifact below `inline_limit` is stored in the plan, if that has room, and PUT when the plan is completed. A
     larger one is a multipart upload.
 
-    Parts of all uploads are drawn from `budget`, from which nothing else may draw but other S3 destinations of the
-    same runs. All of these are told the same: how many `runs` are written at once, and to how many uploads a run may
-    write in turn, at all of these destinations together (see `parts.py`).
+    The parts of all uploads take their memory from `budget`. Only S3 destinations of the same runs may share it, with
+    equal `runs` (written at once) and `uploads_per_run` (at all of these destinations together): see `parts.py`.
 
     Raises SettingsError when the budget is too small for so many.
     """
@@ -90,11 +86,10 @@ class S3Destination:
 
     async def verify_installation(self, installation: UUID) -> None:
         """See `Destination`."""
-        with answers_unexpected():
-            try:
-                mark = await self._client.get_object(bucket=self._bucket, key=self._object_key(INSTALLATION_KEY))
-            except ObjectMissing:
-                return
+        try:
+            mark = await self._client.get_object(bucket=self._bucket, key=self._object_key(INSTALLATION_KEY))
+        except ObjectMissing:
+            return
         check_mark(mark, installation=installation, url=self.url)
 
     async def mark_installation(self, installation: UUID) -> None:
@@ -134,21 +129,19 @@ class S3Destination:
                 "Set PIPELINE_DESTINATION, or the job config's `destinations`, back to what it was until this run has "
                 "finished."
             )
-        with answers_unexpected():
-            try:
-                await self._complete(artifact.key, staged, metadata)
-            except (S3Answer, DestinationUnavailable, Throttled) as answer:
-                await self._settle(artifact, staged, metadata, answer)
+        try:
+            await self._complete(artifact.key, staged, metadata)
+        except (DestinationUnavailable, Throttled) as answer:
+            await self._settle(artifact, staged, metadata, answer)
 
     async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""
-        with answers_unexpected():
-            try:
-                await self._put(key, body, metadata, self._options_to_be_read)
-            except (AlreadyThere, ConditionalConflict):
-                there = await self._client.get_object(bucket=self._bucket, key=self._object_key(key))
-                if there != body:
-                    raise ConflictingObjects(self._url(key), why="its content differs") from None
+        try:
+            await self._put(key, body, metadata, self._options_to_be_read)
+        except (AlreadyThere, ConditionalConflict):
+            there = await self._client.get_object(bucket=self._bucket, key=self._object_key(key))
+            if there != body:
+                raise ConflictingObjects(self._url(key), why="its content differs") from None
 
     async def exists(self, key: str) -> bool:
         """See `Destination`."""
@@ -156,35 +149,32 @@ class S3Destination:
 
     async def abort(self, upload: UploadRef) -> None:
         """See `Destination`."""
-        with answers_unexpected():
-            try:
-                await self._client.abort_multipart_upload(
-                    bucket=self._bucket, key=self._object_key(upload.key), upload_id=upload.upload_id
-                )
-            except (UploadGone, ObjectMissing):
-                return
+        try:
+            await self._client.abort_multipart_upload(
+                bucket=self._bucket, key=self._object_key(upload.key), upload_id=upload.upload_id
+            )
+        except (UploadGone, ObjectMissing):
+            return
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """See `Destination`."""
         head = await self._head(artifact.key)
         staged = artifact.staged
         if head is None:
-            await self._client.require_bucket(bucket=self._bucket)  # HEAD says the same of a missing bucket
+            await self._client.require_bucket(bucket=self._bucket)  # HEAD doesn't tell a missing bucket
             return
         if not isinstance(staged, MultipartUpload | InlineContent):
             return
         if why := _difference(head, artifact, staged, metadata):
             log.warning("foreign_object_not_deleted", url=self._url(artifact.key), why=why)
             return
-        with answers_unexpected():
-            await self._client.delete_object(bucket=self._bucket, key=self._object_key(artifact.key))
+        await self._client.delete_object(bucket=self._bucket, key=self._object_key(artifact.key))
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
         """See `Destination`."""
         below = self._object_key("")
-        with answers_unexpected():
-            async for upload in self._client.pending_uploads(bucket=self._bucket, prefix=below):
-                yield UploadRef(key=upload.key.removeprefix(below), upload_id=upload.upload_id)
+        async for upload in self._client.pending_uploads(bucket=self._bucket, prefix=below):
+            yield UploadRef(key=upload.key.removeprefix(below), upload_id=upload.upload_id)
 
     async def _complete(self, key: str, staged: MultipartUpload | InlineContent, metadata: Mapping[str, str]) -> None:
         if isinstance(staged, InlineContent):
@@ -199,16 +189,16 @@ class S3Destination:
         artifact: Artifact,
         staged: MultipartUpload | InlineContent,
         metadata: Mapping[str, str],
-        answer: S3Answer | PipelineError,
+        answer: PipelineError,
     ) -> None:
-        """The outcome is unknown, or someone was here before: what stands there now decides."""
+        """Decide by the object that is there now: the outcome is unknown, or somebody else completed it."""
         head = await self._head(artifact.key)
         if head is not None:
             if why := _difference(head, artifact, staged, metadata):
                 raise ConflictingObjects(self._url(artifact.key), why=why) from answer
             return
         if isinstance(answer, UploadGone):
-            await self._client.require_bucket(bucket=self._bucket)  # HEAD says the same of a missing bucket
+            await self._client.require_bucket(bucket=self._bucket)  # HEAD doesn't tell a missing bucket
             raise UploadMissing(self._url(artifact.key)) from answer
         raise answer
 
@@ -223,11 +213,10 @@ class S3Destination:
         )
 
     async def _head(self, key: str) -> ObjectHead | None:
-        with answers_unexpected():
-            try:
-                return await self._client.head_object(bucket=self._bucket, key=self._object_key(key))
-            except ObjectMissing:
-                return None
+        try:
+            return await self._client.head_object(bucket=self._bucket, key=self._object_key(key))
+        except ObjectMissing:
+            return None
 
     def _object_key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
@@ -239,7 +228,7 @@ class S3Destination:
 def _difference(
     head: ObjectHead, artifact: Artifact, staged: MultipartUpload | InlineContent, metadata: Mapping[str, str]
 ) -> str | None:
-    """What tells the object from the artifact; None when it is the artifact."""
+    """How the object differs from the artifact; None if it is the artifact."""
     for name in ("run-id", "attempt"):
         if head.metadata.get(name) != metadata.get(name):
             return f"its {name} is {head.metadata.get(name)}, not {metadata.get(name)}"

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from pipeline_processing.options.locations import parse_location
 from pipeline_processing.settings import values
@@ -112,7 +112,7 @@ class S3ConnectionOptions(_Part):
     region: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,63}$")] | None = Field(
         None, description="Region of the bucket; PIPELINE_S3__REGION if not set."
     )
-    endpoint_url: Annotated[str, BeforeValidator(values.http_url)] | None = Field(
+    endpoint_url: values.HttpUrl | None = Field(
         None, description="URL of an S3-compatible store, without credentials; PIPELINE_S3__ENDPOINT_URL if not set."
     )
     addressing_style: Literal["auto", "path", "virtual"] | None = Field(

@@ -1,19 +1,17 @@
 """
-How large the parts of a multipart upload are.
+The size of the parts of a multipart upload.
 
-S3 takes 10,000 parts an upload, of 5 MiB or more each except the last. Every part is whole in memory while
-it is filled and sent, so the memory budget bounds the part, and the part bounds the artifact.
+S3 takes 10,000 parts an upload, each of 5 MiB or more except the last. A part is whole in memory while it is filled and
+sent, so the memory budget limits the part, and the part limits the artifact.
 
-Deadlock is ruled out by arithmetic. An upload takes a part's bytes from the budget before it fills the
-part, and while it waits for them it holds only parts on their way, which end without anybody's help. A run
-has several uploads open, at all S3 destinations together: one of the current artifact at each, and one of
-the rejected rows. A run that waits, waits for a part of at least one of them. So once the parts on their
-way have ended it holds, at most, one half-filled part of each of the others. Even if every run waits, those
-are `runs * (uploads_per_run - 1)` parts, and with room for one more there is always a run that goes on. An
-upload that is sealed holds nothing, however long its block stays open.
+Uploads can't deadlock over the budget. An upload reserves a part's bytes before it fills the part. While it waits for
+them, it holds only parts that are being sent, which end by themselves. A run has several uploads open, at all S3
+destinations together: one of the current artifact at each, and one of the rejected rows. A run that waits does so for a
+part of one of them, so once its parts are sent, it holds at most one half-filled part of each of the others. Even if
+every run waits, those are `runs * (uploads_per_run - 1)` parts, and with room for one more some run goes on. A sealed
+upload holds nothing, however long its block stays open.
 
-This holds for a budget that only uploads draw from, whose destinations all count the same runs and uploads;
-who buffers rows needs one of his own.
+This needs a budget that only uploads use, and destinations that all count the same runs and uploads.
 """
 
 from dataclasses import dataclass

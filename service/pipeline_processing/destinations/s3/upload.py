@@ -12,10 +12,9 @@ import structlog
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.shielded import shielded
-from pipeline_processing.destinations.s3.checksums import crc32_of, sha256_of
 from pipeline_processing.destinations.s3.client import S3Client
-from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
-from pipeline_processing.destinations.s3.errors import S3Answer, UploadGone, answers_unexpected
+from pipeline_processing.destinations.s3.errors import UploadGone
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, crc32_of, sha256_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
 from pipeline_processing.errors import ArtifactTooLarge, PipelineError
@@ -47,9 +46,9 @@ class S3Upload:
     """
     Cuts what is written into parts, and sends up to `part_concurrency` of them while the next one is filled.
 
-    Less than `inline_limit` in all is never sent: it is sealed as inline content, and so is nothing at all. A part's
-    bytes are reserved before it is filled, and given back when it is sent; once it is sealed, an upload holds none. See
-    `parts.py` for why that can't deadlock.
+    An artifact below `inline_limit`, or an empty one, isn't sent: it becomes inline content. A part's bytes are
+    reserved before it is filled, and released when it is sent. A sealed upload holds none. See `parts.py` for why that
+    can't deadlock.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class S3Upload:
         await shielded(self._close(keep=self._sealed and error is None))
 
     async def write(self, data: bytes) -> None:
-        """Raises ArtifactTooLarge, and whatever a part failed with that was being sent."""
+        """Raises ArtifactTooLarge, and the error of a part that could not be sent."""
         assert not self._sealed, "nothing can be written after seal()"
         rest = memoryview(data)
         while rest:
@@ -104,7 +103,7 @@ class S3Upload:
                 await self._send_part()
 
     async def seal(self) -> Sealed:
-        """Raises whatever a part failed with."""
+        """Raises the error of a part that could not be sent."""
         if self._upload_id is None and (self._size < self._inline_limit or self._size == 0):
             content = bytes(self._buffer or b"")
             self._give_back()
@@ -143,7 +142,7 @@ class S3Upload:
         self._buffer, self._buffer_size = bytearray(), size
 
     async def _send_part(self) -> None:
-        # Until the slot is ours the buffer stays where it is, so that _close() finds it if we are cancelled.
+        # The buffer stays in place until the slot is ours, so that _close() finds it after a cancellation.
         if self._upload_id is None:
             await self._start()
         await self._slots.acquire()
@@ -151,43 +150,41 @@ class S3Upload:
         body, reserved = self._buffer, self._buffer_size
         self._buffer, self._buffer_size = None, 0
         task = asyncio.create_task(self._send(number=len(self._sending) + 1, body=body))
-        # Not `finally` in the task: one that is cancelled before its first step never gets there.
+        # Not `finally` in the task: a task that is cancelled before its first step never reaches it.
         task.add_done_callback(lambda sent: self._part_ended(sent, reserved=reserved))
         self._sending.append(task)
         del body
         self._raise_failure()
 
     async def _start(self) -> None:
-        # Shielded: a reply that is lost to a cancellation would leave an upload that nobody knows of.
+        # Shielded: if a cancellation lost the reply, nobody would know of the upload.
         await shielded(self._create())
         assert self._upload_id is not None
         await self._on_started(UploadRef(key=self._target.key, upload_id=self._upload_id))
 
     async def _create(self) -> None:
-        with answers_unexpected():
-            self._upload_id = await self._client.create_multipart_upload(
-                bucket=self._target.bucket,
-                key=self._target.object_key,
-                content_type=self._target.content_type,
-                metadata=self._target.metadata,
-                options=self._target.options,
-            )
+        self._upload_id = await self._client.create_multipart_upload(
+            bucket=self._target.bucket,
+            key=self._target.object_key,
+            content_type=self._target.content_type,
+            metadata=self._target.metadata,
+            options=self._target.options,
+        )
 
     async def _send(self, *, number: int, body: bytearray) -> UploadedPart:
-        # Tasks start in the order in which they were made and the lock is fair, so parts are hashed in order.
+        # Tasks start in the order of their creation, and the lock is fair: parts are hashed in order.
         async with self._hashing:
             crc32, sha256 = await asyncio.to_thread(self._digest, body)
         assert self._upload_id is not None
-        with answers_unexpected():
-            return await self._client.upload_part(
-                bucket=self._target.bucket,
-                key=self._target.object_key,
-                upload_id=self._upload_id,
-                number=number,
-                body=body,
-                crc32=crc32,
-                sha256=sha256,
-            )
+        return await self._client.upload_part(
+            bucket=self._target.bucket,
+            key=self._target.object_key,
+            upload_id=self._upload_id,
+            number=number,
+            body=body,
+            crc32=crc32,
+            sha256=sha256,
+        )
 
     def _digest(self, body: bytearray) -> tuple[str, str | None]:
         self._sha256.update(body)
@@ -217,8 +214,7 @@ class S3Upload:
             self._buffer = None
 
     async def _abort(self, upload_id: str) -> None:
-        # Failing here must not hide why the upload is given up; what is left behind is recorded, and gc
-        # removes it.
+        # Failing here must not hide why the upload is given up. What is left behind is recorded, and gc removes it.
         try:
             async with asyncio.timeout(_ABORT_SECONDS):
                 await self._client.abort_multipart_upload(
@@ -226,5 +222,5 @@ class S3Upload:
                 )
         except UploadGone:
             pass
-        except (PipelineError, S3Answer, TimeoutError) as error:
+        except (PipelineError, TimeoutError) as error:
             log.warning("upload_not_aborted", url=self._target.url, upload_id=upload_id, error=str(error))

@@ -1,4 +1,4 @@
-"""Datasets into tables of one schema of a Postgres."""
+"""The destination `postgres`: loads datasets into the tables of one schema."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -6,27 +6,31 @@ from functools import partial
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from pipeline_processing.aio.shielded import shielded
-from pipeline_processing.destinations.tables.loading_errors import session
-from pipeline_processing.destinations.tables.loads import Load, Loads
+from pipeline_processing.destinations.installation import check_mark, mark_of
+from pipeline_processing.destinations.tables.errors import Refused, TableConflict, session
+from pipeline_processing.destinations.tables.loads import Load, is_set_up, set_up
 from pipeline_processing.destinations.tables.options import PostgresDestinationConfig
+from pipeline_processing.destinations.tables.queries import statement
 from pipeline_processing.destinations.tables.staging import PREFIX, StagingNote, StagingTable, drop, notes
-from pipeline_processing.destinations.tables.table_upload import TableUpload
-from pipeline_processing.destinations.tables.target_table import Target, TargetMissing, find_target
+from pipeline_processing.destinations.tables.target import Target, TargetMissing, find_target
+from pipeline_processing.destinations.tables.upload import TableUpload
 from pipeline_processing.errors import DestinationUnavailable, JobConfigError, SettingsError
 from pipeline_processing.model import Artifact, StagedTable, UploadRef
 from pipeline_processing.ports import Content, UploadStarted
-from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.client import DatabaseClient, quoted
 
 SESSION_SETTINGS = {
-    # What reading values depends on: artifacts are written with these (the contract's Values).
+    # How values are read. Artifacts are written with the same (the contract's Values).
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "lc_monetary": "C",
-    # A plan relies on rows that were reported as stored, and a run's success on its load.
+    # A plan relies on rows that were reported as stored, a run's success on its load.
     "synchronous_commit": "on",
-    # A load may take long, and may wait for another of its agency, but a process that stands still may keep nobody.
+    # A load may take long, and may wait for another one of its agency. A process that hangs must not block others.
     "statement_timeout": "0",
     "lock_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",
@@ -38,8 +42,8 @@ class PostgresDestination:
     """
     A `Destination` that holds tables.
 
-    Rows wait in a staging table beside their target, from which `complete` loads them in one transaction with a note of
-    it in `pipeline_loads`. `database` has `SESSION_SETTINGS`, no limit for a command, and a connection for each run.
+    Rows wait in a staging table beside their target. `complete` loads them, in one transaction with a row in
+    `pipeline_loads`. `database` has `SESSION_SETTINGS`, no time limit for commands, and a connection for each run.
     """
 
     holds_tables = True
@@ -57,16 +61,15 @@ class PostgresDestination:
         self._schema = config.schema_name
         self._new_id = new_id
         self._seen: set[str] = set()
-        """Datasets whose tables have been there."""
-        # Plans name it, so it has to stay what it is however the DSN is written.
+        """Datasets whose table was found."""
+        # Plans name the destination by it, so it must not depend on how the DSN is written.
         self.url = f"postgresql://{quote(database.where, safe=':/,[]')}/{quote(self._schema, safe='')}"
-        self._loads = Loads(database=database, schema=self._schema, url=self.url)
 
     async def check(self, datasets: Sequence[str], *, columns: Mapping[str, Sequence[str]] | None = None) -> None:
         """
-        Whether these datasets could be loaded: tables, columns, index and rights are there. Writes nothing.
+        Check that these datasets can be loaded: tables, columns, indexes and privileges. Writes nothing.
 
-        `columns` are those of the rows, of the datasets of which they are known.
+        `columns`: the columns of the rows, for datasets where they are known.
 
         Raises JobConfigError, with all faults, AccessDenied, or a TransientError.
         """
@@ -80,9 +83,7 @@ class PostgresDestination:
                 try:
                     target = await find_target(connection, self._config, dataset, where=self._database.where)
                     if columns is not None and dataset in columns:
-                        target.require(columns[dataset])
-                        target.require_key(columns[dataset])
-                        target.require_complete(columns[dataset])
+                        target.check_columns(columns[dataset])
                 except JobConfigError as error:
                     faults.append(str(error))
         if faults:
@@ -90,17 +91,23 @@ class PostgresDestination:
 
     async def verify_installation(self, installation: UUID) -> None:
         """See `Destination`."""
-        await self._loads.verify_installation(installation)
+        async with session(self._database) as connection:
+            if await is_set_up(connection, self._schema):
+                await self._check_installation(connection, installation)
 
     async def mark_installation(self, installation: UUID) -> None:
         """See `Destination`."""
-        await self._loads.mark_installation(installation)
+        async with session(self._database) as connection:
+            await set_up(connection, self._schema)
+            mark = {"history_id": installation}
+            await connection.execute(*statement("mark_installation", mark, schema=quoted(self._schema)))
+            await self._check_installation(connection, installation)
 
     @asynccontextmanager
     async def open(
         self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AsyncIterator[TableUpload]:
-        """See `Destination`. Raises JobConfigError, here or in writing, where the rows' columns don't fit the table."""
+        """See `Destination`. Raises JobConfigError, here or on writing, if the rows' columns don't fit the table."""
         target = await self._target(content.dataset)
         assert content.snapshot_at is not None, "rejected rows go to objects"
         name = f"{PREFIX}{self._new_id()}"
@@ -116,20 +123,59 @@ class PostgresDestination:
         upload = TableUpload(
             session=partial(session, self._database),
             target=target,
-            staging=StagingTable(target=target, name=name, agency_id=int(metadata["agency-id"])),
+            staging=StagingTable(target=target, name=name, agency_id=int(metadata["agency-id"]), note=note),
             content=content,
         )
         await on_started(UploadRef(key=key, upload_id=name))
         keep = False
         try:
-            await upload.start(note)
+            await upload.start()
             yield upload
             keep = upload.sealed
         finally:
             await shielded(upload.close(keep=keep))
 
+    async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
+        """See `Destination`."""
+        if not isinstance(artifact.staged, StagedTable):
+            raise SettingsError(
+                f"The stored plan of {artifact.key} was made for objects, not for the tables of {self.url}. Set the "
+                "job config's `destinations` back to what they were until this run has finished."
+            )
+        try:
+            async with self._load(artifact, artifact.staged, metadata) as load:
+                await load.complete()
+        except Refused as error:
+            raise TableConflict(f"{self.url}/{artifact.dataset}", why=f"Postgres refuses them: {error}") from None
+
+    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
+        """Never called: tables have no manifest."""
+        raise AssertionError(f"{key} can't be published among tables")
+
+    async def exists(self, key: str) -> bool:
+        """Never called: tables have no manifest."""
+        raise AssertionError(f"{key} can't be published among tables")
+
+    async def abort(self, upload: UploadRef) -> None:
+        """See `Destination`."""
+        async with session(self._database) as connection:
+            await drop(connection, self._schema, upload.upload_id)
+
+    async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
+        """See `Destination`. Rows that were loaded stay, and the log says so: nothing undoes a merge."""
+        if isinstance(artifact.staged, StagedTable):
+            async with self._load(artifact, artifact.staged, metadata) as load:
+                await load.give_up(target=self._config.table_of(artifact.dataset))
+
+    async def pending_uploads(self) -> AsyncIterator[UploadRef]:
+        """See `Destination`."""
+        async with session(self._database) as connection:
+            found = await notes(connection, self._schema)
+        for name, note in found.items():
+            yield UploadRef(key=note.key, upload_id=name)
+
     async def _target(self, dataset: str) -> Target:
-        """One that was there before and is missing may be about to be made anew."""
+        """The dataset's table. One that was there before may be about to be recreated: that is tried again."""
         try:
             async with session(self._database) as connection:
                 target = await find_target(connection, self._config, dataset, where=self._database.where)
@@ -140,37 +186,24 @@ class PostgresDestination:
         self._seen.add(dataset)
         return target
 
-    async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
-        if not isinstance(artifact.staged, StagedTable):
-            raise SettingsError(
-                f"The stored plan of {artifact.key} was made for objects, not for the tables of {self.url}. Set the "
-                "job config's `destinations` back to what they were until this run has finished."
-            )
-        await self._loads.complete(Load.of(artifact, metadata, staging=artifact.staged.table))
-
-    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`: it holds tables."""
-        raise AssertionError(f"{key} can't stand among tables")
-
-    async def exists(self, key: str) -> bool:
-        """See `Destination`: it holds tables."""
-        raise AssertionError(f"{key} can't stand among tables")
-
-    async def abort(self, upload: UploadRef) -> None:
-        """See `Destination`."""
+    @asynccontextmanager
+    async def _load(self, artifact: Artifact, staged: StagedTable, metadata: Mapping[str, str]) -> AsyncIterator[Load]:
         async with session(self._database) as connection:
-            await drop(connection, self._schema, upload.upload_id)
+            await set_up(connection, self._schema)
+            # Not the user's default: a higher level can't see what others have committed meanwhile.
+            async with connection.transaction(isolation="read_committed"):
+                yield Load(
+                    connection=connection,
+                    schema=self._schema,
+                    url=self.url,
+                    artifact=artifact,
+                    staging=staged.table,
+                    run_id=metadata["run-id"],
+                    agency_id=int(metadata["agency-id"]),
+                    attempt=int(metadata["attempt"]),
+                )
 
-    async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`. Rows that have been loaded stay, and are reported in the log: nothing undoes a merge."""
-        if isinstance(artifact.staged, StagedTable):
-            load = Load.of(artifact, metadata, staging=artifact.staged.table)
-            await self._loads.give_up(load, target=self._config.table_of(artifact.dataset))
-
-    async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """See `Destination`."""
-        async with session(self._database) as connection:
-            found = await notes(connection, self._schema)
-        for name, note in found.items():
-            yield UploadRef(key=note.key, upload_id=name)
+    async def _check_installation(self, connection: asyncpg.Connection, installation: UUID) -> None:
+        owner = await connection.fetchval(*statement("installation", schema=quoted(self._schema)))
+        if owner is not None:
+            check_mark(mark_of(UUID(str(owner))), installation=installation, url=self.url)

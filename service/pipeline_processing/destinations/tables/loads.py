@@ -1,233 +1,178 @@
 """
-Staged rows → their table, once: in one transaction with a note of it in `pipeline_loads`.
+Loading staged rows into their table, exactly once: in one transaction with a row in `pipeline_loads`.
 
-Whoever comes later finds the note and does nothing, so completing may be repeated by any worker, and after a lost
-reply.
+A worker that finds that row does nothing. So any worker may repeat a load, also after a lost reply.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
-from uuid import UUID
+from typing import Any
 
 import asyncpg
 import structlog
 
-from pipeline_processing.destinations.installation import check_mark, mark_of
-from pipeline_processing.destinations.tables.loading_errors import Refused, TableConflict, session
-from pipeline_processing.destinations.tables.loading_queries import agency_literal, column_list, statement, table_name
+from pipeline_processing.destinations.tables.errors import TableConflict
 from pipeline_processing.destinations.tables.options import LoadMode
+from pipeline_processing.destinations.tables.queries import agency_literal, column_list, statement, table_name
 from pipeline_processing.destinations.tables.staging import StagingNote, drop, notes, rows_of
 from pipeline_processing.errors import UploadMissing
 from pipeline_processing.model import Artifact
-from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.client import quoted
 
 LOADED = "loaded"
 GIVEN_UP = "given_up"
 SUPERSEDED = "superseded"
-_TABLES = 2
+_BOOKKEEPING_TABLES = 2
 
 log = structlog.get_logger(__name__)
 
 
+async def is_set_up(connection: asyncpg.Connection, schema: str) -> bool:
+    """Whether the tables of the bookkeeping are there."""
+    tables = await connection.fetchval(*statement("bookkeeping_tables", {"schema": schema}))
+    return bool(tables == _BOOKKEEPING_TABLES)
+
+
+async def set_up(connection: asyncpg.Connection, schema: str) -> None:
+    """Create the tables of the bookkeeping."""
+    # Looked up first: IF NOT EXISTS needs the right to create even where there is nothing to create.
+    if await is_set_up(connection, schema):
+        return
+    async with connection.transaction():
+        await connection.execute(*statement("lock_bookkeeping", {"schema": schema}))
+        await connection.execute(*statement("create_loads", schema=quoted(schema)))
+        await connection.execute(*statement("create_installation", schema=quoted(schema)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """One artifact of a plan that is to be loaded, or given up."""
+    """One artifact's load, inside its transaction, which is at READ COMMITTED."""
 
+    connection: asyncpg.Connection
+    schema: str
+    url: str
+    """The destination's, for messages."""
+    artifact: Artifact
+    staging: str
+    """The name of the staging table."""
     run_id: str
-    dataset: str
     agency_id: int
     attempt: int
-    rows: int
-    sha256: str
-    staging: str
 
-    @classmethod
-    def of(cls, artifact: Artifact, metadata: Mapping[str, str], *, staging: str) -> Self:
-        """From what the plan has."""
-        return cls(
-            run_id=metadata["run-id"],
-            dataset=artifact.dataset,
-            agency_id=int(metadata["agency-id"]),
-            attempt=int(metadata["attempt"]),
-            rows=artifact.rows,
-            sha256=artifact.sha256,
-            staging=staging,
-        )
-
-
-class Loads:
-    """The loads of one schema. `url` is the destination's, for messages."""
-
-    def __init__(self, *, database: DatabaseClient, schema: str, url: str) -> None:
-        self._database = database
-        self._schema = schema
-        self._quoted = quoted(schema)
-        self._url = url
-
-    # -- whose schema it is ----------------------------------------------------------------------
-
-    async def verify_installation(self, installation: UUID) -> None:
-        """Writes nothing. Raises ForeignPrefix."""
-        async with session(self._database) as connection:
-            if await self._is_set_up(connection):
-                await self._check(connection, installation)
-
-    async def mark_installation(self, installation: UUID) -> None:
-        """Raises ForeignPrefix."""
-        async with session(self._database) as connection:
-            await self._set_up(connection)
-            await connection.execute(*statement("mark_installation", {"history_id": installation}, schema=self._quoted))
-            await self._check(connection, installation)
-
-    async def _check(self, connection: asyncpg.Connection, installation: UUID) -> None:
-        owner = await connection.fetchval(*statement("installation", schema=self._quoted))
-        if owner is not None:
-            check_mark(mark_of(UUID(str(owner))), installation=installation, url=self._url)
-
-    async def _is_set_up(self, connection: asyncpg.Connection) -> bool:
-        tables = await connection.fetchval(*statement("bookkeeping_tables", {"schema": self._schema}))
-        return bool(tables == _TABLES)
-
-    async def _set_up(self, connection: asyncpg.Connection) -> None:
-        # Looked up first: IF NOT EXISTS asks for the right to create even where nothing is to be created.
-        if await self._is_set_up(connection):
-            return
-        async with connection.transaction():
-            await connection.execute(*statement("lock_bookkeeping", {"schema": self._schema}))
-            await connection.execute(*statement("create_loads", schema=self._quoted))
-            await connection.execute(*statement("create_installation", schema=self._quoted))
-
-    # -- loading ---------------------------------------------------------------------------------
-
-    async def complete(self, load: Load) -> None:
+    async def complete(self) -> None:
         """
-        Load the staged rows, unless that was done already, or a run that began later has replaced the agency's rows:
-        a run that is rolled forward late would bring the old ones back.
+        Load the staged rows, unless that is done already.
 
-        Raises UploadMissing when there is neither a note nor the staging table, and TableConflict when the table
-        doesn't take the rows, another attempt's or another table's were loaded, or the run was given up.
+        A run is superseded, and changes nothing, if a run with a later snapshot has replaced the agency's rows: it
+        would bring the old ones back.
+
+        Raises UploadMissing if neither the staging table nor a row in `pipeline_loads` is there, and TableConflict if
+        another attempt's rows or another table's were loaded, the run was given up, or the table takes too few rows.
         """
-        url = f"{self._url}/{load.dataset}"
-        try:
-            async with session(self._database) as connection:
-                await self._set_up(connection)
-                # Not the user's default: at any higher level, what others have committed meanwhile can't be seen.
-                async with connection.transaction(isolation="read_committed"):
-                    await self._complete(connection, load, url)
-        except Refused as error:
-            raise TableConflict(url, why=f"Postgres refuses them: {error}") from None
-
-    async def give_up(self, load: Load, *, target: str) -> None:
-        """Have a run's rows never be loaded from now on. Those that have been stay: nothing undoes a merge."""
-        async with session(self._database) as connection:
-            await self._set_up(connection)
-            async with connection.transaction(isolation="read_committed"):
-                if not await self._note(connection, load, target=target, state=GIVEN_UP):
-                    noted = await self._noted(connection, load)
-                    if noted["state"] == LOADED:
-                        log.warning("rows_of_a_failed_run_stay", url=f"{self._url}/{target}", run_id=load.run_id)
-                await drop(connection, self._schema, load.staging)
-
-    async def _complete(self, connection: asyncpg.Connection, load: Load, url: str) -> None:
-        note = (await notes(connection, self._schema, begins=load.staging)).get(load.staging)
+        url = f"{self.url}/{self.artifact.dataset}"
+        note = (await notes(self.connection, self.schema, begins=self.staging)).get(self.staging)
         if note is not None:
-            what = f"{table_name(self._schema, note.target)} {load.agency_id}"
-            await connection.execute(*statement("lock_load", {"what": what}))
-        later = await self._later_replacement(connection, load, note)
+            what = f"{table_name(self.schema, note.target)} {self.agency_id}"
+            await self.connection.execute(*statement("lock_load", {"what": what}))
+        later = await self._later_replacement(note)
         state = LOADED if later is None else SUPERSEDED
-        if not await self._note(connection, load, target=note.target if note else "", state=state, note=note):
-            await self._check_done(connection, load, note, url)
+        if not await self._record(state, target=note.target if note else "", note=note):
+            await self._check_done(note, url)
         elif later is not None:
-            log.warning("load_superseded", url=url, run_id=load.run_id, agency_id=load.agency_id, by_run_id=later)
+            log.warning("load_superseded", url=url, run_id=self.run_id, agency_id=self.agency_id, by_run_id=later)
         else:
-            if note is None or not await self._keep(connection, load):
+            if note is None or not await self._lock_staging():
                 raise UploadMissing(url)
-            await self._load(connection, load, note, f"{self._url}/{note.target}")
-        await drop(connection, self._schema, load.staging)
+            await self._move_rows(note)
+        await drop(self.connection, self.schema, self.staging)
 
-    async def _later_replacement(
-        self, connection: asyncpg.Connection, load: Load, note: StagingNote | None
-    ) -> str | None:
-        """The run whose rows a load would take the agency back from. The load's lock is held."""
+    async def give_up(self, *, target: str) -> None:
+        """See to it that the rows are never loaded. Rows that were loaded stay: nothing undoes a merge."""
+        if not await self._record(GIVEN_UP, target=target) and (await self._recorded())["state"] == LOADED:
+            log.warning("rows_of_a_failed_run_stay", url=f"{self.url}/{target}", run_id=self.run_id)
+        await drop(self.connection, self.schema, self.staging)
+
+    async def _later_replacement(self, note: StagingNote | None) -> str | None:
+        """The run that has replaced the agency's rows by newer ones, if any. The load's lock is held."""
         if note is None or note.mode is not LoadMode.REPLACE:
             return None
-        values = {"target": note.target, "agency_id": load.agency_id, "snapshot_at": note.snapshot_at}
-        found: str | None = await connection.fetchval(*statement("later_replacement", values, schema=self._quoted))
+        values = {"target": note.target, "agency_id": self.agency_id, "snapshot_at": note.snapshot_at}
+        query = statement("later_replacement", values, schema=quoted(self.schema))
+        found: str | None = await self.connection.fetchval(*query)
         return found
 
-    async def _check_done(self, connection: asyncpg.Connection, load: Load, note: StagingNote | None, url: str) -> None:
-        noted = await self._noted(connection, load)
-        if noted["state"] == GIVEN_UP:
+    async def _check_done(self, note: StagingNote | None, url: str) -> None:
+        """Raises TableConflict unless these very rows were loaded before."""
+        recorded = await self._recorded()
+        if recorded["state"] == GIVEN_UP:
             raise TableConflict(url, why="the run was given up")
-        if (noted["attempt"], noted["sha256"]) != (load.attempt, load.sha256):
+        if (recorded["attempt"], recorded["sha256"]) != (self.attempt, self.artifact.sha256):
             raise TableConflict(
-                url, why=f"attempt {noted['attempt']} of run {load.run_id!r} was loaded, not attempt {load.attempt}"
+                url,
+                why=f"attempt {recorded['attempt']} of run {self.run_id!r} was loaded, not attempt {self.attempt}",
             )
-        if note is not None and noted["target"] != note.target:
+        if note is not None and recorded["target"] != note.target:
             raise TableConflict(
                 url,
                 why=f"its rows for the table {note.target!r} would be the dataset's second load in this schema, after "
-                f"that of {noted['target']!r}. Two destinations lead to one schema, by different names of its server: "
-                "make them one, or give each a schema of its own",
+                f"that of {recorded['target']!r}. Two destinations lead to one schema, by different names of its "
+                "server: make them one, or give each a schema of its own",
             )
 
-    async def _keep(self, connection: asyncpg.Connection, load: Load) -> bool:
-        """Have nobody drop the staging table any more; whether it is there."""
+    async def _lock_staging(self) -> bool:
+        """Keep others from dropping the staging table. False if it is gone."""
         try:
-            await connection.execute(*statement("lock_staging", staging=table_name(self._schema, load.staging)))
+            staging = table_name(self.schema, self.staging)
+            await self.connection.execute(*statement("lock_staging", staging=staging))
         except asyncpg.UndefinedTableError:
             return False
         return True
 
-    async def _load(self, connection: asyncpg.Connection, load: Load, note: StagingNote, url: str) -> None:
-        staging = table_name(self._schema, load.staging)
-        columns = [row["name"] for row in await connection.fetch(*statement("staged_columns", {"staging": staging}))]
+    async def _move_rows(self, note: StagingNote) -> None:
+        staging = table_name(self.schema, self.staging)
+        found = await self.connection.fetch(*statement("staged_columns", {"staging": staging}))
+        columns = [row["name"] for row in found]
+        # A merge updates every column but the key. Where there is no other, it has to write something all the same.
+        updated = [name for name in columns if name not in note.merge_key] or [note.agency_column]
         parts = {
-            "target": table_name(self._schema, note.target),
+            "target": table_name(self.schema, note.target),
             "staging": staging,
             "columns": column_list(columns),
             "key": column_list(note.merge_key),
-            "assignments": _assignments(columns, note),
+            "assignments": ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in updated),
             "agency_column": quoted(note.agency_column),
-            "agency": agency_literal(load.agency_id),
+            "agency": agency_literal(self.agency_id),
         }
         if note.mode is LoadMode.REPLACE:
-            await connection.execute(*statement("delete_agency", **parts))
-        query = "merge_rows" if note.mode is LoadMode.MERGE else "insert_rows"
-        taken = rows_of(await connection.execute(*statement(query, **parts)))
-        if taken != load.rows:
-            raise TableConflict(url, why=_short_of(taken, load.rows, note.mode))
+            await self.connection.execute(*statement("delete_agency", **parts))
+        merges = note.mode is LoadMode.MERGE
+        moved = statement("merge_rows", **parts) if merges else statement("insert_rows", **parts)
+        taken = rows_of(await self.connection.execute(*moved))
+        if taken != self.artifact.rows:
+            why = "another agency has rows with the same key" if merges else "the staging table was changed"
+            raise TableConflict(
+                f"{self.url}/{note.target}",
+                why=f"it took {taken:,} of {self.artifact.rows:,} rows. Either {why}, or a trigger or rule of the "
+                "table drops some",
+            )
 
-    async def _note(
-        self, connection: asyncpg.Connection, load: Load, *, target: str, state: str, note: StagingNote | None = None
-    ) -> bool:
-        values = {
-            "run_id": load.run_id,
-            "dataset": load.dataset,
-            "agency_id": load.agency_id,
-            "attempt": load.attempt,
+    async def _record(self, state: str, *, target: str, note: StagingNote | None = None) -> bool:
+        """Write the row of this run and dataset in `pipeline_loads`. False if there is one."""
+        values: dict[str, Any] = {
+            "run_id": self.run_id,
+            "dataset": self.artifact.dataset,
+            "agency_id": self.agency_id,
+            "attempt": self.attempt,
             "target": target,
             "state": state,
             "mode": note and note.mode.value,
             "snapshot_at": note and note.snapshot_at,
-            "rows": load.rows,
-            "checksum": load.sha256,
+            "rows": self.artifact.rows,
+            "checksum": self.artifact.sha256,
         }
-        return bool(await connection.fetchval(*statement("note_load", values, schema=self._quoted)))
+        query = statement("note_load", values, schema=quoted(self.schema))
+        return bool(await self.connection.fetchval(*query))
 
-    async def _noted(self, connection: asyncpg.Connection, load: Load) -> asyncpg.Record:
-        """What `_note` has found instead."""
-        values = {"run_id": load.run_id, "dataset": load.dataset}
-        return await connection.fetchrow(*statement("noted_load", values, schema=self._quoted))
-
-
-def _assignments(columns: list[str], note: StagingNote) -> str:
-    """Every column that rows have but the key. Where that is all of them, something has to be written all the same."""
-    changed = [name for name in columns if name not in note.merge_key] or [note.agency_column]
-    return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed)
-
-
-def _short_of(taken: int, rows: int, mode: LoadMode) -> str:
-    why = "another agency has rows with the same key" if mode is LoadMode.MERGE else "the staging table was changed"
-    return f"it took {taken:,} of {rows:,} rows. Either {why}, or a trigger or rule of the table drops some"
+    async def _recorded(self) -> asyncpg.Record:
+        """The row that `_record` found."""
+        values = {"run_id": self.run_id, "dataset": self.artifact.dataset}
+        return await self.connection.fetchrow(*statement("noted_load", values, schema=quoted(self.schema)))

@@ -1,6 +1,6 @@
--- Loading rows into tables that readers have. A run's rows wait in a staging table of their own, in the target's schema,
--- until its plan is completed; `pipeline_loads` says which runs' rows have been loaded, or never will be.
--- What stands in braces are quoted names.
+-- Loading rows into tables. A run's rows wait in a staging table of their own, in the target's schema, until the run's
+-- plan is completed. `pipeline_loads` says which runs' rows were loaded, or never will be.
+-- Braces hold quoted names.
 
 -- name: target_table
 -- A table, and what this user may do with it and in its schema.
@@ -21,25 +21,31 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :name;
 
 -- name: target_columns
--- Its columns, with their types as SQL has them; `computed` are those that no INSERT may name, `needed` those that every
--- INSERT has to. `expression` is what gives a value that the INSERT doesn't; `numbered` are those that the next number of
--- a sequence does. `collate` follows the type where the collation isn't the type's own.
+-- Its columns. `definition`: for CREATE TABLE, without what would take a number from a sequence. `computed`: no INSERT
+-- may name it. `numbered`: a sequence fills it in. `needed`: every INSERT has to name it.
 SELECT
     a.attname::text AS name,
-    format_type(a.atttypid, a.atttypmod) AS type,
-    coalesce(' COLLATE ' || quote_ident(l.nspname) || '.' || quote_ident(l.collname), '') AS collate,
-    a.attnotnull AS not_null,
+    f.type,
+    concat_ws(' ',
+        f.type,
+        'COLLATE ' || quote_ident(l.nspname) || '.' || quote_ident(l.collname),
+        CASE WHEN a.attgenerated <> '' THEN 'GENERATED ALWAYS AS (' || e.expression || ') STORED'
+            WHEN NOT n.numbered THEN 'DEFAULT ' || e.expression END,
+        CASE WHEN a.attnotnull THEN 'NOT NULL' END
+    ) AS definition,
     a.attgenerated <> '' OR a.attidentity = 'a' AS computed,
-    a.attgenerated <> '' AS generated,
-    a.attidentity <> '' OR coalesce(e.expression LIKE '%nextval(%', false) AS numbered,
-    (a.attnotnull OR t.typnotnull) AND a.attidentity = '' AND d.oid IS NULL AND t.typdefault IS NULL AS needed,
-    e.expression
+    n.numbered,
+    (a.attnotnull OR t.typnotnull) AND a.attidentity = '' AND d.oid IS NULL AND t.typdefault IS NULL AS needed
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
+CROSS JOIN LATERAL (SELECT format_type(a.atttypid, a.atttypmod) AS type) AS f
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 CROSS JOIN LATERAL (
     SELECT coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0)) AS expression
 ) AS e
+CROSS JOIN LATERAL (
+    SELECT a.attidentity <> '' OR coalesce(e.expression LIKE '%nextval(%', false) AS numbered
+) AS n
 LEFT JOIN (
     SELECT c.oid, n.nspname, c.collname FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
 ) AS l ON l.oid = a.attcollation AND a.attcollation <> t.typcollation
@@ -47,13 +53,8 @@ WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
 -- name: table_checks
--- Its CHECKs, with the columns that they read; without those of whole rows and system columns, which only the table has.
-SELECT
-    c.conname::text AS name,
-    pg_get_expr(c.conbin, c.conrelid) AS expression,
-    ARRAY(
-        SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
-    ) AS columns
+-- Its CHECKs; without those of whole rows and system columns, which only the table itself can have.
+SELECT c.conname::text AS name, pg_get_expr(c.conbin, c.conrelid) AS expression
 FROM pg_constraint c
 WHERE c.conrelid = :oid AND c.contype = 'c'
   AND NOT coalesce(0 >= ANY (c.conkey), false)
@@ -78,7 +79,18 @@ SELECT CAST('1' AS {type}) IS NOT NULL;
 
 -- name: create_staging
 -- A staging table. It is logged: a crash of the server would empty an unlogged one, and a stored plan relies on it.
-CREATE TABLE {staging} ({columns}) WITH (autovacuum_enabled = false);
+CREATE TABLE {staging} ({defined}) WITH (autovacuum_enabled = false);
+
+-- name: bind_agency
+-- The staging table takes the rows of one agency only, and fills in the agency's id.
+ALTER TABLE {staging}
+    ALTER COLUMN {agency_column} SET DEFAULT {agency},
+    ALTER COLUMN {agency_column} SET NOT NULL,
+    ADD CONSTRAINT {constraint} CHECK ({agency_column} = {agency});
+
+-- name: drop_columns
+-- Drop columns that rows don't have, with all that depends on them.
+ALTER TABLE {staging} {drops};
 
 -- name: comment_on_staging
 -- The statement that says whose a staging table is: a comment can't be bound, so the server quotes it.
@@ -92,9 +104,13 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relkind = 'r' AND starts_with(c.relname::text, :begins)
 ORDER BY c.relname;
 
--- name: add_column
--- A column that a later row has: the rows before it have null there.
-ALTER TABLE {staging} ADD COLUMN {column};
+-- name: rename_staging
+-- Make room for a staging table with more columns.
+ALTER TABLE {staging} RENAME TO {name};
+
+-- name: copy_staging
+-- Copy the rows of the table that had fewer columns.
+INSERT INTO {staging} ({columns}) SELECT {values} FROM {narrow};
 
 -- name: insert_lines
 -- An array of JSON objects as rows, each value read by its column's type.
@@ -111,12 +127,6 @@ SELECT EXISTS (SELECT FROM {staging} WHERE {all_there} GROUP BY {columns} HAVING
 -- name: incomplete_keys
 -- Whether a staged row has a null in its key: nothing could ever be found by that.
 SELECT EXISTS (SELECT FROM {staging} WHERE NOT ({all_there}));
-
--- name: violations
--- Whether a CHECK refuses a staged row, with what the target fills in. As in a table, it doesn't where it is null.
-SELECT EXISTS (
-    SELECT FROM (SELECT r.*{generated} FROM (SELECT s.*{plain} FROM {staging} AS s) AS r) AS r WHERE NOT ({check})
-);
 
 -- name: foreign_keys
 -- Whether a row of another agency has the key of a staged one.

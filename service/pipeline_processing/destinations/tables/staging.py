@@ -1,4 +1,4 @@
-"""Staging tables: where a run's rows wait, already of the target's types, until its plan is completed."""
+"""Staging tables: the rows of a run wait in one, beside their target, until the run's plan is completed."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -6,23 +6,23 @@ from datetime import datetime
 import asyncpg
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline_processing.destinations.tables.loading_errors import Refused, is_refusal
-from pipeline_processing.destinations.tables.loading_queries import agency_literal, column_list, statement, table_name
+from pipeline_processing.destinations.tables.errors import Refused, is_refusal
 from pipeline_processing.destinations.tables.options import LoadMode
-from pipeline_processing.destinations.tables.target_table import Check, Target
+from pipeline_processing.destinations.tables.queries import agency_literal, column_list, statement, table_name
+from pipeline_processing.destinations.tables.target import Target
 from pipeline_processing.errors import DataError
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.postgres.client import quoted
 
 PREFIX = "_pp_"
 """What the names of staging tables begin with."""
-_AGENCY_CHECK = "pp_agency"
 
 
 class StagingNote(BaseModel):
     """
-    What a staging table's comment says: whose rows it holds, and how they are to be loaded. So a job config that is
-    changed afterwards can't change what a stored plan does.
+    The comment of a staging table: whose rows it holds, and how to load them.
+
+    A plan is completed as this note says, even if the job config has been changed since.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,11 +34,11 @@ class StagingNote(BaseModel):
     merge_key: tuple[str, ...]
     agency_column: str
     snapshot_at: datetime
-    """Which of two runs has the newer rows, whichever comes to this dataset first."""
+    """Decides which of two runs has the newer rows, whichever of them is loaded first."""
 
 
 async def notes(connection: asyncpg.Connection, schema: str, *, begins: str = PREFIX) -> dict[str, StagingNote]:
-    """Staging tables of a schema by name, those whose names begin so; without tables that only look like it."""
+    """Staging tables of a schema whose names begin with `begins`, by name. Tables without a note aren't ours."""
     found = {}
     for row in await connection.fetch(*statement("staging_tables", {"schema": schema, "begins": begins})):
         try:
@@ -49,7 +49,7 @@ async def notes(connection: asyncpg.Connection, schema: str, *, begins: str = PR
 
 
 async def drop(connection: asyncpg.Connection, schema: str, name: str) -> None:
-    """Also if it is gone already. Whatever a plan names, nothing but staging tables is ever dropped."""
+    """Drop a staging table if it exists. Raises ValueError for the name of any other table."""
     if not name.startswith(PREFIX):
         raise ValueError(f"{name!r} isn't a staging table")
     await connection.execute(*statement("drop_staging", staging=table_name(schema, name)))
@@ -57,50 +57,63 @@ async def drop(connection: asyncpg.Connection, schema: str, name: str) -> None:
 
 class StagingTable:
     """
-    The staging table of one upload.
+    The staging table of one upload. It has what its target has: types, collations, NOT NULLs and CHECKs.
 
-    It has the columns that rows have, with the target's types, collations and NOT NULLs, and the agency column, which
-    can hold but one id: whatever a row of the target could not be is refused when it comes, not when the run is
-    decided.
+    So Postgres itself refuses a bad row when it arrives, before the run is decided. CHECKs may read columns that rows
+    don't have; these are added as the target would fill them in. The agency column takes the run's agency only.
+
+    The definition comes from the catalog. CREATE TABLE … (LIKE …) would need SELECT on the target, which the role
+    doesn't have for `mode: append`, and would fail on a CHECK of whole rows.
     """
 
-    def __init__(self, *, target: Target, name: str, agency_id: int) -> None:
-        self.columns: list[str] = []
-        """Those that rows have had so far."""
+    def __init__(self, *, target: Target, name: str, agency_id: int, note: StagingNote) -> None:
+        self.columns: tuple[str, ...] = ()
+        """Columns that rows have had so far."""
         self.name = name
         self._target = target
         self._agency_id = agency_id
+        self._note = note
         self._quoted = table_name(target.schema, name)
+        self._filled_in: list[str] = []
+        """Columns that rows don't have."""
 
-    async def create(self, connection: asyncpg.Connection, columns: Sequence[str], note: StagingNote) -> None:
-        """With columns that all rows have."""
-        self._target.require(columns)
-        others = [self._defined(name) for name in columns if name != self._target.agency_column]
-        parts = {"staging": self._quoted, "columns": ", ".join([self._agency_column(), *others])}
-        comment = {"schema": self._target.schema, "name": self.name, "comment": note.model_dump_json()}
-        async with connection.transaction():  # a staging table without its comment would never be found
-            await connection.execute(*statement("create_staging", **parts))
-            await connection.execute(await connection.fetchval(*statement("comment_on_staging", comment)))
-        self.columns = list(columns)
+    async def create(self, connection: asyncpg.Connection, columns: Sequence[str]) -> None:
+        """Create the table for rows with these columns; for now none where only the rows tell."""
+        async with connection.transaction():
+            await self._create(connection, columns)
+        self.columns = tuple(columns)
 
-    async def provide(self, connection: asyncpg.Connection, columns: Iterable[str]) -> None:
-        """Columns that rows to come have. Raises JobConfigError if the target hasn't."""
-        new = [name for name in columns if name not in self.columns]
-        self._target.require(new)
-        for name in new:
-            if name != self._target.agency_column:
-                await connection.execute(*statement("add_column", staging=self._quoted, column=self._defined(name)))
-            self.columns.append(name)
+    async def add_columns(self, connection: asyncpg.Connection, columns: Iterable[str]) -> None:
+        """
+        Make room for rows that have these columns too. In rows that came before, they are null.
+
+        Raises JobConfigError where the columns don't fit the target.
+        """
+        if not (new := [name for name in columns if name not in self.columns]):
+            return
+        columns = (*self.columns, *new)
+        self._target.check_columns(columns)
+        there = (*self.columns, self._target.agency_column)
+        narrow = table_name(self._target.schema, f"{self.name}_")
+        parts = {
+            "narrow": narrow,
+            "columns": column_list(columns),
+            "values": ", ".join(quoted(name) if name in there else "NULL" for name in columns),
+        }
+        async with connection.transaction():
+            await connection.execute(*statement("rename_staging", staging=self._quoted, name=quoted(f"{self.name}_")))
+            await self._create(connection, columns)
+            await connection.execute(*statement("copy_staging", staging=self._quoted, **parts))
+            await connection.execute(*statement("drop_staging", staging=narrow))
+        self.columns = columns
 
     async def insert_lines(self, connection: asyncpg.Connection, lines: bytes) -> int:
         """
-        Whole lines of NDJSON; the number of rows. Raises Refused, which names the column if that can be found.
+        Insert whole lines of NDJSON; returns the number of rows. Raises Refused, with the column if it can be found.
 
-        What JSON doesn't tell is lost: a document `null` becomes a null, arrays begin at 1, those of documents that are
-        arrays gain a dimension. Types whose JSON isn't their own text, such as hstore, are refused. CSV loses nothing.
+        JSON can't tell a document `null` from null, nor where an array begins, and documents that are arrays gain a
+        dimension. Types whose JSON isn't their own text, such as hstore, are refused. CSV loses nothing.
         """
-        if not self.columns:
-            raise DataError(f"The rows of dataset {self._target.dataset!r} have no columns to load. Select some.")
         array = "[" + lines.decode().removesuffix("\n").replace("\n", ",") + "]"
         parts = {"staging": self._quoted, "columns": column_list(self.columns), "typed": self._typed(self.columns)}
         try:
@@ -112,10 +125,10 @@ class StagingTable:
             raise Refused(error, column=column) from None
         return rows_of(status)
 
-    async def copy_csv(self, connection: asyncpg.Connection, records: bytes, options: CsvOptions) -> int:
-        """Whole records of CSV without the header, in the order of `columns`; the number of rows. Raises Refused."""
-        if not self.columns:
-            raise DataError(f"The rows of dataset {self._target.dataset!r} have no columns to load. Select some.")
+    async def copy_csv(
+        self, connection: asyncpg.Connection, records: bytes, options: CsvOptions, *, header: bool
+    ) -> int:
+        """Copy whole CSV records, in the order of `columns`; returns the number of rows. Raises Refused."""
         try:
             status = await connection.copy_to_table(
                 self.name,
@@ -123,7 +136,7 @@ class StagingTable:
                 source=memoryview(records),  # asyncpg takes bytes for the path of a file
                 columns=self.columns,
                 format="csv",
-                header=False,
+                header=header,
                 delimiter=options.delimiter,
                 null=options.null,
             )
@@ -133,17 +146,16 @@ class StagingTable:
             raise Refused(error, column=self._named_in(getattr(error, "context", None))) from None
         return rows_of(status)
 
-    async def check_rows(self, connection: asyncpg.Connection) -> None:
+    async def finish(self, connection: asyncpg.Connection) -> None:
         """
-        Raises DataError for what a unique index of the target would refuse, as far as it is known before the load: two
-        rows with one key, a key of another agency's row; if rows are to be merged, a null in a key; and for what its
-        CHECKs refuse. Raises JobConfigError if a column is missing.
+        All rows are here: check their keys, and keep no column that they don't have.
+
+        Raises DataError for two rows with one key, the key of another agency's row, and a null in a key to merge by.
         """
-        target, dataset = self._target, self._target.dataset
+        await self._drop_columns(connection, self._filled_in)
         if not self.columns:
             return  # nor are there rows
-        target.require_key(self.columns)
-        target.require_complete(self.columns)
+        target, dataset = self._target, self._target.dataset
         await connection.execute(*statement("analyze_staging", staging=self._quoted))
         if target.key and await self._any(connection, "incomplete_keys", target.key):
             raise DataError(
@@ -164,63 +176,47 @@ class StagingTable:
                     "which is left alone. Find out whose it is, or make the agency's id part of that unique index."
                 )
 
-        for check in target.checks:
-            if self._is_numbered(check):
-                continue
-            parts = {"staging": self._quoted, "check": check.expression, **self._filled_in(check)}
-            if await connection.fetchval(*statement("violations", **parts)):
-                raise DataError(
-                    f"Dataset {dataset!r}: {target} can't take a row: its constraint {check.name!r} refuses it. "
-                    "Correct the data, the steps or the table."
-                )
+    def error_of(self, refused: Refused) -> DataError:
+        """The run's error for rows that Postgres refused."""
+        target = self._target
+        place = f"Dataset {target.dataset!r}"
+        if refused.constraint == self.name or refused.column == target.agency_column:
+            return DataError(
+                f"{place}: a row's {target.agency_column!r} isn't the run's agency, {self._agency_id}, and {target} "
+                "takes an agency's own rows only. Correct the query, or leave the column out: then it is filled in."
+            )
+        return DataError(f"{place}: {target} can't take a row: {refused}. Correct the data, the steps or the table.")
 
-    def _is_numbered(self, check: Check) -> bool:
-        """Whether a CHECK may read a number that rows are given only by the load, itself or in a generated column."""
-        columns, staged = self._target.columns, (*self.columns, self._target.agency_column)
-        missing = [name for name in check.columns if name not in staged]
-        made_of = [columns[name].expression or "" for name in missing if columns[name].generated]
-        return any(
-            name in missing or any(quoted(name)[1:-1] in expression for expression in made_of)
-            for name, column in columns.items()
-            if column.numbered and name not in staged
+    async def _create(self, connection: asyncpg.Connection, columns: Sequence[str]) -> None:
+        target = self._target
+        given = {*columns, target.agency_column}
+        defined = {name: column for name, column in target.columns.items() if target.checks or name in given}
+        definitions = [f"{quoted(name)} {column.definition}" for name, column in defined.items()]
+        definitions += [f"CONSTRAINT {quoted(name)} CHECK ({check})" for name, check in target.checks.items()]
+        comment = {"schema": target.schema, "name": self.name, "comment": self._note.model_dump_json()}
+        agency = {"agency_column": quoted(target.agency_column), "agency": agency_literal(self._agency_id)}
+        await connection.execute(*statement("create_staging", staging=self._quoted, defined=", ".join(definitions)))
+        await connection.execute(
+            *statement("bind_agency", staging=self._quoted, constraint=quoted(self.name), **agency)
         )
+        await connection.execute(await connection.fetchval(*statement("comment_on_staging", comment)))
+        self._filled_in = [name for name in defined if name not in given]
+        # Only the load may take a number from a sequence. What is made of it, or checks it, goes too.
+        await self._drop_columns(connection, [name for name in self._filled_in if defined[name].numbered])
 
-    def _filled_in(self, check: Check) -> dict[str, str]:
-        """Columns that a CHECK reads and rows don't have, as the target fills them in: plain ones, then generated."""
-        columns = self._target.columns
-        missing = [name for name in columns if name not in (*self.columns, self._target.agency_column)]
-        generated = [name for name in missing if columns[name].generated and name in check.columns]
-        # Which columns a generated one is made of isn't looked up, but no number is: see `_is_numbered`.
-        given = [name for name in missing if not columns[name].generated and not columns[name].numbered]
-        plain = [name for name in given if generated or name in check.columns]
-        return {"plain": self._selected(plain), "generated": self._selected(generated)}
-
-    def _selected(self, names: Iterable[str]) -> str:
-        columns = ((name, self._target.columns[name]) for name in names)
-        return "".join(
-            f", CAST(({one.expression or 'NULL'}) AS {one.type}){one.collate} AS {quoted(name)}"
-            for name, one in columns
-        )
+    async def _drop_columns(self, connection: asyncpg.Connection, names: Sequence[str]) -> None:
+        if names:
+            drops = ", ".join(f"DROP COLUMN IF EXISTS {quoted(name)} CASCADE" for name in names)
+            await connection.execute(*statement("drop_columns", staging=self._quoted, drops=drops))
 
     def _stays_apart(self, key: Sequence[str]) -> bool:
-        """Whether, of the target's rows, only another agency's can be in the way of a staged one with the same key."""
+        """Whether only another agency's row can have the key of a staged one when that is loaded."""
         match self._target.mode:
             case LoadMode.REPLACE:
                 return True
             case LoadMode.MERGE:
                 return set(key) == set(self._target.key)
         return False
-
-    def told(self, error: Refused) -> DataError:
-        """A refusal of rows as the run's error."""
-        target = self._target
-        place = f"Dataset {target.dataset!r}"
-        if error.constraint == _AGENCY_CHECK or error.column == target.agency_column:
-            return DataError(
-                f"{place}: a row's {target.agency_column!r} isn't the run's agency, {self._agency_id}, and {target} "
-                "takes an agency's own rows only. Correct the query, or leave the column out: then it is filled in."
-            )
-        return DataError(f"{place}: {target} can't take a row: {error}. Correct the data, the steps or the table.")
 
     async def _any(self, connection: asyncpg.Connection, query: str, key: Sequence[str]) -> bool:
         parts = {
@@ -235,38 +231,29 @@ class StagingTable:
         return bool(await connection.fetchval(*statement(query, **parts)))
 
     async def _unreadable(self, connection: asyncpg.Connection, array: str) -> str | None:
-        """The first column whose values can't be read, which Postgres doesn't tell; none if the lines as such can't."""
-        if await self._refuses(connection, array, f"{quoted(self.columns[0])} json"):
+        """The first column with a value that can't be read, which Postgres doesn't tell; None if it is the JSON."""
+
+        async def refused(typed: str) -> bool:
+            try:
+                await connection.fetchval(*statement("read_lines", {"lines": array}, typed=typed))
+            except asyncpg.PostgresError:
+                return True
+            return False
+
+        if await refused(f"{quoted(self.columns[0])} json"):
             return None
         for name in self.columns:
-            if await self._refuses(connection, array, self._typed([name])):
+            if await refused(self._typed([name])):
                 return name
         return None
 
-    async def _refuses(self, connection: asyncpg.Connection, array: str, typed: str) -> bool:
-        try:
-            await connection.fetchval(*statement("read_lines", {"lines": array}, typed=typed))
-        except asyncpg.PostgresError:
-            return True
-        return False
-
     def _named_in(self, context: str | None) -> str | None:
-        """The column that COPY's context names: `COPY t, line 1, column a: "…"`. The value may look like one, too."""
+        """The column in COPY's context: `COPY t, line 1, column a: "…"`. The first match: the value may look alike."""
         at = [(context.find(f", column {name}: "), name) for name in self.columns] if context else []
         return min(((place, name) for place, name in at if place >= 0), default=(0, None))[1]
 
     def _typed(self, columns: Iterable[str]) -> str:
         return ", ".join(f"{quoted(name)} {self._target.columns[name].type}" for name in columns)
-
-    def _defined(self, name: str) -> str:
-        column = self._target.columns[name]
-        return f"{quoted(name)} {column.type}{column.collate}" + (" NOT NULL" if column.not_null else "")
-
-    def _agency_column(self) -> str:
-        name, agency = quoted(self._target.agency_column), agency_literal(self._agency_id)
-        column = self._target.columns[self._target.agency_column]
-        typed = f"{name} {column.type}{column.collate}"
-        return f"{typed} NOT NULL DEFAULT {agency} CONSTRAINT {_AGENCY_CHECK} CHECK ({name} = {agency})"
 
 
 def rows_of(status: str) -> int:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pipeline_processing.history.memory.table import HELD, RunRecord, RunTable, StartedUpload, measured
 from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
 from pipeline_processing.runs.store import Claim, Outcome
-from pipeline_processing.runs.stored_text import planned_uploads, storable_failure
+from pipeline_processing.runs.stored_text import storable_failure
 
 
 class MemoryAttempts:
@@ -27,9 +27,8 @@ class MemoryAttempts:
         if self._done_before(claim, RunState.PREPARED):
             return
         record = self._table.held(claim, RunState.RUNNING)
-        planned = list(zip(*planned_uploads(plan), strict=True))
-        for (key, upload_id), upload in record.uploads.items():
-            upload.planned = upload.fence == claim.fence and (key, upload_id) in planned
+        for key_and_handle, upload in record.uploads.items():
+            upload.planned = upload.fence == claim.fence and key_and_handle in plan.uploads
         record.plan = plan
         record.measure(outcome)
         record.change(state=RunState.PREPARED)

@@ -27,9 +27,9 @@ class MemoryLetters:
                 value=letter.value,
                 headers=letter.headers,
             )
-            told = DeadLetter.of(record)
-            assert told is not None, letter
-            self._letters.setdefault((told.topic, told.partition, told.offset, told.timestamp_ms), record)
+            read = DeadLetter.of(record)
+            assert read is not None, letter
+            self._letters.setdefault((read.topic, read.partition, read.offset, read.timestamp_ms), record)
 
     async def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
         for record in reversed(list(self._letters.values())):

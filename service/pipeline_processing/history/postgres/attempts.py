@@ -19,7 +19,7 @@ from pipeline_processing.model import Plan, Run, RunFailure, RunState, UploadRef
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.completions import completion_event
 from pipeline_processing.runs.store import Claim, Outcome
-from pipeline_processing.runs.stored_text import planned_uploads, storable_failure
+from pipeline_processing.runs.stored_text import storable_failure
 
 QUERIES = load_queries(__package__, "attempts.sql")
 
@@ -42,18 +42,17 @@ class PostgresAttempts:
         await self._database.value_under(claim, QUERIES["record_upload"], **upload.model_dump())
 
     async def prepare(self, claim: Claim, plan: Plan, outcome: Outcome) -> None:
-        keys, upload_ids = planned_uploads(plan)
         decide = QUERIES["prepare"](
             run_id=claim.run.run_id,
             fence=claim.fence,
             plan=plan.model_dump_json(),
-            keys=keys,
-            upload_ids=upload_ids,
+            keys=[key for key, _ in plan.uploads],
+            upload_ids=[handle for _, handle in plan.uploads],
             **outcome_columns(outcome),
         )
         async with self._database.transaction() as connection:
             if await connection.fetchval(*decide) is None:
-                await _done_before(connection, claim, RunState.PREPARED)
+                await _done_before(connection, claim.run.run_id, claim.fence, RunState.PREPARED)
             else:
                 await _count_datasets(connection, claim.run, outcome)
 
@@ -67,7 +66,9 @@ class PostgresAttempts:
             raise ValueError(f"run {claim.run.run_id} isn't a dry run: it succeeds by its plan")
         from_state = RunState.PREPARED if outcome is None else RunState.RUNNING
         async with self._database.transaction() as connection:
-            run = await _finish_claimed(connection, claim, from_state, RunState.SUCCEEDED, outcome=outcome)
+            run = await finish(
+                connection, claim.run.run_id, claim.fence, from_state, RunState.SUCCEEDED, outcome=outcome
+            )
             if outcome is None:
                 await connection.execute(*QUERIES["discard_plan"](run_id=run.run_id))
             return run
@@ -80,9 +81,11 @@ class PostgresAttempts:
         outcome: Outcome | None = None,
         state: RunState = RunState.RUNNING,
     ) -> Run:
-        failure = storable_failure(failure)
+        run_id, failure = claim.run.run_id, storable_failure(failure)
         async with self._database.transaction() as connection:
-            return await _finish_claimed(connection, claim, state, RunState.FAILED, outcome=outcome, failure=failure)
+            return await finish(
+                connection, run_id, claim.fence, state, RunState.FAILED, outcome=outcome, failure=failure
+            )
 
     # -- the end of an attempt -------------------------------------------------------------------
 
@@ -128,8 +131,12 @@ async def finish(
     *,
     outcome: Outcome | None = None,
     failure: RunFailure | None = None,
-) -> Run | None:
-    """Put a run into a final state, and its event into the outbox. None if fence or state have changed."""
+) -> Run:
+    """
+    Put a run into a final state, and its event into the outbox.
+
+    Raises Superseded if fence or state have changed, unless an earlier try of the same call changed them.
+    """
     row = await connection.fetchrow(
         *QUERIES["finish"](
             run_id=run_id,
@@ -141,7 +148,7 @@ async def finish(
         )
     )
     if row is None:
-        return None
+        return await _done_before(connection, run_id, fence, to_state)
     run = run_of(row)
     if outcome is not None:
         await _count_datasets(connection, run, outcome)
@@ -160,22 +167,6 @@ async def finish(
     return run
 
 
-async def _finish_claimed(
-    connection: asyncpg.Connection,
-    claim: Claim,
-    from_state: RunState,
-    to_state: RunState,
-    *,
-    outcome: Outcome | None = None,
-    failure: RunFailure | None = None,
-) -> Run:
-    """Finish the claim's run. Raises Superseded."""
-    run = await finish(
-        connection, claim.run.run_id, claim.fence, from_state, to_state, outcome=outcome, failure=failure
-    )
-    return run or await _done_before(connection, claim, to_state)
-
-
 async def _let_go(
     connection: asyncpg.Connection,
     claim: Claim,
@@ -188,21 +179,22 @@ async def _let_go(
     """The run after a write that lets others claim it again. Raises Superseded."""
     row = await connection.fetchrow(*QUERIES[query](run_id=claim.run.run_id, fence=claim.fence, **values))
     if row is None:
-        return await _done_before(connection, claim, to_state)
+        return await _done_before(connection, claim.run.run_id, claim.fence, to_state)
     run = run_of(row)
     if attempt_outcome is not None:
         await _end_attempt(connection, run, attempt_outcome, failure)
     return run
 
 
-async def _done_before(connection: asyncpg.Connection, claim: Claim, state: RunState) -> Run:
+async def _done_before(connection: asyncpg.Connection, run_id: str, fence: int | None, state: RunState) -> Run:
     """
-    The run, if it has this state under the claim's own fence: then an earlier try, whose reply was lost, put it there.
+    The run, if it has this state under this fence: then an earlier try, whose reply was lost, put it there.
+
     Raises Superseded otherwise.
     """
-    row = await connection.fetchrow(*QUERIES["current_run"](run_id=claim.run.run_id))
-    if row is None or row["fence"] != claim.fence or row["state"] != state:
-        raise Superseded(claim.run.run_id, fence=claim.fence)
+    row = await connection.fetchrow(*QUERIES["current_run"](run_id=run_id))
+    if row is None or row["fence"] != fence or row["state"] != state:
+        raise Superseded(run_id, fence=fence)
     return run_of(row)
 
 

@@ -1,6 +1,6 @@
 """Requests → queued runs, many in one transaction, on Postgres. The SQL is in `intake.sql`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,76 +31,66 @@ class PostgresIntake:
         return answer
 
     async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
-        batch = _Batch(incoming)
+        checked = [_checked(each) for each in incoming]
+        storable = [each for each in checked if isinstance(each, Storable)]
         try:
             async with self._database.transaction() as connection:
-                await batch.write(connection)
+                rows = await write(connection, storable) if storable else {}
         except DataRefused as error:
             if len(incoming) == 1:
                 return [_unstorable(error)]
             # Each half in a transaction of its own: in one, its locks would no longer be taken in one order.
             half = len(incoming) // 2
             return [*await self.accept_all(incoming[:half]), *await self.accept_all(incoming[half:])]
-        return batch.answers()
+        runs = {run_id: run_of(row) for run_id, row in rows.items()}
+        return [each if isinstance(each, InvalidRequest) else each.answer(rows, runs) for each in checked]
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
+class Storable:
     """A request that can be stored, and its digest."""
 
     incoming: Incoming
     digest: str
 
+    @property
+    def run_id(self) -> str:
+        return self.incoming.run_id
 
-class _Batch:
-    """Requests to be written together. Only `write` needs the database: the rest of the work holds no lock."""
+    def made(self, row: Any) -> bool:
+        """Whether this record of `runs` was made for the same request."""
+        return bool(row["request_hash"] == self.digest)
 
-    def __init__(self, incoming: Sequence[Incoming]) -> None:
-        self._asked = [_checked(each) for each in incoming]
-        self._first: dict[str, _Checked] = {}
-        """By run id."""
-        for each in self._asked:
-            if isinstance(each, _Checked):
-                self._first.setdefault(each.incoming.run_id, each)
-        self._rows: dict[str, Any] = {}
-        """Records of `runs`, by run id."""
+    def answer(self, rows: Mapping[str, Any], runs: Mapping[str, Run]) -> Run | ConflictingRequest:
+        """The run, or why the request can't have it."""
+        return runs[self.run_id] if self.made(rows[self.run_id]) else ConflictingRequest(self.run_id)
 
-    async def write(self, connection: asyncpg.Connection) -> None:
-        """Queue the new runs, and read the known ones, inside a transaction of the caller's."""
-        if not self._first:
-            return
-        new = list(self._first.values())
-        await connection.execute(*QUERIES["know_agencies"](agency_ids=[c.incoming.request.agency_id for c in new]))
-        await self._note(connection, QUERIES["accept"](**_columns(new)))
-        # A statement of its own, so that it sees what another intake has just committed.
-        if known := [run_id for run_id in self._first if run_id not in self._rows]:
-            await self._note(connection, QUERIES["known"](run_ids=known))
-        if again := self._asked_again():
-            await connection.execute(*QUERIES["ask_again"](run_ids=again))
-            await connection.execute(*QUERIES["unsend"](run_ids=again))
 
-    async def _note(self, connection: asyncpg.Connection, query: tuple[Any, ...]) -> None:
-        self._rows |= {row["run_id"]: row for row in await connection.fetch(*query)}
+async def write(connection: asyncpg.Connection, requests: Sequence[Storable]) -> dict[str, Any]:
+    """
+    Queue the new runs, inside a transaction of the caller's. Returns the records of all these runs, by run id.
 
-    def _asked_again(self) -> list[str]:
-        """Ids of the finished runs that a message asks for."""
-        asked = (each for each in self._asked if isinstance(each, _Checked) and each.incoming.origin is not None)
-        return list(dict.fromkeys(each.incoming.run_id for each in asked if self._is_finished(each)))
-
-    def _is_finished(self, asked: _Checked) -> bool:
-        row = self._rows[asked.incoming.run_id]
-        return row["request_hash"] == asked.digest and RunState(row["state"]).finished
-
-    def answers(self) -> list[Run | RequestError]:
-        """For each request its run as `write` found or left it, or why there is none."""
-        runs = {run_id: run_of(row) for run_id, row in self._rows.items()}
-        return [each if isinstance(each, InvalidRequest) else self._answer(each, runs) for each in self._asked]
-
-    def _answer(self, asked: _Checked, runs: dict[str, Run]) -> Run | RequestError:
-        run_id = asked.incoming.run_id
-        if self._rows[run_id]["request_hash"] != asked.digest:
-            return ConflictingRequest(run_id)
-        return runs[run_id]
+    The caller prepares the requests before and reads the records after it, so that the transaction holds its locks for
+    no longer than the statements take.
+    """
+    first = {each.run_id: each for each in reversed(requests)}
+    new = [first[run_id] for run_id in dict.fromkeys(each.run_id for each in requests)]
+    await connection.execute(*QUERIES["know_agencies"](agency_ids=[each.incoming.request.agency_id for each in new]))
+    rows = {row["run_id"]: row for row in await connection.fetch(*QUERIES["accept"](**_columns(new)))}
+    # A statement of its own, so that it sees what another intake has just committed.
+    if known := [run_id for run_id in first if run_id not in rows]:
+        rows |= {row["run_id"]: row for row in await connection.fetch(*QUERIES["known"](run_ids=known))}
+    asked_again = {
+        each.run_id
+        for each in requests
+        if each.incoming.origin is not None
+        and each.made(rows[each.run_id])
+        and RunState(rows[each.run_id]["state"]).finished
+    }
+    if asked_again:
+        await connection.execute(*QUERIES["ask_again"](run_ids=list(asked_again)))
+        await connection.execute(*QUERIES["unsend"](run_ids=list(asked_again)))
+    return rows
 
 
 def _unstorable(error: DataRefused) -> InvalidRequest:
@@ -110,14 +100,14 @@ def _unstorable(error: DataRefused) -> InvalidRequest:
     return InvalidRequest(f"The run history can't store the request: {said}. Correct the value that this is about.")
 
 
-def _checked(incoming: Incoming) -> _Checked | InvalidRequest:
+def _checked(incoming: Incoming) -> Storable | InvalidRequest:
     try:
-        return _Checked(incoming, digest=storable_request(incoming.request).digest())
+        return Storable(incoming, digest=storable_request(incoming.request).digest())
     except InvalidRequest as error:
         return error
 
 
-def _columns(asked: Sequence[_Checked]) -> dict[str, list[Any]]:
+def _columns(asked: Sequence[Storable]) -> dict[str, list[Any]]:
     """The values of new records of `runs`, column by column."""
     rows = [
         {

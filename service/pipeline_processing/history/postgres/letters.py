@@ -12,7 +12,7 @@ from pipeline_processing.postgres.queries import load_queries
 QUERIES = load_queries(__package__, "letters.sql")
 
 _AT_ONCE = 20
-"""Letters that are read together: each may have a megabyte."""
+"""How many letters are read together. Each may have a megabyte."""
 _BEYOND = 2**63 - 1
 
 
@@ -24,7 +24,7 @@ class PostgresLetters:
 
     async def keep(self, letters: Sequence[Outgoing]) -> None:
         async with self._database.transaction() as connection:
-            # In one order, so that two processes with the same letters never wait for each other in a circle.
+            # In one order, so that two processes with the same letters can't deadlock.
             for columns in sorted(map(_columns, letters), key=lambda each: (each["partition"], each["offset"])):
                 await connection.execute(*QUERIES["keep_letter"](**columns))
 
@@ -44,14 +44,14 @@ class PostgresLetters:
 
 
 def _columns(letter: Outgoing) -> dict[str, Any]:
-    told = DeadLetter.of(Record(letter.topic, STORED, 0, 0, letter.key, letter.value, letter.headers))
-    assert told is not None, letter
+    read = DeadLetter.of(Record(letter.topic, STORED, 0, 0, letter.key, letter.value, letter.headers))
+    assert read is not None, letter
     return {
-        "reason": told.reason,
-        "topic": told.topic,
-        "partition": told.partition,
-        "offset": told.offset,
-        "timestamp_ms": told.timestamp_ms,
+        "reason": read.reason,
+        "topic": read.topic,
+        "partition": read.partition,
+        "offset": read.offset,
+        "timestamp_ms": read.timestamp_ms,
         "letters_topic": letter.topic,
         "key": letter.key,
         "value": letter.value,

@@ -1,11 +1,11 @@
 """
 The history's schema: numbered SQL files, applied in order.
 
-Each is one transaction that also notes its version, under a lock keyed by schema, so that several processes may
-migrate at once and any of them may die.
+Each file is applied in one transaction, which also stores its version, under a lock keyed by schema. So several
+processes may migrate at once, and any of them may die.
 
-A migration may add columns, but never change the type or the place of one: workers of the version before go on
-meanwhile, and read rows by the description that they have.
+A migration may add columns, but must never change the type or the position of one: workers of the previous version
+keep running meanwhile, and have prepared statements for the old columns.
 """
 
 import re
@@ -22,7 +22,7 @@ _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step from the version before to `version`."""
+    """The step from the previous version to `version`."""
 
     version: int
     name: str
@@ -30,7 +30,7 @@ class Migration:
 
 
 def load_migrations() -> tuple[Migration, ...]:
-    """All that this service knows, in order."""
+    """All migrations of this service, in order."""
     found = [
         Migration(version=int(match[1]), name=match[2], sql=file.read_text(encoding="utf-8"))
         for file in files(__package__).joinpath("migrations").iterdir()
@@ -43,7 +43,7 @@ MIGRATIONS = load_migrations()
 
 
 async def current_version(connection: asyncpg.Connection, schema: str) -> int:
-    """The schema's version; 0 if there is no history yet."""
+    """The version of the schema; 0 if there is no history yet."""
     table = f"{quoted(schema)}.schema_migrations"
     if await connection.fetchval("SELECT to_regclass($1)", table) is None:
         return 0
@@ -52,7 +52,7 @@ async def current_version(connection: asyncpg.Connection, schema: str) -> int:
 
 
 async def check_encoding(connection: asyncpg.Connection) -> None:
-    """Raises DatabaseMisconfigured unless the database can store any text."""
+    """Raises DatabaseMisconfigured unless the database can store all of Unicode."""
     encoding, database = await connection.fetchrow("SELECT current_setting('server_encoding'), current_database()")
     if encoding != "UTF8":
         raise DatabaseMisconfigured(
@@ -66,8 +66,9 @@ async def pending(
     connection: asyncpg.Connection, schema: str, *, migrations: tuple[Migration, ...] = MIGRATIONS
 ) -> tuple[Migration, ...]:
     """
-    What is still to be applied. Raises HistoryTooNew when the schema is ahead of this service, and
-    DatabaseMisconfigured for a database whose encoding isn't UTF-8.
+    The migrations that are still to be applied.
+
+    Raises HistoryTooNew if the schema is ahead of this service, and DatabaseMisconfigured if the encoding isn't UTF-8.
     """
     await check_encoding(connection)
     version = await current_version(connection, schema)
@@ -81,9 +82,9 @@ async def migrate(
     connection: asyncpg.Connection, schema: str, *, migrations: tuple[Migration, ...] = MIGRATIONS
 ) -> tuple[Migration, ...]:
     """
-    Create the schema or bring it up to date; what was applied here.
+    Create the schema or bring it up to date. Returns what was applied here.
 
-    Raises HistoryTooNew, and AccessDenied where the user may not create what is missing.
+    Raises HistoryTooNew, and AccessDenied if the user may not create what is missing.
     """
     applied: list[Migration] = []
     while True:
@@ -99,7 +100,7 @@ async def migrate(
 
 
 async def _apply(connection: asyncpg.Connection, schema: str, migration: Migration) -> None:
-    # Looked up first: IF NOT EXISTS asks for the right to create even where nothing is to be created.
+    # Looked up first: IF NOT EXISTS needs the right to create even where nothing is to be created.
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", schema):
         await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
     await connection.execute("SELECT set_config('search_path', $1, true)", quoted(schema))

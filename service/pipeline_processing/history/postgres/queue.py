@@ -67,7 +67,7 @@ class PostgresQueue:
             run = run_of(row)
             if run.state not in (RunState.QUEUED, RunState.RUNNING):
                 return run
-            return await finish(connection, run_id, run.fence, run.state, RunState.CANCELLED) or run
+            return await finish(connection, run_id, run.fence, run.state, RunState.CANCELLED)
 
     async def idle(self, *, config_id: str | None = None) -> bool:
         return bool(await self._database.value(QUERIES["idle"], config_id=config_id))

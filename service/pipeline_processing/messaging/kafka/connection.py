@@ -1,4 +1,4 @@
-"""How the brokers are reached: the settings, as aiokafka takes them."""
+"""How to reach the brokers: the settings, as aiokafka takes them."""
 
 import asyncio
 import ssl
@@ -21,7 +21,7 @@ _REASON_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Brokers, and who we are to them."""
+    """Brokers, and our credentials."""
 
     brokers: tuple[str, ...]
     security_protocol: str
@@ -50,7 +50,7 @@ class Connection:
         return Where(brokers=", ".join(self.brokers))
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments for every client of aiokafka. They hold the password in plain text: not for a log."""
+        """Keyword arguments for any client of aiokafka. They hold the password in plain text: not for a log."""
         return {"bootstrap_servers": list(self.brokers), "client_id": _CLIENT_ID, **self._security()}
 
     def _security(self) -> dict[str, Any]:
@@ -63,10 +63,9 @@ class Connection:
 
     async def refusal(self) -> Exception | None:
         """
-        Why the brokers can't be reached, or None if one can.
+        Why no broker can be reached; None if one can.
 
-        When aiokafka reaches none, it says no more than that, and keeps to itself that it is a wrong password or an
-        unknown authority. So knock once more, and listen.
+        aiokafka doesn't say whether it is a wrong password or an unknown authority. So connect once more to find out.
         """
         reason: Exception | None = None
         for broker in self.brokers:
@@ -77,7 +76,7 @@ class Connection:
                         host.strip("[]"), int(port), client_id=_CLIENT_ID, **self._security()
                     )
             except (KafkaError, OSError) as error:
-                # What a broker says goes before that another one is silent.
+                # A broker's answer says more than another broker's silence.
                 if reason is None or not isinstance(error, OSError):
                     reason = error.__cause__ if isinstance(error.__cause__, KafkaError) else error
             else:
@@ -108,7 +107,7 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
         context: ssl.SSLContext = create_ssl_context(cafile=settings.ca_file)
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError(
-            f"PIPELINE_KAFKA__CA_FILE: {settings.ca_file} holds no certificates in PEM form ({_said(error)}). "
+            f"PIPELINE_KAFKA__CA_FILE: {settings.ca_file} holds no certificates in PEM form ({_reason(error)}). "
             "Name the file with the certificates of the authorities to trust."
         ) from error
     if settings.cert_file is not None:
@@ -118,21 +117,20 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
 
 def _load_certificate(context: ssl.SSLContext, *, certificate: Path, key: Path | None) -> None:
     try:
-        # With a password, though a wrong one: without any, OpenSSL would ask for that of an encrypted key at the
-        # terminal, and wait.
+        # With a (wrong) password: without one, OpenSSL would ask at the terminal for that of an encrypted key.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError) as error:
         named = f"PIPELINE_KAFKA__CERT_FILE: {certificate}"
         if key is not None:
             named += f", or PIPELINE_KAFKA__KEY_FILE: {key},"
         raise SettingsError(
-            f"{named} can't be used ({_said(error)}). Both must be in PEM form, belong together, and the key must not "
-            "be encrypted."
+            f"{named} can't be used ({_reason(error)}). Both must be in PEM form and belong together, and the key must "
+            "not be encrypted."
         ) from error
 
 
 def _check_readable(variable: str, file: Path) -> None:
-    # OpenSSL's own error names neither.
+    # OpenSSL's own error names neither variable nor file.
     try:
         with file.open("rb"):
             pass
@@ -142,5 +140,5 @@ def _check_readable(variable: str, file: Path) -> None:
         ) from error
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return getattr(error, "reason", None) or str(error) or type(error).__name__

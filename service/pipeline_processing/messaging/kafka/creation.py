@@ -13,7 +13,7 @@ from pipeline_processing.errors import TopicMissing
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translate, translated
 from pipeline_processing.messaging.kafka.lifecycle import started, stopped
-from pipeline_processing.messaging.kafka.metadata import existing
+from pipeline_processing.messaging.kafka.metadata import look_up
 from pipeline_processing.settings.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -25,15 +25,15 @@ _PAUSE_SECONDS = 0.2
 _BROKERS_DEFAULT = -1
 _KAFKAS_DEFAULT_SIZE = 1_048_588
 _HEADERS_SIZE = 2 * 1024 * 1024
-"""What a dead letter may be larger than the request that it holds, at most."""
+"""How much larger than its request a dead letter can be."""
 
 
 async def ensure_topics(settings: KafkaSettings) -> None:
     """
     Create those of the four topics that are missing, or, without `create_topics`, raise TopicMissing with all of them.
 
-    Harmless if another process does the same at the same moment. Raises KafkaUnavailable, AccessDenied, and
-    SettingsError where the brokers don't take the number of partitions or replicas.
+    Several processes may do so at once. Raises KafkaUnavailable, AccessDenied, and SettingsError where the brokers
+    refuse the number of partitions or replicas.
     """
     connection = Connection.of(settings)
     admin = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=round(_ANSWER_SECONDS * 1000))
@@ -48,24 +48,23 @@ async def _ensure(admin: Any, settings: KafkaSettings, *, where: Where) -> None:
     dead_letters = settings.dead_letters_topic
     others = [settings.requests_topic, settings.completions_topic, settings.progress_topic]
     names = [*others, dead_letters]
-    _, missing = await existing(admin._client, names, where=where, seconds=_ANSWER_SECONDS)
+    missing = (await look_up(admin._client, names, where=where, seconds=_ANSWER_SECONDS)).missing
     if not missing:
         return
     if not settings.create_topics:
         raise TopicMissing(missing)
     await _create(admin, [_topic(settings, name) for name in others if name in missing], where=where)
     if dead_letters in missing:
-        # After the requests topic, whose size it has to top.
+        # After the requests topic: this one has to take larger messages.
         size = await _message_size(admin, settings.requests_topic) + _HEADERS_SIZE
         topic = _topic(settings, dead_letters)
         topic.topic_configs["max.message.bytes"] = str(size)
         await _create(admin, [topic], where=where)
-    # What is created isn't ready yet: a broker learns of it a moment later, and its partitions get their leaders.
+    # Not ready yet: brokers learn of new topics a moment later, and partitions get their leaders.
     with translated(where):
         async with asyncio.timeout(_ANSWER_SECONDS):
             while True:
-                _, missing = await existing(admin._client, names, where=where, seconds=_ANSWER_SECONDS)
-                if not missing:
+                if not (await look_up(admin._client, names, where=where, seconds=_ANSWER_SECONDS)).missing:
                     return
                 await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -101,7 +100,7 @@ async def _create(admin: Any, topics: Sequence[Any], *, where: Where) -> None:
 
 
 async def _message_size(admin: Any, topic: str) -> int:
-    """The largest message that the topic takes, or Kafka's default where the brokers keep that to themselves."""
+    """The largest message that the topic takes, or Kafka's default if the brokers don't tell."""
     name = "max.message.bytes"
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):

@@ -10,7 +10,7 @@ from aiokafka import errors as kafka
 
 from pipeline_processing.errors import MessageRefused, MessageTooLarge, PipelineError, TopicMissing
 from pipeline_processing.messaging.kafka.connection import Connection
-from pipeline_processing.messaging.kafka.errors import Fault, Where, fault_of, refusal, translate
+from pipeline_processing.messaging.kafka.errors import Where, kind_of, refusal, translate
 from pipeline_processing.messaging.kafka.lifecycle import cut_off, started, stopped
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.messaging.port import Outgoing
@@ -20,11 +20,11 @@ _OPEN_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
 _MAX_REQUEST_SIZE = 16 * 1024 * 1024
-"""Above what any of our topics takes: it is for the brokers to decide."""
+"""More than any of our topics takes: the brokers decide."""
 _BATCH_SIZE = 128 * 1024
-"""aiokafka has one batch under way for each partition: with its default of 16 KiB that is the limit of a burst."""
+"""aiokafka has one batch under way for each partition. Its default of 16 KiB would slow down a burst."""
 
-# Nothing was stored, and nothing is wrong with the message: a new producer sends it.
+# Nothing was stored, and the message is all right: a new producer sends it.
 _ANEW = (
     kafka.OutOfOrderSequenceNumber,
     kafka.UnknownProducerId,
@@ -32,17 +32,17 @@ _ANEW = (
     kafka.ProducerFenced,
     kafka.ProducerClosed,
 )
-# INVALID_RECORD (87) has no name in aiokafka, nor has any newer answer. Those that pass by waiting have one.
+# INVALID_RECORD (87) and newer answers have no class in aiokafka. Those that may pass all have one.
 _NAMELESS = kafka.UnknownError
 
 
 class _Producer:
-    """One of aiokafka's producers, and who uses it."""
+    """A producer of aiokafka's, and how many calls use it."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
         self.topics: set[str] = set()
-        """Those that are known to be there."""
+        """Topics that were found."""
         self.users = 0
         self.retired = False
 
@@ -51,13 +51,12 @@ class KafkaEvents:
     """
     `Events` through an idempotent producer, which is opened when it is first needed and closed with the block.
 
-    A producer that has failed once is retired, and the next call opens another: aiokafka counts on after a batch that
-    it has given up, brokers then refuse every later one for the gap, and only a new producer gets by it
-    (github.com/aio-libs/aiokafka/issues/1017).
+    A producer that has failed is retired, and the next call opens another. aiokafka goes on counting after a batch that
+    it gave up, and brokers refuse every later one for the gap (github.com/aio-libs/aiokafka/issues/1017).
     """
 
     def __init__(self, *, settings: KafkaSettings, delivery_seconds: float = 10.0) -> None:
-        """`delivery_seconds` limits each call of `send`, which then looks for a moment why. Raises SettingsError."""
+        """`delivery_seconds` limits each `send`, which then takes a moment to find the reason. Raises SettingsError."""
         self._connection = Connection.of(settings)
         self._where = self._connection.where
         self._delivery_seconds = delivery_seconds
@@ -84,8 +83,8 @@ class KafkaEvents:
         try:
             async with asyncio.timeout(self._delivery_seconds):
                 failed = await self._attempt(messages)
-                # One refused message takes others with it: those of its batch, and those behind the gap that it leaves.
-                # So send again each by itself, in order.
+                # A refused message fails others, too: those of its batch, and those after the gap that it leaves. So
+                # send each of them again by itself, in order.
                 for message, error in failed:
                     refused += await self._alone(message, error)
         except TimeoutError as error:
@@ -96,7 +95,7 @@ class KafkaEvents:
             raise self._refusal(message, answer) from answer
 
     async def _missing(self, messages: Sequence[Outgoing]) -> TopicMissing | None:
-        """Whether a topic was deleted: aiokafka tries again then, and doesn't say why."""
+        """The error if a topic was deleted: aiokafka retries then, and doesn't say why."""
         topics = sorted({message.topic for message in messages})
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
@@ -109,10 +108,10 @@ class KafkaEvents:
         return None
 
     def _refusal(self, message: Outgoing, error: Exception) -> MessageRefused:
-        if fault_of(error) is Fault.TOO_LARGE:
+        if kind_of(error) is MessageTooLarge:
             return MessageTooLarge(
                 f"Kafka at {self._where.brokers} refuses a message to the topic {message.topic} for its size: it has "
-                f"{_size(message):,} bytes. Send less, or raise the topic's max.message.bytes."
+                f"{message.size:,} bytes. Send less, or raise the topic's max.message.bytes."
             )
         return refusal(error, where=Where(self._where.brokers, topics=(message.topic,)))
 
@@ -140,7 +139,7 @@ class KafkaEvents:
         finally:
             producer.users -= 1
             if producer.retired and not producer.users:
-                # Others may still be at it, and mostly succeed.
+                # Not before: other calls may still use it, and mostly succeed.
                 await cut_off(producer.client)
 
     async def _through(self, producer: _Producer, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
@@ -160,7 +159,7 @@ class KafkaEvents:
 
     async def _opened(self) -> _Producer:
         while self._current is None:
-            # One for all who wait, whoever of them is cancelled.
+            # One for all callers that wait, even if one of them is cancelled.
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
             await asyncio.shield(self._opening)
@@ -188,19 +187,14 @@ class KafkaEvents:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether the broker will never take this message."""
-    return isinstance(error, _NAMELESS) or fault_of(error) in (Fault.TOO_LARGE, Fault.REFUSED)
-
-
-def _size(message: Outgoing) -> int:
-    headers = sum(len(name.encode()) + len(value or b"") for name, value in message.headers)
-    return len(message.key or b"") + len(message.value or b"") + headers
+    return isinstance(error, _NAMELESS) or kind_of(error) in (MessageTooLarge, MessageRefused)
 
 
 async def _enqueued(client: Any, message: Outgoing) -> "asyncio.Future[Any]":
     """The future of its acknowledgement."""
     try:
         if message.key is None and message.value is None:
-            # send() doesn't take it, though Kafka does; it comes back as a dead letter of somebody's.
+            # Kafka takes it, send() doesn't. Such a request becomes a dead letter.
             batch = client.create_batch()
             batch.append(key=None, value=None, timestamp=message.timestamp_ms, headers=list(message.headers))
             partitions = sorted(await client.partitions_for(message.topic))
@@ -217,6 +211,6 @@ async def _enqueued(client: Any, message: Outgoing) -> "asyncio.Future[Any]":
         sent = asyncio.get_running_loop().create_future()
         sent.set_exception(error)
     answer: asyncio.Future[Any] = asyncio.ensure_future(sent)
-    # Seen, also if the sender is cancelled before it looks: asyncio complains otherwise.
+    # Looked at, also if the sender is cancelled before: asyncio complains otherwise.
     answer.add_done_callback(lambda done: done.cancelled() or done.exception())
     return answer

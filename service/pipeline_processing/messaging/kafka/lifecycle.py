@@ -1,9 +1,9 @@
 """
-Starting and stopping aiokafka's clients, each within a time limit and with nothing left running after it.
+Starting and stopping aiokafka's clients, within a time limit, and with nothing left running.
 
-aiokafka has no way to give up on a client: `stop()` waits for whatever is under way, such as a batch that is retried
-for ever or a join that the group holds up, and a `stop()` that is broken off leaves its tasks and connections behind.
-So what it leaves is taken down here, by its private names: the one place for them, held by tests that count tasks.
+aiokafka has no way to give up on a client. `stop()` waits for what is under way, such as a batch that is retried for
+ever or a join that the group delays, and a cancelled `stop()` leaves tasks and connections behind. They are ended here,
+by aiokafka's private names. Tests that count tasks hold this; pyproject.toml caps aiokafka's version.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.02
 
 
 async def started(client: Any, *, connection: Connection, seconds: float) -> Any:
-    """Start it; if it can't be, nothing of it is left. Raises KafkaUnavailable, AccessDenied or SettingsError."""
+    """Start a client. Leaves nothing behind if that fails. Raises KafkaUnavailable, AccessDenied or SettingsError."""
     try:
         async with asyncio.timeout(seconds):
             await client.start()
@@ -41,25 +41,24 @@ async def started(client: Any, *, connection: Connection, seconds: float) -> Any
 
 
 async def stopped(client: Any, *, seconds: float) -> None:
-    """Stop it in good order, or, after `seconds`, in bad. Never raises, and is not broken off by a cancellation."""
+    """Stop a client gracefully, or, after `seconds`, by force. Never raises, and a cancellation doesn't end it."""
     await shielded(_stop(client, seconds))
 
 
 async def cut_off(client: Any) -> None:
-    """Stop it at once: nothing is flushed, and the group isn't told. As `stopped` otherwise."""
+    """Stop a client by force: nothing is flushed, and the group isn't told. Otherwise like `stopped`."""
     await shielded(_tear_down(client))
 
 
 async def _stop(client: Any, seconds: float) -> None:
-    # In a task of its own: in an outage `stop()` may raise a CancelledError although nobody cancelled it, which comes
-    # from one of the tasks that it has cancelled itself.
+    # In a task of its own: in an outage `stop()` may raise the CancelledError of a task that it has cancelled itself.
     stopping = asyncio.create_task(client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
     await asyncio.wait([stopping], timeout=seconds)
     in_order = stopping.done() and not stopping.cancelled() and stopping.exception() is None
     if not in_order:
         stopping.cancel()
         await asyncio.wait([stopping], timeout=_TEAR_DOWN_SECONDS)
-        log.debug("a Kafka client could not be stopped in good order", client=type(client).__name__)
+        log.debug("a Kafka client could not be stopped gracefully", client=type(client).__name__)
         await _tear_down(client)
 
 
@@ -91,7 +90,7 @@ async def _tear_down_producer(producer: Any) -> None:
     if sender is not None:
         sender.cancel()
     await _disconnect(client)
-    # The sender waits for its requests. They fail now, and then wait for metadata that nobody fetches any more.
+    # The sender waits for its requests. They fail now, and then wait for metadata that nothing fetches any more.
     deadline = asyncio.get_running_loop().time() + _TEAR_DOWN_SECONDS
     while sender is not None and not sender.done() and asyncio.get_running_loop().time() < deadline:
         metadata = client._md_update_fut
@@ -100,16 +99,16 @@ async def _tear_down_producer(producer: Any) -> None:
         await asyncio.wait([sender], timeout=_LOOK_SECONDS)
     if sender is not None:
         await _cancelled([sender])
-    # Whoever waits for these, such as a stop() that was broken off, would wait for ever.
+    # What waits for these, such as a cancelled stop(), would wait for ever.
     accumulator = producer._message_accumulator
-    unsent = accumulator._pending_batches  # from which each batch, once it has ended, is removed by aiokafka
+    unsent = accumulator._pending_batches  # aiokafka removes each batch from it when the batch has ended
     for waiting in accumulator._batches.values():
         unsent.update(waiting)
     for batch in list(unsent):
         for future in (batch.future, batch._drain_waiter, *(message for message, _ in batch._msg_futures)):
             if not future.done():
                 future.set_exception(ProducerClosed())
-                future.exception()  # seen, so that asyncio doesn't complain
+                future.exception()  # looked at, so that asyncio doesn't complain
 
 
 async def _disconnect(client: Any) -> None:
@@ -120,7 +119,7 @@ async def _disconnect(client: Any) -> None:
         writer = connection._writer
         closing.append(connection.close())
         if writer is not None:
-            writer.transport.abort()  # close() alone would first send what a silent broker doesn't take
+            writer.transport.abort()  # close() would first send what is buffered, which a silent broker doesn't take
     if closing := [future for future in closing if future is not None]:
         await asyncio.wait(closing, timeout=_TEAR_DOWN_SECONDS)
 
@@ -138,4 +137,4 @@ async def _cancelled(tasks: Iterable["asyncio.Task[Any]"]) -> None:
         await asyncio.wait(running, timeout=_TEAR_DOWN_SECONDS)
     for task in tasks:
         if task.done() and not task.cancelled():
-            task.exception()  # seen, so that asyncio doesn't complain
+            task.exception()  # looked at, so that asyncio doesn't complain

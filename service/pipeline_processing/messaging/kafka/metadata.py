@@ -1,53 +1,70 @@
-"""Which partitions topics have, asked in a way that creates none."""
+"""
+Partitions and ids of topics, asked in a way that creates no topic.
+
+aiokafka's own look-up has brokers create what is missing, where they do such things, and can't tell a missing topic
+from brokers that are down. It knows no ids either, which Kafka gives topics since 2.8.
+"""
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from typing import Any
+from uuid import UUID
 
 import aiokafka.client
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.abstract import AbstractType
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v5
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
 from pipeline_processing.errors import TopicMissing
 from pipeline_processing.messaging.kafka.errors import Where, translated
 
 MAX_AGE_MS = 15_000
-"""How often clients ask for new partitions: a small question each time. By default they ask every 300 s."""
+"""How often clients ask for new partitions: a small question each time. aiokafka's default is every 300 s."""
 
 _PAUSE_SECONDS = 0.1
 
-# Or else a deleted topic comes back at the next look-up, where brokers have auto.create.topics.enable (their default),
-# and with settings of theirs. aiokafka has no option for it.
+# Or else the next look-up creates a deleted topic again, with the brokers' settings, where they have
+# auto.create.topics.enable, which is their default. aiokafka has no option for it.
 aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What brokers say of some topics."""
+
+    partitions: list[TopicPartition] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    ids: dict[str, UUID] = field(default_factory=dict)
+    """Topic → its id. Without those of brokers before 2.8."""
 
 
 async def partitions_of(client: Any, topics: Sequence[str], *, where: Where, seconds: float) -> list[TopicPartition]:
     """
-    All partitions of the topics, each of which has a leader.
+    All partitions of the topics, each of which has a leader. `client` is an AIOKafkaClient that has been started.
 
-    `client` is an AIOKafkaClient that has been started. aiokafka's own look-up has brokers create what is missing if
-    they do such things, and can't tell a missing topic from brokers that are down. Raises TopicMissing with all that
-    are missing, AccessDenied, KafkaUnavailable.
+    Raises TopicMissing with all that are missing, AccessDenied, KafkaUnavailable.
     """
-    found, missing = await existing(client, topics, where=where, seconds=seconds)
-    if missing:
-        raise TopicMissing(missing)
-    return found
+    found = await look_up(client, topics, where=where, seconds=seconds)
+    if found.missing:
+        raise TopicMissing(found.missing)
+    return found.partitions
 
 
-async def existing(
-    client: Any, topics: Sequence[str], *, where: Where, seconds: float
-) -> tuple[list[TopicPartition], list[str]]:
-    """As `partitions_of`, but returns the names of the missing topics."""
+async def look_up(client: Any, topics: Sequence[str], *, where: Where, seconds: float) -> Found:
+    """The same with ids, and without an error for missing topics."""
     last: kafka.KafkaError | None = None
     with translated(where):
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     try:
-                        return await _look(client, topics)
+                        return await _look_up(client, topics)
                     except kafka.KafkaError as error:
                         if not error.retriable:
                             raise
@@ -59,23 +76,111 @@ async def existing(
             raise last from None  # which says more
 
 
-async def _look(client: Any, topics: Iterable[str]) -> tuple[list[TopicPartition], list[str]]:
+async def _look_up(client: Any, topics: Iterable[str]) -> Found:
     node = client.get_random_node()
     if node is None:
-        # As a cluster says that has only just come up; aiokafka asks again when it is told to.
+        # A cluster that has only just come up knows no node; aiokafka asks again when it is told to.
         await client.force_metadata_update()
         raise kafka.NoBrokersAvailable("no broker is known")
-    answer = await client.send(node, MetadataRequest(sorted(topics), allow_auto_topic_creation=False))
-    found: list[TopicPartition] = []
-    missing: list[str] = []
-    for code, topic, _internal, partitions in answer.topics:
+    answer = await client.send(node, _TopicsRequest(topics))
+    found = Found()
+    for code, topic, *ids, _internal, partitions in _topics_in(answer):
         error = kafka.for_code(code)
         if error is kafka.UnknownTopicOrPartitionError:
-            missing.append(topic)
+            found.missing.append(topic)
         elif error is not kafka.NoError:
             raise error(topic)
+        else:
+            found.ids.update((topic, each) for each in ids)
         for _code, partition, leader, *_ in partitions:
             if leader == -1:
                 raise kafka.LeaderNotAvailableError(f"partition {partition} of {topic} has no leader")
-            found.append(TopicPartition(topic, partition))
-    return sorted(found), missing
+            found.partitions.append(TopicPartition(topic, partition))
+    found.partitions.sort()
+    return found
+
+
+def _topics_in(answer: Any) -> Iterable[Sequence[Any]]:
+    with_ids = answer.API_VERSION >= _Response.API_VERSION
+    return [topic[:5] if with_ids else topic[:4] for topic in answer.topics]
+
+
+# -- version 10 of the request, of which aiokafka knows 5. Ours is here as versions up to 9 have no ids. -------------
+# https://kafka.apache.org/protocol#The_Messages_Metadata
+
+
+class _Uuid(AbstractType[UUID]):  # type: ignore[misc]  # aiokafka has no types
+    """16 bytes, for which aiokafka has no type."""
+
+    @classmethod
+    def encode(cls, value: UUID) -> bytes:
+        return value.bytes
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> UUID:
+        return UUID(bytes=data.read(16))
+
+
+def _array(**fields: Any) -> Any:
+    return CompactArray(*fields.items(), ("tags", TaggedFields))
+
+
+_Text = CompactString("utf-8")
+
+
+class _Response(Response):  # type: ignore[misc]
+    API_KEY = 3
+    API_VERSION = 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("brokers", _array(node_id=Int32, host=_Text, port=Int32, rack=_Text)),
+        ("cluster_id", _Text),
+        ("controller_id", Int32),
+        (
+            "topics",
+            _array(
+                error_code=Int16,
+                topic=_Text,
+                topic_id=_Uuid,
+                is_internal=Boolean,
+                partitions=_array(
+                    error_code=Int16,
+                    partition=Int32,
+                    leader=Int32,
+                    leader_epoch=Int32,
+                    replicas=CompactArray(Int32),
+                    isr=CompactArray(Int32),
+                    offline_replicas=CompactArray(Int32),
+                ),
+                authorized_operations=Int32,
+            ),
+        ),
+        ("authorized_operations", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class _RequestWithIds(RequestStruct):  # type: ignore[misc]
+    API_KEY = 3
+    API_VERSION = 10
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _Response
+    SCHEMA = Schema(
+        ("topics", _array(topic_id=_Uuid, topic=_Text)),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _TopicsRequest(Request[MetadataRequest_v5 | _RequestWithIds]):  # type: ignore[misc]
+    API_KEY = 3
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self._topics = sorted(topics)
+
+    def build(self, request_struct_class: Any) -> Any:
+        if request_struct_class is _RequestWithIds:
+            return _RequestWithIds([(UUID(int=0), topic, {}) for topic in self._topics], False, False, False, {})
+        return request_struct_class(self._topics, False)

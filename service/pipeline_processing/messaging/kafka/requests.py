@@ -12,11 +12,10 @@ from pipeline_processing.aio.shielded import shielded
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translated
+from pipeline_processing.messaging.kafka.incarnation import Incarnation
 from pipeline_processing.messaging.kafka.lifecycle import cut_off, started, stopped
-from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
-from pipeline_processing.messaging.kafka.records import record_of
-from pipeline_processing.messaging.kafka.silence import Silence
-from pipeline_processing.messaging.kafka.topic_ids import Incarnation, topic_id
+from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, look_up
+from pipeline_processing.messaging.kafka.reading import Silence, positions_of, record_of
 from pipeline_processing.messaging.kafka.unreadable import OneByOne
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.settings.settings import KafkaSettings
@@ -31,9 +30,9 @@ _START_OVER_SECONDS = 1.0
 _MAX_RECORDS = 500
 _FETCH_BYTES = 4 * 1024 * 1024
 _PARTITION_FETCH_BYTES = 256 * 1024
-"""aiokafka keeps so much of each partition ready, or a whole batch of a producer's if that is larger."""
+"""aiokafka buffers so much of each partition, or a producer's whole batch if that is larger."""
 
-# That assignment is over: who has the partitions now is given the same records again.
+# The assignment is over: the partitions' new member is given the same records again.
 _OVER = (
     kafka.CommitFailedError,
     kafka.IllegalStateError,
@@ -47,8 +46,8 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     """
     A `RequestStream`, up inside its block; leaving it leaves the group.
 
-    After an outage it goes on by itself: as the same member, or, if aiokafka has broken down or 30 s have passed, as a
-    new one. `poll` is for one task; `lag` may be asked from another.
+    After an outage it goes on by itself: as the same member, or, if aiokafka has failed or 30 s have passed, as a new
+    one. `poll` is for one task; `lag` may be called from another.
     """
 
     def __init__(
@@ -61,8 +60,8 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         poll_seconds: float = 0.3,
     ) -> None:
         """
-        `incarnation` outlives this object where another is to go on after it. `rebalance_seconds`: how long others of
-        the group wait for this member to join again.
+        `incarnation` outlives this object, for another one that goes on after it. `rebalance_seconds`: how long the
+        other members wait for this one to join again.
         """
         self._connection = Connection.of(settings)
         self._topic = settings.requests_topic
@@ -75,11 +74,11 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._consumer: Any = None
         self._polling: asyncio.Task[Any] | None = None
         self._given: dict[TopicPartition, int] = {}
-        """Where the next record stands after those that `poll` has given: what a commit says."""
+        """The position after the records that `poll` has given: what a commit says."""
         self._committed: dict[TopicPartition, int] = {}
         self._silence: Silence | None = None
         self._careful = False
-        """There is a record that can't be read, and it hasn't been passed by."""
+        """A record that can't be read lies ahead."""
         self._one_by_one: OneByOne | None = None
 
     async def __aenter__(self) -> Self:
@@ -93,19 +92,18 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await shielded(self._close(consumer, seconds=_CLOSE_SECONDS))
 
     async def poll(self) -> list[Record]:
-        """See `RequestStream`. A cancelled call loses nothing: the next one gives what it would have given."""
+        """See `RequestStream`. A cancelled call loses nothing: the next one returns what it would have returned."""
         consumer = self._consumer or await self._open()
         if self._polling is None:
-            # In a task of its own, which nothing cancels or limits in time. aiokafka counts the calls under way, to
-            # see whether anybody still polls, and never finishes counting one that is broken off: the member would
-            # keep its partitions for ever though nobody reads them.
+            # In a task that is never cancelled. aiokafka counts the calls under way to see whether anybody polls, and
+            # goes on counting a call that was cancelled: the member would keep its partitions though nobody reads them.
             self._polling = asyncio.create_task(self._one_by_one() if self._one_by_one else self._many(consumer))
-        # While the group rebalances, getmany waits for its end, however long that takes.
+        # getmany waits for the end of a rebalance, however long that takes.
         done, _ = await asyncio.wait({self._polling}, timeout=2 * self._poll_seconds)
         if done:
             records = await self._taken(self._polling, consumer)
             if records:
-                # At once: whatever might fail or be cancelled from here on would lose them.
+                # At once: a failure or cancellation from here on would lose them.
                 return records
         if self._silence is not None:
             await self._silence.check()
@@ -113,13 +111,13 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     async def commit(self) -> None:
         """
-        See `RequestStream`. Costs nothing where nothing is new, so call it after an empty `poll`, too: that may have
-        passed by the marks of a transaction, and without a commit the group never seems to reach the end.
+        See `RequestStream`. Costs nothing where nothing is new. So call it after an empty `poll`, too: that may have
+        passed transaction markers, and without a commit the group never seems to reach the end.
         """
         consumer = self._consumer
         if consumer is None:
             return
-        # A commit that names one partition of somebody else fails as a whole.
+        # A commit fails as a whole if it names a partition of another member.
         mine = consumer.assignment()
         offsets = {at: offset for at, offset in self._given.items() if at in mine and self._committed.get(at) != offset}
         if not offsets:
@@ -129,15 +127,15 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 async with asyncio.timeout(_COMMIT_SECONDS):
                     await consumer.commit(offsets)
             except _OVER as error:
-                log.info("a commit came too late: its partitions were taken away", error=type(error).__name__)
+                log.info("a commit came too late: its partitions were reassigned", error=type(error).__name__)
                 self._forget(offsets)
                 return
         self._committed.update(offsets)
 
     async def lag(self) -> int:
         """
-        See `RequestStream`. Asks the brokers, as a fetcher that has died knows nothing new. Raises TopicMissing once
-        the topic is deleted; notices, too, when it was made anew, and begins it.
+        See `RequestStream`. Asks the brokers, as a fetcher that has died knows nothing new. Raises TopicMissing if
+        the topic was deleted; if it was recreated, begins to read it.
         """
         consumer = self._consumer
         if consumer is None:
@@ -154,7 +152,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 starts = {at: await self._start(consumer, at) for at in partitions}
         return sum(max(0, ends[at] - starts[at]) for at in partitions)
 
-    # Of the group: called by aiokafka.
+    # Called by aiokafka when the group rebalances.
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         self._forget(revoked)
@@ -180,14 +178,14 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
             metadata_max_age_ms=MAX_AGE_MS,
             session_timeout_ms=round(self._session_seconds * 1000),
-            # By the answers it learns that the group rebalances, and until then the others wait.
+            # The answers tell it that the group rebalances, and until then the others wait.
             heartbeat_interval_ms=round(self._session_seconds * 100),
-            # By default that of the session: a member that is busy for longer would be thrown out of a rebalance.
+            # The default is the session's: a member that is busy for longer would miss the rebalance.
             rebalance_timeout_ms=round(self._rebalance_seconds * 1000),
-            # A join is answered when the rebalance is over; aiokafka has no other limit for it than this one.
+            # A join is answered when the rebalance is over, and this is aiokafka's only limit for it.
             request_timeout_ms=round((self._rebalance_seconds + 10) * 1000),
         )
-        # Without a topic: start() would wait for an assignment, and so for all other members.
+        # Without a topic: start() would wait for an assignment, so for all other members.
         await started(consumer, connection=self._connection, seconds=_OPEN_SECONDS)
         try:
             await self._look(consumer)
@@ -203,18 +201,15 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         return consumer
 
     async def _look(self, consumer: Any) -> None:
-        """Whether the topic is there, and still the same."""
-        try:
-            await partitions_of(consumer._client, [self._topic], where=self._where, seconds=_OPEN_SECONDS)
-        except TopicMissing:
+        """Check that the topic is there, and whether it is still the same. Raises TopicMissing."""
+        found = await look_up(consumer._client, [self._topic], where=self._where, seconds=_OPEN_SECONDS)
+        if found.missing:
             self._incarnation.gone()
-            raise
-        with translated(self._where):
-            async with asyncio.timeout(_OPEN_SECONDS):
-                self._incarnation.saw(await topic_id(consumer._client, self._topic))
+            raise TopicMissing(found.missing)
+        self._incarnation.saw(found.ids.get(self._topic))
 
     def _begin(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
-        """Read partitions of a topic that was made anew from their beginning, whatever was committed of the old one."""
+        """Read partitions of a recreated topic from their beginning, whatever was committed of the old one."""
         begun = [
             TopicPartition(self._topic, each) for each in self._incarnation.to_begin(at.partition for at in assigned)
         ]
@@ -246,7 +241,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             with translated(self._where):
                 batches = polling.result()
         except PipelineError:
-            # It goes on counting this call, too; and it may have dropped records that it had already passed by.
+            # aiokafka goes on counting this call, too, and may have dropped records behind its position.
             await self._start_over(consumer)
             raise
         except UnicodeDecodeError:
@@ -255,12 +250,9 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             return []
         if self._one_by_one is not None and self._one_by_one.done:
             self._one_by_one, self._careful = None, False
-        # Taken down now, not when they are committed: a later call that is cancelled moves them on unseen. Positions
-        # rather than records, as the marks of transactions have offsets, too. There is no public way to read them
-        # without waiting.
-        assignment = consumer._subscription.subscription.assignment
-        if assignment is not None:
-            self._given.update({at: each.offset for at, each in assignment.all_consumed_offsets().items()})
+        # Noted now, not at the commit: a later call that is cancelled moves them on. Positions rather than records'
+        # offsets, as transaction markers have offsets, too.
+        self._given.update(positions_of(consumer))
         return [record_of(message) for messages in batches.values() for message in messages]
 
     async def _start_over(self, consumer: Any) -> None:
@@ -269,7 +261,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         await shielded(self._close(consumer, seconds=_START_OVER_SECONDS))
 
     async def _start(self, consumer: Any, partition: TopicPartition) -> int:
-        """Where the next record stands for `poll`."""
+        """The position of the next record that `poll` returns."""
         if partition in self._given:
             return self._given[partition]
         committed: int | None = await consumer.committed(partition)

@@ -1,8 +1,8 @@
-"""Looking into topics outside of any group."""
+"""Reading topics without joining a group."""
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -12,11 +12,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from pipeline_processing.errors import KafkaUnavailable
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.creation import ensure_topics
-from pipeline_processing.messaging.kafka.errors import Where, translated
+from pipeline_processing.messaging.kafka.errors import Where, answered, translated
 from pipeline_processing.messaging.kafka.lifecycle import started, stopped
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
-from pipeline_processing.messaging.kafka.records import record_of
-from pipeline_processing.messaging.kafka.silence import Silence
+from pipeline_processing.messaging.kafka.reading import Silence, positions_of, record_of
 from pipeline_processing.messaging.port import Offsets, Record
 from pipeline_processing.settings.settings import KafkaSettings
 
@@ -30,13 +29,13 @@ _NEW_PARTITIONS_SECONDS = MAX_AGE_MS / 1000
 
 class KafkaTopics:
     """
-    `Topics`. Each call has a connection of its own, and leaves none behind.
+    `Topics`. Each call opens a connection of its own, and closes it.
 
-    What belongs to a transaction is seen once that is committed; the end lies before the first that is still open.
+    Records of a transaction are seen once it is committed. The end lies before the first one that is still open.
     """
 
     def __init__(self, *, settings: KafkaSettings, answer_seconds: float = 10.0) -> None:
-        """`answer_seconds` limits each question to the brokers, and their silence while there is more to read."""
+        """`answer_seconds` limits each request, and the brokers' silence while there is more to read."""
         self._connection = Connection.of(settings)
         self._where = self._connection.where
         self._settings = settings
@@ -44,7 +43,7 @@ class KafkaTopics:
         self._answer_seconds = answer_seconds
 
     async def ensure(self) -> None:
-        """See `Topics`. Harmless if another process does the same at the same moment."""
+        """See `Topics`. Several processes may do so at once."""
         await ensure_topics(self._settings)
 
     async def ends(self, topic: str) -> Offsets:
@@ -55,11 +54,11 @@ class KafkaTopics:
 
     async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
         """See `Topics`."""
-        # A record's time has milliseconds. Rounded down, the moment would take in records that are before it.
+        # Records' times are in milliseconds. A moment that is rounded down would include records before it.
         milliseconds = max(0, math.ceil(moment.timestamp() * 1000))
         async with self._consumer() as consumer:
             partitions = await self._partitions(consumer, [topic])
-            # First: what is sent between the two questions must not be passed over.
+            # First: records that are sent between the two requests must not be skipped.
             ends = await self._ends(consumer, partitions)
             found = await self._answer(consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds)))
         return {at.partition: ends[at] if found[at] is None else min(found[at].offset, ends[at]) for at in partitions}
@@ -70,7 +69,7 @@ class KafkaTopics:
             partitions = await self._partitions(consumer, [topic])
             offsets = await self._answer(asyncio.gather(*map(consumer.committed, partitions)))
             ends = await self._ends(consumer, partitions)
-        # Beyond the end, it was committed of an earlier topic of that name.
+        # An offset beyond the end was committed of an earlier topic of that name.
         committed = zip(partitions, offsets, strict=True)
         return {at.partition: offset if offset is not None and offset <= ends[at] else 0 for at, offset in committed}
 
@@ -83,7 +82,7 @@ class KafkaTopics:
             ends = await self._ends(consumer, partitions)
             oldest = await self._answer(consumer.beginning_offsets(partitions))
             first = {at: max(oldest[at], (start or {}).get(at.partition, 0)) for at in partitions}
-            # Never beyond the end: one who waits for what isn't there waits for ever.
+            # Never beyond the end: records that aren't there never come.
             after = {at: min(ends[at], (stop or {}).get(at.partition, ends[at])) for at in partitions}
             left = {at: after[at] for at in partitions if first[at] < after[at]}
             consumer.assign(list(left))
@@ -94,7 +93,7 @@ class KafkaTopics:
                 asked_at = asyncio.get_running_loop().time()
                 batches = await self._more(consumer)
                 silent += asyncio.get_running_loop().time() - asked_at
-                if (reached := _positions(consumer)) != positions:
+                if (reached := positions_of(consumer)) != positions:
                     positions, silent = reached, 0.0
                 elif silent > self._answer_seconds:
                     raise KafkaUnavailable(
@@ -105,14 +104,14 @@ class KafkaTopics:
                     for message in messages:
                         if message.offset < after[at]:
                             yield record_of(message)
-                # By position: the last offsets may be those of marks of transactions, or of what compaction took away.
+                # By position: the last offsets may be those of transaction markers, or of compacted records.
                 for at in [at for at in left if positions.get(at, 0) >= left[at]]:
                     del left[at]
                     consumer.pause(at)
 
     @asynccontextmanager
     async def following(self, topics: Sequence[str]) -> AsyncIterator[AsyncIterator[Record]]:
-        """See `Topics`. Partitions that are added later are followed, too, from their beginning."""
+        """See `Topics`. Partitions that are added later are read from their beginning."""
         async with self._consumer() as consumer:
             partitions = await self._partitions(consumer, topics)
             ends = await self._ends(consumer, partitions)
@@ -140,7 +139,7 @@ class KafkaTopics:
         there = set(await self._partitions(consumer, topics))
         if there <= consumer.assignment():
             return
-        positions = _positions(consumer)
+        positions = positions_of(consumer)
         consumer.assign(sorted(there))
         for at in there:
             consumer.seek(at, positions.get(at, 0))
@@ -151,7 +150,7 @@ class KafkaTopics:
             **self._connection.options(),
             **options,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",  # where retention has overtaken the reader
+            auto_offset_reset="earliest",  # if retention overtakes the reader
             isolation_level="read_committed",
             max_poll_records=_MAX_RECORDS,
             fetch_max_bytes=_FETCH_BYTES,
@@ -170,18 +169,11 @@ class KafkaTopics:
         ends: dict[TopicPartition, int] = await self._answer(consumer.end_offsets(partitions))
         return ends
 
-    async def _answer(self, question: Any) -> Any:
-        with translated(Where(self._where.brokers, group=self._group)):
-            async with asyncio.timeout(self._answer_seconds):
-                return await question
+    async def _answer(self, question: Awaitable[Any]) -> Any:
+        where = Where(self._where.brokers, group=self._group)
+        return await answered(question, where=where, seconds=self._answer_seconds)
 
     async def _more(self, consumer: Any) -> dict[TopicPartition, list[Any]]:
         with translated(self._where):
             batches: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=round(_LOOK_SECONDS * 1000))
         return batches
-
-
-def _positions(consumer: Any) -> dict[TopicPartition, int]:
-    # There is no public way to read them without waiting.
-    consumed = consumer._subscription.subscription.assignment.all_consumed_offsets()
-    return {at: each.offset for at, each in consumed.items()}

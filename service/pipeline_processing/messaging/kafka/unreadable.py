@@ -1,4 +1,4 @@
-"""Getting past a record that aiokafka can't read: one with a header whose name isn't UTF-8."""
+"""Getting past a record that aiokafka can't decode: one with a header whose name isn't UTF-8."""
 
 from typing import Any
 
@@ -13,18 +13,17 @@ _LOOK_MS = 100
 
 class OneByOne:
     """
-    As `getmany`, but with at most one record of each partition, and with an empty one in the place of any that can't be
-    read. aiokafka reads whole batches: those of the same producer that follow in the same batch are lost with it.
+    Like `getmany`, but returns at most one record of each partition, and an empty record for one that can't be decoded.
 
-    `getmany` itself fails on such a record each time it comes to it, drops what it had read up to there, and moves on
-    behind that all the same.
+    `getmany` fails on such a record, drops what it had read before it, and moves its position all the same. aiokafka
+    decodes whole batches, so the records that follow in the same batch are lost.
     """
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._found = False
         self.done = False
-        """The unreadable records have been passed by."""
+        """The position is past the records that can't be decoded."""
 
     async def __call__(self) -> dict[TopicPartition, list[Any]]:
         batches: dict[TopicPartition, list[Any]] = {}
@@ -40,7 +39,7 @@ class OneByOne:
         return batches
 
     async def _pass_by(self, partition: TopicPartition, error: UnicodeDecodeError) -> Any:
-        # A call that failed is never counted as ended: see `poll` of KafkaRequests.
+        # aiokafka goes on counting a call that failed: see `poll` of KafkaRequests.
         self._consumer._subscription._fetch_count = 0
         offset: int = await self._consumer.position(partition)
         self._consumer.seek(partition, offset + 1)

@@ -1,24 +1,109 @@
 """Kafka in memory, for tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from zlib import crc32
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, TopicMissing
-from pipeline_processing.messaging.memory.member import MemoryMember
-from pipeline_processing.messaging.memory.partition import MemoryPartition
 from pipeline_processing.messaging.port import Offsets, Outgoing, Record, RequestStream
+
+_MAX_RECORDS = 500
+_POLL_SECONDS = 0.3
+
+
+class MemoryPartition:
+    """One partition of a topic: records with rising offsets, of which some may be missing."""
+
+    def __init__(self, topic: str, number: int) -> None:
+        self.topic = topic
+        self.number = number
+        self.records: list[Record] = []
+        self.start = 0
+        self.end = 0
+
+    def append(self, message: Outgoing, *, timestamp_ms: int) -> Record:
+        """Store a message."""
+        record = Record(
+            topic=self.topic,
+            partition=self.number,
+            offset=self.end,
+            timestamp_ms=timestamp_ms,
+            key=message.key,
+            value=message.value,
+            headers=message.headers,
+        )
+        self.records.append(record)
+        self.end += 1
+        return record
+
+    def skip(self) -> None:
+        """Use up an offset without a record, as a transaction marker does."""
+        self.end += 1
+
+    def expire(self, start: int) -> None:
+        """Remove the records before this offset, as retention does."""
+        self.start = start
+        self.records = [record for record in self.records if record.offset >= start]
+
+    def between(self, first: int, after: int) -> list[Record]:
+        """Records from `first` up to, but not including, `after`."""
+        return [record for record in self.records if first <= record.offset < after]
+
+
+class MemoryMember:
+    """
+    A `RequestStream`: a member of the one consumer group.
+
+    As with Kafka, a rebalance takes all its partitions away, and what isn't committed is delivered again.
+    """
+
+    def __init__(self, broker: "MemoryBroker", topic: str) -> None:
+        self.topic = topic
+        self._broker = broker
+        self._positions: dict[MemoryPartition, int] = {}
+        self._given: dict[int, int] = {}
+
+    def assign(self, positions: Mapping[MemoryPartition, int]) -> None:
+        """Own these partitions and no others, each to be read from its position."""
+        self._positions = dict(positions)
+        self._given.clear()
+
+    async def poll(self) -> list[Record]:
+        self._broker.check(self.topic)
+        if not (records := self._next()):
+            await self._broker.change(seconds=_POLL_SECONDS)
+            self._broker.check(self.topic)
+            records = self._next()
+        return records
+
+    async def commit(self) -> None:
+        self._broker.check(self.topic)
+        self._broker.committed_by_member(self.topic, self._given)
+
+    async def lag(self) -> int:
+        self._broker.check(self.topic)
+        return sum(max(0, each.end - position) for each, position in self._positions.items())
+
+    def _next(self) -> list[Record]:
+        records: list[Record] = []
+        for partition, position in self._positions.items():
+            found = partition.between(position, partition.end)
+            room = _MAX_RECORDS - len(records)
+            after = partition.end if len(found) <= room else found[room].offset
+            records += found[:room]
+            self._positions[partition] = self._given[partition.number] = after
+        return records
 
 
 class MemoryBroker:
     """
-    `Events` and `Topics`, and with `subscribe` a `RequestStream` for each member of one group.
+    `Events` and `Topics`; `subscribe` gives a `RequestStream` to each member of one group.
 
-    It waits with asyncio's own timers alone, so that it lives in virtual time, too. `topics` are there from the start;
-    `ensure` creates those of `creates`, or finds them missing if `may_create` isn't set.
+    It waits with asyncio's own timers only, so it works in virtual time, too. `topics` exist from the start. `ensure`
+    creates those of `creates`, or finds them missing unless `may_create` is set.
     """
 
     def __init__(
@@ -32,10 +117,10 @@ class MemoryBroker:
         max_message_bytes: int = 1_048_588,
     ) -> None:
         self.lost_replies = 0
-        """So many of the next calls of `send` store their messages, and fail nevertheless."""
+        """The next so many calls of `send` store their messages and fail nevertheless."""
         self.max_message_bytes = max_message_bytes
         self.refuses: Callable[[Outgoing], bool] = lambda message: False
-        """The messages that it will never take, as a compacted topic takes none without a key."""
+        """Which messages are refused for good, as a compacted topic refuses one without a key."""
         self._outage = False
         self._clock = clock
         self._creates = tuple(creates)
@@ -52,40 +137,41 @@ class MemoryBroker:
 
     @property
     def outage(self) -> bool:
-        """While it is set every call fails, also what is under way."""
+        """While it is set every call fails, also those in progress."""
         return self._outage
 
     @outage.setter
-    def outage(self, there: bool) -> None:
-        self._outage = there
+    def outage(self, outage: bool) -> None:
+        self._outage = outage
         self._wake()
 
     def create(self, topic: str, *, partitions: int | None = None) -> None:
+        """Create a topic."""
         self._topics[topic] = [MemoryPartition(topic, number) for number in range(partitions or self._count)]
         self.rebalance(topic)
 
     def delete(self, topic: str) -> None:
-        """With all that it holds and all that was committed for it."""
+        """Delete a topic, with its records and committed offsets."""
         del self._topics[topic]
         self._committed.pop(topic, None)
         self._wake()
 
     def add_partitions(self, topic: str, total: int) -> None:
-        """Have so many from now on."""
+        """Raise the number of a topic's partitions."""
         there = self._topics[topic]
         there += [MemoryPartition(topic, number) for number in range(len(there), total)]
         self.rebalance(topic)
 
     def records(self, topic: str) -> list[Record]:
-        """All that the topic holds, by partition."""
+        """All records of a topic, by partition."""
         return [record for partition in self._topics[topic] for record in partition.records]
 
     def partition(self, topic: str, number: int) -> MemoryPartition:
-        """One partition, whose start can be moved as retention does, and its end as a mark of a transaction does."""
+        """One partition, which a test may change."""
         return self._topics[topic][number]
 
     def put(self, message: Outgoing) -> Record:
-        """Somebody sends this, outage or not."""
+        """Store a message, outage or not."""
         partitions = self._topics[message.topic]
         partition = partitions[crc32(message.key or b"") % len(partitions)]
         now_ms = round(self._clock.now().timestamp() * 1000)
@@ -96,9 +182,7 @@ class MemoryBroker:
         return record
 
     def rebalance(self, topic: str | None = None) -> None:
-        """
-        Take all partitions (of one topic) from all members and deal them again, as happens when one comes or goes.
-        """
+        """Assign all partitions (of one topic) anew, as happens when a member joins or leaves."""
         for member in self._members:
             if topic not in (None, member.topic):
                 continue
@@ -113,7 +197,7 @@ class MemoryBroker:
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[RequestStream]:
-        """A member of the group, for the length of the block."""
+        """Be a member of the group, for the length of the block."""
         self.check(topic)
         member = MemoryMember(self, topic)
         self._members.append(member)
@@ -125,13 +209,12 @@ class MemoryBroker:
             self.rebalance()
 
     def committed_by_member(self, topic: str, offsets: Offsets) -> None:
-        """A member commits."""
+        """Commit offsets, for a member."""
         self._committed.setdefault(topic, {}).update(offsets)
 
     # -- Events ----------------------------------------------------------------------------------
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """See `Events`."""
         await asyncio.sleep(0)
         self.check(*{message.topic for message in messages})
         refused = [each for each in messages if self.refuses(each) or _size(each) > self.max_message_bytes]
@@ -153,7 +236,6 @@ class MemoryBroker:
     # -- Topics ----------------------------------------------------------------------------------
 
     async def ensure(self) -> None:
-        """See `Topics`."""
         self.check()
         missing = [topic for topic in self._creates if topic not in self._topics]
         if missing and not self._may_create:
@@ -162,12 +244,10 @@ class MemoryBroker:
             self.create(topic)
 
     async def ends(self, topic: str) -> Offsets:
-        """See `Topics`."""
         self.check(topic)
         return {each.number: each.end for each in self._topics[topic]}
 
     async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
-        """See `Topics`."""
         self.check(topic)
         milliseconds = moment.timestamp() * 1000
         return {
@@ -176,7 +256,6 @@ class MemoryBroker:
         }
 
     async def committed(self, topic: str) -> Offsets:
-        """See `Topics`."""
         self.check(topic)
         committed = self._committed.get(topic, {})
         return {each.number: committed.get(each.number, 0) for each in self._topics[topic]}
@@ -184,7 +263,6 @@ class MemoryBroker:
     async def read(
         self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None
     ) -> AsyncIterator[Record]:
-        """See `Topics`."""
         self.check(topic)
         stop = await self.ends(topic) if stop is None else stop
         for each in self._topics[topic]:
@@ -195,7 +273,6 @@ class MemoryBroker:
 
     @asynccontextmanager
     async def following(self, topics: Sequence[str]) -> AsyncIterator[AsyncIterator[Record]]:
-        """See `Topics`."""
         self.check(*topics)
         yield self._follow(topics, {each: each.end for topic in topics for each in self._topics[topic]})
 
@@ -215,14 +292,14 @@ class MemoryBroker:
     # -- inside ----------------------------------------------------------------------------------
 
     def check(self, *topics: str) -> None:
-        """What every call does first."""
+        """Raises KafkaUnavailable in an outage, and TopicMissing. Every call checks this first."""
         if self.outage:
             raise KafkaUnavailable("Kafka in memory can't be reached: this test has an outage.")
         if missing := sorted(set(topics) - self._topics.keys()):
             raise TopicMissing(missing)
 
     async def change(self, *, seconds: float | None = None) -> None:
-        """Return when something has changed, or after so long."""
+        """Wait for the next change, for so long at most."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:

@@ -1,20 +1,22 @@
-"""Reads an agency's rows from an HTTP API: pages of JSON records, one batch prefetched."""
+"""Reads an agency's rows from an HTTP API: pages of JSON records, one batch read ahead."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 
 from pipeline_processing.aio.clock import Clock
+from pipeline_processing.errors import PipelineError
 from pipeline_processing.http.options import UpstreamOptions
-from pipeline_processing.ports import RowMaker, Upstream
+from pipeline_processing.ports import Answer, Records, Upstream
 from pipeline_processing.rows.columns import Columns
-from pipeline_processing.rows.projection import Projection
-from pipeline_processing.sources.http.dataset import DatasetRecords, errors_at
+from pipeline_processing.sources.ahead import ReadAhead
 from pipeline_processing.sources.http.options import HttpSourceConfig
-from pipeline_processing.sources.http.paging import Way
+from pipeline_processing.sources.http.pages import JsonPage
+from pipeline_processing.sources.http.paginator import Paginator
 from pipeline_processing.sources.http.records import RecordReader
+
+MAX_BATCH_ROWS = 1000
 
 OpenUpstream = Callable[[UpstreamOptions], AbstractAsyncContextManager[Upstream]]
 """As `Services.upstream`."""
@@ -24,7 +26,7 @@ class HttpSource:
     """
     APIs with agencies' data.
 
-    `batch_bytes` is what one batch should hold, as text of JSON; there are two at a time. `max_record_bytes` is the
+    `batch_bytes` is what one batch should hold, as JSON text; there are two at a time. `max_record_bytes` is the
     longest record.
     """
 
@@ -44,7 +46,7 @@ class HttpSource:
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, HttpSourceConfig]) -> AsyncIterator["HttpSnapshot"]:
         """
-        An API has no snapshots: rows are what it says when it is asked, from this time on.
+        An API has no snapshots: rows are what it answers from this time on.
 
         The access to all of them is set up first, so that a missing secret is found before the first row is read.
         """
@@ -85,49 +87,90 @@ class HttpSnapshot:
         return self._datasets[dataset].columns_in(carry)
 
     @asynccontextmanager
-    async def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator["HttpBatches"]:
+    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator["HttpBatches"]:
         """The records of all pages; see `ports.Snapshot`."""
         config = self._datasets[dataset]
-        with errors_at(f"Dataset {dataset!r}"):
-            way = Way(config, config.first_url(arguments))
-        records = DatasetRecords(
+        with _errors_at(f"Dataset {dataset!r}"):
+            paginator = Paginator(config, config.first_url(arguments))
+        batches = HttpBatches(
             dataset,
             config,
-            way,
+            paginator,
             upstream=self._upstreams[dataset],
-            reader=RecordReader(config.schema_columns, carry=carry),
+            carry=carry,
             batch_bytes=self._batch_bytes,
             max_record_bytes=self._max_record_bytes,
         )
-        async with records:
-            batches = HttpBatches(records, config.columns_in(carry))
-            try:
-                yield batches
-            finally:
-                await batches.close()
+        try:
+            yield batches
+        finally:
+            await batches.close()
 
 
-class HttpBatches:
-    """See `ports.Batches`. While a batch is worked on, the next is already on its way."""
+class HttpBatches(ReadAhead):
+    """Batches of carried values; each is of one page."""
 
-    def __init__(self, records: DatasetRecords, columns: Columns) -> None:
-        self.columns = columns
-        self.make_rows: RowMaker = Projection.of(columns.names).rows
-        self._records = records
-        self._next = asyncio.ensure_future(records.next_batch())
+    def __init__(
+        self,
+        dataset: str,
+        config: HttpSourceConfig,
+        paginator: Paginator,
+        *,
+        upstream: Upstream,
+        carry: str,
+        batch_bytes: int,
+        max_record_bytes: int,
+    ) -> None:
+        self._dataset = dataset
+        self._config = config
+        self._paginator = paginator
+        self._upstream = upstream
+        self._reader = RecordReader(config.schema_columns, carry=carry)
+        self._batch_bytes = batch_bytes
+        self._max_record_bytes = max_record_bytes
+        self._answering = AsyncExitStack()
+        self._open: tuple[Answer, JsonPage] | None = None
+        self._pages_read = 0
+        self._records_read = 0
+        super().__init__(config.columns_in(carry))
 
-    def __aiter__(self) -> "HttpBatches":
-        return self
-
-    async def __anext__(self) -> list[Any]:
-        records = await self._next
-        if not records:
-            raise StopAsyncIteration
-        self._next = asyncio.ensure_future(self._records.next_batch())
-        await asyncio.sleep(0)  # lets the request go out before this batch keeps the thread busy
-        return self.make_rows(records)
+    async def _read(self) -> Records:
+        while self._paginator.url is not None:
+            with _errors_at(f"Dataset {self._dataset!r}, page {self._pages_read + 1:,}"):
+                answer, page = self._open or await self._begin(self._paginator.url)
+                records = await page.read(records=MAX_BATCH_ROWS, characters=self._batch_bytes)
+                if records:
+                    first = self._records_read + 1
+                    self._records_read += len(records)
+                    return [self._reader.read(record, number) for number, record in enumerate(records, first)]
+                self._paginator.go_on(answer, found=page.found, records=page.count)
+            await self._answering.aclose()
+            self._open = None
+            self._pages_read += 1
+        return []
 
     async def close(self) -> None:
-        """Give up the batch under way."""
-        self._next.cancel()
-        await asyncio.gather(self._next, return_exceptions=True)
+        """Give up the batch under way, and the answer that it stands in."""
+        await super().close()
+        await self._answering.aclose()
+
+    async def _begin(self, url: str) -> tuple[Answer, JsonPage]:
+        answer = await self._answering.enter_async_context(self._upstream.get(url))
+        beside = None if self._config.pages is None else self._config.pages.path
+        page = JsonPage(answer, records=_keys(self._config.records), beside=_keys(beside), limit=self._max_record_bytes)
+        self._open = answer, page
+        return self._open
+
+
+def _keys(path: str | None) -> tuple[str, ...]:
+    return () if path is None else tuple(path.split("."))
+
+
+@contextmanager
+def _errors_at(place: str) -> Iterator[None]:
+    """Errors in the block name the place."""
+    try:
+        yield
+    except PipelineError as error:
+        error.at(place)
+        raise

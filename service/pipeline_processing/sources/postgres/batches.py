@@ -1,31 +1,29 @@
-"""The rows of one cursor, batch by batch, the next one prefetched."""
+"""The records of one cursor, batch by batch."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from msgspec import Raw
 
 from pipeline_processing.errors import RowTooLarge
-from pipeline_processing.ports import RowMaker
+from pipeline_processing.ports import Records
 from pipeline_processing.rows.columns import Columns
-from pipeline_processing.rows.projection import Projection
+from pipeline_processing.sources.ahead import ReadAhead
 from pipeline_processing.sources.postgres.metered import Meter
 
 MAX_BATCH_ROWS = 1000
 """More rows at a time are slower: they leave the processor's caches before they are encoded."""
 _FIRST_BATCH_ROWS = 4
-"""Few, as nothing is known yet of how wide the rows are."""
+"""Few, because the size of the rows isn't known yet."""
 
 
-class CursorBatches:
+class CursorBatches(ReadAhead):
     """
-    Batches of one cursor. While a batch is worked on, the next is already on its way, unless a row of it is large.
+    Batches of one cursor. The next one is read ahead unless the present one has a large row.
 
-    `batch_bytes` is what one batch should hold, as far as the rows before it tell; what it may hold is the meter's.
-    `fetching(n)` is the block in which a batch is waited for, where `n` rows have been read: it says what the driver's
-    errors mean, and a row that is too large.
+    `batch_bytes` is what one batch should hold, judged by the rows before it; the meter limits what it may hold.
+    `located(n)` is a block that translates the driver's errors, where `n` rows have been read.
     """
 
     def __init__(
@@ -36,43 +34,34 @@ class CursorBatches:
         dataset: str,
         meter: Meter,
         batch_bytes: int,
-        fetching: Callable[[int], AbstractContextManager[None]],
+        located: Callable[[int], AbstractContextManager[None]],
     ) -> None:
-        self.columns = columns
-        self.make_rows: RowMaker = Projection.of(columns.names).rows
         self._cursor = cursor
-        self._meter = meter
         self._dataset = dataset
+        self._meter = meter
         self._batch_bytes = batch_bytes
-        self._fetching = fetching
-        self._read = 0
+        self._located = located
+        self._rows_read = 0
         self._size = _FIRST_BATCH_ROWS
-        self._next: asyncio.Future[Any] | None = asyncio.ensure_future(self._fetch())
+        super().__init__(columns)
 
-    def __aiter__(self) -> "CursorBatches":
-        return self
+    @property
+    def _reads_ahead(self) -> bool:
+        return not self._meter.holds_large_row
 
-    async def __anext__(self) -> list[Any]:
-        if self._next is None:
-            self._meter.give_back()
-            self._next = asyncio.ensure_future(self._fetch())
-        with self._fetching(self._read):
-            records = await self._next
-        if not records:
-            raise StopAsyncIteration
-        self._read += len(records)
-        self._size = self._rows_that_fit(records)
-        self._next = None
-        if not self._meter.holds_large_row:
-            self._next = asyncio.ensure_future(self._fetch())
-            await asyncio.sleep(0)  # lets the request go out before this batch keeps the thread busy
-        return self.make_rows(records)
+    async def _read(self) -> Records:
+        self._meter.give_back()
+        with self._located(self._rows_read):
+            records = await self._fetch()
+        if records:
+            self._rows_read += len(records)
+            self._size = self._rows_that_fit(records)
+        return records
 
-    async def _fetch(self) -> Any:
-        # A coroutine of ours: asyncpg's refuses a closed connection when it is called, not when it is awaited.
+    async def _fetch(self) -> Records:
         try:
             with self._meter.fetching(self._size) as rows:
-                records = await self._cursor.fetch(rows)
+                records: Records = await self._cursor.fetch(rows)
         except Exception:
             if self._meter.too_large is None:
                 raise
@@ -83,25 +72,19 @@ class CursorBatches:
             self._cursor._exhausted = False  # asyncpg takes fewer rows than it asked for as the last ones
         return records
 
-    def _rows_that_fit(self, records: Sequence[Any]) -> int:
+    def _rows_that_fit(self, records: Records) -> int:
         """How many rows like these make a batch, judged by a few of them; it grows slowly and shrinks at once."""
         sample = records[:: len(records) // 8 + 1]
         row_bytes = max(sum(map(_size_of, record)) for record in sample)
         return max(1, min(MAX_BATCH_ROWS, self._size * 4, self._batch_bytes // row_bytes))
 
     async def close(self) -> None:
-        """Give up the batch under way."""
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.gather(self._next, return_exceptions=True)
+        """Give up the batch under way, and what the meter holds."""
+        await super().close()
         await self._meter.close()
 
 
 def _size_of(value: Any) -> int:
-    return (
-        32 + len(value)
-        if isinstance(value, str | bytes)
-        else 32 + memoryview(value).nbytes
-        if isinstance(value, Raw)
-        else 32
-    )
+    if isinstance(value, str | bytes):
+        return 32 + len(value)
+    return 32 + memoryview(value).nbytes if isinstance(value, Raw) else 32

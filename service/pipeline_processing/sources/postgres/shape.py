@@ -1,5 +1,6 @@
-"""What a query takes and gives, and the query that gives it in the form that steps and formats need."""
+"""The parameters and columns of a query, and the query that returns the columns in the form that formats need."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,13 +8,13 @@ from dataclasses import dataclass
 import asyncpg
 import sqlglot
 import sqlglot.errors
+from asyncpg.types import Type
 from sqlglot import TokenType
 
 from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.postgres.client import quoted
 from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.rows.columns import Columns
-from pipeline_processing.sources.postgres.description import described
 from pipeline_processing.sources.postgres.query_columns import without_placeholders
 from pipeline_processing.sources.postgres.types import carried_as, column_of, rendered
 
@@ -65,7 +66,7 @@ async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
             attributes, parameters = statement.get_attributes(), statement.get_parameters()
             names, types = tuple(a.name for a in attributes), tuple(a.type for a in attributes)
         except (asyncpg.UnsupportedClientFeatureError, asyncpg.InternalClientError):
-            parameters, names, types = await described(connection, _without_semicolon(query))
+            parameters, names, types = await _described(connection, _without_semicolon(query))
     _check_names(names)
     others = [pg_type.oid for pg_type in types if pg_type.schema != "pg_catalog"]
     enums = await connection.fetch(_ENUMS, others)
@@ -114,3 +115,43 @@ def _without_semicolon(query: str) -> str:
     while tokens and tokens[-1].token_type is TokenType.SEMICOLON:
         query = query[: tokens.pop().start]
     return query
+
+
+_BASE_TYPES = """
+WITH RECURSIVE base AS (
+    SELECT nr, oid, typname, typnamespace, typtype, typbasetype
+    FROM unnest($1::oid[]) WITH ORDINALITY AS of_column (type, nr) JOIN pg_type ON oid = type
+    UNION ALL
+    SELECT nr, t.oid, t.typname, t.typnamespace, t.typtype, t.typbasetype
+    FROM base JOIN pg_type t ON t.oid = base.typbasetype
+    WHERE base.typtype = 'd'
+)
+SELECT base.oid, typname, nspname FROM base JOIN pg_namespace n ON n.oid = typnamespace WHERE typtype <> 'd' ORDER BY nr
+"""
+"""Domains are described by their base types, as Postgres does when it prepares a query."""
+
+
+async def _described(
+    connection: asyncpg.Connection, query: str
+) -> tuple[tuple[Type, ...], tuple[str, ...], tuple[Type, ...]]:
+    """
+    Types of a query's parameters; names and types of its columns, described by Postgres in plain SQL.
+
+    For queries that asyncpg refuses to prepare: it builds decoders for all columns, also for types that it would never
+    have to decode, such as anyarray, or composites of types that are read as text here.
+    """
+    # A join on false gives one row of nulls without running the query.
+    joined = f"(SELECT) AS nothing LEFT JOIN (\n{query}\n) AS q"  # the user's own query
+    statement = await connection.prepare(f"SELECT row_to_json(r)::text FROM (SELECT q.* FROM {joined} ON false) AS r")  # noqa: S608
+    parameters = statement.get_parameters()
+    nulls = [None] * len(parameters)
+    names: Sequence[str] = json.loads(await statement.fetchval(*nulls), object_pairs_hook=_keys)
+    aliases = [quoted(f"column {number}") for number in range(len(names))]
+    typeofs = ", ".join(f"pg_typeof(q.{alias})::oid" for alias in aliases)
+    oids = await connection.fetchrow(f"SELECT {typeofs} FROM {joined} ({', '.join(aliases)}) ON false", *nulls)  # noqa: S608
+    types = await connection.fetch(_BASE_TYPES, list(oids))
+    return tuple(parameters), tuple(names), tuple(Type(oid, name, "", schema) for oid, name, schema in types)
+
+
+def _keys(items: list[tuple[str, None]]) -> list[str]:
+    return [key for key, _ in items]

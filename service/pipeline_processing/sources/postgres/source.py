@@ -151,8 +151,8 @@ class PostgresSnapshot:
         return self._datasets[dataset].shape.carried(carry)[0]
 
     @asynccontextmanager
-    async def rows(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[CursorBatches]:
-        """The rows of one dataset's query; see `ports.Snapshot`."""
+    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[CursorBatches]:
+        """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
         columns, query = opened.shape.carried(carry)
         # After an error the whole snapshot ends. Else rolling back closes the cursor, and heals the transaction where
@@ -173,7 +173,7 @@ class PostgresSnapshot:
             dataset=dataset,
             meter=self._meter,
             batch_bytes=self._batch_bytes,
-            fetching=opened.errors.located,
+            located=opened.errors.located,
         )
         try:
             yield batches

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from pipeline_processing.destinations.s3.client import ObjectHead, S3Client
-from pipeline_processing.destinations.s3.creation import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.s3.errors import ObjectMissing, UploadGone
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.model import UploadedPart
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from pipeline_processing.destinations.s3.client import S3Client
-from pipeline_processing.destinations.s3.role import AssumedRole
+from pipeline_processing.destinations.s3.session import AssumedRole
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from base64 import b64encode
 
 import pytest
 
-from pipeline_processing.destinations.s3.checksums import Fingerprint, crc32_of, sha256_of
+from pipeline_processing.destinations.s3.objects import Fingerprint, crc32_of, sha256_of
 from pipeline_processing.model import InlineContent, MultipartUpload, UploadedPart
 
 

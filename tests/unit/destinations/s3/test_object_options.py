@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 
 from pipeline_processing.aio.budget import ByteBudget
-from pipeline_processing.destinations.s3.checksums import crc32_of, sha256_of
 from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.objects import crc32_of, sha256_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.errors import ConflictingObjects
 from pipeline_processing.model import Artifact, Compression, FormatName, UploadRef

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.errors import ObjectMissing
-from pipeline_processing.destinations.s3.role import AssumedRole
+from pipeline_processing.destinations.s3.session import AssumedRole
 from pipeline_processing.errors import AccessDenied, DestinationUnavailable, PipelineError, SettingsError, Throttled
 from tests.unit.destinations.s3.recording_store import Answer, RecordingStore
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pipeline_processing.aio.budget import ByteBudget
-from pipeline_processing.destinations.s3.checksums import Fingerprint, crc32_of, sha256_of
 from pipeline_processing.destinations.s3.client import ObjectHead
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.errors import AlreadyThere, ConditionalConflict, UploadGone
+from pipeline_processing.destinations.s3.objects import Fingerprint, crc32_of, sha256_of
 from pipeline_processing.destinations.s3.parts import MIB
 from pipeline_processing.errors import (
     AccessDenied,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline_processing.aio.budget import ByteBudget
-from pipeline_processing.destinations.s3.checksums import crc32_of, sha256_of
+from pipeline_processing.destinations.s3.objects import crc32_of, sha256_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import PartSizes
 from pipeline_processing.destinations.s3.upload import S3Upload, Target

@@ -18,18 +18,39 @@ from pipeline_processing.errors import (
     SettingsError,
     TopicMissing,
 )
-from pipeline_processing.messaging.kafka.errors import FAULTS, Fault, Where, cause_of, fault_of, translate, translated
+from pipeline_processing.messaging.kafka.errors import KINDS, Where, kind_of, translate, translated
 
 WHERE = Where(brokers="a.example:9092, b.example:9092", topics=("requests",), group="workers")
-CLASSES = [error for _, error in inspect.getmembers(errors, inspect.isclass) if issubclass(error, Exception)]
+UNAVAILABLE = """
+    BrokerNotAvailableError Cancelled CommitFailedError ConcurrentTransactions CorrelationIdError
+    CorruptRecordException DuplicateSequenceNumber FetchSessionIdNotFound GroupCoordinatorNotAvailableError
+    GroupLoadInProgressError IllegalGenerationError InvalidFetchSessionEpoch InvalidProducerEpoch
+    InvalidProducerIdMapping KafkaConnectionError KafkaProtocolError KafkaStorageError KafkaTimeoutError
+    KafkaUnavailableError LeaderNotAvailableError ListenerNotFound LogDirNotFound MemberIdRequired
+    MetadataEmptyBrokerList NoBrokersAvailable NodeNotReadyError NotControllerError NotCoordinatorForGroupError
+    NotEnoughReplicasAfterAppendError NotEnoughReplicasError NotLeaderForPartitionError OperationNotAttempted
+    OutOfOrderSequenceNumber ProducerClosed ProducerFenced QuotaViolationError ReassignmentInProgress
+    RebalanceInProgressError ReplicaNotAvailableError RequestTimedOutError StaleControllerEpochError
+    StaleLeaderEpochCodeError StaleMetadata TooManyInFlightRequests TransactionCoordinatorFenced UnknownError
+    UnknownMemberIdError UnknownProducerId
+"""
+"""Errors that pass by waiting, or with a new client: they have no place of their own."""
+NEVER = """
+    BrokerResponseError DelegationTokenAuthDisabled DelegationTokenAuthorizationFailed DelegationTokenExpired
+    DelegationTokenNotFound DelegationTokenOwnerMismatch DelegationTokenRequestNotAllowed GroupIdNotFound
+    InvalidPrincipalType InvalidTransactionTimeout InvalidTxnState NoError NonEmptyGroup RecordTooLargeError
+    TransactionalIdAuthorizationFailed
+"""
+"""Bases, and errors of features that this service doesn't use."""
+BUGS = "ConsumerStoppedError IllegalOperation"
+"""Errors that aren't KafkaErrors."""
 
 
-@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
-def test_every_error_has_its_place(error: type[Exception]) -> None:
-    """None is taken for what its base is; a new version of aiokafka may bring another, for which FAULTS has to say."""
-    assert error in FAULTS
-    if error is not errors.BrokerResponseError:  # a base that can't even be shown
-        assert isinstance(translate(error("words"), where=WHERE), PipelineError)
+def test_every_error_has_its_place() -> None:
+    """A later aiokafka may bring another: it fails here until somebody has decided. Meanwhile it is retried."""
+    classes = [error for _, error in inspect.getmembers(errors, inspect.isclass) if issubclass(error, Exception)]
+    without = {error.__name__ for error in classes if error not in KINDS}
+    assert sorted(without) == sorted((UNAVAILABLE + NEVER + BUGS).split())
 
 
 @pytest.mark.parametrize(
@@ -103,22 +124,22 @@ def test_a_message_names_what_it_is_about_and_the_remedy(error: Exception, words
 @pytest.mark.parametrize(
     ("wrapped", "expected"),
     [
-        (errors.KafkaError(repr(errors.TopicAuthorizationFailedError())), Fault.ACCESS),
-        (errors.KafkaError("GroupAuthorizationFailedError('g')"), Fault.ACCESS),
-        (errors.KafkaError("Unexpected error during batch delivery"), Fault.UNAVAILABLE),
-        (errors.KafkaError(), Fault.UNAVAILABLE),
+        (errors.KafkaError(repr(errors.TopicAuthorizationFailedError())), AccessDenied),
+        (errors.KafkaError("GroupAuthorizationFailedError('g')"), AccessDenied),
+        (errors.KafkaError("Unexpected error during batch delivery"), KafkaUnavailable),
+        (errors.KafkaError(), KafkaUnavailable),
     ],
 )
-def test_an_error_in_an_errors_text_is_found(wrapped: Exception, expected: Fault) -> None:
+def test_an_error_in_an_errors_text_is_found(wrapped: Exception, expected: type[PipelineError]) -> None:
     """aiokafka has the habit of raising KafkaError(repr(error))."""
-    assert fault_of(wrapped) is expected
+    assert kind_of(wrapped) is expected
 
 
 def test_the_cause_of_a_bare_error_counts() -> None:
     """As does what it was raised from."""
     wrapped = errors.KafkaError("Unexpected error in sender routine")
     wrapped.__cause__ = errors.TopicAuthorizationFailedError("jobs")
-    assert fault_of(wrapped) is Fault.ACCESS
+    assert kind_of(wrapped) is AccessDenied
     assert "topic jobs" in str(translate(wrapped, where=WHERE))
 
 
@@ -131,9 +152,16 @@ def test_nothing_of_aiokafkas_crosses_the_border() -> None:
         raise KeyError
 
 
-def test_a_cause_is_short() -> None:
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (errors.NodeNotReadyError("node 1 isn't ready."), "node 1 isn't ready (NodeNotReadyError). Check"),
+        (errors.CommitFailedError(), ": CommitFailedError. Check"),
+        (errors.StaleMetadata(), ": StaleMetadata. Check"),
+        (errors.TopicAuthorizationFailedError(), ": Returned by the broker when the client"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_a_cause_is_short(error: Exception, cause: str) -> None:
     """Class names stand behind the words, and pages of advice for others are left out."""
-    assert cause_of(errors.NodeNotReadyError("node 1 isn't ready.")) == "node 1 isn't ready (NodeNotReadyError)"
-    assert cause_of(errors.CommitFailedError()) == "CommitFailedError"
-    assert cause_of(errors.StaleMetadata()) == "StaleMetadata"
-    assert cause_of(errors.TopicAuthorizationFailedError()).startswith("Returned by the broker when the client")
+    assert cause in str(translate(error, where=WHERE))

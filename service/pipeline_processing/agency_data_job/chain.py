@@ -1,0 +1,260 @@
+"""A dataset's steps, between its source and its format: built for its columns, opened, and run batch by batch."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from pipeline_processing.agency_data_job.config import DatasetConfig
+from pipeline_processing.agency_data_job.rejections import Rejected, Rejections, masked_at_source
+from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, size_of
+from pipeline_processing.agency_data_job.tally import Tally
+from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
+from pipeline_processing.formats.formats import CARRY, new_format
+from pipeline_processing.ports import Records, Row, Services
+from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.steps.build import build
+from pipeline_processing.steps.config import PluginConfig, PythonConfig, StepConfig
+from pipeline_processing.steps.not_null import NotNull
+from pipeline_processing.steps.step import Batch, Step, StepContext
+from pipeline_processing.steps.unique import Unique
+from pipeline_processing.user_code import closing, described, failing, is_for_us, user_code
+
+_ROWS_FOR_USER_CODE = 256
+"""At a time: the size of the rows that it returns is unknown until it has returned all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One step of a chain."""
+
+    step: Step
+    columns: Columns
+    """What leaves it, with their origins as far as they are known."""
+    timeout: timedelta | None = None
+    foreign: bool = False
+    """Whether it is user code, which may raise anything."""
+
+
+class Chain:
+    """
+    Makes rows of the source's records, and sends them through the steps.
+
+    Leading steps that only choose, name or add columns are folded into the making of the rows, where they cost nothing
+    per row. If no other step is left, rows are made in the shape that the format encodes fastest.
+    """
+
+    def __init__(
+        self, dataset: DatasetConfig, columns: Columns, links: Sequence[Link], *, rejections: Rejections, tally: Tally
+    ) -> None:
+        """`columns` are the source's."""
+        projection = Projection.of(columns.names)
+        self._links = list(enumerate(links, start=1))
+        while self._links and (folded := self._links[0][1].step.fold(projection)) is not None:
+            projection = folded
+            del self._links[0]
+        places = (columns, *(link.columns for link in links))
+        carried = not any(link.step.foreign for link in links)
+        self.columns = places[-1]
+        """What leaves the last step, as far as it is known."""
+        self.names = self.columns.names if carried else None
+        """Names of the columns that are written; None if they depend on the rows."""
+        header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
+        self.format = new_format(dataset.format, header=header, fixed=carried, csv=dataset.csv)
+        """The format of the rows that leave."""
+        self._make_rows = projection.rows if self._links else self.format.row_maker(projection)
+        self._source_names = columns.names
+        self._masks = masked_at_source([(link.step, link.columns) for link in links], columns)
+        self._rejections = rejections
+        self._tally = tally
+        foreign = any(link.foreign for link in links)
+        self._sizing = Sizing(most_rows=_ROWS_FOR_USER_CODE if foreign else MOST_ROWS, watches=bool(self._links))
+        self._largest = 0
+        """About how many bytes the rows of the present batch took where they were largest."""
+        self._next_number = 1
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        dataset: DatasetConfig,
+        columns: Columns,
+        *,
+        arguments: Mapping[str, Any],
+        services: Services,
+        tally: Tally,
+    ) -> AsyncIterator["Chain"]:
+        """
+        Build the dataset's steps for the source's `columns`, and open what they use.
+
+        Faults show here, before the first row is read. Raises UnknownColumn, InvalidStep, or what a step raises that
+        can't use its server.
+        """
+        # Set whatever the source says of them: rejected rows are masked by the origins of columns.
+        listed = tuple(replace(each, origins=frozenset({each.name}), unchanged=True) for each in columns)
+        columns = replace(columns, listed=listed)
+        rejections = Rejections(tally, dataset.on_row_error, dataset.max_rejected)
+        context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
+        links: list[Link] = []
+        async with AsyncExitStack() as stack:
+            for number, (make, config) in enumerate(_makers(dataset), start=1):
+                with _located(dataset, number):
+                    step = make(context)
+                    step = await stack.enter_async_context(_plugged(step) if isinstance(config, PluginConfig) else step)
+                foreign = isinstance(config, PluginConfig | PythonConfig)
+                leaving = _of_unknown_origin(step.columns, context.columns) if foreign else step.columns
+                links.append(Link(step, leaving, config.timeout if config else None, foreign))
+                context = replace(context, columns=leaving)
+            yield cls(dataset, columns, links, rejections=rejections, tally=tally)
+
+    def pieces(self, records: Records) -> Iterator[Batch]:
+        """One batch of the source as batches for the steps, each of about 2 MiB at most where its rows are largest."""
+        start = 0
+        while start < len(records):
+            piece = self._sizing.piece(records, start)
+            start += len(piece)
+            self._largest, encoded = 0, self._tally.encoded
+            with self._tally.timed("steps" if self._links else "format"):
+                rows = self._make_rows(piece)
+            yield Batch.read(rows, first=self._next_number, records=piece)
+            self._next_number += len(piece)
+            self._sizing.learn(len(piece), max(self._largest, self._tally.encoded - encoded))
+
+    async def __call__(self, batch: Batch) -> Batch:
+        """The batch as it leaves the last step."""
+        if not self._links:
+            return batch
+        with self._tally.timed("steps"):
+            for number, link in self._links:
+                if not batch.rows:
+                    break
+                batch = await self._through(link, batch, number)
+                batch.size = size_of(batch.rows)
+                self._largest = max(self._largest, batch.size)
+        self._tally.filtered = sum(link.step.filtered for _, link in self._links)
+        return batch
+
+    def rejected(self) -> list[tuple[Rejected, Row]]:
+        """
+        The rows that steps have rejected since the last call, if they go to the quarantine, as the source gave them;
+        what any step masks is masked.
+        """
+        return [(each, self._shown(each)) for each in self._rejections.take()]
+
+    def check_rejected(self) -> None:
+        """At the end of the dataset: raises TooManyRejected if too large a share of its rows was rejected."""
+        self._rejections.check()
+
+    def _shown(self, rejected: Rejected) -> Row:
+        return {
+            name: value if value is None or (mask := self._masks.get(name)) is None else mask(value)
+            for name, value in zip(self._source_names, rejected.record, strict=True)
+        }
+
+    async def _through(self, link: Link, batch: Batch, number: int) -> Batch:
+        # The watchdog reads `place`.
+        place = f"Dataset {self._tally.dataset!r}, step {number} ({link.step.name}), {batch.place()}"
+        limit = asyncio.timeout(None if link.timeout is None else link.timeout.total_seconds())
+        try:
+            async with limit:
+                left = await link.step(batch)
+            if link.foreign:
+                if len(left.rows) > len(batch.rows):
+                    raise StepAddedRows(
+                        step=link.step.name, dataset=self._tally.dataset, got=len(batch.rows), returned=len(left.rows)
+                    )
+                left.records = batch.records  # user code may have made a batch without them
+            return left
+        except PipelineError as error:
+            raise error.at(place) from error.__cause__
+        except BaseException as error:
+            if is_for_us(error):
+                raise
+            if link.timeout is not None and limit.expired():
+                raise StepFailed(
+                    f"didn't end within its `timeout` of {link.timeout.total_seconds():g} s. Find out what it waits "
+                    "for, or give it more time; then replay the run."
+                ).at(place) from None
+            if not link.foreign and isinstance(error, Exception):
+                raise  # a bug of ours
+            raise StepFailed(
+                f"raised {described(error)}. Correct the step or the rows it got, then replay the run."
+            ).at(place) from error
+
+
+def step_context(
+    dataset: DatasetConfig,
+    columns: Columns,
+    *,
+    arguments: Mapping[str, Any],
+    services: Services,
+    row_errors: Rejections,
+) -> StepContext:
+    """What the dataset's first step is built with."""
+    return StepContext(
+        dataset=dataset.name,
+        columns=columns,
+        carry=CARRY[dataset.format],
+        arguments=arguments,
+        row_errors=row_errors,
+        services=services,
+    )
+
+
+def check_steps(dataset: DatasetConfig, columns: Columns, *, arguments: Mapping[str, Any], services: Services) -> None:
+    """Build the dataset's steps without opening them. Raises what `Chain.open` finds without a server."""
+    rejections = Rejections(Tally(dataset.name), dataset.on_row_error, dataset.max_rejected)
+    context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
+    for number, (make, _) in enumerate(_makers(dataset), start=1):
+        with _located(dataset, number):
+            context = replace(context, columns=make(context).columns)
+
+
+_Maker = Callable[[StepContext], Step]
+
+
+def _makers(dataset: DatasetConfig) -> Iterator[tuple[_Maker, StepConfig | None]]:
+    """The dataset's steps, and behind them its expectations of single rows."""
+    for config in dataset.steps:
+        yield partial(build, config), config
+    if dataset.expect.not_null is not None:
+        yield partial(NotNull, dataset.expect.not_null), None
+    if dataset.expect.unique is not None:
+        yield partial(Unique, dataset.expect.unique), None
+
+
+@asynccontextmanager
+async def _plugged(step: Step) -> AsyncIterator[Step]:
+    """A step of another package, opened for the block."""
+    with user_code(failing(step.name, "when it was opened")):
+        opened = await step.__aenter__()
+    try:
+        yield opened
+    except BaseException as error:
+        with closing(step.name, error):
+            await opened.__aexit__(type(error), error, error.__traceback__)
+        raise
+    with closing(step.name, None):
+        await opened.__aexit__(None, None, None)
+
+
+def _of_unknown_origin(leaving: Columns, reaching: Columns) -> Columns:
+    """User code may compute a new column from any other, so its origin is unknown unless the step names it."""
+    listed = (
+        column if column.origins or column in reaching.listed else replace(column, origins=frozenset({column.name}))
+        for column in leaving
+    )
+    return replace(leaving, listed=tuple(listed))
+
+
+@contextmanager
+def _located(dataset: DatasetConfig, number: int) -> Iterator[None]:
+    """Errors of the block name the step."""
+    try:
+        yield
+    except PipelineError as error:
+        raise error.at(f"Dataset {dataset.name!r}, step {number}") from error.__cause__

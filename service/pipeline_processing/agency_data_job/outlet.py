@@ -1,0 +1,71 @@
+"""Where one attempt's artifacts go, and what each of them carries."""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from pipeline_processing.agency_data_job.context import RunContext
+from pipeline_processing.destinations.several import Destinations
+from pipeline_processing.errors import RowTooLarge
+from pipeline_processing.model import Artifact, InlineContent, UploadRef
+from pipeline_processing.ports import Content, Destination, Format, Sealed, Upload, UploadStarted
+from pipeline_processing.telemetry.masking import Mask
+
+_MAX_INLINE = 4 * 1024 * 1024
+
+
+@dataclass(slots=True, kw_only=True)
+class Outlet:
+    """The destinations of one attempt, as all of its datasets share them."""
+
+    run: RunContext
+    destinations: Destinations
+    on_upload: UploadStarted
+    """Awaited before an upload's first byte is sent; the upload names its destination."""
+    mask: Mask
+    max_row_bytes: int
+    """The longest encoded row that fits into the worker's memory."""
+    inline_bytes: int = 0
+    """Of artifacts that stand in the plan itself. Once they are 4 MiB, others become uploads."""
+
+    @property
+    def prefix(self) -> str:
+        """Of the run, below each destination."""
+        return self.run.prefix
+
+    @property
+    def has_inline_room(self) -> bool:
+        """Whether one more artifact may stand in the plan."""
+        return self.inline_bytes < _MAX_INLINE
+
+    def open(self, destination: Destination, key: str, content: Content) -> AbstractAsyncContextManager[Upload]:
+        """Start one artifact at one destination."""
+
+        async def on_started(upload: UploadRef) -> None:
+            await self.on_upload(upload.model_copy(update={"destination": destination.url}))
+
+        return destination.open(key, content, metadata=self.run.metadata, on_started=on_started)
+
+    def artifact(
+        self, destination: Destination, key: str, content: Content, sealed: Sealed, *, rows: int, rejected: bool = False
+    ) -> Artifact:
+        """A sealed upload as the plan names it."""
+        if isinstance(sealed.staged, InlineContent):
+            self.inline_bytes += sealed.size
+        return Artifact(
+            key=key,
+            dataset=content.dataset,
+            format=content.format,
+            compression=content.compression,
+            rows=rows,
+            size=sealed.size,
+            sha256=sealed.sha256,
+            staged=sealed.staged,
+            destination=destination.url,
+            rejected=rejected,
+        )
+
+    def check_rows(self, dataset: str, rows_format: Format, encoded: bytes) -> None:
+        """Raises RowTooLarge if one of the encoded rows is longer than `max_row_bytes`."""
+        limit = self.max_row_bytes
+        if len(encoded) > limit and (longest := rows_format.longest_row(encoded)) > limit:
+            raise RowTooLarge(dataset=dataset, size=longest, limit=limit)

@@ -1,0 +1,74 @@
+"""What one dataset has come to so far: rows counted where they pass, and how long each stage was busy."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry.trace import Tracer
+
+from pipeline_processing.model import DatasetCounts
+from pipeline_processing.ports import Batches, Records
+
+STAGES = ("source", "steps", "format", "upload")
+
+
+class Tally:
+    """
+    Rows and busy seconds of one dataset.
+
+    Each count is taken by whoever reads, drops, rejects or writes the rows, so that a row that gets lost on the way is
+    noticed: see `verification.py`.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+        self.read = self.filtered = self.rejected = self.written = 0
+        self.encoded = 0
+        """Bytes of the rows written, before compression."""
+        self.uploaded = 0
+        """Bytes handed to uploads. An artifact counts once, however many destinations there are."""
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.stage = ""
+        """The stage that was busy last."""
+        self._started_ns = time.time_ns()
+
+    @property
+    def counts(self) -> DatasetCounts:
+        """Rows so far."""
+        return DatasetCounts(
+            name=self.dataset,
+            rows_read=self.read,
+            rows_written=self.written,
+            rows_filtered=self.filtered,
+            rows_rejected=self.rejected,
+        )
+
+    async def next_of(self, batches: Batches) -> Records | None:
+        """The next batch of the source; None at the end."""
+        with self.timed("source"):
+            records = await anext(batches, None)
+        self.read += len(records or ())
+        return records
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the block's time as that stage's."""
+        self.stage = stage
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def trace(self, tracer: Tracer) -> None:
+        """
+        Write one span per stage, below the current span.
+
+        The stages take turns with every batch. So each span covers the dataset's whole time, and carries the stage's
+        own time as `busy_ms`.
+        """
+        ended_ns = time.time_ns()
+        for stage, seconds in self.seconds.items():
+            span = tracer.start_span(f"stage {stage}", start_time=self._started_ns)
+            span.set_attribute("busy_ms", round(seconds * 1000, 3))
+            span.end(end_time=ended_ns)

@@ -1,0 +1,180 @@
+"""Options that several commands share, and the requests that options, or the lines of a file, ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline_processing.agency_data_job.config import AgencyJobConfig
+    from pipeline_processing.errors import RequestError
+    from pipeline_processing.model import JobRequest
+
+MOMENT = "an ISO time such as 2026-01-18T10:00Z (UTC if it names no zone), or so long ago: 90s, 15m, 2h, 7d."
+"""How `moment` may be written, for help texts."""
+
+JobArgument = Annotated[str, typer.Argument(help="The job: agency_data_job.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
+]
+RunIdOption = Annotated[str | None, typer.Option("--run-id", metavar="ID", help="Names the run for good.")]
+DatasetOption = Annotated[
+    list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset; may be repeated.")
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", metavar="F", help="ndjson or csv, instead of the config's.")
+]
+SinceOption = Annotated[str | None, typer.Option("--since", metavar="T", help="A time for the query, with its zone.")]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="T", help="A time for the query, with its zone.")]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="KEY=VALUE", help="A value for the query; may be repeated."),
+]
+
+
+def moment(text: str) -> datetime:
+    """
+    `2h` → two hours ago; an ISO time → that time, in UTC where it names no zone.
+
+    Raises BadParameter.
+    """
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.options.durations import parse_duration
+
+    try:
+        ago: datetime = SystemClock().now() - parse_duration(text)
+    except (ValueError, OverflowError):
+        pass  # then it is a time, or wrong
+    else:
+        return ago
+    try:
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is neither a time nor a duration: write 2026-01-18, 2026-01-18T10:00Z, 90s, 15m, 2h or 7d."
+        ) from None
+
+
+def params_of(pairs: Iterable[str]) -> dict[str, str]:
+    """Raises BadParameter."""
+    params = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{pair!r} isn't KEY=VALUE", param_hint="--param")
+        if key in params:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint="--param")
+        params[key] = value
+    return params
+
+
+def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[JobRequest]:
+    """
+    A request for each agency, with the same fields except those that are None.
+
+    Raises UnknownJob, or InvalidRequest with the faults of all.
+    """
+    from pydantic import ValidationError
+
+    from pipeline_processing.errors import InvalidRequest
+    from pipeline_processing.model import JobRequest
+    from pipeline_processing.options.validation import faults_of
+
+    check_job(fields["job"])
+    given = {name: value for name, value in fields.items() if value is not None}
+    requests, faults = [], dict[str, None]()
+    for agency_id in agency_ids:
+        try:
+            requests.append(JobRequest.model_validate_json(json.dumps(given | {"agency_id": agency_id})))
+        except ValidationError as error:
+            # Other faults are the same for every agency, and reported once.
+            which = "agency_id" if len(agency_ids) == 1 else f"agency_id {agency_id}"
+            faults |= dict.fromkeys(
+                which + fault.removeprefix("agency_id") if fault.startswith("agency_id:") else fault
+                for fault in faults_of(error)
+            )
+    if faults:
+        raise InvalidRequest("The request isn't valid:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return requests
+
+
+def requests_in(content: bytes, *, name: str) -> list[JobRequest]:
+    """
+    The requests of a file, one a line as JSON; blank lines are skipped.
+
+    Raises InvalidRequest with the faults of all lines, so that nothing is sent of a file that has any.
+    """
+    from pipeline_processing.errors import InvalidRequest, RequestError
+    from pipeline_processing.requests.job_messages import parse_request
+
+    requests: list[JobRequest] = []
+    faults: list[str] = []
+    first: dict[str, tuple[int, str]] = {}
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            request = parse_request(line)
+            check_job(request.job)
+            check_size(request)
+        except RequestError as error:
+            faults.append(f"line {number}: {error}")
+            continue
+        requests.append(request)
+        if request.run_id is None:
+            continue
+        other, digest = first.setdefault(request.run_id, (number, request.digest()))
+        if digest != request.digest():
+            faults.append(
+                f"line {number}: run_id {request.run_id!r} stands in line {other} as well, for a different request. "
+                "A run id names one request for good."
+            )
+    if faults:
+        raise InvalidRequest(
+            f"{name} isn't valid, and nothing of it was sent:\n" + "\n".join(f"  {fault}" for fault in faults)
+        )
+    return requests
+
+
+def check_job(job: str) -> None:
+    """Raises UnknownJob."""
+    from pipeline_processing.errors import UnknownJob
+    from pipeline_processing.model import JOB
+
+    if job != JOB:
+        raise UnknownJob(job, job=JOB)
+
+
+def check_for_config(requests: Iterable[JobRequest], config: AgencyJobConfig) -> None:
+    """Raises a RequestError for requests that workers with this job config would refuse: each fault once."""
+    from pipeline_processing.errors import InvalidRequest, RequestError
+
+    faults: dict[str, tuple[int, RequestError]] = {}
+    for request in requests:
+        try:
+            config.for_request(request)
+        except RequestError as error:
+            faults.setdefault(str(error), (request.agency_id, error))
+    if len(faults) == 1:
+        [(_, only)] = faults.values()
+        raise only
+    if faults:
+        lines = "\n".join(f"  agency_id {agency_id}: {fault}" for agency_id, fault in faults.values())
+        raise InvalidRequest(f"Some requests aren't valid, and none was sent:\n{lines}")
+
+
+def check_size(request: JobRequest) -> None:
+    """Raises RequestTooLarge for what would only become a dead letter."""
+    from pipeline_processing.errors import RequestTooLarge
+    from pipeline_processing.requests.job_messages import MAX_REQUEST_BYTES
+
+    size = len(request.model_dump_json(exclude_defaults=True).encode())
+    if size > MAX_REQUEST_BYTES:
+        raise RequestTooLarge(size, limit=MAX_REQUEST_BYTES)

@@ -1,0 +1,197 @@
+"""Opening a client of botocore's: how it behaves on the network, and whose credentials it uses."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal
+
+from aiobotocore.config import AioConfig
+from aiobotocore.credentials import (
+    AioAssumeRoleCredentialFetcher,
+    AioCredentialResolver,
+    AioCredentials,
+    AioDeferredRefreshableCredentials,
+)
+from aiobotocore.session import AioSession, get_session
+from botocore import exceptions as boto
+from botocore.credentials import CredentialProvider
+from botocore.handlers import add_expect_header
+from pydantic import SecretStr
+
+from pipeline_processing.destinations.s3.errors import translated
+from pipeline_processing.errors import AccessDenied, SettingsError
+
+_REMEDY = (
+    "Check `role_arn` and `external_id`, and that the role trusts the identity of PIPELINE_S3__ACCESS_KEY_ID, or of "
+    "the AWS credential chain, which needs sts:AssumeRole."
+)
+
+# A server that can't be reached is given up after 3 connects of 3 s and 2 pauses of 2 s at most.
+_NETWORK = {
+    "retries": {"mode": "standard", "total_max_attempts": 3},
+    "connect_timeout": 3.0,
+    "read_timeout": 20.0,
+}
+
+AddressingStyle = Literal["auto", "path", "virtual"]
+
+Learned = Callable[[Iterable[str]], None]
+"""Is told secrets that don't stand in the settings, so that they are masked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Credentials of the settings. With a key and a secret, no token means that there is none."""
+
+    access_key_id: str | None
+    secret_access_key: SecretStr | None
+    session_token: SecretStr | None
+
+    def arguments(self) -> dict[str, str | None]:
+        """As botocore's session takes them, in plain text: not for a log."""
+        return {
+            "aws_access_key_id": self.access_key_id,
+            "aws_secret_access_key": _shown(self.secret_access_key),
+            "aws_session_token": _shown(self.session_token),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AssumedRole:
+    """A role to assume. `sts_endpoint_url` is AWS's own if it is None."""
+
+    arn: str
+    session_name: str
+    external_id: str | None = None
+    sts_endpoint_url: str | None = None
+
+
+@asynccontextmanager
+async def open_client(
+    *,
+    endpoint_url: str | None,
+    region: str | None,
+    keys: Keys,
+    addressing_style: AddressingStyle,
+    role: AssumedRole | None,
+    connections: int,
+    learned: Learned,
+) -> AsyncIterator[Any]:
+    """A client of S3. See `S3Client` for the parameters."""
+    url = endpoint_url or "S3"
+    async with AsyncExitStack() as cleanup:
+        with translated(doing="open a client for", url=url):
+            session = await (
+                _session_of_keys(keys, learned) if role is None else _session_of(role, keys, region, learned)
+            )
+            try:
+                client = await cleanup.enter_async_context(
+                    session.create_client(
+                        "s3",
+                        endpoint_url=endpoint_url,
+                        region_name=region,
+                        config=_config(addressing_style, connections),
+                        **(keys.arguments() if role is None else {}),
+                    )
+                )
+            except ValueError as error:  # botocore's way to say that a URL isn't one
+                raise SettingsError(
+                    f"Can't open a client for {url}: {error}. Correct PIPELINE_S3__ENDPOINT_URL, or the destination's "
+                    "`endpoint_url`."
+                ) from error
+        # With `Expect: 100-continue` each part would wait for a reply before it is sent, for ever if the store gives
+        # none. It would save nothing: access is checked when an upload is created.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register("before-call.s3.HeadBucket", _never_redirected)
+        yield client
+
+
+def _config(addressing_style: AddressingStyle, connections: int) -> AioConfig:
+    return AioConfig(
+        **_NETWORK,
+        s3={
+            "addressing_style": addressing_style,
+            # Every body carries a checksum, and TLS protects it on the way. Signing it would take SHA-256 on the event
+            # loop, more than all the rest of an upload.
+            "payload_signing_enabled": False,
+        },
+        request_checksum_calculation="when_required",  # ours are there already
+        response_checksum_validation="when_required",
+        max_pool_connections=connections,
+    )
+
+
+async def _session_of_keys(keys: Keys, learned: Learned) -> AioSession:
+    session = get_session()
+    if not keys.access_key_id and (found := await session.get_credentials()) is not None:
+        frozen = await found.get_frozen_credentials()
+        learned(filter(None, (frozen.secret_key, frozen.token)))
+    return session
+
+
+async def _session_of(role: AssumedRole, keys: Keys, region: str | None, learned: Learned) -> AioSession:
+    """
+    A session whose clients act as `role`, which must trust `keys`, or the usual AWS chain where there are none.
+
+    The role is assumed when the first client signs its first request, and again 15 minutes before the credentials
+    end: AWS's last an hour, and a run may take longer. Those requests raise AccessDenied, DestinationUnavailable,
+    Throttled or SettingsError where the role can't be assumed.
+    """
+    own, acting = get_session(), get_session()
+    key, secret, token = keys.arguments().values()
+    trusted = AioCredentials(key, secret, token) if key and secret else await own.get_credentials()
+    if trusted is None:
+        raise boto.NoCredentialsError
+    arguments = {"RoleSessionName": role.session_name}
+    if role.external_id is not None:
+        arguments["ExternalId"] = role.external_id
+    fetcher = AioAssumeRoleCredentialFetcher(
+        client_creator=partial(
+            own.create_client, region_name=region, endpoint_url=role.sts_endpoint_url, config=AioConfig(**_NETWORK)
+        ),
+        source_credentials=trusted,
+        role_arn=role.arn,
+        extra_args=arguments,
+    )
+    acting.register_component("credential_provider", AioCredentialResolver([_RoleProvider(role.arn, fetcher, learned)]))
+    return acting
+
+
+class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no types
+    METHOD = "assume-role"
+
+    def __init__(self, role: str, fetcher: AioAssumeRoleCredentialFetcher, learned: Learned) -> None:
+        super().__init__()
+        self._role = role
+        self._fetcher = fetcher
+        self._learned = learned
+
+    async def load(self) -> AioDeferredRefreshableCredentials:
+        return AioDeferredRefreshableCredentials(refresh_using=self._refresh, method=self.METHOD)
+
+    async def _refresh(self) -> Mapping[str, Any]:
+        with translated(doing="assume the role", url=self._role, remedy=_REMEDY):
+            fetched: Mapping[str, Any] = await self._fetcher.fetch_credentials()
+        self._learned([fetched["secret_key"], fetched["token"]])
+        if datetime.fromisoformat(fetched["expiry_time"]) <= datetime.now(UTC):
+            raise AccessDenied(
+                f"Can't use the role {self._role}: its credentials had ended before they came. Correct this machine's "
+                "clock."
+            )
+        return fetched
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _never_redirected(params: Mapping[str, Any], **_: object) -> None:
+    """
+    Keep botocore from following redirects of HeadBucket.
+
+    It answers a redirect by asking HeadBucket for the bucket's region, and a redirect of that by asking again: without
+    end where everything is redirected, as from http to https, or to a portal's page.
+    """
+    params["context"].get("s3_redirect", {})["redirected"] = True

@@ -1,0 +1,252 @@
+"""Conditions: AND, OR, NOT, IS, comparisons, IN, BETWEEN and LIKE. They are three-valued, null being unknown."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from pipeline_processing.expressions import text, times
+from pipeline_processing.expressions.casts import coerced, common_type, required
+from pipeline_processing.expressions.compiled import Build, Compiled, Value, composed, constant, sharing, strict
+from pipeline_processing.expressions.types import TEMPORAL, Refused, Type
+from pipeline_processing.expressions.values import ordering
+from pipeline_processing.ports import Row
+from pipeline_processing.rows.columns import Comparison
+from pipeline_processing.rows.values import ENUM
+
+# -- logic ---------------------------------------------------------------------------------------
+
+
+def all_of(*operands: Compiled) -> Compiled:
+    """AND: false if one is false, else null if one is null."""
+    return _joined(False, [required(operand, Type.BOOLEAN, "AND") for operand in operands])
+
+
+def any_of(*operands: Compiled) -> Compiled:
+    """OR: true if one is true, else null if one is null."""
+    return _joined(True, [required(operand, Type.BOOLEAN, "OR") for operand in operands])
+
+
+def _joined(decisive: bool, conditions: Sequence[Compiled]) -> Compiled:
+    """As in Postgres, the others aren't computed where a fixed condition decides."""
+    if any(each.fixed and each.constant is decisive for each in conditions):
+        return constant(Type.BOOLEAN, decisive)
+    open_ones = [each for each in conditions if not each.fixed or each.is_null]
+    if not open_ones:
+        return constant(Type.BOOLEAN, not decisive)
+    if len(open_ones) == 1:
+        return open_ones[0]
+    return composed(Type.BOOLEAN, _until(decisive, [each.value for each in open_ones]), open_ones)
+
+
+def _until(decisive: bool, conditions: Sequence[Value]) -> Value:
+    def truth(row: Row) -> bool | None:
+        result: bool | None = not decisive
+        for condition in conditions:
+            each: bool | None = condition(row)
+            if each is decisive:
+                return decisive
+            if each is None:
+                result = None
+        return result
+
+    return truth
+
+
+def negated(condition: Compiled) -> Compiled:
+    """NOT."""
+    return strict(Type.BOOLEAN, operator.not_, required(condition, Type.BOOLEAN, "NOT"))
+
+
+def _is_null(operand: Compiled, *, negated: bool) -> Compiled:
+    value = operand.value if operand.column is None else operator.itemgetter(operand.column.name)
+    if negated:
+        return composed(Type.BOOLEAN, lambda row: value(row) is not None, [operand])
+    return composed(Type.BOOLEAN, lambda row: value(row) is None, [operand])
+
+
+def _is_truth(truth: bool | None, operand: Compiled, *, negated: bool) -> Compiled:
+    """IS [NOT] TRUE, FALSE or UNKNOWN: never null."""
+    value = required(operand, Type.BOOLEAN, "IS").value
+    if negated:
+        return composed(Type.BOOLEAN, lambda row: value(row) is not truth, [operand])
+    return composed(Type.BOOLEAN, lambda row: value(row) is truth, [operand])
+
+
+# -- comparisons ---------------------------------------------------------------------------------
+
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "<>": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def compared(sign: str, left: Compiled, right: Compiled) -> Compiled:
+    """`left = right` and the like. Raises Refused if the two can't be compared."""
+    if left.fixed and not right.fixed:
+        return compared(_TURNED.get(sign, sign), right, left)
+    return strict(Type.BOOLEAN, _COMPARE[sign], *_keys([left, right], in_order=sign not in ("=", "<>")))
+
+
+def _distinct(left: Compiled, right: Compiled, *, negated: bool) -> Compiled:
+    """IS [NOT] DISTINCT FROM: null is equal to null."""
+    one, other = _keys([left, right], in_order=False)
+    a, b = one.value, other.value
+    if negated:
+        return composed(Type.BOOLEAN, lambda row: a(row) == b(row), (one, other))
+    return composed(Type.BOOLEAN, lambda row: a(row) != b(row), (one, other))
+
+
+def _between(operand: Compiled, low: Compiled, high: Compiled) -> Compiled:
+    def build(operand: Compiled, low: Compiled, high: Compiled) -> Compiled:
+        return all_of(compared(">=", operand, low), compared("<=", operand, high))
+
+    return sharing(operand, (low, high), build)
+
+
+def _contained(operand: Compiled, *items: Compiled) -> Compiled:
+    """IN. As in Postgres, constants are compared first, unless there is only one."""
+    constants = tuple(item for item in items if item.fixed)
+    others = tuple(item for item in items if not item.fixed)
+    if not others:
+        return _among(operand, constants)
+    if len(constants) == 1:
+        constants, others = (), items
+
+    def build(operand: Compiled, *others: Compiled) -> Compiled:
+        among = [_among(operand, constants)] if constants else []
+        return any_of(*among, *(compared("=", operand, other) for other in others))
+
+    return sharing(operand, others, build)
+
+
+def _among(operand: Compiled, items: Sequence[Compiled]) -> Compiled:
+    """Whether the operand is one of these constants, found by its key in a set."""
+    one, *constants = _keys([operand, *items], in_order=False)
+    keys = frozenset(item.constant for item in constants if not item.is_null)
+    missing = None if any(item.is_null for item in constants) else False
+    value = one.value
+
+    def truth(row: Row) -> bool | None:
+        key = value(row)
+        return None if key is None else (key in keys or missing)
+
+    return composed(Type.BOOLEAN, truth, [one])
+
+
+def _keys(operands: Sequence[Compiled], *, in_order: bool) -> list[Compiled]:
+    """The operands, brought to one type, as keys that order as Postgres does. Raises Refused."""
+    if any(operand.type is Type.OTHER for operand in operands):
+        return _keys_of_others(operands, in_order=in_order)
+    if {operand.type for operand in operands} >= {Type.CHAR, Type.TEXT}:
+        operands = [coerced(each, Type.TEXT) if each.type is Type.CHAR else each for each in operands]
+    to = common_type(operands, "a comparison")
+    if to is Type.JSON:
+        raise Refused("compares json, which has no order: take text from it with ->>")
+    return [_key(operand, to) for operand in operands]
+
+
+def _key(operand: Compiled, to: Type) -> Compiled:
+    if operand.key is not None and operand.type is to:
+        return Compiled(to, operand.key, operand.at)
+    if operand.type is Type.DATE and to in TEMPORAL[1:]:
+        operand = strict(Type.TIMESTAMP, times.midnight, operand)  # any day compares with timestamps
+    operand = coerced(operand, to)
+    key = ordering(to)
+    return operand if key is None else strict(to, key, operand)
+
+
+# -- columns of types that have a comparison and nothing else ------------------------------------
+
+
+def _keys_of_others(operands: Sequence[Compiled], *, in_order: bool) -> list[Compiled]:
+    """Such a column compares with literals, and with columns of its family."""
+    comparison = next(each for each in map(_comparison, operands) if each is not None)
+    if in_order and comparison == ENUM:
+        raise Refused("orders by an enum, whose order only Postgres knows")
+    return [_key_of_other(operand, comparison) for operand in operands]
+
+
+def _comparison(operand: Compiled) -> Comparison | None:
+    """None if the operand is of an ordinary type."""
+    if operand.type is not Type.OTHER:
+        return None
+    if operand.column is None or operand.column.comparison is None:
+        name = "" if operand.column is None else f" {operand.column.name!r}"
+        raise Refused(f"compares column{name}, whose type can't be compared here. Compare it in the query", operand.at)
+    return operand.column.comparison
+
+
+def _key_of_other(operand: Compiled, comparison: Comparison) -> Compiled:
+    if operand.type in (Type.NULL, Type.ANY):
+        return coerced(operand, Type.OTHER)
+    if (own := _comparison(operand)) is not None and own.family == comparison.family:
+        return strict(Type.OTHER, own.key, operand)
+    if not operand.fixed:
+        raise Refused(f"compares {comparison.family} with {own.family if own else operand.type}: cast one of them")
+    if operand.is_null:
+        return constant(Type.OTHER, None)
+    try:
+        return constant(Type.OTHER, comparison.literal(operand.constant))
+    except ValueError as error:
+        raise Refused(f"compares {comparison.family} with {operand.constant!r}: {error}", operand.at) from None
+
+
+# -- patterns ------------------------------------------------------------------------------------
+
+
+def _like(name: str, operand: Compiled, pattern: Compiled) -> Compiled:
+    """LIKE or ILIKE."""
+    if operand.type is Type.CHAR:
+        operand = Compiled(Type.TEXT, operand.value, operand.at)  # it sees the padding, which = ignores
+    searched, wanted = required(operand, Type.TEXT, name), required(pattern, Type.TEXT, f"a pattern of {name}")
+    if name == "ILIKE":
+        searched, wanted = (strict(Type.TEXT, text.lower, each) for each in (searched, wanted))
+    if wanted.fixed and not wanted.is_null:
+        matches = strict(Type.OTHER, text.like_pattern, wanted).constant
+        return strict(Type.BOOLEAN, matches, searched)
+    return strict(Type.BOOLEAN, _matches, searched, wanted)
+
+
+_pattern = lru_cache(maxsize=1024)(text.like_pattern)
+
+
+def _matches(searched: str, pattern: str) -> bool:
+    return _pattern(pattern)(searched)
+
+
+# -- by name -------------------------------------------------------------------------------------
+
+
+def _not(build: Build) -> Build:
+    return lambda *operands: negated(build(*operands))
+
+
+_RANGES: Mapping[str, Build] = {
+    "IN": _contained,
+    "BETWEEN": _between,
+    "LIKE": partial(_like, "LIKE"),
+    "ILIKE": partial(_like, "ILIKE"),
+}
+_TESTS: Mapping[str, Build] = {
+    "NULL": _is_null,
+    "TRUE": partial(_is_truth, True),
+    "FALSE": partial(_is_truth, False),
+    "UNKNOWN": partial(_is_truth, None),
+    "DISTINCT FROM": _distinct,
+}
+CONDITIONS: Mapping[str, Build] = {
+    "AND": all_of,
+    "OR": any_of,
+    "NOT": negated,
+    **_RANGES,
+    **{f"NOT {name}": _not(build) for name, build in _RANGES.items()},
+    **{f"IS {name}": partial(build, negated=False) for name, build in _TESTS.items()},
+    **{f"IS NOT {name}": partial(build, negated=True) for name, build in _TESTS.items()},
+    **{sign: partial(compared, sign) for sign in _COMPARE},
+}

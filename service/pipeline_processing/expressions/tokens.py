@@ -1,0 +1,85 @@
+"""Text → tokens, by Postgres's rules (src/backend/parser/scan.l). Raises Refused."""
+
+import re
+from dataclasses import dataclass
+
+from pipeline_processing.expressions.types import TYPE_NAMES, Refused
+
+_RESERVED = """
+all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create
+current_catalog current_date current_role current_time current_timestamp current_user default deferrable desc
+distinct do else end except false fetch for foreign from grant group having in initially intersect into lateral
+leading limit localtime localtimestamp not null offset on only or order placing primary references returning select
+session_user some symmetric system_user table then to trailing true union unique user using variadic when where
+window with
+authorization binary collation concurrently cross current_schema freeze full ilike inner is isnull join left like
+natural notnull outer overlaps right similar tablesample verbose
+"""
+_KEYWORDS = """
+and as between both case cast distinct else end extract false for from ilike in is isnull leading left like not notnull
+null or right substring then trailing trim true unknown when
+"""
+RESERVED = frozenset(_RESERVED.split())
+"""Words that can't be a column's name without quotes, as `pg_get_keywords()` lists them in Postgres 18."""
+KEYWORDS = frozenset(_KEYWORDS.split())
+"""Words of the grammar."""
+
+_OPERATORS = r"-+*\/<>=~!@#%^&|`?"
+_ENDS = rf"(?=[-+]*(?:\/\*|[^{_OPERATORS}]|$))"
+_ENDS_ALONE = rf"(?=\/\*|--|[^{_OPERATORS}]|$)"
+_COMMENT = "(?!)"
+for _ in range(4):  # they nest
+    _COMMENT = rf"\/\*(?:{_COMMENT}|(?!\/\*|\*\/)[^\0])*\*\/"
+_NO_NAME = r"(?![A-Za-z0-9_$\x80-\U0010ffff])"
+_TYPES = "|".join(sorted(TYPE_NAMES, reverse=True)).replace(" ", r"[ \t\n\r\f\v]+")
+# A sign behind another one needn't look ahead: the first one has seen what follows all of them.
+_TOKEN = re.compile(
+    rf"""(?P<SPACE>[ \t\n\r\f\v]+|--[^\n\r\0]*|{_COMMENT})
+    |(?P<TYPE>(?ai:{_TYPES}){_NO_NAME})
+    |(?P<NAME>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
+    |(?P<NUMBER>(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+(?![A-Za-z0-9_$.\x80-\U0010ffff]))
+    |(?P<TEXT>'[^'\0]*(?:''[^'\0]*)*')
+    |(?P<QUOTED>"[^"\0]+(?:""[^"\0]*)*")
+    |(?P<CONVERT>::)
+    |(?P<COMPARE>(?:<>|<=|>=|[<>=]){_ENDS}|!={_ENDS_ALONE})
+    |(?P<OTHER>->>?{_ENDS}|\|\|{_ENDS_ALONE})
+    |(?P<SIGN>(?<=[-+])[-+]|[-+]{_ENDS})
+    |(?P<PRODUCT>[*\/]{_ENDS}|%{_ENDS_ALONE})
+    |(?P<MARK>[(),])""".replace("\n    |", "|")
+)
+_SYMBOL = re.compile(f"[{_OPERATORS}]+|.", re.DOTALL)
+_LOWER = {ord(letter): ord(letter) + 32 for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+
+def folded(name: str) -> str:
+    """A bare name in lower case: of ASCII letters only, as Postgres does in UTF-8."""
+    return name.translate(_LOWER)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    kind: str
+    """A group of `_TOKEN`, a keyword in capitals, `(`, `)` or `,`; empty at the end of the text."""
+    text: str
+    at: int
+
+
+def token_at(text: str, at: int) -> Token:
+    """The first token from a position on."""
+    while (match := _TOKEN.match(text, at)) is not None and match.lastgroup == "SPACE":
+        at = match.end()
+    if match is None:
+        if at == len(text):
+            return Token("", "", at)
+        if text[at] in "'\"":
+            raise Refused(f"has a {text[at]} without another at its end", at)
+        symbol = _SYMBOL.match(text, at)
+        raise Refused(f"uses {symbol and symbol.group()!r}, which isn't supported", at, unsupported=True)
+    found, kind = match.group(), match.lastgroup or ""
+    if kind == "MARK":
+        kind = found
+    elif kind == "NAME" and (word := folded(found)) in KEYWORDS:
+        kind = word.upper()
+    elif kind == "NAME" and word in RESERVED:
+        raise Refused(f"uses {found}, a word of SQL: write it in double quotes if it is a column", at, unsupported=True)
+    return Token(kind, found, at)

@@ -1,0 +1,70 @@
+"""The list of a run's artifacts and counts, published last."""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, Field
+
+from pipeline_processing.model import (
+    AgencyId,
+    Compression,
+    ConfigId,
+    Count,
+    DatasetCounts,
+    FormatName,
+    Message,
+    RunId,
+    Sha256,
+    TraceId,
+)
+
+
+class ContentMeta(Message):
+    content_length: Count
+
+
+class ManifestEntry(Message):
+    """One published artifact. Redshift's COPY reads `url`, `mandatory` and `meta`."""
+
+    url: str
+    mandatory: bool = True
+    dataset: str
+    format: FormatName
+    compression: Compression
+    rows: Count
+    meta: ContentMeta
+    sha256: Sha256
+
+
+class RejectedEntry(Message):
+    """One artifact of rejected rows: always NDJSON, not compressed."""
+
+    url: str
+    dataset: str
+    rows: Count
+    meta: ContentMeta
+    sha256: Sha256
+
+
+class Manifest(Message):
+    """The list of a run's artifacts and counts, published last."""
+
+    version: Literal[1] = 1
+    job: str
+    agency_id: AgencyId
+    run_id: RunId
+    attempt: int
+    trace_id: TraceId
+    config_id: ConfigId | None = Field(
+        None,
+        description="Identity of the job config that the run was exported with.",
+        json_schema_extra={"x-since": "0.2"},
+    )
+    snapshot_at: AwareDatetime
+    created_at: AwareDatetime
+    rows_read: Count
+    rows_written: Count
+    rows_filtered: Count
+    rows_rejected: Count
+    datasets: tuple[DatasetCounts, ...]
+    entries: tuple[ManifestEntry, ...]
+    rejected: tuple[RejectedEntry, ...] = ()

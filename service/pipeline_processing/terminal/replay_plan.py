@@ -1,0 +1,41 @@
+"""A replay plan as `replay` and the demo print it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipeline_processing.terminal.render import Column, counted, moment
+
+if TYPE_CHECKING:
+    from pipeline_processing.requests.replay import ReplayPlan, Step
+
+PLAN_COLUMNS = (
+    Column("RUN ID"),
+    Column("AGENCY", right=True),
+    Column("STATE"),
+    Column("REQUESTED (UTC)"),
+    Column("WHAT HAPPENS", long=True),
+)
+
+
+def step_line(step: Step) -> tuple[str, ...]:
+    """A step's cells, one for each of PLAN_COLUMNS."""
+    return step.run_id, str(step.agency_id), step.state or "unknown", moment(step.requested_at), step.outcome
+
+
+def plan_summary(plan: ReplayPlan) -> Iterator[str]:
+    """The totals of the plan, and the messages that have no line in it."""
+    if plan.to_send:
+        yield f"{counted(plan.to_send, 'request')} to send, {plan.left_out:,} left out."
+    elif plan.left_out:
+        yield f"Nothing to do: {counted(plan.left_out, 'request')} left out."
+    else:
+        yield "Nothing to do: no such requests."
+    if plan.repeated:
+        yield f"{counted(plan.repeated, 'message')} asking for one of these runs once more: the first counts."
+    if plan.unreadable:
+        yield (
+            f"{counted(plan.unreadable, 'message')} that can't be read as requests: "
+            "`pipeline-processing dead-letters` lists and resends those."
+        )
