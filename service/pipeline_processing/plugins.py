@@ -1,49 +1,84 @@
 """
-Sources, steps and destinations of other packages, found by entry points.
+Steps, sources and destinations, by the names that job configs use.
 
-A package offers a step by an entry point in the group `pipeline_processing.steps`, whose name has a dot, such as
-`acme.geocode`: names without one are this service's own, now and later. The entry point is a `Plugin`.
+Each is a module with a `PLUGIN`, which has the type of its options and builds it. Those of this service are listed in
+`BUILT_IN` and imported when they are first used. Another package offers one by an entry point in the group
+`pipeline_processing.steps`, `.sources` or `.destinations`; the entry point's name has a dot, such as `acme.geocode`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from pipeline_processing.user_code import described, is_for_us, user_code
+from pipeline_processing.user_code import user_code
 
 STEPS = "pipeline_processing.steps"
 SOURCES = "pipeline_processing.sources"
 DESTINATIONS = "pipeline_processing.destinations"
 
+BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    STEPS: {
+        "select": "pipeline_processing.steps.select",
+        "drop": "pipeline_processing.steps.drop",
+        "rename": "pipeline_processing.steps.rename",
+        "add": "pipeline_processing.steps.add",
+        "cast": "pipeline_processing.steps.cast",
+        "filter": "pipeline_processing.steps.filter",
+        "derive": "pipeline_processing.steps.derive",
+        "mask": "pipeline_processing.steps.mask",
+        "flatten": "pipeline_processing.steps.flatten",
+        "dedupe": "pipeline_processing.steps.dedupe",
+        "validate": "pipeline_processing.steps.validate",
+        "enrich_table": "pipeline_processing.steps.enrich_table",
+        "enrich_http": "pipeline_processing.steps.enrich_http",
+        "python": "pipeline_processing.steps.python",
+    },
+    SOURCES: {
+        "postgres": "pipeline_processing.sources.postgres.options",
+        "http": "pipeline_processing.sources.http.options",
+    },
+    DESTINATIONS: {
+        "s3": "pipeline_processing.destinations.s3.options",
+        "file": "pipeline_processing.destinations.files.options",
+        "postgres": "pipeline_processing.destinations.tables.options",
+    },
+}
+"""Group → name → module. The published JSON Schema lists them in this order."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plugin:
     """
-    What an entry point offers.
+    What a module offers as its `PLUGIN`.
 
-    What `build` is called with, and gives, depends on the group:
+    The arguments and the result of `build` depend on the group:
 
     - steps: `build(options, context=steps.step.StepContext)` gives a `steps.step.Step`;
-    - sources: `build(context=ports.Services)` gives a `ports.Source`, whose `snapshot` gets the options by dataset;
+    - sources: `build(context=ports.Services)` gives a `ports.Source`, or an async context manager of one. Its
+      `snapshot` gets the options by dataset;
     - destinations: `build(options, context=ports.Services)` gives an async context manager of a `ports.Destination`.
     """
 
     options: Any
-    """The type of its options, as pydantic reads it."""
+    """The type of its options: anything that pydantic reads."""
     build: Callable[..., Any]
+    description: str = ""
+    """What it does, in a sentence or two, for the JSON Schema of job configs."""
 
 
 def is_plugin(name: object) -> bool:
-    """Whether a name in a job config is one of another package."""
+    """Whether a name in a job config belongs to another package."""
     return isinstance(name, str) and "." in name
 
 
 def plugin(group: str, name: str) -> Plugin:
-    """The plugin of that name. Raises ValueError, with the names that there are."""
+    """The plugin of that name. Raises ValueError, with the names that exist, if there is none."""
+    if (module := BUILT_IN[group].get(name)) is not None:
+        made: Plugin = import_module(module).PLUGIN
+        return made
     found = _installed(group).get(name)
     if found is None:
         there = ", ".join(sorted(_installed(group))) or "none"
@@ -53,19 +88,6 @@ def plugin(group: str, name: str) -> Plugin:
     if not isinstance(loaded, Plugin):
         raise ValueError(f"{found.value} is a {type(loaded).__name__}, not a pipeline_processing.plugins.Plugin")
     return loaded
-
-
-def parsed(group: str, name: str, options: Any) -> Any:
-    """Options of a plugin, checked by its own type. Raises ValueError."""
-    adapter = TypeAdapter(plugin(group, name).options)
-    try:
-        return adapter.validate_python(options)
-    except ValueError:
-        raise
-    except BaseException as error:  # validators are the package's code
-        if is_for_us(error):
-            raise
-        raise ValueError(f"{name!r} can't check its options: {described(error)}") from error
 
 
 @cache

@@ -3,15 +3,17 @@ What the core needs from the outside, as small Protocols. Each implementation ha
 the composition root (`app.py`) imports it. No driver's exception crosses a port: see `errors.py`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from pydantic import SecretStr
 
+from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.aio.clock import Clock
 from pipeline_processing.model import (
     Artifact,
     Compression,
@@ -135,6 +137,37 @@ class Services(Protocol):
         """Raises SecretMissing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many runs share a process, and the bytes that each part of the data path may hold in memory."""
+
+    runs: int
+    """Most runs at once."""
+    batch: int
+    """One batch of rows."""
+    row: int
+    """The longest row, as the source sends it and as it is encoded."""
+    large_rows: int
+    """Rows larger than a batch, of all runs at a time."""
+    uploads: ByteBudget
+    """Parts of all uploads, which draw from it."""
+    uploads_per_run: int = 2
+    """To how many uploads that draw from it a run writes at once."""
+
+
+class BuildContext(Services, Protocol):
+    """What sources and destinations are built with."""
+
+    clock: Clock
+    limits: Limits
+
+    def dsn(self, secret: str | None) -> SecretStr:
+        """The secret of that name; without a name, PIPELINE_SOURCE__DSN. Raises SecretMissing or SettingsError."""
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Mask these from now on in everything that leaves the process."""
+
+
 RowMaker = Callable[[Records], list[Any]]
 """Makes rows of a source's records."""
 
@@ -202,22 +235,24 @@ UploadStarted = Callable[[UploadRef], Awaitable[None]]
 
 class Destination(Protocol):
     """
-    Where artifacts go. `url` is its root, e.g. `s3://exports/agencies`; keys are relative to it.
-
-    One that `holds_tables` takes the bytes of a whole dataset as one artifact, never compressed, and puts them into a
-    table. Each write holds whole records. It has no manifest, so `publish` and `exists` aren't called.
+    Where artifacts go.
 
     Every method may raise DestinationUnavailable or Throttled (try again), AccessDenied or BucketMissing.
     """
 
     url: str
+    """Its root, e.g. `s3://exports/agencies`. Keys are relative to it."""
     holds_tables: bool
+    """
+    Whether it loads the bytes of a whole dataset, as one artifact that is never compressed, into a table. Then each
+    write holds whole records.
+    """
 
     async def verify_installation(self, installation: UUID) -> None:
-        """Check that this prefix is nobody else's. Writes nothing. Raises ForeignPrefix."""
+        """Check that no other installation uses this prefix. Writes nothing. Raises ForeignPrefix."""
 
     async def mark_installation(self, installation: UUID) -> None:
-        """Mark the prefix as this installation's, if nobody has. Raises ForeignPrefix."""
+        """Mark the prefix as this installation's, unless it is marked. Raises ForeignPrefix."""
 
     def open(
         self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
@@ -235,11 +270,6 @@ class Destination(Protocol):
         object is there and isn't this artifact (by run, attempt, size and checksum).
         """
 
-    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        """Write a small object unless it is there. Raises ConflictingObjects if it is there with other bytes."""
-
-    async def exists(self, key: str) -> bool: ...
-
     async def abort(self, upload: UploadRef) -> None:
         """Remove an incomplete upload. One that is gone already is fine."""
 
@@ -247,7 +277,30 @@ class Destination(Protocol):
         """Remove one completed artifact if it is ours: only for plans of runs that have failed for good."""
 
     def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """Every incomplete upload below this destination, whoever started it."""
+        """Every incomplete upload below this destination, of any process."""
+
+
+@runtime_checkable
+class ManifestStore(Protocol):
+    """Where manifests are published: what a destination of objects has beside its uploads. Raises as those do."""
+
+    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
+        """Write a small object unless it is there. Raises ConflictingObjects if it is there with other bytes."""
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is an object of that key."""
+
+
+@runtime_checkable
+class ChecksDatasets(Protocol):
+    """A destination that can tell before a run whether it takes a job's datasets."""
+
+    async def check(self, datasets: Sequence[str], *, columns: Mapping[str, Sequence[str]]) -> None:
+        """
+        `columns` are those of each dataset, where they are known. Writes nothing.
+
+        Raises JobConfigError, with all faults, AccessDenied, or a TransientError.
+        """
 
 
 # -- the history --------------------------------------------------------------------------------

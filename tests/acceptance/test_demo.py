@@ -235,11 +235,11 @@ def test_a_story_that_isn_t_true_is_an_error(start: StartDemo) -> None:
         command=after(
             "from pipeline_processing.demo.sample import SampleData\n"
             "load = SampleData.load\n"
-            "async def load_mended(self):\n"
+            "async def load_repaired(self):\n"
             "    loaded = await load(self)\n"
-            "    await self.mend()\n"
+            "    await self.repair()\n"
             "    return loaded\n"
-            "SampleData.load = load_mended\n"
+            "SampleData.load = load_repaired\n"
         )
     )
 

@@ -1,15 +1,13 @@
 """Parts of other packages: found by their entry points, checked before they are used."""
 
-import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
-from typing import Annotated
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import BaseModel
 
 from pipeline_processing import plugins
-from pipeline_processing.plugins import Plugin, is_plugin, parsed, plugin
+from pipeline_processing.plugins import Plugin, is_plugin, plugin
 from tests.unit.plugged import installed
 
 HERE = __name__
@@ -20,7 +18,6 @@ class Options(BaseModel):
 
 
 GOOD = Plugin(options=Options, build=lambda options, context: (options, context))
-EXITING = Plugin(options=Annotated[int, AfterValidator(sys.exit)], build=lambda options, context: None)
 PLAIN = Plugin(options=list[int], build=lambda options, context: None)
 NOT_A_PLUGIN = Options
 
@@ -38,7 +35,6 @@ def _installed() -> Iterator[None]:
         point("acme.odd", "NOT_A_PLUGIN"),
         point("acme.gone", "MISSING"),
         point("acme.broken", "x", module="acme_that_is_not_installed"),
-        point("acme.exiting", "EXITING"),
         point("acme.exits", "x", module="tests.unit.steps.exits_at_import"),
         point("acme.interrupts", "x", module="tests.unit.steps.interrupts_at_import"),
         point("acme.source", "GOOD", group=plugins.SOURCES),
@@ -63,7 +59,7 @@ def test_an_installed_plugin_is_found():
 @pytest.mark.parametrize(
     ("group", "name", "there"),
     [
-        (plugins.STEPS, "acme.source", "acme.broken, acme.exiting, acme.exits, acme.gone"),
+        (plugins.STEPS, "acme.source", "acme.broken, acme.exits, acme.gone"),
         (plugins.SOURCES, "acme.good", "acme.source"),
         (plugins.DESTINATIONS, "acme.good", "none"),
         (plugins.STEPS, "nodot", "acme.broken"),
@@ -101,15 +97,3 @@ def test_one_that_is_broken(name: str, message: str):
     """The message names what the entry point names, and what came of it."""
     with pytest.raises(ValueError, match=message):
         plugin(plugins.STEPS, name)
-
-
-def test_options_are_checked_by_their_own_type():
-    """A model or any other type that pydantic reads."""
-    assert parsed(plugins.STEPS, "acme.good", {"limit": "5"}) == Options(limit=5)
-    assert parsed(plugins.STEPS, "acme.plain", [1, 2]) == [1, 2]
-    with pytest.raises(ValidationError, match="limit"):
-        parsed(plugins.STEPS, "acme.good", {"limit": "many"})
-    with pytest.raises(ValueError, match=r"'acme\.exiting' can't check its options: SystemExit: 5"):
-        parsed(plugins.STEPS, "acme.exiting", 5)
-    with pytest.raises(ValueError, match="no installed package"):
-        parsed(plugins.STEPS, "acme.geocode", {})

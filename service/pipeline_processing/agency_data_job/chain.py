@@ -13,15 +13,13 @@ from pipeline_processing.agency_data_job.rejections import Rejected, Rejections,
 from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, size_of
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
-from pipeline_processing.formats.formats import CARRY, new_format
+from pipeline_processing.formats.formats import new_format
 from pipeline_processing.ports import Records, Row, Services
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.projection import Projection
-from pipeline_processing.steps.build import build
-from pipeline_processing.steps.config import PluginConfig, PythonConfig, StepConfig
-from pipeline_processing.steps.not_null import NotNull
+from pipeline_processing.steps.config import StepEntry
+from pipeline_processing.steps.expectations import NotNull, Unique
 from pipeline_processing.steps.step import Batch, Step, StepContext
-from pipeline_processing.steps.unique import Unique
 from pipeline_processing.user_code import closing, described, failing, is_for_us, user_code
 
 _ROWS_FOR_USER_CODE = 256
@@ -102,10 +100,11 @@ class Chain:
         links: list[Link] = []
         async with AsyncExitStack() as stack:
             for number, (make, config) in enumerate(_makers(dataset), start=1):
-                with _located(dataset, number):
+                plugged = config is not None and config.is_plugin
+                with _located(dataset, number if config else None):
                     step = make(context)
-                    step = await stack.enter_async_context(_plugged(step) if isinstance(config, PluginConfig) else step)
-                foreign = isinstance(config, PluginConfig | PythonConfig)
+                    step = await stack.enter_async_context(_plugged(step) if plugged else step)
+                foreign = plugged or step.foreign
                 leaving = _of_unknown_origin(step.columns, context.columns) if foreign else step.columns
                 links.append(Link(step, leaving, config.timeout if config else None, foreign))
                 context = replace(context, columns=leaving)
@@ -198,7 +197,7 @@ def step_context(
     return StepContext(
         dataset=dataset.name,
         columns=columns,
-        carry=CARRY[dataset.format],
+        carry=dataset.carry,
         arguments=arguments,
         row_errors=row_errors,
         services=services,
@@ -209,18 +208,18 @@ def check_steps(dataset: DatasetConfig, columns: Columns, *, arguments: Mapping[
     """Build the dataset's steps without opening them. Raises what `Chain.open` finds without a server."""
     rejections = Rejections(Tally(dataset.name), dataset.on_row_error, dataset.max_rejected)
     context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
-    for number, (make, _) in enumerate(_makers(dataset), start=1):
-        with _located(dataset, number):
+    for number, (make, config) in enumerate(_makers(dataset), start=1):
+        with _located(dataset, number if config else None):
             context = replace(context, columns=make(context).columns)
 
 
 _Maker = Callable[[StepContext], Step]
 
 
-def _makers(dataset: DatasetConfig) -> Iterator[tuple[_Maker, StepConfig | None]]:
+def _makers(dataset: DatasetConfig) -> Iterator[tuple[_Maker, StepEntry | None]]:
     """The dataset's steps, and behind them its expectations of single rows."""
     for config in dataset.steps:
-        yield partial(build, config), config
+        yield config.build, config
     if dataset.expect.not_null is not None:
         yield partial(NotNull, dataset.expect.not_null), None
     if dataset.expect.unique is not None:
@@ -252,9 +251,10 @@ def _of_unknown_origin(leaving: Columns, reaching: Columns) -> Columns:
 
 
 @contextmanager
-def _located(dataset: DatasetConfig, number: int) -> Iterator[None]:
-    """Errors of the block name the step."""
+def _located(dataset: DatasetConfig, number: int | None) -> Iterator[None]:
+    """Errors of the block name the dataset, and the step unless it is an expectation."""
     try:
         yield
     except PipelineError as error:
-        raise error.at(f"Dataset {dataset.name!r}, step {number}") from error.__cause__
+        place = f"Dataset {dataset.name!r}"
+        raise error.at(place if number is None else f"{place}, step {number}") from error.__cause__

@@ -1,4 +1,4 @@
-"""What can be told of a job config without a server: faults that a run would find only when it runs."""
+"""Checks of a job config that need no server: faults that otherwise only a run would find."""
 
 from collections.abc import Collection, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -10,17 +10,13 @@ from pipeline_processing.agency_data_job.chain import check_steps
 from pipeline_processing.agency_data_job.config import BEGINNING, AgencyJobConfig, DatasetConfig, InvalidJobConfig
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.request_values import described
-from pipeline_processing.agency_data_job.source_config import HttpSourceEntry, PostgresSourceEntry, SourceConfig
 from pipeline_processing.errors import PipelineError, SecretMissing, SettingsError
-from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.ports import LookupTable, Upstream
-from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
-from pipeline_processing.sources.postgres.query_columns import names_of_query
 
 
 class AnyArgument(dict[str, Any]):
-    """Stands for the params of a request that isn't there yet: has every name."""
+    """Stands in for the arguments of a request: it has every name."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -30,7 +26,7 @@ class AnyArgument(dict[str, Any]):
 
 
 class _NoServices:
-    """Nothing is opened while a config is only looked at."""
+    """Services of steps that are built and never opened."""
 
     def lookup(self, query: str, *, secret: str | None, carry: str) -> AbstractAsyncContextManager[LookupTable]:
         raise AssertionError("a step used a server before it was opened")
@@ -44,15 +40,15 @@ class _NoServices:
 
 def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] | None) -> Iterator[PipelineError]:
     """
-    Everything that is wrong, but of each dataset's steps only the first fault.
+    All faults, except that the steps of a dataset give only their first.
 
-    `secrets` are the names of those that the settings have; None if the settings aren't known.
+    `secrets` are the names of the secrets in the settings; None if the settings aren't known.
     """
     for dataset in config.datasets:
         for fault in faults_of_names(dataset, declared=config.params):
             yield fault.at(f"Dataset {dataset.name!r}")
         try:
-            columns = source_columns(dataset.source, carry=CARRY[dataset.format])
+            columns = dataset.source.columns_in(dataset.carry)
             check_steps(dataset, columns, arguments=AnyArgument(), services=_NoServices())
         except PipelineError as error:
             yield error.at(f"Dataset {dataset.name!r}")
@@ -63,11 +59,11 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
 
 
 def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) -> Iterator[InvalidJobConfig]:
-    """Values that the dataset should use and doesn't, or uses and never gets."""
-    if not dataset.shared and not _uses_agency(dataset.source):
+    """Values that the dataset must use and doesn't, or uses and never gets."""
+    if not dataset.shared and not dataset.source.uses_agency:
         yield InvalidJobConfig(
             f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
-            f"{_HOW_TO_USE[dataset.source.kind]} If every agency is to get the same rows, say `shared: true`."
+            f"{dataset.source.how_to_use_agency} If every agency is to get the same rows, say `shared: true`."
         )
     if "since" not in dataset.uses and (dataset.since is not None or dataset.initial != BEGINNING):
         key = "initial" if dataset.since is None else "since: last_success"
@@ -83,21 +79,6 @@ def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) 
         )
 
 
-_HOW_TO_USE = {
-    "postgres": "Name it in `args`, and write its $1, $2, … into the query.",
-    "http": "Write {agency_id} into `url` or `query`.",
-}
-
-
-def _uses_agency(source: SourceConfig) -> bool:
-    match source:
-        case PostgresSourceEntry():
-            return source.postgres.uses("agency_id")
-        case HttpSourceEntry():
-            return "agency_id" in source.http.names
-    return True  # a plugin gets it with the other values
-
-
 def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:
     """Raises InvalidJobConfig, or a SettingsError for secrets alone, with all that `faults_without_servers` finds."""
     faults = list(faults_without_servers(config, secrets=secrets))
@@ -107,13 +88,3 @@ def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:
         raise SettingsError("\n".join(map(str, faults)))
     if faults:
         raise InvalidJobConfig("The job config isn't sound:\n" + "\n".join(f"  {fault}" for fault in faults))
-
-
-def source_columns(source: SourceConfig, *, carry: str) -> Columns:
-    """The columns of a source as far as its options tell."""
-    match source:
-        case PostgresSourceEntry():
-            return names_of_query(source.postgres.query)
-        case HttpSourceEntry():
-            return source.http.columns_in(carry)
-    return UNKNOWN_COLUMNS

@@ -8,27 +8,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
-from pipeline_processing.agency_data_job.destination_config import (
-    DestinationConfig,
-    FileDestinationEntry,
-    PluginDestinationEntry,
-    PostgresDestinationEntry,
-    S3DestinationEntry,
-)
+from pipeline_processing.agency_data_job.entries import DestinationEntry, SourceEntry
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
 from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
-from pipeline_processing.agency_data_job.source_config import SourceConfig
-from pipeline_processing.destinations.tables.options import LoadMode
 from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
+from pipeline_processing.formats.formats import carry_of
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest, Moment
 from pipeline_processing.options.durations import Duration
+from pipeline_processing.options.entry import Entry
 from pipeline_processing.options.limits import Share
 from pipeline_processing.options.parts import Part
-from pipeline_processing.options.plugin_entry import PluginEntry
 from pipeline_processing.options.validation import faults_of
 from pipeline_processing.options.yaml_documents import load_yaml
-from pipeline_processing.steps.config import DedupeConfig, EnrichTableConfig, StepConfig
+from pipeline_processing.steps.config import StepEntry
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
@@ -62,7 +55,7 @@ class DatasetConfig(Part):
     """One query's worth of an agency's rows."""
 
     name: DatasetName
-    source: SourceConfig
+    source: SourceEntry
     shared: bool = Field(
         False, description="Whether every agency gets the same rows. Else the source must use `agency_id`."
     )
@@ -79,7 +72,7 @@ class DatasetConfig(Part):
     overlap: Duration | None = Field(
         None, description="How much earlier than that: for rows that were committed late, e.g. 5m."
     )
-    steps: tuple[StepConfig, ...] = ()
+    steps: tuple[StepEntry, ...] = ()
     format: FormatName = FormatName.NDJSON
     csv: CsvOptions = Field(CsvOptions(), description="How CSV is written.")
     compression: Compression = Compression.NONE
@@ -103,21 +96,26 @@ class DatasetConfig(Part):
         return self
 
     @property
+    def carry(self) -> str:
+        """The form in which its rows carry values: that of its format."""
+        return carry_of(self.format)
+
+    @property
     def looks_back(self) -> bool:
-        """Whether it needs to know of its last successful export."""
+        """Whether it needs the last successful export."""
         return self.since is not None or self.expect.max_change is not None
 
     @cached_property
     def uses(self) -> Uses:
         """The values that its source and its steps use."""
-        parts = (self.source, *self.steps)
+        parts: tuple[Entry, ...] = (self.source, *self.steps)
         names = frozenset[str]().union(*(part.names for part in parts))
-        return Uses(names, anything=any(isinstance(part, PluginEntry) for part in parts))
+        return Uses(names, anything=any(part.is_plugin for part in parts))
 
     @property
     def needs_temporary_files(self) -> bool:
-        """Whether it remembers the keys of all its rows."""
-        return self.expect.unique is not None or any(isinstance(step, DedupeConfig) for step in self.steps)
+        """Whether it remembers the keys of all rows."""
+        return self.expect.unique is not None or any(step.needs_temporary_files for step in self.steps)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -137,7 +135,7 @@ class AgencyJobConfig(Part):
     )
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     destinations: (
-        Annotated[tuple[DestinationConfig, ...], Field(min_length=1, json_schema_extra=_ONE_HOLDS_THE_MANIFEST)] | None
+        Annotated[tuple[DestinationEntry, ...], Field(min_length=1, json_schema_extra=_ONE_HOLDS_THE_MANIFEST)] | None
     ) = Field(
         None, description="Replaces PIPELINE_DESTINATION. One must be s3 or file; the first such holds the manifest."
     )
@@ -159,28 +157,19 @@ class AgencyJobConfig(Part):
 
     @model_validator(mode="after")
     def _one_can_hold_the_manifest(self) -> "AgencyJobConfig":
-        if self.destinations and not any(
-            isinstance(each, S3DestinationEntry | FileDestinationEntry) for each in self.destinations
-        ):
+        if self.destinations and not any(each.holds_manifest for each in self.destinations):
             raise ValueError("none of the destinations is s3 or file: one must be, to hold the manifest")
         return self
 
     @model_validator(mode="after")
-    def _tables_are_known(self) -> "AgencyJobConfig":
+    def _destinations_fit_the_datasets(self) -> "AgencyJobConfig":
         for each in self.destinations or ():
-            if isinstance(each, PostgresDestinationEntry):
-                each.postgres.check_datasets([dataset.name for dataset in self.datasets])
-                partial = [dataset.name for dataset in self.datasets if dataset.since is not None]
-                if partial and each.postgres.mode is LoadMode.REPLACE:
-                    raise ValueError(
-                        f"the dataset {partial[0]!r} has `since: last_success`, and `mode: replace` of the postgres "
-                        "destination would leave nothing but the last increment in its table: use `mode: merge`"
-                    )
+            each.check(self.datasets)
         return self
 
     @model_validator(mode="after")
     def _destinations_differ(self) -> "AgencyJobConfig":
-        places = [each.place for each in self.destinations or () if not isinstance(each, PluginDestinationEntry)]
+        places = [each.place for each in self.destinations or () if each.place is not None]
         if twice := [place for place in dict.fromkeys(places) if places.count(place) > 1]:
             raise ValueError(f"two destinations are the same place, {twice[0]}: leave one of them out")
         return self
@@ -189,20 +178,19 @@ class AgencyJobConfig(Part):
     def needs_source_database(self) -> bool:
         """Whether PIPELINE_SOURCE__DSN is used: by a source, or by a lookup without a DSN of its own."""
         return any(
-            dataset.source.kind == "postgres"
-            or any(isinstance(step, EnrichTableConfig) and step.enrich_table.dsn is None for step in dataset.steps)
+            dataset.source.needs_source_database or any(step.needs_source_database for step in dataset.steps)
             for dataset in self.datasets
         )
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Names of the secrets that it needs, each once."""
-        parts = (*self.datasets, *(self.destinations or ()))
+        parts: tuple[DatasetConfig | DestinationEntry, ...] = (*self.datasets, *(self.destinations or ()))
         return tuple(dict.fromkeys(name for part in parts for name in part.secrets))
 
     def for_request(self, request: JobRequest) -> "AgencyJobConfig":
         """
-        The config narrowed to what a request asks for.
+        The config narrowed to what a request names.
 
         Raises UnknownJob, UnknownDataset, or InvalidRequest for values that its datasets don't use or can't take.
         """
@@ -232,7 +220,7 @@ class AgencyJobConfig(Part):
         return self.model_copy(update={"datasets": datasets})
 
     def param_values(self, request: JobRequest) -> Mapping[str, Any]:
-        """The params as sources and steps get them, of a request that `for_request` has checked."""
+        """The params as sources and steps get them. `for_request` must have checked the request."""
         return values_of(request.params, self.params)
 
 

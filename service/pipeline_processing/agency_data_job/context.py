@@ -1,4 +1,4 @@
-"""The attempt that the data path works for."""
+"""The attempt of a run that the data path works for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline_processing.agency_data_job.config import BEGINNING, DatasetConfig
-from pipeline_processing.agency_data_job.source_config import PostgresSourceEntry
 from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import LastSuccess
 
@@ -27,7 +26,7 @@ class RunContext:
 
     @property
     def prefix(self) -> str:
-        """Where the run's objects stand below the destination."""
+        """The folder of the run's objects below a destination."""
         return f"agency_id={self.request.agency_id}/run_id={self.run_id}"
 
     @property
@@ -44,15 +43,15 @@ class RunContext:
         self, dataset: DatasetConfig, last: LastSuccess | None, *, params: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """
-        What a dataset's source and steps may name. The built-in names win over params.
+        The values that a dataset's source and steps may name. The built-in names win over params.
 
-        `last` is the dataset's last successful export, for `since: last_success`. Without a `since` or `until`,
-        Postgres gets an infinity, because a query that compares with null leaves out every row. Other sources get None.
+        `last` is the dataset's last successful export, for `since: last_success`. If there is no `since` or `until`,
+        Postgres gets an infinity, because a comparison with null is true for no row. Other sources get None.
         """
         request = self.request
         since: datetime | str | None = request.since or _since(dataset, last)
         until: datetime | str | None = request.until
-        if isinstance(dataset.source, PostgresSourceEntry):
+        if dataset.source.has_infinity:
             until = until or END
         elif since == BEGINNING:
             since = None

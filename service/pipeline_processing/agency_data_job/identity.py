@@ -1,4 +1,4 @@
-"""Which job config a run was exported with."""
+"""Where a job writes to, and which job config a run was exported with."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,17 +6,25 @@ from collections.abc import Sequence
 import orjson
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.destination_config import DestinationConfig
+from pipeline_processing.agency_data_job.entries import DestinationEntry
+from pipeline_processing.settings.settings import Settings
 
 _DIGITS = 32
 
 
-def config_id(config: AgencyJobConfig, destinations: Sequence[DestinationConfig]) -> str:
+def destination_entries(settings: Settings, config: AgencyJobConfig | None) -> Sequence[DestinationEntry]:
+    """The job config's destinations, or else the settings'. Raises SettingsError if neither names one."""
+    if config is not None and config.destinations:
+        return config.destinations
+    return (DestinationEntry.model_validate(settings.require_destination().entry),)
+
+
+def config_id(config: AgencyJobConfig, destinations: Sequence[DestinationEntry]) -> str:
     """
     The identity of a validated job config that writes to these destinations: 32 hex digits of a SHA-256.
 
-    Comments, the order of keys and written-out defaults don't change it; the order of datasets and steps does. Code
-    that the job config only names (`python: module:function`, plugins) is no part of it, nor are the secrets' values.
+    Comments, the order of keys and written-out defaults don't change it; the order of datasets and steps does. It
+    doesn't cover code that the job config only names (`python: module:function`, plugins), nor the values of secrets.
     """
     resolved = config.model_copy(update={"destinations": tuple(destinations)})
     content = orjson.dumps(resolved.model_dump(mode="json", exclude_defaults=True), option=orjson.OPT_SORT_KEYS)

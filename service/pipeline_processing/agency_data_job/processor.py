@@ -19,7 +19,6 @@ from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.output import DatasetOutput
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.agency_data_job.verification import verify
-from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.model import Artifact, DatasetCounts
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source
 
@@ -105,7 +104,7 @@ class AgencyProcessor:
     ) -> DatasetExport:
         tally = Tally(dataset.name)
         async with (
-            snapshot.records(dataset.name, arguments, carry=CARRY[dataset.format]) as batches,
+            snapshot.records(dataset.name, arguments, carry=dataset.carry) as batches,
             Chain.open(dataset, batches.columns, arguments=arguments, services=self._services, tally=tally) as chain,
             DatasetOutput(
                 dataset,

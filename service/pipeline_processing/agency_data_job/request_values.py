@@ -1,4 +1,4 @@
-"""Whether something uses every value of a request. One that nothing uses would be ignored without a word."""
+"""Checks that a dataset uses every value of a request, since an unused one would be ignored silently."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pipeline_processing.model import JobRequest
 from pipeline_processing.options.validation import shown
 
 _MOST_FAULTS = 20
-"""A request may have thousands of params, and the message travels in events and headers."""
+"""In one message, which travels in events and headers, while a request may have thousands of params."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Uses:
 
     names: frozenset[str]
     anything: bool = False
-    """Whether they may use others as well: plugins get every value."""
+    """Whether they may use others as well, as plugins do, which get every value."""
 
     def __contains__(self, name: object) -> bool:
         return self.anything or name in self.names
@@ -61,7 +61,7 @@ def _faults_of_declared(request: JobRequest, uses: Uses, declared: DeclaredParam
             if name not in uses:
                 yield f"params.{shown(name)}: {unused}"
     for name, param in declared.items():
-        # Not where only a dataset uses it that isn't asked for: there, sending it would be a fault.
+        # Only if a requested dataset uses it: else it would be refused as unused.
         if param.required and name in uses and request.params.get(name) is None:
             yield f"params.{shown(name)}: is required"
 
@@ -70,9 +70,9 @@ def _remedy(uses: Uses, declared: DeclaredParams | None) -> str:
     if declared is not None:
         return f"The job config declares {described(declared)}."
     names = ", ".join(sorted(uses.names)) or "nothing"
-    return f"What is used there: {names}. Correct the request, or ask for a dataset that uses it."
+    return f"What is used there: {names}. Correct the request, or name a dataset that uses it."
 
 
 def described(declared: DeclaredParams) -> str:
-    """The declared params for people, with their types."""
+    """The declared params with their types, for messages."""
     return ", ".join(f"{name} ({param})" for name, param in declared.items()) or "no params"

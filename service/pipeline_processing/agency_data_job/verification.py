@@ -1,4 +1,4 @@
-"""What must hold of a dataset before its artifacts may be published."""
+"""Checks of a dataset that come before its artifacts may be published."""
 
 from pipeline_processing.agency_data_job.config import Expect
 from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted
@@ -24,7 +24,7 @@ def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> N
         raise _unmet(counts, f"at least {expect.min_rows:,} are expected", "min_rows")
     if expect.max_rows is not None and counts.rows_written > expect.max_rows:
         raise _unmet(counts, f"at most {expect.max_rows:,} are expected", "max_rows")
-    if expect.max_change is not None and last is not None:  # any number may follow none
+    if expect.max_change is not None and last is not None:  # there is no share of nothing: any number may follow
         before = last.counts.rows_written
         if before > 0 and abs(counts.rows_written - before) > expect.max_change.of(before):
             run = f"run {last.run_id!r}, the last that succeeded, wrote {before:,}"

@@ -1,28 +1,24 @@
 """Whether the configured servers are as a run needs them: part of the composition root."""
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.checking import AnyArgument
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
-from pipeline_processing.agency_data_job.source_config import HttpSourceEntry
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import destinations, sources
-from pipeline_processing.destinations.tables.destination import PostgresDestination
 from pipeline_processing.errors import PipelineError, SettingsError
-from pipeline_processing.formats.formats import CARRY
 from pipeline_processing.history.postgres.migrate import pending
 from pipeline_processing.http.client import check_reachable
 from pipeline_processing.http.urls import origin_of
-from pipeline_processing.ports import Destination
+from pipeline_processing.options.entry import Entry
+from pipeline_processing.ports import ChecksDatasets, Destination
 from pipeline_processing.settings.settings import Settings
-from pipeline_processing.sources.http.options import HttpSourceConfig
-from pipeline_processing.steps.config import EnrichHttpConfig
-from pipeline_processing.steps.enrich_http import EnrichHttpOptions
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.temporary_files import check_temporary_files
 
@@ -44,7 +40,7 @@ async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Ma
         yield await _checked("temp files", _check_temporary_files)
     for dataset in config.datasets:
         yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns, mask))
-    for options in _upstreams(config):
+    for options in _apis(config):
         yield await _checked("api", partial(check_reachable, options.url, seconds=options.timeout.total_seconds()))
     yield await _checked("history", partial(_check_history, settings))
     for result in await _check_destinations(settings, config, columns, mask):
@@ -66,7 +62,7 @@ async def _check_dataset(
         sources(settings, config, runs=1, mask=mask) as (source, services),
         source.snapshot({dataset.name: dataset.source}) as snapshot,
     ):
-        there = snapshot.columns(dataset.name, carry=CARRY[dataset.format])
+        there = snapshot.columns(dataset.name, carry=dataset.carry)
         async with Chain.open(
             dataset, there, arguments=AnyArgument(), services=services, tally=Tally(dataset.name)
         ) as chain:  # opening the steps is the check
@@ -75,14 +71,11 @@ async def _check_dataset(
     return f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
 
 
-def _upstreams(config: AgencyJobConfig) -> Sequence[HttpSourceConfig | EnrichHttpOptions]:
-    """Access to each API, once."""
-    options: list[HttpSourceConfig | EnrichHttpOptions] = []
-    for dataset in config.datasets:
-        if isinstance(dataset.source, HttpSourceEntry):
-            options.append(dataset.source.http)
-        options += [step.enrich_http for step in dataset.steps if isinstance(step, EnrichHttpConfig)]
-    return list({origin_of(each.url.partition("{")[0]): each for each in options}.values())
+def _apis(config: AgencyJobConfig) -> Collection[Any]:
+    """Options of a source or a step that asks an API, one for each API."""
+    parts: list[Entry] = [part for dataset in config.datasets for part in (dataset.source, *dataset.steps)]
+    options = [part.options for part in parts if part.asked("url", "")]
+    return {origin_of(each.url.partition("{")[0]): each for each in options}.values()
 
 
 async def _check_temporary_files() -> str:
@@ -106,7 +99,7 @@ async def _check_destinations(
     settings: Settings, config: AgencyJobConfig, columns: Mapping[str, Sequence[str]], mask: Mask
 ) -> Sequence[CheckResult]:
     async def check(destination: Destination) -> str:
-        if isinstance(destination, PostgresDestination):
+        if isinstance(destination, ChecksDatasets):
             await destination.check([dataset.name for dataset in config.datasets], columns=columns)
         async with app.history(settings) as runs:
             await destination.verify_installation(await runs.history.installation_id())

@@ -22,7 +22,6 @@ from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnPro
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app.data_path import (
-    APPLICATION_NAME,
     DataPath,
     data_path,
     destinations,
@@ -96,7 +95,6 @@ def history_database(
     return DatabaseClient(
         dsn=settings.require_history_dsn().get_secret_value(),
         unavailable=HistoryUnavailable,
-        application_name=APPLICATION_NAME,
         max_size=connections,
         search_path=settings.history.schema_name,
         # A process that stands still in the middle of a claim mustn't keep its agency's runs from the others.

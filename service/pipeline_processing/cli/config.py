@@ -43,8 +43,7 @@ def check(
     """
     from pipeline_processing.agency_data_job.checking import faults_without_servers
     from pipeline_processing.agency_data_job.config import load_job_config
-    from pipeline_processing.agency_data_job.destination_entries import destination_entries
-    from pipeline_processing.destinations.guarantees import guarantee
+    from pipeline_processing.agency_data_job.identity import destination_entries
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings.loader import InvalidSettings
 
@@ -75,7 +74,7 @@ def check(
     if errors or settings is None or job_config is None:
         return print_errors(errors)
     for entry in destination_entries(settings, job_config):
-        typer.echo(f"destination  ok  {entry.kind}: {guarantee(entry.kind)}")
+        typer.echo(f"destination  ok  {entry.kind}: {entry.guarantee}")
     typer.echo("settings     ok  `pipeline-processing config show` prints them")
     return _check_servers(settings, job_config) if connect else 0
 

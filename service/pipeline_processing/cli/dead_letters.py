@@ -150,7 +150,7 @@ async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
         topics = await stack.enter_async_context(one_run.topics(settings))
         # Letters in Kafka can be read without a history.
         kept = None if settings.history_dsn is None else await stack.enter_async_context(one_run.letters(settings))
-        # Where nobody has sent anything yet, show no dead letters rather than an error.
+        # Create missing topics: before the first message, show no dead letters rather than an error.
         await patiently(topics.ensure, clock=SystemClock())
         yield settings, topics, DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=kept)
 

@@ -51,7 +51,7 @@ def main() -> int:
         ):
             run_async(_work(settings, config, claim, telemetry, mask, cutoff, progress))
     except (Terminated, asyncio.CancelledError):
-        log.info("told to stop")
+        log.info("stopped by a signal")
     except PipelineError as error:
         log.error("the attempt could not be made", error=str(error))
         return error.exit_code

@@ -191,8 +191,10 @@ class _Submission:
         left = list(dict.fromkeys(each.run_id for each in self.sent if each.run_id not in self.outcomes))
         if not left:
             return
-        runs, them = (f"{left[0]} goes", "it") if len(left) == 1 else (f"{len(left):,} runs go", "them")
-        yield f"{runs} on, though nobody follows {them} any more. To see how {them} ended:"
+        if len(left) == 1:
+            yield f"{left[0]} goes on, though nobody follows it any more. To see how it ends:"
+        else:
+            yield f"{len(left):,} runs go on, though nobody follows them any more. To see how they end:"
         for run_id in left[:_MOST_NAMED]:
             yield f"    pipeline-processing history --run-id {run_id}"
         if len(left) > _MOST_NAMED:

@@ -63,8 +63,8 @@ async def repair_and_replay(
 ) -> None:
     """The data is repaired, and the request sent again."""
     page.chapter("The data is repaired, and the run replayed")
-    page.code(statement("mend"))
-    await sample.mend()
+    page.code(statement("repair"))
+    await sample.repair()
     page.say("What has finished stays as it is; a replay is a new run of the same request. Its plan:")
     page.code(_COMMAND)
     async with requests.planned_replays(runs) as plan:

@@ -93,5 +93,5 @@ class Requests:
 
 def _sent(request: JobRequest) -> Sent:
     assert request.run_id is not None  # a plan names every run
-    # In a trace that nobody told us of; whatever is refused is another message.
+    # The trace isn't known. It only identifies a refused message, and this one isn't refused.
     return Sent(request=request, run_id=request.run_id, traceparent=request.run_id)

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from pipeline_processing.app.data_path import source_database
 from pipeline_processing.settings.settings import Settings
+from pipeline_processing.sources.postgres.source import source_database
 
 DATABASE = "agencies"
 BUCKET = "exports"
@@ -19,7 +19,7 @@ ASKED_FOR_TWICE, ASKED_FOR_BY_ANOTHER = 101, 109
 FAULTY = 111
 """The one with a payment whose amount isn't a number."""
 MALFORMED = 102
-"""The one that is asked for in a way that nobody understands."""
+"""The one whose request isn't valid."""
 
 
 class Table(NamedTuple):
@@ -67,14 +67,15 @@ class SampleData:
             rows = await connection.fetch(statement("unreadable_amounts"))
         return [Payment(*map(str, row)) for row in rows]
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """Give them an amount."""
         async with self._connection() as connection:
-            await connection.execute(statement("mend"))
+            await connection.execute(statement("repair"))
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
-        async with source_database(self._settings, connections=1) as database, database.connection() as connection:
+        dsn = self._settings.require_source_dsn()
+        async with source_database(dsn, connections=1) as database, database.connection() as connection:
             yield connection
 
 

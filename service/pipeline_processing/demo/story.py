@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.app import one_run
-from pipeline_processing.app.data_path import s3_client
 from pipeline_processing.demo.evidence import Evidence, expect
 from pipeline_processing.demo.failures import explain_failure, repair_and_replay, show_dead_letter
 from pipeline_processing.demo.page import Page
@@ -22,6 +21,7 @@ from pipeline_processing.demo.sample import (
     SampleData,
 )
 from pipeline_processing.demo.success import show_event, show_publication
+from pipeline_processing.destinations.s3.client import s3_client
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest, Run, RunState
 from pipeline_processing.requests.submission import Sent
@@ -58,7 +58,7 @@ class Story:
         async with (
             one_run.topics(settings) as topics,
             one_run.history(settings) as runs,
-            s3_client(settings) as s3,
+            s3_client(settings.s3) as s3,
             Requests.opened(settings, topics=topics, tracer=self._tracer) as requests,
         ):
             evidence = Evidence(kafka=settings.kafka, topics=topics, runs=runs, s3=s3)

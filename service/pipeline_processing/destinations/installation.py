@@ -1,4 +1,4 @@
-"""The mark `_installation.json`, which says whose a destination's prefix is."""
+"""The mark `_installation.json`, which says which installation a prefix belongs to."""
 
 from uuid import UUID
 

@@ -5,14 +5,13 @@ from uuid import UUID
 
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.model import Artifact, Plan, UploadRef
-from pipeline_processing.ports import Destination
+from pipeline_processing.ports import Destination, ManifestStore
 
 
 class Destinations:
     """
-    What a plan's artifacts are completed at, told apart by URL.
-
-    Methods raise as those of `Destination`; what they are given belongs to one that is here (see `holds`).
+    Completes, deletes and aborts a plan's artifacts, each at the destination of its URL, which must be here (see
+    `holds`). Methods raise as those of `Destination`.
     """
 
     def __init__(self, destinations: Sequence[Destination]) -> None:
@@ -32,39 +31,42 @@ class Destinations:
         """The one that holds the manifest."""
         return self.objects[0]
 
+    @property
+    def manifests(self) -> ManifestStore:
+        """The primary, as the store of manifests. There is none where nothing is published."""
+        assert isinstance(self.primary, ManifestStore), f"{self.primary.url} holds no manifests"
+        return self.primary
+
     def holds(self, url: str) -> bool:
-        """Whether the destination of that URL is here; an upload that was recorded without one is the primary's."""
+        """Whether the destination of that URL is here. An upload recorded without a URL belongs to the primary."""
         return url == "" or url in self._by_url
 
     def missing(self, plan: Plan) -> list[str]:
-        """URLs that a plan needs and that aren't here."""
+        """URLs of a plan's destinations that aren't here."""
         needed = dict.fromkeys([plan.destination, *(artifact.destination for artifact in plan.artifacts)])
         return [url for url in needed if not self.holds(url)]
 
     def url(self, artifact: Artifact) -> str:
-        """Of an object."""
+        """The URL of an object."""
         return f"{artifact.destination or self.primary.url}/{artifact.key}"
 
     async def verify_installation(self, installation: UUID) -> None:
-        """All of them. See `Destination`."""
+        """At all of them."""
         for each in self.all:
             await each.verify_installation(installation)
 
     async def mark_installation(self, installation: UUID) -> None:
-        """All of them. See `Destination`."""
+        """At all of them."""
         for each in self.all:
             await each.mark_installation(installation)
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         await self._of(artifact.destination).complete(artifact, metadata=metadata)
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         await self._of(artifact.destination).delete(artifact, metadata=metadata)
 
     async def abort(self, upload: UploadRef) -> None:
-        """See `Destination`."""
         await self._of(upload.destination).abort(upload)
 
     def _of(self, url: str) -> Destination:

@@ -137,3 +137,11 @@ def _text(value: Any) -> str:
             return dumps(value, separators=(", ", ": "))
         case _:
             return str(value)
+
+
+CARRY = Csv.carry
+
+
+def new(*, header: Sequence[str], fixed: bool, csv: CsvOptions) -> Csv:
+    """See `formats.new_format`."""
+    return Csv(header, fixed=fixed, options=csv)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import repeat, starmap
@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import RowMaker
 from pipeline_processing.rows.json_values import dumps, non_finite, plain
 from pipeline_processing.rows.projection import Projection
@@ -119,3 +120,11 @@ _EXACT: dict[type, Callable[[Any], Any] | None] = {
     Decimal: _exact_decimal,
     datetime: lambda value: time_text(value, "T"),
 }
+
+
+CARRY = Ndjson.carry
+
+
+def new(*, header: Sequence[str], fixed: bool, csv: CsvOptions) -> Ndjson:
+    """See `formats.new_format`."""
+    return Ndjson(exact=fixed)

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from pipeline_processing.http.urls import check_url
 from pipeline_processing.options.durations import Duration
+from pipeline_processing.options.parts import Part
 
 SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 """The name of a secret of the settings (PIPELINE_SECRETS__…). The secret itself never stands in a job config."""
@@ -32,11 +32,7 @@ _OURS = frozenset(
 _SECRET = frozenset(("authorization", "cookie", "proxy-authorization"))
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BasicAuth(_Part):
+class BasicAuth(Part):
     """A user, and the name of the secret that is the password."""
 
     username: str = Field(description="Without a colon.")
@@ -50,7 +46,7 @@ class BasicAuth(_Part):
         return username
 
 
-class HeaderAuth(_Part):
+class HeaderAuth(Part):
     """A header, and the name of the secret that is its value."""
 
     name: HeaderName = Field(description="e.g. X-Api-Key.")
@@ -64,7 +60,7 @@ class HeaderAuth(_Part):
         return name
 
 
-class Auth(_Part):
+class Auth(Part):
     """How this service makes itself known: one of the three."""
 
     bearer: SecretName | None = Field(None, description="Name of the secret to send as a bearer token.")
@@ -92,7 +88,7 @@ class Auth(_Part):
         return "Authorization" if self.header is None else self.header.name
 
 
-class UpstreamOptions(_Part):
+class UpstreamOptions(Part):
     """Access to an HTTP API, and how hard it may be asked."""
 
     headers: dict[HeaderName, str] = Field(
@@ -155,8 +151,3 @@ def check_one(part: BaseModel, *, among: Sequence[str] | None = None) -> str:
     if len(given) != 1:
         raise ValueError(f"needs one of {', '.join(names)}, and has {' and '.join(given) or 'none'}")
     return given[0]
-
-
-def upstream_url(value: Any) -> Any:
-    """A check for a URL without names in it. Raises ValueError."""
-    return check_url(value) if isinstance(value, str) else value

@@ -10,7 +10,7 @@ from pydantic_core import core_schema
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 RFC_3339 = r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"
-"""A time with its offset. `format: date-time` says the same, but most validators take it for a remark."""
+"""A time with its offset. Most validators ignore `format: date-time`, which says the same."""
 
 
 class PublishedModel(NamedTuple):
@@ -25,21 +25,21 @@ class PublishedModel(NamedTuple):
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's generator, told what its models leave unsaid."""
+    """pydantic's generator, with what its models don't say."""
 
     def field_is_required(
         self,
         field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField,
         total: bool,
     ) -> bool:
-        # The service always sends a field, also where it has its default. But an event or manifest of an earlier
-        # version lacks what was added later.
+        # The service sends every field, defaults too. But events and manifests of earlier versions lack fields that
+        # were added later.
         if "x-since" in field.get("metadata", {}).get("pydantic_js_extra", {}):
             return False
         return self.mode == "serialization" or super().field_is_required(field, total)
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        # "Agency Id" tells nobody more than `agency_id`.
+        # "Agency Id" says no more than `agency_id`.
         return False
 
     def datetime_schema(self, schema: core_schema.DatetimeSchema) -> JsonSchemaValue:
@@ -48,7 +48,7 @@ class _Generator(GenerateJsonSchema):
 
     def generate_inner(self, schema: Any) -> JsonSchemaValue:
         result = super().generate_inner(schema)
-        # `path` is no format of JSON Schema, and every path that a user may write has to be absolute.
+        # `path` is no format of JSON Schema, and every path in a job config must be absolute.
         return {"type": "string", "pattern": "^/"} if result.get("format") == "path" else result
 
 
@@ -68,9 +68,9 @@ def schema_document(published: PublishedModel) -> dict[str, Any]:
 
 def shared_schemas(models: Sequence[PublishedModel], *, ref_template: str) -> dict[str, Any]:
     """
-    Several models and all that they refer to, by class name, for one larger document.
+    Several models and all that they refer to, by class name, as parts of a larger document.
 
-    `ref_template` says where they stand in it, e.g. `#/components/schemas/{model}`.
+    `ref_template` is their place in it, e.g. `#/components/schemas/{model}`.
     """
     _, schema = models_json_schema(
         [(published.model, published.mode) for published in models],

@@ -1,8 +1,10 @@
 """Where artifacts go, as a user writes it in one line: `s3://bucket/prefix` or `file:///dir`."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -16,6 +18,11 @@ class S3Location:
     bucket: str
     prefix: str = ""
 
+    @property
+    def entry(self) -> Mapping[str, Any]:
+        """The destination as a job config writes it."""
+        return {"s3": {"bucket": self.bucket, "prefix": self.prefix}}
+
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
 
@@ -25,6 +32,11 @@ class FileLocation:
     """An absolute folder of this machine."""
 
     path: Path
+
+    @property
+    def entry(self) -> Mapping[str, Any]:
+        """See `S3Location`."""
+        return {"file": {"path": self.path}}
 
     def __str__(self) -> str:
         return self.path.as_uri()

@@ -41,7 +41,7 @@ class DatabaseClient:
         *,
         dsn: str,
         unavailable: type[TransientError],
-        application_name: str,
+        application_name: str = "pipeline-processing",
         max_size: int = 10,
         search_path: str | None = None,
         server_settings: Mapping[str, str] | None = None,

@@ -321,7 +321,7 @@ class Executor:
         export = await self._processed(claim, self._processor(claim, totals, self._destinations))
         self._after("stream")
         primary = self._destinations.primary
-        if await primary.exists(manifest_key(context)):
+        if await self._destinations.manifests.exists(manifest_key(context)):
             raise ConflictingObjects(
                 f"{primary.url}/{manifest_key(context)}",
                 why="a manifest of this run id was published before",

@@ -178,7 +178,9 @@ class Publisher:
                     raise PlanLost(self._destinations.url(artifact)) from missing
                 self._after("complete one")
             self._after("complete")
-            await primary.publish(plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata)
+            await self._destinations.manifests.publish(
+                plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata
+            )
             self._after("publish")
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)

@@ -1,4 +1,4 @@
-"""All sources of a job as one: each dataset is read from the source that its entry names."""
+"""All sources of a job as one. Each dataset is read from the source that its config names."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,10 +12,10 @@ from pipeline_processing.rows.columns import Columns
 
 class Sources:
     """
-    Sources by the names that a job config uses. Datasets come as whole entries of the job config, and each source gets
-    the options of its own.
+    Sources by kind. `snapshot` gets the whole entries of the job config, and each source gets its options.
 
-    The snapshot's time is that of the first source that is read, since everything else is read after it.
+    The time of the snapshot is that of the first source. It must be the database if there is one, so that everything
+    else is read after it.
     """
 
     def __init__(self, sources: Mapping[str, Source], *, clock: Clock) -> None:

@@ -1,15 +1,44 @@
 """Step `add`: constant columns."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from contextlib import suppress
-from string import Formatter
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.kinds import column_of_kind, form_of
+from pipeline_processing.options.templates import names_in, pieces_of
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.rows.columns import Kind, check_absent
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.step import Batch, Step, StepContext
+
+
+def _exact_in_any_format(constant: Any) -> Any:
+    if isinstance(constant, int) and constant.bit_length() > 63:
+        raise ValueError("an integer of more than 64 bits: write it as text, in quotes")
+    if isinstance(constant, float) and not math.isfinite(constant):
+        raise ValueError("not a finite number: write it as text, in quotes")
+    return constant
+
+
+Constant = Annotated[str | int | float | bool | None, BeforeValidator(_exact_in_any_format)]
+
+
+class Constants(dict[str, Any]):
+    """The options: name of a new column → its value in all rows."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names in braces. Text that can't be read has none: building the step reports it."""
+        names = frozenset[str]()
+        for constant in self.values():
+            if isinstance(constant, str):
+                with suppress(ValueError):
+                    names |= names_in(constant)
+        return names
 
 
 class Add(Step):
@@ -57,30 +86,31 @@ def _kind(value: Any) -> Kind:
             return Kind.TEXT  # as Postgres takes a NULL of which it knows nothing else
 
 
-def names_in(constant: Any) -> Iterator[str]:
-    """The names in braces, if it is text that can be read."""
-    if isinstance(constant, str):
-        with suppress(ValueError):
-            yield from (name for _, name, _, _ in Formatter().parse(constant) if name)
-
-
 def _filled(value: Any, arguments: Mapping[str, Any]) -> Any:
     """Replace {names} in text; other constants stay as they are."""
     if not isinstance(value, str):
         return value
     try:
-        pieces = list(Formatter().parse(value))
+        pieces = pieces_of(value)
     except ValueError as error:
-        raise InvalidStep(f"Step 'add' can't read {value!r}: {error}. Write {{{{ and }}}} for plain braces.") from None
+        raise InvalidStep(f"Step 'add': {error}.") from None
     filled = ""
-    for literal, name, spec, conversion in pieces:
+    for literal, name in pieces:
         filled += literal
         if name is None:
             continue
-        if name not in arguments or spec or conversion:
+        if name not in arguments:
             raise InvalidStep(
                 f"Step 'add' uses {{{name}}} in {value!r}, but there is only {', '.join(arguments)}. "
                 "Correct the name, send it as a param of the request, or write {{ and }} for plain braces."
             )
         filled += "" if arguments[name] is None else str(arguments[name])
     return filled
+
+
+PLUGIN = Plugin(
+    options=Annotated[dict[str, Constant], Field(min_length=1), AfterValidator(Constants)],
+    build=Add,
+    description="Add constant columns. Text may hold {agency_id}, {run_id}, {since}, {until} or {a param of the "
+    "request}.",
+)

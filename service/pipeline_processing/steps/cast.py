@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline_processing.expressions.expression import cast_of
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.steps.computed import Computed
 from pipeline_processing.steps.step import StepContext
 
@@ -33,3 +37,10 @@ class Cast(Computed):
         self.columns = context.columns.replaced(
             [replace(each.result, name=name) for name, each in changed.items()], step=self.name
         )
+
+
+PLUGIN = Plugin(
+    options=Annotated[dict[str, str], Field(min_length=1)],
+    build=Cast,
+    description="Change columns' types, as CAST does: column → type. A value that can't be cast is a row error.",
+)

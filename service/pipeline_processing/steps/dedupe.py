@@ -1,10 +1,14 @@
 """Step `dedupe`: keep the first row of each key."""
 
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
+from pipeline_processing.ports import Rows
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.row_keys import RowKey
 from pipeline_processing.steps.seen_keys import SeenKeys
@@ -12,26 +16,25 @@ from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
-class DedupeOptions(BaseModel):
+class DedupeOptions(Part):
     """Rows are duplicates if they are equal in all columns of `by`, as DISTINCT has it: nulls equal each other."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    needs_temporary_files: ClassVar[bool] = True
 
     by: tuple[str, ...] = Field(min_length=1)
     keep: Literal["first"] = Field("first", description="In the order of the source.")
 
 
-class Dedupe(Step):
-    """Drops all rows of a key but the first, and counts them; in bounded memory, however many keys there are."""
+class KeyedStep(Step):
+    """Base of steps that remember the keys of all rows, in bounded memory, however many there are."""
 
-    def __init__(self, options: DedupeOptions, context: StepContext) -> None:
-        self.name = f"dedupe: {', '.join(options.by)}"
-        check_named_once(options.by, step=self.name)
+    def __init__(self, name: str, key: Sequence[str], context: StepContext) -> None:
+        self.name = name
+        check_named_once(key, step=name)
         self.columns = context.columns
-        self.filtered = 0
-        self._names = options.by
-        self._key = RowKey(options.by, context.columns, step=self.name)
-        self._seen = SeenKeys(self.name)
+        self._names = tuple(key)
+        self._key = RowKey(key, context.columns, step=name)
+        self._seen = SeenKeys(name)
         self._names_known = context.columns.complete
 
     async def __aenter__(self) -> Self:
@@ -43,10 +46,23 @@ class Dedupe(Step):
     ) -> None:
         await self._seen.__aexit__(kind, error, trace)
 
+    async def are_new(self, rows: Rows) -> list[bool]:
+        """For each row whether no earlier one had its key."""
+        return await self._seen.add([self._key.of(row) for row in rows])
+
+
+class Dedupe(KeyedStep):
+    """Drops all rows of a key but the first, and counts them."""
+
+    def __init__(self, options: DedupeOptions, context: StepContext) -> None:
+        super().__init__(f"dedupe: {', '.join(options.by)}", options.by, context)
+
     async def __call__(self, batch: Batch) -> Batch:
         if not self._names_known:
             require_in_rows(self._names, batch.rows, step=self.name)
-        new = await self._seen.add([self._key.of(row) for row in batch.rows])
-        first = batch.kept(new)
+        first = batch.kept(await self.are_new(batch.rows))
         self.filtered += len(batch.rows) - len(first.rows)
         return first
+
+
+PLUGIN = Plugin(options=DedupeOptions, build=Dedupe, description="Keep the first row of each key, in bounded memory.")

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline_processing.expressions.expression import expression
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.steps.computed import Computed
 from pipeline_processing.steps.step import StepContext
 
@@ -28,3 +32,10 @@ class Derive(Computed):
         there = [column for column in columns if context.columns.find(column.name)]
         new = [column for column in columns if column not in there]
         self.columns = context.columns.replaced(there, step=self.name).plus(new, step=self.name)
+
+
+PLUGIN = Plugin(
+    options=Annotated[dict[str, str], Field(min_length=1)],
+    build=Derive,
+    description="Compute columns by SQL expressions: name → expression. A name that is there already is replaced.",
+)

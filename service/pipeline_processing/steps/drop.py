@@ -1,8 +1,12 @@
 """Step `drop`: leave some columns out."""
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline_processing.errors import InvalidStep
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once
@@ -31,3 +35,10 @@ class Drop(Step):
             require_in_rows(self.names, batch.rows, step=self.name)
         gone = self._gone
         return batch.changed([{name: value for name, value in row.items() if name not in gone} for row in batch.rows])
+
+
+PLUGIN = Plugin(
+    options=Annotated[tuple[str, ...], Field(min_length=1)],
+    build=Drop,
+    description="Leave these columns out.",
+)

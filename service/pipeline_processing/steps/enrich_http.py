@@ -5,73 +5,62 @@ from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from itertools import islice
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from msgspec import Raw
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from pipeline_processing.errors import SourceDataInvalid, StepFailed
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.urls import UrlTemplate, encoded
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Answer, Upstream
 from pipeline_processing.rows.columns import Kind
 from pipeline_processing.rows.json_values import loads
 from pipeline_processing.steps import lookup_keys
-from pipeline_processing.steps.enriching import Answers, Enriching, Missing, with_on
+from pipeline_processing.steps.enriching import Answers, CacheRows, Enriching, LookupOptions, Missing, Name, On
 from pipeline_processing.steps.json_fields import WrongType, converter
 from pipeline_processing.steps.json_records import Path, at, is_object, records_of
 from pipeline_processing.steps.lookup_cache import Found, Misfit
 from pipeline_processing.steps.step import StepContext
 
-Name = Annotated[str, StringConstraints(min_length=1)]
-
 MIB = 1024 * 1024
 MAX_BODY_BYTES = 4 * MIB
-"""Of one answer, since those of all runs are in memory at once. What has more is asked for in two halves."""
+"""Of one answer, since the answers of all runs are in memory at once. A larger one is asked for in two halves."""
 _PIECE_BYTES = 256 * 1024
 _MAX_URL = 8000
-"""Longer ones are refused by many servers; what doesn't fit goes into another request."""
+"""Many servers refuse longer ones. What doesn't fit goes into another request."""
 _VALUES = "{values}"
 
 
-class AddedField(BaseModel):
+class AddedField(Part):
     """A field of the records, and what its values are."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     field: Path = Field(description="Where in the record it stands.")
     kind: Kind = Field(Kind.TEXT, description="What its values are; a record with another is a row error.")
     required: bool = Field(False, description="Whether a record without it, or with null there, is a row error.")
 
 
-class EnrichHttpOptions(UpstreamOptions):
+class EnrichHttpOptions(LookupOptions, UpstreamOptions):
     """An API that gives records by keys, and what they add to the rows."""
 
     url: str = Field(
         description="Where to ask. {values}, in its path or its query, stands for the keys, with commas between."
     )
-    on: Name = Field(description="A column of the rows: the key to look for.")
+    on: On
     key: Path = Field(description="The records' field that equals it, at most one record each.")
     add: dict[Name, Path | AddedField] = Field(
         min_length=1, description="New column → the records' field, which holds text; or {field, kind, required}."
     )
-    missing: Missing = Field(
-        None,
-        description="What becomes of a row whose key is null or not found: null adds nulls, `fail` makes it a row "
-        "error, `drop` leaves it out.",
-    )
+    missing: Missing = None
     records: Path | None = Field(
         None, description="Where in the answer the list of records stands; it is the answer if not."
     )
     batch: int = Field(100, ge=1, le=1000, description="Most keys in one request.")
     concurrency: int = Field(4, ge=1, le=100, description="Most requests at once.")
-    cache_rows: int = Field(10_000, ge=0, description="Most keys whose records, or absence, are remembered.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_on(cls, options: Any) -> Any:
-        return with_on(options)
+    cache_rows: CacheRows = 10_000
 
     @field_validator("url")
     @classmethod
@@ -94,14 +83,7 @@ class EnrichHttp(Enriching):
     """
 
     def __init__(self, options: EnrichHttpOptions, context: StepContext) -> None:
-        super().__init__(
-            "enrich_http",
-            on=options.on,
-            added=tuple(options.add),
-            missing=options.missing,
-            cache_rows=options.cache_rows,
-            context=context,
-        )
+        super().__init__("enrich_http", options, context)
         self.matching = lookup_keys.of_json(self.on, step=self.name)
         self._options = options
         self._fields = [(added, converter(added.kind, context.carry)) for added in options.fields.values()]
@@ -185,8 +167,8 @@ class EnrichHttp(Enriching):
                 continue
             if key in outcomes:
                 raise StepFailed(
-                    f"an answer has two records with one {self._options.key!r}, so which of them a row gets would be "
-                    "chance. Look for something that is unique there."
+                    f"an answer has two records with one {self._options.key!r}, so a row would get either of them. "
+                    "Look for something that is unique there."
                 )
             outcomes[key] = self._outcome_of(record)
         return outcomes
@@ -210,7 +192,7 @@ class EnrichHttp(Enriching):
         for added, convert in self._fields:
             found = at(record, added.field)
             try:
-                value = None if found is None else convert(found.copy())  # the rest of the answer needn't stay for it
+                value = None if found is None else convert(found.copy())  # a copy, so that the answer can be freed
             except WrongType as wrong:
                 return Misfit(
                     f"in the record of its {self.on.name!r} the field {added.field!r} is {wrong}; say in `add` what it "
@@ -230,3 +212,6 @@ async def _body(answer: Answer) -> bytes | None:
         if len(body) > MAX_BODY_BYTES:
             return None
     return bytes(body)
+
+
+PLUGIN = Plugin(options=EnrichHttpOptions, build=EnrichHttp, description="Add columns looked up at an HTTP API.")

@@ -4,71 +4,53 @@ from collections.abc import Hashable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field
 
 from pipeline_processing.errors import InvalidStep, StepFailed
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import LookupTable, Row
 from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.steps import lookup_keys
-from pipeline_processing.steps.enriching import Answers, Enriching, Missing, with_on
+from pipeline_processing.steps.enriching import Answers, CacheRows, Enriching, LookupOptions, Missing, Name, On
 from pipeline_processing.steps.lookup_cache import Found
 from pipeline_processing.steps.step import StepContext
 
-Name = Annotated[str, StringConstraints(min_length=1)]
 
-
-class EnrichTableOptions(BaseModel):
+class EnrichTableOptions(LookupOptions):
     """A query by key, and what its records add to the rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     query: str = Field(
         min_length=1,
         description="SQL with the one parameter $1, a list of keys, as in `WHERE code = ANY($1)`. It runs outside the "
         "snapshot that the rows are read in.",
     )
-    on: Name = Field(description="A column of the rows: the key to look for.")
+    on: On
     key: Name = Field(description="The query's column that equals it, at most one record each.")
     add: dict[Name, Name] = Field(min_length=1, description="New column → the query's column.")
-    missing: Missing = Field(
-        None,
-        description="What becomes of a row whose key is null or not found: null adds nulls, `fail` makes it a row "
-        "error, `drop` leaves it out.",
-    )
+    missing: Missing = None
     dsn: Name | None = Field(
         None, description="Name of the secret that holds another database's DSN; null: the source's own server."
     )
-    cache_rows: int = Field(10_000, ge=0, description="Most keys whose records, or absence, are remembered.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_on(cls, options: Any) -> Any:
-        return with_on(options)
+    cache_rows: CacheRows = 10_000
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Names of the secrets that it needs."""
         return () if self.dsn is None else (self.dsn,)
 
+    @property
+    def needs_source_database(self) -> bool:
+        """Whether it asks the source's own server."""
+        return self.dsn is None
+
 
 class EnrichTable(Enriching):
-    """
-    Adds columns of a query's records.
-
-    What `columns` are is known once the step is open; before, the added ones are of unknown type.
-    """
+    """Adds columns of a query's records. The types of the added columns are known once the step is open."""
 
     def __init__(self, options: EnrichTableOptions, context: StepContext) -> None:
-        super().__init__(
-            "enrich_table",
-            on=options.on,
-            added=tuple(options.add),
-            missing=options.missing,
-            cache_rows=options.cache_rows,
-            context=context,
-        )
+        super().__init__("enrich_table", options, context)
         self._options = options
         self._services = context.services
         self._carry = context.carry
@@ -85,7 +67,7 @@ class EnrichTable(Enriching):
             there = self._table.columns
             self.matching = lookup_keys.of_columns(self.on, self._named(there, self._options.key), step=self.name)
             added = [
-                # Which values of the source they come from is what was looked for.
+                # They come from the values of the source that were looked for.
                 replace(self._named(there, of), name=name, origins=self.on.origins, unchanged=False)
                 for name, of in self._options.add.items()
             ]
@@ -104,10 +86,10 @@ class EnrichTable(Enriching):
         answers: dict[Hashable, Found] = {}
         for record in await self._table.find(list(wanted.values())):
             if record[key] is None or (found := of_record(record[key])) not in wanted:
-                continue  # the query's business: it may have a join, or fold case
+                continue  # the query may have a join, or fold case
             if found in answers:
                 raise StepFailed(
-                    f"two records of its query have one {key!r}, so which of them a row gets would be chance. Make "
+                    f"two records of its query have one {key!r}, so a row would get either of them. Make "
                     f"the query give one each, for example with SELECT DISTINCT ON ({key}) … ORDER BY …"
                 )
             answers[found] = self._values(record)
@@ -124,3 +106,6 @@ class EnrichTable(Enriching):
                 "`add`, or the query."
             )
         return column
+
+
+PLUGIN = Plugin(options=EnrichTableOptions, build=EnrichTable, description="Add columns looked up in a table.")

@@ -1,10 +1,15 @@
-"""What the lookup steps share: the distinct keys of a batch, what is known of them, the rest asked for in one go."""
+"""
+What the lookup steps share: collect the distinct keys of a batch, take what the cache has, ask for the others at once.
+"""
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from itertools import compress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
+from pydantic import Field, StringConstraints, model_validator
+
+from pipeline_processing.options.parts import Part
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import check_absent
 from pipeline_processing.steps.lookup_cache import Found, LookupCache, Misfit, Outcome
@@ -12,46 +17,66 @@ from pipeline_processing.steps.lookup_keys import Matching
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
-Missing = Literal["fail", "drop"] | None
-"""What becomes of a row of whose key there is no record: a row error, left out, or nulls."""
-
-
-def with_on(options: Any) -> Any:
-    """Options with their key `on`, for which tools that write YAML 1.1 put true unless it stands in quotes."""
-    if isinstance(options, Mapping) and True in options and "on" not in options:
-        return {"on" if name is True else name: value for name, value in options.items()}
-    return options
-
-
 Answers = Mapping[Hashable, Found | Misfit]
-"""Key → what its record gives."""
+"""Key → what its record gives. A key without a record is left out."""
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+On = Annotated[Name, Field(description="A column of the rows: the key to look for.")]
+Missing = Annotated[
+    Literal["fail", "drop"] | None,
+    Field(
+        description="What becomes of a row whose key is null or not found: null adds nulls, `fail` makes it a row "
+        "error, `drop` leaves it out."
+    ),
+]
+CacheRows = Annotated[int, Field(ge=0, description="Most keys whose records, or absence, are remembered.")]
+
+
+class LookupOptions(Part):
+    """Base of the options: reads `on` also where a tool that writes YAML 1.1 has made the key `true` of it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_on(cls, options: Any) -> Any:
+        if isinstance(options, Mapping) and True in options and "on" not in options:
+            return {"on" if name is True else name: value for name, value in options.items()}
+        return options
+
+
+class _Options(Protocol):
+    @property
+    def on(self) -> str: ...
+    @property
+    def missing(self) -> Literal["fail", "drop"] | None: ...
+    @property
+    def cache_rows(self) -> int: ...
+    @property
+    def add(self) -> Collection[str]: ...
 
 
 class Enriching(Step):
     """
-    Adds columns found by the key in column `on`.
+    Adds columns found by the key in the column `on`.
 
-    A row whose key is null, or of which there is no record, is missing; one whose key can't be read, or whose record
-    is a misfit, is a row error.
+    A row whose key is null or has no record is missing. A row whose key can't be read, or whose record is a misfit, is
+    a row error.
     """
 
     matching: Matching
-    """How keys are read: set before the first batch."""
+    """How keys are read. Set before the first batch."""
 
-    def __init__(
-        self, kind: str, *, on: str, added: Sequence[str], missing: Missing, cache_rows: int, context: StepContext
-    ) -> None:
-        self.name = f"{kind}: {on}"
-        self.on = context.columns.require(on, step=self.name)
-        self._added = tuple(added)
-        self._missing = missing
-        self._known = LookupCache(max_rows=cache_rows)
+    def __init__(self, kind: str, options: _Options, context: StepContext) -> None:
+        self.name = f"{kind}: {options.on}"
+        self.on = context.columns.require(options.on, step=self.name)
+        self._added = tuple(options.add)
+        self._missing = options.missing
+        self._known = LookupCache(max_rows=options.cache_rows)
         self._row_errors = context.row_errors
         self._names_known = context.columns.complete
 
     @abstractmethod
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
-        """Look for these keys (key → what to look for); those of which there is no record are left out."""
+        """Look these keys up. The values are what to look for."""
 
     async def __call__(self, batch: Batch) -> Batch:
         if not self._names_known:
@@ -75,7 +100,6 @@ class Enriching(Step):
         )
 
     def _check_names(self, rows: Rows) -> None:
-        """Where not all columns are known, the rows tell."""
         require_in_rows([self.on.name], rows, step=self.name)
         for row in rows:
             check_absent(self._added, row, step=self.name)

@@ -1,7 +1,12 @@
 """Step `filter`: keep the rows for which a SQL condition is true."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from pipeline_processing.expressions.expression import condition as compiled_condition
 from pipeline_processing.expressions.expression import results
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
@@ -26,3 +31,10 @@ class Filter(Step):
         kept = batch.kept(truths)
         self.filtered += len(truths) - len(kept.rows)
         return kept
+
+
+PLUGIN = Plugin(
+    options=Annotated[str, Field(min_length=1)],
+    build=Filter,
+    description="Keep the rows for which a SQL condition is true; where it is null, the row is dropped, as in SQL.",
+)

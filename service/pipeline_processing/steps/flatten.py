@@ -5,10 +5,12 @@ from typing import Any, Self
 
 import msgspec
 from msgspec import Raw
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.kinds import column_of_kind, text_of
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import Column, Kind, check_absent, check_different
 from pipeline_processing.rows.json_values import loads
@@ -18,15 +20,13 @@ from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
-class FlattenOptions(BaseModel):
+class FlattenOptions(Part):
     """
     `fields` are paths of fields, nested ones with points between the names, and the types of their values.
 
     A field's column is named `prefix` and its path, with `_` for each point. A field that isn't there, or is null, or
     whose object is, gives null; one of another type is a row error.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     column: str = Field(description="A json column of objects.")
     prefix: str = ""
@@ -139,7 +139,7 @@ class _Object:
                 fields.read(value, values)
 
     def _members(self, document: Any) -> Mapping[str, Any] | None:
-        """The object's fields: fragments of JSON, or what a step of the user's put there. None if it is null."""
+        """The object's fields: fragments of JSON, or what user code put there. None if it is null."""
         carried = document if isinstance(document, Raw) else carried_form(document)
         if carried is None:
             if not isinstance(document, Mapping):
@@ -163,3 +163,6 @@ class _Object:
         if not isinstance(document, Mapping):
             raise WrongType(f"{self._path}: not an object")
         return document
+
+
+PLUGIN = Plugin(options=FlattenOptions, build=Flatten, description="Make columns of the fields of a json column.")

@@ -1,5 +1,5 @@
 """
-Values behind a step of user code, carried or its own: built-in steps read them as the formats would write them.
+Reads values that are carried, or that user code left in a row, as the formats write them.
 """
 
 import math

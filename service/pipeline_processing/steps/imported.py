@@ -1,4 +1,4 @@
-"""Objects of the user's own code, by import path."""
+"""Imports objects of user code by their paths."""
 
 from importlib import import_module
 from typing import Any

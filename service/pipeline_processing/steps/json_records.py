@@ -1,4 +1,4 @@
-"""Records in a JSON answer, of which nothing is read but what is asked for."""
+"""Records in a JSON answer. Only the requested parts are parsed."""
 
 from codecs import BOM_UTF8
 from typing import Annotated
@@ -19,14 +19,14 @@ _object = msgspec.json.Decoder(dict[str, Raw])
 
 def records_of(body: bytes, path: str | None) -> list[Raw]:
     """
-    The list of records that is the answer, or stands at `path` in it; null is an empty one.
+    The list of records at `path` in the answer, or the answer itself. Null is an empty list.
 
     Raises SourceDataInvalid if there is none.
     """
     body = body.removeprefix(BOM_UTF8)  # some servers put one there
     try:
         if not body.isascii():
-            body.decode()  # nobody after this looks at the bytes of every text
+            body.decode()  # nothing after this decodes every text
         # Without line ends no fragment of it can break a line of NDJSON.
         found = at(_any.decode(msgspec.json.format(body, indent=-1)), path)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -47,7 +47,7 @@ def records_of(body: bytes, path: str | None) -> list[Raw]:
 
 
 def at(document: Raw, path: str | None) -> Raw | None:
-    """What stands at a path; None where nothing does."""
+    """The value at a path; None if there is none."""
     for name in path.split(".") if path is not None else ():
         try:
             found = _object.decode(document).get(name)

@@ -1,4 +1,4 @@
-"""What a lookup has found already, and for which keys it found nothing, in bounded memory."""
+"""Remembers what lookups found, and which keys have no record, in bounded memory."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
@@ -14,13 +14,13 @@ Found = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """A record whose values can't be used, and why: never with the values themselves."""
+    """A record whose values can't be used, and why. The reason never contains the values."""
 
     why: str
 
 
 Outcome = Found | Misfit | None
-"""What a lookup came to for one key; None where there is no record."""
+"""The result for one key; None if there is no record."""
 
 MAX_BYTES = 16 * 1024 * 1024
 _ENTRY_BYTES = 200
@@ -29,9 +29,9 @@ _ENTRY_BYTES = 200
 
 class LookupCache:
     """
-    The most recently used answers by key: also that there is no record of it.
+    The most recently used answers by key, absence included.
 
-    It holds at most `max_rows` keys, and values of `max_bytes` at most; a key that has left is asked for again.
+    It holds at most `max_rows` keys, and `max_bytes` of values.
     """
 
     def __init__(self, *, max_rows: int, max_bytes: int = MAX_BYTES) -> None:
@@ -45,7 +45,7 @@ class LookupCache:
         return len(self._entries)
 
     def known(self, keys: Iterable[Hashable]) -> dict[Hashable, Outcome]:
-        """What is known of these keys; those of which nothing is known are left out."""
+        """The answers to these keys, as far as they are known."""
         entries, known = self._entries, dict[Hashable, Outcome]()
         for key in keys:
             if (entry := entries.get(key)) is not None:
@@ -54,7 +54,7 @@ class LookupCache:
         return known
 
     def remember(self, key: Hashable, outcome: Outcome) -> None:
-        """Keep an answer; the least recently used ones leave for it."""
+        """Keep an answer, and drop the least recently used ones if there are too many."""
         if (old := self._entries.pop(key, None)) is not None:
             self.bytes -= old[1]
         values = outcome if isinstance(outcome, tuple) else ()

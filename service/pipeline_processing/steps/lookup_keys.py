@@ -1,8 +1,8 @@
 """
-Keys of rows and of looked-up records, made comparable: two are equal where Postgres's `=` says so.
+Makes keys of rows and of looked-up records comparable: two are equal if Postgres's `=` says so.
 
-A row's key comes from a column that is carried in some form; a record's from a column of a query, or from JSON. A float
-of single precision is taken for the digits that Postgres prints, not for those that it has.
+A row's key is a carried value. A record's key comes from a column of a query, or from JSON. A float of single precision
+counts as the digits that Postgres prints.
 """
 
 from collections.abc import Callable, Hashable
@@ -29,7 +29,7 @@ _EXPONENTS = range(-16_383, 131_073)
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """How rows and records meet. The functions of a value (never None) raise ValueError where it can't be a key."""
+    """How keys are read. The functions take a value (never None) and raise ValueError if it can't be a key."""
 
     of_row: Callable[[Any], Hashable]
     """A row's carried value → its key."""
@@ -43,8 +43,7 @@ def of_columns(on: Column, key: Column, *, step: str) -> Matching:
     """
     A column of the rows and one of a query, both carried in the same form; what to look for is a natural value.
 
-    Values of a column whose type isn't known are read as literals of SQL would be. Raises InvalidStep where the two
-    don't compare.
+    Values of a column of unknown type are read as literals of SQL. Raises InvalidStep if the two can't be compared.
     """
     theirs = _comparison(key, step=step, of="its query")
     if not on.typed:
@@ -83,7 +82,7 @@ def of_json(on: Column, *, step: str) -> Matching:
 def _comparison(column: Column, *, step: str, of: str) -> Comparison:
     if column.comparison is None:
         raise InvalidStep(
-            f"Step {step!r} can't tell whether values of {column.name!r}, a column of {of}, are equal. Cast it in the "
+            f"Step {step!r} can't compare values of {column.name!r}, a column of {of}. Cast it in the "
             "query, for example to text."
         )
     return column.comparison
@@ -111,7 +110,7 @@ def _asked_by_literal(value: Any, key: Any) -> Any:
 
 
 def _literal(value: Any) -> str | int | Decimal | bool:
-    """What a step of the user's left, or JSON has, as a literal of SQL."""
+    """A value of user code or of JSON as a literal of SQL."""
     match value:
         case int() if value.bit_length() > _MAX_BITS:
             raise ValueError("a number of so many digits can't be a key")

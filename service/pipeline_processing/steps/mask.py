@@ -5,9 +5,11 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Services
 from pipeline_processing.rows.columns import Kind
 from pipeline_processing.steps.foreign_values import text_of_any
@@ -18,7 +20,7 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 _MASK = "*"
 
 
-class MaskOptions(BaseModel):
+class MaskOptions(Part):
     """
     Which columns, and how. A masked value is text; null stays null. Of a value, its text is masked: text as it is,
     anything else as the format prints it.
@@ -28,8 +30,6 @@ class MaskOptions(BaseModel):
     - `redact`: always the same text, `with`, which may be null.
     - `partial`: `*` for every character but the last `keep`; for every one where there are no more than `keep`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: tuple[str, ...] = Field(min_length=1)
     using: Literal["sha256", "hmac", "redact", "partial"]
@@ -138,5 +138,12 @@ def _partial(keep: int) -> Callable[[Any], str]:
 
 
 def _utf8(value: Any) -> bytes:
-    # A step of the user's may have left half of a surrogate pair, which is no UTF-8, but can be told from others.
+    # User code may have left half of a surrogate pair, which UTF-8 can't encode.
     return text_of_any(value).encode(errors="surrogatepass")
+
+
+PLUGIN = Plugin(
+    options=MaskOptions,
+    build=Mask,
+    description="Mask columns, in the artifacts and among the rejected rows.",
+)

@@ -1,13 +1,17 @@
-"""Step `python`: a function of the user's own."""
+"""Step `python`: calls a function of the user."""
 
 from collections.abc import Sequence
 from copy import deepcopy
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import StringConstraints
 
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS
+from pipeline_processing.steps.imported import PATH_PATTERN
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.user_function import Raised, UserFunction
 from pipeline_processing.user_code import NoException, described
@@ -34,7 +38,7 @@ class Python(Step):
         self._row_errors = context.row_errors
         self._function = UserFunction(path, step=self.name, dataset=context.dataset)
         self._conversions = [(column.name, column.natural) for column in context.columns if column.natural is not None]
-        # Values of other columns are immutable until a step of the user's has put its own there.
+        # Values of typed columns are immutable.
         self._copies_deeply = context.row_errors.tolerant and not all(column.typed for column in context.columns)
         self._copies_deeply |= context.row_errors.tolerant and not context.columns.complete
 
@@ -116,7 +120,7 @@ class Python(Step):
         return returned
 
     def _numbers(self, given: Rows, returned: Rows, batch: Batch) -> Sequence[int] | None:
-        """Which rows of the source the returned ones are; None if that can't be known, and nobody has to know it."""
+        """Numbers in the source of the returned rows; None if they can't be known and aren't needed."""
         places = _places(given, returned)
         if places is not None:
             return None if batch.numbers is None else [batch.numbers[place] for place in places]
@@ -124,13 +128,13 @@ class Python(Step):
             return None
         raise self._failed(
             batch,
-            f"got {len(given):,} rows and returned {len(returned):,}, and it can't be told which ones. With "
+            f"got {len(given):,} rows and returned {len(returned):,}, without saying which ones. With "
             "`on_row_error` skip or quarantine, return the dicts that the function got, for the rows that it keeps.",
         )
 
     def _raised(self, batch: Batch, error: Exception) -> StepFailed:
         return self._failed(
-            batch, f"raised {described(error)}. Mend the function or the rows it got, then replay the run."
+            batch, f"raised {described(error)}. Correct the function or the rows it got, then replay the run."
         )
 
     def _failed(self, batch: Batch, what: str) -> StepFailed:
@@ -149,3 +153,10 @@ def _places(given: Rows, returned: Rows) -> Sequence[int] | None:
         return known
     in_order = all(place is None or place == at for at, place in enumerate(found))
     return range(len(given)) if len(returned) == len(given) and in_order else None
+
+
+PLUGIN = Plugin(
+    options=Annotated[str, StringConstraints(pattern=PATH_PATTERN)],
+    build=Python,
+    description="Call your own code: `module:function`, list of rows → list of rows, never more than it got.",
+)

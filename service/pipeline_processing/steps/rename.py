@@ -1,7 +1,11 @@
 """Step `rename`: give columns other names."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
+from pydantic import Field
+
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import check_different
 from pipeline_processing.rows.projection import Projection
@@ -32,3 +36,10 @@ class Rename(Step):
         require_in_rows(tuple(self.names), rows, step=self.name)
         for row in rows:
             check_different([self.names.get(name, name) for name in row], step=self.name)
+
+
+PLUGIN = Plugin(
+    options=Annotated[dict[str, str], Field(min_length=1)],
+    build=Rename,
+    description="Give columns other names: old → new.",
+)

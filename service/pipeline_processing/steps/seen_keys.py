@@ -1,4 +1,4 @@
-"""Which keys have been seen, however many: in a temporary file, of which a few MiB are held in memory."""
+"""A set of any number of keys, in a temporary file of which a few MiB are held in memory."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -28,11 +28,11 @@ _NOT_WRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLIT
 
 class SeenKeys:
     """
-    A set of keys, of which only digests are kept, in a nameless SQLite database that nobody else can open and that is
-    gone when its block ends. Less than 30 bytes of disk a key, where temporary files go.
+    Keeps digests of keys in a SQLite database without a name, which no other process can open and which disappears with
+    the block. A key takes less than 30 bytes of disk.
 
-    Opening it, and adding keys, raise SettingsError where temporary files can't be made, and TransientError where there
-    is no room for them.
+    Opening it and adding keys raise SettingsError if temporary files can't be made, and TransientError if there is no
+    room for them.
     """
 
     def __init__(self, name: str) -> None:
@@ -58,13 +58,13 @@ class SeenKeys:
             self._thread.close()
 
     async def add(self, keys: Sequence[bytes]) -> list[bool]:
-        """For each key whether it is new, then not any more."""
+        """Add keys; for each, whether it is new."""
         assert self._database is not None, "used outside of its block"
         return await self._thread.run(_add, self._database, keys)
 
 
 def _opened() -> sqlite3.Connection:
-    # Its file is made at once and not when it grows, so that a run that can't have it fails before it reads a row.
+    # Its file is made now, so that a run that can't have it fails before it reads a row.
     with translated(), temporary_path() as path, _sqlite_translated():
         database = sqlite3.connect(path, isolation_level=None)
         for setting in _SETTINGS:

@@ -1,8 +1,12 @@
 """Step `select`: keep some columns."""
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline_processing.errors import InvalidStep
+from pipeline_processing.plugins import Plugin
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
@@ -34,3 +38,10 @@ def check_named_once(names: Sequence[str], *, step: str) -> None:
     """Raises InvalidStep where a column is named twice."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidStep(f"Step {step!r} names {', '.join(map(repr, twice))} twice. Name every column once.")
+
+
+PLUGIN = Plugin(
+    options=Annotated[tuple[str, ...], Field(min_length=1)],
+    build=Select,
+    description="Keep these columns, in this order.",
+)

@@ -7,11 +7,11 @@ from typing import Any
 
 import asyncpg
 
-from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
 from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.ports import Batches, Rows
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.projection import Projection
+from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, PostgresSource
 
 

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import asyncpg
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
 from pipeline_processing.aio.clock import Clock, SystemClock
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.options import UpstreamOptions
@@ -15,6 +14,7 @@ from pipeline_processing.http.pace import Paces
 from pipeline_processing.ports import Source
 from pipeline_processing.sources.http.options import HttpSourceConfig
 from pipeline_processing.sources.http.source import HttpSource
+from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from tests.contract.source.reading import RowBatches, postgres, postgres_source
 from tests.upstream_api import Asked, Handler, UpstreamApi
 

@@ -7,8 +7,8 @@ import pytest
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.errors import ExpectationFailed, InvalidStep
 from pipeline_processing.steps.dedupe import Dedupe, DedupeOptions
+from pipeline_processing.steps.expectations import Unique
 from pipeline_processing.steps.step import Batch
-from pipeline_processing.steps.unique import Unique
 from tests.contract.source.reading import postgres, postgres_source, reading
 from tests.unit.steps.step_context import context
 

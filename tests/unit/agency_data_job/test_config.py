@@ -25,14 +25,6 @@ from pipeline_processing.errors import UnknownDataset
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
 from pipeline_processing.options.limits import Percent
 from pipeline_processing.plugins import DESTINATIONS, SOURCES, STEPS, Plugin
-from pipeline_processing.steps.config import (
-    AddConfig,
-    FilterConfig,
-    PluginConfig,
-    PythonConfig,
-    RenameConfig,
-    SelectConfig,
-)
 from tests.unit.plugged import installed
 
 EXAMPLE = """
@@ -72,15 +64,15 @@ def test_an_example(path: Path):
 
     records, statuses = load_job_config(path).datasets
 
-    assert records.source.postgres.args == ("agency_id",)
-    assert records.source.postgres.statement_timeout == timedelta(hours=1)
-    assert records.steps == (
-        SelectConfig(select=("id", "name", "status")),
-        RenameConfig(rename={"name": "display_name"}),
-        AddConfig(add={"exported_by": "{run_id}", "one": 1, "half": 0.5, "yes_": True, "nothing": None}),
-        FilterConfig(filter="status != 'deleted'"),
-        PythonConfig(python="tests.unit.steps.hooks:watch"),
-    )
+    assert records.source.options.args == ("agency_id",)
+    assert records.source.options.statement_timeout == timedelta(hours=1)
+    assert [(step.kind, step.options) for step in records.steps] == [
+        ("select", ("id", "name", "status")),
+        ("rename", {"name": "display_name"}),
+        ("add", {"exported_by": "{run_id}", "one": 1, "half": 0.5, "yes_": True, "nothing": None}),
+        ("filter", "status != 'deleted'"),
+        ("python", "tests.unit.steps.hooks:watch"),
+    ]
     assert (records.format, records.compression, records.expect.min_rows) == (FormatName.CSV, Compression.ZSTD, 1)
     assert (statuses.format, statuses.compression, statuses.steps) == (FormatName.NDJSON, Compression.NONE, ())
 
@@ -90,8 +82,7 @@ def test_constants_keep_their_types(path: Path):
     path.write_text(EXAMPLE)
     step = load_job_config(path).datasets[0].steps[2]
 
-    assert isinstance(step, AddConfig)
-    assert [type(value) for value in step.add.values()] == [str, int, float, bool, type(None)]
+    assert [type(value) for value in step.options.values()] == [str, int, float, bool, type(None)]
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -100,7 +91,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown compression": ({"compression": "rar"}, "datasets.0.compression"),
     "an unknown step": ({"steps": [{"nonsense": 1}]}, r"datasets\.0\.steps\.0: unknown step; .*select, drop, rename, add"),
     "a step without a name": ({"steps": ["select"]}, r"datasets\.0\.steps\.0"),
-    "a step with two names": ({"steps": [{"select": ["a"], "filter": "a > 1"}]}, r"datasets\.0\.steps\.0.*: unknown key"),
+    "a step with two names": ({"steps": [{"select": ["a"], "filter": "a > 1"}]}, r"steps\.0: needs one key beside `timeout`, and has 'filter', 'select'"),
     "an empty step": ({"steps": [{}]}, r"datasets\.0\.steps\.0"),
     "an empty select": ({"steps": [{"select": []}]}, r"datasets\.0\.steps\.0\.select"),
     "a path that isn't one": ({"steps": [{"python": "os.system('x')"}]}, r"datasets\.0\.steps\.0\.python"),
@@ -110,7 +101,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an empty query": ({"source": {"postgres": {"query": ""}}}, "datasets.0.source.postgres.query"),
     "no source": ({"source": {}}, "datasets.0.source: unknown source; .*keys postgres, http"),
     "an unknown source": ({"source": {"mysql": {}}}, "datasets.0.source: unknown source; .*keys postgres, http"),
-    "two sources": ({"source": {"postgres": {"query": "SELECT 1"}, "http": {}}}, r"datasets\.0\.source\.http\.postgres: unknown key"),
+    "two sources": ({"source": {"postgres": {"query": "SELECT 1"}, "http": {}}}, r"datasets\.0\.source: needs one key, and has 'http', 'postgres'"),
     "a source that isn't installed": ({"source": {"acme.crm": {}}}, "datasets.0.source.*no installed package has 'acme.crm'"),
     "a step that isn't installed": ({"steps": [{"acme.geocode": {}}]}, r"datasets\.0\.steps\.0.*no installed package has 'acme.geocode'"),
     "a timeout and no step": ({"steps": [{"timeout": "1s"}]}, r"datasets\.0\.steps\.0: unknown step"),
@@ -274,7 +265,7 @@ def test_a_step_may_have_a_timeout():
     steps = dataset(steps=[{"select": ["a"], "timeout": "30s"}, {"timeout": "1m", "filter": "a > 1"}]).steps
 
     assert [step.timeout for step in steps] == [timedelta(seconds=30), timedelta(minutes=1)]
-    assert isinstance(steps[1], FilterConfig)
+    assert steps[1].kind == "filter"
 
 
 # -- destinations --------------------------------------------------------------------------------
@@ -305,7 +296,7 @@ def test_destinations_of_all_kinds():
         ([], "at least 1"),
         ([{"ftp": {}}], "unknown destination; a destination is a mapping with one of the keys s3, file, postgres"),
         ([S3, {"acme.lake": {}}], "no installed package has 'acme.lake'"),
-        ([{**S3, **FILES}], "Extra inputs"),
+        ([{**S3, **FILES}], "needs one key, and has 's3', 'file'"),
         ([{"file": {"path": "exports"}}], "must be an absolute path, not 'exports'"),
     ],
 )
@@ -360,8 +351,7 @@ def test_parts_of_other_packages(acme: AgencyJobConfig):
     (step,) = records.steps
 
     assert (records.source.kind, records.source.options) == ("acme.crm", Options(limit=1))
-    assert isinstance(step, PluginConfig)
-    assert (step.name, step.options, step.timeout) == ("acme.geocode", Options(limit=2), timedelta(seconds=5))
+    assert (step.kind, step.options, step.timeout) == ("acme.geocode", Options(limit=2), timedelta(seconds=5))
     assert acme.destinations is not None
     assert (acme.destinations[1].kind, acme.destinations[1].options) == ("acme.lake", Options(limit=3))
     assert acme.secrets == ("acme_key",)
@@ -375,25 +365,6 @@ def test_parts_of_other_packages_are_shown_as_they_were_written(acme: AgencyJobC
     assert shown["datasets"][0]["source"] == {"acme.crm": {"limit": 1, "secrets": ["acme_key"]}}
     assert shown["datasets"][0]["steps"] == [{"acme.geocode": {"limit": 2, "secrets": ["acme_key"]}, "timeout": "5s"}]
     assert AgencyJobConfig.model_validate(shown) == acme
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"steps": [{"acme.geocode": {"limit": "many"}}]}, "limit"),
-        (
-            {"steps": [{"acme.geocode": {"limit": 1}, "select": ["a"]}]},
-            "needs one key beside `timeout`, and has 'acme.geocode', 'select'",
-        ),
-        ({"source": {"acme.crm": {"limit": 1}, "postgres": {}}}, "needs one key, and has 'acme.crm', 'postgres'"),
-        ({"source": {"acme.geocode": {"limit": 1}}}, r"no installed package has 'acme\.geocode'.*there is acme\.crm"),
-    ],
-)
-@pytest.mark.usefixtures("_acme")
-def test_faults_of_parts_of_other_packages(change: dict[str, Any], message: str):
-    """Told like all others."""
-    with pytest.raises(ValidationError, match=message):
-        AgencyJobConfig.model_validate({"datasets": [{**DATASET, **change}]})
 
 
 def test_a_config_goes_through_json_and_back():

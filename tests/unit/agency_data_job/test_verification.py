@@ -95,7 +95,7 @@ def test_as_much_change_as_is_expected(most: str, before: int, written: int):
 def test_more_change_than_is_expected(most: str, before: int, written: int):
     """In either direction; the message names the run that it is compared with."""
     with pytest.raises(
-        ExpectationFailed, match=rf"{written:,} rows to write.*'r-1'.*wrote {before:,}.*{most} of.*`expect\.max_change`"
+        ExpectationFailed, match=rf"{written:,} rows.*'r-1'.*wrote {before:,}.*{most} at most.*`expect\.max_change`"
     ):
         verify(counts(written, written), Expect.model_validate({"max_change": most}), last_success(before))
 

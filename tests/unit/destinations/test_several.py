@@ -11,6 +11,7 @@ import pytest
 
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, ForeignPrefix, SettingsError
 from pipeline_processing.model import Artifact, Compression, FormatName, InlineContent, Plan, UploadRef
@@ -58,6 +59,16 @@ def plan(*destinations: str, of: str = "memory://first") -> Plan:
         manifest_key="m",
         manifest="{}",
     )
+
+
+async def test_the_primary_holds_the_manifests(three: Three) -> None:
+    """The first with objects, though tables come before it. Where nothing is published there is no store of them."""
+    await three.all.manifests.publish("m", b"{}", metadata=METADATA)
+
+    assert await three.all.manifests.exists("m")
+    assert (list(three.first.objects), list(three.second.objects)) == (["m"], [])
+    with pytest.raises(AssertionError, match="null: holds no manifests"):
+        _ = Destinations([NullDestination()]).manifests
 
 
 def test_the_first_that_holds_no_tables_is_the_primary(three: Three) -> None:

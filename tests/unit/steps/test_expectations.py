@@ -6,9 +6,8 @@ from msgspec import Raw
 from pipeline_processing.errors import ExpectationFailed, InvalidStep, UnknownColumn
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, Kind
-from pipeline_processing.steps.not_null import NotNull
+from pipeline_processing.steps.expectations import NotNull, Unique
 from pipeline_processing.steps.step import Batch
-from pipeline_processing.steps.unique import Unique
 from tests.unit.steps.step_context import batch, context
 
 COLUMNS = Columns(tuple(column_of_kind(name, Kind.NUMBER, "json") for name in ("id", "code")))

@@ -9,7 +9,7 @@ from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.add import Add
 from pipeline_processing.steps.drop import Drop
-from pipeline_processing.steps.not_null import NotNull
+from pipeline_processing.steps.expectations import NotNull
 from pipeline_processing.steps.rename import Rename
 from pipeline_processing.steps.select import Select
 from pipeline_processing.steps.step import Step

@@ -1,22 +1,20 @@
 """Artifacts to a folder: `file:///dir`."""
 
-import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
 
-from pipeline_processing.aio.shielded import shielded
-from pipeline_processing.destinations.files.errors import translated
 from pipeline_processing.destinations.files.staging import (
     STAGING,
     Folder,
+    P,
+    T,
     has_content,
     name_of_staged,
     sync_folder,
@@ -28,9 +26,6 @@ from pipeline_processing.errors import ConflictingObjects, SettingsError, Upload
 from pipeline_processing.model import Artifact, StagedFile, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 log = structlog.get_logger(__name__)
 
 
@@ -38,9 +33,8 @@ class FileDestination:
     """
     A `Destination` in a folder that exists, on a file system with hard links.
 
-    Every artifact is staged as a file, small ones too: a file costs little, and one way is simpler than
-    two. Files carry no metadata, so one is ours if it is the staged file itself or has its size and
-    SHA-256.
+    Every artifact is staged as a file, small ones too. Files carry no metadata, so one is ours if it is the staged file
+    itself or has its size and SHA-256.
     """
 
     holds_tables = False
@@ -52,13 +46,11 @@ class FileDestination:
         self.url = path.as_uri()
 
     async def verify_installation(self, installation: UUID) -> None:
-        """See `Destination`."""
         mark = await self._run("read", INSTALLATION_KEY, self._read, INSTALLATION_KEY)
         if mark is not None:
             check_mark(mark, installation=installation, url=self.url)
 
     async def mark_installation(self, installation: UUID) -> None:
-        """See `Destination`."""
         try:
             await self.publish(INSTALLATION_KEY, mark_of(installation), metadata={})
         except ConflictingObjects:
@@ -67,7 +59,6 @@ class FileDestination:
     def open(
         self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AbstractAsyncContextManager[Upload]:
-        """See `Destination`."""
         self._folder.path(key)
         return FileUpload(
             folder=self._folder,
@@ -77,7 +68,6 @@ class FileDestination:
         )
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         if not isinstance(artifact.staged, StagedFile):
             raise SettingsError(
                 f"The stored plan of {self._url(artifact.key)} was made for a bucket, not for this folder. "
@@ -86,37 +76,31 @@ class FileDestination:
         await self._run("complete", artifact.key, self._complete, artifact, artifact.staged)
 
     async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         await self._run("write", key, self._publish, key, body)
 
     async def exists(self, key: str) -> bool:
-        """See `Destination`."""
         return await self._run("look at", key, os.path.lexists, self._folder.path(key))
 
     async def abort(self, upload: UploadRef) -> None:
-        """See `Destination`."""
         await self._run("abort the upload of", upload.key, self._folder.discard, self._folder.staged(upload.upload_id))
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         await self._run("delete", artifact.key, self._delete, artifact)
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """See `Destination`. Not what `publish` stages: nobody starts that as an upload."""
+        """See `Destination`. What `publish` stages isn't an upload."""
         for key, name in await self._run("list the uploads in", STAGING, self._folder.uploads):
             yield UploadRef(key=key, upload_id=name)
 
     async def _run(self, doing: str, key: str, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        # Shielded, since a thread can't be cancelled: it would go on unseen.
-        with translated(doing=doing, url=self._url(key), folder=self._folder):
-            return await shielded(asyncio.to_thread(self._in_folder, partial(work, *args, **kwargs)))
+        return await self._folder.run(doing, self._url(key), self._in_folder, partial(work, *args, **kwargs))
 
     def _in_folder(self, work: Callable[[], T]) -> T:
         self._folder.require()
         try:
             return work()
         finally:
-            self._folder.require()  # what wasn't found may be missing only because the folder was
+            self._folder.require()  # a file may be missing only because the folder is
 
     def _complete(self, artifact: Artifact, staged_file: StagedFile) -> None:
         path, staged = self._folder.path(artifact.key), self._folder.staged(staged_file.path)
@@ -125,7 +109,7 @@ class FileDestination:
         except FileExistsError:
             if not self._is_ours(path, staged, artifact):
                 raise ConflictingObjects(self._url(artifact.key), why="its content differs") from None
-            sync_folder(path.parent)  # whoever linked it may have died before
+            sync_folder(path.parent)  # the process that linked it may have died before this
         except FileNotFoundError:
             if staged.exists():
                 raise
@@ -136,7 +120,7 @@ class FileDestination:
         self._folder.discard(staged)
 
     def _is_ours(self, path: Path, staged: Path, artifact: Artifact) -> bool:
-        # One that completes it beside us may remove the staged name at any moment, so ask for forgiveness.
+        # Another process that completes it may remove the staged name at any moment.
         with suppress(FileNotFoundError):
             if staged.samefile(path):
                 return True

@@ -1,17 +1,25 @@
 """
 Files that appear whole or not at all.
 
-Bytes are written to a hidden folder in the root, so on the same file system, and linked into place: a hard
-link fails if the name is taken, which is what If-None-Match is to S3. Everything here blocks.
+Bytes are written to a hidden folder in the root, so on the same file system, and linked into place. A hard link fails
+if the name is taken, as If-None-Match does in S3. Everything here blocks but `Folder.run`.
 """
 
+import asyncio
 import errno
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import ParamSpec, TypeVar
 from urllib.parse import quote, unquote
 
+from pipeline_processing.aio.shielded import shielded
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
+from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError, SettingsError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STAGING = ".staging"
 _LONGEST_NAME = 255
@@ -19,27 +27,65 @@ _LONGEST_NAME = 255
 _READ = 1024 * 1024
 
 
+_KINDS: Mapping[int, type[PipelineError]] = {
+    errno.ENOENT: BucketMissing,
+    errno.ENOTDIR: BucketMissing,
+    errno.EACCES: AccessDenied,
+    errno.EPERM: AccessDenied,
+    errno.EROFS: AccessDenied,
+    errno.ENAMETOOLONG: SettingsError,
+    errno.EMLINK: SettingsError,
+    errno.ENOSYS: SettingsError,
+    errno.ENOTSUP: SettingsError,
+    errno.EXDEV: SettingsError,
+    errno.ELOOP: SettingsError,
+}
+"""The folder plays the part of a bucket. Any other error (ENOSPC, EIO, ESTALE, …) may be over at the next attempt."""
+
+_REMEDIES: Mapping[type[PipelineError], str] = {
+    BucketMissing: "Create the folder, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
+    AccessDenied: "Let this service's user write there, on a file system that has hard links.",
+    SettingsError: "Choose a folder on one file system that has hard links and long names.",
+    DestinationUnavailable: "It is tried again; if it stays so, check whether the disk is full or broken.",
+}
+
+_REMEDY_OF_LOST = (
+    "The folder was there before, so it is tried again; if it stays so, mount its volume or create it, or correct "
+    "PIPELINE_DESTINATION or the job config's `destinations`."
+)
+
+
 class Folder:
     """
     A root with a staging folder in it. Raises OSError, and ValueError for a path that leads outside.
 
-    A volume may be unmounted while it is used. What is at its path then, if anything, is the folder that it was mounted
-    on, on another file system: nothing may be written there, and nothing follows from what is missing there.
+    A volume may be unmounted while it is used. Its path then leads to the folder that it was mounted on, which is on
+    another file system: nothing may be written there, and nothing follows from what is missing there.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._device: int | None = None
 
-    @property
-    def was_there(self) -> bool:
-        """Whether the root has been found."""
-        return self._device is not None
+    async def run(self, doing: str, url: str, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Run blocking work in a thread. `doing` is a verb phrase that `url` completes.
+
+        An OSError becomes a PipelineError. A cancellation waits for the thread, which can't be cancelled.
+        """
+        try:
+            return await shielded(asyncio.to_thread(work, *args, **kwargs))
+        except OSError as error:
+            kind = _KINDS.get(error.errno or 0, DestinationUnavailable)
+            remedy = _REMEDIES[kind]
+            if kind is BucketMissing and self._device is not None:  # it was there: a volume may come back
+                kind, remedy = DestinationUnavailable, _REMEDY_OF_LOST
+            raise kind(f"Can't {doing} {url}: {error.strerror or error}. {remedy}") from error
 
     def require(self) -> None:
-        """Raises FileNotFoundError unless the root is there, and on the file system where it was at first."""
+        """Raises FileNotFoundError unless the root is there, on the same file system as before."""
         device = _device_of(self.root)
-        # After it was mounted anew a volume may have another number, but it still has its mark.
+        # A volume that is mounted again may have another number, but it still has its mark.
         if self._device not in (None, device) and not (self.root / INSTALLATION_KEY).is_file():
             raise FileNotFoundError(
                 errno.ENOENT,
@@ -63,7 +109,7 @@ class Folder:
         return self.root.joinpath(*parts)
 
     def uploads(self) -> list[tuple[str, str]]:
-        """Keys and names, relative to the root, of the staged files that say what they are for."""
+        """Keys and names, relative to the root, of the staged files whose names contain a key."""
         try:
             names = sorted(os.listdir(self.root / STAGING))
         except FileNotFoundError:
@@ -107,15 +153,15 @@ def name_of_staged(key: str, *, upload: str) -> str:
     """
     What the staged file of an upload is called, relative to the root. `upload` is unique, and has no dot.
 
-    The name says the key, so that whoever finds the file can tell whose it is. A key that is too long for that is
-    left out: such a file is found by the run table only.
+    The name contains the key, so that a file that is found tells what it is for. A key that is too long is left out:
+    only the run table finds such a file.
     """
     name = f"{upload}.{quote(key, safe='/=').replace('/', '+')}"
     return f"{STAGING}/{name if len(name) <= _LONGEST_NAME else upload}"
 
 
 def _key_of(name: str) -> str:
-    """The key that a staged file's name says; empty if it says none."""
+    """The key in a staged file's name; empty if there is none."""
     return unquote(name.partition(".")[2].replace("+", "/"))
 
 

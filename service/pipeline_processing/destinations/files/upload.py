@@ -10,7 +10,6 @@ from typing import BinaryIO, Self
 import structlog
 
 from pipeline_processing.aio.shielded import shielded
-from pipeline_processing.destinations.files.errors import translated
 from pipeline_processing.destinations.files.staging import Folder, sync_folder
 from pipeline_processing.model import StagedFile, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted
@@ -20,9 +19,7 @@ log = structlog.get_logger(__name__)
 
 class FileUpload:
     """
-    Writes one staged file. Nothing is buffered here: each write is on its way to the disk before it returns.
-
-    Work in threads is shielded, since a thread can't be cancelled: the file would be closed under its hands.
+    Writes one staged file. Nothing is buffered here: each write has reached the operating system before it returns.
     """
 
     def __init__(self, *, folder: Folder, ref: UploadRef, url: str, on_started: UploadStarted) -> None:
@@ -37,13 +34,11 @@ class FileUpload:
         self._sealed = False
 
     async def __aenter__(self) -> Self:
-        with translated(doing="write", url=self._url, folder=self._folder):
-            await shielded(asyncio.to_thread(self._folder.prepare))
+        await self._folder.run("write", self._url, self._folder.prepare)
         await self._on_started(self._ref)
         try:
-            with translated(doing="write", url=self._url, folder=self._folder):
-                await shielded(asyncio.to_thread(self._create))
-        except BaseException:  # cancelled while the file was made: nobody will call __aexit__
+            await self._folder.run("write", self._url, self._create)
+        except BaseException:  # cancelled while the file was made: __aexit__ won't be called
             await shielded(asyncio.to_thread(self._close, keep=False))
             raise
         return self
@@ -54,15 +49,11 @@ class FileUpload:
         await shielded(asyncio.to_thread(self._close, keep=self._sealed and error is None))
 
     async def write(self, data: bytes) -> None:
-        """See `Upload`."""
         assert not self._sealed, "nothing can be written after seal()"
-        with translated(doing="write", url=self._url, folder=self._folder):
-            await shielded(asyncio.to_thread(self._append, data))
+        await self._folder.run("write", self._url, self._append, data)
 
     async def seal(self) -> Sealed:
-        """See `Upload`."""
-        with translated(doing="write", url=self._url, folder=self._folder):
-            await shielded(asyncio.to_thread(self._finish))
+        await self._folder.run("write", self._url, self._finish)
         self._sealed = True
         return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=StagedFile(path=self._ref.upload_id))
 
@@ -85,8 +76,7 @@ class FileUpload:
         sync_folder(self._path.parent)
 
     def _close(self, *, keep: bool) -> None:
-        # Failing here must not hide why the upload is given up; what is left behind is recorded, and gc
-        # removes it.
+        # A failure here must not hide why the upload is given up. What is left behind is recorded, and gc removes it.
         try:
             if self._file is not None:
                 self._file.close()

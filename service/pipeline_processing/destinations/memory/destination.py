@@ -27,7 +27,7 @@ class MemoryDestination:
     def __init__(
         self, *, url: str = "memory://destination", inline_limit: int = 1024 * 1024, handles: str = "upload"
     ) -> None:
-        """Handles of uploads begin with `handles`: the history tells those of several destinations apart by them."""
+        """`handles` is the prefix of uploads' handles, which must differ between destinations."""
         self.url = url
         self.objects: dict[str, tuple[bytes, Mapping[str, str]]] = {}
         """Key → bytes and metadata of what a reader can see."""
@@ -94,13 +94,13 @@ class MemoryDestination:
         return upload
 
     def store(self, upload: UploadRef, body: bytes, metadata: Mapping[str, str]) -> None:
-        """All bytes of an upload, for `seal`. Raises DestinationUnavailable if somebody has aborted it, as S3 does."""
+        """All bytes of an upload, for `seal`. Raises DestinationUnavailable if it was aborted, as S3 does."""
         if upload not in self.open_uploads:
             raise DestinationUnavailable(f"The upload of {self._url(upload.key)} is gone.")
         self._stored[upload.upload_id] = (body, dict(metadata))
 
     def inlines(self, size: int, *, room: bool) -> bool:
-        """Whether so many bytes go into the plan. Nothing takes no room there."""
+        """Whether so many bytes go into the plan; no bytes always do."""
         return size < self._inline_limit if room else size == 0
 
     def _url(self, key: str) -> str:

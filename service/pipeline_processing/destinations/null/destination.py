@@ -1,4 +1,4 @@
-"""A destination that keeps nothing, and so also never has anything to publish."""
+"""A destination that keeps nothing, for dry runs."""
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +12,7 @@ _SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 
 
 class NullUpload:
-    """Counts bytes, and forgets them. The checksum is that of what it keeps."""
+    """Counts bytes and drops them. The checksum is that of nothing."""
 
     def __init__(self) -> None:
         self._size = 0
@@ -25,16 +25,16 @@ class NullUpload:
 
 
 class NullDestination:
-    """Takes every artifact and publishes none: a plan made of its artifacts can't be completed."""
+    """Accepts every artifact and stores none, so a plan of its artifacts can't be completed."""
 
     url = "null:"
     holds_tables = False
 
     async def verify_installation(self, installation: UUID) -> None:
-        """Nowhere is nobody's."""
+        """There is no prefix to own."""
 
     async def mark_installation(self, installation: UUID) -> None:
-        """Nowhere is nobody's."""
+        """There is no prefix to own."""
 
     @asynccontextmanager
     async def open(
@@ -44,12 +44,6 @@ class NullDestination:
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         raise AssertionError(f"{artifact.key} was written nowhere")
-
-    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        raise AssertionError(f"{key} was written nowhere")
-
-    async def exists(self, key: str) -> bool:
-        return False
 
     async def abort(self, upload: UploadRef) -> None:
         """Nothing was started."""

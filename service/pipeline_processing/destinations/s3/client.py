@@ -24,10 +24,13 @@ from pipeline_processing.destinations.s3.objects import (
     creation_arguments,
     sha256_of,
 )
-from pipeline_processing.destinations.s3.options import S3ObjectOptions
+from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3ObjectOptions
 from pipeline_processing.destinations.s3.session import AddressingStyle, AssumedRole, Keys, Learned, open_client
 from pipeline_processing.errors import BucketMissing, DestinationUnavailable, PipelineError
 from pipeline_processing.model import UploadedPart, UploadRef
+from pipeline_processing.settings.settings import S3Settings
+
+AS_THE_SETTINGS_SAY = S3ConnectionOptions()
 
 # Limits all tries together. botocore limits each one, but not while it sends.
 _CALL_SECONDS = 90.0
@@ -267,3 +270,25 @@ class S3Client:
         check_answer(answer, needs=needs, doing=doing, url=url)
         self._seen.add(bucket)
         return answer
+
+
+def s3_client(
+    settings: S3Settings,
+    options: S3ConnectionOptions = AS_THE_SETTINGS_SAY,
+    *,
+    learned: Learned = lambda secrets: None,
+) -> S3Client:
+    """The pool that the settings and a destination's own options describe; `learned` as in `S3Client`."""
+    role = options.role_arn and AssumedRole(
+        arn=options.role_arn, session_name=options.role_session_name, external_id=options.external_id
+    )
+    return S3Client(
+        endpoint_url=options.endpoint_url or settings.endpoint_url,
+        region=options.region or settings.region,
+        access_key_id=settings.access_key_id.get_secret_value() if settings.access_key_id else None,
+        secret_access_key=settings.secret_access_key,
+        session_token=settings.session_token,
+        addressing_style=options.addressing_style or settings.addressing_style,
+        role=role or None,
+        learned=learned,
+    )

@@ -1,14 +1,21 @@
-"""The `s3` destination as a job config writes it: where objects go, with which access, and what they are given."""
+"""Destination `s3`: where objects go, with which access, and what they are created with."""
 
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from pipeline_processing.options.locations import parse_location
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
+from pipeline_processing.ports import BuildContext, Destination
 from pipeline_processing.settings import values
+
+if TYPE_CHECKING:
+    from pipeline_processing.settings.settings import Settings
 
 StorageClass = Literal[
     "STANDARD",
@@ -22,7 +29,7 @@ StorageClass = Literal[
 ]
 """AWS's names, but for those that a bucket of its own kind brings with it: Express One Zone, Outposts, Snow, FSx, …"""
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Classes whose objects can be looked at, and not be read before they are restored."""
+"""Classes whose objects can't be read before they are restored."""
 
 RoleArn = Annotated[
     str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::([0-9]{12})?:role/[A-Za-z0-9_+=,.@/-]+$", max_length=2048)
@@ -35,7 +42,7 @@ _LONGEST: Mapping[str, str] = {"agency_id": "9" * 19, "run_id": "r" * 128}
 
 
 def _check_tag(key: str, value: str) -> None:
-    """AWS's rules; a run's own values always keep them, by what a run id may be. Raises ValueError."""
+    """AWS's rules, which values of a run always keep. Raises ValueError."""
     longest = _PLACEHOLDER.sub(lambda found: _LONGEST[found[1]], value)
     if "{" in longest or "}" in longest:
         raise ValueError(f"the tag {key!r} may hold {{agency_id}} and {{run_id}}, and no other braces")
@@ -64,11 +71,7 @@ def _checked_tags(tags: dict[str, str]) -> dict[str, str]:
     return tags
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class S3ObjectOptions(_Part):
+class S3ObjectOptions(Part):
     """What every object is created with; what isn't set is the bucket's own default."""
 
     storage_class: StorageClass | None = Field(
@@ -106,7 +109,7 @@ class S3ObjectOptions(_Part):
         }
 
 
-class S3ConnectionOptions(_Part):
+class S3ConnectionOptions(Part):
     """Which server, and as whom. What isn't set is as PIPELINE_S3__* say."""
 
     region: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,63}$")] | None = Field(
@@ -138,6 +141,12 @@ class S3ConnectionOptions(_Part):
 class S3DestinationConfig(S3ObjectOptions, S3ConnectionOptions):
     """A bucket and the prefix below it."""
 
+    holds_manifest: ClassVar[bool] = True
+    buffers_parts: ClassVar[bool] = True
+    guarantee: ClassVar[str] = (
+        "exactly once: whole objects under the run's own keys, none of a lost attempt, never overwritten"
+    )
+
     bucket: str
     prefix: str = ""
 
@@ -147,8 +156,30 @@ class S3DestinationConfig(S3ObjectOptions, S3ConnectionOptions):
         return self
 
     @property
-    def connection(self) -> S3ConnectionOptions:
-        """Its connection alone: equal, and of one hash, where two destinations can share a client."""
-        return S3ConnectionOptions.model_validate(
-            {name: getattr(self, name) for name in S3ConnectionOptions.model_fields}
+    def place(self) -> str:
+        """See `DestinationEntry`."""
+        return f"s3://{self.bucket}/{self.prefix.strip('/')}"
+
+
+class _S3Context(BuildContext, Protocol):
+    settings: "Settings"
+
+
+@asynccontextmanager
+async def _opened(options: S3DestinationConfig, *, context: _S3Context) -> AsyncIterator[Destination]:
+    from pipeline_processing.destinations.s3.client import s3_client
+    from pipeline_processing.destinations.s3.destination import S3Destination
+
+    async with s3_client(context.settings.s3, options, learned=context.learn) as client:
+        yield S3Destination(
+            client=client,
+            bucket=options.bucket,
+            prefix=options.prefix,
+            budget=context.limits.uploads,
+            runs=context.limits.runs,
+            uploads_per_run=context.limits.uploads_per_run,
+            options=options,
         )
+
+
+PLUGIN = Plugin(options=S3DestinationConfig, build=_opened)

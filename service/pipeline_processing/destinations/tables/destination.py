@@ -7,6 +7,7 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import asyncpg
+from pydantic import SecretStr
 
 from pipeline_processing.aio.shielded import shielded
 from pipeline_processing.destinations.installation import check_mark, mark_of
@@ -36,6 +37,16 @@ SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "60s",
 }
 """Settings that the sessions of a destination need, whatever the user's defaults are."""
+
+
+def target_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
+    """A pool of connections to the database that holds the tables."""
+    return DatabaseClient(
+        dsn=dsn.get_secret_value(),
+        unavailable=DestinationUnavailable,
+        max_size=connections,
+        server_settings=SESSION_SETTINGS,
+    )
 
 
 class PostgresDestination:
@@ -147,14 +158,6 @@ class PostgresDestination:
                 await load.complete()
         except Refused as error:
             raise TableConflict(f"{self.url}/{artifact.dataset}", why=f"Postgres refuses them: {error}") from None
-
-    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        """Never called: tables have no manifest."""
-        raise AssertionError(f"{key} can't be published among tables")
-
-    async def exists(self, key: str) -> bool:
-        """Never called: tables have no manifest."""
-        raise AssertionError(f"{key} can't be published among tables")
 
     async def abort(self, upload: UploadRef) -> None:
         """See `Destination`."""

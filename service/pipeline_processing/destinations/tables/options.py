@@ -1,14 +1,19 @@
-"""`destinations: - postgres: …` of a job config: tables that datasets are loaded into."""
+"""Destination `postgres`: tables that datasets are loaded into."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
+from pipeline_processing.ports import BuildContext, Destination
 
 _LONGEST_IDENTIFIER = 63
-"""In bytes. Postgres cuts off what is longer, and then finds another table or column."""
+"""In bytes. Postgres truncates longer names, and then finds another table or column."""
 _LOWER_CASE = r"[a-z][a-z0-9_]*"
 
 
@@ -16,11 +21,11 @@ class LoadMode(StrEnum):
     """What becomes of the rows that a table has already."""
 
     REPLACE = "replace"
-    """The agency's are deleted."""
+    """Delete the agency's."""
     MERGE = "merge"
-    """Those with the key of a new row are updated."""
+    """Update those with the key of a new row."""
     APPEND = "append"
-    """They stay, and nothing is looked for among them."""
+    """They stay."""
 
 
 def _identifier(name: str) -> str:
@@ -30,7 +35,7 @@ def _identifier(name: str) -> str:
 
 
 def _secret(name: str) -> str:
-    # Not repeated: somebody may have written the DSN itself.
+    # The message doesn't repeat it: it may be the DSN itself.
     if not re.fullmatch(_LOWER_CASE, name):
         raise ValueError(
             "must be the name of a secret, in lower case, such as warehouse_dsn: the DSN itself belongs into "
@@ -42,10 +47,25 @@ def _secret(name: str) -> str:
 Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
-class PostgresDestinationConfig(BaseModel):
+class DatasetToLoad(Protocol):
+    """What the options are checked against."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def since(self) -> str | None: ...
+
+
+class PostgresDestinationConfig(Part):
     """Tables of one schema, which must exist. Each dataset goes to one of them, all of a run's rows at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    guarantee: ClassVar[str] = (
+        "exactly once: one transaction a table, keyed by run; visible before the manifest, and not undone if that "
+        "can't be published"
+    )
 
     dsn: Annotated[str, AfterValidator(_secret)] = Field(
         description="Name of the secret that holds the DSN.", json_schema_extra={"pattern": f"^{_LOWER_CASE}$"}
@@ -84,8 +104,23 @@ class PostgresDestinationConfig(BaseModel):
         """The table that a dataset goes to, unquoted."""
         return self.tables.get(dataset, dataset)
 
+    @property
+    def place(self) -> str:
+        """See `DestinationEntry`."""
+        return f"schema {self.schema_name} of {self.dsn}"
+
+    def check(self, datasets: Sequence[DatasetToLoad]) -> None:
+        """See `DestinationEntry`."""
+        self.check_datasets([each.name for each in datasets])
+        partial = [each.name for each in datasets if each.since is not None]
+        if partial and self.mode is LoadMode.REPLACE:
+            raise ValueError(
+                f"the dataset {partial[0]!r} has `since: last_success`, and `mode: replace` of the postgres "
+                "destination would leave nothing but the last increment in its table: use `mode: merge`"
+            )
+
     def check_datasets(self, datasets: Sequence[str]) -> None:
-        """Raises ValueError unless it fits these datasets of the job config."""
+        """Raises ValueError unless the options fit datasets of these names."""
         if unknown := [name for name in self.tables if name not in datasets]:
             raise ValueError(
                 f"`tables` has {', '.join(map(repr, unknown))}, and the datasets are {', '.join(datasets)}: "
@@ -99,3 +134,15 @@ class PostgresDestinationConfig(BaseModel):
                     f"the datasets {other!r} and {dataset!r} go to the same table, {self.table_of(dataset)!r}, and "
                     "with `mode: replace` each would delete the other's rows: give each a table of its own"
                 )
+
+
+@asynccontextmanager
+async def _opened(options: PostgresDestinationConfig, *, context: BuildContext) -> AsyncIterator[Destination]:
+    from pipeline_processing.destinations.tables.destination import PostgresDestination, target_database
+
+    # A run loads one table, and reads its target beside that.
+    async with target_database(context.dsn(options.dsn), connections=2 * context.limits.runs) as database:
+        yield PostgresDestination(database=database, config=options)
+
+
+PLUGIN = Plugin(options=PostgresDestinationConfig, build=_opened)

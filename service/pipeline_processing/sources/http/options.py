@@ -1,14 +1,11 @@
-"""The part of the job config that describes a source of the kind `http`: an API that gives pages of JSON records."""
+"""Source `http`: an API that gives pages of JSON records."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     StrictBool,
@@ -24,25 +21,28 @@ from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.http.options import UpstreamOptions, check_one
 from pipeline_processing.http.urls import UrlTemplate, encoded, with_query
 from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.options.parts import Part
+from pipeline_processing.options.templates import names_in, pieces_of
+from pipeline_processing.plugins import Plugin
+from pipeline_processing.ports import BuildContext, Source
 from pipeline_processing.rows.columns import Columns, Kind
+
+_MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""Reading a record takes many times its size, and keeps the event loop busy meanwhile."""
 
 Path = Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$")]
 """Keys of objects inside each other, with points between, e.g. `data.items`."""
 ParamName = Annotated[str, StringConstraints(min_length=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Cursor(_Part):
+class Cursor(Part):
     """Each page names the next by a cursor, which is sent back as a parameter of the query."""
 
     path: Path = Field(description="Where in the page the cursor stands; null, empty or absent on the last page.")
     param: ParamName = Field(description="Parameter to send it back in.")
 
 
-class PageNumber(_Part):
+class PageNumber(Part):
     """Pages are counted. They end with an empty one."""
 
     param: ParamName = Field("page", description="Parameter with the page's number.")
@@ -61,7 +61,7 @@ class PageNumber(_Part):
         return self
 
 
-class Pages(_Part):
+class Pages(Part):
     """How an API goes on after the first page: one of these."""
 
     next_link: Path | None = Field(
@@ -98,7 +98,7 @@ class Pages(_Part):
         return self.next_link if self.cursor is None else self.cursor.path
 
 
-class ColumnSchema(_Part):
+class ColumnSchema(Part):
     """A column of the dataset, and where in a record its value stands."""
 
     kind: Kind
@@ -112,6 +112,8 @@ def _short_or_long(column: Any) -> str:
 
 class HttpSourceConfig(UpstreamOptions):
     """An API that gives pages of JSON records."""
+
+    how_to_use_agency: ClassVar[str] = "Write {agency_id} into `url` or `query`."
 
     url: str = Field(
         description="Where to ask. May hold {agency_id}, {run_id}, {since}, {until} or {a param of the request} in "
@@ -144,7 +146,7 @@ class HttpSourceConfig(UpstreamOptions):
         for name, value in query.items():
             encoded(name)
             if isinstance(value, str):
-                _pieces(value)
+                pieces_of(value)
         return query
 
     @model_validator(mode="after")
@@ -182,15 +184,18 @@ class HttpSourceConfig(UpstreamOptions):
     def names(self) -> frozenset[str]:
         """Names of the values that the URL gets."""
         texts = (value for value in self.query.values() if isinstance(value, str))
-        return UrlTemplate(self.url).names.union(
-            name for text in texts for _, name in _pieces(text) if name is not None
-        )
+        return UrlTemplate(self.url).names.union(*map(names_in, texts))
+
+    @property
+    def uses_agency(self) -> bool:
+        """Whether the URL has `agency_id` in it."""
+        return "agency_id" in self.names
 
     def first_url(self, arguments: Mapping[str, Any]) -> str:
         """
-        Where to ask for the first page; what `pages` adds isn't there yet.
+        URL of the first page, without what `pages` adds.
 
-        Raises QueryInvalid where a name is unknown, or its value can't stand there.
+        Raises QueryInvalid if a name is unknown, or a URL can't contain its value.
         """
         template = UrlTemplate(self.url)
         values = {name: _required(name, arguments) for name in template.names}
@@ -204,21 +209,10 @@ class HttpSourceConfig(UpstreamOptions):
             raise QueryInvalid(f"In the URL {error}. Send another value for it.") from None
 
 
-def _pieces(text: str) -> list[tuple[str, str | None]]:
-    """Literal text, each with the name that follows. Raises ValueError."""
-    try:
-        pieces = list(Formatter().parse(text))
-    except ValueError as error:
-        raise ValueError(f"{text!r} can't be read: {error}. Write {{{{ and }}}} for plain braces") from None
-    if any(name is not None and (not name or spec or conversion) for _, name, spec, conversion in pieces):
-        raise ValueError(f"{text!r} must have a plain name in its braces; write {{{{ and }}}} for plain ones")
-    return [(literal, name) for literal, name, _, _ in pieces]
-
-
 def _filled(value: str | int | bool, arguments: Mapping[str, Any]) -> str | None:
     if not isinstance(value, str):
         return _text(value)
-    pieces = _pieces(value)
+    pieces = pieces_of(value)
     match pieces:
         case [("", str(name))]:
             argument = _argument(name, arguments)
@@ -254,3 +248,17 @@ def _text(value: Any) -> str:
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case _:
             return str(value)
+
+
+def _built(*, context: BuildContext) -> Source:
+    from pipeline_processing.sources.http.source import HttpSource
+
+    return HttpSource(
+        upstream=context.upstream,
+        clock=context.clock,
+        batch_bytes=context.limits.batch,
+        max_record_bytes=min(_MAX_RECORD_BYTES, context.limits.row),
+    )
+
+
+PLUGIN = Plugin(options=HttpSourceConfig, build=_built)

@@ -15,7 +15,7 @@ _LONGEST_KEY = 60
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Nothing stands at a path of the page, not even null: `key` is missing in the object at `above`."""
+    """A path of the page leads nowhere, not even to null: `key` is missing in the object at `above`."""
 
     key: str
     above: tuple[str, ...]
@@ -41,7 +41,7 @@ class JsonPage:
         is_whole = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
         self._text = JsonText(answer.read, limit=limit, is_whole=is_whole)
         self._path = tuple(records)
-        self._wanted = tuple(beside)
+        self._beside = tuple(beside)
         self._reading: bool | None = None
         self.count = 0
         """Records read so far."""
@@ -92,14 +92,14 @@ class JsonPage:
                 raise SourceDataInvalid(f"it has the key {self._path[depth]!r} twice, on the way to its records.")
         if await self._text.peek():
             raise SourceDataInvalid("something stands after its end, so it isn't JSON.")
-        if self._wanted and not self._is_found:
+        if self._beside and not self._is_found:
             # Neither path is part of the other: they are the same up to this depth.
-            depth = next(at for at, key in enumerate(self._wanted) if key != self._path[at])
-            self.found = self._absent(self._wanted, depth)
+            depth = next(at for at, key in enumerate(self._beside) if key != self._path[at])
+            self.found = self._absent(self._beside, depth)
 
     async def _find(self, depth: int) -> bool:
         """Pass the members of an object up to the value under the path's key; False at the object's end."""
-        wanted = self._wanted[depth:] if self._wanted[:depth] == self._path[:depth] else ()
+        wanted = self._beside[depth:] if self._beside[:depth] == self._path[:depth] else ()
         while True:
             key = await self._text.key()
             if len(self._keys[depth]) <= _MOST_KEYS:
@@ -108,7 +108,7 @@ class JsonPage:
                 return True
             value = await self._text.value()
             if wanted and key == wanted[0]:
-                self.found = _inside(value, self._wanted, len(self._wanted) - len(wanted) + 1)
+                self.found = _inside(value, self._beside, len(self._beside) - len(wanted) + 1)
                 self._is_found = True
             if await self._text.ended("}"):
                 return False

@@ -1,4 +1,4 @@
-"""Records of an API checked against the columns that the job config gives them, and carried from there."""
+"""Checks records of an API against the columns of the job config, and makes carried values of them."""
 
 import re
 from collections.abc import Callable, Mapping

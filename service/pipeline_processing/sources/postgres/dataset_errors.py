@@ -1,4 +1,4 @@
-"""Errors of reading one dataset: they name it, how far it was, and what to do about it here."""
+"""Errors of reading one dataset: they name it, the last row read, and the remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from pipeline_processing.postgres.errors import STANDBY_REMEDY
 
 _QUERY_CANCELLED = "57014"
 _SESSION_ENDED = (asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""The connection is closed; or about to be, where the server has said its last and the end of the stream is to come."""
+"""The connection is closed, or will be as soon as the end of the stream arrives."""
 
 
 class DatasetErrors:
     """
-    Where asyncpg's errors become this service's, for one dataset. `standby` says whether the server is one;
+    Translates asyncpg's errors into this service's, for one dataset. `standby` says whether the server is one;
     `statement_timeout` is the dataset's own.
     """
 
@@ -32,7 +32,7 @@ class DatasetErrors:
 
     @contextmanager
     def located(self, rows_read: int | None = None) -> Iterator[None]:
-        """Errors in the block name the dataset; and, once its query runs, after which row it failed."""
+        """Errors in the block name the dataset and, once its query runs, the last row read."""
         how_far = "" if rows_read is None else f", after row {rows_read:,}" if rows_read else ", before its first row"
         place = f"Dataset {self._dataset!r}{how_far}"
         try:
@@ -40,7 +40,7 @@ class DatasetErrors:
                 yield
         except TransientError as error:
             if self._standby and isinstance(error.__cause__, _SESSION_ENDED):
-                # The session was ended while it was idle, and what the server says then asyncpg keeps to itself.
+                # The session was ended while it was idle: asyncpg drops the server's message then.
                 raise StandbyConflict(
                     f"The standby {self._database.where} ended the session between two commands, as it does where "
                     f"replay needs what the snapshot sees. {STANDBY_REMEDY}"

@@ -1,4 +1,4 @@
-"""Looks rows up in a table by their keys, on a connection of its own."""
+"""Looks up rows of a table by their keys, on a connection of its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -80,7 +80,7 @@ class PostgresLookup:
         fitted = self._keys.fitted(keys)
         if not fitted:
             return []
-        if self.is_closed:  # some servers end what was idle for long
+        if self.is_closed:  # some servers end idle sessions
             await self._stack.aclose()
             await self.__aenter__()
         with self._database.translated(), without_values():
@@ -89,7 +89,7 @@ class PostgresLookup:
                 if statement.get_attributes() != self._attributes:
                     raise SourceBusy("A table of a lookup's query has been altered. The next attempt reads it anew.")
                 cursor = await statement.cursor(fitted)
-                # One more shows that there are too many; how many never matters, and they might not fit into memory.
+                # One more than allowed proves that there are too many; all of them might not fit into memory.
                 records = await cursor.fetch(len(fitted) + 1)
         if len(records) > len(fitted):
             raise StepFailed(
@@ -108,8 +108,8 @@ class PostgresLookup:
             yield
             await transaction.commit()
         except BaseException:
-            # asyncpg cancels a query that is still running before it rolls back. Limited, because the network may be
-            # what has failed.
+            # asyncpg cancels a running query before it rolls back. Limited in time, because the network may be what has
+            # failed.
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 async with asyncio.timeout(_LEAVING_SECONDS):
                     await transaction.rollback()
@@ -117,6 +117,6 @@ class PostgresLookup:
             raise
 
     def _cut_off(self) -> None:
-        """Its codecs are this lookup's; the pool opens another connection for the next."""
+        """It has this lookup's codecs, so the pool must open another connection for the next."""
         with suppress(asyncpg.InterfaceError):  # the server has ended it already
             self._connection.terminate()

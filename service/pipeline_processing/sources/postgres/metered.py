@@ -1,14 +1,14 @@
 """
 Limits a cursor's fetch in bytes, between the network and asyncpg.
 
-A fetch is limited in rows, whose size nobody knows before they come, and asyncpg keeps all of them until the last one
-has come. So the meter ends a fetch itself: once enough bytes have come it tells asyncpg that the portal is suspended,
-as the server does after the last row that was asked for. It holds back the rest and stops reading, which makes the
-server wait, until the next fetch. asyncpg sends an Execute with every fetch, so the server then owes more answers than
-asyncpg knows of; the meter joins them into one.
+A fetch asks for a number of rows, whose size is unknown, and asyncpg keeps all of them until the last one has arrived.
+So the meter ends a fetch itself: once enough bytes have arrived, it tells asyncpg that the portal is suspended, as the
+server does after the last row asked for. It holds back the rest until the next fetch and stops reading, so that the
+server waits. asyncpg sends an Execute with every fetch, so the server then owes more answers than asyncpg knows of. The
+meter joins them into one.
 
-A row that is larger than a whole fetch should be draws its bytes from a budget before it is read. Nobody who holds such
-bytes waits for more of them: its batch has one such row, and the next fetch begins when that batch is done with.
+A row that is larger than a whole fetch should be draws its bytes from a budget before it is read. This can't deadlock:
+its batch has only one such row, and the next fetch begins after the batch is done with.
 
 Messages: https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
@@ -30,9 +30,9 @@ class Meter(asyncio.Protocol):
     """
     Passes on what the server sends, and ends fetches that bring more than `fetch_bytes` after the row before.
 
-    A fetch below that costs nothing a row: its messages are looked at only once it has grown beyond. A row of more than
-    `max_row_bytes` ends the connection before it is read; then `too_large` is its size. One of more than `fetch_bytes`
-    is drawn from `budget`.
+    Smaller fetches cost nothing per row: the meter parses messages only once a fetch exceeds the limit. A row of more
+    than `max_row_bytes` ends the connection before it is read; then `too_large` is its size. One of more than
+    `fetch_bytes` is drawn from `budget`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Meter(asyncio.Protocol):
         self._most_rows = self._rows = self._bytes = 0
         self._metering = False
         self._passed: list[bytes] = []
-        """What this fetch has brought, while nobody has looked at its messages."""
+        """The chunks of this fetch, while its messages aren't parsed."""
         self._walking = False
         self._held = bytearray()
         self._passed_of_held = 0
@@ -100,12 +100,12 @@ class Meter(asyncio.Protocol):
         return self._drawn > 0
 
     def give_back(self) -> None:
-        """What the last fetch has brought is worked off."""
+        """The rows of the last fetch are done with."""
         drawn, self._drawn = self._drawn, 0
         self._budget.release(drawn)
 
     async def close(self) -> None:
-        """Throw away what is to come of the rows. What asyncpg asks after this gets its answer after them."""
+        """Discard the rows still to come. What asyncpg asks next is answered after them."""
         if self._drawing is not None:
             self._drawing.cancel()
             await asyncio.gather(self._drawing, return_exceptions=True)
@@ -151,7 +151,7 @@ class Meter(asyncio.Protocol):
     # -- message by message ----------------------------------------------------------------------
 
     def _begin_walking(self) -> None:
-        """Find out where in its messages the fetch is."""
+        """Begin to parse messages: find out where in them the fetch is."""
         passed = b"".join(self._passed)
         self._passed.clear()
         self._metering, self._bytes = False, len(passed)
@@ -237,8 +237,8 @@ class Meter(asyncio.Protocol):
 
     def _to_pass(self, kind: int, message: bytes, *, begun: int) -> bytes:
         """
-        What asyncpg gets of a message that isn't a row: of several answers the first error, and the last end. Of one
-        that has begun it has so many bytes already.
+        What asyncpg gets of a message that isn't a row: of several answers the first error, and the last end. It has
+        the first `begun` bytes of the message already.
         """
         if kind == _READY:
             self._owed -= 1

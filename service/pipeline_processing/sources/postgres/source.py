@@ -9,15 +9,17 @@ from typing import Any
 
 import asyncpg
 import structlog
+from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.source_config import PostgresSourceConfig
 from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.arguments import bound
 from pipeline_processing.sources.postgres.batches import CursorBatches
 from pipeline_processing.sources.postgres.dataset_errors import DatasetErrors
 from pipeline_processing.sources.postgres.metered import Meter
+from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.shape import Shape, planning, shape_of
 from pipeline_processing.sources.postgres.types import set_codecs
 
@@ -42,19 +44,28 @@ SELECT CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), coalesce(
        pg_is_in_recovery()
 """
 """
-A standby shows what it has replayed, however late that is. One that has just started, and replayed no commit yet, has
+A standby shows what it has replayed, which may be old. One that has just started, and replayed no commit yet, has
 everything up to the checkpoint that it started from.
 """
+
+
+def source_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
+    """A pool of connections that read rows, of the agencies' database or of another."""
+    return DatabaseClient(
+        dsn=dsn.get_secret_value(),
+        unavailable=SourceUnavailable,
+        max_size=connections,
+        server_settings=SESSION_SETTINGS,
+    )
 
 
 class PostgresSource:
     """
     A database with agencies' data.
 
-    A batch should hold `batch_bytes`, as far as the rows before it tell, and never holds more than twice that, unless
-    it is a single row; there are two batches at a time. A row of more than `max_row_bytes`, as Postgres sends it, is
-    refused before it is read. Of all snapshots together, rows that are larger than a batch have `large_rows_bytes` at
-    most at a time.
+    A batch should hold `batch_bytes`, judged by the rows before it, and never holds more than twice that, unless it is
+    a single row. There are two batches at a time. A row of more than `max_row_bytes`, as Postgres sends it, is refused
+    before it is read. Rows that are larger than a batch take `large_rows_bytes` at most, over all snapshots.
     """
 
     def __init__(
@@ -75,7 +86,7 @@ class PostgresSource:
         """
         One snapshot, fixed here and now. Leaving the block ends its transaction.
 
-        All queries are planned first, so that a wrong one is found before the first row of any is read.
+        All queries are planned first, so that a wrong one is found before any row is read.
         """
         async with self._database.connection() as connection:
             transaction = connection.transaction(isolation="repeatable_read", readonly=True)
@@ -98,13 +109,13 @@ class PostgresSource:
                 )
             finally:
                 try:
-                    # asyncpg cancels a query that is still running before it rolls back. Limited, because the network
-                    # may be what has failed.
+                    # asyncpg cancels a running query before it rolls back. Limited in time, because the network may be
+                    # what has failed.
                     async with asyncio.timeout(_LEAVING_SECONDS):
                         await transaction.rollback()
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                     log.debug("a snapshot was cut off", error=str(error))
-                # Its codecs are this snapshot's; the pool opens another connection for the next.
+                # It has this snapshot's codecs, so the pool must open another one for the next.
                 with suppress(asyncpg.InterfaceError):  # the server has ended it already
                     connection.terminate()
 
@@ -147,7 +158,7 @@ class PostgresSnapshot:
         self.taken_at = taken_at
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
-        """What the dataset's query gives, as steps see it."""
+        """See `ports.Snapshot`."""
         return self._datasets[dataset].shape.carried(carry)[0]
 
     @asynccontextmanager
@@ -155,8 +166,8 @@ class PostgresSnapshot:
         """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
         columns, query = opened.shape.carried(carry)
-        # After an error the whole snapshot ends. Else rolling back closes the cursor, and heals the transaction where
-        # a fetch was cancelled.
+        # After an error the whole snapshot ends. If not, rolling back closes the cursor, and makes the transaction
+        # usable again after a cancelled fetch.
         savepoint = self._connection.transaction()
         with opened.errors.located():
             values = bound(opened.config.args, opened.shape.parameters, arguments)

@@ -1,10 +1,10 @@
 """
 How each Postgres type is carried, so that what is written equals what Postgres itself would print.
 
-A value is carried in the form that the artifact's format needs: "json" (as in `row_to_json`) or "text" (as in
-`COPY`). Types in the table below get there by a codec of the connection, from the text that Postgres sends. Every
-other type (arrays, composites, ranges, intervals, types of extensions, …) is rendered by Postgres, by an expression
-around the column; so a type's own cast to json is honoured, and nothing has to be known about it here.
+A value is carried in the form that the artifact's format needs: "json" (as in `row_to_json`) or "text" (as in `COPY`).
+For types in the table below, a codec of the connection makes it of the text that Postgres sends. Postgres itself
+renders all other types (arrays, composites, ranges, intervals, types of extensions, …), by an expression around the
+column. So a type's own cast to json is honoured, and nothing has to be known about it here.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,8 +53,8 @@ _KINDS: Mapping[str, Kind] = {
     "jsonb": Kind.JSON,
 }
 
-# A number is carried as it is, also NaN and the infinities, which JSON doesn't have: the format puts those in quotes,
-# as Postgres does. One look at a whole batch costs less than one at each value, and Raw is called without Python.
+# Numbers are carried as they are, also NaN and the infinities, which JSON doesn't have: the format quotes those, as
+# Postgres does. Searching a whole batch is cheaper than checking each value, and Raw is called without Python code.
 _json_number = Raw
 
 

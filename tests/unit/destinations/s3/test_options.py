@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3DestinationConfig, S3ObjectOptions
+from pipeline_processing.destinations.s3.options import S3DestinationConfig, S3ObjectOptions
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234"
 ROLE = "arn:aws:iam::123456789012:role/path/exporter"
@@ -141,12 +141,3 @@ def test_an_object_of_all_runs_has_the_tags_of_all_runs() -> None:
     """Those with placeholders have nothing to say of it."""
     options = S3ObjectOptions(tags={"team": "data", "run": "{run_id}", "both": "{agency_id} {run_id}"})
     assert options.tags_for({}) == {"team": "data"}
-
-
-def test_destinations_that_can_share_a_client() -> None:
-    """By their connection alone, which has a hash."""
-    first = s3(region="eu-west-1", role_arn=ROLE, tags={"a": "b"})
-    second = s3(bucket="others", region="eu-west-1", role_arn=ROLE, sse="AES256")
-    assert {first.connection: 1}[second.connection] == 1
-    assert first.connection != s3(region="eu-west-1").connection
-    assert type(first.connection) is S3ConnectionOptions

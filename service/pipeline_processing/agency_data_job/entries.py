@@ -1,0 +1,76 @@
+"""Sources and destinations as a job config writes them, and what each kind answers about itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline_processing import plugins
+from pipeline_processing.options.entry import Entry
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
+
+
+class SourceEntry(Entry):
+    """Where a dataset's rows come from. For another package's source, the answers are defaults."""
+
+    group = plugins.SOURCES
+    noun = "source"
+    suffix = "SourceEntry"
+
+    @property
+    def needs_source_database(self) -> bool:
+        """Whether it reads the database of PIPELINE_SOURCE__DSN."""
+        return self.asked("needs_source_database", False)
+
+    @property
+    def has_infinity(self) -> bool:
+        """Whether it takes -infinity and infinity, as Postgres writes them, for a missing `since` and `until`."""
+        return self.asked("has_infinity", False)
+
+    @property
+    def uses_agency(self) -> bool:
+        """Whether its rows depend on `agency_id`."""
+        return self.asked("uses_agency", True)
+
+    @property
+    def how_to_use_agency(self) -> str:
+        """How to make them depend on it, in words."""
+        return self.asked("how_to_use_agency", "")
+
+    def columns_in(self, carry: str) -> Columns:
+        """Its columns, as far as they follow from the options, with values in the form `carry`."""
+        columns_in: Any = self.asked("columns_in", None)
+        columns: Columns = UNKNOWN_COLUMNS if columns_in is None else columns_in(carry)
+        return columns
+
+
+class DestinationEntry(Entry):
+    """Where artifacts go. Another package's destination never holds the manifest."""
+
+    group = plugins.DESTINATIONS
+    noun = "destination"
+    suffix = "DestinationEntry"
+
+    @property
+    def holds_manifest(self) -> bool:
+        """Whether it can hold the run's manifest."""
+        return self.asked("holds_manifest", False)
+
+    @property
+    def buffers_parts(self) -> bool:
+        """Whether its uploads draw from `Limits.uploads`."""
+        return self.asked("buffers_parts", False)
+
+    @property
+    def place(self) -> str | None:
+        """Two destinations with the same text are the same place; None if that is unknown."""
+        return self.asked("place", None)
+
+    @property
+    def guarantee(self) -> str:
+        """What readers can rely on, in words."""
+        return self.asked("guarantee", "what its package says")
+
+    def check(self, datasets: Sequence[Any]) -> None:
+        """Raises ValueError unless it fits the job's datasets."""
+        check: Any = self.asked("check", None)
+        if check is not None:
+            check(datasets)

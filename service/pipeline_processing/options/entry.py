@@ -1,0 +1,152 @@
+"""A step, source or destination as a job config writes it: a mapping with one key, its kind, and its options."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from pipeline_processing import plugins
+from pipeline_processing.options.parts import Part
+from pipeline_processing.plugins import Plugin
+from pipeline_processing.user_code import described, is_for_us
+
+T = TypeVar("T")
+
+
+class Entry(Part):
+    """
+    Base of `StepEntry`, `SourceEntry` and `DestinationEntry`, which name a group of plugins.
+
+    Reading one gives an instance of a class made for the kind, whose last field is named like the kind and holds the
+    options. Fields of the group's own class, such as a step's `timeout`, are keys that may stand beside the kind.
+    """
+
+    group: ClassVar[str]
+    noun: ClassVar[str]
+    """What messages call one: `step`, `source` or `destination`."""
+    suffix: ClassVar[str]
+    """How the published JSON Schema names one: `mask` → `MaskConfig`."""
+
+    kind: ClassVar[str] = ""
+    """What the job config calls it."""
+    plugin: ClassVar[Plugin]
+
+    def __init_subclass__(cls, *, kind: str = "", plugin: Plugin | None = None, **others: Any) -> None:
+        super().__init_subclass__(**others)
+        cls.kind = kind
+        if plugin is not None:
+            cls.plugin = plugin
+
+    @property
+    def options(self) -> Any:
+        """Its options, as the plugin's type has read them."""
+        return getattr(self, _field_of(type(self)))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that it needs, if its options have a property of this name."""
+        return tuple(getattr(self.options, "secrets", ()))
+
+    @property
+    def is_plugin(self) -> bool:
+        """Whether another package offers it."""
+        return plugins.is_plugin(self.kind)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the values that it uses: built-in ones, and the request's params."""
+        return frozenset(self.asked("names", ()))
+
+    def asked(self, question: str, default: T) -> T:
+        """An attribute of a built-in's options, where they have it. What another package's mean by it is unknown."""
+        return default if self.is_plugin else getattr(self.options, question, default)
+
+    # -- how pydantic reads and describes one ----------------------------------------------------
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source) if cls.kind else core_schema.no_info_plain_validator_function(cls._read)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        if not cls.kind:
+            built_in = {name: plugins.plugin(cls.group, name) for name in plugins.BUILT_IN[cls.group]}
+            kinds = [_class_of(cls, kind, plugin) for kind, plugin in built_in.items()]
+            choices = {each.kind: each.__pydantic_core_schema__ for each in (*kinds, _any_plugin(cls))}
+            return handler(core_schema.tagged_union_schema(choices, discriminator=lambda value: None))
+        described = handler(schema)
+        if cls.kind == _ANY_PLUGIN:
+            inner = handler.resolve_ref_schema(described)
+            beside = inner.setdefault("properties", {})
+            inner.pop("title")
+            inner |= {
+                "patternProperties": {r"^[^.]+\.": True},
+                "minProperties": 1,
+                "maxProperties": 1 + len(beside),
+            }
+        return described
+
+    @classmethod
+    def _read(cls, value: Any) -> Self:
+        if isinstance(value, cls):
+            return value
+        kinds = [str(key) for key in value if key not in cls.model_fields] if isinstance(value, Mapping) else []
+        if len(kinds) > 1:
+            beside = "".join(f" beside `{key}`" for key in cls.model_fields)
+            raise ValueError(f"needs one key{beside}, and has {', '.join(map(repr, kinds))}")
+        built_in = plugins.BUILT_IN[cls.group]
+        if not kinds or not (kinds[0] in built_in or plugins.is_plugin(kinds[0])):
+            raise PydanticCustomError(
+                "unknown_kind",
+                "unknown {noun}; a {noun} is a mapping with one of the keys {kinds}, or the name of another package's "
+                "{noun}, which has a dot",
+                {"noun": cls.noun, "kinds": ", ".join(built_in)},
+            )
+        plugin = plugins.plugin(cls.group, kinds[0])
+        try:
+            made: Self = _class_of(cls, kinds[0], plugin).model_validate(value)
+            return made
+        except ValueError:
+            raise
+        except BaseException as error:  # validators are the package's code
+            if is_for_us(error) or not plugins.is_plugin(kinds[0]):
+                raise
+            raise ValueError(f"{kinds[0]!r} can't check its options: {described(error)}") from error
+
+
+E_ = TypeVar("E_", bound=Entry)
+
+_ANY_PLUGIN = "plugin"
+"""The kind that represents those of other packages in the published schema."""
+
+
+@cache
+def _class_of(base: type[E_], kind: str, plugin: Plugin) -> type[E_]:
+    field = f"{kind}_" if hasattr(base, kind) else kind  # `validate` is a method of every model
+    fields: dict[str, Any] = {field: (plugin.options, Field(alias=kind))}
+    return create_model(
+        _class_name(base, kind),
+        __base__=base,
+        __doc__=plugin.description,
+        __cls_kwargs__={"kind": kind, "plugin": plugin},
+        **fields,
+    )
+
+
+def _any_plugin(base: type[E_]) -> type[E_]:
+    doc = f"A {base.noun} of another package: its name has a dot."
+    name = _class_name(base, _ANY_PLUGIN)
+    return create_model(name, __base__=base, __doc__=doc, __cls_kwargs__={"kind": _ANY_PLUGIN})
+
+
+def _class_name(base: type[Entry], kind: str) -> str:
+    """`enrich_table` → `EnrichTableConfig`."""
+    return "".join(word.capitalize() for word in re.split(r"\W|_", kind)) + base.suffix
+
+
+def _field_of(made: type[Entry]) -> str:
+    return next(reversed(made.model_fields))
