@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Compiled modules are kept, whatever the environment says: tests start the command line hundreds of times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit lint types schemas check-schemas bench lock clean
+.PHONY: help install demo test test-long unit coverage mutants lint types schemas check-schemas bench lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,16 +26,36 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## The main job end to end, on real servers of its own (KEEP=1 keeps them)
 	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
 
-# Three at a time: most of the time is spent waiting for servers. Files stay together, and so do their fixtures.
+# Three at a time: most of the time is spent waiting for servers. Files stay together, and so do their fixtures. They
+# come in their order, so that long files are not the last ones.
+PARALLEL := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some; SERVERS=containers: on Docker
-	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),--numprocesses=3 --dist=loadfile)
+	@$(if $(ARGS)$(SERVERS),,$(BIN)/python -m tests.kafka_startup)
+	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),$(PARALLEL)) $(if $(COVERAGE),--cov --cov-report=)
 
 unit: $(INSTALLED) ## The unit tests: no servers
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+	@$(BIN)/python -m pytest tests/unit $(or $(ARGS),--numprocesses=2 --dist=worksteal)
 
-lint: $(INSTALLED) ## Style
+# `hypothesis` marks every property test. With this profile they try many new examples.
+test-long: $(INSTALLED) ## What takes too long for every change: many more examples, rare variants
+	@$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile=long $(PARALLEL) $(ARGS)
+
+coverage: $(INSTALLED) ## Branch coverage of the package by unit and contract tests, against its floor
+	@$(BIN)/python -m pytest tests/unit tests/contract $(PARALLEL) \
+		--cov --cov-report=term-missing:skip-covered $(ARGS)
+
+# In a copy with the package beside its tests, as mutmut wants it. It remembers there what it has tried.
+MUTATION := build/mutation
+mutants: $(INSTALLED) ## Mutation testing of runs/, serving/ and formats/ (hours); ARGS="pipeline_processing.runs.lease*"
+	@mkdir -p $(MUTATION)
+	@cd $(MUTATION) && rm -rf pipeline_processing tests schemas docs
+	@cp -a service/pipeline_processing tests schemas docs pyproject.toml $(MUTATION)
+	@cd $(MUTATION) && $(CURDIR)/$(BIN)/mutmut run $(ARGS); $(CURDIR)/$(BIN)/mutmut results
+
+lint: $(INSTALLED) ## Style, and which folder imports which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
 
 types: $(INSTALLED) ## Types
 	@$(BIN)/mypy
@@ -58,5 +81,5 @@ lock: $(INSTALLED) ## Resolve requirements*.lock anew, from pyproject.toml
 		| $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-build.lock
 
 clean: ## Remove what the targets above made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis service/*.egg-info
+	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis service/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ from tests.properties import QUICK
 
 settings.load_profile(QUICK)
 # Each client of S3 reads the same megabytes of service descriptions: most of the time of opening one.
-JSONFileLoader.load_file = staticmethod(cache(JSONFileLoader().load_file))  # type: ignore[method-assign]
+JSONFileLoader.load_file = staticmethod(cache(JSONFileLoader().load_file))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,6 +16,6 @@ settings.register_profile("long", max_examples=200, deadline=None, suppress_heal
 
 
 def examples(number: int) -> settings:
-    """Try `number` examples in the long profile, and a tenth in the quick one, for tests that need more than most."""
+    """Try `number` examples in the long profile, and a tenth in the quick one."""
     share = 1 if settings.get_current_profile_name() == "long" else 10
-    return settings(max_examples=max(number // share, settings().max_examples))
+    return settings(max_examples=number // share)

@@ -15,7 +15,14 @@ from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.history.postgres.migrate import migrate
 from tests.acceptance.kafka_side import Messages
-from tests.acceptance.service import TABLES, NewService, Service
+from tests.acceptance.service import HERE, TABLES, NewService, Service
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The coverage that is measured is that of the other tests; measuring the forked processes would slow them down."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session")

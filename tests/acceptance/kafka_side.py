@@ -13,12 +13,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 from uuid import uuid4
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as RawMessage
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it is documented there
 
 from tests.watching import eventually
 
@@ -66,7 +66,7 @@ class Messages:
         self.dead_letters_topic = f"{name}.dead-letters"
         self.partitions = partitions
         self._create = create
-        self._options = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
+        self._options: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
         self._readers: dict[str, _Reader] = {}
 
     @property
@@ -103,7 +103,7 @@ class Messages:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def producer(self, **options: object) -> Producer:
+    def producer(self, **options: Any) -> Producer:
         """A producer of its own, with librdkafka's options, `_` for their dots."""
         given = {name.replace("_", "."): value for name, value in options.items()}
         return Producer({**self._options, "linger.ms": 0, **given})
@@ -126,17 +126,17 @@ class Messages:
         def stored(number: int) -> Callable[[KafkaError | None, RawMessage], None]:
             def told(error: KafkaError | None, message: RawMessage) -> None:
                 assert error is None, error
-                places[number] = (message.partition(), message.offset())
+                places[number] = place_of(message)
 
             return told
 
-        raw_headers = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
         for number, value in enumerate(values):
             self._producer.produce(
                 topic or self.requests_topic,
                 value=value if value is None or isinstance(value, bytes) else json.dumps(value).encode(),
                 key=key,
-                headers=raw_headers,
+                headers=list[tuple[str, str | bytes | None]](pairs),
                 partition=number % self.partitions if partition is None else partition,
                 on_delivery=stored(number),
             )
@@ -284,7 +284,8 @@ class _Reader:
                     raise
                 return None
 
-        return eventually(answered)[1]
+        _, end = eventually(answered) or (0, 0)
+        return end
 
     def all(self) -> list[Message]:
         ends = self.ends()
@@ -293,26 +294,38 @@ class _Reader:
             self._reached = dict.fromkeys(ends, 0)
             self._consumer.assign([TopicPartition(self.topic, partition, 0) for partition in ends])
         # The last offsets may be those of marks of transactions: only the word of the end tells that they are passed.
-        eventually(lambda: self._read() or all(self._reached[at] >= end for at, end in ends.items()))
+        eventually(lambda: self._has_read(ends))
         return list(self.found)
 
-    def _read(self) -> None:
+    def _has_read(self, ends: Mapping[int, int]) -> bool:
+        """Read on. Whether all before these offsets is read."""
         for raw in self._consumer.consume(10_000, timeout=0.02):
             error = raw.error()
+            partition, offset = place_of(raw)
             if error is None:
-                self._reached[raw.partition()] = raw.offset() + 1
+                self._reached[partition] = offset + 1
                 self.found.append(_message(raw))
             elif error.code() == KafkaError._PARTITION_EOF:
-                self._reached[raw.partition()] = raw.offset()
+                self._reached[partition] = offset
+        return all(self._reached[partition] >= end for partition, end in ends.items())
+
+
+def place_of(raw: RawMessage) -> tuple[int, int]:
+    """Partition and offset, which a message has that was stored."""
+    partition, offset = raw.partition(), raw.offset()
+    assert partition is not None
+    assert offset is not None
+    return partition, offset
 
 
 def _message(raw: RawMessage) -> Message:
+    partition, offset = place_of(raw)
     return Message(
-        topic=raw.topic(),
-        partition=raw.partition(),
-        offset=raw.offset(),
+        topic=raw.topic() or "",
+        partition=partition,
+        offset=offset,
         timestamp_ms=raw.timestamp()[1],
         key=raw.key(),
         value=raw.value(),
-        headers=tuple(raw.headers() or ()),
+        headers=tuple(cast("list[tuple[str, bytes]]", raw.headers() or [])),  # as they are read
     )

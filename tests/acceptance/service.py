@@ -380,6 +380,7 @@ NewService = Callable[..., AbstractContextManager[Service]]
 def finished(process: Process, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
     """A command that was started, at its end."""
     stdout, stderr = process.communicate(timeout=seconds)
+    assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 

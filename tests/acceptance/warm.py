@@ -100,6 +100,7 @@ def _become(
 ) -> None:
     """Never returns: runs `python COMMAND…` and ends the process."""
     code = 255
+    sys.settrace(None)  # that of coverage
     gc.freeze()  # what is ours stays ours: clients of Kafka wait for their threads when they go, which weren't forked
     try:
         nothing = os.open(os.devnull, os.O_RDONLY)

@@ -332,7 +332,7 @@ class Worker:
     @property
     def at_work(self) -> bool:
         """Also after it was drained, while an attempt hasn't unwound."""
-        return self.busy or bool(self.executor.attempts)
+        return bool(self.busy or self.executor.attempts)
 
     async def until_gone(self) -> None:
         """Work until killed or drained, or the world is over."""
@@ -543,7 +543,8 @@ class _ChangingSource:
         self._worker = worker
 
     def snapshot(self, datasets: Any) -> Any:
-        world, asked = self._worker.world, []
+        world = self._worker.world
+        asked: list[Any] = []
 
         async def around(method: str, call: Call) -> Any:
             if asked and asked[-1]["run_id"] in world.poison:

@@ -96,10 +96,6 @@ def _exact(value: Any) -> Any:
     return value if exact is None else exact(value)
 
 
-def _exact_integer(value: int) -> Any:
-    return value if value.bit_length() <= 63 else msgspec.Raw(dumps(value))
-
-
 def _exact_decimal(value: Decimal) -> Any:
     return msgspec.Raw(format(value, "f")) if value.is_finite() else non_finite(value)
 
@@ -119,8 +115,8 @@ _EXACT: dict[type, Callable[[Any], Any] | None] = {
     str: None,
     type(None): None,
     bool: None,
+    int: None,
     msgspec.Raw: None,
-    int: _exact_integer,
     Decimal: _exact_decimal,
     datetime: lambda value: time_text(value, "T"),
 }

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 from pydantic import SecretStr
@@ -100,7 +100,7 @@ class FileBackend:
 @dataclass
 class S3Backend:
     client: S3Client
-    raw: object  # an aiobotocore client, whose methods are made at run time
+    raw: Any  # an aiobotocore client, whose methods are made at run time
     bucket: str
     prefix: str = "agencies"
     keeps_metadata: bool = True
@@ -109,8 +109,8 @@ class S3Backend:
         self.budget = ByteBudget(64 * MIB)
         self.destination: Destination = self.another()
 
-    def another(self, **options: object) -> Destination:
-        defaults: dict[str, object] = {"budget": self.budget, "part_size": 5 * MIB}
+    def another(self, **options: Any) -> Destination:
+        defaults: dict[str, Any] = {"budget": self.budget, "part_size": 5 * MIB}
         return S3Destination(client=self.client, bucket=self.bucket, prefix=self.prefix, **{**defaults, **options})
 
     async def visible(self) -> set[str]:
@@ -122,7 +122,8 @@ class S3Backend:
         return await answer["Body"].read(), answer["Metadata"]
 
     async def content_type(self, key: str) -> str:
-        return (await self.raw.head_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}"))["ContentType"]
+        head = await self.raw.head_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}")
+        return str(head["ContentType"])
 
     async def pending(self) -> int:
         return len([upload async for upload in self.client.pending_uploads(bucket=self.bucket)])

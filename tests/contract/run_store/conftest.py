@@ -132,7 +132,7 @@ class MemoryBackend:
         return repr(table.records), deepcopy((table.events, table.sent, table.asked_again))
 
 
-EMPTIED = ("run_datasets", "uploads", "plans", "outbox", "run_attempts", "runs", "agencies")
+EMPTIED = ("run_datasets", "uploads", "plans", "outbox", "run_attempts", "runs", "agencies", "dead_letters")
 TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets")
 
 
@@ -211,7 +211,7 @@ def shared_schema(database: str) -> str:
 async def shared(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
     """The shared history, empty."""
     async with postgres_backend(dsn, schema) as backend:
-        emptied = "".join(f"DELETE FROM {table};" for table in (*EMPTIED, "dead_letters"))
+        emptied = "".join(f"DELETE FROM {table};" for table in EMPTIED)
         await backend.execute(f"{emptied} ALTER TABLE dead_letters ALTER COLUMN number RESTART")
         yield backend
 
@@ -245,7 +245,7 @@ if "TEST_POSTGRES_DSN" not in os.environ:
     BACKENDS |= {f"{mode}_pool": f"{mode}_pool" for mode in POOL_MODES}
 
 
-@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
+@pytest.fixture(params=BACKENDS.values(), ids=list(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> Backend:
     return MemoryBackend() if request.param == "memory" else request.getfixturevalue(request.param)
 

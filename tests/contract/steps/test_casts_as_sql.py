@@ -16,12 +16,13 @@ from pipeline_processing.expressions import decimals, documents, floats, integer
 from pipeline_processing.expressions.tokens import RESERVED
 from pipeline_processing.expressions.types import RowFault
 from tests.contract.source.reading import postgres
+from tests.properties import examples
 
 Ask = Callable[..., list[Any]]
 """A query with one column, whose parameters are lists → its rows."""
 
-# Shrinking long lists takes minutes, and the failed assertion names the one value.
-generated = settings(phases=[Phase.generate])
+# Each example is fifty values. Shrinking their list takes minutes, and the failed assertion names the one value.
+generated = settings(examples(50), phases=[Phase.generate])
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ def test_gzip_has_no_time():
 def test_damage_is_found():
     """zstd carries a checksum, as gzip always does."""
     data = bytearray(_compressed(Compression.ZSTD, PIECES))
+    assert zstandard.get_frame_parameters(bytes(data)).has_checksum
     data[-1] ^= 1
 
     with pytest.raises(zstandard.ZstdError):

@@ -77,8 +77,8 @@ class Point:
     ],
 )
 def test_values_of_steps(value: Any, document: str):
-    """What a step returned is JSON with all digits."""
-    assert encoded({"x": value}) == [f'{{"x":{document}}}']
+    """What a step returned is JSON with all digits, one line for each row."""
+    assert encoded({"x": value}, {"x": value}) == [f'{{"x":{document}}}'] * 2
 
 
 def test_untouched_values_are_written_as_they_came():

@@ -23,7 +23,8 @@ class CollectedErrors:
         for position, reason in sorted(faults.items()):
             if not self.tolerant:
                 raise StepFailed(f"Step {step!r} can't use {batch.place(position)}: {reason}")
-            self.rejected.append((batch.numbers and batch.numbers[position], reason, step))
+            number = batch.numbers[position] if batch.numbers else None
+            self.rejected.append((number, reason, step))
         return batch.kept([position not in faults for position in range(len(batch.rows))])
 
 
