@@ -122,6 +122,13 @@ def test_options_reach_the_format():
     assert new_format(FormatName.NDJSON, fixed=True, csv=options).head() == b""
 
 
+class Measured(float):
+    """A float that prints itself in another way, as numpy's do."""
+
+    def __repr__(self) -> str:
+        return f"Measured({float(self)})"
+
+
 @pytest.mark.parametrize(
     ("value", "field"),
     [
@@ -132,6 +139,7 @@ def test_options_reach_the_format():
         (1.5, "1.5"),
         (2.0, "2"),
         (-0.0, "-0"),
+        (Measured(1.5), "1.5"),
         (float("nan"), "NaN"),
         (float("-inf"), "-Infinity"),
         (Decimal("1.50"), "1.50"),
