@@ -218,7 +218,7 @@ class TransientError(RunError):
     exit_code = 75
     retryable = True
     passes: ClassVar[bool] = False
-    """Whether it ends by itself, as an outage does: such attempts don't count at first (see `retrying.py`)."""
+    """Whether it ends by itself, as an outage does: such attempts don't count at first (see `runs/failures.py`)."""
 
     def __init__(self, *args: object, retry_after: float | None = None) -> None:
         """`retry_after`: seconds to wait before the next attempt, if the server says so."""

@@ -96,6 +96,19 @@ def test_a_dry_run_needs_neither_history_nor_destination(service: Service) -> No
     assert service.listed() == []
 
 
+def test_a_dry_run_looks_back_at_the_real_history(service: Service) -> None:
+    """`since: last_success` means the same as for a run: what the last one has exported isn't read again."""
+    query = "SELECT id FROM records WHERE agency_id = $1 AND created_at >= $2"
+    config = service.job_config(one_dataset(query, args=("agency_id", "since"), since="last_success"))
+    first = service.run(SMALL, "--config", config)
+    assert first.returncode == 0, first.stderr
+
+    dry = service.run(SMALL, "--dry-run", "--config", config)
+
+    assert dry.returncode == 0, dry.stderr
+    assert completion(first)["rows_read"] > completion(dry)["rows_read"] == 0
+
+
 def test_a_query_cant_write(service: Service) -> None:
     """The snapshot is read-only: a query that would change something is refused, dry or not."""
     service.sql("CREATE SEQUENCE counter")

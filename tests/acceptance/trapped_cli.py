@@ -2,9 +2,9 @@
 The command line, with a trap: `trapped_cli.py SIGNAL@PLACE[*N] run …` sends itself the signal when it gets to the
 place for the Nth time.
 
-Places are the steps of the protocol that `after` is told, right after each; "rows", when the first rows are encoded;
-"part", when more than one part of an artifact was handed to its upload; "before complete" and "before publish", with
-the stored plan in hand; "before delete", when that plan has failed.
+Places are right after a step of the run protocol: see `AFTER` and `BEFORE`. Besides, there are "rows", when the first
+rows are encoded; "part", when more than one part of an artifact was handed to its upload; "before complete" and "before
+publish", with the stored plan in hand; "before delete", when that plan has failed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,34 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from pipeline_processing.app import one_run as app
 from pipeline_processing.cli.main import main
 from pipeline_processing.destinations.files.destination import FileDestination
 from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.tables.destination import PostgresDestination
+from pipeline_processing.history.postgres.attempts import PostgresAttempts
+from pipeline_processing.history.postgres.intake import PostgresIntake
+from pipeline_processing.history.postgres.queue import PostgresQueue
 from pipeline_processing.runs.completions import RunProgress
+from pipeline_processing.runs.executor import Reporting
 
 MORE_THAN_A_PART = 9 * 1024 * 1024
+
+DESTINATIONS = (S3Destination, FileDestination, PostgresDestination)
+AFTER = {
+    "accept": "accept",
+    "claim": "claim",
+    "prepare": "prepare",
+    "complete": "complete one",
+    "publish": "publish",
+    "succeed": "finish",
+}
+"""Method of a port → the place right after it."""
+BEFORE = {"exists": "stream", "prepare": "verify", "publish": "complete"}
+"""Method of a port → the place right before it: nothing happens between the step before and this."""
 
 
 class Trap:
@@ -34,39 +52,47 @@ class Trap:
         self.place, _, times = place.partition("*")
         self.left = int(times or 1)
 
-    def reached(self, place: str) -> None:
-        if place == self.place:
+    def reached(self, *places: str | None) -> None:
+        if self.place in places:
             self.left -= 1
             if self.left == 0:
                 os.kill(os.getpid(), self.signal)
 
-    def in_front_of(self, destination: type, method: str) -> None:
-        """Let a destination's method reach `before …` first."""
-        real = getattr(destination, method)
+    def around(self, port: type, method: str) -> None:
+        """Let a method of a port reach the places before and after it."""
+        real = getattr(port, method)
 
-        async def trapped(*arguments: Any, **options: Any) -> None:
-            # The installation's mark is published in the same way.
-            if method != "publish" or "_manifest" in arguments[1]:
-                self.reached(f"before {method}")
-            await real(*arguments, **options)
+        async def trapped(*arguments: Any, **options: Any) -> Any:
+            # The installation's mark is published in the same way as the manifest.
+            if method == "publish" and "_manifest" not in arguments[1]:
+                return await real(*arguments, **options)
+            self.reached(BEFORE.get(method), f"before {method}")
+            answer = await real(*arguments, **options)
+            self.reached(AFTER.get(method))
+            return answer
 
-        setattr(destination, method, trapped)
+        setattr(port, method, trapped)
 
-    def run_now(self, real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        on_progress = options.pop("on_progress")
+    def run_now(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def trapped(*arguments: Any, reporting: Reporting) -> Any:
+            def told(progress: RunProgress) -> None:
+                self.reached("rows")
+                if progress.bytes_written > MORE_THAN_A_PART:
+                    self.reached("part")
+                reporting.on_progress(progress)
 
-        def told(progress: RunProgress) -> None:
-            self.reached("rows")
-            if progress.bytes_written > MORE_THAN_A_PART:
-                self.reached("part")
-            on_progress(progress)
+            return real(*arguments, reporting=replace(reporting, on_progress=told))
 
-        return real(*arguments, on_progress=told, after=self.reached, **options)
+        return trapped
 
 
 trap = Trap(sys.argv[1])
-for destination in (S3Destination, FileDestination):
-    for method in ("complete", "publish", "delete"):
-        trap.in_front_of(destination, method)
-app.run_now = partial(trap.run_now, app.run_now)
+for destination in DESTINATIONS:
+    for method in ("exists", "complete", "publish", "delete"):
+        trap.around(destination, method)
+trap.around(PostgresIntake, "accept")
+trap.around(PostgresQueue, "claim")
+trap.around(PostgresAttempts, "prepare")
+trap.around(PostgresAttempts, "succeed")
+app.run_now = trap.run_now(app.run_now)
 sys.exit(main(sys.argv[2:]))

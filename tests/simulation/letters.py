@@ -17,10 +17,10 @@ from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
 from pipeline_processing.runs.store import Incoming
-from pipeline_processing.serving.intake import Intake
-from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.serving.dead_letters import DeadLetters
+from pipeline_processing.serving.intake import Intake, RequestReader
+from pipeline_processing.telemetry.health import Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.in_memory import Call, Interposed, interposed, job
 
@@ -97,18 +97,12 @@ class Letters:
 
         return Intake(
             subscribe=subscribe,
-            events=events,
-            dead_letters_topic=DEAD_LETTERS,
+            reader=RequestReader(config=self._config, config_id=self._config_id, tracer=IdsOnlyTracer()),
             runs=runs.intake,
-            letters=kept,
-            config=self._config,
-            config_id=self._config_id,
+            letters=DeadLetters(events=events, topic=DEAD_LETTERS, store=kept, clock=clock, mask=Mask()),
             clock=clock,
-            tracer=IdsOnlyTracer(),
-            mask=Mask(),
             pulse=Pulse(name, clock=clock),
-            kafka=Outage("Kafka"),
-            history=Outage("the history"),
+            servers=Servers(clock=clock),
             on_accepted=lambda: None,
         )
 

@@ -19,15 +19,18 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.asking import Backoff, Server
+from pipeline_processing.aio.clock import HistoryClock
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
-from pipeline_processing.runs.executor import Executor
+from pipeline_processing.runs.executor import DataPath, Executor, Reporting
+from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.lease import Leases
-from pipeline_processing.runs.retrying import RetryPolicy
 from pipeline_processing.runs.store import Claim, Incoming, Origin
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
@@ -291,36 +294,39 @@ class Worker:
         self._choose = world.choose
         self._paused_until = 0.0
         self._life: asyncio.Task[None] | None = None
-        clock: Any = _WorkersClock(self)
+        clock = HistoryClock(_WorkersClock(self))
         runs = interposed(world.runs, self._around_history)
         destinations: list[Any] = [InterposedDestination(each, self._around_destination) for each in world.destinations]
-        self.leases = Leases(queue=runs.queue, clock=clock, length=timedelta(seconds=LEASE))
-        self.executor = Executor(
-            worker=name,
-            runs=runs,
-            source=_ChangingSource(self),
-            services=NoServices(),
-            destinations=Destinations(destinations),
-            config=job(*DATASETS),
-            config_id=config_id,
-            leases=self.leases,
+        self.leases = Leases(
+            queue=runs.queue,
             clock=clock,
-            tracer=IdsOnlyTracer(),
-            mask=Mask(),
+            worker=name,
+            config_id=config_id,
+            length=timedelta(seconds=LEASE),
+            max_runs_per_agency=1,
+        )
+        self.executor = Executor(
+            runs=runs,
+            leases=self.leases,
+            path=DataPath(
+                config=job(*DATASETS),
+                config_id=config_id,
+                source=_ChangingSource(self),
+                services=NoServices(),
+                destinations=Destinations(destinations),
+                nowhere=Destinations([NullDestination()]),
+                max_row_bytes=1_000_000,
+            ),
+            history=Server("the history", clock=clock),
             retry=RetryPolicy(
                 max_attempts=5,
-                first_delay=0.5,
-                longest_delay=4.0,
+                backoff=Backoff(0.5, 4.0, jitter=self._choose.random),
                 patience=timedelta(seconds=5),
                 patience_for_servers=timedelta(seconds=5),
             ),
-            max_runs_per_agency=1,
-            max_row_bytes=1_000_000,
-            jitter=self._choose.random,
+            reporting=Reporting(tracer=IdsOnlyTracer(), mask=Mask(), on_progress=lambda progress: None),
             leave_seconds=10.0,
-            on_progress=lambda progress: None,
             isolated=None if isinstance(self, Child) else partial(Child, self),
-            after=lambda step: world.note(name, f"    after {step}"),
         )
 
     @property
@@ -347,9 +353,9 @@ class Worker:
         while not self.world.over:
             self.busy += 1
             try:
-                held = await self.executor.claim()
-                if held is not None:
-                    await self.executor.execute(held)
+                lease = await self.executor.claim()
+                if lease is not None:
+                    await self.executor.execute(lease)
                     continue
             except PipelineError as error:
                 self.world.note(self.name, f"!! {error}")
@@ -476,7 +482,7 @@ class Child(Worker):
         self._over: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """See `executor.IsolatedAttempt`."""
+        """See `isolated.IsolatedAttempt`."""
         self._life = asyncio.create_task(self._works())
         self._over = asyncio.create_task(self._follow())
         self._parent.children.append(self)
@@ -485,13 +491,13 @@ class Child(Worker):
         resumed.cancel()
 
     async def ended(self) -> int:
-        """See `executor.IsolatedAttempt`."""
+        """See `isolated.IsolatedAttempt`."""
         assert self._over is not None
         await asyncio.wait([self._over])
         return POISONED if self.dead else 0
 
     async def stop(self) -> None:
-        """See `executor.IsolatedAttempt`."""
+        """See `isolated.IsolatedAttempt`."""
         if self._life is not None and self._over is not None:
             self._life.cancel()
             await asyncio.wait([self._over])
@@ -499,9 +505,9 @@ class Child(Worker):
     async def _works(self) -> None:
         self.busy += 1
         try:
-            held = await self.leases.resume(self._claim)
+            lease = await self.leases.resume(self._claim)
             self._resumed.set()
-            await self.executor.execute(held)
+            await self.executor.execute(lease)
         except PipelineError as error:
             self.world.note(self.name, f"!! {error}")
         finally:

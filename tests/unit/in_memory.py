@@ -12,12 +12,15 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
+from opentelemetry.trace import Tracer
 from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.aio.clock import Clock
+from pipeline_processing.aio.asking import Backoff, Server
+from pipeline_processing.aio.clock import Clock, HistoryClock
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
+from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunRecord, RunTable
@@ -26,10 +29,10 @@ from pipeline_processing.ports import Content, LookupTable, Upload, UploadStarte
 from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
 from pipeline_processing.runs.completions import RunCompletion, RunProgress
-from pipeline_processing.runs.executor import Attempted, Executor, Isolated
-from pipeline_processing.runs.history_clock import HistoryClock
+from pipeline_processing.runs.executor import DataPath, Executor, Reporting
+from pipeline_processing.runs.failures import Attempted, RetryPolicy
+from pipeline_processing.runs.isolated import Isolated
 from pipeline_processing.runs.lease import Leases
-from pipeline_processing.runs.retrying import RetryPolicy
 from pipeline_processing.runs.run_now import RunNow
 from pipeline_processing.runs.store import Incoming, Origin, RunStore
 from pipeline_processing.telemetry.masking import Mask
@@ -268,6 +271,11 @@ class NoServices:
 # -- the service ---------------------------------------------------------------------------------
 
 
+def without_jitter() -> Backoff:
+    """A run's pauses, of which a test knows the length."""
+    return Backoff(1.0, 60.0, jitter=lambda: 0.0)
+
+
 @dataclass
 class Service:
     """
@@ -277,32 +285,29 @@ class Service:
 
     config: AgencyJobConfig = field(default_factory=lambda: job("small", "large", "last"))
     rows: Mapping[str, Sequence[Records]] = field(default_factory=lambda: ROWS)
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(backoff=without_jitter()))
     max_runs_per_agency: int = 1
     others: Sequence[MemoryDestination] = ()
     clock: VirtualClock = field(default_factory=VirtualClock)
     between: Between = field(default_factory=Between)
-    steps: list[str] = field(default_factory=list)
-    """What `after` was told."""
     progress: list[RunProgress] = field(default_factory=list)
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     """The arguments with which datasets were read."""
-    jitter: float = 0.0
     leave_seconds: float = 5.0
+    tracer: Tracer = field(default_factory=IdsOnlyTracer)
 
     def __post_init__(self) -> None:
         self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
         self.runs = memory_run_store(self.table)
         self.destination = MemoryDestination(inline_limit=INLINE_LIMIT)
         self.first = self.executor("first", around=self.between)
-        self.second = self.executor("second", after=lambda step: None)
+        self.second = self.executor("second")
 
     def executor(
         self,
         worker: str,
         *,
         around: Around | None = None,
-        after: Callable[[str], None] | None = None,
         lease: timedelta = LEASE,
         config_id: str = CONFIG_ID,
         isolated: Isolated | None = None,
@@ -313,38 +318,35 @@ class Service:
         clock = HistoryClock(own_clock or self.clock)
         runs = interposed(self.runs, between)
         return Executor(
-            worker=worker,
             runs=runs,
-            source=MemorySource(self.rows, clock=clock, around=between, asked=self.asked),
-            services=NoServices(),
-            destinations=self.destinations(between),
-            config=self.config,
-            config_id=config_id,
-            isolated=isolated,
-            leases=Leases(queue=runs.queue, clock=clock, length=lease, on_time=clock.hear),
-            clock=clock,
-            tracer=IdsOnlyTracer(),
-            mask=Mask(),
+            leases=Leases(
+                queue=runs.queue,
+                clock=clock,
+                worker=worker,
+                config_id=config_id,
+                length=lease,
+                max_runs_per_agency=self.max_runs_per_agency,
+            ),
+            path=DataPath(
+                config=self.config,
+                config_id=config_id,
+                source=MemorySource(self.rows, clock=clock, around=between, asked=self.asked),
+                services=NoServices(),
+                destinations=self.destinations(between),
+                nowhere=Destinations([NullDestination()]),
+                max_row_bytes=1_000_000,
+            ),
+            history=Server("the history", clock=clock),
             retry=self.retry,
-            max_runs_per_agency=self.max_runs_per_agency,
-            max_row_bytes=1_000_000,
-            jitter=lambda: self.jitter,
+            reporting=Reporting(tracer=self.tracer, mask=Mask(), on_progress=self.progress.append),
             leave_seconds=self.leave_seconds,
-            on_progress=self.progress.append,
-            after=self.steps.append if after is None else after,
+            isolated=isolated,
         )
 
     def run_now(self) -> RunNow:
         """The `run` command's own, with the first worker."""
-        return RunNow(
-            runs=interposed(self.runs, self.between),
-            executor=self.first,
-            destinations=self.destinations(self.between),
-            clock=self.clock,
-            retry=self.retry,
-            jitter=lambda: self.jitter,
-            after=self.steps.append,
-        )
+        runs = interposed(self.runs, self.between)
+        return RunNow(runs=runs, executor=self.first, clock=self.clock, retry=self.retry)
 
     def destinations(self, around: Around) -> Destinations:
         """All of them, the one with the manifest first."""

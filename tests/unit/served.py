@@ -13,14 +13,15 @@ from pipeline_processing.history.memory.letters import MemoryLetters
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
-from pipeline_processing.serving.intake import Intake
+from pipeline_processing.serving.dead_letters import DeadLetters
+from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
+from pipeline_processing.serving.serve import Parts
 from pipeline_processing.serving.serve import Service as Serve
 from pipeline_processing.serving.worker import Worker
-from pipeline_processing.telemetry.health import Health, Pulse
+from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service, interposed
 
@@ -38,9 +39,10 @@ class Served:
         self.clock = self.service.clock
         self.broker = MemoryBroker(clock=self.clock, topics=TOPICS, creates=TOPICS, may_create=may_create)
         self.of_kafka = Between()
-        self.kafka, self.history, self.storage = Outage("Kafka"), Outage("the history"), Outage("the destination")
+        self.servers = Servers(clock=self.clock)
+        self.kafka, self.history = self.servers.kafka, self.servers.history
         self.pulses = {name: Pulse(name, clock=self.clock) for name in ("intake", "worker", "outbox")}
-        self.health = Health(pulses=list(self.pulses.values()), outages=(self.kafka, self.history, self.storage))
+        self.health = Health(pulses=list(self.pulses.values()), servers=self.servers)
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         runs = interposed(self.service.runs, self.service.between)
         events: Any = LastingEvents(Interposed(self.broker, self.of_kafka), topics=self.broker)
@@ -52,8 +54,7 @@ class Served:
             topic=COMPLETIONS,
             clock=self.clock,
             pulse=self.pulses["outbox"],
-            kafka=self.kafka,
-            history=self.history,
+            servers=self.servers,
         )
         self.worker = Worker(
             executor=self.service.first,
@@ -66,35 +67,23 @@ class Served:
         )
         self.intake = Intake(
             subscribe=self._subscribe,
-            events=events,
-            dead_letters_topic=DEAD_LETTERS,
+            reader=RequestReader(config=self.service.config, config_id=CONFIG_ID, tracer=IdsOnlyTracer()),
             runs=runs.intake,
-            letters=kept,
-            config=self.service.config,
-            config_id=CONFIG_ID,
+            letters=DeadLetters(events=events, topic=DEAD_LETTERS, store=kept, clock=self.clock, mask=Mask()),
             clock=self.clock,
-            tracer=IdsOnlyTracer(),
-            mask=Mask(),
             pulse=self.pulses["intake"],
-            kafka=self.kafka,
-            history=self.history,
+            servers=self.servers,
             on_accepted=self._accepted,
         )
+        progress = ProgressEvents(events=events, topic=PROGRESS, clock=self.clock)
         self.whole = Serve(
-            intake=self.intake,
-            worker=self.worker,
-            outbox=self.outbox,
-            progress=ProgressEvents(events=events, topic=PROGRESS, clock=self.clock),
+            parts=Parts(intake=self.intake, worker=self.worker, outbox=self.outbox, progress=progress),
             runs=runs,
-            config_id=CONFIG_ID,
-            destinations=self.service.destinations(self.service.between),
+            path=self.service.first.path,
             topics=self.broker,
             requests_topic=REQUESTS,
-            clock=self.clock,
+            servers=self.servers,
             health=self.health,
-            kafka=self.kafka,
-            history=self.history,
-            storage=self.storage,
         )
 
     def _accepted(self) -> None:

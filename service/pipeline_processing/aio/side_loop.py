@@ -1,4 +1,4 @@
-"""A second event loop, in a thread of its own: for what has to go on while the main one is blocked."""
+"""A second event loop, in its own thread, for what must go on while the main one is blocked."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ _JOIN_SECONDS = 5.0
 
 
 class SideLoop:
-    """Runs coroutines beside the main event loop, for the length of its block. What they use must be theirs alone."""
+    """Runs coroutines beside the main event loop, within a block. They must share nothing with it."""
 
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()

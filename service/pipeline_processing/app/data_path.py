@@ -6,7 +6,6 @@ destinations. Part of the composition root.
 import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import SecretStr
@@ -15,12 +14,14 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJ
 from pipeline_processing.agency_data_job.identity import config_id, destination_entries
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import Clock, SystemClock
+from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
 from pipeline_processing.options.entry import Entry
-from pipeline_processing.ports import Destination, Limits, LookupTable, Services, Source, Upstream
+from pipeline_processing.ports import Destination, Limits, LookupTable, Source, Upstream
+from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.postgres.lookup import PostgresLookup
 from pipeline_processing.sources.postgres.source import source_database
@@ -30,17 +31,9 @@ from pipeline_processing.telemetry.spellings import basic_auth
 from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.user_code import user_code
 
+_DRY_CONFIG_ID = "0" * 32
+"""No worker with another job config can meet the run."""
 MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class DataPath:
-    """What an agency's rows come from, pass through, and go to."""
-
-    source: Source
-    services: Services
-    destinations: Destinations
-    config_id: str
 
 
 @asynccontextmanager
@@ -54,16 +47,40 @@ async def data_path(
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         check_temporary_files()
     async with (
-        sources(settings, config, runs=runs, mask=mask, clock=clock) as (source, services),
+        sources(settings, config, runs=runs, mask=mask, clock=clock) as (source, context),
         destinations(settings, config, runs=runs, mask=mask) as where,
     ):
-        yield DataPath(source, services, where, config_id(config, destination_entries(settings, config)))
+        yield DataPath(
+            config=config,
+            config_id=config_id(config, destination_entries(settings, config)),
+            source=source,
+            services=context,
+            destinations=where,
+            nowhere=Destinations([NullDestination()]),
+            max_row_bytes=context.limits.row,
+        )
+
+
+@asynccontextmanager
+async def dry_path(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -> AsyncIterator[DataPath]:
+    """The data path of one dry run, which needs no destination, nor its secrets."""
+    nowhere = Destinations([NullDestination()])
+    async with sources(settings, config, runs=1, mask=mask) as (source, context):
+        yield DataPath(
+            config=config,
+            config_id=_DRY_CONFIG_ID,
+            source=source,
+            services=context,
+            destinations=nowhere,
+            nowhere=nowhere,
+            max_row_bytes=context.limits.row,
+        )
 
 
 @asynccontextmanager
 async def sources(
     settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock | None = None
-) -> AsyncIterator[tuple[Source, Services]]:
+) -> AsyncIterator[tuple[Source, "Context"]]:
     """
     The sources that the job config names, and what its steps use.
 

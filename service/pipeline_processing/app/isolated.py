@@ -1,9 +1,8 @@
 """
-One attempt in a process of its own, for a run that was lost with its worker and may have been the cause. Whatever such
-a run does to its process, the other runs go on.
+Child processes for the attempts of suspect runs: see `runs/isolated.py`.
 
-This worker, the parent, sends what is to be done to the child's standard input, and keeps that open: its end tells the
-child that the parent is gone. The child, `cli/isolated_attempt.py`, sends progress to its standard output, a line of
+The parent, this worker, sends the claim to the child's standard input, and keeps that open: when it closes, the child
+knows that the parent is gone. The child, `cli/isolated_attempt.py`, writes progress to its standard output, one line of
 JSON each.
 """
 
@@ -30,32 +29,24 @@ _STOP_SECONDS = 10.0
 _CHILD = "pipeline_processing.cli.isolated_attempt"
 
 
-class IsolatedAttempts:
-    """Makes attempts in child processes, with the same settings as this one's."""
+class IsolatedAttempt:
+    """See `runs.isolated.IsolatedAttempt`. The child has the same settings, job config and mask as this process."""
 
     def __init__(
-        self, settings: Settings, config: AgencyJobConfig, *, mask: Mask, on_progress: Callable[[RunProgress], None]
+        self,
+        claim: Claim,
+        *,
+        settings: Settings,
+        config: AgencyJobConfig,
+        mask: Mask,
+        on_progress: Callable[[RunProgress], None],
     ) -> None:
-        self._settings = settings
-        self._config = config
-        self._mask = mask
-        self._on_progress = on_progress
-
-    def __call__(self, claim: Claim) -> "IsolatedAttempt":
-        work = pickle.dumps((self._settings, self._config, claim, self._mask))
-        return IsolatedAttempt(work, on_progress=self._on_progress)
-
-
-class IsolatedAttempt:
-    """See `executor.IsolatedAttempt`. `work` is what the child's standard input brings."""
-
-    def __init__(self, work: bytes, *, on_progress: Callable[[RunProgress], None]) -> None:
-        self._work = work
+        self._work = pickle.dumps((settings, config, claim, mask))
         self._on_progress = on_progress
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """See `executor.IsolatedAttempt`."""
+        """See `runs.isolated.IsolatedAttempt`."""
         try:
             self._child = child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", _CHILD),
@@ -71,7 +62,7 @@ class IsolatedAttempt:
         await child.stdout.readline()  # empty, if it has ended
 
     async def ended(self) -> int:
-        """See `executor.IsolatedAttempt`."""
+        """See `runs.isolated.IsolatedAttempt`."""
         assert self._child is not None
         reading = asyncio.ensure_future(self._read_progress())
         try:
@@ -88,7 +79,7 @@ class IsolatedAttempt:
                 self._on_progress(RunProgress.model_validate_json(line))
 
     async def stop(self) -> None:
-        """See `executor.IsolatedAttempt`. A child that takes too long is killed."""
+        """See `runs.isolated.IsolatedAttempt`. A child that takes too long is killed."""
         if self._child is None or self._child.returncode is not None:
             return
         self._child.send_signal(signal.SIGTERM)

@@ -1,36 +1,27 @@
 """
 The composition root: what knows every adapter. It builds what a command needs from the settings, and hands everything
-its dependencies. The data path is put together in `app_data.py`, `serve` in `app_serve.py`; the checks of servers stand
-in `app_checks.py`.
+its dependencies. The data path is put together in `data_path.py`, `serve` in `service.py`; the checks of servers
+are in `checks.py`.
 """
 
 import os
-import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from opentelemetry.trace import Tracer
-
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.context import RunContext
-from pipeline_processing.agency_data_job.outlet import Outlet
-from pipeline_processing.agency_data_job.processor import AgencyProcessor, OnProgress
-from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.agency_data_job.processor import LastSuccesses
+from pipeline_processing.aio.asking import Server
+from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
-from pipeline_processing.app.data_path import (
-    DataPath,
-    data_path,
-    destinations,
-    max_row_bytes,
-    sources,
-)
-from pipeline_processing.destinations.null.destination import NullDestination
-from pipeline_processing.destinations.several import Destinations
+from pipeline_processing.app.data_path import data_path, destinations, dry_path
 from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.history.memory.reads import MemoryHistory
+from pipeline_processing.history.memory.store import memory_run_store
+from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
 from pipeline_processing.history.postgres.migrate import migrate as migrate_schema
@@ -39,16 +30,13 @@ from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Events, Topics
-from pipeline_processing.model import UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.runs.completions import RunCompletion, RunProgress
-from pipeline_processing.runs.executor import Executor, Isolated
+from pipeline_processing.runs.executor import DataPath, Executor, Reporting
+from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.garbage import GarbageCollector
-from pipeline_processing.runs.history_clock import HistoryClock
-from pipeline_processing.runs.lease import Leases
-from pipeline_processing.runs.retrying import RetryPolicy
-from pipeline_processing.runs.run_now import RunNow, run_dry
+from pipeline_processing.runs.lease import Leases, Renewal
+from pipeline_processing.runs.run_now import LONGEST_WAIT, RunNow
 from pipeline_processing.runs.store import RunQueue, RunStore
 from pipeline_processing.serving.watchdog import Watchdog
 from pipeline_processing.settings.settings import Settings
@@ -56,6 +44,8 @@ from pipeline_processing.telemetry.masking import Mask
 
 _LEAVE_SECONDS = 10.0
 """How long `run` may take to hand its run back and clean up when it is interrupted."""
+_DRY_LEASE = timedelta(days=365)
+"""Nobody else could take over a dry run, so a step may block the event loop for as long as it likes."""
 
 
 def new_run_id() -> str:
@@ -64,7 +54,7 @@ def new_run_id() -> str:
 
 
 def worker_name() -> str:
-    """Who holds a lease: host, process, and a word against the reuse of process ids."""
+    """The holder of a lease: host, process, and a random word, since process ids are reused."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
@@ -97,7 +87,7 @@ def history_database(
         unavailable=HistoryUnavailable,
         max_size=connections,
         search_path=settings.history.schema_name,
-        # A process that stands still in the middle of a claim mustn't keep its agency's runs from the others.
+        # A process that hangs in the middle of a claim must not block the other runs of the agency.
         server_settings={"idle_in_transaction_session_timeout": "10s"},
         command_seconds=command_seconds,
     )
@@ -115,7 +105,7 @@ async def migrate(settings: Settings) -> list[str]:
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
-    """A worker's. Who allows a single try wants no waiting."""
+    """A worker's policy. A single attempt means no waiting."""
     attempts = settings.worker.max_attempts
     if attempts == 1:
         return RetryPolicy(max_attempts=1, patience=timedelta(), patience_for_servers=timedelta())
@@ -123,7 +113,7 @@ def retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def retry_policy_of_run(settings: Settings) -> RetryPolicy:
-    """That of the `run` command: somebody waits for it, who wants to hear soon that a server can't be reached."""
+    """The policy of the `run` command: a person waits for it, and wants to know soon that a server can't be reached."""
     return replace(retry_policy(settings), patience_for_servers=timedelta())
 
 
@@ -156,7 +146,7 @@ class Aside:
 
 @asynccontextmanager
 async def watched_aside() -> AsyncIterator[Aside]:
-    """For what must go on while this event loop is blocked, which the watchdog notices."""
+    """For what must go on while this event loop is blocked. The watchdog notices when it is."""
     async with SideLoop() as loop:
         watchdog = Watchdog()
         watching = loop.start(watchdog.watch())
@@ -168,21 +158,18 @@ async def watched_aside() -> AsyncIterator[Aside]:
 
 @asynccontextmanager
 async def leases(
-    settings: Settings, aside: Aside, *, queue: RunQueue, clock: HistoryClock, concurrency: int
+    settings: Settings, aside: Aside, *, queue: RunQueue, clock: HistoryClock, config_id: str, concurrency: int
 ) -> AsyncIterator[Leases]:
-    """
-    Leases that are renewed aside, by connections of their own: one a run, as a row may be locked for a while. The clock
-    hears the history's time with each claim.
-    """
+    """Leases that are renewed aside, by a connection of its own for each run, as a row may be locked for a while."""
     async with aside.loop.opened(history(settings, connections=concurrency)) as renewed_in:
         yield Leases(
             queue=queue,
             clock=clock,
+            worker=worker_name(),
+            config_id=config_id,
             length=timedelta(seconds=settings.worker.lease_seconds),
-            renewed_in=renewed_in.queue,
-            start_aside=aside.loop.start,
-            hangs=lambda: aside.watchdog.hangs,
-            on_time=clock.hear,
+            max_runs_per_agency=settings.worker.max_runs_per_agency,
+            renewal=Renewal(renewed_in.queue, start=aside.loop.start, hangs=lambda: aside.watchdog.hangs),
         )
 
 
@@ -190,134 +177,69 @@ async def leases(
 
 
 @asynccontextmanager
-async def run_now(
-    settings: Settings,
-    config: AgencyJobConfig,
-    *,
-    tracer: Tracer,
-    mask: Mask,
-    on_progress: Callable[[RunProgress], None],
-    after: Callable[[str], None] = lambda step: None,
-) -> AsyncIterator[RunNow]:
+async def run_now(settings: Settings, config: AgencyJobConfig, *, reporting: Reporting) -> AsyncIterator[RunNow]:
     """What the `run` command needs: the whole service but Kafka, for one run."""
     async with AsyncExitStack() as stack:
         clock, retry = HistoryClock(SystemClock()), retry_policy_of_run(settings)
         runs = await stack.enter_async_context(history(settings))
         aside = await stack.enter_async_context(watched_aside())
-        path = await stack.enter_async_context(data_path(settings, config, runs=1, mask=mask, clock=clock))
-        worker = executor(
-            settings,
-            config,
-            runs=runs,
-            leases=await stack.enter_async_context(
-                leases(settings, aside, queue=runs.queue, clock=clock, concurrency=1)
-            ),
-            path=path,
-            clock=clock,
-            tracer=tracer,
-            mask=mask,
-            retry=retry,
-            leave_seconds=_LEAVE_SECONDS,
-            on_progress=on_progress,
-            after=after,
+        path = await stack.enter_async_context(data_path(settings, config, runs=1, mask=reporting.mask, clock=clock))
+        held = await stack.enter_async_context(
+            leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1)
         )
-        yield RunNow(
-            runs=runs,
-            executor=worker,
-            destinations=path.destinations,
-            clock=clock,
-            retry=retry,
-            jitter=random.random,
-            after=after,
-        )
+        yield _run_now(runs, held, path, clock=clock, retry=retry, reporting=reporting)
 
 
-def executor(
-    settings: Settings,
-    config: AgencyJobConfig,
-    *,
-    runs: RunStore,
-    leases: Leases,
-    path: DataPath,
-    clock: HistoryClock,
-    tracer: Tracer,
-    mask: Mask,
-    retry: RetryPolicy,
-    leave_seconds: float,
-    on_progress: Callable[[RunProgress], None],
-    isolated: Isolated | None = None,
-    after: Callable[[str], None] = lambda step: None,
-) -> Executor:
-    """Works on runs with what it is given, as `Executor` has it."""
-    return Executor(
-        worker=worker_name(),
-        runs=runs,
-        source=path.source,
-        services=path.services,
-        destinations=path.destinations,
-        config=config,
-        config_id=path.config_id,
-        leases=leases,
-        clock=clock,
-        tracer=tracer,
-        mask=mask,
-        retry=retry,
-        max_runs_per_agency=settings.worker.max_runs_per_agency,
-        max_row_bytes=max_row_bytes(settings),
-        jitter=random.random,
-        leave_seconds=leave_seconds,
-        on_progress=on_progress,
-        isolated=isolated,
-        after=after,
-    )
-
-
-async def run_without_a_trace(
-    settings: Settings,
-    config: AgencyJobConfig,
-    *,
-    run: RunContext,
-    tracer: Tracer,
-    mask: Mask,
-    on_progress: OnProgress,
-) -> RunCompletion:
-    """A dry run from the command line: reads and transforms, and writes nothing at all."""
-
-    async def no_uploads(upload: UploadRef) -> None:
-        raise AssertionError("a dry run uploads nothing")
-
-    async with AsyncExitStack() as stack:
-        source, services = await stack.enter_async_context(sources(settings, config, runs=1, mask=mask))
+@asynccontextmanager
+async def dry_run(settings: Settings, config: AgencyJobConfig, *, reporting: Reporting) -> AsyncIterator[RunNow]:
+    """What `run --dry-run` needs: the same, on a run table in memory, and with a destination that keeps nothing."""
+    async with AsyncExitStack() as stack, dry_path(settings, config, mask=reporting.mask) as path:
 
         async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
-            # Opened only if it is asked for: most dry runs need no history.
-            runs = await stack.enter_async_context(history(settings))
-            return await runs.history.last_success(agency_id, dataset)
+            # Opened only when a dataset looks back: most dry runs need no history.
+            real = await stack.enter_async_context(history(settings))
+            return await real.history.last_success(agency_id, dataset)
 
-        processor = AgencyProcessor(
-            run=run,
-            source=source,
-            services=services,
-            outlet=Outlet(
-                run=run,
-                destinations=Destinations([NullDestination()]),
-                on_upload=no_uploads,
-                mask=mask,
-                max_row_bytes=max_row_bytes(settings),
-            ),
-            last_success=last_success,
-            on_progress=on_progress,
-            tracer=tracer,
+        clock = HistoryClock(SystemClock())
+        # A run that would wait for longer than a command does must fail: nobody could go on with it later.
+        retry = replace(retry_policy_of_run(settings), longest_delay=LONGEST_WAIT)
+        table = RunTable(clock=clock)
+        runs = replace(memory_run_store(table), history=_LookingBack(table, last_success))
+        held = Leases(
+            queue=runs.queue,
+            clock=clock,
+            worker=worker_name(),
+            config_id=path.config_id,
+            length=_DRY_LEASE,
+            max_runs_per_agency=1,
         )
-        return await run_dry(
-            run=run,
-            processor=processor,
-            config=config,
-            clock=SystemClock(),
-            mask=mask,
-            retry=retry_policy_of_run(settings),
-            jitter=random.random,
-        )
+        yield _run_now(runs, held, path, clock=clock, retry=retry, reporting=reporting)
+
+
+def _run_now(
+    runs: RunStore, leases: Leases, path: DataPath, *, clock: Clock, retry: RetryPolicy, reporting: Reporting
+) -> RunNow:
+    executor = Executor(
+        runs=runs,
+        leases=leases,
+        path=path,
+        history=Server("the history", clock=clock),
+        retry=retry,
+        reporting=reporting,
+        leave_seconds=_LEAVE_SECONDS,
+    )
+    return RunNow(runs=runs, executor=executor, clock=clock, retry=retry)
+
+
+class _LookingBack(MemoryHistory):
+    """The history of a dry run alone, but with the last successes of the real one."""
+
+    def __init__(self, table: RunTable, last_success: LastSuccesses) -> None:
+        super().__init__(table)
+        self._last_success = last_success
+
+    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
+        return await self._last_success(agency_id, dataset)
 
 
 # -- cleaning up ---------------------------------------------------------------------------------

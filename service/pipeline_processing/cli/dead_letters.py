@@ -142,7 +142,7 @@ async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import one_run
     from pipeline_processing.requests.redrive import DeadLetters
-    from pipeline_processing.requests.submission import patiently
+    from pipeline_processing.requests.submission import ask_brokers
 
     log_to_stderr()
     settings = current_settings()
@@ -151,7 +151,7 @@ async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
         # Letters in Kafka can be read without a history.
         kept = None if settings.history_dsn is None else await stack.enter_async_context(one_run.letters(settings))
         # Create missing topics: before the first message, show no dead letters rather than an error.
-        await patiently(topics.ensure, clock=SystemClock())
+        await ask_brokers(topics.ensure, clock=SystemClock())
         yield settings, topics, DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=kept)
 
 

@@ -1,4 +1,6 @@
-"""The child process of `app/isolated.py`: one attempt of one run. It isn't a command; `serve` starts it."""
+"""
+The child process of `app/isolated.py`: one attempt of one run. Not a command; `serve` starts it.
+"""
 
 import asyncio
 import os
@@ -11,17 +13,17 @@ from typing import BinaryIO
 import structlog
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.aio.clock import SystemClock
-from pipeline_processing.aio.patience import until_answered
-from pipeline_processing.aio.stopping import leave_seconds
+from pipeline_processing.aio.asking import Server
+from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
 from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.runs.completions import RunProgress
-from pipeline_processing.runs.history_clock import HistoryClock
+from pipeline_processing.runs.executor import ASK_AGAIN_SECONDS, Executor, Reporting
 from pipeline_processing.runs.store import Claim
+from pipeline_processing.serving.worker import leave_seconds
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.signals import Terminated
 from pipeline_processing.telemetry.logs import configure_logs
@@ -31,7 +33,8 @@ from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.exit_codes import BUG
 
 _ORPHAN_SECONDS = 15.0
-"""Time for an attempt whose parent is gone to hand its run back and clean up."""
+"""How long an attempt whose parent is gone may take to hand its run back and clean up."""
+_ME = "isolated attempt"
 
 log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
 
@@ -79,28 +82,25 @@ async def _work(
     async with (
         app.watched_aside() as aside,
         app.history(settings, connections=3) as runs,
-        app.leases(settings, aside, queue=runs.queue, clock=clock, concurrency=1) as leases,
         data_path(settings, config, runs=1, mask=mask, clock=clock) as path,
+        app.leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1) as leases,
     ):
-        executor = app.executor(
-            settings,
-            config,
+        history = Server("the history", clock=clock)
+        executor = Executor(
             runs=runs,
             leases=leases,
             path=path,
-            clock=clock,
-            tracer=telemetry.tracer,
-            mask=mask,
+            history=history,
             retry=app.retry_policy(settings),
+            reporting=Reporting(tracer=telemetry.tracer, mask=mask, on_progress=tell),
             leave_seconds=leave_seconds(settings.worker.drain_seconds),
-            on_progress=tell,
         )
         _follow_parent(cutoff)
-        # The parent renews the lease until the child does so itself.
-        clock.hear(await until_answered(runs.queue.now, clock=clock))
-        held = await until_answered(lambda: leases.resume(claim), clock=clock)
+        # Until it renews the lease itself, the parent does.
+        clock.hear(await history.ask(runs.queue.now, by=_ME, pause=ASK_AGAIN_SECONDS))
+        lease = await history.ask(lambda: leases.resume(claim), by=_ME, pause=ASK_AGAIN_SECONDS)
         progress.write(b"\n")
-        await executor.execute(held)
+        await executor.execute(lease)
 
 
 def _follow_parent(cutoff: Cutoff) -> None:

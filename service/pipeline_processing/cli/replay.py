@@ -121,7 +121,7 @@ async def _replayed(
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import one_run
     from pipeline_processing.requests.replay import carry_out, planned
-    from pipeline_processing.requests.submission import Submitter, patiently
+    from pipeline_processing.requests.submission import Submitter, ask_brokers
     from pipeline_processing.terminal.replay_plan import plan_summary
 
     clock, topic = SystemClock(), settings.kafka.requests_topic
@@ -129,7 +129,7 @@ async def _replayed(
         runs = (await stack.enter_async_context(one_run.history(settings))).history
         topics = await stack.enter_async_context(one_run.topics(settings))
         if selection.reads_topic or execute:
-            await patiently(topics.ensure, clock=clock)
+            await ask_brokers(topics.ensure, clock=clock)
         plan = await stack.enter_async_context(
             planned(selection, runs=runs, topics=topics, topic=topic, same_run=same_run)
         )

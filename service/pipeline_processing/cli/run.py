@@ -91,12 +91,10 @@ def run(
 async def _completed(
     settings: Settings, config: AgencyJobConfig, request: JobRequest, run_id: str, telemetry: Telemetry
 ) -> RunCompletion:
-    from pipeline_processing.agency_data_job.context import RunContext
-    from pipeline_processing.aio.clock import SystemClock
-    from pipeline_processing.app import one_run
+    from pipeline_processing.app import one_run as app
     from pipeline_processing.cli.context import current_mask
     from pipeline_processing.runs.completions import RunCompletion
-    from pipeline_processing.runs.totals import RunTotals
+    from pipeline_processing.runs.executor import Reporting
     from pipeline_processing.telemetry.logs import bound_run
     from pipeline_processing.telemetry.tracing import trace_ids
     from pipeline_processing.terminal.progress import shown_progress
@@ -105,19 +103,13 @@ async def _completed(
         span.set_attributes({"run_id": run_id, "agency_id": request.agency_id})
         trace_id, span_id = trace_ids(span)
         with bound_run(run_id=run_id, agency_id=request.agency_id, trace_id=trace_id):
-            if request.dry_run:
-                context = RunContext(run_id=run_id, attempt=1, trace_id=trace_id, request=request)
-                return await one_run.run_without_a_trace(
-                    settings,
-                    config.for_request(request),
-                    run=context,
-                    tracer=telemetry.tracer,
-                    mask=current_mask(),
-                    on_progress=RunTotals(context, SystemClock(), on_progress),
-                )
-            async with one_run.run_now(
-                settings, config, tracer=telemetry.tracer, mask=current_mask(), on_progress=on_progress
-            ) as runner:
+            reporting = Reporting(tracer=telemetry.tracer, mask=current_mask(), on_progress=on_progress)
+            opened = (
+                app.dry_run(settings, config.for_request(request), reporting=reporting)
+                if request.dry_run
+                else app.run_now(settings, config, reporting=reporting)
+            )
+            async with opened as runner:
                 finished = await runner.run(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
             return RunCompletion.of(finished)
 

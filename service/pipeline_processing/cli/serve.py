@@ -71,7 +71,7 @@ def _set_by_signals(
     """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`. Each starts the time limit of the cutoff."""
     import asyncio
 
-    from pipeline_processing.aio.stopping import hand_back_seconds
+    from pipeline_processing.serving.worker import hand_back_seconds
 
     def on_signal() -> None:
         if not stop.is_set():

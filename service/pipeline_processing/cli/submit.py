@@ -206,13 +206,13 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import one_run
     from pipeline_processing.requests.following import Follower
-    from pipeline_processing.requests.submission import Submitter, patiently
+    from pipeline_processing.requests.submission import Submitter, ask_brokers
 
     clock, kafka = SystemClock(), settings.kafka
     async with AsyncExitStack() as stack:
-        topics = await patiently(lambda: stack.enter_async_context(one_run.topics(settings)), clock=clock)
-        await patiently(topics.ensure, clock=clock)
-        events = await patiently(lambda: stack.enter_async_context(one_run.events(settings)), clock=clock)
+        topics = await ask_brokers(lambda: stack.enter_async_context(one_run.topics(settings)), clock=clock)
+        await ask_brokers(topics.ensure, clock=clock)
+        events = await ask_brokers(lambda: stack.enter_async_context(one_run.events(settings)), clock=clock)
         follower = Follower(topics=topics, names=kafka, clock=clock)
         if follow:
             await follower.begin()

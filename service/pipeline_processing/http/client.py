@@ -16,6 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import SecretStr
 from yarl import URL
 
+from pipeline_processing.aio.asking import Backoff, ask
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import PipelineError, SettingsError, SourceDataInvalid, UpstreamUnavailable
 from pipeline_processing.http.errors import LongWait, is_final, refusal, translated
@@ -123,24 +124,22 @@ class HttpUpstream:
             asked = check_url(with_query(url, query or {}))
         except ValueError as error:
             raise SourceDataInvalid(f"{shown(shown_as or url)} can't be asked: {error}. Correct it.") from None
-        answer = await self._with_retries(asked, _shower(asked, shown_as))
+        answer = await self._answer(asked, _shower(asked, shown_as))
         try:
             yield answer
         finally:
             answer.close()
 
-    async def _with_retries(self, url: str, show: Shower) -> HttpAnswer:
-        """Ask until there is an answer, up to the number of retries."""
-        failed = 0
-        while True:
-            try:
-                return await self._ask(url, show)
-            except PipelineError as error:
-                failed += 1
-                if failed > self._options.max_retries or is_final(error):
-                    raise
-                log.debug("retrying a request to an upstream", url=show(url), failed=failed, cause=str(error))
-            await self._clock.sleep(_pause_seconds(failed, self._jitter()))
+    async def _answer(self, url: str, show: Shower) -> HttpAnswer:
+        """Ask until there is an answer, as often as the options allow."""
+        return await ask(
+            lambda: self._ask(url, show),
+            clock=self._clock,
+            backoff=Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, jitter=self._jitter),
+            tries=self._options.max_retries + 1,
+            retry=lambda error: not is_final(error),
+            on_failure=lambda error, _: log.debug("an upstream is asked again", url=show(url), cause=str(error)),
+        )
 
     async def _ask(self, url: str, show: Shower) -> HttpAnswer:
         """Ask once, and follow redirects."""
@@ -243,11 +242,6 @@ def _moment(date: str | None) -> datetime | None:
         return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-
-
-def _pause_seconds(failed: int, jitter: float) -> float:
-    """Doubles with each failure; up to half is cut off at random, so that clients don't retry at the same time."""
-    return min(_FIRST_PAUSE_SECONDS * 2.0 ** (failed - 1), _LONGEST_PAUSE_SECONDS) * (1 - jitter / 2)
 
 
 def _access(options: UpstreamOptions, secret: Callable[[str], SecretStr]) -> dict[str, str]:

@@ -7,14 +7,14 @@ from typing import TypeVar
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE, KafkaUnavailable, RequestError
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.port import Record, Topics
-from pipeline_processing.requests.submission import Sent, patiently
+from pipeline_processing.requests.submission import Sent, ask_brokers
 from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.settings.settings import KafkaSettings
-from pipeline_processing.telemetry.outage import Outage
 
 log = structlog.get_logger(__name__)
 
@@ -51,14 +51,14 @@ class Follower:
         self._dead_letters = names.dead_letters_topic
         self._progress = names.progress_topic
         self._clock = clock
-        self._kafka = Outage("Kafka")
+        self._kafka = Server("Kafka", clock=clock)
         self._next: dict[str, dict[int, int]] = {}
         """Topic → partition → the offset to read next."""
 
     async def begin(self) -> None:
         """Remember where the topics end. Call it before sending."""
         for topic in self._ends:
-            self._next[topic] = dict(await patiently(partial(self._topics.ends, topic), clock=self._clock))
+            self._next[topic] = dict(await ask_brokers(partial(self._topics.ends, topic), clock=self._clock))
 
     async def follow(
         self,
@@ -84,7 +84,7 @@ class Follower:
                     ]
                     for record in missed:
                         self._take(record, awaited, on_progress, on_outcome)
-                    self._kafka.ended(by=_ME)
+                    self._kafka.back(by=_ME)
                     if not awaited.runs:
                         return
                     async for record in live:
@@ -92,7 +92,7 @@ class Follower:
                         if not awaited.runs:
                             return
             except KafkaUnavailable as error:
-                self._kafka.began(error, by=_ME)
+                self._kafka.away(error, by=_ME)
                 await self._clock.sleep(_PAUSE_SECONDS)
 
     def _take(

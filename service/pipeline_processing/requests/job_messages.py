@@ -17,7 +17,7 @@ from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, RunId
 from pipeline_processing.options.json_schema import RFC_3339
 from pipeline_processing.options.validation import faults_of
-from pipeline_processing.runs.completions import SOURCE
+from pipeline_processing.runs.completions import cloud_event_headers
 
 MAX_REQUEST_BYTES = 256 * 1024
 """Limit of a message's value. The largest real request needs a hundredth of it."""
@@ -117,15 +117,7 @@ def run_id_of_place(record: Record) -> str:
 def request_message(request: JobRequest, *, topic: str, now: datetime, trace_headers: Mapping[str, str]) -> Outgoing:
     """A request as a CloudEvent in binary mode. It needs a run id, which is the event's id too."""
     assert request.run_id is not None
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": request.run_id,
-        "ce_source": SOURCE,
-        "ce_type": REQUEST_TYPE,
-        "ce_time": now.isoformat(),
-        "content-type": "application/json",
-        **trace_headers,
-    }
+    headers = {**cloud_event_headers(request.run_id, type_=REQUEST_TYPE, at=now), **trace_headers}
     return Outgoing(
         topic=topic,
         key=str(request.agency_id).encode(),

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pipeline_processing.aio.clock import Clock
@@ -13,7 +14,7 @@ from pipeline_processing.model import JobRequest, Run
 from pipeline_processing.requests.job_messages import request_message
 from pipeline_processing.requests.replay_sources import Candidate, Selection, requests_in_history, requests_in_topic
 from pipeline_processing.requests.spool import Spool
-from pipeline_processing.requests.submission import Submitter, patiently
+from pipeline_processing.requests.submission import Submitter, ask_brokers
 from pipeline_processing.runs.store import RunHistory
 
 _LONGEST_RUN_ID = 128
@@ -213,5 +214,5 @@ async def carry_out(
             on_sent(len(sent))
         messages = [step.message for step in page if step.message is not None]
         if messages:
-            await patiently(lambda messages=messages: events.send(messages), clock=clock)  # type: ignore[misc]
+            await ask_brokers(partial(events.send, messages), clock=clock)
             on_sent(len(messages))

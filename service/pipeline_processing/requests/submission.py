@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from pipeline_processing.aio.asking import Backoff, ask
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.errors import InvalidRequest, KafkaUnavailable, MessageRefused
+from pipeline_processing.errors import InvalidRequest, MessageRefused
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import JobRequest
 from pipeline_processing.requests.job_messages import request_message
@@ -17,8 +19,9 @@ from pipeline_processing.requests.job_messages import request_message
 BATCH = 500
 """Requests that are sent, and told, together."""
 
-_PATIENCE_SECONDS = 5.0
-_PAUSE_SECONDS = 0.5
+_SECONDS = 5.0
+"""As long as a person likes to wait for brokers that can't be reached."""
+_BACKOFF = Backoff.constant(0.5)
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 T = TypeVar("T")
@@ -34,16 +37,9 @@ class Sent:
     """Tells this very message from any other of the same run."""
 
 
-async def patiently(ask: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
-    """Ask the brokers, for some seconds while they can't be reached: about as long as somebody likes to wait."""
-    until = clock.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            return await ask()
-        except KafkaUnavailable:
-            if clock.monotonic() >= until:
-                raise
-            await clock.sleep(_PAUSE_SECONDS)
+async def ask_brokers(call: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
+    """Call the brokers, again for some seconds while they can't be reached. Raises KafkaUnavailable."""
+    return await ask(call, clock=clock, backoff=_BACKOFF, within=_SECONDS)
 
 
 class Submitter:
@@ -69,7 +65,7 @@ class Submitter:
         spans = [self._span(request) for request in requests]
         try:
             sent, messages = self._prepared(requests, spans)
-            await patiently(lambda: self._events.send(messages), clock=self._clock)
+            await ask_brokers(partial(self._events.send, messages), clock=self._clock)
         except MessageRefused as error:
             self._failed(spans, error)
             raise InvalidRequest(str(error)) from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
@@ -10,6 +11,18 @@ from pipeline_processing.model import AgencyId, ConfigId, Count, Message, Run, R
 
 SOURCE = "/pipeline-processing"
 """The `ce_source` of all events of this service."""
+
+
+def cloud_event_headers(event_id: str, *, type_: str, at: datetime) -> dict[str, str]:
+    """The attributes of a CloudEvent of this service, in binary mode."""
+    return {
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": SOURCE,
+        "ce_type": type_,
+        "ce_time": at.isoformat(),
+        "content-type": "application/json",
+    }
 
 
 class RunCompletion(Message):
@@ -105,14 +118,7 @@ def completion_event(run: Run) -> OutboxEvent:
     """The event of a finished run. Its id is fixed: a run finishes once."""
     completion = RunCompletion.of(run)
     event_id = f"{run.run_id}:{run.state.value}"
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": event_id,
-        "ce_source": SOURCE,
-        "ce_type": completion.event_type,
-        "ce_time": completion.finished_at.isoformat(),
-        "content-type": "application/json",
-    }
+    headers = cloud_event_headers(event_id, type_=completion.event_type, at=completion.finished_at)
     if run.trace_id is not None and run.span_id is not None:
         headers["traceparent"] = f"00-{run.trace_id}-{run.span_id}-01"
         if run.tracestate is not None:

@@ -1,12 +1,183 @@
-"""An error as history and events tell it."""
+"""
+What an attempt's error means for its run: another attempt, or the end.
 
-from pipeline_processing.errors import PipelineError
-from pipeline_processing.model import RunFailure
+Most transient errors get `max_attempts` attempts, seconds apart. Some are sure to pass with time: a server that is away
+or full, throttling, a standby that is catching up. Attempts that fail for these don't count until the trouble has
+lasted for `patience`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from pipeline_processing.aio.asking import Backoff
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.errors import AttemptsExhausted, InternalError, PipelineError, StepFailed, TransientError
+from pipeline_processing.model import Attempt, Run, RunFailure
+from pipeline_processing.runs.store import Claim, Outcome, RunAttempts, RunHistory
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.user_code import NoException, described
+
+log = structlog.get_logger(__name__)
+
+PATIENCE = timedelta(minutes=15)
+_BACKOFF = Backoff(first=1.0, longest=60.0)
+_REPAIR_DELAY = timedelta(seconds=30)
+"""Before a decided run is claimed again whose plan can't be published until a person changes something."""
+_UNREACHABLE = 69
+_ACCESS_DENIED = 77
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """The run as an attempt left it, and the error that ended the attempt, if any."""
+
+    run: Run
+    error: PipelineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """
+    Attempts that failed one right after the other, the last of them just now.
+
+    `lasts` is the time since the first of them failed; the last attempt had worked for `worked` until it failed.
+    """
+
+    failures: int = 1
+    lasts: timedelta = timedelta()
+    worked: timedelta = timedelta()
+
+    @classmethod
+    def of(cls, attempts: Sequence[Attempt], *, now: datetime) -> "Trouble":
+        """Read the trouble from a run's attempts, oldest first, when the last of them has just failed."""
+        if not attempts:
+            return cls()  # a failover of the history has lost them, and the next write will find the run gone
+        failing, *before = reversed(attempts)
+        failures, began = 1, now
+        for attempt in before:
+            if attempt.outcome != "retrying" or attempt.finished_at is None:
+                break
+            failures, began = failures + 1, attempt.finished_at
+            if attempt.finished_at - attempt.started_at >= PATIENCE:
+                break  # it had worked for long, so the trouble before it was over
+        return cls(failures, lasts=now - began, worked=now - failing.started_at)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """
+    How often a run is tried, and how long after a failure.
+
+    `patience` is for errors that are sure to pass, `patience_for_servers` for those of them that say that a server
+    can't be reached at all. A run whose next attempt would be later than `longest_delay` fails at once.
+    """
+
+    max_attempts: int = 5
+    backoff: Backoff = _BACKOFF
+    patience: timedelta = PATIENCE
+    patience_for_servers: timedelta = PATIENCE
+    longest_delay: timedelta = timedelta.max
+
+    def counts(self, error: PipelineError, trouble: Trouble) -> bool:
+        """
+        Whether the attempt that ended in this error is one of `max_attempts`.
+
+        One that had worked for longer than the patience always counts: otherwise a run that always breaks off late
+        would be tried for ever.
+        """
+        if not (isinstance(error, TransientError) and error.passes):
+            return True
+        patience = self.patience_for_servers if error.exit_code == _UNREACHABLE else self.patience
+        return trouble.lasts >= patience or trouble.worked >= patience
+
+    def delay(self, error: PipelineError, failures: int) -> timedelta:
+        """The time until the next attempt, after so many failures in a row."""
+        return timedelta(seconds=self.backoff.after(error, failures))
+
+
+class Failures:
+    """
+    Decides what follows from an attempt's error, and writes it to the run table. Each call to the ports must be
+    repeated until it is answered.
+    """
+
+    def __init__(
+        self, *, attempts: RunAttempts, history: RunHistory, retry: RetryPolicy, clock: Clock, mask: Mask
+    ) -> None:
+        self._attempts = attempts
+        self._history = history
+        self._retry = retry
+        self._clock = clock
+        self._mask = mask
+
+    async def current(self, claim: Claim) -> Run:
+        """The run as it stands."""
+        return await self._history.get(claim.run.run_id) or claim.run
+
+    async def check_tries(self, claim: Claim) -> None:
+        """Raise AttemptsExhausted for a run whose workers die of it and never get to report an error."""
+        tries = await self._history.tries(claim.run.run_id)
+        if tries > self._retry.max_attempts:
+            raise AttemptsExhausted(
+                f"Gave up after {tries - 1} attempts. The last one was lost with its worker: look at that worker's "
+                "log and memory, then replay the run."
+            )
+
+    async def end_attempt(self, claim: Claim, error: PipelineError, outcome: Outcome) -> Attempted:
+        """End an attempt that failed before the decision: queue the run again, or fail it."""
+        if error.retryable:
+            run_id = claim.run.run_id
+            trouble = Trouble.of(await self._history.attempts(run_id), now=self._clock.now())
+            counts, delay = self._retry.counts(error, trouble), self._retry.delay(error, trouble.failures)
+            left = not counts or await self._history.tries(run_id) < self._retry.max_attempts
+            if left and delay <= self._retry.longest_delay:
+                return await self._retry_later(claim, error, delay, counts=counts)
+        final = final_error(error, claim.run.attempt)
+        log.info("run failed", kind=final.kind, error=str(final))
+        return Attempted(await self._attempts.fail(claim, failure_of(final, self._mask), outcome=outcome), final)
+
+    async def _retry_later(self, claim: Claim, error: PipelineError, delay: timedelta, *, counts: bool) -> Attempted:
+        if (deadline := claim.run.request.deadline) is not None:
+            # No later than the deadline, so that the run fails as soon as it has passed.
+            delay = min(delay, max(timedelta(), deadline - self._clock.now()))
+        log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
+        failure = failure_of(error, self._mask)
+        return Attempted(await self._attempts.retry(claim, failure, delay=delay, counts=counts), error)
+
+    async def release(self, claim: Claim, error: PipelineError) -> Attempted:
+        """Release a decided run that couldn't be published. Nothing fails it: a later claim continues its plan."""
+        log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
+        # Decided runs are claimed before all others: one that can't be published now must not keep workers busy.
+        delay = self._retry.delay(error, 1) if error.retryable else _REPAIR_DELAY
+        return Attempted(await self._attempts.release(claim, delay=delay), error)
 
 
 def failure_of(error: PipelineError, mask: Mask) -> RunFailure:
-    """The error's kind, message and exit code. The message is masked: it may quote anybody's exception."""
+    """The error as history and events show it. Its message is masked, as it may quote any exception."""
     return RunFailure(
         kind=error.kind, message=mask.text(str(error)), retryable=error.retryable, exit_code=error.exit_code
     )
+
+
+def final_error(error: PipelineError, attempts: int) -> PipelineError:
+    """The run's error, made of that of its last attempt. One that says more than "try again later" keeps its kind."""
+    if not error.retryable or error.exit_code in (_UNREACHABLE, _ACCESS_DENIED):
+        return error
+    return AttemptsExhausted(f"Gave up after {attempts} attempts. The last one: {error}")
+
+
+def known_error(error: BaseException) -> PipelineError:
+    """An error as one of the service's. Any other is a bug, and so is a cancellation that nobody asked for."""
+    if isinstance(error, PipelineError):
+        return error
+    if isinstance(error, NoException) and error.__cause__ is not None:
+        error = error.__cause__
+    if not isinstance(error, Exception | asyncio.CancelledError):  # the service itself never ends a process like that
+        what = described(error)
+        return StepFailed(f"A plugin, or a value that a step made, raised {what}. Correct it, then replay the run.")
+    log.error("unexpected error", exc_info=error)
+    return InternalError(error)

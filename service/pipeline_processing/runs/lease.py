@@ -3,49 +3,49 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Never, TypeVar
 
 import structlog
 
-from pipeline_processing.aio.clock import Clock
-from pipeline_processing.errors import Superseded, TransientError
+from pipeline_processing.aio.asking import Backoff, ask
+from pipeline_processing.aio.clock import HistoryClock
+from pipeline_processing.errors import PipelineError, Superseded, TransientError
 from pipeline_processing.runs.store import Claim, RunQueue
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS = 1.0
-"""How long a run that was cancelled may go on."""
+_CHECK_SECONDS = 1.0
+"""How long the work on a cancelled run may go on."""
+
+StartAside = Callable[[Coroutine[Any, Any, Never]], asyncio.Future[Never]]
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A claim, and when this worker's own clock says that it ends at the earliest."""
+@dataclass(slots=True)
+class Lease:
+    """A claim, and when its lease ends at the earliest by this worker's own clock. Renewing it moves `ends_at`."""
 
     claim: Claim
     ends_at: float
 
 
-class _Lease:
-    """A claim's lease, as both event loops see it."""
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """
+    How leases are renewed beside the work: `start` starts a coroutine where the work can't block it, and `queue` is
+    to be used there. Leases are no longer renewed once the work `hangs`.
+    """
 
-    def __init__(self, held: Held) -> None:
-        self.claim = held.claim
-        self.ends_at = held.ends_at
-
-
-StartAside = Callable[[Coroutine[Any, Any, Never]], asyncio.Future[Never]]
+    queue: RunQueue
+    start: StartAside = asyncio.ensure_future
+    hangs: Callable[[], bool] = lambda: False
 
 
 class Leases:
     """
-    Takes claims and works under them.
-
-    Leases are renewed beside the work: `start_aside` starts a coroutine where the work can't block it, and
-    `renewed_in` is the history to be used there. They are no longer renewed once the work `hangs`. `on_time` is told
-    the history's time of day with every claim.
+    Claims runs for a worker, and works under the claims. The clock hears the database's time with each claim.
 
     Time is counted from *before* a claim or renewal was sent, on the monotonic clock, so that this worker always
     believes the lease to end earlier than the database does.
@@ -55,56 +55,55 @@ class Leases:
         self,
         *,
         queue: RunQueue,
-        clock: Clock,
+        clock: HistoryClock,
+        worker: str,
+        config_id: str,
         length: timedelta,
-        renewed_in: RunQueue | None = None,
-        start_aside: StartAside = asyncio.ensure_future,
-        hangs: Callable[[], bool] = lambda: False,
-        on_time: Callable[[datetime], None] = lambda moment: None,
+        max_runs_per_agency: int,
+        renewal: Renewal | None = None,
     ) -> None:
-        self._on_time = on_time
+        self.worker = worker
         self._queue = queue
-        self._renewed_in = queue if renewed_in is None else renewed_in
-        self._start_aside = start_aside
-        self._hangs = hangs
         self._clock = clock
+        self._config_id = config_id
         self._length = length
+        self._max_runs_per_agency = max_runs_per_agency
+        self._renewal = renewal or Renewal(queue)
 
-    async def claim(
-        self, *, worker: str, max_runs_per_agency: int, config_id: str, run_id: str | None = None
-    ) -> Held | None:
+    async def claim(self, *, run_id: str | None = None) -> Lease | None:
         """Claim one run, or that run; see `RunQueue.claim`."""
         asked_at = self._clock.monotonic()
         claim = await self._queue.claim(
-            worker=worker,
+            worker=self.worker,
             lease=self._length,
-            max_runs_per_agency=max_runs_per_agency,
-            config_id=config_id,
+            max_runs_per_agency=self._max_runs_per_agency,
+            config_id=self._config_id,
             run_id=run_id,
         )
-        if claim is not None and claim.run.lease_expires_at is not None:
-            self._on_time(claim.run.lease_expires_at - self._length)
-        return None if claim is None else Held(claim, ends_at=asked_at + self._length.total_seconds())
+        if claim is None:
+            return None
+        if claim.run.lease_expires_at is not None:
+            self._clock.hear(claim.run.lease_expires_at - self._length)
+        return Lease(claim, ends_at=asked_at + self._length.total_seconds())
 
-    async def resume(self, claim: Claim) -> Held:
-        """Go on with a claim that another process of this worker made. Raises Superseded if it holds no longer."""
+    async def resume(self, claim: Claim) -> Lease:
+        """Continue a claim that another process of this worker made. Raises Superseded if it holds no longer."""
         asked_at = self._clock.monotonic()
         await self._queue.renew(claim, lease=self._length)
-        return Held(claim, ends_at=asked_at + self._length.total_seconds())
+        return Lease(claim, ends_at=asked_at + self._length.total_seconds())
 
-    async def work(self, held: Held, work: Coroutine[Any, Any, T]) -> T:
+    async def work(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
         """
         Do the work while renewing the lease. Raises Superseded, after cancelling the work, when the lease is lost:
         taken over, cancelled, or not renewed in time.
         """
-        lease = _Lease(held)
         working = asyncio.ensure_future(work)
-        renewing = self._start_aside(self._renew(lease))
+        renewing = self._renewal.start(self._renew(lease))
         try:
             while not (working.done() or renewing.done()):
                 if (left := lease.ends_at - self._clock.monotonic()) <= 0:
-                    # The other event loop has said nothing: it runs late, or not at all.
-                    raise Superseded(held.claim.run.run_id, fence=held.claim.fence)
+                    # The other event loop runs late, or not at all.
+                    raise Superseded(lease.claim.run.run_id, fence=lease.claim.fence)
                 await asyncio.wait((working, renewing), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
@@ -115,41 +114,46 @@ class Leases:
             renewing.cancel()
             await asyncio.gather(working, renewing, return_exceptions=True)
 
-    async def _renew(self, lease: _Lease) -> Never:
+    async def _renew(self, lease: Lease) -> Never:
         seconds = self._length.total_seconds()
         while True:
-            # A third of the lease after it was last asked for, however late the answer came.
+            # A third of the lease after the last request for it was sent, however late the answer came.
             await self._watch(lease.claim, until=lease.ends_at - seconds * 2 / 3)
-            if self._hangs():
+            if self._renewal.hangs():
                 log.error("the event loop has been blocked for too long; giving the run up")
                 raise Superseded(lease.claim.run.run_id, fence=lease.claim.fence)
-            # The last tenth is for stopping: a part reaches S3 for a moment after its task is cancelled.
+            # The last tenth is for stopping: a part may still reach S3 just after its task was cancelled.
             lease.ends_at = await self._renewed(lease.claim, give_up_at=lease.ends_at - seconds / 10)
 
     async def _watch(self, claim: Claim, *, until: float) -> None:
-        """Wait, and look now and then whether the run was cancelled meanwhile. Raises Superseded."""
-        while (left := until - self._clock.monotonic()) > _LOOK_SECONDS:
-            await self._clock.sleep(_LOOK_SECONDS)
+        """Wait, and check now and then whether the run was cancelled meanwhile. Raises Superseded."""
+        while (left := until - self._clock.monotonic()) > _CHECK_SECONDS:
+            await self._clock.sleep(_CHECK_SECONDS)
             try:
-                async with asyncio.timeout(left - _LOOK_SECONDS):
-                    await self._renewed_in.check(claim)
+                async with asyncio.timeout(left - _CHECK_SECONDS):
+                    await self._renewal.queue.check(claim)
             except (TransientError, TimeoutError):
-                pass  # renewing tells whether that matters
+                pass  # the next renewal finds out whether that matters
         await self._clock.sleep(max(0.0, left))
 
     async def _renewed(self, claim: Claim, *, give_up_at: float) -> float:
-        """Renew the lease, trying again until `give_up_at`; when it ends then. Raises Superseded."""
-        seconds = self._length.total_seconds()
-        while True:
+        """Renew the lease, again until `give_up_at`. Returns when it ends then. Raises Superseded."""
+        error: PipelineError | None = None
+
+        async def renew() -> float:
             sent_at = self._clock.monotonic()
-            try:
-                async with asyncio.timeout(max(0.0, give_up_at - sent_at)):
-                    await self._renewed_in.renew(claim, lease=self._length)
-                return sent_at + seconds
-            except (TransientError, TimeoutError) as error:
-                left = give_up_at - self._clock.monotonic()
-                if left <= 0 or isinstance(error, TimeoutError):
-                    log.error("the lease could not be renewed in time; giving the run up", error=str(error))
-                    raise Superseded(claim.run.run_id, fence=claim.fence) from error
-                log.warning("the lease could not be renewed; trying again", error=str(error))
-                await self._clock.sleep(min(seconds / 10, left))
+            await self._renewal.queue.renew(claim, lease=self._length)
+            return sent_at + self._length.total_seconds()
+
+        def failed(failure: PipelineError, _: float) -> None:
+            nonlocal error
+            error = failure
+            log.warning("the lease could not be renewed; trying again", error=str(failure))
+
+        try:
+            async with asyncio.timeout(max(0.0, give_up_at - self._clock.monotonic())):
+                pause = Backoff.constant(self._length.total_seconds() / 10)
+                return await ask(renew, clock=self._clock, backoff=pause, on_failure=failed)
+        except TimeoutError:
+            log.error("the lease could not be renewed in time; giving the run up", error=str(error or "no answer"))
+            raise Superseded(claim.run.run_id, fence=claim.fence) from error

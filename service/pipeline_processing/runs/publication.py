@@ -1,19 +1,15 @@
 """
-From a decided run to a published one: steps 6 to 8 of a run's life.
+From a decided run to a published one.
 
-Everything here works from the stored plan alone and may be repeated, by this worker or a later one, any number of
-times.
+Publishing works from the stored plan alone, and may be repeated by this worker or a later one any number of times.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 
 import structlog
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import Export
-from pipeline_processing.aio.clock import Clock
-from pipeline_processing.aio.patience import until_answered
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     ConflictingObjects,
@@ -35,15 +31,15 @@ MANIFEST_NAME = "_manifest.json"
 
 
 def manifest_key(run: RunContext) -> str:
-    """Where the manifest of a run stands, relative to the destination."""
+    """The key of a run's manifest, relative to the destination."""
     return f"{run.prefix}/{MANIFEST_NAME}"
 
 
 def decide(run: RunContext, export: Export, *, destination_url: str, now: datetime) -> tuple[Plan, Outcome]:
     """
-    The plan of an export, with the manifest's exact bytes, and what the history tells of it.
+    The plan of an export, with the manifest's exact bytes, and what the history records of it.
 
-    `destination_url` is the primary destination's: the manifest stands there, and names the artifacts that are there.
+    `destination_url` is the primary destination's: it holds the manifest, which lists the artifacts there.
     """
     counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
     artifacts = [artifact for dataset in export.datasets for artifact in dataset.artifacts]
@@ -98,8 +94,8 @@ def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifes
 
 def _when_completed(artifact: Artifact) -> int:
     """
-    An upload can be lost, inline content can't: with the uploads first, a plan whose first one is gone has changed
-    nothing yet, and may be given up. Tables come last: nothing undoes what has been merged into one.
+    Uploads come first, since they can be lost and inline content can't: a plan whose first upload is gone has changed
+    nothing yet, and may be given up. Tables come last, since nothing undoes a merge into one.
     """
     match artifact.staged:
         case StagedTable():
@@ -132,29 +128,19 @@ def _rejected(artifact: Artifact) -> RejectedEntry:
 
 
 class Publisher:
-    """Completes, publishes and finishes prepared runs. `after` is told the name of each step once it is done."""
+    """Publishes prepared runs. Each call to `attempts` must be repeated until it is answered."""
 
-    def __init__(
-        self,
-        *,
-        attempts: RunAttempts,
-        destinations: Destinations,
-        clock: Clock,
-        mask: Mask,
-        after: Callable[[str], None],
-    ) -> None:
+    def __init__(self, *, attempts: RunAttempts, destinations: Destinations, mask: Mask) -> None:
         self._attempts = attempts
         self._destinations = destinations
-        self._after = after
-        self._clock = clock
         self._mask = mask
 
     async def publish(self, claim: Claim, plan: Plan) -> Run:
         """
-        Complete the plan's artifacts, publish its manifest, finish the run; the run as it stands then.
+        Complete the plan's artifacts, publish its manifest, and finish the run. Returns the run as it stands then.
 
         That is `succeeded`, or `queued` when the plan was void, or `failed` when it can never be published. Raises
-        any other error of the destination, which changes nothing: the plan stays to be rolled forward.
+        any other error of the destination, which changes nothing: the plan stays, to be rolled forward.
         """
         primary = self._destinations.primary
         gone = self._destinations.missing(plan)
@@ -170,33 +156,21 @@ class Publisher:
                     await self._destinations.complete(artifact, metadata=plan.metadata)
                 except UploadMissing as missing:
                     if number == 0:
-                        log.warning(
-                            "plan is void: its first upload is gone and nothing was completed",
-                            key=artifact.key,
-                        )
+                        log.warning("plan is void: its first upload is gone", key=artifact.key)
                         return await self._attempts.void_plan(claim)
                     raise PlanLost(self._destinations.url(artifact)) from missing
-                self._after("complete one")
-            self._after("complete")
             await self._destinations.manifests.publish(
                 plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata
             )
-            self._after("publish")
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)
-        run = await self._attempts.succeed(claim)
-        self._after("finish")
-        return run
+        return await self._attempts.succeed(claim)
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
-        failure = failure_of(error, self._mask)
-        # Asked until it is answered: after a lost reply nobody would come back for the objects.
-        run = await until_answered(
-            lambda: self._attempts.fail(claim, failure, state=RunState.PREPARED), clock=self._clock
-        )
-        # Only now, since `failed` is final: no other worker can be rolling the same plan forward to success.
-        # The plan stays in the history until `CleanUp` has aborted what uploads are left and has looked once more:
-        # until then somebody who hasn't heard yet could complete one, and only the plan tells of that object.
+        run = await self._attempts.fail(claim, failure_of(error, self._mask), state=RunState.PREPARED)
+        # Only now, since `failed` is final: no other worker can still roll the same plan forward to success.
+        # The plan stays in the history until `CleanUp` has aborted the uploads that are left and has looked once more:
+        # until then, a worker that hasn't heard of the failure could complete one, and only the plan names that object.
         for artifact in plan.artifacts:
             try:
                 await self._destinations.delete(artifact, metadata=plan.metadata)

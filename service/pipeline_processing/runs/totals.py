@@ -1,4 +1,4 @@
-"""What a run has done so far, over all its datasets."""
+"""The progress of a run, over all its datasets."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from pipeline_processing.runs.store import Outcome
 
 
 class RunTotals:
-    """Adds up the progress of a run's datasets, and tells it."""
+    """Adds up the progress of a run's datasets, and reports the sum to `tell`."""
 
     def __init__(self, run: RunContext, clock: Clock, tell: Callable[[RunProgress], None]) -> None:
         self.run = run
@@ -20,7 +20,7 @@ class RunTotals:
 
     @property
     def outcome(self) -> Outcome:
-        """For the history of a run that fails: how far it was."""
+        """How far the run was, for the history of one that fails."""
         return Outcome(counts=sum((counts for counts, _ in self._datasets.values()), start=Counts()))
 
     def __call__(self, counts: DatasetCounts, *, stage: str, bytes_written: int) -> None:

@@ -1,29 +1,28 @@
-"""Run table → Kafka: what has finished is announced, again and again until the broker has stored it."""
+"""Run table → Kafka: sends the events of finished runs, again until the broker has stored them."""
 
 import asyncio
 from collections.abc import Sequence
 
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.aio.stopping import first_of
+from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, TransientError
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.store import RunOutbox
-from pipeline_processing.telemetry.health import Pulse
-from pipeline_processing.telemetry.outage import Outage
+from pipeline_processing.telemetry.health import Pulse, Servers
 
 _BATCH = 200
 _POLL_SECONDS = 1.0
-"""Events of runs that finished elsewhere (`run`, `cancel`, a worker that died) wait so long."""
+"""How long events of runs that finished elsewhere (`run`, `cancel`, a worker that died) wait at most."""
 _REFUSED_SECONDS = 30.0
-"""Between two tries while Kafka refuses an event: those that it took with it are sent again each time."""
+"""Between two tries while Kafka refuses an event: each try sends the other events of its batch again."""
 _LAST_SECONDS = 5.0
 _FORGIVEN_SECONDS = 60.0
 _ME = "outbox"
 
 
 class Outbox:
-    """Sends completion events. Several processes may: each takes events that no other is sending."""
+    """Sends completion events. Several processes may do so: each takes events that no other is sending."""
 
     def __init__(
         self,
@@ -33,26 +32,24 @@ class Outbox:
         topic: str,
         clock: Clock,
         pulse: Pulse,
-        kafka: Outage,
-        history: Outage,
+        servers: Servers,
     ) -> None:
         self._runs = runs
         self._events = events
         self._topic = topic
         self._clock = clock
         self._pulse = pulse
-        self._kafka = kafka
-        self._history = history
+        self._servers = servers
         self._woken = asyncio.Event()
         self._failed_at = 0.0
         self._refused = False
 
     def wake(self) -> None:
-        """There may be an event to send: look at once."""
+        """There may be an event to send: do so at once."""
         self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until told to stop, and then for a moment what there is, if it can be sent."""
+        """Send until told to stop, and then for a few seconds what is left, if it can be sent."""
         while not stop.is_set():
             self._pulse.beat()
             self._woken.clear()
@@ -69,17 +66,17 @@ class Outbox:
         try:
             sent = await self._runs.announce(self._send, limit=_BATCH)
         except (TransientError, MessageRefused) as error:
-            # An event that is refused isn't given up: its topic can be mended, and every run gets its event.
+            # A refused event isn't given up: a person can correct its topic, and every run gets its event.
             self._refused = isinstance(error, MessageRefused)
             of_kafka = self._refused or isinstance(error, KafkaUnavailable)
-            (self._kafka if of_kafka else self._history).began(error, by=_ME)
+            (self._servers.kafka if of_kafka else self._servers.history).away(error, by=_ME)
             self._failed_at = self._clock.monotonic()
             return 0
         self._refused = False
-        self._history.ended(by=_ME)
-        # Without events to send nothing tells: another process may have sent them, or may be trying to.
+        self._servers.history.back(by=_ME)
+        # An empty outbox proves nothing about Kafka: another process may have sent the events, or may be trying to.
         if sent or self._clock.monotonic() - self._failed_at > _FORGIVEN_SECONDS:
-            self._kafka.ended(by=_ME)
+            self._servers.kafka.back(by=_ME)
         return sent
 
     async def _send(self, events: Sequence[OutboxEvent]) -> None:

@@ -1,14 +1,14 @@
-"""Live progress on Kafka: the latest of each run, at most once a second. It may be lost; nothing rests on it."""
+"""Live progress on Kafka: the latest of each run, at most once a second. It may be lost: nothing depends on it."""
 
 import asyncio
 
 import structlog
 
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.aio.stopping import first_of
+from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.messaging.port import Events, Outgoing
-from pipeline_processing.runs.completions import SOURCE, RunProgress
+from pipeline_processing.runs.completions import RunProgress, cloud_event_headers
 
 log = structlog.get_logger(__name__)
 
@@ -18,7 +18,7 @@ _SECONDS = 1.0
 
 
 class ProgressEvents:
-    """Keeps the latest progress of each run, and sends it when a second has passed since the one before."""
+    """Keeps the latest progress of each run, and sends it when a second has passed since the last event."""
 
     def __init__(self, *, events: Events, topic: str, clock: Clock) -> None:
         self._events = events
@@ -29,13 +29,13 @@ class ProgressEvents:
         self._woken = asyncio.Event()
 
     def tell(self, progress: RunProgress) -> None:
-        """Take note. Costs next to nothing: it is called for every batch."""
+        """Keep this progress. Cheap, since it is called for every batch."""
         self._latest[progress.run_id] = progress
         if progress.run_id not in self._sent_at:
-            self._woken.set()  # a run's first goes out at once, so that short runs are seen as well
+            self._woken.set()  # a run's first goes out at once, so that short runs are seen, too
 
     def forget(self, run_id: str) -> None:
-        """An attempt has ended: what it did last isn't news any more."""
+        """Drop what isn't sent yet of an attempt that has ended."""
         self._latest.pop(run_id, None)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -52,7 +52,7 @@ class ProgressEvents:
 
     def _due(self) -> list[RunProgress]:
         now = self._clock.monotonic()
-        # Forgotten a while after its last: a run that is tried again later begins anew.
+        # Forgotten after a second: a run that is tried again later begins anew.
         self._sent_at = {run_id: at for run_id, at in self._sent_at.items() if now - at < _SECONDS}
         due = [progress for run_id, progress in self._latest.items() if run_id not in self._sent_at]
         for progress in due:
@@ -61,15 +61,8 @@ class ProgressEvents:
         return due
 
     def _message(self, progress: RunProgress) -> Outgoing:
-        at = progress.at.isoformat()
-        headers = {
-            "ce_specversion": "1.0",
-            "ce_id": f"{progress.run_id}:{progress.attempt}:{at}",
-            "ce_source": SOURCE,
-            "ce_type": PROGRESS_TYPE,
-            "ce_time": at,
-            "content-type": "application/json",
-        }
+        event_id = f"{progress.run_id}:{progress.attempt}:{progress.at.isoformat()}"
+        headers = cloud_event_headers(event_id, type_=PROGRESS_TYPE, at=progress.at)
         return Outgoing(
             topic=self._topic,
             key=str(progress.agency_id).encode(),

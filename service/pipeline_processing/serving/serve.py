@@ -1,34 +1,35 @@
 """
 The long-running service: requests in, runs done, events out. Starting and stopping are in order: nothing is taken
-before the history and the destination are known to be right, and what was taken is finished or handed back.
+before history and destination are verified, and what was taken is finished or handed back.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
-from pipeline_processing.aio.clock import Clock
-from pipeline_processing.aio.stopping import Stopped, first_of, unless_stopped
-from pipeline_processing.destinations.several import Destinations
-from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable, TransientError
+from pipeline_processing.aio.asking import Server
+from pipeline_processing.aio.tasks import Stopped, first_of, unless_stopped
+from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.messaging.port import Offsets, Topics
+from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.runs.store import RunStore
 from pipeline_processing.serving.intake import Intake
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
 from pipeline_processing.serving.worker import Worker
-from pipeline_processing.telemetry.health import Health
-from pipeline_processing.telemetry.outage import Outage
+from pipeline_processing.telemetry.health import Health, Servers
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_PAUSE_SECONDS = 1.0
 _ONCE_LOOK_SECONDS = 0.2
-_ONCE_PATIENCE_SECONDS = 60.0
+_ONCE_OUTAGE_SECONDS = 60.0
+"""How long `--once` waits for a server that is away."""
 _OTHERS_SECONDS = 10.0
 _OTHERS = (
     "{} run(s) wait for a worker with another job config than this one's; "
@@ -37,59 +38,56 @@ _OTHERS = (
 _ME = "serve"
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What runs side by side in one process. The parts meet only in the run table."""
+
+    intake: Intake
+    worker: Worker
+    outbox: Outbox
+    progress: ProgressEvents
+
+
 class Service:
-    """All parts of `serve` together. The parts are told to stop by events, never cancelled, unless one of them dies."""
+    """All parts of `serve` together. They are told to stop by events, and never cancelled unless one of them dies."""
 
     def __init__(
         self,
         *,
-        intake: Intake,
-        worker: Worker,
-        outbox: Outbox,
-        progress: ProgressEvents,
+        parts: Parts,
         runs: RunStore,
-        config_id: str,
-        destinations: Destinations,
+        path: DataPath,
         topics: Topics,
         requests_topic: str,
-        clock: Clock,
+        servers: Servers,
         health: Health,
-        kafka: Outage,
-        history: Outage,
-        storage: Outage,
     ) -> None:
-        self._intake = intake
-        self._worker = worker
-        self._outbox = outbox
-        self._progress = progress
+        self._parts = parts
         self._runs = runs
-        self._config_id = config_id
-        self._destinations = destinations
+        self._path = path
         self._topics = topics
         self._requests_topic = requests_topic
-        self._clock = clock
+        self._servers = servers
         self._health = health
-        self._kafka = kafka
-        self._history = history
-        self._storage = storage
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event, *, once: bool) -> None:
         """
-        Serve until `stop` is set, or, with `once`, until all that was there at the start is done; `hurry` cuts the
+        Serve until `stop` is set or, with `once`, until all that was there at the start is done. `hurry` cuts the
         draining short.
 
-        Raises what no waiting mends (wrong settings, access denied) and, with `once`, what isn't mended in a minute.
+        Raises errors that waiting can't solve (wrong settings, access denied) and, with `once`, those that last for a
+        minute.
         """
         try:
-            await self._patiently(self._verify, stop, limited=once)
+            await self._verify(stop, within=_ONCE_OUTAGE_SECONDS if once else math.inf)
         except Stopped:
             return
         out = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            taking = group.create_task(self._intake.run(stop))
-            working = group.create_task(self._worker.run(stop, hurry))
-            group.create_task(self._outbox.run(out))
-            group.create_task(self._progress.run(out))
+            taking = group.create_task(self._parts.intake.run(stop))
+            working = group.create_task(self._parts.worker.run(stop, hurry))
+            group.create_task(self._parts.outbox.run(out))
+            group.create_task(self._parts.progress.run(out))
             group.create_task(self._watch_others(out))
             self._health.state = "serving"
             if once:
@@ -101,21 +99,21 @@ class Service:
             out.set()  # last, so that the events of the last runs go out as well
         log.info("stopped")
 
-    async def _verify(self) -> None:
-        """That the history is set up, and the destination this installation's."""
-        installation = await self._runs.history.installation_id()
-        self._history.ended(by=_ME)
-        await self._destinations.verify_installation(installation)
-        self._storage.ended(by=_ME)
+    async def _verify(self, stop: asyncio.Event, *, within: float) -> None:
+        """Check that the history is set up, and that the destinations are this installation's. Raises Stopped."""
+        history, destination = self._servers.history, self._servers.destination
+        installation = await self._ask(history, self._runs.history.installation_id, stop, within=within)
+        verify = self._path.destinations.verify_installation
+        await self._ask(destination, lambda: verify(installation), stop, within=within)
 
     async def _watch_others(self, stop: asyncio.Event) -> None:
-        """Keep readiness up to date about runs that this worker must leave alone. They are no fault of its own."""
+        """Note in the readiness how many runs this worker must leave alone. They are no fault of its own."""
         waiting = 0
         while not stop.is_set():
             try:
-                before, waiting = waiting, await self._runs.queue.waiting_for_another_config(self._config_id)
+                before, waiting = waiting, await self._runs.queue.waiting_for_another_config(self._path.config_id)
             except HistoryUnavailable:
-                pass  # whoever needs the history says so
+                pass  # the other parts log it
             else:
                 self._health.notes = [_OTHERS.format(waiting)] if waiting else []
                 if waiting and not before:
@@ -123,11 +121,14 @@ class Service:
             await first_of(stop, seconds=_OTHERS_SECONDS)
 
     async def _stop_when_done(self, stop: asyncio.Event) -> None:
+        kafka, history = self._servers.kafka, self._servers.history
         try:
-            ends = await self._patiently(self._ends, stop, limited=True)
-            for done in (lambda: self._accepted(ends), self._idle):  # in this order: what is accepted is work
-                while not await self._patiently(done, stop, limited=True):
-                    await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
+            ends = await self._ask(kafka, self._ends, stop)
+            # In this order, since accepted requests are work.
+            while not await self._ask(kafka, lambda: self._accepted(ends), stop):
+                await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
+            while not await self._ask(history, lambda: self._runs.queue.idle(config_id=self._path.config_id), stop):
+                await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
         except Stopped:
             return
         log.info("all that was there is done")
@@ -139,32 +140,15 @@ class Service:
 
     async def _accepted(self, ends: Offsets) -> bool:
         committed = await self._topics.committed(self._requests_topic)
-        self._kafka.ended(by=_ME)
         return all(committed.get(partition, 0) >= end for partition, end in ends.items())
 
-    async def _idle(self) -> bool:
-        idle = await self._runs.queue.idle(config_id=self._config_id)
-        self._history.ended(by=_ME)
-        return idle
-
-    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]], stop: asyncio.Event, *, limited: bool) -> T:
-        """Ask until the servers answer; for a minute if `limited`. Raises Stopped."""
-        asked_at = self._clock.monotonic()
-        while not stop.is_set():
-            try:
-                return await unless_stopped(ask(), stop)
-            except TransientError as error:
-                if limited and self._clock.monotonic() - asked_at > _ONCE_PATIENCE_SECONDS:
-                    raise
-                self._server(error).began(error, by=_ME)
-            await first_of(stop, seconds=_PAUSE_SECONDS)
-        raise Stopped
-
-    def _server(self, error: TransientError) -> Outage:
-        match error:
-            case KafkaUnavailable():
-                return self._kafka
-            case HistoryUnavailable():
-                return self._history
-            case _:
-                return self._storage
+    async def _ask(
+        self,
+        server: Server,
+        call: Callable[[], Coroutine[Any, Any, T]],
+        stop: asyncio.Event,
+        *,
+        within: float = _ONCE_OUTAGE_SECONDS,
+    ) -> T:
+        """Call until the server answers. Raises Stopped at once when `stop` is set, whatever the call waits for."""
+        return await server.ask(lambda: unless_stopped(call(), stop), by=_ME, stop=stop, within=within)

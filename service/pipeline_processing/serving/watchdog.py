@@ -1,4 +1,4 @@
-"""Notices when an event loop of this process stands still, and logs which step keeps it."""
+"""Notices when an event loop of this process is blocked, and logs which step blocks it."""
 
 import asyncio
 import sys
@@ -20,14 +20,14 @@ from pipeline_processing.telemetry.health import SILENT_SECONDS
 log = structlog.get_logger(__name__)
 
 _FRAMES = 6
-"""So many of a stack are told, the innermost ones."""
+"""How many frames of a stack are logged, from the innermost one."""
 
 
 class Watchdog:
     """
     Watches the event loop of the thread that makes it, and those of steps.
 
-    A loop that hasn't run for `patience` seconds is told once, with what blocks it. `watch` runs in another thread.
+    A loop that hasn't run for `patience` seconds is logged once, with what blocks it. `watch` runs in another thread.
     """
 
     def __init__(self, *, patience: float = 5.0) -> None:
@@ -38,11 +38,11 @@ class Watchdog:
 
     @property
     def hangs(self) -> bool:
-        """Whether the main loop has been blocked for so long that nobody should wait for it any longer."""
+        """Whether the main loop has been blocked for so long that its runs must be given up."""
         return self._main.silent() > SILENT_SECONDS
 
     async def watch(self) -> Never:
-        """Look several times within its patience."""
+        """Check the loops several times within the patience."""
         pause = self._patience / 5
         while True:
             looked_at = time.monotonic()
@@ -53,7 +53,7 @@ class Watchdog:
                     self._tell_standstill(stood_still)
                 else:
                     self._look()
-            except Exception:  # nobody's lease may depend on what can be told
+            except Exception:  # no lease may depend on what can be logged
                 log.exception("the watchdog could not look")
 
     def _look(self) -> None:
@@ -75,7 +75,7 @@ class Watchdog:
                 self._tell(thread, "an async function blocks its own event loop", seconds=round(watched.silent()))
 
     def _tell_standstill(self, seconds: float) -> None:
-        """The main loop's beat is late as well, and that is no news."""
+        """Log that no thread ran. The main loop's beat is late for the same reason, and isn't logged besides."""
         self._main.excuse()
         for watched in self._steps.values():
             watched.excuse()
@@ -98,7 +98,7 @@ class Watchdog:
 
 
 class _Watched:
-    """One event loop, which is asked to beat, and when it last did."""
+    """One event loop, and when it last answered a request for a beat."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -112,7 +112,7 @@ class _Watched:
         return time.monotonic() - self._beaten_at
 
     def incident(self, patience: float) -> bool:
-        """Ask it to beat; whether it hasn't for too long, which is said once until it beats again."""
+        """Request a beat. Returns True, once until the next beat, if the last one is too long ago."""
         if not self._asked:
             self._asked = True
             try:
@@ -124,7 +124,7 @@ class _Watched:
         return news
 
     def excuse(self) -> None:
-        """It is late for a reason that has been told."""
+        """It is late for a reason that has been logged."""
         self._beaten_at = time.monotonic()
 
     def _beat(self) -> None:
@@ -141,7 +141,7 @@ def _stack(thread_id: int | None) -> Iterator[FrameType]:
 
 
 def _place(frames: list[FrameType]) -> dict[str, str]:
-    """The run and the place in its datasets, if the stack leads through a step."""
+    """The run, dataset and step that the stack leads through, if any."""
     place: dict[str, str] = {}
     for frame in frames:
         if frame.f_code is Chain._through.__code__:

@@ -1,34 +1,69 @@
-"""Several runs at once: claims those that are due, and works on them until it is time to stop."""
+"""Claims the runs that are due, and works on several at once until it is told to stop."""
 
 import asyncio
 from collections.abc import Callable
 
 import structlog
 
+from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.aio.shielded import give_up, shielded
-from pipeline_processing.aio.stopping import first_of, hand_back_seconds
-from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.aio.tasks import first_of, give_up, shielded
+from pipeline_processing.errors import HistoryUnavailable, PipelineError, TooManyConnections
 from pipeline_processing.model import RunState
 from pipeline_processing.runs.executor import Executor
-from pipeline_processing.runs.lease import Held
-from pipeline_processing.serving.concurrency import Concurrency
+from pipeline_processing.runs.lease import Lease
 from pipeline_processing.telemetry.health import Pulse
-from pipeline_processing.telemetry.outage import Outage
 
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.5
-"""What becomes due without this process knowing (handed back elsewhere, a retry, a lease that ends) waits so long."""
+"""How long a run waits at most that becomes due unnoticed: by a retry, a hand-back elsewhere, or the end of a lease."""
 _PAUSE_SECONDS = 1.0
 _CLAIM_SECONDS = 1.0
 _ME = "worker"
 
 
+def hand_back_seconds(drain_seconds: float) -> float:
+    """How much of the drain time is for handing back unfinished runs, cleaning up and closing."""
+    return min(10.0, drain_seconds / 4)
+
+
+def leave_seconds(drain_seconds: float) -> float:
+    """How much of that each run may take."""
+    return max(1.0, hand_back_seconds(drain_seconds) / 2)
+
+
+class Concurrency:
+    """
+    How many runs to work on at once: `most`, and fewer while a database has no connections left.
+
+    Halved when an attempt finds the database full, and raised by one after each that succeeds, so that several workers
+    settle near what the database can serve.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.limit = most
+        self._most = most
+        self._halved_at = float("-inf")
+
+    def learn(self, error: PipelineError | None, *, began_at: float, now: float) -> None:
+        """An attempt ended; both times are monotonic."""
+        if isinstance(error, TooManyConnections):
+            # Attempts that began before the last halving say nothing about the new limit.
+            if began_at >= self._halved_at and self.limit > 1:
+                self.limit //= 2
+                self._halved_at = now
+                log.warning("a database has no connections left; taking fewer runs at once", runs=self.limit)
+        elif error is None and self.limit < self._most:
+            self.limit += 1
+            if self.limit == self._most:
+                log.info("taking as many runs at once as before", runs=self.limit)
+
+
 class Worker:
     """
-    Keeps up to `concurrency` attempts going, fewer while a database has no connections left. `on_ended` is told the
-    run id after each.
+    Keeps up to `concurrency` attempts going, fewer while a database has no connections left. `on_ended` gets the run
+    id after each.
     """
 
     def __init__(
@@ -39,7 +74,7 @@ class Worker:
         drain_seconds: float,
         clock: Clock,
         pulse: Pulse,
-        history: Outage,
+        history: Server,
         on_ended: Callable[[str], None],
     ) -> None:
         self._executor = executor
@@ -53,22 +88,22 @@ class Worker:
         self._leaving = False
 
     def wake(self) -> None:
-        """There may be a run that is due: look at once."""
+        """A run may be due: claim at once."""
         self._woken.set()
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """
-        Work until told to stop; then finish what is in progress, or hand it back when the drain time is over or it is
-        told to hurry.
+        Work until `stop` is set. Then finish the runs in progress, or hand them back when the drain time is over or
+        `hurry` is set.
         """
         working: set[asyncio.Task[None]] = set()
-        # Apart, so that a claim that hangs doesn't hold up the drain.
+        # In a task of its own, so that a hanging claim doesn't hold up the drain.
         taking = asyncio.create_task(self._take(working, stop))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((taking, stopping), return_when=asyncio.FIRST_COMPLETED)
             if taking.done():
-                taking.result()  # raises what no waiting mends
+                taking.result()  # raises what waiting can't solve
             await self._drain(taking, working, hurry)
         finally:
             stopping.cancel()
@@ -78,48 +113,48 @@ class Worker:
     async def _take(self, working: set[asyncio.Task[None]], stop: asyncio.Event) -> None:
         while not (stop.is_set() or self._leaving):
             self._pulse.beat()
-            self._woken.clear()  # before looking: what comes while it looks isn't missed
-            if len(working) < self._concurrency.limit and (held := await self._claim(stop)) is not None:
-                task = asyncio.create_task(self._work(held))
+            self._woken.clear()  # before claiming, so that no wake-up is missed
+            if len(working) < self._concurrency.limit and (lease := await self._claim(stop)) is not None:
+                task = asyncio.create_task(self._work(lease))
                 try:
-                    await asyncio.sleep(0)  # it begins: cancelled before that, it would hand nothing back
+                    await asyncio.sleep(0)  # let it begin: a task cancelled before that would hand nothing back
                 finally:
                     working.add(task)
                     task.add_done_callback(working.discard)
             else:
                 await first_of(stop, self._woken, seconds=_POLL_SECONDS)
 
-    async def _claim(self, stop: asyncio.Event) -> Held | None:
+    async def _claim(self, stop: asyncio.Event) -> Lease | None:
         try:
-            held = await self._executor.claim()
+            lease = await self._executor.claim()
         except HistoryUnavailable as error:
-            self._history.began(error, by=_ME)
+            self._history.away(error, by=_ME)
             await first_of(stop, seconds=_PAUSE_SECONDS)
             return None
-        self._history.ended(by=_ME)
-        return held
+        self._history.back(by=_ME)
+        return lease
 
-    async def _work(self, held: Held) -> None:
+    async def _work(self, lease: Lease) -> None:
         began_at = self._clock.monotonic()
         try:
-            attempted = await self._executor.execute(held)
+            attempted = await self._executor.execute(lease)
             if attempted.error is not None or attempted.run.state is RunState.SUCCEEDED:
                 self._concurrency.learn(attempted.error, began_at=began_at, now=self._clock.monotonic())
         except HistoryUnavailable as error:
             log.warning(
                 "the outcome of an attempt could not be written; the run goes on when its lease has ended",
-                run_id=held.claim.run.run_id,
+                run_id=lease.claim.run.run_id,
                 error=str(error),
             )
         except Exception:
-            # One run's bug is no reason to break off the others; its lease ends, and its tries are counted.
-            log.exception("unexpected error", run_id=held.claim.run.run_id)
+            # One run's bug must not end the others; its lease ends, and its attempts are counted.
+            log.exception("unexpected error", run_id=lease.claim.run.run_id)
         finally:
             self._woken.set()
-            self._on_ended(held.claim.run.run_id)
+            self._on_ended(lease.claim.run.run_id)
 
     async def _drain(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
-        # Handing back is part of the drain: the process is ended when its time is over.
+        # Handing back is part of the drain: the orchestrator kills the process when its time is over.
         ends_at = self._clock.monotonic() + self._drain_seconds - hand_back_seconds(self._drain_seconds)
         if working:
             log.info("finishing the runs in progress", runs=len(working), seconds=self._drain_seconds)
@@ -131,12 +166,12 @@ class Worker:
             await first_of(hurry, self._woken, seconds=min(left, _POLL_SECONDS))
 
     async def _leave(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]]) -> None:
-        """Hand back what isn't finished."""
+        """Hand back the unfinished runs."""
         self._leaving = True
         self._woken.set()
         for task in working:
             task.cancel()  # which hands its run back
-        await asyncio.wait([taking], timeout=_CLAIM_SECONDS)  # what is being claimed just now is handed back as well
+        await asyncio.wait([taking], timeout=_CLAIM_SECONDS)  # a run that is just being claimed is handed back, too
         give_up(taking)
         while working:
             for task in working:

@@ -1,16 +1,16 @@
-"""Whether this process works: what `/livez` and `/readyz` say."""
+"""Whether this process works: what `/livez` and `/readyz` answer."""
 
 from collections.abc import Sequence
 
+from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.telemetry.outage import Outage
 
 SILENT_SECONDS = 90.0
-"""A loop that has not come round for so long hangs: none of its calls may take that long."""
+"""A loop without a beat for so long hangs: none of its calls may take that long."""
 
 
 class Pulse:
-    """The beat of one of the loops that have to go round all the time."""
+    """The heartbeat of a loop that must go round all the time."""
 
     def __init__(self, name: str, *, clock: Clock) -> None:
         self.name = name
@@ -23,7 +23,7 @@ class Pulse:
         self._beaten_at = self._clock.monotonic()
 
     def stuck(self, why: str) -> None:
-        """It goes round and gets nothing done; until `moving` is called."""
+        """It goes round, but gets nothing done until `moving` is called."""
         self._stuck = why
 
     def moving(self) -> None:
@@ -31,12 +31,12 @@ class Pulse:
         self._stuck = None
 
     def stop(self) -> None:
-        """It has ended on purpose, or hasn't begun."""
+        """It has ended on purpose."""
         self._beaten_at = self._stuck = None
 
     @property
     def problem(self) -> str | None:
-        """Why it isn't alive; None if it is, or isn't to run."""
+        """Why it isn't alive; None if it is, or need not run."""
         beaten_at, stuck = self._beaten_at, self._stuck  # as they are now: another thread asks
         if stuck is not None:
             return f"{self.name}: {stuck}"
@@ -46,12 +46,26 @@ class Pulse:
         return f"{self.name} has been silent for {silent:.0f} s" if silent > SILENT_SECONDS else None
 
 
-class Health:
-    """All pulses and outages of the process together."""
+class Servers:
+    """The servers that `serve` needs all the time."""
 
-    def __init__(self, *, pulses: Sequence[Pulse], outages: Sequence[Outage]) -> None:
+    def __init__(self, *, clock: Clock) -> None:
+        self.kafka = Server("Kafka", clock=clock)
+        self.history = Server("the history", clock=clock)
+        self.destination = Server("the destination", clock=clock)
+
+    def problems(self) -> list[str]:
+        """Which of them are away, and why."""
+        each = (self.kafka, self.history, self.destination)
+        return [f"{server.name}: {problem}" for server in each if (problem := server.problem) is not None]
+
+
+class Health:
+    """All pulses and servers of the process together."""
+
+    def __init__(self, *, pulses: Sequence[Pulse], servers: Servers) -> None:
         self._pulses = pulses
-        self._outages = outages
+        self._servers = servers
         self.state = "starting"
         """`serving` once everything has begun, `stopping` from SIGTERM on."""
         self.notes: list[str] = []
@@ -62,7 +76,6 @@ class Health:
         return [problem for pulse in self._pulses if (problem := pulse.problem) is not None]
 
     def not_ready(self) -> list[str]:
-        """Reasons why it doesn't do its work just now."""
-        away = [f"{outage.server}: {problem}" for outage in self._outages if (problem := outage.problem) is not None]
+        """Reasons why it doesn't do its work at the moment."""
         state = [] if self.state == "serving" else [self.state]
-        return [*state, *self.not_alive(), *away]
+        return [*state, *self.not_alive(), *self._servers.problems()]

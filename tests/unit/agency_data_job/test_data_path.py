@@ -14,7 +14,7 @@ from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import SourceBusy, StepFailed
 from pipeline_processing.model import Run, RunState
-from pipeline_processing.runs.retrying import RetryPolicy
+from pipeline_processing.runs.failures import RetryPolicy
 from tests.unit.in_memory import Service, job, refused
 from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time

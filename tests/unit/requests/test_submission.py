@@ -15,7 +15,7 @@ from pipeline_processing.messaging.memory.broker import MemoryBroker
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import JobRequest
 from pipeline_processing.requests.job_messages import received
-from pipeline_processing.requests.submission import BATCH, Sent, Submitter, patiently
+from pipeline_processing.requests.submission import BATCH, Sent, Submitter, ask_brokers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer, telemetry_with, trace_ids
 from tests.unit.virtual_clock import VirtualClock, in_virtual_time
@@ -140,11 +140,11 @@ async def test_a_refused_size_is_a_fault_of_the_request() -> None:
 
 
 @in_virtual_time
-async def test_patience_ends_with_an_answer() -> None:
-    """Asked again until it comes."""
+async def test_brokers_are_asked_until_they_answer() -> None:
+    """An outage of some seconds goes unnoticed."""
     kafka = broker()
     kafka.outage = True
-    asking = asyncio.create_task(patiently(kafka.ensure, clock=VirtualClock()))
+    asking = asyncio.create_task(ask_brokers(kafka.ensure, clock=VirtualClock()))
     await asyncio.sleep(2)
     kafka.outage = False
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, Superseded
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
-from pipeline_processing.runs.lease import Held, Leases
+from pipeline_processing.runs.lease import Lease, Leases, Renewal
 from tests.properties import examples
 from tests.unit.in_memory import (
     CONFIG_ID,
@@ -38,6 +38,19 @@ LATEST = SECONDS * 0.9
 DOWN = HistoryUnavailable("the history is down")
 
 
+def leases_of(renewal: Renewal, clock: Clock, *, length: timedelta = LEASE) -> Leases:
+    """A worker's leases, on the run table that renews them."""
+    return Leases(
+        queue=renewal.queue,
+        clock=HistoryClock(clock),
+        worker="first",
+        config_id=CONFIG_ID,
+        length=length,
+        max_runs_per_agency=1,
+        renewal=renewal,
+    )
+
+
 class Leased:
     """A run, a worker's leases, and work that notes how it goes."""
 
@@ -46,14 +59,14 @@ class Leased:
         self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
         self.runs = memory_run_store(self.table)
         self.between = Between()
-        self.leases = Leases(queue=interposed(self.runs, self.between).queue, clock=self.clock, length=LEASE)
+        self.leases = leases_of(Renewal(interposed(self.runs, self.between).queue), self.clock)
         self.stopped_at: float | None = None
 
-    async def claim(self) -> Held:
+    async def claim(self) -> Lease:
         await self.runs.intake.accept(incoming())
-        held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
-        assert held is not None
-        return held
+        lease = await self.leases.claim()
+        assert lease is not None
+        return lease
 
     async def works(self, seconds: float) -> str:
         """Work that takes so long."""
@@ -81,7 +94,7 @@ def leased() -> Leased:
 @in_virtual_time
 async def test_it_is_renewed_at_a_third(leased: Leased) -> None:
     """However long the work takes, nobody else ever gets the run."""
-    held = await leased.claim()
+    lease = await leased.claim()
     renewed_at = []
 
     async def noted(call: Call) -> Any:
@@ -89,7 +102,7 @@ async def test_it_is_renewed_at_a_third(leased: Leased) -> None:
         return await call()
 
     leased.between.on_every("renew", noted)
-    working = asyncio.create_task(leased.leases.work(held, leased.works(95)))
+    working = asyncio.create_task(leased.leases.work(lease, leased.works(95)))
     while not working.done():
         assert not await leased.is_free()
         await leased.clock.sleep(1)
@@ -101,7 +114,7 @@ async def test_it_is_renewed_at_a_third(leased: Leased) -> None:
 @in_virtual_time
 async def test_a_renewal_is_due_a_third_after_the_last_was_sent(leased: Leased) -> None:
     """However late its answer came: time is counted from before it was sent."""
-    held = await leased.claim()
+    lease = await leased.claim()
     sent_at = []
 
     async def slow(call: Call) -> Any:
@@ -110,7 +123,7 @@ async def test_a_renewal_is_due_a_third_after_the_last_was_sent(leased: Leased) 
         await leased.clock.sleep(13)
 
     leased.between.on_every("renew", slow)
-    assert await leased.leases.work(held, leased.works(100)) == "done"
+    assert await leased.leases.work(lease, leased.works(100)) == "done"
     assert sent_at == [10, 23, 36, 49, 62, 75, 88]
 
 
@@ -124,8 +137,8 @@ async def test_a_renewal_is_due_a_third_after_the_claim_was_sent(leased: Leased)
         return claim
 
     leased.between.on_next("claim", slow)
-    held = await leased.claim()
-    working = asyncio.create_task(leased.leases.work(held, leased.works(60)))
+    lease = await leased.claim()
+    working = asyncio.create_task(leased.leases.work(lease, leased.works(60)))
     while not working.done():
         assert not await leased.is_free()
         await leased.clock.sleep(1)
@@ -135,9 +148,9 @@ async def test_a_renewal_is_due_a_third_after_the_claim_was_sent(leased: Leased)
 @in_virtual_time
 async def test_it_outlives_errors_of_the_history(leased: Leased) -> None:
     """A renewal that fails, or whose reply is lost, is tried again within the lease."""
-    held = await leased.claim()
+    lease = await leased.claim()
     leased.between.on_next("renew", refused(DOWN), refused(DOWN), None, lost_reply(DOWN), refused(DOWN))
-    assert await leased.leases.work(held, leased.works(100)) == "done"
+    assert await leased.leases.work(lease, leased.works(100)) == "done"
 
 
 # -- lost ----------------------------------------------------------------------------------------
@@ -146,10 +159,10 @@ async def test_it_outlives_errors_of_the_history(leased: Leased) -> None:
 @in_virtual_time
 async def test_it_is_lost_when_the_run_is_cancelled(leased: Leased) -> None:
     """The worker notices within a second, long before it has to renew, and stops the work."""
-    held = await leased.claim()
+    lease = await leased.claim()
     await leased.runs.queue.cancel("r")
     with pytest.raises(Superseded):
-        await leased.leases.work(held, leased.works(100))
+        await leased.leases.work(lease, leased.works(100))
     assert leased.stopped_at == 1
 
 
@@ -162,7 +175,7 @@ async def test_it_is_lost_when_another_worker_has_the_run(leased: Leased) -> Non
     await leased.clock.sleep(1)
     assert await leased.is_free()
     with pytest.raises(Superseded):
-        await leased.leases.work(Held(claim, ends_at=SECONDS), leased.works(100))
+        await leased.leases.work(Lease(claim, ends_at=SECONDS), leased.works(100))
     assert leased.stopped_at == 2
 
 
@@ -173,19 +186,19 @@ async def test_a_look_that_is_never_answered_holds_up_no_renewal(leased: Leased)
     async def never(call: Call) -> None:
         await leased.clock.sleep(3600)
 
-    held = await leased.claim()
+    lease = await leased.claim()
     leased.between.on_every("check", never)
-    assert await leased.leases.work(held, leased.works(25)) == "done"
+    assert await leased.leases.work(lease, leased.works(25)) == "done"
     assert leased.between.log.count("renew") == 2
 
 
 @in_virtual_time
 async def test_it_is_given_up_when_it_cant_be_renewed_in_time(leased: Leased) -> None:
     """The work has stopped a tenth of the lease before another worker can get the run."""
-    held = await leased.claim()
+    lease = await leased.claim()
     leased.between.on_every("renew", refused(DOWN))
     with pytest.raises(Superseded):
-        await leased.leases.work(held, leased.works(100))
+        await leased.leases.work(lease, leased.works(100))
     assert leased.stopped_at == LATEST
     await leased.clock.sleep(SECONDS - LATEST - 0.1)
     assert not await leased.is_free()
@@ -196,14 +209,14 @@ async def test_it_is_given_up_when_it_cant_be_renewed_in_time(leased: Leased) ->
 @in_virtual_time
 async def test_it_is_given_up_when_a_renewal_is_never_answered(leased: Leased) -> None:
     """A connection that says nothing is as good as none."""
-    held = await leased.claim()
+    lease = await leased.claim()
 
     async def never(call: Call) -> Any:
         await asyncio.Event().wait()
 
     leased.between.on_every("renew", never)
     with pytest.raises(Superseded):
-        await leased.leases.work(held, leased.works(100))
+        await leased.leases.work(lease, leased.works(100))
     assert leased.stopped_at == LATEST
 
 
@@ -245,9 +258,9 @@ def test_the_work_has_stopped_before_the_lease_can_have_ended(claim_seconds: flo
 
         leased.between.on_next("claim", late)
         leased.between.on_every("renew", answered_late)
-        held = await leased.claim()
+        lease = await leased.claim()
         with pytest.raises(Superseded):
-            await leased.leases.work(held, leased.works(10_000))
+            await leased.leases.work(lease, leased.works(10_000))
         # A claim that comes too late for any work is given up at once; it may have been tried to renew it.
         assert leased.stopped_at is None or leased.stopped_at <= max(renewed_at[-1] + LATEST, claim_seconds) + 1e-6
 
@@ -264,20 +277,14 @@ class Aside:
     def __init__(self, side: SideLoop, *, hangs: Callable[[], bool] = lambda: False) -> None:
         self.table = RunTable(clock=SystemClock(), installation_id=INSTALLATION)
         self.runs = memory_run_store(self.table)
-        self.leases = Leases(
-            queue=self.runs.queue,
-            clock=SystemClock(),
-            length=timedelta(seconds=1),
-            renewed_in=self.runs.queue,
-            start_aside=side.start,
-            hangs=hangs,
-        )
+        renewal = Renewal(self.runs.queue, start=side.start, hangs=hangs)
+        self.leases = leases_of(renewal, SystemClock(), length=timedelta(seconds=1))
 
-    async def claim(self) -> Held:
+    async def claim(self) -> Lease:
         await self.runs.intake.accept(incoming())
-        held = await self.leases.claim(worker="first", max_runs_per_agency=1, config_id=CONFIG_ID)
-        assert held is not None
-        return held
+        lease = await self.leases.claim()
+        assert lease is not None
+        return lease
 
     def ends_at(self) -> datetime:
         ends_at = self.table.records["r"].run.lease_expires_at
@@ -316,10 +323,10 @@ async def test_work_ends_with_its_lease_though_nobody_says_so(leased: Leased) ->
         work.close()
         return asyncio.get_running_loop().create_future()
 
-    leased.leases = Leases(queue=leased.runs.queue, clock=leased.clock, length=LEASE, start_aside=dead)
-    held = await leased.claim()
+    leased.leases = leases_of(Renewal(leased.runs.queue, start=dead), leased.clock)
+    lease = await leased.claim()
     with pytest.raises(Superseded):
-        await leased.leases.work(held, leased.works(100))
+        await leased.leases.work(lease, leased.works(100))
     assert leased.stopped_at == SECONDS
 
 
@@ -329,32 +336,32 @@ async def test_work_ends_with_its_lease_though_nobody_says_so(leased: Leased) ->
 @in_virtual_time
 async def test_an_error_of_the_work_passes(leased: Leased) -> None:
     """As it is, and at once."""
-    held = await leased.claim()
+    lease = await leased.claim()
 
     async def fails() -> None:
         await leased.clock.sleep(3)
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        await leased.leases.work(held, fails())
+        await leased.leases.work(lease, fails())
     assert leased.clock.monotonic() == 3
 
 
 @in_virtual_time
 async def test_an_error_that_nobody_foresaw_stops_the_work(leased: Leased) -> None:
     """Renewing that can't go on for any other reason is raised as it is."""
-    held = await leased.claim()
+    lease = await leased.claim()
     leased.between.on_next("renew", refused(AccessDenied("the history refuses this user")))
     with pytest.raises(AccessDenied):
-        await leased.leases.work(held, leased.works(100))
+        await leased.leases.work(lease, leased.works(100))
     assert leased.stopped_at == 10
 
 
 @in_virtual_time
 async def test_being_cancelled_stops_work_and_renewing(leased: Leased) -> None:
     """Nothing is left that would renew a lease which nobody works under; the decorator looks for tasks."""
-    held = await leased.claim()
-    working = asyncio.create_task(leased.leases.work(held, leased.works(100)))
+    lease = await leased.claim()
+    working = asyncio.create_task(leased.leases.work(lease, leased.works(100)))
     await leased.clock.sleep(15)
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -368,7 +375,7 @@ async def test_being_cancelled_stops_work_and_renewing(leased: Leased) -> None:
 @in_virtual_time
 async def test_work_that_is_slow_to_stop_is_waited_for(leased: Leased) -> None:
     """Even if the caller is cancelled once more meanwhile."""
-    held = await leased.claim()
+    lease = await leased.claim()
     cleaned_up = False
 
     async def slow_to_stop() -> None:
@@ -379,7 +386,7 @@ async def test_work_that_is_slow_to_stop_is_waited_for(leased: Leased) -> None:
             await asyncio.shield(asyncio.create_task(leased.clock.sleep(0)))
             cleaned_up = True
 
-    working = asyncio.create_task(leased.leases.work(held, slow_to_stop()))
+    working = asyncio.create_task(leased.leases.work(lease, slow_to_stop()))
     await leased.clock.sleep(1)
     working.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import DatasetExport, Export
+from pipeline_processing.aio.asking import Server
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.destinations.memory.destination import MemoryDestination
 from pipeline_processing.errors import (
@@ -225,7 +226,6 @@ def test_the_outcome_sums_up_the_datasets() -> None:
 # -- publish -------------------------------------------------------------------------------------
 
 MANIFEST = "agency_id=7/run_id=r/_manifest.json"
-STEPS = ["complete one"] * 3 + ["complete", "publish", "finish"]
 
 
 class Prepared:
@@ -236,7 +236,6 @@ class Prepared:
         self.service = Service(config=job("one", "two", "three"), rows=rows, others=others)
         self.destination = self.service.destination
         self.between = Between()
-        self.steps: list[str] = []
 
     async def prepare(self) -> Claim:
         """Break off right after the decision, and claim the run."""
@@ -258,11 +257,9 @@ class Prepared:
         runs = interposed(self.service.runs, around)
         destinations = self.service.destinations(around)
         publisher = Publisher(
-            attempts=runs.attempts,
+            attempts=Server("the history", clock=self.service.clock).repeating(runs.attempts, pause=0.2),
             destinations=destinations,
-            clock=self.service.clock,
             mask=Mask(),
-            after=self.steps.append,
         )
         run = await publisher.publish(claim, await self.service.runs.attempts.plan(claim))
         assert run == self.service.record().run
@@ -301,7 +298,6 @@ async def test_publishing_goes_in_order(prepared: Prepared) -> None:
     """Uploads, then inline content, then the manifest, then the run's end."""
     claim = await prepared.prepare()
     assert await prepared.publish(claim) is RunState.SUCCEEDED
-    assert prepared.steps == STEPS
     assert prepared.between.log == ["complete", "complete", "complete", "publish", "succeed"]
     assert prepared.is_published()
     assert [event.manifest for event in prepared.service.events()] == [f"memory://destination/{MANIFEST}"]
@@ -324,20 +320,11 @@ async def test_what_breaks_off_is_repeated(prepared: Prepared, method: str, befo
 
 @in_virtual_time
 async def test_a_lost_reply_to_the_end_of_a_run_is_no_second_end(prepared: Prepared) -> None:
-    """The event was written with it, once."""
+    """It is asked for again, and the event was written with it, once."""
     claim = await prepared.prepare()
-    plan = await prepared.service.runs.attempts.plan(claim)
     prepared.between.on_next("succeed", lost_reply(HISTORY_DOWN))
-    with pytest.raises(HistoryUnavailable):
-        await prepared.publish(claim)
-    assert prepared.service.record().run.state is RunState.SUCCEEDED
-    assert await Publisher(
-        attempts=prepared.service.runs.attempts,
-        destinations=prepared.service.destinations(prepared.between),
-        clock=prepared.service.clock,
-        mask=Mask(),
-        after=prepared.steps.append,
-    ).publish(claim, plan)
+    assert await prepared.publish(claim) is RunState.SUCCEEDED
+    assert prepared.between.log.count("succeed") == 2
     assert len(prepared.service.events()) == 1
     assert prepared.is_published()
 
@@ -619,7 +606,7 @@ async def test_a_plan_waits_for_every_destination_that_it_needs(everywhere: Ever
     there = everywhere.service.others
     everywhere.service.others = [each for each in there if each.url != gone]
     with pytest.raises(
-        DestinationChanged, match=f"decided for {gone}, and this service writes to memory://destination"
+        DestinationChanged, match=f"to be published at {gone}, but this service writes to memory://destination"
     ):
         await everywhere.publish(claim)
     assert everywhere.between.log == []
@@ -635,7 +622,7 @@ async def test_a_plan_is_published_where_its_manifest_belongs(everywhere: Everyw
     claim = await everywhere.prepare()
     service = everywhere.service
     service.destination, service.others = everywhere.second, [everywhere.destination, everywhere.tables]
-    with pytest.raises(DestinationChanged, match="decided for memory://destination"):
+    with pytest.raises(DestinationChanged, match="to be published at memory://destination"):
         await everywhere.publish(claim)
     assert everywhere.objects() == NOWHERE
 

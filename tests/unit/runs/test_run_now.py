@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -11,12 +12,7 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline_processing.agency_data_job.context import RunContext
-from pipeline_processing.agency_data_job.outlet import Outlet
-from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.destinations.installation import INSTALLATION_KEY, mark_of
-from pipeline_processing.destinations.null.destination import NullDestination
-from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     AccessDenied,
     ConflictingRequest,
@@ -32,12 +28,10 @@ from pipeline_processing.errors import (
     Throttled,
     TooManyConnections,
 )
-from pipeline_processing.model import FormatName, JobRequest, Run, RunState, UploadRef
-from pipeline_processing.runs.retrying import RetryPolicy
-from pipeline_processing.runs.run_now import run_dry
-from pipeline_processing.runs.totals import RunTotals
-from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.telemetry.tracing import IdsOnlyTracer
+from pipeline_processing.model import FormatName, JobRequest, Run, RunState
+from pipeline_processing.runs.completions import RunCompletion
+from pipeline_processing.runs.failures import RetryPolicy
+from pipeline_processing.runs.run_now import LONGEST_WAIT
 from tests.unit.in_memory import (
     INSTALLATION,
     LEASE,
@@ -45,11 +39,10 @@ from tests.unit.in_memory import (
     TRACE_ID,
     Call,
     Fault,
-    MemorySource,
-    NoServices,
     Service,
     lost_reply,
     refused,
+    without_jitter,
 )
 from tests.unit.virtual_clock import WrongClock, in_virtual_time
 
@@ -85,8 +78,12 @@ async def test_a_run_is_accepted_and_worked_on(service: Service) -> None:
     """Through the whole protocol, at once."""
     finished = await run(service)
     assert finished.state is RunState.SUCCEEDED
-    assert service.steps[:2] == ["accept", "claim"]
-    assert service.steps[-1] == "finish"
+    assert [call for call in service.between.log if call in ("accept", "claim", "prepare", "succeed")] == [
+        "accept",
+        "claim",
+        "prepare",
+        "succeed",
+    ]
     assert service.clock.monotonic() == 0
     assert len(service.events()) == 1
 
@@ -277,7 +274,7 @@ async def test_who_has_a_run_is_told_by_the_historys_clock(service: Service, fas
 @in_virtual_time
 async def test_retries_end(error: PipelineError, kind: str, exit_code: int, attempts: int) -> None:
     """After the last try, or at once where none can help."""
-    service = Service(retry=RetryPolicy(max_attempts=3, patience_for_servers=timedelta()))
+    service = Service(retry=RetryPolicy(max_attempts=3, backoff=without_jitter(), patience_for_servers=timedelta()))
     service.between.on_every("batch", refused(error))
     finished = await run(service)
     assert (finished.state, finished.attempt) == (RunState.FAILED, attempts)
@@ -383,43 +380,18 @@ async def test_a_plan_that_is_lost_fails_the_run(service: Service) -> None:
 # -- dry runs ------------------------------------------------------------------------------------
 
 
-async def dry(service: Service) -> Any:
-    """`run --dry-run`."""
-    context = RunContext(run_id="r", attempt=1, trace_id=TRACE_ID, request=JobRequest(agency_id=7, dry_run=True))
-
-    async def never(upload: UploadRef) -> None:
-        raise AssertionError("a dry run uploads nothing")
-
-    processor = AgencyProcessor(
-        run=context,
-        source=MemorySource(service.rows, clock=service.clock, around=service.between),
-        services=NoServices(),
-        outlet=Outlet(
-            run=context,
-            destinations=Destinations([NullDestination()]),
-            on_upload=never,
-            mask=Mask(),
-            max_row_bytes=1_000_000,
-        ),
-        last_success=service.runs.history.last_success,
-        on_progress=RunTotals(context, service.clock, service.progress.append),
-        tracer=IdsOnlyTracer(),
+async def dry(service: Service) -> Run:
+    """`run --dry-run`: the same, on a run table of its own, by a policy that fails what a command can't wait for."""
+    alone = Service(
+        rows=service.rows, retry=replace(service.retry, longest_delay=LONGEST_WAIT), between=service.between
     )
-    return await run_dry(
-        run=context,
-        processor=processor,
-        config=service.config,
-        clock=service.clock,
-        mask=Mask(),
-        retry=service.retry,
-        jitter=lambda: 0.0,
-    )
+    return await run(alone, dry_run=True)
 
 
 @in_virtual_time
 async def test_a_dry_run_tells_what_a_run_would_have(service: Service) -> None:
     """Rows and bytes, and no manifest."""
-    completion = await dry(service)
+    completion = RunCompletion.of(await dry(service))
     assert (completion.state, completion.dry_run, completion.attempt) == ("succeeded", True, 1)
     assert (completion.rows_read, completion.rows_written, completion.manifest) == (8, 8, None)
     assert completion.bytes_written == (await run(service)).bytes_written
@@ -429,27 +401,20 @@ async def test_a_dry_run_tells_what_a_run_would_have(service: Service) -> None:
 async def test_a_dry_run_is_retried_in_this_process(service: Service) -> None:
     """With the pauses of a run."""
     service.between.on_next("batch", *[refused(SourceBusy("no slots"))] * 2)
-    completion = await dry(service)
+    completion = RunCompletion.of(await dry(service))
     assert (completion.state, completion.attempt, completion.duration_ms) == ("succeeded", 3, 3000)
 
 
-@pytest.mark.parametrize(
-    ("error", "kind", "attempt"),
-    [
-        (SourceUnavailable("x"), "source_unavailable", 5),
-        (StepFailed("x"), "step_failed", 1),
-        (KeyError("x"), "internal_error", 1),
-        (SystemExit("x"), "step_failed", 1),
-        (KeyboardInterrupt("x"), "step_failed", 1),
-    ],
-)
+@pytest.mark.parametrize(("asked_for", "state", "seconds"), [(600, "succeeded", 600), (3600, "failed", 0)])
 @in_virtual_time
-async def test_a_dry_run_fails_as_a_run_does(service: Service, error: BaseException, kind: str, attempt: int) -> None:
-    """With the same kinds."""
-    service.retry = RetryPolicy(patience_for_servers=timedelta())
-    service.between.on_every("batch", refused(error))
-    completion = await dry(service)
-    assert (completion.state, completion.error.kind, completion.attempt) == ("failed", kind, attempt)
+async def test_a_dry_run_that_would_wait_for_long_fails(
+    service: Service, asked_for: float, state: str, seconds: float
+) -> None:
+    """Nobody could go on with it later."""
+    service.between.on_next("batch", refused(Throttled("slow down", retry_after=asked_for)))
+    finished = await dry(service)
+    assert (finished.state.value, service.clock.monotonic()) == (state, seconds)
+    assert finished.error is None or (finished.error.kind, finished.error.exit_code) == ("attempts_exhausted", 75)
 
 
 @in_virtual_time

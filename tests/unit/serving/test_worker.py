@@ -7,15 +7,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pipeline_processing.aio.shielded import shielded
-from pipeline_processing.aio.stopping import leave_seconds
-from pipeline_processing.errors import HistoryUnavailable, TooManyConnections
+from pipeline_processing.aio.asking import Server
+from pipeline_processing.aio.tasks import shielded
+from pipeline_processing.errors import (
+    HistoryUnavailable,
+    PipelineError,
+    SourceBusy,
+    SourceUnavailable,
+    TooManyConnections,
+)
 from pipeline_processing.model import RunState
-from pipeline_processing.runs.retrying import RetryPolicy
-from pipeline_processing.serving.worker import Worker
+from pipeline_processing.runs.failures import RetryPolicy
+from pipeline_processing.serving.worker import Concurrency, Worker, leave_seconds
 from pipeline_processing.telemetry.health import Pulse
-from pipeline_processing.telemetry.outage import Outage
-from tests.unit.in_memory import Call, Service, refused
+from tests.unit.in_memory import Call, Service, refused, without_jitter
 from tests.unit.virtual_clock import in_virtual_time
 
 
@@ -46,7 +51,7 @@ class Running:
     def __init__(self, service: Service, *, concurrency: int, drain_seconds: float) -> None:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         self.ended: list[str] = []
-        self.history = Outage("the history")
+        self.history = Server("the history", clock=service.clock)
         self.worker = Worker(
             executor=service.first,
             concurrency=concurrency,
@@ -171,7 +176,7 @@ async def test_a_drain_lasts_no_longer_whatever_hangs() -> None:
 @in_virtual_time
 async def test_fewer_runs_at_once_while_the_source_is_full() -> None:
     """As many as it has connections for, and all of them succeed though none has a second try."""
-    service, connections = Service(retry=RetryPolicy(max_attempts=1)), 2
+    service, connections = Service(retry=RetryPolicy(max_attempts=1, backoff=without_jitter())), 2
     for agency_id in range(1, 13):
         await service.accept(f"r{agency_id}", agency_id=agency_id)
 
@@ -262,3 +267,35 @@ async def test_a_run_that_is_cancelled_stops_within_seconds() -> None:
 
     assert service.left_over() == ([], [])
     assert [event.state for event in service.events()] == ["cancelled"]
+
+
+# -- how many runs at once ------------------------------------------------------------------------
+
+FULL = TooManyConnections("full")
+
+
+def learned(concurrency: Concurrency, error: PipelineError | None, *, began_at: float, now: float) -> int:
+    concurrency.learn(error, began_at=began_at, now=now)
+    return concurrency.limit
+
+
+def test_it_is_halved_down_to_one_and_comes_back_by_one() -> None:
+    """Never to more than it began with."""
+    it = Concurrency(8)
+    assert [learned(it, FULL, began_at=now, now=now + 0.5) for now in range(4)] == [4, 2, 1, 1]
+    assert [learned(it, None, began_at=now, now=now + 0.5) for now in range(10, 20)] == [2, 3, 4, 5, 6, 7, 8, 8, 8, 8]
+
+
+def test_attempts_that_found_it_full_together_halve_it_once() -> None:
+    """Those that began before tell nothing new."""
+    it = Concurrency(8)
+    assert [learned(it, FULL, began_at=0, now=now) for now in (1, 1.1, 1.2)] == [4, 4, 4]
+    assert learned(it, FULL, began_at=2, now=3) == 2
+
+
+def test_other_errors_change_nothing() -> None:
+    """They say nothing about connections."""
+    it = Concurrency(8)
+    learned(it, FULL, began_at=0, now=1)
+    for error in (SourceBusy("a deadlock"), SourceUnavailable("gone"), PipelineError("x")):
+        assert learned(it, error, began_at=2, now=3) == 4

@@ -9,9 +9,8 @@ import pytest
 import structlog
 
 from pipeline_processing.errors import KafkaUnavailable
-from pipeline_processing.telemetry.health import Health, Pulse
+from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.telemetry.outage import Outage
 from pipeline_processing.web.health import health_server
 from tests.unit.virtual_clock import VirtualClock
 
@@ -33,8 +32,8 @@ async def asked(port: int, path: str) -> tuple[int, object]:
 
 async def test_it_says_what_is_wrong(port: int) -> None:
     """200 while all is well; 503 with the reasons, without secrets."""
-    kafka, pulse = Outage("Kafka"), Pulse("intake", clock=VirtualClock())
-    health = Health(pulses=[pulse], outages=[kafka])
+    servers, pulse = Servers(clock=VirtualClock()), Pulse("intake", clock=VirtualClock())
+    health = Health(pulses=[pulse], servers=servers)
     health.state = "serving"
     mask = Mask()
     mask.know(["tops3cret"])
@@ -42,7 +41,7 @@ async def test_it_says_what_is_wrong(port: int) -> None:
         assert await asked(port, "/livez") == (200, {"status": "ok"})
         assert await asked(port, "/readyz") == (200, {"status": "ok"})
 
-        kafka.began(KafkaUnavailable("no answer from kafka://me:secret@broker, tops3cret"), by="intake")
+        servers.kafka.away(KafkaUnavailable("no answer from kafka://me:secret@broker, tops3cret"), by="intake")
         told = ["Kafka: no answer from kafka://me:***@broker, ***"]
         assert await asked(port, "/readyz") == (503, {"status": "unavailable", "problems": told})
         assert await asked(port, "/livez") == (200, {"status": "ok"})
@@ -53,7 +52,7 @@ async def test_it_says_what_is_wrong(port: int) -> None:
 
 async def test_a_port_that_is_taken_is_said_and_does_not_stop_the_service(port: int) -> None:
     """Two of them on one machine do their work all the same."""
-    health = Health(pulses=[], outages=[])
+    health = Health(pulses=[], servers=Servers(clock=VirtualClock()))
     async with health_server(health, host=LOOPBACK, port=port, mask=Mask()):
         with structlog.testing.capture_logs() as log:
             async with health_server(health, host=LOOPBACK, port=port, mask=Mask()):

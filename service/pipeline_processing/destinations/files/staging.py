@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import ParamSpec, TypeVar
 from urllib.parse import quote, unquote
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError, SettingsError
 

@@ -9,7 +9,7 @@ from typing import BinaryIO, Self
 
 import structlog
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.files.staging import Folder, sync_folder
 from pipeline_processing.model import StagedFile, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted

@@ -11,7 +11,7 @@ from typing import Self
 import structlog
 
 from pipeline_processing.aio.budget import ByteBudget
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.errors import UploadGone
 from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, crc32_of, sha256_of

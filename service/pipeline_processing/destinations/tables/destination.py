@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from pydantic import SecretStr
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.installation import check_mark, mark_of
 from pipeline_processing.destinations.tables.errors import Refused, TableConflict, session
 from pipeline_processing.destinations.tables.loads import Load, is_set_up, set_up

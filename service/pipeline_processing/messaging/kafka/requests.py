@@ -8,7 +8,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka
 
-from pipeline_processing.aio.shielded import shielded
+from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translated

@@ -17,7 +17,7 @@ from pipeline_processing.errors import (
     SettingsError,
     Throttled,
 )
-from pipeline_processing.runs.executor import final_error
+from pipeline_processing.runs.failures import final_error
 
 SETTINGS = """
     ApiVersionNotFoundError BaseEndpointResolverError ConfigNotFound ConfigParseError EndpointProviderError

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline_processing.errors import PipelineError, TransientError
 from pipeline_processing.model import RunState
-from pipeline_processing.runs.executor import Attempted
-from pipeline_processing.runs.lease import Held
+from pipeline_processing.runs.failures import Attempted
+from pipeline_processing.runs.lease import Lease
 from pipeline_processing.runs.store import Claim
 from tests.unit.in_memory import LEASE, Service
 from tests.unit.virtual_clock import in_virtual_time
@@ -51,7 +51,7 @@ class Process:
             await self._over.wait()
         elif self._finishes:
             executor = self._service.executor("first")
-            await executor.execute(Held(self.claims[-1], ends_at=self._service.clock.monotonic() + 30))
+            await executor.execute(Lease(self.claims[-1], ends_at=self._service.clock.monotonic() + 30))
         return self._exit_code
 
     async def stop(self) -> None:

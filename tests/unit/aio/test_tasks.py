@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pipeline_processing.aio.shielded import in_time, shielded
+from pipeline_processing.aio.tasks import in_time, shielded
 
 
 async def test_it_gives_back_what_the_work_returns() -> None:

@@ -1,0 +1,105 @@
+"""Leaving a run: handing it back before its attempt has ended, and cleaning up after an attempt."""
+
+import asyncio
+
+import structlog
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.aio.tasks import give_up, in_time, shielded
+from pipeline_processing.destinations.several import Destinations
+from pipeline_processing.errors import PipelineError, Superseded
+from pipeline_processing.model import Run
+from pipeline_processing.runs.clean_up import CleanUp
+from pipeline_processing.runs.failures import Attempted
+from pipeline_processing.runs.store import Claim, RunAttempts, RunLeftovers
+from pipeline_processing.user_code import NoException, contained
+
+log = structlog.get_logger(__name__)
+
+_CLEAN_UP_SECONDS = 10.0
+_CONNECTIONS = 3
+"""A connection that hangs must not keep the run: handing back is tried on another one each third of the time."""
+
+
+class HandBack:
+    """
+    Hands back runs and cleans up after attempts. Leaving a run may take `seconds` in all. Each call to `attempts` must
+    be repeated until it is answered.
+    """
+
+    def __init__(
+        self,
+        *,
+        attempts: RunAttempts,
+        leftovers: RunLeftovers,
+        destinations: Destinations,
+        clock: Clock,
+        seconds: float,
+    ) -> None:
+        self._attempts = attempts
+        self._leftovers = leftovers
+        self._destinations = destinations
+        self._clock = clock
+        self._seconds = seconds
+
+    async def leave(self, claim: Claim, attempt: "asyncio.Task[Attempted]") -> None:
+        """
+        Hand the run back, and only then wait for the cancelled attempt to unwind, and clean up after it.
+
+        Another worker may have claimed the run meanwhile. That is harmless: what the attempt still writes names a
+        state or a fence that has gone, and it aborts only its own uploads.
+        """
+        ends_at = self._clock.monotonic() + self._seconds
+
+        def left() -> float:
+            return max(0.0, ends_at - self._clock.monotonic())
+
+        handed_back = await self._hand_back(claim)
+        await asyncio.wait([attempt], timeout=left())
+        if not attempt.done():
+            log.warning("the attempt doesn't end: something hangs; `gc` removes what it leaves behind")
+        elif handed_back:
+            await self.clean_up(claim.run.run_id, seconds=left())
+
+    async def _hand_back(self, claim: Claim) -> bool:
+        asking: set[asyncio.Task[Run]] = set()
+        error = "no answer from the history"
+        try:
+            for _ in range(_CONNECTIONS):
+                asking.add(asyncio.create_task(self._attempts.hand_back(claim)))
+                seconds = self._seconds / _CONNECTIONS
+                answered, _ = await asyncio.wait(asking, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                if answered:
+                    answered.pop().result()
+                    log.info("handed back")
+                    return True
+        except Superseded:
+            return False  # it has ended, or another worker has it
+        except PipelineError as problem:
+            error = str(problem)
+        finally:
+            for task in asking:
+                give_up(task)
+        log.warning("could not be handed back; the run goes on when its lease has ended", error=error)
+        return False
+
+    async def clean_up(self, run_id: str, *, seconds: float = _CLEAN_UP_SECONDS) -> None:
+        """
+        Remove what no attempt will complete, within a time limit, even if this task is cancelled meanwhile.
+
+        `gc` finds what is left over, or stands elsewhere, by the same queries.
+        """
+
+        async def limited() -> None:
+            try:
+                await in_time(contained(self._clean_up(run_id)), seconds=seconds)  # a plugin's destination is user code
+            except (PipelineError, NoException, TimeoutError) as error:
+                log.warning("cleaning up after a run has failed; `gc` will", error=str(error) or "no answer in time")
+
+        await shielded(limited())
+
+    async def _clean_up(self, run_id: str) -> None:
+        clean_up = CleanUp(leftovers=self._leftovers, destinations=self._destinations)
+        await clean_up.after_run(run_id)
+        for problem in clean_up.problems:
+            log.warning("something of a run could not be removed; `gc` will", error=str(problem))

@@ -1,0 +1,88 @@
+"""Where requests go that can't be used: into a topic, or into the history's database where Kafka refuses them."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from pipeline_processing.aio.clock import Clock
+from pipeline_processing.errors import (
+    MessageRefused,
+    MessageTooLarge,
+    PipelineError,
+    RequestError,
+    TopicMissing,
+    TransientError,
+)
+from pipeline_processing.messaging.dead_letters import LetterStore, dead_letter, without_value
+from pipeline_processing.messaging.port import Events, Outgoing, Record
+from pipeline_processing.telemetry.masking import Mask
+
+log = structlog.get_logger(__name__)
+
+Refused = tuple[Outgoing, PipelineError]
+"""A letter that Kafka will never take, and why."""
+
+
+class DeadLetters:
+    """Makes dead letters, and stores them in `topic` or, if Kafka refuses them for good, in `store`."""
+
+    def __init__(self, *, events: Events, topic: str, store: LetterStore, clock: Clock, mask: Mask) -> None:
+        self._events = events
+        self._topic = topic
+        self._store = store
+        self._clock = clock
+        self._mask = mask
+
+    def letter(self, record: Record, error: RequestError) -> Outgoing:
+        """The dead letter of a request, which holds all of it and the reason."""
+        log.warning(
+            "a request can't be used; it is a dead letter now",
+            reason=error.kind,
+            error=str(error),
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+        )
+        return dead_letter(record, error, topic=self._topic, now=self._clock.now(), mask=self._mask)
+
+    async def send(self, letters: Sequence[Outgoing]) -> list[Refused]:
+        """Send letters to Kafka; returns those that it refuses for good. Raises KafkaUnavailable or TopicMissing."""
+        try:
+            try:
+                await self._events.send(letters)
+            except MessageRefused:
+                alone = [(letter, await self._refusal(letter)) for letter in letters]
+                return [(letter, error) for letter, error in alone if error is not None]
+        except (TransientError, TopicMissing):
+            raise
+        except PipelineError as error:  # such as AccessDenied, which holds for all of them
+            return [(letter, error) for letter in letters]
+        return []
+
+    async def keep(self, refused: Sequence[Refused]) -> None:
+        """Store these in the history's database. Raises HistoryUnavailable."""
+        await self._store.keep([letter for letter, _ in refused])
+        for letter, error in refused:
+            headers = dict(letter.headers)
+            names = ("reason", "topic", "partition", "offset")
+            log.error(
+                "Kafka refuses a dead letter for good; it is kept in the history's database instead",
+                error=str(error),
+                **{name: (headers[f"dlq_{name}"] or b"").decode() for name in names},
+            )
+
+    async def _refusal(self, letter: Outgoing) -> MessageRefused | None:
+        """Send one letter, without its value if it is too large. Returns why Kafka refuses it; None if it is stored."""
+        try:
+            await self._events.send([letter])
+        except MessageTooLarge:
+            pass
+        except MessageRefused as error:
+            return error
+        else:
+            return None
+        try:
+            await self._events.send([without_value(letter)])
+        except MessageRefused as error:
+            return error
+        return None
