@@ -29,7 +29,7 @@ from pipeline_processing.runs.executor import Reporting
 
 MORE_THAN_A_PART = 9 * 1024 * 1024
 
-DESTINATIONS = (S3Destination, FileDestination, PostgresDestination)
+STORES = (S3Destination, FileDestination)
 AFTER = {
     "accept": "accept",
     "claim": "claim",
@@ -87,9 +87,12 @@ class Trap:
 
 
 trap = Trap(sys.argv[1])
-for destination in DESTINATIONS:
-    for method in ("exists", "complete", "publish", "delete"):
+for destination in (*STORES, PostgresDestination):
+    for method in ("complete", "delete"):
         trap.around(destination, method)
+for store in STORES:  # only they hold manifests
+    for method in ("exists", "publish"):
+        trap.around(store, method)
 trap.around(PostgresIntake, "accept")
 trap.around(PostgresQueue, "claim")
 trap.around(PostgresAttempts, "prepare")

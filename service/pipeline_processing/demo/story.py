@@ -26,7 +26,7 @@ from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest, Run, RunState
 from pipeline_processing.requests.submission import Sent
 from pipeline_processing.runs.completions import SOURCE, RunCompletion
-from pipeline_processing.serving import intake
+from pipeline_processing.serving import dead_letters
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal.render import Column, duration, number
 
@@ -174,7 +174,7 @@ def _time_taken(runs: Collection[Run]) -> str:
 @contextmanager
 def _without_warnings_of_dead_letters() -> Iterator[None]:
     """Inside the block the intake doesn't log dead letters: the story tells of them."""
-    logger = logging.getLogger(intake.__name__)
+    logger = logging.getLogger(dead_letters.__name__)
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

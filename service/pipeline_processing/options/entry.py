@@ -65,6 +65,10 @@ class Entry(Part):
         """An attribute of a built-in's options, where they have it. What another package's mean by it is unknown."""
         return default if self.is_plugin else getattr(self.options, question, default)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by kind, because the class is made when a job config is read: an isolated attempt gets its config so."""
+        return _unread, (type(self).__mro__[1], self.kind), self.__getstate__()
+
     # -- how pydantic reads and describes one ----------------------------------------------------
 
     @classmethod
@@ -135,6 +139,12 @@ def _class_of(base: type[E_], kind: str, plugin: Plugin) -> type[E_]:
         __cls_kwargs__={"kind": kind, "plugin": plugin},
         **fields,
     )
+
+
+def _unread(base: type[E_], kind: str) -> E_:
+    """An instance without fields, for `pickle` to fill."""
+    made = _class_of(base, kind, plugins.plugin(base.group, kind))
+    return made.__new__(made)
 
 
 def _any_plugin(base: type[E_]) -> type[E_]:

@@ -1,5 +1,7 @@
 """Steps, sources and destinations as a job config writes them: a mapping with one key, the kind, and its options."""
 
+import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -123,3 +125,33 @@ def test_only_built_in_options_answer_questions():
 def test_every_built_in_is_a_plugin(group: str, kind: str):
     """The module that the list names has a `PLUGIN`."""
     assert isinstance(plugins.plugin(group, kind), Plugin)
+
+
+@pytest.mark.parametrize(
+    ("entry", "written"),
+    [
+        (StepEntry, {"select": ["id"], "timeout": "5s"}),
+        (StepEntry, {"validate": {"model": "mycompany.models:Order"}}),
+        (StepEntry, {"acme.good": {"limit": 1}}),
+        (SourceEntry, {"postgres": {"query": "SELECT 1 AS id"}}),
+        (DestinationEntry, {"s3": {"bucket": "exports", "tags": {"agency": "{agency_id}"}}}),
+    ],
+)
+def test_an_entry_is_pickled(entry: type[Entry], written: dict[str, Any]) -> None:
+    """An isolated attempt gets its job config from its parent."""
+    read: Entry = TypeAdapter(entry).validate_python(written)
+
+    again = pickle.loads(pickle.dumps(read))
+
+    assert type(again) is type(read)
+    assert again == read
+
+
+def test_an_entry_is_unpickled_by_a_process_that_has_read_no_job_config() -> None:
+    """The classes of entries are made there, too."""
+    pickled = pickle.dumps(TypeAdapter(StepEntry).validate_python({"mask": {"columns": ["email"], "using": "redact"}}))
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).options.columns)"
+
+    done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, check=False)
+
+    assert (done.stdout.strip(), done.stderr) == (b"('email',)", b"")
