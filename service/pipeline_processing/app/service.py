@@ -1,4 +1,4 @@
-"""How `serve` is put together: part of the composition root."""
+"""Build `serve`. Part of the composition root."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,19 +28,19 @@ from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.web.health import health_server
 
 _OTHER_CONNECTIONS = 4
-"""To the history, besides one a run for its writes: intake, outbox, claims, and one to spare."""
+"""Connections to the history besides one per run: intake, outbox, claims, and one to spare."""
 
 
 @asynccontextmanager
 async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask) -> AsyncIterator[Service]:
-    """All of it, ready to run."""
+    """Open the service, ready to run."""
     clock, concurrency = HistoryClock(SystemClock()), settings.worker.concurrency
     servers = Servers(clock=clock)
     pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
     health = Health(pulses=list(pulses.values()), servers=servers)
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(app.watched_aside())
-        # It answers while the event loop is blocked, and says so when that lasts: see `Pulse`.
+        # It answers even while the main event loop is blocked, and reports a long blockage; see `Pulse`.
         answers = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
         await stack.enter_async_context(aside.loop.opened(answers))
         runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
@@ -89,9 +89,9 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
 
         def accepted() -> None:
             worker.wake()
-            outbox.wake()  # a finished run that was asked for again sends its event again
+            outbox.wake()  # a repeated request for a finished run sends its event again
 
-        incarnation = Incarnation()  # over all subscriptions: the topic may be made anew between two of them
+        incarnation = Incarnation()  # shared by all subscriptions, because the topic may be recreated between them
 
         @asynccontextmanager
         async def subscribed() -> AsyncIterator[RequestStream]:
