@@ -48,6 +48,6 @@ def unusable(cause: str, *, writable: bool) -> PipelineError:
             "TMPDIR names. In a container whose root is read-only, mount a tmpfs or a volume there."
         )
     return TransientError(
-        f"Can't write a temporary file: {cause}. It is tried again; if it stays so, make room in "
-        f"{tempfile.gettempdir()}, or set TMPDIR to a folder with more."
+        f"Can't write a temporary file: {cause}. If this persists, free space in {tempfile.gettempdir()}, or set "
+        "TMPDIR to a folder with more space."
     )

@@ -114,4 +114,4 @@ def closing(name: str, error: BaseException | None) -> Iterator[None]:
         if error is None:
             raise
         if trouble is not error and trouble.__cause__ is not error:
-            log.warning("a step failed to close what it had opened", step=name, error=str(trouble))
+            log.warning("closing a step failed", step=name, error=str(trouble))

@@ -55,7 +55,7 @@ class ByteBudget:
     def release(self, size: int) -> None:
         """Free bytes that `acquire` reserved. Raises ValueError if `size` is more than is reserved."""
         if not 0 <= size <= self.reserved:
-            raise ValueError(f"{size} bytes were given back, but only {self.reserved} are reserved")
+            raise ValueError(f"{size} bytes can't be released: only {self.reserved} are reserved")
         self.reserved -= size
         self._grant()
 

@@ -80,7 +80,7 @@ def _apis(config: AgencyJobConfig) -> Collection[Any]:
 
 async def _check_temporary_files() -> str:
     check_temporary_files()
-    return f"{tempfile.gettempdir()}: keys of `dedupe` and `expect.unique` can go there"
+    return f"{tempfile.gettempdir()}: keys of `dedupe` and `expect.unique` can be stored there"
 
 
 async def _check_history(settings: Settings) -> str:

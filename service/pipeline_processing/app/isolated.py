@@ -54,7 +54,7 @@ class IsolatedAttempt:
                 start_new_session=True,  # Ctrl-C must reach only the parent, which stops its runs in order
             )
         except OSError as error:
-            raise TransientError(f"Can't start a process for this run: {error}. It is tried again later.") from error
+            raise TransientError(f"Can't start a process for this run: {error}. The run will be retried.") from error
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(self._work)

@@ -157,5 +157,5 @@ def _read(model: type[M], record: Record) -> M | None:
     try:
         return model.model_validate_json(record.value or b"", extra="ignore")
     except ValidationError:
-        log.debug("not understood", topic=record.topic, partition=record.partition, offset=record.offset)
+        log.debug("skipping an invalid record", topic=record.topic, partition=record.partition, offset=record.offset)
         return None

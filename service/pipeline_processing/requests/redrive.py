@@ -86,7 +86,7 @@ class DeadLetters:
         ]
         if missing:
             raise PlaceUnknown(
-                f"There is no dead letter at {', '.join(missing)}, or not any more. "
+                f"There is no dead letter at {', '.join(missing)}; retention may have removed it. "
                 "`pipeline-processing dead-letters list` shows all dead letters, with their places."
             )
         return list(letters.values())

@@ -145,8 +145,8 @@ def _obstacle(candidate: Candidate, run: Run | None) -> str | None:
     if run is not None:
         return None
     if candidate.request is None:
-        return "the history has just forgotten it"
-    return "it waits in the topic to be taken" if candidate.waiting else None
+        return "it was just removed from the history"
+    return "it is still waiting in the topic" if candidate.waiting else None
 
 
 def _step(candidate: Candidate, run: Run | None, outcome: str, **sends: Any) -> Step:

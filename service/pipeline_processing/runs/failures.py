@@ -145,13 +145,13 @@ class Failures:
         if (deadline := claim.run.request.deadline) is not None:
             # Retry at the deadline at the latest, so that the run fails as soon as it passes.
             delay = min(delay, max(timedelta(), deadline - self._clock.now()))
-        log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
+        log.warning("attempt failed; the run will be retried", error=str(error), delay=delay.total_seconds())
         failure = failure_of(error, self._mask)
         return Attempted(await self._attempts.retry(claim, failure, delay=delay, counts=counts), error)
 
     async def release(self, claim: Claim, error: PipelineError) -> Attempted:
         """Release a decided run that couldn't be published. It doesn't fail: the next claim continues its plan."""
-        log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
+        log.warning("publishing failed; a later claim will roll the stored plan forward", error=str(error))
         # Decided runs are claimed first, so one that can't be published now must not keep workers busy.
         delay = self._retry.delay(error, 1) if error.retryable else _REPAIR_DELAY
         return Attempted(await self._attempts.release(claim, delay=delay), error)

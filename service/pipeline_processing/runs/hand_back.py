@@ -58,7 +58,7 @@ class HandBack:
         handed_back = await self._hand_back(claim)
         await asyncio.wait([attempt], timeout=left())
         if not attempt.done():
-            log.warning("the attempt doesn't end: something hangs; `gc` removes what it leaves behind")
+            log.warning("the attempt hangs; `gc` will remove its leftovers")
         elif handed_back:
             await self.clean_up(claim.run.run_id, seconds=left())
 
@@ -81,7 +81,7 @@ class HandBack:
         finally:
             for task in asking:
                 give_up(task)
-        log.warning("could not be handed back; the run continues when its lease has ended", error=error)
+        log.warning("the run could not be handed back; it continues when its lease has ended", error=error)
         return False
 
     async def clean_up(self, run_id: str, *, seconds: float = _CLEAN_UP_SECONDS) -> None:
@@ -95,7 +95,7 @@ class HandBack:
             try:
                 await in_time(contained(self._clean_up(run_id)), seconds=seconds)  # a plugin's destination is user code
             except (PipelineError, NoException, TimeoutError) as error:
-                log.warning("cleaning up after a run has failed; `gc` will", error=str(error) or "no answer in time")
+                log.warning("clean-up after a run failed; `gc` will do it", error=str(error) or "no answer in time")
 
         await shielded(limited())
 
@@ -103,4 +103,4 @@ class HandBack:
         clean_up = CleanUp(leftovers=self._leftovers, destinations=self._destinations)
         await clean_up.after_run(run_id)
         for problem in clean_up.problems:
-            log.warning("something of a run could not be removed; `gc` will", error=str(problem))
+            log.warning("a leftover of a run could not be removed; `gc` will do it", error=str(problem))

@@ -112,7 +112,7 @@ class Leases:
             if working.done():
                 return working.result()
             renewing.result()  # raises: renewal only ends with an error
-            raise AssertionError("renewing has no end")
+            raise AssertionError("renewal never ends")
         finally:
             working.cancel()
             renewing.cancel()

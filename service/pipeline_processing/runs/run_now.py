@@ -96,7 +96,7 @@ class RunNow:
             if not self._said_waiting:
                 self._said_waiting = True
                 log.warning(
-                    "waiting: the run isn't due yet, or its agency has as many runs in progress as it may",
+                    "waiting: the run isn't due yet, or its agency has the maximum number of runs in progress",
                     due_in=max(0, round(due_in.total_seconds())),
                 )
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)

@@ -36,7 +36,7 @@ class DeadLetters:
     def letter(self, record: Record, error: RequestError) -> Outgoing:
         """Build the dead letter of a request: the whole request and the reason."""
         log.warning(
-            "a request can't be used; it is a dead letter now",
+            "a request can't be used; it becomes a dead letter",
             reason=error.kind,
             error=str(error),
             topic=record.topic,
@@ -66,7 +66,7 @@ class DeadLetters:
             headers = dict(letter.headers)
             names = ("reason", "topic", "partition", "offset")
             log.error(
-                "Kafka refuses a dead letter for good; it is kept in the history's database instead",
+                "Kafka refuses a dead letter; it is stored in the history's database instead",
                 error=str(error),
                 **{name: (headers[f"dlq_{name}"] or b"").decode() for name in names},
             )

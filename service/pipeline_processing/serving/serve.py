@@ -132,7 +132,7 @@ class Service:
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
         except Stopped:
             return
-        log.info("all that was there is done")
+        log.info("all work present at the start is done")
         stop.set()
 
     async def _ends(self) -> Offsets:

@@ -54,7 +54,7 @@ class Watchdog:
                 else:
                     self._look()
             except Exception:  # a logging error must not end the watchdog
-                log.exception("the watchdog could not look")
+                log.exception("the watchdog's check failed")
 
     def _look(self) -> None:
         self._steps = {

@@ -57,7 +57,7 @@ class Concurrency:
         elif error is None and self.limit < self._most:
             self.limit += 1
             if self.limit == self._most:
-                log.info("taking as many runs at once as before", runs=self.limit)
+                log.info("taking the maximum number of runs at once again", runs=self.limit)
 
 
 class Worker:
