@@ -82,7 +82,7 @@ def plugin(group: str, name: str) -> Plugin:
     found = _installed(group).get(name)
     if found is None:
         there = ", ".join(sorted(_installed(group))) or "none"
-        raise ValueError(f"no installed package has {name!r} among its entry points {group!r}; there is {there}")
+        raise ValueError(f"no installed package provides {name!r} as an entry point in {group!r}; available: {there}")
     with user_code(lambda what: ValueError(f"{found.value} can't be loaded: {what}")):
         loaded = found.load()
     if not isinstance(loaded, Plugin):

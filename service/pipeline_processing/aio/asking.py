@@ -120,7 +120,7 @@ class Server:
         """Record that the caller `by` gets no answer."""
         if not self._outage_logged:
             self._outage_logged = True
-            log.warning(f"{self.name} can't be used; trying again until it can", error=str(error))
+            log.warning(f"{self.name} can't be used; retrying until it can", error=str(error))
         self._complaints[by] = str(error)
 
     def back(self, *, by: Hashable) -> None:

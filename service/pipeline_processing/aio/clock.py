@@ -44,7 +44,7 @@ class HistoryClock:
         self._heard: tuple[datetime, float] | None = None
 
     def hear(self, moment: datetime) -> None:
-        """Set the clock to the database's current time."""
+        """Set the clock to `moment`, the database's time now or a moment ago."""
         self._heard = moment, self._own.monotonic()
 
     def now(self) -> datetime:

@@ -41,8 +41,8 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(app.watched_aside())
         # It answers even while the main event loop is blocked, and reports a long blockage; see `Pulse`.
-        answers = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
-        await stack.enter_async_context(aside.loop.opened(answers))
+        endpoints = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
+        await stack.enter_async_context(aside.loop.opened(endpoints))
         runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask, clock=clock))
         renewed_aside = app.leases(
@@ -50,8 +50,8 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
         )
         leases = await stack.enter_async_context(renewed_aside)
         letters = await stack.enter_async_context(app.letters(settings))
-        looker = await stack.enter_async_context(app.topics(settings))
-        sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
+        topics_client = await stack.enter_async_context(app.topics(settings))
+        sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=topics_client)
         outbox = Outbox(
             runs=runs.outbox,
             events=sender,
@@ -95,7 +95,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
 
         @asynccontextmanager
         async def subscribed() -> AsyncIterator[RequestStream]:
-            await looker.ensure()
+            await topics_client.ensure()
             async with KafkaRequests(settings=settings.kafka, incarnation=incarnation) as stream:
                 yield stream
 
@@ -115,7 +115,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
             parts=Parts(intake=intake, worker=worker, outbox=outbox, progress=progress),
             runs=runs,
             path=path,
-            topics=looker,
+            topics=topics_client,
             requests_topic=settings.kafka.requests_topic,
             servers=servers,
             health=health,

@@ -49,7 +49,7 @@ class DeadLetters:
     """Reads dead letters from the topic, and from the database if Kafka refused them."""
 
     def __init__(self, *, topics: Topics, topic: str, kept: LetterStore | None) -> None:
-        """`kept` is None where no history is configured."""
+        """`kept` is None if no history is configured."""
         self._topics = topics
         self._topic = topic
         self._kept = kept
@@ -141,7 +141,7 @@ class Redrive:
     """
     Sends the requests of dead letters again, unchanged. Of letters with the same content, only the newest is sent.
 
-    Redriving twice makes no second run, because a request keeps the run id derived from its original place.
+    Redriving twice makes no second run, because each request keeps its run id, even one derived from its first place.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ _LONGEST_RUN_ID = 128
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The plan for one past request: send a new run, send the same message again, or do nothing."""
+    """The plan for one past request: request a new run, send the same message again, or do nothing."""
 
     run_id: str
     agency_id: int

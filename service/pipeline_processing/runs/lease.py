@@ -130,7 +130,7 @@ class Leases:
             lease.ends_at = await self._renewed(lease.claim, give_up_at=lease.ends_at - seconds / 10)
 
     async def _watch(self, claim: Claim, *, until: float) -> None:
-        """Wait until then. Raises Superseded if the run is taken over or cancelled meanwhile."""
+        """Wait until `until`. Raises Superseded if the run is taken over or cancelled meanwhile."""
         while (left := until - self._clock.monotonic()) > _CHECK_SECONDS:
             await self._clock.sleep(_CHECK_SECONDS)
             try:

@@ -17,7 +17,7 @@ _POLL_SECONDS = 1.0
 _REFUSED_SECONDS = 30.0
 """Pause while Kafka refuses an event. It is long because each try resends the other events of the batch."""
 _LAST_SECONDS = 5.0
-_FORGIVEN_SECONDS = 60.0
+_KAFKA_BACK_SECONDS = 60.0
 _ME = "outbox"
 
 
@@ -75,7 +75,7 @@ class Outbox:
         self._refused = False
         self._servers.history.back(by=_ME)
         # An empty outbox doesn't show that Kafka is back: another process may have sent the events, or be sending them.
-        if sent or self._clock.monotonic() - self._failed_at > _FORGIVEN_SECONDS:
+        if sent or self._clock.monotonic() - self._failed_at > _KAFKA_BACK_SECONDS:
             self._servers.kafka.back(by=_ME)
         return sent
 

@@ -45,18 +45,18 @@ class Watchdog:
         """Check the loops five times per `patience`."""
         pause = self._patience / 5
         while True:
-            looked_at = time.monotonic()
+            slept_at = time.monotonic()
             await asyncio.sleep(pause)
-            stood_still = time.monotonic() - looked_at - pause
+            stood_still = time.monotonic() - slept_at - pause
             try:
                 if stood_still > self._patience:
-                    self._tell_standstill(stood_still)
+                    self._log_standstill(stood_still)
                 else:
-                    self._look()
+                    self._check()
             except Exception:  # a logging error must not end the watchdog
                 log.exception("the watchdog's check failed")
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._steps = {
             thread: self._steps.get(thread) or _Watched(thread.loop)
             for thread in threading.enumerate()
@@ -68,30 +68,30 @@ class Watchdog:
                 "the event loop is blocked: all runs of this process wait, but keep their leases",
                 seconds=round(self._main.silent()),
                 **_place(frames),
-                stack=_told(frames),
+                stack=_formatted(frames),
             )
         for thread, watched in self._steps.items():
             if watched.incident(self._patience):
-                self._tell(thread, "an async function blocks its own event loop", seconds=round(watched.silent()))
+                self._log_step(thread, "an async function blocks its own event loop", seconds=round(watched.silent()))
 
-    def _tell_standstill(self, seconds: float) -> None:
+    def _log_standstill(self, seconds: float) -> None:
         """Log that no thread ran. Late beats have the same cause, so they aren't logged separately."""
-        self._main.excuse()
+        self._main.reset()
         for watched in self._steps.values():
-            watched.excuse()
+            watched.reset()
         frames = list(_stack(self._main_thread))
         log.warning(
             "no thread of this process ran: one of them held the interpreter's lock, or the process was stopped",
             seconds=round(seconds),
             **_place(frames),
-            stack=_told(frames),
+            stack=_formatted(frames),
         )
         for thread in threading.enumerate():
             if isinstance(thread, StepThread) and thread.busy:
-                self._tell(thread, "this step was running when no other thread ran", seconds=round(seconds))
+                self._log_step(thread, "this step was running when no other thread ran", seconds=round(seconds))
 
-    def _tell(self, thread: StepThread, event: str, **fields: Any) -> None:
-        stack = _told(_stack(thread.ident))
+    def _log_step(self, thread: StepThread, event: str, **fields: Any) -> None:
+        stack = _formatted(_stack(thread.ident))
         # Log in the step's context, whose log fields identify the run.
         context: Context = thread.context.copy()
         context.run(log.warning, event, dataset=thread.place.dataset, step=thread.place.step, stack=stack, **fields)
@@ -105,7 +105,7 @@ class _Watched:
         self._context = copy_context()
         self._beaten_at = time.monotonic()
         self._asked = False
-        self._told = False
+        self._reported = False
 
     def silent(self) -> float:
         """Return the seconds since the last beat."""
@@ -120,10 +120,10 @@ class _Watched:
             except RuntimeError:  # the loop is closed
                 return False
         late = self.silent() > patience
-        news, self._told = late and not self._told, late
-        return news
+        is_new, self._reported = late and not self._reported, late
+        return is_new
 
-    def excuse(self) -> None:
+    def reset(self) -> None:
         """Count the time from now, because the cause of the delay has been logged."""
         self._beaten_at = time.monotonic()
 
@@ -152,7 +152,7 @@ def _place(frames: list[FrameType]) -> dict[str, str]:
     return place
 
 
-def _told(frames: Any) -> list[str]:
+def _formatted(frames: Any) -> list[str]:
     """Format the innermost frames, one line each."""
     return [
         f"{frame.filename}:{frame.lineno} {frame.name}"
