@@ -85,9 +85,8 @@ async def contained(work: Coroutine[Any, Any, T]) -> T:
 @contextmanager
 def user_code(failure: Callable[[str], Exception]) -> Iterator[None]:
     """
-    Run user code in a block, and turn its errors into `failure(description)`.
-
-    PipelineErrors propagate unchanged, and so do errors meant for this process or task.
+    Run user code in a block, and turn its errors into `failure(description)`. PipelineErrors propagate unchanged, and
+    so do errors meant for this process or task.
     """
     try:
         yield

@@ -48,16 +48,13 @@ class HistoryClock:
         self._heard = moment, self._own.monotonic()
 
     def now(self) -> datetime:
-        """See `Clock`."""
         if self._heard is None:
             return self._own.now()
         moment, at = self._heard
         return moment + timedelta(seconds=self._own.monotonic() - at)
 
     def monotonic(self) -> float:
-        """See `Clock`."""
         return self._own.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """See `Clock`."""
         await self._own.sleep(seconds)

@@ -1,8 +1,4 @@
-"""
-Build the data path from the settings and a job config: sources, services for steps, and destinations.
-
-Part of the composition root.
-"""
+"""Build the data path (sources, services, destinations) from settings and a job config, in the composition root."""
 
 import random
 from collections.abc import AsyncIterator, Iterable
@@ -169,21 +165,17 @@ class Context:
         self._paces = Paces(clock=SystemClock())
 
     def secret(self, name: str) -> SecretStr:
-        """See `Services`."""
         secret = self.settings.secret(name)
         self.learn([secret.get_secret_value()])
         return secret
 
     def dsn(self, secret: str | None) -> SecretStr:
-        """See `BuildContext`."""
         return self.settings.require_source_dsn() if secret is None else self.secret(secret)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """See `BuildContext`."""
         self._mask.know(secrets)
 
     def upstream(self, options: UpstreamOptions) -> AbstractAsyncContextManager[Upstream]:
-        """See `Services`."""
         if options.auth is not None and (basic := options.auth.basic) is not None:
             password = self.secret(basic.password).get_secret_value()
             self.learn([basic_auth(basic.username, password)])

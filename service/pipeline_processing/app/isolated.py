@@ -45,7 +45,6 @@ class IsolatedAttempt:
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """See `runs.isolated.IsolatedAttempt`."""
         try:
             self._child = child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", _CHILD),
@@ -61,7 +60,6 @@ class IsolatedAttempt:
         await child.stdout.readline()  # the first line comes once it renews the lease; empty if it has ended
 
     async def ended(self) -> int:
-        """See `runs.isolated.IsolatedAttempt`."""
         assert self._child is not None
         reading = asyncio.ensure_future(self._read_progress())
         try:

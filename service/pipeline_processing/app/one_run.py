@@ -78,11 +78,7 @@ async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
 def history_database(
     settings: Settings, *, connections: int = 2, command_seconds: float | None = 30.0
 ) -> DatabaseClient:
-    """
-    Return a client of the run history's database.
-
-    Statements are short, so one without an answer for `command_seconds` means that the server is lost.
-    """
+    """Return a client of the history's database. Statements are short: after `command_seconds`, the server is lost."""
     return DatabaseClient(
         dsn=settings.require_history_dsn().get_secret_value(),
         unavailable=HistoryUnavailable,

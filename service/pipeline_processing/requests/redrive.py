@@ -24,9 +24,8 @@ _LEFT_OUT_BYTES = 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Filter:
     """
-    Selects dead letters: all, by reason and time, or by place.
-
-    Letters in the database have the partition `STORED`.
+    Selects dead letters: all, by reason and time, or by place. Letters in the database have the partition
+    `STORED`.
     """
 
     reason: str | None = None
@@ -140,7 +139,6 @@ class Redriven:
 class Redrive:
     """
     Sends the requests of dead letters again, unchanged. Of letters with the same content, only the newest is sent.
-
     Redriving twice makes no second run, because each request keeps its run id, even one derived from its first place.
     """
 

@@ -171,10 +171,8 @@ class Executor:
 
     async def _superseded(self, claim: Claim, error: Superseded) -> Attempted:
         """
-        Return the run after the claim was lost.
-
-        If the run wasn't claimed again or cancelled, this attempt ended it and only the reply to the last write was
-        lost.
+        Return the run after the claim was lost. If nothing has claimed or cancelled the run, this attempt ended it, and
+        only the reply to its last write was lost.
         """
         run = await self._history.get(claim.run.run_id) or claim.run
         is_free = run.lease_expires_at is None and run.state is not RunState.CANCELLED

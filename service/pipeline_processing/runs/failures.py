@@ -101,9 +101,8 @@ class RetryPolicy:
 
 class Failures:
     """
-    Decides how to handle an attempt's error, and writes the decision to the run table.
-
-    `attempts` and `history` must repeat each call until the server answers.
+    Decides how to handle an attempt's error, and writes the decision to the run table. `attempts` and `history` must
+    repeat each call until the server answers.
     """
 
     def __init__(

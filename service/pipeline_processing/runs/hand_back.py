@@ -23,9 +23,8 @@ _CONNECTIONS = 3
 
 class HandBack:
     """
-    Hands back runs and cleans up after attempts. `leave` may take `seconds` in all.
-
-    `attempts` must repeat each call until the server answers.
+    Hands back runs and cleans up after attempts. `leave` may take `seconds` in all. `attempts` must repeat each call
+    until the server answers.
     """
 
     def __init__(

@@ -34,10 +34,8 @@ class Lease:
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """
-    How leases are renewed while work runs.
-
-    `start` starts a coroutine where the work can't block it, and `queue` is used from there. Once the work `hangs`,
-    leases are no longer renewed.
+    How leases are renewed while work runs: `start` starts a coroutine where the work can't block it, and `queue` is
+    used from there. Once the work `hangs`, leases are no longer renewed.
     """
 
     queue: RunQueue
@@ -96,10 +94,8 @@ class Leases:
 
     async def work(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
         """
-        Run `work` while renewing the lease.
-
-        Cancels the work and raises Superseded if the run is taken over or cancelled, or if the lease isn't renewed in
-        time.
+        Run `work` while renewing the lease. Cancels the work and raises Superseded if the run is taken over or
+        cancelled, or if the lease isn't renewed in time.
         """
         working = asyncio.ensure_future(work)
         renewing = self._renewal.start(self._renew(lease))

@@ -95,8 +95,6 @@ def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifes
 
 def _when_completed(artifact: Artifact) -> int:
     """
-    Return the artifact's rank in the order of completion.
-
     Uploads come first because they can be lost: if the first one is gone, nothing has been completed yet, and the plan
     can be voided. Tables come last because a merge can't be undone.
     """

@@ -48,9 +48,8 @@ class Incoming:
     @property
     def pinned(self) -> bool:
         """
-        Whether only a worker with this job config may export the run.
-
-        Requests from Kafka aren't pinned: the service exports them with its current job config.
+        Whether only a worker with this job config may export the run. Requests from Kafka aren't pinned: the service
+        exports them with its current job config.
         """
         return self.origin is None and self.config_id is not None
 
@@ -135,11 +134,7 @@ class RunQueue(Protocol):
         """
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
-        """
-        Extend the lease to `lease` from now.
-
-        Raises Superseded if another worker holds the run, the run was cancelled, or the lease has ended.
-        """
+        """Extend the lease to `lease` from now. Raises Superseded if the claim is lost or the lease has ended."""
 
     async def check(self, claim: Claim) -> None:
         """Raise Superseded if the run was taken over, given up or cancelled. Changes nothing."""
@@ -197,9 +192,7 @@ class RunAttempts(Protocol):
         outcome: Outcome | None = None,
         state: RunState = RunState.RUNNING,
     ) -> Run:
-        """
-        `running → failed`, with the completion event. `state` is PREPARED for a run whose plan can't be published.
-        """
+        """`running → failed`, with the completion event. `state` is PREPARED if the plan can't be published."""
 
     async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
         """`running → queued`, due after `delay`. If `counts` is False, the attempt doesn't count as a try."""

@@ -90,9 +90,8 @@ class RequestReader:
 
 class Intake:
     """
-    Takes requests from Kafka.
-
-    `subscribe` joins the consumer group until its block ends. `on_accepted` is called when there may be new runs.
+    Takes requests from Kafka. `subscribe` joins the consumer group until its block ends; `on_accepted` is called when
+    there may be new runs.
     """
 
     def __init__(
@@ -118,10 +117,9 @@ class Intake:
 
     async def run(self, stop: asyncio.Event) -> None:
         """
-        Take requests until `stop` is set.
+        Take requests until `stop` is set. Waits if the topic is deleted meanwhile.
 
-        Raises errors that waiting can't fix, such as AccessDenied. Raises TopicMissing if the topic is missing at the
-        start; if it is deleted later, waits until it is back.
+        Raises errors that waiting can't fix, such as AccessDenied, and TopicMissing if there is no topic at the start.
         """
         joined = False
         while not stop.is_set():

@@ -62,9 +62,8 @@ class Concurrency:
 
 class Worker:
     """
-    Works on up to `concurrency` runs at once, fewer while a database has no connections left.
-
-    `on_ended` gets the run id after each attempt.
+    Works on up to `concurrency` runs at once, fewer while a database has no connections left. `on_ended` gets the run
+    id after each attempt.
     """
 
     def __init__(
@@ -94,9 +93,8 @@ class Worker:
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """
-        Work until `stop` is set. Then finish the runs in progress.
-
-        Hands back those that haven't finished when the drain time is over or `hurry` is set.
+        Work until `stop` is set. Then finish the runs in progress, or hand them back when the drain time is over or
+        `hurry` is set.
         """
         working: set[asyncio.Task[None]] = set()
         # In a separate task, so that a hanging claim doesn't delay the drain.
