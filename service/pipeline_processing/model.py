@@ -1,8 +1,8 @@
 """
-What a request and a run are, as they cross the wire and are stored.
+Models of requests and runs, as they are sent and stored.
 
-All models are frozen. Times are timezone-aware; sizes are bytes; durations are milliseconds. The plan of a run is
-in `plan.py`, its manifest in `runs/manifest.py`, and what is announced of a run in `runs/completions.py`.
+All models are frozen. Times are timezone-aware; sizes are bytes; durations are milliseconds. The plan of a run is in
+`plan.py`, its manifest in `runs/manifest.py`, and its events in `runs/completions.py`.
 """
 
 import hashlib
@@ -37,15 +37,15 @@ TraceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 _INTEGERS = range(-(2**63), 2**63)
 _WHOLE = 1e15
-"""Floats of this size and above have hardly a fraction, and jsonb returns them as integers."""
+"""From here on, floats have hardly any fraction, and jsonb returns them as integers."""
 
 
 def _as_stored(name: str, value: Any) -> Any:
-    """A param as the run table returns it, so that the stored request equals the one that came in."""
+    """Normalize a param to the value that the run table returns, so that stored and received requests are equal."""
     if isinstance(value, float):
-        value = int(value) if value.is_integer() and abs(value) >= _WHOLE else value + 0.0  # without the sign of -0.0
+        value = int(value) if value.is_integer() and abs(value) >= _WHOLE else value + 0.0  # + 0.0 turns -0.0 into 0.0
     if isinstance(value, int) and value not in _INTEGERS:
-        # pydantic would fall back to float, and lose digits.
+        # pydantic would fall back to float and lose digits.
         raise ValueError(f"{name} has more than 64 bits: send it as text")
     return value
 
@@ -55,7 +55,7 @@ BUILT_IN_ARGUMENTS = ("agency_id", "run_id", "since", "until")
 
 
 def _check_moment(value: Any) -> Any:
-    """Accept only text in the form of a time: pydantic reads numbers as seconds since 1970."""
+    """Accept only text that looks like a time. pydantic would read numbers as seconds since 1970."""
     if isinstance(value, datetime) or (isinstance(value, str) and _MOMENT.fullmatch(value)):
         return value
     raise ValueError("must be a time with its zone, such as 2026-01-18T10:00:00Z")
@@ -129,7 +129,7 @@ class CsvOptions(Message):
 class JobRequest(Message):
     """One agency's data, please. Only `agency_id` is required."""
 
-    # Strict: `"123"` isn't an agency, nor `"yes"` a boolean.
+    # Strict: reject `"123"` as an agency id and `"yes"` as a boolean.
     model_config = ConfigDict(strict=True)
 
     agency_id: AgencyId
@@ -167,9 +167,10 @@ class JobRequest(Message):
 
     def digest(self) -> str:
         """
-        Hex SHA-256 of what is asked for, not by whom. Two requests with the same run id must have the same digest.
+        Return the hex SHA-256 of the request without `run_id` and `requested_by`.
 
-        Defaults are left out, so that a new field changes no digest of requests that don't use it.
+        Requests with the same run id must have the same digest. Defaults are left out, so that a new field doesn't
+        change the digest of requests that don't use it.
         """
         asked = self.model_dump(mode="json", exclude={"run_id", "requested_by"}, exclude_defaults=True)
         return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()

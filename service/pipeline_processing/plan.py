@@ -1,4 +1,4 @@
-"""The plan of a run: artifacts whose bytes are stored, and all that it takes to complete and publish them."""
+"""The plan of a run: its stored artifacts, and the data needed to complete and publish them."""
 
 from typing import Annotated, Literal
 
@@ -8,10 +8,7 @@ from pipeline_processing.model import Compression, Count, FormatName, Message, S
 
 
 class UploadedPart(Message):
-    """
-    One part of a multipart upload, as needed to complete it. Checksums are base64, as in S3's API; `sha256` is None if
-    only the CRC32 was sent to S3.
-    """
+    """One part of a multipart upload. Checksums are base64; `sha256` is None if only the CRC32 was sent to S3."""
 
     number: int
     etag: str
@@ -28,21 +25,21 @@ class MultipartUpload(Message):
 
 
 class InlineContent(Message):
-    """Bytes that are stored in the plan itself, base64."""
+    """Bytes stored in the plan itself, base64."""
 
     kind: Literal["inline"] = "inline"
     content: str
 
 
 class StagedFile(Message):
-    """Bytes in a file beside their final place. `path` is relative to the destination."""
+    """Bytes in a temporary file at the destination. `path` is relative to the destination."""
 
     kind: Literal["file"] = "file"
     path: str
 
 
 class StagedTable(Message):
-    """Rows in a table beside the target table. `table` is its unquoted name in the target's schema."""
+    """Rows in a staging table. `table` is its unquoted name in the target's schema."""
 
     kind: Literal["table"] = "table"
     table: str
@@ -52,7 +49,7 @@ Staged = Annotated[MultipartUpload | InlineContent | StagedFile | StagedTable, F
 
 
 class Artifact(Message):
-    """One object, whose bytes are all stored, and which is invisible until it is completed."""
+    """One object whose bytes are all stored. It is invisible until it is completed."""
 
     key: str = Field(description="Relative to the destination, e.g. `agency_id=7/run_id=r/records/part-00000.csv`.")
     dataset: str
@@ -67,7 +64,7 @@ class Artifact(Message):
 
     @property
     def handle(self) -> str | None:
-        """The destination's handle of the upload; None where the bytes stand in the plan."""
+        """The destination's handle of the upload; None if the bytes are in the plan."""
         match self.staged:
             case MultipartUpload():
                 return self.staged.upload_id
@@ -80,9 +77,9 @@ class Artifact(Message):
 
 class Plan(Message):
     """
-    The decision of a run: everything that completing and publishing it needs, with the manifest's exact bytes.
+    The decision of a run: everything needed to complete and publish it, with the manifest's exact bytes.
 
-    Artifacts are in the order of their completion: uploads, which can be lost, then inline content, then tables.
+    Artifacts are in the order of completion: uploads, which can be lost, then inline content, then tables.
     """
 
     destination: str = Field(description="URL of the destination that holds the manifest.")
@@ -93,7 +90,7 @@ class Plan(Message):
 
     @property
     def uploads(self) -> list[tuple[str, str]]:
-        """Key and handle of each upload that the plan names."""
+        """Key and handle of each upload in the plan."""
         return [(artifact.key, artifact.handle) for artifact in self.artifacts if artifact.handle is not None]
 
 

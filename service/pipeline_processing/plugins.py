@@ -1,9 +1,9 @@
 """
-Steps, sources and destinations, by the names that job configs use.
+Look up steps, sources and destinations by the names that job configs use.
 
-Each is a module with a `PLUGIN`, which has the type of its options and builds it. Those of this service are listed in
-`BUILT_IN` and imported when they are first used. Another package offers one by an entry point in the group
-`pipeline_processing.steps`, `.sources` or `.destinations`; the entry point's name has a dot, such as `acme.geocode`.
+Each is a module with a `PLUGIN`, which defines the type of its options and builds it. Built-in ones are listed in
+`BUILT_IN` and imported on first use. Other packages register theirs as entry points in the group
+`pipeline_processing.steps`, `.sources` or `.destinations`, with a dot in the name, such as `acme.geocode`.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,37 +52,37 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
 @dataclass(frozen=True, slots=True, eq=False)
 class Plugin:
     """
-    What a module offers as its `PLUGIN`.
+    The `PLUGIN` of a module.
 
     The arguments and the result of `build` depend on the group:
 
-    - steps: `build(options, context=steps.step.StepContext)` gives a `steps.step.Step`;
-    - sources: `build(context=ports.Services)` gives a `ports.Source`, or an async context manager of one. Its
+    - steps: `build(options, context=steps.step.StepContext)` returns a `steps.step.Step`;
+    - sources: `build(context=ports.Services)` returns a `ports.Source`, or an async context manager of one. Its
       `snapshot` gets the options by dataset;
-    - destinations: `build(options, context=ports.Services)` gives an async context manager of a `ports.Destination`.
+    - destinations: `build(options, context=ports.Services)` returns an async context manager of a `ports.Destination`.
     """
 
     options: Any
-    """The type of its options: anything that pydantic reads."""
+    """The type of its options: any type that pydantic supports."""
     build: Callable[..., Any]
     description: str = ""
-    """What it does, in a sentence or two, for the JSON Schema of job configs."""
+    """One or two sentences for the JSON Schema of job configs."""
 
 
 def is_plugin(name: object) -> bool:
-    """Whether a name in a job config belongs to another package."""
+    """Return whether a name in a job config belongs to another package."""
     return isinstance(name, str) and "." in name
 
 
 def plugin(group: str, name: str) -> Plugin:
-    """The plugin of that name. Raises ValueError, with the names that exist, if there is none."""
+    """Return the plugin of that name. Raises ValueError, with the existing names, if there is none."""
     if (module := BUILT_IN[group].get(name)) is not None:
         made: Plugin = import_module(module).PLUGIN
         return made
     found = _installed(group).get(name)
     if found is None:
         there = ", ".join(sorted(_installed(group))) or "none"
-        raise ValueError(f"no installed package has {name!r} among its entry points {group!r}; there is {there}")
+        raise ValueError(f"no installed package provides {name!r} as an entry point in {group!r}; available: {there}")
     with user_code(lambda what: ValueError(f"{found.value} can't be loaded: {what}")):
         loaded = found.load()
     if not isinstance(loaded, Plugin):

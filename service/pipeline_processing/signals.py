@@ -1,14 +1,14 @@
 """
-SIGINT and SIGTERM as exceptions of types of their own.
+SIGINT and SIGTERM as separate exception types.
 
-User code may raise KeyboardInterrupt as well. Only what these handlers raise was meant for the process.
+User code may raise KeyboardInterrupt, too. Only exceptions raised by these handlers are meant for the process.
 """
 
 from typing import NoReturn
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT: somebody pressed Ctrl-C."""
+    """SIGINT, such as from Ctrl-C."""
 
 
 class Terminated(BaseException):
@@ -16,10 +16,10 @@ class Terminated(BaseException):
 
 
 def raise_interrupted(*_: object) -> NoReturn:
-    """The handler of SIGINT outside of an event loop."""
+    """Handle SIGINT outside an event loop."""
     raise Interrupted
 
 
 def raise_terminated(*_: object) -> NoReturn:
-    """The handler of SIGTERM outside of an event loop."""
+    """Handle SIGTERM outside an event loop."""
     raise Terminated

@@ -1,4 +1,4 @@
-"""Temporary files, for what must not be held in memory. They are without a name once they are open."""
+"""Temporary files for data that doesn't fit into memory. They are unlinked once they are open."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ _PREFIX = "pipeline-processing-"
 
 
 def check_temporary_files() -> None:
-    """Make one. Raises SettingsError where that can't be done, and TransientError where there is no room just now."""
+    """Write a temporary file. Raises SettingsError if none can be made, TransientError if there is no room."""
     with translated(), tempfile.TemporaryFile(prefix=_PREFIX) as file:
         file.write(b"x")
         file.flush()
@@ -21,7 +21,7 @@ def check_temporary_files() -> None:
 
 @contextmanager
 def temporary_path() -> Iterator[str]:
-    """The path of an empty file, to be opened inside the block: the name is gone after it. Raises OSError."""
+    """Yield the path of an empty file. Open it inside the block, which then unlinks it. Raises OSError."""
     handle, path = tempfile.mkstemp(prefix=_PREFIX)
     os.close(handle)
     try:
@@ -33,7 +33,7 @@ def temporary_path() -> Iterator[str]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn an OSError of the block, which works with a temporary file, into a PipelineError."""
+    """Turn an OSError from a temporary file into a PipelineError."""
     try:
         yield
     except OSError as error:
@@ -41,13 +41,13 @@ def translated() -> Iterator[None]:
 
 
 def unusable(cause: str, *, writable: bool) -> PipelineError:
-    """What it means that a temporary file can't be made, or, where it is `writable`, can't be written just now."""
+    """Return the error for a temporary file that can't be made or, if `writable`, can't be written now."""
     if not writable:
         return SettingsError(
             f"Can't make a temporary file: {cause}. Let this service's user write to /tmp, or to the folder that "
             "TMPDIR names. In a container whose root is read-only, mount a tmpfs or a volume there."
         )
     return TransientError(
-        f"Can't write a temporary file: {cause}. It is tried again; if it stays so, make room in "
-        f"{tempfile.gettempdir()}, or set TMPDIR to a folder with more."
+        f"Can't write a temporary file: {cause}. If this persists, free space in {tempfile.gettempdir()}, or set "
+        "TMPDIR to a folder with more space."
     )

@@ -1,8 +1,8 @@
 """
-Errors of user code: they fail the step, and never end the event loop or the process.
+Contain errors of user code, so that they fail the step but never end the event loop or the process.
 
-SystemExit and KeyboardInterrupt are dangerous inside an asyncio task: the task raises them out of the event loop, past
-everything that waits for it.
+SystemExit and KeyboardInterrupt are dangerous inside an asyncio task: they propagate out of the event loop, past
+everything that awaits the task.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ _MESSAGE_CHARACTERS = 500
 
 
 class NoException(RuntimeError):
-    """Stands for a BaseException of user code that is no Exception: SystemExit, KeyboardInterrupt, CancelledError, …"""
+    """Replaces a BaseException that isn't an Exception: SystemExit, KeyboardInterrupt, CancelledError, …"""
 
 
 def described(error: BaseException) -> str:
-    """`ValueError: no such street`: an error of user code in its own words, shortened."""
+    """Describe an error of user code, shortened, such as `ValueError: no such street`."""
     try:
         message = str(error)
-    except BaseException:  # its text is user code, too
+    except BaseException:  # `__str__` is user code, too
         message = ""
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[:_MESSAGE_CHARACTERS] + "…"
@@ -40,7 +40,7 @@ def described(error: BaseException) -> str:
 
 
 def is_for_us(error: BaseException) -> bool:
-    """Whether an error that came out of user code is meant for this process or task, and has to pass."""
+    """Return whether an error raised by user code is meant for this process or task and must propagate."""
     if isinstance(error, asyncio.CancelledError):
         return asked_to_stop()
     if isinstance(error, GeneratorExit):  # an abandoned coroutine is closed outside of any task
@@ -49,7 +49,7 @@ def is_for_us(error: BaseException) -> bool:
 
 
 def asked_to_stop() -> bool:
-    """Whether the current task is being cancelled."""
+    """Return whether the current task is being cancelled."""
     task = _task()
     return task is not None and task.cancelling() > 0
 
@@ -62,7 +62,7 @@ def _task() -> asyncio.Task[Any] | None:
 
 
 def harmless(error: BaseException) -> Exception:
-    """The error in a form that a future can carry, and that ends no event loop and no task of ours."""
+    """Convert an error to an Exception that a future can hold and that ends no event loop or task."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     made = (RuntimeError if isinstance(error, Exception) else NoException)(described(error))
@@ -71,7 +71,7 @@ def harmless(error: BaseException) -> Exception:
 
 
 async def contained(work: Coroutine[Any, Any, T]) -> T:
-    """The result of work that runs user code, in a task of its own. What it raises ends only that task."""
+    """Return the result of work that runs user code. Errors that could end the event loop become NoException."""
     try:
         return await work
     except Exception:
@@ -85,8 +85,8 @@ async def contained(work: Coroutine[Any, Any, T]) -> T:
 @contextmanager
 def user_code(failure: Callable[[str], Exception]) -> Iterator[None]:
     """
-    A block that runs user code. What it raises becomes `failure(description)`. The service's own errors pass, and so
-    does what is meant for this process or task.
+    Run user code in a block, and turn its errors into `failure(description)`. PipelineErrors propagate unchanged, and
+    so do errors meant for this process or task.
     """
     try:
         yield
@@ -99,13 +99,13 @@ def user_code(failure: Callable[[str], Exception]) -> Iterator[None]:
 
 
 def failing(name: str, when: str) -> Callable[[str], StepFailed]:
-    """For `user_code`: the failure of a step, from a description of what it raised."""
+    """Return a `failure` for `user_code` that makes a StepFailed."""
     return lambda what: StepFailed(f"{name} raised {what} {when}. Correct it, then replay the run.")
 
 
 @contextmanager
 def closing(name: str, error: BaseException | None) -> Iterator[None]:
-    """A block that closes a step. `error` is what has ended its use; an error of the block doesn't hide it."""
+    """Close a step in a block. If `error` ended its use, an error in the block is only logged."""
     try:
         with user_code(failing(name, "when it was closed")):
             yield
@@ -113,4 +113,4 @@ def closing(name: str, error: BaseException | None) -> Iterator[None]:
         if error is None:
             raise
         if trouble is not error and trouble.__cause__ is not error:
-            log.warning("a step failed to close what it had opened", step=name, error=str(trouble))
+            log.warning("closing a step failed", step=name, error=str(trouble))

@@ -118,6 +118,6 @@ def test_without_the_package_it_is_said_what_is_missing(service: Service, tmp_pa
 
     assert (done.returncode, done.stdout) == (65, "")
     for name in ("acme.upper", "acme.countdown", "acme.folder"):
-        assert f"no installed package has '{name}'" in message(done)
+        assert f"no installed package provides '{name}'" in message(done)
     assert service.state("missing-1") is None
     assert service.listed() == []

@@ -62,14 +62,14 @@ def test_a_worker_hands_back_what_it_does_apart(service: Service, messages: Mess
 
     second = service.serve(env=LEASE | {"PIPELINE_WORKER__DRAIN_SECONDS": "0"})
     reading = "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()"
-    second.wait_until_said("it gets a process of its own")
+    second.wait_until_said("it gets its own process")
     eventually(lambda: service.sql(reading) and service.outcomes("long") == ["lost", "running"], 60)
     second.stop()
     assert service.outcomes("long") == ["lost", "handed_back"]
     eventually(lambda: not service.sql(reading), 60)  # or the next one seems to read already
 
     third = service.serve(env=LEASE)
-    third.wait_until_said("it gets a process of its own")
+    third.wait_until_said("it gets its own process")
     eventually(lambda: service.sql(reading) and service.outcomes("long")[-1] == "running", 60)
     third.kill()
     eventually(lambda: service.outcomes("long") == ["lost", "handed_back", "handed_back"], 60)

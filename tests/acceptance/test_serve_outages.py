@@ -111,7 +111,7 @@ def test_kafka_is_away(own_kafka: KafkaServer, service: Service) -> None:
         assert {event.json["state"] for event in events} == {"succeeded"}
         done = serve.stop()
 
-    assert serve.complaints() == ["Kafka can't be used; trying again until it can"] * 2, done.stderr
+    assert serve.complaints() == ["Kafka can't be used; retrying until it can"] * 2, done.stderr
     assert {run_id for run_id in everything if service.outcomes(run_id) != ["succeeded"]} == set()
 
 
@@ -163,7 +163,7 @@ def test_the_history_is_away(own_service: Service, service: Service, messages: M
     # An attempt that could neither tell of its upload nor clean up, as there was no history, leaves it to gc.
     assert serving.cli("gc").returncode == 0
     assert serving.pending_uploads() == []
-    assert serve.complaints().count("the history can't be used; trying again until it can") == 1, done.stderr
+    assert serve.complaints().count("the history can't be used; retrying until it can") == 1, done.stderr
     says_nothing_twice(serve)
 
 

@@ -58,7 +58,7 @@ def test_topics_that_are_deleted_are_waited_for(service: Service, messages: Mess
     eventually(serve.is_ready)
     serve.stop()
 
-    assert serve.complaints().count("Kafka can't be used; trying again until it can") == 2
+    assert serve.complaints().count("Kafka can't be used; retrying until it can") == 2
 
 
 def test_a_topic_that_is_missing_at_the_start_is_an_error(service: Service, messages: Messages) -> None:

@@ -67,7 +67,7 @@ def test_an_installed_plugin_is_found():
 )
 def test_one_that_is_not_installed(group: str, name: str, there: str):
     """The message names the group and those that there are; a name without a dot is never one of them."""
-    message = f"no installed package has '{name}' among.*'{group}'; there is {there}"
+    message = f"no installed package provides '{name}' as.*'{group}'; available: {there}"
     with pytest.raises(ValueError, match=message) as error:
         plugin(group, name)
 

@@ -1,1 +1,1 @@
-"""Helpers for asyncio: clocks, budgets, threads and loops of their own."""
+"""Helpers for asyncio: clocks, retries, budgets, threads and a second event loop."""

@@ -1,8 +1,8 @@
 """
 Call a server again until it answers.
 
-`ask` is the one loop that does so, and `Backoff` says how long it pauses. A `Server` is asked by several parts of a
-process, and logs once that it is away and once that it is back.
+`ask` is the retry loop, and `Backoff` sets its pauses. A `Server` is shared by several parts of a process, and logs
+the beginning and the end of each outage once.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ T = TypeVar("T")
 P = TypeVar("P")
 
 _LONGEST_RETRY_AFTER = 24 * 60 * 60.0
-"""Seconds. A server that asks for a longer pause is asked again after this one."""
+"""Seconds. A longer `Retry-After` is cut to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +42,22 @@ class Backoff:
 
     @classmethod
     def constant(cls, seconds: float) -> "Backoff":
-        """The same pause after every failure."""
+        """Return a backoff with the same pause after every failure."""
         return cls(seconds, seconds, jitter=lambda: 0.0)
 
     def seconds(self, failures: int) -> float:
-        """The pause after so many failures in a row."""
+        """Return the pause after this many failures in a row."""
         doublings = min(failures - 1, 100)  # enough for any limit, and still a float
         return min(self.longest, self.first * 2.0**doublings) * (1 - self.jitter() / 2)
 
     def after(self, error: PipelineError, failures: int) -> float:
-        """The same, or what the server asks for in `Retry-After` if that is longer."""
+        """Return the pause after this error: that of `seconds`, or the server's `Retry-After` if longer."""
         asked_for = (error.retry_after if isinstance(error, TransientError) else None) or 0.0
         return max(self.seconds(failures), min(asked_for, _LONGEST_RETRY_AFTER))
 
 
 def is_transient(error: PipelineError) -> bool:
-    """Whether the same call may succeed later."""
+    """Return whether the same call may succeed later."""
     return isinstance(error, TransientError)
 
 
@@ -73,10 +73,10 @@ async def ask(
     on_failure: Callable[[PipelineError, float], None] = lambda error, pause: None,
 ) -> T:
     """
-    Call until there is an answer. A call whose reply was lost is repeated, so the call must be idempotent.
+    Call until a call succeeds. A call whose reply was lost is repeated, so calls must be idempotent.
 
-    Raises the last error after so many `tries`, when the next call would come later than `within` seconds, or when
-    `retry` says that another call can't help. Raises Stopped instead of calling again once `stop` is set; a call
+    Raises the last error after `tries` calls, if the next call would come later than `within` seconds, or if `retry`
+    says that another call can't help. Raises Stopped instead of calling again once `stop` is set; a call
     under way is never interrupted. `on_failure` gets each error that is retried, and the pause in seconds.
     """
     began_at, failures = clock.monotonic(), 0
@@ -99,9 +99,9 @@ async def ask(
 
 class Server:
     """
-    A server that this process needs all the time. It is away as long as one of its callers gets no answer.
+    A server that this process always needs. An outage lasts as long as any caller gets no answer.
 
-    Logs only the beginning and the end of an outage: a line for every retry would hide what else happens.
+    Logs only the beginning and the end of an outage: a line for every retry would hide other log lines.
     """
 
     def __init__(self, name: str, *, clock: Clock) -> None:
@@ -112,19 +112,19 @@ class Server:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong; None while it answers."""
-        # A copy, as another thread asks.
+        """The current error, or None while the server answers."""
+        # Copy first: other threads read this property.
         return next(iter(list(self._complaints.values())), None)
 
     def away(self, error: PipelineError, *, by: Hashable) -> None:
-        """This caller gets no answer."""
+        """Record that the caller `by` gets no answer."""
         if not self._outage_logged:
             self._outage_logged = True
-            log.warning(f"{self.name} can't be used; trying again until it can", error=str(error))
+            log.warning(f"{self.name} can't be used; retrying until it can", error=str(error))
         self._complaints[by] = str(error)
 
     def back(self, *, by: Hashable) -> None:
-        """This caller gets an answer."""
+        """Record that the caller `by` got an answer."""
         self._complaints.pop(by, None)
         if self._outage_logged and not self._complaints:
             self._outage_logged = False
@@ -139,7 +139,7 @@ class Server:
         stop: asyncio.Event | None = None,
         within: float = math.inf,
     ) -> T:
-        """Call this server until it answers, every `pause` seconds; see `ask`."""
+        """Call this server every `pause` seconds until it answers; see `ask`."""
         try:
             answer = await ask(
                 call,
@@ -152,10 +152,10 @@ class Server:
             self.back(by=by)
             return answer
         finally:
-            self._complaints.pop(by, None)  # a caller that has given up waits for no answer
+            self._complaints.pop(by, None)  # a caller that has given up no longer waits
 
     def repeating(self, port: P, *, pause: float) -> P:
-        """The same port of this server's, each call of which is repeated until it is answered."""
+        """Wrap a port of this server so that each call is repeated until the server answers."""
         return cast("P", _Repeating(port, self, pause))
 
 

@@ -1,4 +1,4 @@
-"""One process-wide limit on buffered bytes."""
+"""A limit on buffered bytes."""
 
 import asyncio
 from collections import deque
@@ -8,16 +8,14 @@ from contextlib import asynccontextmanager
 
 class ByteBudget:
     """
-    A semaphore counted in bytes, shared by whoever buffers.
+    A semaphore counted in bytes, shared by everything that buffers.
 
-    Strictly first come, first served: a large request at the head of the queue is not overtaken by small ones
-    that would fit, so that it can't starve. To ask for more than the whole limit is a ValueError, not a
-    clamp: a clamped caller would buffer more than it holds.
+    Strictly first come, first served: smaller requests never overtake a large one, so it can't starve.
 
-    Whoever holds bytes while waiting for more can deadlock with others that do the same. So reserve what you
-    need at once, or hold only bytes that are freed without anybody's help while you wait.
+    Callers that hold bytes while they wait for more can deadlock. Reserve all you need at once, or hold only bytes that
+    are freed without another caller's progress.
 
-    Belongs to one event loop; not thread-safe.
+    Bound to one event loop; not thread-safe.
     """
 
     def __init__(self, limit: int) -> None:
@@ -27,14 +25,14 @@ class ByteBudget:
         self.limit = limit
         self.reserved = 0
         self.peak = 0
-        """The most that was ever reserved at one time."""
+        """Highest number of bytes reserved at once."""
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
 
     async def acquire(self, size: int) -> None:
         """
-        Wait until `size` bytes are free, and take them. Cancelled while waiting, it takes nothing.
+        Wait until `size` bytes are free, and reserve them. Reserves nothing if cancelled.
 
-        Raises ValueError when `size` is negative or more than the limit.
+        Raises ValueError if `size` is negative or more than the limit.
         """
         if not 0 <= size <= self.limit:
             raise ValueError(f"{size} bytes can never be reserved from a budget of {self.limit}")
@@ -48,22 +46,22 @@ class ByteBudget:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
-                self.release(size)  # granted and cancelled in the same turn of the loop
+                self.release(size)  # granted and cancelled in the same iteration of the event loop
             else:
                 self._waiting.remove(waiter)
-                self._grant()  # it may have stood in the way of smaller ones behind it
+                self._grant()  # smaller requests behind it may fit now
             raise
 
     def release(self, size: int) -> None:
-        """Give back what `acquire` took. Raises ValueError when that is more than is reserved."""
+        """Free bytes that `acquire` reserved. Raises ValueError if `size` is more than is reserved."""
         if not 0 <= size <= self.reserved:
-            raise ValueError(f"{size} bytes were given back, but only {self.reserved} are reserved")
+            raise ValueError(f"{size} bytes can't be released: only {self.reserved} are reserved")
         self.reserved -= size
         self._grant()
 
     @asynccontextmanager
     async def reserve(self, size: int) -> AsyncIterator[None]:
-        """Hold `size` bytes inside the block. Raises as `acquire` does."""
+        """Reserve `size` bytes inside the block. Raises the same errors as `acquire`."""
         await self.acquire(size)
         try:
             yield
@@ -73,7 +71,7 @@ class ByteBudget:
     def _grant(self) -> None:
         while self._waiting:
             granted, size = self._waiting[0]
-            # A cancelled one removes itself, and calls here again, as soon as its task runs.
+            # A cancelled request removes itself and calls `_grant` when its task runs.
             if granted.cancelled() or self.reserved + size > self.limit:
                 return
             self._waiting.popleft()

@@ -1,4 +1,4 @@
-"""Time: the port, this machine's clock, and one that is set by a server's."""
+"""Clocks: the port, the system clock, and one that follows the history's database."""
 
 import asyncio
 import time
@@ -7,19 +7,19 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time of this process. The run table has its own, the database's: see `HistoryClock`."""
+    """Source of time. The run table uses the database's time instead; see `HistoryClock`."""
 
     def now(self) -> datetime:
-        """The time of day, UTC."""
+        """Return the current time in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return seconds of a clock that never goes back."""
 
     async def sleep(self, seconds: float) -> None: ...
 
 
 class SystemClock:
-    """Real time."""
+    """The clock of this machine."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -33,10 +33,10 @@ class SystemClock:
 
 class HistoryClock:
     """
-    A clock whose time of day is that of the run history's database: as last heard, plus the monotonic seconds since.
-    Until it has heard any, it is this machine's.
+    A clock that follows the time of the run history's database: the time last heard plus the monotonic seconds since.
 
-    So a deadline, or the time of a snapshot, means the same to all workers, however wrong their own clocks are.
+    Deadlines and snapshot times then mean the same to all workers, even if their own clocks are wrong. Until it hears
+    a time, `now` is this machine's.
     """
 
     def __init__(self, own: Clock) -> None:
@@ -44,20 +44,17 @@ class HistoryClock:
         self._heard: tuple[datetime, float] | None = None
 
     def hear(self, moment: datetime) -> None:
-        """The time in the history's database now, or a moment ago."""
+        """Set the clock to `moment`, the database's time now or a moment ago."""
         self._heard = moment, self._own.monotonic()
 
     def now(self) -> datetime:
-        """See `Clock`."""
         if self._heard is None:
             return self._own.now()
         moment, at = self._heard
         return moment + timedelta(seconds=self._own.monotonic() - at)
 
     def monotonic(self) -> float:
-        """See `Clock`."""
         return self._own.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """See `Clock`."""
         await self._own.sleep(seconds)

@@ -1,4 +1,4 @@
-"""A thread that belongs to one step: for code that may block, or hang."""
+"""Run a step's blocking code in a dedicated thread."""
 
 import asyncio
 import contextvars
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StepPlace:
-    """Which step, for the log."""
+    """The step's name for the log."""
 
     step: str
     dataset: str | None = None
@@ -25,8 +25,8 @@ class StepThread(threading.Thread):
     """
     A thread that runs a step's user code. The watchdog finds it by `threading.enumerate()`.
 
-    It is a daemon: the process may end while user code hangs in it. `context` holds the context variables of the step,
-    the run's log fields among them.
+    It is a daemon, so that the process can end while user code hangs. `context` holds the step's context variables,
+    which include the run's log fields.
     """
 
     def __init__(self, place: StepPlace, *, context: contextvars.Context, target: Callable[[], None]) -> None:
@@ -34,9 +34,9 @@ class StepThread(threading.Thread):
         self.place = place
         self.context = context
         self.busy = False
-        """Whether a call of user code is under way."""
+        """Whether user code is running."""
         self.loop: asyncio.AbstractEventLoop | None = None
-        """The event loop that runs in it, if one does."""
+        """The event loop of this thread, if it runs one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,12 @@ class _Call:
 
 class OwnThread:
     """
-    Runs calls one after the other in one thread, so that two threads never use at once what the calls share.
+    Runs calls one after the other in one thread, so that they may share state that isn't thread-safe.
 
-    A call that never returns delays only later calls of this thread. Whoever waits for it can be cancelled at once, and
-    its result is dropped. The thread is a daemon, so unlike those of `asyncio.to_thread` it doesn't keep the process
-    from ending.
+    A call that hangs delays only later calls of this thread. Cancelling a waiting task takes effect at once; the call's
+    result is dropped. The thread is a daemon: unlike those of `asyncio.to_thread`, it doesn't keep the process alive.
 
-    Each call gets a copy of `context`, by default that in which this object is made.
+    Each call gets a copy of `context`, by default that in which this object is created.
     """
 
     def __init__(self, place: StepPlace, context: contextvars.Context | None = None) -> None:
@@ -62,7 +61,7 @@ class OwnThread:
         self._thread = StepThread(place, context=context, target=self._work)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """What the function returns or raises. What isn't an Exception, such as SystemExit, becomes NoException."""
+        """Call the function in the thread. A BaseException such as SystemExit is raised as NoException."""
         if self._thread.ident is None:
             self._thread.start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -70,7 +69,7 @@ class OwnThread:
         return await future
 
     def close(self) -> None:
-        """The thread ends after the call under way."""
+        """End the thread after the queued calls."""
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -86,11 +85,11 @@ class OwnThread:
             self._thread.busy = False
             if not settled(call.future, result, error):
                 return
-            del call, result, error  # or they would stay in memory until the next call
+            del call, result, error  # free their memory before waiting for the next call
 
 
 def settled(future: asyncio.Future[Any], result: Any, error: Exception | None) -> bool:
-    """Settle a future of another thread. False if its event loop is closed, so that nothing waits for it."""
+    """Settle a future of another thread. Return False if its event loop is closed."""
     try:
         future.get_loop().call_soon_threadsafe(_settle, future, result, error)
     except RuntimeError:

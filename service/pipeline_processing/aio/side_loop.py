@@ -1,4 +1,4 @@
-"""A second event loop, in its own thread, for what must go on while the main one is blocked."""
+"""A second event loop in its own thread, for tasks that must run while the main loop is blocked."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ _JOIN_SECONDS = 5.0
 
 
 class SideLoop:
-    """Runs coroutines beside the main event loop, within a block. They must share nothing with it."""
+    """Runs coroutines in a second event loop, inside a block. They must share no state with the main loop."""
 
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()
@@ -29,12 +29,12 @@ class SideLoop:
         await asyncio.to_thread(self._thread.join, _JOIN_SECONDS)
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-        """Start the work there. Its result comes to the caller's event loop; cancelling that cancels the work."""
+        """Start `work` in this loop. Return a future of the caller's loop; cancelling it cancels the work."""
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     @asynccontextmanager
     async def opened(self, block: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-        """What the block gives, opened and closed there."""
+        """Enter and exit `block` in this loop, and yield its value."""
 
         async def enter() -> T:
             return await block.__aenter__()

@@ -1,4 +1,4 @@
-"""Waiting for asyncio tasks: what a cancellation may only delay, what must delay nothing, and what ends with a stop."""
+"""Wait for asyncio tasks: shielded from cancellation, with a time limit, or until told to stop."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Told to stop before the work was done."""
+    """The work was stopped before it was done."""
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
     """
-    Run `work` to its end even if the caller is cancelled meanwhile, and only then raise the CancelledError.
+    Run `work` to its end. If the caller is cancelled meanwhile, raise the CancelledError only then.
 
-    Unlike a bare `asyncio.shield`, it never leaves the work behind as an orphan. Limit the time inside `work`.
+    Unlike `asyncio.shield`, this leaves no orphan task. `work` must limit its own time.
     """
     task = asyncio.create_task(contained(work))
     cancelled: asyncio.CancelledError | None = None
@@ -28,16 +28,16 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
             cancelled = error
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio doesn't log it: the cancellation takes precedence
+            task.exception()  # retrieve it, so that asyncio doesn't log it; the cancellation takes precedence
         raise cancelled
     return task.result()
 
 
 async def in_time(work: Coroutine[Any, Any, T], *, seconds: float) -> T:
     """
-    Return the result of `work`. Raises TimeoutError when it takes longer.
+    Return the result of `work`. Raises TimeoutError if it takes longer than `seconds`.
 
-    Unlike `asyncio.timeout`, it doesn't wait until late work has unwound, which may hang.
+    Unlike `asyncio.timeout`, this doesn't wait for the cancelled work to unwind, which may hang.
     """
     task = asyncio.create_task(work)
     await asyncio.wait([task], timeout=seconds)
@@ -48,13 +48,13 @@ async def in_time(work: Coroutine[Any, Any, T], *, seconds: float) -> T:
 
 
 def give_up(task: "asyncio.Task[Any]") -> None:
-    """Cancel a task that nobody waits for any more, whatever its result."""
+    """Cancel a task and ignore its result."""
     task.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved, so that it isn't logged
     task.cancel()
 
 
 async def first_of(*events: asyncio.Event, seconds: float) -> None:
-    """Wait until one of the events is set, but no longer than this."""
+    """Wait until one of the events is set, for `seconds` at most."""
     if any(event.is_set() for event in events):
         return
     waiting = [asyncio.ensure_future(event.wait()) for event in events]
@@ -67,7 +67,7 @@ async def first_of(*events: asyncio.Event, seconds: float) -> None:
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
-    """Return the result of `work`. Raises Stopped as soon as `stop` is set, whatever the work waits for."""
+    """Return the result of `work`. Cancels it and raises Stopped as soon as `stop` is set."""
     task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)

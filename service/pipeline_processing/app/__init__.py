@@ -1,1 +1,1 @@
-"""The composition root: it knows every adapter and hands everything its dependencies."""
+"""The composition root: the only code that imports adapters. It wires up all components."""

@@ -1,4 +1,4 @@
-"""Whether the configured servers are as a run needs them: part of the composition root."""
+"""Check that a run could use the configured servers. Part of the composition root."""
 
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -25,7 +25,7 @@ from pipeline_processing.temporary_files import check_temporary_files
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What came of asking one server."""
+    """The result of checking one server."""
 
     name: str
     ok: bool
@@ -34,7 +34,7 @@ class CheckResult:
 
 
 async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -> AsyncIterator[CheckResult]:
-    """Ask each configured server whether a run could use it, and go on where one can't. Writes nothing."""
+    """Check every configured server, and yield a result for each. Writes nothing."""
     columns: dict[str, Sequence[str]] = {}
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         yield await _checked("temp files", _check_temporary_files)
@@ -57,7 +57,7 @@ async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResul
 async def _check_dataset(
     settings: Settings, config: AgencyJobConfig, dataset: DatasetConfig, columns: dict[str, Sequence[str]], mask: Mask
 ) -> str:
-    """Notes in `columns` which the dataset will have, if they are known."""
+    """Check a dataset's source and steps. Records its columns in `columns` if all are known."""
     async with (
         sources(settings, config, runs=1, mask=mask) as (source, services),
         source.snapshot({dataset.name: dataset.source}) as snapshot,
@@ -65,14 +65,14 @@ async def _check_dataset(
         there = snapshot.columns(dataset.name, carry=dataset.carry)
         async with Chain.open(
             dataset, there, arguments=AnyArgument(), services=services, tally=Tally(dataset.name)
-        ) as chain:  # opening the steps is the check
+        ) as chain:  # opening the steps checks them
             if chain.columns.complete:
                 columns[dataset.name] = chain.columns.names
     return f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
 
 
 def _apis(config: AgencyJobConfig) -> Collection[Any]:
-    """Options of a source or a step that asks an API, one for each API."""
+    """Return the options of sources and steps that call an API, one per API."""
     parts: list[Entry] = [part for dataset in config.datasets for part in (dataset.source, *dataset.steps)]
     options = [part.options for part in parts if part.asked("url", "")]
     return {origin_of(each.url.partition("{")[0]): each for each in options}.values()
@@ -80,7 +80,7 @@ def _apis(config: AgencyJobConfig) -> Collection[Any]:
 
 async def _check_temporary_files() -> str:
     check_temporary_files()
-    return f"{tempfile.gettempdir()}: keys of `dedupe` and `expect.unique` can go there"
+    return f"{tempfile.gettempdir()}: keys of `dedupe` and `expect.unique` can be stored there"
 
 
 async def _check_history(settings: Settings) -> str:

@@ -1,7 +1,4 @@
-"""
-How the data path is put together from the settings and a job config: its sources, what steps use, and its
-destinations. Part of the composition root.
-"""
+"""Build the data path (sources, services, destinations) from settings and a job config, in the composition root."""
 
 import random
 from collections.abc import AsyncIterator, Iterable
@@ -32,7 +29,7 @@ from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.user_code import user_code
 
 _DRY_CONFIG_ID = "0" * 32
-"""No worker with another job config can meet the run."""
+"""Any id will do: no other worker sees the run."""
 MIB = 1024 * 1024
 
 
@@ -41,8 +38,9 @@ async def data_path(
     settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock
 ) -> AsyncIterator[DataPath]:
     """
-    The data path of up to `runs` runs at once. Raises SettingsError where a dataset needs temporary files, and none can
-    be made.
+    Open the data path for up to `runs` concurrent runs.
+
+    Raises SettingsError if a dataset needs temporary files and none can be made.
     """
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         check_temporary_files()
@@ -63,7 +61,7 @@ async def data_path(
 
 @asynccontextmanager
 async def dry_path(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -> AsyncIterator[DataPath]:
-    """The data path of one dry run, which needs no destination, nor its secrets."""
+    """Open the data path for one dry run, which needs neither a destination nor its secrets."""
     nowhere = Destinations([NullDestination()])
     async with sources(settings, config, runs=1, mask=mask) as (source, context):
         yield DataPath(
@@ -82,16 +80,16 @@ async def sources(
     settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock | None = None
 ) -> AsyncIterator[tuple[Source, "Context"]]:
     """
-    The sources that the job config names, and what its steps use.
+    Open the job config's sources and the services for its steps.
 
-    `mask` learns the secrets in the job config; `clock` gives the time of a snapshot where the source has none.
+    `mask` learns the secrets in the job config. `clock` provides the snapshot's time if the source has none.
     """
     mask.know_all_in(config)
     context = Context(settings, mask, clock=clock or SystemClock(), limits=limits(settings, runs=runs))
     by_kind = {dataset.source.kind: dataset.source for dataset in config.datasets}
     opened: dict[str, Source] = {}
     async with AsyncExitStack() as stack:
-        # The database's snapshot comes first, and gives the time of all.
+        # Open the database first: its snapshot sets the time for all sources.
         for kind, entry in sorted(by_kind.items(), key=lambda each: not each[1].needs_source_database):
             opened[kind] = await _opened(stack, entry, context=context)
         yield Sources(opened, clock=context.clock), context
@@ -101,10 +99,10 @@ async def sources(
 async def destinations(
     settings: Settings, config: AgencyJobConfig | None, *, runs: int, mask: Mask
 ) -> AsyncIterator[Destinations]:
-    """Where the artifacts of up to `runs` runs at once go. Raises SettingsError if that is nowhere."""
+    """Open the destinations for up to `runs` concurrent runs. Raises SettingsError if there are none."""
     mask.know_all_in(config)
     entries = destination_entries(settings, config)
-    # A run writes one artifact at each store, and rejected rows at the first.
+    # A run writes one artifact at a time to each object store, and rejected rows to the first.
     uploads = 1 + sum(entry.buffers_parts for entry in entries)
     context = Context(settings, mask, clock=SystemClock(), limits=limits(settings, runs=runs, uploads_per_run=uploads))
     async with AsyncExitStack() as stack:
@@ -114,7 +112,7 @@ async def destinations(
 
 
 async def _opened(stack: AsyncExitStack, entry: Entry, *options: Any, context: "Context") -> Any:
-    """What the entry's plugin builds, for as long as the stack."""
+    """Build the entry's plugin, and close it with the stack."""
 
     async def built() -> Any:
         made = entry.plugin.build(*options, context=context)
@@ -130,26 +128,26 @@ async def _opened(stack: AsyncExitStack, entry: Entry, *options: Any, context: "
 
 
 def limits(settings: Settings, *, runs: int, uploads_per_run: int = 2) -> Limits:
-    """How the memory budget is shared out."""
+    """Divide the memory budget among the runs and their parts."""
     budget, concurrency = settings.worker.memory_budget_mib * MIB, settings.worker.concurrency
-    # Such a row takes up to seven times its size while it is read, encoded and written (measured). That has to fit into
-    # the quarter of the budget that parts leave, and the 50 MiB that a process may take besides and doesn't by itself.
+    # A large row takes up to seven times its size while it is read, encoded and written (measured). That has to fit
+    # into the quarter of the budget that parts leave, plus the 50 MiB that a process is allowed beyond its own needs.
     large_rows = min(budget // 8, (budget // 4 + 50 * MIB) // 7)
     return Limits(
         runs=runs,
-        # A megabyte, or less where many runs share little memory.
+        # A megabyte, or less if many runs share little memory.
         batch=min(MIB, budget // concurrency // 16),
-        # A quarter of a run's share, since a row is read, encoded, and copied into a part.
+        # A quarter of a run's share, because a row is read, encoded and copied into a part.
         row=min(budget // concurrency // 4, large_rows),
         large_rows=large_rows,
-        # What rows leave, but enough for the smallest parts that S3 takes.
+        # What rows leave, but at least enough for S3's smallest parts.
         uploads=ByteBudget(max(budget * 3 // 4, min(budget, 32 * MIB))),
         uploads_per_run=uploads_per_run,
     )
 
 
 def max_row_bytes(settings: Settings) -> int:
-    """The longest row, as the source sends it and as it is encoded."""
+    """Return the size limit of a row, both as the source sends it and encoded."""
     return limits(settings, runs=1).row
 
 
@@ -157,7 +155,7 @@ def max_row_bytes(settings: Settings) -> int:
 
 
 class Context:
-    """The `BuildContext` of a process. Every secret that is asked for is masked from then on."""
+    """The `BuildContext` of a process. It masks every secret that it hands out."""
 
     def __init__(self, settings: Settings, mask: Mask, *, clock: Clock, limits: Limits) -> None:
         self.settings = settings
@@ -167,21 +165,17 @@ class Context:
         self._paces = Paces(clock=SystemClock())
 
     def secret(self, name: str) -> SecretStr:
-        """See `Services`."""
         secret = self.settings.secret(name)
         self.learn([secret.get_secret_value()])
         return secret
 
     def dsn(self, secret: str | None) -> SecretStr:
-        """See `BuildContext`."""
         return self.settings.require_source_dsn() if secret is None else self.secret(secret)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """See `BuildContext`."""
         self._mask.know(secrets)
 
     def upstream(self, options: UpstreamOptions) -> AbstractAsyncContextManager[Upstream]:
-        """See `Services`."""
         if options.auth is not None and (basic := options.auth.basic) is not None:
             password = self.secret(basic.password).get_secret_value()
             self.learn([basic_auth(basic.username, password)])
@@ -191,7 +185,7 @@ class Context:
 
     @asynccontextmanager
     async def lookup(self, query: str, *, secret: str | None, carry: str) -> AsyncIterator[LookupTable]:
-        """See `Services`. On a connection of its own: in a shared pool, lookups could wait for each other."""
+        """See `Services`. Uses its own connection: in a shared pool, lookups could block each other."""
         async with (
             source_database(self.dsn(secret), connections=1) as database,
             PostgresLookup(database=database, query=query, carry=carry) as table,

@@ -1,9 +1,8 @@
 """
-Child processes for the attempts of suspect runs: see `runs/isolated.py`.
+Child processes for the attempts of suspect runs; see `runs/isolated.py`.
 
-The parent, this worker, sends the claim to the child's standard input, and keeps that open: when it closes, the child
-knows that the parent is gone. The child, `cli/isolated_attempt.py`, writes progress to its standard output, one line of
-JSON each.
+The parent, this worker, writes the claim to the child's standard input and keeps it open: end of file tells the child
+that the parent is gone. The child, `cli/isolated_attempt.py`, writes progress as JSON lines to its standard output.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ _CHILD = "pipeline_processing.cli.isolated_attempt"
 
 
 class IsolatedAttempt:
-    """See `runs.isolated.IsolatedAttempt`. The child has the same settings, job config and mask as this process."""
+    """See `runs.isolated.IsolatedAttempt`. The child gets this process's settings, job config and mask."""
 
     def __init__(
         self,
@@ -46,27 +45,25 @@ class IsolatedAttempt:
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """See `runs.isolated.IsolatedAttempt`."""
         try:
             self._child = child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", _CHILD),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the parent, which stops its runs in order
+                start_new_session=True,  # Ctrl-C must reach only the parent, which stops its runs in order
             )
         except OSError as error:
-            raise TransientError(f"Can't start a process for this run: {error}. It is tried again later.") from error
+            raise TransientError(f"Can't start a process for this run: {error}. The run will be retried.") from error
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(self._work)
-        await child.stdout.readline()  # empty, if it has ended
+        await child.stdout.readline()  # the first line comes once it renews the lease; empty if it has ended
 
     async def ended(self) -> int:
-        """See `runs.isolated.IsolatedAttempt`."""
         assert self._child is not None
         reading = asyncio.ensure_future(self._read_progress())
         try:
-            # Not the end of its output: a process that it has started may keep that open.
+            # Wait for the process, not for the end of its output, which a grandchild may keep open.
             return await self._child.wait()
         finally:
             reading.cancel()
@@ -75,7 +72,7 @@ class IsolatedAttempt:
         assert self._child is not None
         assert self._child.stdout is not None
         async for line in self._child.stdout:
-            with suppress(ValidationError):  # of a line in whose middle the child was ended
+            with suppress(ValidationError):  # the child was killed while it wrote the line
                 self._on_progress(RunProgress.model_validate_json(line))
 
     async def stop(self) -> None:
@@ -87,7 +84,7 @@ class IsolatedAttempt:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._child.wait()
         except TimeoutError:
-            log.warning("the process of a run did not end; it is killed, and the run goes on when its lease has ended")
+            log.warning("the process of a run did not end and is killed; the run continues when its lease has ended")
         finally:
             if self._child.returncode is None:
                 self._child.kill()

@@ -1,7 +1,7 @@
 """
-The composition root: what knows every adapter. It builds what a command needs from the settings, and hands everything
-its dependencies. The data path is put together in `data_path.py`, `serve` in `service.py`; the checks of servers
-are in `checks.py`.
+The composition root: build the components that commands need from the settings.
+
+See also `data_path.py` for the data path, `service.py` for `serve`, and `checks.py` for the checks of servers.
 """
 
 import os
@@ -43,18 +43,18 @@ from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
 
 _LEAVE_SECONDS = 10.0
-"""How long `run` may take to hand its run back and clean up when it is interrupted."""
+"""How long an interrupted `run` may take to hand its run back and clean up."""
 _DRY_LEASE = timedelta(days=365)
-"""Nobody else could take over a dry run, so a step may block the event loop for as long as it likes."""
+"""Long enough never to end: no other worker could take over a dry run, so its lease isn't needed."""
 
 
 def new_run_id() -> str:
-    """An id for a run that nobody named."""
+    """Generate an id for a run without one."""
     return f"run-{secrets.token_hex(8)}"
 
 
 def worker_name() -> str:
-    """The holder of a lease: host, process, and a random word, since process ids are reused."""
+    """Return a name for the holder of a lease: host, process id, and a random part, because ids are reused."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
@@ -63,14 +63,14 @@ def worker_name() -> str:
 
 @asynccontextmanager
 async def history(settings: Settings, *, connections: int = 2) -> AsyncIterator[RunStore]:
-    """The run history. Raises SettingsError if none is configured."""
+    """Open the run history. Raises SettingsError if none is configured."""
     async with history_database(settings, connections=connections) as database:
         yield postgres_run_store(database, schema=settings.history.schema_name)
 
 
 @asynccontextmanager
 async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
-    """The dead letters that Kafka refuses for good. Raises SettingsError if no history is configured."""
+    """Open the store for dead letters that Kafka refuses. Raises SettingsError if no history is configured."""
     async with history_database(settings, connections=1) as database:
         yield PostgresLetters(HistoryDatabase(database, schema=settings.history.schema_name))
 
@@ -78,24 +78,21 @@ async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
 def history_database(
     settings: Settings, *, connections: int = 2, command_seconds: float | None = 30.0
 ) -> DatabaseClient:
-    """
-    The database that holds the run history. Its statements are short: one without an answer for `command_seconds` has
-    lost its server.
-    """
+    """Return a client of the history's database. Statements are short: after `command_seconds`, the server is lost."""
     return DatabaseClient(
         dsn=settings.require_history_dsn().get_secret_value(),
         unavailable=HistoryUnavailable,
         max_size=connections,
         search_path=settings.history.schema_name,
-        # A process that hangs in the middle of a claim must not block the other runs of the agency.
+        # A process that hangs during a claim must not block the agency's other runs.
         server_settings={"idle_in_transaction_session_timeout": "10s"},
         command_seconds=command_seconds,
     )
 
 
 async def migrate(settings: Settings) -> list[str]:
-    """Create the history's schema, or bring it up to date; the names of the migrations applied."""
-    # No limit: it may have to wait for another process that migrates.
+    """Create or update the history's schema. Return the names of the applied migrations."""
+    # No time limit, because another process may be migrating.
     async with history_database(settings, command_seconds=None) as database, database.connection() as connection:
         applied = await migrate_schema(connection, settings.history.schema_name)
     return [migration.name for migration in applied]
@@ -105,7 +102,7 @@ async def migrate(settings: Settings) -> list[str]:
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
-    """A worker's policy. A single attempt means no waiting."""
+    """Return a worker's policy. With one attempt, it has no patience either."""
     attempts = settings.worker.max_attempts
     if attempts == 1:
         return RetryPolicy(max_attempts=1, patience=timedelta(), patience_for_servers=timedelta())
@@ -113,7 +110,7 @@ def retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def retry_policy_of_run(settings: Settings) -> RetryPolicy:
-    """The policy of the `run` command: a person waits for it, and wants to know soon that a server can't be reached."""
+    """Return the policy of the `run` command, which reports an unreachable server soon: a person is waiting."""
     return replace(retry_policy(settings), patience_for_servers=timedelta())
 
 
@@ -122,14 +119,14 @@ def retry_policy_of_run(settings: Settings) -> RetryPolicy:
 
 @asynccontextmanager
 async def events(settings: Settings) -> AsyncIterator[Events]:
-    """Sends messages. Connects when the first is sent."""
+    """Open a sender of messages. It connects with the first message."""
     async with KafkaEvents(settings=settings.kafka) as opened:
         yield opened
 
 
 @asynccontextmanager
 async def topics(settings: Settings) -> AsyncIterator[Topics]:
-    """Looks into topics, and creates them. Connects for each call."""
+    """Open a client that reads and creates topics. It connects for each call."""
     yield KafkaTopics(settings=settings.kafka)
 
 
@@ -146,7 +143,7 @@ class Aside:
 
 @asynccontextmanager
 async def watched_aside() -> AsyncIterator[Aside]:
-    """For what must go on while this event loop is blocked. The watchdog notices when it is."""
+    """Start a second event loop, and in it a watchdog for the caller's loop."""
     async with SideLoop() as loop:
         watchdog = Watchdog()
         watching = loop.start(watchdog.watch())
@@ -160,7 +157,7 @@ async def watched_aside() -> AsyncIterator[Aside]:
 async def leases(
     settings: Settings, aside: Aside, *, queue: RunQueue, clock: HistoryClock, config_id: str, concurrency: int
 ) -> AsyncIterator[Leases]:
-    """Leases that are renewed aside, by a connection of its own for each run, as a row may be locked for a while."""
+    """Open leases that are renewed in the second loop. Each run has a connection, because its row may be locked."""
     async with aside.loop.opened(history(settings, connections=concurrency)) as renewed_in:
         yield Leases(
             queue=queue,
@@ -178,7 +175,7 @@ async def leases(
 
 @asynccontextmanager
 async def run_now(settings: Settings, config: AgencyJobConfig, *, reporting: Reporting) -> AsyncIterator[RunNow]:
-    """What the `run` command needs: the whole service but Kafka, for one run."""
+    """Open what the `run` command needs: the whole service for one run, without Kafka."""
     async with AsyncExitStack() as stack:
         clock, retry = HistoryClock(SystemClock()), retry_policy_of_run(settings)
         runs = await stack.enter_async_context(history(settings))
@@ -192,16 +189,16 @@ async def run_now(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
 
 @asynccontextmanager
 async def dry_run(settings: Settings, config: AgencyJobConfig, *, reporting: Reporting) -> AsyncIterator[RunNow]:
-    """What `run --dry-run` needs: the same, on a run table in memory, and with a destination that keeps nothing."""
+    """Open what `run --dry-run` needs: as `run_now`, with a run table in memory and a null destination."""
     async with AsyncExitStack() as stack, dry_path(settings, config, mask=reporting.mask) as path:
 
         async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
-            # Opened only when a dataset looks back: most dry runs need no history.
+            # Open it only if a dataset uses the last success: most dry runs need no history.
             real = await stack.enter_async_context(history(settings))
             return await real.history.last_success(agency_id, dataset)
 
         clock = HistoryClock(SystemClock())
-        # A run that would wait for longer than a command does must fail: nobody could go on with it later.
+        # A run that would wait longer than the command must fail, because no worker could continue it later.
         retry = replace(retry_policy_of_run(settings), longest_delay=LONGEST_WAIT)
         table = RunTable(clock=clock)
         runs = replace(memory_run_store(table), history=_LookingBack(table, last_success))
@@ -232,7 +229,7 @@ def _run_now(
 
 
 class _LookingBack(MemoryHistory):
-    """The history of a dry run alone, but with the last successes of the real one."""
+    """The in-memory history of a dry run, with the last successes of the real history."""
 
     def __init__(self, table: RunTable, last_success: LastSuccesses) -> None:
         super().__init__(table)
@@ -249,6 +246,6 @@ class _LookingBack(MemoryHistory):
 async def garbage_collector(
     settings: Settings, config: AgencyJobConfig | None, *, mask: Mask, dry_run: bool = False
 ) -> AsyncIterator[GarbageCollector]:
-    """What the `gc` command needs. Of a job config only the destinations count."""
+    """Open what the `gc` command needs. It uses only the destinations of the job config."""
     async with destinations(settings, config, runs=1, mask=mask) as where, history(settings) as runs:
         yield GarbageCollector(leftovers=runs.leftovers, history=runs.history, destinations=where, dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""How `serve` is put together: part of the composition root."""
+"""Build `serve`. Part of the composition root."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,21 +28,21 @@ from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.web.health import health_server
 
 _OTHER_CONNECTIONS = 4
-"""To the history, besides one a run for its writes: intake, outbox, claims, and one to spare."""
+"""Connections to the history besides one per run: intake, outbox, claims, and one to spare."""
 
 
 @asynccontextmanager
 async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask) -> AsyncIterator[Service]:
-    """All of it, ready to run."""
+    """Open the service, ready to run."""
     clock, concurrency = HistoryClock(SystemClock()), settings.worker.concurrency
     servers = Servers(clock=clock)
     pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
     health = Health(pulses=list(pulses.values()), servers=servers)
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(app.watched_aside())
-        # It answers while the event loop is blocked, and says so when that lasts: see `Pulse`.
-        answers = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
-        await stack.enter_async_context(aside.loop.opened(answers))
+        # It answers even while the main event loop is blocked, and reports a long blockage; see `Pulse`.
+        endpoints = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
+        await stack.enter_async_context(aside.loop.opened(endpoints))
         runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask, clock=clock))
         renewed_aside = app.leases(
@@ -50,8 +50,8 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
         )
         leases = await stack.enter_async_context(renewed_aside)
         letters = await stack.enter_async_context(app.letters(settings))
-        looker = await stack.enter_async_context(app.topics(settings))
-        sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=looker)
+        topics_client = await stack.enter_async_context(app.topics(settings))
+        sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=topics_client)
         outbox = Outbox(
             runs=runs.outbox,
             events=sender,
@@ -89,13 +89,13 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
 
         def accepted() -> None:
             worker.wake()
-            outbox.wake()  # a finished run that was asked for again sends its event again
+            outbox.wake()  # a repeated request for a finished run sends its event again
 
-        incarnation = Incarnation()  # over all subscriptions: the topic may be made anew between two of them
+        incarnation = Incarnation()  # shared by all subscriptions, because the topic may be recreated between them
 
         @asynccontextmanager
         async def subscribed() -> AsyncIterator[RequestStream]:
-            await looker.ensure()
+            await topics_client.ensure()
             async with KafkaRequests(settings=settings.kafka, incarnation=incarnation) as stream:
                 yield stream
 
@@ -115,7 +115,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
             parts=Parts(intake=intake, worker=worker, outbox=outbox, progress=progress),
             runs=runs,
             path=path,
-            topics=looker,
+            topics=topics_client,
             requests_topic=settings.kafka.requests_topic,
             servers=servers,
             health=health,

@@ -1,7 +1,7 @@
 """
-The AsyncAPI 3 document: topics, messages and headers as other services meet them on Kafka.
+The AsyncAPI 3 document: the topics, messages and headers that other services use on Kafka.
 
-Operations are seen from this service: it receives requests, and sends the rest.
+Operations are from this service's point of view: it receives requests and sends all other messages.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from pipeline_processing.runs.completions import SOURCE
 from pipeline_processing.settings.settings import KafkaSettings
 
 API_VERSION = "1.0.0"
-"""Version of the messages, not of the package: it rises when something here changes."""
+"""Version of the messages, not of the package. Raise it with each change of the document."""
 
 DEAD_LETTER_REASONS = {
     "invalid_json": "the value isn't JSON",
@@ -42,7 +42,7 @@ _CLOUD_EVENT: dict[str, dict[str, Any]] = {
         "description": "When it happened.",
     },
 }
-"""Attributes of CloudEvents 1.0 that are used here; the first four are required by it."""
+"""The CloudEvents 1.0 attributes in use. The first four are required by the specification."""
 
 _TRACE = {
     "traceparent": {
@@ -66,7 +66,7 @@ _AGENCY_KEY = {
 
 
 def document(request: PublishedModel, completion: PublishedModel, progress: PublishedModel) -> dict[str, Any]:
-    """The whole document, self-contained."""
+    """Return the complete, self-contained document."""
     topics = KafkaSettings()
     return {
         "asyncapi": "3.0.0",
@@ -133,7 +133,7 @@ def _operation(action: str, channel: str, summary: str, *messages: str) -> dict[
 # -- messages ------------------------------------------------------------------------------------
 
 _COMPLETIONS = {"runSucceeded": "succeeded", "runFailed": "failed", "runCancelled": "cancelled"}
-"""Message → the state that it announces."""
+"""Message → the run state it reports."""
 
 
 def _messages() -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _completion(state: str) -> dict[str, Any]:
 
 
 def _headers(*, event_type: str | None, required: bool) -> dict[str, Any]:
-    """Headers of an event in binary mode. Without `event_type`, another service sends it and chooses its own."""
+    """Return the header schema of an event in binary mode. Without `event_type`, type and source are the sender's."""
     event = {f"ce_{name}": dict(schema) for name, schema in _CLOUD_EVENT.items()}
     if event_type is not None:
         event["ce_type"]["const"] = event_type

@@ -1,7 +1,7 @@
 """
-Everything in `schemas/`: what a user, an upstream service or an operator may check their side against.
+Generate the files in `schemas/` from the models.
 
-The files are generated from the models, and a test holds that those in the repository are the generated ones.
+Users, upstream services and operators validate against them. A test checks that the committed files are up to date.
 """
 
 import json
@@ -28,7 +28,7 @@ MODELS = (JOB_REQUEST, RUN_COMPLETION, RUN_PROGRESS, MANIFEST, JOB_CONFIG)
 
 
 def schema_files() -> dict[str, str]:
-    """File name → content, for every generated file of `schemas/`."""
+    """Return the content of each generated file, by file name."""
     documents = {f"{published.name}.schema.json": _json(schema_document(published)) for published in MODELS}
     return documents | {
         "error-kinds.json": _json(error_kinds()),
@@ -37,7 +37,7 @@ def schema_files() -> dict[str, str]:
 
 
 def error_kinds() -> dict[str, dict[str, Any]]:
-    """`error.kind` → its exit code, whether another attempt may help, and what it means."""
+    """Return exit code, retryability and description of each error, by `error.kind`."""
     return {
         error.kind: {
             "exit_code": error.exit_code,
@@ -50,9 +50,9 @@ def error_kinds() -> dict[str, dict[str, Any]]:
 
 def _errors_by_kind() -> list[type[PipelineError]]:
     """
-    One class per kind, by kind: the most specific where a base class shares its kind with one below it.
+    Return one class per kind, sorted by kind: the most specific one if a base class shares the kind.
 
-    Only those of `errors.py`, or the table would depend on which modules happen to be imported.
+    Only classes in `errors.py` count. Otherwise the result would depend on which modules are imported.
     """
     classes = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, PipelineError)]
     by_depth = sorted(classes, key=lambda error: len(error.__mro__))
@@ -60,7 +60,7 @@ def _errors_by_kind() -> list[type[PipelineError]]:
 
 
 def _summary(error: type[PipelineError]) -> str:
-    """The first paragraph of its docstring, on one line."""
+    """Return the first paragraph of the docstring, on one line."""
     return " ".join((error.__doc__ or "").split("\n\n")[0].split())
 
 
@@ -72,7 +72,7 @@ def _json(document: dict[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML without anchors: what is used twice is written twice, as a reader expects."""
+    """A dumper without anchors and aliases, for readability."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

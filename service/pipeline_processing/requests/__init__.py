@@ -1,1 +1,1 @@
-"""A job request's way in: read, submit, follow, replay, redrive, dead letters."""
+"""Job requests: parse, submit, follow, replay and redrive them."""

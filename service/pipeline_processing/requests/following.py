@@ -1,4 +1,4 @@
-"""Follows requests that were sent: reports progress and outcomes of their runs."""
+"""Follow sent requests: report the progress and outcome of their runs."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,11 +24,11 @@ _ME = "following"
 M = TypeVar("M", bound=BaseModel)
 
 Outcome = RunCompletion | DeadLetter
-"""How a request ended: as a finished run, or refused."""
+"""The end of a request: a finished run, or a dead letter."""
 
 
 def exit_code_of(outcome: Outcome) -> int:
-    """The exit code that `run` would have had."""
+    """Return the exit code that `run` would have for this outcome."""
     if isinstance(outcome, DeadLetter):
         return RequestError.exit_code
     if outcome.error is not None:
@@ -40,12 +40,12 @@ class Follower:
     """
     Waits for the outcomes of requests that are sent after `begin`.
 
-    It remembers the next offset of each partition rather than rely on one subscription, so that nothing is missed while
-    the brokers are away, nor between sending and following.
+    It tracks the next offset of each partition itself, so that it misses nothing during an outage of the brokers or
+    between sending and following.
     """
 
     def __init__(self, *, topics: Topics, names: KafkaSettings, clock: Clock) -> None:
-        """`names` has those of the topics."""
+        """`names` provides the topics' names."""
         self._topics = topics
         self._ends = (names.completions_topic, names.dead_letters_topic)
         self._dead_letters = names.dead_letters_topic
@@ -53,10 +53,10 @@ class Follower:
         self._clock = clock
         self._kafka = Server("Kafka", clock=clock)
         self._next: dict[str, dict[int, int]] = {}
-        """Topic → partition → the offset to read next."""
+        """Topic → partition → next offset to read."""
 
     async def begin(self) -> None:
-        """Remember where the topics end. Call it before sending."""
+        """Record the topics' end offsets. Call this before sending."""
         for topic in self._ends:
             self._next[topic] = dict(await ask_brokers(partial(self._topics.ends, topic), clock=self._clock))
 
@@ -68,15 +68,15 @@ class Follower:
         on_outcome: Callable[[str, Outcome], None],
     ) -> None:
         """
-        Return when each of these has its outcome. `on_outcome` gets it, with the run id.
+        Wait until every request has its outcome, and pass each with its run id to `on_outcome`.
 
-        Goes on by itself after an outage of the brokers. Raises AccessDenied, and other errors that waiting can't end.
+        Reconnects after an outage of the brokers. Raises AccessDenied and other errors that waiting can't fix.
         """
         awaited = _Awaited(sent)
         while awaited.runs:
             try:
                 async with self._topics.following([*self._ends, self._progress]) as live:
-                    # After subscribing, so that there is no gap between these records and the live ones.
+                    # Read these after subscribing, so that there is no gap before the live records.
                     missed = [
                         record
                         for topic in self._ends
@@ -121,7 +121,7 @@ class Follower:
 
 
 class _Awaited:
-    """The requests without an outcome, and which announcement belongs to which of them."""
+    """The requests without an outcome. Matches events and dead letters to them."""
 
     def __init__(self, sent: Sequence[Sent]) -> None:
         self.runs = {each.run_id: each.request for each in sent}
@@ -129,10 +129,10 @@ class _Awaited:
 
     def finished(self, completion: RunCompletion) -> str | None:
         """
-        The run id of the request that this completion belongs to.
+        Return the run id of the request that this completion belongs to, if any.
 
-        If the run id was used before, for another request, that run may finish just now. Then this request becomes a
-        dead letter, and the completion isn't its own.
+        If the run id was already used for a different request, that run may finish now. The completion then belongs to
+        the other request, and ours becomes a dead letter.
         """
         request = self.runs.get(completion.run_id)
         same = request is not None and (request.agency_id, request.dry_run, request.replay_of) == (
@@ -144,18 +144,18 @@ class _Awaited:
 
     def refused(self, record: Record) -> str | None:
         """
-        The run id of the request that this dead letter holds.
+        Return the run id of the request in this dead letter, if it is one of ours.
 
-        The trace tells, not the run id: a request of somebody else with the same run id may be the dead letter.
+        Compares traces, because another sender's request may have the same run id.
         """
         run_id = self._messages.get(record.header("traceparent") or b"")
         return run_id if run_id in self.runs else None
 
 
 def _read(model: type[M], record: Record) -> M | None:
-    """None for a record that isn't one. Unknown keys, of a later version of the service, are ignored."""
+    """Parse a record, or return None if it isn't valid. Ignores unknown keys, which later versions may add."""
     try:
         return model.model_validate_json(record.value or b"", extra="ignore")
     except ValidationError:
-        log.debug("not understood", topic=record.topic, partition=record.partition, offset=record.offset)
+        log.debug("skipping an invalid record", topic=record.topic, partition=record.partition, offset=record.offset)
         return None

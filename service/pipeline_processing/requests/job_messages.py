@@ -1,4 +1,4 @@
-"""Messages of the requests topic: reads those that arrive, and makes those that are sent."""
+"""Parse and build the messages of the requests topic."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ from pipeline_processing.options.validation import faults_of
 from pipeline_processing.runs.completions import cloud_event_headers
 
 MAX_REQUEST_BYTES = 256 * 1024
-"""Limit of a message's value. The largest real request needs a hundredth of it."""
+"""Limit of a message's value. Real requests need a hundredth of it at most."""
 
 REQUEST_TYPE = "agency.run.requested"
-"""CloudEvents type of the requests that this service sends. Other senders may use their own."""
+"""CloudEvents type of requests sent by this service. Other senders may use their own."""
 
 _STRUCTURED = "application/cloudevents"
 _ATTRIBUTE = "ce_"
@@ -34,7 +34,7 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
 class CloudEvent(BaseModel):
-    """The attributes of CloudEvents 1.0 that are used here. Others, and extensions, are ignored."""
+    """The CloudEvents 1.0 attributes in use. Others and extensions are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -46,29 +46,29 @@ class CloudEvent(BaseModel):
 
     @property
     def run_id(self) -> str:
-        """Made of source and id, which identify an event."""
+        """A hash of source and id, which together identify an event."""
         return "ce-" + hashlib.sha256(f"{self.source}\0{self.id}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request, read from a message."""
+    """A request parsed from a message."""
 
     request: JobRequest
     run_id: str
-    """The request's own, or derived from the message, so that the same message never makes a second run."""
+    """The request's run id, or one derived from the message, so that a repeated message makes no second run."""
     parent: Context
-    """The trace to continue; empty if the message carries none."""
+    """The trace to continue; empty if the message has none."""
 
     @property
     def tracestate(self) -> str | None:
-        """As in the message."""
+        """W3C `tracestate` of the message, if any."""
         return trace.get_current_span(self.parent).get_span_context().trace_state.to_header() or None
 
 
 def received(record: Record) -> Received:
     """
-    Read a request: bare JSON, or a CloudEvent in binary or structured mode.
+    Parse a request: bare JSON, or a CloudEvent in binary or structured mode.
 
     Raises InvalidJson, InvalidEvent, InvalidRequest or RequestTooLarge.
     """
@@ -96,7 +96,7 @@ def received(record: Record) -> Received:
 
 
 def parse_request(value: bytes) -> JobRequest:
-    """Raises InvalidJson, or InvalidRequest with every fault."""
+    """Parse a request's JSON. Raises InvalidJson, or InvalidRequest with all faults."""
     try:
         return JobRequest.model_validate_json(value)
     except ValidationError as error:
@@ -106,16 +106,16 @@ def parse_request(value: bytes) -> JobRequest:
 
 
 def run_id_of_place(record: Record) -> str:
-    """The run id of a message without any other identity. Its time is part of it, because topics may be recreated."""
+    """Derive the run id of a message without an identity. It includes the time, because topics may be recreated."""
     place = f"{record.topic}-{record.partition}-{record.offset}-{record.timestamp_ms}"
     try:
         return _RUN_ID.validate_python(place)
-    except ValidationError:  # the topic's name is longer than a run id may be, or has other characters
+    except ValidationError:  # the topic's name is too long, or has characters that a run id can't have
         return "topic-" + hashlib.sha256(place.encode()).hexdigest()[:32]
 
 
 def request_message(request: JobRequest, *, topic: str, now: datetime, trace_headers: Mapping[str, str]) -> Outgoing:
-    """A request as a CloudEvent in binary mode. It needs a run id, which is the event's id too."""
+    """Build a CloudEvent in binary mode. The request must have a run id, which is the event's id, too."""
     assert request.run_id is not None
     headers = {**cloud_event_headers(request.run_id, type_=REQUEST_TYPE, at=now), **trace_headers}
     return Outgoing(
@@ -127,19 +127,19 @@ def request_message(request: JobRequest, *, topic: str, now: datetime, trace_hea
 
 
 def resent(record: Record, *, topic: str) -> Outgoing:
-    """The same message, to be sent again. It asks for the same run, whatever its new place is."""
+    """Return the message for sending again. It requests the same run, wherever it is stored in the topic."""
     unnamed = _unnamed(record)
     value = record.value if unnamed is None else json.dumps(unnamed | {"run_id": run_id_of_place(record)}).encode()
     return Outgoing(topic=topic, key=record.key, value=value, headers=record.headers)
 
 
 def is_named_by_its_place(record: Record) -> bool:
-    """Whether the run id of the message is derived from its place and time."""
+    """Return whether the message's run id is derived from its place and time."""
     return _unnamed(record) is not None
 
 
 def _unnamed(record: Record) -> dict[str, Any] | None:
-    """A bare request without a run id; None for any other message, and for one that can't be read."""
+    """Return a bare request without a run id, or None for any other or unreadable message."""
     if record.value is None or _is_event(_texts(record)):
         return None
     try:
@@ -158,12 +158,12 @@ def _is_structured(headers: Mapping[str, str]) -> bool:
 
 
 def _texts(record: Record) -> dict[str, str]:
-    """Headers by lower-case name. The last of a name counts; bytes that aren't UTF-8 are replaced."""
+    """Return headers by lower-case name. The last duplicate wins; bytes that aren't UTF-8 are replaced."""
     return {name.lower(): value.decode(errors="replace") for name, value in record.headers if value is not None}
 
 
 def _structured(value: bytes) -> tuple[dict[str, Any], bytes]:
-    """The attributes of a structured event, and its data as JSON."""
+    """Return the attributes of a structured event, and its data as JSON."""
     try:
         envelope = _json(value)
     except (ValueError, RecursionError) as error:
@@ -179,10 +179,10 @@ def _structured(value: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _json(value: bytes) -> Any:
     """
-    Raises ValueError or RecursionError.
+    Parse JSON. Raises ValueError or RecursionError.
 
-    Not by orjson, which turns long integers into floats. The bytes are decoded first, because json would accept UTF-16
-    and a byte-order mark, which a bare request may not have.
+    orjson would turn long integers into floats. The bytes are decoded first, because json would also accept UTF-16 and
+    a byte-order mark, which bare requests may not have.
     """
     return json.loads(value.decode())
 

@@ -1,4 +1,4 @@
-"""Looks up dead letters, and sends their requests again."""
+"""Look up dead letters, and send their requests again."""
 
 import hashlib
 import heapq
@@ -18,13 +18,13 @@ from pipeline_processing.requests.job_messages import is_named_by_its_place, rec
 _BATCH = 1_000
 _BATCH_BYTES = 8 * 1024 * 1024
 _LEFT_OUT_BYTES = 1024 * 1024
-"""Assumed for a request whose letter has no value: as much as brokers take by default."""
+"""Assumed size of a request whose letter has no value: the brokers' default limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """
-    Selects dead letters: all of them, or by reason and time, or by place. A place in the database has the partition
+    Selects dead letters: all, by reason and time, or by place. Letters in the database have the partition
     `STORED`.
     """
 
@@ -33,28 +33,28 @@ class Filter:
     places: Collection[Place] = ()
 
     def includes(self, letter: DeadLetter) -> bool:
-        """Whether reason and time match."""
+        """Return whether the letter's reason and time match."""
         since_ms = None if self.since is None else self.since.timestamp() * 1000
         return self.reason in (None, letter.reason) and (since_ms is None or letter.record.timestamp_ms >= since_ms)
 
 
 def letter_place(text: str) -> Place:
-    """`3:77`, partition and offset, or `db:5`, a letter in the database. Raises ValueError."""
+    """Parse `3:77` (partition and offset) or `db:5` (a letter in the database). Raises ValueError."""
     match = re.fullmatch(r"db:([0-9]{1,18})", text)
     return place_of(text) if match is None else (STORED, int(match[1]))
 
 
 class DeadLetters:
-    """Reads dead letters: those in the topic, and those in the database because Kafka refused them."""
+    """Reads dead letters from the topic, and from the database if Kafka refused them."""
 
     def __init__(self, *, topics: Topics, topic: str, kept: LetterStore | None) -> None:
-        """`kept` is None where no history is configured."""
+        """`kept` is None if no history is configured."""
         self._topics = topics
         self._topic = topic
         self._kept = kept
 
     async def newest(self, wanted: Filter, *, limit: int) -> list[DeadLetter]:
-        """The newest first, without their values, which may be long."""
+        """Return letters, newest first, without their values, which may be long."""
 
         def keep(record: Record) -> Record | None:
             letter = DeadLetter.of(record)
@@ -71,7 +71,7 @@ class DeadLetters:
         return [each for record in newest_of_both if (each := DeadLetter.of(record)) is not None]
 
     async def at(self, places: Collection[Place]) -> list[DeadLetter]:
-        """Raises PlaceUnknown unless there is a letter at every one of these."""
+        """Return the letters at these places. Raises PlaceUnknown if any of them has none."""
         in_topic = [place for place in places if place[0] != STORED]
         records = await records_at(self._topics, self._topic, in_topic) if in_topic else {}
         if self._kept is not None and len(in_topic) < len(places):
@@ -85,17 +85,17 @@ class DeadLetters:
         ]
         if missing:
             raise PlaceUnknown(
-                f"There is no dead letter at {', '.join(missing)}, or not any more. "
+                f"There is no dead letter at {', '.join(missing)}; retention may have removed it. "
                 "`pipeline-processing dead-letters list` shows all dead letters, with their places."
             )
         return list(letters.values())
 
     async def ends(self) -> Offsets:
-        """The offset after the last letter of each partition."""
+        """Return the end offset of each partition."""
         return await self._topics.ends(self._topic)
 
     async def read(self, wanted: Filter, *, stop: Offsets) -> AsyncGenerator[DeadLetter, None]:
-        """All that are wanted, those of the topic up to `stop`."""
+        """Yield the selected letters. Reads the topic up to `stop`."""
         if wanted.places:
             for named in await self.at(wanted.places):
                 yield named
@@ -127,19 +127,19 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """The outcome for one letter."""
+    """The result of redriving one letter."""
 
     letter: DeadLetter
     run_id: str | None = None
-    """The run that it asks for; None if it still can't be read as a request."""
+    """The requested run; None if the request still can't be read."""
     obstacle: str | None = None
-    """Why it could not be sent."""
+    """Why it couldn't be sent."""
 
 
 class Redrive:
     """
-    Sends the requests of dead letters again, as they came. Of letters with the same content, the newest is sent. Doing
-    it twice makes no second run, because a request keeps the run id of its first place.
+    Sends the requests of dead letters again, unchanged. Of letters with the same content, only the newest is sent.
+    Redriving twice makes no second run, because each request keeps its run id, even one derived from its first place.
     """
 
     def __init__(
@@ -158,10 +158,10 @@ class Redrive:
         self._report = report
         self._sent: set[bytes] = set()
         self.repeated = 0
-        """Letters with the same content as another one."""
+        """Number of letters with the same content as another."""
 
     async def run(self, wanted: Filter) -> None:
-        """Report each letter once its request is stored, or can't be. Raises PlaceUnknown before any is sent."""
+        """Send the selected letters, and report the result of each. Raises PlaceUnknown before sending any."""
         stop = await self._letters.ends()
         newest_of: dict[bytes, tuple[int, int, int]] = {}
         letters = 0
@@ -171,7 +171,7 @@ class Redrive:
                 identity = _identity(letter)
                 newest_of[identity] = max(age(letter.record), newest_of.get(identity, age(letter.record)))
         self.repeated = letters - len(newest_of)
-        # Read the letters again rather than remember them: one may have a megabyte.
+        # Read the letters again instead of keeping them: each may have a megabyte.
         batch: list[DeadLetter] = []
         size = 0
         async with aclosing(self._letters.read(wanted, stop=stop)) as found:
@@ -193,7 +193,7 @@ class Redrive:
                 self._report(Redriven(letter, obstacle=gone))
                 continue
             message = resent(original, topic=self._requests_topic)
-            # A request that became a letter again has the same content as its first letter, if not literally.
+            # If a redriven request became a letter again, both letters give the same message, although they differ.
             digest = _digest(message.key, message.value, message.headers)
             if digest in self._sent:
                 self.repeated += 1
@@ -219,7 +219,7 @@ class Redrive:
         return Redriven(letter, run_id=_run_id(original))
 
     async def _originals(self, letters: Sequence[DeadLetter]) -> list[Record | None]:
-        """The requests at their first places, as far as that matters; None for one whose value is gone."""
+        """Return the letters' original requests, looked up in their topics if needed; None for each that is gone."""
         places: defaultdict[str, set[Place]] = defaultdict(set)
         for letter in letters:
             timeless = letter.timestamp_ms is None and is_named_by_its_place(letter.original(timestamp_ms=0))
@@ -236,7 +236,7 @@ class Redrive:
 
 
 def _original(letter: DeadLetter, there: Record | None) -> Record | None:
-    """`there` is the record at the request's first place now: another message, if the topic was created again."""
+    """`there` is the record now at the request's original place. It is another one if the topic was recreated."""
     if letter.left_out:
         same_time = there is not None and letter.timestamp_ms in (None, there.timestamp_ms)
         same_key = there is not None and (letter.key_left_out or there.key == letter.original_key)
@@ -246,8 +246,8 @@ def _original(letter: DeadLetter, there: Record | None) -> Record | None:
         letter.record.value,
         letter.original_headers,
     )
-    # The time is part of the run id of a request that is named by its place. Letters of the first version lack
-    # it. If retention has removed the request, any time will do, as long as it is always the same.
+    # A run id derived from the place includes the time, which letters of the first version lack. If retention has
+    # removed the request, any constant time will do.
     return letter.original(timestamp_ms=there.timestamp_ms if same and there is not None else 0)
 
 
@@ -258,7 +258,7 @@ def _identity(letter: DeadLetter) -> bytes:
 
 
 def _digest(key: bytes | None, value: bytes | None, headers: Headers) -> bytes:
-    # repr separates them, and distinguishes None from empty.
+    # repr separates the parts, and distinguishes None from empty.
     return hashlib.sha256(repr((key, value, headers)).encode()).digest()[:16]
 
 

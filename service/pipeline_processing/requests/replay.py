@@ -1,4 +1,4 @@
-"""Replays past requests: makes a plan, which changes nothing, and then carries out exactly that plan."""
+"""Replay past requests in two steps: make a plan without side effects, then carry it out."""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
@@ -22,50 +22,50 @@ _LONGEST_RUN_ID = 128
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happens to one past request: a new run, the same message once more, or nothing."""
+    """The plan for one past request: request a new run, send the same message again, or do nothing."""
 
     run_id: str
     agency_id: int
     state: str | None
-    """None if the history doesn't know the run."""
+    """None if the run isn't in the history."""
     requested_at: datetime | None
     outcome: str
-    """What happens, for people."""
+    """Description for people."""
     new_run_id: str | None = None
     request: bytes | None = None
-    """To be sent, as JSON, in a trace of its own."""
+    """The new request to send, as JSON. It gets its own trace."""
     message: Outgoing | None = None
-    """To be sent as it is."""
+    """The message to send unchanged."""
 
     @property
     def sends(self) -> bool:
-        """Whether a request is sent."""
+        """Whether this step sends a message."""
         return self.request is not None or self.message is not None
 
 
 class ReplayPlan:
-    """All steps, in the order of the requests, and how many messages have none."""
+    """The steps, in the order of the requests, and counts of messages without a step."""
 
     def __init__(self, steps: Spool[Step]) -> None:
         self._steps = steps
         self.to_send = 0
-        """Steps that send a request."""
+        """Number of steps that send a message."""
         self.left_out = 0
-        """Steps that don't."""
+        """Number of steps that don't."""
         self.unreadable = 0
-        """Messages that are no requests, and became dead letters."""
+        """Number of invalid messages, which became dead letters."""
         self.repeated = 0
-        """Messages that ask for a run that another message asks for."""
+        """Number of messages that request the same run as another."""
 
     def add(self, steps: Sequence[Step]) -> None:
-        """The next ones."""
+        """Append steps."""
         sending = sum(step.sends for step in steps)
         self.to_send += sending
         self.left_out += len(steps) - sending
         self._steps.add(steps)
 
     def pages(self) -> Iterator[list[Step]]:
-        """The steps, some at a time."""
+        """Iterate over the steps, page by page."""
         return self._steps.pages()
 
 
@@ -77,10 +77,10 @@ async def planned(
     selection: Selection, *, runs: RunHistory, topics: Topics, topic: str, same_run: bool
 ) -> AsyncIterator[ReplayPlan]:
     """
-    The plan for these requests as things are now; kept for the length of the block. Sends nothing.
+    Make the plan for the selected requests. It is valid inside the block. Sends nothing.
 
-    With `same_run`, the plan sends the same messages again. Otherwise it sends new runs, whose ids are made of the old
-    ones, so that carrying it out twice makes no more runs than once. Raises PlaceUnknown or RunUnknown.
+    With `same_run`, the plan sends the same messages again. Otherwise it requests new runs with ids derived from the
+    old ones, so that carrying it out twice makes no second set of runs. Raises PlaceUnknown or RunUnknown.
     """
     if selection.reads_topic:
         pages = requests_in_topic(selection, topics=topics, topic=topic, same_run=same_run)
@@ -96,7 +96,7 @@ async def planned(
                 plan.unreadable += len(page) - len(readable)
                 plan.repeated += len(readable) - len(first)
                 candidates.add(first)
-        # Only now, with all run ids known: a replay may come before its original, from another partition.
+        # Plan only when all run ids are known: a replay may come before its original, from another partition.
         for found in candidates.pages(backwards=not selection.reads_topic):
             known = await runs.get_all([each.run_id for each in found])
             if same_run:
@@ -121,8 +121,8 @@ def _new_run(candidate: Candidate, run: Run | None, new_run_id: str, planned_ids
         return _step(candidate, run, "nothing: it hasn't finished")
     if candidate.replay_of in planned_ids and candidate.replay_of != candidate.run_id:
         return _step(candidate, run, f"nothing: it is a replay of {candidate.replay_of}, which is in this plan")
-    # The run's own request counts, if there is one: another message with its id only became a dead letter. Times that
-    # the request set don't apply to the replay.
+    # Prefer the run's stored request: another message with its run id became a dead letter. The request's deadline and
+    # `not_before` don't apply to the replay.
     change = {"run_id": new_run_id, "replay_of": candidate.run_id, "deadline": None, "not_before": None}
     request = (_request(candidate) if run is None else run.request).model_copy(update=change)
     value = request.model_dump_json(exclude_defaults=True).encode()
@@ -145,8 +145,8 @@ def _obstacle(candidate: Candidate, run: Run | None) -> str | None:
     if run is not None:
         return None
     if candidate.request is None:
-        return "the history has just forgotten it"
-    return "it waits in the topic to be taken" if candidate.waiting else None
+        return "it was just removed from the history"
+    return "it is still waiting in the topic" if candidate.waiting else None
 
 
 def _step(candidate: Candidate, run: Run | None, outcome: str, **sends: Any) -> Step:
@@ -166,7 +166,7 @@ def _request(candidate: Candidate) -> JobRequest:
 
 
 def _message_of(run: Run, *, topic: str) -> Outgoing:
-    """The run's request as it may have come, with its run id and trace."""
+    """Rebuild the message of a run's request, with its run id and trace."""
     trace = {}
     if run.trace_id is not None and run.span_id is not None:
         trace["traceparent"] = f"00-{run.trace_id}-{run.span_id}-01"
@@ -180,20 +180,20 @@ def _message_of(run: Run, *, topic: str) -> Outgoing:
 
 
 async def _new_run_ids(run_ids: Sequence[str], runs: RunHistory) -> dict[str, str]:
-    """Run id → the id of its next replay."""
+    """Return the id of the next replay, by run id."""
     replays = await runs.replays(run_ids)
     numbers = {run_id: replays.get(run_id, 0) + 1 for run_id in run_ids}
     new_ids: dict[str, str] = {}
     while numbers:
         new_ids |= {run_id: replay_id(run_id, number) for run_id, number in numbers.items()}
-        # A user may have named a run so, or replays may have been pruned.
+        # An id may be taken: a user may have chosen it, or replays may have been pruned.
         taken = await runs.get_all([new_ids[run_id] for run_id in numbers])
         numbers = {run_id: number + 1 for run_id, number in numbers.items() if new_ids[run_id] in taken}
     return new_ids
 
 
 def replay_id(run_id: str, number: int) -> str:
-    """`r` → `r.r1`. Where that would be too long, a hash stands for the end of the old id."""
+    """Return `r.r1` for the run `r` and number 1. If that is too long, a hash replaces the end of the old id."""
     suffix = f".r{number}"
     if len(run_id) + len(suffix) <= _LONGEST_RUN_ID:
         return run_id + suffix
@@ -207,7 +207,7 @@ def replay_id(run_id: str, number: int) -> str:
 async def carry_out(
     plan: ReplayPlan, *, submitter: Submitter, events: Events, clock: Clock, on_sent: Callable[[int], None]
 ) -> None:
-    """Send what the plan says, in its order. `on_sent` gets the number of stored messages, batch by batch."""
+    """Send the plan's messages in order. `on_sent` gets the number of stored messages of each batch."""
     for page in plan.pages():
         requests = [JobRequest.model_validate_json(step.request) for step in page if step.request is not None]
         async for sent in submitter.send(requests):

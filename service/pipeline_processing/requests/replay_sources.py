@@ -1,4 +1,4 @@
-"""Past requests: in the requests topic, as far as its retention goes, or in the run history."""
+"""Read past requests from the requests topic, within its retention, or from the run history."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,10 @@ _TICK = timedelta(microseconds=1)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """
-    Some of the past requests. Those of one run, of an agency's runs, or of failed runs come from the history; without
-    any of these, those from a place or a time on come from the topic. All within `since` and `until`.
+    Selects past requests, all within `since` and `until`.
+
+    Requests of one run, of an agency's runs, or of failed runs come from the history. Otherwise they come from the
+    topic, starting at a place or a time.
     """
 
     since: datetime | None = None
@@ -28,11 +30,11 @@ class Selection:
     run_id: str | None = None
     agency_id: int | None = None
     failed: bool = False
-    """Only failed runs that nobody has replayed, so that a replay of them can be repeated."""
+    """Only failed runs without a replay, so that the command can be repeated."""
 
     @property
     def reads_topic(self) -> bool:
-        """Whether the requests come from the topic, oldest first, rather than from the history, newest first."""
+        """Whether requests come from the topic (oldest first) or from the history (newest first)."""
         return self.run_id is None and self.agency_id is None and not self.failed
 
 
@@ -45,21 +47,20 @@ class Candidate:
     requested_at: datetime | None
     replay_of: str | None
     request: bytes | None = None
-    """As JSON, if it was read from the topic. The history has its own."""
+    """JSON, if it was read from the topic; None if it is in the history."""
     message: Outgoing | None = None
-    """The same message once more, if it was read from the topic."""
+    """The message for sending again, if it was read from the topic."""
     waiting: bool = False
-    """Whether the consumer group has yet to take it."""
+    """Whether the consumer group hasn't taken it yet."""
 
 
 async def requests_in_topic(
     selection: Selection, *, topics: Topics, topic: str, same_run: bool
 ) -> AsyncGenerator[list[Candidate | None], None]:
     """
-    Page by page; None stands for a message that is no request. A run may come more than once. Only for `same_run` do
-    candidates hold their messages.
+    Yield pages of requests from the topic, with None for each invalid message. Runs may occur more than once.
 
-    Raises PlaceUnknown if there is no such partition.
+    Candidates have their messages only if `same_run`. Raises PlaceUnknown if there is no such partition.
     """
     stop = await topics.ends(topic)
     committed = await topics.committed(topic)
@@ -84,7 +85,7 @@ async def requests_in_topic(
 
 
 def _in_time(record: Record, selection: Selection) -> bool:
-    # Producers set the time, each by its own clock: records aren't in its order.
+    # Producers set the time by their own clocks, so records aren't sorted by it.
     since, until = selection.since, selection.until
     return (since is None or record.timestamp_ms >= since.timestamp() * 1000) and (
         until is None or record.timestamp_ms < until.timestamp() * 1000
@@ -108,7 +109,7 @@ def _candidate(record: Record, *, resent_to: str | None, waiting: bool) -> Candi
 
 
 def _moment(timestamp_ms: int) -> datetime | None:
-    """None for what a producer may have set that is no time."""
+    """Convert a record's time, or return None if the producer set an invalid one."""
     try:
         return datetime.fromtimestamp(timestamp_ms / 1000, UTC) if timestamp_ms >= 0 else None
     except (OverflowError, OSError, ValueError):
@@ -118,7 +119,7 @@ def _moment(timestamp_ms: int) -> datetime | None:
 async def requests_in_history(
     selection: Selection, *, runs: RunHistory
 ) -> AsyncGenerator[list[Candidate | None], None]:
-    """Page by page. Raises RunUnknown."""
+    """Yield pages of requests from the history. Raises RunUnknown if there is no such run."""
     if selection.run_id is not None:
         run = await runs.get(selection.run_id)
         if run is None:
@@ -140,9 +141,9 @@ async def requests_in_history(
         if len(page) < limit:
             return
         if not new:
-            limit *= 2  # so many were accepted at the same moment
+            limit *= 2  # more than `limit` runs were accepted at the same moment
             continue
-        # More runs of the oldest moment may follow this page: read those once more, and skip the known ones.
+        # More runs of the oldest moment may follow this page: read that moment again, and skip known runs.
         oldest = page[-1].queued_at
         until = oldest + _TICK
         seen = {run.run_id for run in page if run.queued_at == oldest}

@@ -1,4 +1,4 @@
-"""Holds many values: packed, in memory at first and then in an unnamed temporary file."""
+"""Store many values, packed, in memory at first and then in an unnamed temporary file."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,14 +13,14 @@ from pipeline_processing.temporary_files import translated
 T = TypeVar("T")
 
 _IN_MEMORY = 32 * 1024 * 1024
-"""Bytes. So much works even where no temporary file can be made."""
+"""Bytes. Up to this size, no temporary file is needed."""
 
 
 class Spool(Generic[T]):
     """
-    Pages of values, written once and then read any number of times; open for the length of a block.
+    Pages of values, written once and read any number of times inside the block.
 
-    Adding raises SettingsError where temporary files can't be made, and TransientError where there is no room for them.
+    Methods raise SettingsError if temporary files can't be made, and TransientError if there is no room for them.
     """
 
     def __init__(self, kind: type[T]) -> None:
@@ -34,21 +34,21 @@ class Spool(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # closing writes what is buffered, which nobody will read
+        with suppress(OSError):  # closing flushes buffered data, which isn't needed any more
             self._file.close()
 
     def add(self, page: Sequence[T]) -> None:
-        """Add values that will come back together."""
+        """Add a page of values."""
         packed = msgspec.msgpack.encode(list(page))
         with translated():
             self._pages.append((self._file.tell(), len(packed)))
             self._file.write(packed)
 
     def pages(self, *, backwards: bool = False) -> Iterator[list[T]]:
-        """Page by page as they were added, or the last value of the last page first."""
+        """Iterate over the pages in order or, if `backwards`, over pages and their values in reverse order."""
         for start, length in reversed(self._pages) if backwards else self._pages:
             with translated():
-                self._file.seek(start)  # which writes what is still buffered
+                self._file.seek(start)  # flushes buffered data
                 packed = self._file.read(length)
             page: list[T] = self._decoder.decode(packed)
             yield page[::-1] if backwards else page

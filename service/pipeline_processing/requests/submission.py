@@ -1,4 +1,4 @@
-"""The small producer: sends requests, each in a trace of its own."""
+"""Send requests, each in its own trace."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from pipeline_processing.model import JobRequest
 from pipeline_processing.requests.job_messages import request_message
 
 BATCH = 500
-"""Requests that are sent, and told, together."""
+"""Number of requests that are sent and reported together."""
 
 _SECONDS = 5.0
-"""As long as a person likes to wait for brokers that can't be reached."""
+"""How long to retry if the brokers can't be reached: a person is waiting."""
 _BACKOFF = Backoff.constant(0.5)
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -34,16 +34,16 @@ class Sent:
     request: JobRequest
     run_id: str
     traceparent: str
-    """Tells this very message from any other of the same run."""
+    """Distinguishes this message from others with the same run id."""
 
 
 async def ask_brokers(call: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
-    """Call the brokers, again for some seconds while they can't be reached. Raises KafkaUnavailable."""
+    """Call the brokers, with retries for a few seconds. Raises KafkaUnavailable if they can't be reached."""
     return await ask(call, clock=clock, backoff=_BACKOFF, within=_SECONDS)
 
 
 class Submitter:
-    """Sends requests that have their run ids, which make it harmless to send one again."""
+    """Sends requests with run ids, which make it safe to send one again."""
 
     def __init__(self, *, events: Events, topic: str, clock: Clock, tracer: Tracer) -> None:
         self._events = events
@@ -53,10 +53,10 @@ class Submitter:
 
     async def send(self, requests: Sequence[JobRequest]) -> AsyncIterator[list[Sent]]:
         """
-        What was sent, in batches, in order.
+        Send requests in order, and yield each batch once it is stored.
 
-        After an error, some of the batch that would have been next may have been sent. Raises InvalidRequest for one
-        that the broker refuses for good; the rest of its batch is sent.
+        After an error, some requests of the next batch may have been sent. Raises InvalidRequest if the broker refuses
+        a request for good; the rest of its batch is sent.
         """
         for start in range(0, len(requests), BATCH):
             yield await self._send(requests[start : start + BATCH])

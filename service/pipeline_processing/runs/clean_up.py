@@ -1,4 +1,4 @@
-"""Removes what lost attempts and failed plans of a run left at its destinations."""
+"""Remove the leftovers of lost attempts and failed plans from the destinations."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much: uploads, and failed runs with all objects of their plans."""
+    """Number of uploads, and of failed runs whose plan's objects are removed."""
 
     uploads: int = 0
     failed_runs: int = 0
@@ -27,17 +27,17 @@ class Amount:
 
 class CleanUp:
     """
-    Cleans up after runs at a job's destinations, and counts what it removed.
+    Cleans up after runs at a job's destinations, and counts what it removes.
 
-    Something that can't be removed doesn't stop the rest. It stays in the history, to be tried again. Every method
-    raises HistoryUnavailable: without the history nothing is known to be lost.
+    An error while removing one thing doesn't stop the rest: its record stays in the history, and a later clean-up
+    tries again. Every method raises HistoryUnavailable, since only the history knows what is lost.
     """
 
     def __init__(self, *, leftovers: RunLeftovers, destinations: Destinations, dry_run: bool = False) -> None:
-        """With `dry_run`, it only counts."""
+        """If `dry_run`, only count."""
         self.removed = Amount()
         self.elsewhere: defaultdict[str, Amount] = defaultdict(Amount)
-        """What runs left at other destinations, by URL."""
+        """Leftovers at other destinations, by URL."""
         self.problems: list[PipelineError] = []
         self._leftovers = leftovers
         self._destinations = destinations
@@ -45,21 +45,21 @@ class CleanUp:
         self._tried: set[tuple[str, str, str]] = set()
 
     async def after_run(self, run_id: str) -> None:
-        """Remove everything of a run that is lost by the history's records."""
+        """Remove all of a run's leftovers that the history records as lost."""
         lost = await self._leftovers.lost_uploads(run_id)
         for upload in lost:
             if not self._destinations.holds(upload.destination):
                 self.elsewhere[upload.destination] += Amount(uploads=1)
-        # Uploads go before objects: a worker that doesn't know yet that the run has failed could still complete an
-        # upload of its plan, and nobody would remove that object.
+        # Abort uploads before deleting objects: a worker that hasn't yet learned that the run failed could still
+        # complete an upload of its plan, and that object would never be removed.
         if await self.abort(run_id, [upload for upload in lost if self._destinations.holds(upload.destination)]):
             await self._delete_failed_plan(run_id)
 
     async def abort(self, run_id: str, lost: Sequence[UploadRef]) -> bool:
         """
-        Abort lost uploads of a run at these destinations. Returns whether all of them are gone.
+        Abort lost uploads of a run. Return whether all of them are gone.
 
-        An upload that was tried before isn't tried again. A lost upload stays lost, however long ago that was found.
+        Each upload is tried once. Older results of a query stay valid, because a lost upload stays lost.
         """
         gone = []
         uploads = [upload for upload in lost if _handle(upload) not in self._tried]

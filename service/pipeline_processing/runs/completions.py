@@ -1,4 +1,4 @@
-"""What is announced of a run: its progress, and its completion with the bytes that are sent each time."""
+"""Progress and completion events of runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SOURCE = "/pipeline-processing"
 
 
 def cloud_event_headers(event_id: str, *, type_: str, at: datetime) -> dict[str, str]:
-    """The attributes of a CloudEvent of this service, in binary mode."""
+    """Return the headers of a CloudEvent in binary mode."""
     return {
         "ce_specversion": "1.0",
         "ce_id": event_id,
@@ -55,12 +55,12 @@ class RunCompletion(Message):
 
     @property
     def event_type(self) -> str:
-        """CloudEvents type."""
+        """The CloudEvents type."""
         return f"agency.run.{self.state}"
 
     @classmethod
     def of(cls, run: Run) -> "RunCompletion":
-        """The announcement of a finished run."""
+        """Describe a finished run. Raises ValueError if it hasn't finished."""
         if not run.state.finished or run.finished_at is None:
             raise ValueError(f"run {run.run_id} has not finished")
         return cls(
@@ -104,7 +104,7 @@ class RunProgress(Message):
 
 @dataclass(frozen=True, slots=True)
 class OutboxEvent:
-    """One event: CloudEvents 1.0 in binary mode, attributes in the headers and the data in `value`."""
+    """A CloudEvents 1.0 event in binary mode: attributes in the headers, data in `value`."""
 
     event_id: str
     run_id: str
@@ -115,7 +115,7 @@ class OutboxEvent:
 
 
 def completion_event(run: Run) -> OutboxEvent:
-    """The event of a finished run. Its id is fixed: a run finishes once."""
+    """Return the event of a finished run. Its id is stable, because a run finishes only once."""
     completion = RunCompletion.of(run)
     event_id = f"{run.run_id}:{run.state.value}"
     headers = cloud_event_headers(event_id, type_=completion.event_type, at=completion.finished_at)

@@ -1,9 +1,9 @@
 """
-One attempt of a run, from its claim to its end: claim → stream → verify → prepare → publish → finish.
+Execute one attempt of a run: claim → stream → verify → prepare → publish → finish.
 
-`prepare` stores the plan, and so decides the run. An error before that ends the attempt: the run is queued again if
-another attempt may help, else it fails. After it there is only one way, forward: a worker that can't publish releases
-the run, and the next worker to claim it continues with the stored plan.
+`prepare` stores the plan, which decides the run. An error before that ends the attempt: the run is queued again if
+another attempt may help, and fails otherwise. After it, the run only rolls forward: a worker that can't publish
+releases the run, and the next worker to claim it continues with the stored plan.
 """
 
 import asyncio
@@ -40,12 +40,12 @@ from pipeline_processing.user_code import asked_to_stop, contained, is_for_us
 log = structlog.get_logger(__name__)
 
 ASK_AGAIN_SECONDS = 0.2
-"""Between two calls of the run table by an attempt: its lease may be short."""
+"""Pause between two tries of a call to the run table. It is short because the lease may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataPath:
-    """What an agency's rows come from, pass through and go to, by one job config."""
+    """The source, services and destinations of one job config."""
 
     config: AgencyJobConfig
     config_id: str
@@ -53,14 +53,14 @@ class DataPath:
     services: Services
     destinations: Destinations
     nowhere: Destinations
-    """Where dry runs write to."""
+    """The destination of dry runs."""
     max_row_bytes: int
-    """The longest encoded row that fits into memory."""
+    """Limit of one encoded row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """How the outside hears of runs: spans, masked messages, and progress after every batch."""
+    """How runs are reported: spans, masked messages, and progress after every batch."""
 
     tracer: Tracer
     mask: Mask
@@ -71,9 +71,9 @@ class Executor:
     """
     Claims runs and works on them, one call per attempt.
 
-    Each write of an attempt is repeated until the run table answers, or the lease ends; `history` is its server, which
-    logs outages. `isolated` makes the attempts of runs that may end their process; without it, they are made in this
-    one. Handing back a run and cleaning up after it may take `leave_seconds`.
+    Each write of an attempt is repeated until the run table answers or the lease ends; `history` logs its outages.
+    Attempts of suspect runs are made by `isolated`, or in this process if it is None. Handing back a run and cleaning
+    up after it may take `leave_seconds`.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Executor:
         self.path = path
         self.leases = leases
         self.attempts: set[asyncio.Task[Attempted]] = set()
-        """Those that haven't ended, including those that were given up while they hang."""
+        """Unfinished attempts, including those that were given up because they hang."""
         clock = history.clock
         self._attempts = history.repeating(runs.attempts, pause=ASK_AGAIN_SECONDS)
         self._history = runs.history
@@ -117,15 +117,15 @@ class Executor:
         )
 
     async def claim(self, *, run_id: str | None = None) -> Lease | None:
-        """Claim the next run that is due, or that run."""
+        """Claim the next run that is due, or the run `run_id`."""
         return await self.leases.claim(run_id=run_id)
 
     async def execute(self, lease: Lease) -> Attempted:
         """
-        Work on a claimed run until the attempt ends. Returns the run as it stands then.
+        Work on a claimed run until the attempt ends. Return the run in its new state.
 
-        Raises HistoryUnavailable when the outcome can't be written: the run goes on when its lease has ended. When
-        cancelled, hands the run back first, whatever hangs.
+        Raises HistoryUnavailable if the outcome can't be written; the run is claimed again when its lease has ended.
+        If cancelled, hands the run back first, even if the attempt hangs.
         """
         run = lease.claim.run
         with bound_run(run_id=run.run_id, agency_id=run.agency_id, attempt=run.attempt, trace_id=str(run.trace_id)):
@@ -163,7 +163,7 @@ class Executor:
                 attempted = await self.leases.work(lease, self._attempt(claim))
         except Superseded as error:
             attempted = await self._superseded(claim, error)
-        # A prepared run's uploads belong to its plan. One that succeeded has none left but those of earlier attempts.
+        # A prepared run's uploads belong to its plan. A run that succeeded leaves only uploads of earlier attempts.
         run = attempted.run
         if run.state is not RunState.PREPARED and (run.state is not RunState.SUCCEEDED or run.attempt > 1):
             await self._hand_back.clean_up(run.run_id)
@@ -171,7 +171,7 @@ class Executor:
 
     async def _superseded(self, claim: Claim, error: Superseded) -> Attempted:
         """
-        The claim holds no longer. Where nobody else has claimed or cancelled the run, this attempt has ended it, and
+        Return the run after the claim was lost. If nothing has claimed or cancelled the run, this attempt ended it, and
         only the reply to its last write was lost.
         """
         run = await self._history.get(claim.run.run_id) or claim.run
@@ -184,7 +184,7 @@ class Executor:
     # -- the protocol ----------------------------------------------------------------------------
 
     async def _attempt(self, claim: Claim) -> Attempted:
-        """The protocol, in order. What an error means depends on whether the run is decided."""
+        """Run the protocol, in order. How an error is handled depends on whether the run is decided."""
         trace_id, span_id = trace_ids(get_current_span())
         await self._attempts.start(claim, trace_id=trace_id, span_id=span_id)
         decided = claim.run.state is RunState.PREPARED
@@ -203,7 +203,7 @@ class Executor:
             raise
         except BaseException as error:  # plugins and users' values are user code
             if asked_to_stop() or is_for_us(error):
-                raise  # whatever it is, it comes of stopping, and says nothing about the run
+                raise  # caused by stopping, so it says nothing about the run
             known = known_error(error)
             if decided:
                 return await self._failures.release(claim, known)
@@ -221,7 +221,7 @@ class Executor:
         )
 
     async def _stream(self, claim: Claim, totals: RunTotals) -> Export:
-        """Export the agency's rows, until the request's deadline at most. Raises DeadlineExceeded."""
+        """Export the agency's rows. Raises DeadlineExceeded if the request's deadline passes first."""
         request, path = claim.run.request, self.path
         processor = AgencyProcessor(
             run=totals.run,
@@ -243,8 +243,8 @@ class Executor:
         async def export() -> Export:
             return await contained(processor.process_agency(request.agency_id, config))
 
-        # In a task of its own: before Python 3.13, a task in which a TaskGroup has failed looks cancelled ever after,
-        # and steps may use any.
+        # In a separate task: before Python 3.13, a task in which a TaskGroup has failed looks cancelled from then on,
+        # and steps may use task groups.
         work = asyncio.create_task(export())
         if request.deadline is None:
             return await work
@@ -263,7 +263,7 @@ class Executor:
         return await self._attempts.succeed(claim, outcome)
 
     async def _verify(self, context: RunContext) -> None:
-        """Check that nothing is published under this run id, and that the destinations are this installation's."""
+        """Check that this run id has no manifest yet and that the destinations belong to this installation."""
         primary = self.path.destinations.primary
         key = manifest_key(context)
         if await self.path.destinations.manifests.exists(key):
@@ -271,12 +271,12 @@ class Executor:
         await self.path.destinations.mark_installation(await self._history.installation_id())
 
     async def _prepare(self, claim: Claim, context: RunContext, export: Export) -> None:
-        """Store the plan: from here on the run is decided."""
+        """Store the plan. From here on, the run is decided."""
         url = self.path.destinations.primary.url
         plan, outcome = decide(context, export, destination_url=url, now=self._clock.now())
         await self._attempts.prepare(claim, plan, outcome)
 
     async def _publish(self, claim: Claim) -> Run:
-        """Complete the artifacts of the stored plan, publish its manifest, and finish the run."""
+        """Complete the stored plan's artifacts, publish its manifest and finish the run."""
         with self._reporting.tracer.start_as_current_span("publish"):
             return await self._publisher.publish(claim, await self._attempts.plan(claim))

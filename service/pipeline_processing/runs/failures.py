@@ -1,9 +1,9 @@
 """
-What an attempt's error means for its run: another attempt, or the end.
+Decide whether a failed attempt is followed by another one or fails the run.
 
-Most transient errors get `max_attempts` attempts, seconds apart. Some are sure to pass with time: a server that is away
-or full, throttling, a standby that is catching up. Attempts that fail for these don't count until the trouble has
-lasted for `patience`.
+Most transient errors get `max_attempts` attempts, seconds apart. Some are sure to pass with time: a server that is
+down or full, throttling, a standby that lags. Attempts that fail with those don't count until the trouble has lasted
+for `patience`.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ log = structlog.get_logger(__name__)
 PATIENCE = timedelta(minutes=15)
 _BACKOFF = Backoff(first=1.0, longest=60.0)
 _REPAIR_DELAY = timedelta(seconds=30)
-"""Before a decided run is claimed again whose plan can't be published until a person changes something."""
+"""Delay until a decided run is claimed again if publishing it needs a person to change something first."""
 _UNREACHABLE = 69
 _ACCESS_DENIED = 77
 
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """The run as an attempt left it, and the error that ended the attempt, if any."""
+    """The run after an attempt, and the error that ended the attempt, if any."""
 
     run: Run
     error: PipelineError | None = None
@@ -42,9 +42,9 @@ class Attempted:
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """
-    Attempts that failed one right after the other, the last of them just now.
+    An unbroken series of failed attempts, the last of which has just failed.
 
-    `lasts` is the time since the first of them failed; the last attempt had worked for `worked` until it failed.
+    `lasts` is the time since the first failure; `worked` is how long the last attempt ran before it failed.
     """
 
     failures: int = 1
@@ -53,9 +53,9 @@ class Trouble:
 
     @classmethod
     def of(cls, attempts: Sequence[Attempt], *, now: datetime) -> "Trouble":
-        """Read the trouble from a run's attempts, oldest first, when the last of them has just failed."""
+        """Build it from a run's attempts, oldest first. The last one has just failed."""
         if not attempts:
-            return cls()  # a failover of the history has lost them, and the next write will find the run gone
+            return cls()  # lost in a failover of the history; the next write will find the run gone
         failing, *before = reversed(attempts)
         failures, began = 1, now
         for attempt in before:
@@ -63,17 +63,17 @@ class Trouble:
                 break
             failures, began = failures + 1, attempt.finished_at
             if attempt.finished_at - attempt.started_at >= PATIENCE:
-                break  # it had worked for long, so the trouble before it was over
+                break  # it ran for long, so any earlier trouble was over
         return cls(failures, lasts=now - began, worked=now - failing.started_at)
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """
-    How often a run is tried, and how long after a failure.
+    How often a run is tried, and how long to wait between attempts.
 
-    `patience` is for errors that are sure to pass, `patience_for_servers` for those of them that say that a server
-    can't be reached at all. A run whose next attempt would be later than `longest_delay` fails at once.
+    `patience` applies to errors that are sure to pass, `patience_for_servers` to those that report an unreachable
+    server. A run fails at once if its next attempt would be more than `longest_delay` away.
     """
 
     max_attempts: int = 5
@@ -84,10 +84,10 @@ class RetryPolicy:
 
     def counts(self, error: PipelineError, trouble: Trouble) -> bool:
         """
-        Whether the attempt that ended in this error is one of `max_attempts`.
+        Return whether the attempt that failed with this error counts towards `max_attempts`.
 
-        One that had worked for longer than the patience always counts: otherwise a run that always breaks off late
-        would be tried for ever.
+        An attempt that ran for longer than the patience always counts. Otherwise a run that always fails late would be
+        retried forever.
         """
         if not (isinstance(error, TransientError) and error.passes):
             return True
@@ -95,14 +95,14 @@ class RetryPolicy:
         return trouble.lasts >= patience or trouble.worked >= patience
 
     def delay(self, error: PipelineError, failures: int) -> timedelta:
-        """The time until the next attempt, after so many failures in a row."""
+        """Return the time until the next attempt, after this many failures in a row."""
         return timedelta(seconds=self.backoff.after(error, failures))
 
 
 class Failures:
     """
-    Decides what follows from an attempt's error, and writes it to the run table. Each call to the ports must be
-    repeated until it is answered.
+    Decides how to handle an attempt's error, and writes the decision to the run table. `attempts` and `history` must
+    repeat each call until the server answers.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class Failures:
         self._mask = mask
 
     async def current(self, claim: Claim) -> Run:
-        """The run as it stands."""
+        """Return the current state of the run."""
         return await self._history.get(claim.run.run_id) or claim.run
 
     async def check_tries(self, claim: Claim) -> None:
-        """Raise AttemptsExhausted for a run whose workers die of it and never get to report an error."""
+        """Raise AttemptsExhausted if the run was tried too often, which happens to runs that kill their workers."""
         tries = await self._history.tries(claim.run.run_id)
         if tries > self._retry.max_attempts:
             raise AttemptsExhausted(
@@ -128,7 +128,7 @@ class Failures:
             )
 
     async def end_attempt(self, claim: Claim, error: PipelineError, outcome: Outcome) -> Attempted:
-        """End an attempt that failed before the decision: queue the run again, or fail it."""
+        """End an attempt that failed before the run was decided: queue the run again, or fail it."""
         if error.retryable:
             run_id = claim.run.run_id
             trouble = Trouble.of(await self._history.attempts(run_id), now=self._clock.now())
@@ -142,41 +142,41 @@ class Failures:
 
     async def _retry_later(self, claim: Claim, error: PipelineError, delay: timedelta, *, counts: bool) -> Attempted:
         if (deadline := claim.run.request.deadline) is not None:
-            # No later than the deadline, so that the run fails as soon as it has passed.
+            # Retry at the deadline at the latest, so that the run fails as soon as it passes.
             delay = min(delay, max(timedelta(), deadline - self._clock.now()))
-        log.warning("attempt failed; the run is tried again", error=str(error), delay=delay.total_seconds())
+        log.warning("attempt failed; the run will be retried", error=str(error), delay=delay.total_seconds())
         failure = failure_of(error, self._mask)
         return Attempted(await self._attempts.retry(claim, failure, delay=delay, counts=counts), error)
 
     async def release(self, claim: Claim, error: PipelineError) -> Attempted:
-        """Release a decided run that couldn't be published. Nothing fails it: a later claim continues its plan."""
-        log.warning("publishing broke off; the stored plan is rolled forward later", error=str(error))
-        # Decided runs are claimed before all others: one that can't be published now must not keep workers busy.
+        """Release a decided run that couldn't be published. It doesn't fail: the next claim continues its plan."""
+        log.warning("publishing failed; a later claim will roll the stored plan forward", error=str(error))
+        # Decided runs are claimed first, so one that can't be published now must not keep workers busy.
         delay = self._retry.delay(error, 1) if error.retryable else _REPAIR_DELAY
         return Attempted(await self._attempts.release(claim, delay=delay), error)
 
 
 def failure_of(error: PipelineError, mask: Mask) -> RunFailure:
-    """The error as history and events show it. Its message is masked, as it may quote any exception."""
+    """Convert an error for the history and events. Its message is masked, as it may quote any exception."""
     return RunFailure(
         kind=error.kind, message=mask.text(str(error)), retryable=error.retryable, exit_code=error.exit_code
     )
 
 
 def final_error(error: PipelineError, attempts: int) -> PipelineError:
-    """The run's error, made of that of its last attempt. One that says more than "try again later" keeps its kind."""
+    """Return the run's error, given the last attempt's. Errors that say more than "try again later" keep their kind."""
     if not error.retryable or error.exit_code in (_UNREACHABLE, _ACCESS_DENIED):
         return error
     return AttemptsExhausted(f"Gave up after {attempts} attempts. The last one: {error}")
 
 
 def known_error(error: BaseException) -> PipelineError:
-    """An error as one of the service's. Any other is a bug, and so is a cancellation that nobody asked for."""
+    """Convert an error to a PipelineError. Unknown errors and unrequested cancellations are bugs: InternalError."""
     if isinstance(error, PipelineError):
         return error
     if isinstance(error, NoException) and error.__cause__ is not None:
         error = error.__cause__
-    if not isinstance(error, Exception | asyncio.CancelledError):  # the service itself never ends a process like that
+    if not isinstance(error, Exception | asyncio.CancelledError):  # only user code raises such errors
         what = described(error)
         return StepFailed(f"A plugin, or a value that a step made, raised {what}. Correct it, then replay the run.")
     log.error("unexpected error", exc_info=error)

@@ -1,4 +1,4 @@
-"""What `gc` does: remove what lost attempts and failed plans left, and nothing that is in use."""
+"""Remove the leftovers of lost attempts and failed plans, as the `gc` command does."""
 
 import re
 from collections import defaultdict
@@ -12,28 +12,28 @@ from pipeline_processing.runs.clean_up import Amount, CleanUp
 from pipeline_processing.runs.store import RunHistory, RunLeftovers
 
 _KEY_OF_A_RUN = re.compile(r"agency_id=[0-9]+/run_id=([A-Za-z0-9][A-Za-z0-9._-]{0,127})/[!-~]+")
-"""Narrow, since others may have started uploads below the prefix, with keys that no run id could have."""
+"""Strict, because other programs may have started uploads below the prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What `gc` removed, or would remove, and what it left, and why."""
+    """What `gc` removed (or would remove in a dry run), and what it left."""
 
     removed: Amount
     in_use: int
-    """Uploads here that may still be completed."""
+    """Uploads that may still be completed."""
     unknown: int
-    """Uploads here of no run in the history. They may be somebody else's; leave them to the bucket's lifecycle rule."""
+    """Uploads of runs that the history doesn't know. They may be foreign; the bucket's lifecycle rule removes them."""
     elsewhere: Mapping[str, Amount]
-    """What is lost at other destinations, by URL. Only a `gc` with those destinations can remove it."""
+    """Leftovers at other destinations, by URL. Only a `gc` configured with those destinations can remove them."""
     problems: tuple[PipelineError, ...]
-    """Why something here couldn't be removed."""
+    """Errors of removals that failed."""
 
 
 class GarbageCollector:
     """
-    Finds lost uploads in two places: in the run table, and in the list of a destination's uploads, since a worker may
-    die between starting an upload and recording it. Workers may be running meanwhile.
+    Finds lost uploads in the run table and in each destination's list of uploads, because a worker may die between
+    starting an upload and recording it. Workers may run at the same time.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class GarbageCollector:
 
     async def collect(self) -> Collected:
         """
-        Go through everything once.
+        Collect everything once.
 
-        Before anything is touched, raises ForeignPrefix, or the destination's error if the prefix can't be verified.
-        Raises HistoryUnavailable at any time. All other errors are among the problems.
+        Raises ForeignPrefix, or the destination's error if the prefix can't be verified, before it changes anything.
+        Raises HistoryUnavailable at any time. All other errors are collected in `problems`.
         """
-        # Below a foreign prefix, uploads of another history's runs with the same ids would look lost.
+        # Below a foreign prefix, another history's runs may have the same ids, and their uploads would look lost.
         await self._destinations.verify_installation(await self._history.installation_id())
         for run_id in await self._leftovers.runs_to_clean_up():
             await self._clean_up.after_run(run_id)
@@ -66,11 +66,11 @@ class GarbageCollector:
         )
 
     async def _collect_listed(self) -> tuple[int, int]:
-        """Abort the lost uploads that are here. Returns how many are left: those in use, and those of unknown runs."""
-        # In this order: list, query the table, abort. A listed upload was started before the query. So if its attempt
-        # goes on, the table has the run as `running`, or has the upload in a plan. In the other order, the table would
-        # miss an attempt that began in between, and its upload would look lost. An upload that is lost at the query
-        # stays lost until it is aborted: an ended attempt never resumes, and the next one starts uploads of its own.
+        """Abort the lost uploads that destinations list. Return the numbers left: in use, and of unknown runs."""
+        # The order matters: list, query the table, abort. A listed upload was started before the query, so if its
+        # attempt is still active, the table has the run as `running` or the upload in a plan. In the reverse order, the
+        # uploads of an attempt that began in between would look lost. An upload that is lost at the query stays lost
+        # until it is aborted: an ended attempt never resumes, and the next one starts its own uploads.
         by_run, in_use, unknown = await self._listed(), 0, 0
         for run_id, uploads in by_run.items():
             lost = [] if run_id is None else await self._leftovers.lost_of(run_id, uploads)
@@ -85,13 +85,13 @@ class GarbageCollector:
         return in_use, unknown
 
     async def _listed(self) -> Mapping[str | None, list[UploadRef]]:
-        """Pending uploads by the run id in their keys; under None those without one."""
+        """Return pending uploads by the run id in their keys; None for keys without one."""
         by_run: defaultdict[str | None, list[UploadRef]] = defaultdict(list)
         for destination in self._destinations.all:
             try:
                 async for upload in destination.pending_uploads():
                     named = _KEY_OF_A_RUN.fullmatch(upload.key)
                     by_run[named and named[1]].append(upload.model_copy(update={"destination": destination.url}))
-            except PipelineError as problem:  # what was listed so far can still be looked up
+            except PipelineError as problem:  # uploads listed before the error are still checked
                 self._clean_up.problems.append(problem)
         return by_run

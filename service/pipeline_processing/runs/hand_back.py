@@ -1,4 +1,4 @@
-"""Leaving a run: handing it back before its attempt has ended, and cleaning up after an attempt."""
+"""Hand back unfinished runs, and clean up after attempts."""
 
 import asyncio
 
@@ -18,13 +18,13 @@ log = structlog.get_logger(__name__)
 
 _CLEAN_UP_SECONDS = 10.0
 _CONNECTIONS = 3
-"""A connection that hangs must not keep the run: handing back is tried on another one each third of the time."""
+"""Number of tries to hand back, each on another connection, because a connection may hang."""
 
 
 class HandBack:
     """
-    Hands back runs and cleans up after attempts. Leaving a run may take `seconds` in all. Each call to `attempts` must
-    be repeated until it is answered.
+    Hands back runs and cleans up after attempts. `leave` may take `seconds` in all. `attempts` must repeat each call
+    until the server answers.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class HandBack:
 
     async def leave(self, claim: Claim, attempt: "asyncio.Task[Attempted]") -> None:
         """
-        Hand the run back, and only then wait for the cancelled attempt to unwind, and clean up after it.
+        Hand the run back, then wait for the cancelled attempt to unwind, and clean up after it.
 
-        Another worker may have claimed the run meanwhile. That is harmless: what the attempt still writes names a
-        state or a fence that has gone, and it aborts only its own uploads.
+        Another worker may claim the run meanwhile. That is harmless: any write of the old attempt names an outdated
+        state or fence, and the attempt aborts only its own uploads.
         """
         ends_at = self._clock.monotonic() + self._seconds
 
@@ -57,7 +57,7 @@ class HandBack:
         handed_back = await self._hand_back(claim)
         await asyncio.wait([attempt], timeout=left())
         if not attempt.done():
-            log.warning("the attempt doesn't end: something hangs; `gc` removes what it leaves behind")
+            log.warning("the attempt hangs; `gc` will remove its leftovers")
         elif handed_back:
             await self.clean_up(claim.run.run_id, seconds=left())
 
@@ -74,27 +74,27 @@ class HandBack:
                     log.info("handed back")
                     return True
         except Superseded:
-            return False  # it has ended, or another worker has it
+            return False  # it has ended, or another worker holds it
         except PipelineError as problem:
             error = str(problem)
         finally:
             for task in asking:
                 give_up(task)
-        log.warning("could not be handed back; the run goes on when its lease has ended", error=error)
+        log.warning("the run could not be handed back; it continues when its lease has ended", error=error)
         return False
 
     async def clean_up(self, run_id: str, *, seconds: float = _CLEAN_UP_SECONDS) -> None:
         """
-        Remove what no attempt will complete, within a time limit, even if this task is cancelled meanwhile.
+        Remove the run's leftovers within a time limit, even if this task is cancelled meanwhile.
 
-        `gc` finds what is left over, or stands elsewhere, by the same queries.
+        `gc` finds what remains by the same queries.
         """
 
         async def limited() -> None:
             try:
                 await in_time(contained(self._clean_up(run_id)), seconds=seconds)  # a plugin's destination is user code
             except (PipelineError, NoException, TimeoutError) as error:
-                log.warning("cleaning up after a run has failed; `gc` will", error=str(error) or "no answer in time")
+                log.warning("clean-up after a run failed; `gc` will do it", error=str(error) or "no answer in time")
 
         await shielded(limited())
 
@@ -102,4 +102,4 @@ class HandBack:
         clean_up = CleanUp(leftovers=self._leftovers, destinations=self._destinations)
         await clean_up.after_run(run_id)
         for problem in clean_up.problems:
-            log.warning("something of a run could not be removed; `gc` will", error=str(problem))
+            log.warning("a leftover of a run could not be removed; `gc` will do it", error=str(problem))

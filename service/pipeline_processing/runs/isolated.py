@@ -1,8 +1,8 @@
 """
-Attempts of suspect runs, in processes of their own.
+Run the attempts of suspect runs in child processes.
 
-A suspect was lost with its worker before, and may have ended that process. Whatever it does to its process now, the
-other runs go on. The run table says what the process did to the run.
+A suspect run was lost with its worker before, and may have crashed it. In a child process it can't harm other runs.
+The run table shows what the child did.
 """
 
 import asyncio
@@ -22,27 +22,27 @@ log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS = 1.0
 _GRACE_SECONDS = 5.0
-"""How long a process that has lost its run may take to notice."""
+"""Time for a process that has lost its run to notice and end."""
 
 
 class IsolatedAttempt(Protocol):
-    """One attempt in a process of its own."""
+    """One attempt in a child process."""
 
     async def start(self) -> None:
-        """Start the process, and wait until it renews the lease by itself, or has ended."""
+        """Start the process. Return once it renews the lease itself, or has ended."""
 
     async def ended(self) -> int:
-        """Wait for the process to end. Returns its exit code or, negative, the signal that ended it."""
+        """Wait for the process to end. Return its exit code, or the negated number of the signal that ended it."""
 
     async def stop(self) -> None:
-        """End the process if it was started and still runs. It hands the run back."""
+        """Terminate the process if it is running. It hands the run back."""
 
 
 Isolated = Callable[[Claim], IsolatedAttempt]
 
 
 class Isolation:
-    """Makes those attempts. `start` makes their processes; each call to `failures` is repeated until it is answered."""
+    """Makes attempts in the processes that `start` creates. The ports of `failures` must repeat each call."""
 
     def __init__(
         self, start: Isolated, *, leases: Leases, history: RunHistory, failures: Failures, clock: Clock
@@ -54,9 +54,9 @@ class Isolation:
         self._clock = clock
 
     async def attempt(self, lease: Lease) -> Attempted:
-        """Make an attempt, and end it if its process has ended without doing so. Raises Superseded."""
+        """Make an attempt, and end it if its process ended without doing so. Raises Superseded if the lease is lost."""
         claim = lease.claim
-        log.warning("the run was lost with its worker before; it gets a process of its own")
+        log.warning("the run was lost with its worker before; it gets its own process")
         try:
             if claim.run.state is RunState.RUNNING:
                 await self._failures.check_tries(claim)
@@ -76,7 +76,7 @@ class Isolation:
         return await self._failures.end_attempt(claim, ProcessEnded(exit_code), Outcome())
 
     async def _wait(self, process: IsolatedAttempt, claim: Claim) -> int:
-        """The exit code of the process. One that goes on although it has lost the run is stopped."""
+        """Return the exit code of the process. Stop it if it has lost the run but keeps running."""
         ending = asyncio.ensure_future(process.ended())
         try:
             while not (await asyncio.wait([ending], timeout=_CHECK_SECONDS))[0]:
@@ -91,6 +91,6 @@ class Isolation:
         try:
             run = await self._history.get(claim.run.run_id) or claim.run
         except HistoryUnavailable:
-            return True  # as far as known
+            return True  # assume so until the history answers
         ends_at = run.lease_expires_at
         return run.fence == claim.fence and ends_at is not None and ends_at > self._clock.now()

@@ -1,4 +1,4 @@
-"""Working under a lease: it is renewed while the work lasts, and the work stops before the lease can end."""
+"""Work under a lease: renew it while the work runs, and stop the work before the lease can end."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -18,14 +18,14 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS = 1.0
-"""How long the work on a cancelled run may go on."""
+"""Interval of the checks for a cancelled run."""
 
 StartAside = Callable[[Coroutine[Any, Any, Never]], asyncio.Future[Never]]
 
 
 @dataclass(slots=True)
 class Lease:
-    """A claim, and when its lease ends at the earliest by this worker's own clock. Renewing it moves `ends_at`."""
+    """A claim and its earliest end, in seconds of this worker's monotonic clock. Each renewal moves `ends_at`."""
 
     claim: Claim
     ends_at: float
@@ -34,8 +34,8 @@ class Lease:
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """
-    How leases are renewed beside the work: `start` starts a coroutine where the work can't block it, and `queue` is
-    to be used there. Leases are no longer renewed once the work `hangs`.
+    How leases are renewed while work runs: `start` starts a coroutine where the work can't block it, and `queue` is
+    used from there. Once the work `hangs`, leases are no longer renewed.
     """
 
     queue: RunQueue
@@ -45,10 +45,10 @@ class Renewal:
 
 class Leases:
     """
-    Claims runs for a worker, and works under the claims. The clock hears the database's time with each claim.
+    Claims runs for a worker, and works under the claims. Each claim sets the clock to the database's time.
 
-    Time is counted from *before* a claim or renewal was sent, on the monotonic clock, so that this worker always
-    believes the lease to end earlier than the database does.
+    A lease is measured on the monotonic clock from *before* the claim or renewal is sent, so that it always ends
+    earlier for this worker than in the database.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Leases:
         self._renewal = renewal or Renewal(queue)
 
     async def claim(self, *, run_id: str | None = None) -> Lease | None:
-        """Claim one run, or that run; see `RunQueue.claim`."""
+        """Claim the next run, or the run `run_id`; see `RunQueue.claim`."""
         asked_at = self._clock.monotonic()
         claim = await self._queue.claim(
             worker=self.worker,
@@ -87,28 +87,28 @@ class Leases:
         return Lease(claim, ends_at=asked_at + self._length.total_seconds())
 
     async def resume(self, claim: Claim) -> Lease:
-        """Continue a claim that another process of this worker made. Raises Superseded if it holds no longer."""
+        """Continue a claim made by another process of this worker. Raises Superseded if the claim is lost."""
         asked_at = self._clock.monotonic()
         await self._queue.renew(claim, lease=self._length)
         return Lease(claim, ends_at=asked_at + self._length.total_seconds())
 
     async def work(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
         """
-        Do the work while renewing the lease. Raises Superseded, after cancelling the work, when the lease is lost:
-        taken over, cancelled, or not renewed in time.
+        Run `work` while renewing the lease. Cancels the work and raises Superseded if the run is taken over or
+        cancelled, or if the lease isn't renewed in time.
         """
         working = asyncio.ensure_future(work)
         renewing = self._renewal.start(self._renew(lease))
         try:
             while not (working.done() or renewing.done()):
                 if (left := lease.ends_at - self._clock.monotonic()) <= 0:
-                    # The other event loop runs late, or not at all.
+                    # The event loop that renews the lease is late or blocked.
                     raise Superseded(lease.claim.run.run_id, fence=lease.claim.fence)
                 await asyncio.wait((working, renewing), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            renewing.result()  # raises: renewing only ends by an error
-            raise AssertionError("renewing has no end")
+            renewing.result()  # raises: renewal only ends with an error
+            raise AssertionError("renewal never ends")
         finally:
             working.cancel()
             renewing.cancel()
@@ -117,27 +117,27 @@ class Leases:
     async def _renew(self, lease: Lease) -> Never:
         seconds = self._length.total_seconds()
         while True:
-            # A third of the lease after the last request for it was sent, however late the answer came.
+            # A third of the lease after the last request was sent, no matter how late the answer came.
             await self._watch(lease.claim, until=lease.ends_at - seconds * 2 / 3)
             if self._renewal.hangs():
                 log.error("the event loop has been blocked for too long; giving the run up")
                 raise Superseded(lease.claim.run.run_id, fence=lease.claim.fence)
-            # The last tenth is for stopping: a part may still reach S3 just after its task was cancelled.
+            # Keep the last tenth for stopping: a part may still reach S3 just after its task is cancelled.
             lease.ends_at = await self._renewed(lease.claim, give_up_at=lease.ends_at - seconds / 10)
 
     async def _watch(self, claim: Claim, *, until: float) -> None:
-        """Wait, and check now and then whether the run was cancelled meanwhile. Raises Superseded."""
+        """Wait until `until`. Raises Superseded if the run is taken over or cancelled meanwhile."""
         while (left := until - self._clock.monotonic()) > _CHECK_SECONDS:
             await self._clock.sleep(_CHECK_SECONDS)
             try:
                 async with asyncio.timeout(left - _CHECK_SECONDS):
                     await self._renewal.queue.check(claim)
             except (TransientError, TimeoutError):
-                pass  # the next renewal finds out whether that matters
+                pass  # if the outage lasts, the next renewal fails as well
         await self._clock.sleep(max(0.0, left))
 
     async def _renewed(self, claim: Claim, *, give_up_at: float) -> float:
-        """Renew the lease, again until `give_up_at`. Returns when it ends then. Raises Superseded."""
+        """Renew the lease, with retries. Return its new end. Raises Superseded if it isn't renewed by `give_up_at`."""
         error: PipelineError | None = None
 
         async def renew() -> float:

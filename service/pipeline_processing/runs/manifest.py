@@ -1,4 +1,4 @@
-"""The list of a run's artifacts and counts, published last."""
+"""The manifest of a run, as it is published."""
 
 from typing import Literal
 

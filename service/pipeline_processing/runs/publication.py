@@ -1,7 +1,7 @@
 """
-From a decided run to a published one.
+Decide runs, and publish decided runs.
 
-Publishing works from the stored plan alone, and may be repeated by this worker or a later one any number of times.
+Publishing needs only the stored plan, and this or a later worker may repeat it any number of times.
 """
 
 from datetime import datetime
@@ -32,15 +32,15 @@ MANIFEST_NAME = "_manifest.json"
 
 
 def manifest_key(run: RunContext) -> str:
-    """The key of a run's manifest, relative to the destination."""
+    """Return the key of a run's manifest, relative to the destination."""
     return f"{run.prefix}/{MANIFEST_NAME}"
 
 
 def decide(run: RunContext, export: Export, *, destination_url: str, now: datetime) -> tuple[Plan, Outcome]:
     """
-    The plan of an export, with the manifest's exact bytes, and what the history records of it.
+    Return the plan of an export, with the manifest's exact bytes, and the outcome for the history.
 
-    `destination_url` is the primary destination's: it holds the manifest, which lists the artifacts there.
+    `destination_url` is that of the primary destination, which holds the manifest. The manifest lists its artifacts.
     """
     counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
     artifacts = [artifact for dataset in export.datasets for artifact in dataset.artifacts]
@@ -71,7 +71,7 @@ def decide(run: RunContext, export: Export, *, destination_url: str, now: dateti
 
 
 def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifest_url: str | None) -> Outcome:
-    """Totals over all datasets; `timings` are busy milliseconds per stage."""
+    """Return the totals over all datasets."""
     timings: dict[str, float] = {}
     for dataset in export.datasets:
         for stage, seconds in dataset.seconds.items():
@@ -80,7 +80,7 @@ def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifes
     return Outcome(
         counts=sum((dataset.counts for dataset in export.datasets), start=Counts()),
         datasets=tuple(dataset.counts for dataset in export.datasets),
-        # Else the next `since: last_success` would begin after rows that were never exported.
+        # With a gap, the next `since: last_success` would skip rows that were never exported.
         covered_until=None if export.leaves_gap else covered,
         bytes_written=sum(
             artifact.size
@@ -95,8 +95,8 @@ def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifes
 
 def _when_completed(artifact: Artifact) -> int:
     """
-    Uploads come first, since they can be lost and inline content can't: a plan whose first upload is gone has changed
-    nothing yet, and may be given up. Tables come last, since nothing undoes a merge into one.
+    Uploads come first because they can be lost: if the first one is gone, nothing has been completed yet, and the plan
+    can be voided. Tables come last because a merge can't be undone.
     """
     match artifact.staged:
         case StagedTable():
@@ -129,7 +129,7 @@ def _rejected(artifact: Artifact) -> RejectedEntry:
 
 
 class Publisher:
-    """Publishes prepared runs. Each call to `attempts` must be repeated until it is answered."""
+    """Publishes prepared runs. `attempts` must repeat each call until the server answers."""
 
     def __init__(self, *, attempts: RunAttempts, destinations: Destinations, mask: Mask) -> None:
         self._attempts = attempts
@@ -138,10 +138,10 @@ class Publisher:
 
     async def publish(self, claim: Claim, plan: Plan) -> Run:
         """
-        Complete the plan's artifacts, publish its manifest, and finish the run. Returns the run as it stands then.
+        Complete the plan's artifacts, publish its manifest and finish the run. Return the run in its new state.
 
-        That is `succeeded`, or `queued` when the plan was void, or `failed` when it can never be published. Raises
-        any other error of the destination, which changes nothing: the plan stays, to be rolled forward.
+        That is `succeeded`, `queued` if the plan was void, or `failed` if it can never be published. Raises any other
+        error of the destination; the plan then stays, and a later claim rolls it forward.
         """
         primary = self._destinations.primary
         gone = self._destinations.missing(plan)
@@ -169,9 +169,9 @@ class Publisher:
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
         run = await self._attempts.fail(claim, failure_of(error, self._mask), state=RunState.PREPARED)
-        # Only now, since `failed` is final: no other worker can still roll the same plan forward to success.
-        # The plan stays in the history until `CleanUp` has aborted the uploads that are left and has looked once more:
-        # until then, a worker that hasn't heard of the failure could complete one, and only the plan names that object.
+        # Delete only after `failed` is stored: it is final, so no other worker can roll this plan forward to success.
+        # The plan stays in the history until `CleanUp` has aborted the remaining uploads and deleted the objects again.
+        # Until then, a worker that hasn't learned of the failure could complete one, which only the plan names.
         for artifact in plan.artifacts:
             try:
                 await self._destinations.delete(artifact, metadata=plan.metadata)

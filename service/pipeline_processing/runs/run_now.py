@@ -1,4 +1,4 @@
-"""One run in this process, from request to end: what the `run` command does, by the same protocol as a worker."""
+"""Execute one request in this process, by the same protocol as a worker: the `run` command."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 _LOOK_AGAIN_SECONDS = 0.5
 LONGEST_WAIT = timedelta(minutes=15)
-"""A command doesn't wait for a run that is put off for longer."""
+"""The command gives up if the run isn't due within this time."""
 
 
 class RunNow:
-    """Accepts a request, works on its run until it has finished, and retries as a worker would."""
+    """Accepts a request and works on its run until it has finished, with retries."""
 
     def __init__(self, *, runs: RunStore, executor: Executor, clock: Clock, retry: RetryPolicy) -> None:
         self._runs = runs
@@ -35,14 +35,14 @@ class RunNow:
 
     async def run(self, request: JobRequest, *, run_id: str, trace_id: str, span_id: str) -> Run:
         """
-        Return the finished run. If it had finished before, return it at once, without any work.
+        Return the finished run, at once if it had finished before.
 
-        Raises ConflictingRequest, RunOfAnotherJobConfig, RunHeldElsewhere, RunPutOff, or the error that keeps a decided
-        run from being published.
+        Raises ConflictingRequest, RunOfAnotherJobConfig, RunHeldElsewhere, RunPutOff, or the error that prevents a
+        decided run from being published.
         """
         known = await self._ask(lambda: self._runs.history.get(run_id))
         if known is None or not known.state.finished:
-            # A destination that can't be used is found before the run id is spent on it.
+            # Fail on an unusable destination before the run id is used up.
             installation = await self._ask(self._runs.history.installation_id)
             await self._ask(lambda: self._executor.path.destinations.verify_installation(installation))
         incoming = Incoming(
@@ -64,28 +64,28 @@ class RunNow:
             error = attempted.error
             if run.state is RunState.PREPARED and error is not None:
                 unpublished += 1
-                # After losing its lease, this process may be the next to claim the run; if not, claiming says so.
-                goes_on = error.retryable or isinstance(error, Superseded)
-                if unpublished >= self._retry.max_attempts or not goes_on:
+                # If the lease was lost, try to claim the run again; `_waited` raises if another worker holds it.
+                may_retry = error.retryable or isinstance(error, Superseded)
+                if unpublished >= self._retry.max_attempts or not may_retry:
                     raise error
         return run
 
     async def _waited(self, run_id: str, error: PipelineError | None) -> Run:
         """
-        Wait a little, and return the run as it stands then; `error` is that of the last attempt here.
+        Wait a moment for a run that can't be claimed, and return its current state.
 
-        Raises RunHeldElsewhere when another worker holds it, RunOfAnotherJobConfig when only a worker with another job
-        config may export it, and RunPutOff when it isn't due for long.
+        `error` is that of the last attempt in this process. Raises RunHeldElsewhere if another worker holds the run,
+        RunOfAnotherJobConfig if it is pinned to another job config, RunPutOff if it isn't due within LONGEST_WAIT.
         """
         now = await self._ask(self._runs.queue.now)
         run = await self._ask(lambda: self._runs.history.get(run_id))
         assert run is not None  # it was accepted, and a finished run is never pruned within moments
-        # A run whose lease has ended waits for its turn, as a queued one does. So does one with a lease of our own that
-        # we don't know of, because the reply to the claim was lost: that lease has to end first.
+        # A run whose lease has ended waits for its turn like a queued one. If the reply to our claim was lost, we hold
+        # a lease that we don't know of, and have to wait until it ends.
         held = run.lease_expires_at is not None and run.lease_expires_at > now
         if held and run.worker != self._executor.leases.worker:
             raise RunHeldElsewhere(run_id, worker=run.worker)
-        # A decided run is published from its plan, whatever the job config.
+        # A decided run is published from its plan, which any job config can do.
         to_export = run.state in (RunState.QUEUED, RunState.RUNNING)
         if to_export and run.pinned and run.config_id != self._executor.path.config_id:
             raise RunOfAnotherJobConfig(run_id, accepted=run.config_id, given=self._executor.path.config_id)
@@ -96,14 +96,14 @@ class RunNow:
             if not self._said_waiting:
                 self._said_waiting = True
                 log.warning(
-                    "waiting: the run isn't due yet, or its agency has as many runs in progress as it may",
+                    "waiting: the run isn't due yet, or its agency has the maximum number of runs in progress",
                     due_in=max(0, round(due_in.total_seconds())),
                 )
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)
         return run
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call a server, as often as a run is tried, and within the longest wait."""
+        """Call a server, with as many tries as a run has, for LONGEST_WAIT at most."""
         return await ask(
             call,
             clock=self._clock,

@@ -1,9 +1,9 @@
 """
-The run table: the queue, the history and the outbox of all runs, as one small port per use.
+The ports of the run table, which holds the queue, the history and the outbox of all runs.
 
-It holds the truth about every run. Each write names the fence and the state that it starts from, and raises Superseded
-when either has changed. A write whose reply was lost may be repeated: it returns the run as the first try left it. All
-times are the database's. Any method may raise HistoryUnavailable.
+The run table is the source of truth about every run. Each write names the expected fence and state, and raises
+Superseded if either has changed. Writes are idempotent: if a reply was lost, repeat the call to get the same result.
+All times are the database's. Any method may raise HistoryUnavailable.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from pipeline_processing.runs.completions import OutboxEvent
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The place of a request in Kafka."""
+    """The position of a request in Kafka."""
 
     topic: str
     partition: int
@@ -32,7 +32,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A valid request, with the id of its run and the trace that it continues."""
+    """A valid request, with its run id and the trace that it continues."""
 
     request: JobRequest
     run_id: str
@@ -43,13 +43,13 @@ class Incoming:
     origin: Origin | None = None
     """None for a request from the command line."""
     config_id: str | None = None
-    """Identity of the job config that the request is accepted with."""
+    """Identity of the job config in use when the request is accepted."""
 
     @property
     def pinned(self) -> bool:
         """
-        Whether only a worker with this job config may export the run. A request from Kafka is exported with whatever
-        job config the service has by then.
+        Whether only a worker with this job config may export the run. Requests from Kafka aren't pinned: the service
+        exports them with its current job config.
         """
         return self.origin is None and self.config_id is not None
 
@@ -59,8 +59,8 @@ class Claim:
     """
     The exclusive right to work on a run, until the lease ends or another claim raises the fence.
 
-    `run` is the run as it stood at the claim: `running`, or `prepared` when a stored plan is to be rolled forward.
-    A `suspect` was lost with its worker before, and may have ended that process: run nothing else beside it.
+    `run` is the run at the time of the claim: `running`, or `prepared` if a stored plan is to be rolled forward.
+    A `suspect` run was lost with its worker before and may have crashed it: run nothing else in the same process.
     """
 
     run: Run
@@ -76,7 +76,7 @@ class Outcome:
     counts: Counts = field(default_factory=Counts)
     datasets: tuple[DatasetCounts, ...] = ()
     covered_until: datetime | None = None
-    """The datasets are exported up to here: the snapshot's time, or the request's `until` if that is earlier."""
+    """Time up to which the datasets are exported: the snapshot's time, or the request's `until` if earlier."""
     bytes_written: int = 0
     timings: Mapping[str, Any] = field(default_factory=dict)
     """Busy milliseconds by stage."""
@@ -84,34 +84,34 @@ class Outcome:
 
 
 Announce = Callable[[Sequence[OutboxEvent]], Awaitable[None]]
-"""Sends events. Returns once the broker has stored all of them."""
+"""Send events. Return once the broker has stored all of them."""
 
 
 # -- the ports -----------------------------------------------------------------------------------
 
 
 class RunIntake(Protocol):
-    """Requests → queued runs."""
+    """Turns requests into queued runs."""
 
     async def accept(self, incoming: Incoming) -> Run:
         """
-        Queue a run for the request, unless there is a run of that id. Returns the run as it stands.
+        Queue a run for the request unless the run id exists. Return the run in its current state.
 
-        Raises ConflictingRequest if the id belongs to another request, and InvalidRequest for text that can't be
-        stored.
+        Raises ConflictingRequest if the id belongs to another request, and InvalidRequest if the request contains text
+        that can't be stored.
         """
 
     async def accept_all(self, incoming: Sequence[Incoming]) -> list[Run | RequestError]:
         """
-        Accept many requests, in their order. Returns for each the run, or the error that `accept` would raise.
+        Accept requests in order. Return for each the run, or the error that `accept` would raise.
 
-        Of several requests with one run id, the first counts. If this raises, some may have been queued: repeating the
-        call is harmless. A message (a request with an `origin`) for a finished run has the run's event sent again.
+        Of several requests with one run id, the first counts. If this raises, some may be queued; repeating the call
+        is harmless. A message (a request with an `origin`) for a finished run sends the run's event again.
         """
 
 
 class RunQueue(Protocol):
-    """Which run is next, and who holds it."""
+    """Decides which run is next, and which worker holds it."""
 
     async def claim(
         self,
@@ -123,67 +123,65 @@ class RunQueue(Protocol):
         run_id: str | None = None,
     ) -> Claim | None:
         """
-        Take one run, or None if there is none to take.
+        Claim one run. Return None if there is none to claim.
 
-        A `prepared` run that nobody holds goes first. Then come the due ones (queued, or running with a lease that has
-        ended) by priority, agencies in turn, and age. With `run_id`, only that run may be taken.
+        Unclaimed `prepared` runs come first, then due runs (queued, or running with an expired lease) by priority,
+        round robin over agencies, and age. With `run_id`, only that run can be claimed.
 
-        `config_id` is the worker's job config. Runs pinned to another one are left alone, unless they are prepared.
-        The attempt goes up by one, except for a prepared run. A run that was lost beside others, for the first time,
-        becomes a suspect, but the lost attempt doesn't count as a try.
+        `config_id` is the worker's job config; runs pinned to another one are skipped unless they are prepared. The
+        attempt number rises by one, except for a prepared run. A run that is lost for the first time, together with
+        others, becomes a suspect, but the lost attempt doesn't count as a try.
         """
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
-        """
-        Extend the lease from now. Raises Superseded when another worker holds the run, when the run was cancelled, and
-        when the lease has ended.
-        """
+        """Extend the lease to `lease` from now. Raises Superseded if the claim is lost or the lease has ended."""
 
     async def check(self, claim: Claim) -> None:
-        """Raises Superseded when the run was taken over, given up or cancelled. Changes nothing."""
+        """Raise Superseded if the run was taken over, given up or cancelled. Changes nothing."""
 
     async def cancel(self, run_id: str) -> Run:
         """
-        Cancel a `queued` or `running` run, with its event. A run in any other state is returned as it is.
+        Cancel a `queued` or `running` run, and store its event. Return a run in any other state unchanged.
 
-        Raises RunUnknown.
+        Raises RunUnknown if there is no such run.
         """
 
     async def idle(self, *, config_id: str | None = None) -> bool:
         """
-        Whether a worker with this job config has nothing left to do: no run is due, running, prepared or waiting for
-        another attempt, and every event is sent. A run whose `not_before` hasn't come doesn't count, nor does one
-        pinned to another job config.
+        Return whether a worker with this job config has nothing left to do.
+
+        That is: no run is due, running, prepared or waiting for a retry, and every event is sent. Runs before their
+        `not_before` and runs pinned to another job config don't count.
         """
 
     async def waiting_for_another_config(self, config_id: str) -> int:
-        """How many due runs are pinned to another job config."""
+        """Return the number of due runs pinned to another job config."""
 
     async def now(self) -> datetime:
-        """The database's time, by which leases, `not_before` and deadlines are measured."""
+        """Return the database's time, which decides leases, `not_before` and deadlines."""
 
 
 class RunAttempts(Protocol):
-    """What the holder of a claim writes, from the start of an attempt to its end."""
+    """The writes of an attempt, by the holder of the claim."""
 
     async def start(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
-        """Record the trace of the attempt. One that only rolls a plan forward keeps the trace of the export."""
+        """Record the attempt's trace. An attempt that only rolls a plan forward keeps the trace of the export."""
 
     async def record_upload(self, claim: Claim, upload: UploadRef) -> None:
-        """Record an upload before its first byte is sent, so that a clean-up finds it."""
+        """Record an upload. Call it before the first byte is sent, so that a clean-up can find the upload."""
 
     async def prepare(self, claim: Claim, plan: Plan, outcome: Outcome) -> None:
-        """The decision: `running → prepared`. Stores the plan and what the attempt measured."""
+        """`running → prepared`. Store the plan and the outcome, which decides the run."""
 
     async def plan(self, claim: Claim) -> Plan:
-        """The stored plan of a prepared run."""
+        """Return the stored plan of a prepared run."""
 
     async def succeed(self, claim: Claim, outcome: Outcome | None = None) -> Run:
         """
         `prepared → succeeded`, with the completion event, in one transaction.
 
-        A dry run has no plan: give its `outcome`, and it goes from `running` to `succeeded`. Raises ValueError for the
-        outcome of any other run.
+        A dry run has no plan: pass its `outcome`, and it goes from `running` to `succeeded`. Raises ValueError if
+        `outcome` is given for any other run.
         """
 
     async def fail(
@@ -194,34 +192,32 @@ class RunAttempts(Protocol):
         outcome: Outcome | None = None,
         state: RunState = RunState.RUNNING,
     ) -> Run:
-        """
-        `running → failed`, with the completion event. `state` is PREPARED for a run whose plan can't be published.
-        """
+        """`running → failed`, with the completion event. `state` is PREPARED if the plan can't be published."""
 
     async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
-        """`running → queued`, due after `delay`. Unless it `counts`, the attempt isn't a try."""
+        """`running → queued`, due after `delay`. If `counts` is False, the attempt doesn't count as a try."""
 
     async def hand_back(self, claim: Claim) -> Run:
-        """`running → queued`, due at once; the attempt isn't a try. Of a prepared run it only ends the lease."""
+        """`running → queued`, due at once; the attempt isn't a try. For a prepared run, only end the lease."""
 
     async def release(self, claim: Claim, *, delay: timedelta) -> Run:
         """End the lease of a `prepared` run. It can be claimed again after `delay`."""
 
     async def void_plan(self, claim: Claim) -> Run:
-        """`prepared → queued`, for a plan whose first upload is gone before anything was completed."""
+        """`prepared → queued`, if the plan's first upload was lost before anything was completed."""
 
 
 class RunHistory(Protocol):
-    """Reads. None of them changes anything."""
+    """Read-only queries."""
 
     async def installation_id(self) -> UUID:
-        """The identity of this history. Raises DatabaseMisconfigured if the database can't store all of Unicode."""
+        """Return this history's identity. Raises DatabaseMisconfigured if the database can't store all of Unicode."""
 
     async def get(self, run_id: str) -> Run | None:
-        """One run as it stands."""
+        """Return a run in its current state, or None if it is unknown."""
 
     async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
-        """The known ones among these runs, by id."""
+        """Return the known runs among these, by id."""
 
     async def newest(
         self,
@@ -232,74 +228,77 @@ class RunHistory(Protocol):
         until: datetime | None = None,
         limit: int | None = 50,
     ) -> list[Run]:
-        """Runs, newest first, that were accepted at `since` or later and before `until`."""
+        """Return runs accepted at or after `since` and before `until`, newest first."""
 
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
-        """How many replays each of these runs has. Runs without any are left out."""
+        """Return the number of replays of each of these runs, without those that have none."""
 
     async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
         """
-        The successful export of an agency's dataset with the latest `covered_until`; of several, the one that finished
-        last. Dry runs don't count.
+        Return the successful export of an agency's dataset with the latest `covered_until`.
+
+        If several match, return the one that finished last. Dry runs don't count.
         """
 
     async def datasets(self, run_id: str) -> list[DatasetCounts]:
         """
-        The counts of each dataset of a run, in their order. Empty before the run is decided, for a dry run, and for a
-        failed attempt that measured nothing.
+        Return the counts of a run's datasets, in order.
+
+        Empty before the run is decided, for a dry run, and for a failed attempt that measured nothing.
         """
 
     async def attempts(self, run_id: str) -> list[Attempt]:
-        """All attempts of a run, oldest first."""
+        """Return all attempts of a run, oldest first."""
 
     async def tries(self, run_id: str) -> int:
-        """How many attempts count against the maximum so far. Raises RunUnknown."""
+        """Return how many attempts count towards the maximum. Raises RunUnknown if there is no such run."""
 
 
 class RunLeftovers(Protocol):
     """
-    What lost attempts and failed plans left at destinations.
+    The leftovers of lost attempts and failed plans at destinations.
 
-    An upload is lost when nobody will complete it: the run is neither `running` nor `prepared`, or the upload's fence
+    An upload is lost if it will never be completed: the run is neither `running` nor `prepared`, or the upload's fence
     is superseded and no plan that can still be completed names it. A lost upload stays lost.
     """
 
     async def runs_to_clean_up(self) -> list[str]:
-        """Ids of the runs with lost uploads or a failed plan, oldest first."""
+        """Return the ids of runs with lost uploads or a failed plan, oldest first."""
 
     async def lost_uploads(self, run_id: str) -> list[UploadRef]:
-        """The recorded uploads of a run that are lost."""
+        """Return the lost uploads among those recorded for a run."""
 
     async def lost_of(self, run_id: str, listed: Sequence[UploadRef]) -> list[UploadRef]:
         """
-        The lost ones among uploads that a destination listed *before* this call.
+        Return the lost uploads among `listed`, which a destination must have listed *before* this call.
 
         An upload without a record is lost unless the run is `running` or unknown.
         """
 
     async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
-        """Drop the records of uploads that are gone."""
+        """Delete the records of uploads that are gone."""
 
     async def failed_plan(self, run_id: str) -> Plan | None:
-        """The plan of a run that failed after its decision, until it is forgotten. `failed` is final."""
+        """Return the plan of a run that failed after it was decided, or None once the plan is forgotten."""
 
     async def forget_failed_plan(self, run_id: str) -> None:
-        """Drop a failed plan whose objects are gone."""
+        """Delete a failed plan whose objects are gone."""
 
 
 class RunOutbox(Protocol):
-    """Completion events that are still to be sent."""
+    """Unsent completion events."""
 
     async def announce(self, send: Announce, *, limit: int) -> int:
         """
-        Pass up to `limit` unsent events, oldest first, to `send`, and mark them sent once it returns. Returns their
-        number. Concurrent calls get other events. If `send` raises, its events stay unsent.
+        Pass up to `limit` unsent events, oldest first, to `send`, and mark them sent. Return their number.
+
+        Concurrent calls get different events. If `send` raises, its events stay unsent.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class RunStore:
-    """All ports of one run table. Pass on only the ports that are needed."""
+    """All ports of one run table. Pass each component only the ports it needs."""
 
     intake: RunIntake
     queue: RunQueue

@@ -1,4 +1,4 @@
-"""Text that a text column can hold: Postgres stores neither NUL nor a lone surrogate."""
+"""Check and adapt text for Postgres, which stores neither NUL characters nor lone surrogates."""
 
 import re
 
@@ -8,14 +8,14 @@ from pipeline_processing.errors import InvalidRequest
 from pipeline_processing.model import JobRequest, RunFailure
 
 _LONGEST_MESSAGE = 8000
-"""In characters. An error may quote a whole value, and its event must fit into one message."""
+"""In characters. An error may quote a long value, and its event must fit into one message."""
 _NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-"""A backslash in the text is written as two."""
+"""Skips escaped backslashes, so that the text `\\u0000` doesn't match."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def storable_request(request: JobRequest) -> JobRequest:
-    """The request. Raises InvalidRequest if it can't be stored, which would stop the intake for good."""
+    """Return the request. Raises InvalidRequest if it can't be stored, which would block the intake."""
     try:
         usable = _NUL_IN_JSON.search(orjson.dumps(request.model_dump(mode="json"))) is None
     except orjson.JSONEncodeError:
@@ -26,12 +26,12 @@ def storable_request(request: JobRequest) -> JobRequest:
 
 
 def storable_tracestate(tracestate: str | None) -> str | None:
-    """The tracestate, or None if it can't be stored. W3C: a broken tracestate is dropped, and is never an error."""
+    """Return the tracestate, or None if it can't be stored. W3C says to drop an invalid tracestate silently."""
     return None if tracestate is None or _UNSTORABLE.search(tracestate) else tracestate
 
 
 def storable_failure(failure: RunFailure) -> RunFailure:
-    """The failure with a message that can be stored: otherwise the run could never fail."""
+    """Return the failure with a message that can be stored. Otherwise the run could never fail."""
     message = failure.message.replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="backslashreplace").decode()
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 2]} …"

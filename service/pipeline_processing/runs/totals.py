@@ -1,4 +1,4 @@
-"""The progress of a run, over all its datasets."""
+"""The progress of a run over all its datasets."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ class RunTotals:
 
     @property
     def outcome(self) -> Outcome:
-        """How far the run was, for the history of one that fails."""
+        """The counts so far, for the history of a failed run."""
         return Outcome(counts=sum((counts for counts, _ in self._datasets.values()), start=Counts()))
 
     def __call__(self, counts: DatasetCounts, *, stage: str, bytes_written: int) -> None:

@@ -1,4 +1,4 @@
-"""Where requests go that can't be used: into a topic, or into the history's database where Kafka refuses them."""
+"""Store unusable requests as dead letters: in a topic or, if Kafka refuses them, in the history's database."""
 
 from collections.abc import Sequence
 
@@ -20,11 +20,11 @@ from pipeline_processing.telemetry.masking import Mask
 log = structlog.get_logger(__name__)
 
 Refused = tuple[Outgoing, PipelineError]
-"""A letter that Kafka will never take, and why."""
+"""A letter that Kafka refuses for good, and the reason."""
 
 
 class DeadLetters:
-    """Makes dead letters, and stores them in `topic` or, if Kafka refuses them for good, in `store`."""
+    """Builds dead letters, and stores them in `topic` or, if Kafka refuses them for good, in `store`."""
 
     def __init__(self, *, events: Events, topic: str, store: LetterStore, clock: Clock, mask: Mask) -> None:
         self._events = events
@@ -34,9 +34,9 @@ class DeadLetters:
         self._mask = mask
 
     def letter(self, record: Record, error: RequestError) -> Outgoing:
-        """The dead letter of a request, which holds all of it and the reason."""
+        """Build the dead letter of a request: the whole request and the reason."""
         log.warning(
-            "a request can't be used; it is a dead letter now",
+            "a request can't be used; it becomes a dead letter",
             reason=error.kind,
             error=str(error),
             topic=record.topic,
@@ -46,7 +46,7 @@ class DeadLetters:
         return dead_letter(record, error, topic=self._topic, now=self._clock.now(), mask=self._mask)
 
     async def send(self, letters: Sequence[Outgoing]) -> list[Refused]:
-        """Send letters to Kafka; returns those that it refuses for good. Raises KafkaUnavailable or TopicMissing."""
+        """Send letters to Kafka. Return those it refuses for good. Raises KafkaUnavailable or TopicMissing."""
         try:
             try:
                 await self._events.send(letters)
@@ -55,24 +55,24 @@ class DeadLetters:
                 return [(letter, error) for letter, error in alone if error is not None]
         except (TransientError, TopicMissing):
             raise
-        except PipelineError as error:  # such as AccessDenied, which holds for all of them
+        except PipelineError as error:  # such as AccessDenied, which applies to all of them
             return [(letter, error) for letter in letters]
         return []
 
     async def keep(self, refused: Sequence[Refused]) -> None:
-        """Store these in the history's database. Raises HistoryUnavailable."""
+        """Store refused letters in the history's database. Raises HistoryUnavailable."""
         await self._store.keep([letter for letter, _ in refused])
         for letter, error in refused:
             headers = dict(letter.headers)
             names = ("reason", "topic", "partition", "offset")
             log.error(
-                "Kafka refuses a dead letter for good; it is kept in the history's database instead",
+                "Kafka refuses a dead letter; it is stored in the history's database instead",
                 error=str(error),
                 **{name: (headers[f"dlq_{name}"] or b"").decode() for name in names},
             )
 
     async def _refusal(self, letter: Outgoing) -> MessageRefused | None:
-        """Send one letter, without its value if it is too large. Returns why Kafka refuses it; None if it is stored."""
+        """Send one letter, without its value if it is too large. Return why Kafka refuses it, None if it is stored."""
         try:
             await self._events.send([letter])
         except MessageTooLarge:

@@ -1,7 +1,9 @@
 """
-Kafka → run table. A message is settled once its run is written, or its dead letter stored: in Kafka, or in the
-history's database if Kafka refuses the letter for good. Only then is its offset committed. After any failure before
-that the message comes again, and nothing happens twice: a run's id is the request's own or derived from the message.
+Read requests from Kafka and write them to the run table.
+
+A message is settled once its run is written or its dead letter is stored: in Kafka, or in the history's database if
+Kafka refuses the letter for good. Only then is its offset committed. After an earlier failure, the message is delivered
+again. That makes no second run, because the run id is the request's or derived from the message.
 """
 
 import asyncio
@@ -32,17 +34,17 @@ T = TypeVar("T")
 
 _PAUSE_SECONDS = 1.0
 _BATCH_BYTES = 1024 * 1024
-"""The most that messages which are settled together may have: processing one takes ten times its size for a moment."""
+"""Limit for messages that are settled together. Processing briefly takes ten times their size in memory."""
 _LAG_SECONDS = 10.0
-"""How often the brokers are asked how many messages are left."""
+"""Interval of lag checks."""
 _MOST_STALLS = 6
-"""If more lag checks in a row find messages, and none arrived in between, the consumer has died silently."""
+"""If more lag checks in a row find messages but none arrive in between, the consumer has died silently."""
 _ME = "intake"
 
 
 @dataclass(slots=True)
 class _Taken:
-    """A record on its way: it becomes a run, or an error makes it a dead letter."""
+    """A record being settled: it becomes a run or, if `error` is set, a dead letter."""
 
     record: Record
     span: Span
@@ -51,7 +53,7 @@ class _Taken:
 
 
 class RequestReader:
-    """Makes runs of records, each in a span of its own, for a job config."""
+    """Parses records into runs, each in its own span, and checks them against a job config."""
 
     def __init__(self, *, config: AgencyJobConfig, config_id: str, tracer: Tracer) -> None:
         self._config = config
@@ -59,7 +61,7 @@ class RequestReader:
         self._tracer = tracer
 
     def read(self, record: Record) -> _Taken:
-        """The run that the record requests, or why it can't be one."""
+        """Return the run that the record requests, or the error that makes it a dead letter."""
         try:
             asked = received(record)
         except RequestError as error:
@@ -88,8 +90,8 @@ class RequestReader:
 
 class Intake:
     """
-    Takes requests. `subscribe` joins the consumer group for the length of a block; `on_accepted` is called when there
-    may be new runs.
+    Takes requests from Kafka. `subscribe` joins the consumer group until its block ends; `on_accepted` is called when
+    there may be new runs.
     """
 
     def __init__(
@@ -115,8 +117,9 @@ class Intake:
 
     async def run(self, stop: asyncio.Event) -> None:
         """
-        Take requests until told to stop. Raises what no waiting mends: AccessDenied, …; and TopicMissing at the start.
-        A topic that is deleted later is waited for.
+        Take requests until `stop` is set. Waits if the topic is deleted meanwhile.
+
+        Raises errors that waiting can't fix, such as AccessDenied, and TopicMissing if there is no topic at the start.
         """
         joined = False
         while not stop.is_set():
@@ -130,7 +133,7 @@ class Intake:
             except (TransientError, TopicMissing) as error:
                 if isinstance(error, TopicMissing) and not joined:
                     raise
-                # The next subscription begins at what is committed: nothing is lost.
+                # Nothing is lost: the next subscription starts at the committed offsets.
                 self._servers.kafka.away(error, by=_ME)
                 await first_of(stop, seconds=_PAUSE_SECONDS)
         self._pulse.stop()
@@ -146,7 +149,7 @@ class Intake:
                     for batch in _batches(records):
                         await self._settle(batch, stop)
                 except Stopped:
-                    return  # what isn't settled isn't committed
+                    return  # unsettled records stay uncommitted
                 self._pulse.moving()
                 stalls = 0
             await stream.commit()
@@ -157,12 +160,12 @@ class Intake:
                 if not left:
                     self._pulse.moving()
                 elif stalls > _MOST_STALLS:
-                    log.error("no records come although there are some; joining the group anew", lag=left)
-                    self._pulse.stuck(f"no records come, and {left} are there")
+                    log.error("the consumer gets no records although there are some; rejoining the group", lag=left)
+                    self._pulse.stuck(f"the consumer gets no records although there are {left}")
                     return
 
     async def _settle(self, records: Sequence[Record], stop: asyncio.Event) -> None:
-        """Write the runs and store the dead letters of these records, however long it takes. Raises Stopped."""
+        """Write these records' runs and dead letters, with retries until `stop` is set. Raises Stopped."""
         taken = [self._reader.read(record) for record in records]
         try:
             good = [(one, one.incoming) for one in taken if one.incoming is not None]
@@ -174,20 +177,20 @@ class Intake:
                 self._on_accepted()
             letters = [self._letters.letter(one.record, one.error) for one in taken if one.error is not None]
             if letters:
-                await self._put_aside(letters, stop)
+                await self._store(letters, stop)
         finally:
             for one in taken:
                 if one.error is not None:
                     one.span.set_status(Status(StatusCode.ERROR, one.error.kind))
                 one.span.end()
 
-    async def _put_aside(self, letters: Sequence[Outgoing], stop: asyncio.Event) -> None:
+    async def _store(self, letters: Sequence[Outgoing], stop: asyncio.Event) -> None:
         refused = await self._ask(self._servers.kafka, partial(self._letters.send, letters), stop)
         if refused:
             await self._ask(self._servers.history, partial(self._letters.keep, refused), stop)
 
     async def _ask(self, server: Server, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-        """Call until the server answers. Raises Stopped."""
+        """Call until the server answers. Raises Stopped if `stop` is set first."""
 
         def beating() -> Awaitable[T]:
             self._pulse.beat()
@@ -197,7 +200,7 @@ class Intake:
 
 
 def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    """The same records in the same order, cut so that no batch has more bytes than it may, unless it is one record."""
+    """Split records into batches of at most `_BATCH_BYTES`, in order. A larger record is a batch of one."""
     start = size = 0
     for number, record in enumerate(records):
         if number > start and size + record.size > _BATCH_BYTES:

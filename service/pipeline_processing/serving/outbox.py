@@ -1,4 +1,4 @@
-"""Run table → Kafka: sends the events of finished runs, again until the broker has stored them."""
+"""Send the events of finished runs to Kafka, with retries until the broker has stored them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from pipeline_processing.telemetry.health import Pulse, Servers
 
 _BATCH = 200
 _POLL_SECONDS = 1.0
-"""How long events of runs that finished elsewhere (`run`, `cancel`, a worker that died) wait at most."""
+"""Longest delay of events of runs that finished elsewhere (`run`, `cancel`, a dead worker)."""
 _REFUSED_SECONDS = 30.0
-"""Between two tries while Kafka refuses an event: each try sends the other events of its batch again."""
+"""Pause while Kafka refuses an event. It is long because each try resends the other events of the batch."""
 _LAST_SECONDS = 5.0
-_FORGIVEN_SECONDS = 60.0
+_KAFKA_BACK_SECONDS = 60.0
 _ME = "outbox"
 
 
 class Outbox:
-    """Sends completion events. Several processes may do so: each takes events that no other is sending."""
+    """Sends completion events. Several processes may do so at once, each with different events."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class Outbox:
         self._refused = False
 
     def wake(self) -> None:
-        """There may be an event to send: do so at once."""
+        """Check for unsent events at once."""
         self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until told to stop, and then for a few seconds what is left, if it can be sent."""
+        """Send events until `stop` is set, then send the rest for a few seconds at most."""
         while not stop.is_set():
             self._pulse.beat()
             self._woken.clear()
@@ -66,7 +66,7 @@ class Outbox:
         try:
             sent = await self._runs.announce(self._send, limit=_BATCH)
         except (TransientError, MessageRefused) as error:
-            # A refused event isn't given up: a person can correct its topic, and every run gets its event.
+            # Retry refused events, too: every run gets its event once a person has corrected the topic.
             self._refused = isinstance(error, MessageRefused)
             of_kafka = self._refused or isinstance(error, KafkaUnavailable)
             (self._servers.kafka if of_kafka else self._servers.history).away(error, by=_ME)
@@ -74,8 +74,8 @@ class Outbox:
             return 0
         self._refused = False
         self._servers.history.back(by=_ME)
-        # An empty outbox proves nothing about Kafka: another process may have sent the events, or may be trying to.
-        if sent or self._clock.monotonic() - self._failed_at > _FORGIVEN_SECONDS:
+        # An empty outbox doesn't show that Kafka is back: another process may have sent the events, or be sending them.
+        if sent or self._clock.monotonic() - self._failed_at > _KAFKA_BACK_SECONDS:
             self._servers.kafka.back(by=_ME)
         return sent
 

@@ -1,4 +1,4 @@
-"""Live progress on Kafka: the latest of each run, at most once a second. It may be lost: nothing depends on it."""
+"""Send the latest progress of each run to Kafka, at most once a second. Events may be lost."""
 
 import asyncio
 
@@ -14,11 +14,11 @@ log = structlog.get_logger(__name__)
 
 PROGRESS_TYPE = "agency.run.progress"
 _SECONDS = 1.0
-"""Between two events of one run."""
+"""Minimum interval between two events of a run."""
 
 
 class ProgressEvents:
-    """Keeps the latest progress of each run, and sends it when a second has passed since the last event."""
+    """Keeps the latest progress of each run, and sends it once a second has passed since the run's last event."""
 
     def __init__(self, *, events: Events, topic: str, clock: Clock) -> None:
         self._events = events
@@ -29,17 +29,17 @@ class ProgressEvents:
         self._woken = asyncio.Event()
 
     def tell(self, progress: RunProgress) -> None:
-        """Keep this progress. Cheap, since it is called for every batch."""
+        """Set the run's latest progress. This is called for every batch, so it must be cheap."""
         self._latest[progress.run_id] = progress
         if progress.run_id not in self._sent_at:
-            self._woken.set()  # a run's first goes out at once, so that short runs are seen, too
+            self._woken.set()  # send the first event at once, so that short runs have one, too
 
     def forget(self, run_id: str) -> None:
-        """Drop what isn't sent yet of an attempt that has ended."""
+        """Drop unsent progress of a run whose attempt has ended."""
         self._latest.pop(run_id, None)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until told to stop."""
+        """Send progress until `stop` is set."""
         while not stop.is_set():
             self._woken.clear()
             due = self._due()
@@ -52,7 +52,7 @@ class ProgressEvents:
 
     def _due(self) -> list[RunProgress]:
         now = self._clock.monotonic()
-        # Forgotten after a second: a run that is tried again later begins anew.
+        # Drop entries after a second, so that a retried run starts fresh.
         self._sent_at = {run_id: at for run_id, at in self._sent_at.items() if now - at < _SECONDS}
         due = [progress for run_id, progress in self._latest.items() if run_id not in self._sent_at]
         for progress in due:

@@ -1,6 +1,8 @@
 """
-The long-running service: requests in, runs done, events out. Starting and stopping are in order: nothing is taken
-before history and destination are verified, and what was taken is finished or handed back.
+Run all parts of `serve`.
+
+Requests are taken only after the history and the destinations are verified. Before the service stops, it finishes its
+runs or hands them back.
 """
 
 import asyncio
@@ -29,7 +31,7 @@ T = TypeVar("T")
 
 _ONCE_LOOK_SECONDS = 0.2
 _ONCE_OUTAGE_SECONDS = 60.0
-"""How long `--once` waits for a server that is away."""
+"""How long `--once` waits for a server that doesn't answer."""
 _OTHERS_SECONDS = 10.0
 _OTHERS = (
     "{} run(s) wait for a worker with another job config than this one's; "
@@ -40,7 +42,7 @@ _ME = "serve"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What runs side by side in one process. The parts meet only in the run table."""
+    """The concurrent parts of the service. They share state only through the run table."""
 
     intake: Intake
     worker: Worker
@@ -49,7 +51,7 @@ class Parts:
 
 
 class Service:
-    """All parts of `serve` together. They are told to stop by events, and never cancelled unless one of them dies."""
+    """Runs the parts of `serve`. They are stopped by events, and cancelled only if one of them fails."""
 
     def __init__(
         self,
@@ -72,11 +74,10 @@ class Service:
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event, *, once: bool) -> None:
         """
-        Serve until `stop` is set or, with `once`, until all that was there at the start is done. `hurry` cuts the
-        draining short.
+        Serve until `stop` is set or, with `once`, until all work present at the start is done.
 
-        Raises errors that waiting can't solve (wrong settings, access denied) and, with `once`, those that last for a
-        minute.
+        `hurry` ends the drain early. Raises errors that waiting can't fix (wrong settings, access denied) and, with
+        `once`, outages that last for a minute.
         """
         try:
             await self._verify(stop, within=_ONCE_OUTAGE_SECONDS if once else math.inf)
@@ -96,18 +97,18 @@ class Service:
             self._health.state = "stopping"
             log.info("stopping")
             await asyncio.wait((taking, working))
-            out.set()  # last, so that the events of the last runs go out as well
+            out.set()  # last, so that the last runs' events are sent, too
         log.info("stopped")
 
     async def _verify(self, stop: asyncio.Event, *, within: float) -> None:
-        """Check that the history is set up, and that the destinations are this installation's. Raises Stopped."""
+        """Check that the history is set up and that the destinations belong to this installation. Raises Stopped."""
         history, destination = self._servers.history, self._servers.destination
         installation = await self._ask(history, self._runs.history.installation_id, stop, within=within)
         verify = self._path.destinations.verify_installation
         await self._ask(destination, lambda: verify(installation), stop, within=within)
 
     async def _watch_others(self, stop: asyncio.Event) -> None:
-        """Note in the readiness how many runs this worker must leave alone. They are no fault of its own."""
+        """Report in the readiness how many due runs are pinned to another job config."""
         waiting = 0
         while not stop.is_set():
             try:
@@ -124,14 +125,14 @@ class Service:
         kafka, history = self._servers.kafka, self._servers.history
         try:
             ends = await self._ask(kafka, self._ends, stop)
-            # In this order, since accepted requests are work.
+            # In this order, because accepted requests become runs.
             while not await self._ask(kafka, lambda: self._accepted(ends), stop):
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
             while not await self._ask(history, lambda: self._runs.queue.idle(config_id=self._path.config_id), stop):
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
         except Stopped:
             return
-        log.info("all that was there is done")
+        log.info("all work present at the start is done")
         stop.set()
 
     async def _ends(self) -> Offsets:
@@ -150,5 +151,5 @@ class Service:
         *,
         within: float = _ONCE_OUTAGE_SECONDS,
     ) -> T:
-        """Call until the server answers. Raises Stopped at once when `stop` is set, whatever the call waits for."""
+        """Call until the server answers. Raises Stopped as soon as `stop` is set, even during a call."""
         return await server.ask(lambda: unless_stopped(call(), stop), by=_ME, stop=stop, within=within)

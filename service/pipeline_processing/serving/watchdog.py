@@ -1,4 +1,4 @@
-"""Notices when an event loop of this process is blocked, and logs which step blocks it."""
+"""Detect blocked event loops, and log which step blocks them."""
 
 import asyncio
 import sys
@@ -20,14 +20,14 @@ from pipeline_processing.telemetry.health import SILENT_SECONDS
 log = structlog.get_logger(__name__)
 
 _FRAMES = 6
-"""How many frames of a stack are logged, from the innermost one."""
+"""Number of innermost frames to log."""
 
 
 class Watchdog:
     """
-    Watches the event loop of the thread that makes it, and those of steps.
+    Watches the event loop of the thread that creates it, and those of steps.
 
-    A loop that hasn't run for `patience` seconds is logged once, with what blocks it. `watch` runs in another thread.
+    Logs once, with a stack trace, when a loop hasn't run for `patience` seconds. Run `watch` in another thread.
     """
 
     def __init__(self, *, patience: float = 5.0) -> None:
@@ -38,25 +38,25 @@ class Watchdog:
 
     @property
     def hangs(self) -> bool:
-        """Whether the main loop has been blocked for so long that its runs must be given up."""
+        """Whether the main loop has been blocked for so long that its leases must be given up."""
         return self._main.silent() > SILENT_SECONDS
 
     async def watch(self) -> Never:
-        """Check the loops several times within the patience."""
+        """Check the loops five times per `patience`."""
         pause = self._patience / 5
         while True:
-            looked_at = time.monotonic()
+            slept_at = time.monotonic()
             await asyncio.sleep(pause)
-            stood_still = time.monotonic() - looked_at - pause
+            stood_still = time.monotonic() - slept_at - pause
             try:
                 if stood_still > self._patience:
-                    self._tell_standstill(stood_still)
+                    self._log_standstill(stood_still)
                 else:
-                    self._look()
-            except Exception:  # no lease may depend on what can be logged
-                log.exception("the watchdog could not look")
+                    self._check()
+            except Exception:  # a logging error must not end the watchdog
+                log.exception("the watchdog's check failed")
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._steps = {
             thread: self._steps.get(thread) or _Watched(thread.loop)
             for thread in threading.enumerate()
@@ -68,63 +68,63 @@ class Watchdog:
                 "the event loop is blocked: all runs of this process wait, but keep their leases",
                 seconds=round(self._main.silent()),
                 **_place(frames),
-                stack=_told(frames),
+                stack=_formatted(frames),
             )
         for thread, watched in self._steps.items():
             if watched.incident(self._patience):
-                self._tell(thread, "an async function blocks its own event loop", seconds=round(watched.silent()))
+                self._log_step(thread, "an async function blocks its own event loop", seconds=round(watched.silent()))
 
-    def _tell_standstill(self, seconds: float) -> None:
-        """Log that no thread ran. The main loop's beat is late for the same reason, and isn't logged besides."""
-        self._main.excuse()
+    def _log_standstill(self, seconds: float) -> None:
+        """Log that no thread ran. Late beats have the same cause, so they aren't logged separately."""
+        self._main.reset()
         for watched in self._steps.values():
-            watched.excuse()
+            watched.reset()
         frames = list(_stack(self._main_thread))
         log.warning(
             "no thread of this process ran: one of them held the interpreter's lock, or the process was stopped",
             seconds=round(seconds),
             **_place(frames),
-            stack=_told(frames),
+            stack=_formatted(frames),
         )
         for thread in threading.enumerate():
             if isinstance(thread, StepThread) and thread.busy:
-                self._tell(thread, "this step was running when no other thread ran", seconds=round(seconds))
+                self._log_step(thread, "this step was running when no other thread ran", seconds=round(seconds))
 
-    def _tell(self, thread: StepThread, event: str, **fields: Any) -> None:
-        stack = _told(_stack(thread.ident))
-        # In the step's context, so that the line says which run it is about.
+    def _log_step(self, thread: StepThread, event: str, **fields: Any) -> None:
+        stack = _formatted(_stack(thread.ident))
+        # Log in the step's context, whose log fields identify the run.
         context: Context = thread.context.copy()
         context.run(log.warning, event, dataset=thread.place.dataset, step=thread.place.step, stack=stack, **fields)
 
 
 class _Watched:
-    """One event loop, and when it last answered a request for a beat."""
+    """One event loop, and the time of its last beat. A beat is a callback that the loop runs on request."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._context = copy_context()
         self._beaten_at = time.monotonic()
         self._asked = False
-        self._told = False
+        self._reported = False
 
     def silent(self) -> float:
-        """Seconds since it last beat."""
+        """Return the seconds since the last beat."""
         return time.monotonic() - self._beaten_at
 
     def incident(self, patience: float) -> bool:
-        """Request a beat. Returns True, once until the next beat, if the last one is too long ago."""
+        """Request a beat. Return True if the last one is more than `patience` ago, but only once per incident."""
         if not self._asked:
             self._asked = True
             try:
                 self._loop.call_soon_threadsafe(self._beat, context=self._context)
-            except RuntimeError:  # it is closed
+            except RuntimeError:  # the loop is closed
                 return False
         late = self.silent() > patience
-        news, self._told = late and not self._told, late
-        return news
+        is_new, self._reported = late and not self._reported, late
+        return is_new
 
-    def excuse(self) -> None:
-        """It is late for a reason that has been logged."""
+    def reset(self) -> None:
+        """Count the time from now, because the cause of the delay has been logged."""
         self._beaten_at = time.monotonic()
 
     def _beat(self) -> None:
@@ -133,7 +133,7 @@ class _Watched:
 
 
 def _stack(thread_id: int | None) -> Iterator[FrameType]:
-    """A thread's frames now, the innermost first."""
+    """Yield a thread's current frames, innermost first."""
     frame = sys._current_frames().get(thread_id or 0)
     while frame is not None:
         yield frame
@@ -141,7 +141,7 @@ def _stack(thread_id: int | None) -> Iterator[FrameType]:
 
 
 def _place(frames: list[FrameType]) -> dict[str, str]:
-    """The run, dataset and step that the stack leads through, if any."""
+    """Return the run, dataset and step found in the stack, if any."""
     place: dict[str, str] = {}
     for frame in frames:
         if frame.f_code is Chain._through.__code__:
@@ -152,8 +152,8 @@ def _place(frames: list[FrameType]) -> dict[str, str]:
     return place
 
 
-def _told(frames: Any) -> list[str]:
-    """The innermost frames, as lines."""
+def _formatted(frames: Any) -> list[str]:
+    """Format the innermost frames, one line each."""
     return [
         f"{frame.filename}:{frame.lineno} {frame.name}"
         for frame in traceback.StackSummary.extract(((each, each.f_lineno) for each in frames), limit=None)[:_FRAMES]

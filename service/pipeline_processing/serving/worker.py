@@ -1,4 +1,4 @@
-"""Claims the runs that are due, and works on several at once until it is told to stop."""
+"""Claim due runs and work on several at once, until told to stop."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,28 +17,28 @@ from pipeline_processing.telemetry.health import Pulse
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.5
-"""How long a run waits at most that becomes due unnoticed: by a retry, a hand-back elsewhere, or the end of a lease."""
+"""Longest delay of a run that becomes due without a wake-up: by a retry, a hand-back elsewhere, or an ended lease."""
 _PAUSE_SECONDS = 1.0
 _CLAIM_SECONDS = 1.0
 _ME = "worker"
 
 
 def hand_back_seconds(drain_seconds: float) -> float:
-    """How much of the drain time is for handing back unfinished runs, cleaning up and closing."""
+    """Return the part of the drain time reserved for handing back unfinished runs, cleaning up and closing."""
     return min(10.0, drain_seconds / 4)
 
 
 def leave_seconds(drain_seconds: float) -> float:
-    """How much of that each run may take."""
+    """Return the part of `hand_back_seconds` that each run may take."""
     return max(1.0, hand_back_seconds(drain_seconds) / 2)
 
 
 class Concurrency:
     """
-    How many runs to work on at once: `most`, and fewer while a database has no connections left.
+    The number of runs to work on at once: `most`, or fewer while a database has no connections left.
 
-    Halved when an attempt finds the database full, and raised by one after each that succeeds, so that several workers
-    settle near what the database can serve.
+    The limit is halved when an attempt finds no free connection, and rises by one with each attempt that succeeds, so
+    that several workers converge on what the database can serve.
     """
 
     def __init__(self, most: int) -> None:
@@ -47,7 +47,7 @@ class Concurrency:
         self._halved_at = float("-inf")
 
     def learn(self, error: PipelineError | None, *, began_at: float, now: float) -> None:
-        """An attempt ended; both times are monotonic."""
+        """Adapt the limit to the result of an attempt. Both times are monotonic seconds."""
         if isinstance(error, TooManyConnections):
             # Attempts that began before the last halving say nothing about the new limit.
             if began_at >= self._halved_at and self.limit > 1:
@@ -57,13 +57,13 @@ class Concurrency:
         elif error is None and self.limit < self._most:
             self.limit += 1
             if self.limit == self._most:
-                log.info("taking as many runs at once as before", runs=self.limit)
+                log.info("taking the maximum number of runs at once again", runs=self.limit)
 
 
 class Worker:
     """
-    Keeps up to `concurrency` attempts going, fewer while a database has no connections left. `on_ended` gets the run
-    id after each.
+    Works on up to `concurrency` runs at once, fewer while a database has no connections left. `on_ended` gets the run
+    id after each attempt.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Worker:
         self._leaving = False
 
     def wake(self) -> None:
-        """A run may be due: claim at once."""
+        """Try to claim a run at once."""
         self._woken.set()
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
@@ -97,13 +97,13 @@ class Worker:
         `hurry` is set.
         """
         working: set[asyncio.Task[None]] = set()
-        # In a task of its own, so that a hanging claim doesn't hold up the drain.
+        # In a separate task, so that a hanging claim doesn't delay the drain.
         taking = asyncio.create_task(self._take(working, stop))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((taking, stopping), return_when=asyncio.FIRST_COMPLETED)
             if taking.done():
-                taking.result()  # raises what waiting can't solve
+                taking.result()  # raises errors that waiting can't fix
             await self._drain(taking, working, hurry)
         finally:
             stopping.cancel()
@@ -117,7 +117,7 @@ class Worker:
             if len(working) < self._concurrency.limit and (lease := await self._claim(stop)) is not None:
                 task = asyncio.create_task(self._work(lease))
                 try:
-                    await asyncio.sleep(0)  # let it begin: a task cancelled before that would hand nothing back
+                    await asyncio.sleep(0)  # let the task start: if it is cancelled before that, it hands nothing back
                 finally:
                     working.add(task)
                     task.add_done_callback(working.discard)
@@ -142,19 +142,19 @@ class Worker:
                 self._concurrency.learn(attempted.error, began_at=began_at, now=self._clock.monotonic())
         except HistoryUnavailable as error:
             log.warning(
-                "the outcome of an attempt could not be written; the run goes on when its lease has ended",
+                "the outcome of an attempt could not be written; the run continues when its lease has ended",
                 run_id=lease.claim.run.run_id,
                 error=str(error),
             )
         except Exception:
-            # One run's bug must not end the others; its lease ends, and its attempts are counted.
+            # A bug must not end the other runs. This one's lease expires, and its attempts are counted.
             log.exception("unexpected error", run_id=lease.claim.run.run_id)
         finally:
             self._woken.set()
             self._on_ended(lease.claim.run.run_id)
 
     async def _drain(self, taking: asyncio.Task[None], working: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
-        # Handing back is part of the drain: the orchestrator kills the process when its time is over.
+        # Leave time to hand back: the orchestrator kills the process when the drain time is over.
         ends_at = self._clock.monotonic() + self._drain_seconds - hand_back_seconds(self._drain_seconds)
         if working:
             log.info("finishing the runs in progress", runs=len(working), seconds=self._drain_seconds)
@@ -170,8 +170,8 @@ class Worker:
         self._leaving = True
         self._woken.set()
         for task in working:
-            task.cancel()  # which hands its run back
-        await asyncio.wait([taking], timeout=_CLAIM_SECONDS)  # a run that is just being claimed is handed back, too
+            task.cancel()  # hands its run back
+        await asyncio.wait([taking], timeout=_CLAIM_SECONDS)  # so that a run being claimed is handed back, too
         give_up(taking)
         while working:
             for task in working:

@@ -120,7 +120,7 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() -> None
         server.back(by="intake")
         assert server.problem == "no route"
         server.back(by="outbox")
-    assert logged(log) == ["warning: Kafka can't be used; trying again until it can", "info: Kafka is back"]
+    assert logged(log) == ["warning: Kafka can't be used; retrying until it can", "info: Kafka is back"]
     assert server.problem is None
 
 
@@ -133,7 +133,7 @@ async def test_a_caller_that_gives_up_complains_no_longer() -> None:
             await server.ask(Flaky(*[AWAY] * 9), by="intake", within=3)
         assert (server.problem, len(log)) == (None, 1)
         assert await server.ask(Flaky(AWAY), by="outbox") == "answer"
-    assert logged(log) == ["warning: Kafka can't be used; trying again until it can", "info: Kafka is back"]
+    assert logged(log) == ["warning: Kafka can't be used; retrying until it can", "info: Kafka is back"]
 
 
 @in_virtual_time
@@ -147,4 +147,4 @@ async def test_asking_a_server_keeps_account_of_its_outage() -> None:
         assert await asking == "answer"
         assert await server.ask(call, by="outbox") == "answer"
     assert (server.problem, call.called_at) == (None, [0, 1, 2, 3, 4, 4])
-    assert logged(log) == ["warning: Kafka can't be used; trying again until it can", "info: Kafka is back"]
+    assert logged(log) == ["warning: Kafka can't be used; retrying until it can", "info: Kafka is back"]

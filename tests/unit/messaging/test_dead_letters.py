@@ -206,7 +206,7 @@ async def test_a_place_without_a_letter_is_an_error(past: Past) -> None:
     partition = letter.record.partition
 
     assert await letters.at([(partition, 0)]) == [letter]
-    with pytest.raises(PlaceUnknown, match=rf"no dead letter at {partition}:1, 9:0, .* dead-letters list"):
+    with pytest.raises(PlaceUnknown, match=rf"no dead letter at {partition}:1, 9:0; .* dead-letters list"):
         await letters.at([(partition, 0), (partition, 1), (9, 0)])
 
 
@@ -354,7 +354,7 @@ async def test_letters_in_the_database_are_among_the_others(past: Past) -> None:
     assert [each.place for each in await letters.newest(Filter(reason="invalid_request"), limit=3)] == ["db:1"]
     [found] = await letters.at([letter_place("db:1")])
     assert found.original_headers == (("x", b"y"),)
-    with pytest.raises(PlaceUnknown, match="no dead letter at db:9, "):
+    with pytest.raises(PlaceUnknown, match="no dead letter at db:9; "):
         await letters.at([letter_place("db:1"), letter_place("db:9")])
 
     [sent], _, _ = await redriven(past, Filter(places=[letter_place("db:2")]))

@@ -79,8 +79,8 @@ def test_an_unknown_kind(written: Any):
         (StepEntry, {"select": ["a"], "drop": ["b"]}, "needs one key beside `timeout`, and has 'select', 'drop'"),
         (StepEntry, {"acme.good": {}, "drop": ["b"]}, "needs one key beside `timeout`, and has 'acme.good', 'drop'"),
         (SourceEntry, {"http": {}, "postgres": {}}, "needs one key, and has 'http', 'postgres'"),
-        (StepEntry, {"acme.none": {}}, "no installed package has 'acme.none'.*there is acme.exiting, acme.good"),
-        (DestinationEntry, {"acme.plain": {}}, "no installed package has 'acme.plain'.*there is acme.good"),
+        (StepEntry, {"acme.none": {}}, "no installed package provides 'acme.none'.*available: acme.exiting, acme.good"),
+        (DestinationEntry, {"acme.plain": {}}, "no installed package provides 'acme.plain'.*available: acme.good"),
         (StepEntry, {"acme.exiting": 5}, r"'acme\.exiting' can't check its options: SystemExit: 5"),
     ],
 )

@@ -254,7 +254,7 @@ async def test_an_outage_loses_nothing_and_is_said_once() -> None:
             scene.kafka.outage = False
 
     assert set(scene.outcomes) == {"run-1", "run-2", "run-3"}
-    assert [line["event"] for line in logs] == ["Kafka can't be used; trying again until it can", "Kafka is back"]
+    assert [line["event"] for line in logs] == ["Kafka can't be used; retrying until it can", "Kafka is back"]
 
 
 @in_virtual_time

@@ -237,8 +237,8 @@ async def test_what_waits_in_the_topic_is_left_out(past: Past) -> None:
     await past.take()
     past.request("b")
 
-    assert (await outcomes(past, in_topic()))["b"] == "nothing: it waits in the topic to be taken"
-    assert (await outcomes(past, in_topic(), same_run=True))["b"] == "nothing: it waits in the topic to be taken"
+    assert (await outcomes(past, in_topic()))["b"] == "nothing: it is still waiting in the topic"
+    assert (await outcomes(past, in_topic(), same_run=True))["b"] == "nothing: it is still waiting in the topic"
 
 
 async def test_messages_that_are_no_requests_are_counted(past: Past) -> None:
@@ -408,7 +408,7 @@ async def test_a_run_that_is_pruned_meanwhile_is_left_out(past: Past, monkeypatc
 
     monkeypatch.setattr(replay, "requests_in_history", pruned)
 
-    assert await outcomes(past, Selection(agency_id=7)) == {"a": "nothing: the history has just forgotten it"}
+    assert await outcomes(past, Selection(agency_id=7)) == {"a": "nothing: it was just removed from the history"}
 
 
 # -- the same run --------------------------------------------------------------------------------

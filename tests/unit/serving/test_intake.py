@@ -401,7 +401,7 @@ async def test_reading_that_died_without_a_word_is_noticed_and_begun_anew() -> N
         await served.clock.sleep(50)
         assert served.health.not_alive() == []
         await served.clock.sleep(30)
-        assert served.health.not_alive() == ["intake: no records come, and 1 are there"]
+        assert served.health.not_alive() == ["intake: the consumer gets no records although there are 1"]
 
         served.of_kafka.on_every("poll", None)
         await served.clock.sleep(90)

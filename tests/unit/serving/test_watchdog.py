@@ -159,9 +159,9 @@ def _seconds(work: Callable[[], object]) -> float:
 async def test_it_outlives_its_own_errors(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are kept only as long as it sees the loop run."""
     with monkeypatch.context() as patch:
-        patch.setattr(watchdog_module, "_told", lambda frames: 1 / 0)
+        patch.setattr(watchdog_module, "_formatted", lambda frames: 1 / 0)
         async with watched():
-            blocked_until(lambda: said(log, "the watchdog could not look"))
+            blocked_until(lambda: said(log, "the watchdog's check failed"))
             patch.undo()
             await asyncio.sleep(PATIENCE)
             blocked_until(lambda: said(log, MAIN))
