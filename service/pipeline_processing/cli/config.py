@@ -47,7 +47,7 @@ def check(
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings.loader import InvalidSettings
 
-    log_to_stderr(level="warning")  # building the steps imports users' functions, which may log
+    log_to_stderr(level="warning")  # building the steps imports user code, which may log
 
     settings, job_config, sound = None, None, True
     errors: list[PipelineError] = []
@@ -122,7 +122,7 @@ def _print_table(entries: Sequence[SettingEntry]) -> None:
 
     table = Table("setting", "value", "from", box=None, header_style="bold")
     for entry in entries:
-        # Defaults are dim, so that what somebody set stands out.
+        # Dim the defaults, so that changed settings stand out.
         style = "dim" if entry.origin.startswith("default") else ""
         table.add_row(*(Text(cell, style=style) for cell in (entry.variable, entry.value or NOT_SET, entry.origin)))
     Console().print(table)

@@ -1,4 +1,4 @@
-"""`replay`: past requests, submitted again."""
+"""`replay`: resubmits past requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _ROWS = 1_000
-"""In one table: its columns are as wide as the longest cell, so all of its rows are held."""
+"""Rows per table. A table is held in memory, because the longest cell sets a column's width."""
 
 
 def replay(
@@ -52,8 +52,8 @@ def replay(
         bool,
         typer.Option(
             "--same-run",
-            help="Send the same messages again: no new runs except those that the history has lost; finished runs "
-            "send their events again.",
+            help="Resend the same messages: only runs that the history has lost start again; finished runs resend "
+            "their events.",
         ),
     ] = False,
     execute: Annotated[
@@ -64,7 +64,7 @@ def replay(
     ] = False,
 ) -> None:
     """
-    Submit past requests again: as new runs, marked as replays of the old ones, without their deadlines.
+    Resubmit past requests as new runs, marked as replays of the old ones, without their deadlines.
 
     Shows the plan, and acts only with --execute. --since and --offset read the requests topic, the other choices the
     run history. Runs that haven't finished are left out.
@@ -87,7 +87,7 @@ def _selection(
     agency_id: int | None,
     failed: bool,
 ) -> Selection:
-    """Raises BadParameter for what can't be combined, or read."""
+    """Raises BadParameter for options that are invalid or can't be combined."""
     from pipeline_processing.messaging.topic_reading import place_of
     from pipeline_processing.requests.replay_sources import Selection
 
@@ -103,9 +103,9 @@ def _selection(
     if not names and since is None:
         raise typer.BadParameter("one of these is needed.", param_hint=["--since", *given])
     if since is not None and (offset is not None or run_id is not None):
-        raise typer.BadParameter("says already which requests: leave out --since.", param_hint=names)
+        raise typer.BadParameter("already selects the requests: leave out --since.", param_hint=names)
     if until is not None and run_id is not None:
-        raise typer.BadParameter("is one run, whenever it was: leave out --until.", param_hint=names)
+        raise typer.BadParameter("already selects one run: leave out --until.", param_hint=names)
     if since is not None and until is not None and until <= since:
         raise typer.BadParameter("isn't after --since.", param_hint="'--until'")
     try:
@@ -144,14 +144,14 @@ async def _replayed(
         events = await stack.enter_async_context(one_run.events(settings))
         submitter = Submitter(events=events, topic=topic, clock=clock, tracer=telemetry.tracer)
         sent = _Sent()
-        # Failed runs whose replay has been accepted meanwhile aren't selected again, and the same run isn't made twice.
+        # Failed runs whose replay was accepted meanwhile aren't selected again, and --same-run starts no run twice.
         with sent.reported_if_broken_off(of=plan.to_send, repeatable=same_run or selection.failed):
             await carry_out(plan, submitter=submitter, events=events, clock=clock, on_sent=sent.add)
         typer.echo(f"{counted(sent.count, 'request')} sent.", err=as_json)
 
 
 class _Sent:
-    """How many requests of a plan have been sent."""
+    """Counts the sent requests of a plan."""
 
     count = 0
 
@@ -160,13 +160,13 @@ class _Sent:
 
     @contextmanager
     def reported_if_broken_off(self, *, of: int, repeatable: bool) -> Iterator[None]:
-        """If anything ends the block early, print how many requests were sent, and what the same command would do."""
+        """If the block ends early, print how many requests were sent and what repeating the command would do."""
         try:
             yield
         except BaseException:
-            rest = "sends the rest" if repeatable else "sends the rest, and once more what was accepted meanwhile"
+            rest = "sends the rest" if repeatable else "sends the rest, and what was accepted meanwhile a second time"
             typer.echo(
-                f"{self.count:,} of {of:,} requests were sent, in the order of the plan, and perhaps some of the next. "
+                f"{self.count:,} of {of:,} requests were sent, in the plan's order, and perhaps some more. "
                 f"The same command {rest}: look at its plan first.",
                 err=True,
             )

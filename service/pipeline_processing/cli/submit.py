@@ -1,4 +1,4 @@
-"""`submit`: the small producer."""
+"""`submit`: sends requests to Kafka."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _MOST_NAMED = 10
-"""So many runs a message names one by one."""
+"""The most runs that a message lists one by one."""
 
 
 def submit(
@@ -49,20 +49,20 @@ def submit(
     ] = None,
     more_agency_ids: Annotated[list[int] | None, typer.Argument(metavar="N", hidden=True)] = None,
     run_id: RunIdOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, and upload nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, but upload nothing.")] = False,
     dataset: DatasetOption = None,
     format_: FormatOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     param: ParamOption = None,
     priority: Annotated[
-        int | None, typer.Option("--priority", metavar="P", help="Higher goes first; 0 by default.")
+        int | None, typer.Option("--priority", metavar="P", help="Higher priorities run first; 0 by default.")
     ] = None,
     deadline: Annotated[
         str | None, typer.Option("--deadline", metavar="T", help="The run fails if it isn't decided by then.")
     ] = None,
     not_before: Annotated[
-        str | None, typer.Option("--not-before", metavar="T", help="The run isn't started before.")
+        str | None, typer.Option("--not-before", metavar="T", help="The earliest time at which the run starts.")
     ] = None,
     requested_by: Annotated[str | None, typer.Option("--requested-by", metavar="WHO", help="Who asks.")] = None,
     file: Annotated[
@@ -70,18 +70,17 @@ def submit(
         typer.Option(
             "--file",
             metavar="PATH",
-            help="Requests, one a line as JSON, in place of the options; - reads stdin.",
+            help="JSON requests, one per line, instead of the options; - reads stdin.",
         ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show progress until every run has ended; exit with the worst one's code.")
+        bool, typer.Option("--follow", help="Show progress until every run has ended; exit with the worst run's code.")
     ] = False,
 ) -> int:
     """
-    Send requests to the workers, and print their run ids, one a line.
+    Send requests to the workers, and print their run ids, one per line.
 
-    Requests are checked first, also against PIPELINE_JOB_CONFIG_FILE where that is set: if one isn't valid, none is
-    sent.
+    Checks all requests first, also against PIPELINE_JOB_CONFIG_FILE if it is set. Sends none if one isn't valid.
     """
     from pipeline_processing.app.one_run import new_run_id
     from pipeline_processing.terminal.event_loop import run_async
@@ -104,7 +103,7 @@ def submit(
     }
     if file is not None:
         if agency_ids or any(value is not None for value in fields.values()):
-            raise typer.BadParameter("its lines say all of a request: leave out its options", param_hint="--file")
+            raise typer.BadParameter("its lines hold whole requests: leave out the options", param_hint="--file")
         check_job(job)
         requests = requests_in(_content(file), name="stdin" if str(file) == "-" else str(file))
     else:
@@ -147,7 +146,7 @@ def _content(file: Path) -> bytes:
 
 
 class _Submission:
-    """The requests of one call, and how far they have come."""
+    """The requests of one command, and which of them were sent and have ended."""
 
     def __init__(self, requests: Sequence[JobRequest]) -> None:
         self.requests = requests
@@ -157,14 +156,14 @@ class _Submission:
 
     @property
     def exit_code(self) -> int:
-        """That of the worst run, of those that were followed."""
+        """Return the exit code of the worst run that was followed."""
         from pipeline_processing.requests.following import exit_code_of
 
         return max(map(exit_code_of, self.outcomes.values()), default=SUCCESS)
 
     @contextmanager
     def reported_if_broken_off(self) -> Iterator[None]:
-        """If an error or a signal ends the block, print what was sent and what goes on."""
+        """If an error or a signal ends the block, print what was sent and which runs continue."""
         from pipeline_processing.errors import PipelineError
 
         try:
@@ -178,13 +177,13 @@ class _Submission:
         unsure = self.requests[len(self.sent) :]
         if len(unsure) == 1:
             run_id = unsure[0].run_id
-            yield f"Whether {run_id} was sent isn't known. Sent again under the same run id, it makes no second run:"
+            yield f"{run_id} may have been sent. Sending it again with the same run id starts no second run:"
             yield f"    --run-id {run_id}"
             return
         yield (
             f"{len(self.sent):,} of {len(self.requests):,} requests were sent: those whose run ids were printed. Some "
-            "of the next may have been sent as well. Of the rest, only a request that names its run_id can be sent "
-            "again without the chance of a second run."
+            "more may have been sent. Of these, only requests with a run_id can be sent again without the risk of a "
+            "second run."
         )
 
     def _unfollowed(self) -> Iterator[str]:
@@ -192,14 +191,14 @@ class _Submission:
         if not left:
             return
         if len(left) == 1:
-            yield f"{left[0]} goes on, though nobody follows it any more. To see how it ends:"
+            yield f"{left[0]} continues, but is no longer followed. To see how it ends:"
         else:
-            yield f"{len(left):,} runs go on, though nobody follows them any more. To see how they end:"
+            yield f"{len(left):,} runs continue, but are no longer followed. To see how they end:"
         for run_id in left[:_MOST_NAMED]:
             yield f"    pipeline-processing history --run-id {run_id}"
         if len(left) > _MOST_NAMED:
             yield f"    … and so on, for {len(left) - _MOST_NAMED:,} more"
-        yield "Or submit the same again, under the same run id, with --follow."
+        yield "Or submit the same request again, with the same run id and --follow."
 
 
 async def _submitted(settings: Settings, submission: _Submission, telemetry: Telemetry, *, follow: bool) -> None:
@@ -230,7 +229,7 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
 async def _follow(follower: Follower, submission: _Submission) -> None:
     from pipeline_processing.terminal.progress import shown_progress
 
-    # Only now: a live display would capture what the sending prints to stdout.
+    # Start the display after sending, whose output to stdout it would capture.
     with shown_progress() as shown:
 
         def ended(run_id: str, outcome: Outcome) -> None:
