@@ -42,7 +42,7 @@ _RUNS = (
 
 
 class Story:
-    """What happens while the service is at work, and how the demo tells it."""
+    """Drives the running service, and tells what happens."""
 
     def __init__(self, *, page: Page, settings: Settings, tracer: Tracer) -> None:
         self._page = page
@@ -52,7 +52,7 @@ class Story:
         self._agencies: Mapping[int, str] = {}
 
     async def tell(self) -> None:
-        """Raises StoryUntrue where things go otherwise, and a PipelineError if a server fails."""
+        """Raises StoryUntrue if something happens otherwise, and a PipelineError if a server fails."""
         page, settings = self._page, self._settings
         await self._load_data()
         async with (
@@ -79,8 +79,8 @@ class Story:
         tables, self._agencies = await self._sample.load()
         *most, last = (f"{number(table.rows)} {table.name}" for table in tables)
         self._page.say(
-            f"A state's records are loaded: {', '.join(most)} and {last} of {len(self._agencies)} agencies, made up "
-            f"just now in {duration((time.monotonic() - started) * 1000)}."
+            f"A state's records are loaded: {', '.join(most)} and {last} of {len(self._agencies)} agencies, generated "
+            f"in {duration((time.monotonic() - started) * 1000)}."
         )
 
     async def _send_requests(self, requests: Requests, evidence: Evidence) -> list[Sent]:
@@ -101,20 +101,20 @@ class Story:
         one, again = (record for record in others if record.key == str(ASKED_FOR_TWICE).encode())
         expect((one.value, one.headers) == (again.value, again.headers), "two messages differ that should be the same")
         page.say(
-            f"{len(SUBMITTED)} by `submit`, {len(others)} by another service, bare JSON as any Kafka client can send "
-            f"it. The topic {topic} has them at these places (partition:offset):"
+            f"{len(SUBMITTED)} by `submit`, {len(others)} by another service, as bare JSON, which any Kafka client "
+            f"can send. The topic {topic} has them at these places (partition:offset):"
         )
         page.table(_MESSAGES, map(_message, records))
         page.say(
-            f"For agency {ASKED_FOR_TWICE} the same message came twice, as from a service that got no answer. For "
-            f"agency {MALFORMED} there is a text where a number belongs. The bare messages have one header, the trace "
-            f"to which they belong. That for agency {ASKED_FOR_TWICE}:"
+            f"For agency {ASKED_FOR_TWICE} the same message came twice, as if its sender had got no answer. The "
+            f"message for agency {MALFORMED} has text where a number belongs. The bare messages have one header, the "
+            f"trace to which they belong. The one for agency {ASKED_FOR_TWICE}:"
         )
         page.code("\n".join(f"{name}: {(value or b'').decode()}" for name, value in one.headers))
         return sent
 
     async def _follow_runs(self, sent: Sequence[Sent], requests: Requests, evidence: Evidence) -> Mapping[str, Run]:
-        """The history, by run id."""
+        """Wait until all runs have ended, and show the history. Returns it by run id."""
         page = self._page
         page.chapter("How their runs ended")
         completions = await requests.followed(sent)
@@ -129,14 +129,14 @@ class Story:
             expect(completions[run.run_id] == RunCompletion.of(run), f"event and history differ on {run.run_id}")
         at_once = self._settings.worker.concurrency
         page.say(
-            f"All have ended, the last after {_time_taken(history.values())}; up to {at_once} went on at once. Each "
-            "read its agency's tables in one snapshot, and streamed them through the job's steps into S3. The history:"
+            f"All ended within {_time_taken(history.values())}; up to {at_once} ran at once. Each read its agency's "
+            "tables in one snapshot, and streamed them through the job's steps into S3. The history:"
         )
         page.table(_RUNS, map(self._run, history.values()))
         succeeded = sum(run.state is RunState.SUCCEEDED for run in history.values())
         page.say(
-            f"{len(history)} runs: the second message for agency {ASKED_FOR_TWICE} made none. {succeeded} succeeded, "
-            f"one failed; and the message for agency {MALFORMED} made none, either. We come to both."
+            f"{len(history)} runs: the second message for agency {ASKED_FOR_TWICE} started none. {succeeded} "
+            f"succeeded, one failed. The message for agency {MALFORMED} started none, either. More on both below."
         )
         return history
 
@@ -165,7 +165,7 @@ def _message(record: Record) -> tuple[str, ...]:
 
 
 def _time_taken(runs: Collection[Run]) -> str:
-    """From the first that was accepted to the last that ended."""
+    """Return the time from the first acceptance to the last end."""
     first = min(run.queued_at for run in runs)
     last = max(run.finished_at or run.queued_at for run in runs)
     return duration((last - first).total_seconds() * 1000)
@@ -173,7 +173,7 @@ def _time_taken(runs: Collection[Run]) -> str:
 
 @contextmanager
 def _without_warnings_of_dead_letters() -> Iterator[None]:
-    """Inside the block the intake doesn't log dead letters: the story tells of them."""
+    """Keep the intake from logging dead letters inside the block: the story reports them."""
     logger = logging.getLogger(intake.__name__)
     before = logger.level
     logger.setLevel(logging.ERROR)
