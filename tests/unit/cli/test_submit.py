@@ -435,7 +435,7 @@ def test_whoever_stops_following_is_told_what_goes_on(
     first, second = out.split()
     told = err.splitlines()
     assert told[0] == f"{first}: succeeded, 0 rows"
-    assert told[1].startswith(f"{second} goes on")
+    assert told[1].startswith(f"{second} continues")
     assert f"    pipeline-processing history --run-id {second}" in told
     assert not [line for line in told[1:] if first in line]
 
