@@ -116,7 +116,7 @@ def _unpack_into(folder: Path) -> None:
         try:
             _download(scratch, options=())
         except PgBouncerMissing:  # missing or outdated package lists; ours can be updated without root
-            options = _lists_of_our_own(scratch)
+            options = _own_package_lists(scratch)
             subprocess.run(["apt-get", *options, "update"], capture_output=True, check=False)
             _download(scratch, options=options)
         for package in scratch.glob("*.deb"):
@@ -136,7 +136,7 @@ def _is_installed(package: str) -> bool:
     return asked.returncode == 0
 
 
-def _lists_of_our_own(scratch: Path) -> Sequence[str]:
+def _own_package_lists(scratch: Path) -> Sequence[str]:
     (scratch / "lists" / "partial").mkdir(parents=True)
     folders = {"Dir::State::lists": scratch / "lists", "Dir::Cache": scratch / "cache"}
     return [word for name, folder in folders.items() for word in ("-o", f"{name}={folder}")]

@@ -335,20 +335,20 @@ class Worker:
 
     async def until_gone(self) -> None:
         """Work until killed or drained, or the world ends."""
-        self._life = asyncio.create_task(self._works())
+        self._life = asyncio.create_task(self._work())
         await asyncio.wait([self._life])
         self.gone = True
         error = None if self._life.cancelled() else self._life.exception()
         if error is not None and not isinstance(error, Killed):
             raise error
 
-    async def _works(self) -> None:
-        ends = await asyncio.gather(*(self._works_on_one() for _ in range(PLACES)), return_exceptions=True)
+    async def _work(self) -> None:
+        ends = await asyncio.gather(*(self._work_on_one() for _ in range(PLACES)), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
 
-    async def _works_on_one(self) -> None:
+    async def _work_on_one(self) -> None:
         while not self.world.over:
             self.busy += 1
             try:
@@ -364,7 +364,7 @@ class Worker:
 
     # -- faults ----------------------------------------------------------------------------------
 
-    async def here(self) -> None:
+    async def unpaused(self) -> None:
         """Wait while this worker is paused. Raises Killed if it is dead."""
         while not self.dead and (left := self._paused_until - self.world.clock.monotonic()) > 0:  # noqa: ASYNC110 see below
             await asyncio.sleep(left)  # the time is known, unless another pause follows
@@ -374,7 +374,7 @@ class Worker:
     def _happens(self, chance: float) -> bool:
         return chance > 0 and not self.world.is_quiet and self._choose.random() < chance
 
-    def _trouble(self) -> None:
+    def _draw_fault(self) -> None:
         """Draw a fault of the worker itself: a pause, a kill or a drain."""
         assert self._life is not None
         chances = self.world.chances
@@ -396,43 +396,43 @@ class Worker:
         self._life.cancel()
 
     async def around_source(self, method: str, call: Call) -> Any:
-        return await self._near(method, call, SourceUnavailable)
+        return await self._local_call(method, call, SourceUnavailable)
 
     async def _around_history(self, method: str, call: Call) -> Any:
-        return await self._far(method, call, HistoryUnavailable)
+        return await self._remote_call(method, call, HistoryUnavailable)
 
     async def _around_destination(self, method: str, call: Call) -> Any:
         if method == "leave":  # aborts, or tries to
-            await self.here()
+            await self.unpaused()
             if self._happens(self.world.chances.hangs):  # the run is still handed back
                 self.world.note(self.name, "hangs while it leaves an upload")
                 await shielded(asyncio.sleep(self._choose.uniform(0, 3 * LEASE)))
-                await self.here()
+                await self.unpaused()
             return await call() if not self._happens(self.world.chances.refused) else None
         if method in ("write", "seal"):
-            return await self._near(method, call, DestinationUnavailable)
-        return await self._far(method, call, DestinationUnavailable)
+            return await self._local_call(method, call, DestinationUnavailable)
+        return await self._remote_call(method, call, DestinationUnavailable)
 
-    async def _near(self, method: str, call: Call, error: type[PipelineError]) -> Any:
+    async def _local_call(self, method: str, call: Call, error: type[PipelineError]) -> Any:
         """Make a call that changes nothing outside the worker."""
         await self._begin()
         if self.world.pace and not self.world.is_quiet:
             await asyncio.sleep(self._choose.uniform(0, self.world.pace))
-            await self.here()
+            await self.unpaused()
         if self._happens(self.world.chances.refused):
             raise error(f"{method} is refused")
         answer = await call()
-        await self.here()
+        await self.unpaused()
         return answer
 
-    async def _far(self, method: str, call: Call, error: type[PipelineError]) -> Any:
+    async def _remote_call(self, method: str, call: Call, error: type[PipelineError]) -> Any:
         """Make a call through the network, where it continues even if its caller gives up."""
         await self._begin()
         chances, note = self.world.chances, self.world.note
         if self._happens(chances.refused):
             note(self.name, f"{method} is refused")
             await asyncio.sleep(self._choose.choice((0.0, self._choose.uniform(0, 2))))
-            await self.here()
+            await self.unpaused()
             raise error(f"{method} is refused")
         late = self._happens(chances.late)
         longest = 3 * LEASE if late else self._choose.choice((0.0, 0.0, self.world.pace))
@@ -441,18 +441,18 @@ class Worker:
         self.world.requests.add(request)
         request.add_done_callback(self._arrived)
         answer = await asyncio.shield(request)
-        self._trouble()
-        await self.here()
+        self._draw_fault()
+        await self.unpaused()
         if self._happens(chances.lost):
             note(self.name, f"{method} loses its reply")
             raise error(f"the reply to {method} is lost")
         return answer
 
     async def _begin(self) -> None:
-        await self.here()
-        self._trouble()
+        await self.unpaused()
+        self._draw_fault()
         await asyncio.sleep(0)  # a cancellation takes effect here
-        await self.here()
+        await self.unpaused()
 
     async def _carried_out(self, method: str, call: Call, on_its_way: float) -> Any:
         if on_its_way:
@@ -482,7 +482,7 @@ class Child(Worker):
 
     async def start(self) -> None:
         """See `isolated.IsolatedAttempt`."""
-        self._life = asyncio.create_task(self._works())
+        self._life = asyncio.create_task(self._work())
         self._over = asyncio.create_task(self._follow())
         self._parent.children.append(self)
         resumed = asyncio.create_task(self._resumed.wait())
@@ -501,7 +501,7 @@ class Child(Worker):
             self._life.cancel()
             await asyncio.wait([self._over])
 
-    async def _works(self) -> None:
+    async def _work(self) -> None:
         self.busy += 1
         try:
             lease = await self.leases.resume(self._claim)
@@ -532,7 +532,7 @@ class _WorkersClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await self._worker.here()
+        await self._worker.unpaused()
 
 
 class _ChangingSource:

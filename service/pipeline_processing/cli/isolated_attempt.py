@@ -73,7 +73,7 @@ async def _work(
 ) -> None:
     clock = HistoryClock(SystemClock())
 
-    def tell(made: RunProgress) -> None:
+    def report(made: RunProgress) -> None:
         with suppress(OSError):  # the parent has died, and `_follow_parent` ends the attempt
             progress.write(made.model_dump_json().encode() + b"\n")
 
@@ -90,7 +90,7 @@ async def _work(
             path=path,
             history=history,
             retry=app.retry_policy(settings),
-            reporting=Reporting(tracer=telemetry.tracer, mask=mask, on_progress=tell),
+            reporting=Reporting(tracer=telemetry.tracer, mask=mask, on_progress=report),
             leave_seconds=leave_seconds(settings.worker.drain_seconds),
         )
         _follow_parent(cutoff)
@@ -107,7 +107,7 @@ def _follow_parent(cutoff: Cutoff) -> None:
     assert working is not None
     cancel = working.cancel
 
-    def wait_for_its_end() -> None:
+    def wait_for_parent() -> None:
         while os.read(sys.stdin.fileno(), 1):
             pass
         cutoff.within(_ORPHAN_SECONDS)
@@ -115,7 +115,7 @@ def _follow_parent(cutoff: Cutoff) -> None:
             loop.call_soon_threadsafe(cancel)
 
     # In a thread, because user code may block the event loop.
-    threading.Thread(target=wait_for_its_end, daemon=True, name="parent").start()
+    threading.Thread(target=wait_for_parent, daemon=True, name="parent").start()
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ async def _replayed(
         submitter = Submitter(events=events, topic=topic, clock=clock, tracer=telemetry.tracer)
         sent = _Sent()
         # Failed runs whose replay was accepted meanwhile aren't selected again, and --same-run starts no run twice.
-        with sent.reported_if_broken_off(of=plan.to_send, repeatable=same_run or selection.failed):
+        with sent.reported_if_interrupted(of=plan.to_send, repeatable=same_run or selection.failed):
             await carry_out(plan, submitter=submitter, events=events, clock=clock, on_sent=sent.add)
         typer.echo(f"{counted(sent.count, 'request')} sent.", err=as_json)
 
@@ -159,7 +159,7 @@ class _Sent:
         self.count += count
 
     @contextmanager
-    def reported_if_broken_off(self, *, of: int, repeatable: bool) -> Iterator[None]:
+    def reported_if_interrupted(self, *, of: int, repeatable: bool) -> Iterator[None]:
         """If the block ends early, print how many requests were sent and what repeating the command would do."""
         try:
             yield

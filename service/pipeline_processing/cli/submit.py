@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
 
-_MOST_NAMED = 10
+_MAX_LISTED = 10
 """The most runs that a message lists one by one."""
 
 
@@ -120,7 +120,7 @@ def submit(
         return SUCCESS
     log_to_stderr()
     submission = _Submission(requests)
-    with traced() as telemetry, submission.reported_if_broken_off():
+    with traced() as telemetry, submission.reported_if_interrupted():
         run_async(_submitted(settings, submission, telemetry, follow=follow))
     return submission.exit_code
 
@@ -162,7 +162,7 @@ class _Submission:
         return max(map(exit_code_of, self.outcomes.values()), default=SUCCESS)
 
     @contextmanager
-    def reported_if_broken_off(self) -> Iterator[None]:
+    def reported_if_interrupted(self) -> Iterator[None]:
         """If an error or a signal ends the block, print what was sent and which runs continue."""
         from pipeline_processing.errors import PipelineError
 
@@ -194,10 +194,10 @@ class _Submission:
             yield f"{left[0]} continues, but is no longer followed. To see how it ends:"
         else:
             yield f"{len(left):,} runs continue, but are no longer followed. To see how they end:"
-        for run_id in left[:_MOST_NAMED]:
+        for run_id in left[:_MAX_LISTED]:
             yield f"    pipeline-processing history --run-id {run_id}"
-        if len(left) > _MOST_NAMED:
-            yield f"    … and so on, for {len(left) - _MOST_NAMED:,} more"
+        if len(left) > _MAX_LISTED:
+            yield f"    … and so on, for {len(left) - _MAX_LISTED:,} more"
         yield "Or submit the same request again, with the same run id and --follow."
 
 

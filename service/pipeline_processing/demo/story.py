@@ -62,7 +62,7 @@ class Story:
             Requests.opened(settings, topics=topics, tracer=self._tracer) as requests,
         ):
             evidence = Evidence(kafka=settings.kafka, topics=topics, runs=runs, s3=s3)
-            with _without_warnings_of_dead_letters():
+            with _no_dead_letter_warnings():
                 sent = await self._send_requests(requests, evidence)
                 history = await self._follow_runs(sent, requests, evidence)
             run, failed = history[_run_id(ASKED_FOR_TWICE)], history[_run_id(FAULTY)]
@@ -96,7 +96,7 @@ class Story:
         sent += await requests.submit([JobRequest(agency_id=id_, run_id=_run_id(id_)) for id_ in SUBMITTED])
 
         records = await evidence.records(topic)
-        others = [record for record in records if not _is_of_submit(record)]
+        others = [record for record in records if not _sent_by_submit(record)]
         expect((len(records), len(others)) == (len(SUBMITTED) + 4, 4), f"{topic} has other messages than were sent")
         one, again = (record for record in others if record.key == str(ASKED_FOR_TWICE).encode())
         expect((one.value, one.headers) == (again.value, again.headers), "two messages differ that should be the same")
@@ -155,12 +155,12 @@ def _run_id(agency_id: int) -> str:
     return f"demo-{agency_id}"
 
 
-def _is_of_submit(record: Record) -> bool:
+def _sent_by_submit(record: Record) -> bool:
     return record.header("ce_source") == SOURCE.encode()
 
 
 def _message(record: Record) -> tuple[str, ...]:
-    who = "submit" if _is_of_submit(record) else "another service"
+    who = "submit" if _sent_by_submit(record) else "another service"
     return who, f"{record.partition}:{record.offset}", (record.key or b"").decode(), (record.value or b"").decode()
 
 
@@ -172,7 +172,7 @@ def _time_taken(runs: Collection[Run]) -> str:
 
 
 @contextmanager
-def _without_warnings_of_dead_letters() -> Iterator[None]:
+def _no_dead_letter_warnings() -> Iterator[None]:
     """Keep the intake from logging dead letters inside the block: the story reports them."""
     logger = logging.getLogger(intake.__name__)
     before = logger.level

@@ -27,7 +27,7 @@ from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.render import duration
 
 _PROGRAM = "pipeline-processing"
-_OF_THE_SERVICE = {"PIPELINE_HTTP__PORT": "0"}
+_SERVICE_ONLY = {"PIPELINE_HTTP__PORT": "0"}
 """Any free port, because the user may run another service."""
 
 
@@ -48,7 +48,7 @@ def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping
             f"All were up after {took}."
         )
         environment = _prepared(servers)
-        settings = load_settings({**environment, **_OF_THE_SERVICE}, mask=mask).settings
+        settings = load_settings({**environment, **_SERVICE_ONLY}, mask=mask).settings
         paste = lines_to_paste(environment, environ) if keep else None
         run_async(_tell_story(page, settings, tracer, mask, paste=paste))
     if keep:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
             # A server that runs as another user must be able to enter its own folder.
             os.chmod(path, 0o711)  # noqa: S103
             _answer(path)
-            _wait_until_told()
+            _wait_for_notice()
             shutil.rmtree(path, ignore_errors=True)
             return 0
         case ["server", order]:
@@ -66,7 +66,7 @@ def _run(
         start_new_session=True,  # keep a terminal's Ctrl-C from the server
     )
     _answer(str(server.pid))
-    threading.Thread(target=_end_when_told, args=(server, stop_signal, stop_seconds), daemon=True).start()
+    threading.Thread(target=_stop_when_notified, args=(server, stop_signal, stop_seconds), daemon=True).start()
     code = server.wait()
     _kill_group(server)  # helpers that the server left behind
     for path in leftovers:
@@ -75,8 +75,8 @@ def _run(
     return code if code >= 0 else 128 - code
 
 
-def _end_when_told(server: subprocess.Popen[bytes], stop_signal: int, stop_seconds: float) -> None:
-    _wait_until_told()
+def _stop_when_notified(server: subprocess.Popen[bytes], stop_signal: int, stop_seconds: float) -> None:
+    _wait_for_notice()
     server.send_signal(stop_signal)
     try:
         server.wait(stop_seconds)
@@ -89,7 +89,7 @@ def _answer(line: str) -> None:
         os.write(1, line.encode() + b"\n")
 
 
-def _wait_until_told() -> None:
+def _wait_for_notice() -> None:
     os.read(0, 1)  # not sys.stdin: a thread that blocks in its lock makes the interpreter abort at exit
 
 

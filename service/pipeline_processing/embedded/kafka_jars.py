@@ -35,7 +35,7 @@ Fetch = Callable[[str, Path], Path]
 """Downloads the jar of a coordinate `group:artifact:version` to somewhere below a folder, and returns its path."""
 
 _CHECKSUMS = Path(__file__).with_suffix(".yaml")
-_AT_ONCE = 8
+_PARALLEL_DOWNLOADS = 8
 
 
 def kafka_jars(
@@ -99,7 +99,7 @@ def _fetch_into(folder: Path, checksums: Mapping[str, str], fetch: Fetch) -> Non
     shutil.rmtree(scratch, ignore_errors=True)  # left by a process that died here
     try:
         complete.mkdir(parents=True)
-        pool = ThreadPoolExecutor(_AT_ONCE)
+        pool = ThreadPoolExecutor(_PARALLEL_DOWNLOADS)
         try:
             fetched = list(pool.map(lambda coordinate: fetch(coordinate, scratch), checksums))
         finally:

@@ -88,7 +88,7 @@ class PostgresServer(EmbeddedServer):
     def _prepare(self) -> None:
         self._data.mkdir(mode=0o700)
         if self._account is not None:
-            self._refuse_a_closed_folder()
+            self._check_folder_access()
             os.chown(self._data, *self._account)
             if not self._account_can_run_it():
                 self._copy_install()
@@ -139,7 +139,7 @@ class PostgresServer(EmbeddedServer):
             return False
         return True
 
-    def _refuse_a_closed_folder(self) -> None:
+    def _check_folder_access(self) -> None:
         for parent in self.directory.parents:
             if not parent.stat().st_mode & stat.S_IXOTH:
                 raise EmbeddedServerError(
@@ -155,16 +155,16 @@ class PostgresServer(EmbeddedServer):
         package = self._install.parent
         target = self.directory / "wheel" / package.name / self._install.name
         for part in ("bin", "lib", "share"):
-            shutil.copytree(self._install / part, target / part, copy_function=_copy_for_everybody)
+            shutil.copytree(self._install / part, target / part, copy_function=_copy_readable)
         libraries = package.with_name(f"{package.name}.libs")
         if libraries.is_dir():
-            shutil.copytree(libraries, target.parent.with_name(libraries.name), copy_function=_copy_for_everybody)
+            shutil.copytree(libraries, target.parent.with_name(libraries.name), copy_function=_copy_readable)
         for folder, _, _ in os.walk(self.directory / "wheel"):
             os.chmod(folder, 0o755)  # noqa: S103 - they are from a public wheel
         self._install = target
 
 
-def _copy_for_everybody(source: str, target: str) -> None:
+def _copy_readable(source: str, target: str) -> None:
     shutil.copyfile(source, target)
     os.chmod(target, 0o755)  # noqa: S103 - see above
 

@@ -49,7 +49,7 @@ class ScratchFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _tell(self._guard)
+        _notify(self._guard)
         try:
             self._guard.wait(_GUARD_SECONDS)
         except subprocess.TimeoutExpired:
@@ -124,7 +124,7 @@ class GuardedProcess:
         deadline = time.monotonic() + seconds
         while not ready():
             if (code := self.exit_code()) is not None:
-                taken = _speaks_of_a_taken_port(self._launch.log.read_text(errors="replace"))
+                taken = _reports_taken_port(self._launch.log.read_text(errors="replace"))
                 error = PortTakenError if taken else EmbeddedServerError
                 raise error(f"{self._launch.name} ended with code {code} before it was ready.{self._quoted_log()}")
             if time.monotonic() > deadline:
@@ -153,7 +153,7 @@ class GuardedProcess:
 
     def stop(self) -> None:
         """Terminate the process, and wait until it has ended. May be called again."""
-        _tell(self._guard)
+        _notify(self._guard)
         try:
             self._guard.wait(self._launch.stop_seconds + _GUARD_SECONDS)
         except subprocess.TimeoutExpired:
@@ -187,7 +187,7 @@ def _first_line(guard: subprocess.Popen[bytes]) -> bytes:
         return answer.readline()
 
 
-def _tell(guard: subprocess.Popen[bytes]) -> None:
+def _notify(guard: subprocess.Popen[bytes]) -> None:
     # Send a byte too, because a forked child (multiprocessing) may keep the pipe open.
     assert guard.stdin is not None
     if not guard.stdin.closed:
@@ -204,6 +204,6 @@ def _environment(launch: Launch) -> dict[str, str]:
     return environment
 
 
-def _speaks_of_a_taken_port(log: str) -> bool:
+def _reports_taken_port(log: str) -> bool:
     # Go, Java and Postgres print the errno's text; `weed mini` checks first: "port N for S3 … is not available".
     return "address already in use" in log.lower() or "is not available on" in log

@@ -73,10 +73,11 @@ ATTEMPT_COLUMNS = (
 
 def run_line(run: Run) -> tuple[str, ...]:
     """Return a run's cells, one for each of RUN_COLUMNS."""
+    note = " (dry run)" if run.dry_run else " (own job config)" if _needs_own_config(run) else ""
     return (
         run.run_id,
         str(run.agency_id),
-        f"{run.state} (dry run)" if run.dry_run else f"{run.state} (own job config)" if _waits(run) else str(run.state),
+        f"{run.state}{note}",
         str(run.attempt),
         moment(run.queued_at),
         duration(run.duration_ms),
@@ -116,7 +117,7 @@ def run_details(run: Run) -> str:
         "job": run.job,
         "agency": str(run.agency_id),
         "state": run.state,
-        "waits for": "a worker with its own job config, below" if _waits(run) else None,
+        "waits for": "a worker with its own job config, below" if _needs_own_config(run) else None,
         "dry run": "yes" if run.dry_run else None,
         "attempt": str(run.attempt),
         "request": json.dumps(asked, ensure_ascii=False),
@@ -152,7 +153,7 @@ def run_details(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _waits(run: Run) -> bool:
+def _needs_own_config(run: Run) -> bool:
     """Whether only a worker with the run's own job config may continue it."""
     return run.pinned and run.state == "queued"
 
@@ -207,8 +208,8 @@ def _utc(time: datetime | None) -> str | None:
 # -- output --------------------------------------------------------------------------------------
 
 
-_LEAST_LONG = 30
-_BETWEEN = 3
+_MIN_LONG_WIDTH = 30
+_COLUMN_GAP = 3
 """Characters: the narrowest column of long text, and the space between two columns of a table."""
 
 
@@ -239,8 +240,8 @@ def _print_rich_table(columns: Sequence[Column], widths: Sequence[int], lines: I
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     needed = 0
     for column, width in zip(columns, widths, strict=True):
-        least = min(width, _LEAST_LONG) if column.long else width
-        needed += least + _BETWEEN
+        least = min(width, _MIN_LONG_WIDTH) if column.long else width
+        needed += least + _COLUMN_GAP
         table.add_column(column.title, justify="right" if column.right else "left", min_width=least, overflow="fold")
     for line in lines:
         # Text, because rich parses square brackets in a str as markup.
