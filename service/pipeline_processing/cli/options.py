@@ -30,8 +30,8 @@ DatasetOption = Annotated[
 FormatOption = Annotated[
     str | None, typer.Option("--format", metavar="F", help="ndjson or csv, instead of the config's.")
 ]
-SinceOption = Annotated[str | None, typer.Option("--since", metavar="T", help="A time for the query, with its zone.")]
-UntilOption = Annotated[str | None, typer.Option("--until", metavar="T", help="A time for the query, with its zone.")]
+SinceOption = Annotated[str | None, typer.Option("--since", metavar="T", help="A time for the query, with time zone.")]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="T", help="A time for the query, with time zone.")]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="KEY=VALUE", help="A value for the query; may be repeated."),

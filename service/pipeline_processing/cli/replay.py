@@ -37,16 +37,14 @@ def replay(
         str | None,
         typer.Option(metavar="P:O", help="Requests in partition P of the topic, from offset O on."),
     ] = None,
-    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The request of this run of the history.")] = None,
-    agency_id: Annotated[
-        int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="The agency's runs of the history.")
-    ] = None,
+    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The request of this run.")] = None,
+    agency_id: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="The agency's runs.")] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Failed runs of the history that have no replay yet; also of one agency.")
+        bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with --agency-id.")
     ] = False,
     until: Annotated[
         datetime | None,
-        typer.Option(metavar="T", parser=moment, help="Only what is before; written as for --since, and not alone."),
+        typer.Option(metavar="T", parser=moment, help="Only those before; written as for --since, and not alone."),
     ] = None,
     same_run: Annotated[
         bool,
@@ -56,18 +54,16 @@ def replay(
             "their events.",
         ),
     ] = False,
-    execute: Annotated[
-        bool, typer.Option("--execute", help="Do it; without this, only show what would be done.")
-    ] = False,
+    execute: Annotated[bool, typer.Option("--execute", help="Carry out the plan instead of only showing it.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="The plan as one JSON object per request and line; the rest on stderr.")
+        bool, typer.Option("--json", help="Print the plan as one JSON object per line; the rest goes to stderr.")
     ] = False,
 ) -> None:
     """
     Resubmit past requests as new runs, marked as replays of the old ones, without their deadlines.
 
-    Shows the plan, and acts only with --execute. --since and --offset read the requests topic, the other choices the
-    run history. Runs that haven't finished are left out.
+    Only shows the plan unless --execute is given. --since alone and --offset read the requests topic, the other
+    options the run history. Leaves out unfinished runs.
     """
     from pipeline_processing.terminal.event_loop import run_async
 

@@ -64,7 +64,9 @@ def submit(
     not_before: Annotated[
         str | None, typer.Option("--not-before", metavar="T", help="The earliest time at which the run starts.")
     ] = None,
-    requested_by: Annotated[str | None, typer.Option("--requested-by", metavar="WHO", help="Who asks.")] = None,
+    requested_by: Annotated[
+        str | None, typer.Option("--requested-by", metavar="WHO", help="Who requests the run.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -86,7 +88,7 @@ def submit(
     from pipeline_processing.terminal.event_loop import run_async
 
     if more_agency_ids and not agency_id:
-        raise typer.BadParameter(f"what is {more_agency_ids[0]}? Agencies are named by --agency-id")
+        raise typer.BadParameter(f"unexpected {more_agency_ids[0]}: give agencies with --agency-id")
     agency_ids = [*(agency_id or []), *(more_agency_ids or [])]
     fields = {
         "run_id": run_id,
@@ -127,9 +129,9 @@ def submit(
 
 def _check_agencies(agency_ids: Sequence[int], run_id: str | None) -> None:
     if not agency_ids:
-        raise typer.BadParameter("name the agency, or --file", param_hint="--agency-id")
+        raise typer.BadParameter("give an agency, or --file", param_hint="--agency-id")
     if run_id is not None and len(agency_ids) > 1:
-        raise typer.BadParameter("names one run: give one --agency-id", param_hint="--run-id")
+        raise typer.BadParameter("is for one run: give only one --agency-id", param_hint="--run-id")
     twice = [str(each) for each, times in Counter(agency_ids).items() if times > 1]
     if twice:
         raise typer.BadParameter(f"{', '.join(twice)} is given twice", param_hint="--agency-id")
@@ -182,8 +184,8 @@ class _Submission:
             return
         yield (
             f"{len(self.sent):,} of {len(self.requests):,} requests were sent: those whose run ids were printed. Some "
-            "more may have been sent. Of these, only requests with a run_id can be sent again without the risk of a "
-            "second run."
+            "more may have been sent. Of the others, only requests with a run_id can be sent again without the risk "
+            "of a second run."
         )
 
     def _unfollowed(self) -> Iterator[str]:
