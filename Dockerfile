@@ -1,15 +1,15 @@
 # docker build -t etl-pipeline-processing .
 
-# Any image with Python ≥ 3.11 and pip will do. With a digest (…@sha256:…), it is the same one in every build.
+# Any image with Python ≥ 3.11 and pip. Add a digest (…@sha256:…) to use the same one in every build.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 
-# The locked dependencies, hashes checked: they are installed anew only when the lock changes.
+# The locked dependencies, hashes checked. They are only reinstalled when the lock changes.
 FROM ${PYTHON_IMAGE} AS dependencies
 WORKDIR /build
 RUN python3 -m venv --without-pip /opt/pipeline
 COPY requirements-runtime.lock ./
-# The secret is optional: a pip.conf for an index of one's own, with its password. It leaves no trace in the image.
+# Optional secret: a pip.conf for a private index, with its password. It leaves no trace in the image.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -m pip --python /opt/pipeline/bin/python install --no-deps --require-hashes -r requirements-runtime.lock
 
@@ -26,7 +26,7 @@ RUN python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 FROM ${PYTHON_IMAGE}
 RUN groupadd --gid 10001 pipeline && useradd --uid 10001 --gid pipeline --create-home pipeline
 COPY --from=dependencies /opt/pipeline /opt/pipeline
-# A layer of its own: after a change of the code it is all that has to be pushed and pulled.
+# A separate layer, the only one to push and pull after a change of the code.
 RUN --mount=type=bind,from=wheel,source=/build/dist,target=/dist \
     PYTHONDONTWRITEBYTECODE=1 python3 -m pip --python /opt/pipeline/bin/python \
     install --no-deps --no-index --no-cache-dir --root-user-action=ignore /dist/*.whl
@@ -34,16 +34,16 @@ RUN --mount=type=bind,from=wheel,source=/build/dist,target=/dist \
 ENV PATH=/opt/pipeline/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PIPELINE_HTTP__HOST=0.0.0.0
-# By number, so that Kubernetes sees that it isn't root.
+# A number, so that Kubernetes can verify that it isn't root.
 USER 10001:10001
 WORKDIR /home/pipeline
 EXPOSE 8080
 
-# No ENTRYPOINT, so that a command reads as it does anywhere: `docker run … pipeline-processing run …`. The command is
-# process 1 and gets the signals. And no HEALTHCHECK: `run` and `migrate` don't listen, and would be "unhealthy".
+# No ENTRYPOINT, so that commands read as elsewhere: `docker run … pipeline-processing run …`. The command is process 1
+# and gets the signals. No HEALTHCHECK, because `run` and `migrate` don't listen, and would be "unhealthy".
 CMD ["pipeline-processing", "serve"]
 
-# Last, since the revision is another one in every build.
+# Last, because the revision changes with every build.
 ARG VERSION=0.1.0
 ARG REVISION
 LABEL org.opencontainers.image.title="etl-pipeline-processing" \

@@ -1,10 +1,10 @@
-# Everything runs in .venv, which is made here, from the lock, and needs nothing installed by hand but Python.
+# Everything runs in .venv, which `make` creates from the lock. Only Python must be installed by hand.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Compiled modules are kept, whatever the environment says: tests start the command line hundreds of times.
+# Always keep compiled modules, because tests start the command line hundreds of times.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -13,9 +13,9 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: $(INSTALLED) ## Make .venv with everything in it
+install: $(INSTALLED) ## Create .venv with everything in it
 
-# --no-deps: the lock is complete, so that nothing has to be resolved.
+# --no-deps: the lock is complete, so there is nothing to resolve.
 $(INSTALLED): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) (once; about a minute)"
 	@$(PYTHON) -m venv $(VENV)
@@ -23,44 +23,44 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(INSTALLED) ## The main job end to end, on real servers of its own (KEEP=1 keeps them)
+demo: $(INSTALLED) ## Run the main job end to end, on its own real servers (KEEP=1 keeps them)
 	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
 
-# Three at a time: most of the time is spent waiting for servers. Files stay together, and so do their fixtures. They
-# come in their order, so that long files are not the last ones.
+# Three processes, because tests mostly wait for servers. A file's tests stay together, so that they share fixtures.
+# Files keep their order, so that long ones don't come last.
 PARALLEL := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
-test: $(INSTALLED) ## All tests; ARGS="tests/unit -k select" for some; SERVERS=containers: on Docker
+test: $(INSTALLED) ## Run all tests; ARGS="tests/unit -k select" for some; SERVERS=containers: on Docker
 	@$(if $(ARGS)$(SERVERS),,$(BIN)/python -m tests.kafka_startup)
 	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),$(PARALLEL)) $(if $(COVERAGE),--cov --cov-report=)
 
-unit: $(INSTALLED) ## The unit tests: no servers
+unit: $(INSTALLED) ## Run the unit tests, which need no servers
 	@$(BIN)/python -m pytest tests/unit $(or $(ARGS),--numprocesses=2 --dist=worksteal)
 
-# `hypothesis` marks every property test. With this profile they try many new examples.
-test-long: $(INSTALLED) ## What takes too long for every change: many more examples, rare variants
+# `hypothesis` marks every property test. In this profile, they try many new examples.
+test-long: $(INSTALLED) ## Run the tests too long for every change: many more examples, rare variants
 	@$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile=long $(PARALLEL) $(ARGS)
 
-coverage: $(INSTALLED) ## Branch coverage of the package by unit and contract tests, against its floor
+coverage: $(INSTALLED) ## Measure branch coverage by unit and contract tests; fail below the minimum
 	@$(BIN)/python -m pytest tests/unit tests/contract $(PARALLEL) \
 		--cov --cov-report=term-missing:skip-covered $(ARGS)
 
-# In a copy with the package beside its tests, as mutmut wants it. It remembers there what it has tried.
+# In a copy with the package beside its tests, as mutmut requires. mutmut keeps its results there.
 MUTATION := build/mutation
-mutants: $(INSTALLED) ## Mutation testing of runs/, serving/ and formats/ (hours); ARGS="pipeline_processing.runs.lease*"
+mutants: $(INSTALLED) ## Mutation-test runs/, serving/ and formats/ (hours); ARGS="pipeline_processing.runs.lease*"
 	@mkdir -p $(MUTATION)
 	@cd $(MUTATION) && rm -rf pipeline_processing tests schemas docs
 	@cp -a service/pipeline_processing tests schemas docs pyproject.toml $(MUTATION)
 	@cd $(MUTATION) && $(CURDIR)/$(BIN)/mutmut run $(ARGS); $(CURDIR)/$(BIN)/mutmut results
 
-lint: $(INSTALLED) ## Style, and which folder imports which
+lint: $(INSTALLED) ## Check style, formatting and imports between folders
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 
-types: $(INSTALLED) ## Types
+types: $(INSTALLED) ## Check types
 	@$(BIN)/mypy
 
-schemas: $(INSTALLED) ## Write schemas/ anew
+schemas: $(INSTALLED) ## Write schemas/
 	@$(BIN)/pipeline-processing schemas
 
 check-schemas: $(INSTALLED) ## Compare schemas/ with the code
@@ -73,13 +73,14 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-header
 BUILD_REQUIRES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
-# The image takes less than everything: what the service runs on, and what builds its wheel, as pinned in the first.
-lock: $(INSTALLED) ## Resolve requirements*.lock anew, from pyproject.toml
+# The image needs fewer packages: its two locks, for the service and for building its wheel, use the versions of the
+# first.
+lock: $(INSTALLED) ## Resolve requirements*.lock from pyproject.toml; UPGRADE=1 for new versions
 	@$(COMPILE) --all-extras $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
 	@$(COMPILE) --no-annotate --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
 	@$(BIN)/python -c '$(BUILD_REQUIRES)' \
 		| $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-build.lock
 
-clean: ## Remove what the targets above made
+clean: ## Remove everything that these targets create
 	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis service/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

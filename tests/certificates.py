@@ -1,4 +1,4 @@
-"""An authority, its certificate for 127.0.0.1, and the key: made for these tests, valid until 2126, worth nothing."""
+"""A certificate authority, its certificate for 127.0.0.1, and the key: only for these tests, valid until 2126."""
 
 CA = """\
 -----BEGIN CERTIFICATE-----

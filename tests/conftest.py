@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and options of all tests."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.pgbouncer import NewPool, PgBouncer, PgBouncerMissing
 from tests.properties import QUICK
 
 settings.load_profile(QUICK)
-# Each client of S3 reads the same megabytes of service descriptions: most of the time of opening one.
+# Every S3 client reads the same megabytes of service descriptions, which takes most of the time to open it.
 JSONFileLoader.load_file = staticmethod(cache(JSONFileLoader().load_file))
 
 
@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--servers",
         choices=("embedded", "containers"),
         default="embedded",
-        help="what the fixtures `servers` and `kafka` are: from pip, or from images by a Docker engine on this machine",
+        help="the servers of the fixtures `servers` and `kafka`: from pip, or images on this machine's Docker engine",
     )
 
 
@@ -35,23 +35,23 @@ def in_containers(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # As a shell starts what runs in the background. Tests interrupt their children, and themselves.
+        # A shell ignores it in background jobs, but tests interrupt their children and themselves.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if in_containers(config):
         from tests.containers.engine import ContainerError, find_engine
 
         try:
             find_engine()
-        except ContainerError as error:  # said once, here, and not by each test
+        except ContainerError as error:  # report it once, not for each test
             raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture(scope="session")
 def servers(pytestconfig: pytest.Config) -> Iterator[EmbeddedServers]:
     """
-    Real servers for the whole session, started when the first test asks for one; Kafka by `kafka`.
+    Real servers for the whole session, started for the first test that uses one; Kafka by `kafka`.
 
-    With `--servers=containers` they have the same methods.
+    With `--servers=containers`, they have the same methods.
     """
     if in_containers(pytestconfig):
         from tests.containers.servers import container_servers
@@ -65,7 +65,7 @@ def servers(pytestconfig: pytest.Config) -> Iterator[EmbeddedServers]:
 
 @pytest.fixture(scope="session")
 def kafka(servers: EmbeddedServers) -> Iterator[KafkaServer]:
-    """The Kafka among them, started when the first test asks for it. From then on the environment names it too."""
+    """Their Kafka, started for the first test that uses it. From then on it is part of the servers' environment."""
     with servers.kafka as running:
         yield running
 
@@ -73,8 +73,8 @@ def kafka(servers: EmbeddedServers) -> Iterator[KafkaServer]:
 @pytest.fixture(scope="session")
 def pooled(servers: EmbeddedServers) -> Iterator[NewPool]:
     """
-    PgBouncer before the Postgres among the servers, by pool mode and size of the pools. Each is started when the first
-    test asks for it.
+    Returns PgBouncers in front of the servers' Postgres, by pool mode and pool size. Each is started for the first test
+    that uses it.
     """
     with ExitStack() as stack:
 
@@ -83,7 +83,7 @@ def pooled(servers: EmbeddedServers) -> Iterator[NewPool]:
             try:
                 pool = PgBouncer(dsn=servers.postgres.dsn(), pool_mode=pool_mode, pool_size=pool_size)
             except PgBouncerMissing as missing:
-                pytest.skip(str(missing))  # only Debian-like systems have it; in CI a skip fails
+                pytest.skip(str(missing))  # only on Debian-like systems; in CI, a skip fails
             return stack.enter_context(pool)
 
         yield started
@@ -91,9 +91,9 @@ def pooled(servers: EmbeddedServers) -> Iterator[NewPool]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In CI a skipped test fails the run: whatever it needs has to be installed by the project itself."""
+    """In CI a skipped test fails the run, because the project must install everything that tests need."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = [] if reporter is None else reporter.stats.get("skipped", [])
-    # What only root can do has nothing to do for anybody else.
+    # Tests for root only may be skipped for other users.
     if os.environ.get("CI") and any("only root" not in str(report.longrepr) for report in skipped):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

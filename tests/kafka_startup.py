@@ -1,7 +1,7 @@
 """
-Have Java keep what it loads when Kafka starts, beside Kafka's jars: `python -m tests.kafka_startup`.
+Write Java's class-data archive of Kafka's startup beside its jars: `python -m tests.kafka_startup`.
 
-Every start after that takes half the time, and the tests start Kafka dozens of times. It is done once per machine.
+Done once per machine. It halves the startup time of Kafka, which the tests start dozens of times.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ PARTIAL = CACHE.with_suffix(".partial")
 
 
 class Observed(KafkaServer):
-    """A broker whose Java notes what it loads, and writes it down when it ends."""
+    """A broker whose Java writes an archive of the loaded classes when it ends."""
 
     stop_seconds: ClassVar[float] = 120.0
 

@@ -1,6 +1,6 @@
 """
-PgBouncer before a Postgres, for tests. It comes from Debian's package, or a derivative's, and needs neither root nor a
-step by hand: the package is fetched by apt and unpacked into the user's cache folder, once.
+PgBouncer in front of a Postgres, for tests. It is the package of Debian or a derivative, which apt downloads and which
+we unpack into the user's cache folder, once. This needs neither root nor manual steps.
 """
 
 import os
@@ -19,20 +19,20 @@ from pipeline_processing.embedded.process import Launch
 from pipeline_processing.embedded.server import EmbeddedServer
 
 POOL_MODES = tuple(os.environ.get("TEST_POOL_MODES", "transaction").split(","))
-"""In which contract suites run. Session mode is much like Postgres itself, and gets few tests of its own each time."""
+"""The modes in which contract suites run. Session mode behaves much like Postgres, and has a few tests besides."""
 
 _SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
 
 
 class PgBouncerMissing(Exception):
-    """It can't be had on this machine. The message says why."""
+    """PgBouncer isn't available on this machine. The message says why."""
 
 
 class PgBouncer(EmbeddedServer):
     """
-    A pooler before the server of `dsn`, with all of its databases.
+    A pooler in front of the server of `dsn`, for all its databases.
 
-    Each database and user gets up to `pool_size` connections to the server; whoever wants more waits.
+    Each database and user gets up to `pool_size` connections to the server; further clients wait.
     """
 
     name: ClassVar[str] = "PgBouncer"
@@ -48,7 +48,7 @@ class PgBouncer(EmbeddedServer):
         self._command = _command()
 
     def dsn(self, database: str = "postgres") -> str:
-        """The DSN of a database, through the pooler."""
+        """Return the DSN of a database through the pooler."""
         user = self._behind.netloc.rpartition("@")[0]
         return urlunsplit(self._behind._replace(netloc=f"{user}@{LOOPBACK}:{self._ports[0]}", path=f"/{database}"))
 
@@ -56,7 +56,7 @@ class PgBouncer(EmbeddedServer):
         user, password = self._behind.username or "", unquote(self._behind.password or "")
         users = self.directory / "users.txt"
         users.write_text(f'"{user}" "{password}"\n')
-        users.chmod(0o644)  # it is for `nobody` to read, and the server is for tests
+        users.chmod(0o644)  # `nobody` must be able to read it
 
     def _launch(self) -> Launch:
         settings = {
@@ -97,26 +97,26 @@ def _command() -> Sequence[str | Path]:
 
 
 def _unpacked() -> Path:
-    """The folder below which Debian's package lies."""
+    """Return the folder with the unpacked Debian package."""
     folder = cache_folder().with_name("pgbouncer")
     try:
         with locked(folder):
             if not folder.exists():
                 _unpack_into(folder)
     except OSError as error:
-        raise PgBouncerMissing(f"PgBouncer can't be kept in {folder}: {error}. Set XDG_CACHE_HOME.") from error
+        raise PgBouncerMissing(f"PgBouncer can't be stored in {folder}: {error}. Set XDG_CACHE_HOME.") from error
     return folder
 
 
 def _unpack_into(folder: Path) -> None:
     if not all(map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb"))):
-        raise PgBouncerMissing("PgBouncer isn't installed, and can be fetched on Debian and its derivatives only.")
+        raise PgBouncerMissing("PgBouncer isn't installed, and can only be downloaded on Debian and its derivatives.")
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         scratch = Path(name)
         try:
             _download(scratch, options=())
-        except PgBouncerMissing:  # no lists of packages yet, or old ones; ours don't take root to update
-            options = _lists_of_our_own(scratch)
+        except PgBouncerMissing:  # missing or outdated package lists; ours can be updated without root
+            options = _own_package_lists(scratch)
             subprocess.run(["apt-get", *options, "update"], capture_output=True, check=False)
             _download(scratch, options=options)
         for package in scratch.glob("*.deb"):
@@ -136,7 +136,7 @@ def _is_installed(package: str) -> bool:
     return asked.returncode == 0
 
 
-def _lists_of_our_own(scratch: Path) -> Sequence[str]:
+def _own_package_lists(scratch: Path) -> Sequence[str]:
     (scratch / "lists" / "partial").mkdir(parents=True)
     folders = {"Dir::State::lists": scratch / "lists", "Dir::Cache": scratch / "cache"}
     return [word for name, folder in folders.items() for word in ("-o", f"{name}={folder}")]
@@ -145,9 +145,9 @@ def _lists_of_our_own(scratch: Path) -> Sequence[str]:
 def _run(command: Sequence[str], *, cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise PgBouncerMissing(f"PgBouncer can't be fetched: {command[0]} says {done.stderr.strip()}")
+        raise PgBouncerMissing(f"PgBouncer can't be downloaded: {command[0]} says {done.stderr.strip()}")
     return done.stdout
 
 
 NewPool = Callable[..., PgBouncer]
-"""Starts one, or gives the one that was started so."""
+"""Returns the PgBouncer with these arguments, and starts it if necessary."""

@@ -1,4 +1,4 @@
-"""How many examples property tests try: the same few each time, or many new ones with `make test-long`."""
+"""The number of examples in property tests: the same few each time, or many new ones with `make test-long`."""
 
 from hypothesis import HealthCheck, settings
 

@@ -1,10 +1,10 @@
 """
-An API for tests: a real HTTP server on the loopback, in the test's own event loop.
+An API for tests: a real HTTP server on the loopback interface, in the test's event loop.
 
     async with UpstreamApi() as api:
-        api.on("/records", linked(records, size=100))        # what a path answers
+        api.on("/records", linked(records, size=100))        # the answer of a path
         api.on("/labels", labels({1: "one", 2: "two"}))      # /labels?ids=1,2
-        api.faults.append(share_of(0.3, Reply(status=503), seed=7))  # what some requests get instead
+        api.faults.append(share_of(0.3, Reply(status=503), seed=7))  # faults instead of some answers
         ... api.url("/records") ...
         assert api.asked[0].headers["Authorization"] == "Bearer s3cret"
 """
@@ -28,10 +28,10 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that has arrived."""
+    """A received request."""
 
     raw: str
-    """Path and query, as they were sent."""
+    """Path and query as sent."""
     path: str
     """Decoded, without the query."""
     query: Mapping[str, str]
@@ -48,27 +48,27 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     chunked: bool = False
     after: asyncio.Event | None = None
-    """Nothing is sent before."""
+    """Nothing is sent before this event."""
     halfway: asyncio.Event | None = None
-    """The second half of the body isn't sent before."""
+    """The second half of the body isn't sent before this event."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Bytes instead of an answer, after which the connection is cut: garbage, or an answer that breaks off."""
+    """Bytes instead of an answer, such as garbage or half an answer, after which the connection is closed."""
 
     content: bytes
 
 
 Answered = Reply | Raw | Any
-"""Anything but the first two is the body of a 200."""
+"""Any other value is the body of a 200."""
 Handler = Callable[[Asked], Answered | Awaitable[Answered]]
 Fault = Callable[[Asked], Reply | Raw | None]
-"""What a request gets instead of its answer; None leaves it alone."""
+"""Returns what to send instead of the request's answer, or None to leave that alone."""
 
 
 class UpstreamApi:
-    """Listens inside the block. `asked` are all requests so far, also those that got a fault."""
+    """Listens inside the block. `asked` are all requests so far, including those that got a fault."""
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
@@ -88,11 +88,11 @@ class UpstreamApi:
         await self._runner.cleanup()
 
     def url(self, path: str = "/") -> str:
-        """Where a path is."""
+        """Return the URL of a path."""
         return f"{'http' if self._tls is None else 'https'}://{LOOPBACK}:{self.port}{path}"
 
     def on(self, path: str, handler: Handler | Answered) -> None:
-        """What a (decoded) path answers: a handler, or always the same."""
+        """Set the handler of a (decoded) path, or its constant answer."""
         self._handlers[path] = handler if callable(handler) else lambda asked: handler
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -111,7 +111,7 @@ async def _send(request: web.BaseRequest, answered: Answered) -> web.StreamRespo
     if isinstance(answered, Raw):
         assert request.transport is not None
         request.transport.write(answered.content)
-        request.transport.close()  # once it is written
+        request.transport.close()  # after writing the bytes
         return web.Response()
     reply = answered if isinstance(answered, Reply) else Reply(answered)
     body = reply.body if isinstance(reply.body, bytes) else json_of(reply.body)
@@ -136,7 +136,7 @@ async def _send(request: web.BaseRequest, answered: Answered) -> web.StreamRespo
 
 
 def json_of(value: Any) -> bytes:
-    """JSON, in which bytes stand as they are: for numbers and text that Python would write otherwise."""
+    """Return JSON with any bytes inserted verbatim, for numbers and text that Python would write differently."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, Mapping):
@@ -147,7 +147,7 @@ def json_of(value: Any) -> bytes:
 
 
 def linked(records: Sequence[Any], *, size: int, links_first: bool = False) -> Handler:
-    """`{"data": {"items": […]}, "links": {"next": "/…?page=2"}}`; the next link is null on the last page."""
+    """`{"data": {"items": […]}, "links": {"next": "/…?page=2"}}`; next is null on the last page."""
 
     def answer(asked: Asked) -> Any:
         number = int(asked.query.get("page", "1"))
@@ -160,7 +160,7 @@ def linked(records: Sequence[Any], *, size: int, links_first: bool = False) -> H
 
 
 def linked_by_header(records: Sequence[Any], *, size: int) -> Handler:
-    """`[…]`, and a header Link."""
+    """`[…]`, with a Link header."""
 
     def answer(asked: Asked) -> Reply:
         number = int(asked.query.get("page", "1"))
@@ -191,7 +191,7 @@ def numbered(records: Sequence[Any], *, size: int, first: int = 1, param: str = 
 
 
 def labels(table: Mapping[Any, str], *, param: str = "ids") -> Handler:
-    """`/labels?ids=1,2` → `[{"id": 1, "label": "one"}, …]`, without ids that there aren't."""
+    """`/labels?ids=1,2` → `[{"id": 1, "label": "one"}, …]`, without unknown ids."""
     by_text = {str(key): (key, label) for key, label in table.items()}
 
     def answer(asked: Asked) -> Any:
@@ -209,18 +209,18 @@ def _page(records: Sequence[Any], number: int, size: int) -> list[Any]:
 
 
 def share_of(share: float, reply: Reply | Raw, *, seed: int) -> Fault:
-    """That share of all requests gets it, by chance; which ones, the seed says."""
+    """Send the reply to a random share of all requests, chosen by the seed."""
     chance = random.Random(seed)
     return lambda asked: reply if chance.random() < share else None
 
 
 def first(count: int, *replies: Reply | Raw) -> Fault:
-    """The first so many requests get these, in turn."""
+    """Send these replies, in turn, to the first `count` requests."""
     given = iter([replies[index % len(replies)] for index in range(count)])
     return lambda asked: next(given, None)
 
 
 def cut_off(body: bytes, *, missing: int = 100) -> Raw:
-    """An answer that breaks off: it says that it has more than comes."""
+    """Return an incomplete answer, whose Content-Length is too large by `missing` bytes."""
     length = len(body) + missing
     return Raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % length + body)

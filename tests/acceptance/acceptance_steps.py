@@ -15,7 +15,7 @@ Rows = list[dict[str, Any]]
 
 
 def fail(rows: Rows) -> Rows:
-    """Raises."""
+    """Raises ValueError."""
     raise ValueError("row 3 has no postcode")
 
 
@@ -25,7 +25,7 @@ def double(rows: Rows) -> Rows:
 
 
 def lose_half(rows: Rows) -> Rows:
-    """Drops every other row, which counts as filtered."""
+    """Drops every second row, which counts as filtered."""
     return rows[::2]
 
 
@@ -36,7 +36,7 @@ async def take_a_second(rows: Rows) -> Rows:
 
 
 async def change_payments(rows: Rows) -> Rows:
-    """Changes other rows of the source, as somebody may at any time."""
+    """Changes other rows of the source, as another client may at any time."""
     connection = await asyncpg.connect(os.environ["PIPELINE_SOURCE__DSN"])
     try:
         await connection.execute("UPDATE payments SET payee = 'changed meanwhile'")
@@ -46,7 +46,7 @@ async def change_payments(rows: Rows) -> Rows:
 
 
 def unmount_once(rows: Rows) -> Rows:
-    """Takes the destination's folder away for two seconds, the first time that it is called."""
+    """On the first call, removes the destination's folder for two seconds."""
     folder, aside = Path("exports"), Path("aside")
     with suppress(FileExistsError):
         Path("was_away").touch(exist_ok=False)
@@ -56,7 +56,7 @@ def unmount_once(rows: Rows) -> Rows:
 
 
 async def cut_off_the_source_once(rows: Rows) -> Rows:
-    """Ends the connection that the run reads from, the first time it is called on this database."""
+    """On the first call on this database, ends the connection that the run reads from."""
     connection = await asyncpg.connect(os.environ["PIPELINE_SOURCE__DSN"])
     try:
         await connection.execute("CREATE TABLE cut_off ()")

@@ -1,5 +1,5 @@
 """
-User code that doesn't let go: it computes until there is a file `go-on` in the folder where the command was started.
+User code that blocks: it computes until there is a file `go-on` in the command's working directory.
 
 Rows have an `id`, whose thousands are the agency.
 """
@@ -19,22 +19,22 @@ BLOCKS_IN_FUNCTION, BLOCKS_IN_MODEL = 4, 3
 
 
 def compute() -> None:
-    """Without ever waiting."""
+    """Compute without ever waiting."""
     while not Path("go-on").exists():
         sum(range(10_000))
 
 
 async def function(rows: Rows) -> Rows:
-    """Blocks its event loop for one agency; for the others it waits as it should."""
+    """Blocks its event loop for one agency; for others, it awaits properly."""
     if rows[0]["id"] // 1000 == BLOCKS_IN_FUNCTION:
         compute()
-    while not Path("go-on").exists():  # noqa: ASYNC110, ASYNC240  # nothing can tell it
+    while not Path("go-on").exists():  # noqa: ASYNC110, ASYNC240  # there is nothing to wait for
         await asyncio.sleep(0.05)
     return rows
 
 
 class Model(BaseModel):
-    """Blocks the event loop in which `validate` runs, for another one."""
+    """Blocks the event loop in which `validate` runs, for another agency."""
 
     id: int
 

@@ -1,4 +1,4 @@
-"""The whole service on real servers, each test with a database and a bucket of its own."""
+"""The whole service on real servers. Each test has its own database and bucket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.acceptance.service import HERE, TABLES, NewService, Service
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The coverage that is measured is that of the other tests; measuring the forked processes would slow them down."""
+    """Measure no coverage here: the floor counts only the other tests, and it would slow the forked processes down."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("no_cover")
@@ -27,14 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def template(servers: EmbeddedServers) -> str:
-    """A database with sample data and a migrated history, to be copied."""
+    """A database with sample data and a migrated history, for copying."""
     name = f"acceptance_template_{uuid4().hex[:8]}"
     create_template(servers, name)
     return name
 
 
 def create_template(servers: EmbeddedServers, name: str) -> None:
-    """Such a database on other servers."""
+    """Create such a database on other servers."""
     servers.postgres.create_database(name)
 
     async def load() -> None:
@@ -50,7 +50,7 @@ def create_template(servers: EmbeddedServers, name: str) -> None:
 
 @pytest.fixture(scope="session")
 def new_service(servers: EmbeddedServers, template: str) -> NewService:
-    """Opens a service with a database and a bucket of its own."""
+    """Opens a service with its own database and bucket."""
 
     @contextmanager
     def opened(folder: Path, *, warm: bool = True) -> Iterator[Service]:
@@ -69,14 +69,14 @@ def new_service(servers: EmbeddedServers, template: str) -> NewService:
 
 @pytest.fixture
 def service(new_service: NewService, tmp_path: Path) -> Iterator[Service]:
-    """A service of this test's own."""
+    """A service for this test only."""
     with new_service(tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
 def messages(kafka: KafkaServer, service: Service) -> Iterator[Messages]:
-    """Topics and a group of this test's own, which its service uses."""
+    """Topics and a consumer group for this test only, which its service uses."""
     with Messages(kafka.bootstrap_servers) as opened:
         service.environment.update(opened.environment)
         yield opened

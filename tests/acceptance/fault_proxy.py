@@ -1,10 +1,10 @@
 """
-A server that misbehaves: a proxy in front of the real one, which passes everything on until a test says otherwise.
+A proxy in front of a real server, which forwards everything until a test makes it fail.
 
     with FaultProxy(server.port) as proxy:
-        with proxy.cut_off(): ...              # connections are cut, new ones too
+        with proxy.cut_off(): ...              # all connections are closed, new ones too
         with proxy.answering(SLOW_DOWN): ...   # every HTTP request gets this answer
-        with proxy.hanging(): ...              # connections stay open, and nothing comes through
+        with proxy.hanging(): ...              # connections stay open, but nothing is forwarded
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SLOW_DOWN = (
     + f"Content-Length: {len(_SLOW_DOWN_XML)}\r\n\r\n".encode()
     + _SLOW_DOWN_XML
 )
-"""S3's way of throttling. In answer to a HEAD, which has no body, it is a mere 503."""
+"""S3's throttling error. In answer to a HEAD, which has no body, it is a plain 503."""
 
 
 class FaultProxy:
-    """Listens on a port of its own inside the block."""
+    """Listens on its own port inside the block."""
 
     def __init__(self, port: int) -> None:
         self._behind = (LOOPBACK, port)
@@ -50,7 +50,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def cut_off(self) -> Iterator[None]:
-        """All connections are cut, and whoever comes inside the block is cut off at once."""
+        """Close all connections, and new ones inside the block at once."""
         self._cutting = True
         self._cut_all()
         try:
@@ -60,7 +60,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def answering(self, answer: bytes) -> Iterator[None]:
-        """Every HTTP request inside the block gets this answer, and never arrives."""
+        """Send this answer to every HTTP request inside the block, without forwarding it."""
         self._answer = answer
         self._cut_all()
         try:
@@ -70,7 +70,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
-        """Nothing is passed on inside the block, neither way; new connections are taken all the same."""
+        """Forward nothing inside the block, in either direction, but accept new connections."""
         self._flowing.clear()
         try:
             yield
@@ -93,7 +93,9 @@ class FaultProxy:
                 if client.recv(65536):
                     client.sendall(self._answer)
                     client.shutdown(socket.SHUT_WR)
-                    while client.recv(65536):  # the rest of the request: closing before would reset the connection
+                    while client.recv(
+                        65536
+                    ):  # read the rest of the request, because closing earlier would reset the connection
                         pass
                 return
             with self._kept(socket.create_connection(self._behind)) as server:
@@ -106,7 +108,7 @@ class FaultProxy:
             while data := here.recv(65536):
                 self._flowing.wait()
                 there.sendall(data)
-        for end in (here, there):  # half-open connections are of no use to anybody here
+        for end in (here, there):  # nothing here uses half-open connections
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 

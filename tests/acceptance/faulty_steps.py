@@ -1,7 +1,7 @@
 """
-Functions for `python:` steps that go wrong, each in its own way. Rows have `id` and `name`.
+Functions for `python:` steps that fail in different ways. Rows have `id` and `name`.
 
-Those that hang make a file of their name first, in the folder where the command was started.
+Those that hang first create a file with their name in the command's working directory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 Rows = list[dict[str, Any]]
 
 LATE = 2500
-"""Number, among an agency's documents, of the row that some can't bear."""
+"""The number, among an agency's documents, of the row on which some fail."""
 
 
 def raises(rows: Rows) -> Rows:
@@ -37,7 +37,7 @@ async def raises_in_a_group(rows: Rows) -> Rows:
 
 
 def raises_late(rows: Rows) -> Rows:
-    """After more than 1 MiB has been uploaded."""
+    """Raises after more than 1 MiB has been uploaded."""
     if any(row["id"] % 100_000 == LATE for row in rows):
         raise LookupError("no such street")
     return rows
@@ -114,13 +114,13 @@ def spins(rows: Rows) -> Rows:
 
 
 async def never_ends(rows: Rows) -> Rows:
-    Path("never_ends").touch()  # noqa: ASYNC240  # for nobody else
+    Path("never_ends").touch()  # noqa: ASYNC240  # nothing else runs in this loop
     await asyncio.Event().wait()
     return rows
 
 
 def ends_the_process(rows: Rows) -> Rows:
-    """What a segmentation fault, or being killed for memory, comes to: for the rows of agency 666 only."""
+    """Ends the process as a segmentation fault or the OOM killer would, but only for the rows of agency 666."""
     if any(row["agency_id"] == 666 for row in rows):
         os._exit(7)
     return rows

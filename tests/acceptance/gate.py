@@ -1,4 +1,4 @@
-"""Runs that last for as long as a test wants: they stop in the middle of their query, until a gate is opened."""
+"""Runs that last as long as a test wants: they wait in the middle of their query until a gate is opened."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ GATED = one_dataset(
     "CASE WHEN id % 100000 > 200 THEN pg_advisory_xact_lock_shared(agency_id)::text END AS gate "
     "FROM documents WHERE agency_id = $1 AND id % 100000 <= 220 ORDER BY id"
 )
-"""A job whose runs of the agencies LARGE and HUGE wait in the middle, with a part uploaded; the others have no gate."""
+"""A job whose runs for agencies LARGE and HUGE wait in the middle, with one part uploaded. Others have no gate."""
 
 
 class Gate:
-    """An agency's gate: closed inside the block, until it is opened."""
+    """An agency's gate, closed inside the block until it is opened."""
 
     def __init__(self, service: Service, agency_id: int) -> None:
         self._service = service
@@ -32,13 +32,13 @@ class Gate:
         self.open()
 
     def open(self) -> None:
-        """Let them go on."""
+        """Let the runs continue."""
         if self._closed:
             self._closed = False
             assert self._service.sql("SELECT pg_advisory_unlock($1) AS opened", self._agency_id) == [{"opened": True}]
 
     def waiting(self) -> int:
-        """How many runs stand in front of it."""
+        """Return the number of waiting runs."""
         (row,) = self._service.sql(
             "SELECT count(*) AS waiting FROM pg_locks JOIN pg_database ON pg_database.oid = database "
             "WHERE datname = current_database() AND locktype = 'advisory' AND objid = $1 AND NOT granted",
@@ -47,5 +47,5 @@ class Gate:
         return int(row["waiting"])
 
     def wait_for_run(self) -> None:
-        """Until a run stands in front of it, and has uploads under way."""
+        """Wait until a run waits here and has pending uploads."""
         eventually(lambda: self.waiting() and self._service.pending_uploads())

@@ -1,5 +1,5 @@
 """
-Kafka as other services see it: requests are sent and events read by librdkafka, a client that isn't the service's own.
+Kafka as other services see it. Sends requests and reads events with librdkafka, a client that the service doesn't use.
 
     messages.send({"agency_id": 7}, headers={"traceparent": "00-…"})
     messages.send({"agency_id": 7}, …, {"agency_id": 8}, …)
@@ -29,7 +29,7 @@ Headers = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as a topic holds it."""
+    """A message in a topic."""
 
     topic: str
     partition: int
@@ -45,15 +45,15 @@ class Message:
         return json.loads(self.value)
 
     def header(self, name: str) -> str | None:
-        """The last header of that name."""
+        """Return the last header of that name."""
         return next((value.decode() for key, value in reversed(self.headers) if key == name), None)
 
 
 class Messages:
     """
-    Topics and a consumer group of one test's own, and what they hold.
+    Topics and a consumer group for one test, and their messages.
 
-    `environment` are the settings by which `serve` uses them. With `create`, the topics are there from the start.
+    `environment` has the settings that make `serve` use them. With `create`, the topics exist from the start.
     """
 
     def __init__(self, bootstrap_servers: str, *, partitions: int = 3, create: bool = True) -> None:
@@ -92,7 +92,7 @@ class Messages:
             topics = [NewTopic(topic, self.partitions, 1) for topic in self.topics]
             for created in self.admin.create_topics(topics).values():
                 created.result(_ANSWER_SECONDS)
-        # The first question about groups makes the broker set up its coordinator. A consumer waits for that; an admin
+        # The first request about groups makes the broker set up its coordinator. A consumer waits for that; an admin
         # client gives up, and never ends.
         self.committed()
         return self
@@ -104,7 +104,7 @@ class Messages:
     # -- sending ---------------------------------------------------------------------------------
 
     def producer(self, **options: Any) -> Producer:
-        """A producer of its own, with librdkafka's options, `_` for their dots."""
+        """Return a new producer with librdkafka's options, written with `_` instead of dots."""
         given = {name.replace("_", "."): value for name, value in options.items()}
         return Producer({**self._options, "linger.ms": 0, **given})
 
@@ -117,9 +117,9 @@ class Messages:
         partition: int | None = None,
     ) -> list[tuple[int, int]]:
         """
-        Send requests and return once all are stored: each one's partition and offset, in the order given.
+        Send requests, wait until all are stored, and return their partitions and offsets, in the order given.
 
-        Values that aren't bytes or None become JSON. Without a partition they go round robin: partition 0, 1, ….
+        Values other than bytes and None become JSON. Without a partition, they go round robin: partition 0, 1, ….
         """
         places: dict[int, tuple[int, int]] = {}
 
@@ -147,33 +147,33 @@ class Messages:
     # -- reading ---------------------------------------------------------------------------------
 
     def all_of(self, topic: str) -> list[Message]:
-        """All that a topic holds at this moment, in order within each partition; nothing if it isn't there."""
+        """Return all messages of a topic, in order within each partition; none if the topic doesn't exist."""
         if topic not in self._readers:
             self._readers[topic] = _Reader(topic, self._options)
         return self._readers[topic].all()
 
     def completions(self, run_id: str | None = None) -> list[Message]:
-        """All completion events so far, or those of one run."""
+        """Return all completion events so far, or those of one run."""
         return [each for each in self.all_of(self.completions_topic) if run_id in (None, each.json["run_id"])]
 
     def progress(self) -> list[Message]:
-        """All progress events so far."""
+        """Return all progress events so far."""
         return self.all_of(self.progress_topic)
 
     def dead_letters(self) -> list[Message]:
-        """All dead letters so far."""
+        """Return all dead letters so far."""
         return self.all_of(self.dead_letters_topic)
 
     def wait_for_completions(self, count: int, *, run_id: str | None = None, seconds: float = 60.0) -> list[Message]:
-        """The completion events as soon as there are so many, or more. Fails after `seconds`."""
+        """Wait for at least `count` completion events, and return them. Fails after `seconds`."""
         return _enough(lambda: self.completions(run_id), count, seconds)
 
     def wait_for_dead_letters(self, count: int, *, seconds: float = 60.0) -> list[Message]:
-        """The dead letters as soon as there are so many, or more. Fails after `seconds`."""
+        """Wait for at least `count` dead letters, and return them. Fails after `seconds`."""
         return _enough(self.dead_letters, count, seconds)
 
     def wait_for_dead_letter(self, place: tuple[int, int], *, seconds: float = 60.0) -> Message:
-        """The dead letter of the request that stands there."""
+        """Wait for the dead letter of the request at this place."""
         of_it = (str(place[0]), str(place[1]))
 
         def found() -> list[Message]:
@@ -183,19 +183,19 @@ class Messages:
         return _enough(found, 1, seconds)[0]
 
     def request_at(self, place: tuple[int, int]) -> Message:
-        """The request that stands there."""
+        """Return the request at this place."""
         (found,) = [each for each in self.all_of(self.requests_topic) if (each.partition, each.offset) == place]
         return found
 
     # -- the group -------------------------------------------------------------------------------
 
     def ends(self) -> dict[int, int]:
-        """The offset after the last record of each partition of the requests topic, marks of transactions included."""
+        """Return the end offset of each partition of the requests topic, after any transaction markers."""
         reader = self._readers.setdefault(self.requests_topic, _Reader(self.requests_topic, self._options))
         return reader.ends()
 
     def committed(self) -> dict[int, int]:
-        """The group's offset of each partition of the requests topic; those without one are left out."""
+        """Return the group's committed offset of each partition of the requests topic that has one."""
         consumer = Consumer({**self._options, "group.id": self.group})
         try:
             asked = [TopicPartition(self.requests_topic, number) for number in range(self.partitions)]
@@ -206,12 +206,12 @@ class Messages:
             consumer.close()
 
     def wait_until_taken(self, *, seconds: float = 60.0) -> None:
-        """Until the group has committed all that there is now."""
+        """Wait until the group has committed all current requests."""
         ends = {partition: end for partition, end in self.ends().items() if end}
         eventually(lambda: all(self.committed().get(partition, 0) >= end for partition, end in ends.items()), seconds)
 
     def members(self) -> dict[str, list[int]]:
-        """The group's members and the partitions of the requests topic that each has."""
+        """Return the group's members and their partitions of the requests topic."""
         (described,) = self.admin.describe_consumer_groups([self.group]).values()
         return {
             member.member_id: sorted(at.partition for at in member.assignment.topic_partitions)
@@ -219,7 +219,7 @@ class Messages:
         }
 
     def wait_for_members(self, count: int, *, seconds: float = 60.0) -> dict[str, list[int]]:
-        """Until so many members share all partitions; they, as `members` gives them."""
+        """Wait until this many members share all partitions, and return them as `members` does."""
         found: dict[str, list[int]] = {}
         everything = list(range(self.partitions)) if count else []
 
@@ -236,7 +236,7 @@ def _enough(look: Callable[[], list[Message]], count: int, seconds: float) -> li
     found: list[Message] = []
 
     def enough() -> bool:
-        with suppress(KafkaException):  # no answer just now: a broker that is back isn't found again at once
+        with suppress(KafkaException):  # no answer yet: the client reconnects late to a broker that is back
             found[:] = look()
         return len(found) >= count
 
@@ -249,7 +249,7 @@ def _enough(look: Callable[[], list[Message]], count: int, seconds: float) -> li
 
 @dataclass
 class _Reader:
-    """Reads one topic from its beginning, whenever it is asked."""
+    """Reads one topic from its beginning, on demand."""
 
     topic: str
     options: Mapping[str, object]
@@ -263,7 +263,7 @@ class _Reader:
                 "group.id": "tests",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
-                # Or else every question waits behind a fetch, half a second for each partition.
+                # Otherwise every request waits behind a fetch, half a second per partition.
                 "fetch.wait.max.ms": 20,
             }
         )
@@ -293,12 +293,12 @@ class _Reader:
             self.found.clear()
             self._reached = dict.fromkeys(ends, 0)
             self._consumer.assign([TopicPartition(self.topic, partition, 0) for partition in ends])
-        # The last offsets may be those of marks of transactions: only the word of the end tells that they are passed.
+        # The last offsets may be transaction markers, so only the end-of-partition event shows that all was read.
         eventually(lambda: self._has_read(ends))
         return list(self.found)
 
     def _has_read(self, ends: Mapping[int, int]) -> bool:
-        """Read on. Whether all before these offsets is read."""
+        """Continue reading. Returns whether everything before these offsets was read."""
         for raw in self._consumer.consume(10_000, timeout=0.02):
             error = raw.error()
             partition, offset = place_of(raw)
@@ -311,7 +311,7 @@ class _Reader:
 
 
 def place_of(raw: RawMessage) -> tuple[int, int]:
-    """Partition and offset, which a message has that was stored."""
+    """Return partition and offset of a stored message."""
     partition, offset = raw.partition(), raw.offset()
     assert partition is not None
     assert offset is not None
@@ -327,5 +327,5 @@ def _message(raw: RawMessage) -> Message:
         timestamp_ms=raw.timestamp()[1],
         key=raw.key(),
         value=raw.value(),
-        headers=tuple(cast("list[tuple[str, bytes]]", raw.headers() or [])),  # as they are read
+        headers=tuple(cast("list[tuple[str, bytes]]", raw.headers() or [])),  # the type of headers that were read
     )

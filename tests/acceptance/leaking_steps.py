@@ -1,4 +1,4 @@
-"""Functions for `python:` steps that say secrets in every way they can. `LEAKED` has them, a list in JSON."""
+"""Functions for `python:` steps that leak secrets in every possible way. `LEAKED` is a JSON list of the secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 def forms(secret: str) -> list[str]:
-    """How text may have it; a short one has no other."""
+    """Return the forms in which text may contain a secret; a short one has only one form."""
     if len(secret) < 8:
         return [secret, f"'{secret}'", f"/x%3A{quote(secret)}"]
     basic = b64encode(f"somebody:{secret}".encode()).decode()
@@ -32,7 +32,7 @@ def secrets() -> list[str]:
 
 
 async def says_all(rows: Rows) -> Rows:
-    """In logs, in the run's own span, in a thread's last words, and in an exception with a cause and a note."""
+    """Leaks them in logs, in the run's span, in a thread's traceback, and in an exception with a cause and a note."""
     span = trace.get_current_span()
     for secret in secrets():
         for said in forms(secret):
@@ -41,7 +41,7 @@ async def says_all(rows: Rows) -> Rows:
             span.set_attribute(f"said {said}", [said])
             span.add_event(f"said {said}", {"more": said})
     span.record_exception(raised())
-    # Its traceback goes to stderr, without any logger.
+    # Its traceback goes to stderr without a logger.
     thread = threading.Thread(target=raises)
     thread.start()
     thread.join()
@@ -49,7 +49,7 @@ async def says_all(rows: Rows) -> Rows:
 
 
 def rejects(rows: Rows) -> Rows:
-    """Every row, with one of the secrets for a reason."""
+    """Rejects every row, with one of the secrets as the reason."""
     (row,) = rows[:1]
     known = secrets()
     raise LookupError(known[row["id"] % len(known)])

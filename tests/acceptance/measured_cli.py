@@ -1,4 +1,4 @@
-"""The command line, which tells on stderr at the end how much memory its process had at most: `VmHWM: 123456 kB`."""
+"""The command line, with its peak memory as the last line on stderr: `VmHWM: 123456 kB`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of `python` steps that make rows large."""
+"""Functions for `python` steps that make rows large."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def touch(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Change one column, and leave the document beside it."""
+    """Change one column, and don't touch the document beside it."""
     for row in rows:
         row["id"] += 1
     return rows
@@ -20,7 +20,7 @@ def widen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def widen_late(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add 300 kB to every row behind the first 3,000."""
+    """Add 300 kB to every row after the first 3,000."""
     for row in rows:
         row["wide"] = f"{row['id']}{'w' * 300_000}" if row["id"] > 3000 else ""
     return rows

@@ -1,4 +1,4 @@
-"""The function of the job in `orders.py`."""
+"""The step function of the job in `orders.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Rows = list[dict[str, Any]]
 
 
 def settle(rows: Rows) -> Rows:
-    """Computes what is left to pay, drops some rows, and can't use others. Values are natural ones."""
+    """Computes the amount due, drops some rows, and rejects others. Values are Python's types."""
     kept = []
     for row in rows:
         if row["id"] % 2999 == 0:

@@ -1,8 +1,8 @@
 """
-One job with nine steps over many orders, and what must become of each order: in SQL, by Postgres alone.
+A job with nine steps over many orders, and the expected result for each order, computed in SQL by Postgres.
 
-`judged` has a row for each order: its `outcome` (written, filtered or rejected), where it has to `stop`, and what its
-columns are then.
+`judged` has a row for each order: its `outcome` (written, filtered or rejected), where it must `stop`, and the values
+of its columns then.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ STEPS: list[dict[str, Any]] = [
 
 
 def job(url: str) -> dict[str, Any]:
-    """The job config; customers are asked for at this URL."""
+    """Return the job config, with the URL of the customers' API."""
     steps = [
         step | {"enrich_http": step["enrich_http"] | {"url": url}} if "enrich_http" in step else step for step in STEPS
     ]
@@ -91,7 +91,7 @@ def job(url: str) -> dict[str, Any]:
 
 
 async def customers(asked: Asked) -> Any:
-    """The API: some customers aren't there, some have a credit that is no number. Some answers are slow."""
+    """The API: some customers are missing, some have a credit that isn't a number. Some answers are slow."""
     numbers = [int(customer.removeprefix("C")) for customer in asked.query["ids"].split(",")]
     if numbers[0] % 10 == 0:
         await asyncio.sleep(0.05)
@@ -104,7 +104,7 @@ def _customer(number: int) -> dict[str, Any]:
 
 
 def load(service: Service, rows: int) -> None:
-    """So many orders, and `judged`."""
+    """Create this many orders, and `judged`."""
     service.sql(ORDERS.format(rows=rows, customers=max(rows // 10, 1000) + 1))
     service.sql("CREATE TABLE faults (stop text, step text, reason text)")
     for stop, (step, reason) in FAULTS.items():

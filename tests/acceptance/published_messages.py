@@ -1,4 +1,4 @@
-"""Messages, held to the published AsyncAPI document."""
+"""Validates messages against the published AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.acceptance.service import SCHEMAS
 
 
 def valid_as(name: str, message: Message) -> None:
-    """Hold a message to what the document says of messages of that name: key, headers and value."""
+    """Validate key, headers and value of a message against the document's message of that name."""
     published = _document()["components"]["messages"][name]
     headers = {key: value.decode(errors="replace") for key, value in message.headers if value is not None}
     _validate(f"#/components/messages/{name}/headers", headers)

@@ -1,4 +1,4 @@
-"""An upstream API for commands in processes of their own: `UpstreamApi` on an event loop in a thread."""
+"""An upstream API for commands in other processes: `UpstreamApi` in an event loop in a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole service as a user has it: its command line, its history, its bucket, all seen from outside."""
+"""The whole service as users see it: command line, history and bucket."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ Process = subprocess.Popen[str] | Forked
 # -- sample data ---------------------------------------------------------------------------------
 
 SMALL, LARGE, HUGE, OTHER = 1, 2, 4, 3
-"""Agencies: a few rows; one whose documents are a multipart upload of one part; of several parts; a few rows again."""
+"""Agencies: with a few rows; with documents for a multipart upload of one part; of several parts; with a few rows."""
 NOBODY = 999
-"""An agency without any rows."""
+"""An agency without rows."""
 
 TABLES = """
 CREATE TABLE records (
@@ -126,7 +126,7 @@ JOB: dict[str, Any] = {
 
 
 def one_dataset(query: str, *, args: tuple[str, ...] = ("agency_id",), **settings: Any) -> dict[str, Any]:
-    """A job of one dataset, `records`, with this query; shared by all agencies if it isn't about one."""
+    """Return a job with one dataset, `records`, with this query; a shared one if `args` has no agency."""
     source = {"postgres": {"query": query, "args": list(args)}}
     dataset = {"name": "records", "source": source, "shared": "agency_id" not in args, **settings}
     return {"job": "agency_data_job", "datasets": [dataset]}
@@ -136,7 +136,7 @@ SLOW_QUERY = (
     "SELECT id, repeat(md5(title), 2000) AS body, CASE WHEN id % 100000 > 200 THEN pg_sleep(0.05)::text END AS pause "
     "FROM documents WHERE agency_id = $1"
 )
-"""Of agency HUGE: its first parts are due at once, and its end after minutes, which nobody waits for."""
+"""For agency HUGE: the first parts are uploaded at once, and the end would follow after minutes."""
 
 
 # -- the service ---------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ SLOW_QUERY = (
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object as a reader gets it."""
+    """An object as a reader gets it."""
 
     body: bytes
     metadata: Mapping[str, str]
@@ -180,7 +180,7 @@ class Service:
         self._started: list[Process] = []
 
     def close(self) -> None:
-        """End what was started here."""
+        """End everything that was started here."""
         for process in self._started:
             if process.poll() is None:
                 process.kill()
@@ -194,13 +194,13 @@ class Service:
     # -- settings --------------------------------------------------------------------------------
 
     def job_config(self, job: Mapping[str, Any]) -> Path:
-        """A file with this job config."""
+        """Write this job config to a file, and return its path."""
         path = self.folder / f"job-{uuid4().hex[:8]}.yaml"
         path.write_text(yaml.safe_dump(dict(job), sort_keys=False, allow_unicode=True))
         return path
 
     def to_folder(self) -> Path:
-        """Let the artifacts go to a folder instead of the bucket."""
+        """Write artifacts to a folder instead of the bucket. Returns the folder."""
         path = self.folder / "exports"
         path.mkdir()
         self.destination = self.environment["PIPELINE_DESTINATION"] = path.as_uri()
@@ -211,7 +211,7 @@ class Service:
     def cli(
         self, *arguments: object, env: Mapping[str, str | None] | None = None, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. A variable of `env` that is None is left out."""
+        """Run a command to its end. Variables of `env` that are None are unset."""
         return finished(self.start(*arguments, env=env), seconds)
 
     def run(self, agency_id: int, *options: object, **others: Any) -> subprocess.CompletedProcess[str]:
@@ -230,8 +230,8 @@ class Service:
         self, *options: object, env: Mapping[str, str | None] | None = None, script: tuple[str, ...] = ()
     ) -> Serving:
         """
-        Start a `serve`, with health on a port of its own; by a script that stands here, with its arguments. Always
-        forked, so that its log can be read meanwhile.
+        Start a `serve` with a free port for health checks, optionally by a script in this folder with arguments. Always
+        forked, so that its log can be read while it runs.
         """
         cli = [str(HERE / script[0]), *script[1:]] if script else ["-m", "pipeline_processing.cli.main"]
         command = [*cli, "serve", *map(str, options)]
@@ -242,7 +242,7 @@ class Service:
     def trapped(
         self, trap: str, agency_id: int, *options: object, env: Mapping[str, str | None] | None = None
     ) -> Process:
-        """Start a `run` that gets a signal at one place: see `trapped_cli.py`."""
+        """Start a `run` that receives a signal at one place: see `trapped_cli.py`."""
         return self._start([str(HERE / "trapped_cli.py"), trap, *self._run(agency_id, *options)], env)
 
     def _run(self, agency_id: int, *options: object) -> list[str]:
@@ -270,7 +270,7 @@ class Service:
     # -- the databases ---------------------------------------------------------------------------
 
     def sql(self, query: str, *arguments: object) -> list[dict[str, Any]]:
-        """Rows of a query; json as Python values. Without arguments, several statements may be given."""
+        """Return the rows of a query, with json as Python values. Without arguments, allows several statements."""
         return self._loop.run(self._sql(query, *arguments))
 
     async def _sql(self, query: str, *arguments: object) -> list[dict[str, Any]]:
@@ -284,38 +284,38 @@ class Service:
         return [dict(record) for record in await self._connection.fetch(query, *arguments)]
 
     def history(self, run_id: str) -> dict[str, Any]:
-        """A run's row."""
+        """Return a run's row."""
         (row,) = self.sql("SELECT * FROM pipeline.runs WHERE run_id = $1", run_id)
         return row
 
     def state(self, run_id: str) -> str | None:
-        """A run's state; None if there is no such run."""
+        """Return a run's state, None if there is no such run."""
         rows = self.sql("SELECT state FROM pipeline.runs WHERE run_id = $1", run_id)
         return rows[0]["state"] if rows else None
 
     def attempts(self, run_id: str) -> list[dict[str, Any]]:
-        """A run's attempts, oldest first."""
+        """Return a run's attempts, oldest first."""
         return self.sql("SELECT * FROM pipeline.run_attempts WHERE run_id = $1 ORDER BY attempt", run_id)
 
     def outcomes(self, run_id: str) -> list[str]:
-        """How a run's attempts ended, oldest first."""
+        """Return the outcomes of a run's attempts, oldest first."""
         return [attempt["outcome"] for attempt in self.attempts(run_id)]
 
     def events(self, run_id: str) -> list[dict[str, Any]]:
-        """A run's events in the outbox."""
+        """Return a run's events in the outbox."""
         return self.sql("SELECT * FROM pipeline.outbox WHERE run_id = $1 ORDER BY id", run_id)
 
     def recorded_uploads(self) -> list[dict[str, Any]]:
-        """What the history knows of uploads that may have to be aborted."""
+        """Return the history's uploads that may have to be aborted."""
         return self.sql("SELECT * FROM pipeline.uploads")
 
     def wait_for_free(self, run_id: str) -> None:
-        """Until nobody holds the run's lease any more, by the database's clock."""
+        """Wait until the run has no lease, by the database's clock."""
         free = "SELECT FROM pipeline.runs WHERE run_id = $1 AND coalesce(lease_expires_at, '-infinity') < now()"
         eventually(lambda: self.sql(free, run_id))
 
     def tables(self) -> dict[str, list[str]]:
-        """All rows of the history's schema, and where its sequences stand."""
+        """Return all rows and sequence values of the history's schema."""
         relations = self.sql(
             "SELECT relname AS name, relkind = 'S' AS is_sequence FROM pg_class "
             "WHERE relnamespace = to_regnamespace('pipeline') AND relkind IN ('r', 'S') ORDER BY 1"
@@ -335,7 +335,7 @@ class Service:
 
     @property
     def s3(self) -> Any:
-        """A client of the bucket's own server, with all rights."""
+        """A client of the bucket's server, with all rights."""
         if self._s3 is None:
             server = self.servers.seaweedfs
             self._s3 = botocore.session.get_session().create_client(
@@ -349,12 +349,12 @@ class Service:
         return self._s3
 
     def listed(self, under: str = "") -> list[str]:
-        """What a reader sees who lists the bucket, or what is in it under a prefix."""
+        """List the bucket's keys, or those under a prefix, as a reader would."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=under)
         return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
     def objects(self, under: str = "") -> dict[str, StoredObject]:
-        """All objects, or those under a prefix."""
+        """Return all objects, or those under a prefix."""
         found = {}
         for key in self.listed(under):
             answer = self.s3.get_object(Bucket=self.bucket, Key=key)
@@ -364,37 +364,37 @@ class Service:
         return found
 
     def pending_uploads(self) -> list[tuple[str, str]]:
-        """Uploads that are neither completed nor aborted: key and upload id."""
+        """Return uploads that are neither completed nor aborted, as key and upload id."""
         answer = self.s3.list_multipart_uploads(Bucket=self.bucket)
         return [(each["Key"], each["UploadId"]) for each in answer.get("Uploads", [])]
 
     def everything(self) -> tuple[object, ...]:
-        """All that a run could change, to be compared."""
+        """Return everything that a run could change, for comparison."""
         return self.tables(), self.objects(), self.pending_uploads()
 
 
 NewService = Callable[..., AbstractContextManager[Service]]
-"""Opens a service of its own, with its files in a folder; `warm` as the service has it."""
+"""Opens a service, with its files in a folder; for `warm` see `Service`."""
 
 
 def finished(process: Process, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """A command that was started, at its end."""
+    """Wait until a started command has ended, and return its result."""
     stdout, stderr = process.communicate(timeout=seconds)
     assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def is_stopped(process: Process) -> bool:
-    """Whether a SIGSTOP has reached it."""
+    """Whether a SIGSTOP has stopped the process."""
     assert process.poll() is None, process.communicate()
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-# -- what a command says -------------------------------------------------------------------------
+# -- output of commands --------------------------------------------------------------------------
 
 
 def completion(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """The completion on stdout, which has to be one line of valid JSON and nothing else."""
+    """Return the completion on stdout, which must be one line of valid JSON and nothing else."""
     assert done.stdout.count("\n") == 1, (done.returncode, done.stdout, done.stderr)
     value: dict[str, Any] = json.loads(done.stdout)
     valid("run-completion", value)
@@ -402,12 +402,12 @@ def completion(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def log_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    """The JSON lines on stderr."""
+    """Return the JSON lines on stderr."""
     return [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
 
 
 def message(done: subprocess.CompletedProcess[str]) -> str:
-    """The one message on stderr that says what is wrong. There is never a traceback."""
+    """Return the error message, the only one on stderr. There is never a traceback."""
     assert "Traceback" not in done.stderr, done.stderr
     said = re.findall(r"^Error: .*(?:\n(?!\{).*)*", done.stderr, re.MULTILINE)
     assert len(said) == 1, (done.returncode, done.stderr)
@@ -415,7 +415,7 @@ def message(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def valid(schema: str, value: object) -> None:
-    """Hold a value to a published schema."""
+    """Validate a value against a published schema."""
     document = json.loads((SCHEMAS / f"{schema}.schema.json").read_text())
     Draft202012Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
 
@@ -432,9 +432,9 @@ def published(
     rejected: Collection[str] = (),
 ) -> dict[str, Any]:
     """
-    The manifest of a run, after holding it and all that lies beside it to the contract.
+    Return the manifest of a run, after checking it and all objects beside it against the contract.
 
-    `objects` have keys below `destination`; `rejected` are the datasets some of whose rows are kept apart.
+    `objects` have keys below `destination`; `rejected` are the datasets with quarantined rows.
     """
     folder = f"agency_id={agency_id}/run_id={run_id}"
     stored = {key: object_ for key, object_ in objects.items() if key.startswith(f"{folder}/")}
@@ -445,7 +445,7 @@ def published(
     entries = {entry["url"].removeprefix(f"{destination}/"): entry for entry in manifest["entries"]}
     apart = {entry["url"].removeprefix(f"{destination}/"): entry for entry in manifest["rejected"]}
     named = {*entries, *apart, f"{folder}/_manifest.json"}
-    assert named == set(stored), "a reader sees what the manifest names, and no more"
+    assert named == set(stored), "a reader sees exactly the objects in the manifest"
     parts = Counter[str]()
     for key, entry in entries.items():
         suffix = {"none": "", "gzip": ".gz", "zstd": ".zst"}[entry["compression"]]
@@ -474,7 +474,7 @@ def published(
 def published_in(
     service: Service, run_id: str, agency_id: int, *, prefix: str = PREFIX, rejected: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The same of a service's bucket, below a prefix, where objects have metadata too."""
+    """Like `published`, for a service's bucket below a prefix, where objects also have metadata."""
     folder = f"agency_id={agency_id}/run_id={run_id}/"
     objects = {key.removeprefix(f"{prefix}/"): value for key, value in service.objects(f"{prefix}/{folder}").items()}
     manifest = published(objects, run_id, agency_id, f"s3://{service.bucket}/{prefix}", rejected=rejected)
@@ -489,7 +489,7 @@ def published_in(
 
 
 def rows_of(entry: Mapping[str, Any], body: bytes) -> list[dict[str, Any]]:
-    """An artifact's rows. Rejected ones are plain NDJSON, and say nothing of it."""
+    """Return an artifact's rows. Those of quarantines are plain NDJSON, without a format in the entry."""
     text = unpacked(entry, body).decode()
     if entry.get("format") == "csv":
         return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
@@ -498,7 +498,7 @@ def rows_of(entry: Mapping[str, Any], body: bytes) -> list[dict[str, Any]]:
 
 
 def unpacked(entry: Mapping[str, Any], body: bytes) -> bytes:
-    """What was compressed."""
+    """Return the decompressed content."""
     match entry.get("compression"):
         case "gzip":
             return gzip.decompress(body)
@@ -508,26 +508,26 @@ def unpacked(entry: Mapping[str, Any], body: bytes) -> bytes:
 
 
 def body_of(service: Service, entry: Mapping[str, Any]) -> bytes:
-    """An entry's object."""
+    """Return the content of an entry's object."""
     key = entry["url"].removeprefix(f"s3://{service.bucket}/")
     body: bytes = service.s3.get_object(Bucket=service.bucket, Key=key)["Body"].read()
     return body
 
 
 def dataset_rows(service: Service, manifest: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
-    """The published rows of one dataset, from all of its artifacts."""
+    """Return the published rows of one dataset, from all of its artifacts."""
     entries = [entry for entry in manifest["entries"] if entry["dataset"] == dataset]
     assert entries
     return [row for entry in entries for row in rows_of(entry, body_of(service, entry))]
 
 
 def files_in(folder: Path) -> dict[str, StoredObject]:
-    """What a reader sees who lists a folder, hidden names left out."""
+    """Return the files that a reader sees in a folder, without hidden ones."""
     return {key: StoredObject(path.read_bytes(), {}) for key, path in _files(folder) if not key.startswith(".")}
 
 
 def staged_in(folder: Path) -> list[str]:
-    """What waits in a folder, hidden from readers."""
+    """Return the staged files of a folder, which are hidden from readers."""
     return [key for key, _ in _files(folder) if key.startswith(".staging/")]
 
 
@@ -536,7 +536,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def changed(job: Mapping[str, Any], **datasets: Mapping[str, Any]) -> dict[str, Any]:
-    """A job config with some keys of some datasets replaced."""
+    """Return the job config with some keys of some datasets replaced."""
     copy = deepcopy(dict(job))
     for dataset in copy["datasets"]:
         dataset.update(datasets.get(dataset["name"], {}))

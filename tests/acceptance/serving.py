@@ -1,4 +1,4 @@
-"""A `serve` process: what it says over HTTP and in its log, and how it stops."""
+"""A `serve` process: its answers over HTTP, its log, and its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.watching import eventually
 
 
 class Serving:
-    """One `serve`, as `Service.serve` starts it."""
+    """A `serve` that `Service.serve` has started."""
 
     def __init__(self, process: Forked) -> None:
         self.process = process
@@ -26,16 +26,16 @@ class Serving:
     # -- its log ---------------------------------------------------------------------------------
 
     def log(self) -> list[dict[str, Any]]:
-        """The lines so far."""
+        """Return the lines so far."""
         said = self.process.stderr_so_far()
         return [json.loads(line) for line in said[: said.rfind("\n") + 1].splitlines() if line.startswith("{")]
 
     def said(self, event: str) -> list[dict[str, Any]]:
-        """The lines so far whose message contains this."""
+        """Return the lines so far whose message contains this text."""
         return [line for line in self.log() if event in line["event"]]
 
     def wait_until_said(self, event: str, *, times: int = 1, seconds: float = 60.0) -> dict[str, Any]:
-        """The line, once it was said so often."""
+        """Wait until this was logged `times` times, and return that line."""
 
         def lines() -> list[dict[str, Any]]:
             found = self.said(event)
@@ -45,17 +45,17 @@ class Serving:
         return eventually(lines, seconds)[0]
 
     def wait_until_taking(self, *, seconds: float = 60.0) -> None:
-        """Until it is a member of the group and has its partitions."""
+        """Wait until it is a member of the group and has partitions."""
         self.wait_until_said("partitions assigned", seconds=seconds)
 
     def complaints(self) -> list[str]:
-        """Messages above the level of info, in order."""
+        """Return the messages above level info, in order."""
         return [line["event"] for line in self.log() if line["level"] not in ("debug", "info")]
 
     # -- HTTP ------------------------------------------------------------------------------------
 
     def ask(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Status and answer of `/livez` or `/readyz`."""
+        """Return status and body of `/livez` or `/readyz`."""
         (address, *_) = self.wait_until_said("answering /livez and /readyz")["addresses"]
         try:
             with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
@@ -65,11 +65,11 @@ class Serving:
                 return error.code, json.load(error)
 
     def is_ready(self) -> bool:
-        """Whether `/readyz` says so."""
+        """Whether `/readyz` reports that it is ready."""
         return self.ask("/readyz")[0] == 200
 
     def is_alive(self) -> bool:
-        """Whether `/livez` says so."""
+        """Whether `/livez` reports that it is alive."""
         return self.ask("/livez")[0] == 200
 
     # -- its end ---------------------------------------------------------------------------------
@@ -78,12 +78,12 @@ class Serving:
         self.process.send_signal(number)
 
     def stop(self, *, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """SIGTERM, and its clean end."""
+        """Send SIGTERM, and wait for a clean end."""
         self.signal(signal.SIGTERM)
         return self.ended(seconds=seconds)
 
     def ended(self, *, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Its end by itself: exit code 0, and a log of nothing but the service's own lines."""
+        """Wait for its end, with exit code 0 and only the service's own lines in the log."""
         stdout, stderr = self.process.communicate(timeout=seconds)
         assert self.process.returncode == 0, (self.process.returncode, stderr)
         assert "Traceback" not in stderr, stderr
@@ -94,7 +94,7 @@ class Serving:
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
 
     def kill(self) -> None:
-        """SIGKILL, and its end."""
+        """Send SIGKILL, and wait for its end."""
         self.process.kill()
         self.process.communicate()
         assert self.process.returncode == -signal.SIGKILL

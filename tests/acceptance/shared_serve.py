@@ -1,6 +1,6 @@
 """
-One `serve` for all tests of a module, on a database, a bucket and topics of its own. Starting one takes longer than
-most of what is asked of it; each test names runs of its own.
+One `serve` for all tests of a module, with its own database, bucket and topics, because starting one takes longer than
+most tests. Each test uses different run ids.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from tests.watching import eventually
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A service, its messages, and the `serve` between them."""
+    """A service, its messages, and its `serve`."""
 
     service: Service
     messages: Messages
     serve: Serving
 
     def wait_for_event(self, run_id: str, *, seconds: float = 60.0) -> Message:
-        """The event of a run, held to what is published of such events and to its row of the history."""
+        """Wait for the event of a run, and check it against the published schema and the run's row of the history."""
         event = self.messages.wait_for_completions(1, run_id=run_id, seconds=seconds)[0]
         says_what_the_history_says(self.service, event)
         return event
 
     def settle(self, *, seconds: float = 60.0) -> None:
-        """Until all requests are taken, all runs that are due have ended, and all events are sent."""
+        """Wait until all requests are accepted, all due runs have ended, and all events are sent."""
         self.messages.wait_until_taken(seconds=seconds)
         unsettled = (
             "SELECT FROM pipeline.runs WHERE finished_at IS NULL AND (not_before IS NULL OR not_before < now()) "
@@ -46,7 +46,7 @@ class Shared:
 def shared_serve(
     service: Service, kafka: KafkaServer, *, job: Mapping[str, Any], env: Mapping[str, str | None] | None = None
 ) -> Iterator[Shared]:
-    """A `serve` that takes requests inside the block, and has a clean end after it."""
+    """Run a `serve` inside the block, which must end cleanly after it."""
     with Messages(kafka.bootstrap_servers) as messages:
         service.environment.update(messages.environment)
         service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(job))
@@ -57,7 +57,7 @@ def shared_serve(
 
 
 def says_what_the_history_says(service: Service, event: Message) -> None:
-    """A completion event is as published, and of one mind with the run's row."""
+    """Check a completion event against the published schema and the run's row."""
     value = event.json
     valid("run-completion", value)
     valid_as(f"run{value['state'].capitalize()}", event)
@@ -68,7 +68,7 @@ def says_what_the_history_says(service: Service, event: Message) -> None:
     assert event.header("traceparent") == f"00-{row['trace_id']}-{row['span_id']}-01"
     same = ("run_id", "job", "agency_id", "state", "attempt", "dry_run", "replay_of", "duration_ms", "trace_id")
     assert [value[name] for name in same] == [row[name] for name in same]
-    # A run that never came to its end has no counts in the history, and zeros in its event.
+    # A run that never got to its end has no counts in the history, and zeros in its event.
     counts = ("rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written")
     assert [value[name] for name in counts] == [row[name] or 0 for name in counts]
     assert value["manifest"] == row["manifest_url"]

@@ -1,4 +1,4 @@
-"""The command line on a machine whose clock is wrong: `skewed_cli.py SECONDS COMMAND …`, fast by so many seconds."""
+"""The command line with a wrong clock: `skewed_cli.py SECONDS COMMAND …` runs the clock fast by SECONDS."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_an_upload_that_nobody_recorded_goes_by_its_run(service: Service) -> Non
     assert gc(service) == [
         "removed  3 uploads",
         "left     1 upload that runs may still complete",
-        "left     2 uploads of no run in this history: on S3 the bucket's lifecycle rule removes such",
+        "left     2 uploads of no run in this history: on S3 the bucket's lifecycle rule removes them",
     ]
 
     assert sorted(service.pending_uploads()) == sorted([in_use, *unknown, neighbour])
@@ -191,7 +191,7 @@ def test_uploads_at_another_destination_are_left_to_a_gc_there(service: Service)
 
     assert gc(service) == [
         "removed  nothing",
-        f"left     1 upload at {old}: only `gc` with that destination removes such",
+        f"left     1 upload at {old}: only `gc` with that destination removes them",
     ]
     assert len(service.pending_uploads()) == len(service.recorded_uploads()) == 1
     assert list(folder.iterdir()) == []

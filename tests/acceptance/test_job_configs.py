@@ -70,7 +70,7 @@ def test_an_interrupted_run_whose_id_was_made_up_is_cancelled(service: Service) 
 
     (run,) = service.sql("SELECT run_id, state FROM pipeline.runs")
     assert (done.returncode, run["state"]) == (130, "cancelled")
-    assert f"{run['run_id']} was interrupted, and is cancelled." in done.stderr
+    assert f"{run['run_id']} was interrupted and cancelled." in done.stderr
     assert (service.pending_uploads(), service.listed()) == ([], [])
 
 

@@ -1,10 +1,10 @@
 """
-The command line, with a trap: `trapped_cli.py SIGNAL@PLACE[*N] run …` sends itself the signal when it gets to the
-place for the Nth time.
+The command line with a trap: `trapped_cli.py SIGNAL@PLACE[*N] run …` sends itself the signal when it reaches the place
+for the Nth time.
 
-Places are right after a step of the run protocol: see `AFTER` and `BEFORE`. Besides, there are "rows", when the first
-rows are encoded; "part", when more than one part of an artifact was handed to its upload; "before complete" and "before
-publish", with the stored plan in hand; "before delete", when that plan has failed.
+Places are right after a step of the run protocol: see `AFTER` and `BEFORE`. Further places are "rows", when the first
+rows are encoded; "part", when more than one part of an artifact was passed to its upload; "before complete" and "before
+publish", with the stored plan loaded; "before delete", when that plan has failed.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ AFTER = {
 }
 """Method of a port → the place right after it."""
 BEFORE = {"exists": "stream", "prepare": "verify", "publish": "complete"}
-"""Method of a port → the place right before it: nothing happens between the step before and this."""
+"""Method of a port → the place right before it: nothing happens between the previous step and the call."""
 
 
 class Trap:
-    """Counts how often each place was reached."""
+    """Sends the signal when its place is reached for the Nth time."""
 
     def __init__(self, spec: str) -> None:
         name, _, place = spec.partition("@")
@@ -59,11 +59,11 @@ class Trap:
                 os.kill(os.getpid(), self.signal)
 
     def around(self, port: type, method: str) -> None:
-        """Let a method of a port reach the places before and after it."""
+        """Wrap a method of a port, so that it reaches the places before and after it."""
         real = getattr(port, method)
 
         async def trapped(*arguments: Any, **options: Any) -> Any:
-            # The installation's mark is published in the same way as the manifest.
+            # The installation's mark is published by the same method as the manifest.
             if method == "publish" and "_manifest" not in arguments[1]:
                 return await real(*arguments, **options)
             self.reached(BEFORE.get(method), f"before {method}")

@@ -1,9 +1,9 @@
 """
-Commands in processes that are forked from this one, where the service is imported already.
+Runs commands in processes that are forked from this one, where the service is imported already.
 
-Starting Python and importing the service takes several times as long as a small run, and the acceptance tests start
-it more than a hundred times. What is forked is a process like any other: it has its own signals, environment,
-connections and end. The runs that `test_one_run.py` looks at from all sides are started from scratch.
+Starting Python and importing the service takes several times as long as a small run, and the acceptance tests start it
+more than a hundred times. A forked process is a process like any other, with its own signals, environment and
+connections. `test_one_run.py`, which checks runs in detail, starts them from scratch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# What `run` and `serve` import when they are called.
+# The deferred imports of `run` and `serve`.
 import pipeline_processing.app.one_run
 import pipeline_processing.cli.main
 import pipeline_processing.cli.serve
@@ -57,7 +57,7 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """All of its output, once it has ended. Raises TimeoutExpired."""
+        """Wait for its end, and return all output. Raises TimeoutExpired."""
         deadline = time.monotonic() + (timeout or 60.0)
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -70,7 +70,7 @@ class Forked:
         return stdout, stderr
 
     def stderr_so_far(self) -> str:
-        """What it has written until now, whether it has ended or not."""
+        """Return its stderr so far, also while it runs."""
         return self._outputs[1].read_text("utf-8")
 
     def send_signal(self, number: int) -> None:
@@ -82,10 +82,10 @@ class Forked:
 
 
 def _open_files() -> dict[int, tuple[int, int]]:
-    """Which file each descriptor of this process is open on."""
+    """Return the device and inode of each open descriptor of this process."""
     found = {}
     for fd in map(int, os.listdir("/proc/self/fd")):
-        with suppress(OSError):  # that of the listing itself
+        with suppress(OSError):  # the listing's own descriptor
             stat = os.fstat(fd)
             found[fd] = stat.st_dev, stat.st_ino
     return found
@@ -98,15 +98,15 @@ def _become(
     folder: Path,
     inherited: Mapping[int, tuple[int, int]],
 ) -> None:
-    """Never returns: runs `python COMMAND…` and ends the process."""
+    """Run `python COMMAND…` and end the process. Never returns."""
     code = 255
-    sys.settrace(None)  # that of coverage
-    gc.freeze()  # what is ours stays ours: clients of Kafka wait for their threads when they go, which weren't forked
+    sys.settrace(None)  # turn coverage off
+    gc.freeze()  # don't collect the parent's objects: Kafka clients would wait for threads that weren't forked
     try:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for target, source in enumerate((nothing, *files)):
             os.dup2(source, target)
-        # pytest's own files and connections. Not what libuv has opened anew for a forked process: without that it
+        # Close pytest's files and connections, but not those that libuv has reopened after the fork: without them it
         # hangs as soon as it starts another process.
         for fd, file in _open_files().items():
             if fd > 2 and inherited.get(fd) == file:
@@ -118,7 +118,7 @@ def _become(
         sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
         logging.getLogger().handlers = []
         warnings.resetwarnings()
-        warnings.simplefilter("ignore", DeprecationWarning)  # as Python itself does
+        warnings.simplefilter("ignore", DeprecationWarning)  # as Python does
         code = _run(command)
         sys.stdout.flush()
         sys.stderr.flush()

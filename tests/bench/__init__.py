@@ -1,1 +1,1 @@
-"""Benchmarks: figures to report, never timed tests. `make bench` runs them."""
+"""Benchmarks, which print figures and never fail for slowness. `make bench` runs them."""

@@ -1,7 +1,7 @@
 """
-Speed and memory of one large run, against what one Postgres backend gives.
+Measures the speed and memory of one large run, relative to a COPY by one Postgres backend.
 
-Wall times are taken in turns in one session and told as ratios of medians: the machine is noisy, its noise is shared.
+Wall times are taken in turns in one session, and reported as ratios of medians, so that noise affects all alike.
 """
 
 import argparse
@@ -30,13 +30,13 @@ TABLE = """
 
 
 def config(**changes: object) -> str:
-    """A job config with one dataset, as JSON, which is YAML too."""
+    """Return a job config with one dataset, as JSON, which is also YAML."""
     source = {"postgres": {"query": QUERY.format("$1"), "args": ["agency_id"]}}
     return json.dumps({"datasets": [{"name": "records", "source": source, **changes}]})
 
 
 def psql(servers: EmbeddedServers, dsn: str, command: str) -> float:
-    """Seconds that psql takes, its output thrown away."""
+    """Return the seconds that psql takes, discarding its output."""
     started = time.perf_counter()
     subprocess.run(
         [str(servers.postgres.bin / "psql"), "-X", "-q", "-d", dsn, "-c", command],
@@ -47,14 +47,14 @@ def psql(servers: EmbeddedServers, dsn: str, command: str) -> float:
 
 
 def null_run(dsn: str, job: str) -> dict[str, float]:
-    """One run into the null destination."""
+    """Make one run into the null destination."""
     command = [sys.executable, "-m", "tests.bench.null_run", dsn, job]
     result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return result
 
 
 def compare(servers: EmbeddedServers, dsn: str, rounds: int, only: str | None) -> None:
-    """Null runs and COPY in turns."""
+    """Measure null runs and COPY in turns."""
     copy = f"COPY ({QUERY.format(1)}) TO STDOUT (FORMAT binary)"
     contestants: dict[str, Callable[[], float]] = {"COPY binary > /dev/null": lambda: psql(servers, dsn, copy)}
     peaks: dict[str, float] = {}
@@ -91,7 +91,7 @@ def compare(servers: EmbeddedServers, dsn: str, rounds: int, only: str | None) -
 
 
 def watch_memory(servers: EmbeddedServers, environment: dict[str, str], job_file: Path) -> None:
-    """One real run to S3, its memory sampled while it works."""
+    """Make one real run to S3, and sample its memory."""
     settings = {**environment, "PIPELINE_JOB_CONFIG_FILE": str(job_file)}
     cli = [sys.executable, "-m", "pipeline_processing.cli.main"]
     subprocess.run([*cli, "migrate"], check=True, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
@@ -109,7 +109,7 @@ def watch_memory(servers: EmbeddedServers, environment: dict[str, str], job_file
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
         if "VmRSS" in lines:
             samples.append(int(lines["VmRSS"].split()[0]) // 1024)
-        time.sleep(0.2)  # the distance between samples
+        time.sleep(0.2)  # the sampling interval
     assert run.stdout is not None
     completion = json.loads(run.stdout.read())
     quarter = len(samples) // 4

@@ -1,4 +1,4 @@
-"""A step like those that users write."""
+"""A step as a user might write it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One run into the null destination, as a process of its own. Prints its seconds, rows and peak memory as JSON."""
+"""One run into the null destination, in its own process. Prints its seconds, rows and peak memory as JSON."""
 
 import json
 import resource
@@ -23,7 +23,7 @@ from pipeline_processing.terminal.event_loop import run_async
 
 
 async def seconds_of_a_run(dsn: str, config: AgencyJobConfig) -> tuple[float, int]:
-    """Wall time from connecting to the sealed artifact, and the rows written."""
+    """Return the wall time from connecting to the sealed artifact, and the rows written."""
 
     async def no_upload(upload: UploadRef) -> None:
         raise AssertionError

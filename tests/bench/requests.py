@@ -1,5 +1,6 @@
 """
-How fast requests are taken, and how soon the event of a small run follows its request, on real servers, from outside.
+Measures the rate at which requests are accepted, and the latency from the request of a small run to its event, on real
+servers, from outside.
 
     python -m tests.bench.requests
 """
@@ -23,14 +24,14 @@ from tests.acceptance.shared_serve import Shared, shared_serve
 from tests.watching import eventually
 
 SLOW = one_dataset("SELECT 1 AS id, $1::bigint AS agency_id, pg_sleep(60)::text AS pause")
-"""So that nothing but taking goes on."""
+"""So slow that only the intake is measured."""
 RECORDS = one_dataset("SELECT id, name, status, amount FROM records WHERE agency_id = $1 ORDER BY id")
 """Twelve rows, one artifact."""
 
 
 @contextmanager
 def serving(servers: EmbeddedServers, name: str, *, job: dict[str, Any], **env: str) -> Iterator[Shared]:
-    """A `serve` on a database, a bucket and topics of its own."""
+    """Run a `serve` with its own database, bucket and topics."""
     servers.seaweedfs.create_bucket(name)
     create_template(servers, name)
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +44,7 @@ def serving(servers: EmbeddedServers, name: str, *, job: dict[str, Any], **env: 
 
 
 def requests_per_second(shared: Shared, requests: int) -> None:
-    """From the first one sent to the last one queued."""
+    """Measure from the first request sent to the last run queued."""
     producer = shared.messages.producer(linger_ms=20)
     started = time.perf_counter()
     for number in range(requests):
@@ -63,7 +64,7 @@ def requests_per_second(shared: Shared, requests: int) -> None:
 
 
 def from_request_to_event(shared: Shared, runs: int) -> None:
-    """One after the other, each from before it is sent until its event is in the hands of a consumer."""
+    """Measure runs one after the other, each from before its request is sent until a consumer has its event."""
     messages = shared.messages
     consumer = Consumer({"bootstrap.servers": messages.bootstrap_servers, "group.id": "bench"})
     consumer.assign([TopicPartition(messages.completions_topic, number, 0) for number in range(messages.partitions)])
@@ -78,7 +79,7 @@ def from_request_to_event(shared: Shared, runs: int) -> None:
             seconds.append(time.perf_counter() - started)
     finally:
         consumer.close()
-    seconds = seconds[1:]  # the first opens connections
+    seconds = seconds[1:]  # without the first, which opens connections
     percentiles = quantiles(seconds, n=100, method="inclusive")
     print(
         f"{runs} small runs one by one, from request to event: p50 {1000 * percentiles[49]:.0f} ms, "

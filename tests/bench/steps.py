@@ -1,7 +1,7 @@
 """
-Rows a second of each step, against the bare path, in one session: `python -m tests.bench.steps`.
+Measures the rows per second of each step, relative to the bare path: `python -m tests.bench.steps`.
 
-Every step is run in turns with the others, and told as the median of its rounds and as a multiple of the bare path.
+The steps run in turns in one session. The output has the median of each step's rounds, and its ratio to the bare path.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SCHEMA = {"type": "object", "required": ["id"], "properties": {"amount": {"type"
 
 
 def paths(url: str) -> Mapping[str, dict[str, Any]]:
-    """What a dataset is configured with, by the name of the path. The first is the bare one."""
+    """Return the dataset settings of each path by name. The first is the bare path."""
     table = {"query": "SELECT code, label FROM statuses WHERE code = ANY($1)", "on": "status", "key": "code"}
     api = {"url": f"{url}/labels?ids={{values}}", "on": "id", "key": "id", "batch": 500}
     steps: dict[str, list[dict[str, Any]]] = {
@@ -56,7 +56,7 @@ def paths(url: str) -> Mapping[str, dict[str, Any]]:
 
 
 class _Labels(BaseHTTPRequestHandler):
-    """Labels of the ids that are asked for."""
+    """Returns labels for the requested ids."""
 
     protocol_version = "HTTP/1.1"
 
@@ -69,12 +69,12 @@ class _Labels(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # as the base class has it
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def labels_api() -> Iterator[str]:
-    """The URL of an API on this machine."""
+    """Run the API; yields its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Labels) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -82,7 +82,7 @@ def labels_api() -> Iterator[str]:
 
 
 def main() -> None:
-    """Load, then run all paths in turns."""
+    """Load the data, then run all paths in turns."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.steps", description=__doc__)
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)

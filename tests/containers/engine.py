@@ -1,4 +1,4 @@
-"""The Docker engine: is there one, and is it here?"""
+"""Checks that there is a Docker engine on this machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _INSTEAD = "Or drop `--servers=containers` (`SERVERS=containers`): the embedded 
 
 
 class ContainerError(RuntimeError):
-    """There's no engine, or a server in a container doesn't start. The message says what can be done about it."""
+    """There's no engine, or a server in a container doesn't start. The message has the remedy."""
 
 
 def find_engine() -> str:
-    """Its name and version. Raises ContainerError when it can't be used."""
+    """Return the engine's name and version. Raises ContainerError if it can't be used."""
     try:
         client = DockerClient().client
         version: str = client.version()["Version"]
@@ -24,12 +24,12 @@ def find_engine() -> str:
     except DockerException as error:
         raise ContainerError(
             f"No Docker engine answers: {error}\n"
-            "Start one (`systemctl start docker`, Docker Desktop, …), or set DOCKER_HOST to the socket of the one that "
-            f"runs.\n{_INSTEAD}"
+            "Start one (`systemctl start docker`, Docker Desktop, …), or set DOCKER_HOST to the socket of a running "
+            f"one.\n{_INSTEAD}"
         ) from None
     if urlsplit(address).hostname not in ("localhost", "127.0.0.1"):
         raise ContainerError(
-            f"The Docker engine at {address} isn't on this machine, and tests meet their servers on 127.0.0.1.\n"
-            f"Set DOCKER_HOST to the socket of one that is.\n{_INSTEAD}"
+            f"The Docker engine at {address} isn't on this machine, but tests use servers on 127.0.0.1.\n"
+            f"Set DOCKER_HOST to the socket of a local one.\n{_INSTEAD}"
         )
     return f"Docker {version}"

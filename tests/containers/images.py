@@ -1,4 +1,4 @@
-"""Which images the servers are made of."""
+"""The images of the servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ IMAGES: Mapping[str, str] = {
     "KAFKA_IMAGE": "apache/kafka:4.4.0",
     "SEAWEEDFS_IMAGE": "chrislusf/seaweedfs:4.48",
 }
-"""Variable of the environment → default: those of docker-compose.yml, so that one setting serves both."""
+"""Environment variable → default image. The same variables as in docker-compose.yml."""
 
 
 def image(variable: str, environment: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from pipeline_processing.embedded.ports import LOOPBACK
 from tests.containers.kafka_probe import see_cluster
 from tests.containers.server import ContainerServer
 
-_CONTROLLER_PORT = 9093  # below all that `port` may be
+_CONTROLLER_PORT = 9093  # below every possible `port`
 _ANSWER_SECONDS = 2.0
 
 
@@ -35,7 +35,7 @@ class KafkaContainer(ContainerServer):
             KAFKA_LOG_DIRS="/var/lib/kafka/data",
             KAFKA_HEAP_OPTS="-Xmx512m",
         )
-        # The same port inside as outside: for transactions the broker meets itself where it tells clients to.
+        # The same port inside and outside, because for transactions the broker connects to its advertised address.
         return self.port
 
     def _is_ready(self) -> bool:

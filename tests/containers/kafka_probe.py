@@ -1,4 +1,4 @@
-"""Asks a Kafka broker, in its own protocol and without a client library, who it is and whether it serves."""
+"""Asks a Kafka broker, in its protocol and without a client library, for its identity and readiness."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from pipeline_processing.embedded.ports import LOOPBACK
 
-_METADATA, _VERSION = 3, 4  # the first of today's versions with everything we ask for, and fixed-width lengths
+_METADATA, _VERSION = 3, 4  # the first supported version with all fields we need, and fixed-width lengths
 _NO_TOPICS, _NO_AUTO_CREATION = 0, False
 
 
 class ClusterSeen(NamedTuple):
-    """`broker_ports` are those of the brokers that the cluster counts on, so without one that is only starting."""
+    """`broker_ports` are the ports of the cluster's active brokers, without those that are still starting."""
 
     cluster_id: str
     broker_ports: list[int]
@@ -21,7 +21,7 @@ class ClusterSeen(NamedTuple):
 
 def see_cluster(port: int, *, seconds: float) -> ClusterSeen:
     """
-    Raises OSError when there's no answer in time, and ValueError when it can't be understood.
+    Return what the broker knows. Raises OSError without an answer in time, and ValueError for an invalid one.
 
     https://kafka.apache.org/protocol#The_Messages_Metadata
     """
@@ -50,7 +50,7 @@ def _understood(answer: _Reader) -> ClusterSeen:
 
 
 class _Reader:
-    """Takes values from bytes, one after the other. Raises struct.error at their end."""
+    """Reads values from bytes one by one. Raises struct.error at the end."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -62,7 +62,7 @@ class _Reader:
         return found
 
     def text(self) -> str:
-        """Null is an empty one."""
+        """Read a text; null is read as an empty one."""
         (length,) = self.numbers(">h")
         (value,) = struct.unpack_from(f"{max(length, 0)}s", self._data, self._position)
         self._position += len(value)

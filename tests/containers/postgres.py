@@ -15,7 +15,7 @@ _PORT = 5432
 
 
 class PostgresContainer(ContainerServer):
-    """As the embedded one: superuser `pipeline`, no password, UTF8, order by code point, time zone UTC."""
+    """Like the embedded one: superuser `pipeline`, no password, UTF8, order by code point, time zone UTC."""
 
     name: ClassVar[str] = "Postgres"
     variable: ClassVar[str] = "POSTGRES_IMAGE"
@@ -25,11 +25,11 @@ class PostgresContainer(ContainerServer):
         return f"postgresql://{self.user}@{LOOPBACK}:{self.port}/{quote(database, safe='')}"
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
-        """As a copy of `template`, if given, to which nobody may be connected. Raises ContainerError."""
+        """Create a database, as a copy of `template` if given. Raises ContainerError, also if that is in use."""
         self._run_client("createdb", *(() if template is None else ("--template", template)), "--", name)
 
     def drop_database(self, name: str) -> None:
-        """Also while somebody is connected to it. Raises ContainerError."""
+        """Drop a database, even if clients are connected to it. Raises ContainerError."""
         self._run_client("dropdb", "--force", "--", name)
 
     def _run_client(self, tool: str, *arguments: str) -> None:
@@ -42,7 +42,7 @@ class PostgresContainer(ContainerServer):
             POSTGRES_USER=self.user,
             POSTGRES_DB="postgres",
             POSTGRES_HOST_AUTH_METHOD="trust",
-            # Of the C library's, since the builtin one of the embedded server came with Postgres 17.
+            # The C library's locale, because the embedded server's builtin one needs Postgres 17.
             POSTGRES_INITDB_ARGS="--encoding=UTF8 --locale=C.UTF-8 --no-sync",
         )
         throwaway = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -50,7 +50,7 @@ class PostgresContainer(ContainerServer):
         return _PORT
 
     def _is_ready(self) -> bool:
-        # By TCP: while the image prepares the data, a server answers too, but on its socket only.
+        # By TCP, because while the image prepares the data, the server already answers on its socket.
         code, _ = self._run("pg_isready", *self._from_inside())
         return code == 0
 

@@ -22,11 +22,11 @@ _ANSWER_SECONDS = 2
 
 
 class SeaweedFSContainer(ContainerServer):
-    """As the embedded one: the same keys of an administrator and a reader, and buckets that behave as with AWS."""
+    """Like the embedded one: the same keys for an administrator and a reader, and buckets that behave as on AWS."""
 
     name: ClassVar[str] = "SeaweedFS"
     variable: ClassVar[str] = "SEAWEEDFS_IMAGE"
-    stop_seconds: ClassVar[int] = 0  # at times it ignores SIGTERM, and what it has written is there when it is killed
+    stop_seconds: ClassVar[int] = 0  # it sometimes ignores SIGTERM, and a kill loses no data
 
     region: ClassVar[str] = SeaweedFSServer.region
     access_key_id: ClassVar[str] = SeaweedFSServer.access_key_id
@@ -39,7 +39,7 @@ class SeaweedFSContainer(ContainerServer):
         return f"http://{LOOPBACK}:{self.port}"
 
     def create_bucket(self, name: str) -> None:
-        """Raises ContainerError, also when it is there already."""
+        """Raises ContainerError, also if the bucket exists already."""
         try:
             self._client.create_bucket(Bucket=name)
         except (BotoCoreError, ClientError) as error:
@@ -53,7 +53,7 @@ class SeaweedFSContainer(ContainerServer):
             [
                 "mini",
                 "-dir=/data",
-                f"-ip={LOOPBACK}",  # under which its parts find each other
+                f"-ip={LOOPBACK}",  # for connections between its components
                 "-ip.bind=0.0.0.0",
                 f"-s3.port={_PORT}",
                 "-master.telemetry=false",
@@ -71,7 +71,7 @@ class SeaweedFSContainer(ContainerServer):
         return _PORT
 
     def _is_ready(self) -> bool:
-        # The list of buckets comes from the filer, so everything behind the gateway is up as well.
+        # The list of buckets comes from the filer, so everything behind the gateway is up too.
         try:
             self._client.list_buckets()
         except (BotoCoreError, ClientError):

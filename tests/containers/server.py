@@ -1,4 +1,4 @@
-"""What all servers in containers have in common."""
+"""The base class of the servers in containers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ _LOG_LINES = 20
 
 class ContainerServer(ABC):
     """
-    One server in a container, on 127.0.0.1, with what tests use of the embedded one.
+    A server in a container, on 127.0.0.1, with the methods of the embedded one that tests use.
 
-    As a block it is up inside, and gone after. stop() and start() inside the block interrupt it: data and port
-    stay the same.
+    It runs inside its `with` block. There, stop() and start() restart it with the same data and port.
     """
 
     name: ClassVar[str]
     variable: ClassVar[str]
-    """The one that names another image."""
+    """The environment variable that names another image."""
     stop_seconds: ClassVar[int] = 10
 
     def __init__(self, *, image: str, network: Network, start_seconds: float = 120.0) -> None:
-        """`network` because an engine needn't have a default one. Fetching the image doesn't count as starting."""
+        """`network`, because an engine may have no default one. `start_seconds` excludes pulling the image."""
         self._image = image
         self._network = network
         self._start_seconds = start_seconds
@@ -42,14 +41,14 @@ class ContainerServer(ABC):
 
     @abstractmethod
     def _configure(self, container: DockerContainer) -> int:
-        """Say what to run. Returns the port on which it listens inside; `self.port` is the one outside."""
+        """Configure the container. Returns the port inside it; `self.port` is the one outside."""
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Whether it serves requests; False also when it can't be reached."""
+        """Whether it serves requests; False if it can't be reached."""
 
     def _run(self, *command: str) -> tuple[int, str]:
-        """Run a tool inside: exit code and output."""
+        """Run a tool inside the container. Returns exit code and output."""
         done = self._container.exec(list(command))
         return done.exit_code or 0, done.output.decode(errors="replace")
 
@@ -58,7 +57,7 @@ class ContainerServer(ABC):
     def __enter__(self) -> Self:
         try:
             self._container = DockerContainer(self._image).with_network(self._network)
-            # Chosen here, since Docker's own choice would be another one after each start.
+            # Chosen here, because Docker would choose another port at each start.
             self._port = free_ports(1)[0]
             inside = self._configure(self._container)
             self._container.ports[str(inside)] = (LOOPBACK, self._port)  # type: ignore[assignment] # as docker-py has it
@@ -79,16 +78,16 @@ class ContainerServer(ABC):
         self._container.stop()  # and remove
 
     def start(self) -> None:
-        """Start again after stop(). Raises ContainerError."""
+        """Start again after stop(), and wait until it is ready. Raises ContainerError."""
         self._container.get_wrapped_container().start()
         self.wait_until_ready()
 
     def stop(self) -> None:
-        """End it; may be called again."""
+        """Stop it. May be called again."""
         self._container.get_wrapped_container().stop(timeout=self.stop_seconds)
 
     def wait_until_ready(self) -> None:
-        """Return once it serves requests. Raises ContainerError."""
+        """Wait until it serves requests. Raises ContainerError."""
         container = self._container.get_wrapped_container()
         deadline = time.monotonic() + self._start_seconds
         while not self._is_ready():
@@ -101,12 +100,12 @@ class ContainerServer(ABC):
                     f"{self.name} from the image {self._image}, on {LOOPBACK}:{self.port}, {what}. Its log ends with:\n"
                     f"{log}{self.variable} names another image."
                 )
-            time.sleep(_POLL_SECONDS)  # between two looks: a container tells nobody that it is ready
+            time.sleep(_POLL_SECONDS)  # poll, because a container doesn't announce that it is ready
         self._has_been_up = True
 
     @property
     def has_been_up(self) -> bool:
-        """Whether clients may know it."""
+        """Whether it has been ready once, so that clients may know its port."""
         return self._has_been_up
 
     @property

@@ -1,4 +1,4 @@
-"""All servers together, in containers."""
+"""Starts all servers in containers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.containers.server import ContainerServer
 @contextmanager
 def container_servers(environment: Mapping[str, str]) -> Iterator[EmbeddedServers]:
     """
-    In place of the embedded ones: Postgres and SeaweedFS up inside the block, Kafka left to be entered as a block
-    by whoever wants it. `environment` may name images.
+    Run Postgres and SeaweedFS inside the block, in place of the embedded ones. Kafka is started by entering it as a
+    block. `environment` may name other images.
 
-    Raises ContainerError.
+    Raises ContainerError if a server doesn't start.
     """
     with Network() as network:
 
-        def server(kind: type[ContainerServer]) -> Any:  # not of the classes that the fields name, but alike
+        def server(kind: type[ContainerServer]) -> Any:  # not the fields' classes, but compatible ones
             return kind(image=image(kind.variable, environment), network=network)
 
         servers = EmbeddedServers(

@@ -1,4 +1,4 @@
-"""Kafka in memory, for tests."""
+"""An in-memory Kafka for tests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ _POLL_SECONDS = 0.3
 
 
 class MemoryPartition:
-    """One partition of a topic: records with rising offsets, of which some may be missing."""
+    """One partition of a topic: records with rising offsets, possibly with gaps."""
 
     def __init__(self, topic: str, number: int) -> None:
         self.topic = topic
@@ -49,15 +49,15 @@ class MemoryPartition:
         self.records = [record for record in self.records if record.offset >= start]
 
     def between(self, first: int, after: int) -> list[Record]:
-        """Records from `first` up to, but not including, `after`."""
+        """Return the records from `first` up to, but excluding, `after`."""
         return [record for record in self.records if first <= record.offset < after]
 
 
 class MemoryMember:
     """
-    A `RequestStream`: a member of the one consumer group.
+    A `RequestStream`: a member of the only consumer group.
 
-    As with Kafka, a rebalance takes all its partitions away, and what isn't committed is delivered again.
+    As in Kafka, a rebalance takes all its partitions away, and uncommitted records are delivered again.
     """
 
     def __init__(self, broker: "MemoryBroker", topic: str) -> None:
@@ -67,7 +67,7 @@ class MemoryMember:
         self._given: dict[int, int] = {}
 
     def assign(self, positions: Mapping[MemoryPartition, int]) -> None:
-        """Own these partitions and no others, each to be read from its position."""
+        """Own exactly these partitions, and read each from its position."""
         self._positions = dict(positions)
         self._given.clear()
 
@@ -100,10 +100,10 @@ class MemoryMember:
 
 class MemoryBroker:
     """
-    `Events` and `Topics`; `subscribe` gives a `RequestStream` to each member of one group.
+    `Events` and `Topics`; `subscribe` returns a `RequestStream` to each member of the group.
 
-    It waits with asyncio's own timers only, so it works in virtual time, too. `topics` exist from the start. `ensure`
-    creates those of `creates`, or finds them missing unless `may_create` is set.
+    It only uses asyncio's timers, so it works in virtual time, too. `topics` exist from the start. `ensure` creates
+    those of `creates`, or reports them as missing unless `may_create` is set.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class MemoryBroker:
         max_message_bytes: int = 1_048_588,
     ) -> None:
         self.lost_replies = 0
-        """The next so many calls of `send` store their messages and fail nevertheless."""
+        """The number of next calls of `send` that store their messages but fail."""
         self.max_message_bytes = max_message_bytes
         self.refuses: Callable[[Outgoing], bool] = lambda message: False
-        """Which messages are refused for good, as a compacted topic refuses one without a key."""
+        """Whether to refuse a message for good, as a compacted topic refuses one without a key."""
         self._outage = False
         self._clock = clock
         self._creates = tuple(creates)
@@ -137,7 +137,7 @@ class MemoryBroker:
 
     @property
     def outage(self) -> bool:
-        """While it is set every call fails, also those in progress."""
+        """While set, every call fails, including those in progress."""
         return self._outage
 
     @outage.setter
@@ -163,15 +163,15 @@ class MemoryBroker:
         self.rebalance(topic)
 
     def records(self, topic: str) -> list[Record]:
-        """All records of a topic, by partition."""
+        """Return all records of a topic, by partition."""
         return [record for partition in self._topics[topic] for record in partition.records]
 
     def partition(self, topic: str, number: int) -> MemoryPartition:
-        """One partition, which a test may change."""
+        """Return a partition, which a test may change."""
         return self._topics[topic][number]
 
     def put(self, message: Outgoing) -> Record:
-        """Store a message, outage or not."""
+        """Store a message, even in an outage."""
         partitions = self._topics[message.topic]
         partition = partitions[crc32(message.key or b"") % len(partitions)]
         now_ms = round(self._clock.now().timestamp() * 1000)
@@ -182,7 +182,7 @@ class MemoryBroker:
         return record
 
     def rebalance(self, topic: str | None = None) -> None:
-        """Assign all partitions (of one topic) anew, as happens when a member joins or leaves."""
+        """Reassign all partitions (of one topic), as when a member joins or leaves."""
         for member in self._members:
             if topic not in (None, member.topic):
                 continue
@@ -197,7 +197,7 @@ class MemoryBroker:
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[RequestStream]:
-        """Be a member of the group, for the length of the block."""
+        """Be a member of the group inside the block."""
         self.check(topic)
         member = MemoryMember(self, topic)
         self._members.append(member)
@@ -292,14 +292,14 @@ class MemoryBroker:
     # -- inside ----------------------------------------------------------------------------------
 
     def check(self, *topics: str) -> None:
-        """Raises KafkaUnavailable in an outage, and TopicMissing. Every call checks this first."""
+        """Raises KafkaUnavailable in an outage, and TopicMissing for a missing topic. Every call checks this first."""
         if self.outage:
             raise KafkaUnavailable("Kafka in memory can't be reached: this test has an outage.")
         if missing := sorted(set(topics) - self._topics.keys()):
             raise TopicMissing(missing)
 
     async def change(self, *, seconds: float | None = None) -> None:
-        """Wait for the next change, for so long at most."""
+        """Wait for the next change, at most this long."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:

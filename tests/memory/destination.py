@@ -1,4 +1,4 @@
-"""A destination in memory, for tests."""
+"""An in-memory destination for tests."""
 
 import hashlib
 from base64 import b64decode, b64encode
@@ -18,8 +18,8 @@ _RUN = ("run-id", "attempt")
 
 class MemoryDestination:
     """
-    A `Destination` that behaves as S3 does: small artifacts inline, larger ones as uploads that wait for
-    their completion. With `inline_limit=0` every artifact is an upload.
+    A `Destination` that behaves like S3: small artifacts are inline, larger ones are uploads until they are completed.
+    With `inline_limit=0`, every artifact is an upload.
     """
 
     holds_tables = False
@@ -27,12 +27,12 @@ class MemoryDestination:
     def __init__(
         self, *, url: str = "memory://destination", inline_limit: int = 1024 * 1024, handles: str = "upload"
     ) -> None:
-        """`handles` is the prefix of uploads' handles, which must differ between destinations."""
+        """`handles` is the prefix of upload handles, which must differ between destinations."""
         self.url = url
         self.objects: dict[str, tuple[bytes, Mapping[str, str]]] = {}
-        """Key → bytes and metadata of what a reader can see."""
+        """Visible objects: key → bytes and metadata."""
         self.open_uploads: list[UploadRef] = []
-        """Uploads that were started, and neither completed nor aborted."""
+        """Uploads that are neither completed nor aborted."""
         self._inline_limit = inline_limit
         self._handles = handles
         self._stored: dict[str, tuple[bytes, Mapping[str, str]]] = {}
@@ -88,19 +88,19 @@ class MemoryDestination:
             yield upload
 
     def start(self, key: str) -> UploadRef:
-        """A new upload, for `open`."""
+        """Start a new upload, for `open`."""
         self._started += 1
         self.open_uploads.append(upload := UploadRef(key=key, upload_id=f"{self._handles}-{self._started}"))
         return upload
 
     def store(self, upload: UploadRef, body: bytes, metadata: Mapping[str, str]) -> None:
-        """All bytes of an upload, for `seal`. Raises DestinationUnavailable if it was aborted, as S3 does."""
+        """Store all bytes of an upload, for `seal`. As on S3, raises DestinationUnavailable if it was aborted."""
         if upload not in self.open_uploads:
             raise DestinationUnavailable(f"The upload of {self._url(upload.key)} is gone.")
         self._stored[upload.upload_id] = (body, dict(metadata))
 
     def inlines(self, size: int, *, room: bool) -> bool:
-        """Whether so many bytes go into the plan; no bytes always do."""
+        """Whether an artifact of this size goes into the plan; an empty one always does."""
         return size < self._inline_limit if room else size == 0
 
     def _url(self, key: str) -> str:

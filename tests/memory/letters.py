@@ -1,4 +1,4 @@
-"""Dead letters that Kafka refuses for good, in memory."""
+"""An in-memory store of the dead letters that Kafka refuses for good."""
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
@@ -9,12 +9,12 @@ from pipeline_processing.messaging.port import Outgoing, Record
 
 
 class MemoryLetters:
-    """`LetterStore` in memory."""
+    """An in-memory `LetterStore`."""
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
         self._letters: dict[tuple[str, int, int, int | None], Record] = {}
-        """By the place and time of the request."""
+        """Letters by place and time of the request."""
 
     async def keep(self, letters: Sequence[Outgoing]) -> None:
         for letter in letters:

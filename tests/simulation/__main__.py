@@ -1,4 +1,4 @@
-"""Many lives at a time: `python -m tests.simulation 0 10000` (the first seed, and the one after the last)."""
+"""Simulate many seeds: `python -m tests.simulation 0 10000` (the first seed, and the one after the last)."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ if __name__ == "__main__":
     without_logs()
     for seed in range(first, end):
         live(seed)
-    sys.stdout.write(f"{end - first} lives kept all promises\n")
+    sys.stdout.write(f"{end - first} seeds kept all promises\n")

@@ -1,4 +1,4 @@
-"""Kafka, as far as a simulation needs it: it delivers requests again, and loses acks of what it has stored."""
+"""The part of Kafka that a simulation needs: it redelivers requests, and loses acks of stored messages."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An event as the completions topic holds it, and the moment at which whoever sent it began to."""
+    """An event in the completions topic, and the time at which its sending began."""
 
     begun: int
     event: OutboxEvent
 
 
 class Kafka:
-    """The requests topic, whose messages may come again at any time, and the completions topic."""
+    """The requests topic, whose messages may be redelivered at any time, and the completions topic."""
 
     def __init__(self, world: World) -> None:
         self.completions: list[Stored] = []
         self.refused = 0
-        """How often sending failed."""
+        """The number of failed sends."""
         self._world = world
         self._choose = world.choose
         self._moments = count()
         self.asked_again: dict[str, int] = {}
-        """When a finished run was last asked for by a message."""
+        """The time of the last message that requested a finished run again."""
 
     # -- requests --------------------------------------------------------------------------------
 
     async def deliver(self, requests: Sequence[Incoming]) -> None:
-        """What an intake does with some messages; runs that are known already must stay as they are."""
+        """Accept messages as an intake does; known runs must not change."""
         before = {run_id: record.run for run_id, record in self._world.table.records.items()}
         answers = await self._world.runs.intake.accept_all(requests)
         for incoming, answer in zip(requests, answers, strict=True):
@@ -56,7 +56,7 @@ class Kafka:
                 self.asked_again[run.run_id] = next(self._moments)
 
     async def redeliver(self, requests: Sequence[Incoming]) -> None:
-        """Deliver some of these again now and then, and others by the same ids."""
+        """Redeliver some of these now and then, and different requests with the same ids."""
         while True:
             await asyncio.sleep(self._choose.uniform(0, 4))
             if self._world.is_quiet or self._world.over:
@@ -69,7 +69,7 @@ class Kafka:
     # -- completions -----------------------------------------------------------------------------
 
     async def announce(self) -> None:
-        """What a worker does all the time: send what is in the outbox. Now and then it is killed in the middle."""
+        """Send the outbox, as a worker does all the time. Now and then it is killed while it does."""
         while not self._world.over:
             await asyncio.sleep(self._choose.uniform(0, 2))
             lives = 0.5 if self._happens(self._world.chances.killed * 5) else 60.0
@@ -103,10 +103,10 @@ class Kafka:
     # -- the end ---------------------------------------------------------------------------------
 
     def told(self, run: Run) -> None:
-        """A finished run was announced, each time in the same words, and again after each time it was asked for."""
+        """Check that a finished run was announced, always by equal events, and again after each repeated request."""
         copies = [stored for stored in self.completions if stored.event.run_id == run.run_id]
         assert copies, f"{run.run_id} was never announced"
-        assert all(copy.event == copies[0].event for copy in copies), f"{run.run_id} was announced in several ways"
+        assert all(copy.event == copies[0].event for copy in copies), f"{run.run_id} was announced by different events"
         assert RunCompletion.model_validate_json(copies[0].event.value) == RunCompletion.of(run)
         asked = self.asked_again.get(run.run_id)
-        assert asked is None or copies[-1].begun > asked, f"{run.run_id} was asked for again in vain"
+        assert asked is None or copies[-1].begun > asked, f"{run.run_id} was requested again, but not announced"

@@ -1,6 +1,6 @@
 """
-Requests that can't be used, among others that can, taken by real intakes: every one is put aside, byte for byte, in
-Kafka or, where that refuses the letter for good, in the database; and the others are taken whatever becomes of it.
+Real intakes take valid and invalid requests. Every invalid one becomes a dead letter with the same bytes: in Kafka or,
+if that refuses it for good, in the database. The valid ones are accepted in any case.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REQUESTS, DEAD_LETTERS = "requests", "dead-letters"
 
 
 class Letters:
-    """Two intakes that are killed and started again, a broker that refuses some letters, and the database of those."""
+    """Two intakes that are killed and restarted, a broker that refuses some letters, and the database for those."""
 
     def __init__(self, world: World, *, datasets: Sequence[str], config_id: str) -> None:
         self._world = world
@@ -44,19 +44,19 @@ class Letters:
         self._bad: list[Record] = []
         self._all_sent = False
         self.refused = 0
-        """How many requests have letters that the broker refuses."""
+        """The number of requests whose letters the broker refuses."""
 
     # -- what happens ----------------------------------------------------------------------------
 
     async def happen(self, requests: Sequence[Incoming]) -> None:
-        """Until the world is over."""
+        """Run until the world ends."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._produce(requests))
             for number in range(2):
                 group.create_task(self._keep_alive(f"i{number}"))
 
     async def _produce(self, requests: Sequence[Incoming]) -> None:
-        """Malformed requests, and good ones that ask again for runs which there are."""
+        """Send malformed requests, and valid ones that request existing runs again."""
         for number in range(self._choose.randrange(12)):
             await asyncio.sleep(self._choose.uniform(0, 4))
             key = self._choose.choice((None, b"7", b"8"))
@@ -71,7 +71,7 @@ class Letters:
         self._all_sent = True
 
     async def _keep_alive(self, name: str) -> None:
-        """An intake, and another in its place once it is killed or has given up."""
+        """Run an intake, and replace it when it was killed or has given up."""
         while not self._world.over:
             stop = asyncio.Event()
             intake = asyncio.create_task(self._intake(name).run(stop))
@@ -107,7 +107,7 @@ class Letters:
         )
 
     async def _around(self, method: str, call: Call) -> Any:
-        """A call of an intake's, which may be refused, take a while, or lose its reply."""
+        """Make a call of an intake, which may be refused, take a while, or lose its reply."""
         if self._world.is_quiet:
             return await call()
         away = HistoryUnavailable if method in ("accept_all", "keep") else KafkaUnavailable
@@ -131,7 +131,7 @@ class Letters:
         return self._all_sent and await self._broker.ends(REQUESTS) == await self._broker.committed(REQUESTS)
 
     async def all_put_aside(self) -> None:
-        """Every malformed request has its letter, and nothing else has one."""
+        """Check that every malformed request has a dead letter, and no other request has one."""
         sent = [DeadLetter.of(record) for record in self._broker.records(DEAD_LETTERS)]
         kept = [DeadLetter.of(record) async for record in self._kept.kept()]
         in_kafka = {letter.original(timestamp_ms=0) for letter in sent if letter is not None}

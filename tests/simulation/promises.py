@@ -1,4 +1,4 @@
-"""What must hold whatever goes wrong: at every moment, and once all runs have finished."""
+"""What must hold despite all faults: at every moment, and once all runs have finished."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FAILURES = {
     "destination_unavailable",
     "history_unavailable",
 }
-"""Why a run of a simulation may fail. Anything else is a fault of the service."""
+"""The errors with which a simulated run may fail. Any other is a bug of the service."""
 
 DECIDED = (RunState.PREPARED, RunState.SUCCEEDED, RunState.FAILED)
 
 
 class Promises:
     """
-    Watches a history and its destinations, the first of which has the manifests: every call of theirs is looked at as
-    it takes effect. All runs export these datasets.
+    Watches a history and its destinations, the first of which has the manifests. Checks every call when it takes
+    effect. All runs export these datasets.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Promises:
             before = _contents(record), len(self._table.events)
             try:
                 answer = await call(claim, *args, **kwargs)
-                assert not superseded, f"{method} with fence {claim.fence} was let through: {record.run}"
+                assert not superseded, f"{method} with the old fence {claim.fence} succeeded: {record.run}"
                 if method == "record_upload":
                     self._recorded.add(args[0].upload_id)
                 return answer
@@ -88,8 +88,8 @@ class Promises:
 
     def at_this_moment(self) -> None:
         """
-        A reader sees nothing but what a run has decided, and no manifest before all that it names, nor does a
-        manifest ever change.
+        A reader sees only what a run has decided, and no manifest before all the objects that it lists. A manifest
+        never changes.
         """
         for destination in self._destinations:
             for key, (body, metadata) in destination.objects.items():
@@ -115,19 +115,19 @@ class Promises:
             if destination.holds_tables:
                 before = [each for each in artifacts if not isinstance(each.staged, StagedTable)]
                 missing = [each for each in before if each.key not in self._at(each.destination).objects]
-                # Nobody deletes anything before the run has failed, which it may still do.
+                # Nothing is deleted before the run has failed, which may still happen.
                 assert run.state is RunState.FAILED or not missing, f"{where} is visible before {missing}"
 
     def _is_complete(self, manifest: dict[str, Any]) -> None:
         prefix = f"agency_id={manifest['agency_id']}/run_id={manifest['run_id']}"
         for entry in manifest["entries"]:
             key = entry["url"].removeprefix(f"{self._primary.url}/")
-            assert key in self._primary.objects, f"{key} is in the manifest, and not there"
+            assert key in self._primary.objects, f"{key} is in the manifest, but missing"
             body, _ = self._primary.objects[key]
             for other in self._destinations[1:]:
                 its = f"{prefix}/{entry['dataset']}" if other.holds_tables else key
-                assert its in other.objects, f"{other.url}/{its} isn't there, and the manifest is"
-                assert other.objects[its][0] == body, f"{other.url}/{its} has other bytes than {key}"
+                assert its in other.objects, f"{other.url}/{its} is missing, but the manifest exists"
+                assert other.objects[its][0] == body, f"{other.url}/{its} differs from {key}"
             assert hashlib.sha256(body).hexdigest() == entry["sha256"], f"{entry} has other bytes"
             assert len(body) == entry["meta"]["content_length"], f"{entry} has another size"
             assert body.count(b"\n") == entry["rows"], f"{entry} has other rows"
@@ -136,9 +136,9 @@ class Promises:
 
     async def at_the_end(self, *, accepted_with: Mapping[str, str], cancelled: set[str], removals: bool) -> None:
         """
-        Every run has ended as one thing, told once, with all its objects or with none.
+        Every run has one outcome, one event, and all its objects or none.
 
-        `accepted_with` are the job configs of the runs' requests.
+        `accepted_with` are the ids of the job configs with which the runs were accepted.
         """
         self._accepted_with = accepted_with
         self.at_this_moment()
@@ -151,7 +151,7 @@ class Promises:
         await self._nothing_left_over()
 
     def only_poison_has_failed(self, poison: Set[str]) -> None:
-        """Where nothing else goes wrong, runs that end their process fail, and no other run fails with them."""
+        """Without other faults, runs that kill their process fail, and no other runs."""
         for run_id, record in self._table.records.items():
             expected = RunState.FAILED if run_id in poison else RunState.SUCCEEDED
             assert record.run.state is expected, f"{run_id}: {record.run}, and {poison} ended its process"
@@ -186,20 +186,20 @@ class Promises:
             counts = ("rows_read", "rows_written", "rows_filtered", "rows_rejected", "attempt")
             assert {name: manifest[name] for name in counts} == {name: getattr(run, name) for name in counts}
         elif run.error is not None and run.error.kind == "plan_lost":
-            # Whoever failed it may have died before it had deleted all; its plan says what is left to gc.
+            # The worker may have died before it had deleted everything; gc deletes the rest of the plan.
             planned = record.plan.artifacts if record.plan is not None else ()
             known = {(artifact.destination, artifact.key) for artifact in planned}
-            assert visible <= known, f"nobody will delete {visible - known}"
+            assert visible <= known, f"nothing will delete {visible - known}"
         else:
             assert not visible, f"{run_id} is {run.state}, and {visible} can be seen"
 
     async def _nothing_left_over(self) -> None:
-        """All uploads are gone but those that nobody ever recorded, once gc has asked the one question it has."""
+        """After gc, only uploads that were never recorded are left."""
         for run_id in self._table.records:
             for upload in await self._runs.leftovers.lost_uploads(run_id):
                 await self._at(upload.destination).abort(upload)
         left = {upload.upload_id for each in self._destinations for upload in each.open_uploads}
-        assert not left & self._recorded, f"{left & self._recorded} were recorded, and nobody will abort them"
+        assert not left & self._recorded, f"{left & self._recorded} were recorded, but nothing will abort them"
 
     def _at(self, url: str) -> MemoryDestination:
         (destination,) = (each for each in self._destinations if each.url == url)

@@ -1,13 +1,12 @@
 """
-A small world in which everything goes wrong that may: workers on one history and one to three destinations, in
-virtual time.
+Simulates workers on one history and one to three destinations, in virtual time, with every fault that can occur.
 
-Every call of a worker may be refused, lose its reply, or be on its way for so long that its worker has given it up,
-died or been superseded before it takes effect. At any call a worker may pause for longer than its lease, be killed
-without cleaning up, or be drained, and then hang while it leaves an upload. Some runs end the process that reads their
-rows, each time. Workers have one of two job configs. Runs are cancelled, uploads removed by a lifecycle rule, requests
-delivered again, acks of announced events lost, and dead letters refused for good (`letters.py`). What happens depends
-on the seed alone. While it happens, the promises are watched that hold at every moment; see `promises.py`.
+Every call of a worker may be refused, lose its reply, or take effect only after its worker has given it up, died or
+been superseded. At any call, a worker may pause for longer than its lease, be killed without cleaning up, or be drained
+and then hang while it leaves an upload. Some runs always kill the process that reads their rows. Workers have one of
+two job configs. Runs are cancelled, uploads removed by a lifecycle rule, requests redelivered, acks of announced events
+lost, and dead letters refused for good (`letters.py`). The seed alone decides what happens. Meanwhile, `promises.py`
+checks the promises that hold at every moment.
 """
 
 from __future__ import annotations
@@ -53,25 +52,25 @@ from tests.unit.virtual_clock import VirtualClock
 
 LEASE = 10.0
 QUIET_AFTER = 30.0
-"""Seconds after which nothing goes wrong any more."""
+"""Seconds after which no more faults occur."""
 PATIENCE = 900.0
 """Seconds within which all runs must have finished."""
 DATASETS = ("one", "two", "three")
 CONFIGS = ("a0" * 16, "b1" * 16)
-"""Identities of the job configs that workers have."""
+"""Ids of the workers' job configs."""
 PLACES = 2
-"""Runs at once in one process."""
+"""Concurrent runs in one process."""
 POISONED = -11
-"""What a run that ends its process makes the exit code of a child."""
+"""The exit code of a child whose run killed it."""
 
 
 class Killed(BaseException):
-    """What a call of a dead worker comes to: nothing."""
+    """Ends every call of a dead worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chances:
-    """How likely it is, at each call, that something goes wrong."""
+    """The probabilities of faults, at each call."""
 
     refused: float
     lost: float
@@ -85,7 +84,7 @@ class Chances:
 
     @classmethod
     def drawn(cls, choose: random.Random) -> Chances:
-        """Some seeds know only some of the faults."""
+        """Draw the probabilities. Some seeds have only some of the faults."""
 
         def upto(most: float) -> float:
             return choose.choice((0.0, choose.uniform(0, most)))
@@ -104,19 +103,19 @@ class Chances:
 
     @classmethod
     def none(cls) -> Chances:
-        """Nothing goes wrong by itself."""
+        """No random faults."""
         return cls(*(0.0,) * len(fields(cls)))
 
 
 @dataclass
 class World:
-    """One seed's history, destinations, workers and troubles."""
+    """One seed's history, destinations, workers and faults."""
 
     seed: int
     trace: list[str] = field(default_factory=list)
-    """What happened, for whoever has to understand it."""
+    """What happened, for debugging."""
     requests: set[asyncio.Task[Any]] = field(default_factory=set)
-    """Calls on their way."""
+    """Calls that haven't arrived yet."""
 
     def __post_init__(self) -> None:
         self.choose = random.Random(self.seed)
@@ -135,20 +134,20 @@ class World:
                 )
             ),
         ]
-        """The first has the manifests."""
+        """The first one has the manifests."""
         self.promises = Promises(self.table, self.runs, self.destinations, datasets=DATASETS)
         self.kafka = Kafka(self)
         self.letters = Letters(self, datasets=DATASETS, config_id=CONFIGS[0])
         self.pace = self.choose.choice((0.0, 0.2, 1.0, 3.0))
-        """Seconds that reading or sending something takes at most."""
+        """The longest time in seconds to read or send something."""
         self.exports = 0
         self.over = False
         self.broken: AssertionError | None = None
-        """The first promise that was broken: whoever made the call takes it for an error like any other."""
+        """The first broken promise. It is kept here, because the caller handles it like any other error."""
         self.workers: list[Worker] = []
 
     async def live(self) -> None:
-        """Let everything go wrong for a while, and then the workers finish. Raises AssertionError."""
+        """Run with faults for a while, then let the workers finish. Raises AssertionError for a broken promise."""
         requests = await self._accept()
         tasks = [asyncio.create_task(self._keep_alive(number)) for number in range(self.choose.choice((2, 2, 3)))]
         tasks.append(asyncio.create_task(self._operator()))
@@ -160,7 +159,7 @@ class World:
             assert self.clock.monotonic() < PATIENCE, f"not finished: {self._states()}"
             for task in tasks:
                 if task.done():
-                    task.result()  # raises what is wrong with it
+                    task.result()  # raises its error
             if self.broken is not None:
                 raise self.broken
             await asyncio.sleep(1)
@@ -186,7 +185,7 @@ class World:
     def is_quiet(self) -> bool:
         return self.clock.monotonic() >= QUIET_AFTER
 
-    # -- what is asked for -----------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------
 
     async def _accept(self) -> list[Incoming]:
         self.cancelled: set[str] = set()
@@ -207,8 +206,8 @@ class World:
 
     def rows(self, config_id: str) -> dict[str, list[list[tuple[int, str]]]]:
         """
-        Rows of one export with a job config. No two exports have the same, so that nothing of two attempts can pass as
-        of one.
+        Return the rows of one export with a job config. No two exports have the same rows, so that a mix of two
+        attempts is noticed.
         """
         self.exports += 1
         return {
@@ -219,7 +218,7 @@ class World:
             for name in DATASETS
         }
 
-    # -- who else is there -----------------------------------------------------------------------
+    # -- other actors ----------------------------------------------------------------------------
 
     async def _operator(self) -> None:
         """Cancels some runs."""
@@ -233,7 +232,7 @@ class World:
                 self.promises.at_this_moment()
 
     async def _lifecycle_rule(self) -> None:
-        """Removes uploads that are complete but for their completion, though it should be older than any run."""
+        """Removes decided but incomplete uploads, although its age limit should be longer than any run."""
         while not self.is_quiet and self.chances.removed:
             await asyncio.sleep(self.choose.uniform(0, 0.5))
             planned = {
@@ -254,7 +253,7 @@ class World:
                 await destination.abort(upload)
 
     async def _keep_alive(self, number: int) -> None:
-        """A worker, and another in its place once it is gone."""
+        """Run a worker, and replace it when it has ended."""
         generation = 0
         while not self.over:
             generation += 1
@@ -281,7 +280,7 @@ class World:
 
 
 class Worker:
-    """One process that claims runs and works on them, several at once."""
+    """A process that claims runs and executes several at once."""
 
     def __init__(self, world: World, name: str, config_id: str) -> None:
         self.name = name
@@ -331,25 +330,25 @@ class Worker:
 
     @property
     def at_work(self) -> bool:
-        """Also after it was drained, while an attempt hasn't unwound."""
+        """Whether it has attempts, including those that haven't unwound after it was drained."""
         return bool(self.busy or self.executor.attempts)
 
     async def until_gone(self) -> None:
-        """Work until killed or drained, or the world is over."""
-        self._life = asyncio.create_task(self._works())
+        """Work until killed or drained, or the world ends."""
+        self._life = asyncio.create_task(self._work())
         await asyncio.wait([self._life])
         self.gone = True
         error = None if self._life.cancelled() else self._life.exception()
         if error is not None and not isinstance(error, Killed):
             raise error
 
-    async def _works(self) -> None:
-        ends = await asyncio.gather(*(self._works_on_one() for _ in range(PLACES)), return_exceptions=True)
+    async def _work(self) -> None:
+        ends = await asyncio.gather(*(self._work_on_one() for _ in range(PLACES)), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
 
-    async def _works_on_one(self) -> None:
+    async def _work_on_one(self) -> None:
         while not self.world.over:
             self.busy += 1
             try:
@@ -363,20 +362,20 @@ class Worker:
                 self.busy -= 1
             await asyncio.sleep(1.5)
 
-    # -- troubles --------------------------------------------------------------------------------
+    # -- faults ----------------------------------------------------------------------------------
 
-    async def here(self) -> None:
-        """Go on once this worker isn't paused. Raises Killed."""
+    async def unpaused(self) -> None:
+        """Wait while this worker is paused. Raises Killed if it is dead."""
         while not self.dead and (left := self._paused_until - self.world.clock.monotonic()) > 0:  # noqa: ASYNC110 see below
-            await asyncio.sleep(left)  # how long is known, unless another pause follows
+            await asyncio.sleep(left)  # the time is known, unless another pause follows
         if self.dead:
             raise Killed
 
     def _happens(self, chance: float) -> bool:
         return chance > 0 and not self.world.is_quiet and self._choose.random() < chance
 
-    def _trouble(self) -> None:
-        """Something may happen to this worker itself just now."""
+    def _draw_fault(self) -> None:
+        """Draw a fault of the worker itself: a pause, a kill or a drain."""
         assert self._life is not None
         chances = self.world.chances
         if self._happens(chances.killed):
@@ -390,50 +389,50 @@ class Worker:
             self._life.cancel()
 
     def die(self, how: str) -> None:
-        """Nothing that it does has any effect from now on."""
+        """Kill it: from now on, nothing it does has any effect."""
         assert self._life is not None
         self.world.note(self.name, how)
         self.dead = True
         self._life.cancel()
 
     async def around_source(self, method: str, call: Call) -> Any:
-        return await self._near(method, call, SourceUnavailable)
+        return await self._local_call(method, call, SourceUnavailable)
 
     async def _around_history(self, method: str, call: Call) -> Any:
-        return await self._far(method, call, HistoryUnavailable)
+        return await self._remote_call(method, call, HistoryUnavailable)
 
     async def _around_destination(self, method: str, call: Call) -> Any:
         if method == "leave":  # aborts, or tries to
-            await self.here()
-            if self._happens(self.world.chances.hangs):  # the run is handed back all the same
+            await self.unpaused()
+            if self._happens(self.world.chances.hangs):  # the run is still handed back
                 self.world.note(self.name, "hangs while it leaves an upload")
                 await shielded(asyncio.sleep(self._choose.uniform(0, 3 * LEASE)))
-                await self.here()
+                await self.unpaused()
             return await call() if not self._happens(self.world.chances.refused) else None
         if method in ("write", "seal"):
-            return await self._near(method, call, DestinationUnavailable)
-        return await self._far(method, call, DestinationUnavailable)
+            return await self._local_call(method, call, DestinationUnavailable)
+        return await self._remote_call(method, call, DestinationUnavailable)
 
-    async def _near(self, method: str, call: Call, error: type[PipelineError]) -> Any:
-        """A call that changes nothing which others could see."""
+    async def _local_call(self, method: str, call: Call, error: type[PipelineError]) -> Any:
+        """Make a call that changes nothing outside the worker."""
         await self._begin()
         if self.world.pace and not self.world.is_quiet:
             await asyncio.sleep(self._choose.uniform(0, self.world.pace))
-            await self.here()
+            await self.unpaused()
         if self._happens(self.world.chances.refused):
             raise error(f"{method} is refused")
         answer = await call()
-        await self.here()
+        await self.unpaused()
         return answer
 
-    async def _far(self, method: str, call: Call, error: type[PipelineError]) -> Any:
-        """A call through the network, where it goes on even when nobody waits for it any more."""
+    async def _remote_call(self, method: str, call: Call, error: type[PipelineError]) -> Any:
+        """Make a call through the network, where it continues even if its caller gives up."""
         await self._begin()
         chances, note = self.world.chances, self.world.note
         if self._happens(chances.refused):
             note(self.name, f"{method} is refused")
             await asyncio.sleep(self._choose.choice((0.0, self._choose.uniform(0, 2))))
-            await self.here()
+            await self.unpaused()
             raise error(f"{method} is refused")
         late = self._happens(chances.late)
         longest = 3 * LEASE if late else self._choose.choice((0.0, 0.0, self.world.pace))
@@ -442,18 +441,18 @@ class Worker:
         self.world.requests.add(request)
         request.add_done_callback(self._arrived)
         answer = await asyncio.shield(request)
-        self._trouble()
-        await self.here()
+        self._draw_fault()
+        await self.unpaused()
         if self._happens(chances.lost):
             note(self.name, f"{method} loses its reply")
             raise error(f"the reply to {method} is lost")
         return answer
 
     async def _begin(self) -> None:
-        await self.here()
-        self._trouble()
+        await self.unpaused()
+        self._draw_fault()
         await asyncio.sleep(0)  # a cancellation takes effect here
-        await self.here()
+        await self.unpaused()
 
     async def _carried_out(self, method: str, call: Call, on_its_way: float) -> Any:
         if on_its_way:
@@ -468,11 +467,11 @@ class Worker:
     def _arrived(self, request: asyncio.Task[Any]) -> None:
         self.world.requests.discard(request)
         if not request.cancelled():
-            request.exception()  # seen, whoever gave it up
+            request.exception()  # mark it as retrieved, in case the caller gave up
 
 
 class Child(Worker):
-    """A process of a worker's that makes one attempt. It goes when its worker goes."""
+    """A worker's child process, which makes one attempt. It ends when its worker ends."""
 
     def __init__(self, parent: Worker, claim: Claim) -> None:
         super().__init__(parent.world, f"{parent.name}/{claim.run.run_id}", parent.config_id)
@@ -483,7 +482,7 @@ class Child(Worker):
 
     async def start(self) -> None:
         """See `isolated.IsolatedAttempt`."""
-        self._life = asyncio.create_task(self._works())
+        self._life = asyncio.create_task(self._work())
         self._over = asyncio.create_task(self._follow())
         self._parent.children.append(self)
         resumed = asyncio.create_task(self._resumed.wait())
@@ -502,7 +501,7 @@ class Child(Worker):
             self._life.cancel()
             await asyncio.wait([self._over])
 
-    async def _works(self) -> None:
+    async def _work(self) -> None:
         self.busy += 1
         try:
             lease = await self.leases.resume(self._claim)
@@ -514,7 +513,7 @@ class Child(Worker):
             self.busy -= 1
 
     async def _follow(self) -> None:
-        """Live, until the attempt has ended or the parent is dead."""
+        """Run until the attempt has ended or the parent is dead."""
         assert self._life is not None
         while not self._life.done():
             await asyncio.wait([self._life], timeout=1.0)
@@ -524,7 +523,7 @@ class Child(Worker):
 
 
 class _WorkersClock:
-    """The world's clock, by which a paused worker oversleeps."""
+    """The world's clock, for a worker that oversleeps when paused."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -533,11 +532,11 @@ class _WorkersClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await self._worker.here()
+        await self._worker.unpaused()
 
 
 class _ChangingSource:
-    """A source whose rows are others in each snapshot. Some runs don't survive to read theirs."""
+    """A source with different rows in each snapshot. Reading them kills the process of some runs."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

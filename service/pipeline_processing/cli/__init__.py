@@ -1,1 +1,1 @@
-"""The command line: parse, build, call, print, and nothing else."""
+"""The command line: parses arguments, builds what a command needs, calls it, and prints the result."""

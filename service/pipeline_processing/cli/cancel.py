@@ -17,13 +17,12 @@ def cancel(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run, as `history` names it.")],
 ) -> int:
     """
-    Cancel a queued or running run, for good.
+    Cancel a queued or running run permanently.
 
-    Nothing of it becomes visible, and its completion event says `cancelled`. A worker that works on it stops within
-    seconds, and removes what it has uploaded.
+    It publishes nothing, and its completion event says `cancelled`. A worker that works on it stops within seconds and
+    removes its uploads.
 
-    A run that is decided (`prepared`) or finished is left as it is, and the exit code is 1; it is 65 if there is no
-    run of that id.
+    Exits with 1 if the run is already decided (`prepared`) or finished, with 65 if there is no run of that id.
     """
     from pipeline_processing.model import RunState
     from pipeline_processing.terminal.event_loop import run_async
@@ -43,7 +42,7 @@ def cancel(
 
 
 async def _cancelled(run_id: str) -> tuple[RunState, Run]:
-    """The state in which the run was found, and the run as it is now. Raises RunUnknown."""
+    """Cancel the run if possible. Return its state before, and the run now. Raises RunUnknown."""
     from pipeline_processing.app.one_run import history
     from pipeline_processing.errors import RunUnknown
 

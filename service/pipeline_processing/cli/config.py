@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline_processing.settings.loader import SettingEntry
     from pipeline_processing.settings.settings import Settings
 
-app = typer.Typer(help="Check, or show, the settings and the job config.")
+app = typer.Typer(help="Check or show the settings and the job config.")
 
 NOT_SET = "(not set)"
 
@@ -38,8 +38,8 @@ def check(
     """
     Check that `run` would start: the settings, the job config, and with --connect the servers.
 
-    Reports every fault of both at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config is
-    wrong, and those of `run` if a server can't be used.
+    Reports all faults at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config is wrong, and
+    those of `run` if a server can't be used.
     """
     from pipeline_processing.agency_data_job.checking import faults_without_servers
     from pipeline_processing.agency_data_job.config import load_job_config
@@ -47,7 +47,7 @@ def check(
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings.loader import InvalidSettings
 
-    log_to_stderr(level="warning")  # building the steps imports users' functions, which may log
+    log_to_stderr(level="warning")  # building the steps imports user code, which may log
 
     settings, job_config, sound = None, None, True
     errors: list[PipelineError] = []
@@ -98,7 +98,7 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
 def show(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
-    """Print every setting with where its value comes from. Secrets are masked."""
+    """Print every setting with its value and origin. Secrets are masked."""
     from pipeline_processing.settings.loader import load_settings
 
     entries = load_settings(os.environ, mask=current_mask()).entries()
@@ -122,7 +122,7 @@ def _print_table(entries: Sequence[SettingEntry]) -> None:
 
     table = Table("setting", "value", "from", box=None, header_style="bold")
     for entry in entries:
-        # Defaults are dim, so that what somebody set stands out.
+        # Dim the defaults, so that changed settings stand out.
         style = "dim" if entry.origin.startswith("default") else ""
         table.add_row(*(Text(cell, style=style) for cell in (entry.variable, entry.value or NOT_SET, entry.origin)))
     Console().print(table)

@@ -1,4 +1,4 @@
-"""What commands work with: settings, job config, logs, traces, and the mask over all that they print."""
+"""What commands share: settings, job config, logs, traces, and the mask for everything they print."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _mask: ContextVar[Mask] = ContextVar("mask")
 
 
 def new_mask() -> Mask:
-    """The mask of the command that begins."""
+    """Create the mask for the command that starts now."""
     mask = Mask()
     _mask.set(mask)
     return mask
 
 
 def current_mask() -> Mask:
-    """The mask of the running command. As with typer's own context, only the functions of commands should ask."""
+    """Return the running command's mask. Like typer's context, it is for the functions of commands only."""
     return _mask.get()
 
 
 def print_errors(errors: Iterable[PipelineError]) -> int:
-    """Print each message once, masked. Returns the exit code of the gravest error, 0 without any."""
+    """Print each message once, masked. Return the exit code of the gravest error, 0 if there is none."""
     errors = list(errors)
     for message in dict.fromkeys(map(str, errors)):
         typer.echo(f"Error: {current_mask().text(message)}", err=True)
@@ -44,7 +44,7 @@ def print_errors(errors: Iterable[PipelineError]) -> int:
 
 
 def log_to_stderr(*, level: str | None = None) -> None:
-    """Send logs to stderr: text for a person, from `warning` on; JSON elsewhere, from `info` on. `level` overrides."""
+    """Log to stderr: text from `warning` on at a terminal, else JSON from `info` on. `level` overrides both levels."""
     from pipeline_processing.telemetry.logs import configure_logs
 
     on_terminal = sys.stderr.isatty()
@@ -52,14 +52,14 @@ def log_to_stderr(*, level: str | None = None) -> None:
 
 
 def traced() -> Telemetry:
-    """Tracing as OTEL_* says, for the length of a `with` block."""
+    """Set up tracing from the OTEL_* variables, for use in a `with` block."""
     from pipeline_processing.telemetry.tracing import configure_telemetry
 
     return configure_telemetry(os.environ, mask=current_mask())
 
 
 def current_settings(*, job_config_file: Path | None = None, concurrency: int | None = None) -> Settings:
-    """The settings of this process; the options override them. Raises InvalidSettings."""
+    """Load the settings of this process; the arguments override them. Raises InvalidSettings."""
     from pipeline_processing.settings.loader import load_settings
 
     overrides = {"PIPELINE_JOB_CONFIG_FILE": job_config_file, "PIPELINE_WORKER__CONCURRENCY": concurrency}
@@ -67,7 +67,7 @@ def current_settings(*, job_config_file: Path | None = None, concurrency: int | 
 
 
 def job_config_of(settings: Settings) -> AgencyJobConfig | None:
-    """The job config, if the settings name one. Raises InvalidJobConfig."""
+    """Load the job config if the settings name one. Raises InvalidJobConfig."""
     from pipeline_processing.agency_data_job.config import load_job_config
 
     return load_job_config(settings.job_config_file) if settings.job_config_file else None
@@ -76,7 +76,7 @@ def job_config_of(settings: Settings) -> AgencyJobConfig | None:
 def settings_to_run(
     *, config: Path | None, concurrency: int | None = None, dry: bool = False
 ) -> tuple[Settings, AgencyJobConfig]:
-    """Settings and job config, with all that a run needs. Raises SettingsError for what is missing."""
+    """Load settings and job config. Raises SettingsError if one that a run needs is missing."""
     from pipeline_processing.errors import SettingsError
 
     settings = current_settings(job_config_file=config, concurrency=concurrency)
@@ -90,14 +90,14 @@ def settings_to_run(
 def missing_settings(
     settings: Settings, job_config: AgencyJobConfig | None, *, dry: bool = False
 ) -> list[SettingsError]:
-    """An error for each setting that a run needs, and that nobody set."""
+    """Return an error for each missing setting that a run needs."""
     from pipeline_processing.errors import SettingsError
 
     needed: list[Callable[[], object]] = [settings.require_job_config_file]
     if job_config is None or job_config.needs_source_database:
         needed.insert(0, settings.require_source_dsn)
     elif not dry:
-        needed.append(settings.require_history_dsn)  # else the source's would do
+        needed.append(settings.require_history_dsn)  # there is no source database to fall back on
     if job_config is not None and job_config.destinations is None and not dry:
         needed.append(settings.require_destination)
     errors: list[SettingsError] = []

@@ -14,10 +14,10 @@ _LOG_SECONDS = 0.3
 
 class Cutoff:
     """
-    Inside the block, ends the process when its time to stop is over, whatever hangs: a server, a thread, an exporter of
-    traces, or the event loop. The exit code is 0, because the process stopped as requested.
+    Inside the block, ends the process when its time to stop is over, even if a server, a thread, a trace exporter or
+    the event loop hangs. The exit code is 0, because the process stopped as requested.
 
-    It loses no more than a SIGKILL would.
+    Nothing is lost that a SIGKILL wouldn't lose.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Cutoff:
             self._timer.cancel()
 
     def within(self, seconds: float) -> None:
-        """End the process after so many seconds from now. Of several calls the earliest end counts."""
+        """End the process this many seconds from now. If called several times, the earliest end counts."""
         ends_at = time.monotonic() + seconds
         if ends_at >= self._ends_at:
             return
@@ -45,8 +45,8 @@ class Cutoff:
 
 
 def _end() -> None:
-    # In a thread of its own, because logging may be what hangs.
-    message = "stopping takes longer than PIPELINE_WORKER__DRAIN_SECONDS; ended at once"
+    # Log in another thread, because logging may be what hangs.
+    message = "shutdown took longer than PIPELINE_WORKER__DRAIN_SECONDS; ending the process now"
     logging = threading.Thread(target=log.warning, args=(message,), daemon=True)
     logging.start()
     logging.join(_LOG_SECONDS)

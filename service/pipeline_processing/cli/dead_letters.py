@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pipeline_processing.requests.redrive import DeadLetters, Filter, Redriven
     from pipeline_processing.settings.settings import Settings
 
-app = typer.Typer(help="Look at requests that couldn't be used, and resend them.")
+app = typer.Typer(help="Inspect and resend requests that couldn't be used.")
 
 DEFAULT_LIMIT = 50
 _LONGEST_MESSAGE = 120
-"""In characters, in a list."""
+"""Characters of a message that `list` shows."""
 
 COLUMNS = (
     render.Column("PLACE"),
@@ -44,7 +44,7 @@ ReasonOption = Annotated[
     str | None, typer.Option(metavar="R", help="Only for this reason, such as invalid_request or unknown_dataset.")
 ]
 SinceOption = Annotated[
-    datetime | None, typer.Option(metavar="T", parser=moment, help=f"Only those put aside since: {MOMENT}")
+    datetime | None, typer.Option(metavar="T", parser=moment, help=f"Only letters written since: {MOMENT}")
 ]
 
 
@@ -53,11 +53,11 @@ def list_letters(
     reason: ReasonOption = None,
     since: SinceOption = None,
     limit: Annotated[
-        int, typer.Option(min=1, max=100_000, metavar="N", help="At most so many letters.")
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Show at most N letters.")
     ] = DEFAULT_LIMIT,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per letter and line.")] = False,
 ) -> None:
-    """Show dead letters, the newest first. Times are UTC."""
+    """Show dead letters, newest first. Times are UTC."""
     from pipeline_processing.terminal.event_loop import run_async
 
     async def newest(wanted: Filter) -> list[DeadLetter]:
@@ -78,7 +78,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """
-    Show one dead letter in full: its headers, and the request as it came.
+    Show one dead letter in full: its headers and the original request.
 
     Exits with 65 if there is none at that place.
     """
@@ -103,10 +103,10 @@ def redrive(
     since: SinceOption = None,
 ) -> int:
     """
-    Resend the requests of dead letters, as they came: all of them, or those chosen by place, reason and time.
+    Resend the original requests of dead letters: all of them, or those selected by place, reason and time.
 
-    Doing it twice makes no second run. Letters with the same content are sent once. Exits with 1 if a request couldn't
-    be sent because it is gone or the broker refuses it, with 65 if a place has no dead letter.
+    Safe to repeat: no request starts a second run. Letters with the same content are sent once. Exits with 1 if a
+    request couldn't be sent because it is gone or the broker refuses it, with 65 if a place has no dead letter.
     """
     from pipeline_processing.terminal.event_loop import run_async
 
@@ -114,12 +114,12 @@ def redrive(
 
 
 def _filter(reason: str | None, since: datetime | None, places: list[str] | None = None) -> Filter:
-    """Raises BadParameter."""
+    """Raises BadParameter if the options are invalid or can't be combined."""
     from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
     from pipeline_processing.requests.redrive import Filter
 
     if places and (reason, since) != (None, None):
-        raise typer.BadParameter("say already which letters: leave out --reason and --since.", param_hint="'P:O'")
+        raise typer.BadParameter("already selects the letters: leave out --reason and --since.", param_hint="'P:O'")
     if reason is not None and reason not in DEAD_LETTER_REASONS:
         raise typer.BadParameter(
             f"{reason!r} isn't a reason; the reasons are {', '.join(DEAD_LETTER_REASONS)}.", param_hint="'--reason'"
@@ -128,7 +128,7 @@ def _filter(reason: str | None, since: datetime | None, places: list[str] | None
 
 
 def _place(text: str) -> Place:
-    """Raises BadParameter."""
+    """Raises BadParameter if the text isn't a place."""
     from pipeline_processing.requests.redrive import letter_place
 
     try:
@@ -175,14 +175,14 @@ async def _redriven(wanted: Filter) -> int:
             await redrive.run(wanted)
         except BaseException:
             if report.sent:
-                typer.echo(f"{report.sent:,} sent so far. To send all of them again is harmless.", err=True)
+                typer.echo(f"{report.sent:,} sent so far. Sending all of them again is harmless.", err=True)
             raise
     typer.echo(report.summary(repeated=redrive.repeated))
     return FAILED if report.stuck else SUCCESS
 
 
 class _Report:
-    """Prints the outcome of each letter, and counts."""
+    """Prints and counts the outcomes of letters."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -195,7 +195,7 @@ class _Report:
             outcome = f"not sent: {redriven.obstacle}"
         else:
             self.sent += 1
-            asks = f"run {redriven.run_id}" if redriven.run_id else "though it still can't be read as a request"
+            asks = f"run {redriven.run_id}" if redriven.run_id else "but it still can't be read as a request"
             outcome = f"sent, {asks}"
         line = f"{letter.place}  {letter.reason}  key {_short(letter.original_key)}  {outcome}"
         typer.echo(render.printable(line))
@@ -213,20 +213,20 @@ class _Report:
 
 
 def _line(letter: DeadLetter) -> tuple[str, ...]:
-    """A letter's cells, one for each of COLUMNS."""
+    """Return a letter's cells, one for each of COLUMNS."""
     message = letter.message
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 2]} …"
     came_from = f"{letter.topic} {letter.partition}:{letter.offset}"
     try:
         at = render.moment(datetime.fromisoformat(letter.at))
-    except (ValueError, OverflowError):  # somebody else wrote the header
+    except (ValueError, OverflowError):  # another program wrote the header
         at = letter.at
     return letter.place, at, letter.reason, _short(letter.original_key), came_from, message
 
 
 def _object(letter: DeadLetter) -> dict[str, Any]:
-    """As JSON, by the names of the headers."""
+    """Return a letter as JSON, with the names of its headers."""
     return {
         "place": letter.place,
         **_named("key", letter.original_key),
@@ -258,7 +258,7 @@ def _full_object(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _named(name: str, value: bytes | None) -> dict[str, str | None]:
-    """Text as it is. Anything else as base64, under a name that says so."""
+    """Return text unchanged, and anything else as base64 under the name `{name}_base64`."""
     if value is None:
         return {name: None}
     try:
@@ -268,7 +268,7 @@ def _named(name: str, value: bytes | None) -> dict[str, str | None]:
 
 
 def _details(letter: DeadLetter) -> Iterator[str]:
-    """Lines for people. The value comes last, and in full."""
+    """Yield human-readable lines. The value comes last, in full."""
     record = letter.record
     facts = [("place", letter.place), ("key", _exact(letter.original_key))]
     facts += [(render.printable(name), _exact(value)) for name, value in record.headers]
@@ -280,7 +280,7 @@ def _details(letter: DeadLetter) -> Iterator[str]:
 
 
 def _exact(value: bytes | None) -> str:
-    """Text as it is, quoted and escaped if it has characters that a terminal would obey; base64 if it isn't text."""
+    """Return text unchanged, or quoted and escaped if it has control characters; anything else as base64."""
     if value is None:
         return "(none)"
     try:
@@ -291,5 +291,5 @@ def _exact(value: bytes | None) -> str:
 
 
 def _short(key: bytes | None) -> str:
-    """A key, for a column."""
+    """Return a key, shortened to fit a column."""
     return render.NOTHING if key is None else _exact(key)[:40] or '""'

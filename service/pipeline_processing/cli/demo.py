@@ -1,4 +1,4 @@
-"""`demo`: the main job end to end, on servers of its own."""
+"""`demo`: the main job end to end, on its own servers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def demo(
     keep: Annotated[
         bool,
         typer.Option(
-            "--keep", help="Leave servers and service up until Ctrl-C, and print how another shell reaches them."
+            "--keep", help="Keep servers and service running until Ctrl-C, and print how another shell reaches them."
         ),
     ] = False,
 ) -> int:
     """
-    Show the service at work on servers of its own: load sample data, send requests, repair and replay a failed run.
+    Show the service at work on its own servers: load sample data, send requests, repair and replay a failed run.
 
     Needs no server and no settings, and leaves nothing behind. Takes about twenty seconds.
     """
@@ -36,7 +36,7 @@ def demo(
     from pipeline_processing.embedded.process import EmbeddedServerError
 
     environ = dict(os.environ)
-    # Drivers read these by themselves, and they name other servers than the demo's.
+    # Drivers read these variables, which would point them to other servers.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(os.environ)
     for name in [name for name in os.environ if name.startswith(("AWS_", "PG"))]:
         del os.environ[name]

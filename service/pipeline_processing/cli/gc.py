@@ -24,19 +24,19 @@ def gc(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
     ] = False,
 ) -> int:
     """
     Remove uploads of lost attempts, and objects of failed runs.
 
-    Compares the history with the destination. Removes uploads that no attempt will ever complete, and what a run had
-    made visible before it failed while it was being published. Never touches what a run may still complete, so it may
-    run at any time, beside workers. Leaves uploads of runs that this history doesn't know, on S3 to the bucket's
-    lifecycle rule, and what other destinations hold.
+    Compares the history with the destination. Removes uploads that no attempt will ever complete, and objects of runs
+    that failed during publishing. Never touches what a run may still complete, so it may run at any time, beside
+    workers. Keeps uploads of runs that this history doesn't know (on S3, the bucket's lifecycle rule removes them), and
+    leftovers at other destinations.
 
-    Goes on past what can't be removed, and exits with the code of the gravest error: 69, 75 or 77. If the prefix
-    belongs to another installation, exits with 78 and touches nothing.
+    Continues after an error, and exits with the code of the gravest: 69, 75 or 77. If the prefix belongs to another
+    installation, exits with 78 and touches nothing.
     """
     from pipeline_processing.terminal.event_loop import run_async
 
@@ -66,10 +66,10 @@ def _lines(collected: Collected, *, dry_run: bool) -> list[str]:
     if collected.unknown:
         left.append(
             f"{counted(collected.unknown, 'upload')} of no run in this history: on S3 the bucket's lifecycle rule "
-            "removes such"
+            "removes them"
         )
     for url, amount in sorted(collected.elsewhere.items()):
-        left.append(f"{_amount(amount)} at {printable(url)}: only `gc` with that destination removes such")
+        left.append(f"{_amount(amount)} at {printable(url)}: only `gc` with that destination removes them")
     return [
         f"{removed}  {_amount(collected.removed) or 'nothing'}",
         *(f"{'left':<{len(removed)}}  {each}" for each in left),

@@ -18,7 +18,7 @@ DEFAULT_LIMIT = 50
 
 
 def state_of(text: str) -> RunState:
-    """Raises BadParameter, which names the states there are."""
+    """Parse a run state. Raises BadParameter, which lists the valid ones."""
     from pipeline_processing.model import RunState
 
     try:
@@ -48,7 +48,7 @@ def history(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, max=2**31 - 1, metavar="N", help=f"At most so many runs; {DEFAULT_LIMIT} by default."),
+        typer.Option(min=1, max=2**31 - 1, metavar="N", help=f"Show at most N runs; {DEFAULT_LIMIT} by default."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per run and line, with the history's column names.")

@@ -1,6 +1,4 @@
-"""
-The child process of `app/isolated.py`: one attempt of one run. Not a command; `serve` starts it.
-"""
+"""The child process of `app/isolated.py`: one attempt of one run. Not a command; `serve` starts it."""
 
 import asyncio
 import os
@@ -33,17 +31,17 @@ from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.exit_codes import BUG
 
 _ORPHAN_SECONDS = 15.0
-"""How long an attempt whose parent is gone may take to hand its run back and clean up."""
+"""Time for an attempt whose parent has died to hand its run back and clean up."""
 _ME = "isolated attempt"
 
 log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
 
 
 def main() -> int:
-    """Work on the claim from standard input. Returns 0 if the attempt ended, whatever its outcome."""
+    """Execute the claim read from standard input. Returns 0 if the attempt ended, whatever its outcome."""
     progress = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a step prints must not mix with progress
-    # It comes from this service's own process, through a pipe that nobody else can write to.
+    # The parent, the service itself, is the only writer of this pipe.
     settings, config, claim, mask = pickle.load(sys.stdin.buffer)  # noqa: S301 - see above
     configure_logs(json=not sys.stderr.isatty(), level="info", mask=mask)
     try:
@@ -75,8 +73,8 @@ async def _work(
 ) -> None:
     clock = HistoryClock(SystemClock())
 
-    def tell(made: RunProgress) -> None:
-        with suppress(OSError):  # the parent is gone, and `_follow_parent` ends the attempt
+    def report(made: RunProgress) -> None:
+        with suppress(OSError):  # the parent has died, and `_follow_parent` ends the attempt
             progress.write(made.model_dump_json().encode() + b"\n")
 
     async with (
@@ -92,11 +90,11 @@ async def _work(
             path=path,
             history=history,
             retry=app.retry_policy(settings),
-            reporting=Reporting(tracer=telemetry.tracer, mask=mask, on_progress=tell),
+            reporting=Reporting(tracer=telemetry.tracer, mask=mask, on_progress=report),
             leave_seconds=leave_seconds(settings.worker.drain_seconds),
         )
         _follow_parent(cutoff)
-        # Until it renews the lease itself, the parent does.
+        # The parent renews the lease until this process does.
         clock.hear(await history.ask(runs.queue.now, by=_ME, pause=ASK_AGAIN_SECONDS))
         lease = await history.ask(lambda: leases.resume(claim), by=_ME, pause=ASK_AGAIN_SECONDS)
         progress.write(b"\n")
@@ -104,12 +102,12 @@ async def _work(
 
 
 def _follow_parent(cutoff: Cutoff) -> None:
-    """When the parent is gone, cancel this task, and end the process soon after, whatever hangs."""
+    """Once the parent has died, cancel this task, and end the process soon after even if something hangs."""
     loop, working = asyncio.get_running_loop(), asyncio.current_task()
     assert working is not None
     cancel = working.cancel
 
-    def wait_for_its_end() -> None:
+    def wait_for_parent() -> None:
         while os.read(sys.stdin.fileno(), 1):
             pass
         cutoff.within(_ORPHAN_SECONDS)
@@ -117,7 +115,7 @@ def _follow_parent(cutoff: Cutoff) -> None:
             loop.call_soon_threadsafe(cancel)
 
     # In a thread, because user code may block the event loop.
-    threading.Thread(target=wait_for_its_end, daemon=True, name="parent").start()
+    threading.Thread(target=wait_for_parent, daemon=True, name="parent").start()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """
 The command line: parses arguments, and maps how a command ended to an exit code.
 
-Each command has a file of its own, and imports what it works with only when it is called, so that `--help` is quick.
+Each command has its own file and defers its imports until it is called, so that `--help` is quick.
 """
 
 import errno
@@ -35,7 +35,7 @@ PROGRAM = "pipeline-processing"
 app = typer.Typer(
     name=PROGRAM,
     help="Exports one agency's data on request: Postgres → steps → S3.",
-    # Plain help and plain tracebacks: rich doubles the time to start, and frames' locals may hold secrets.
+    # Plain help and tracebacks: rich doubles the startup time, and its tracebacks print locals, which may be secrets.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -63,10 +63,10 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the process's arguments by default. Returns the exit code."""
-    # SIGTERM unwinds rather than kills. Process 1 of a container wouldn't even be killed without a handler.
+    """Run a command, by default with the process's arguments, and return the exit code."""
+    # Let SIGTERM unwind the stack. Without a handler, process 1 of a container would ignore it.
     before = signal.signal(signal.SIGTERM, raise_terminated)
-    # Leave SIGINT alone where it is ignored, as for a job in the background.
+    # Keep SIGINT ignored where it is, as in a background job.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, raise_interrupted)
@@ -81,14 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if interruptible:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     if code == READER_GONE:
-        # Otherwise Python complains once more while it flushes at exit.
+        # Otherwise Python reports the error again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        # Not standalone: typer would end with codes of its own.
+        # In standalone mode, typer would exit with its own codes.
         result = app(arguments, prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
         _say(f"{error.format_message()}\nSee `{PROGRAM} --help`, or `--help` after a command.")
@@ -129,7 +129,7 @@ def _bug(error: Exception) -> int:
 
 
 def _pipeline_error(error: BaseException) -> PipelineError | None:
-    """The error itself, or the first of a TaskGroup's; None if any of them is a bug."""
+    """Return the error, or the first one of a TaskGroup; None if any of them is a bug."""
     if isinstance(error, BaseExceptionGroup):
         known = [_pipeline_error(each) for each in error.exceptions]
         return known[0] if all(known) else None

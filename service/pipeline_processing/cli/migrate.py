@@ -1,4 +1,4 @@
-"""`migrate`: creates the history's schema, or brings it up to date."""
+"""`migrate`: creates or upgrades the history's schema."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline_processing.cli.context import current_settings
 
 
 def migrate() -> None:
-    """Create or upgrade the schema of the run history. Harmless if there is nothing to do."""
+    """Create or upgrade the schema of the run history. Does nothing if it is up to date."""
     from pipeline_processing.app.one_run import migrate as apply_migrations
     from pipeline_processing.terminal.event_loop import run_async
 

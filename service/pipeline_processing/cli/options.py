@@ -1,4 +1,4 @@
-"""Options that several commands share, and the requests that options, or the lines of a file, ask for."""
+"""Options that several commands share, and building requests from options or from the lines of a file."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from pipeline_processing.errors import RequestError
     from pipeline_processing.model import JobRequest
 
-MOMENT = "an ISO time such as 2026-01-18T10:00Z (UTC if it names no zone), or so long ago: 90s, 15m, 2h, 7d."
-"""How `moment` may be written, for help texts."""
+MOMENT = "an ISO time such as 2026-01-18T10:00Z (UTC if it names no zone), or an age: 90s, 15m, 2h, 7d."
+"""The values that `moment` parses, for help texts."""
 
 JobArgument = Annotated[str, typer.Argument(help="The job: agency_data_job.")]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
 ]
-RunIdOption = Annotated[str | None, typer.Option("--run-id", metavar="ID", help="Names the run for good.")]
+RunIdOption = Annotated[str | None, typer.Option("--run-id", metavar="ID", help="The run's id; generated if left out.")]
 DatasetOption = Annotated[
     list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset; may be repeated.")
 ]
 FormatOption = Annotated[
     str | None, typer.Option("--format", metavar="F", help="ndjson or csv, instead of the config's.")
 ]
-SinceOption = Annotated[str | None, typer.Option("--since", metavar="T", help="A time for the query, with its zone.")]
-UntilOption = Annotated[str | None, typer.Option("--until", metavar="T", help="A time for the query, with its zone.")]
+SinceOption = Annotated[str | None, typer.Option("--since", metavar="T", help="A time for the query, with time zone.")]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="T", help="A time for the query, with time zone.")]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="KEY=VALUE", help="A value for the query; may be repeated."),
@@ -40,9 +40,9 @@ ParamOption = Annotated[
 
 def moment(text: str) -> datetime:
     """
-    `2h` → two hours ago; an ISO time → that time, in UTC where it names no zone.
+    Parse a time: `2h` is two hours ago; an ISO time without a zone is in UTC.
 
-    Raises BadParameter.
+    Raises BadParameter for anything else.
     """
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.options.durations import parse_duration
@@ -50,7 +50,7 @@ def moment(text: str) -> datetime:
     try:
         ago: datetime = SystemClock().now() - parse_duration(text)
     except (ValueError, OverflowError):
-        pass  # then it is a time, or wrong
+        pass  # not a duration, so try it as a time
     else:
         return ago
     try:
@@ -63,7 +63,7 @@ def moment(text: str) -> datetime:
 
 
 def params_of(pairs: Iterable[str]) -> dict[str, str]:
-    """Raises BadParameter."""
+    """Parse KEY=VALUE pairs. Raises BadParameter if one isn't valid, or a key repeats."""
     params = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
@@ -77,9 +77,9 @@ def params_of(pairs: Iterable[str]) -> dict[str, str]:
 
 def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[JobRequest]:
     """
-    A request for each agency, with the same fields except those that are None.
+    Build a request per agency from the fields that aren't None.
 
-    Raises UnknownJob, or InvalidRequest with the faults of all.
+    Raises UnknownJob, or InvalidRequest with the faults of all requests.
     """
     from pydantic import ValidationError
 
@@ -94,7 +94,7 @@ def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[Jo
         try:
             requests.append(JobRequest.model_validate_json(json.dumps(given | {"agency_id": agency_id})))
         except ValidationError as error:
-            # Other faults are the same for every agency, and reported once.
+            # Report faults of other fields once: they are the same for every agency.
             which = "agency_id" if len(agency_ids) == 1 else f"agency_id {agency_id}"
             faults |= dict.fromkeys(
                 which + fault.removeprefix("agency_id") if fault.startswith("agency_id:") else fault
@@ -107,9 +107,9 @@ def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[Jo
 
 def requests_in(content: bytes, *, name: str) -> list[JobRequest]:
     """
-    The requests of a file, one a line as JSON; blank lines are skipped.
+    Parse the JSON requests of a file, one per line. Skips blank lines.
 
-    Raises InvalidRequest with the faults of all lines, so that nothing is sent of a file that has any.
+    Raises InvalidRequest with the faults of all lines, so that a file with any fault is sent in no part.
     """
     from pipeline_processing.errors import InvalidRequest, RequestError
     from pipeline_processing.requests.job_messages import parse_request
@@ -133,18 +133,18 @@ def requests_in(content: bytes, *, name: str) -> list[JobRequest]:
         other, digest = first.setdefault(request.run_id, (number, request.digest()))
         if digest != request.digest():
             faults.append(
-                f"line {number}: run_id {request.run_id!r} stands in line {other} as well, for a different request. "
-                "A run id names one request for good."
+                f"line {number}: run_id {request.run_id!r} is also used in line {other}, for a different request. "
+                "A run id belongs to one request for good."
             )
     if faults:
         raise InvalidRequest(
-            f"{name} isn't valid, and nothing of it was sent:\n" + "\n".join(f"  {fault}" for fault in faults)
+            f"{name} isn't valid, and none of its requests was sent:\n" + "\n".join(f"  {fault}" for fault in faults)
         )
     return requests
 
 
 def check_job(job: str) -> None:
-    """Raises UnknownJob."""
+    """Raises UnknownJob if this isn't the name of the job."""
     from pipeline_processing.errors import UnknownJob
     from pipeline_processing.model import JOB
 
@@ -153,7 +153,7 @@ def check_job(job: str) -> None:
 
 
 def check_for_config(requests: Iterable[JobRequest], config: AgencyJobConfig) -> None:
-    """Raises a RequestError for requests that workers with this job config would refuse: each fault once."""
+    """Raises a RequestError, with each fault once, if workers with this job config would refuse a request."""
     from pipeline_processing.errors import InvalidRequest, RequestError
 
     faults: dict[str, tuple[int, RequestError]] = {}
@@ -171,7 +171,7 @@ def check_for_config(requests: Iterable[JobRequest], config: AgencyJobConfig) ->
 
 
 def check_size(request: JobRequest) -> None:
-    """Raises RequestTooLarge for what would only become a dead letter."""
+    """Raises RequestTooLarge if the request would become a dead letter for its size."""
     from pipeline_processing.errors import RequestTooLarge
     from pipeline_processing.requests.job_messages import MAX_REQUEST_BYTES
 

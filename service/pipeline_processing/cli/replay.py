@@ -1,4 +1,4 @@
-"""`replay`: past requests, submitted again."""
+"""`replay`: resubmits past requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _ROWS = 1_000
-"""In one table: its columns are as wide as the longest cell, so all of its rows are held."""
+"""Rows per table. A table is held in memory, because the longest cell sets a column's width."""
 
 
 def replay(
@@ -37,37 +37,33 @@ def replay(
         str | None,
         typer.Option(metavar="P:O", help="Requests in partition P of the topic, from offset O on."),
     ] = None,
-    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The request of this run of the history.")] = None,
-    agency_id: Annotated[
-        int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="The agency's runs of the history.")
-    ] = None,
+    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The request of this run.")] = None,
+    agency_id: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="The agency's runs.")] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Failed runs of the history that have no replay yet; also of one agency.")
+        bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with --agency-id.")
     ] = False,
     until: Annotated[
         datetime | None,
-        typer.Option(metavar="T", parser=moment, help="Only what is before; written as for --since, and not alone."),
+        typer.Option(metavar="T", parser=moment, help="Only those before; written as for --since, and not alone."),
     ] = None,
     same_run: Annotated[
         bool,
         typer.Option(
             "--same-run",
-            help="Send the same messages again: no new runs except those that the history has lost; finished runs "
-            "send their events again.",
+            help="Resend the same messages: only runs that the history has lost start again; finished runs resend "
+            "their events.",
         ),
     ] = False,
-    execute: Annotated[
-        bool, typer.Option("--execute", help="Do it; without this, only show what would be done.")
-    ] = False,
+    execute: Annotated[bool, typer.Option("--execute", help="Carry out the plan instead of only showing it.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="The plan as one JSON object per request and line; the rest on stderr.")
+        bool, typer.Option("--json", help="Print the plan as one JSON object per line; the rest goes to stderr.")
     ] = False,
 ) -> None:
     """
-    Submit past requests again: as new runs, marked as replays of the old ones, without their deadlines.
+    Resubmit past requests as new runs, marked as replays of the old ones, without their deadlines.
 
-    Shows the plan, and acts only with --execute. --since and --offset read the requests topic, the other choices the
-    run history. Runs that haven't finished are left out.
+    Only shows the plan unless --execute is given. --since alone and --offset read the requests topic, the other
+    options the run history. Leaves out unfinished runs.
     """
     from pipeline_processing.terminal.event_loop import run_async
 
@@ -87,7 +83,7 @@ def _selection(
     agency_id: int | None,
     failed: bool,
 ) -> Selection:
-    """Raises BadParameter for what can't be combined, or read."""
+    """Raises BadParameter for options that are invalid or can't be combined."""
     from pipeline_processing.messaging.topic_reading import place_of
     from pipeline_processing.requests.replay_sources import Selection
 
@@ -103,9 +99,9 @@ def _selection(
     if not names and since is None:
         raise typer.BadParameter("one of these is needed.", param_hint=["--since", *given])
     if since is not None and (offset is not None or run_id is not None):
-        raise typer.BadParameter("says already which requests: leave out --since.", param_hint=names)
+        raise typer.BadParameter("already selects the requests: leave out --since.", param_hint=names)
     if until is not None and run_id is not None:
-        raise typer.BadParameter("is one run, whenever it was: leave out --until.", param_hint=names)
+        raise typer.BadParameter("already selects one run: leave out --until.", param_hint=names)
     if since is not None and until is not None and until <= since:
         raise typer.BadParameter("isn't after --since.", param_hint="'--until'")
     try:
@@ -144,14 +140,14 @@ async def _replayed(
         events = await stack.enter_async_context(one_run.events(settings))
         submitter = Submitter(events=events, topic=topic, clock=clock, tracer=telemetry.tracer)
         sent = _Sent()
-        # Failed runs whose replay has been accepted meanwhile aren't selected again, and the same run isn't made twice.
-        with sent.reported_if_broken_off(of=plan.to_send, repeatable=same_run or selection.failed):
+        # Failed runs whose replay was accepted meanwhile aren't selected again, and --same-run starts no run twice.
+        with sent.reported_if_interrupted(of=plan.to_send, repeatable=same_run or selection.failed):
             await carry_out(plan, submitter=submitter, events=events, clock=clock, on_sent=sent.add)
         typer.echo(f"{counted(sent.count, 'request')} sent.", err=as_json)
 
 
 class _Sent:
-    """How many requests of a plan have been sent."""
+    """Counts the sent requests of a plan."""
 
     count = 0
 
@@ -159,14 +155,14 @@ class _Sent:
         self.count += count
 
     @contextmanager
-    def reported_if_broken_off(self, *, of: int, repeatable: bool) -> Iterator[None]:
-        """If anything ends the block early, print how many requests were sent, and what the same command would do."""
+    def reported_if_interrupted(self, *, of: int, repeatable: bool) -> Iterator[None]:
+        """If the block ends early, print how many requests were sent and what repeating the command would do."""
         try:
             yield
         except BaseException:
-            rest = "sends the rest" if repeatable else "sends the rest, and once more what was accepted meanwhile"
+            rest = "sends the rest" if repeatable else "sends the rest, and what was accepted meanwhile a second time"
             typer.echo(
-                f"{self.count:,} of {of:,} requests were sent, in the order of the plan, and perhaps some of the next. "
+                f"{self.count:,} of {of:,} requests were sent, in the plan's order, and perhaps some more. "
                 f"The same command {rest}: look at its plan first.",
                 err=True,
             )

@@ -38,7 +38,7 @@ def run(
     agency_id: Annotated[int, typer.Option("--agency-id", metavar="N", help="The agency whose data to export.")],
     run_id: RunIdOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and transform, and write nothing: no object, no history, no event.")
+        bool, typer.Option("--dry-run", help="Read and transform, but write nothing: no object, no history, no event.")
     ] = False,
     config: ConfigOption = None,
     dataset: DatasetOption = None,
@@ -51,7 +51,7 @@ def run(
     """
     Export one agency's data now, in this process, and wait for it.
 
-    With the id of a run that has finished, prints its result again and does no work.
+    With the id of a finished run, only prints its result again.
     """
     from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.app.one_run import new_run_id
@@ -69,7 +69,7 @@ def run(
     }
     (request,) = requests_of([agency_id], fields)
     settings, job_config = settings_to_run(config=config, dry=dry_run)
-    # Refuse what can be refused before the run id is used up.
+    # Refuse invalid requests before they use up the run id.
     needed = job_config.narrowed(request)
     if dry_run:  # needs no destination, nor its secrets
         needed = needed.model_copy(update={"destinations": None})
@@ -115,23 +115,23 @@ async def _completed(
 
 
 def _interrupted(settings: Settings, run_id: str, *, named: bool) -> str:
-    """What happens to an interrupted run. One without a name of the user's is cancelled: nobody would resume it."""
+    """Cancel an interrupted run unless the user named it to resume it later; return the message to print."""
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.terminal.event_loop import run_async
 
     if not named:
-        # If the run can't be cancelled, it stays resumable like a named one.
+        # If it can't be cancelled, it can be resumed like a named run.
         with suppress(PipelineError, TimeoutError, KeyboardInterrupt, Terminated):
             if run_async(_cancelled(settings, run_id)) == "cancelled":
-                return f"{run_id} was interrupted, and is cancelled."
+                return f"{run_id} was interrupted and cancelled."
     return (
-        f"{run_id} was interrupted. The same command, with --run-id {run_id}, goes on with it, and so does any worker "
+        f"{run_id} was interrupted. The same command with --run-id {run_id} resumes it, and so does any worker "
         f"with the same job config; `pipeline-processing cancel {run_id}` ends it."
     )
 
 
 async def _cancelled(settings: Settings, run_id: str) -> str:
-    """The state of the run after an attempt to cancel it. Raises TimeoutError."""
+    """Try to cancel the run, and return its state. Raises TimeoutError."""
     import asyncio
 
     from pipeline_processing.app.one_run import history
@@ -162,7 +162,7 @@ def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:
             if value is not None:
                 typer.echo(f"{name:<10}{value}")
     if completion.error is not None:
-        # Masked again: another worker may have written it, which doesn't know this one's secrets.
+        # Mask it again: another worker, which doesn't know this one's secrets, may have written it.
         typer.echo(f"Error: {printable(current_mask().text(completion.error.message))}", err=True)
         return completion.error.exit_code
     return RUN_CANCELLED_EXIT_CODE if completion.state == "cancelled" else SUCCESS

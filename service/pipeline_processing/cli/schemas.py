@@ -16,7 +16,7 @@ def schemas(
         Path, typer.Option(metavar="DIR", file_okay=False, help="The folder; created if missing.")
     ] = Path("schemas"),
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit with 1 if a file isn't what would be written.")
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if a file is out of date.")
     ] = False,
 ) -> int:
     """Write the published schemas: JSON Schemas, the table of error kinds, and an AsyncAPI document."""
@@ -36,7 +36,7 @@ def schemas(
 
 
 def write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the files and print their paths. Raises BadParameter where the folder can't be written to."""
+    """Write the files and print their paths. Raises BadParameter if the folder can't be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -49,7 +49,7 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def differences(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """One line for each file that isn't what is generated, or isn't generated any more."""
+    """Return one line for each file that is missing, out of date, or no longer generated."""
     faults = []
     for name, content in files.items():
         path = folder / name

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _GRACE_SECONDS = 1.5
-"""Time for closing beyond the drain time."""
+"""Extra time to close everything after the drain time."""
 
 
 def serve(
@@ -30,15 +30,16 @@ def serve(
         typer.Option(metavar="N", min=1, help="Runs at once, instead of PIPELINE_WORKER__CONCURRENCY."),
     ] = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Do all that is there now, retries included, and end; also if runs fail.")
+        bool,
+        typer.Option("--once", help="Process everything pending, retries included, and exit, even if runs fail."),
     ] = False,
     config: ConfigOption = None,
 ) -> None:
     """
-    Take requests from Kafka, work on their runs, and send completion events, until SIGTERM or Ctrl-C.
+    Consume requests from Kafka, execute their runs, and send completion events, until SIGTERM or Ctrl-C.
 
-    A signal lets the runs in progress finish, or hands them back when PIPELINE_WORKER__DRAIN_SECONDS are over. A second
-    signal hands them back at once.
+    After a signal, runs in progress may finish within PIPELINE_WORKER__DRAIN_SECONDS; then they are handed back. A
+    second signal hands them back at once.
     """
     from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.cli.cutoff import Cutoff
@@ -68,7 +69,7 @@ async def _served(
 def _set_by_signals(
     stop: asyncio.Event, hurry: asyncio.Event, cutoff: Cutoff, *, drain_seconds: float
 ) -> Iterator[None]:
-    """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`. Each starts the time limit of the cutoff."""
+    """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`. Each sets the cutoff's time limit."""
     import asyncio
 
     from pipeline_processing.serving.worker import hand_back_seconds

@@ -1,4 +1,4 @@
-"""`submit`: the small producer."""
+"""`submit`: sends requests to Kafka."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
 
-_MOST_NAMED = 10
-"""So many runs a message names one by one."""
+_MAX_LISTED = 10
+"""The most runs that a message lists one by one."""
 
 
 def submit(
@@ -49,45 +49,46 @@ def submit(
     ] = None,
     more_agency_ids: Annotated[list[int] | None, typer.Argument(metavar="N", hidden=True)] = None,
     run_id: RunIdOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, and upload nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, but upload nothing.")] = False,
     dataset: DatasetOption = None,
     format_: FormatOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     param: ParamOption = None,
     priority: Annotated[
-        int | None, typer.Option("--priority", metavar="P", help="Higher goes first; 0 by default.")
+        int | None, typer.Option("--priority", metavar="P", help="Higher priorities run first; 0 by default.")
     ] = None,
     deadline: Annotated[
         str | None, typer.Option("--deadline", metavar="T", help="The run fails if it isn't decided by then.")
     ] = None,
     not_before: Annotated[
-        str | None, typer.Option("--not-before", metavar="T", help="The run isn't started before.")
+        str | None, typer.Option("--not-before", metavar="T", help="The earliest time at which the run starts.")
     ] = None,
-    requested_by: Annotated[str | None, typer.Option("--requested-by", metavar="WHO", help="Who asks.")] = None,
+    requested_by: Annotated[
+        str | None, typer.Option("--requested-by", metavar="WHO", help="Who requests the run.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
             "--file",
             metavar="PATH",
-            help="Requests, one a line as JSON, in place of the options; - reads stdin.",
+            help="JSON requests, one per line, instead of the options; - reads stdin.",
         ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show progress until every run has ended; exit with the worst one's code.")
+        bool, typer.Option("--follow", help="Show progress until every run has ended; exit with the worst run's code.")
     ] = False,
 ) -> int:
     """
-    Send requests to the workers, and print their run ids, one a line.
+    Send requests to the workers, and print their run ids, one per line.
 
-    Requests are checked first, also against PIPELINE_JOB_CONFIG_FILE where that is set: if one isn't valid, none is
-    sent.
+    Checks all requests first, also against PIPELINE_JOB_CONFIG_FILE if it is set. Sends none if one isn't valid.
     """
     from pipeline_processing.app.one_run import new_run_id
     from pipeline_processing.terminal.event_loop import run_async
 
     if more_agency_ids and not agency_id:
-        raise typer.BadParameter(f"what is {more_agency_ids[0]}? Agencies are named by --agency-id")
+        raise typer.BadParameter(f"unexpected {more_agency_ids[0]}: give agencies with --agency-id")
     agency_ids = [*(agency_id or []), *(more_agency_ids or [])]
     fields = {
         "run_id": run_id,
@@ -104,7 +105,7 @@ def submit(
     }
     if file is not None:
         if agency_ids or any(value is not None for value in fields.values()):
-            raise typer.BadParameter("its lines say all of a request: leave out its options", param_hint="--file")
+            raise typer.BadParameter("its lines hold whole requests: leave out the options", param_hint="--file")
         check_job(job)
         requests = requests_in(_content(file), name="stdin" if str(file) == "-" else str(file))
     else:
@@ -121,16 +122,16 @@ def submit(
         return SUCCESS
     log_to_stderr()
     submission = _Submission(requests)
-    with traced() as telemetry, submission.reported_if_broken_off():
+    with traced() as telemetry, submission.reported_if_interrupted():
         run_async(_submitted(settings, submission, telemetry, follow=follow))
     return submission.exit_code
 
 
 def _check_agencies(agency_ids: Sequence[int], run_id: str | None) -> None:
     if not agency_ids:
-        raise typer.BadParameter("name the agency, or --file", param_hint="--agency-id")
+        raise typer.BadParameter("give an agency, or --file", param_hint="--agency-id")
     if run_id is not None and len(agency_ids) > 1:
-        raise typer.BadParameter("names one run: give one --agency-id", param_hint="--run-id")
+        raise typer.BadParameter("is for one run: give only one --agency-id", param_hint="--run-id")
     twice = [str(each) for each, times in Counter(agency_ids).items() if times > 1]
     if twice:
         raise typer.BadParameter(f"{', '.join(twice)} is given twice", param_hint="--agency-id")
@@ -147,7 +148,7 @@ def _content(file: Path) -> bytes:
 
 
 class _Submission:
-    """The requests of one call, and how far they have come."""
+    """The requests of one command, and which of them were sent and have ended."""
 
     def __init__(self, requests: Sequence[JobRequest]) -> None:
         self.requests = requests
@@ -157,14 +158,14 @@ class _Submission:
 
     @property
     def exit_code(self) -> int:
-        """That of the worst run, of those that were followed."""
+        """Return the exit code of the worst run that was followed."""
         from pipeline_processing.requests.following import exit_code_of
 
         return max(map(exit_code_of, self.outcomes.values()), default=SUCCESS)
 
     @contextmanager
-    def reported_if_broken_off(self) -> Iterator[None]:
-        """If an error or a signal ends the block, print what was sent and what goes on."""
+    def reported_if_interrupted(self) -> Iterator[None]:
+        """If an error or a signal ends the block, print what was sent and which runs continue."""
         from pipeline_processing.errors import PipelineError
 
         try:
@@ -178,13 +179,13 @@ class _Submission:
         unsure = self.requests[len(self.sent) :]
         if len(unsure) == 1:
             run_id = unsure[0].run_id
-            yield f"Whether {run_id} was sent isn't known. Sent again under the same run id, it makes no second run:"
+            yield f"{run_id} may have been sent. Sending it again with the same run id starts no second run:"
             yield f"    --run-id {run_id}"
             return
         yield (
             f"{len(self.sent):,} of {len(self.requests):,} requests were sent: those whose run ids were printed. Some "
-            "of the next may have been sent as well. Of the rest, only a request that names its run_id can be sent "
-            "again without the chance of a second run."
+            "more may have been sent. Of the others, only requests with a run_id can be sent again without the risk "
+            "of a second run."
         )
 
     def _unfollowed(self) -> Iterator[str]:
@@ -192,14 +193,14 @@ class _Submission:
         if not left:
             return
         if len(left) == 1:
-            yield f"{left[0]} goes on, though nobody follows it any more. To see how it ends:"
+            yield f"{left[0]} continues, but is no longer followed. To see how it ends:"
         else:
-            yield f"{len(left):,} runs go on, though nobody follows them any more. To see how they end:"
-        for run_id in left[:_MOST_NAMED]:
+            yield f"{len(left):,} runs continue, but are no longer followed. To see how they end:"
+        for run_id in left[:_MAX_LISTED]:
             yield f"    pipeline-processing history --run-id {run_id}"
-        if len(left) > _MOST_NAMED:
-            yield f"    … and so on, for {len(left) - _MOST_NAMED:,} more"
-        yield "Or submit the same again, under the same run id, with --follow."
+        if len(left) > _MAX_LISTED:
+            yield f"    … and so on, for {len(left) - _MAX_LISTED:,} more"
+        yield "Or submit the same request again, with the same run id and --follow."
 
 
 async def _submitted(settings: Settings, submission: _Submission, telemetry: Telemetry, *, follow: bool) -> None:
@@ -230,7 +231,7 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
 async def _follow(follower: Follower, submission: _Submission) -> None:
     from pipeline_processing.terminal.progress import shown_progress
 
-    # Only now: a live display would capture what the sending prints to stdout.
+    # Start the display after sending, whose output to stdout it would capture.
     with shown_progress() as shown:
 
         def ended(run_id: str, outcome: Outcome) -> None:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def uncaught_errors_masked(mask: Mask) -> Iterator[None]:
-    """Inside the block, print them masked. Users' functions may start threads of their own."""
+    """Print them masked inside the block. User code may start threads."""
 
     def of_thread(args: threading.ExceptHookArgs) -> None:
-        if args.exc_type is not SystemExit:  # it ends a thread, and is no error
+        if args.exc_type is not SystemExit:  # raised to end a thread; not an error
             name = args.thread.name if args.thread is not None else "?"
             write(f"Exception in thread {name}:", args.exc_value)
 

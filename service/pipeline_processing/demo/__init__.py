@@ -1,5 +1,5 @@
 """
-The demo: the main job end to end, on servers of its own, with made-up records of a state, told as a story.
+The demo: the main job end to end, on its own servers, with made-up records of a state, told as a story.
 
-Every statement about the runs is checked before it is printed.
+It checks every statement about the runs before it prints it.
 """

@@ -1,4 +1,4 @@
-"""Kafka, the history and S3 as they are: what the story shows, and the checks of what it says."""
+"""Reads Kafka, the history and S3, to show their content and to check what the story says."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.05
 
 
 class StoryUntrue(Exception):
-    """What happened isn't what the demo says. The message says what happened instead."""
+    """The demo went otherwise than its story says. The message says what happened instead."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"The demo went otherwise than it tells: {what}.")
@@ -36,7 +36,7 @@ class StoredObject(NamedTuple):
 
 
 class Evidence:
-    """Reads, and changes nothing."""
+    """Read-only access to Kafka, the history and S3."""
 
     def __init__(self, *, kafka: KafkaSettings, topics: Topics, runs: RunStore, s3: S3Client) -> None:
         self.kafka = kafka
@@ -52,16 +52,16 @@ class Evidence:
             await clock.sleep(_POLL_SECONDS)
 
     async def records(self, topic: str) -> list[Record]:
-        """All records of the topic, by key."""
+        """Return all records of the topic, by key."""
         found = [record async for record in self._topics.read(topic)]
         return sorted(found, key=lambda record: (record.key or b"", record.partition, record.offset))
 
     async def history(self) -> dict[str, Run]:
-        """All runs of the history, by run id."""
+        """Return all runs of the history, by run id."""
         return {run.run_id: run for run in sorted(await self._runs.history.newest(), key=lambda run: run.run_id)}
 
     async def objects(self, urls: Sequence[str]) -> list[StoredObject]:
-        """Objects as they are in S3."""
+        """Return these objects from S3."""
         found = []
         for where in map(_located, urls):
             body = await self._s3.get_object(bucket=where.bucket, key=where.prefix)
@@ -70,7 +70,7 @@ class Evidence:
         return found
 
     async def left_at(self, urls: Sequence[str]) -> list[str]:
-        """Those of the URLs that have an object, or an upload that may become one."""
+        """Return the URLs that have an object, or an upload that may become one."""
         left = []
         for url in urls:
             where = _located(url)

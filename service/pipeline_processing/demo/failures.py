@@ -1,4 +1,4 @@
-"""What went wrong: a message that is no request, and a run that failed until its data was repaired."""
+"""The failures: a message that isn't a valid request, and a run that fails until its data is repaired."""
 
 from pipeline_processing.demo.evidence import Evidence, expect
 from pipeline_processing.demo.page import Page
@@ -17,8 +17,8 @@ _COMMAND = "$ pipeline-processing replay --failed"
 
 
 async def show_dead_letter(*, page: Page, evidence: Evidence) -> None:
-    """The only dead letter."""
-    page.chapter("The message that is no request")
+    """Show the only dead letter."""
+    page.chapter("The message that isn't a valid request")
     topic = evidence.kafka.dead_letters_topic
     letters = [letter for record in await evidence.records(topic) if (letter := DeadLetter.of(record))]
     expect(len(letters) == 1, f"{topic} has {len(letters)} dead letters")
@@ -30,14 +30,14 @@ async def show_dead_letter(*, page: Page, evidence: Evidence) -> None:
     untouched = (letter.record.key, letter.record.value, letter.original_headers)
     expect(untouched == (asked.key, asked.value, asked.headers), "the dead letter isn't the message as it came")
     page.say(
-        f"It held up none of the others. It came from {letter.partition}:{letter.offset} of {letter.topic}, and "
-        f"stands untouched at {letter.place} of {topic}, with the reason in further headers:"
+        f"It didn't hold up the others. It came from {letter.partition}:{letter.offset} of {letter.topic}, and was "
+        f"copied unchanged to {letter.place} of {topic}, with the reason in additional headers:"
     )
     page.facts({"dlq_reason": letter.reason, "dlq_message": letter.message})
 
 
 async def explain_failure(failed: Run, *, like: Manifest, page: Page, evidence: Evidence, sample: SampleData) -> None:
-    """A run that failed, and left nothing where `like` names objects of its own run."""
+    """Explain why the run failed, and that it left no objects like those in the manifest `like`."""
     page.chapter(f"Why {failed.run_id} failed")
     error = failed.error
     assert error is not None  # it failed
@@ -49,8 +49,8 @@ async def explain_failure(failed: Run, *, like: Manifest, page: Page, evidence: 
     left = await evidence.left_at([url.replace(_folder(like), _folder(failed)) for url in published])
     expect(not left, f"{failed.run_id} has left {', '.join(left)}")
     page.say(
-        "There was no second attempt, as none could help. S3 has nothing of the run: it is published whole or "
-        "not at all. Amounts are text in this table. Which one isn't a number?"
+        "There was no second attempt, because it couldn't have helped. S3 has nothing of the run, because a run is "
+        "published whole or not at all. Amounts are text in this table. Which one isn't a number?"
     )
     page.code(statement("unreadable_amounts"))
     payments = await sample.unreadable_amounts()
@@ -61,11 +61,11 @@ async def explain_failure(failed: Run, *, like: Manifest, page: Page, evidence: 
 async def repair_and_replay(
     failed: Run, *, page: Page, evidence: Evidence, sample: SampleData, runs: RunHistory, requests: Requests
 ) -> None:
-    """The data is repaired, and the request sent again."""
+    """Repair the data, and replay the run."""
     page.chapter("The data is repaired, and the run replayed")
     page.code(statement("repair"))
     await sample.repair()
-    page.say("What has finished stays as it is; a replay is a new run of the same request. Its plan:")
+    page.say("A finished run never changes; a replay is a new run of the same request. Its plan:")
     page.code(_COMMAND)
     async with requests.planned_replays(runs) as plan:
         _print_plan(plan, page)
@@ -86,7 +86,7 @@ async def repair_and_replay(
 
 
 def _print_plan(plan: ReplayPlan, page: Page) -> None:
-    """As the command does."""
+    """Print the plan as `replay` does."""
     if steps := [step for steps in plan.pages() for step in steps]:
         page.table(PLAN_COLUMNS, map(step_line, steps))
     page.lines(plan_summary(plan))

@@ -1,4 +1,4 @@
-"""How the story is printed: numbered chapters, short paragraphs, tables, JSON. Colours only on a terminal."""
+"""Prints the story: numbered chapters, short paragraphs, tables, JSON. Colours only on a terminal."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _UNBREAKABLE = "\N{NO-BREAK SPACE}"
 
 
 class Page:
-    """Standard output, for readers."""
+    """Standard output, formatted for people."""
 
     def __init__(self) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # The sample's names are in many scripts, and the terminal's encoding may know only one.
+            # The sample's names are in many scripts, which the terminal's encoding may not support.
             sys.stdout.reconfigure(errors="backslashreplace")
         self._width = min(_WIDTH, shutil.get_terminal_size().columns) if on_terminal() else _WIDTH
-        # Lines are broken here or not at all: what is meant for the clipboard must stay in one piece.
+        # Let rich wrap no lines: text to copy must stay in one piece.
         self._console = Console(file=sys.stdout, force_terminal=on_terminal(), soft_wrap=True)
         self._chapters = 0
         self._below_a_heading = False
@@ -42,14 +42,14 @@ class Page:
         self._heading(Text(f"{self._chapters}. {title}", style="bold cyan"))
 
     def say(self, text: str) -> None:
-        """A paragraph."""
-        if on_terminal() and not self._below_a_heading:  # elsewhere the story should be short
+        """Print a paragraph."""
+        if on_terminal() and not self._below_a_heading:  # in a file, keep it short
             self._console.print()
         self._below_a_heading = False
         self._console.print(Text(self._filled(text)))
 
     def facts(self, facts: Mapping[str, str]) -> None:
-        """Names and values, one below the other."""
+        """Print names and values, one pair per line."""
         self._below_a_heading = False
         width = max(map(len, facts)) + 2
         for name, value in facts.items():
@@ -57,18 +57,18 @@ class Page:
             self._console.print(line.append(self._filled(value, indent=width).lstrip(), style="not bold"))
 
     def lines(self, lines: Iterable[str]) -> None:
-        """What a command prints, as it is."""
+        """Print a command's output verbatim."""
         self._below_a_heading = False
         for line in lines:
             self._console.print(Text(printable(line)))
 
     def code(self, text: str) -> None:
-        """Something to read or to paste, as it is."""
+        """Print text to read or to paste, verbatim."""
         self._below_a_heading = False
         self._console.print(Text(printable(text), style="green"))
 
     def json(self, text: str) -> None:
-        """JSON, as it is."""
+        """Print JSON verbatim."""
         self._below_a_heading = False
         self._console.print(JSONHighlighter()(Text(printable(text))))
 
@@ -93,8 +93,8 @@ class Page:
 
 def abridged(document: Mapping[str, Any], *, briefly: Collection[str] = ()) -> str:
     """
-    A JSON object, packed into few lines, with of each list only the first item and how many more there are; of those
-    named in `briefly` only how many there are.
+    Return a JSON object on few lines. Of each list it keeps the first item and the number of the others; of the lists
+    named in `briefly`, only the number of items.
     """
     lines: list[str] = []
     simple: list[str] = []
@@ -119,5 +119,5 @@ def _packed(items: Sequence[str]) -> list[str]:
 
 
 def _dumped(value: Any) -> str:
-    # Lines break at spaces, and a name should stay with its value.
+    # Lines break at spaces; keep a name and its value together.
     return json.dumps(value, ensure_ascii=False, separators=(", ", f":{_UNBREAKABLE}"))

@@ -1,4 +1,4 @@
-"""Sends requests by Kafka, as users of the service do, and follows their runs."""
+"""Sends requests to Kafka, as users of the service do, and follows their runs."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -37,18 +37,18 @@ class Requests:
     @classmethod
     @asynccontextmanager
     async def opened(cls, settings: Settings, *, topics: Topics, tracer: Tracer) -> AsyncIterator[Self]:
-        """Everything that is announced from here on can be followed."""
+        """Open a sender that can follow every run that is announced from now on."""
         async with one_run.events(settings) as events:
             opened = cls(settings=settings, topics=topics, events=events, tracer=tracer)
             await opened._follower.begin()
             yield opened
 
     async def submit(self, requests: Sequence[JobRequest]) -> list[Sent]:
-        """As the command does."""
+        """Send requests as `submit` does."""
         return [sent async for batch in self._submitter.send(requests) for sent in batch]
 
     async def send_bare(self, value: str, *, key: int, times: int = 1) -> str:
-        """As any Kafka client may: a value with no header but its trace; which is what is returned."""
+        """Send a value as any Kafka client can, with its trace as the only header. Returns that header."""
         traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
         message = Outgoing(
             topic=self._topic,
@@ -60,11 +60,11 @@ class Requests:
         return traceparent
 
     def planned_replays(self, runs: RunHistory) -> AbstractAsyncContextManager[ReplayPlan]:
-        """The plan of `replay --failed`."""
+        """Open the plan of `replay --failed`."""
         return planned(Selection(failed=True), runs=runs, topics=self._topics, topic=self._topic, same_run=False)
 
     async def replay(self, plan: ReplayPlan) -> list[Sent]:
-        """As the command does with --execute, for a plan of new runs."""
+        """Send the requests of a plan of new runs, as `replay --execute` does."""
         await carry_out(
             plan,
             submitter=self._submitter,
@@ -76,7 +76,7 @@ class Requests:
         return [_sent(JobRequest.model_validate_json(request)) for request in asked]
 
     async def followed(self, sent: Sequence[Sent]) -> dict[str, RunCompletion]:
-        """How their runs ended, by run id. Raises StoryUntrue for a request that was refused."""
+        """Follow the runs to their end. Returns completions by run id. Raises StoryUntrue for a refused request."""
         completions: dict[str, RunCompletion] = {}
         with shown_progress() as shown:
 
@@ -93,5 +93,5 @@ class Requests:
 
 def _sent(request: JobRequest) -> Sent:
     assert request.run_id is not None  # a plan names every run
-    # The trace isn't known. It only identifies a refused message, and this one isn't refused.
+    # The trace is unknown, but only needed to identify a refused message, and this one won't be refused.
     return Sent(request=request, run_id=request.run_id, traceparent=request.run_id)

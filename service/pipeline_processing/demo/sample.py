@@ -1,4 +1,4 @@
-"""The demo's data: a dozen agencies with three tables, loaded by SQL that stands beside this module."""
+"""The demo's data: a dozen agencies with three tables, loaded by the SQL files beside this module."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,13 +13,13 @@ BUCKET = "exports"
 PREFIX = "state"
 
 SUBMITTED = (103, 104, 107, 111)
-"""The agencies whose data `submit` asks for: large and small ones."""
+"""The agencies whose data `submit` requests: large and small ones."""
 ASKED_FOR_TWICE, ASKED_FOR_BY_ANOTHER = 101, 109
-"""Those that another service asks for."""
+"""The agencies whose data another service requests."""
 FAULTY = 111
-"""The one with a payment whose amount isn't a number."""
+"""The agency with a payment whose amount isn't a number."""
 MALFORMED = 102
-"""The one whose request isn't valid."""
+"""The agency whose request isn't valid."""
 
 
 class Table(NamedTuple):
@@ -28,7 +28,7 @@ class Table(NamedTuple):
 
 
 class Payment(NamedTuple):
-    """A payment, its values as text."""
+    """A payment, with its values as text."""
 
     id: str
     payee: str
@@ -37,12 +37,12 @@ class Payment(NamedTuple):
 
 
 def job_config_text() -> str:
-    """The demo's job config, YAML."""
+    """Return the demo's job config as YAML."""
     return _resource("job_config.yaml")
 
 
 def statement(name: str) -> str:
-    """One of the SQL files, without the line that describes it."""
+    """Return the statement of an SQL file, without the comment above it."""
     _, _, sql = _resource(f"{name}.sql").partition("\n")
     return sql.strip()
 
@@ -54,7 +54,7 @@ class SampleData:
         self._settings = settings
 
     async def load(self) -> tuple[list[Table], Mapping[int, str]]:
-        """Create and fill everything; the tables, and the agencies' names by id."""
+        """Create and fill the tables. Returns them, and the agencies' names by id."""
         async with self._connection() as connection:
             await connection.execute(_resource("sample.sql"))
             tables = [Table(*row) for row in await connection.fetch(statement("tables"))]
@@ -62,13 +62,13 @@ class SampleData:
         return tables, agencies
 
     async def unreadable_amounts(self) -> list[Payment]:
-        """The faulty agency's payments whose amount isn't a number."""
+        """Return the faulty agency's payments whose amount isn't a number."""
         async with self._connection() as connection:
             rows = await connection.fetch(statement("unreadable_amounts"))
         return [Payment(*map(str, row)) for row in rows]
 
     async def repair(self) -> None:
-        """Give them an amount."""
+        """Correct those amounts."""
         async with self._connection() as connection:
             await connection.execute(statement("repair"))
 

@@ -1,5 +1,5 @@
 -- The demo's data: a state's agencies and three years of their records, made up, the same on every machine.
--- One row is wrong on purpose, as rows are: the last statement but one sees to it.
+-- One row is wrong on purpose: see the last statement but one.
 
 CREATE SCHEMA records;
 SET search_path TO records;
@@ -38,7 +38,7 @@ CREATE TABLE inspections (
     readings jsonb NOT NULL
 );
 
--- Amounts are text: so they came from the accounting system before this one.
+-- Amounts are text, as the previous accounting system left them.
 CREATE TABLE payments (
     id integer NOT NULL,
     agency_id integer NOT NULL,
@@ -63,7 +63,7 @@ INSERT INTO agencies (agency_id, code, name) VALUES
     (111, 'HER', 'Heritage'),
     (112, 'ENE', 'Energy');
 
--- Who appears in the records. Squares of random() favour the front of a list, so agencies differ in size.
+-- The people in the records. Squares of random() favour the front of a list, so agencies differ in size.
 CREATE TEMPORARY TABLE words AS
 SELECT
     ARRAY[101, 103, 102, 104, 105, 111, 107, 106, 109, 108, 112, 110] AS agency,

@@ -42,7 +42,7 @@ _RUNS = (
 
 
 class Story:
-    """What happens while the service is at work, and how the demo tells it."""
+    """Drives the running service, and tells what happens."""
 
     def __init__(self, *, page: Page, settings: Settings, tracer: Tracer) -> None:
         self._page = page
@@ -52,7 +52,7 @@ class Story:
         self._agencies: Mapping[int, str] = {}
 
     async def tell(self) -> None:
-        """Raises StoryUntrue where things go otherwise, and a PipelineError if a server fails."""
+        """Raises StoryUntrue if something happens otherwise, and a PipelineError if a server fails."""
         page, settings = self._page, self._settings
         await self._load_data()
         async with (
@@ -62,7 +62,7 @@ class Story:
             Requests.opened(settings, topics=topics, tracer=self._tracer) as requests,
         ):
             evidence = Evidence(kafka=settings.kafka, topics=topics, runs=runs, s3=s3)
-            with _without_warnings_of_dead_letters():
+            with _no_dead_letter_warnings():
                 sent = await self._send_requests(requests, evidence)
                 history = await self._follow_runs(sent, requests, evidence)
             run, failed = history[_run_id(ASKED_FOR_TWICE)], history[_run_id(FAULTY)]
@@ -79,8 +79,8 @@ class Story:
         tables, self._agencies = await self._sample.load()
         *most, last = (f"{number(table.rows)} {table.name}" for table in tables)
         self._page.say(
-            f"A state's records are loaded: {', '.join(most)} and {last} of {len(self._agencies)} agencies, made up "
-            f"just now in {duration((time.monotonic() - started) * 1000)}."
+            f"A state's records are loaded: {', '.join(most)} and {last} of {len(self._agencies)} agencies, generated "
+            f"in {duration((time.monotonic() - started) * 1000)}."
         )
 
     async def _send_requests(self, requests: Requests, evidence: Evidence) -> list[Sent]:
@@ -96,25 +96,25 @@ class Story:
         sent += await requests.submit([JobRequest(agency_id=id_, run_id=_run_id(id_)) for id_ in SUBMITTED])
 
         records = await evidence.records(topic)
-        others = [record for record in records if not _is_of_submit(record)]
+        others = [record for record in records if not _sent_by_submit(record)]
         expect((len(records), len(others)) == (len(SUBMITTED) + 4, 4), f"{topic} has other messages than were sent")
         one, again = (record for record in others if record.key == str(ASKED_FOR_TWICE).encode())
         expect((one.value, one.headers) == (again.value, again.headers), "two messages differ that should be the same")
         page.say(
-            f"{len(SUBMITTED)} by `submit`, {len(others)} by another service, bare JSON as any Kafka client can send "
-            f"it. The topic {topic} has them at these places (partition:offset):"
+            f"{len(SUBMITTED)} by `submit`, {len(others)} by another service, as bare JSON, which any Kafka client "
+            f"can send. The topic {topic} has them at these places (partition:offset):"
         )
         page.table(_MESSAGES, map(_message, records))
         page.say(
-            f"For agency {ASKED_FOR_TWICE} the same message came twice, as from a service that got no answer. For "
-            f"agency {MALFORMED} there is a text where a number belongs. The bare messages have one header, the trace "
-            f"to which they belong. That for agency {ASKED_FOR_TWICE}:"
+            f"For agency {ASKED_FOR_TWICE} the same message came twice, as if its sender had got no answer. The "
+            f"message for agency {MALFORMED} has text where a number belongs. The bare messages have one header, the "
+            f"trace to which they belong. The one for agency {ASKED_FOR_TWICE}:"
         )
         page.code("\n".join(f"{name}: {(value or b'').decode()}" for name, value in one.headers))
         return sent
 
     async def _follow_runs(self, sent: Sequence[Sent], requests: Requests, evidence: Evidence) -> Mapping[str, Run]:
-        """The history, by run id."""
+        """Wait until all runs have ended, and show the history. Returns it by run id."""
         page = self._page
         page.chapter("How their runs ended")
         completions = await requests.followed(sent)
@@ -129,14 +129,14 @@ class Story:
             expect(completions[run.run_id] == RunCompletion.of(run), f"event and history differ on {run.run_id}")
         at_once = self._settings.worker.concurrency
         page.say(
-            f"All have ended, the last after {_time_taken(history.values())}; up to {at_once} went on at once. Each "
-            "read its agency's tables in one snapshot, and streamed them through the job's steps into S3. The history:"
+            f"All ended within {_time_taken(history.values())}; up to {at_once} ran at once. Each read its agency's "
+            "tables in one snapshot, and streamed them through the job's steps into S3. The history:"
         )
         page.table(_RUNS, map(self._run, history.values()))
         succeeded = sum(run.state is RunState.SUCCEEDED for run in history.values())
         page.say(
-            f"{len(history)} runs: the second message for agency {ASKED_FOR_TWICE} made none. {succeeded} succeeded, "
-            f"one failed; and the message for agency {MALFORMED} made none, either. We come to both."
+            f"{len(history)} runs: the second message for agency {ASKED_FOR_TWICE} started none. {succeeded} "
+            f"succeeded, one failed. The message for agency {MALFORMED} started none, either. More on both below."
         )
         return history
 
@@ -155,25 +155,25 @@ def _run_id(agency_id: int) -> str:
     return f"demo-{agency_id}"
 
 
-def _is_of_submit(record: Record) -> bool:
+def _sent_by_submit(record: Record) -> bool:
     return record.header("ce_source") == SOURCE.encode()
 
 
 def _message(record: Record) -> tuple[str, ...]:
-    who = "submit" if _is_of_submit(record) else "another service"
+    who = "submit" if _sent_by_submit(record) else "another service"
     return who, f"{record.partition}:{record.offset}", (record.key or b"").decode(), (record.value or b"").decode()
 
 
 def _time_taken(runs: Collection[Run]) -> str:
-    """From the first that was accepted to the last that ended."""
+    """Return the time from the first acceptance to the last end."""
     first = min(run.queued_at for run in runs)
     last = max(run.finished_at or run.queued_at for run in runs)
     return duration((last - first).total_seconds() * 1000)
 
 
 @contextmanager
-def _without_warnings_of_dead_letters() -> Iterator[None]:
-    """Inside the block the intake doesn't log dead letters: the story tells of them."""
+def _no_dead_letter_warnings() -> Iterator[None]:
+    """Keep the intake from logging dead letters inside the block: the story reports them."""
     logger = logging.getLogger(dead_letters.__name__)
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a run that succeeded has left: its manifest and objects in S3, and its event on Kafka, all of one trace."""
+"""Shows the results of a run that succeeded: manifest and objects in S3, and its event on Kafka, all of one trace."""
 
 import csv
 import gzip
@@ -17,21 +17,26 @@ from pipeline_processing.terminal.render import number
 
 
 async def show_publication(run: Run, *, page: Page, evidence: Evidence) -> Manifest:
-    """Its manifest, and the objects that this names."""
+    """Show and check the run's manifest, and the objects that it lists. Returns the manifest."""
     page.chapter(f"What {run.run_id} has published")
     assert run.manifest_url is not None  # a run that succeeded has one
     [published] = await evidence.objects([run.manifest_url])
     manifest = Manifest.model_validate_json(published.body)
     same = (manifest.run_id, manifest.rows_written, manifest.trace_id) == (run.run_id, run.rows_written, run.trace_id)
-    expect(same, f"manifest and history say different things of {run.run_id}")
-    page.say("The manifest is written last, once. A reader that starts from it sees a whole run, or none:")
+    expect(same, f"manifest and history differ on {run.run_id}")
+    page.say(
+        "The manifest is written once, after everything else. A reader that starts from it sees a whole run or none:"
+    )
     page.code(run.manifest_url)
     page.json(abridged(json.loads(published.body), briefly=["datasets"]))
 
     objects = await evidence.objects([entry.url for entry in manifest.entries])
     for entry, found in zip(manifest.entries, objects, strict=True):
-        expect(len(found.body) == entry.meta.content_length, f"{entry.url} has another size than the manifest says")
-        expect(hashlib.sha256(found.body).hexdigest() == entry.sha256, f"{entry.url} isn't what the manifest says")
+        expect(len(found.body) == entry.meta.content_length, f"{entry.url} doesn't have the size in the manifest")
+        expect(
+            hashlib.sha256(found.body).hexdigest() == entry.sha256,
+            f"{entry.url} doesn't have the checksum in the manifest",
+        )
         expect(found.metadata.get("trace-id") == manifest.trace_id, f"{entry.url} has another trace id")
     permits, payments = manifest.entries[0], manifest.entries[-1]
     ndjson = objects[0].body.decode().splitlines()
@@ -49,20 +54,20 @@ async def show_publication(run: Run, *, page: Page, evidence: Evidence) -> Manif
 
 
 async def show_event(run: Run, *, run_ids: Collection[str], page: Page, evidence: Evidence) -> None:
-    """Its event, which continues the trace of the request. `run_ids` are those of all finished runs."""
-    page.chapter("Its event, and one trace through it all")
+    """Show and check the run's event, which continues the request's trace. `run_ids` are those of all finished runs."""
+    page.chapter("Its event, and one trace through everything")
     topic = evidence.kafka.completions_topic
     records = await evidence.records(topic)
     events = {record.header("ce_id"): record for record in records}
     same = all(_content(record) == _content(events[record.header("ce_id")]) for record in records)
-    expect(same, f"{topic} has two events of one id that differ")
+    expect(same, f"{topic} has two different events with the same id")
     by_run = {
         completion.run_id: (event, completion) for event in events.values() for completion in [_completion(event)]
     }
     expect(by_run.keys() == set(run_ids), f"{topic} has events of the runs {', '.join(sorted(by_run))}")
     event, completion = by_run[run.run_id]
-    expect(completion == RunCompletion.of(run), f"the event of {run.run_id} isn't what the history says")
-    again = f" ({len(records) - len(events)} of them again)" if len(records) > len(events) else ""
+    expect(completion == RunCompletion.of(run), f"the event of {run.run_id} differs from the history")
+    again = f" ({len(records) - len(events)} of them twice)" if len(records) > len(events) else ""
     page.say(f"{topic} has {len(events)} events, one for each run{again}; headers and value of {run.run_id}'s:")
     page.json(abridged({name: (value or b"").decode() for name, value in event.headers}))
     page.json(abridged(json.loads(event.value or b"")))

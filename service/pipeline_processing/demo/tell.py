@@ -1,4 +1,4 @@
-"""The demo from start to end: start servers and the service, tell the story, remove everything."""
+"""Runs the demo from start to end: starts servers and the service, tells the story, removes everything."""
 
 import asyncio
 import contextlib
@@ -27,18 +27,18 @@ from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.render import duration
 
 _PROGRAM = "pipeline-processing"
-_OF_THE_SERVICE = {"PIPELINE_HTTP__PORT": "0"}
-"""Any free port: the user may run another service."""
+_SERVICE_ONLY = {"PIPELINE_HTTP__PORT": "0"}
+"""Any free port, because the user may run another service."""
 
 
 def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping[str, str]) -> None:
     """
-    Print the story. With `keep`, then wait for Ctrl-C or SIGTERM, with the servers up and the service at work.
-    `environ` is the environment of the user's shells.
+    Print the story. With `keep`, then keep servers and service running until Ctrl-C or SIGTERM. `environ` is the
+    environment of the user's shells.
 
     Raises EmbeddedServerError, StoryUntrue, or a PipelineError.
     """
-    page.chapter("Three servers start, and the service on them")
+    page.chapter("Three servers and the service start")
     started = time.monotonic()
     with embedded_servers(say=page.say) as servers:
         took = duration((time.monotonic() - started) * 1000)
@@ -48,7 +48,7 @@ def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping
             f"All were up after {took}."
         )
         environment = _prepared(servers)
-        settings = load_settings({**environment, **_OF_THE_SERVICE}, mask=mask).settings
+        settings = load_settings({**environment, **_SERVICE_ONLY}, mask=mask).settings
         paste = lines_to_paste(environment, environ) if keep else None
         run_async(_tell_story(page, settings, tracer, mask, paste=paste))
     if keep:
@@ -65,21 +65,21 @@ async def _tell_story(page: Page, settings: Settings, tracer: Tracer, mask: Mask
         page.chapter("How to look further")
         if paste is None:
             page.say(
-                f"All of it is gone in a moment. `make demo KEEP=1`, or `{_PROGRAM} demo --keep`, leaves servers and "
-                "service up, and prints what another shell needs to work with them."
+                f"All of it will now be removed. `make demo KEEP=1`, or `{_PROGRAM} demo --keep`, keeps servers and "
+                "service running, and prints what another shell needs to work with them."
             )
             return
         _hand_over(page, paste)
-        with contextlib.suppress(asyncio.CancelledError):  # which is Ctrl-C or SIGTERM, and how this ends
+        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C or SIGTERM, which end the demo
             await asyncio.Event().wait()
 
 
 @contextlib.asynccontextmanager
 async def _serving(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask) -> AsyncIterator[None]:
     """
-    The service, as `serve` runs it, at work inside the block. It hands its runs back when the block ends.
+    Run the service inside the block, as `serve` does. It hands its runs back when the block ends.
 
-    If the service ends by itself, the block ends with its error.
+    If the service fails, the block ends with its error.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
     try:
@@ -89,12 +89,12 @@ async def _serving(settings: Settings, config: AgencyJobConfig, *, tracer: Trace
             hurry.set()
             stop.set()
     except ExceptionGroup as errors:
-        # The first is the cause. It cancelled the rest.
+        # The first error is the cause; it cancelled the others.
         raise errors.exceptions[0] from None
 
 
 def _prepared(servers: EmbeddedServers) -> dict[str, str]:
-    """Create database, bucket and job config; the PIPELINE_* variables that name them."""
+    """Create database, bucket and job config. Returns the PIPELINE_* variables for them."""
     servers.postgres.create_database(DATABASE)
     servers.seaweedfs.create_bucket(BUCKET)
     job_config = servers.folder / "job_config.yaml"
@@ -104,20 +104,20 @@ def _prepared(servers: EmbeddedServers) -> dict[str, str]:
 
 
 def _hand_over(page: Page, paste: list[str]) -> None:
-    page.say("The servers stay up, and the service goes on. Paste this into another shell:")
+    page.say("Servers and service keep running. Paste this into another shell:")
     page.code("\n".join(paste))
-    page.say("Then try, for instance (there is no agency 999: its run fails):")
+    page.say("Then try, for instance (there is no agency 999, so its run fails):")
     page.code(
         f"{_PROGRAM} submit agency_data_job --agency-id 105 --agency-id 108 --agency-id 999 --follow\n"
         f"{_PROGRAM} history\n"
         f"{_PROGRAM} replay --failed\n"
         f"{_PROGRAM} dead-letters list"
     )
-    page.say("Ctrl-C here stops service and servers, and removes all they hold.")
+    page.say("Ctrl-C here stops service and servers, and removes their data.")
 
 
 def lines_to_paste(environment: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
-    """Lines for a shell with `environ`. After them, commands use what `environment` names, and nothing else."""
+    """Return lines for a shell with `environ`, after which commands use `environment` and no other settings."""
     lines = []
     others = [name for name in environ if name.upper().startswith("PIPELINE_") and name not in environment]
     if others := sorted(filter(str.isidentifier, others)):
@@ -131,6 +131,6 @@ def lines_to_paste(environment: Mapping[str, str], environ: Mapping[str, str]) -
 
 
 def without_proxy(environ: Mapping[str, str]) -> str:
-    """The value of NO_PROXY in `environ`, with the address of the embedded servers added."""
+    """Return the NO_PROXY of `environ`, with the address of the embedded servers added."""
     before = environ.get("no_proxy") or environ.get("NO_PROXY")
     return f"{before},{LOOPBACK}" if before else LOOPBACK

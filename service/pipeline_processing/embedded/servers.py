@@ -1,4 +1,4 @@
-"""All embedded servers together."""
+"""Starts all embedded servers together."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class EmbeddedServers:
 
     @property
     def folder(self) -> Path:
-        """The temporary folder of all servers, which is removed with them."""
+        """The temporary folder of all servers, removed with them."""
         return self.postgres.directory.parent
 
     def environment(self, *, database: str, bucket: str, prefix: str = "") -> dict[str, str]:
         """
-        The PIPELINE_* variables for a service that reads `database`, writes to `bucket` and uses Kafka, if that was
-        started.
+        Return the PIPELINE_* variables for a service that reads `database`, writes to `bucket`, and uses Kafka if it
+        was started.
         """
         kafka = {"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers} if self.kafka.has_been_up else {}
         return {
@@ -48,14 +48,14 @@ def embedded_servers(
     *, kafka: bool = True, start_seconds: float = 60.0, say: Say = lambda _: None
 ) -> Iterator[EmbeddedServers]:
     """
-    All servers, in one temporary folder, up inside the block and gone after it.
+    Run all servers inside the block, in one temporary folder.
 
-    Without `kafka`, Kafka isn't started; enter it as a block of its own later. `say` is told when Kafka has to be
-    fetched, once. Raises EmbeddedServerError.
+    Without `kafka`, Kafka isn't started; enter it as a block later. Calls `say` if Kafka has to be downloaded.
+    Raises EmbeddedServerError.
     """
     with ScratchFolder() as folder, ExitStack() as stack:
-        # The slowest is launched first, and comes up while Postgres initialises its data. There are no threads, so
-        # Ctrl-C ends the wait at once.
+        # Launch the slowest first; it starts while Postgres initialises its data. No threads, so that Ctrl-C ends the
+        # wait at once.
         servers = EmbeddedServers(
             kafka=KafkaServer(folder=folder, start_seconds=start_seconds, say=say),
             seaweedfs=SeaweedFSServer(folder=folder, start_seconds=start_seconds),

@@ -1,1 +1,1 @@
-"""What commands and the demo share."""
+"""Terminal output and exit codes, shared by the commands and the demo."""

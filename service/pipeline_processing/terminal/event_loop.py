@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
     """
-    The coroutine's result.
+    Run the coroutine and return its result.
 
-    SIGINT and SIGTERM cancel it. Once it has unwound, KeyboardInterrupt or Terminated is raised.
+    SIGINT and SIGTERM cancel it. Raises KeyboardInterrupt or Terminated once it has unwound.
     """
-    import asyncio  # only here: some commands need no event loop
+    import asyncio  # here, because some commands need no event loop
 
     import uvloop
 
@@ -26,7 +26,7 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def _default_sigint() -> Iterator[None]:
-    """Leave SIGINT to the Runner, which handles it only if no other handler is set."""
+    """Restore the default SIGINT handler inside the block: the Runner handles SIGINT only in its place."""
     ours = signal.getsignal(signal.SIGINT) is raise_interrupted
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,7 +1,7 @@
 """
-Exit codes of commands, beyond those that errors carry themselves (see the tree in `errors.py`).
+Exit codes of commands, in addition to those of errors (see the tree in `errors.py`).
 
-They follow BSD's sysexits.h; after a signal the code is 128 + its number.
+They follow BSD's sysexits.h; after a signal, the code is 128 + its number.
 """
 
 import signal
@@ -14,4 +14,4 @@ BUG = 70
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 READER_GONE = 128 + signal.SIGPIPE
-"""The reader of the output has closed it, as `| head` does."""
+"""The reader of the output, such as `| head`, has closed the pipe."""

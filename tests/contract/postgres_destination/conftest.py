@@ -1,4 +1,4 @@
-"""One database for all tests here, and in it a schema for each."""
+"""One database for all tests here, with a schema for each."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""The run stores that one suite runs against, and what a test must see and do behind their backs."""
+"""The run stores that the contract suite runs against, with access to their internals for tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.pgbouncer import POOL_MODES, NewPool
 
 
 class GivenPostgres:
-    """A server that is there already."""
+    """A server that is already running."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -45,14 +45,14 @@ class GivenPostgres:
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Any:
-    """A Postgres: the embedded one, or that of TEST_POSTGRES_DSN."""
+    """The embedded Postgres, or the one of TEST_POSTGRES_DSN."""
     dsn = os.environ.get("TEST_POSTGRES_DSN")
     return GivenPostgres(dsn) if dsn else request.getfixturevalue("servers").postgres
 
 
 @pytest.fixture(scope="session")
 def database(postgres: Any) -> Iterator[str]:
-    """The DSN of a database in which every test has a schema of its own."""
+    """The DSN of a database in which every test has its own schema."""
     name = f"runstore_{uuid4().hex}"
     asyncio.run(_execute(postgres.dsn(), f"CREATE DATABASE {name}"))
     yield postgres.dsn(name)
@@ -69,7 +69,7 @@ async def _execute(dsn: str, sql: str) -> None:
 
 @pytest.fixture
 def schema() -> str:
-    """A schema's name that has to be quoted."""
+    """A schema name that needs quoting."""
     return f'Runs "of" {uuid4().hex}'
 
 
@@ -77,7 +77,7 @@ def schema() -> str:
 
 
 class FakeClock:
-    """A clock that moves when it is told to."""
+    """A clock that tests move."""
 
     def __init__(self) -> None:
         self.time = datetime(2026, 1, 18, 12, tzinfo=UTC)
@@ -93,22 +93,22 @@ class FakeClock:
 
 
 class Backend(Protocol):
-    """A run store, the dead letters beside it, and their inside."""
+    """A run store and its dead letters, with access to their internals."""
 
     runs: RunStore
     letters: LetterStore
 
     def now(self) -> datetime:
-        """The store's time, about."""
+        """The store's approximate time."""
 
     async def age(self, run_id: str, seconds: float) -> None:
-        """Let time pass for a run: its lease and its `not_before` come nearer. It may pass for others too."""
+        """Let time pass for a run, for its lease and its `not_before`. It may pass for others too."""
 
     async def outbox(self, run_id: str) -> list[OutboxEvent]:
-        """The run's events, as they will be sent."""
+        """All events of the run."""
 
     async def everything(self) -> Any:
-        """All that is stored, to be compared."""
+        """Everything stored, for comparison."""
 
 
 class MemoryBackend:
@@ -191,14 +191,14 @@ async def migrated(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
 
 @pytest.fixture
 async def on_postgres(database: str, schema: str) -> AsyncIterator[PostgresBackend]:
-    """A history of its own, for tests that change more than its rows."""
+    """A separate history, for tests that change more than its rows."""
     async with migrated(database, schema) as backend:
         yield backend
 
 
 @pytest.fixture(scope="session")
 def shared_schema(database: str) -> str:
-    """The schema of a history that tests share, one after the other. Migrating one for each test takes longer."""
+    """The schema of a history that tests share one after the other, because migrating one for each takes too long."""
 
     async def create() -> str:
         async with migrated(database, schema := 'Runs "shared"'):
@@ -209,7 +209,7 @@ def shared_schema(database: str) -> str:
 
 @asynccontextmanager
 async def shared(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
-    """The shared history, empty."""
+    """The shared history, emptied."""
     async with postgres_backend(dsn, schema) as backend:
         emptied = "".join(f"DELETE FROM {table};" for table in EMPTIED)
         await backend.execute(f"{emptied} ALTER TABLE dead_letters ALTER COLUMN number RESTART")

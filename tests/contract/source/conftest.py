@@ -1,4 +1,4 @@
-"""A database for each module, a source that reads it, and a plain session that says what is in it."""
+"""A database for each module, a source that reads it, and a plain connection to prepare and check it."""
 
 from collections.abc import AsyncIterator
 
@@ -32,7 +32,7 @@ async def connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture(scope="module", params=["direct", *POOL_MODES])
 def source_dsn(request: pytest.FixtureRequest, dsn: str, database: str, pooled: NewPool) -> str:
-    """Postgres itself, or PgBouncer before it, by pool mode."""
+    """The DSN of Postgres, or of a PgBouncer in front of it, by pool mode."""
     return dsn if request.param == "direct" else pooled(request.param).dsn(database)
 
 

@@ -234,7 +234,7 @@ def test_resending_says_what_was_sent(past: Past, two: list[Record], run: Run) -
     assert code == 0
     assert out.splitlines() == [
         f"0:0  unknown_dataset  key 7  sent, run {run_id_of_place(two[0])}",
-        "0:1  invalid_json  key base64:/g==  sent, though it still can't be read as a request",
+        "0:1  invalid_json  key base64:/g==  sent, but it still can't be read as a request",
         "2 requests sent.",
     ]
     assert len(past.sent) == 4
@@ -298,7 +298,7 @@ def test_breaking_off_says_that_it_can_be_done_again(past: Past, run: Run, monke
 
     assert code == 69
     assert out.startswith("0:0  ")
-    assert "1 sent so far. To send all of them again is harmless." in err
+    assert "1 sent so far. Sending all of them again is harmless." in err
 
 
 # -- options -------------------------------------------------------------------------------------

@@ -76,9 +76,9 @@ def test_what_was_removed_and_what_was_left_is_said(collector: Collector, capsys
     assert capsys.readouterr() == (
         "removed  1,234 uploads and the objects of 1 failed run\n"
         "left     2 uploads that runs may still complete\n"
-        "left     1 upload of no run in this history: on S3 the bucket's lifecycle rule removes such\n"
-        "left     1 upload at s3://old/a: only `gc` with that destination removes such\n"
-        "left     the objects of 2 failed runs at s3://old/b: only `gc` with that destination removes such\n",
+        "left     1 upload of no run in this history: on S3 the bucket's lifecycle rule removes them\n"
+        "left     1 upload at s3://old/a: only `gc` with that destination removes them\n"
+        "left     the objects of 2 failed runs at s3://old/b: only `gc` with that destination removes them\n",
         "",
     )
 

@@ -213,8 +213,8 @@ def test_breaking_off_says_how_far_it_came(past: Past, run: Run, monkeypatch: py
     past.broker.lost_replies = 10**9
     code, _, err = run("--since", SINCE, "--execute")
     assert code == 69
-    assert "0 of 2 requests were sent, in the order of the plan, and perhaps some of the next." in err
-    assert "once more what was accepted meanwhile" in err
+    assert "0 of 2 requests were sent, in the plan's order, and perhaps some more." in err
+    assert "what was accepted meanwhile a second time" in err
 
     code, _, err = run("--failed", "--execute")
     assert code == 69

@@ -298,13 +298,13 @@ def test_a_file_with_a_fault_sends_nothing(kafka: Served, tmp_path: Path, capsys
     out, err = capsys.readouterr()
     head, *faults = err.splitlines()
     assert out == ""
-    assert head == f"Error: {file} isn't valid, and nothing of it was sent:"
+    assert head == f"Error: {file} isn't valid, and none of its requests was sent:"
     assert [fault.split(":")[0] for fault in faults] == [f"  line {n}" for n in (2, 4, 5, 6, 7)]
     assert "isn't JSON" in faults[0]
     assert "agency_id" in faults[1]
     assert "colour: unknown key" in faults[1]
     assert "'other_job'" in faults[2]
-    assert "'a' stands in line 1" in faults[3]
+    assert "'a' is also used in line 1" in faults[3]
     assert "262,144" in faults[4]
     assert kafka.requests == []
 
@@ -435,7 +435,7 @@ def test_whoever_stops_following_is_told_what_goes_on(
     first, second = out.split()
     told = err.splitlines()
     assert told[0] == f"{first}: succeeded, 0 rows"
-    assert told[1].startswith(f"{second} goes on")
+    assert told[1].startswith(f"{second} continues")
     assert f"    pipeline-processing history --run-id {second}" in told
     assert not [line for line in told[1:] if first in line]
 
@@ -462,7 +462,7 @@ def test_what_may_have_been_sent_is_told(
     assert main([*ASK, "--agency-id", "1", "--run-id", "run-1"]) == 69
     out, err = capsys.readouterr()
     assert out == ""
-    assert "Whether run-1 was sent isn't known" in err
+    assert "run-1 may have been sent" in err
     assert "    --run-id run-1\n" in err
 
     kafka.outage = False

@@ -1,4 +1,4 @@
-"""Stores that refuse are asked again at once: what is waited for is botocore's matter, and not under test."""
+"""Retries without pauses, which are botocore's and not under test."""
 
 import pytest
 from botocore.retries.standard import ExponentialBackoff
