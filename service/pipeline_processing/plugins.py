@@ -57,9 +57,10 @@ class Plugin:
     The arguments and the result of `build` depend on the group:
 
     - steps: `build(options, context=steps.step.StepContext)` returns a `steps.step.Step`;
-    - sources: `build(context=ports.Services)` returns a `ports.Source`, or an async context manager of one. Its
+    - sources: `build(context=ports.BuildContext)` returns a `ports.Source`, or an async context manager of one. Its
       `snapshot` gets the options by dataset;
-    - destinations: `build(options, context=ports.Services)` returns an async context manager of a `ports.Destination`.
+    - destinations: `build(options, context=ports.BuildContext)` returns an async context manager of a
+      `ports.Destination`.
     """
 
     options: Any

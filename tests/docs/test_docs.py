@@ -13,7 +13,7 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.cli.main import app
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.yaml_documents import load_yaml
-from pipeline_processing.plugins import BUILT_IN, DESTINATIONS, plugin
+from pipeline_processing.plugins import BUILT_IN, DESTINATIONS, SOURCES, STEPS, plugin
 from pipeline_processing.published.schemas import error_kinds
 from tests.docs.tables import DOCS, TABLES, page_with_table
 
@@ -34,8 +34,17 @@ def shell_lines(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_those_of_the_code(name: str) -> None:
-    """`make docs` would change nothing."""
+    """`tests/docs/tables.py` would change nothing."""
     assert (DOCS / name).read_text("utf-8") == page_with_table(name)
+
+
+def test_every_built_in_is_documented() -> None:
+    """Each step has a row in the table of steps; each source and destination has a part of its page."""
+    table = (DOCS / "steps.md").read_text("utf-8").split("\n\n", 3)[2]
+    assert set(BUILT_IN[STEPS]) == set(re.findall(r"`(\w+)`\]\(#", table))
+    for group, page in ((SOURCES, "sources.md"), (DESTINATIONS, "destinations.md")):
+        headings = re.findall(r"^## (\w+)$", (DOCS / page).read_text("utf-8"), re.MULTILINE)
+        assert set(BUILT_IN[group]) == set(headings)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

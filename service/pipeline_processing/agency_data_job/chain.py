@@ -105,7 +105,7 @@ class Chain:
                     step = make(context)
                     step = await stack.enter_async_context(_plugged(step) if plugged else step)
                 foreign = plugged or step.foreign
-                leaving = _of_unknown_origin(step.columns, context.columns) if foreign else step.columns
+                leaving = _with_origins(step.columns, context.columns)
                 links.append(Link(step, leaving, config.timeout if config else None, foreign))
                 context = replace(context, columns=leaving)
             yield cls(dataset, columns, links, rejections=rejections, tally=tally)
@@ -241,7 +241,7 @@ async def _plugged(step: Step) -> AsyncIterator[Step]:
         await opened.__aexit__(None, None, None)
 
 
-def _of_unknown_origin(leaving: Columns, reaching: Columns) -> Columns:
+def _with_origins(leaving: Columns, reaching: Columns) -> Columns:
     """User code may compute a new column from any other, so its origin is unknown unless the step names it."""
     listed = (
         column if column.origins or column in reaching.listed else replace(column, origins=frozenset({column.name}))

@@ -146,16 +146,11 @@ def limits(settings: Settings, *, runs: int, uploads_per_run: int = 2) -> Limits
     )
 
 
-def max_row_bytes(settings: Settings) -> int:
-    """Return the size limit of a row, both as the source sends it and encoded."""
-    return limits(settings, runs=1).row
-
-
 # -- services ------------------------------------------------------------------------------------
 
 
 class Context:
-    """The `BuildContext` of a process. It masks every secret that it hands out."""
+    """The `BuildContext` of all sources or of all destinations. It masks every secret that it hands out."""
 
     def __init__(self, settings: Settings, mask: Mask, *, clock: Clock, limits: Limits) -> None:
         self.settings = settings

@@ -66,7 +66,7 @@ class Entry(Part):
         return default if self.is_plugin else getattr(self.options, question, default)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by kind, because the class is made when a job config is read: an isolated attempt gets its config so."""
+        """Pickle by kind: the class is made at run time. An isolated attempt gets its job config pickled."""
         return _unread, (type(self).__mro__[1], self.kind), self.__getstate__()
 
     # -- how pydantic reads and describes one ----------------------------------------------------
@@ -144,7 +144,8 @@ def _class_of(base: type[E_], kind: str, plugin: Plugin) -> type[E_]:
 def _unread(base: type[E_], kind: str) -> E_:
     """An instance without fields, for `pickle` to fill."""
     made = _class_of(base, kind, plugins.plugin(base.group, kind))
-    return made.__new__(made)
+    instance: E_ = object.__new__(made)
+    return instance
 
 
 def _any_plugin(base: type[E_]) -> type[E_]:

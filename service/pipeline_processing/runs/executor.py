@@ -71,7 +71,7 @@ class Executor:
     """
     Claims runs and works on them, one call per attempt.
 
-    Each write of an attempt is repeated until the run table answers or the lease ends; `history` logs its outages.
+    Each call of the run table by an attempt is repeated until it is answered or the lease ends; `history` logs outages.
     Attempts of suspect runs are made by `isolated`, or in this process if it is None. Handing back a run and cleaning
     up after it may take `leave_seconds`.
     """
@@ -94,12 +94,12 @@ class Executor:
         """Unfinished attempts, including those that were given up because they hang."""
         clock = history.clock
         self._attempts = history.repeating(runs.attempts, pause=ASK_AGAIN_SECONDS)
-        self._history = runs.history
+        self._history = history.repeating(runs.history, pause=ASK_AGAIN_SECONDS)
         self._clock = clock
         self._reporting = reporting
         self._failures = Failures(
             attempts=self._attempts,
-            history=history.repeating(runs.history, pause=ASK_AGAIN_SECONDS),
+            history=self._history,
             retry=retry,
             clock=clock,
             mask=reporting.mask,
@@ -194,7 +194,7 @@ class Executor:
                 await self._failures.check_tries(claim)
                 export = await self._stream(claim, totals)
                 if claim.run.dry_run:
-                    return Attempted(await self._succeed_dry(claim, export))
+                    return Attempted(await self._succeed_dry(claim, totals.run, export))
                 await self._verify(totals.run)
                 await self._prepare(claim, totals.run, export)
                 decided = True
@@ -257,9 +257,9 @@ class Executor:
                 raise
             raise DeadlineExceeded(request.deadline) from None
 
-    async def _succeed_dry(self, claim: Claim, export: Export) -> Run:
+    async def _succeed_dry(self, claim: Claim, context: RunContext, export: Export) -> Run:
         nowhere = self.path.nowhere.primary.url
-        outcome = outcome_of(self._context(claim), export, destination_url=nowhere, manifest_url=None)
+        outcome = outcome_of(context, export, destination_url=nowhere, manifest_url=None)
         return await self._attempts.succeed(claim, outcome)
 
     async def _verify(self, context: RunContext) -> None:
