@@ -1,4 +1,4 @@
-"""Casts, explicit and implicit: which there are, and what they do."""
+"""Explicit and implicit casts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -60,7 +60,7 @@ CASTS: Mapping[tuple[Type, Type], Convert] = {
 
 
 def cast(operand: Compiled, target: Target) -> Compiled:
-    """CAST(operand AS target). Raises Refused."""
+    """Compile CAST(operand AS target). Raises Refused."""
     if operand.type in (Type.NULL, Type.ANY):
         return coerced(operand, target.type)
     if operand.type is Type.LITERAL:
@@ -96,7 +96,7 @@ def _conversion(operand: Compiled, target: Target) -> Convert:
 
 
 def printed(operand: Compiled) -> Compiled:
-    """An operand of any type as || takes it: cast to text. Raises Refused."""
+    """Cast an operand of any type to text, as || does. Raises Refused."""
     return cast(operand, Target(Type.TEXT))
 
 
@@ -104,14 +104,14 @@ def printed(operand: Compiled) -> Compiled:
 
 
 def fits(operand: Compiled, to: Type) -> bool:
-    """Whether the operand can be used where this type belongs: it has it, has none yet, or widens to it."""
+    """Return whether the operand can be used as this type: it has the type, has none yet, or widens to it."""
     if operand.type is Type.LITERAL:
         return to is not Type.JSON
     return operand.type in (to, Type.NULL, Type.ANY) or widens(operand.type, to)
 
 
 def coerced(operand: Compiled, to: Type) -> Compiled:
-    """An operand that fits a type, converted to it. Raises Refused where a literal isn't one."""
+    """Convert an operand that fits a type to it. Raises Refused for a literal that isn't one."""
     source = operand.type
     if to is Type.ANY:
         return replace(operand, type=to, column=None, fixed=False)  # so that nothing computes with it
@@ -126,9 +126,9 @@ def coerced(operand: Compiled, to: Type) -> Compiled:
 
 def common_type(operands: Sequence[Compiled], what: str) -> Type:
     """
-    The type that all operands can have: TEXT if all are literals, ANY or NULL if only the rows tell.
+    Return the type that all operands convert to: TEXT if all are literals, ANY or NULL if it depends on the rows.
 
-    Raises Refused where there is none.
+    Raises Refused if there is none.
     """
     types = {operand.type for operand in operands}
     known = types - set(UNTYPED)
@@ -147,13 +147,13 @@ def common_type(operands: Sequence[Compiled], what: str) -> Type:
 
 
 def of_one_type(operands: Sequence[Compiled], what: str) -> list[Compiled]:
-    """The operands brought to their common type. Raises Refused."""
+    """Convert the operands to their common type. Raises Refused."""
     type_ = common_type(operands, what)
     return [coerced(operand, type_) for operand in operands]
 
 
 def required(operand: Compiled, to: Type, what: str) -> Compiled:
-    """An operand that has to fit one type. Raises Refused."""
+    """Convert an operand to a type. Raises Refused if it doesn't fit."""
     if not fits(operand, to):
         noun = "a condition belongs" if to is Type.BOOLEAN else f"{to} belongs: write CAST(… AS {to})"
         raise Refused(f"gives {what} {operand.type} where {noun}", operand.at)

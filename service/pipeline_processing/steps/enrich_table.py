@@ -1,4 +1,4 @@
-"""Step `enrich_table`: columns looked up by a query, which gets all keys of a batch at once."""
+"""Step `enrich_table`: look up columns by a query that takes all keys of a batch at once."""
 
 from collections.abc import Hashable, Mapping
 from contextlib import AsyncExitStack
@@ -42,12 +42,12 @@ class EnrichTableOptions(LookupOptions):
 
     @property
     def needs_source_database(self) -> bool:
-        """Whether it asks the source's own server."""
+        """Whether it uses PIPELINE_SOURCE__DSN."""
         return self.dsn is None
 
 
 class EnrichTable(Enriching):
-    """Adds columns of a query's records. The types of the added columns are known once the step is open."""
+    """Adds columns from a query's records. Their types are known once the step is open."""
 
     def __init__(self, options: EnrichTableOptions, context: StepContext) -> None:
         super().__init__("enrich_table", options, context)
@@ -60,14 +60,14 @@ class EnrichTable(Enriching):
         self.columns = self._reaching.plus((Column(name, typed=False) for name in options.add), step=self.name)
 
     async def __aenter__(self) -> Self:
-        """Raises InvalidStep where the query hasn't the columns named, or its keys don't compare; and as `lookup`."""
+        """Raises InvalidStep if the query lacks a column or its keys can't be compared, or an error of `lookup`."""
         async with AsyncExitStack() as stack:
             lookup = self._services.lookup(self._options.query, secret=self._options.dsn, carry=self._carry)
             self._table = await stack.enter_async_context(lookup)
             there = self._table.columns
             self.matching = lookup_keys.of_columns(self.on, self._named(there, self._options.key), step=self.name)
             added = [
-                # They come from the values of the source that were looked for.
+                # The values derive from the looked-up key.
                 replace(self._named(there, of), name=name, origins=self.on.origins, unchanged=False)
                 for name, of in self._options.add.items()
             ]
@@ -81,7 +81,7 @@ class EnrichTable(Enriching):
         await self._stack.__aexit__(kind, error, trace)
 
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
-        """See `Enriching`. Raises StepFailed where two records have one key, and what the query may raise."""
+        """See `Enriching`. Raises StepFailed if records share a key, or the query's error."""
         of_record, key = self.matching.of_record, self._options.key
         answers: dict[Hashable, Found] = {}
         for record in await self._table.find(list(wanted.values())):
