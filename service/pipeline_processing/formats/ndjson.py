@@ -36,7 +36,7 @@ class Ndjson:
 
     def row_maker(self, projection: Projection) -> RowMaker:
         """Return a maker of structs, which are faster than dicts and ignored by the garbage collector."""
-        if any(map(_no_struct_has, projection.names)):
+        if any(map(_unfit_for_struct, projection.names)):
             return projection.rows
         # Struct fields must be identifiers; `rename` sets their names in the JSON.
         fields = [f"f{number}" for number in range(len(projection.names))]
@@ -64,7 +64,7 @@ class Ndjson:
         return max(map(len, encoded.split(b"\n")))
 
 
-_no_struct_has = re.compile(r'["\\\x00-\x1f]').search
+_unfit_for_struct = re.compile(r'["\\\x00-\x1f]').search
 """Characters that msgspec rejects in the JSON names of struct fields."""
 
 
