@@ -176,7 +176,7 @@ class Chain:
             if link.timeout is not None and limit.expired():
                 raise StepFailed(
                     f"didn't end within its `timeout` of {link.timeout.total_seconds():g} s. Find out what it waits "
-                    "for, or give it more time; then replay the run."
+                    "for, or raise the timeout; then replay the run."
                 ).at(place) from None
             if not link.foreign and isinstance(error, Exception):
                 raise  # a bug in the service

@@ -63,7 +63,7 @@ def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) 
     if not dataset.shared and not dataset.source.uses_agency:
         yield InvalidJobConfig(
             f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
-            f"{dataset.source.how_to_use_agency} If every agency is to get the same rows, say `shared: true`."
+            f"{dataset.source.how_to_use_agency} If every agency should get the same rows, set `shared: true`."
         )
     if "since" not in dataset.uses and (dataset.since is not None or dataset.initial != BEGINNING):
         key = "initial" if dataset.since is None else "since: last_success"

@@ -145,7 +145,7 @@ class AgencyJobConfig(Part):
         names = [dataset.name for dataset in self.datasets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"two datasets are named {', '.join(twice)}: give each a name of its own")
+            raise ValueError(f"two datasets are named {', '.join(twice)}: give each a unique name")
         return self
 
     @model_validator(mode="after")

@@ -78,8 +78,8 @@ class Rejections:
     def _rejected(self, batch: Batch, faults: Mapping[int, str], step: str) -> Iterable[Rejected]:
         if batch.numbers is None:  # built-in steps always set it
             raise StepFailed(
-                "it isn't known which rows of the source are rejected here: an earlier step, of another package, "
-                "dropped rows without saying which. Correct that step, or set `on_row_error: skip`."
+                "the source rows rejected here are unknown, because an earlier step of another package dropped rows "
+                "without saying which. Correct that step, or set `on_row_error: skip`."
             ).at(f"Dataset {self._tally.dataset!r}, step {step!r}, {batch.place()}")
         for position in sorted(faults):
             number = batch.numbers[position]

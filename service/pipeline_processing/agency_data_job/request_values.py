@@ -70,7 +70,7 @@ def _remedy(uses: Uses, declared: DeclaredParams | None) -> str:
     if declared is not None:
         return f"The job config declares {described(declared)}."
     names = ", ".join(sorted(uses.names)) or "nothing"
-    return f"What is used there: {names}. Correct the request, or name a dataset that uses it."
+    return f"These datasets use: {names}. Correct the request, or name a dataset that uses it."
 
 
 def described(declared: DeclaredParams) -> str:

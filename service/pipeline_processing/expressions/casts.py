@@ -78,7 +78,7 @@ def _read(literal: Compiled, target: Target) -> Compiled:
     try:
         return constant(target.type, CASTS[Type.TEXT, target.type](literal.constant), literal.at)
     except RowFault as fault:
-        raise Refused(f"has {literal.constant!r} where {target.type} belongs: {fault.reason}", literal.at) from None
+        raise Refused(f"has {literal.constant!r} where {target.type} is expected: {fault.reason}", literal.at) from None
 
 
 def _conversion(operand: Compiled, target: Target) -> Convert:
@@ -90,8 +90,8 @@ def _conversion(operand: Compiled, target: Target) -> Convert:
         return lambda padded: of_text(padded_text_key(padded))
     convert = CASTS.get((source, target.type))
     if convert is None:
-        there = ", ".join(to for each, to in CASTS if each is source) or "none: cast it in the query"
-        raise Refused(f"casts {source} to {target.type}. From {source} there is {there}")
+        supported = ", ".join(to for each, to in CASTS if each is source) or "none: cast it in the query"
+        raise Refused(f"casts {source} to {target.type}. Supported casts from {source}: {supported}")
     return convert
 
 
@@ -155,6 +155,6 @@ def of_one_type(operands: Sequence[Compiled], what: str) -> list[Compiled]:
 def required(operand: Compiled, to: Type, what: str) -> Compiled:
     """Convert an operand to a type. Raises Refused if it doesn't fit."""
     if not fits(operand, to):
-        noun = "a condition belongs" if to is Type.BOOLEAN else f"{to} belongs: write CAST(… AS {to})"
-        raise Refused(f"gives {what} {operand.type} where {noun}", operand.at)
+        expected = "a condition is expected" if to is Type.BOOLEAN else f"{to} is expected: write CAST(… AS {to})"
+        raise Refused(f"gives {what} {operand.type} where {expected}", operand.at)
     return coerced(operand, to)

@@ -92,7 +92,7 @@ def _refusals(whose: str, text: str) -> Iterator[None]:
         at = refused.at or 0
         near = text[at : at + _EXCERPT]
         place = f" (character {at + 1}: {near})" if near else ""
-        hint = f" There are {SUPPORTED}." if refused.unsupported else ""
+        hint = f" Supported: {SUPPORTED}." if refused.unsupported else ""
         raise InvalidStep(f"{whose} {refused.why}{place}.{hint}") from None
 
 

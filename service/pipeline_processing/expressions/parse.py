@@ -96,7 +96,7 @@ _LEVELS = {
     "PRODUCT": _PRODUCT,
     "CONVERT": _CONVERT,
 }
-_A_TYPE = f"a type belongs. There are {TYPE_LIST}"
+_A_TYPE = f"a type is expected. Supported types: {TYPE_LIST}"
 _ALSO_NAMES = ("NAME", "TYPE", "UNKNOWN", "BETWEEN", "EXTRACT", "TRIM", "SUBSTRING")
 _CONSTANTS = {"TRUE": True, "FALSE": False, "NULL": None}
 _SIDES = {"BOTH": "btrim", "LEADING": "ltrim", "TRAILING": "rtrim"}
@@ -106,7 +106,7 @@ _ALIASES = {"mod": "%", "ceiling": "ceil", **dict.fromkeys(("char_length", "char
 
 def parse(text: str) -> Node:
     """Parse one expression."""
-    parser = _Parser(text, wanted="something else belongs")
+    parser = _Parser(text, wanted="something else is expected")
     try:
         node = parser.whole(parser.expression)
         depth = height(node)
@@ -298,7 +298,7 @@ class _Parser:
         self._take("FROM")
         moment = self.expression()
         if field not in _FIELDS:
-            raise Refused(f"extracts {field!r}. There are {', '.join(_FIELDS)}", token.at)
+            raise Refused(f"extracts {field!r}. Supported fields: {', '.join(_FIELDS)}", token.at)
         return f"extract {field}", (moment,)
 
     def _trim(self) -> tuple[str, tuple[Node, ...]]:
@@ -337,9 +337,9 @@ class _Parser:
             scale = self._take("NUMBER").text
         self._take(")")
         if type_ is not Type.NUMBER:
-            raise Refused(f"gives {name.text} a length, which only numeric has. There are {TYPE_LIST}", name.at)
+            raise Refused(f"gives {name.text} a length, which only numeric has. Supported types: {TYPE_LIST}", name.at)
         if sign == "+" or not all(each.isdigit() and len(each) < 10 for each in (digits, scale)):
-            raise Refused("has digits that are no whole number", name.at)
+            raise Refused("has a precision or scale that isn't a whole number", name.at)
         target = Target(type_, int(digits), int(sign + scale))
         if not 1 <= int(digits) <= MAX_PRECISION or abs(target.scale) > MAX_PRECISION:
             raise Refused(f"has a numeric of other than 1 to {MAX_PRECISION} digits", name.at)
@@ -379,5 +379,5 @@ def _type_named(name: str) -> Type:
 
 def _bare(name: Token) -> str:
     if re.search(r"[ \t\n\r\f\v]", name.text):
-        raise Refused(f"has {name.text!r} where something else belongs", name.at)
+        raise Refused(f"has {name.text!r} where something else is expected", name.at)
     return name.text

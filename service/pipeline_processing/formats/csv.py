@@ -63,8 +63,8 @@ class Csv:
             return list(row.values())
         if extra := [name for name in row if name not in self._header]:
             raise StepFailed(
-                f"A row has the column {', '.join(map(repr, extra))}, which the first row didn't have: a CSV file "
-                "has one header. Make the `python` step return the same columns for every row, or use ndjson."
+                f"A row has the column {', '.join(map(repr, extra))}, which the first row lacks, but a CSV file has "
+                "one header. Make the `python` step return the same columns for every row, or use ndjson."
             )
         return [row.get(name) for name in self._header]
 
@@ -74,8 +74,8 @@ def _encoded(lines: str) -> bytes:
         return lines.encode()
     except UnicodeEncodeError as error:
         raise StepFailed(
-            f"A step returned text with half of a surrogate pair, {error.object[error.start]!a}, which no UTF-8 file "
-            "can hold. Make the step replace it."
+            f"A step returned text with a lone surrogate, {error.object[error.start]!a}, which UTF-8 can't encode. "
+            "Make the step replace it."
         ) from None
 
 

@@ -101,7 +101,7 @@ def _filled(value: Any, arguments: Mapping[str, Any]) -> Any:
             continue
         if name not in arguments:
             raise InvalidStep(
-                f"Step 'add' uses {{{name}}} in {value!r}, but there is only {', '.join(arguments)}. "
+                f"Step 'add' uses {{{name}}} in {value!r}, but the available names are {', '.join(arguments)}. "
                 "Correct the name, send it as a param of the request, or write {{ and }} for plain braces."
             )
         filled += "" if arguments[name] is None else str(arguments[name])

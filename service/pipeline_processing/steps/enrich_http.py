@@ -167,8 +167,8 @@ class EnrichHttp(Enriching):
                 continue
             if key in outcomes:
                 raise StepFailed(
-                    f"an answer has two records with one {self._options.key!r}, so a row would get either of them. "
-                    "Look for something that is unique there."
+                    f"an answer has two records with the same {self._options.key!r}, so the result is ambiguous. Use a "
+                    "`key` that is unique there."
                 )
             outcomes[key] = self._outcome_of(record)
         return outcomes

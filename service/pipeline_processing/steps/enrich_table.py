@@ -89,8 +89,8 @@ class EnrichTable(Enriching):
                 continue  # the query may have a join, or fold case
             if found in answers:
                 raise StepFailed(
-                    f"two records of its query have one {key!r}, so a row would get either of them. Make "
-                    f"the query give one each, for example with SELECT DISTINCT ON ({key}) … ORDER BY …"
+                    f"two records of its query have the same {key!r}, so the result is ambiguous. Make the query "
+                    f"return one per key, for example with SELECT DISTINCT ON ({key}) … ORDER BY …"
                 )
             answers[found] = self._values(record)
         return answers

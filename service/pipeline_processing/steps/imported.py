@@ -16,8 +16,8 @@ def imported(path: str, *, step: str) -> Any:
 
     def failure(what: str) -> InvalidStep:
         return InvalidStep(
-            f"Step {step!r} can't load {path}: {what}. Install the package that has it beside this service, or correct "
-            "the path `module:name`."
+            f"Step {step!r} can't load {path}: {what}. Install its package together with this service, or correct the "
+            "path `module:name`."
         )
 
     with user_code(failure):

@@ -41,8 +41,8 @@ def records_of(body: bytes, path: str | None) -> list[Raw]:
     except msgspec.DecodeError:
         where = "it" if path is None else f"{path!r} in it"
         raise SourceDataInvalid(
-            f"the answer is JSON, but {where} isn't a list of records. Name in `records` where the list stands, such "
-            "as `data.items`."
+            f"the answer is JSON, but {where} isn't a list of records. Set `records` to the path of the list, "
+            "such as `data.items`."
         ) from None
 
 

@@ -113,7 +113,7 @@ def _literal(value: Any) -> str | int | Decimal | bool:
     """Return a value of user code or of JSON as a SQL literal. Raises ValueError."""
     match value:
         case int() if value.bit_length() > _MAX_BITS:
-            raise ValueError("a number of so many digits can't be a key")
+            raise ValueError("a number with that many digits can't be a key")
         case Decimal() if value.is_finite() and value.adjusted() not in _EXPONENTS:
             raise ValueError("a number with such an exponent can't be a key")
         case str() | int() | Decimal():

@@ -116,7 +116,7 @@ class Python(Step):
         if len(returned) > got:
             raise StepAddedRows(step=self.name, dataset=self._dataset, got=got, returned=len(returned))
         if len(set(map(id, returned))) < len(returned):
-            raise self._failed(batch, "returned one dict twice. Return every row once, each a dict of its own.")
+            raise self._failed(batch, "returned the same dict twice. Return every row once, as a separate dict.")
         return returned
 
     def _numbers(self, given: Rows, returned: Rows, batch: Batch) -> Sequence[int] | None:

@@ -123,7 +123,7 @@ def _check_of_schema(schema: dict[str, Any] | bool, *, step: str) -> _Check:
         where = "".join(f"[{json.dumps(part)}]" for part in error.instance_path)
         raise InvalidStep(
             f"Step {step!r} has a JSON Schema that isn't valid{where and f', at {where}'}: {error.message}. "
-            "Correct the schema; what a `$ref` names must stand in it."
+            "Correct the schema; a `$ref` can only refer to a part of it."
         ) from None
     except (ValueError, TypeError, jsonschema_rs.ReferencingError) as error:
         raise InvalidStep(f"Step {step!r} has a JSON Schema that can't be read: {error}. Correct it.") from None
@@ -160,7 +160,7 @@ def _schema_of_file(path: Path, *, step: str) -> Any:
     except OSError as error:
         raise InvalidStep(
             f"Step {step!r} can't read its JSON Schema {path}: {error.strerror}. Name an existing file; a relative "
-            "path counts from the folder in which this service was started."
+            "path starts at this service's working directory."
         ) from None
     except (ValueError, RecursionError) as error:
         raise InvalidStep(f"Step {step!r} has a JSON Schema, {path}, that isn't JSON: {error}.") from None

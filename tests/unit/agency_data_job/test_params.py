@@ -79,7 +79,7 @@ NOON = "2026-01-18T12:00:00Z"
         (asked(params={"regoin": "north"}), ["params.regoin: is not used by plain, timed, regional, api."]),
         (
             asked("plain", params={"region": "north"}),
-            ["params.region: is not used by plain.", "used there: agency_id."],
+            ["params.region: is not used by plain.", "These datasets use: agency_id."],
         ),
         (asked("regional", params={"text": "x"}), ["params.text: is not used", "agency_id, depth, label, region."]),
         (asked("plain", since=NOON, params={"x": None}), ["since: is not used", "params.x: is not used"]),
@@ -97,7 +97,7 @@ def test_values_that_nothing_uses(request_: JobRequest, faults: list[str]):
 
 def test_a_message_of_bounded_length():
     """However many params a request has: the message is stored and sent."""
-    with pytest.raises(InvalidRequest, match=r"params\.p19: .*; and 980 more\. What") as raised:
+    with pytest.raises(InvalidRequest, match=r"params\.p19: .*; and 980 more\. These") as raised:
         config().for_request(asked(params=dict.fromkeys((f"p{number}" for number in range(1000)), 1)))
 
     assert len(str(raised.value)) < 2000

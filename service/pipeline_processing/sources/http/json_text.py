@@ -65,21 +65,21 @@ class JsonText:
     async def take(self, character: str) -> None:
         """Consume this character, which must be next."""
         if await self.peek() != character:
-            raise self.fault(f"{character!r} should stand")
+            raise self.fault(f"expected {character!r}")
         self._at += 1
 
     async def ended(self, closing: str) -> bool:
         """After a value, consume a comma (return False), or the end of the list or object (return True)."""
         mark = await self.peek()
         if mark not in (",", closing):
-            raise self.fault(f"',' or {closing!r} should stand")
+            raise self.fault(f"expected ',' or {closing!r}")
         self._at += 1
         return mark == closing
 
     async def key(self) -> str:
         """Read a key and the colon after it."""
         if await self.peek() != '"':
-            raise self.fault("a key should stand")
+            raise self.fault("expected a key")
         key = await self.value()
         await self.take(":")
         assert isinstance(key, str), "it begins with a quote"
@@ -95,7 +95,7 @@ class JsonText:
             except json.JSONDecodeError as error:
                 # The rest may not have arrived. Doubling the text before each retry keeps the total work linear.
                 if not await self._more(len(self._text) - self._at):
-                    raise self.fault(f"there is {error.msg!r}") from None
+                    raise self.fault(f"the parser reports {error.msg!r}") from None
                 continue
             except RecursionError:
                 raise NotJson("a value is nested too deeply to be read.") from None
@@ -138,7 +138,7 @@ class JsonText:
         if self._ended and not self._is_whole:
             return UpstreamUnavailable("its connection was closed before its JSON was complete. It is tried again.")
         if self._ended and self._at == len(self._text):
-            return NotJson(f"it ends where {what.removeprefix('there is ')}; so it isn't JSON, or only a part of it.")
+            return NotJson(f"it isn't JSON, or is truncated: at its end, {what}.")
         return NotJson(f"it isn't JSON: {what}.")
 
     def _number(self, digits: str) -> Decimal:

@@ -73,7 +73,7 @@ class JsonPage:
     async def _begin(self) -> bool:
         """Skip to the first record. Returns False if there is none."""
         if await self._text.peek() not in ("{", "["):
-            raise self._text.fault("an object or a list should stand")
+            raise self._text.fault("expected an object or a list")
         for depth in range(len(self._path)):
             if (first := await self._text.peek()) != "{":
                 raise self._no_records(f"there is {_kind_of(first)}{_under(self._path[:depth])}, not an object")
