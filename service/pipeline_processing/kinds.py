@@ -29,7 +29,7 @@ class Form:
     carried: Callable[[Any], Any]
     """A natural value (never None) → the carried value."""
     natural: Callable[[Any], Any] | None = None
-    """As `Column.natural`."""
+    """See `Column.natural`."""
     comparison: Comparison | None = None
 
 

@@ -117,7 +117,7 @@ REFUSED = {
     ),
     "args that nothing provides": Refused(
         65,
-        ("Dataset 'records': It uses regoin, which nothing provides", "declares region (text, required)"),
+        ("Dataset 'records': It uses regoin, which isn't defined", "declares region (text, required)"),
         job=DECLARING
         | one_dataset(REGIONAL, args=("agency_id", "regoin", "depth"), steps=[{"add": {"r": "{region}"}}]),
     ),

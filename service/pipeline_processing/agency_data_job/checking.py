@@ -62,7 +62,7 @@ def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) 
     """Yield faults for values that the dataset must use but doesn't, or uses but never gets."""
     if not dataset.shared and not dataset.source.uses_agency:
         yield InvalidJobConfig(
-            f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
+            f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get all agencies' rows. "
             f"{dataset.source.how_to_use_agency} If every agency should get the same rows, set `shared: true`."
         )
     if "since" not in dataset.uses and (dataset.since is not None or dataset.initial != BEGINNING):
@@ -74,7 +74,7 @@ def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) 
         return
     if unknown := sorted(dataset.uses.names - {*BUILT_IN_ARGUMENTS, *declared}):
         yield InvalidJobConfig(
-            f"It uses {', '.join(unknown)}, which nothing provides. There is {', '.join(BUILT_IN_ARGUMENTS)}, and the "
+            f"It uses {', '.join(unknown)}, which isn't defined. Built in are {', '.join(BUILT_IN_ARGUMENTS)}, and the "
             f"job config declares {described(declared)}. Declare it under `params`, or correct the name."
         )
 

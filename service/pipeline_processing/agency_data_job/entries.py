@@ -9,7 +9,7 @@ from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
 
 
 class SourceEntry(Entry):
-    """Where a dataset's rows come from. For another package's source, the answers are defaults."""
+    """Where a dataset's rows come from. For plugins, the properties have their defaults."""
 
     group = plugins.SOURCES
     noun = "source"
@@ -43,7 +43,7 @@ class SourceEntry(Entry):
 
 
 class DestinationEntry(Entry):
-    """Where artifacts go. Another package's destination never holds the manifest."""
+    """Where artifacts go. A plugin's destination never holds the manifest."""
 
     group = plugins.DESTINATIONS
     noun = "destination"

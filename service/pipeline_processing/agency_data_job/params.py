@@ -55,7 +55,7 @@ class ParamConfig(Part):
         if self.default is None:
             return self
         if self.required:
-            raise ValueError("a required param never has its `default`: leave out one of the two")
+            raise ValueError("a required param never uses its `default`: leave out one of the two")
         try:
             self.value_of(self.default)
         except ValueError as error:

@@ -147,7 +147,7 @@ ceiling = _whole(ROUND_CEILING)
 
 
 def limited(number: Decimal, target: Target) -> Decimal:
-    """Round to numeric(precision, scale). Raises RowFault if the result is too large."""
+    """Round to the target's numeric(precision, scale). Raises RowFault if the result is too large."""
     if target.precision is None or number.is_nan():
         return number
     kept = rounded(number, target.scale)

@@ -7,7 +7,7 @@ from pipeline_processing.expressions.floats import SPACE
 from pipeline_processing.expressions.types import RowFault
 
 MAX_LENGTH = 64 * 1024**2
-"""Characters of the longest text that REPLACE may make."""
+"""Maximum length of the result of REPLACE, in characters."""
 
 
 class _Letters(dict[int, int]):

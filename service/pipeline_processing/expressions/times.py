@@ -70,7 +70,7 @@ def _read(text: str, what: str) -> tuple[int, int, int] | str:
             raise ValueError
     except ValueError:
         raise RowFault(f"the text isn't a {what}: there is no such day or time of day") from None
-    fraction = round(float("0." + (match["fraction"] or "0")) * 1_000_000)  # in doubles, as Postgres does
+    fraction = round(float("0." + (match["fraction"] or "0")) * 1_000_000)  # as a double, like Postgres
     return days, ((hour * 60 + minute) * 60 + second) * 1_000_000 + fraction, _offset(match) * 1_000_000
 
 
@@ -97,7 +97,7 @@ def _days(year: int, month: int, day: int) -> int:
 
 
 _FIRST_DAY = _days(-4713, 11, 24)
-"""Of Postgres's calendar."""
+"""The first day of Postgres's calendar."""
 
 
 def _date_text(days: int, what: str) -> str:

@@ -87,7 +87,7 @@ def widens(source: Type, to: Type) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The target of a cast. `precision` and `scale` are those of numeric(p, s)."""
+    """The target type of a cast, with the precision and scale of numeric(p, s)."""
 
     type: Type
     precision: int | None = None

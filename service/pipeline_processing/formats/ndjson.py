@@ -57,7 +57,7 @@ class Ndjson:
             if _may_have_bare_words(lines):
                 lines = self._encoder.encode_lines([_with_quoted_words(row) for row in batch])
             return lines
-        except UnicodeEncodeError:  # half of a surrogate pair
+        except UnicodeEncodeError:  # a lone surrogate
             return "".join(dumps(_with_quoted_words(row)) + "\n" for row in batch).encode()
 
     def longest_row(self, encoded: bytes) -> int:

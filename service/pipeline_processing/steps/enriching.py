@@ -31,7 +31,7 @@ CacheRows = Annotated[int, Field(ge=0, description="Most keys whose records, or 
 
 
 class LookupOptions(Part):
-    """Base of the options: reads `on` also where a tool that writes YAML 1.1 has made the key `true` of it."""
+    """Base of the options. Also accepts `on` as the key `true`, because tools for YAML 1.1 may write it like that."""
 
     @model_validator(mode="before")
     @classmethod

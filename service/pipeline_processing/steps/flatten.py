@@ -36,7 +36,7 @@ class FlattenOptions(Part):
     @model_validator(mode="after")
     def _paths_have_names(self) -> Self:
         if wrong := [path for path in self.fields if not all(path.split("."))]:
-            raise ValueError(f"{', '.join(map(repr, wrong))} is no path: write names with single points between them")
+            raise ValueError(f"{', '.join(map(repr, wrong))} isn't a path: write names separated by single dots")
         return self
 
     @property

@@ -99,7 +99,7 @@ def _text_of_any(value: Any) -> str:
             return f"r{text_of(value)}"
         case bytes():
             return f"x{value.hex()}"
-    raise TypeError(f"there is a {type(value).__name__}")
+    raise TypeError(f"a {type(value).__name__} has no known equality")
 
 
 def _number_text(number: int | float | Decimal) -> str:

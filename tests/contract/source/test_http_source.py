@@ -303,7 +303,7 @@ async def test_one_answer_at_a_time(api: UpstreamApi, monkeypatch: pytest.Monkey
         (b"null", "isn't JSON"),
         ({"error": "private"}, "no list of records at 'data.items'"),
         ({"data": {"items": None}}, "there is null, not a list"),
-        ({"data": {"items": ["private"]}}, "Record 1 is text, and must be an object"),
+        ({"data": {"items": ["private"]}}, "Record 1 is text, but must be an object"),
         ({"data": {"items": [{"id": 1}, {"id": "private"}]}}, "Record 2 has text for column 'id'"),
         ({"data": {"items": [{"id": 1}, {"name": "private"}]}}, "Record 2 has no value, or null, for column 'id'"),
         ({"data": {"items": [{"id": 1, "name": b'"\\ud83d"'}]}}, "Record 1 has text for column 'name'"),

@@ -268,7 +268,7 @@ def test_names_that_nothing_provides(source: dict[str, Any], steps: list[Any]):
     (fault,) = faults(declaring(*steps, source=source))
 
     assert str(fault).startswith(
-        "Dataset 'records': It uses regoin, which nothing provides. There is agency_id, run_id,"
+        "Dataset 'records': It uses regoin, which isn't defined. Built in are agency_id, run_id,"
     )
     assert "declares region (text, required)" in str(fault)
     assert fault.exit_code == 65

@@ -214,7 +214,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a built-in name": ({"since": {"type": "timestamp"}}, "since is built in"),
     "a name with braces": ({"{region}": {"type": "text"}}, "match pattern"),
     "a default of another type": ({"region": {"type": "integer", "default": "x"}}, "`default` must be an integer"),
-    "required, with a default": ({"region": {"type": "text", "default": "x", "required": True}}, "never has its"),
+    "required, with a default": ({"region": {"type": "text", "default": "x", "required": True}}, "never uses its"),
     "a param that nothing uses": ({"regoin": {"type": "text"}}, "no dataset uses the declared param regoin"),
 }  # fmt: skip
 

@@ -204,7 +204,7 @@ class HttpSourceConfig(UpstreamOptions):
             url = template.filled(values)
             return with_query(url, {name: value for name, value in query.items() if value is not None})
         except UnicodeEncodeError:
-            raise QueryInvalid("A param that the URL needs holds half a character. Send whole ones.") from None
+            raise QueryInvalid("A param in the URL contains a lone surrogate. Send valid Unicode text.") from None
         except ValueError as error:
             raise QueryInvalid(f"In the URL {error}. Send another value for it.") from None
 

@@ -96,7 +96,7 @@ def _with_cursor(url: str, cursor: Cursor, found: Any) -> str | None:
     try:
         return with_query(url, {cursor.param: str(found)})
     except UnicodeEncodeError:
-        raise SourceDataInvalid("its cursor holds half a surrogate pair, which can't be sent back.") from None
+        raise SourceDataInvalid("its cursor contains a lone surrogate, which can't be sent back.") from None
 
 
 def _linked(answer: Answer, link: Any) -> str | None:

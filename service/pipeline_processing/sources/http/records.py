@@ -24,7 +24,7 @@ _TIME = re.compile(
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _EXPECTED = {
-    Kind.TEXT: "text, without halves of surrogate pairs",
+    Kind.TEXT: "text without lone surrogates",
     Kind.INTEGER: "an integer of up to 64 bits",
     Kind.NUMBER: "a number",
     Kind.FLOAT: "a number",
@@ -68,7 +68,7 @@ class RecordReader:
         Raises SourceDataInvalid. Its message names the record, the column and the expected type, but never the value.
         """
         if not isinstance(record, dict):
-            raise SourceDataInvalid(f"Record {number:,} is {_type_of(record)}, and must be an object.")
+            raise SourceDataInvalid(f"Record {number:,} is {_type_of(record)}, but must be an object.")
         values = []
         for field in self._fields:
             value = record.get(field.path[0]) if len(field.path) == 1 else _found(record, field, number)
@@ -93,7 +93,7 @@ def _found(record: Mapping[str, Any], field: _Field, number: int) -> Any:
             return None
         if not isinstance(value, dict):
             raise SourceDataInvalid(
-                f"Record {number:,} has {_type_of(value)} on the way to column {field.name!r}, and must have an object "
+                f"Record {number:,} has {_type_of(value)} on the way to column {field.name!r}, but must have an object "
                 f"there before {key!r}. Correct its `path` in the job config."
             )
         value = value.get(key)
@@ -102,7 +102,7 @@ def _found(record: Mapping[str, Any], field: _Field, number: int) -> Any:
 
 def _wrong(field: _Field, value: Any, number: int) -> SourceDataInvalid:
     return SourceDataInvalid(
-        f"Record {number:,} has {_type_of(value)} for column {field.name!r}, and must have {_EXPECTED[field.kind]}. "
+        f"Record {number:,} has {_type_of(value)} for column {field.name!r}, but must have {_EXPECTED[field.kind]}. "
         "Correct the column's kind in the job config, or have the API corrected."
     )
 

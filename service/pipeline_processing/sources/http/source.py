@@ -24,7 +24,7 @@ OpenUpstream = Callable[[UpstreamOptions], AbstractAsyncContextManager[Upstream]
 
 class HttpSource:
     """
-    APIs with agencies' data.
+    Reads agencies' data from HTTP APIs.
 
     `batch_bytes` is the target size of a batch, as JSON text; two are in memory at a time. `max_record_bytes` is the
     maximum size of a record.

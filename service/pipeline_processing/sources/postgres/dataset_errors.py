@@ -42,8 +42,8 @@ class DatasetErrors:
             if self._standby and isinstance(error.__cause__, _SESSION_ENDED):
                 # asyncpg drops the server's message if the session was idle when it was ended.
                 raise StandbyConflict(
-                    f"The standby {self._database.where} ended the session between two commands, as it does where "
-                    f"replay needs what the snapshot sees. {STANDBY_REMEDY}"
+                    f"The standby {self._database.where} ended the session between two commands, as it does if "
+                    f"replay conflicts with the snapshot. {STANDBY_REMEDY}"
                 ).at(place) from error.__cause__
             error.at(place)
             raise

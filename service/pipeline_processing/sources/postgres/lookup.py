@@ -22,7 +22,7 @@ _LEAVING_SECONDS = 5.0
 
 class PostgresLookup:
     """
-    A query whose one parameter is a list of keys; see `ports.LookupTable`.
+    A lookup by a query whose one parameter is a list of keys; see `ports.LookupTable`.
 
     While open, it holds one connection of `database`, whose sessions must have the source's settings. A shared pool
     needs one connection for each lookup that may be open at once, or they deadlock. Each `find` runs in its own

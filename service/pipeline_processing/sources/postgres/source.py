@@ -61,7 +61,7 @@ def source_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
 
 class PostgresSource:
     """
-    A database with agencies' data.
+    Reads agencies' data from a database.
 
     A batch has about `batch_bytes`, estimated from earlier rows, and never more than twice that unless it is a single
     row. Two batches are in memory at a time. A row larger than `max_row_bytes`, as Postgres sends it, is rejected
@@ -113,7 +113,7 @@ class PostgresSource:
                     async with asyncio.timeout(_LEAVING_SECONDS):
                         await transaction.rollback()
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                    log.debug("a snapshot was cut off", error=str(error))
+                    log.debug("a snapshot couldn't be rolled back", error=str(error))
                 # The pool must not reuse a connection with this snapshot's codecs.
                 with suppress(asyncpg.InterfaceError):  # the server has already closed it
                     connection.terminate()
