@@ -33,7 +33,7 @@ class _Part:
 
     key: str
     content: Content
-    compressed: Compressor
+    compressor: Compressor
     uploads: Sequence[tuple[Destination, Upload]]
     rows: int = 0
     size: int = 0
@@ -132,8 +132,8 @@ class DatasetOutput:
         """Split the rows where an artifact reaches `max_artifact_rows`."""
         limit = self._dataset.max_artifact_rows
         while limit is not None and rows:
-            there = self._part.rows if self._part else 0
-            room = limit - there or limit
+            filled = self._part.rows if self._part else 0
+            room = limit - filled or limit
             yield rows[:room]
             rows = rows[room:]
         if rows:
@@ -185,7 +185,7 @@ class DatasetOutput:
             if part.rows == 0:
                 data = self._format.head() + data
             part.rows += rows
-            compressed = part.compressed.compress(data)
+            compressed = part.compressor.compress(data)
         await self._upload(part, compressed)
 
     async def _upload(self, part: _Part, data: bytes) -> None:
@@ -202,7 +202,7 @@ class DatasetOutput:
         assert part is not None
         if part.rows == 0:
             await self._append(b"", rows=0)
-        await self._upload(part, part.compressed.flush())
+        await self._upload(part, part.compressor.flush())
         for destination, upload in part.uploads:
             with self._tally.timed("upload"):
                 sealed = await upload.seal()

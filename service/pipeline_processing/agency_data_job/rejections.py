@@ -103,18 +103,18 @@ def masked_at_source(steps: Iterable[tuple[Step, Columns]], source: Columns) -> 
     taken to be the source's column of the same name or, if there is none, every source column.
     """
     masks: dict[str, Masking] = {}
-    there = frozenset(source.names)
+    known = frozenset(source.names)
     reaching = source
     for step, leaving in steps:
         for name, mask in step.masks.items():
             column = reaching.find(name) or unknown(name)
-            origins, same = column.origins, column.unchanged
+            origins, unchanged = column.origins, column.unchanged
             if not origins:
-                origins, same = there & {name}, True
-            if not origins <= there:
-                origins, same = there, False
+                origins, unchanged = known & {name}, True
+            if not origins <= known:
+                origins, unchanged = known, False
             for origin in origins:
-                masks[origin] = mask if same and origin not in masks else _redacted
+                masks[origin] = mask if unchanged and origin not in masks else _redacted
         reaching = leaving
     return masks
 

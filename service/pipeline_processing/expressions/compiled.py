@@ -118,12 +118,12 @@ def sharing(operand: Compiled, others: Sequence[Compiled], build: Build) -> Comp
     if operand.fixed or operand.column is not None:
         return build(operand, *others)
     given = operand.value
-    part = build(replace(operand, value=itemgetter(0), key=None), *map(_beside, others))
+    part = build(replace(operand, value=itemgetter(0), key=None), *map(_on_pairs, others))
     value = part.value
     return part if part.fixed else replace(part, value=lambda row: value((given(row), row)))
 
 
-def _beside(part: Compiled) -> Compiled:
+def _on_pairs(part: Compiled) -> Compiled:
     if part.fixed:
         return part
     key = part.key

@@ -29,9 +29,9 @@ class Derive(Computed):
         }
         super().__init__({name: each.value for name, each in compiled.items()}, context)
         columns = [replace(each.result, name=name) for name, each in compiled.items()]
-        there = [column for column in columns if context.columns.find(column.name)]
-        new = [column for column in columns if column not in there]
-        self.columns = context.columns.replaced(there, step=self.name).plus(new, step=self.name)
+        existing = [column for column in columns if context.columns.find(column.name)]
+        new = [column for column in columns if column not in existing]
+        self.columns = context.columns.replaced(existing, step=self.name).plus(new, step=self.name)
 
 
 PLUGIN = Plugin(

@@ -64,11 +64,11 @@ class EnrichTable(Enriching):
         async with AsyncExitStack() as stack:
             lookup = self._services.lookup(self._options.query, secret=self._options.dsn, carry=self._carry)
             self._table = await stack.enter_async_context(lookup)
-            there = self._table.columns
-            self.matching = lookup_keys.of_columns(self.on, self._named(there, self._options.key), step=self.name)
+            columns = self._table.columns
+            self.matching = lookup_keys.of_columns(self.on, self._named(columns, self._options.key), step=self.name)
             added = [
                 # The values derive from the looked-up key.
-                replace(self._named(there, of), name=name, origins=self.on.origins, unchanged=False)
+                replace(self._named(columns, of), name=name, origins=self.on.origins, unchanged=False)
                 for name, of in self._options.add.items()
             ]
             self.columns = self._reaching.plus(added, step=self.name)
@@ -98,11 +98,11 @@ class EnrichTable(Enriching):
     def _values(self, record: Row) -> Found:
         return tuple(record[name] for name in self._options.add.values())
 
-    def _named(self, there: Columns, name: str) -> Column:
-        column = there.find(name)
+    def _named(self, columns: Columns, name: str) -> Column:
+        column = columns.find(name)
         if column is None:
             raise InvalidStep(
-                f"Step {self.name!r} reads {name!r}, but its query gives {', '.join(there.names)}. Correct `key` or "
+                f"Step {self.name!r} reads {name!r}, but its query gives {', '.join(columns.names)}. Correct `key` or "
                 "`add`, or the query."
             )
         return column

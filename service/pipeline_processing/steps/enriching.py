@@ -86,9 +86,9 @@ class Enriching(Step):
         batch = self._row_errors.reject(batch, faults, step=self.name)
         added = [each for at, each in enumerate(outcomes) if at not in faults and not isinstance(each, Misfit)]
         if self._missing == "drop" and None in added:
-            there = [each is not None for each in added]
-            self.filtered += len(there) - sum(there)
-            added, batch = list(compress(added, there)), batch.kept(there)
+            has_record = [each is not None for each in added]
+            self.filtered += len(has_record) - sum(has_record)
+            added, batch = list(compress(added, has_record)), batch.kept(has_record)
         names, nulls = self._added, (None,) * len(self._added)
         return batch.changed(
             [

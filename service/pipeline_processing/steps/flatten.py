@@ -152,9 +152,9 @@ class _Object:
                 return None
             raise WrongType(f"{self._path}: not an object") from None
         except (ValueError, RecursionError):
-            return self._unusual(carried)
+            return self._members_with_surrogates(carried)
 
-    def _unusual(self, carried: Raw | str) -> Mapping[str, Any]:
+    def _members_with_surrogates(self, carried: Raw | str) -> Mapping[str, Any]:
         """Parse an object with a lone surrogate, which Postgres and Python accept but msgspec doesn't."""
         try:
             document = loads(text_of(carried))

@@ -45,7 +45,7 @@ class PostgresLookup:
         """Plan the query. Raises QueryInvalid, AccessDenied, DatabaseMisconfigured or a TransientError."""
         async with AsyncExitStack() as stack:
             self._connection = await stack.enter_async_context(self._database.connection())
-            stack.callback(self._cut_off)
+            stack.callback(self._terminate)
             async with self._transaction():
                 shape = await shape_of(self._connection, self._query)
                 self._keys = await key_list_of(self._connection, shape.parameters)
@@ -114,10 +114,10 @@ class PostgresLookup:
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 async with asyncio.timeout(_LEAVING_SECONDS):
                     await transaction.rollback()
-            self._cut_off()
+            self._terminate()
             raise
 
-    def _cut_off(self) -> None:
+    def _terminate(self) -> None:
         """Close the connection, because the pool must not reuse one with this lookup's codecs."""
         with suppress(asyncpg.InterfaceError):  # the server has already closed it
             self._connection.terminate()

@@ -54,16 +54,16 @@ class Meter(asyncio.Protocol):
         """Whether asyncpg is waiting for the end of a response."""
         self._most_rows = self._rows = self._bytes = 0
         self._metering = False
-        self._passed: list[bytes] = []
+        self._forwarded: list[bytes] = []
         """The chunks of this fetch, until its messages are parsed."""
-        self._walking = False
+        self._parsing = False
         self._held = bytearray()
-        self._passed_of_held = 0
+        self._forwarded_of_held = 0
         """How many bytes at the start of `_held` asyncpg already has."""
         self._rest = 0
         """Remaining bytes of a row that has begun."""
-        self._rest_is_passed = True
-        self._discards = False
+        self._rest_is_forwarded = True
+        self._discarding = False
         self._end = b""
 
     @classmethod
@@ -83,16 +83,16 @@ class Meter(asyncio.Protocol):
         self._owed += 1
         self._awaited = True
         self._most_rows, self._rows, self._bytes = rows, 0, 0
-        self._metering = not self._walking
-        if self._walking:
-            asyncio.get_running_loop().call_soon(self._go_on)  # once asyncpg has sent its Execute
+        self._metering = not self._parsing
+        if self._parsing:
+            asyncio.get_running_loop().call_soon(self._resume)  # once asyncpg has sent its Execute
         try:
-            yield 1 if self._walking else rows
+            yield 1 if self._parsing else rows
         finally:
-            if not self._walking:
+            if not self._parsing:
                 self._metering = self._awaited = False
                 self._owed = 0
-                self._passed.clear()
+                self._forwarded.clear()
 
     @property
     def holds_large_row(self) -> bool:
@@ -111,9 +111,9 @@ class Meter(asyncio.Protocol):
             await asyncio.gather(self._drawing, return_exceptions=True)
             self._drawing = None
         self.give_back()
-        if self._walking:
-            self._discards = True
-            self._go_on()
+        if self._parsing:
+            self._discarding = True
+            self._resume()
 
     # -- from the network ------------------------------------------------------------------------
 
@@ -122,12 +122,12 @@ class Meter(asyncio.Protocol):
         if self._metering:
             self._bytes += len(data)
             if self._bytes <= self._fetch_bytes:
-                self._passed.append(data)
+                self._forwarded.append(data)
             else:
-                self._begin_walking()
-        if self._walking:
+                self._start_parsing()
+        if self._parsing:
             self._held += data
-            self._walk()
+            self._parse()
         elif self.too_large is None:
             self._receiver.data_received(data)
 
@@ -150,70 +150,72 @@ class Meter(asyncio.Protocol):
 
     # -- message by message ----------------------------------------------------------------------
 
-    def _begin_walking(self) -> None:
+    def _start_parsing(self) -> None:
         """Start to parse messages: find the current position among those already forwarded."""
-        passed = b"".join(self._passed)
-        self._passed.clear()
-        self._metering, self._bytes = False, len(passed)
+        forwarded = b"".join(self._forwarded)
+        self._forwarded.clear()
+        self._metering, self._bytes = False, len(forwarded)
         start = at = 0
-        while at < len(passed):
+        while at < len(forwarded):
             start = at
-            if len(passed) - at < _HEADER_BYTES:
+            if len(forwarded) - at < _HEADER_BYTES:
                 break
-            at += _size(passed, at)
-            self._rows += passed[start] == _DATA_ROW
-            if passed[start] == _READY and at <= len(passed):  # the fetch is over; what follows is another response
+            at += _size(forwarded, at)
+            self._rows += forwarded[start] == _DATA_ROW
+            if forwarded[start] == _READY and at <= len(
+                forwarded
+            ):  # the fetch is over; what follows is another response
                 return
-            self._discards |= passed[start] == _ERROR and at <= len(passed)
-        self._walking = True
-        if at > len(passed) and passed[start] == _DATA_ROW:
+            self._discarding |= forwarded[start] == _ERROR and at <= len(forwarded)
+        self._parsing = True
+        if at > len(forwarded) and forwarded[start] == _DATA_ROW:
             self._check(at - start)
-            self._rest, self._rest_is_passed = at - len(passed), True
+            self._rest, self._rest_is_forwarded = at - len(forwarded), True
             self._bytes = at
             self._draw(at - start)
-        elif at != len(passed):  # part of a header or of another message
-            self._held += passed[start:]
-            self._passed_of_held = len(passed) - start
+        elif at != len(forwarded):  # part of a header or of another message
+            self._held += forwarded[start:]
+            self._forwarded_of_held = len(forwarded) - start
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self._transport.is_closing():
             return
-        self._walk()
-        holds_back = self._walking and not (self._awaited or self._discards)
+        self._parse()
+        holds_back = self._parsing and not (self._awaited or self._discarding)
         if not holds_back and self._drawing is None and self.too_large is None:
             self._transport.resume_reading()
 
-    def _walk(self) -> None:
+    def _parse(self) -> None:
         """Forward held messages until the fetch is full."""
         out = bytearray()
         at = 0
-        while self._walking and self._drawing is None and self.too_large is None:
+        while self._parsing and self._drawing is None and self.too_large is None:
             if self._rest:
                 if at == len(self._held):
                     break
                 piece = self._held[at : at + self._rest]
                 at += len(piece)
                 self._rest -= len(piece)
-                if self._rest_is_passed:
+                if self._rest_is_forwarded:
                     out += piece
                 continue
-            if len(self._held) - at < _HEADER_BYTES or not (self._awaited or self._discards):
+            if len(self._held) - at < _HEADER_BYTES or not (self._awaited or self._discarding):
                 break
-            kind, size, begun = self._held[at], _size(self._held, at), self._passed_of_held
+            kind, size, begun = self._held[at], _size(self._held, at), self._forwarded_of_held
             if kind == _DATA_ROW:
                 if not self._has_room(size, begun=begun > 0):
                     out += _ENDED_EARLY
                     break
                 at += begun
                 self._rest = size - begun
-                self._rest_is_passed = begun > 0 or not self._discards
+                self._rest_is_forwarded = begun > 0 or not self._discarding
             elif len(self._held) - at < size:
                 break
             else:
-                out += self._to_pass(kind, bytes(self._held[at : at + size]), begun=begun)
+                out += self._to_forward(kind, bytes(self._held[at : at + size]), begun=begun)
                 at += size
-            self._passed_of_held = 0
-        if not self._walking:  # what follows is another response
+            self._forwarded_of_held = 0
+        if not self._parsing:  # what follows is another response
             out += self._held[at:]
             at = len(self._held)
         del self._held[:at]
@@ -222,7 +224,7 @@ class Meter(asyncio.Protocol):
 
     def _has_room(self, size: int, *, begun: bool) -> bool:
         """Return whether a row fits into this fetch. If not, end the fetch."""
-        if self._discards:
+        if self._discarding:
             return True
         self._check(size)
         full = self._rows >= self._most_rows or self._bytes + size > self._fetch_bytes
@@ -235,7 +237,7 @@ class Meter(asyncio.Protocol):
         self._draw(size)
         return True
 
-    def _to_pass(self, kind: int, message: bytes, *, begun: int) -> bytes:
+    def _to_forward(self, kind: int, message: bytes, *, begun: int) -> bytes:
         """
         Return what to forward of a message that isn't a row: of several responses, only the first error and the last
         end. asyncpg already has the first `begun` bytes of the message.
@@ -244,15 +246,15 @@ class Meter(asyncio.Protocol):
             self._owed -= 1
             if self._owed:
                 return b""
-            ended = b"" if self._discards else self._end
+            ended = b"" if self._discarding else self._end
             awaited, self._awaited = self._awaited, False
-            self._walking, self._discards, self._end = False, False, b""
+            self._parsing, self._discarding, self._end = False, False, b""
             return (ended + message)[begun:] if awaited else b""
         if kind in (_SUSPENDED, _COMPLETE) and not begun:
             self._end = message
             return b""
         if kind == _ERROR:
-            first, self._discards = not self._discards, True
+            first, self._discarding = not self._discarding, True
             return message[begun:] if first else b""
         return message[begun:]
 
@@ -266,7 +268,7 @@ class Meter(asyncio.Protocol):
         await self._budget.acquire(size)
         self._drawn += size
         self._drawing = None
-        self._go_on()
+        self._resume()
 
     def _check(self, size: int) -> None:
         if size > self.max_row_bytes:
