@@ -1,9 +1,9 @@
 """
-How values of each kind travel from step to step: *carried*, in the form that the dataset's format prints.
+How values of each kind travel between steps: *carried*, in the form that the dataset's format writes.
 
-In the form "json" a value is what msgspec writes as Postgres's `row_to_json` would (`msgspec.Raw` if it is a fragment
-of JSON already). In the form "text" it is the text that `COPY` would print. So rows that no step reads need no
-conversion, and values stay exact. A step that makes new values turns them into carried ones with `Form.carried`.
+In the form "json", a carried value is one that msgspec writes as Postgres's `row_to_json` does (`msgspec.Raw` if it is
+already a fragment of JSON). In the form "text", it is the text that `COPY` prints. So rows that no step reads need no
+conversion, and values stay exact. Steps convert the values that they compute with `Form.carried`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,19 +27,19 @@ class Form:
 
     kind: Kind
     carried: Callable[[Any], Any]
-    """A natural value (never None) → the carried one."""
+    """A natural value (never None) → the carried value."""
     natural: Callable[[Any], Any] | None = None
-    """As `Column.natural`."""
+    """See `Column.natural`."""
     comparison: Comparison | None = None
 
 
 def form_of(kind: Kind, carry: str) -> Form:
-    """How values of that kind are carried in the form `carry`."""
+    """Return how values of a kind are carried in the form `carry`."""
     return FORMS[carry][kind]
 
 
 def column_of_kind(name: str, kind: Kind, carry: str, *, origins: Iterable[str] = ()) -> Column:
-    """A column of values that a step computes from the source's columns `origins`."""
+    """Return a column whose values a step computes from the source columns `origins`."""
     form = form_of(kind, carry)
     return Column(
         name, natural=form.natural, comparison=form.comparison, kind=kind, typed=True, origins=frozenset(origins)
@@ -47,7 +47,7 @@ def column_of_kind(name: str, kind: Kind, carry: str, *, origins: Iterable[str] 
 
 
 def text_of(carried: Any) -> str:
-    """The text of a carried value (never None): a string as it is, anything else as the format prints it."""
+    """Return the text of a carried value (never None): a string unchanged, anything else as the format writes it."""
     match carried:
         case str():
             return carried
@@ -67,7 +67,7 @@ def _natural_decimal(carried: Raw) -> Decimal:
 
 
 def _natural_float(carried: Raw) -> float:
-    natural: float = remembering(float(text_of(carried)), carried)  # Postgres prints 1e23 in other digits than Python
+    natural: float = remembering(float(text_of(carried)), carried)  # Postgres and Python print 1e23 differently
     return natural
 
 
@@ -80,7 +80,7 @@ def _float_key(carried: Raw) -> Any:
 
 
 def _natural_timestamp(carried: str) -> datetime | str:
-    """A datetime; the carried text for years beyond Python's."""
+    """Return a datetime, or the carried text if Python doesn't support the year."""
     try:
         return datetime.fromisoformat(carried)
     except ValueError:
@@ -88,7 +88,7 @@ def _natural_timestamp(carried: str) -> datetime | str:
 
 
 def _natural_date(carried: str) -> date | str:
-    """A date; the carried text for years beyond Python's."""
+    """Return a date, or the carried text if Python doesn't support the year."""
     try:
         return date.fromisoformat(carried)
     except ValueError:
@@ -139,7 +139,7 @@ _TIMESTAMPTZ = Comparison("timestamptz", values.time_key, values.timestamptz_lit
 
 
 def _json_time(comparison: Comparison) -> Comparison:
-    """Keys are made of Postgres's own text, so JSON's changes are undone first."""
+    """Adapt a comparison to JSON's form of times: its keys are built from the text that Postgres prints."""
 
     def key(carried: str) -> Any:
         return values.time_key(carried.replace("T", " ", 1).replace("+00:00", "+00", 1))
@@ -177,7 +177,7 @@ def _text_natural_float(text: str) -> float:
 
 
 def _text_natural_document(text: str) -> Any:
-    """Objects and arrays are parsed. A plain value stays text, so that `null` differs from null, and `"1"` from `1`."""
+    """Parse objects and arrays. Scalars stay text, so that JSON's `null` differs from SQL's, and `"1"` from `1`."""
     document = loads(text) if text.lstrip()[:1] in ("{", "[") else text
     return remembering(document, text)
 

@@ -1,6 +1,6 @@
 """
-What the core needs from the outside, as small Protocols. Each implementation has a file of its own, and only
-the composition root (`app.py`) imports it. No driver's exception crosses a port: see `errors.py`.
+What the core needs from the outside, as small Protocols. Each implementation has its own file, which only the
+composition root (`app.py`) imports. No driver's exception crosses a port: see `errors.py`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -23,14 +23,14 @@ from pipeline_processing.rows.projection import Projection
 
 Records = Sequence[Sequence[Any]]
 """
-What a source gives: for each row the values in the order of its columns.
+What a source returns: for each row, the values in the order of its columns.
 
-Values are *carried*: as the fragment of output that Postgres itself would print (see `kinds.py`). So it costs nothing
-to keep them exact until a step reads them.
+Values are *carried* as the fragment of output that Postgres would print (see `kinds.py`), so keeping them exact costs
+nothing until a step reads them.
 """
 
 Row = dict[str, Any]
-"""One row as steps see it: column name → value, carried until a step reads it."""
+"""One row as steps see it: column name → carried value."""
 Rows = list[Row]
 
 
@@ -42,11 +42,11 @@ class Batches(Protocol):
     def __aiter__(self) -> "Batches": ...
 
     async def __anext__(self) -> Records:
-        """The next records, at least one. Batches should stay near 1 MiB and 1,000 records."""
+        """Return the next records, at least one. Batches should be about 1 MiB and at most 1,000 records."""
 
 
 class Snapshot(Protocol):
-    """One consistent view of the source, over all datasets of a run."""
+    """One consistent view of the source, for all datasets of a run."""
 
     taken_at: datetime
 
@@ -59,8 +59,8 @@ class Snapshot(Protocol):
         """
         Read one dataset.
 
-        `arguments` are the values that its options may name; `carry` is the form in which values travel: "json" or
-        "text". Raises QueryInvalid, QueryFailed, SourceDataInvalid, AccessDenied, or a TransientError.
+        `arguments` are the values that its options may name; `carry` is the form of carried values: "json" or "text".
+        Raises QueryInvalid, QueryFailed, SourceDataInvalid, AccessDenied, or a TransientError.
         """
 
 
@@ -69,62 +69,64 @@ class Source(Protocol):
 
     def snapshot(self, datasets: Mapping[str, Any]) -> AbstractAsyncContextManager[Snapshot]:
         """
-        Open a snapshot to read these datasets in: name → the options of its `source`, as in the job config.
+        Open a snapshot for these datasets: name → the options of its `source`, as in the job config.
 
-        Leaving the block ends it. Raises as `Snapshot.records` does.
+        Leaving the block closes it. Raises the same errors as `Snapshot.records`.
         """
 
 
 class LookupTable(Protocol):
-    """Finds rows of a database by their keys."""
+    """Finds rows of a database by key."""
 
     columns: Columns
 
     async def find(self, keys: Sequence[Any]) -> Rows:
-        """All rows whose key is one of `keys` (natural values, none of them null)."""
+        """Return all rows whose key is one of `keys` (natural values, never None)."""
 
 
 class Upstream(Protocol):
-    """An HTTP API, with its access, its rate limit and its retries."""
+    """An HTTP API, with its credentials, rate limit and retries."""
 
     def get(
         self, url: str, *, query: Mapping[str, str] | None = None, shown_as: str | None = None
     ) -> AbstractAsyncContextManager["Answer"]:
         """
-        Ask, until the answer has a status below 400.
+        Send a GET request, with retries, until the response has a status below 400.
 
-        Messages show the URL without its query; or `shown_as`, without its query, for a URL that holds values of rows.
-        Raises UpstreamUnavailable or Throttled once the retries are used up, AccessDenied, or SourceDataInvalid for
-        any other status.
+        Messages show the URL without its query. Set `shown_as` if the URL contains values of rows: messages then show
+        that instead. Raises UpstreamUnavailable or Throttled when the retries are exhausted, AccessDenied, or
+        SourceDataInvalid for any other status.
         """
 
 
 class Answer(Protocol):
-    """An answer whose body is read piece by piece."""
+    """A response whose body is read piece by piece."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Found by their names in any case."""
+        """The headers; names are case-insensitive."""
 
     @property
     def url(self) -> str:
-        """Where it came from, after redirects."""
+        """The URL after redirects."""
 
     async def read(self, size: int = -1) -> bytes:
-        """Up to so many bytes, all of them if -1; empty at the end. Raises UpstreamUnavailable if it breaks off."""
+        """Read up to `size` bytes, or all if -1; empty at the end. Raises UpstreamUnavailable if that fails."""
 
 
 class Services(Protocol):
-    """What steps may use of the outside world."""
+    """External services that steps may use."""
 
     def lookup(self, query: str, *, secret: str | None, carry: str) -> AbstractAsyncContextManager[LookupTable]:
         """
-        A query whose one parameter, `$1`, is a list of keys, on connections apart from the source's snapshot: to the
-        source's server, or the one whose DSN is the secret of that name. Raises as `Snapshot.records` does.
+        Open a lookup by a query whose one parameter, `$1`, is a list of keys.
+
+        It runs outside the source's snapshot, on the source's server or the one whose DSN is the secret of that name.
+        Raises the same errors as `Snapshot.records`.
         """
 
     def upstream(self, options: Any) -> AbstractAsyncContextManager[Upstream]:
-        """An HTTP API as `UpstreamOptions` describe it. Raises SecretMissing."""
+        """Open an HTTP API described by `UpstreamOptions`. Raises SecretMissing."""
 
     def secret(self, name: str) -> SecretStr:
         """Raises SecretMissing."""
@@ -132,20 +134,20 @@ class Services(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many runs share a process, and the bytes that each part of the data path may hold in memory."""
+    """How many runs share a process, and how many bytes each part of the data path may hold in memory."""
 
     runs: int
-    """Most runs at once."""
+    """Maximum concurrent runs."""
     batch: int
-    """One batch of rows."""
+    """For one batch of rows."""
     row: int
-    """The longest row, as the source sends it and as it is encoded."""
+    """The longest row, both as the source sends it and as encoded."""
     large_rows: int
-    """Rows larger than a batch, of all runs at a time."""
+    """For rows larger than a batch, over all runs."""
     uploads: ByteBudget
-    """Parts of all uploads, which draw from it."""
+    """Shared by the parts of all uploads."""
     uploads_per_run: int = 2
-    """To how many uploads that draw from it a run writes at once."""
+    """How many uploads of one run draw from `uploads` at once."""
 
 
 class BuildContext(Services, Protocol):
@@ -155,33 +157,33 @@ class BuildContext(Services, Protocol):
     limits: Limits
 
     def dsn(self, secret: str | None) -> SecretStr:
-        """The secret of that name; without a name, PIPELINE_SOURCE__DSN. Raises SecretMissing or SettingsError."""
+        """Return the secret of that name, or PIPELINE_SOURCE__DSN if None. Raises SecretMissing or SettingsError."""
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Mask these from now on in everything that leaves the process."""
+        """From now on, mask these in everything that leaves the process."""
 
 
 RowMaker = Callable[[Records], list[Any]]
-"""Makes rows of a source's records."""
+"""A source's records → rows."""
 
 
 class Format(Protocol):
-    """Rows → bytes of one dataset's artifacts. An instance has the state of one dataset."""
+    """Encodes rows as bytes of artifacts. An instance has the state of one dataset."""
 
     carry: str
-    """The form in which it takes carried values: "json" or "text"."""
+    """The form of the carried values that it takes: "json" or "text"."""
 
     def head(self) -> bytes:
-        """What every artifact begins with."""
+        """Return the bytes at the start of every artifact."""
 
     def row_maker(self, projection: Projection) -> RowMaker:
-        """Makes rows in the shape that this format encodes fastest, for datasets whose rows no step reads."""
+        """Return a maker of rows in the shape that encodes fastest, for datasets whose rows no step reads."""
 
     def encode(self, batch: list[Any]) -> bytes:
-        """One non-empty batch, of dicts or of what `row_maker` makes."""
+        """Encode a non-empty batch of dicts, or of rows from `row_maker`."""
 
     def longest_row(self, encoded: bytes) -> int:
-        """Bytes of the longest row in what `encode` returned."""
+        """Return the length in bytes of the longest row in what `encode` returned."""
 
 
 # -- artifacts -----------------------------------------------------------------------------------
@@ -189,23 +191,23 @@ class Format(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What one artifact holds."""
+    """Describes the content of one artifact."""
 
     dataset: str
     format: FormatName = FormatName.NDJSON
     compression: Compression = Compression.NONE
     columns: tuple[str, ...] | None = None
-    """Names of the columns; None where only the rows tell."""
+    """Names of the columns; None if they depend on the rows."""
     snapshot_at: datetime | None = None
-    """How old its rows are, by the source's clock; None of rejected ones."""
+    """When its rows were read, by the source's clock; None for rejected rows."""
     csv: CsvOptions = field(default_factory=CsvOptions)
     inline: bool = True
-    """Whether a small one may stand in the plan itself: a plan has room for a few of them."""
+    """Whether it may be stored in the plan itself if it is small: a plan has room for a few artifacts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """An upload whose bytes are all stored, and still invisible."""
+    """An upload whose bytes are all stored but not yet visible."""
 
     size: int
     sha256: str
@@ -213,86 +215,85 @@ class Sealed:
 
 
 class Upload(Protocol):
-    """One artifact in the making."""
+    """One artifact being written."""
 
     async def write(self, data: bytes) -> None:
-        """Append. Waits while the memory budget is spent or too many parts are under way."""
+        """Append data. Waits while the memory budget is exhausted or too many parts are in flight."""
 
     async def seal(self) -> Sealed:
-        """Store what is left. After it only a stored plan may complete the upload."""
+        """Store the remaining bytes. From then on, only a stored plan may complete the upload."""
 
 
 UploadStarted = Callable[[UploadRef], Awaitable[None]]
-"""Called, and awaited, before an upload's first byte is sent: whoever dies later leaves a trace of it."""
+"""Awaited before an upload's first byte is sent, so that the upload can be found after a crash."""
 
 
 class Destination(Protocol):
     """
     Where artifacts go.
 
-    Every method may raise DestinationUnavailable or Throttled (try again), AccessDenied or BucketMissing.
+    Every method may raise DestinationUnavailable or Throttled (retry), AccessDenied or BucketMissing.
     """
 
     url: str
-    """Its root, e.g. `s3://exports/agencies`. Keys are relative to it."""
+    """The root, e.g. `s3://exports/agencies`. Keys are relative to it."""
     holds_tables: bool
     """
-    Whether it loads the bytes of a whole dataset, as one artifact that is never compressed, into a table. Then each
-    write holds whole records.
+    Whether it loads each dataset into a table, as one uncompressed artifact. Each write then contains whole records.
     """
 
     async def verify_installation(self, installation: UUID) -> None:
-        """Check that no other installation uses this prefix. Writes nothing. Raises ForeignPrefix."""
+        """Check that no other installation uses this prefix, without writing. Raises ForeignPrefix."""
 
     async def mark_installation(self, installation: UUID) -> None:
-        """Mark the prefix as this installation's, unless it is marked. Raises ForeignPrefix."""
+        """Mark the prefix as this installation's if it is unmarked. Raises ForeignPrefix."""
 
     def open(
         self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AbstractAsyncContextManager[Upload]:
         """
-        Start one artifact. Nothing of it is visible until a stored plan completes it; leaving the block without
-        `seal()`, or with an exception, aborts the upload.
+        Start one artifact. It stays invisible until a stored plan completes it. Leaving the block without `seal()`, or
+        with an exception, aborts the upload.
         """
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
         """
-        Make one artifact visible. Repeating it is harmless.
+        Make one artifact visible. Idempotent.
 
-        Raises UploadMissing when neither the upload nor the object is there, and ConflictingObjects when the
-        object is there and isn't this artifact (by run, attempt, size and checksum).
+        Raises UploadMissing if neither the upload nor the object exists, and ConflictingObjects if the object exists
+        and isn't this artifact (by run, attempt, size and checksum).
         """
 
     async def abort(self, upload: UploadRef) -> None:
-        """Remove an incomplete upload. One that is gone already is fine."""
+        """Remove an incomplete upload, if it exists."""
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """Remove one completed artifact if it is ours: only for plans of runs that have failed for good."""
+        """Remove a completed artifact if it is ours. Only for plans of runs that have failed permanently."""
 
     def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """Every incomplete upload below this destination, of any process."""
+        """Yield every incomplete upload below this destination, of any process."""
 
 
 @runtime_checkable
 class ManifestStore(Protocol):
-    """Where manifests are published: what a destination of objects has beside its uploads. Raises as those do."""
+    """A destination of objects that can also hold manifests. Raises the same errors as `Destination`."""
 
     async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        """Write a small object unless it is there. Raises ConflictingObjects if it is there with other bytes."""
+        """Write a small object unless it exists. Raises ConflictingObjects if it exists with other bytes."""
 
     async def exists(self, key: str) -> bool:
-        """Whether there is an object of that key."""
+        """Return whether there is an object with that key."""
 
 
 @runtime_checkable
 class ChecksDatasets(Protocol):
-    """A destination that can tell before a run whether it takes a job's datasets."""
+    """A destination that can check before a run whether it accepts a job's datasets."""
 
     async def check(self, datasets: Sequence[str], *, columns: Mapping[str, Sequence[str]]) -> None:
         """
-        `columns` are those of each dataset, where they are known. Writes nothing.
+        Check the datasets without writing. `columns` are the known columns of each dataset.
 
-        Raises JobConfigError, with all faults, AccessDenied, or a TransientError.
+        Raises JobConfigError with all faults, AccessDenied, or a TransientError.
         """
 
 

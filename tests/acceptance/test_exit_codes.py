@@ -99,7 +99,7 @@ REFUSED = {
     ),
     "until that nothing asked for uses": Refused(
         65,
-        ("until: is not used by records.", "used there: agency_id, since."),
+        ("until: is not used by records.", "These datasets use: agency_id, since."),
         (*RUN, "--agency-id", "1", "--dataset", "records", "--until", "2026-01-18T10:00Z"),
         job={"datasets": [NEWER["datasets"][0], {**NEWER["datasets"][0], "name": "both", "steps": [UNTIL]}]},
     ),
@@ -117,7 +117,7 @@ REFUSED = {
     ),
     "args that nothing provides": Refused(
         65,
-        ("Dataset 'records': It uses regoin, which nothing provides", "declares region (text, required)"),
+        ("Dataset 'records': It uses regoin, which isn't defined", "declares region (text, required)"),
         job=DECLARING
         | one_dataset(REGIONAL, args=("agency_id", "regoin", "depth"), steps=[{"add": {"r": "{region}"}}]),
     ),

@@ -1,4 +1,4 @@
-"""A dataset's steps, between its source and its format: built for its columns, opened, and run batch by batch."""
+"""The steps of a dataset: built for its columns, opened, and run on one batch after another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.user_code import closing, described, failing, is_for_us, user_code
 
 _ROWS_FOR_USER_CODE = 256
-"""At a time: the size of the rows that it returns is unknown until it has returned all of them."""
+"""Most rows per call: the size of the rows that user code returns is unknown until the call ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Link:
 
     step: Step
     columns: Columns
-    """What leaves it, with their origins as far as they are known."""
+    """The columns that leave the step, with their known origins."""
     timeout: timedelta | None = None
     foreign: bool = False
     """Whether it is user code, which may raise anything."""
@@ -40,16 +40,16 @@ class Link:
 
 class Chain:
     """
-    Makes rows of the source's records, and sends them through the steps.
+    Turns the source's records into rows and passes them through the steps.
 
-    Leading steps that only choose, name or add columns are folded into the making of the rows, where they cost nothing
-    per row. If no other step is left, rows are made in the shape that the format encodes fastest.
+    Leading steps that only select, rename or add columns are folded into building the rows, where they cost nothing
+    per row. If no other steps remain, rows are built in the shape that the format encodes fastest.
     """
 
     def __init__(
         self, dataset: DatasetConfig, columns: Columns, links: Sequence[Link], *, rejections: Rejections, tally: Tally
     ) -> None:
-        """`columns` are the source's."""
+        """Build the chain for the source's `columns`."""
         projection = Projection.of(columns.names)
         self._links = list(enumerate(links, start=1))
         while self._links and (folded := self._links[0][1].step.fold(projection)) is not None:
@@ -58,12 +58,12 @@ class Chain:
         places = (columns, *(link.columns for link in links))
         carried = not any(link.step.foreign for link in links)
         self.columns = places[-1]
-        """What leaves the last step, as far as it is known."""
+        """The known columns of the rows that leave the last step."""
         self.names = self.columns.names if carried else None
-        """Names of the columns that are written; None if they depend on the rows."""
+        """Names of the columns written; None if they depend on the rows."""
         header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
         self.format = new_format(dataset.format, header=header, fixed=carried, csv=dataset.csv)
-        """The format of the rows that leave."""
+        """The format that encodes the outgoing rows."""
         self._make_rows = projection.rows if self._links else self.format.row_maker(projection)
         self._source_names = columns.names
         self._masks = masked_at_source([(link.step, link.columns) for link in links], columns)
@@ -72,7 +72,7 @@ class Chain:
         foreign = any(link.foreign for link in links)
         self._sizing = Sizing(most_rows=_ROWS_FOR_USER_CODE if foreign else MOST_ROWS, watches=bool(self._links))
         self._largest = 0
-        """About how many bytes the rows of the present batch took where they were largest."""
+        """The approximate peak size of the current batch in bytes, over all steps."""
         self._next_number = 1
 
     @classmethod
@@ -87,12 +87,12 @@ class Chain:
         tally: Tally,
     ) -> AsyncIterator["Chain"]:
         """
-        Build the dataset's steps for the source's `columns`, and open what they use.
+        Build the dataset's steps for the source's `columns`, and open them.
 
-        Faults show here, before the first row is read. Raises UnknownColumn, InvalidStep, or what a step raises that
-        can't use its server.
+        Reports faults before the first row is read. Raises UnknownColumn or InvalidStep, or a step's own error if its
+        server is unavailable.
         """
-        # Set whatever the source says of them: rejected rows are masked by the origins of columns.
+        # Overwrite what the source set: rejected rows are masked by the origins of columns.
         listed = tuple(replace(each, origins=frozenset({each.name}), unchanged=True) for each in columns)
         columns = replace(columns, listed=listed)
         rejections = Rejections(tally, dataset.on_row_error, dataset.max_rejected)
@@ -111,7 +111,7 @@ class Chain:
             yield cls(dataset, columns, links, rejections=rejections, tally=tally)
 
     def pieces(self, records: Records) -> Iterator[Batch]:
-        """One batch of the source as batches for the steps, each of about 2 MiB at most where its rows are largest."""
+        """Split a batch of the source into batches for the steps, each of at most about 2 MiB at its peak."""
         start = 0
         while start < len(records):
             piece = self._sizing.piece(records, start)
@@ -124,7 +124,7 @@ class Chain:
             self._sizing.learn(len(piece), max(self._largest, self._tally.encoded - encoded))
 
     async def __call__(self, batch: Batch) -> Batch:
-        """The batch as it leaves the last step."""
+        """Run the steps on a batch."""
         if not self._links:
             return batch
         with self._tally.timed("steps"):
@@ -139,13 +139,13 @@ class Chain:
 
     def rejected(self) -> list[tuple[Rejected, Row]]:
         """
-        The rows that steps have rejected since the last call, if they go to the quarantine, as the source gave them;
-        what any step masks is masked.
+        Return the rows that steps have rejected since the last call, if the dataset quarantines them. They have the
+        source's values, except that columns which any step masks are masked.
         """
         return [(each, self._shown(each)) for each in self._rejections.take()]
 
     def check_rejected(self) -> None:
-        """At the end of the dataset: raises TooManyRejected if too large a share of its rows was rejected."""
+        """Raises TooManyRejected if too large a share of the rows was rejected. Call it after the last row."""
         self._rejections.check()
 
     def _shown(self, rejected: Rejected) -> Row:
@@ -176,10 +176,10 @@ class Chain:
             if link.timeout is not None and limit.expired():
                 raise StepFailed(
                     f"didn't end within its `timeout` of {link.timeout.total_seconds():g} s. Find out what it waits "
-                    "for, or give it more time; then replay the run."
+                    "for, or raise the timeout; then replay the run."
                 ).at(place) from None
             if not link.foreign and isinstance(error, Exception):
-                raise  # a bug of ours
+                raise  # a bug in the service
             raise StepFailed(
                 f"raised {described(error)}. Correct the step or the rows it got, then replay the run."
             ).at(place) from error
@@ -193,7 +193,7 @@ def step_context(
     services: Services,
     row_errors: Rejections,
 ) -> StepContext:
-    """What the dataset's first step is built with."""
+    """Build the context of the dataset's first step."""
     return StepContext(
         dataset=dataset.name,
         columns=columns,
@@ -205,7 +205,7 @@ def step_context(
 
 
 def check_steps(dataset: DatasetConfig, columns: Columns, *, arguments: Mapping[str, Any], services: Services) -> None:
-    """Build the dataset's steps without opening them. Raises what `Chain.open` finds without a server."""
+    """Build the dataset's steps without opening them. Raises UnknownColumn or InvalidStep."""
     rejections = Rejections(Tally(dataset.name), dataset.on_row_error, dataset.max_rejected)
     context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
     for number, (make, config) in enumerate(_makers(dataset), start=1):
@@ -217,7 +217,7 @@ _Maker = Callable[[StepContext], Step]
 
 
 def _makers(dataset: DatasetConfig) -> Iterator[tuple[_Maker, StepEntry | None]]:
-    """The dataset's steps, and behind them its expectations of single rows."""
+    """Yield the dataset's steps, then the steps that check its `expect`."""
     for config in dataset.steps:
         yield config.build, config
     if dataset.expect.not_null is not None:
@@ -228,7 +228,7 @@ def _makers(dataset: DatasetConfig) -> Iterator[tuple[_Maker, StepEntry | None]]
 
 @asynccontextmanager
 async def _plugged(step: Step) -> AsyncIterator[Step]:
-    """A step of another package, opened for the block."""
+    """Open a plugin's step for the block."""
     with user_code(failing(step.name, "when it was opened")):
         opened = await step.__aenter__()
     try:
@@ -252,7 +252,7 @@ def _with_origins(leaving: Columns, reaching: Columns) -> Columns:
 
 @contextmanager
 def _located(dataset: DatasetConfig, number: int | None) -> Iterator[None]:
-    """Errors of the block name the dataset, and the step unless it is an expectation."""
+    """Prefix errors of the block with the dataset, and with the step unless it is an expectation."""
     try:
         yield
     except PipelineError as error:

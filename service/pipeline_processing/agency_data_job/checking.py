@@ -1,4 +1,4 @@
-"""Checks of a job config that need no server: faults that otherwise only a run would find."""
+"""Checks of a job config that need no server, so that its faults show before a run."""
 
 from collections.abc import Collection, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +16,7 @@ from pipeline_processing.ports import LookupTable, Upstream
 
 
 class AnyArgument(dict[str, Any]):
-    """Stands in for the arguments of a request: it has every name."""
+    """Stand-in for a request's arguments that contains every name."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -26,7 +26,7 @@ class AnyArgument(dict[str, Any]):
 
 
 class _NoServices:
-    """Services of steps that are built and never opened."""
+    """Services for steps that are built but never opened."""
 
     def lookup(self, query: str, *, secret: str | None, carry: str) -> AbstractAsyncContextManager[LookupTable]:
         raise AssertionError("a step used a server before it was opened")
@@ -40,9 +40,9 @@ class _NoServices:
 
 def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] | None) -> Iterator[PipelineError]:
     """
-    All faults, except that the steps of a dataset give only their first.
+    Yield all faults, but only the first one of each dataset's steps.
 
-    `secrets` are the names of the secrets in the settings; None if the settings aren't known.
+    `secrets` are the names of the secrets in the settings; None if the settings are unknown.
     """
     for dataset in config.datasets:
         for fault in faults_of_names(dataset, declared=config.params):
@@ -59,11 +59,11 @@ def faults_without_servers(config: AgencyJobConfig, *, secrets: Collection[str] 
 
 
 def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) -> Iterator[InvalidJobConfig]:
-    """Values that the dataset must use and doesn't, or uses and never gets."""
+    """Yield faults for values that the dataset must use but doesn't, or uses but never gets."""
     if not dataset.shared and not dataset.source.uses_agency:
         yield InvalidJobConfig(
-            f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get the rows of all. "
-            f"{dataset.source.how_to_use_agency} If every agency is to get the same rows, say `shared: true`."
+            f"The {dataset.source.kind} source doesn't use `agency_id`, so each agency would get all agencies' rows. "
+            f"{dataset.source.how_to_use_agency} If every agency should get the same rows, set `shared: true`."
         )
     if "since" not in dataset.uses and (dataset.since is not None or dataset.initial != BEGINNING):
         key = "initial" if dataset.since is None else "since: last_success"
@@ -74,13 +74,13 @@ def faults_of_names(dataset: DatasetConfig, *, declared: DeclaredParams | None) 
         return
     if unknown := sorted(dataset.uses.names - {*BUILT_IN_ARGUMENTS, *declared}):
         yield InvalidJobConfig(
-            f"It uses {', '.join(unknown)}, which nothing provides. There is {', '.join(BUILT_IN_ARGUMENTS)}, and the "
+            f"It uses {', '.join(unknown)}, which isn't defined. Built in are {', '.join(BUILT_IN_ARGUMENTS)}, and the "
             f"job config declares {described(declared)}. Declare it under `params`, or correct the name."
         )
 
 
 def require_sound(config: AgencyJobConfig, *, secrets: Collection[str]) -> None:
-    """Raises InvalidJobConfig, or a SettingsError for secrets alone, with all that `faults_without_servers` finds."""
+    """Raises InvalidJobConfig with all of `faults_without_servers`, or SettingsError if only secrets are missing."""
     faults = list(faults_without_servers(config, secrets=secrets))
     if len(faults) == 1:
         raise faults[0]

@@ -1,4 +1,4 @@
-"""The job config: what a user writes in YAML, checked as a whole. Its JSON Schema is published in `schemas/`."""
+"""The job config, which users write in YAML. Its JSON Schema is published in `schemas/`."""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property, reduce
@@ -43,7 +43,7 @@ class Expect(Part):
 
 
 BEGINNING: Literal["-infinity"] = "-infinity"
-"""Before all times, as Postgres writes it."""
+"""Earlier than any time, as Postgres writes it."""
 
 Initial = Annotated[
     Annotated[Moment, Tag("time")] | Annotated[Literal["-infinity"], Tag("infinity")],
@@ -97,29 +97,29 @@ class DatasetConfig(Part):
 
     @property
     def carry(self) -> str:
-        """The form in which its rows carry values: that of its format."""
+        """The form in which its format takes carried values: "json" or "text"."""
         return carry_of(self.format)
 
     @property
     def looks_back(self) -> bool:
-        """Whether it needs the last successful export."""
+        """Whether it needs the dataset's last successful export."""
         return self.since is not None or self.expect.max_change is not None
 
     @cached_property
     def uses(self) -> Uses:
-        """The values that its source and its steps use."""
+        """The values that its source and steps use."""
         parts: tuple[Entry, ...] = (self.source, *self.steps)
         names = frozenset[str]().union(*(part.names for part in parts))
         return Uses(names, anything=any(part.is_plugin for part in parts))
 
     @property
     def needs_temporary_files(self) -> bool:
-        """Whether it remembers the keys of all rows."""
+        """Whether it stores the keys of all rows in a temporary file."""
         return self.expect.unique is not None or any(step.needs_temporary_files for step in self.steps)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Names of the secrets that its source and its steps need."""
+        """Names of the secrets that its source and steps need."""
         return (*self.source.secrets, *(name for step in self.steps for name in step.secrets))
 
 
@@ -145,7 +145,7 @@ class AgencyJobConfig(Part):
         names = [dataset.name for dataset in self.datasets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"two datasets are named {', '.join(twice)}: give each a name of its own")
+            raise ValueError(f"two datasets are named {', '.join(twice)}: give each a unique name")
         return self
 
     @model_validator(mode="after")
@@ -176,7 +176,7 @@ class AgencyJobConfig(Part):
 
     @property
     def needs_source_database(self) -> bool:
-        """Whether PIPELINE_SOURCE__DSN is used: by a source, or by a lookup without a DSN of its own."""
+        """Whether a source, or a lookup without its own DSN, uses PIPELINE_SOURCE__DSN."""
         return any(
             dataset.source.needs_source_database or any(step.needs_source_database for step in dataset.steps)
             for dataset in self.datasets
@@ -184,15 +184,15 @@ class AgencyJobConfig(Part):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Names of the secrets that it needs, each once."""
+        """Names of the secrets that the job needs, without duplicates."""
         parts: tuple[DatasetConfig | DestinationEntry, ...] = (*self.datasets, *(self.destinations or ()))
         return tuple(dict.fromkeys(name for part in parts for name in part.secrets))
 
     def for_request(self, request: JobRequest) -> "AgencyJobConfig":
         """
-        The config narrowed to what a request names.
+        Return the config narrowed to a request's datasets and format, after checking the request's values.
 
-        Raises UnknownJob, UnknownDataset, or InvalidRequest for values that its datasets don't use or can't take.
+        Raises UnknownJob, UnknownDataset, or InvalidRequest for values that these datasets don't use or accept.
         """
         narrowed = self.narrowed(request)
         check_values(
@@ -205,7 +205,7 @@ class AgencyJobConfig(Part):
 
     def narrowed(self, request: JobRequest) -> "AgencyJobConfig":
         """
-        The config with the request's datasets only, in the config's order, and its format.
+        Return the config with only the request's datasets, in the config's order, and the request's format.
 
         Raises UnknownJob or UnknownDataset.
         """
@@ -220,7 +220,7 @@ class AgencyJobConfig(Part):
         return self.model_copy(update={"datasets": datasets})
 
     def param_values(self, request: JobRequest) -> Mapping[str, Any]:
-        """The params as sources and steps get them. `for_request` must have checked the request."""
+        """Return the params as sources and steps get them. Check the request with `for_request` first."""
         return values_of(request.params, self.params)
 
 
@@ -232,7 +232,7 @@ def load_job_config(path: Path) -> AgencyJobConfig:
     """
     Read a job config.
 
-    Raises InvalidJobConfig with every fault at once: an unreadable file, broken YAML, or a broken schema.
+    Raises InvalidJobConfig if the file can't be read, isn't YAML, or breaks the schema. The message lists every fault.
     """
     try:
         document = load_yaml(path.read_text("utf-8"))

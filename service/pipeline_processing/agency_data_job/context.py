@@ -1,4 +1,4 @@
-"""The attempt of a run that the data path works for."""
+"""The attempt of a run, as the data path sees it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import LastSuccess
 
 END = "infinity"
-"""After all times, as Postgres writes it."""
+"""Later than any time, as Postgres writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class RunContext:
     trace_id: str
     request: JobRequest
     config_id: str | None = None
-    """The job config that it uses."""
+    """Identifies the job config that it uses."""
 
     @property
     def prefix(self) -> str:
@@ -31,7 +31,7 @@ class RunContext:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Metadata of every object."""
+        """Metadata set on every object of the run."""
         return {
             "run-id": self.run_id,
             "agency-id": str(self.request.agency_id),
@@ -43,10 +43,10 @@ class RunContext:
         self, dataset: DatasetConfig, last: LastSuccess | None, *, params: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """
-        The values that a dataset's source and steps may name. The built-in names win over params.
+        Return the values that a dataset's source and steps may name. Built-in names take precedence over params.
 
-        `last` is the dataset's last successful export, for `since: last_success`. If there is no `since` or `until`,
-        Postgres gets an infinity, because a comparison with null is true for no row. Other sources get None.
+        `last` is the dataset's last successful export, for `since: last_success`. Postgres gets an infinity for a
+        missing `since` or `until`, because comparing with null matches no row. Other sources get None.
         """
         request = self.request
         since: datetime | str | None = request.since or _since(dataset, last)
@@ -63,5 +63,5 @@ def _since(dataset: DatasetConfig, last: LastSuccess | None) -> datetime | str |
         return dataset.initial
     try:
         return last.covered_until - (dataset.overlap or timedelta())
-    except OverflowError:  # before the year 1: that is everything
+    except OverflowError:  # before the year 1
         return BEGINNING

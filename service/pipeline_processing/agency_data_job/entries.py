@@ -1,4 +1,4 @@
-"""Sources and destinations as a job config writes them, and what each kind answers about itself."""
+"""Source and destination entries of a job config, and the properties that each kind declares."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
 
 
 class SourceEntry(Entry):
-    """Where a dataset's rows come from. For another package's source, the answers are defaults."""
+    """Where a dataset's rows come from. For plugins, the properties have their defaults."""
 
     group = plugins.SOURCES
     noun = "source"
@@ -17,12 +17,12 @@ class SourceEntry(Entry):
 
     @property
     def needs_source_database(self) -> bool:
-        """Whether it reads the database of PIPELINE_SOURCE__DSN."""
+        """Whether it reads from PIPELINE_SOURCE__DSN."""
         return self.asked("needs_source_database", False)
 
     @property
     def has_infinity(self) -> bool:
-        """Whether it takes -infinity and infinity, as Postgres writes them, for a missing `since` and `until`."""
+        """Whether a missing `since` or `until` becomes -infinity or infinity, as Postgres writes them."""
         return self.asked("has_infinity", False)
 
     @property
@@ -32,18 +32,18 @@ class SourceEntry(Entry):
 
     @property
     def how_to_use_agency(self) -> str:
-        """How to make them depend on it, in words."""
+        """A sentence for messages: how to make the rows depend on `agency_id`."""
         return self.asked("how_to_use_agency", "")
 
     def columns_in(self, carry: str) -> Columns:
-        """Its columns, as far as they follow from the options, with values in the form `carry`."""
+        """Return the columns that are known from the options, for values in the form `carry`."""
         columns_in: Any = self.asked("columns_in", None)
         columns: Columns = UNKNOWN_COLUMNS if columns_in is None else columns_in(carry)
         return columns
 
 
 class DestinationEntry(Entry):
-    """Where artifacts go. Another package's destination never holds the manifest."""
+    """Where artifacts go. A plugin's destination never holds the manifest."""
 
     group = plugins.DESTINATIONS
     noun = "destination"
@@ -51,7 +51,7 @@ class DestinationEntry(Entry):
 
     @property
     def holds_manifest(self) -> bool:
-        """Whether it can hold the run's manifest."""
+        """Whether the run's manifest can be stored there."""
         return self.asked("holds_manifest", False)
 
     @property
@@ -61,16 +61,16 @@ class DestinationEntry(Entry):
 
     @property
     def place(self) -> str | None:
-        """Two destinations with the same text are the same place; None if that is unknown."""
+        """Text that is equal for destinations that write to the same place; None if unknown."""
         return self.asked("place", None)
 
     @property
     def guarantee(self) -> str:
-        """What readers can rely on, in words."""
+        """A phrase for messages: what readers can rely on."""
         return self.asked("guarantee", "what its package says")
 
     def check(self, datasets: Sequence[Any]) -> None:
-        """Raises ValueError unless it fits the job's datasets."""
+        """Raises ValueError if it can't take the job's datasets."""
         check: Any = self.asked("check", None)
         if check is not None:
             check(datasets)

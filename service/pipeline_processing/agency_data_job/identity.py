@@ -1,4 +1,4 @@
-"""Where a job writes to, and which job config a run was exported with."""
+"""A job's destinations, and the identity of the job config that a run uses."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _DIGITS = 32
 
 
 def destination_entries(settings: Settings, config: AgencyJobConfig | None) -> Sequence[DestinationEntry]:
-    """The job config's destinations, or else the settings'. Raises SettingsError if neither names one."""
+    """Return the job config's destinations, or the settings' one. Raises SettingsError if there is none."""
     if config is not None and config.destinations:
         return config.destinations
     return (DestinationEntry.model_validate(settings.require_destination().entry),)
@@ -21,10 +21,10 @@ def destination_entries(settings: Settings, config: AgencyJobConfig | None) -> S
 
 def config_id(config: AgencyJobConfig, destinations: Sequence[DestinationEntry]) -> str:
     """
-    The identity of a validated job config that writes to these destinations: 32 hex digits of a SHA-256.
+    Return the identity of a validated job config with these destinations: the first 32 hex digits of a SHA-256.
 
-    Comments, the order of keys and written-out defaults don't change it; the order of datasets and steps does. It
-    doesn't cover code that the job config only names (`python: module:function`, plugins), nor the values of secrets.
+    Comments, key order and explicit defaults don't change it; the order of datasets and steps does. It doesn't cover
+    code that the job config only names (`python: module:function`, plugins), nor the values of secrets.
     """
     resolved = config.model_copy(update={"destinations": tuple(destinations)})
     content = orjson.dumps(resolved.model_dump(mode="json", exclude_defaults=True), option=orjson.OPT_SORT_KEYS)

@@ -1,4 +1,4 @@
-"""Where one attempt's artifacts go, and what each of them carries."""
+"""Opens the uploads of one attempt, and describes their artifacts for the plan."""
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _MAX_INLINE = 4 * 1024 * 1024
 
 @dataclass(slots=True, kw_only=True)
 class Outlet:
-    """The destinations of one attempt, as all of its datasets share them."""
+    """The destinations of one attempt, shared by all of its datasets."""
 
     run: RunContext
     destinations: Destinations
@@ -25,16 +25,16 @@ class Outlet:
     max_row_bytes: int
     """The longest encoded row that fits into the worker's memory."""
     inline_bytes: int = 0
-    """Of artifacts that stand in the plan itself. Once they are 4 MiB, others become uploads."""
+    """Total size of the artifacts stored in the plan itself. From 4 MiB on, further ones become uploads."""
 
     @property
     def prefix(self) -> str:
-        """Of the run, below each destination."""
+        """The run's folder below each destination."""
         return self.run.prefix
 
     @property
     def has_inline_room(self) -> bool:
-        """Whether one more artifact may stand in the plan."""
+        """Whether another artifact may be stored in the plan."""
         return self.inline_bytes < _MAX_INLINE
 
     def open(self, destination: Destination, key: str, content: Content) -> AbstractAsyncContextManager[Upload]:
@@ -48,7 +48,7 @@ class Outlet:
     def artifact(
         self, destination: Destination, key: str, content: Content, sealed: Sealed, *, rows: int, rejected: bool = False
     ) -> Artifact:
-        """A sealed upload as the plan names it."""
+        """Describe a sealed upload for the plan."""
         if isinstance(sealed.staged, InlineContent):
             self.inline_bytes += sealed.size
         return Artifact(

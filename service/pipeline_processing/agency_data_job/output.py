@@ -1,4 +1,4 @@
-"""One dataset's rows on their way out: encoded once, compressed once, and written to every destination."""
+"""Writes one dataset: encodes and compresses its rows once, and uploads them to every destination."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -21,19 +21,19 @@ from pipeline_processing.ports import Content, Destination, Format, Row, Upload
 from pipeline_processing.steps.step import Batch
 
 MAX_ARTIFACTS = 10_000
-"""Of one dataset: all of them stand in the plan and the manifest, which are held in memory."""
+"""Per dataset. The plan and the manifest list all artifacts, and are held in memory."""
 _MIB = 1024 * 1024
 _HELD_BY_COMPRESSOR = _MIB // 4
-"""More than either compressor holds back until it gets more."""
+"""Bytes; more than either compressor buffers internally."""
 
 
 @dataclass(slots=True)
 class _Part:
-    """The artifact that is being written, at each destination that holds objects."""
+    """The artifact being written, at each destination that stores objects."""
 
     key: str
     content: Content
-    compressed: Compressor
+    compressor: Compressor
     uploads: Sequence[tuple[Destination, Upload]]
     rows: int = 0
     size: int = 0
@@ -44,8 +44,8 @@ class DatasetOutput:
     """
     Writes one dataset. Leaving the block with an exception, or without `seal()`, aborts all of its uploads.
 
-    With `max_artifact_rows` or `max_artifact_mib` a new artifact begins before one would exceed the limit; a single
-    batch of rows larger than that stays together. Tables get the whole dataset as one artifact, not compressed.
+    Starts a new artifact before one exceeds `max_artifact_rows` or `max_artifact_mib`; a single batch larger than
+    `max_artifact_mib` isn't split. Tables get the whole dataset as one uncompressed artifact.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DatasetOutput:
         snapshot_at: datetime,
         tally: Tally,
     ) -> None:
-        """`columns`: names of the columns; None if they depend on the rows. `snapshot_at`: how old the rows are."""
+        """`columns` are the column names; None if they depend on the rows. `snapshot_at` is when the rows were read."""
         self._dataset = dataset
         self._outlet = outlet
         self._format = rows_format
@@ -86,28 +86,28 @@ class DatasetOutput:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and self._part is not None:  # `seal()` leaves none
-            kind, error = AssertionError, AssertionError("left without seal()")  # for the parts sealed already
+        if error is None and self._part is not None:  # not sealed: the error aborts the parts that are sealed already
+            kind, error = AssertionError, AssertionError("left without seal()")
         await self._stack.__aexit__(kind, error, trace)
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of all artifacts so far, each counted once however many destinations there are."""
+        """Bytes of all artifacts so far, each counted once, regardless of the number of destinations."""
         return self._tally.uploaded + self._quarantine.bytes_written
 
     async def write(self, batch: Batch) -> None:
-        """Rows, as dicts or as the format's `row_maker` makes them. Raises RowTooLarge and ArtifactTooLarge."""
+        """Write rows: dicts, or what the format's `row_maker` builds. Raises RowTooLarge and ArtifactTooLarge."""
         for rows in parts(batch.rows, batch.size):
             for piece in self._pieces(rows):
                 await self._write(piece)
 
     async def set_aside(self, rejected: Iterable[tuple[Rejected, Row]]) -> None:
-        """Rejected rows, each with what the step said of it. Raises RowTooLarge."""
+        """Write rejected rows to the quarantine. Raises RowTooLarge."""
         with self._tally.timed("upload"):
             await self._quarantine.write(rejected)
 
     async def seal(self) -> tuple[Artifact, ...]:
-        """Store what is left; all artifacts of the dataset, that of its rejected rows last."""
+        """Finish all uploads. Return the dataset's artifacts, that of its rejected rows last."""
         await self._seal_part()
         self._part = None
         with self._tally.timed("upload"):
@@ -129,11 +129,11 @@ class DatasetOutput:
     # -- artifacts, one after the other ----------------------------------------------------------
 
     def _pieces(self, rows: list[Any]) -> Iterator[list[Any]]:
-        """The rows, cut where an artifact reaches `max_artifact_rows`."""
+        """Split the rows where an artifact reaches `max_artifact_rows`."""
         limit = self._dataset.max_artifact_rows
         while limit is not None and rows:
-            there = self._part.rows if self._part else 0
-            room = limit - there or limit
+            filled = self._part.rows if self._part else 0
+            room = limit - filled or limit
             yield rows[:room]
             rows = rows[room:]
         if rows:
@@ -185,7 +185,7 @@ class DatasetOutput:
             if part.rows == 0:
                 data = self._format.head() + data
             part.rows += rows
-            compressed = part.compressed.compress(data)
+            compressed = part.compressor.compress(data)
         await self._upload(part, compressed)
 
     async def _upload(self, part: _Part, data: bytes) -> None:
@@ -202,7 +202,7 @@ class DatasetOutput:
         assert part is not None
         if part.rows == 0:
             await self._append(b"", rows=0)
-        await self._upload(part, part.compressed.flush())
+        await self._upload(part, part.compressor.flush())
         for destination, upload in part.uploads:
             with self._tally.timed("upload"):
                 sealed = await upload.seal()

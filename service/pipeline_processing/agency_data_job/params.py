@@ -1,4 +1,4 @@
-"""The params that a job config declares: their types, defaults, and how a request's values are read by them."""
+"""The params that a job config declares: their types and defaults, and how a request's values are parsed."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -55,7 +55,7 @@ class ParamConfig(Part):
         if self.default is None:
             return self
         if self.required:
-            raise ValueError("a required param never has its `default`: leave out one of the two")
+            raise ValueError("a required param never uses its `default`: leave out one of the two")
         try:
             self.value_of(self.default)
         except ValueError as error:
@@ -64,9 +64,9 @@ class ParamConfig(Part):
 
     def value_of(self, sent: Any) -> Any:
         """
-        The value as queries and steps get it: str, int, Decimal, bool, date or datetime, or None.
+        Convert a sent value to str, int, Decimal, bool, date or datetime, as queries and steps get it. None stays None.
 
-        Raises ValueError, which says what it must be, and never what it is.
+        Raises ValueError, whose message says what the value must be but never repeats it.
         """
         return None if sent is None else _READERS[self.type](sent)
 
@@ -86,9 +86,9 @@ DeclaredParams = Mapping[str, ParamConfig]
 
 def values_of(sent: Mapping[str, Any], declared: DeclaredParams | None) -> Mapping[str, Any]:
     """
-    The params as queries and steps get them, defaults included; without a declaration, as they were sent.
+    Return the params as queries and steps get them, with defaults. Undeclared params are returned as sent.
 
-    Raises ValueError where one has the wrong type.
+    Raises ValueError if one has the wrong type.
     """
     if declared is None:
         return sent

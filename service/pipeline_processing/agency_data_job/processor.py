@@ -1,8 +1,8 @@
 """
 The data path of a run: one agency's rows, from the source through the steps to sealed artifacts.
 
-Nothing here is visible to a reader yet. `runs/executor.py` decides whether it becomes visible, and
-`runs/publication.py` makes it so.
+Sealed artifacts are still invisible to readers. `runs/executor.py` decides whether to publish them, and
+`runs/publication.py` does it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,7 +26,7 @@ from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source
 
 @dataclass(frozen=True, slots=True)
 class DatasetExport:
-    """One dataset, sealed: its counts, its artifacts at all destinations, and busy seconds per stage."""
+    """A sealed dataset: its counts, its artifacts at all destinations, and the busy seconds of each stage."""
 
     counts: DatasetCounts
     artifacts: tuple[Artifact, ...]
@@ -40,24 +40,24 @@ class Export:
     snapshot_at: datetime
     datasets: tuple[DatasetExport, ...]
     leaves_gap: bool = False
-    """Whether the request's own `since` skips rows that no successful export has covered."""
+    """Whether the request's `since` skips rows that no successful export has covered."""
 
 
 class OnProgress(Protocol):
-    """Called after every batch. Counts are of the dataset so far; bytes are those handed to the upload."""
+    """Called after every batch, with the dataset's counts so far and the bytes handed to uploads."""
 
     def __call__(self, counts: DatasetCounts, *, stage: str, bytes_written: int) -> None: ...
 
 
 LastSuccesses = Callable[[int, str], Awaitable[LastSuccess | None]]
-"""The last successful export of an agency's dataset, by the agency's id and the dataset's name."""
+"""Agency id and dataset name → the last successful export."""
 
 
 class AgencyProcessor:
     """
     Exports one agency's datasets for one attempt of a run.
 
-    `last_success` is asked for datasets that look back; `on_progress` is called after every batch of the source.
+    Calls `last_success` for datasets that look back, and `on_progress` after every batch of the source.
     """
 
     def __init__(
@@ -83,11 +83,12 @@ class AgencyProcessor:
         """
         Read, transform and store every dataset of `config`, all in one snapshot of the source.
 
-        Raises a RunError: a DataError or JobConfigError for good, a TransientError if another attempt may succeed.
+        Raises a RunError: a DataError or JobConfigError if the failure is permanent, a TransientError if another
+        attempt may succeed.
         """
         if agency_id != self._run.request.agency_id:
             raise ValueError(f"this processor's run is for agency {self._run.request.agency_id}, not {agency_id}")
-        # Looked up before the snapshot is taken: a run that succeeds in between covers no more than this one will.
+        # Before the snapshot, so that a run which succeeds in between can't cover more than this one.
         last = {each.name: await self._last(each) for each in config.datasets}
         params = config.param_values(self._run.request)
         exports = []
@@ -122,7 +123,7 @@ class AgencyProcessor:
                     await output.set_aside(chain.rejected())
                     del piece
                 self._on_progress(tally.counts, stage=tally.stage, bytes_written=output.bytes_written)
-                del records  # or it would stay in memory while the next batch is read
+                del records  # frees the memory before the next batch is read
             chain.check_rejected()
             verify(tally.counts, dataset.expect, last)
             artifacts = await output.seal()

@@ -1,4 +1,4 @@
-"""The rejected rows of one dataset, on their way to `_rejected/`."""
+"""Writes the rejected rows of one dataset to `_rejected/`."""
 
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -22,8 +22,8 @@ class Quarantine:
     Writes one NDJSON object per rejected row: its `row_number`, the `step`, the `reason` (masked), and the `row` as it
     was read.
 
-    The artifact goes to the primary destination; without rows there is none. Leaving the block with an exception, or
-    without `seal()`, aborts it.
+    The artifact goes to the primary destination; without rejected rows there is none. Leaving the block with an
+    exception, or without `seal()`, aborts the upload.
     """
 
     def __init__(self, dataset: str, outlet: Outlet) -> None:
@@ -46,7 +46,7 @@ class Quarantine:
         await self._stack.__aexit__(kind, error, trace)
 
     async def write(self, rejected: Iterable[tuple[Rejected, Row]]) -> None:
-        """Rows, each with what the step said of it. Raises RowTooLarge."""
+        """Write rows, each with the step's reason for rejecting it. Raises RowTooLarge."""
         lines = [self._line(fault, row) for fault, row in rejected]
         if not lines:
             return
@@ -58,7 +58,7 @@ class Quarantine:
         self.bytes_written += len(data)
 
     async def seal(self) -> Artifact | None:
-        """Store what is left; None if no row was rejected."""
+        """Finish the upload and return its artifact; None if no row was rejected."""
         if self._upload is None:
             return None
         sealed = await self._upload.seal()

@@ -1,4 +1,4 @@
-"""Rows that a step can't use: a dataset's `on_row_error` and `max_rejected`, and how such rows are shown."""
+"""Handles rows that a step can't use: applies `on_row_error` and `max_rejected`, and masks the rows for quarantine."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,18 +26,18 @@ class OnRowError(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One row that a step could not use."""
+    """One row that a step couldn't use."""
 
     number: int
-    """Its number in the source, from 1."""
+    """The row's number in the source, from 1."""
     step: str
     reason: str
     record: Sequence[Any]
-    """As the source gave it."""
+    """The values that the source returned."""
 
 
 class Rejections:
-    """The `RowErrors` of one dataset: counts rejected rows, and keeps those of the present batch for the quarantine."""
+    """The `RowErrors` of one dataset. Counts rejected rows, and keeps those of the current batch for the quarantine."""
 
     def __init__(self, tally: Tally, on_row_error: OnRowError, max_rejected: int | Percent | None) -> None:
         self.tolerant = on_row_error is not OnRowError.FAIL
@@ -65,21 +65,21 @@ class Rejections:
         return batch.kept([position not in faults for position in range(len(batch.rows))])
 
     def take(self) -> list[Rejected]:
-        """The rows rejected since the last call, if they go to the quarantine."""
+        """Return the rows rejected since the last call, if the dataset quarantines them."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
     def check(self) -> None:
-        """At the end of the dataset: raises TooManyRejected if they are too large a share of the rows read."""
+        """Raises TooManyRejected if too large a share of the rows was rejected. Call it after the last row."""
         read = self._tally.read
         if isinstance(self._max, Percent) and self._tally.rejected > self._max.of(read):
             raise self._too_many(f"{self._max} of {read:,}", None)
 
     def _rejected(self, batch: Batch, faults: Mapping[int, str], step: str) -> Iterable[Rejected]:
-        if batch.numbers is None:  # steps of ours always know which rows they return
+        if batch.numbers is None:  # built-in steps always set it
             raise StepFailed(
-                "it isn't known which rows of the source are rejected here: an earlier step, of another package, "
-                "dropped rows without saying which. Correct that step, or set `on_row_error: skip`."
+                "the source rows rejected here are unknown, because an earlier step of another package dropped rows "
+                "without saying which. Correct that step, or set `on_row_error: skip`."
             ).at(f"Dataset {self._tally.dataset!r}, step {step!r}, {batch.place()}")
         for position in sorted(faults):
             number = batch.numbers[position]
@@ -95,26 +95,26 @@ class Rejections:
 
 def masked_at_source(steps: Iterable[tuple[Step, Columns]], source: Columns) -> Mapping[str, Masking]:
     """
-    Column of the source → how rejected rows show it, where some step masks it. Each step comes with the columns that
-    leave it.
+    Return the masking of each source column that some step masks, for rejected rows. Each step comes with the columns
+    that leave it.
 
-    A column that is masked once and unchanged, perhaps under another name, is masked the same way. One that is masked
-    twice, or that a masked column was computed from, is made unreadable. After a step of user code, the origin of a
-    column is unknown: it is taken to be the source's column of the same name or, if there is none, any of them.
+    A column that is masked once and otherwise unchanged, apart from its name, is masked the same way. A column that is
+    masked twice, or from which a masked column is computed, is redacted. User code hides the origin of a column: it is
+    taken to be the source's column of the same name or, if there is none, every source column.
     """
     masks: dict[str, Masking] = {}
-    there = frozenset(source.names)
+    known = frozenset(source.names)
     reaching = source
     for step, leaving in steps:
         for name, mask in step.masks.items():
             column = reaching.find(name) or unknown(name)
-            origins, same = column.origins, column.unchanged
+            origins, unchanged = column.origins, column.unchanged
             if not origins:
-                origins, same = there & {name}, True
-            if not origins <= there:
-                origins, same = there, False
+                origins, unchanged = known & {name}, True
+            if not origins <= known:
+                origins, unchanged = known, False
             for origin in origins:
-                masks[origin] = mask if same and origin not in masks else _redacted
+                masks[origin] = mask if unchanged and origin not in masks else _redacted
         reaching = leaving
     return masks
 

@@ -1,4 +1,4 @@
-"""Checks that a dataset uses every value of a request, since an unused one would be ignored silently."""
+"""Checks that a request's datasets use all of its values, because unused ones would be silently ignored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from pipeline_processing.model import JobRequest
 from pipeline_processing.options.validation import shown
 
 _MOST_FAULTS = 20
-"""In one message, which travels in events and headers, while a request may have thousands of params."""
+"""Per message: messages travel in events and headers, and a request may have thousands of params."""
 
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """The names that datasets use: of built-in values, and of params."""
+    """The names of the built-in values and params that datasets use."""
 
     names: frozenset[str]
     anything: bool = False
-    """Whether they may use others as well, as plugins do, which get every value."""
+    """Whether they may use other names too: plugins get every value."""
 
     def __contains__(self, name: object) -> bool:
         return self.anything or name in self.names
@@ -31,8 +31,8 @@ def check_values(request: JobRequest, *, uses: Uses, datasets: Sequence[str], de
     """
     Check the values of a request for these datasets.
 
-    Raises InvalidRequest with the faults: a value that nothing uses, and where params are declared one that isn't among
-    them, has the wrong type, or is missing.
+    Raises InvalidRequest for a value that no dataset uses and, if params are declared, for params that are undeclared,
+    of the wrong type, or missing.
     """
     unused = f"is not used by {', '.join(datasets)}"
     faults = [
@@ -61,7 +61,7 @@ def _faults_of_declared(request: JobRequest, uses: Uses, declared: DeclaredParam
             if name not in uses:
                 yield f"params.{shown(name)}: {unused}"
     for name, param in declared.items():
-        # Only if a requested dataset uses it: else it would be refused as unused.
+        # If no requested dataset uses it, sending it would be a fault.
         if param.required and name in uses and request.params.get(name) is None:
             yield f"params.{shown(name)}: is required"
 
@@ -70,9 +70,9 @@ def _remedy(uses: Uses, declared: DeclaredParams | None) -> str:
     if declared is not None:
         return f"The job config declares {described(declared)}."
     names = ", ".join(sorted(uses.names)) or "nothing"
-    return f"What is used there: {names}. Correct the request, or name a dataset that uses it."
+    return f"These datasets use: {names}. Correct the request, or name a dataset that uses it."
 
 
 def described(declared: DeclaredParams) -> str:
-    """The declared params with their types, for messages."""
+    """List the declared params with their types, for messages."""
     return ", ".join(f"{name} ({param})" for name, param in declared.items()) or "no params"

@@ -1,4 +1,4 @@
-"""How many rows go through the steps at a time: steps may make rows much larger than they were read."""
+"""Chooses how many rows go through the steps at a time, because steps may make rows much larger."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from msgspec import Raw
 from pipeline_processing.ports import Records
 
 _FIRST_ROWS = 4
-"""Few, because nothing is known yet of what the steps make of them."""
+"""Few, because the steps' effect on the size of rows isn't known yet."""
 MOST_ROWS = 1000
 _TARGET_BYTES = 2 * 1024 * 1024
 _SUDDENLY = 4
@@ -23,10 +23,10 @@ _DEEPEST = 8
 
 class Sizing:
     """
-    Cuts batches so that rows stay near 2 MiB at every step, judged by the rows before them.
+    Cuts batches to about 2 MiB at every step, estimated from earlier rows, and to at most `most_rows` rows.
 
-    At most `most_rows` go through at a time. Set `watches` where steps see the rows: then a piece is cut short where
-    its records are suddenly larger than those before, because steps may make much more of them.
+    Set `watches` if steps see the rows: a piece whose records are suddenly larger than earlier ones is then shortened,
+    because steps may make them larger still.
     """
 
     def __init__(self, *, most_rows: int = MOST_ROWS, watches: bool = True) -> None:
@@ -36,7 +36,7 @@ class Sizing:
         self._record_bytes = 0.0
 
     def piece(self, records: Records, start: int) -> Records:
-        """The next records, from `start` on."""
+        """Return the next piece of the records, from `start` on."""
         piece = records[start : start + self._rows]
         if self._watches:
             largest = largest_of(piece)
@@ -47,31 +47,29 @@ class Sizing:
         return piece
 
     def learn(self, rows: int, size: int) -> None:
-        """
-        Note how many bytes so many rows took where they were largest. Pieces grow slowly, and shrink at once.
-        """
+        """Adjust to the peak size in bytes of a piece of `rows` rows. Pieces grow slowly but shrink at once."""
         fitting = _TARGET_BYTES * rows // size if size else self._most_rows
         self._rows = max(1, min(self._most_rows, self._rows * 4, fitting))
 
 
 def parts(rows: list[Any], size: int) -> Iterator[list[Any]]:
-    """Rows that take about `size` bytes, in parts of about 2 MiB."""
+    """Split rows that take about `size` bytes into parts of about 2 MiB."""
     length = max(1, len(rows) * _TARGET_BYTES // max(1, size))
     for start in range(0, len(rows), length):
         yield rows[start : start + length]
 
 
-# -- how much memory rows take, judged by a few of them ------------------------------------------
+# -- how much memory rows take, estimated from a sample ------------------------------------------
 
 
 def size_of(rows: Sequence[Mapping[str, Any]]) -> int:
-    """About how many bytes all the rows take."""
+    """Estimate how many bytes all the rows take."""
     sample = rows[:: len(rows) // _SAMPLE + 1]
     return sum(_size_of(row.values()) for row in sample) * len(rows) // len(sample) if sample else 0
 
 
 def largest_of(records: Records) -> int:
-    """How many bytes the largest of a few records takes, the last one among them."""
+    """Return the size in bytes of the largest record in a sample, which includes the last one."""
     return max(map(_size_of, [*records[:: len(records) // _SAMPLE + 1], *records[-1:]]), default=0)
 
 

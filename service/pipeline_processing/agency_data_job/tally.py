@@ -1,4 +1,4 @@
-"""What one dataset has come to so far: rows counted where they pass, and how long each stage was busy."""
+"""Row counts of one dataset, and how long each stage was busy."""
 
 import time
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ STAGES = ("source", "steps", "format", "upload")
 
 class Tally:
     """
-    Rows and busy seconds of one dataset.
+    Row counts and busy seconds of one dataset.
 
-    Each count is taken by whoever reads, drops, rejects or writes the rows, so that a row that gets lost on the way is
-    noticed: see `verification.py`.
+    Rows are counted independently where they are read, dropped, rejected and written, so that `verification.py` can
+    detect lost rows.
     """
 
     def __init__(self, dataset: str) -> None:
@@ -26,15 +26,15 @@ class Tally:
         self.encoded = 0
         """Bytes of the rows written, before compression."""
         self.uploaded = 0
-        """Bytes handed to uploads. An artifact counts once, however many destinations there are."""
+        """Bytes handed to uploads. An artifact counts once, regardless of the number of destinations."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.stage = ""
-        """The stage that was busy last."""
+        """The most recently busy stage."""
         self._started_ns = time.time_ns()
 
     @property
     def counts(self) -> DatasetCounts:
-        """Rows so far."""
+        """The counts so far."""
         return DatasetCounts(
             name=self.dataset,
             rows_read=self.read,
@@ -44,7 +44,7 @@ class Tally:
         )
 
     async def next_of(self, batches: Batches) -> Records | None:
-        """The next batch of the source; None at the end."""
+        """Read and count the next batch; None at the end."""
         with self.timed("source"):
             records = await anext(batches, None)
         self.read += len(records or ())
@@ -52,7 +52,7 @@ class Tally:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the block's time as that stage's."""
+        """Add the block's duration to that stage."""
         self.stage = stage
         start = time.perf_counter()
         try:
@@ -64,8 +64,8 @@ class Tally:
         """
         Write one span per stage, below the current span.
 
-        The stages take turns with every batch. So each span covers the dataset's whole time, and carries the stage's
-        own time as `busy_ms`.
+        The stages alternate with every batch, so each span covers the whole dataset and has the stage's own time as
+        `busy_ms`.
         """
         ended_ns = time.time_ns()
         for stage, seconds in self.seconds.items():

@@ -1,4 +1,4 @@
-"""Checks of a dataset that come before its artifacts may be published."""
+"""Checks that a dataset must pass before its artifacts are published."""
 
 from pipeline_processing.agency_data_job.config import Expect
 from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted
@@ -24,8 +24,8 @@ def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None) -> N
         raise _unmet(counts, f"at least {expect.min_rows:,} are expected", "min_rows")
     if expect.max_rows is not None and counts.rows_written > expect.max_rows:
         raise _unmet(counts, f"at most {expect.max_rows:,} are expected", "max_rows")
-    if expect.max_change is not None and last is not None:  # there is no share of nothing: any number may follow
-        before = last.counts.rows_written
+    if expect.max_change is not None and last is not None:
+        before = last.counts.rows_written  # a change from 0 rows has no percentage
         if before > 0 and abs(counts.rows_written - before) > expect.max_change.of(before):
             run = f"run {last.run_id!r}, the last that succeeded, wrote {before:,}"
             raise _unmet(counts, f"{run}, and a change of {expect.max_change} at most is expected", "max_change")

@@ -1,4 +1,4 @@
-"""Casts, explicit and implicit: which there are, and what they do."""
+"""Explicit and implicit casts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -60,7 +60,7 @@ CASTS: Mapping[tuple[Type, Type], Convert] = {
 
 
 def cast(operand: Compiled, target: Target) -> Compiled:
-    """CAST(operand AS target). Raises Refused."""
+    """Compile CAST(operand AS target). Raises Refused."""
     if operand.type in (Type.NULL, Type.ANY):
         return coerced(operand, target.type)
     if operand.type is Type.LITERAL:
@@ -78,7 +78,7 @@ def _read(literal: Compiled, target: Target) -> Compiled:
     try:
         return constant(target.type, CASTS[Type.TEXT, target.type](literal.constant), literal.at)
     except RowFault as fault:
-        raise Refused(f"has {literal.constant!r} where {target.type} belongs: {fault.reason}", literal.at) from None
+        raise Refused(f"has {literal.constant!r} where {target.type} is expected: {fault.reason}", literal.at) from None
 
 
 def _conversion(operand: Compiled, target: Target) -> Convert:
@@ -90,13 +90,13 @@ def _conversion(operand: Compiled, target: Target) -> Convert:
         return lambda padded: of_text(padded_text_key(padded))
     convert = CASTS.get((source, target.type))
     if convert is None:
-        there = ", ".join(to for each, to in CASTS if each is source) or "none: cast it in the query"
-        raise Refused(f"casts {source} to {target.type}. From {source} there is {there}")
+        supported = ", ".join(to for each, to in CASTS if each is source) or "none: cast it in the query"
+        raise Refused(f"casts {source} to {target.type}. Supported casts from {source}: {supported}")
     return convert
 
 
 def printed(operand: Compiled) -> Compiled:
-    """An operand of any type as || takes it: cast to text. Raises Refused."""
+    """Cast an operand of any type to text, as || does. Raises Refused."""
     return cast(operand, Target(Type.TEXT))
 
 
@@ -104,14 +104,14 @@ def printed(operand: Compiled) -> Compiled:
 
 
 def fits(operand: Compiled, to: Type) -> bool:
-    """Whether the operand can be used where this type belongs: it has it, has none yet, or widens to it."""
+    """Return whether the operand can be used as this type: it has the type, has none yet, or widens to it."""
     if operand.type is Type.LITERAL:
         return to is not Type.JSON
     return operand.type in (to, Type.NULL, Type.ANY) or widens(operand.type, to)
 
 
 def coerced(operand: Compiled, to: Type) -> Compiled:
-    """An operand that fits a type, converted to it. Raises Refused where a literal isn't one."""
+    """Convert an operand that fits a type to it. Raises Refused for a literal that isn't one."""
     source = operand.type
     if to is Type.ANY:
         return replace(operand, type=to, column=None, fixed=False)  # so that nothing computes with it
@@ -126,9 +126,9 @@ def coerced(operand: Compiled, to: Type) -> Compiled:
 
 def common_type(operands: Sequence[Compiled], what: str) -> Type:
     """
-    The type that all operands can have: TEXT if all are literals, ANY or NULL if only the rows tell.
+    Return the type that all operands convert to: TEXT if all are literals, ANY or NULL if it depends on the rows.
 
-    Raises Refused where there is none.
+    Raises Refused if there is none.
     """
     types = {operand.type for operand in operands}
     known = types - set(UNTYPED)
@@ -147,14 +147,14 @@ def common_type(operands: Sequence[Compiled], what: str) -> Type:
 
 
 def of_one_type(operands: Sequence[Compiled], what: str) -> list[Compiled]:
-    """The operands brought to their common type. Raises Refused."""
+    """Convert the operands to their common type. Raises Refused."""
     type_ = common_type(operands, what)
     return [coerced(operand, type_) for operand in operands]
 
 
 def required(operand: Compiled, to: Type, what: str) -> Compiled:
-    """An operand that has to fit one type. Raises Refused."""
+    """Convert an operand to a type. Raises Refused if it doesn't fit."""
     if not fits(operand, to):
-        noun = "a condition belongs" if to is Type.BOOLEAN else f"{to} belongs: write CAST(… AS {to})"
-        raise Refused(f"gives {what} {operand.type} where {noun}", operand.at)
+        expected = "a condition is expected" if to is Type.BOOLEAN else f"{to} is expected: write CAST(… AS {to})"
+        raise Refused(f"gives {what} {operand.type} where {expected}", operand.at)
     return coerced(operand, to)

@@ -1,4 +1,4 @@
-"""Forms that choose among operands or take any type: CASE, COALESCE, NULLIF, GREATEST, LEAST, CONCAT and ||."""
+"""Forms that choose between operands or take any type: CASE, COALESCE, NULLIF, GREATEST, LEAST, CONCAT and ||."""
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from pipeline_processing.rows.values import same
 
 
 def _case(*operands: Compiled) -> Compiled:
-    """CASE: conditions and results by turns, and the default at the end."""
+    """CASE: alternating conditions and results, then the default."""
     *whens, default = operands
     tests = [required(when, Type.BOOLEAN, "WHEN") for when in whens[::2]]
     results = of_one_type([*whens[1::2], default], "CASE")
@@ -38,7 +38,7 @@ def _case(*operands: Compiled) -> Compiled:
 
 
 def _case_of(subject: Compiled, *operands: Compiled) -> Compiled:
-    """CASE with a subject, which comes first."""
+    """CASE with a subject, which is the first operand."""
 
     def build(subject: Compiled, *operands: Compiled) -> Compiled:
         *whens, default = operands
@@ -51,7 +51,7 @@ def _case_of(subject: Compiled, *operands: Compiled) -> Compiled:
 
 
 def _possible(tests: Sequence[Compiled], results: Sequence[Compiled]) -> list[tuple[Compiled, Compiled]]:
-    """The branches that a row can reach. As in Postgres, the others aren't computed."""
+    """Return the branches that a row can reach. As in Postgres, the others aren't computed."""
     branches = []
     for test, result in zip((*tests, constant(Type.BOOLEAN, True)), results, strict=True):
         if not test.fixed or test.constant is True:
@@ -83,7 +83,7 @@ def _coalesce(*given: Compiled) -> Compiled:
 
 
 def _nullif(*operands: Compiled) -> Compiled:
-    """The first operand, or null where it equals the second."""
+    """The first operand, or null if it equals the second."""
     if len(operands) != 2:
         raise Refused(f"gives NULLIF {len(operands)} arguments, and it takes 2")
     if Type.OTHER in (operands[0].type, operands[1].type):
@@ -91,7 +91,7 @@ def _nullif(*operands: Compiled) -> Compiled:
 
     def build(first: Compiled, second: Compiled) -> Compiled:
         is_equal = compared("=", first, second)
-        # The result is the first as the comparison has it: of numbers and texts the common type, else its own.
+        # The result has the type that the comparison uses for numbers and texts, else its own.
         if first.type in (*UNTYPED, *NUMERIC):
             first = coerced(first, common_type([first, second], "NULLIF"))
         elif (first.type, second.type) == (Type.CHAR, Type.TEXT):
@@ -104,7 +104,7 @@ def _nullif(*operands: Compiled) -> Compiled:
 
 
 def _extreme(choose: Callable[..., Any], name: str, *given: Compiled) -> Compiled:
-    """GREATEST or LEAST of the operands that aren't null, the first one of equals."""
+    """GREATEST or LEAST of the operands that aren't null. The first one wins a tie."""
     operands = of_one_type(given, name)
     type_ = operands[0].type
     if type_ is Type.JSON:
@@ -119,7 +119,7 @@ def _extreme(choose: Callable[..., Any], name: str, *given: Compiled) -> Compile
 
 
 def _concat(*operands: Compiled) -> Compiled:
-    """CONCAT: what isn't null, as its type prints it: a boolean is t or f, char(n) keeps its spaces."""
+    """CONCAT: the operands that aren't null, as their types' output: booleans are t or f, char(n) keeps its spaces."""
     values = [_as_printed(each).value for each in operands]
 
     def value(row: Row) -> str:
@@ -135,7 +135,7 @@ def _as_printed(operand: Compiled) -> Compiled:
 
 
 def _joined(*operands: Compiled) -> Compiled:
-    """||, where at least one operand is text."""
+    """||, of which at least one operand must be text."""
     types = [operand.type for operand in operands]
     if not any(type_ in (Type.TEXT, Type.CHAR, *UNTYPED) for type_ in types):
         raise Refused(f"joins {types[0]} and {types[1]} by ||: cast one of them to text")

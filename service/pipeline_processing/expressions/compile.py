@@ -1,4 +1,4 @@
-"""Tree → closures. The types of all parts are checked here; nothing of the text is ever run as code."""
+"""Tree → closures, with type checks. The text is never executed as code."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,13 +19,13 @@ from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import Column
 
 Lookup = Callable[[Name], Compiled]
-"""The column of a name. Raises UnknownColumn."""
+"""A name → its column. Raises UnknownColumn."""
 FORMS: Mapping[str, Build] = {**CHOICES, **CONDITIONS}
 FUNCTION_NAMES = sorted(name.upper() for name in (*FORMS, *FUNCTIONS) if name.islower())
 
 
 def compiled(node: Node, column: Lookup) -> Compiled:
-    """A tree of bounded height → closures. Raises Refused, which names the node unless it names a position."""
+    """Compile a tree of bounded height. Raises Refused, whose position defaults to the node's."""
     try:
         return replace(_compiled(node, column), at=node.at)
     except Refused as refused:
@@ -74,7 +74,7 @@ def _literal(value: Any) -> Compiled:
 
 
 def column_read(column: Column, carry: str) -> Compiled:
-    """A column as it reaches the step. An untyped one can't be run."""
+    """Compile a column that reaches the step. An untyped one can't be run."""
     type_ = type_of(column)
     if type_ is Type.ANY:
         return Compiled(type_, _not_run, column=column)
@@ -88,7 +88,7 @@ def column_read(column: Column, carry: str) -> Compiled:
 
 
 def column_of_type(name: str, type_: Type) -> Compiled:
-    """An untyped column, in rows where it has values of that type."""
+    """Compile an untyped column for rows where its value has that type."""
     return Compiled(type_, _converted(name, READ_AT_RUN_TIME.get(type_)))
 
 

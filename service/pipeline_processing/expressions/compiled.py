@@ -23,9 +23,9 @@ class Compiled:
     fixed: bool = False
     """Whether it has the same value for every row."""
     key: Value | None = None
-    """Of a column: a row → the key by which it compares, where that is faster than through its value."""
+    """For a column: a row → the key by which it compares, if that is faster than to compute it from the value."""
     column: Column | None = None
-    """The column, if it is nothing else."""
+    """The column, if the part is just a column."""
 
     @property
     def constant(self) -> Any:
@@ -34,12 +34,12 @@ class Compiled:
 
     @property
     def is_null(self) -> bool:
-        """Whether it is NULL and nothing else."""
+        """Whether it is a constant null."""
         return self.fixed and self.constant is None
 
 
 Build = Callable[..., Compiled]
-"""Operands → the part that a form makes of them. Raises Refused."""
+"""Operands → the compiled form. Raises Refused."""
 
 
 def constant(type_: Type, value: Any, at: int = 0) -> Compiled:
@@ -47,7 +47,7 @@ def constant(type_: Type, value: Any, at: int = 0) -> Compiled:
 
 
 def composed(type_: Type, value: Value, parts: Sequence[Compiled]) -> Compiled:
-    """A part made of others. If those are fixed, it is computed now; raises Refused if it can't be."""
+    """Combine parts. If all are fixed, compute the result now; raises Refused if that fails."""
     if not all(part.fixed for part in parts):
         return Compiled(type_, value)
     try:
@@ -57,7 +57,7 @@ def composed(type_: Type, value: Value, parts: Sequence[Compiled]) -> Compiled:
 
 
 def strict(type_: Type, function: Callable[..., Any], *operands: Compiled) -> Compiled:
-    """A function of operands; null if any of them is null."""
+    """Apply a function to operands; null if any of them is null."""
     if any(operand.is_null for operand in operands):
         return constant(type_, None)
     match operands:
@@ -110,20 +110,20 @@ def _of_many(function: Callable[..., Any], operands: Sequence[Value]) -> Value:
 
 def sharing(operand: Compiled, others: Sequence[Compiled], build: Build) -> Compiled:
     """
-    A part that uses its operand several times, but computes it once for each row.
+    Build a part that uses its operand several times but computes it once per row.
 
-    Without this the time would double with each level of nesting. What `build` makes of the operand and the others runs
-    on pairs of the operand's value and the row.
+    Otherwise the time would double with each level of nesting. The part that `build` returns runs on pairs of the
+    operand's value and the row.
     """
     if operand.fixed or operand.column is not None:
         return build(operand, *others)
     given = operand.value
-    part = build(replace(operand, value=itemgetter(0), key=None), *map(_beside, others))
+    part = build(replace(operand, value=itemgetter(0), key=None), *map(_on_pairs, others))
     value = part.value
     return part if part.fixed else replace(part, value=lambda row: value((given(row), row)))
 
 
-def _beside(part: Compiled) -> Compiled:
+def _on_pairs(part: Compiled) -> Compiled:
     if part.fixed:
         return part
     key = part.key

@@ -1,4 +1,4 @@
-"""Conditions: AND, OR, NOT, IS, comparisons, IN, BETWEEN and LIKE. They are three-valued, null being unknown."""
+"""Conditions: AND, OR, NOT, IS, comparisons, IN, BETWEEN and LIKE, in three-valued logic where null is unknown."""
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +18,17 @@ from pipeline_processing.rows.values import ENUM
 
 
 def all_of(*operands: Compiled) -> Compiled:
-    """AND: false if one is false, else null if one is null."""
+    """AND: false if any is false, else null if any is null."""
     return _joined(False, [required(operand, Type.BOOLEAN, "AND") for operand in operands])
 
 
 def any_of(*operands: Compiled) -> Compiled:
-    """OR: true if one is true, else null if one is null."""
+    """OR: true if any is true, else null if any is null."""
     return _joined(True, [required(operand, Type.BOOLEAN, "OR") for operand in operands])
 
 
 def _joined(decisive: bool, conditions: Sequence[Compiled]) -> Compiled:
-    """As in Postgres, the others aren't computed where a fixed condition decides."""
+    """As in Postgres, if a fixed condition decides, the others aren't computed."""
     if any(each.fixed and each.constant is decisive for each in conditions):
         return constant(Type.BOOLEAN, decisive)
     open_ones = [each for each in conditions if not each.fixed or each.is_null]
@@ -87,7 +87,7 @@ _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def compared(sign: str, left: Compiled, right: Compiled) -> Compiled:
-    """`left = right` and the like. Raises Refused if the two can't be compared."""
+    """Compile a comparison such as `left = right`. Raises Refused if the two can't be compared."""
     if left.fixed and not right.fixed:
         return compared(_TURNED.get(sign, sign), right, left)
     return strict(Type.BOOLEAN, _COMPARE[sign], *_keys([left, right], in_order=sign not in ("=", "<>")))
@@ -110,7 +110,7 @@ def _between(operand: Compiled, low: Compiled, high: Compiled) -> Compiled:
 
 
 def _contained(operand: Compiled, *items: Compiled) -> Compiled:
-    """IN. As in Postgres, constants are compared first, unless there is only one."""
+    """IN. As in Postgres, constants are compared first if there are several."""
     constants = tuple(item for item in items if item.fixed)
     others = tuple(item for item in items if not item.fixed)
     if not others:
@@ -126,7 +126,7 @@ def _contained(operand: Compiled, *items: Compiled) -> Compiled:
 
 
 def _among(operand: Compiled, items: Sequence[Compiled]) -> Compiled:
-    """Whether the operand is one of these constants, found by its key in a set."""
+    """Return whether the operand is one of these constants, by a lookup of its key in a set."""
     one, *constants = _keys([operand, *items], in_order=False)
     keys = frozenset(item.constant for item in constants if not item.is_null)
     missing = None if any(item.is_null for item in constants) else False
@@ -140,7 +140,7 @@ def _among(operand: Compiled, items: Sequence[Compiled]) -> Compiled:
 
 
 def _keys(operands: Sequence[Compiled], *, in_order: bool) -> list[Compiled]:
-    """The operands, brought to one type, as keys that order as Postgres does. Raises Refused."""
+    """Convert the operands to a common type, and to keys that sort as in Postgres. Raises Refused."""
     if any(operand.type is Type.OTHER for operand in operands):
         return _keys_of_others(operands, in_order=in_order)
     if {operand.type for operand in operands} >= {Type.CHAR, Type.TEXT}:
@@ -155,17 +155,17 @@ def _key(operand: Compiled, to: Type) -> Compiled:
     if operand.key is not None and operand.type is to:
         return Compiled(to, operand.key, operand.at)
     if operand.type is Type.DATE and to in TEMPORAL[1:]:
-        operand = strict(Type.TIMESTAMP, times.midnight, operand)  # any day compares with timestamps
+        operand = strict(Type.TIMESTAMP, times.midnight, operand)  # even days out of range for a timestamp
     operand = coerced(operand, to)
     key = ordering(to)
     return operand if key is None else strict(to, key, operand)
 
 
-# -- columns of types that have a comparison and nothing else ------------------------------------
+# -- columns of types that support only comparisons ----------------------------------------------
 
 
 def _keys_of_others(operands: Sequence[Compiled], *, in_order: bool) -> list[Compiled]:
-    """Such a column compares with literals, and with columns of its family."""
+    """Such a column can be compared with literals, and with columns of its family."""
     comparison = next(each for each in map(_comparison, operands) if each is not None)
     if in_order and comparison == ENUM:
         raise Refused("orders by an enum, whose order only Postgres knows")
@@ -173,7 +173,7 @@ def _keys_of_others(operands: Sequence[Compiled], *, in_order: bool) -> list[Com
 
 
 def _comparison(operand: Compiled) -> Comparison | None:
-    """None if the operand is of an ordinary type."""
+    """Return the operand's comparison; None if its type isn't OTHER. Raises Refused if it has none."""
     if operand.type is not Type.OTHER:
         return None
     if operand.column is None or operand.column.comparison is None:
@@ -203,7 +203,7 @@ def _key_of_other(operand: Compiled, comparison: Comparison) -> Compiled:
 def _like(name: str, operand: Compiled, pattern: Compiled) -> Compiled:
     """LIKE or ILIKE."""
     if operand.type is Type.CHAR:
-        operand = Compiled(Type.TEXT, operand.value, operand.at)  # it sees the padding, which = ignores
+        operand = Compiled(Type.TEXT, operand.value, operand.at)  # LIKE sees the padding, which = ignores
     searched, wanted = required(operand, Type.TEXT, name), required(pattern, Type.TEXT, f"a pattern of {name}")
     if name == "ILIKE":
         searched, wanted = (strict(Type.TEXT, text.lower, each) for each in (searched, wanted))

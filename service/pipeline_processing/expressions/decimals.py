@@ -1,7 +1,7 @@
 """
-Numeric: exact decimals with Postgres's own scale, the number of digits that it prints after the point.
+Numeric: exact decimals with Postgres's scale, which is the number of digits that it prints after the point.
 
-The rules are those of src/backend/utils/adt/numeric.c in Postgres 18.
+The rules follow src/backend/utils/adt/numeric.c in Postgres 18.
 """
 
 import re
@@ -18,9 +18,9 @@ _MAX_DIGITS_BEFORE_POINT = 131_072
 _MIN_SIGNIFICANT_DIGITS = 16
 _MAX_QUOTIENT_SCALE = 1000
 _BASE_DIGITS = 4
-"""Postgres counts in digits of base 10,000."""
+"""Postgres computes in base 10,000."""
 
-# Room for any two numerics and their product; without traps, so that Infinity - Infinity is NaN.
+# Enough precision for the product of any two numerics. Without traps, Infinity - Infinity is NaN.
 _EXACT = Context(prec=400_000, Emax=MAX_EMAX, Emin=MIN_EMIN, rounding=ROUND_HALF_UP, traps=[])
 _ZERO = Decimal(0)
 _NAN = Decimal("NaN")
@@ -35,7 +35,7 @@ _MAX_EXPONENT_DIGITS = 7
 
 
 def decimal_of(text: str) -> Decimal:
-    """Text → numeric. Hexadecimal digits, which Postgres accepts, are refused. Raises RowFault."""
+    """Text → numeric. Raises RowFault, also for hexadecimal digits, which Postgres accepts."""
     match = _INPUT.fullmatch(text.strip(SPACE))
     if match is None:
         raise RowFault("the text isn't a number")
@@ -45,17 +45,17 @@ def decimal_of(text: str) -> Decimal:
 
 
 def decimal_of_float(number: float) -> Decimal:
-    """As Postgres casts it: in 15 digits. Raises RowFault."""
+    """Cast a float as Postgres does, with 15 digits. Raises RowFault."""
     return stored(Decimal(f"{number:.15g}"))
 
 
 def decimal_text(number: Decimal) -> str:
-    """All digits, as Postgres prints them."""
+    """Write all digits, as Postgres does."""
     return format(number, "f")
 
 
 def stored(number: Decimal) -> Decimal:
-    """A number as numerics are stored: no -0, no positive exponent. Raises RowFault where it doesn't fit."""
+    """Normalise a number as Postgres stores it: no -0, no positive exponent. Raises RowFault if it is out of range."""
     if not number.is_finite():
         return _NAN if number.is_nan() else number
     if number and number.adjusted() >= _MAX_DIGITS_BEFORE_POINT:
@@ -97,7 +97,7 @@ def divide(a: Decimal, b: Decimal) -> Decimal:
 
 
 def _quotient_scale(a: Decimal, b: Decimal) -> int:
-    """Digits after the point of a / b: `select_div_scale`, at least 16 significant digits."""
+    """Return the scale of a / b, as `select_div_scale` does: at least 16 significant digits."""
     (weight_a, first_a), (weight_b, first_b) = _leading(a), _leading(b)
     weight = weight_a - weight_b - (first_a <= first_b)
     scale = max(
@@ -107,7 +107,7 @@ def _quotient_scale(a: Decimal, b: Decimal) -> int:
 
 
 def _leading(number: Decimal) -> tuple[int, int]:
-    """Place and value of the first digit in base 10,000."""
+    """Return the weight and value of the first digit in base 10,000."""
     if not number:
         return 0, 0
     weight = number.adjusted() // _BASE_DIGITS
@@ -115,7 +115,7 @@ def _leading(number: Decimal) -> tuple[int, int]:
 
 
 def remainder(a: Decimal, b: Decimal) -> Decimal:
-    """With the sign of `a`."""
+    """The result has the sign of `a`."""
     if a.is_nan() or b.is_nan():
         return _NAN
     if not b:
@@ -131,7 +131,7 @@ def negative(number: Decimal) -> Decimal:
 
 
 def rounded(number: Decimal, places: int = 0) -> Decimal:
-    """A half away from zero; `places` below 0 round before the point."""
+    """Round halves away from zero. Negative `places` round before the point."""
     if not number.is_finite():
         return number
     places = max(-_MAX_DIGITS_BEFORE_POINT, min(places, _MAX_SCALE))
@@ -147,7 +147,7 @@ ceiling = _whole(ROUND_CEILING)
 
 
 def limited(number: Decimal, target: Target) -> Decimal:
-    """What numeric(precision, scale) keeps of a number. Raises RowFault if that is too large."""
+    """Round to the target's numeric(precision, scale). Raises RowFault if the result is too large."""
     if target.precision is None or number.is_nan():
         return number
     kept = rounded(number, target.scale)

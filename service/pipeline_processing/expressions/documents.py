@@ -1,7 +1,7 @@
 """
-JSON documents as text: a part of one is a part of its text, with all its digits and white space.
+JSON documents as text. A part of a document is a slice of its text, with all digits and white space.
 
-Postgres does so for `json`; for `jsonb`, the text is the one that Postgres prints.
+That is what Postgres does for `json`. For `jsonb`, the text is what Postgres prints.
 """
 
 import json
@@ -23,12 +23,12 @@ def _not_json(constant: str) -> Never:
     raise ValueError(f"{constant} isn't JSON")
 
 
-# Unlike msgspec and like Postgres, it accepts half a surrogate pair.
+# Like Postgres and unlike msgspec, it accepts lone surrogates.
 _decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_not_json)
 
 
 def document_of(text: str) -> str:
-    """The text itself. Raises RowFault if it isn't JSON."""
+    """Return the text. Raises RowFault if it isn't JSON."""
     try:
         _decoder.decode(text)
     except (ValueError, RecursionError):
@@ -37,25 +37,25 @@ def document_of(text: str) -> str:
 
 
 def member(document: str, key: str) -> str | None:
-    """The value of a key: the last one if the key is repeated, None if it is missing. Raises RowFault."""
+    """Return the value of a key: the last one if it is repeated, None if it is missing. Raises RowFault."""
     parts = _parts(document)
     found = parts.get(key) if isinstance(parts, dict) else None
     return None if found is None else str(found, "utf-8")
 
 
 def element(document: str, index: int) -> str | None:
-    """The element at an index, from 0, or from -1 backwards; None if there is none. Raises RowFault."""
+    """Return the element at an index, from 0, or from -1 backwards; None if there is none. Raises RowFault."""
     parts = _parts(document)
     if isinstance(parts, list):
         return str(parts[index], "utf-8") if -len(parts) <= index < len(parts) else None
     if isinstance(parts, Raw) and index in (0, -1):
-        # json has no such element, jsonb has the value itself, and the column may be either.
+        # This element is null in json and the scalar itself in jsonb, and the column may be either.
         raise RowFault("a json that is neither array nor object has no elements")
     return None
 
 
 def _parts(document: str) -> Any:
-    """The members, the elements or the plain value, as written. Raises RowFault."""
+    """Return the members, the elements or the scalar, as written. Raises RowFault."""
     decoder = _container if document.lstrip(_SPACE)[:1] in ("{", "[") else _plain
     try:
         if not _NUL.search(document):
@@ -66,7 +66,7 @@ def _parts(document: str) -> Any:
 
 
 def plain_text(document: str) -> str | None:
-    """A document as ->> gives it: a string without quotes, null as null. Raises RowFault."""
+    """Convert a document to text as ->> does: strings lose their quotes, null becomes None. Raises RowFault."""
     text = document.strip(_SPACE)
     if text == "null":
         return None
@@ -74,10 +74,10 @@ def plain_text(document: str) -> str | None:
 
 
 def member_text(document: str, key: str) -> str | None:
-    """As `member`, as text."""
+    """Return `member` as text."""
     return None if (found := member(document, key)) is None else plain_text(found)
 
 
 def element_text(document: str, index: int) -> str | None:
-    """As `element`, as text."""
+    """Return `element` as text."""
     return None if (found := element(document, index)) is None else plain_text(found)

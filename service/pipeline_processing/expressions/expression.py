@@ -1,4 +1,4 @@
-"""Expressions as steps use them: text and columns in, values of rows out."""
+"""The interface of expressions for steps: compiles text, given the columns, to functions of rows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,22 +25,22 @@ SUPPORTED = (
     "IS [NOT] NULL/TRUE/FALSE/DISTINCT FROM, [NOT] BETWEEN/IN (…)/LIKE/ILIKE, + - * / %, ||, -> and ->>, CASE, "
     f"CAST(… AS type), ::, TRIM, SUBSTRING, {', '.join(FUNCTION_NAMES)}; the types are {TYPE_LIST}"
 )
-"""What is supported, for messages."""
+"""The supported syntax, for messages."""
 _KNOWN_SIGNATURES = 1024
 _EXCERPT = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """`value` gives what a row carries of it, and raises RowFault."""
+    """A compiled expression. `value` returns the carried value for a row, or raises RowFault."""
 
     value: Value
     result: Column
-    """A column of its values, without a name."""
+    """The column of its values, without a name."""
 
 
 def condition(text: str, columns: Columns, *, carry: str, step: str) -> Value:
-    """A condition → a row to true, false or null. Raises InvalidStep or UnknownColumn."""
+    """Compile a condition: a row → True, False or None. Raises InvalidStep or UnknownColumn."""
     scope = _Scope(columns, carry=carry, step=step)
     with _refusals(f"Step {step!r}", text):
         tree = parse(text)
@@ -48,7 +48,7 @@ def condition(text: str, columns: Columns, *, carry: str, step: str) -> Value:
 
 
 def expression(text: str, columns: Columns, *, carry: str, step: str, place: str) -> Expression:
-    """Any expression. `place` says where in the step it stands. Raises InvalidStep or UnknownColumn."""
+    """Compile an expression. `place` is its place in the step, for messages. Raises InvalidStep or UnknownColumn."""
     scope = _Scope(columns, carry=carry, step=step)
     with _refusals(f"Step {step!r}, {place},", text):
         tree = parse(text)
@@ -56,7 +56,7 @@ def expression(text: str, columns: Columns, *, carry: str, step: str, place: str
 
 
 def cast_of(name: str, to: str, columns: Columns, *, carry: str, step: str) -> Expression | None:
-    """A column's values as another type, `to` in SQL; None if they are of it already. Raises as `expression` does."""
+    """Compile a cast of a column to a SQL type; None if it has that type. Raises InvalidStep or UnknownColumn."""
     scope = _Scope(columns, carry=carry, step=step)
     with _refusals(f"Step {step!r}, column {name!r},", to):
         target = parse_type(to)
@@ -67,11 +67,11 @@ def cast_of(name: str, to: str, columns: Columns, *, carry: str, step: str) -> E
 
 
 def results(value: Value, rows: Rows) -> tuple[list[Any], dict[int, str]]:
-    """Values of all rows, None at the positions of faults; the faults by position."""
+    """Compute the values of all rows, None where there are faults. Return them and the faults by position."""
     try:
         return list(map(value, rows)), {}
     except RowFault:
-        pass  # now one by one, to find all of them
+        pass  # find all faults below
     found: list[Any] = []
     faults: dict[int, str] = {}
     for position, row in enumerate(rows):
@@ -85,14 +85,14 @@ def results(value: Value, rows: Rows) -> tuple[list[Any], dict[int, str]]:
 
 @contextmanager
 def _refusals(whose: str, text: str) -> Iterator[None]:
-    """Raises InvalidStep for what is refused."""
+    """Turn Refused into InvalidStep."""
     try:
         yield
     except Refused as refused:
         at = refused.at or 0
         near = text[at : at + _EXCERPT]
         place = f" (character {at + 1}: {near})" if near else ""
-        hint = f" There are {SUPPORTED}." if refused.unsupported else ""
+        hint = f" Supported: {SUPPORTED}." if refused.unsupported else ""
         raise InvalidStep(f"{whose} {refused.why}{place}.{hint}") from None
 
 
@@ -101,8 +101,8 @@ class _Scope:
     The columns that an expression may read, and those that it has read.
 
     Untyped columns, such as those after a `python` step, have no type before the first row. An expression that reads
-    one is compiled twice. First with the type ANY in its place, which finds most faults, and the type of the result
-    where that doesn't depend on the column. Then with the types of the values in a row, once for each combination.
+    one is first compiled with the type ANY, which finds most faults, and the type of the result if that doesn't depend
+    on the column. Then it is compiled for the types of the values in rows, once for each combination.
     """
 
     def __init__(self, columns: Columns, *, carry: str, step: str) -> None:
@@ -120,7 +120,7 @@ class _Scope:
         return Expression(self.runnable(build, self._carried_as(type_)), self._result(type_))
 
     def runnable(self, build: Callable[[Lookup], Compiled], finish: Callable[[Compiled], Value] | None = None) -> Value:
-        """What runs on each row. `finish` puts something around the compiled expression."""
+        """Return the function to run on each row. `finish` turns the compiled expression into it."""
         finish = finish or (lambda part: part.value)
         part = build(self._typed_before)
         names = tuple(name for name, column in self._read.items() if not column.typed)
@@ -157,17 +157,17 @@ class _Scope:
     # -- columns ---------------------------------------------------------------------------------
 
     def _typed_before(self, name: Name) -> Compiled:
-        """A column as far as it is known before the first row."""
+        """Compile a column with what is known before the first row."""
         return column_read(self._column(name), self._carry)
 
     def _column(self, name: Name) -> Column:
-        """In lower case where SQL folds the name and there is such a column, else exactly."""
+        """Find a column: in lower case if SQL folds the name and such a column exists, else by the exact name."""
         bare = folded(name.name)
         wanted = bare if not name.quoted and self._columns.find(bare) else name.name
         return self._read.setdefault(wanted, self._columns.require(wanted, step=self._step))
 
     def _present(self, name: str) -> Value:
-        """A column that may be missing, in any row."""
+        """Return a reader of a column that a row may lack. It raises UnknownColumn."""
 
         def value(row: Row) -> Any:
             try:
@@ -188,7 +188,7 @@ class _Scope:
         return replace(column, comparison=PADDED_TEXT) if type_ is Type.CHAR else column
 
     def _carried_as(self, type_: Type) -> Callable[[Compiled], Value]:
-        """How values get into a row: carried, or natural where their type isn't known before the first row."""
+        """Return the `finish` that makes values carried, or natural if their type is unknown before the first row."""
 
         def finish(part: Compiled) -> Value:
             if type_ is Type.ANY:

@@ -1,4 +1,4 @@
-"""Double precision: text in Postgres's digits, and arithmetic that raises RowFault when it leaves the range."""
+"""Double precision: conversion to and from Postgres's text, and arithmetic that raises RowFault on overflow."""
 
 import math
 import re
@@ -16,14 +16,14 @@ _INPUT = re.compile(
 SPACE = " \t\n\v\f\r"
 """White space that Postgres ignores around a value."""
 _BORDERS_FROM = 2.0**52
-"""Below it no decimal of 17 digits lies half-way between two floats."""
+"""Below it, no decimal of 17 digits lies halfway between two floats."""
 
 
 # -- text ----------------------------------------------------------------------------------------
 
 
 def float_of(text: str) -> float:
-    """Text → float. Hexadecimal digits, which Postgres accepts, are refused. Raises RowFault."""
+    """Text → float. Raises RowFault, also for hexadecimal digits, which Postgres accepts."""
     match = _INPUT.fullmatch(text.strip(SPACE))
     if match is None:
         raise RowFault("the text isn't a number")
@@ -34,7 +34,7 @@ def float_of(text: str) -> float:
 
 
 def float_of_decimal(number: Decimal) -> float:
-    """The nearest float. Raises RowFault where that is an infinity or 0."""
+    """Return the nearest float. Raises RowFault on overflow or underflow."""
     nearest = float(number)
     if (math.isinf(nearest) and number.is_finite()) or (not nearest and number):
         raise RowFault(OUT_OF_RANGE)
@@ -42,7 +42,7 @@ def float_of_decimal(number: Decimal) -> float:
 
 
 def float_text(number: float) -> str:
-    """In Postgres's digits: `1`, `1e+15`, `9.999999999999999e+22` for Python's `1e+23`."""
+    """Write a float as Postgres does: `1`, `1e+15`, `9.999999999999999e+22` for Python's `1e+23`."""
     if number - number != 0:
         return "NaN" if number != number else ("Infinity" if number > 0 else "-Infinity")
     shortest = repr(number)
@@ -58,9 +58,9 @@ def float_text(number: float) -> str:
 
 def _between_borders(number: float, shortest: str) -> str:
     """
-    The fewest digits that lie strictly between the borders to the neighbouring floats.
+    Return the shortest number strictly between the midpoints to the neighbouring floats.
 
-    Postgres never prints a border itself; Python does, where it is read as this float. All are integers here.
+    Python may print a midpoint if it rounds to this float; Postgres never does. All of these numbers are integers.
     """
     whole = abs(number)
     low = int(whole) + int(math.nextafter(whole, 0))
@@ -110,11 +110,11 @@ def divide(a: float, b: float) -> float:
 
 
 def _kept(number: float, function: Callable[[float], int]) -> float:
-    """A function of finite numbers. NaN, the infinities and the sign of -0 are kept."""
+    """Apply a function to finite numbers. NaN, the infinities and the sign of -0 are kept."""
     return math.copysign(function(number), number) if math.isfinite(number) else number
 
 
 rounded = partial(_kept, function=round)
-"""To an integer, a half to the even one."""
+"""To an integer, halves to even."""
 floor = partial(_kept, function=math.floor)
 ceiling = partial(_kept, function=math.ceil)

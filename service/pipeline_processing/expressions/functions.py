@@ -1,8 +1,8 @@
 """
-Functions and operators of values that aren't null, by name: what they take, what they give, what computes it.
+Functions and operators by name: their types and implementations. They return null if an operand is null.
 
-A name may have several overloads. As in Postgres, the one whose types are closest to those of the operands is taken.
-Forms that look at nulls or at operands of any type are in `conditions.py` and `choices.py`.
+A name may have several overloads. As in Postgres, the one whose types are closest to the operands' types is chosen.
+Forms that handle nulls or take any type are in `conditions.py` and `choices.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ class Overload:
     function: Callable[..., Any]
 
     def fits(self, operands: Sequence[Compiled]) -> bool:
-        """Whether it can be called with them. Text in quotes is a number only where other operands are, too."""
+        """Return whether the operands fit. Quoted text is an integer only if all parameters have the same type."""
         return len(operands) == len(self.takes) and all(
             fits(operand, to)
             and (operand.type is not Type.LITERAL or to is not Type.INTEGER or len(set(self.takes)) == 1)
@@ -33,12 +33,12 @@ class Overload:
         )
 
     def closeness(self, operands: Sequence[Compiled]) -> int:
-        """How many operands need no conversion."""
+        """Return how many operands need no conversion."""
         return sum(operand.type is to for operand, to in zip(operands, self.takes, strict=True))
 
 
 def _overloads(functions: Mapping[str, Callable[..., Any]]) -> tuple[Overload, ...]:
-    """By signatures such as `text, integer → text`."""
+    """Make overloads of signatures such as `text, integer → text`."""
     overloads = []
     for signature, function in functions.items():
         takes, _, gives = signature.partition(" → ")
@@ -47,7 +47,7 @@ def _overloads(functions: Mapping[str, Callable[..., Any]]) -> tuple[Overload, .
 
 
 def _of_numbers(count: int, functions: Mapping[Type, Callable[..., Any]]) -> tuple[Overload, ...]:
-    """Of so many numbers of one type each, which is also the type of the result."""
+    """Make overloads that take `count` numbers of one type and return the same type."""
     return tuple(Overload((type_,) * count, type_, function) for type_, function in functions.items())
 
 
@@ -98,7 +98,7 @@ FUNCTIONS: Mapping[str, tuple[Overload, ...]] = {
 
 
 def call(name: str, operands: Sequence[Compiled]) -> Compiled:
-    """A function or operator of `FUNCTIONS`. Raises Refused where no overload fits, or where all do."""
+    """Compile a call of a function or operator. Raises Refused if no overload fits, or the call is ambiguous."""
     overloads = [each for each in FUNCTIONS[name] if each.fits(operands)]
     only_literals = all(operand.fixed and operand.type in (Type.LITERAL, Type.NULL) for operand in operands)
     if not overloads or (only_literals and len(overloads) > 1 and not name.isidentifier()):
@@ -107,7 +107,7 @@ def call(name: str, operands: Sequence[Compiled]) -> Compiled:
     several = len({each.gives for each in FUNCTIONS[name] if len(each.takes) == len(operands)}) > 1
     if several and (Type.ANY in types or (types == {Type.NULL} and not only_literals)):
         return Compiled(Type.ANY if Type.ANY in types else Type.NULL, operands[0].value)
-    best = max(overloads, key=lambda each: each.closeness(operands))  # the first of those that are equally close
+    best = max(overloads, key=lambda each: each.closeness(operands))  # the first one if several are equally close
     return strict(best.gives, best.function, *map(coerced, operands, best.takes))
 
 

@@ -1,4 +1,4 @@
-"""Integers of 64 bits, whatever the column has. A result that doesn't fit is a row fault."""
+"""64-bit integers, regardless of the column's width. Functions raise RowFault if a result doesn't fit."""
 
 import re
 from decimal import ROUND_HALF_UP, Decimal
@@ -14,11 +14,11 @@ _INPUT = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _MAX_DIGITS = 4000
-"""Python refuses to read integers that are much longer."""
+"""Python refuses to parse much longer integers."""
 
 
 def within_range(number: int) -> int:
-    """The number itself. Raises RowFault if it has more than 64 bits."""
+    """Return the number. Raises RowFault if it doesn't fit into 64 bits."""
     if -(2**63) <= number < 2**63:
         return number
     raise RowFault(OUT_OF_RANGE)
@@ -40,14 +40,14 @@ def integer_of(text: str) -> int:
 
 
 def integer_of_decimal(number: Decimal) -> int:
-    """Rounded, halves away from zero. Raises RowFault."""
+    """Round halves away from zero. Raises RowFault."""
     if not number.is_finite() or number.adjusted() > 19:
         raise RowFault(OUT_OF_RANGE)
     return within_range(int(number.to_integral_value(ROUND_HALF_UP)))
 
 
 def integer_of_float(number: float) -> int:
-    """Rounded, halves to even. Raises RowFault."""
+    """Round halves to even. Raises RowFault."""
     if not -(2.0**63) <= number < 2.0**63:
         raise RowFault(OUT_OF_RANGE)
     return round(number)
@@ -69,7 +69,7 @@ def multiply(a: int, b: int) -> int:
 
 
 def divide(a: int, b: int) -> int:
-    """Rounded towards zero."""
+    """Round towards zero."""
     if not b:
         raise RowFault("division by zero")
     quotient = abs(a) // abs(b)
@@ -77,7 +77,7 @@ def divide(a: int, b: int) -> int:
 
 
 def remainder(a: int, b: int) -> int:
-    """With the sign of `a`."""
+    """The result has the sign of `a`."""
     if not b:
         raise RowFault("division by zero")
     rest = abs(a) % abs(b)

@@ -1,7 +1,7 @@
 """
-Text → tree, by Postgres's rules of precedence (src/backend/parser/gram.y). Raises Refused.
+Text → tree, with Postgres's operator precedence (src/backend/parser/gram.y). Raises Refused.
 
-The parser climbs precedences: `_LEVELS` has one for each operator; higher ones bind tighter.
+It is a precedence-climbing parser: `_LEVELS` has the precedence of each operator; higher ones bind tighter.
 """
 
 import re
@@ -39,7 +39,7 @@ class Name(Node):
 
 @dataclass(frozen=True, slots=True)
 class Literal(Node):
-    """A constant. Text has no type of its own: its place gives it one. None is NULL."""
+    """A constant. The type of text depends on its context. None is NULL."""
 
     value: str | int | Decimal | bool | None
 
@@ -55,8 +55,8 @@ class Call(Node):
     """
     A function, its name in lower case, or an operator, in capitals: `lower`, `+`, `AND`, `NOT BETWEEN`, `IS NULL`.
 
-    AND and OR have two or more arguments. `CASE` has conditions and results by turns and the default at the end;
-    `CASE OF` has its subject before them.
+    AND and OR have two or more arguments. `CASE` has alternating conditions and results, then the default; `CASE OF`
+    has its subject before them.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Call(Node):
 
 
 def height(root: Node) -> int:
-    """The number of levels of a tree. It doesn't recurse, so it can measure any tree."""
+    """Return the number of levels of a tree, without recursion, so that it can measure any tree."""
     level, nodes = 0, [root]
     while nodes:
         level += 1
@@ -73,7 +73,7 @@ def height(root: Node) -> int:
 
 
 def children(node: Node) -> tuple[Node, ...]:
-    """The nodes right below one."""
+    """Return the direct children of a node."""
     match node:
         case Cast():
             return (node.operand,)
@@ -96,7 +96,7 @@ _LEVELS = {
     "PRODUCT": _PRODUCT,
     "CONVERT": _CONVERT,
 }
-_A_TYPE = f"a type belongs. There are {TYPE_LIST}"
+_A_TYPE = f"a type is expected. Supported types: {TYPE_LIST}"
 _ALSO_NAMES = ("NAME", "TYPE", "UNKNOWN", "BETWEEN", "EXTRACT", "TRIM", "SUBSTRING")
 _CONSTANTS = {"TRUE": True, "FALSE": False, "NULL": None}
 _SIDES = {"BOTH": "btrim", "LEADING": "ltrim", "TRAILING": "rtrim"}
@@ -105,8 +105,8 @@ _ALIASES = {"mod": "%", "ceiling": "ceil", **dict.fromkeys(("char_length", "char
 
 
 def parse(text: str) -> Node:
-    """The tree of one expression."""
-    parser = _Parser(text, wanted="something else belongs")
+    """Parse one expression."""
+    parser = _Parser(text, wanted="something else is expected")
     try:
         node = parser.whole(parser.expression)
         depth = height(node)
@@ -118,13 +118,13 @@ def parse(text: str) -> Node:
 
 
 def parse_type(text: str) -> Target:
-    """The type that a name of SQL stands for."""
+    """Parse the name of a SQL type."""
     parser = _Parser(text, wanted=_A_TYPE)
     return parser.whole(parser.type)
 
 
 class _Parser:
-    """Reads one text, one token ahead."""
+    """Parses one text, with one token of lookahead."""
 
     def __init__(self, text: str, wanted: str) -> None:
         if len(text) > MAX_LENGTH:
@@ -136,7 +136,7 @@ class _Parser:
     # -- tokens ----------------------------------------------------------------------------------
 
     def _take(self, *kinds: str) -> Token:
-        """The token that comes, which must be of one of these kinds."""
+        """Consume the next token, which must be of one of these kinds."""
         token = self._token
         if token.kind not in kinds:
             raise self._unexpected()
@@ -144,7 +144,7 @@ class _Parser:
         return token
 
     def _took(self, *kinds: str) -> bool:
-        """Take the token that comes if it is of one of these kinds."""
+        """Consume the next token if it is of one of these kinds."""
         if self._token.kind not in kinds:
             return False
         self._take(*kinds)
@@ -156,7 +156,7 @@ class _Parser:
         return Refused(f"{found} where {wanted}", token.at, unsupported=wanted != _A_TYPE)
 
     def whole(self, read: Callable[[], T]) -> T:
-        """What `read` reads, after which nothing may follow."""
+        """Call `read`, which must consume the whole text."""
         found = read()
         self._take("")
         return found
@@ -164,7 +164,7 @@ class _Parser:
     # -- operators -------------------------------------------------------------------------------
 
     def expression(self, least: int = _OR) -> Node:
-        """An expression whose operators bind at least as tight as `least`."""
+        """Parse an expression whose operators have at least the precedence `least`."""
         token, most = self._token, _CONVERT
         left: Node
         if token.kind == "NOT" and least <= _NOT:
@@ -180,7 +180,7 @@ class _Parser:
         return left
 
     def _operator(self, left: Node, token: Token, level: int, least: int) -> tuple[Node, int]:
-        """An operator with its operands, and the level of the tightest one that may follow."""
+        """Parse the rest of an operator. Return its node, and the highest precedence of an operator that may follow."""
         at = token.at
         match token.kind:
             case "AND" | "OR":
@@ -298,7 +298,7 @@ class _Parser:
         self._take("FROM")
         moment = self.expression()
         if field not in _FIELDS:
-            raise Refused(f"extracts {field!r}. There are {', '.join(_FIELDS)}", token.at)
+            raise Refused(f"extracts {field!r}. Supported fields: {', '.join(_FIELDS)}", token.at)
         return f"extract {field}", (moment,)
 
     def _trim(self) -> tuple[str, tuple[Node, ...]]:
@@ -324,7 +324,7 @@ class _Parser:
     # -- types -----------------------------------------------------------------------------------
 
     def type(self) -> Target:
-        """The name of a type, with the digits of a numeric."""
+        """Parse the name of a type, with the precision and scale of a numeric."""
         if self._token.kind != "TYPE":
             raise self._unexpected(_A_TYPE)
         name = self._take("TYPE")
@@ -337,9 +337,9 @@ class _Parser:
             scale = self._take("NUMBER").text
         self._take(")")
         if type_ is not Type.NUMBER:
-            raise Refused(f"gives {name.text} a length, which only numeric has. There are {TYPE_LIST}", name.at)
+            raise Refused(f"gives {name.text} a length, which only numeric has. Supported types: {TYPE_LIST}", name.at)
         if sign == "+" or not all(each.isdigit() and len(each) < 10 for each in (digits, scale)):
-            raise Refused("has digits that are no whole number", name.at)
+            raise Refused("has a precision or scale that isn't a whole number", name.at)
         target = Target(type_, int(digits), int(sign + scale))
         if not 1 <= int(digits) <= MAX_PRECISION or abs(target.scale) > MAX_PRECISION:
             raise Refused(f"has a numeric of other than 1 to {MAX_PRECISION} digits", name.at)
@@ -350,7 +350,7 @@ _ATOMS = ("(", "NUMBER", "TEXT", "QUOTED", *_CONSTANTS, "CASE", "CAST", "LEFT", 
 
 
 def _signed(sign: Token, operand: Node) -> Node:
-    """As in Postgres, a minus before a number belongs to the number: so the smallest integer can be written."""
+    """As in Postgres, a minus before a number is part of it, so that the smallest integer can be written."""
     if sign.text == "-" and isinstance(operand, Literal):
         number = operand.value
         if type(number) is int or (isinstance(number, Decimal) and str(number) == str(2**63)):
@@ -379,5 +379,5 @@ def _type_named(name: str) -> Type:
 
 def _bare(name: Token) -> str:
     if re.search(r"[ \t\n\r\f\v]", name.text):
-        raise Refused(f"has {name.text!r} where something else belongs", name.at)
+        raise Refused(f"has {name.text!r} where something else is expected", name.at)
     return name.text

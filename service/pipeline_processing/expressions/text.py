@@ -1,4 +1,4 @@
-"""Functions of text, and the forms of booleans and uuids as text. Positions count characters from 1, as in SQL."""
+"""Text functions, and conversions of booleans and uuids. Positions count characters from 1, as in SQL."""
 
 import re
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from pipeline_processing.expressions.floats import SPACE
 from pipeline_processing.expressions.types import RowFault
 
 MAX_LENGTH = 64 * 1024**2
-"""Characters of the longest text that REPLACE may make."""
+"""Maximum length of the result of REPLACE, in characters."""
 
 
 class _Letters(dict[int, int]):
     """
-    Maps characters to their other case, one to one, as in Postgres's locale C.UTF-8.
+    Maps characters to lower or upper case, one to one, as in Postgres's locale C.UTF-8.
 
-    Python's own `lower` and `upper` may give several characters for one: `ß` to `SS`.
+    Python's `lower` and `upper` may map one character to several: `ß` to `SS`.
     """
 
     def __init__(self, *, upper: bool) -> None:
@@ -23,7 +23,7 @@ class _Letters(dict[int, int]):
 
     def __missing__(self, code: int) -> int:
         character = chr(code)
-        # Greek letters with an iota below have their single capital as the title form.
+        # For Greek letters with iota subscript, only the title case is a single character.
         forms = (character.upper(), character.title()) if self._upper else (character.lower(),)
         other = next((ord(form) for form in forms if len(form) == 1), code)
         self[code] = other
@@ -43,7 +43,7 @@ def upper(text: str) -> str:
 
 
 def substring(text: str, start: int, length: int | None = None) -> str:
-    """Positions before the first character count too: `substring('abc', 0, 2)` is `a`."""
+    """Positions before the first character count: `substring('abc', 0, 2)` is `a`."""
     if length is None:
         return text[max(start - 1, 0) :]
     if length < 0:
@@ -52,26 +52,26 @@ def substring(text: str, start: int, length: int | None = None) -> str:
 
 
 def left(text: str, count: int) -> str:
-    """With a negative count, all but the last ones."""
+    """Return the first `count` characters, or all but the last `-count`."""
     return text[:count]
 
 
 def right(text: str, count: int) -> str:
-    """With a negative count, all but the first ones."""
+    """Return the last `count` characters, or all but the first `-count`."""
     return text[-count:] if count else ""
 
 
 def replaced(text: str, old: str, new: str) -> str:
     if not old:
         return text
-    # Without a limit, REPLACE in REPLACE would make gigabytes of a few characters.
+    # Without a limit, nested REPLACEs could turn a few characters into gigabytes.
     if (growth := len(new) - len(old)) > 0 and len(text) + text.count(old) * growth > MAX_LENGTH:
         raise RowFault("a text grows too long")
     return text.replace(old, new)
 
 
 def split_part(text: str, delimiter: str, number: int) -> str:
-    """The part with this number, from 1, or from -1 backwards; empty if there is none. Raises RowFault for 0."""
+    """Return the part with this number, from 1, or from -1 backwards; empty if there is none. Raises RowFault for 0."""
     if not number:
         raise RowFault("parts are numbered from 1, or from -1 backwards, and this is 0")
     parts = text.split(delimiter) if delimiter else [text]
@@ -85,7 +85,7 @@ _UUID = re.compile(r"(?P<open>\{)?(?P<digits>(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{
 
 
 def boolean_of(text: str) -> bool:
-    """`true`, `yes`, `on`, `1`, their opposites, and unambiguous beginnings of these. Raises RowFault."""
+    """Parse `true`, `yes`, `on`, `1`, their opposites, and unambiguous prefixes of these. Raises RowFault."""
     word = text.strip(SPACE).lower()
     for whole, truth in (("true", True), ("false", False), ("yes", True), ("no", False), ("on", True), ("off", False)):
         if word and word != "o" and whole.startswith(word):
@@ -100,7 +100,7 @@ def boolean_text(truth: bool) -> str:
 
 
 def uuid_of(text: str) -> str:
-    """In the forms that Postgres reads: any case, braces around it, hyphens after any four digits. Raises RowFault."""
+    """Parse a uuid as Postgres does: in any case, with optional braces and hyphens. Raises RowFault."""
     match = _UUID.fullmatch(text)
     if match is None:
         raise RowFault("the text isn't a uuid")
@@ -113,10 +113,10 @@ def uuid_of(text: str) -> str:
 
 def like_pattern(pattern: str) -> Callable[[str], bool]:
     """
-    Whether a text is like a pattern: % is any text, _ any character, and \\ takes the next one literally.
+    Return a function that matches text: % is any text, _ any character, and \\ escapes the next character.
 
-    A piece between two % is matched at its first occurrence only (an atomic group), so the time is bounded by the
-    length of the text times that of the pattern. Raises RowFault.
+    A piece between two % is matched only at its first occurrence (an atomic group), so the time is at most proportional
+    to the length of the text times that of the pattern. Raises RowFault.
     """
     pieces = [""]
     characters = iter(pattern)

@@ -1,7 +1,7 @@
 """
 Dates and timestamps as text, as Postgres prints them in UTC (`2026-01-18 10:00:00.5+00`, `0044-03-15 BC`).
 
-The text is the value: it covers all of Postgres's years and infinities, and each value has exactly one.
+Text is used as the value because it covers all of Postgres's years and infinities, and is unique for each value.
 """
 
 import re
@@ -11,7 +11,7 @@ from decimal import Decimal
 from pipeline_processing.expressions.types import RowFault
 
 _DAY = 86_400_000_000
-"""Microseconds."""
+"""In microseconds."""
 _LAST_YEAR = {"date": 5_874_897, "timestamp": 294_276}
 _FIELDS = ("year", "month", "day", "hour", "minute", "second")
 _MAX_OFFSET = 15 * 3600 + 59 * 60 + 59
@@ -56,7 +56,7 @@ def timestamptz_of(text: str) -> str:
 
 
 def _read(text: str, what: str) -> tuple[int, int, int] | str:
-    """Days, microseconds since midnight and microseconds of the zone's offset; or the text of an infinity."""
+    """Return days, microseconds since midnight, and the zone's offset in microseconds; or the text of an infinity."""
     match = _INPUT.fullmatch(text)
     if match is None:
         raise RowFault(f"the text isn't a {what} in ISO form")
@@ -70,7 +70,7 @@ def _read(text: str, what: str) -> tuple[int, int, int] | str:
             raise ValueError
     except ValueError:
         raise RowFault(f"the text isn't a {what}: there is no such day or time of day") from None
-    fraction = round(float("0." + (match["fraction"] or "0")) * 1_000_000)  # in doubles, as Postgres does
+    fraction = round(float("0." + (match["fraction"] or "0")) * 1_000_000)  # as a double, like Postgres
     return days, ((hour * 60 + minute) * 60 + second) * 1_000_000 + fraction, _offset(match) * 1_000_000
 
 
@@ -86,18 +86,18 @@ def _offset(match: re.Match[str]) -> int:
 # -- the calendar --------------------------------------------------------------------------------
 
 _CYCLE, _CYCLE_DAYS = 400, 146_097
-"""The calendar repeats after this many years, so Python's dates serve for any year."""
+"""The calendar repeats after this many years, so Python's dates can represent any year."""
 _START = date(_CYCLE, 1, 1).toordinal()
 
 
 def _days(year: int, month: int, day: int) -> int:
-    """Days since the start of the year 0, which is 1 BC. Raises ValueError where there is no such day."""
+    """Return the days since the start of the year 0 (1 BC). Raises ValueError if there is no such day."""
     cycles, year = divmod(year, _CYCLE)
     return cycles * _CYCLE_DAYS + date(_CYCLE + year, month, day).toordinal() - _START
 
 
 _FIRST_DAY = _days(-4713, 11, 24)
-"""Of Postgres's calendar."""
+"""The first day of Postgres's calendar."""
 
 
 def _date_text(days: int, what: str) -> str:
@@ -123,7 +123,7 @@ def _moment_text(days: int, microseconds: int, zone: str) -> str:
 
 
 def timestamp_of_date(day: str) -> str:
-    """At midnight. Raises RowFault."""
+    """Convert to midnight. Raises RowFault."""
     if day.endswith("infinity"):
         return day
     if len(day) > 10 and not day.endswith("BC") and int(day[: day.index("-")]) > _LAST_YEAR["timestamp"]:
@@ -132,28 +132,28 @@ def timestamp_of_date(day: str) -> str:
 
 
 def midnight(day: str) -> str:
-    """The start of a day, to compare with timestamps, even if it is out of their range."""
+    """Return the start of a day to compare with timestamps, even if it is out of their range."""
     return day if day.endswith("infinity") else _with_time(day, " 00:00:00")
 
 
 def timestamptz_of_timestamp(moment: str) -> str:
-    """Taken as UTC."""
+    """Convert a timestamp as UTC."""
     return moment if moment.endswith("infinity") else _with_time(moment, "+00")
 
 
 def timestamptz_of_date(day: str) -> str:
-    """At midnight in UTC. Raises RowFault."""
+    """Convert to midnight in UTC. Raises RowFault."""
     return timestamptz_of_timestamp(timestamp_of_date(day))
 
 
 def date_of_timestamp(moment: str) -> str:
-    """The day of a timestamp, a timestamptz (in UTC) or a date."""
+    """Return the day of a timestamp, a timestamptz (in UTC) or a date."""
     day = moment.partition(" ")[0]
     return f"{day} BC" if moment.endswith("BC") else day
 
 
 def timestamp_of_timestamptz(moment: str) -> str:
-    """In UTC."""
+    """Convert to the timestamp in UTC."""
     return moment.replace("+00", "", 1)
 
 
@@ -162,7 +162,7 @@ def _with_time(day: str, clock: str) -> str:
 
 
 def extracted(field: str, moment: str) -> Decimal | None:
-    """EXTRACT of year, month or day."""
+    """Return EXTRACT(field FROM moment) for year, month or day."""
     if moment.endswith("infinity"):
         return Decimal(moment) if field == "year" else None
     day = date_of_timestamp(moment)

@@ -1,4 +1,4 @@
-"""Text → tokens, by Postgres's rules (src/backend/parser/scan.l). Raises Refused."""
+"""Text → tokens, with Postgres's lexical rules (src/backend/parser/scan.l). Raises Refused."""
 
 import re
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ and as between both case cast distinct else end extract false for from ilike in 
 null or right substring then trailing trim true unknown when
 """
 RESERVED = frozenset(_RESERVED.split())
-"""Words that can't be a column's name without quotes, as `pg_get_keywords()` lists them in Postgres 18."""
+"""Words that must be quoted as a column's name, from `pg_get_keywords()` in Postgres 18."""
 KEYWORDS = frozenset(_KEYWORDS.split())
-"""Words of the grammar."""
+"""Words that the grammar uses."""
 
 _OPERATORS = r"-+*\/<>=~!@#%^&|`?"
 _ENDS = rf"(?=[-+]*(?:\/\*|[^{_OPERATORS}]|$))"
@@ -32,7 +32,7 @@ for _ in range(4):  # they nest
     _COMMENT = rf"\/\*(?:{_COMMENT}|(?!\/\*|\*\/)[^\0])*\*\/"
 _NO_NAME = r"(?![A-Za-z0-9_$\x80-\U0010ffff])"
 _TYPES = "|".join(sorted(TYPE_NAMES, reverse=True)).replace(" ", r"[ \t\n\r\f\v]+")
-# A sign behind another one needn't look ahead: the first one has seen what follows all of them.
+# A sign after another one needs no lookahead: the first one has checked what follows all of them.
 _TOKEN = re.compile(
     rf"""(?P<SPACE>[ \t\n\r\f\v]+|--[^\n\r\0]*|{_COMMENT})
     |(?P<TYPE>(?ai:{_TYPES}){_NO_NAME})
@@ -52,7 +52,7 @@ _LOWER = {ord(letter): ord(letter) + 32 for letter in "ABCDEFGHIJKLMNOPQRSTUVWXY
 
 
 def folded(name: str) -> str:
-    """A bare name in lower case: of ASCII letters only, as Postgres does in UTF-8."""
+    """Return an unquoted name in lower case: ASCII letters only, as Postgres does in UTF-8."""
     return name.translate(_LOWER)
 
 
@@ -65,7 +65,7 @@ class Token:
 
 
 def token_at(text: str, at: int) -> Token:
-    """The first token from a position on."""
+    """Return the first token at or after a position. Raises Refused."""
     while (match := _TOKEN.match(text, at)) is not None and match.lastgroup == "SPACE":
         at = match.end()
     if match is None:

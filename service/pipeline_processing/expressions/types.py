@@ -1,4 +1,4 @@
-"""The types of expressions, their names in SQL, and the two ways in which an expression can be wrong."""
+"""The types of expressions, their SQL names, and the two errors of expressions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class Refused(Exception):
     """
     The expression can't be used.
 
-    `at` is the position in its text, from 0; None stands for the part that is being compiled. With `unsupported` the
-    message also lists what is supported.
+    `at` is the position in its text, from 0; None means the part that is being compiled. With `unsupported`, the
+    message also lists the supported syntax.
     """
 
     def __init__(self, why: str, at: int | None = None, *, unsupported: bool = False) -> None:
@@ -24,7 +24,7 @@ class Refused(Exception):
 
 
 class RowFault(Exception):
-    """The expression has no value for one row. `reason` says why, without any value of the row."""
+    """The expression can't be computed for one row. `reason` says why, without values of the row."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -38,7 +38,7 @@ class Type(StrEnum):
     CHAR = "char(n)"
     """Trailing spaces are ignored, except by LIKE."""
     INTEGER = "integer"
-    """64 bits, whatever the column has."""
+    """64 bits, regardless of the column's width."""
     NUMBER = "numeric"
     FLOAT = "double precision"
     BOOLEAN = "boolean"
@@ -49,11 +49,11 @@ class Type(StrEnum):
     JSON = "json"
     OTHER = "a type that only Postgres knows"
     LITERAL = "a literal"
-    """Text in quotes that has no type yet."""
+    """Quoted text that has no type yet."""
     NULL = "null"
-    """NULL, or an untyped column in a row where it is null: takes any type."""
+    """NULL, or an untyped column that is null in a row: takes any type."""
     ANY = "a type known only at run time"
-    """An untyped column, before the first row."""
+    """An untyped column before the first row."""
 
 
 NUMERIC = (Type.INTEGER, Type.NUMBER, Type.FLOAT)
@@ -61,14 +61,14 @@ NUMERIC = (Type.INTEGER, Type.NUMBER, Type.FLOAT)
 TEMPORAL = (Type.DATE, Type.TIMESTAMP, Type.TIMESTAMPTZ)
 """Each type converts implicitly to those after it."""
 UNTYPED = (Type.LITERAL, Type.NULL, Type.ANY)
-"""These take the type that their place needs."""
+"""These take the type that the context needs."""
 
 TYPE_OF_KIND: Mapping[Kind, Type] = {kind: Type[kind.name] for kind in Kind}
 KIND_OF_TYPE: Mapping[Type, Kind] = {type_: kind for kind, type_ in TYPE_OF_KIND.items()}
 
 
 def type_of(column: Column) -> Type:
-    """The type of a column in an expression."""
+    """Return the type of a column in an expression."""
     if not column.typed:
         return Type.ANY
     if column.kind is None:
@@ -79,7 +79,7 @@ def type_of(column: Column) -> Type:
 
 
 def widens(source: Type, to: Type) -> bool:
-    """Whether values of one type convert implicitly to another."""
+    """Return whether one type converts implicitly to another."""
     return (source, to) == (Type.CHAR, Type.TEXT) or any(
         source in widening and to in widening[widening.index(source) :] for widening in (NUMERIC, TEMPORAL)
     )
@@ -87,7 +87,7 @@ def widens(source: Type, to: Type) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The target of a cast. `precision` and `scale` are those of numeric(p, s)."""
+    """The target type of a cast, with the precision and scale of numeric(p, s)."""
 
     type: Type
     precision: int | None = None

@@ -1,9 +1,9 @@
 """
-The values that expressions compute with, and their conversion from and to what a row carries.
+The values that expressions compute with, and their conversion from and to carried values.
 
 | type | value |
 |---|---|
-| text, char(n), uuid, json | str; a json document as it is written |
+| text, char(n), uuid, json | str; a json document as written |
 | integer, boolean | int, bool |
 | numeric | Decimal, never -0 and never with a positive exponent: its exponent is Postgres's scale |
 | double precision | float |
@@ -28,7 +28,7 @@ from pipeline_processing.rows.json_values import dumps
 
 Convert = Callable[[Any], Any]
 
-# -- what a row carries ⇄ value ------------------------------------------------------------------
+# -- carried value ⇄ value -----------------------------------------------------------------------
 
 
 def _number(text: str) -> Decimal:
@@ -64,7 +64,7 @@ _WRITE: Mapping[str, Mapping[Type, Convert]] = {
         Type.FLOAT: lambda number: Raw(float_text(number)),
         Type.TIMESTAMP: lambda text: text.replace(" ", "T", 1),
         Type.TIMESTAMPTZ: lambda text: text.replace(" ", "T", 1).replace("+00", "+00:00", 1),
-        # On one line: line ends can only stand between tokens.
+        # On one line. Line ends can only occur between tokens.
         Type.JSON: lambda text: Raw(text.replace("\n", " ").replace("\r", " ")),
     },
     "text": {Type.FLOAT: float_text},
@@ -73,12 +73,12 @@ _AS_KINDS_DO = (Type.INTEGER, Type.NUMBER, Type.BOOLEAN)
 
 
 def reading(type_: Type, carry: str) -> Convert | None:
-    """What a column of that type carries → value. None stands for the same."""
+    """Return a function from carried values of that type to values; None if they are the same."""
     return _READ[carry].get(type_)
 
 
 def writing(type_: Type, carry: str) -> Convert | None:
-    """Value → what a column of that type carries. None stands for the same."""
+    """Return a function from values to carried values of that type; None if they are the same."""
     if type_ not in _AS_KINDS_DO:
         return _WRITE[carry].get(type_)
     carried = form_of(KIND_OF_TYPE[type_], carry).carried
@@ -100,7 +100,7 @@ _KEYS: Mapping[Type, Convert] = {
 
 
 def ordering(type_: Type) -> Convert | None:
-    """Value → a key that orders as Postgres orders the type. None stands for the same."""
+    """Return a function from values to keys that sort as Postgres sorts the type; None if they are the same."""
     return _KEYS.get(type_)
 
 
@@ -120,7 +120,7 @@ def _number_key_of_text(text: str) -> Any:
 
 
 def key_of_carried(type_: Type, carry: str) -> Convert | None:
-    """What a column of that type carries → the same key, in one call. None stands for the same."""
+    """Return a function from carried values of that type to the keys of `ordering`; None if they are the same."""
     match type_, carry:
         case Type.FLOAT, _:
             return _float_key_of_carried
@@ -138,7 +138,7 @@ def key_of_carried(type_: Type, carry: str) -> Convert | None:
 
 
 def type_at_run_time(value: Any) -> Type:
-    """The type of a natural value. Raises RowFault."""
+    """Return the type of a natural value. Raises RowFault."""
     match value:
         case None:
             return Type.NULL
@@ -185,10 +185,10 @@ READ_AT_RUN_TIME: Mapping[Type, Convert] = {
     Type.UUID: str,
     Type.JSON: lambda value: _text_of_raw(value) if isinstance(value, Raw) else dumps(value),
 }
-"""Natural value → value, for the types where they differ."""
+"""Natural value → value, for types where they differ."""
 
 NATURAL: Mapping[Type, Convert] = {
     type_: form_of(KIND_OF_TYPE[type_], "text").natural or values.same
     for type_ in (Type.DATE, Type.TIMESTAMP, Type.TIMESTAMPTZ, Type.JSON)
 }
-"""Value → natural value, for the types where they differ."""
+"""Value → natural value, for types where they differ."""

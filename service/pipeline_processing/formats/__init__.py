@@ -1,1 +1,1 @@
-"""Rows → bytes, one file a format."""
+"""Rows → bytes, one module per format."""

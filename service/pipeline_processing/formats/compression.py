@@ -1,4 +1,4 @@
-"""Compression of an artifact's bytes, as a stream."""
+"""Streaming compression of artifacts."""
 
 from typing import Any, Protocol
 
@@ -9,12 +9,12 @@ from pipeline_processing.model import Compression
 
 
 class Compressor(Protocol):
-    """Bytes in, fewer bytes out, perhaps later."""
+    """Compresses a stream. Output may lag behind the input."""
 
     def compress(self, data: bytes, /) -> bytes: ...
 
     def flush(self) -> bytes:
-        """All that is left. Nothing can follow."""
+        """Return the remaining bytes and end the stream."""
 
 
 class _Uncompressed:
@@ -26,13 +26,13 @@ class _Uncompressed:
 
 
 def compressor(compression: Compression) -> Compressor:
-    """A new stream. The same bytes in give the same bytes out: gzip's header carries no time."""
+    """Start a stream. The same input gives the same output: gzip's header has no timestamp."""
     made: Any
     match compression:
         case Compression.NONE:
             return _Uncompressed()
         case Compression.GZIP:
-            # Level 1 of ISA-L: ten times as fast as zlib's default, for a tenth more bytes.
+            # ISA-L at level 1 is ten times as fast as zlib's default; its output is a tenth larger.
             made = isal_zlib.compressobj(level=1, wbits=31)
         case Compression.ZSTD:
             made = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()

@@ -22,11 +22,11 @@ _rows = re.compile(rb'(?:[^"\n]|"[^"]*")*+\n').finditer
 
 class Csv:
     """
-    Writes one line per row. As in COPY, a text that would read as null is quoted: the empty text, unless `options`
-    set another one for null.
+    Writes one line per row. As in COPY, text that equals the null marker (empty, unless `options` set another) is
+    quoted.
 
-    `header` names the columns. Unless `fixed`, it is only used if there are no rows: user code decides the columns of
-    each row, the first row's become the header, and a later row may lack some of them (null) but not add any.
+    `header` names the columns. Unless `fixed`, it is used only if there are no rows: user code sets each row's columns,
+    the first row's become the header, and later rows may lack some of them (null) but not add any.
     """
 
     carry = "text"
@@ -42,7 +42,7 @@ class Csv:
         return _encoded(self._line(list(self._header))) if self._has_header else b""
 
     def row_maker(self, projection: Projection) -> RowMaker:
-        """Lists of fields, without names."""
+        """Return a maker of lists of fields, without names."""
         constants = projection.constants
         return lambda records: [[*record, *constants] for record in projection.values(records)]
 
@@ -63,8 +63,8 @@ class Csv:
             return list(row.values())
         if extra := [name for name in row if name not in self._header]:
             raise StepFailed(
-                f"A row has the column {', '.join(map(repr, extra))}, which the first row didn't have: a CSV file "
-                "has one header. Make the `python` step return the same columns for every row, or use ndjson."
+                f"A row has the column {', '.join(map(repr, extra))}, which the first row lacks, but a CSV file has "
+                "one header. Make the `python` step return the same columns for every row, or use ndjson."
             )
         return [row.get(name) for name in self._header]
 
@@ -74,13 +74,13 @@ def _encoded(lines: str) -> bytes:
         return lines.encode()
     except UnicodeEncodeError as error:
         raise StepFailed(
-            f"A step returned text with half of a surrogate pair, {error.object[error.start]!a}, which no UTF-8 file "
-            "can hold. Make the step replace it."
+            f"A step returned text with a lone surrogate, {error.object[error.start]!a}, which UTF-8 can't encode. "
+            "Make the step replace it."
         ) from None
 
 
 def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
-    """Makes a line of a row's fields, which are text, null, or values of user code."""
+    """Return a function from a row's fields (text, null, or values of user code) to a line."""
     must_quote = re.compile(f'[{re.escape(delimiter)}"\r\n]').search
     must_quote_beside_delimiters = re.compile(r'["\r\n]').search
 
@@ -90,7 +90,7 @@ def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
         except TypeError:  # a null, or a value of user code
             fields = [field if field is None or type(field) is str else _text(field) for field in fields]
             joined = delimiter.join([null if field is None else field for field in fields])
-        # One search over the whole line tells whether any field needs quotes. Nearly always none does.
+        # Usually no field needs quotes, which one search over the whole line can show.
         delimiters = len(fields) - 1
         if (
             joined.count(delimiter) == delimiters
@@ -99,7 +99,7 @@ def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
             and delimiters > 0
         ):
             return joined + "\n"
-        if fields == ["\\."]:  # alone on a line, it ended the data of older COPYs
+        if fields == ["\\."]:  # alone on a line, it ends the data for older versions of COPY
             return '"\\."\n'
         return delimiter.join(map(field_of, fields)) + "\n"
 
@@ -114,7 +114,7 @@ def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
 
 
 def _text(value: Any) -> str:
-    """A value of user code, as Postgres would print it."""
+    """Return a value of user code as Postgres would print it."""
     if isinstance(value, str):
         return value
     if (carried := carried_form(value)) is not None:

@@ -1,8 +1,8 @@
 """
 Formats by name.
 
-Each is a module of this folder, named like the format. It has `CARRY`, the form in which it takes carried values, and
-`new`, which makes an instance.
+Each is a module of this package with the format's name. It defines `CARRY`, the form of the carried values that it
+takes, and `new`, which makes an instance.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from pipeline_processing.ports import Format
 
 
 def carry_of(name: FormatName) -> str:
-    """The form in which a format takes carried values: "json" or "text"."""
+    """Return the form of the carried values that a format takes: "json" or "text"."""
     carry: str = _module(name).CARRY
     return carry
 
 
 def new_format(name: FormatName, *, header: Sequence[str] = (), fixed: bool, csv: CsvOptions | None = None) -> Format:
     """
-    The format of one dataset.
+    Make the format of one dataset.
 
-    `header` names the columns, as far as they are known before the first row. `fixed`: they are final, and all values
-    are carried. `csv` are options of the format of that name.
+    `header` lists the column names known before the first row. `fixed` says that they are final and all values are
+    carried. `csv` are the options of the CSV format.
     """
     made: Format = _module(name).new(header=header, fixed=fixed, csv=csv or CsvOptions())
     return made

@@ -1,4 +1,4 @@
-"""NDJSON: a JSON object a line."""
+"""NDJSON: one JSON object per line."""
 
 import math
 import re
@@ -20,9 +20,9 @@ from pipeline_processing.rows.values import time_text
 
 class Ndjson:
     """
-    Writes one object per row. Carried values are JSON already (`msgspec.Raw`), or msgspec writes them exactly.
+    Writes one object per row. Carried values are already JSON (`msgspec.Raw`), or msgspec writes them exactly.
 
-    `exact` says that all values are carried. If not, values of user code are first made exact.
+    `exact` says that all values are carried. Otherwise, values of user code are first converted to exact JSON.
     """
 
     carry = "json"
@@ -35,10 +35,10 @@ class Ndjson:
         return b""
 
     def row_maker(self, projection: Projection) -> RowMaker:
-        """Structs: they are made and encoded faster than dicts, and the garbage collector ignores them."""
-        if any(map(_no_struct_has, projection.names)):
+        """Return a maker of structs, which are faster than dicts and ignored by the garbage collector."""
+        if any(map(_unfit_for_struct, projection.names)):
             return projection.rows
-        # The names of a struct's fields must be identifiers; those in the JSON may be anything.
+        # Struct fields must be identifiers; `rename` sets their names in the JSON.
         fields = [f"f{number}" for number in range(len(projection.names))]
         varying = len(projection.indexes)
         struct = msgspec.defstruct(
@@ -57,28 +57,28 @@ class Ndjson:
             if _may_have_bare_words(lines):
                 lines = self._encoder.encode_lines([_with_quoted_words(row) for row in batch])
             return lines
-        except UnicodeEncodeError:  # half of a surrogate pair
+        except UnicodeEncodeError:  # a lone surrogate
             return "".join(dumps(_with_quoted_words(row)) + "\n" for row in batch).encode()
 
     def longest_row(self, encoded: bytes) -> int:
         return max(map(len, encoded.split(b"\n")))
 
 
-_no_struct_has = re.compile(r'["\\\x00-\x1f]').search
-"""Characters that msgspec refuses in the names of a struct's fields."""
+_unfit_for_struct = re.compile(r'["\\\x00-\x1f]').search
+"""Characters that msgspec rejects in the JSON names of struct fields."""
 
 
 def _may_have_bare_words(lines: bytes) -> bool:
     """
-    Whether a line may hold NaN or an infinity without quotes.
+    Return whether a line may contain an unquoted NaN or infinity.
 
-    The search for a single byte comes first: it is as fast as memory, and nearly always settles it.
+    The search for a single byte comes first: it is fast, and usually finds nothing.
     """
     return (b"N" in lines and b":NaN" in lines) or (b"I" in lines and (b":Inf" in lines or b":-Inf" in lines))
 
 
 def _with_quoted_words(row: Any) -> Any:
-    """A row with those numbers as strings, as `row_to_json` writes them."""
+    """Return a row with NaN and the infinities as strings, as `row_to_json` writes them."""
     if isinstance(row, dict):
         return {name: _quoted_word(value) for name, value in row.items()}
     return type(row)(*map(_quoted_word, msgspec.structs.astuple(row)))
@@ -91,7 +91,7 @@ def _quoted_word(value: Any) -> Any:
 
 
 def _exact(value: Any) -> Any:
-    """A value of user code, such that its JSON is exact and UTF-8."""
+    """Convert a value of user code so that its JSON is exact and valid UTF-8."""
     exact = _EXACT.get(type(value), _exact_of_any)
     return value if exact is None else exact(value)
 
@@ -110,7 +110,7 @@ def _exact_of_any(value: Any) -> Any:
     return value
 
 
-# By exact type, for the common ones: this is looked up for every value of every row.
+# A fast path for common types, because every value of every row is looked up.
 _EXACT: dict[type, Callable[[Any], Any] | None] = {
     str: None,
     type(None): None,

@@ -1,4 +1,4 @@
-"""Durations as people write them in configs: `250ms`, `90s`, `15m`, `1h`."""
+"""Durations in configs: `250ms`, `90s`, `15m`, `1h`."""
 
 import re
 from datetime import timedelta
@@ -11,7 +11,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_duration(value: Any) -> Any:
-    """`"1h"` → timedelta. Anything but a string is left for pydantic to judge."""
+    """`"1h"` → timedelta. Raises ValueError."""
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not re.fullmatch(_PATTERN, value):

@@ -1,4 +1,4 @@
-"""A step, source or destination as a job config writes it: a mapping with one key, its kind, and its options."""
+"""A step, source or destination in a job config: a mapping from its kind to its options."""
 
 import re
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ T = TypeVar("T")
 
 class Entry(Part):
     """
-    Base of `StepEntry`, `SourceEntry` and `DestinationEntry`, which name a group of plugins.
+    Base of `StepEntry`, `SourceEntry` and `DestinationEntry`, each of which names a group of plugins.
 
-    Reading one gives an instance of a class made for the kind, whose last field is named like the kind and holds the
-    options. Fields of the group's own class, such as a step's `timeout`, are keys that may stand beside the kind.
+    Validation returns an instance of a class generated for the kind. Its last field has the kind's name and holds the
+    options. Fields of the group's class, such as a step's `timeout`, are keys allowed beside the kind.
     """
 
     group: ClassVar[str]
     noun: ClassVar[str]
-    """What messages call one: `step`, `source` or `destination`."""
+    """The noun in messages: `step`, `source` or `destination`."""
     suffix: ClassVar[str]
-    """How the published JSON Schema names one: `mask` → `MaskConfig`."""
+    """The suffix of its name in the published JSON Schema: `mask` → `MaskConfig`."""
 
     kind: ClassVar[str] = ""
-    """What the job config calls it."""
+    """Its name in the job config."""
     plugin: ClassVar[Plugin]
 
     def __init_subclass__(cls, *, kind: str = "", plugin: Plugin | None = None, **others: Any) -> None:
@@ -43,33 +43,33 @@ class Entry(Part):
 
     @property
     def options(self) -> Any:
-        """Its options, as the plugin's type has read them."""
+        """Its options, validated as the plugin's type."""
         return getattr(self, _field_of(type(self)))
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Names of the secrets that it needs, if its options have a property of this name."""
+        """Names of the secrets that it needs: the options' `secrets`, if any."""
         return tuple(getattr(self.options, "secrets", ()))
 
     @property
     def is_plugin(self) -> bool:
-        """Whether another package offers it."""
+        """Whether another package provides it."""
         return plugins.is_plugin(self.kind)
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the values that it uses: built-in ones, and the request's params."""
+        """Names of the built-in values and request params that it uses."""
         return frozenset(self.asked("names", ()))
 
     def asked(self, question: str, default: T) -> T:
-        """An attribute of a built-in's options, where they have it. What another package's mean by it is unknown."""
+        """Return an attribute of a built-in's options, or the default. A plugin may use the name for something else."""
         return default if self.is_plugin else getattr(self.options, question, default)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by kind: the class is made at run time. An isolated attempt gets its job config pickled."""
         return _unread, (type(self).__mro__[1], self.kind), self.__getstate__()
 
-    # -- how pydantic reads and describes one ----------------------------------------------------
+    # -- hooks of pydantic -----------------------------------------------------------------------
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -125,7 +125,7 @@ class Entry(Part):
 E_ = TypeVar("E_", bound=Entry)
 
 _ANY_PLUGIN = "plugin"
-"""The kind that represents those of other packages in the published schema."""
+"""The kind that stands for all plugins in the published schema."""
 
 
 @cache

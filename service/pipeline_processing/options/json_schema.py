@@ -1,4 +1,4 @@
-"""pydantic models → the JSON Schemas that are published, the same bytes from run to run."""
+"""Pydantic models → published JSON Schemas, byte for byte reproducible."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,13 +10,11 @@ from pydantic_core import core_schema
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 RFC_3339 = r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"
-"""A time with its offset. Most validators ignore `format: date-time`, which says the same."""
+"""A time with an offset. `format: date-time` says the same, but most validators ignore it."""
 
 
 class PublishedModel(NamedTuple):
-    """
-    One model to publish. `mode` is "validation" for what users send, "serialization" for what the service sends.
-    """
+    """A model to publish. `mode` is "validation" for what users send, "serialization" for what the service sends."""
 
     name: str
     title: str
@@ -25,21 +23,21 @@ class PublishedModel(NamedTuple):
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's generator, with what its models don't say."""
+    """Pydantic's generator, with this service's adjustments."""
 
     def field_is_required(
         self,
         field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField,
         total: bool,
     ) -> bool:
-        # The service sends every field, defaults too. But events and manifests of earlier versions lack fields that
-        # were added later.
+        # The service sends every field, including defaults. But events and manifests of earlier versions lack fields
+        # that were added later.
         if "x-since" in field.get("metadata", {}).get("pydantic_js_extra", {}):
             return False
         return self.mode == "serialization" or super().field_is_required(field, total)
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        # "Agency Id" says no more than `agency_id`.
+        # "Agency Id" adds nothing to `agency_id`.
         return False
 
     def datetime_schema(self, schema: core_schema.DatetimeSchema) -> JsonSchemaValue:
@@ -48,12 +46,12 @@ class _Generator(GenerateJsonSchema):
 
     def generate_inner(self, schema: Any) -> JsonSchemaValue:
         result = super().generate_inner(schema)
-        # `path` is no format of JSON Schema, and every path in a job config must be absolute.
+        # JSON Schema has no format `path`, and every path in a job config must be absolute.
         return {"type": "string", "pattern": "^/"} if result.get("format") == "path" else result
 
 
 def schema_document(published: PublishedModel) -> dict[str, Any]:
-    """One model as a JSON Schema that stands alone."""
+    """Return a model as a self-contained JSON Schema."""
     schema = published.model.model_json_schema(mode=published.mode, schema_generator=_Generator)
     definitions = schema.pop("$defs", None)
     head = {
@@ -68,7 +66,7 @@ def schema_document(published: PublishedModel) -> dict[str, Any]:
 
 def shared_schemas(models: Sequence[PublishedModel], *, ref_template: str) -> dict[str, Any]:
     """
-    Several models and all that they refer to, by class name, as parts of a larger document.
+    Return the schemas of several models and their dependencies, by class name, to embed in a larger document.
 
     `ref_template` is their place in it, e.g. `#/components/schemas/{model}`.
     """

@@ -1,4 +1,4 @@
-"""Limits as people write them in configs: a share such as `0.1%`."""
+"""Shares in configs, such as `0.1%`."""
 
 import re
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _PATTERN = r"^\d{1,9}(\.\d{1,9})?%$"
 
 @dataclass(frozen=True, slots=True)
 class Percent:
-    """A share of something that is counted."""
+    """A percentage of a count."""
 
     value: Decimal
 
     def of(self, count: int) -> Decimal:
-        """That share of `count`, exactly."""
+        """Return that share of `count`, exactly."""
         return self.value * count / 100
 
     def __str__(self) -> str:
@@ -25,7 +25,7 @@ class Percent:
 
 
 def parse_percent(value: Any) -> Percent:
-    """`"0.1%"` → Percent. Raises ValueError for anything else: a bare number could mean a share or a count."""
+    """`"0.1%"` → Percent. Raises ValueError for anything else: a bare number would be ambiguous."""
     if isinstance(value, Percent):
         return value
     if not isinstance(value, str) or not re.fullmatch(_PATTERN, value):

@@ -1,4 +1,4 @@
-"""Where artifacts go, as a user writes it in one line: `s3://bucket/prefix` or `file:///dir`."""
+"""Destinations as URLs: `s3://bucket/prefix` or `file:///dir`."""
 
 import re
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class S3Location:
-    """A bucket and the prefix below it, without slashes at its ends; empty for the whole bucket."""
+    """A bucket and a prefix without leading or trailing slashes; an empty prefix means the whole bucket."""
 
     bucket: str
     prefix: str = ""
 
     @property
     def entry(self) -> Mapping[str, Any]:
-        """The destination as a job config writes it."""
+        """The equivalent entry of a job config."""
         return {"s3": {"bucket": self.bucket, "prefix": self.prefix}}
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class S3Location:
 
 @dataclass(frozen=True, slots=True)
 class FileLocation:
-    """An absolute folder of this machine."""
+    """An absolute path of a local folder."""
 
     path: Path
 
@@ -47,9 +47,9 @@ Location = S3Location | FileLocation
 
 def parse_location(text: str) -> Location:
     """
-    `s3://bucket/prefix` or `file:///dir` (percent-encoded as in any file URL) → location.
+    Parse `s3://bucket/prefix` or `file:///dir` (percent-encoded, as in any file URL).
 
-    Raises ValueError, whose message never repeats the text: people paste credentials into URLs.
+    Raises ValueError, whose message never repeats the text: it may contain credentials.
     """
     scheme, separator, rest = text.partition("://")
     if separator and scheme.lower() == "s3":

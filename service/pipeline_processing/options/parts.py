@@ -1,9 +1,9 @@
-"""The base of everything in a job config."""
+"""Base model of the parts of a job config."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Part(BaseModel):
-    """A part of a config: frozen, and unknown keys are refused."""
+    """A part of a config: frozen, and rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,10 +1,10 @@
-"""Text of a job config with names in braces, such as `{run_id}`; `{{` and `}}` are plain braces."""
+"""Templates in a job config: text with names in braces, such as `{run_id}`. `{{` and `}}` are literal braces."""
 
 from string import Formatter
 
 
 def pieces_of(text: str) -> list[tuple[str, str | None]]:
-    """Literal pieces, each with the name that follows it. Raises ValueError where the braces can't be read."""
+    """Split into literals, each with the name that follows it. Raises ValueError for malformed braces."""
     try:
         pieces = list(Formatter().parse(text))
     except ValueError as error:
@@ -15,5 +15,5 @@ def pieces_of(text: str) -> list[tuple[str, str | None]]:
 
 
 def names_in(text: str) -> frozenset[str]:
-    """The names in braces. Raises ValueError as `pieces_of`."""
+    """Return the names in braces. Raises ValueError for malformed braces."""
     return frozenset(name for _, name in pieces_of(text) if name is not None)

@@ -1,8 +1,8 @@
 """
-YAML as people mean it: keys are text as it is written, each once, and only `true` and `false` are booleans.
+A safe subset of YAML: keys are always text, duplicate keys are errors, and only `true` and `false` are booleans.
 
-PyYAML reads YAML 1.1, where the keys `on:` of an enrich step and `null:` of the CSV options would be the boolean true
-and null, and a country `NO` false. Of a key that is written twice it would silently take the last.
+PyYAML implements YAML 1.1, where the key `on:` of an enrich step is the boolean true, the key `null:` of the CSV
+options is null, and a country `NO` is false. It also silently takes the last of duplicate keys.
 """
 
 import re
@@ -15,7 +15,7 @@ _BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 
 
 class InvalidYaml(ValueError):
-    """A document can't be read. The message says where and why, and may quote the document."""
+    """The document isn't valid. The message says where and why, and may quote the document."""
 
     def __init__(self, error: yaml.YAMLError | ValueError) -> None:
         super().__init__(str(error))
@@ -23,7 +23,7 @@ class InvalidYaml(ValueError):
         place = f"(at line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         twice = f": {error.problem}" if isinstance(error, _KeyTwice) else ""
         self.without_content = f"{place}{twice}"
-        """The message without any of the document's content but keys: values may be secrets."""
+        """The message with keys of the document but no values, which may be secrets."""
 
 
 class _KeyTwice(yaml.constructor.ConstructorError):
@@ -31,7 +31,7 @@ class _KeyTwice(yaml.constructor.ConstructorError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Builds plain values only."""
+    """A SafeLoader with the changes described above."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -54,8 +54,8 @@ _Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|Fa
 
 
 def load_yaml(text: str) -> Any:
-    """A document. Raises InvalidYaml."""
+    """Parse a document. Raises InvalidYaml."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader, except for the above
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # it is a SafeLoader
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that doesn't exist
         raise InvalidYaml(error) from None

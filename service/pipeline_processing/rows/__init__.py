@@ -1,1 +1,1 @@
-"""Columns, and how their values travel."""
+"""Columns, and the values that rows carry."""

@@ -1,4 +1,4 @@
-"""The columns of a dataset at one place in its chain of steps, as far as they are known there."""
+"""The columns of a dataset at one point in its chain of steps, as far as they are known there."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,43 +27,43 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How values of a column compare, as in SQL."""
+    """How values of a column compare in SQL."""
 
     family: str
-    """Columns of one family compare: boolean, number, text, uuid, enum, date, timestamp(tz)."""
+    """Columns of the same family can be compared: boolean, number, text, uuid, enum, date, timestamp(tz)."""
     key: Callable[[Any], Any]
     """A carried value (never None) → a key that orders as Postgres orders the type."""
     literal: Callable[[str | int | Decimal | bool], Any]
-    """A literal of SQL → such a key. Raises ValueError if it isn't of the type."""
+    """A SQL literal → its key. Raises ValueError if it isn't of the type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a dataset at one place in its chain of steps."""
+    """A column of a dataset at one point in its chain of steps."""
 
     name: str
     natural: Callable[[Any], Any] | None = None
-    """A carried value (never None) → the Python value a step works with: Decimal, datetime, dict, …; None: as it is."""
+    """A carried value (never None) → the Python value for steps: Decimal, datetime, dict, …; None if the same."""
     comparison: Comparison | None = None
-    """None where its values can't be compared, or where its type isn't known."""
+    """None if its values can't be compared, or its type is unknown."""
     kind: Kind | None = None
-    """None where it is none of ours (an array, a range, …), or where its type isn't known."""
+    """None if no kind fits (an array, a range, …), or its type is unknown."""
     typed: bool = True
-    """Whether its type is known; if not, its values are as a step of the user's left them."""
+    """Whether its type is known. If not, user code may have left any values in it."""
     origins: frozenset[str] = frozenset()
     """
-    Columns of the source that its values come from; none of a constant. A name that the source doesn't have stands for
-    nobody knows which: so after a step of the user's.
+    Source columns that its values come from; empty for a constant. A name that the source doesn't have stands for
+    unknown columns, as after user code.
     """
     unchanged: bool = False
-    """Whether its values are those of its one origin, perhaps under another name."""
+    """Whether it has the values of its only origin, perhaps under another name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """
-    Columns in order. With `complete` False there may be others besides the `listed` ones, but none of `absent`: so
-    after a `python` step, or where nobody has asked the source yet.
+    Columns in order. If `complete` is False, there may be more than the `listed` ones, except those in `absent`. That
+    is the case after a `python` step, or before the source is queried.
     """
 
     listed: tuple[Column, ...] = ()
@@ -75,15 +75,15 @@ class Columns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the listed ones."""
+        """Names of the listed columns."""
         return tuple(column.name for column in self.listed)
 
     def find(self, name: str) -> Column | None:
-        """The column of that name if it is listed."""
+        """Return the listed column of that name, if any."""
         return next((column for column in self.listed if column.name == name), None)
 
     def require(self, name: str, *, step: str) -> Column:
-        """The column of that name; one of unknown type if it only may be there. Raises UnknownColumn."""
+        """Return the column of that name, of unknown type if it isn't listed but may exist. Raises UnknownColumn."""
         if (column := self.find(name)) is not None:
             return column
         if self.complete or name in self.absent:
@@ -91,11 +91,11 @@ class Columns:
         return unknown(name)
 
     def only(self, names: Sequence[str], *, step: str) -> "Columns":
-        """These, in this order."""
+        """Return these columns, in this order. Raises UnknownColumn."""
         return Columns(tuple(self.require(name, step=step) for name in names))
 
     def without(self, names: Iterable[str], *, step: str) -> "Columns":
-        """All but these, which must be there."""
+        """Return all columns except these. Raises UnknownColumn."""
         gone = frozenset(names)
         for name in gone:
             self.require(name, step=step)
@@ -103,7 +103,7 @@ class Columns:
         return Columns(left, self.complete, self.absent if self.complete else self.absent | gone)
 
     def renamed(self, names: Mapping[str, str], *, step: str) -> "Columns":
-        """The same under other names, old → new. Raises InvalidStep where two would have one name."""
+        """Rename columns, old → new. Raises UnknownColumn, or InvalidStep if two would have the same name."""
         moved = [replace(self.require(old, step=step), name=new) for old, new in names.items() if not self.find(old)]
         after = (*(replace(column, name=names.get(column.name, column.name)) for column in self.listed), *moved)
         check_different([column.name for column in after], step=step)
@@ -111,13 +111,13 @@ class Columns:
         return Columns(after, self.complete, gone)
 
     def plus(self, more: Iterable[Column], *, step: str) -> "Columns":
-        """With new ones at the end. Raises InvalidStep where one is there already."""
+        """Append columns. Raises InvalidStep if one already exists."""
         added = tuple(more)
         check_absent([column.name for column in added], self.names, step=step)
         return Columns((*self.listed, *added), self.complete, self.absent - {column.name for column in added})
 
     def replaced(self, changed: Iterable[Column], *, step: str) -> "Columns":
-        """With other columns in place of those of the same names, which must be there."""
+        """Replace the columns of the same names. Raises UnknownColumn."""
         by_name = {column.name: column for column in changed}
         for name in by_name:
             self.require(name, step=step)
@@ -126,16 +126,16 @@ class Columns:
 
 
 def unknown(name: str) -> Column:
-    """A column as a step of the user's left it: it may be the one that the source has of that name."""
+    """Return a column after user code: it may still be the source's column of that name."""
     return Column(name, typed=False, origins=frozenset({name}), unchanged=True)
 
 
 UNKNOWN_COLUMNS = Columns(complete=False)
-"""Columns of which nothing is known."""
+"""Nothing is known about the columns."""
 
 
 def check_different(names: Sequence[str], *, step: str) -> None:
-    """Raises InvalidStep where two columns would have one name."""
+    """Raises InvalidStep if two columns would have the same name."""
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise InvalidStep(
@@ -145,7 +145,7 @@ def check_different(names: Sequence[str], *, step: str) -> None:
 
 
 def check_absent(names: Iterable[str], present: Iterable[str], *, step: str) -> None:
-    """Raises InvalidStep where a new column would replace one that is there."""
+    """Raises InvalidStep if a new column would replace an existing one."""
     there = set(present)
     if twice := [name for name in names if name in there]:
         raise InvalidStep(

@@ -1,4 +1,4 @@
-"""Reads and writes JSON with exact numbers."""
+"""Read and write JSON with exact numbers."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from pipeline_processing.rows import values
 
 
 def _integer(digits: str) -> int | Decimal:
-    """Python's int has no -0, and refuses to read long numbers (the limit can be set, to 640 digits at least)."""
+    """Return a Decimal where int won't do: it has no -0, and may refuse to parse more than 640 digits."""
     return int(digits) if digits != "-0" and len(digits) <= 640 else Decimal(digits)
 
 
@@ -22,15 +22,15 @@ _half_a_character = re.compile("[\ud800-\udfff]").search
 
 
 def loads(document: bytes | str) -> Any:
-    """A JSON document as Python values; numbers with a point or an exponent are Decimal."""
+    """Parse a JSON document. Numbers with a point or an exponent become Decimal."""
     return _decoder.decode(document if isinstance(document, str) else document.decode())
 
 
 def dumps(value: Any, *, separators: tuple[str, str] = (",", ":")) -> str:
     """
-    Python values as JSON of one line.
+    Write Python values as JSON on one line.
 
-    Decimals are written out in digits, and NaN and the infinities as strings, as Postgres does.
+    As in Postgres, decimals have no exponent, and NaN and the infinities become strings.
     """
     comma, colon = separators
     match value:
@@ -56,27 +56,27 @@ def dumps(value: Any, *, separators: tuple[str, str] = (",", ":")) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value that msgspec can write in place of one that it doesn't know."""
+    """Convert a value of a type that msgspec doesn't support."""
     return float(value) if isinstance(value, float) else str(value)
 
 
 def dumps_text(text: str) -> str:
-    """Text as JSON. Escapes halves of surrogate pairs, which documents of type json may hold, but UTF-8 can't."""
+    """Write text as JSON. Escapes lone surrogates, which type json allows but UTF-8 can't encode."""
     return json.dumps(text, ensure_ascii=_half_a_character(text) is not None)
 
 
 def decimal_text(value: Decimal) -> str:
-    """All digits of a number, as Postgres prints them."""
+    """Write all digits of a number, as Postgres does."""
     return format(value, "f") if value.is_finite() else non_finite(value)
 
 
 def float_text(value: float) -> str:
-    """A float in the fewest digits that name it, as Postgres prints it: `1`, not `1.0`."""
+    """Write a float in the fewest digits that identify it, as Postgres does: `1`, not `1.0`."""
     return repr(float(value)).removesuffix(".0") if math.isfinite(value) else non_finite(value)
 
 
 def non_finite(value: float | Decimal) -> str:
-    """`NaN`, `Infinity` or `-Infinity`, as Postgres writes them."""
+    """Return `NaN`, `Infinity` or `-Infinity`, as Postgres writes them."""
     if math.isnan(value):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"

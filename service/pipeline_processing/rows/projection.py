@@ -1,4 +1,4 @@
-"""Which values of a source's records make a row, and under which names."""
+"""Maps a source's records to rows: which values, under which names."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Values of a record by `indexes`, then `constants`, under `names`."""
+    """A row has a record's values at `indexes`, then `constants`; `names` are the names of all of them."""
 
     names: tuple[str, ...]
     indexes: tuple[int, ...]
@@ -16,21 +16,21 @@ class Projection:
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "Projection":
-        """All columns, as they are."""
+        """Return the projection that keeps all columns."""
         return cls(names=tuple(names), indexes=tuple(range(len(names))))
 
     def renamed(self, names: Mapping[str, str]) -> "Projection":
-        """The same values under other names, old → new."""
+        """Rename columns, old → new."""
         return replace(self, names=tuple(names.get(name, name) for name in self.names))
 
     def plus(self, constants: Mapping[str, Any]) -> "Projection":
-        """With more constants at the end."""
+        """Append constants."""
         return Projection((*self.names, *constants), self.indexes, (*self.constants, *constants.values()))
 
     def only(self, names: Sequence[str]) -> "Projection | None":
         """
-        The columns of these names, in this order. None if no projection gives them: it has at least one value of the
-        record, and its constants come last.
+        Keep the columns of these names, in this order. None if that isn't a projection, which must have at least one
+        value of the record, and its constants last.
         """
         places = [self.names.index(name) for name in names]
         read = len(self.indexes)
@@ -45,7 +45,7 @@ class Projection:
         )
 
     def values(self, records: Sequence[Sequence[Any]]) -> Iterable[Sequence[Any]]:
-        """The chosen values of each record, without the constants."""
+        """Return the chosen values of each record, without the constants."""
         if self.indexes == tuple(range(len(records[0]))):
             return records
         if len(self.indexes) == 1:
@@ -54,7 +54,7 @@ class Projection:
         return map(itemgetter(*self.indexes), records)
 
     def rows(self, records: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-        """Records as dicts."""
+        """Return the records as dicts."""
         names, constants = self.names, self.constants
         if not constants:
             return [dict(zip(names, record, strict=False)) for record in self.values(records)]

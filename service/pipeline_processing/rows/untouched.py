@@ -1,6 +1,6 @@
 """
-Natural values that remember their carried form. If no step changes one, it is written as it was read: a document with
-its repeated keys and all its digits, a float in Postgres's own digits.
+Natural values that remember their carried form, so that values which no step changes are written exactly as read:
+documents keep repeated keys and all digits, and floats keep Postgres's digits.
 """
 
 from hashlib import blake2b
@@ -27,7 +27,7 @@ class _ReadList(list[Any]):
 
 
 def remembering(value: Any, carried: Any) -> Any:
-    """The value, which remembers `carried` if it is a float, a dict or a list. Others are returned as they are."""
+    """Return a float, dict or list as one that remembers `carried`. Return other values unchanged."""
     read: _ReadFloat | _ReadDict | _ReadList
     match value:
         case float():
@@ -45,7 +45,7 @@ def remembering(value: Any, carried: Any) -> Any:
 
 
 def carried_form(value: Any) -> Any:
-    """The form that the value was carried in; None if it was changed since, at any depth, or never was carried."""
+    """Return the carried form of a value; None if it has none, or was changed since, at any depth."""
     match value:
         case _ReadFloat():
             return value.carried
@@ -55,7 +55,7 @@ def carried_form(value: Any) -> Any:
 
 
 def _seen_as(value: Any) -> str | bytes:
-    """A fingerprint of a value: its repr, which tells 1, 1.0 and True apart, or the digest of a long one."""
+    """Return a value's repr, which distinguishes 1, 1.0 and True, or the digest of a long repr."""
     text = repr(value)
     if len(text) <= _LONGEST_KEPT:
         return text

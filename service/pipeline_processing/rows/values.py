@@ -1,8 +1,8 @@
 """
-Values as Postgres orders them: keys for comparing what steps see, and literals of SQL.
+Keys that order carried values and SQL literals as Postgres does.
 
-Python's own types don't reach as far as Postgres's: there are years beyond 9999 and before 1, infinities of time,
-and a NaN that equals itself and is greater than every number.
+Postgres's types cover more than Python's: years beyond 9999 and before 1, infinite times, and a NaN that equals itself
+and is greater than every number.
 """
 
 import math
@@ -17,7 +17,7 @@ from pipeline_processing.rows.columns import Comparison
 
 @total_ordering
 class _NaN:
-    """Postgres's NaN: equal to itself, greater than all other numbers."""
+    """Postgres's NaN: equal to itself, and greater than all other numbers."""
 
     def __eq__(self, other: object) -> bool:
         return other is self
@@ -52,7 +52,7 @@ def number_literal(literal: str | int | Decimal | bool) -> Any:
 
 
 def float_key(value: Decimal | str) -> Any:
-    """A number → the key of the float nearest to it, in the fewest digits that name it."""
+    """A number → the key of the nearest float, in the fewest digits that identify it."""
     return number_key(repr(float(value)))
 
 
@@ -70,12 +70,12 @@ def text_literal(literal: str | int | Decimal | bool) -> str:
 
 
 def padded_text_key(text: str) -> str:
-    """Text of type char(n), whose trailing spaces mean nothing → key."""
+    """Text of type char(n), whose trailing spaces are insignificant → key."""
     return text.rstrip(" ")
 
 
 def padded_text_literal(literal: str | int | Decimal | bool) -> str:
-    """`'abc '`, compared with char(n) → key."""
+    """`'abc '`, to compare with char(n) → key."""
     return padded_text_key(text_literal(literal))
 
 
@@ -100,13 +100,13 @@ def time_key(text: str) -> tuple[float, str]:
     """
     A date or timestamp as Postgres prints it (ISO, in UTC) → (year, text).
 
-    Within a year the text orders by itself: all fields have fixed width, and `+` and the end of the text sort
-    before the digits of a longer fraction.
+    Within a year, the text sorts correctly: all fields have a fixed width, and `+` and the end of the text sort before
+    the digits of a longer fraction.
     """
     if text.endswith("infinity"):
         return (-math.inf if text[0] == "-" else math.inf, "")
     year = int(text[: text.index("-")])
-    # 1 BC is the year 0, as in astronomers' counting.
+    # 1 BC is the year 0, as in astronomical year numbering.
     return (1 - year if text.endswith(" BC") else year, text[text.index("-") :])
 
 
@@ -125,7 +125,7 @@ def timestamp_literal(literal: str | int | Decimal | bool) -> tuple[float, str]:
 
 
 def timestamptz_literal(literal: str | int | Decimal | bool) -> tuple[float, str]:
-    """`'2026-01-18T10:00:00Z'`; UTC where it names no zone → key."""
+    """`'2026-01-18T10:00:00Z'`, in UTC if it has no zone → key."""
     text = text_literal(literal).strip()
     if text.endswith("infinity"):
         return time_key(text)
@@ -138,7 +138,7 @@ def timestamptz_literal(literal: str | int | Decimal | bool) -> tuple[float, str
 
 
 def time_text(value: datetime, separator: str) -> str:
-    """In ISO's form, without trailing zeros of the fraction, as Postgres prints it."""
+    """Format as ISO 8601 without trailing zeros in the fraction, as Postgres does."""
     text = value.isoformat(separator)
     if not value.microsecond:
         return text
@@ -147,19 +147,19 @@ def time_text(value: datetime, separator: str) -> str:
 
 
 def same(value: Any) -> Any:
-    """The value is its own key."""
+    """Return the value itself."""
     return value
 
 
 PLAIN_NUMBER = Comparison("number", number_key, number_literal)
-"""Numbers that are Python numbers already."""
+"""Numbers that are already Python numbers."""
 PLAIN_TEXT = Comparison("text", same, text_literal)
-"""Text. It orders by code point, as Postgres's collation "C" does."""
+"""Text, ordered by code point as in Postgres's collation "C"."""
 PADDED_TEXT = Comparison("text", padded_text_key, padded_text_literal)
 """Text of type char(n)."""
 UUIDS = Comparison("uuid", same, uuid_literal)
 """UUIDs as Postgres prints them."""
 ENUM = Comparison("enum", same, text_literal)
-"""Labels of an enum. They are equal or not; their order isn't known here."""
+"""Labels of an enum. Only equality is known, not their order."""
 PLAIN_BOOLEAN = Comparison("boolean", same, boolean_literal)
-"""Booleans that are Python booleans already."""
+"""Booleans that are already Python booleans."""

@@ -1,4 +1,4 @@
-"""Batches of a source, of which the next is read while the present one is worked on."""
+"""Batches of a source that are read ahead: the next one is read while the current one is processed."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -9,20 +9,20 @@ from pipeline_processing.rows.columns import Columns
 
 
 class ReadAhead(ABC):
-    """See `ports.Batches`. One batch is in memory beside the present one, unless `reads_ahead` is False."""
+    """Base of `ports.Batches`. Holds one batch beside the current one, unless `_reads_ahead` is False."""
 
     def __init__(self, columns: Columns) -> None:
-        """Starts to read the first batch: call it last."""
+        """Start reading the first batch. Subclasses call this last."""
         self.columns = columns
         self._next: asyncio.Future[Records] | None = asyncio.ensure_future(self._read())
 
     @abstractmethod
     async def _read(self) -> Records:
-        """The next records; none at the end."""
+        """Read the next records; empty at the end."""
 
     @property
     def _reads_ahead(self) -> bool:
-        """Whether the next batch may be read before the last one is done with."""
+        """Whether the next batch may be read while the current one is processed."""
         return True
 
     def __aiter__(self) -> Self:
@@ -37,11 +37,11 @@ class ReadAhead(ABC):
         self._next = None
         if self._reads_ahead:
             self._next = asyncio.ensure_future(self._read())
-            await asyncio.sleep(0)  # lets the request go out before this batch keeps the thread busy
+            await asyncio.sleep(0)  # sends the request before this batch occupies the thread
         return records
 
     async def close(self) -> None:
-        """Give up the batch under way."""
+        """Cancel the read in progress."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""All sources of a job as one. Each dataset is read from the source that its config names."""
+"""All sources of a job, combined into one. Each dataset is read from the source in its config."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,14 +12,13 @@ from pipeline_processing.rows.columns import Columns
 
 class Sources:
     """
-    Sources by kind. `snapshot` gets the whole entries of the job config, and each source gets its options.
+    Sources by kind. `snapshot` takes whole entries of the job config, and passes each source its options.
 
-    The time of the snapshot is that of the first source. It must be the database if there is one, so that everything
-    else is read after it.
+    The first source's snapshot gives the time. A database must come first, so that everything else is read after it.
     """
 
     def __init__(self, sources: Mapping[str, Source], *, clock: Clock) -> None:
-        """In the order in which they are opened."""
+        """Take the sources in the order in which to open them."""
         self._sources = sources
         self._clock = clock
 

@@ -1,1 +1,1 @@
-"""The steps of a dataset's chain, one file a step. `chain.py` binds and runs them."""
+"""The built-in steps, one module per step. `agency_data_job/chain.py` builds and runs them."""

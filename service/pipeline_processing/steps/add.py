@@ -32,7 +32,7 @@ class Constants(dict[str, Any]):
 
     @property
     def names(self) -> frozenset[str]:
-        """Names in braces. Text that can't be read has none: building the step reports it."""
+        """Names in braces. Malformed text has none; building the step reports it."""
         names = frozenset[str]()
         for constant in self.values():
             if isinstance(constant, str):
@@ -43,10 +43,10 @@ class Constants(dict[str, Any]):
 
 class Add(Step):
     """
-    Adds the same values to every row, after the other columns.
+    Appends columns with the same values in every row.
 
-    `constants` are text, integers of 64 bits, finite floats, booleans or None; in text, {names} of the run's arguments
-    are filled in.
+    `constants` are text, 64-bit integers, finite floats, booleans or None. In text, {names} are replaced by the run's
+    arguments.
     """
 
     name = "add"
@@ -58,7 +58,7 @@ class Add(Step):
             name: None if value is None else form_of(kinds[name], context.carry).carried(value)
             for name, value in filled.items()
         }
-        """As they are carried."""
+        """Column name → carried value."""
         added = (column_of_kind(name, kind, context.carry) for name, kind in kinds.items())
         self.columns = context.columns.plus(added, step=self.name)
         self._names_known = context.columns.complete
@@ -83,11 +83,11 @@ def _kind(value: Any) -> Kind:
         case float():
             return Kind.FLOAT
         case _:
-            return Kind.TEXT  # as Postgres takes a NULL of which it knows nothing else
+            return Kind.TEXT  # of None too, as Postgres's type of an untyped NULL
 
 
 def _filled(value: Any, arguments: Mapping[str, Any]) -> Any:
-    """Replace {names} in text; other constants stay as they are."""
+    """Replace {names} in text. Return other constants unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -101,7 +101,7 @@ def _filled(value: Any, arguments: Mapping[str, Any]) -> Any:
             continue
         if name not in arguments:
             raise InvalidStep(
-                f"Step 'add' uses {{{name}}} in {value!r}, but there is only {', '.join(arguments)}. "
+                f"Step 'add' uses {{{name}}} in {value!r}, but the available names are {', '.join(arguments)}. "
                 "Correct the name, send it as a param of the request, or write {{ and }} for plain braces."
             )
         filled += "" if arguments[name] is None else str(arguments[name])

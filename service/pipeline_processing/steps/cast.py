@@ -1,4 +1,4 @@
-"""Step `cast`: columns as another type."""
+"""Step `cast`: change columns' types."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,15 +12,15 @@ from pipeline_processing.steps.computed import Computed
 from pipeline_processing.steps.step import StepContext
 
 _KINDS = {"number": "numeric"}
-"""Kinds of columns that SQL calls by another name."""
+"""Kinds of columns that have another name in SQL."""
 
 
 class Cast(Computed):
     """
-    Changes columns' types as SQL's CAST does; a value that can't be cast is a row error.
+    Changes columns' types as SQL's CAST does. A value that can't be cast is a row error.
 
-    Types are those of SQL (`numeric(10, 2)`, `timestamp with time zone`, …) and the kinds of columns. A column that
-    is of the type already costs nothing.
+    Types are SQL types (`numeric(10, 2)`, `timestamp with time zone`, …) or kinds of columns. Casting a column to its
+    own type costs nothing.
     """
 
     name = "cast"

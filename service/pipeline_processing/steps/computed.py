@@ -1,4 +1,4 @@
-"""What `derive` and `cast` share: they put computed values into the rows."""
+"""Base of `derive` and `cast`, which set columns to computed values."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
 class Computed(Step):
-    """Sets columns to values computed of the row as it was before the step; what has none is a row error."""
+    """Sets columns to values computed from the original row. A row whose value can't be computed is a row error."""
 
     def __init__(self, values: Mapping[str, Value], context: StepContext) -> None:
         self._values = values

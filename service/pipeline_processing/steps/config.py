@@ -1,4 +1,4 @@
-"""A step as a job config writes it: a mapping with the one key that names it, and perhaps a `timeout`."""
+"""A step in a job config: a mapping from its name to its options, with an optional `timeout`."""
 
 from typing import Annotated
 
@@ -25,16 +25,16 @@ class StepEntry(Entry):
 
     @property
     def needs_source_database(self) -> bool:
-        """Whether it connects to the server of PIPELINE_SOURCE__DSN."""
+        """Whether it uses PIPELINE_SOURCE__DSN."""
         return self.asked("needs_source_database", False)
 
     @property
     def needs_temporary_files(self) -> bool:
-        """Whether it remembers the keys of all rows."""
+        """Whether it stores the keys of all rows in a temporary file."""
         return self.asked("needs_temporary_files", False)
 
     def build(self, context: StepContext) -> Step:
-        """The step, not opened yet. Raises UnknownColumn or InvalidStep."""
+        """Build the step without opening it. Raises UnknownColumn or InvalidStep."""
         if not self.is_plugin:
             built: Step = self.plugin.build(self.options, context=context)
             return built

@@ -26,7 +26,7 @@ class DedupeOptions(Part):
 
 
 class KeyedStep(Step):
-    """Base of steps that remember the keys of all rows, in bounded memory, however many there are."""
+    """Base of steps that remember the keys of any number of rows in bounded memory."""
 
     def __init__(self, name: str, key: Sequence[str], context: StepContext) -> None:
         self.name = name
@@ -47,12 +47,12 @@ class KeyedStep(Step):
         await self._seen.__aexit__(kind, error, trace)
 
     async def are_new(self, rows: Rows) -> list[bool]:
-        """For each row whether no earlier one had its key."""
+        """Return for each row whether no earlier row had its key."""
         return await self._seen.add([self._key.of(row) for row in rows])
 
 
 class Dedupe(KeyedStep):
-    """Drops all rows of a key but the first, and counts them."""
+    """Drops all rows of a key except the first, and counts them as filtered."""
 
     def __init__(self, options: DedupeOptions, context: StepContext) -> None:
         super().__init__(f"dedupe: {', '.join(options.by)}", options.by, context)

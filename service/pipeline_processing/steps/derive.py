@@ -14,10 +14,10 @@ from pipeline_processing.steps.step import StepContext
 
 class Derive(Computed):
     """
-    Adds columns behind the others, or replaces those that are there already by that name, in their place.
+    Appends columns, or replaces existing ones of the same name in place.
 
-    Every expression sees the columns as they were before the step. A row for which one can't be computed is a row
-    error. What an expression may be: `expressions/`.
+    Every expression reads the columns as they were before the step. A row for which an expression can't be computed is
+    a row error. See `expressions/` for the syntax.
     """
 
     name = "derive"
@@ -29,9 +29,9 @@ class Derive(Computed):
         }
         super().__init__({name: each.value for name, each in compiled.items()}, context)
         columns = [replace(each.result, name=name) for name, each in compiled.items()]
-        there = [column for column in columns if context.columns.find(column.name)]
-        new = [column for column in columns if column not in there]
-        self.columns = context.columns.replaced(there, step=self.name).plus(new, step=self.name)
+        existing = [column for column in columns if context.columns.find(column.name)]
+        new = [column for column in columns if column not in existing]
+        self.columns = context.columns.replaced(existing, step=self.name).plus(new, step=self.name)
 
 
 PLUGIN = Plugin(

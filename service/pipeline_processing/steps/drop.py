@@ -1,4 +1,4 @@
-"""Step `drop`: leave some columns out."""
+"""Step `drop`: remove columns."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,7 +14,7 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
 class Drop(Step):
-    """Keeps all columns but the named ones."""
+    """Removes the named columns."""
 
     name = "drop"
 

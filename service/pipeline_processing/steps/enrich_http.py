@@ -1,4 +1,4 @@
-"""Step `enrich_http`: columns looked up at an HTTP API, many keys at a time."""
+"""Step `enrich_http`: look up columns at an HTTP API, many keys per request."""
 
 import asyncio
 from collections.abc import Collection, Hashable, Iterator, Mapping
@@ -28,10 +28,10 @@ from pipeline_processing.steps.step import StepContext
 
 MIB = 1024 * 1024
 MAX_BODY_BYTES = 4 * MIB
-"""Of one answer, since the answers of all runs are in memory at once. A larger one is asked for in two halves."""
+"""Per response, because the responses of all runs are in memory at once. Requests with larger ones are halved."""
 _PIECE_BYTES = 256 * 1024
 _MAX_URL = 8000
-"""Many servers refuse longer ones. What doesn't fit goes into another request."""
+"""Many servers reject longer URLs. Keys that don't fit go into another request."""
 _VALUES = "{values}"
 
 
@@ -71,15 +71,15 @@ class EnrichHttpOptions(LookupOptions, UpstreamOptions):
 
     @property
     def fields(self) -> dict[str, AddedField]:
-        """All added columns in full."""
+        """The added columns, with shorthands expanded."""
         return {name: AddedField(field=of) if isinstance(of, str) else of for name, of in self.add.items()}
 
 
 class EnrichHttp(Enriching):
     """
-    Adds columns of an API's records.
+    Adds columns from an API's records.
 
-    A key that no URL can carry (empty text, or `..` in a path) has no record.
+    A key that can't be put into the URL (empty text, or `..` in a path) has no record.
     """
 
     def __init__(self, options: EnrichHttpOptions, context: StepContext) -> None:
@@ -90,7 +90,7 @@ class EnrichHttp(Enriching):
         self._template = UrlTemplate(options.url)
         self._services = context.services
         self._most = options.batch
-        """Keys in one request; fewer once an answer was too large."""
+        """Maximum keys per request. Lowered when a response is too large."""
         self._free = asyncio.Semaphore(options.concurrency)
         self._stack = AsyncExitStack()
         self._upstream: Upstream
@@ -112,7 +112,7 @@ class EnrichHttp(Enriching):
         await self._stack.__aexit__(kind, error, trace)
 
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
-        """See `Enriching`. Raises StepFailed where two records have one key, SourceDataInvalid, and as `Upstream`."""
+        """See `Enriching`. Raises StepFailed if records share a key, SourceDataInvalid, or an error of `Upstream`."""
         try:
             async with asyncio.TaskGroup() as group:
                 asked = [group.create_task(self._ask(values)) for values in self._requests(wanted)]
@@ -122,14 +122,14 @@ class EnrichHttp(Enriching):
         return {key: outcome for task in asked for key, outcome in task.result().items()}
 
     def _requests(self, wanted: Mapping[Hashable, str]) -> Iterator[dict[Hashable, str]]:
-        """What each request asks for: keys, and what stands for them in the URL."""
+        """Split the keys into requests. Yields key → its text in the URL."""
         room = _MAX_URL - len(self._options.url) + len(_VALUES)
         values: dict[Hashable, str] = {}
         length = 0
         for key, text in wanted.items():
             try:
                 self._template.filled({"values": text})
-            except ValueError:  # it would lead elsewhere, or isn't text that can be sent
+            except ValueError:  # it would change the path, or can't be encoded
                 continue
             value = encoded(text)
             if not value:
@@ -155,7 +155,7 @@ class EnrichHttp(Enriching):
                 "Let the API give fewer fields, or correct `url`."
             )
         half = len(values) // 2
-        self._most = min(self._most, half)  # the next are likely to be as large
+        self._most = min(self._most, half)  # later responses are likely to be as large
         first = await self._ask(dict(islice(values.items(), half)))
         return {**first, **await self._ask(dict(islice(values.items(), half, None)))}
 
@@ -167,14 +167,14 @@ class EnrichHttp(Enriching):
                 continue
             if key in outcomes:
                 raise StepFailed(
-                    f"an answer has two records with one {self._options.key!r}, so a row would get either of them. "
-                    "Look for something that is unique there."
+                    f"an answer has two records with the same {self._options.key!r}, so the result is ambiguous. Use a "
+                    "`key` that is unique there."
                 )
             outcomes[key] = self._outcome_of(record)
         return outcomes
 
     def _key_of(self, record: Raw) -> Hashable | None:
-        """None where it can't be the key of any row."""
+        """Return the record's key; None if it can't match any row. Raises SourceDataInvalid if there is none."""
         key = at(record, self._options.key)
         if key is None:
             fault = f"has no field {self._options.key!r}" if is_object(record) else "isn't an object"
@@ -192,7 +192,7 @@ class EnrichHttp(Enriching):
         for added, convert in self._fields:
             found = at(record, added.field)
             try:
-                value = None if found is None else convert(found.copy())  # a copy, so that the answer can be freed
+                value = None if found is None else convert(found.copy())  # a copy lets the response be freed
             except WrongType as wrong:
                 return Misfit(
                     f"in the record of its {self.on.name!r} the field {added.field!r} is {wrong}; say in `add` what it "
@@ -205,7 +205,7 @@ class EnrichHttp(Enriching):
 
 
 async def _body(answer: Answer) -> bytes | None:
-    """None if there is more than is read at once."""
+    """Read the body; None if it is larger than MAX_BODY_BYTES."""
     body = bytearray()
     while piece := await answer.read(_PIECE_BYTES):
         body += piece

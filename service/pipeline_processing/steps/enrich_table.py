@@ -1,4 +1,4 @@
-"""Step `enrich_table`: columns looked up by a query, which gets all keys of a batch at once."""
+"""Step `enrich_table`: look up columns by a query that takes all keys of a batch at once."""
 
 from collections.abc import Hashable, Mapping
 from contextlib import AsyncExitStack
@@ -42,12 +42,12 @@ class EnrichTableOptions(LookupOptions):
 
     @property
     def needs_source_database(self) -> bool:
-        """Whether it asks the source's own server."""
+        """Whether it uses PIPELINE_SOURCE__DSN."""
         return self.dsn is None
 
 
 class EnrichTable(Enriching):
-    """Adds columns of a query's records. The types of the added columns are known once the step is open."""
+    """Adds columns from a query's records. Their types are known once the step is open."""
 
     def __init__(self, options: EnrichTableOptions, context: StepContext) -> None:
         super().__init__("enrich_table", options, context)
@@ -60,15 +60,15 @@ class EnrichTable(Enriching):
         self.columns = self._reaching.plus((Column(name, typed=False) for name in options.add), step=self.name)
 
     async def __aenter__(self) -> Self:
-        """Raises InvalidStep where the query hasn't the columns named, or its keys don't compare; and as `lookup`."""
+        """Raises InvalidStep if the query lacks a column or its keys can't be compared, or an error of `lookup`."""
         async with AsyncExitStack() as stack:
             lookup = self._services.lookup(self._options.query, secret=self._options.dsn, carry=self._carry)
             self._table = await stack.enter_async_context(lookup)
-            there = self._table.columns
-            self.matching = lookup_keys.of_columns(self.on, self._named(there, self._options.key), step=self.name)
+            columns = self._table.columns
+            self.matching = lookup_keys.of_columns(self.on, self._named(columns, self._options.key), step=self.name)
             added = [
-                # They come from the values of the source that were looked for.
-                replace(self._named(there, of), name=name, origins=self.on.origins, unchanged=False)
+                # The values derive from the looked-up key.
+                replace(self._named(columns, of), name=name, origins=self.on.origins, unchanged=False)
                 for name, of in self._options.add.items()
             ]
             self.columns = self._reaching.plus(added, step=self.name)
@@ -81,7 +81,7 @@ class EnrichTable(Enriching):
         await self._stack.__aexit__(kind, error, trace)
 
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
-        """See `Enriching`. Raises StepFailed where two records have one key, and what the query may raise."""
+        """See `Enriching`. Raises StepFailed if records share a key, or the query's error."""
         of_record, key = self.matching.of_record, self._options.key
         answers: dict[Hashable, Found] = {}
         for record in await self._table.find(list(wanted.values())):
@@ -89,8 +89,8 @@ class EnrichTable(Enriching):
                 continue  # the query may have a join, or fold case
             if found in answers:
                 raise StepFailed(
-                    f"two records of its query have one {key!r}, so a row would get either of them. Make "
-                    f"the query give one each, for example with SELECT DISTINCT ON ({key}) … ORDER BY …"
+                    f"two records of its query have the same {key!r}, so the result is ambiguous. Make the query "
+                    f"return one per key, for example with SELECT DISTINCT ON ({key}) … ORDER BY …"
                 )
             answers[found] = self._values(record)
         return answers
@@ -98,11 +98,11 @@ class EnrichTable(Enriching):
     def _values(self, record: Row) -> Found:
         return tuple(record[name] for name in self._options.add.values())
 
-    def _named(self, there: Columns, name: str) -> Column:
-        column = there.find(name)
+    def _named(self, columns: Columns, name: str) -> Column:
+        column = columns.find(name)
         if column is None:
             raise InvalidStep(
-                f"Step {self.name!r} reads {name!r}, but its query gives {', '.join(there.names)}. Correct `key` or "
+                f"Step {self.name!r} reads {name!r}, but its query gives {', '.join(columns.names)}. Correct `key` or "
                 "`add`, or the query."
             )
         return column

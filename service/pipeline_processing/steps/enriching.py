@@ -1,6 +1,4 @@
-"""
-What the lookup steps share: collect the distinct keys of a batch, take what the cache has, ask for the others at once.
-"""
+"""Base of the lookup steps: collects the distinct keys of a batch, and fetches those that aren't cached."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Hashable, Mapping, Sequence
@@ -18,7 +16,7 @@ from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 Answers = Mapping[Hashable, Found | Misfit]
-"""Key → what its record gives. A key without a record is left out."""
+"""Key → result. Keys without a record are left out."""
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 On = Annotated[Name, Field(description="A column of the rows: the key to look for.")]
@@ -33,7 +31,7 @@ CacheRows = Annotated[int, Field(ge=0, description="Most keys whose records, or 
 
 
 class LookupOptions(Part):
-    """Base of the options: reads `on` also where a tool that writes YAML 1.1 has made the key `true` of it."""
+    """Base of the options. Also accepts `on` as the key `true`, because tools for YAML 1.1 may write it like that."""
 
     @model_validator(mode="before")
     @classmethod
@@ -56,14 +54,14 @@ class _Options(Protocol):
 
 class Enriching(Step):
     """
-    Adds columns found by the key in the column `on`.
+    Adds columns looked up by the key in the column `on`.
 
-    A row whose key is null or has no record is missing. A row whose key can't be read, or whose record is a misfit, is
-    a row error.
+    `missing` applies to rows whose key is null or has no record. A row whose key can't be read, or whose record is a
+    misfit, is a row error.
     """
 
     matching: Matching
-    """How keys are read. Set before the first batch."""
+    """How keys are read. Subclasses set it before the first batch."""
 
     def __init__(self, kind: str, options: _Options, context: StepContext) -> None:
         self.name = f"{kind}: {options.on}"
@@ -76,7 +74,7 @@ class Enriching(Step):
 
     @abstractmethod
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
-        """Look these keys up. The values are what to look for."""
+        """Look up keys: key → the value to look for."""
 
     async def __call__(self, batch: Batch) -> Batch:
         if not self._names_known:
@@ -88,9 +86,9 @@ class Enriching(Step):
         batch = self._row_errors.reject(batch, faults, step=self.name)
         added = [each for at, each in enumerate(outcomes) if at not in faults and not isinstance(each, Misfit)]
         if self._missing == "drop" and None in added:
-            there = [each is not None for each in added]
-            self.filtered += len(there) - sum(there)
-            added, batch = list(compress(added, there)), batch.kept(there)
+            has_record = [each is not None for each in added]
+            self.filtered += len(has_record) - sum(has_record)
+            added, batch = list(compress(added, has_record)), batch.kept(has_record)
         names, nulls = self._added, (None,) * len(self._added)
         return batch.changed(
             [
@@ -105,7 +103,7 @@ class Enriching(Step):
             check_absent(self._added, row, step=self.name)
 
     def _keys_of(self, rows: Rows) -> tuple[list[Hashable | None], dict[int, str], dict[Hashable, Any]]:
-        """Each row's key, None if it has none; faults by position; what to look for by key."""
+        """Return each row's key or None, faults by position, and key → the value to look for."""
         key_of, asked, name = self.matching.of_row, self.matching.asked, self.on.name
         keys: list[Hashable | None] = []
         faults: dict[int, str] = {}
@@ -134,7 +132,7 @@ class Enriching(Step):
         return found
 
     def _faults_of(self, keys: Sequence[Hashable | None], outcomes: Sequence[Outcome]) -> dict[int, str]:
-        """Faults by position."""
+        """Return faults by position."""
         faults: dict[int, str] = {}
         for at, outcome in enumerate(outcomes):
             if isinstance(outcome, Misfit):

@@ -1,4 +1,4 @@
-"""The checks behind `expect: {not_null: […], unique: […]}`, as steps that come last and let all rows pass, or fail."""
+"""The checks of `expect: {not_null: […], unique: […]}`, as steps at the end that pass all rows through or fail."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
 class NotNull(Step):
-    """Fails at a row with a null in one of the named columns."""
+    """Raises ExpectationFailed for a row with a null in one of the named columns."""
 
     def __init__(self, names: Sequence[str], context: StepContext) -> None:
         self.name = f"expect not_null: {', '.join(names)}"
@@ -37,8 +37,8 @@ class NotNull(Step):
 
 class Unique(KeyedStep):
     """
-    Fails at a row that equals an earlier one in all the named columns. As in SQL's UNIQUE, a row with a null in one of
-    them equals no other.
+    Raises ExpectationFailed for a row that equals an earlier one in all named columns. As in SQL's UNIQUE, a row with
+    a null in one of them equals no other.
     """
 
     def __init__(self, names: Sequence[str], context: StepContext) -> None:

@@ -12,9 +12,9 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 
 class Filter(Step):
     """
-    Drops the rows for which the condition is false or null, and counts them.
+    Drops the rows for which the condition is false or null, and counts them as filtered.
 
-    A row for which it can't be computed is a row error. What a condition may be: `expressions/`.
+    A row for which it can't be computed is a row error. See `expressions/` for the syntax.
     """
 
     def __init__(self, condition: str, context: StepContext) -> None:

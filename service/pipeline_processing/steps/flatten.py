@@ -1,4 +1,4 @@
-"""Step `flatten`: fields of a json column become columns."""
+"""Step `flatten`: turn fields of a json column into columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -36,7 +36,7 @@ class FlattenOptions(Part):
     @model_validator(mode="after")
     def _paths_have_names(self) -> Self:
         if wrong := [path for path in self.fields if not all(path.split("."))]:
-            raise ValueError(f"{', '.join(map(repr, wrong))} is no path: write names with single points between them")
+            raise ValueError(f"{', '.join(map(repr, wrong))} isn't a path: write names separated by single dots")
         return self
 
     @property
@@ -46,7 +46,7 @@ class FlattenOptions(Part):
 
 
 class Flatten(Step):
-    """Puts the fields' columns behind the others."""
+    """Appends a column for each field."""
 
     def __init__(self, options: FlattenOptions, context: StepContext) -> None:
         self.name = f"flatten: {options.column}"
@@ -108,7 +108,7 @@ _members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class _Object:
-    """The fields wanted of one object, and the objects in it that have more of them."""
+    """The wanted fields of an object, and of the objects nested in it."""
 
     def __init__(self, path: str = "") -> None:
         self._path = path
@@ -116,7 +116,7 @@ class _Object:
         self._objects: dict[str, _Object] = {}
 
     def add(self, names: Sequence[str], place: int, path: str, convert: Converter) -> None:
-        """A field below this object, whose value belongs at `place` of all values."""
+        """Add a field of this object or a nested one. `place` is the index of its value."""
         name, *rest = names
         if rest:
             below = self._objects.setdefault(name, _Object(f"{self._path}.{name}"))
@@ -125,7 +125,7 @@ class _Object:
             self._leaves.append((name, place, path, convert))
 
     def read(self, document: Any, values: list[Any]) -> None:
-        """Fill in the values of a document's fields. Raises WrongType with path and fault."""
+        """Store the values of a document's fields in `values`. Raises WrongType with path and fault."""
         if (members := self._members(document)) is None:
             return
         for name, place, path, convert in self._leaves:
@@ -139,7 +139,7 @@ class _Object:
                 fields.read(value, values)
 
     def _members(self, document: Any) -> Mapping[str, Any] | None:
-        """The object's fields: fragments of JSON, or what user code put there. None if it is null."""
+        """Return the object's fields: fragments of JSON, or values of user code. None if it is null."""
         carried = document if isinstance(document, Raw) else carried_form(document)
         if carried is None:
             if not isinstance(document, Mapping):
@@ -152,10 +152,10 @@ class _Object:
                 return None
             raise WrongType(f"{self._path}: not an object") from None
         except (ValueError, RecursionError):
-            return self._unusual(carried)
+            return self._members_with_surrogates(carried)
 
-    def _unusual(self, carried: Raw | str) -> Mapping[str, Any]:
-        """An object with half of a surrogate pair in it, which only Postgres and Python's own parser take."""
+    def _members_with_surrogates(self, carried: Raw | str) -> Mapping[str, Any]:
+        """Parse an object with a lone surrogate, which Postgres and Python accept but msgspec doesn't."""
         try:
             document = loads(text_of(carried))
         except (ValueError, RecursionError):

@@ -1,6 +1,4 @@
-"""
-Reads values that are carried, or that user code left in a row, as the formats write them.
-"""
+"""Reads values of rows, carried or left by user code, as the formats write them."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ from pipeline_processing.rows.values import time_text
 
 
 def text_of_any(value: Any) -> str:
-    """The text of a value (never None): `kinds.text_of` if it is carried, else what Postgres would print."""
+    """Return the text of a value (never None): `kinds.text_of` if it is carried, else what Postgres would print."""
     if type(value) is str:
         return value
     match value:
@@ -42,7 +40,7 @@ def text_of_any(value: Any) -> str:
 
 
 def json_of_any(value: Any) -> Any:
-    """A value as NDJSON writes it and `loads` reads it: numbers are int or Decimal."""
+    """Return the value that `loads` would read from NDJSON: numbers are int or Decimal."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -63,6 +61,6 @@ def json_of_any(value: Any) -> Any:
 
 
 def _json_of_fragment(carried: Raw | str) -> Any:
-    """`carried` is JSON, or text that Postgres printed for a number or a document."""
+    """Parse a carried value: JSON, or Postgres's text of a number or document."""
     text = text_of(carried)
     return text if text in ("NaN", "Infinity", "-Infinity") else loads(text)

@@ -1,4 +1,4 @@
-"""Imports objects of user code by their paths."""
+"""Imports user code by path."""
 
 from importlib import import_module
 from typing import Any
@@ -7,17 +7,17 @@ from pipeline_processing.errors import InvalidStep
 from pipeline_processing.user_code import user_code
 
 PATH_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
-"""`package.module:name`, where the name may have points as well."""
+"""`package.module:name`, where the name may also have dots."""
 
 
 def imported(path: str, *, step: str) -> Any:
-    """The object at `module:name`. Raises InvalidStep where it can't be imported."""
+    """Import the object at `module:name`. Raises InvalidStep if that fails."""
     module_name, _, attribute = path.partition(":")
 
     def failure(what: str) -> InvalidStep:
         return InvalidStep(
-            f"Step {step!r} can't load {path}: {what}. Install the package that has it beside this service, or correct "
-            "the path `module:name`."
+            f"Step {step!r} can't load {path}: {what}. Install its package together with this service, or correct the "
+            "path `module:name`."
         )
 
     with user_code(failure):

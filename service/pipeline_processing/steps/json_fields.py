@@ -1,4 +1,4 @@
-"""Values of JSON as values of a declared kind: numbers exactly, times to the microsecond, or not at all."""
+"""Converts JSON values to a declared kind without losing precision: a value that doesn't fit raises WrongType."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
@@ -16,22 +16,21 @@ from pipeline_processing.rows.json_values import loads
 T = TypeVar("T")
 
 Converter = Callable[[Any], Any]
-"""A value of JSON, as a fragment (`msgspec.Raw`) or in Python (never None) → the carried value; None for null."""
+"""A JSON value, as a fragment (`msgspec.Raw`) or a Python value (never None) → the carried value; None for null."""
 
 _EXPONENTS = range(-16_383, 131_072)
-"""As far as Postgres's numeric reaches: what `1e999999999` would be written out as fits nowhere."""
-
+"""The range of Postgres's numeric. Without a limit, `1e999999999` would be written in full."""
 
 _QUOTE = ord('"')
 _string = msgspec.json.Decoder(str).decode
 
 
 class WrongType(ValueError):
-    """A value isn't of the kind that was declared. The message never has the value itself."""
+    """A value isn't of the declared kind. The message never contains the value."""
 
 
 def converter(kind: Kind, carry: str) -> Converter:
-    """How a field of that kind is read, and carried in the form `carry`. It raises WrongType."""
+    """Return a converter to carried values of that kind, in the form `carry`. It raises WrongType."""
     carried = form_of(kind, carry).carried
     if kind is Kind.JSON:
         return _document(carried, carry)
@@ -46,7 +45,7 @@ def converter(kind: Kind, carry: str) -> Converter:
 
 
 def _document(carried: Callable[[Any], Any], carry: str) -> Converter:
-    """A fragment stays as it is, to the last digit."""
+    """Return a converter that keeps fragments exactly as written."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, Raw):
@@ -62,11 +61,11 @@ def _document(carried: Callable[[Any], Any], carry: str) -> Converter:
 def _parsed(fragment: Raw) -> Any:
     text = bytes(fragment)
     try:
-        if text.isdigit() and len(text) < 19:  # the common cases, four times faster
+        if text.isdigit() and len(text) < 19:  # common cases, four times faster
             return int(text)
         if text[0] == _QUOTE:
             return _string(text)
-    except msgspec.DecodeError:  # half of a surrogate pair
+    except msgspec.DecodeError:  # a lone surrogate
         pass
     try:
         return loads(text)
@@ -98,7 +97,7 @@ def _number(value: Any, *, what: str = "a number") -> Decimal:
 
 
 def _integer(value: Any) -> int:
-    """`5`, also where it is written `5.0` or `5e0`."""
+    """Accepts `5`, `5.0` and `5e0`."""
     number = value if type(value) is int else _number(value, what="an integer")
     if not -(2**63) <= number < 2**63:
         raise WrongType("an integer of more than 64 bits: declare it as a number")
@@ -128,7 +127,7 @@ def _timestamp(value: Any) -> datetime:
 
 
 def _timestamptz(value: Any) -> datetime:
-    """Without a zone it is UTC, as everywhere here."""
+    """Times without a zone are in UTC, as everywhere in the service."""
     moment = value if isinstance(value, datetime) else _iso(value, datetime.fromisoformat, "a timestamp")
     try:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
@@ -161,4 +160,4 @@ _NATURAL: Mapping[Kind, Callable[[Any], Any]] = {
     Kind.TIMESTAMPTZ: _timestamptz,
     Kind.UUID: _uuid,
 }
-"""A value of JSON in Python (never None) → the natural value of the kind. They raise WrongType."""
+"""A JSON value in Python (never None) → the natural value of the kind. Each raises WrongType."""

@@ -1,4 +1,4 @@
-"""Records in a JSON answer. Only the requested parts are parsed."""
+"""Finds records in a JSON response, parsing only the requested parts."""
 
 from codecs import BOM_UTF8
 from typing import Annotated
@@ -10,7 +10,7 @@ from pydantic import StringConstraints
 from pipeline_processing.errors import SourceDataInvalid
 
 Path = Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$")]
-"""Keys of objects inside each other, with points between, e.g. `data.items`."""
+"""Keys of nested objects, separated by dots, e.g. `data.items`."""
 
 _any = msgspec.json.Decoder(Raw)
 _list = msgspec.json.Decoder(list[Raw])
@@ -19,15 +19,15 @@ _object = msgspec.json.Decoder(dict[str, Raw])
 
 def records_of(body: bytes, path: str | None) -> list[Raw]:
     """
-    The list of records at `path` in the answer, or the answer itself. Null is an empty list.
+    Return the list of records at `path` in the response, or the whole response if None. Null is an empty list.
 
-    Raises SourceDataInvalid if there is none.
+    Raises SourceDataInvalid if the body isn't JSON, or has no list there.
     """
-    body = body.removeprefix(BOM_UTF8)  # some servers put one there
+    body = body.removeprefix(BOM_UTF8)  # some servers send one
     try:
         if not body.isascii():
-            body.decode()  # nothing after this decodes every text
-        # Without line ends no fragment of it can break a line of NDJSON.
+            body.decode()  # checks all of it: the code below decodes only parts
+        # Remove line ends, because fragments go into lines of NDJSON.
         found = at(_any.decode(msgspec.json.format(body, indent=-1)), path)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = error.reason if isinstance(error, UnicodeDecodeError) else error
@@ -41,17 +41,17 @@ def records_of(body: bytes, path: str | None) -> list[Raw]:
     except msgspec.DecodeError:
         where = "it" if path is None else f"{path!r} in it"
         raise SourceDataInvalid(
-            f"the answer is JSON, but {where} isn't a list of records. Name in `records` where the list stands, such "
-            "as `data.items`."
+            f"the answer is JSON, but {where} isn't a list of records. Set `records` to the path of the list, "
+            "such as `data.items`."
         ) from None
 
 
 def at(document: Raw, path: str | None) -> Raw | None:
-    """The value at a path; None if there is none."""
+    """Return the value at a path; None if there is none."""
     for name in path.split(".") if path is not None else ():
         try:
             found = _object.decode(document).get(name)
-        except msgspec.DecodeError:  # no object
+        except msgspec.DecodeError:  # not an object
             return None
         if found is None:
             return None
@@ -60,5 +60,5 @@ def at(document: Raw, path: str | None) -> Raw | None:
 
 
 def is_object(record: Raw) -> bool:
-    """Whether it has fields."""
+    """Return whether the record is a JSON object."""
     return bytes(record).startswith(b"{")

@@ -1,4 +1,4 @@
-"""Remembers what lookups found, and which keys have no record, in bounded memory."""
+"""Caches the results of lookups, including missing records, in bounded memory."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
@@ -9,34 +9,34 @@ from typing import Any
 from msgspec import Raw
 
 Found = tuple[Any, ...]
-"""Values that a lookup gives a row: those of its new columns, in their order."""
+"""The values of the added columns, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """A record whose values can't be used, and why. The reason never contains the values."""
+    """A record whose values can't be used. `why` never contains the values."""
 
     why: str
 
 
 Outcome = Found | Misfit | None
-"""The result for one key; None if there is no record."""
+"""The result for a key; None if there is no record."""
 
 MAX_BYTES = 16 * 1024 * 1024
 _ENTRY_BYTES = 200
-"""A key and its place in the cache, roughly."""
+"""Estimated overhead of an entry, including its key."""
 
 
 class LookupCache:
     """
-    The most recently used answers by key, absence included.
+    An LRU cache of results by key, including missing records.
 
-    It holds at most `max_rows` keys, and `max_bytes` of values.
+    Holds at most `max_rows` keys and about `max_bytes`.
     """
 
     def __init__(self, *, max_rows: int, max_bytes: int = MAX_BYTES) -> None:
         self.bytes = 0
-        """Roughly what the entries take."""
+        """Estimated size of all entries."""
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Hashable, tuple[Outcome, int]] = OrderedDict()
@@ -45,7 +45,7 @@ class LookupCache:
         return len(self._entries)
 
     def known(self, keys: Iterable[Hashable]) -> dict[Hashable, Outcome]:
-        """The answers to these keys, as far as they are known."""
+        """Return the cached results for these keys."""
         entries, known = self._entries, dict[Hashable, Outcome]()
         for key in keys:
             if (entry := entries.get(key)) is not None:
@@ -54,7 +54,7 @@ class LookupCache:
         return known
 
     def remember(self, key: Hashable, outcome: Outcome) -> None:
-        """Keep an answer, and drop the least recently used ones if there are too many."""
+        """Cache a result, and evict the least recently used ones if the cache is full."""
         if (old := self._entries.pop(key, None)) is not None:
             self.bytes -= old[1]
         values = outcome if isinstance(outcome, tuple) else ()

@@ -1,8 +1,8 @@
 """
-Makes keys of rows and of looked-up records comparable: two are equal if Postgres's `=` says so.
+Makes keys of rows and of looked-up records comparable: two keys are equal if Postgres's `=` says so.
 
-A row's key is a carried value. A record's key comes from a column of a query, or from JSON. A float of single precision
-counts as the digits that Postgres prints.
+A row's key is a carried value. A record's key comes from a column of a query, or from JSON. A single-precision float
+has the value of the digits that Postgres prints.
 """
 
 from collections.abc import Callable, Hashable
@@ -24,26 +24,26 @@ _TIMES = ("date", "timestamp", "timestamptz")
 _LABELS = ("text", "enum")
 _MAX_BITS = 4096
 _EXPONENTS = range(-16_383, 131_073)
-"""As far as Postgres's numeric reaches."""
+"""The range of Postgres's numeric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """How keys are read. The functions take a value (never None) and raise ValueError if it can't be a key."""
+    """How to read keys. Each function takes a value (never None), and raises ValueError if it can't be a key."""
 
     of_row: Callable[[Any], Hashable]
     """A row's carried value → its key."""
     of_record: Callable[[Any], Hashable]
     """A record's value → its key."""
     asked: Callable[[Any, Any], Any]
-    """A row's carried value and its key → what to look for."""
+    """A row's carried value and its key → the value to look for."""
 
 
 def of_columns(on: Column, key: Column, *, step: str) -> Matching:
     """
-    A column of the rows and one of a query, both carried in the same form; what to look for is a natural value.
+    Match a column of the rows with one of a query, both carried in the same form. The query gets natural values.
 
-    Values of a column of unknown type are read as literals of SQL. Raises InvalidStep if the two can't be compared.
+    Values of a column of unknown type are read as SQL literals. Raises InvalidStep if the columns can't be compared.
     """
     theirs = _comparison(key, step=step, of="its query")
     if not on.typed:
@@ -64,8 +64,8 @@ def of_columns(on: Column, key: Column, *, step: str) -> Matching:
 
 def of_json(on: Column, *, step: str) -> Matching:
     """
-    A column of the rows and a field of JSON, which is read as the column's type: `5` and `"5"` are one number, and
-    one text. What to look for is text. Raises InvalidStep where the column's values don't compare.
+    Match a column of the rows with a JSON field, which is read as the column's type: `5` and `"5"` are the same number,
+    and the same text. The API gets text. Raises InvalidStep if the column's values can't be compared.
     """
     if not on.typed:
         return Matching(_plain_text, _plain_text, lambda _, key: key)
@@ -73,7 +73,7 @@ def of_json(on: Column, *, step: str) -> Matching:
     if ours.family in _LABELS:
         return Matching(ours.key, lambda value: ours.literal(_label(value)), lambda _, key: key)
     if ours.family in _TIMES and on.kind is not None:
-        # The same text from both forms.
+        # Both forms give the same text.
         natural, carried_json = on.natural or same, form_of(on.kind, "json").carried
         return Matching(ours.key, ours.literal, lambda carried, _: carried_json(natural(carried)))
     return Matching(ours.key, lambda value: ours.literal(_literal(value)), lambda _, key: _key_text(key))
@@ -89,7 +89,7 @@ def _comparison(column: Column, *, step: str, of: str) -> Comparison:
 
 
 def _as_floats(key: Callable[[Any], Any]) -> Callable[[Any], Hashable]:
-    """Where one side is a float, Postgres compares floats. A number that no float is near stays what it is."""
+    """Compare as floats, as Postgres does if one side is a float. Numbers beyond a float's range stay exact."""
 
     def as_float(carried: Any) -> Hashable:
         exact = key(carried)
@@ -110,10 +110,10 @@ def _asked_by_literal(value: Any, key: Any) -> Any:
 
 
 def _literal(value: Any) -> str | int | Decimal | bool:
-    """A value of user code or of JSON as a literal of SQL."""
+    """Return a value of user code or of JSON as a SQL literal. Raises ValueError."""
     match value:
         case int() if value.bit_length() > _MAX_BITS:
-            raise ValueError("a number of so many digits can't be a key")
+            raise ValueError("a number with that many digits can't be a key")
         case Decimal() if value.is_finite() and value.adjusted() not in _EXPONENTS:
             raise ValueError("a number with such an exponent can't be a key")
         case str() | int() | Decimal():
@@ -128,7 +128,7 @@ def _literal(value: Any) -> str | int | Decimal | bool:
 
 
 def _label(value: Any) -> str:
-    """Text of a JSON value: identifiers that are numbers there are often text elsewhere."""
+    """Return the text of a JSON value, because identifiers that are numbers in JSON are often text elsewhere."""
     if isinstance(value, str):
         return value
     return _key_text(_literal(value))
@@ -141,7 +141,7 @@ def _key_text(key: Any) -> str:
 
 
 def _plain_text(value: Any) -> str:
-    """Where no type is known: `5`, `5.0` and `"5"` are one key."""
+    """Return the key of a value of unknown type: `5`, `5.0` and `"5"` are equal."""
     literal = _literal(value)
     text = _key_text(literal)
     if isinstance(literal, Decimal) and "." in text:

@@ -1,4 +1,4 @@
-"""Step `mask`: pseudonyms, or less, instead of personal values."""
+"""Step `mask`: pseudonymise or hide personal data."""
 
 import hmac
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class MaskOptions(Part):
 
 
 class Mask(Step):
-    """Masks columns in place. Needs its secrets, and so has `masks`, from the start of its block on."""
+    """Masks columns in place. It reads its secrets, and sets `masks`, when it is opened."""
 
     def __init__(self, options: MaskOptions, context: StepContext) -> None:
         self.name = f"mask: {', '.join(options.columns)}"
@@ -101,7 +101,7 @@ def masking(options: MaskOptions, services: Services) -> Callable[[Any], str | N
         case "sha256":
             return _sha256(_bytes_of(options.salt, services) if options.salt else b"")
         case "hmac":
-            assert options.secret is not None  # the options' own check
+            assert options.secret is not None  # checked by the options
             return _hmac(_bytes_of(options.secret, services))
         case "redact":
             replacement = options.with_
@@ -138,7 +138,7 @@ def _partial(keep: int) -> Callable[[Any], str]:
 
 
 def _utf8(value: Any) -> bytes:
-    # User code may have left half of a surrogate pair, which UTF-8 can't encode.
+    # User code may leave lone surrogates, which UTF-8 can't encode.
     return text_of_any(value).encode(errors="surrogatepass")
 
 

@@ -1,4 +1,4 @@
-"""An event loop that belongs to one step: for async code that may compute for long, or hang."""
+"""A separate event loop for a step's async code, which may block or hang."""
 
 import asyncio
 import contextvars
@@ -19,21 +19,21 @@ T = TypeVar("T")
 class _Call:
     function: Callable[[], Awaitable[Any]]
     future: asyncio.Future[Any]
-    """Settled once the call has ended, also if it is abandoned."""
+    """Settled when the call has ended, even if it was abandoned."""
     last: bool
     abandoned: bool = False
-    """Nothing waits for it any more."""
+    """Whether the caller has stopped waiting."""
 
 
 class OwnLoop:
     """
-    Runs async calls one after the other in one task of an event loop, in a thread of its own. So async contexts can be
-    entered, used and left there, and code that computes for minutes, or hangs, blocks nothing else.
+    Runs async calls one at a time, all in the same task of an event loop in a separate thread. So async context
+    managers can be entered, used and exited there, and code that blocks or hangs doesn't affect the service.
 
-    Whoever waits for a call can be cancelled at once. The call is then cancelled too, and its result dropped. The
-    thread is a daemon, and never joined.
+    Cancelling the caller takes effect at once: the call is cancelled too, and its result dropped. The thread is a
+    daemon and is never joined.
 
-    The task runs in `context`, which no other thread may enter.
+    The task runs in `context`, which no other thread may enter at the same time.
     """
 
     def __init__(self, place: StepPlace, context: contextvars.Context) -> None:
@@ -43,12 +43,12 @@ class OwnLoop:
         self._latest: asyncio.Future[Any] | None = None
         self._current: _Call | None = None
         self._cancels = 0
-        """How often the current call was cancelled by `_cancel`."""
+        """How often `_cancel` has cancelled the current call."""
         self._stray: Exception | None = None
-        """An error of something that user code has started beside its calls. The next call raises it."""
+        """An error from a background task of user code. The next call raises it."""
 
     async def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """What the function returns or raises. What isn't an Exception, such as SystemExit, becomes NoException."""
+        """Call the function. Anything it raises that isn't an Exception, such as SystemExit, becomes NoException."""
         call = self._submitted(lambda: function(*args), last=False)
         try:
             return await asyncio.shield(call.future)
@@ -58,12 +58,12 @@ class OwnLoop:
 
     async def close(self, function: Callable[..., Awaitable[Any]], *args: Any, stop_seconds: float) -> bool:
         """
-        Make a last call, after which the thread ends. False if an abandoned call doesn't stop within `stop_seconds`:
-        then the last one is abandoned too.
+        Make a last call, then end the thread. Returns False, and abandons the last call too, if an abandoned call
+        doesn't stop within `stop_seconds`.
         """
         latest = self._latest
         if latest is None:
-            return True  # nothing was ever called
+            return True  # the loop was never started
         if not latest.done():
             await asyncio.wait((latest,), timeout=stop_seconds)
         call = self._submitted(lambda: function(*args), last=True)
@@ -89,7 +89,7 @@ class OwnLoop:
     def _abandon(self, call: _Call) -> None:
         call.abandoned = True
         if self._loop is not None:
-            with suppress(RuntimeError):  # the event loop has ended meanwhile, and the call with it
+            with suppress(RuntimeError):  # the event loop has ended, and the call with it
                 self._loop.call_soon_threadsafe(self._cancel, call)
 
     # -- in the thread ---------------------------------------------------------------------------
@@ -97,34 +97,34 @@ class OwnLoop:
     def _work(self) -> None:
         loop = self._loop
         assert loop is not None
-        # Errors of tasks that user code has left behind belong to no call.
+        # Errors of leftover tasks of user code belong to no call.
         with suppress(BaseException), asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.get_loop()
             self._task = loop.create_task(self._serve(), context=self._thread.context)
             while not self._task.done():
                 try:
                     loop.run_until_complete(self._task)
-                except BaseException as raised:  # from a task of user code, or user code has stopped the loop
+                except BaseException as raised:  # raised by a task of user code, or it stopped the loop
                     self._stray = harmless(raised)
                     if self._current is not None:
                         self._cancel(self._current)
 
     async def _serve(self) -> None:
-        goes_on = True
-        while goes_on:
+        running = True
+        while running:
             try:
                 call = await self._calls.get()
-            except asyncio.CancelledError as error:  # by a TaskGroup of user code that failed between two calls
+            except asyncio.CancelledError as error:  # from a TaskGroup of user code that failed between calls
                 self._stray = self._stray or harmless(error)
                 continue
             if call.abandoned and not call.last:
-                goes_on = settled(call.future, None, None)
+                running = settled(call.future, None, None)
             else:
-                goes_on = await self._serve_one(call) and not call.last
-            del call  # or its rows would stay in memory until the next call
+                running = await self._serve_one(call) and not call.last
+            del call  # frees its rows before the next call
 
     async def _serve_one(self, call: _Call) -> bool:
-        """False if the caller's event loop is closed."""
+        """Run one call. Returns False if the caller's event loop is closed."""
         result, error = None, None
         self._current, self._thread.busy = call, True
         try:
@@ -147,6 +147,6 @@ class OwnLoop:
 
 
 def _seen(future: asyncio.Future[Any]) -> None:
-    """Keeps asyncio from reporting an error that nothing waits for any more."""
+    """Retrieve the exception, so that asyncio doesn't report it as never retrieved."""
     if not future.cancelled():
         future.exception()

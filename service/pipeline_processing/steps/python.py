@@ -1,4 +1,4 @@
-"""Step `python`: calls a function of the user."""
+"""Step `python`: call a user's function."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -21,11 +21,11 @@ _MUTABLE = (dict, list, set, bytearray)
 
 class Python(Step):
     """
-    Calls `module:function` with each batch, and takes what it returns (see `UserFunction` for what it may be).
+    Calls `module:function` with each batch, and takes the rows that it returns (see `UserFunction`).
 
-    The function sees natural Python values (Decimal, datetime, dict, …) and may return fewer rows, which count as
-    filtered. Where rows may be rejected, one that raises for a batch is called again with each row of it by itself,
-    as it first was, and the rows for which it raises are rejected, with the exception's own message as the reason.
+    The function gets natural Python values (Decimal, datetime, dict, …). It may return fewer rows; those left out count
+    as filtered. If it raises for a batch and rows may be rejected, it is called again with each row separately, as
+    originally passed, and the rows for which it raises are rejected with the exception's message as the reason.
     """
 
     foreign = True
@@ -56,7 +56,7 @@ class Python(Step):
         try:
             returned = await self._function(list(given))
         except PipelineError:
-            raise  # the function knows the service's errors, and says itself what is to be done
+            raise  # the function used the service's errors on purpose
         except Exception as error:
             if self._row_errors.tolerant and not isinstance(error, NoException):
                 return await self._row_by_row(batch, error)
@@ -66,7 +66,7 @@ class Python(Step):
         return Batch(rows, self._numbers(given, rows, batch), batch.span)
 
     def _natural(self, row: Row) -> Row:
-        """A row for the function, which may change it as it likes."""
+        """Return a copy of a row with natural values, which the function may modify."""
         made = dict(row)
         for name, natural in self._conversions:
             if (value := made.get(name)) is not None:
@@ -116,11 +116,11 @@ class Python(Step):
         if len(returned) > got:
             raise StepAddedRows(step=self.name, dataset=self._dataset, got=got, returned=len(returned))
         if len(set(map(id, returned))) < len(returned):
-            raise self._failed(batch, "returned one dict twice. Return every row once, each a dict of its own.")
+            raise self._failed(batch, "returned the same dict twice. Return every row once, as a separate dict.")
         return returned
 
     def _numbers(self, given: Rows, returned: Rows, batch: Batch) -> Sequence[int] | None:
-        """Numbers in the source of the returned rows; None if they can't be known and aren't needed."""
+        """Return the source row numbers of the returned rows; None if they are unknown and not needed."""
         places = _places(given, returned)
         if places is not None:
             return None if batch.numbers is None else [batch.numbers[place] for place in places]
@@ -143,8 +143,8 @@ class Python(Step):
 
 def _places(given: Rows, returned: Rows) -> Sequence[int] | None:
     """
-    For each returned row the place of the given one that it is: the same dict, or, where as many come back as were
-    given, the one at its own place.
+    Return the position of the given row that each returned row corresponds to: the same dict or, if the number of
+    rows is unchanged, the row at the same position. None if unknown.
     """
     by_identity = {id(row): place for place, row in enumerate(given)}
     found = [by_identity.get(id(row)) for row in returned]

@@ -1,4 +1,4 @@
-"""Step `rename`: give columns other names."""
+"""Step `rename`: rename columns."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -14,7 +14,7 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
 class Rename(Step):
-    """Renames columns in place, old → new: their order stays."""
+    """Renames columns, old → new, without changing their order."""
 
     name = "rename"
 

@@ -1,4 +1,4 @@
-"""Which columns a row has, where only the rows tell: behind a step of the user's."""
+"""Checks the columns of rows after user code, where they aren't known in advance."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from pipeline_processing.ports import Rows
 
 
 def require_in_rows(names: Sequence[str], rows: Rows, *, step: str) -> None:
-    """Raises UnknownColumn at the first row that lacks one of these columns."""
+    """Raises UnknownColumn if a row lacks one of these columns."""
     for row in rows:
         for name in names:
             if name not in row:

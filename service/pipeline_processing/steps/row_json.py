@@ -1,4 +1,4 @@
-"""Rows as the JSON that NDJSON would write, in Python's values; numbers are int or Decimal, so none loses a digit."""
+"""Converts rows to the JSON that NDJSON would write, as Python values. Numbers stay exact: int or Decimal."""
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -11,14 +11,14 @@ from pipeline_processing.rows.json_values import loads
 from pipeline_processing.steps.foreign_values import json_of_any
 
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
-"""NDJSON has these as text, as Postgres does."""
+"""NDJSON writes these as text, as Postgres does."""
 
 
 class RowJson:
     """
-    Makes the JSON of rows.
+    Converts rows to JSON, as Python values.
 
-    In the form "text", a column that is none of our kinds (an array, a range, …) is the text that CSV prints for it.
+    In the form "text", values of a column without a kind (an array, a range, …) are the text that CSV writes.
     """
 
     def __init__(self, columns: Columns, carry: str) -> None:
@@ -28,7 +28,7 @@ class RowJson:
         self._names = frozenset(columns.names)
 
     def of(self, row: Row) -> Row:
-        """A new row, which shares nothing with the old one that could be changed. Raises RecursionError."""
+        """Return a converted copy, which shares no mutable values with the row. Raises RecursionError."""
         made = dict(row)
         for name, maker in self._makers.items():
             if (value := made[name]) is not None:
@@ -40,7 +40,7 @@ class RowJson:
 
 
 def _maker(column: Column, carry: str) -> Callable[[Any], Any] | None:
-    """A carried value of the column (never None) → its JSON; None if it is its own."""
+    """Return a function from a carried value of the column (never None) to its JSON; None if they are the same."""
     if not column.typed:
         return json_of_any
     if column.kind is None:
@@ -64,12 +64,12 @@ def _boolean(text: str) -> bool:
 
 
 def _timestamp(text: str) -> str:
-    """From the text of CSV to that of NDJSON."""
+    """Convert the text of CSV to that of NDJSON."""
     return text.replace(" ", "T", 1)
 
 
 def _timestamptz(text: str) -> str:
-    """The same; the time zone is always UTC."""
+    """Convert the text of CSV to that of NDJSON. The time zone is always UTC."""
     return text.replace(" ", "T", 1).replace("+00", "+00:00", 1)
 
 

@@ -1,4 +1,4 @@
-"""Keys of rows as bytes: the same bytes where SQL calls all values equal, and only there."""
+"""Keys of rows as bytes: equal if and only if SQL says that all their values are equal."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
@@ -15,16 +15,16 @@ from pipeline_processing.rows import values
 from pipeline_processing.rows.columns import Column, Columns
 
 _EXPONENTS = range(-200_000, 200_000)
-"""Further than Postgres's numeric reaches; beyond, numbers aren't written out."""
+"""Wider than the range of Postgres's numeric. Numbers beyond it aren't written in full."""
 
 
 class RowKey:
     """
-    The key of a row: the values of some columns. Two keys are equal where `IS NOT DISTINCT FROM` says so of all their
-    values: 1 equals 1.0 and 1e0, and null equals null.
+    Makes the key of a row from the values of some columns. Two keys are equal if `IS NOT DISTINCT FROM` says so for all
+    of their values: 1 equals 1.0 and 1e0, and null equals null.
 
-    Values of a column whose type isn't known are equal if they are of one kind (numbers, text, instants, …) and equal.
-    Raises InvalidStep where a column's values can't be compared, and UnknownColumn.
+    Values of a column of unknown type are equal if they are of the same kind (numbers, text, instants, …) and equal.
+    Raises UnknownColumn, or InvalidStep if a column's values can't be compared.
     """
 
     def __init__(self, names: Sequence[str], columns: Columns, *, step: str) -> None:
@@ -32,7 +32,7 @@ class RowKey:
         self._step = step
 
     def of(self, row: Row) -> bytes:
-        """Raises StepFailed for a value that a step of the user's left and that can't be compared, such as a dict."""
+        """Return the key of a row. Raises StepFailed for an incomparable value of user code, such as a dict."""
         key = ""
         for name, text_of_value in self._texts:
             value = row[name]
@@ -51,7 +51,7 @@ class RowKey:
 
 
 def _text_maker(column: Column, *, step: str) -> Callable[[Any], str]:
-    """A value of the column (never None) → a text that equals that of another value if the two are equal."""
+    """Return a function from a value of the column (never None) to text that is the same for equal values."""
     if not column.typed:
         return _text_of_any
     if column.comparison is None:
@@ -64,7 +64,7 @@ def _text_maker(column: Column, *, step: str) -> Callable[[Any], str]:
 
 
 def _text_of_key(key: Any) -> str:
-    """Text of what `Comparison.key` gives."""
+    """Return the text of a `Comparison.key`."""
     match key:
         case str():
             return key
@@ -79,7 +79,7 @@ def _text_of_key(key: Any) -> str:
 
 
 def _text_of_any(value: Any) -> str:
-    """Text of a value that a step of the user's left, behind a letter for its kind. Raises TypeError for others."""
+    """Return the text of a value of user code, prefixed with a letter for its kind. Raises TypeError."""
     match value:
         case str():
             return f"s{value}"
@@ -99,11 +99,11 @@ def _text_of_any(value: Any) -> str:
             return f"r{text_of(value)}"
         case bytes():
             return f"x{value.hex()}"
-    raise TypeError(f"there is a {type(value).__name__}")
+    raise TypeError(f"a {type(value).__name__} has no known equality")
 
 
 def _number_text(number: int | float | Decimal) -> str:
-    """Every equal number has the same text."""
+    """Return text that is the same for equal numbers."""
     if type(number) is int and number.bit_length() <= 64:
         return str(number)
     exact = Decimal(number)

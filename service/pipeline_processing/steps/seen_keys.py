@@ -1,4 +1,4 @@
-"""A set of any number of keys, in a temporary file of which a few MiB are held in memory."""
+"""A set of any number of keys, in a temporary file with a few MiB of cache."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ from pipeline_processing.aio.own_thread import OwnThread, StepPlace
 from pipeline_processing.temporary_files import temporary_path, translated, unusable
 
 _DIGEST_BYTES = 16
-"""Two of n keys have the same digest with a probability of n² ÷ 2¹²⁹: of a billion keys, 10⁻²¹."""
+"""The probability that two of n keys collide is n² ÷ 2¹²⁹: 10⁻²¹ for a billion keys."""
 _SETTINGS = (
     "page_size=16384",
     "cache_size=-8192",  # KiB
-    "temp_store=MEMORY",  # nothing goes to another file
+    "temp_store=MEMORY",  # no other files
     "journal_mode=OFF",
     "synchronous=OFF",
     "locking_mode=EXCLUSIVE",
@@ -28,11 +28,11 @@ _NOT_WRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLIT
 
 class SeenKeys:
     """
-    Keeps digests of keys in a SQLite database without a name, which no other process can open and which disappears with
-    the block. A key takes less than 30 bytes of disk.
+    Keeps digests of keys in an unnamed SQLite database, which no other process can open and which disappears with the
+    block. A key takes less than 30 bytes of disk.
 
-    Opening it and adding keys raise SettingsError if temporary files can't be made, and TransientError if there is no
-    room for them.
+    Opening it and adding keys raise SettingsError if temporary files can't be created, and TransientError if the disk
+    is full.
     """
 
     def __init__(self, name: str) -> None:
@@ -58,13 +58,13 @@ class SeenKeys:
             self._thread.close()
 
     async def add(self, keys: Sequence[bytes]) -> list[bool]:
-        """Add keys; for each, whether it is new."""
+        """Add keys. Return for each whether it is new."""
         assert self._database is not None, "used outside of its block"
         return await self._thread.run(_add, self._database, keys)
 
 
 def _opened() -> sqlite3.Connection:
-    # Its file is made now, so that a run that can't have it fails before it reads a row.
+    # Create the file now, so that a run that can't fails before it reads a row.
     with translated(), temporary_path() as path, _sqlite_translated():
         database = sqlite3.connect(path, isolation_level=None)
         for setting in _SETTINGS:
@@ -79,7 +79,7 @@ def _add(database: sqlite3.Connection, keys: Sequence[bytes]) -> list[bool]:
     new = [False] * len(digests)
     cursor = database.cursor()
     with _sqlite_translated():
-        # In the order of the table's pages; equal ones stay in the order of the rows.
+        # In the order of the table's pages. The sort is stable, so the first of equal keys is the new one.
         for position in sorted(range(len(digests)), key=digests.__getitem__):
             cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digests[position],))
             new[position] = cursor.rowcount == 1

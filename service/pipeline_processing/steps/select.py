@@ -1,4 +1,4 @@
-"""Step `select`: keep some columns."""
+"""Step `select`: keep only some columns."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -35,7 +35,7 @@ class Select(Step):
 
 
 def check_named_once(names: Sequence[str], *, step: str) -> None:
-    """Raises InvalidStep where a column is named twice."""
+    """Raises InvalidStep if a column is named twice."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidStep(f"Step {step!r} names {', '.join(map(repr, twice))} twice. Name every column once.")
 

@@ -1,8 +1,8 @@
 """
-What a step is: the base class of all of them, also of those in other packages, and what one is built with.
+The base class of all steps, including those of plugins, and the context that a step is built with.
 
-A step gets a batch and returns one. It may change rows and drop some, never add any. It hands rows that it can't use to
-`StepContext.row_errors.reject`, and goes on with the others.
+A step takes a batch and returns one. It may change rows and drop some, but never add any. It passes rows that it can't
+use to `StepContext.row_errors.reject`, and continues with the others.
 """
 
 from abc import ABC, abstractmethod
@@ -19,10 +19,10 @@ from pipeline_processing.rows.projection import Projection
 
 class Batch:
     """
-    Rows on their way through the steps, and which records of the source they were made of.
+    Rows on their way through the steps, and the source records that they were made from.
 
-    `numbers` are the rows' numbers in the source, from 1, one per row; None once a step has dropped some without saying
-    which. `span` is the first and last number of the batch as it was read, and `records` are its records.
+    `numbers` are the rows' numbers in the source, from 1, one per row; None after a step has dropped rows without
+    saying which. `span` is the first and last row number of the batch as read, and `records` are its records.
     """
 
     __slots__ = ("numbers", "records", "rows", "size", "span")
@@ -33,29 +33,29 @@ class Batch:
         self.span = span
         self.records = records
         self.size = 0
-        """About how many bytes the rows take in memory, once a step has seen them. The chain sets it."""
+        """Estimated bytes of the rows in memory. The chain sets it after each step."""
 
     @classmethod
     def read(cls, rows: Rows, *, first: int, records: Records = ()) -> "Batch":
-        """Rows as they were made of `records`, where `first` is the number of the first one."""
+        """Make a batch of rows just read from `records`, where `first` is the number of the first row."""
         last = first + len(rows) - 1
         return cls(rows, range(first, last + 1), (first, last), records)
 
     def changed(self, rows: Rows) -> "Batch":
-        """The same rows with other values: as many as before, in the same order."""
+        """Return the batch with changed rows, which must have the same number and order."""
         return Batch(rows, self.numbers, self.span, self.records)
 
     def kept(self, keep: Sequence[Any]) -> "Batch":
-        """Only the rows for which `keep`, one flag per row, is true."""
+        """Return the batch with only the rows for which `keep`, one flag per row, is true."""
         numbers = self.numbers and list(compress(self.numbers, keep))
         return Batch(list(compress(self.rows, keep)), numbers, self.span, self.records)
 
     def record(self, number: int) -> Sequence[Any]:
-        """The record of the source that has this number."""
+        """Return the source record with this number."""
         return self.records[number - self.span[0]]
 
     def place(self, position: int | None = None) -> str:
-        """Where in the source a row is, or the whole batch: `row 17`, `rows 1 to 1,000`."""
+        """Describe where a row, or the whole batch, is in the source: `row 17`, `rows 1 to 1,000`."""
         if position is not None and self.numbers is not None:
             return f"row {self.numbers[position]:,}"
         first, last = self.span
@@ -63,16 +63,16 @@ class Batch:
 
 
 class RowErrors(Protocol):
-    """What to do with rows that a step can't use: the dataset's `on_row_error`."""
+    """Handles rows that a step can't use, as the dataset's `on_row_error` says."""
 
     tolerant: bool
-    """False if the first such row fails the run."""
+    """False if one such row fails the run."""
 
     def reject(self, batch: Batch, faults: Mapping[int, str], *, step: str) -> Batch:
         """
-        The batch without the rows at these positions. Each fault is a reason, without any value of the row.
+        Return the batch without the rows at these positions. Faults are reasons by position, without values of rows.
 
-        Raises StepFailed if such a row fails the run, and TooManyRejected.
+        Raises StepFailed if `tolerant` is False, or TooManyRejected.
         """
 
 
@@ -82,13 +82,13 @@ class StepContext:
 
     dataset: str
     columns: Columns
-    """What reaches the step."""
+    """The columns that reach the step."""
     carry: str
-    """The form in which values travel: "json" or "text" (see `kinds.py`)."""
+    """The form of carried values: "json" or "text" (see `kinds.py`)."""
     arguments: Mapping[str, Any]
     """
-    agency_id, run_id, since, until, and the params. If the request has no since or until, a postgres dataset gets the
-    texts -infinity and infinity instead, others None.
+    agency_id, run_id, since, until, and the params. For a missing since or until, a postgres dataset gets the text
+    -infinity or infinity, others None.
     """
     row_errors: RowErrors
     services: Services
@@ -96,23 +96,23 @@ class StepContext:
 
 
 class Step(ABC):
-    """One transform or enrich, built for the columns that reach it. As a block it opens what it needs."""
+    """One transform or enrichment, built for the columns that reach it. It opens its resources as a context manager."""
 
     name: str
-    """As messages call it, e.g. `mask` or `python: shop.steps:normalise`."""
+    """Its name in messages, e.g. `mask` or `python: shop.steps:normalise`."""
     columns: Columns
-    """What leaves the step. `__aenter__` may complete it."""
+    """The columns that leave the step. `__aenter__` may complete them."""
     filtered: int = 0
-    """Rows that this step has dropped on purpose so far."""
+    """How many rows this step has intentionally dropped so far."""
     foreign: ClassVar[bool] = False
-    """Whether it may leave values in the rows that aren't carried. The format then looks at each value."""
+    """Whether it may leave values in rows that aren't carried. The format then checks every value."""
     masks: Mapping[str, Callable[[Any], Any]] = {}
-    """Columns that it masks: name → function from a carried value (never None) to its masked form."""
+    """The masked columns: name → function from a carried value (never None) to its masked form."""
 
     def fold(self, projection: Projection) -> Projection | None:
         """
-        A projection that makes rows as if the step had been applied to those of `projection`; None, as here, if the
-        step has to see rows. Asked of leading steps only.
+        Return a projection equivalent to `projection` followed by this step; None, the default, if the step must see
+        rows. Called for leading steps only.
         """
         return None
 
@@ -128,4 +128,4 @@ class Step(ABC):
 
     @abstractmethod
     async def __call__(self, batch: Batch) -> Batch:
-        """Rows in, rows out; never more than came in."""
+        """Process a batch. Never returns more rows than it gets."""

@@ -1,4 +1,4 @@
-"""The function that a `python` step calls: found, opened with what it needs, called, closed."""
+"""The function of a `python` step: imported, opened, called and closed."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -20,28 +20,28 @@ from pipeline_processing.user_code import NoException, closing, failing, user_co
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 1.0
-"""How long a cancelled call may take to stop before its step is abandoned."""
+"""How long a cancelled call may take to stop before it is abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """What a call ended with instead of returning."""
+    """The exception that a call raised."""
 
     error: Exception
 
 
 class UserFunction:
     """
-    What `module:name` stands for:
+    The object at `module:name`, which may be:
 
-    - A class, or a function decorated with `contextlib.asynccontextmanager`, is called without arguments at the start
-      of a dataset, and must return an async context manager. What that yields is the function. It is closed at the end
-      of the dataset, also if that fails.
-    - Anything else that can be called is the function itself.
+    - A class, or a function decorated with `contextlib.asynccontextmanager`. It is called without arguments at the
+      start of a dataset, and must return an async context manager that yields the function. It is closed at the end of
+      the dataset, even if that fails.
+    - Any other callable, which is the function itself.
 
-    A plain function runs in a thread of its own, the same one during a dataset. Async code, also that of a context
-    manager, runs in one task of an event loop in another thread. So neither blocks anything else. If the step is
-    cancelled, a function that doesn't end is abandoned there, and its result is dropped.
+    A plain function runs in its own thread, the same one throughout a dataset. Async code, including that of a context
+    manager, runs in one task of an event loop in another thread. So neither blocks the service. If the step is
+    cancelled, a function that doesn't stop is abandoned, and its result is dropped.
     """
 
     def __init__(self, path: str, *, step: str, dataset: str) -> None:
@@ -59,7 +59,7 @@ class UserFunction:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        # One context for both: variables set while opening are there in the calls.
+        # Both share a context, so that calls see the variables set while opening.
         context = copy_context()
         self._thread, self._loop = OwnThread(self._place, context), OwnLoop(self._place, context)
         if self._opens:
@@ -80,15 +80,15 @@ class UserFunction:
             await self._close(kind, error, trace)
 
     async def __call__(self, rows: Rows) -> Any:
-        """What the function returns for these rows, or raises."""
+        """Call the function with these rows. Raises what it raises."""
         if self._is_async:
             return await self._loop.run(self._function, rows)
         returned = await self._thread.run(self._function, rows)
-        # A decorator may have turned an async function into a plain one.
+        # A decorator may hide that the function is async.
         return await self._loop.run(_awaited, returned) if inspect.isawaitable(returned) else returned
 
     async def one_by_one(self, batches: Sequence[Rows]) -> list[Any | Raised]:
-        """What the function returns or raises for each. The service's own errors, and NoException, are raised here."""
+        """Return what the function returns or raises for each batch. Raises the service's errors and NoException."""
         outcomes: list[Any | Raised] = []
         for rows in batches:
             try:
@@ -115,7 +115,7 @@ class UserFunction:
     async def _close(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close what was opened, and end the threads once their present call is over."""
+        """Close the context manager, and end the threads after their current calls."""
         self._thread.close()
         if not await self._loop.close(self._stack.__aexit__, kind, error, trace, stop_seconds=_STOP_SECONDS):
             log.warning("a step doesn't stop; it is abandoned", dataset=self._place.dataset, step=self._place.step)
@@ -126,7 +126,7 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 def _makes_context(found: Any) -> bool:
-    """Whether it is decorated with `contextlib.asynccontextmanager`."""
+    """Return whether it is decorated with `contextlib.asynccontextmanager`."""
     return not inspect.isasyncgenfunction(found) and inspect.isasyncgenfunction(inspect.unwrap(found))
 
 

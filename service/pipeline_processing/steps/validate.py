@@ -21,7 +21,7 @@ from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.user_code import is_for_us
 
 _MOST_FAULTS = 3
-"""Of one row that a message lists."""
+"""Per row in a message."""
 
 
 class ValidateOptions(Part):
@@ -41,7 +41,7 @@ class ValidateOptions(Part):
 
 
 class Validate(Step):
-    """Rows that pass aren't changed. A fault says which column breaks which rule, and never its value."""
+    """Checks rows without changing them. A fault names the column and the rule, but never the value."""
 
     name = "validate"
 
@@ -70,7 +70,7 @@ PLUGIN = Plugin(
 )
 
 _Check = Callable[[Row], Sequence[str]]
-"""A row's JSON → what is wrong with it, without any value. At most one fault more than a message lists."""
+"""A row's JSON → its faults, without values: at most one more than a message lists."""
 
 
 def _check_of(options: ValidateOptions, *, step: str) -> _Check:
@@ -78,12 +78,12 @@ def _check_of(options: ValidateOptions, *, step: str) -> _Check:
         return _check_of_model(options.model, step=step)
     if options.json_schema_file is not None:
         return _check_of_schema(_schema_of_file(options.json_schema_file, step=step), step=step)
-    assert options.json_schema is not None  # the options' own check
+    assert options.json_schema is not None  # checked by the options
     return _check_of_schema(options.json_schema, step=step)
 
 
 def _where(path: Sequence[Any], known: Collection[str]) -> str:
-    """`address.city`. Names inside documents appear only if the schema or model has them too."""
+    """Format a path, e.g. `address.city`. Names inside documents appear only if the schema or model has them."""
     where = str(path[0]) if path else "the row"
     for part in path[1:]:
         where += f"[{part}]" if isinstance(part, int) else f".{part if part in known else '*'}"
@@ -114,8 +114,8 @@ _WORDS: Mapping[str, str] = {
 
 def _check_of_schema(schema: dict[str, Any] | bool, *, step: str) -> _Check:
     """
-    A check by a JSON Schema, of the draft that `$schema` names, 2020-12 by default. It checks `format`, compares
-    numbers exactly, and fetches nothing: a `$ref` reaches no further than the schema itself.
+    Return a check by a JSON Schema, of the draft in `$schema` or 2020-12. It checks `format`, compares numbers exactly,
+    and never fetches anything: a `$ref` can only point into the schema itself.
     """
     try:
         validator = jsonschema_rs.validator_for(schema, validate_formats=True, retriever=_nowhere)
@@ -123,7 +123,7 @@ def _check_of_schema(schema: dict[str, Any] | bool, *, step: str) -> _Check:
         where = "".join(f"[{json.dumps(part)}]" for part in error.instance_path)
         raise InvalidStep(
             f"Step {step!r} has a JSON Schema that isn't valid{where and f', at {where}'}: {error.message}. "
-            "Correct the schema; what a `$ref` names must stand in it."
+            "Correct the schema; a `$ref` can only refer to a part of it."
         ) from None
     except (ValueError, TypeError, jsonschema_rs.ReferencingError) as error:
         raise InvalidStep(f"Step {step!r} has a JSON Schema that can't be read: {error}. Correct it.") from None
@@ -138,7 +138,7 @@ def _check_of_schema(schema: dict[str, Any] | bool, *, step: str) -> _Check:
 
 
 def _line(error: jsonschema_rs.ValidationError, names: Collection[str]) -> str:
-    """`amount: not of type number (type)`."""
+    """Format a fault, e.g. `amount: not of type number (type)`."""
     kind, path = error.kind, list(error.instance_path)
     details = kind.as_dict()
     match kind.name:
@@ -154,13 +154,13 @@ def _line(error: jsonschema_rs.ValidationError, names: Collection[str]) -> str:
 
 
 def _schema_of_file(path: Path, *, step: str) -> Any:
-    """A JSON file's content. Raises InvalidStep."""
+    """Read a JSON file. Raises InvalidStep."""
     try:
         return loads(path.read_bytes())
     except OSError as error:
         raise InvalidStep(
             f"Step {step!r} can't read its JSON Schema {path}: {error.strerror}. Name an existing file; a relative "
-            "path counts from the folder in which this service was started."
+            "path starts at this service's working directory."
         ) from None
     except (ValueError, RecursionError) as error:
         raise InvalidStep(f"Step {step!r} has a JSON Schema, {path}, that isn't JSON: {error}.") from None
@@ -171,7 +171,7 @@ def _nowhere(uri: str) -> Any:
 
 
 def _property_names(schema: Any) -> Iterator[str]:
-    """Names that the schema itself has for properties."""
+    """Yield the property names in the schema."""
     match schema:
         case dict():
             for keyword, value in schema.items():
@@ -190,8 +190,8 @@ def _property_names(schema: Any) -> Iterator[str]:
 
 def _check_of_model(path: str, *, step: str) -> _Check:
     """
-    A check by a pydantic model, `module:Name`. It gets a row's JSON as Python values: text, int, Decimal, bool, None,
-    lists and dicts. A field of a date, a time or a UUID takes the text of one. It only checks.
+    Return a check by a pydantic model, `module:Name`. The model gets a row's JSON as Python values: str, int, Decimal,
+    bool, None, lists and dicts. Fields of dates, times and UUIDs get text.
     """
     model = imported(path, step=step)
     if not (inspect.isclass(model) and issubclass(model, BaseModel)):
@@ -219,7 +219,7 @@ def _check_of_model(path: str, *, step: str) -> _Check:
 
 
 def _field_names(annotation: Any, seen: set[Any]) -> frozenset[str]:
-    """Names of a model's fields, and of those of the models in it."""
+    """Return the field names of a model and of the models nested in it."""
     names: frozenset[str] = frozenset()
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and annotation not in seen:
         seen.add(annotation)

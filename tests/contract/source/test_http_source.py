@@ -298,16 +298,16 @@ async def test_one_answer_at_a_time(api: UpstreamApi, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"", "ends where"),
+        (b"", "is truncated"),
         (b"<html>private</html>", "isn't JSON"),
         (b"null", "isn't JSON"),
         ({"error": "private"}, "no list of records at 'data.items'"),
         ({"data": {"items": None}}, "there is null, not a list"),
-        ({"data": {"items": ["private"]}}, "Record 1 is text, and must be an object"),
+        ({"data": {"items": ["private"]}}, "Record 1 is text, but must be an object"),
         ({"data": {"items": [{"id": 1}, {"id": "private"}]}}, "Record 2 has text for column 'id'"),
         ({"data": {"items": [{"id": 1}, {"name": "private"}]}}, "Record 2 has no value, or null, for column 'id'"),
         ({"data": {"items": [{"id": 1, "name": b'"\\ud83d"'}]}}, "Record 1 has text for column 'name'"),
-        (b'{"data": {"items": [{"id": 1}', "ends where"),
+        (b'{"data": {"items": [{"id": 1}', "is truncated"),
         (b'{"data": {"items": [{"id": 1}]}, "data": 1}', "'data' twice"),
         ({"data": {"items": [{"id": 1}]}, "links": {"next": {"private": 1}}}, "link to the next page isn't text"),
         (b'{"data": {"items": [{"id": 1, "name": "\xff"}]}}', "UTF-8"),
@@ -398,7 +398,7 @@ async def test_a_link_to_another_server(api: UpstreamApi):
 async def test_going_round_in_circles(next_page: str, api: UpstreamApi):
     """An API whose pages lead back fails the run, and doesn't fill the disk."""
     api.on("/rows", {"data": {"items": RECORDS}, "links": {"next": next_page}})
-    with pytest.raises(SourceDataInvalid, match="read already"):
+    with pytest.raises(SourceDataInvalid, match="already read"):
         await ids(config(api, **LINKS))
 
     assert len(api.asked) <= 2

@@ -578,7 +578,7 @@ async def test_rows_without_numbers_are_the_fault_of_who_lost_them(on_row_error:
             if on_row_error == "skip":
                 assert [row["id"] for row in await run(opened)] == [2]
                 return
-            with pytest.raises(StepFailed, match="an earlier step, of another package"):
+            with pytest.raises(StepFailed, match="an earlier step of another package"):
                 await run(opened)
 
 

@@ -114,7 +114,7 @@ UNSOUND: dict[str, tuple[list[Any], type[PipelineError], int, str]] = {
         [{"python": f"{HOOKS}:watch"}, {"rename": {"name": "label"}}, {"select": ["name"]}], UnknownColumn, 3,
         "'name', but an earlier step left it out or renamed it",
     ),
-    "a bad expression": ([{"filter": "id ="}], InvalidStep, 1, "ends where something else belongs"),
+    "a bad expression": ([{"filter": "id ="}], InvalidStep, 1, "ends where something else is expected"),
     "a bad expression to derive": ([{"derive": {"x": "no_such_function(id)"}}], InvalidStep, 1, "no_such_function"),
     "a type that there isn't": ([{"cast": {"id": "colour"}}], InvalidStep, 1, "colour"),
     "a column that is there already": ([{"add": {"id": 1}}], InvalidStep, 1, "would replace the column 'id'"),
@@ -268,7 +268,7 @@ def test_names_that_nothing_provides(source: dict[str, Any], steps: list[Any]):
     (fault,) = faults(declaring(*steps, source=source))
 
     assert str(fault).startswith(
-        "Dataset 'records': It uses regoin, which nothing provides. There is agency_id, run_id,"
+        "Dataset 'records': It uses regoin, which isn't defined. Built in are agency_id, run_id,"
     )
     assert "declares region (text, required)" in str(fault)
     assert fault.exit_code == 65

@@ -79,7 +79,7 @@ NOON = "2026-01-18T12:00:00Z"
         (asked(params={"regoin": "north"}), ["params.regoin: is not used by plain, timed, regional, api."]),
         (
             asked("plain", params={"region": "north"}),
-            ["params.region: is not used by plain.", "used there: agency_id."],
+            ["params.region: is not used by plain.", "These datasets use: agency_id."],
         ),
         (asked("regional", params={"text": "x"}), ["params.text: is not used", "agency_id, depth, label, region."]),
         (asked("plain", since=NOON, params={"x": None}), ["since: is not used", "params.x: is not used"]),
@@ -97,7 +97,7 @@ def test_values_that_nothing_uses(request_: JobRequest, faults: list[str]):
 
 def test_a_message_of_bounded_length():
     """However many params a request has: the message is stored and sent."""
-    with pytest.raises(InvalidRequest, match=r"params\.p19: .*; and 980 more\. What") as raised:
+    with pytest.raises(InvalidRequest, match=r"params\.p19: .*; and 980 more\. These") as raised:
         config().for_request(asked(params=dict.fromkeys((f"p{number}" for number in range(1000)), 1)))
 
     assert len(str(raised.value)) < 2000
@@ -214,7 +214,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a built-in name": ({"since": {"type": "timestamp"}}, "since is built in"),
     "a name with braces": ({"{region}": {"type": "text"}}, "match pattern"),
     "a default of another type": ({"region": {"type": "integer", "default": "x"}}, "`default` must be an integer"),
-    "required, with a default": ({"region": {"type": "text", "default": "x", "required": True}}, "never has its"),
+    "required, with a default": ({"region": {"type": "text", "default": "x", "required": True}}, "never uses its"),
     "a param that nothing uses": ({"regoin": {"type": "text"}}, "no dataset uses the declared param regoin"),
 }  # fmt: skip
 

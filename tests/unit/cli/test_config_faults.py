@@ -87,7 +87,7 @@ FAULTS = {
         ("Dataset 'records'", "reads column 'nmae'"), (dataset(expect={"unique": ["id", "nmae"]}),)
     ),
     "bad expression": Fault(
-        ("Dataset 'records', step 1: ", "has '=' where something else belongs", "character 8"),
+        ("Dataset 'records', step 1: ", "has '=' where something else is expected", "character 8"),
         (dataset({"filter": "name = = 'x'"}),),
     ),
     "function that there isn't": Fault(
@@ -118,9 +118,7 @@ FAULTS = {
         destinations=[S3, {"postgres": {"dsn": "warehouse_dsn"}}],
         env={"PIPELINE_SECRETS__OTHER": "t0ps3cret"},
     ),
-    "two datasets of one name": Fault(
-        ("two datasets are named records", "a name of its own"), (dataset(), dataset(MASK))
-    ),
+    "two datasets of one name": Fault(("two datasets are named records", "a unique name"), (dataset(), dataset(MASK))),
     "unknown source": Fault(
         ("datasets.0.source: unknown source", "postgres, http"),
         ({"name": "records", "source": {"ftp": {"url": "ftp://x"}}},),

@@ -138,7 +138,9 @@ def test_no_document_blows_the_stack(document: str):
 @pytest.mark.parametrize("to", ["ınt", "İnt8", "timeſtamp", "int4"])
 def test_a_cast_to_no_type_is_an_invalid_step(to: str):
     """Also to one that only looks like a type where case doesn't matter."""
-    with pytest.raises(InvalidStep, match=rf"column 'text', has '{to}' where a type belongs\. There are text, integer"):
+    with pytest.raises(
+        InvalidStep, match=rf"column 'text', has '{to}' where a type is expected\. Supported types: text, integer"
+    ):
         cast_of("text", to, COLUMNS, carry="json", step="cast")
 
 

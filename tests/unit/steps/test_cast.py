@@ -123,13 +123,17 @@ async def test_unknown_columns_are_cast_by_what_comes():
 @pytest.mark.parametrize(
     ("kind", "to", "message"),
     [
-        (Kind.INTEGER, "date", "column 'x', casts integer to date. From integer there is text, numeric, .* boolean"),
-        (Kind.TEXT, "jsonb", "has 'jsonb' where a type belongs. There are text, integer"),
+        (
+            Kind.INTEGER,
+            "date",
+            "column 'x', casts integer to date. Supported casts from integer: text, numeric, .* boolean",
+        ),
+        (Kind.TEXT, "jsonb", "has 'jsonb' where a type is expected. Supported types: text, integer"),
         (Kind.TEXT, "varchar(5)", "gives varchar a length, which only numeric has"),
         (Kind.TEXT, "numeric(0)", "other than 1 to 1000 digits"),
-        (Kind.TEXT, "", "ends where a type belongs"),
+        (Kind.TEXT, "", "ends where a type is expected"),
         (Kind.TEXT, "integer; drop table x", "uses ';'"),
-        (Kind.TEXT, "integer integer", "has 'integer' where a type belongs"),
+        (Kind.TEXT, "integer integer", "has 'integer' where a type is expected"),
     ],
 )
 def test_a_bad_type_is_explained(kind: Kind, to: str, message: str):

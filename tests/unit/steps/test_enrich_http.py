@@ -425,7 +425,7 @@ async def test_answers_that_are_not_what_was_described(body, message):
 async def test_two_records_with_one_key_fail_the_step():
     """Also where one is spelled in another way. The message names the field, and not the key."""
     body = [{"id": 17, "label": "a"}, {"id": "17", "label": "b"}]
-    with pytest.raises(StepFailed, match="two records with one 'id'") as failed:
+    with pytest.raises(StepFailed, match="two records with the same 'id'") as failed:
         await answered(body, 17, columns=INTEGERS)
     assert "17" not in str(failed.value)
 

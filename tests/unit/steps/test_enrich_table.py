@@ -180,7 +180,7 @@ async def test_two_records_with_one_key_fail_the_step():
     """Which one a row gets would be chance. The message names the column and not the key."""
     table = Table(rows=[*STATUSES, STATUSES[0]])
     async with enrich(table) as step:
-        with pytest.raises(StepFailed, match="two records of its query have one 'code'") as failed:
+        with pytest.raises(StepFailed, match="two records of its query have the same 'code'") as failed:
             await step(rows("new"))
     assert "new" not in str(failed.value)
 

@@ -199,7 +199,7 @@ def test_columns_that_cannot_be_compared():
 @pytest.mark.parametrize("condition", ["id", "id + 1", "name || 'x'"])
 def test_a_condition_is_true_or_false(condition: str):
     """Any other value isn't taken for one."""
-    with pytest.raises(InvalidStep, match="where a condition belongs"):
+    with pytest.raises(InvalidStep, match="where a condition is expected"):
         Filter(condition, context(KNOWN))
 
 

@@ -95,7 +95,7 @@ async def test_rows_cannot_be_added(function: str):
         ("nothing", "NoneType"),
         ("generator", "generator"),
         ("no_dicts", "int"),
-        ("same_twice", "one dict twice"),
+        ("same_twice", "the same dict twice"),
         ("fail", "LookupError: no such street"),
         ("exiting", "SystemExit: enough"),
         ("exiting_async", "SystemExit: enough"),

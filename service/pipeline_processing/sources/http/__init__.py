@@ -1,1 +1,1 @@
-"""Rows from an HTTP API."""
+"""Reads rows from HTTP APIs."""

@@ -1,8 +1,8 @@
 """
-JSON that is read value by value as it arrives, with exact numbers.
+A streaming JSON reader with exact numbers.
 
-Not ijson: its C backend (3.6.0) ends the process on a number of 5,000 digits, takes memory in the square of the depth
-of brackets, makes `?` of half a surrogate pair, and is five times slower than this.
+It replaces ijson, whose C backend (3.6.0) crashes on a number of 5,000 digits, needs memory quadratic in the nesting
+depth, turns lone surrogates into `?`, and is five times slower.
 """
 
 import codecs
@@ -19,21 +19,21 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"[-+.0-9eE]*")
 _DIGITS_BEFORE_POINT = 131_072
 _DIGITS_AFTER_POINT = 16_383
-"""What Postgres's numeric has, too."""
+"""The limits of Postgres's numeric."""
 _PLAIN_LENGTH = 640
-"""Up to this Python reads integers, whatever its limit is set to."""
+"""Python parses integers of this length regardless of its configured limit."""
 
 
 class NotJson(SourceDataInvalid):
-    """The text isn't JSON, or none that can be kept."""
+    """The text isn't JSON, or exceeds a limit."""
 
 
 class JsonText:
     """
-    A document, as `read` gives its bytes; at its end, or when it breaks off, `read` gives none.
+    Reads a document from `read`, which returns no bytes at the end, or when the connection is lost.
 
-    `limit` is the longest value in characters, and what all numbers in it may take once they are written out in
-    digits. `is_whole` says whether HTTP has checked that nothing is missing at the end.
+    `limit` is the maximum length of a value in characters, and the maximum digits of all numbers in it without
+    exponents. `is_whole` says whether HTTP detects a truncated body.
     """
 
     def __init__(self, read: Callable[[int], Awaitable[bytes]], *, limit: int, is_whole: bool) -> None:
@@ -49,13 +49,13 @@ class JsonText:
             parse_float=self._number, parse_int=self._integer, parse_constant=_no_constant
         ).raw_decode
         self.taken = 0
-        """Characters of all values so far."""
+        """Total characters of the values read so far."""
 
     async def peek(self) -> str:
-        """The next character that isn't space; empty at the end."""
+        """Return the next character that isn't white space; empty at the end."""
         while True:
             found = _SPACE.match(self._text, self._at)
-            assert found is not None, "it matches nothing, too"
+            assert found is not None, "it also matches the empty string"
             self._at = found.end()
             if self._at < len(self._text):
                 return self._text[self._at]
@@ -63,59 +63,59 @@ class JsonText:
                 return ""
 
     async def take(self, character: str) -> None:
-        """Pass that character, which must be next."""
+        """Consume this character, which must be next."""
         if await self.peek() != character:
-            raise self.fault(f"{character!r} should stand")
+            raise self.fault(f"expected {character!r}")
         self._at += 1
 
     async def ended(self, closing: str) -> bool:
-        """After a value: pass a comma (False), or the end of the list or object (True)."""
+        """After a value, consume a comma (return False), or the end of the list or object (return True)."""
         mark = await self.peek()
         if mark not in (",", closing):
-            raise self.fault(f"',' or {closing!r} should stand")
+            raise self.fault(f"expected ',' or {closing!r}")
         self._at += 1
         return mark == closing
 
     async def key(self) -> str:
-        """A key and the colon after it."""
+        """Read a key and the colon after it."""
         if await self.peek() != '"':
-            raise self.fault("a key should stand")
+            raise self.fault("expected a key")
         key = await self.value()
         await self.take(":")
         assert isinstance(key, str), "it begins with a quote"
         return key
 
     async def value(self) -> Any:
-        """The next value, whole: numbers with a point or an exponent are Decimal."""
+        """Read the next value. Numbers with a point or an exponent are Decimal."""
         await self.peek()
         while True:
             self._spare = self._limit
             try:
                 value, end = self._scan(self._text, self._at)
             except json.JSONDecodeError as error:
-                # Perhaps only the rest is missing. Twice as much before the next try keeps the work in proportion.
+                # The rest may not have arrived. Doubling the text before each retry keeps the total work linear.
                 if not await self._more(len(self._text) - self._at):
-                    raise self.fault(f"there is {error.msg!r}") from None
+                    raise self.fault(f"the parser reports {error.msg!r}") from None
                 continue
             except RecursionError:
                 raise NotJson("a value is nested too deeply to be read.") from None
-            if self._may_go_on(end) and await self._more():
+            if self._may_continue(end) and await self._more():
                 continue
             self.taken += end - self._at
             self._at = end
             return value
 
-    def _may_go_on(self, end: int) -> bool:
-        """Whether a value that seems to end there may be the first digits of a number: `1` of `1.5`, cut at `1.`."""
+    def _may_continue(self, end: int) -> bool:
+        """Return whether a value that seems to end there may be the start of a number, such as `1` of `1.5`."""
         rest = _NUMBER.match(self._text, end)
         return rest is not None and rest.end() == len(self._text) and not self._ended
 
     async def _more(self, characters: int = 1) -> bool:
-        """Read on by about so much; False if that was all."""
+        """Read about that many more characters. Returns False at the end."""
         if len(self._text) - self._at > self._limit:
             raise NotJson(
-                f"a value is longer than the {self._limit:,} characters that are kept here, or isn't JSON. Ask for "
-                "smaller records."
+                f"a value is longer than the limit of {self._limit:,} characters, or isn't JSON. Request smaller "
+                "records."
             )
         pieces = [self._text[self._at :]]
         missing = max(1, min(characters, self._limit))
@@ -134,11 +134,11 @@ class JsonText:
         return arrived
 
     def fault(self, what: str) -> SourceDataInvalid | UpstreamUnavailable:
-        """What to raise where the text can't go on like this."""
+        """Return the error to raise for unexpected text, or an unexpected end."""
         if self._ended and not self._is_whole:
             return UpstreamUnavailable("its connection was closed before its JSON was complete. It is tried again.")
         if self._ended and self._at == len(self._text):
-            return NotJson(f"it ends where {what.removeprefix('there is ')}; so it isn't JSON, or only a part of it.")
+            return NotJson(f"it isn't JSON, or is truncated: at its end, {what}.")
         return NotJson(f"it isn't JSON: {what}.")
 
     def _number(self, digits: str) -> Decimal:
@@ -151,13 +151,13 @@ class JsonText:
         return number
 
     def _integer(self, digits: str) -> int | Decimal:
-        # Python's int knows no -0, and is slow to read what is long.
+        # Python's int has no -0, and is slow to parse long numbers.
         if digits != "-0" and len(digits) <= _PLAIN_LENGTH:
             return int(digits)
         return self._number(digits)
 
     def _check(self, number: Decimal) -> None:
-        """`1e131071` takes eight characters here, and 131,072 once it is written."""
+        """Limit digits: `1e131071` has eight characters in JSON, but 131,072 digits when written."""
         exponent = number.as_tuple().exponent
         assert isinstance(exponent, int), "JSON's numbers are finite"
         before = max(number.adjusted(), exponent) + 1
@@ -165,7 +165,7 @@ class JsonText:
             raise NotJson(_TOO_MANY_DIGITS)
         self._spare -= max(before, 0) + max(-exponent, 0)
         if self._spare < 0:
-            raise NotJson(f"the numbers of one value have more than the {self._limit:,} digits that are kept here.")
+            raise NotJson(f"the numbers of one value have more than {self._limit:,} digits.")
 
 
 _TOO_MANY_DIGITS = (

@@ -1,4 +1,4 @@
-"""Source `http`: an API that gives pages of JSON records."""
+"""Source `http`: an API that returns pages of JSON records."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,10 +28,10 @@ from pipeline_processing.ports import BuildContext, Source
 from pipeline_processing.rows.columns import Columns, Kind
 
 _MAX_RECORD_BYTES = 4 * 1024 * 1024
-"""Reading a record takes many times its size, and keeps the event loop busy meanwhile."""
+"""Parsing a record needs many times its size in memory, and blocks the event loop."""
 
 Path = Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$")]
-"""Keys of objects inside each other, with points between, e.g. `data.items`."""
+"""Keys of nested objects, separated by dots, e.g. `data.items`."""
 ParamName = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -85,7 +85,7 @@ class Pages(Part):
 
     @property
     def params(self) -> tuple[str, ...]:
-        """Parameters that it sends."""
+        """The parameters that it adds to the query."""
         if self.cursor is not None:
             return (self.cursor.param,)
         if self.page_number is not None:
@@ -94,7 +94,7 @@ class Pages(Part):
 
     @property
     def path(self) -> str | None:
-        """Where in the page it says how to go on."""
+        """The path in a page of the next link or cursor."""
         return self.next_link if self.cursor is None else self.cursor.path
 
 
@@ -165,14 +165,14 @@ class HttpSourceConfig(UpstreamOptions):
 
     @property
     def schema_columns(self) -> dict[str, ColumnSchema]:
-        """All columns in full."""
+        """The columns, with shorthands expanded."""
         return {
             name: ColumnSchema(kind=column) if isinstance(column, Kind) else column
             for name, column in self.columns.items()
         }
 
     def columns_in(self, carry: str) -> Columns:
-        """What the dataset's rows have, with values in the form `carry`."""
+        """Return the dataset's columns, for values in the form `carry`."""
         return Columns(
             tuple(
                 replace(column_of_kind(name, column.kind, carry, origins=(name,)), unchanged=True)
@@ -182,18 +182,18 @@ class HttpSourceConfig(UpstreamOptions):
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the values that the URL gets."""
+        """Names of the values used in the URL."""
         texts = (value for value in self.query.values() if isinstance(value, str))
         return UrlTemplate(self.url).names.union(*map(names_in, texts))
 
     @property
     def uses_agency(self) -> bool:
-        """Whether the URL has `agency_id` in it."""
+        """Whether the URL contains `agency_id`."""
         return "agency_id" in self.names
 
     def first_url(self, arguments: Mapping[str, Any]) -> str:
         """
-        URL of the first page, without what `pages` adds.
+        Return the URL of the first page, without the parameters of `pages`.
 
         Raises QueryInvalid if a name is unknown, or a URL can't contain its value.
         """
@@ -204,7 +204,7 @@ class HttpSourceConfig(UpstreamOptions):
             url = template.filled(values)
             return with_query(url, {name: value for name, value in query.items() if value is not None})
         except UnicodeEncodeError:
-            raise QueryInvalid("A param that the URL needs holds half a character. Send whole ones.") from None
+            raise QueryInvalid("A param in the URL contains a lone surrogate. Send valid Unicode text.") from None
         except ValueError as error:
             raise QueryInvalid(f"In the URL {error}. Send another value for it.") from None
 
@@ -226,7 +226,7 @@ def _required(name: str, arguments: Mapping[str, Any]) -> str:
         initial = " set the dataset's `initial`," if name == "since" else ""
         raise QueryInvalid(
             f"The URL needs a value for {name!r}, which is null in this request. Send one,{initial} or give it a "
-            f"parameter of its own in `query`, such as `{name}: '{{{name}}}'`, which is left out then."
+            f"separate parameter in `query`, such as `{name}: '{{{name}}}'`, which is left out then."
         )
     return _text(value)
 
@@ -234,7 +234,7 @@ def _required(name: str, arguments: Mapping[str, Any]) -> str:
 def _argument(name: str, arguments: Mapping[str, Any]) -> Any:
     if name not in arguments:
         raise QueryInvalid(
-            f"The URL needs {name!r}, which is neither built in nor a param of this request; there is "
+            f"The URL needs {name!r}, which is neither built in nor a param of this request; available are "
             f"{', '.join(arguments)}. Send it with `--param {name}=VALUE`, or correct `url` and `query`."
         )
     return arguments[name]

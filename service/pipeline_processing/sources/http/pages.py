@@ -1,4 +1,4 @@
-"""One page of an API: a JSON document with a list of records in it, never held whole."""
+"""One page of an API: a JSON document that contains a list of records. It is streamed, never held in memory whole."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from pipeline_processing.ports import Answer
 from pipeline_processing.sources.http.json_text import JsonText
 
 _MOST_KEYS = 20
-"""Of one object, in a message."""
+"""Per object in a message."""
 _LONGEST_KEY = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A path of the page leads nowhere, not even to null: `key` is missing in the object at `above`."""
+    """A path of the page doesn't exist: the object at `above` has no `key`."""
 
     key: str
     above: tuple[str, ...]
     keys: tuple[str, ...]
-    """Those that the object has."""
+    """The keys that the object has."""
 
     def __str__(self) -> str:
         others = f"only {_listed(self.keys)}" if self.keys else "nor any other"
@@ -29,15 +29,15 @@ class Absent:
 
 class JsonPage:
     """
-    Reads the records where `records` leads, and afterwards has what `beside` leads to, before or after them.
+    Reads the records at the path `records`, and the value at the path `beside`, which may precede or follow them.
 
-    Both are keys of objects inside each other; no keys at all: the document itself is the list. Values beside the
-    records are read one at a time, so only a record, or one of those, is ever in memory.
+    Paths are keys of nested objects. If `records` is empty, the document itself is the list. Only one value, a record
+    or a value beside the records, is in memory at a time.
     """
 
     def __init__(self, answer: Answer, *, records: Sequence[str], beside: Sequence[str] = (), limit: int) -> None:
-        """`limit` is the longest value in characters."""
-        # Without either, HTTP can't tell the end of a body from a lost connection (RFC 9112, 8).
+        """`limit` is the maximum length of a value in characters."""
+        # Without either, HTTP can't distinguish the end of a body from a lost connection (RFC 9112, 8).
         is_whole = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
         self._text = JsonText(answer.read, limit=limit, is_whole=is_whole)
         self._path = tuple(records)
@@ -46,17 +46,17 @@ class JsonPage:
         self.count = 0
         """Records read so far."""
         self.found: Any = None
-        """What stands at `beside`, or Absent; None without `beside`, and before all records are read."""
+        """The value at `beside`, or Absent; None without `beside`, and until all records are read."""
         self._keys: list[list[str]] = [[] for _ in range(len(self._path))]
-        """By depth, keys of the objects on the way to the records."""
+        """Keys of the objects on the path to the records, by depth."""
         self._is_found = False
 
     async def read(self, *, records: int, characters: int) -> list[Any]:
         """
-        The next records: up to so many, and no more once they have so many characters. None at the end.
+        Read up to `records` records, or fewer once they have `characters` characters. Empty at the end.
 
-        They are whatever stands in the list. Raises SourceDataInvalid if the document isn't such a page, and
-        UpstreamUnavailable if it breaks off.
+        The records may be any JSON values. Raises SourceDataInvalid if the document isn't such a page, and
+        UpstreamUnavailable if it is truncated.
         """
         if self._reading is None:
             self._reading = await self._begin()
@@ -71,9 +71,9 @@ class JsonPage:
         return read
 
     async def _begin(self) -> bool:
-        """Go to the first record; False if there is none."""
+        """Skip to the first record. Returns False if there is none."""
         if await self._text.peek() not in ("{", "["):
-            raise self._text.fault("an object or a list should stand")
+            raise self._text.fault("expected an object or a list")
         for depth in range(len(self._path)):
             if (first := await self._text.peek()) != "{":
                 raise self._no_records(f"there is {_kind_of(first)}{_under(self._path[:depth])}, not an object")
@@ -86,19 +86,19 @@ class JsonPage:
         return not await self._passed("]")
 
     async def _finish(self) -> None:
-        """Read what stands after the records."""
+        """Read the rest of the document, after the records."""
         for depth in reversed(range(len(self._path))):
             if not await self._text.ended("}") and await self._find(depth):
                 raise SourceDataInvalid(f"it has the key {self._path[depth]!r} twice, on the way to its records.")
         if await self._text.peek():
-            raise SourceDataInvalid("something stands after its end, so it isn't JSON.")
+            raise SourceDataInvalid("it isn't JSON: there is more text after its end.")
         if self._beside and not self._is_found:
-            # Neither path is part of the other: they are the same up to this depth.
+            # Neither path contains the other, so they differ at some depth.
             depth = next(at for at, key in enumerate(self._beside) if key != self._path[at])
             self.found = self._absent(self._beside, depth)
 
     async def _find(self, depth: int) -> bool:
-        """Pass the members of an object up to the value under the path's key; False at the object's end."""
+        """Skip to the value of the path's key in an object. Returns False at the object's end."""
         wanted = self._beside[depth:] if self._beside[:depth] == self._path[:depth] else ()
         while True:
             key = await self._text.key()
@@ -128,11 +128,11 @@ class JsonPage:
 
 
 def _inside(value: Any, path: Sequence[str], depth: int) -> Any:
-    """What the rest of the path, from that depth on, leads to in a value; None also where null stands on the way."""
+    """Return the value at the rest of a path, from `depth` on; None if there is null on the way, or Absent."""
     for at in range(depth, len(path)):
         if value is None:
             return None
-        if value == []:  # PHP writes an empty object so
+        if value == []:  # PHP writes empty objects like this
             value = {}
         if not isinstance(value, dict):
             raise SourceDataInvalid(
@@ -155,5 +155,5 @@ def _listed(keys: Sequence[str]) -> str:
 
 
 def _kind_of(first: str) -> str:
-    """What a value is that begins with this character."""
+    """Name the kind of a value by its first character."""
     return {"{": "an object", "[": "a list", '"': "text", "n": "null", "t": "true", "f": "false"}.get(first, "a number")

@@ -1,4 +1,4 @@
-"""From page to page of an API: where to ask for the first, and for the next."""
+"""Finds the URLs of an API's pages."""
 
 import hashlib
 import re
@@ -13,10 +13,10 @@ from pipeline_processing.sources.http.pages import Absent
 
 
 class Paginator:
-    """Walks through the pages of a dataset. It stays at its API, and never comes back to a page."""
+    """Goes through the pages of a dataset. It never leaves the API's origin, and never visits a page twice."""
 
     def __init__(self, config: HttpSourceConfig, url: str) -> None:
-        """`url` is that of the job config, filled with the run's arguments."""
+        """`url` is the job config's, with the run's arguments filled in."""
         self._pages = config.pages
         self._number = 0 if config.pages is None or config.pages.page_number is None else config.pages.page_number.first
         self._is_first = True
@@ -24,7 +24,7 @@ class Paginator:
         self._max_pages = config.max_pages
         self._seen: set[bytes] = set()
         self.url: str | None = None
-        """The page to read; None if there is none left."""
+        """The page to read; None after the last one."""
         match self._pages:
             case Pages(page_number=PageNumber() as numbers):
                 url = self._numbered(url, numbers)
@@ -32,16 +32,16 @@ class Paginator:
 
     def go_on(self, answer: Answer, *, found: Any, records: int) -> None:
         """
-        Go to the next page, after one with so many records.
+        Go to the next page, after one with `records` records.
 
-        `found` is what stands where `pages` points to. Raises SourceDataInvalid if the first page has nothing there,
-        and for a page elsewhere, one that was read already, and one too many.
+        `found` is the value at the path of `pages`. Raises SourceDataInvalid if it is absent on the first page, or if
+        the next page has another origin, was already read, or exceeds `max_pages`.
         """
         assert self.url is not None, "a page has just been read"
         if isinstance(found, Absent):
-            # Many APIs leave it out on the last page. On the first, a wrong path is as likely.
+            # Many APIs leave it out on the last page. On the first page, the path may be wrong.
             if self._is_first and self._pages is not None and not self._pages.optional:
-                raise _nothing_there(self._pages, found)
+                raise _no_next_page(self._pages, found)
             found = None
         self._is_first = False
         url = self._after(self.url, answer, found, records)
@@ -59,7 +59,7 @@ class Paginator:
             case Pages(cursor=Cursor() as cursor):
                 return _with_cursor(url, cursor, found)
             case Pages(page_number=PageNumber() as numbers):
-                # A page with fewer records than asked for isn't the last: an API may have a limit of its own.
+                # A page with fewer records than requested needn't be the last: the API may have a lower limit.
                 return self._numbered(url, numbers) if records else None
             case Pages(next_link=None):
                 return _linked(answer, next_link(answer.headers.get("Link", "")))
@@ -75,9 +75,9 @@ class Paginator:
 
     def _go(self, url: str | None) -> None:
         if url is not None:
-            page = hashlib.blake2b(url.encode(), digest_size=16).digest()  # URLs may be long
+            page = hashlib.blake2b(url.encode(), digest_size=16).digest()  # saves memory, as URLs may be long
             if page in self._seen:
-                raise SourceDataInvalid("its next page was read already, so reading would never end.")
+                raise SourceDataInvalid("its next page was already read, so reading would never end.")
             if len(self._seen) == self._max_pages:
                 raise SourceDataInvalid(
                     f"there are more than {self._max_pages:,} pages. Raise `max_pages` if that is right, or ask for "
@@ -96,7 +96,7 @@ def _with_cursor(url: str, cursor: Cursor, found: Any) -> str | None:
     try:
         return with_query(url, {cursor.param: str(found)})
     except UnicodeEncodeError:
-        raise SourceDataInvalid("its cursor holds half a surrogate pair, which can't be sent back.") from None
+        raise SourceDataInvalid("its cursor contains a lone surrogate, which can't be sent back.") from None
 
 
 def _linked(answer: Answer, link: Any) -> str | None:
@@ -110,7 +110,7 @@ def _linked(answer: Answer, link: Any) -> str | None:
         raise SourceDataInvalid(f"its link to the next page can't be followed: {error}.") from None
 
 
-def _nothing_there(pages: Pages, absent: Absent) -> SourceDataInvalid:
+def _no_next_page(pages: Pages, absent: Absent) -> SourceDataInvalid:
     name = "cursor" if pages.cursor is not None else "next_link"
     return SourceDataInvalid(
         f"it has nothing at {pages.path!r}, which leads to the next page: {absent}. Correct `{name}` in the job "
@@ -124,8 +124,7 @@ _PARAM = re.compile(r"""\s*;\s*([!#$%&'*+.^_`|~\w-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\
 
 def next_link(header: str) -> str | None:
     """
-    The target of the first link of a `Link` header (RFC 8288) whose `rel` has `next` among its words; None if there is
-    none.
+    Return the target of the first link in a `Link` header (RFC 8288) whose `rel` includes `next`, or None.
     """
     at = 0
     while (target := _TARGET.match(header, at)) is not None:

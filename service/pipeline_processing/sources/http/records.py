@@ -1,4 +1,4 @@
-"""Checks records of an API against the columns of the job config, and makes carried values of them."""
+"""Checks records of an API against the columns of the job config, and converts them to carried values."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from pipeline_processing.rows.columns import Kind
 from pipeline_processing.sources.http.options import ColumnSchema
 
 Carry = Callable[[Any], Any]
-"""A value of JSON (never null) → the carried one. Raises ValueError if it is none of the kind."""
+"""A JSON value (never null) → the carried value. Raises ValueError if it isn't of the kind."""
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TIME = re.compile(
@@ -24,7 +24,7 @@ _TIME = re.compile(
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _EXPECTED = {
-    Kind.TEXT: "text, without halves of surrogate pairs",
+    Kind.TEXT: "text without lone surrogates",
     Kind.INTEGER: "an integer of up to 64 bits",
     Kind.NUMBER: "a number",
     Kind.FLOAT: "a number",
@@ -47,7 +47,7 @@ class _Field:
 
 
 class RecordReader:
-    """Makes tuples of carried values, in the order of the columns."""
+    """Converts records to tuples of carried values, in the order of the columns."""
 
     def __init__(self, columns: Mapping[str, ColumnSchema], *, carry: str) -> None:
         self._fields = [
@@ -63,12 +63,12 @@ class RecordReader:
 
     def read(self, record: Any, number: int) -> tuple[Any, ...]:
         """
-        The record, which is that many-th of the dataset.
+        Convert a record, whose number in the dataset is `number`, from 1.
 
-        Raises SourceDataInvalid, which names record and column, and what should be there; never what is.
+        Raises SourceDataInvalid. Its message names the record, the column and the expected type, but never the value.
         """
         if not isinstance(record, dict):
-            raise SourceDataInvalid(f"Record {number:,} is {_type_of(record)}, and must be an object.")
+            raise SourceDataInvalid(f"Record {number:,} is {_type_of(record)}, but must be an object.")
         values = []
         for field in self._fields:
             value = record.get(field.path[0]) if len(field.path) == 1 else _found(record, field, number)
@@ -79,8 +79,8 @@ class RecordReader:
                     raise _wrong(field, value, number) from None
             elif field.required:
                 raise SourceDataInvalid(
-                    f"Record {number:,} has no value, or null, for column {field.name!r}, which is required. Have it "
-                    "mended there, or leave `required` out."
+                    f"Record {number:,} has no value, or null, for column {field.name!r}, which is required. Have the "
+                    "API corrected, or leave `required` out."
                 )
             values.append(value)
         return tuple(values)
@@ -93,7 +93,7 @@ def _found(record: Mapping[str, Any], field: _Field, number: int) -> Any:
             return None
         if not isinstance(value, dict):
             raise SourceDataInvalid(
-                f"Record {number:,} has {_type_of(value)} on the way to column {field.name!r}, and must have an object "
+                f"Record {number:,} has {_type_of(value)} on the way to column {field.name!r}, but must have an object "
                 f"there before {key!r}. Correct its `path` in the job config."
             )
         value = value.get(key)
@@ -102,8 +102,8 @@ def _found(record: Mapping[str, Any], field: _Field, number: int) -> Any:
 
 def _wrong(field: _Field, value: Any, number: int) -> SourceDataInvalid:
     return SourceDataInvalid(
-        f"Record {number:,} has {_type_of(value)} for column {field.name!r}, and must have {_EXPECTED[field.kind]}. "
-        "Correct the column's kind in the job config, or have it mended there."
+        f"Record {number:,} has {_type_of(value)} for column {field.name!r}, but must have {_EXPECTED[field.kind]}. "
+        "Correct the column's kind in the job config, or have the API corrected."
     )
 
 
@@ -157,7 +157,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _integer(value: Any) -> int:
-    """`5`, also where it is written `5.0` or `5e0`."""
+    """Accepts `5`, `5.0` and `5e0`."""
     number = _number(value)
     if not -(2**63) <= number < 2**63 or int(number) != number:
         raise ValueError("not an integer of up to 64 bits")
@@ -168,7 +168,7 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("another type")
     if not value.isascii():
-        value.encode()  # half a surrogate pair is a ValueError
+        value.encode()  # raises ValueError for a lone surrogate
     return value
 
 
@@ -179,7 +179,7 @@ def _number(value: Any) -> int | Decimal:
 
 
 def _float(value: Any) -> str:
-    """In the digits that came, as no float has all of them."""
+    """Keep the digits as sent, because a float may lose some."""
     return str(_number(value)).lower()
 
 
@@ -190,7 +190,7 @@ def _date(value: Any) -> str:
 
 
 def _time(value: Any, form: Form, *, zoned: bool) -> str:
-    """With all digits of the fraction, of which Python's times only have six."""
+    """Keep all digits of the fraction; Python's times have only six."""
     found = _TIME.fullmatch(value) if isinstance(value, str) else None
     if found is None or (found[4] is not None) != zoned:
         raise ValueError("not such a time")
@@ -198,7 +198,7 @@ def _time(value: Any, form: Form, *, zoned: bool) -> str:
     moment = datetime.fromisoformat(f"{day}T{time}{(zone or '').upper().replace('Z', '+00:00')}")
     try:
         text: str = form.carried(moment)
-    except OverflowError:  # in UTC it lies beyond the years 1 to 9999
+    except OverflowError:  # in UTC, it is outside the years 1 to 9999
         raise ValueError("not a time in UTC") from None
     digits = (fraction or "").rstrip("0")
     return f"{text[:_SECONDS_END]}.{digits}{text[_SECONDS_END:]}" if digits else text

@@ -1,4 +1,4 @@
-"""Reads an agency's rows from an HTTP API: pages of JSON records, one batch read ahead."""
+"""Reads an agency's rows from an HTTP API, as pages of JSON records, one batch ahead."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
@@ -19,15 +19,15 @@ from pipeline_processing.sources.http.records import RecordReader
 MAX_BATCH_ROWS = 1000
 
 OpenUpstream = Callable[[UpstreamOptions], AbstractAsyncContextManager[Upstream]]
-"""As `Services.upstream`."""
+"""See `Services.upstream`."""
 
 
 class HttpSource:
     """
-    APIs with agencies' data.
+    Reads agencies' data from HTTP APIs.
 
-    `batch_bytes` is what one batch should hold, as JSON text; there are two at a time. `max_record_bytes` is the
-    longest record.
+    `batch_bytes` is the target size of a batch, as JSON text; two are in memory at a time. `max_record_bytes` is the
+    maximum size of a record.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class HttpSource:
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, HttpSourceConfig]) -> AsyncIterator["HttpSnapshot"]:
         """
-        An API has no snapshots: rows are what it answers from this time on.
+        Start reading. An API has no snapshots: rows are those that it returns from now on.
 
-        The access to all of them is set up first, so that a missing secret is found before the first row is read.
+        All upstreams are opened first, so that a missing secret is found before any row is read.
         """
         taken_at = self._clock.now()
         async with AsyncExitStack() as stack:
@@ -83,7 +83,7 @@ class HttpSnapshot:
         self._max_record_bytes = max_record_bytes
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
-        """Those of the job config."""
+        """Return the columns of the job config."""
         return self._datasets[dataset].columns_in(carry)
 
     @asynccontextmanager
@@ -108,7 +108,7 @@ class HttpSnapshot:
 
 
 class HttpBatches(ReadAhead):
-    """Batches of carried values; each is of one page."""
+    """Batches of carried values. A batch never spans pages."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class HttpBatches(ReadAhead):
         return []
 
     async def close(self) -> None:
-        """Give up the batch under way, and the answer that it stands in."""
+        """Cancel the read in progress, and close its response."""
         await super().close()
         await self._answering.aclose()
 
@@ -168,7 +168,7 @@ def _keys(path: str | None) -> tuple[str, ...]:
 
 @contextmanager
 def _errors_at(place: str) -> Iterator[None]:
-    """Errors in the block name the place."""
+    """Prefix errors of the block with the place."""
     try:
         yield
     except PipelineError as error:

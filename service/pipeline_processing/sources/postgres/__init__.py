@@ -1,1 +1,1 @@
-"""Rows from a query in Postgres."""
+"""Reads rows from Postgres by queries."""

@@ -1,4 +1,4 @@
-"""The values behind a query's $1, $2, …: found by name, and fitted to what the parameters are."""
+"""Binds a query's parameters $1, $2, …: finds their values by name, and converts them to the parameters' types."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ _TEXTS = ("text", "varchar", "bpchar", "name", "unknown")
 
 def bound(names: Sequence[str], parameters: Sequence[asyncpg.Type], arguments: Mapping[str, Any]) -> list[Any]:
     """
-    The values to bind, in order. They are sent apart from the query, never as part of its text.
+    Return the values to bind, in order. They are sent separately, never as part of the query's text.
 
-    Raises QueryInvalid when a name is unknown, a value doesn't fit, or their number isn't the query's.
+    Raises QueryInvalid if a name is unknown, a value doesn't fit, or their number differs from the query's.
     """
     if len(names) != len(parameters):
         raise QueryInvalid(
@@ -30,7 +30,7 @@ def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any]) -> 
     if name not in arguments:
         raise QueryInvalid(
             f"The query needs {name!r}, which is neither built in nor a param of this request; "
-            f"there is {', '.join(arguments)}. Send it with `--param {name}=VALUE`, or correct `args`."
+            f"available are {', '.join(arguments)}. Send it with `--param {name}=VALUE`, or correct `args`."
         )
     value = arguments[name]
     try:
@@ -43,7 +43,7 @@ def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any]) -> 
 
 
 def _fitted(value: Any, type_name: str) -> Any:
-    """Params come as JSON or from a command line, so `"5"` may stand for a number and 5 for text."""
+    """Convert a value to a type. Params come from JSON or a command line, so `"5"` may mean a number and 5 text."""
     if value is None:
         return None
     if type_name in _INTEGERS:

@@ -1,4 +1,4 @@
-"""The records of one cursor, batch by batch."""
+"""Batches of one cursor's records."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,17 +13,17 @@ from pipeline_processing.sources.ahead import ReadAhead
 from pipeline_processing.sources.postgres.metered import Meter
 
 MAX_BATCH_ROWS = 1000
-"""More rows at a time are slower: they leave the processor's caches before they are encoded."""
+"""Larger batches are slower, because they don't stay in the CPU's caches until they are encoded."""
 _FIRST_BATCH_ROWS = 4
 """Few, because the size of the rows isn't known yet."""
 
 
 class CursorBatches(ReadAhead):
     """
-    Batches of one cursor. The next one is read ahead unless the present one has a large row.
+    Batches of one cursor. The next one is read ahead unless the current one has a large row.
 
-    `batch_bytes` is what one batch should hold, judged by the rows before it; the meter limits what it may hold.
-    `located(n)` is a block that translates the driver's errors, where `n` rows have been read.
+    `batch_bytes` is the target size of a batch, estimated from earlier rows; the meter enforces the maximum.
+    `located(n)` returns a context manager that translates the driver's errors after `n` rows.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class CursorBatches(ReadAhead):
                 dataset=self._dataset, size=self._meter.too_large, limit=self._meter.max_row_bytes
             ) from None
         if self._meter.ended_early:
-            self._cursor._exhausted = False  # asyncpg takes fewer rows than it asked for as the last ones
+            self._cursor._exhausted = False  # asyncpg assumes the end if it gets fewer rows than requested
         return records
 
     def _rows_that_fit(self, records: Records) -> int:
-        """How many rows like these make a batch, judged by a few of them; it grows slowly and shrinks at once."""
+        """Estimate the rows per batch from a sample. The result grows slowly but shrinks at once."""
         sample = records[:: len(records) // 8 + 1]
         row_bytes = max(sum(map(_size_of, record)) for record in sample)
         return max(1, min(MAX_BATCH_ROWS, self._size * 4, self._batch_bytes // row_bytes))
 
     async def close(self) -> None:
-        """Give up the batch under way, and what the meter holds."""
+        """Cancel the read in progress, and close the meter."""
         await super().close()
         await self._meter.close()
 

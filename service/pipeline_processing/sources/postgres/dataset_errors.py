@@ -1,4 +1,4 @@
-"""Errors of reading one dataset: they name it, the last row read, and the remedy."""
+"""Adds the dataset, the last row read and the remedy to errors of reading."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ from pipeline_processing.postgres.errors import STANDBY_REMEDY
 
 _QUERY_CANCELLED = "57014"
 _SESSION_ENDED = (asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""The connection is closed, or will be as soon as the end of the stream arrives."""
+"""The connection is closed, or about to be."""
 
 
 class DatasetErrors:
     """
-    Translates asyncpg's errors into this service's, for one dataset. `standby` says whether the server is one;
-    `statement_timeout` is the dataset's own.
+    Translates asyncpg's errors for one dataset. `standby` says whether the server is a standby; `statement_timeout` is
+    the dataset's.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class DatasetErrors:
 
     @contextmanager
     def located(self, rows_read: int | None = None) -> Iterator[None]:
-        """Errors in the block name the dataset and, once its query runs, the last row read."""
+        """Prefix errors of the block with the dataset and, once its query runs, the last row read."""
         how_far = "" if rows_read is None else f", after row {rows_read:,}" if rows_read else ", before its first row"
         place = f"Dataset {self._dataset!r}{how_far}"
         try:
@@ -40,10 +40,10 @@ class DatasetErrors:
                 yield
         except TransientError as error:
             if self._standby and isinstance(error.__cause__, _SESSION_ENDED):
-                # The session was ended while it was idle: asyncpg drops the server's message then.
+                # asyncpg drops the server's message if the session was idle when it was ended.
                 raise StandbyConflict(
-                    f"The standby {self._database.where} ended the session between two commands, as it does where "
-                    f"replay needs what the snapshot sees. {STANDBY_REMEDY}"
+                    f"The standby {self._database.where} ended the session between two commands, as it does if "
+                    f"replay conflicts with the snapshot. {STANDBY_REMEDY}"
                 ).at(place) from error.__cause__
             error.at(place)
             raise
@@ -54,5 +54,5 @@ class DatasetErrors:
 
 def _remedy_of_a_cancelled_query(timeout: timedelta | None) -> str:
     if timeout is None:
-        return "The dataset sets no `statement_timeout`: the limit is the server's, or somebody cancelled the query."
+        return "The dataset sets no `statement_timeout`: the limit is the server's, or the query was cancelled."
     return f"The dataset's `statement_timeout` is {format_duration(timeout)}: make the query faster, or raise it."

@@ -1,4 +1,4 @@
-"""The one parameter of a lookup's query: a list of keys, each fitted to the type of its elements."""
+"""The parameter of a lookup's query: a list of keys, converted to its element type."""
 
 import re
 import struct
@@ -27,7 +27,7 @@ SELECT typname, typnamespace = 'pg_catalog'::regnamespace AS built_in, typtype =
     ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = element.oid) AS labels
 FROM element WHERE typtype <> 'd'
 """
-"""What a list's elements are made of, where they are domains."""
+"""Finds the element type of a list, and the base type if that is a domain."""
 
 _TIME = re.compile(r"-?infinity|\d{4,}-\d\d-\d\d([T ][\d:.]+([+-][\d:]+|Z)?)?( BC)?", re.ASCII)
 
@@ -38,16 +38,16 @@ class _Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyList:
-    """A parameter that takes a list of keys. `type_name` is that of its elements, whose `labels` an enum has."""
+    """A parameter that takes a list of keys. `type_name` is the type of its elements, and `fit` converts one key."""
 
     type_name: str
     fit: Callable[[Any], Any]
 
     def fitted(self, keys: Iterable[Any]) -> list[Any]:
         """
-        Natural values as Postgres reads them, without those that no value of the type equals: 1.5 among integers.
+        Convert natural values for Postgres. Leaves out keys that no value of the type equals, such as 1.5 for integers.
 
-        Raises QueryInvalid where keys are of another type.
+        Raises QueryInvalid if keys are of another type.
         """
         found = []
         for key in keys:
@@ -66,9 +66,9 @@ class KeyList:
 
 async def key_list_of(connection: asyncpg.Connection, parameters: Sequence[asyncpg.Type]) -> KeyList:
     """
-    What a query's parameters take. The connection has asyncpg's own codecs.
+    Look up the type of a query's parameter. The connection must have asyncpg's default codecs.
 
-    Raises QueryInvalid unless there is one, a list of a type that keys may have.
+    Raises QueryInvalid unless there is exactly one parameter, a list of a supported type.
     """
     if len(parameters) != 1:
         raise QueryInvalid(
@@ -93,7 +93,7 @@ async def key_list_of(connection: asyncpg.Connection, parameters: Sequence[async
     return KeyList(name, fit)
 
 
-# -- one key; each raises TypeError where it is of another type -----------------------------------
+# -- conversions of one key; each raises TypeError if it is of another type -----------------------
 
 
 def _text(key: Any) -> str:
@@ -153,7 +153,7 @@ def _float(code: str) -> Callable[[Any], Decimal]:
         except OverflowError:
             raise _Unfit from None
         if nearest - nearest != 0 or bool(nearest) is not bool(number):
-            raise _Unfit  # Postgres refuses it as out of range
+            raise _Unfit  # Postgres would raise an error: out of range
         return number
 
     return floating

@@ -1,4 +1,4 @@
-"""Looks up rows of a table by their keys, on a connection of its own."""
+"""Looks up rows of a table by key, on a separate connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -22,11 +22,11 @@ _LEAVING_SECONDS = 5.0
 
 class PostgresLookup:
     """
-    A query whose one parameter is a list of keys; see `ports.LookupTable`.
+    A lookup by a query whose one parameter is a list of keys; see `ports.LookupTable`.
 
-    While it is open it holds one connection of `database`, whose sessions have the source's settings. A pool that
-    several lookups share needs one for each that may be open at once, or they wait for each other for ever. Each
-    `find` reads in a read-only transaction of its own, so it sees what was committed before it.
+    While open, it holds one connection of `database`, whose sessions must have the source's settings. A shared pool
+    needs one connection for each lookup that may be open at once, or they deadlock. Each `find` runs in its own
+    read-only transaction, so it sees what was committed before it.
     """
 
     columns: Columns
@@ -45,7 +45,7 @@ class PostgresLookup:
         """Plan the query. Raises QueryInvalid, AccessDenied, DatabaseMisconfigured or a TransientError."""
         async with AsyncExitStack() as stack:
             self._connection = await stack.enter_async_context(self._database.connection())
-            stack.callback(self._cut_off)
+            stack.callback(self._terminate)
             async with self._transaction():
                 shape = await shape_of(self._connection, self._query)
                 self._keys = await key_list_of(self._connection, shape.parameters)
@@ -64,17 +64,17 @@ class PostgresLookup:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its connection is gone. The next `find` opens another."""
+        """Whether its connection is closed. The next `find` opens another."""
         try:
             return bool(self._connection.is_closed())
-        except asyncpg.InterfaceError:  # the pool has it back already
+        except asyncpg.InterfaceError:  # it is back in the pool
             return True
 
     async def find(self, keys: Sequence[Any]) -> Rows:
         """
-        All rows whose key is one of `keys` (natural values, none of them null), in the carried form.
+        Return all rows whose key is one of `keys` (natural values, never None), with carried values.
 
-        Raises StepFailed where they are more than the keys, QueryInvalid where keys aren't what the query takes,
+        Raises StepFailed if there are more rows than keys, QueryInvalid if the query takes keys of another type,
         QueryFailed, or a TransientError.
         """
         fitted = self._keys.fitted(keys)
@@ -87,14 +87,16 @@ class PostgresLookup:
             async with self._transaction():
                 statement = await self._connection.prepare(self._carried_query)
                 if statement.get_attributes() != self._attributes:
-                    raise SourceBusy("A table of a lookup's query has been altered. The next attempt reads it anew.")
+                    raise SourceBusy(
+                        "A table of a lookup's query has been altered. The next attempt will use its new form."
+                    )
                 cursor = await statement.cursor(fitted)
-                # One more than allowed proves that there are too many; all of them might not fit into memory.
+                # One more than allowed is enough to detect duplicates; all of them might not fit into memory.
                 records = await cursor.fetch(len(fitted) + 1)
         if len(records) > len(fitted):
             raise StepFailed(
-                f"its query gave more records than the {len(fitted):,} keys that it was asked for, so some have one "
-                "key. Make it give one record each, and none of other keys: SELECT DISTINCT ON (key) … WHERE "
+                f"its query returned more records than the {len(fitted):,} keys it was given, so some share a "
+                "key. Make it return one record per key, and none for other keys: SELECT DISTINCT ON (key) … WHERE "
                 "key = ANY($1) ORDER BY …"
             )
         names = self.columns.names
@@ -108,15 +110,14 @@ class PostgresLookup:
             yield
             await transaction.commit()
         except BaseException:
-            # asyncpg cancels a running query before it rolls back. Limited in time, because the network may be what has
-            # failed.
+            # asyncpg first cancels a running query. The time is limited, because the network may have failed.
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 async with asyncio.timeout(_LEAVING_SECONDS):
                     await transaction.rollback()
-            self._cut_off()
+            self._terminate()
             raise
 
-    def _cut_off(self) -> None:
-        """It has this lookup's codecs, so the pool must open another connection for the next."""
-        with suppress(asyncpg.InterfaceError):  # the server has ended it already
+    def _terminate(self) -> None:
+        """Close the connection, because the pool must not reuse one with this lookup's codecs."""
+        with suppress(asyncpg.InterfaceError):  # the server has already closed it
             self._connection.terminate()

@@ -31,21 +31,21 @@ class PostgresSourceConfig(Part):
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the values that the query gets."""
+        """Names of the values passed to the query."""
         return frozenset(self.args)
 
     @property
     def uses_agency(self) -> bool:
         """
-        Whether the query uses `agency_id`. Where the query can't be read here, `args` alone decides: Postgres then
-        refuses a parameter that isn't used.
+        Whether the query uses `agency_id`. If the query can't be parsed here, `args` alone decides, because Postgres
+        rejects unused parameters.
         """
         numbers = {number for number, arg in enumerate(self.args, start=1) if arg == "agency_id"}
         placeholders = placeholders_of_query(self.query)
         return bool(numbers if placeholders is None else numbers & placeholders)
 
     def columns_in(self, carry: str) -> Columns:
-        """The columns of the query, as far as they follow from its text."""
+        """Return the columns that are known from the query's text."""
         return names_of_query(self.query)
 
 

@@ -1,9 +1,8 @@
 """
-What can be said of a query by reading it, without a server: which parameters it has, and of its columns enough to
-check steps against.
+Analyses a query's text without a server: finds its parameters, and as many column names as it can, to check steps.
 
-Of columns, only what is certain is said: one whose name Postgres would have to work out (a function, a cast, `*`)
-leaves the columns incomplete.
+Only certain names count: an item whose name Postgres would have to derive (a function, a cast, `*`) makes the columns
+incomplete.
 """
 
 import re
@@ -18,39 +17,39 @@ from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, unknown
 
 _MAX_NAME_BYTES = 63
 _PLACEHOLDER = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|(\$\d+)""", re.DOTALL)
-"""What is quoted or a comment, or, as a group, a placeholder."""
+"""Quoted text, a comment, or (as a group) a placeholder."""
 _FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
-"""Postgres folds letters of ASCII only."""
+"""Postgres folds only ASCII letters."""
 _STARTS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
 
 
 def names_of_query(query: str) -> Columns:
     """
-    The query's columns, in order if they are complete. Their types aren't known.
+    Return the query's columns, in order if they are complete. Their types are unknown.
 
-    What can't be read, or isn't one query, has unknown columns; nothing is raised.
+    Never raises. Text that can't be parsed, or isn't a single query, has unknown columns.
     """
     try:
         names = _names(query)
-    except Exception:  # whatever a parser may raise on what isn't SQL: Postgres will say what is wrong
+    except Exception:  # any error of the parser: Postgres will report what is wrong
         return UNKNOWN_COLUMNS
     known = [name for name in names if name is not None]
-    if not known or len(set(known)) < len(known):  # Postgres, or its source here, will refuse the query
+    if not known or len(set(known)) < len(known):  # the source will reject the query
         return UNKNOWN_COLUMNS
     listed = tuple(unknown(name) for name in known)
     return Columns(listed, complete=len(known) == len(names))
 
 
 def placeholders_of_query(query: str) -> frozenset[int] | None:
-    """The numbers of its $1, $2, …; those in comments, literals and names don't count. None if it can't be read."""
-    # Apart from what follows, or sqlglot takes `$1,$` for the beginning of a dollar quote.
+    """Return the numbers of the placeholders $1, $2, …; None if the query can't be parsed."""
+    # Add a space, because sqlglot takes `$1,$` for the start of a dollar quote.
     query = _PLACEHOLDER.sub(lambda found: f"{found[0]} " if found[1] else found[0], query)
     try:
         tokens = sqlglot.tokenize(query, read="postgres")
-    except Exception:  # whatever a tokeniser may raise on what isn't SQL
+    except Exception:  # any error of the tokeniser
         return None
     if any(token.token_type is TokenType.COMMAND for token in tokens):
-        return None  # of which sqlglot reads no more than the first word
+        return None  # sqlglot tokenises only its first word
     return frozenset(
         int(number.text)
         for dollar, number in pairwise(tokens)
@@ -62,14 +61,14 @@ def placeholders_of_query(query: str) -> frozenset[int] | None:
 
 
 def without_placeholders(query: str) -> str:
-    """The query with a number of the same length for each $1, $2, …, which sqlglot may take for a dollar quote."""
+    """Replace $1, $2, … by numbers of the same length, because sqlglot may take them for dollar quotes."""
     return _PLACEHOLDER.sub(lambda found: "1" * len(found[0]) if found[1] else found[0], query)
 
 
 def _names(query: str) -> Sequence[str | None]:
     query = without_placeholders(query)
     tokens = sqlglot.tokenize(query, read="postgres")
-    # Other statements too give rows, but what sqlglot doesn't know of them it logs.
+    # Other statements return rows too, but sqlglot logs warnings about those that it doesn't know.
     if not tokens or tokens[0].token_type not in _STARTS or any(map(_run_together, pairwise(tokens))):
         return ()
     found = [each for each in sqlglot.parse(query, read="postgres") if each and not isinstance(each, exp.Semicolon)]
@@ -77,18 +76,18 @@ def _names(query: str) -> Sequence[str | None]:
         return ()
     first = found[0]
     while isinstance(first, exp.Subquery | exp.SetOperation):
-        first = first.this  # the first query of a UNION gives the names
+        first = first.this  # a UNION has the names of its first query
     return [_name(item) for item in first.expressions] if isinstance(first, exp.Select) else ()
 
 
 def _run_together(pair: tuple[Token, Token]) -> bool:
-    """Numbers such as 0o17, which sqlglot takes for two things, the second of them a name."""
+    """Return whether the tokens are one number, such as 0o17, which sqlglot splits into a number and a name."""
     number, rest = pair
     return number.token_type is TokenType.NUMBER and number.end + 1 == rest.start and rest.text[:1].isidentifier()
 
 
 def _name(item: Expr) -> str | None:
-    """The name of one item of a SELECT, None where that isn't plain."""
+    """Return the name of an item of a SELECT; None if it isn't certain."""
     match item:
         case exp.Alias(args={"alias": exp.Identifier() as name}) | exp.Column(this=exp.Identifier() as name):
             text = str(name.this) if name.args.get("quoted") else str(name.this).translate(_FOLDED)

@@ -1,4 +1,4 @@
-"""The parameters and columns of a query, and the query that returns the columns in the form that formats need."""
+"""Describes a query's parameters and columns, and rewrites it to return carried values."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,17 @@ from pipeline_processing.sources.postgres.types import carried_as, column_of, re
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A query, with what it takes and gives as Postgres describes it."""
+    """A query, with its parameters and columns as Postgres describes them."""
 
     query: str
     parameters: tuple[asyncpg.Type, ...]
     names: tuple[str, ...]
     types: tuple[asyncpg.Type, ...]
     enums: frozenset[int]
-    """Object ids of the enums among them, which asyncpg doesn't tell apart; not of those with a cast to json."""
+    """OIDs of the enums in `types`, which asyncpg doesn't distinguish; without those that have a cast to json."""
 
     def carried(self, carry: str) -> tuple[Columns, str]:
-        """Its columns, and the query that gives each in the form `carry`: the user's own where codecs are enough."""
+        """Return the columns, and a query for values in the form `carry`: the original one if codecs suffice."""
         carried = [carried_as(pg_type, carry, is_enum=pg_type.oid in self.enums) for pg_type in self.types]
         columns = tuple(column_of(name, how, carry) for name, how in zip(self.names, carried, strict=True))
         if all(carried):
@@ -41,8 +41,8 @@ class Shape:
             for name, how in zip(self.names, carried, strict=True)
         )
         aliases = ", ".join(map(quoted, self.names))
-        # A subquery with ORDER BY is never flattened into the outer one, so the rows keep its order. Nothing but the
-        # user's own query and quoted column names goes into the text.
+        # Postgres never flattens a subquery with ORDER BY into the outer query, so the rows keep their order. The text
+        # contains only the user's query and quoted column names.
         query = f"SELECT {expressions} FROM (\n{_without_semicolon(self.query)}\n) AS q ({aliases})"  # noqa: S608 see above
         return Columns(columns), query
 
@@ -55,8 +55,8 @@ SELECT oid FROM pg_type WHERE typtype = 'e' AND oid = ANY ($1)
 
 async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
     """
-    Ask Postgres, which plans the query and doesn't run it. The connection has asyncpg's own codecs: with others set,
-    asyncpg would refuse some types here, such as ranges of them.
+    Let Postgres describe a query, which plans it without running it. The connection must have asyncpg's default
+    codecs: with others, asyncpg rejects some types here, such as ranges.
 
     Raises QueryInvalid.
     """
@@ -81,7 +81,7 @@ async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
 
 @contextmanager
 def planning() -> Iterator[None]:
-    """Errors in the block are the query's, or its arguments': asyncpg's own for those are DataErrors too (22000)."""
+    """Translate errors of planning and of binding arguments: asyncpg's own errors for those are DataErrors (22000)."""
     try:
         yield
     except asyncpg.PostgresError as error:
@@ -93,25 +93,25 @@ def planning() -> Iterator[None]:
 
 
 _CANNOT_PLAN = ("42", "22", "0A")
-"""SQLSTATE classes of a query that Postgres can't parse or plan: syntax, wrong constants, not supported."""
+"""SQLSTATE classes of errors in a query: syntax, invalid constants, unsupported features."""
 _INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def _check_names(names: Sequence[str]) -> None:
     if not names:
-        raise QueryInvalid("The query returns no columns. Make it a SELECT of some.")
+        raise QueryInvalid("The query returns no columns. Make it a SELECT with some.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise QueryInvalid(
-            f"The query returns two columns named {', '.join(map(repr, twice))}. Give each a name of its own with AS."
+            f"The query returns two columns named {', '.join(map(repr, twice))}. Give them different names with AS."
         )
 
 
 def _without_semicolon(query: str) -> str:
-    """The query up to a semicolon at its end, which a subquery can't have."""
+    """Strip trailing semicolons, which a subquery can't have."""
     try:
         tokens = sqlglot.tokenize(without_placeholders(query), read="postgres")
     except sqlglot.errors.TokenError:
-        return query  # Postgres will say what is wrong with it
+        return query  # Postgres will report what is wrong
     while tokens and tokens[-1].token_type is TokenType.SEMICOLON:
         query = query[: tokens.pop().start]
     return query
@@ -128,20 +128,20 @@ WITH RECURSIVE base AS (
 )
 SELECT base.oid, typname, nspname FROM base JOIN pg_namespace n ON n.oid = typnamespace WHERE typtype <> 'd' ORDER BY nr
 """
-"""Domains are described by their base types, as Postgres does when it prepares a query."""
+"""Replaces domains by their base types, as Postgres does when it prepares a query."""
 
 
 async def _described(
     connection: asyncpg.Connection, query: str
 ) -> tuple[tuple[Type, ...], tuple[str, ...], tuple[Type, ...]]:
     """
-    Types of a query's parameters; names and types of its columns, described by Postgres in plain SQL.
+    Describe a query by SQL alone. Returns its parameters' types, and its columns' names and types.
 
-    For queries that asyncpg refuses to prepare: it builds decoders for all columns, also for types that it would never
-    have to decode, such as anyarray, or composites of types that are read as text here.
+    For queries that asyncpg can't prepare, because it builds decoders for all columns, even for types that it would
+    never decode here, such as anyarray, or composites of types that are read as text.
     """
-    # A join on false gives one row of nulls without running the query.
-    joined = f"(SELECT) AS nothing LEFT JOIN (\n{query}\n) AS q"  # the user's own query
+    # A join on false returns one row of nulls without running the query.
+    joined = f"(SELECT) AS nothing LEFT JOIN (\n{query}\n) AS q"  # the user's query
     statement = await connection.prepare(f"SELECT row_to_json(r)::text FROM (SELECT q.* FROM {joined} ON false) AS r")  # noqa: S608
     parameters = statement.get_parameters()
     nulls = [None] * len(parameters)

@@ -1,4 +1,4 @@
-"""Reads an agency's rows from Postgres: all its datasets in one repeatable-read snapshot."""
+"""Reads an agency's rows from Postgres, all datasets in one repeatable-read snapshot."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -33,7 +33,7 @@ SESSION_SETTINGS = {
     "extra_float_digits": "1",
     "lc_monetary": "C",
 }
-"""What the printed form of values depends on (the contract's Values)."""
+"""The settings on which the text of values depends (see Values in the contract)."""
 
 _LEAVING_SECONDS = 5.0
 
@@ -44,13 +44,13 @@ SELECT CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), coalesce(
        pg_is_in_recovery()
 """
 """
-A standby shows what it has replayed, which may be old. One that has just started, and replayed no commit yet, has
-everything up to the checkpoint that it started from.
+A standby shows what it has replayed, which may be old. If it has just started and replayed no commit yet, it has
+everything up to its starting checkpoint.
 """
 
 
 def source_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
-    """A pool of connections that read rows, of the agencies' database or of another."""
+    """Make a connection pool for reading rows, from the agencies' database or another."""
     return DatabaseClient(
         dsn=dsn.get_secret_value(),
         unavailable=SourceUnavailable,
@@ -61,11 +61,11 @@ def source_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
 
 class PostgresSource:
     """
-    A database with agencies' data.
+    Reads agencies' data from a database.
 
-    A batch should hold `batch_bytes`, judged by the rows before it, and never holds more than twice that, unless it is
-    a single row. There are two batches at a time. A row of more than `max_row_bytes`, as Postgres sends it, is refused
-    before it is read. Rows that are larger than a batch take `large_rows_bytes` at most, over all snapshots.
+    A batch has about `batch_bytes`, estimated from earlier rows, and never more than twice that unless it is a single
+    row. Two batches are in memory at a time. A row larger than `max_row_bytes`, as Postgres sends it, is rejected
+    before it is read. Rows larger than a batch take at most `large_rows_bytes`, over all snapshots.
     """
 
     def __init__(
@@ -84,15 +84,15 @@ class PostgresSource:
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, PostgresSourceConfig]) -> AsyncIterator["PostgresSnapshot"]:
         """
-        One snapshot, fixed here and now. Leaving the block ends its transaction.
+        Open a snapshot, which is taken at once. Leaving the block ends its transaction.
 
-        All queries are planned first, so that a wrong one is found before any row is read.
+        All queries are planned first, so that an invalid one is found before any row is read.
         """
         async with self._database.connection() as connection:
             transaction = connection.transaction(isolation="repeatable_read", readonly=True)
             try:
                 await transaction.start()
-                # The transaction's first query fixes the snapshot.
+                # The transaction's first query takes the snapshot.
                 taken_at, standby = await connection.fetchrow(_TAKEN_AT)
                 opened = {
                     name: await self._opened(name, config, connection, standby=standby)
@@ -109,14 +109,13 @@ class PostgresSource:
                 )
             finally:
                 try:
-                    # asyncpg cancels a running query before it rolls back. Limited in time, because the network may be
-                    # what has failed.
+                    # asyncpg first cancels a running query. The time is limited, because the network may have failed.
                     async with asyncio.timeout(_LEAVING_SECONDS):
                         await transaction.rollback()
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                    log.debug("a snapshot was cut off", error=str(error))
-                # It has this snapshot's codecs, so the pool must open another one for the next.
-                with suppress(asyncpg.InterfaceError):  # the server has ended it already
+                    log.debug("a snapshot couldn't be rolled back", error=str(error))
+                # The pool must not reuse a connection with this snapshot's codecs.
+                with suppress(asyncpg.InterfaceError):  # the server has already closed it
                     connection.terminate()
 
     async def _opened(
@@ -139,7 +138,7 @@ class _Dataset:
 
 
 class PostgresSnapshot:
-    """One open repeatable-read, read-only transaction, with the datasets to be read in it."""
+    """An open transaction (repeatable read, read-only), and the datasets to read in it."""
 
     def __init__(
         self,
@@ -166,7 +165,7 @@ class PostgresSnapshot:
         """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
         columns, query = opened.shape.carried(carry)
-        # After an error the whole snapshot ends. If not, rolling back closes the cursor, and makes the transaction
+        # After an error the whole snapshot ends. Otherwise, rolling back closes the cursor, and makes the transaction
         # usable again after a cancelled fetch.
         savepoint = self._connection.transaction()
         with opened.errors.located():

@@ -1,10 +1,10 @@
 """
-How each Postgres type is carried, so that what is written equals what Postgres itself would print.
+How each Postgres type is carried, so that the output equals what Postgres would print.
 
-A value is carried in the form that the artifact's format needs: "json" (as in `row_to_json`) or "text" (as in `COPY`).
-For types in the table below, a codec of the connection makes it of the text that Postgres sends. Postgres itself
-renders all other types (arrays, composites, ranges, intervals, types of extensions, …), by an expression around the
-column. So a type's own cast to json is honoured, and nothing has to be known about it here.
+A value is carried in the form that the format needs: "json" (as in `row_to_json`) or "text" (as in `COPY`). For the
+types in the table below, a codec of the connection converts the text that Postgres sends. Postgres renders all other
+types (arrays, composites, ranges, intervals, types of extensions, …) with an expression around the column. So a type's
+cast to json is used, and this module needs to know nothing about it.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class Carried:
     kind: Kind | None
     decode: Decode | None = None
     comparison: Comparison | None = None
-    """Where it isn't the kind's."""
+    """If it differs from the kind's."""
 
 
 _KINDS: Mapping[str, Kind] = {
@@ -53,12 +53,12 @@ _KINDS: Mapping[str, Kind] = {
     "jsonb": Kind.JSON,
 }
 
-# Numbers are carried as they are, also NaN and the infinities, which JSON doesn't have: the format quotes those, as
-# Postgres does. Searching a whole batch is cheaper than checking each value, and Raw is called without Python code.
+# Numbers are carried unchanged, even NaN and the infinities, which JSON lacks; the format quotes them, like Postgres.
+# Searching a whole batch is cheaper than checking each value, and calling Raw runs no Python code.
 _json_number = Raw
 
 
-# `2026-01-18 10:00:00 BC` → `2026-01-18T10:00:00 BC`; called without Python, unlike a function of ours.
+# `2026-01-18 10:00:00 BC` → `2026-01-18T10:00:00 BC`; unlike a Python function, it runs in C.
 _json_timestamp = methodcaller("replace", " ", "T", 1)
 
 
@@ -70,7 +70,7 @@ def _json_timestamptz(text: str) -> str:
 
 
 def _json_document(text: str) -> Raw:
-    """A document of type json keeps its white space, of which line ends can only stand between tokens."""
+    """Put a document on one line. Type json keeps white space, but line ends can only occur between tokens."""
     return Raw(text.replace("\n", " ").replace("\r", " ") if "\n" in text or "\r" in text else text)
 
 
@@ -98,7 +98,7 @@ _FORMS = {
 }
 
 _LABEL = Carried(None, comparison=values.ENUM)
-"""An enum: asyncpg gives its label. Both forms print it as it is."""
+"""An enum: asyncpg returns its label, which both forms write unchanged."""
 
 
 def _encode_argument(value: Any) -> str:
@@ -108,7 +108,7 @@ def _encode_argument(value: Any) -> str:
 
 
 async def set_codecs(connection: asyncpg.Connection, carry: str) -> None:
-    """Make a connection deliver values in a form. It holds for statements prepared from now on."""
+    """Set a connection's codecs to return values in the form `carry`, for statements prepared from now on."""
     for name, carried in _FORMS[carry].items():
         if carried.decode is not None:
             await connection.set_type_codec(
@@ -119,23 +119,23 @@ async def set_codecs(connection: asyncpg.Connection, carry: str) -> None:
 
 
 def carried_as(pg_type: asyncpg.Type, carry: str, *, is_enum: bool) -> Carried | None:
-    """How values of a type are carried by codec; None if Postgres has to render them."""
+    """Return how a codec carries values of a type; None if Postgres must render them."""
     if pg_type.schema == "pg_catalog":
         return _FORMS[carry].get(pg_type.name)
     return _LABEL if is_enum else None
 
 
 def rendered(quoted_column: str, carry: str) -> str:
-    """The expression by which Postgres renders a column of any type in a form."""
+    """Return the SQL expression that renders a column of any type in the form `carry`."""
     if carry == "json":
         return f"to_json({quoted_column})"
-    # A cast to text isn't always what COPY prints (inet gains a netmask, types may define their own); format()
-    # calls the type's output function. IS DISTINCT FROM also tells a composite of nulls from null.
+    # A cast to text may differ from what COPY prints (inet gains a netmask, types may define their own cast); format()
+    # calls the type's output function. IS DISTINCT FROM distinguishes a composite of nulls from null.
     return f"CASE WHEN {quoted_column} IS DISTINCT FROM NULL THEN format('%s', {quoted_column}) END"
 
 
 def column_of(name: str, carried: Carried | None, carry: str) -> Column:
-    """The column as the steps see it; `carried` is None where Postgres renders it."""
+    """Return the column that steps see. `carried` is None if Postgres renders it."""
     source = frozenset({name})
     if carried is None:
         # It arrives as a json document, or as text.

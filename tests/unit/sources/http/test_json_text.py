@@ -105,7 +105,7 @@ async def test_many_brackets():
 async def test_a_value_that_is_too_long(value: bytes):
     """It isn't held, however it arrives; so memory has a bound."""
     pieces = [value[at : at + 1000] for at in range(0, len(value), 1000)]
-    with pytest.raises(SourceDataInvalid, match="longer than the 200,000 characters"):
+    with pytest.raises(SourceDataInvalid, match="longer than the limit of 200,000 characters"):
         await text_of(*pieces).value()
 
 

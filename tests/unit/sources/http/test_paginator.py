@@ -153,7 +153,7 @@ def test_nothing_at_the_path_in_a_later_page(pages: Any, found: str, option: str
 )
 def test_going_round_in_circles(pages: Any, found: list[str]):
     """A page that was read already would be exported again and again."""
-    with pytest.raises(SourceDataInvalid, match="read already"):
+    with pytest.raises(SourceDataInvalid, match="already read"):
         urls(paginator(pages), *found)
 
 

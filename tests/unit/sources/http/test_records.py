@@ -104,7 +104,7 @@ WRONG: dict[str, list[Any]] = {
 def test_values_of_another_type(kind: str, value: Any, carry: str):
     """Nothing is converted by guess; the message tells record, column and what is expected."""
     reader = RecordReader({"amount": ColumnSchema(kind=Kind(kind))}, carry=carry)
-    with pytest.raises(SourceDataInvalid, match=r"Record 17 has .* for column 'amount', and must have") as raised:
+    with pytest.raises(SourceDataInvalid, match=r"Record 17 has .* for column 'amount', but must have") as raised:
         reader.read({"amount": value}, 17)
 
     assert raised.value.exit_code == 1
