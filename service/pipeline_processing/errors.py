@@ -8,13 +8,13 @@ Every error of the service. Its type says what the caller does next.
     │   │   ├── QueryFailed, SourceDataInvalid
     │   ├── JobConfigError        65: correct the job config
     │   │   ├── UnknownColumn, InvalidStep, QueryInvalid
-    │   ├── PublicationError      1: the destination holds something else than this run decided
+    │   ├── PublicationError      1: the destination holds something other than what this run decided
     │   │   ├── ConflictingObjects, PlanLost
     │   ├── TransientError        try again later: 69 where a server can't be reached, 75 otherwise
     │   │   ├── SourceUnavailable, UpstreamUnavailable, DestinationUnavailable, HistoryUnavailable, KafkaUnavailable
     │   │   ├── Throttled, StandbyConflict, ProcessEnded, AttemptsExhausted, DeadlineExceeded
     │   │   ├── SourceBusy
-    │   │   │   └── TooManyConnections   and run fewer at once meanwhile
+    │   │   │   └── TooManyConnections   and run fewer at once until then
     │   ├── AccessDenied          77: grant the permissions
     │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: correct the service's settings
     │   ├── RowsUnaccounted       70: a stage lost rows without counting them; a bug
@@ -28,13 +28,13 @@ Every error of the service. Its type says what the caller does next.
     │   ├── SecretMissing                    or set the secret that a job config names
     ├── RunHeldElsewhere          75: another worker has the run
     ├── RunOfAnotherJobConfig     65: use the job config that the run was accepted with
-    ├── RunPutOff                 75: the run is put off for longer than `run` waits
+    ├── RunPutOff                 75: the run is due later than `run` waits
     ├── RunUnknown                65: no such run in the history
-    ├── PlaceUnknown              65: there is nothing at that place of a topic
-    ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
+    ├── PlaceUnknown              65: a topic has no message at that place
+    ├── Superseded                stop and change nothing: another worker took over, or the run was cancelled
     ├── UploadMissing             the destination has neither the upload nor its object
-    └── MessageRefused            the broker refuses one message for good: sending it again won't help
-        └── MessageTooLarge           for its size: send less
+    └── MessageRefused            the broker refuses a message permanently: sending it again won't help
+        └── MessageTooLarge           because of its size: send less
 """
 
 import signal
@@ -44,16 +44,16 @@ from typing import ClassVar, Self
 
 
 class PipelineError(Exception):
-    """Base of every error that is raised on purpose. `str()` is one message for people, with its remedy."""
+    """Base of every error that is raised on purpose. `str()` is a message for people, and includes the remedy."""
 
     kind: ClassVar[str] = "internal_error"
-    """Stable name, published in `error.kind`."""
+    """Stable name, published as `error.kind`."""
     exit_code: ClassVar[int] = 70
     retryable: ClassVar[bool] = False
     _located = False
 
     def at(self, place: str) -> Self:
-        """The same error, whose message begins with the place where it happened, unless it has one already."""
+        """Prefix the message with the place where the error happened, unless it already has one. Returns `self`."""
         if not self._located:
             self.args = (f"{place}: {self}",)
             self._located = True
@@ -151,7 +151,7 @@ class UnknownColumn(JobConfigError):
     kind = "unknown_column"
 
     def __init__(self, column: str, *, step: str, available: Sequence[str], without: Collection[str] = ()) -> None:
-        """`without`: where not all columns are known, those that an earlier step took away."""
+        """`without` names the columns that earlier steps removed, for when not all columns are known."""
         there = f"the rows there have {', '.join(available) or 'none'}"
         if column in without:
             there = "an earlier step left it out or renamed it"
@@ -218,10 +218,10 @@ class TransientError(RunError):
     exit_code = 75
     retryable = True
     passes: ClassVar[bool] = False
-    """Whether it ends by itself, as an outage does: such attempts don't count at first (see `runs/failures.py`)."""
+    """Whether the cause passes by itself, like an outage: such attempts don't count at first (`runs/failures.py`)."""
 
     def __init__(self, *args: object, retry_after: float | None = None) -> None:
-        """`retry_after`: seconds to wait before the next attempt, if the server says so."""
+        """`retry_after`: seconds to wait before the next attempt, if the server gave any."""
         super().__init__(*args)
         self.retry_after = retry_after
 
