@@ -1,4 +1,4 @@
-"""The client of HTTP APIs: with their access, within their rate limit, and with retries."""
+"""The client for HTTP APIs, with authentication, rate limits and retries."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ from pipeline_processing.http.pace import Pace, Paces
 from pipeline_processing.http.urls import Origin, check_url, joined, origin_of, shown, with_query
 
 LONGEST_WAIT_SECONDS = 60.0
-"""A longer Retry-After delays the run's next attempt instead, so that this one doesn't occupy a worker."""
+"""For a longer Retry-After, the attempt fails and the next one is delayed, so that no worker is blocked."""
 PIECE_BYTES = 64 * 1024
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -34,13 +34,13 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": "pipeline-processing"}
 
 Shower = Callable[[str], str]
-"""A URL, asked or redirected to → how messages show it."""
+"""Maps a requested URL, or the target of a redirect, to how messages show it."""
 
 log = structlog.get_logger(__name__)
 
 
 class HttpAnswer:
-    """See `ports.Answer`. `first` is the first piece of its body; `shown_as` is the URL as messages show it."""
+    """See `ports.Answer`. `first` is the first piece of the body; `shown_as` is the URL as messages show it."""
 
     def __init__(self, response: aiohttp.ClientResponse, *, url: str, shown_as: str, first: bytes) -> None:
         self.url = url
@@ -50,7 +50,6 @@ class HttpAnswer:
         self._first = first
 
     async def read(self, size: int = -1) -> bytes:
-        """See `ports.Answer`."""
         if size < 0:
             pieces = []
             while piece := await self.read(PIECE_BYTES):
@@ -63,21 +62,20 @@ class HttpAnswer:
             return await self._response.content.read(size)
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end; else close it."""
+        """Return the connection to the pool if the whole body was read; else close it."""
         self._response.close()
 
 
 def _merged(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Each name once: several headers of one name are the same as one with commas (RFC 9110, 5.3)."""
+    """Join repeated headers with commas, which is equivalent (RFC 9110, 5.3)."""
     return CIMultiDict({name: ", ".join(headers.getall(name)) for name in headers})
 
 
 class HttpUpstream:
     """
-    One API, as a block that holds its connections. See `ports.Upstream`.
+    One API, whose connections are open for the length of a block. See `ports.Upstream`.
 
-    `secret` finds a secret by its name; `jitter` gives numbers in 0…1; `paces` are shared by all upstreams of this
-    process.
+    `secret` returns a secret by name; `jitter` draws from 0…1; `paces` is shared by all upstreams of this process.
     """
 
     def __init__(
@@ -103,8 +101,8 @@ class HttpUpstream:
         self._access = _access(self._options, self._secret)
         seconds = self._options.timeout.total_seconds()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # whoever asks limits how much at once
-            cookie_jar=aiohttp.DummyCookieJar(),  # an agency's session is nobody else's
+            connector=aiohttp.TCPConnector(limit=0),  # callers limit their concurrency
+            cookie_jar=aiohttp.DummyCookieJar(),  # agencies must not share a session
             timeout=aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds, sock_read=seconds),
             trust_env=False,
             auto_decompress=True,
@@ -119,7 +117,7 @@ class HttpUpstream:
     async def get(
         self, url: str, *, query: Mapping[str, str] | None = None, shown_as: str | None = None
     ) -> AsyncIterator[HttpAnswer]:
-        """See `ports.Upstream`. Leaving the block early breaks the answer off."""
+        """See `ports.Upstream`. Leaving the block early aborts the answer."""
         try:
             asked = check_url(with_query(url, query or {}))
         except ValueError as error:
@@ -131,7 +129,7 @@ class HttpUpstream:
             answer.close()
 
     async def _answer(self, url: str, show: Shower) -> HttpAnswer:
-        """Ask until there is an answer, as often as the options allow."""
+        """Send the request until there is an answer, as often as the options allow."""
         return await ask(
             lambda: self._ask(url, show),
             clock=self._clock,
@@ -142,7 +140,7 @@ class HttpUpstream:
         )
 
     async def _ask(self, url: str, show: Shower) -> HttpAnswer:
-        """Ask once, and follow redirects."""
+        """Send the request once, and follow redirects."""
         home, at = origin_of(url), url
         for _ in range(_MOST_REDIRECTS + 1):
             is_home = origin_of(at) == home
@@ -163,11 +161,11 @@ class HttpUpstream:
         await self._kept[origin].wait()
         headers = CIMultiDict(_HEADERS)
         if is_home:
-            # Headers of the job config, and the secret above all, are for this host only.
+            # The job config's headers, and above all the secret, are for this host only.
             headers.update(self._options.headers)
             headers.update(self._access)
         with translated(shown_as):
-            # `encoded`: send the URL as it is, neither decoded nor encoded again.
+            # `encoded=True`: send the URL unchanged, neither decoded nor encoded again.
             return await self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
 
     def _refusal(
@@ -185,7 +183,7 @@ class HttpUpstream:
 
 
 async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> HttpAnswer:
-    """The answer, once the first piece of its body is there. Until then the request can be retried."""
+    """Wait for the first piece of the body, and return the answer. Until then the request can be retried."""
     try:
         with translated(shown_as):
             first = await response.content.read(PIECE_BYTES)
@@ -201,7 +199,7 @@ def _shower(url: str, shown_as: str | None) -> Shower:
     def show(at: str) -> str:
         if at == url:
             return said
-        # Its path may be a secret, like that of many links to files, and its path and host may repeat values of rows.
+        # The path may be a secret, as in many links to files, and path and host may contain values of rows.
         scheme, host, port = origin_of(at)
         return f"a redirect from {said}" + (f" to {scheme}://{host}:{port}" if shown_as is None else "")
 
@@ -209,7 +207,7 @@ def _shower(url: str, shown_as: str | None) -> Shower:
 
 
 def redirected(url: str, location: str, *, shown_as: str) -> str:
-    """Where a redirect from `url` leads. Raises SourceDataInvalid if it isn't safe to follow."""
+    """Return the target of a redirect from `url`. Raises SourceDataInvalid if it isn't safe to follow."""
     try:
         to = joined(url, location)
     except ValueError as error:
@@ -220,12 +218,12 @@ def redirected(url: str, location: str, *, shown_as: str) -> str:
 
 
 def _time_there(response: aiohttp.ClientResponse) -> datetime | None:
-    """The API's own time of day, by its Date header: its dates are relative to that, whatever the clock here says."""
+    """Return the API's time from its Date header. The API's dates refer to its clock, which may differ from ours."""
     return _moment(response.headers.get("Date"))
 
 
 def retry_after(header: str | None, *, now: datetime) -> float | None:
-    """Seconds to wait, by a Retry-After in seconds or as a date (RFC 9110, 10.2.3); None if it is neither."""
+    """Return the seconds to wait, from a Retry-After in seconds or as a date (RFC 9110, 10.2.3); None if invalid."""
     if header is None:
         return None
     if re.fullmatch(r"\d{1,9}", header.strip(), re.ASCII):
@@ -245,7 +243,7 @@ def _moment(date: str | None) -> datetime | None:
 
 
 def _access(options: UpstreamOptions, secret: Callable[[str], SecretStr]) -> dict[str, str]:
-    """The header with the secret, if the options have one."""
+    """Return the header that contains the secret, if the options name one. Raises SettingsError."""
     if options.auth is None:
         return {}
     value = secret(options.auth.secret).get_secret_value()
@@ -263,9 +261,9 @@ def _access(options: UpstreamOptions, secret: Callable[[str], SecretStr]) -> dic
 
 async def check_reachable(url: str, *, seconds: float) -> str:
     """
-    Connect to where a URL leads, for https with a certificate that is checked, and send nothing; that address.
+    Connect to the server of a URL, verifying its certificate for https, and send nothing. Returns the address.
 
-    `url` may be a template: its scheme and host are plain. Raises UpstreamUnavailable.
+    `url` may be a template, as its scheme and host contain no placeholders. Raises UpstreamUnavailable.
     """
     scheme, host, port = origin_of(url.partition("{")[0])
     secure = scheme == "https"
@@ -273,7 +271,7 @@ async def check_reachable(url: str, *, seconds: float) -> str:
     try:
         async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context() if secure else None)
-    except OSError as error:  # among them TimeoutError and ssl.SSLError
+    except OSError as error:  # includes TimeoutError and ssl.SSLError
         raise UpstreamUnavailable(
             f"{address} can't be reached: {str(error) or f'no answer within {seconds:g} s'}. Check the URL, and that "
             "its server is up."

@@ -1,10 +1,10 @@
 """
-Translation of what aiohttp raises, and of the statuses of answers. None of its exceptions leaves this package.
+Translate aiohttp's errors, and the statuses of answers. None of its exceptions leaves this package.
 
-    UpstreamUnavailable   no connection, a connection that broke off, what isn't HTTP, a server error
-    Throttled             429, or a Retry-After that is too long to wait for here
+    UpstreamUnavailable   no connection, a lost connection, an answer that isn't HTTP, a server error
+    Throttled             429, or a Retry-After that is too long to wait within an attempt
     AccessDenied          401, 403
-    SourceDataInvalid     any other status from 300 on, and URLs that aren't any
+    SourceDataInvalid     any other status from 300 on, and invalid URLs
 """
 
 import ssl
@@ -24,26 +24,26 @@ from pipeline_processing.errors import (
 )
 
 ERRORS: Mapping[type[Exception], type[PipelineError]] = {
-    # The network, or a server that broke off.
+    # The network, or a server that closed the connection.
     aiohttp.ClientConnectionError: UpstreamUnavailable,
     aiohttp.ClientPayloadError: UpstreamUnavailable,
-    # What isn't HTTP, or has a header that is too long: a status is never raised, but judged by `refusal`.
+    # An answer that isn't HTTP, or has too long a header. Statuses are never raised, but handled by `refusal`.
     aiohttp.ClientResponseError: UpstreamUnavailable,
     http_exceptions.HttpProcessingError: UpstreamUnavailable,
     ssl.SSLError: UpstreamUnavailable,
     OSError: UpstreamUnavailable,  # TimeoutError is one
-    # A URL of the job config, or a link in an answer. Redirects are followed here, so aiohttp has none to judge.
+    # A URL in the job config, or a link in an answer. aiohttp never follows redirects, as this package does that.
     aiohttp.InvalidURL: SourceDataInvalid,
     aiohttp.NonHttpUrlClientError: SourceDataInvalid,
     aiohttp.RedirectClientError: SourceDataInvalid,
     aiohttp.TooManyRedirects: SourceDataInvalid,
-    # What this service never asks for.
+    # Features that this service doesn't use.
     aiohttp.ContentTypeError: InternalError,
     aiohttp.ClientHttpProxyError: InternalError,
     aiohttp.ClientProxyConnectionError: InternalError,
     aiohttp.ServerFingerprintMismatch: InternalError,
     aiohttp.WSServerHandshakeError: InternalError,
-    aiohttp.ClientError: InternalError,  # one that a later aiohttp adds; a test asks for its place here
+    aiohttp.ClientError: InternalError,  # errors added by a later aiohttp, for which a test demands an entry here
 }
 
 
@@ -69,9 +69,9 @@ class LongWait(Throttled):
 @contextmanager
 def translated(url: str) -> Iterator[None]:
     """
-    Turn what aiohttp raises inside the block into a PipelineError. `url` is as messages show it.
+    Translate aiohttp's errors in the block to PipelineErrors. `url` is as messages show it.
 
-    An error that quotes what came from the server isn't its cause: tracebacks would show headers, and secrets in them.
+    An error that quotes the server's answer isn't chained as the cause, as tracebacks would show secrets in headers.
     """
     try:
         yield
@@ -82,7 +82,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def translation(error: Exception, url: str) -> PipelineError:
-    """The error to raise instead of `error`."""
+    """Return the error to raise instead of `error`."""
     kind = next(ERRORS[ancestor] for ancestor in type(error).__mro__ if ancestor in ERRORS)
     if kind is InternalError:
         return InternalError(error)
@@ -95,8 +95,8 @@ def translation(error: Exception, url: str) -> PipelineError:
 
 
 def is_final(error: PipelineError) -> bool:
-    """Whether the same request now would fail alike."""
-    # A certificate is mended by people.
+    """Whether the same request would fail again for now."""
+    # An invalid certificate must be replaced by a person.
     return not error.retryable or isinstance(error, LongWait) or isinstance(error.__cause__, ssl.CertificateError)
 
 
@@ -104,10 +104,10 @@ def refusal(
     status: int, url: str, *, secret: str | None, asked: str, retry_after: float | None = None
 ) -> PipelineError:
     """
-    What a status from 300 on means, once nothing is tried again. `secret` is the name of the one that was sent.
+    Return the error for a status from 300 on. `secret` is the name of the secret that was sent.
 
-    `asked` is the URL that was asked first, before redirects; both are as messages show them. `retry_after`: seconds
-    for which it asks to be left alone.
+    `asked` is the URL before any redirects; both URLs are as messages show them. `retry_after` is the server's
+    Retry-After in seconds.
     """
     said = f"{url} answers {status}"
     match status:
@@ -140,7 +140,7 @@ def _cause(error: Exception) -> str:
     words = str(error).rstrip(".")
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return "no connection in time"  # without words: they quote the whole URL
+            return "no connection in time"  # without aiohttp's text, which quotes the whole URL
         case TimeoutError():
             return "none came in time"
         case aiohttp.ClientConnectorDNSError():
@@ -152,6 +152,6 @@ def _cause(error: Exception) -> str:
         case aiohttp.ClientPayloadError():
             return "the connection broke off in the middle, or its content is damaged"
         case aiohttp.ClientResponseError() | http_exceptions.HttpProcessingError():
-            return "what came isn't HTTP, or has too long headers"  # without words: they quote what came
+            return "what came isn't HTTP, or has too long headers"  # without aiohttp's text, which quotes the answer
         case _:
             return f"the connection broke off ({words or type(error).__name__})"

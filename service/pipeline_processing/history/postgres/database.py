@@ -1,4 +1,4 @@
-"""Access to the history's database: sessions, and its errors as those of the history."""
+"""Access to the history's database: sessions, and translation of its errors."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -64,23 +64,23 @@ class HistoryDatabase:
             await connection.execute(*query(**values))
 
     async def rows(self, query: Query, **values: Any) -> Sequence[Any]:
-        """All records of a query."""
+        """Return all records of a query."""
         async with self.session() as connection:
             rows: Sequence[Any] = await connection.fetch(*query(**values))
         return rows
 
     async def row(self, query: Query, **values: Any) -> Any:
-        """The first record of a query, or None."""
+        """Return the first record of a query, or None."""
         async with self.session() as connection:
             return await connection.fetchrow(*query(**values))
 
     async def value(self, query: Query, **values: Any) -> Any:
-        """The first value of the first record, or None."""
+        """Return the first value of the first record, or None."""
         async with self.session() as connection:
             return await connection.fetchval(*query(**values))
 
     async def value_under(self, claim: Claim, query: Query, **values: Any) -> Any:
-        """The value of a query that finds a row only while the claim holds. Raises Superseded if it finds none."""
+        """Return the first value of a query that finds a row only while the claim holds, or else raise Superseded."""
         value = await self.value(query, run_id=claim.run.run_id, fence=claim.fence, **values)
         if value is None:
             raise Superseded(claim.run.run_id, fence=claim.fence)
@@ -88,7 +88,7 @@ class HistoryDatabase:
 
 
 def _of_the_history(error: PipelineError, schema: str) -> PipelineError:
-    """A query's error as the history's. These queries are the service's own, so no job config is at fault."""
+    """Translate a query's error. The queries are the service's own, so the job config is never at fault."""
     cause = error.__cause__
     sqlstate = getattr(cause, "sqlstate", None)
     if isinstance(error, SourceBusy | StandbyConflict) or sqlstate == "57014":
