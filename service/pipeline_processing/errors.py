@@ -100,7 +100,7 @@ class StepAddedRows(DataError):
     def __init__(self, *, step: str, dataset: str, got: int, returned: int) -> None:
         super().__init__(
             f"Step {step!r} of dataset {dataset!r} got {got} rows and returned {returned}. "
-            "A step may change or drop rows, never add any: produce extra rows in the query instead."
+            "A step may change or drop rows, but never add any: produce extra rows in the query instead."
         )
 
 
@@ -118,7 +118,7 @@ class RowTooLarge(DataError):
     def __init__(self, *, dataset: str, size: int, limit: int) -> None:
         super().__init__(
             f"A row of dataset {dataset!r} takes {size:,} bytes, more than the {limit:,} that fit into this "
-            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or leave the large column out of the "
+            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or remove the large column from the "
             "query."
         )
 
@@ -190,8 +190,8 @@ class ConflictingObjects(PublicationError):
 
     def __init__(self, url: str, *, why: str) -> None:
         super().__init__(
-            f"{url} is already there and isn't this run's: {why}. Nothing was overwritten. "
-            "Find out who writes below this prefix, then replay the run."
+            f"{url} already exists and isn't this run's: {why}. Nothing was overwritten. "
+            "Find out what else writes below this prefix, then replay the run."
         )
 
 
@@ -202,9 +202,9 @@ class PlanLost(PublicationError):
 
     def __init__(self, url: str) -> None:
         super().__init__(
-            f"Somebody else removed the upload of {url} before it was completed. The run's other objects were deleted. "
-            "Let the bucket's lifecycle rule keep incomplete uploads for longer than the longest run, then replay the "
-            "run."
+            f"The upload of {url} was removed from outside before it was complete. The run's other objects were "
+            "deleted. Make the bucket's lifecycle rule keep incomplete uploads for longer than the longest run, then "
+            "replay the run."
         )
 
 
@@ -329,7 +329,7 @@ class DeadlineExceeded(TransientError):
     def __init__(self, deadline: datetime) -> None:
         super().__init__(
             f"The request's deadline, {deadline:%Y-%m-%dT%H:%M:%SZ}, passed before the run was decided. "
-            "Replay the run: a replay has no deadline. Or give the next request a later one."
+            "Replay the run, as a replay has no deadline, or give the next request a later one."
         )
 
 
@@ -379,8 +379,8 @@ class SecretMissing(SettingsError):
     def __init__(self, name: str, *, available: Sequence[str]) -> None:
         variable = f"PIPELINE_SECRETS__{name.upper()}"
         super().__init__(
-            f"The job config needs the secret {name!r}, and there is {', '.join(available) or 'none'}. "
-            f"Set {variable}, or {variable}_FILE to a file with it."
+            f"The job config needs the secret {name!r}, but the settings have {', '.join(available) or 'none'}. "
+            f"Set {variable}, or set {variable}_FILE to a file that contains it."
         )
 
 
@@ -415,7 +415,7 @@ class HistoryTooNew(SettingsError):
     def __init__(self, schema: str, *, version: int, known: int) -> None:
         super().__init__(
             f"The run history in schema {schema!r} has version {version}, and this service knows versions up to "
-            f"{known}. Upgrade this service, or point PIPELINE_HISTORY__SCHEMA at a history of its own."
+            f"{known}. Upgrade this service, or set PIPELINE_HISTORY__SCHEMA to another schema."
         )
 
 
@@ -604,7 +604,7 @@ class UploadMissing(PipelineError):
     kind = "upload_missing"
 
     def __init__(self, url: str) -> None:
-        super().__init__(f"The upload of {url} is gone, and there is no such object.")
+        super().__init__(f"The upload of {url} is gone, and the object doesn't exist.")
 
 
 class MessageRefused(PipelineError):

@@ -22,8 +22,8 @@ class Destinations:
         self._by_url = {each.url: each for each in self.all}
         if len(self._by_url) < len(self.all):
             raise SettingsError(
-                f"Two destinations are the same place: {', '.join(each.url for each in self.all)}. Give each artifact "
-                "one place: another bucket, prefix, folder or schema, or one destination less."
+                f"Two destinations are the same place: {', '.join(each.url for each in self.all)}. Use another bucket, "
+                "prefix, folder or schema for one of them, or remove it."
             )
 
     @property

@@ -121,7 +121,7 @@ class HttpUpstream:
         try:
             asked = check_url(with_query(url, query or {}))
         except ValueError as error:
-            raise SourceDataInvalid(f"{shown(shown_as or url)} can't be asked: {error}. Correct it.") from None
+            raise SourceDataInvalid(f"{shown(shown_as or url)} can't be requested: {error}. Correct it.") from None
         answer = await self._answer(asked, _shower(asked, shown_as))
         try:
             yield answer
@@ -136,7 +136,7 @@ class HttpUpstream:
             backoff=Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, jitter=self._jitter),
             tries=self._options.max_retries + 1,
             retry=lambda error: not is_final(error),
-            on_failure=lambda error, _: log.debug("an upstream is asked again", url=show(url), cause=str(error)),
+            on_failure=lambda error, _: log.debug("retrying a request", url=show(url), cause=str(error)),
         )
 
     async def _ask(self, url: str, show: Shower) -> HttpAnswer:
@@ -211,9 +211,9 @@ def redirected(url: str, location: str, *, shown_as: str) -> str:
     try:
         to = joined(url, location)
     except ValueError as error:
-        raise SourceDataInvalid(f"{shown_as} redirects to what can't be asked: {error}. Correct the URL.") from None
+        raise SourceDataInvalid(f"{shown_as} redirects to an invalid URL: {error}. Correct the URL.") from None
     if origin_of(url)[0] == "https" and origin_of(to)[0] == "http":
-        raise SourceDataInvalid(f"{shown_as} redirects from https to http, where others can listen. Correct the URL.")
+        raise SourceDataInvalid(f"{shown_as} redirects from https to http, which isn't encrypted. Correct the URL.")
     return to
 
 
@@ -249,8 +249,8 @@ def _access(options: UpstreamOptions, secret: Callable[[str], SecretStr]) -> dic
     value = secret(options.auth.secret).get_secret_value()
     if not value.isprintable() or value != value.strip():
         raise SettingsError(
-            f"The secret {options.auth.secret!r} can't be sent in a header: it has line ends, control characters, or "
-            "spaces around it. Set it without."
+            f"The secret {options.auth.secret!r} can't be sent in a header: it has line breaks, control characters, or "
+            "surrounding spaces. Remove them."
         )
     if options.auth.basic is not None:
         value = "Basic " + b64encode(f"{options.auth.basic.username}:{value}".encode()).decode()

@@ -60,8 +60,8 @@ class LongWait(Throttled):
 
     def __init__(self, url: str, *, seconds: float, limit: float) -> None:
         super().__init__(
-            f"{url} asks to be left alone for {seconds:,.0f} s, more than the {limit:.0f} s that are waited for here. "
-            "The run is tried again then; if it stays so, lower `requests_per_second`.",
+            f"{url} demands a pause of {seconds:,.0f} s, more than the {limit:.0f} s that an attempt waits. "
+            "The run is retried after that; if it persists, lower `requests_per_second`.",
             retry_after=seconds,
         )
 
@@ -87,10 +87,10 @@ def translation(error: Exception, url: str) -> PipelineError:
     if kind is InternalError:
         return InternalError(error)
     if kind is SourceDataInvalid:
-        return SourceDataInvalid(f"{url} can't be asked: it isn't a URL of http or https. Correct it.")
+        return SourceDataInvalid(f"{url} can't be requested: it isn't an http or https URL. Correct it.")
     return UpstreamUnavailable(
-        f"{url} gives no answer: {_cause(error)}. It is tried again; if it stays so, see whether the URL is right and "
-        "its server is up."
+        f"{url} gives no answer: {_cause(error)}. This is retried; if it persists, check that the URL is right and "
+        "that its server is up."
     )
 
 
@@ -115,22 +115,22 @@ def refusal(
             return AccessDenied(f"{said}: it refuses this service's access. {_access_remedy(secret, url, asked)}")
         case 429:
             return Throttled(
-                f"{said}: too many requests. It is tried again; if it stays so, lower `requests_per_second`.",
+                f"{said}: too many requests. This is retried; if it persists, lower `requests_per_second`.",
                 retry_after=retry_after,
             )
         case _ if status >= 500 or status in (408, 425):
             return UpstreamUnavailable(
-                f"{said}. It is tried again; if it stays so, ask those who run it.", retry_after=retry_after
+                f"{said}. This is retried; if it persists, contact the API's operator.", retry_after=retry_after
             )
         case 404 | 410:
-            return SourceDataInvalid(f"{said}: there is nothing. Correct the URL, or the request's agency and params.")
+            return SourceDataInvalid(f"{said}: not found. Correct the URL, or the request's agency and params.")
         case _:
-            return SourceDataInvalid(f"{said}, which isn't an answer to read. Correct the URL and the query.")
+            return SourceDataInvalid(f"{said}, which isn't a usable answer. Correct the URL and the query.")
 
 
 def _access_remedy(secret: str | None, url: str, asked: str) -> str:
     if secret is None and url != asked:
-        return f"{asked} redirects to it, and a secret isn't sent to another host: ask there from the start."
+        return f"{asked} redirects to it, and a secret isn't sent to another host: use the target's URL."
     if secret is None:
         return "Give it `auth` in the job config."
     return f"Check the secret {secret!r}, and what it may read there."
@@ -140,9 +140,9 @@ def _cause(error: Exception) -> str:
     words = str(error).rstrip(".")
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return "no connection in time"  # without aiohttp's text, which quotes the whole URL
+            return "connecting timed out"  # without aiohttp's text, which quotes the whole URL
         case TimeoutError():
-            return "none came in time"
+            return "timed out"
         case aiohttp.ClientConnectorDNSError():
             return "its host has no address"
         case aiohttp.ClientConnectorCertificateError():
@@ -150,8 +150,8 @@ def _cause(error: Exception) -> str:
         case aiohttp.ClientConnectorError():
             return f"no connection ({error.os_error})"
         case aiohttp.ClientPayloadError():
-            return "the connection broke off in the middle, or its content is damaged"
+            return "the connection broke off in the middle, or the content is damaged"
         case aiohttp.ClientResponseError() | http_exceptions.HttpProcessingError():
-            return "what came isn't HTTP, or has too long headers"  # without aiohttp's text, which quotes the answer
+            return "it isn't HTTP, or its headers are too long"  # without aiohttp's text, which quotes the answer
         case _:
             return f"the connection broke off ({words or type(error).__name__})"

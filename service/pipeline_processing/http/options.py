@@ -112,19 +112,19 @@ class UpstreamOptions(Part):
             if name.lower() in _OURS:
                 raise ValueError(f"{name} is set by this service: leave it out")
             if name.lower() in _SECRET:
-                raise ValueError(f"{name} holds a secret, which can't stand in a job config: use `auth`")
+                raise ValueError(f"{name} is a secret, which must not be in a job config: use `auth`")
             if re.search(r"[^\t\x20-\x7e]", value):
                 raise ValueError(f"the value of {name} has characters that a header can't have")
         lower = [name.lower() for name in headers]
         if twice := sorted({name for name in lower if lower.count(name) > 1}):
-            raise ValueError(f"{', '.join(twice)} is there twice: names of headers are alike in any case")
+            raise ValueError(f"{', '.join(twice)} is set twice: header names are case-insensitive")
         return headers
 
     @field_validator("timeout")
     @classmethod
     def _some_time(cls, timeout: timedelta) -> timedelta:
         if not timeout:
-            raise ValueError("must be longer than nothing, such as 30s")
+            raise ValueError("must be longer than zero, such as 30s")
         return timeout
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ def origin_of(url: str) -> Origin:
         raise ValueError("the URL has a fragment (`#…`), which is never sent")
     host = parts.hostname or ""
     if not _HOST.fullmatch(host):
-        raise ValueError("the URL's host isn't one: letters, digits, `-` and `.`")
+        raise ValueError("the URL's host is invalid: it may have letters, digits, `-` and `.`")
     return parts.scheme, host.removesuffix("."), _PORTS[parts.scheme] if parts.port is None else parts.port
 
 
@@ -78,7 +78,7 @@ class UrlTemplate:
     def __init__(self, text: str) -> None:
         self._front, self._rest = _divided(text)
         if "{" in self._front:
-            raise ValueError("names in braces can stand in the path and the query only, not in the scheme or the host")
+            raise ValueError("names in braces are allowed in the path and the query, not in the scheme or the host")
         origin_of(_NAME.sub("x", text))
         self.names = frozenset(_NAME.findall(text))
         _check_segments(_NAME.sub("x", self._rest).partition("?")[0])
@@ -93,7 +93,7 @@ class UrlTemplate:
         segments = [_NAME.sub(lambda found: text[found[1]], segment) for segment in path.split("/")]
         for before, after in zip(path.split("/"), segments, strict=True):
             if before != after and after in ("", ".", ".."):
-                raise ValueError(f"{before} would be {after or 'nothing'!r}, and so lead to another path")
+                raise ValueError(f"{before} would become {after or 'nothing'!r}, and lead to another path")
         return self._front + "/".join(segments) + mark + _NAME.sub(lambda found: text[found[1]], query)
 
 
@@ -107,4 +107,4 @@ def _divided(text: str) -> tuple[str, str]:
 
 def _check_segments(path: str) -> None:
     if any(segment in (".", "..") for segment in path.split("/")):
-        raise ValueError("the URL's path has `.` or `..` in it: write where it leads")
+        raise ValueError("the URL's path contains `.` or `..`: write the resolved path")

@@ -84,7 +84,7 @@ class DatabaseClient:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await pool.close()  # terminates the connections if it fails
         except Exception as problem:
-            log.warning("connections were cut off", where=self.where, error=str(problem) or type(problem).__name__)
+            log.warning("connections were terminated", where=self.where, error=str(problem) or type(problem).__name__)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:

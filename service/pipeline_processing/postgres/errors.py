@@ -118,8 +118,8 @@ _REMEDIES: Mapping[str, str] = {
 _OF_PGBOUNCER: Mapping[str, tuple[Fault, str | None]] = {
     "unsupported startup parameter": (
         Fault.MISCONFIGURED,
-        "This is PgBouncer, which takes no such parameter when connecting. Remove it from the DSN; what the user's "
-        "sessions need otherwise goes into ALTER ROLE … SET.",
+        "This is PgBouncer, which doesn't accept this startup parameter. Remove it from the DSN; set what the user's "
+        "sessions need with ALTER ROLE … SET.",
     ),
     "statement pooling mode": (
         Fault.MISCONFIGURED,
@@ -235,14 +235,13 @@ def translate(
             )
         case Fault.CONFLICT:
             return StandbyConflict(
-                f"The standby {where} cancelled the query, because replay needed what it reads: {cause}. "
-                f"{STANDBY_REMEDY}"
+                f"The standby {where} cancelled the query, because replay conflicted with it: {cause}. {STANDBY_REMEDY}"
             )
         case Fault.BUSY:
-            return SourceBusy(f"Postgres at {where} can't serve this just now: {cause}. It is worth trying again.")
+            return SourceBusy(f"Postgres at {where} can't run this right now: {cause}. Try again later.")
         case Fault.FULL:
             return TooManyConnections(
-                f"Postgres at {where} has no connection left: {cause}. The run waits for one. If this goes on, allow "
+                f"Postgres at {where} has no connection left: {cause}. The run waits for one. If this persists, allow "
                 "more connections there, or lower PIPELINE_WORKER__CONCURRENCY or the number of workers."
             )
         case Fault.INVALID:
@@ -321,7 +320,7 @@ def _out_of_asyncpg(error: BaseException) -> bool:
 
 def _unusable_dsn(where: str) -> PipelineError:
     return DatabaseMisconfigured(
-        f"Postgres at {where} can't be used: the DSN isn't one that asyncpg takes. Write postgresql://user:password@"
+        f"Postgres at {where} can't be used: asyncpg doesn't accept the DSN. Write postgresql://user:password@"
         "host:port/database?options, with characters such as / ? # @ % in the password percent-encoded (a slash is "
         "%2F)."
     )

@@ -44,13 +44,13 @@ _KINDS: Mapping[int, type[PipelineError]] = {
 
 _REMEDIES: Mapping[type[PipelineError], str] = {
     BucketMissing: "Create the folder, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
-    AccessDenied: "Let this service's user write there, on a file system that has hard links.",
-    SettingsError: "Choose a folder on one file system that has hard links and long names.",
-    DestinationUnavailable: "It is tried again; if it stays so, check whether the disk is full or broken.",
+    AccessDenied: "Give this service's user write access, and use a file system with hard links.",
+    SettingsError: "Use a folder on a single file system that supports hard links and long names.",
+    DestinationUnavailable: "This is retried; if it persists, check whether the disk is full or broken.",
 }
 
 _REMEDY_OF_LOST = (
-    "The folder was there before, so it is tried again; if it stays so, mount its volume or create it, or correct "
+    "The folder existed before, so this is retried; if it persists, mount its volume or create it, or correct "
     "PIPELINE_DESTINATION or the job config's `destinations`."
 )
 

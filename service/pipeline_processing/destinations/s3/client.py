@@ -221,7 +221,7 @@ class S3Client:
             except ObjectMissing:
                 await self._call(operation, doing, bucket, key, **arguments)
             else:
-                raise AlreadyThere(f"s3://{bucket}/{key} is there already") from None
+                raise AlreadyThere(f"s3://{bucket}/{key} already exists") from None
 
     async def _call(
         self,
@@ -266,7 +266,7 @@ class S3Client:
         except BucketMissing as error:
             if bucket not in self._seen:
                 raise
-            raise DestinationUnavailable(f"{error} The bucket was there before, so it is tried again.") from error
+            raise DestinationUnavailable(f"{error} The bucket existed before, so this is retried.") from error
         check_answer(answer, needs=needs, doing=doing, url=url)
         self._seen.add(bucket)
         return answer

@@ -138,31 +138,31 @@ STATUSES: Mapping[int, Kind] = {
 _TOO_LARGE = 413
 _LONGEST_MESSAGE = 500
 _LOOK_AT_ENDPOINT = (
-    "It is tried again; if it stays so, check that PIPELINE_S3__ENDPOINT_URL is right, or the destination's "
-    "`endpoint_url`, and that its server is up."
+    "This is retried; if it persists, check that PIPELINE_S3__ENDPOINT_URL or the destination's `endpoint_url` is "
+    "right, and that its server is up."
 )
 _STORE_MUST_SUPPORT = (
-    "The store must support S3's multipart uploads, checksums and `If-None-Match`, and what the destination's options "
-    "ask for: storage class, encryption, tags."
+    "The store must support S3's multipart uploads, checksums and `If-None-Match`, and the features that the "
+    "destination's options use: storage class, encryption, tags."
 )
 _REMEDIES: Mapping[Kind, str] = {
-    UnexpectedAnswer: "Someone else changed it, or the store contradicts itself; it is tried again.",
+    UnexpectedAnswer: "It was changed from outside, or the store contradicts itself. This is retried.",
     Unsupported: _STORE_MUST_SUPPORT,
     DestinationUnavailable: _LOOK_AT_ENDPOINT,
-    Throttled: "It is tried again, more slowly; if it stays so, lower PIPELINE_WORKER__CONCURRENCY.",
+    Throttled: "This is retried more slowly; if it persists, lower PIPELINE_WORKER__CONCURRENCY.",
     AccessDenied: "Check PIPELINE_S3__ACCESS_KEY_ID and PIPELINE_S3__SECRET_ACCESS_KEY, or the AWS credential "
     "chain; the identity needs s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and "
     "s3:ListBucket, for `gc` s3:ListBucketMultipartUploads, for `tags` s3:PutObjectTagging, and for a key of KMS "
     "kms:GenerateDataKey and kms:Decrypt.",
-    CredentialsExpired: "It is tried again, since a role's credentials and those of the AWS chain are renewed; if it "
-    "stays so, renew PIPELINE_S3__SESSION_TOKEN with its key and secret, and restart the service.",
+    CredentialsExpired: "This is retried, since a role's credentials and those of the AWS chain are renewed; if it "
+    "persists, renew PIPELINE_S3__SESSION_TOKEN with its key and secret, and restart the service.",
     BucketMissing: "Create the bucket, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
     SettingsError: "Correct PIPELINE_S3__* and PIPELINE_DESTINATION, or the job config's `destinations`.",
 }
-_REMEDY_OF_QUOTA = "Raise the quota, or make room; it is tried again."
+_REMEDY_OF_QUOTA = "Raise the quota, or free some space. This is retried."
 _REMEDY_OF_TOO_LARGE = (
-    "A proxy or gateway before the store limits the size of requests: raise its limit (nginx: client_max_body_size) "
-    "above the size of a part, which begins at 8 MiB and grows with the artifact."
+    "A proxy or gateway in front of the store limits the size of requests: raise its limit (nginx: "
+    "client_max_body_size) above the size of a part, which starts at 8 MiB and grows with the artifact."
 )
 
 
@@ -231,8 +231,8 @@ def check_answer(answer: Mapping[str, Any], *, needs: str | None, doing: str, ur
     else:
         return
     raise DestinationUnavailable(
-        f"Can't {doing} {url}: {cause}, so it isn't an S3 store's. Does a proxy, a gateway or a captive portal answer "
-        f"in its place? {_LOOK_AT_ENDPOINT}"
+        f"Can't {doing} {url}: {cause}, so it isn't from an S3 store. Is there a proxy, a gateway or a captive portal "
+        f"in between? {_LOOK_AT_ENDPOINT}"
     )
 
 

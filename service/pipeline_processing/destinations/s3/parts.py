@@ -51,9 +51,9 @@ class PartSizes:
         largest = budget.limit // shares // MIB * MIB
         if largest < SMALLEST_PART:
             raise SettingsError(
-                f"{budget.limit / MIB:,.0f} MiB for the parts of uploads are too few for {runs} runs at once with "
-                f"{uploads_per_run} uploads each: they take {shares * SMALLEST_PART // MIB}, since S3 accepts no part "
-                "under 5 MiB. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or lower PIPELINE_WORKER__CONCURRENCY."
+                f"{budget.limit / MIB:,.0f} MiB for the parts of uploads isn't enough for {runs} concurrent runs with "
+                f"{uploads_per_run} uploads each: they need {shares * SMALLEST_PART // MIB} MiB, since S3 accepts no "
+                "part under 5 MiB. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or lower PIPELINE_WORKER__CONCURRENCY."
             )
         return cls(first=max(SMALLEST_PART, min(part_size, largest)), largest=largest)
 

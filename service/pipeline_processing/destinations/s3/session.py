@@ -177,8 +177,8 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
         self._learned([fetched["secret_key"], fetched["token"]])
         if datetime.fromisoformat(fetched["expiry_time"]) <= datetime.now(UTC):
             raise AccessDenied(
-                f"Can't use the role {self._role}: its credentials had ended before they came. Correct this machine's "
-                "clock."
+                f"Can't use the role {self._role}: its credentials had already expired when received. Correct this "
+                "machine's clock."
             )
         return fetched
 

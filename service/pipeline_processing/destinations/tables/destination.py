@@ -88,7 +88,7 @@ class PostgresDestination:
         try:
             self._config.check_datasets(datasets)
         except ValueError as error:
-            faults.append(f"The destination's options don't fit: {error}.")
+            faults.append(f"The destination's options don't fit the datasets: {error}.")
         async with session(self._database) as connection:
             for dataset in datasets:
                 try:
@@ -180,7 +180,7 @@ class PostgresDestination:
         except TargetMissing as missing:
             if dataset not in self._seen:
                 raise
-            raise DestinationUnavailable(f"{missing} The table was there before, so it is tried again.") from missing
+            raise DestinationUnavailable(f"{missing} The table existed before, so this is retried.") from missing
         self._seen.add(dataset)
         return target
 

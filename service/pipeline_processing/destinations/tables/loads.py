@@ -115,8 +115,8 @@ class Load:
             raise TableConflict(
                 url,
                 why=f"its rows for the table {note.target!r} would be the dataset's second load in this schema, after "
-                f"that of {recorded['target']!r}. Two destinations lead to one schema, by different names of its "
-                "server: make them one, or give each a schema of its own",
+                f"that of {recorded['target']!r}. Two destinations lead to the same schema, by different names of its "
+                "server: merge them, or use a separate schema for each",
             )
 
     async def _lock_staging(self) -> bool:

@@ -169,12 +169,12 @@ class StagingTable:
             if await self._any(connection, "duplicates", key):
                 raise DataError(
                     f"Dataset {dataset!r}: two of its rows are the same in {', '.join(key)}, and {target} has a unique "
-                    "index on that. Make the query, or the steps, give each such row once."
+                    "index on that. Make the query or the steps return each such row only once."
                 )
             if self._stays_apart(key) and await self._any(connection, "foreign_keys", key):
                 raise DataError(
                     f"Dataset {dataset!r}: a row is the same in {', '.join(key)} as another agency's row in {target}, "
-                    "which is left alone. Find out whose it is, or make the agency's id part of that unique index."
+                    "which must not be changed. Find out whose it is, or add the agency's id to that unique index."
                 )
 
     def error_of(self, refused: Refused) -> DataError:
@@ -184,7 +184,7 @@ class StagingTable:
         if refused.constraint == self.name or refused.column == target.agency_column:
             return DataError(
                 f"{place}: a row's {target.agency_column!r} isn't the run's agency, {self._agency_id}, and {target} "
-                "takes an agency's own rows only. Correct the query, or leave the column out: then it is filled in."
+                "accepts only the run's own agency. Correct the query, or leave the column out to have it filled in."
             )
         return DataError(f"{place}: {target} can't take a row: {refused}. Correct the data, the steps or the table.")
 

@@ -77,7 +77,7 @@ class Target:
         filled = {*names, self.agency_column}
         if missing := [name for name in self.key if name not in filled]:
             raise JobConfigError(
-                f"Dataset {self.dataset!r} has no column {_listed(missing)}, by which its rows are to be merged into "
+                f"Dataset {self.dataset!r} has no column {_listed(missing)}, which is needed to merge its rows into "
                 f"{self}. Keep it in the steps, or correct the destination's `key`."
             )
         missing = [name for name, column in self.columns.items() if column.needed and name not in filled]

@@ -61,8 +61,8 @@ class TableUpload:
             self._target.check_columns(columns)
         elif self._is_csv and not self._header:
             raise JobConfigError(
-                f"Dataset {self._content.dataset!r}: CSV without a header, of rows whose columns only a step decides, "
-                f"can't be loaded into {self._target}. Set `csv.header` to true, add a `select`, or use ndjson."
+                f"Dataset {self._content.dataset!r}: CSV without a header can't be loaded into {self._target} if the "
+                "columns are known only after the steps. Set `csv.header` to true, add a `select`, or use ndjson."
             )
         async with self._session() as connection:
             await self._staging.create(connection, columns or ())
@@ -126,8 +126,8 @@ class TableUpload:
         except Refused as error:
             if error.table_is_gone:
                 raise DestinationUnavailable(
-                    f"The staging table of dataset {self._content.dataset!r} at {self._target.where} was dropped by "
-                    "somebody else. The next attempt makes a new one."
+                    f"The staging table of dataset {self._content.dataset!r} at {self._target.where} was dropped from "
+                    "outside. The next attempt creates a new one."
                 ) from None
             raise self._staging.error_of(error) from None
         self._header = False

@@ -97,7 +97,7 @@ _REMEDIES: Mapping[type[BaseException], str] = {
     kafka.InvalidTopicError: "Correct PIPELINE_KAFKA__…_TOPIC.",
     kafka.InvalidGroupIdError: "Correct PIPELINE_KAFKA__GROUP_ID.",
     kafka.InconsistentGroupProtocolError: (
-        "Another kind of consumer uses the group: give this service one of its own with PIPELINE_KAFKA__GROUP_ID."
+        "Another kind of consumer uses the group: set PIPELINE_KAFKA__GROUP_ID to a separate group for this service."
     ),
     kafka.InvalidPartitionsError: "Correct PIPELINE_KAFKA__PARTITIONS.",
     kafka.InvalidReplicationFactorError: "Correct PIPELINE_KAFKA__REPLICATION_FACTOR.",
@@ -105,8 +105,8 @@ _REMEDIES: Mapping[type[BaseException], str] = {
     kafka.IncompatibleBrokerVersion: _OLD_BROKERS,
     kafka.UnrecognizedBrokerVersion: _OLD_BROKERS,
     SSLCertVerificationError: (
-        "Set PIPELINE_KAFKA__CA_FILE to the certificate of the authority that signed the brokers', and use the names "
-        "that stand in those."
+        "Set PIPELINE_KAFKA__CA_FILE to the certificate of the authority that signed the brokers', and use the host "
+        "names in those."
     ),
     SSLError: "Check that the port speaks TLS as PIPELINE_KAFKA__SECURITY_PROTOCOL says.",
 }
@@ -120,7 +120,7 @@ _TEXTS: Mapping[type[PipelineError], tuple[str, str]] = {
         "Check PIPELINE_KAFKA__USERNAME and __PASSWORD, or __CERT_FILE, and grant that identity what it needs.",
     ),
     MessageTooLarge: (
-        "refuses a message{what} for its size",
+        "refuses a message{what} because of its size",
         "Send less, or raise the topic's max.message.bytes.",
     ),
     SettingsError: ("can't be used", "Correct the settings, or the brokers."),

@@ -111,7 +111,7 @@ class KafkaEvents:
     def _refusal(self, message: Outgoing, error: Exception) -> MessageRefused:
         if kind_of(error) is MessageTooLarge:
             return MessageTooLarge(
-                f"Kafka at {self._where.brokers} refuses a message to the topic {message.topic} for its size: it has "
+                f"Kafka at {self._where.brokers} refuses a message to the topic {message.topic} because of its size, "
                 f"{message.size:,} bytes. Send less, or raise the topic's max.message.bytes."
             )
         return refusal(error, where=Where(self._where.brokers, topics=(message.topic,)))

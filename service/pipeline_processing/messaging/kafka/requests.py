@@ -140,8 +140,8 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         consumer = self._consumer
         if consumer is None:
             raise KafkaUnavailable(
-                f"Kafka at {self._where.brokers} can't be reached: this worker is out of the group {self._group!r} "
-                "and tries to join again."
+                f"Kafka at {self._where.brokers} can't be reached: this worker has left the group {self._group!r} "
+                "and is trying to rejoin."
             )
         await self._look(consumer)
         self._begin(consumer, consumer.assignment())

@@ -99,7 +99,7 @@ class KafkaTopics:
                 elif silent > self._answer_seconds:
                     raise KafkaUnavailable(
                         f"Kafka at {self._where.brokers} has sent nothing of {topic} for {silent:.0f} s, though there "
-                        "is more. Check that all its partitions have a leader."
+                        "is more to read. Check that all its partitions have a leader."
                     )
                 for at, messages in batches.items():
                     for message in messages:

@@ -44,7 +44,7 @@ class OneByOne:
         offset: int = await self._consumer.position(partition)
         self._consumer.seek(partition, offset + 1)
         log.error(
-            "a record can't be read, and is taken for an empty one",
+            "a record can't be read, and is treated as an empty one",
             topic=partition.topic,
             partition=partition.partition,
             offset=offset,
