@@ -33,7 +33,7 @@ _MOST_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": "pipeline-processing"}
 
-Shower = Callable[[str], str]
+ShowUrl = Callable[[str], str]
 """Maps a requested URL, or the target of a redirect, to how messages show it."""
 
 log = structlog.get_logger(__name__)
@@ -92,7 +92,7 @@ class HttpUpstream:
         self._paces = paces
         self._clock = clock
         self._jitter = jitter
-        self._kept: dict[Origin, Pace] = {}
+        self._paces_in_use: dict[Origin, Pace] = {}
         self._access: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -122,13 +122,13 @@ class HttpUpstream:
             asked = check_url(with_query(url, query or {}))
         except ValueError as error:
             raise SourceDataInvalid(f"{shown(shown_as or url)} can't be requested: {error}. Correct it.") from None
-        answer = await self._answer(asked, _shower(asked, shown_as))
+        answer = await self._answer(asked, _url_shower(asked, shown_as))
         try:
             yield answer
         finally:
             answer.close()
 
-    async def _answer(self, url: str, show: Shower) -> HttpAnswer:
+    async def _answer(self, url: str, show: ShowUrl) -> HttpAnswer:
         """Send the request until there is an answer, as often as the options allow."""
         return await ask(
             lambda: self._ask(url, show),
@@ -139,14 +139,14 @@ class HttpUpstream:
             on_failure=lambda error, _: log.debug("retrying a request", url=show(url), cause=str(error)),
         )
 
-    async def _ask(self, url: str, show: Shower) -> HttpAnswer:
+    async def _ask(self, url: str, show: ShowUrl) -> HttpAnswer:
         """Send the request once, and follow redirects."""
         home, at = origin_of(url), url
         for _ in range(_MOST_REDIRECTS + 1):
             is_home = origin_of(at) == home
             response = await self._send(at, show(at), is_home=is_home)
             if response.status < 300:
-                return await _begun(response, at, show(at))
+                return await _started_answer(response, at, show(at))
             response.close()
             if response.status not in _REDIRECTS or "Location" not in response.headers:
                 raise self._refusal(response, at, show(at), asked=show(url), is_home=is_home)
@@ -156,9 +156,9 @@ class HttpUpstream:
     async def _send(self, url: str, shown_as: str, *, is_home: bool) -> aiohttp.ClientResponse:
         assert self._session is not None, "requests are sent inside the block"
         origin = origin_of(url)
-        if origin not in self._kept:
-            self._kept[origin] = self._paces.of(self._options, origin)
-        await self._kept[origin].wait()
+        if origin not in self._paces_in_use:
+            self._paces_in_use[origin] = self._paces.of(self._options, origin)
+        await self._paces_in_use[origin].wait()
         headers = CIMultiDict(_HEADERS)
         if is_home:
             # The job config's headers, and above all the secret, are for this host only.
@@ -177,12 +177,12 @@ class HttpUpstream:
         if wait is not None:
             if wait > LONGEST_WAIT_SECONDS:
                 return LongWait(shown_as, seconds=wait, limit=LONGEST_WAIT_SECONDS)
-            self._kept[origin_of(url)].pause(wait)
+            self._paces_in_use[origin_of(url)].pause(wait)
         secret = self._options.auth.secret if is_home and self._options.auth is not None else None
         return refusal(response.status, shown_as, secret=secret, asked=asked, retry_after=wait)
 
 
-async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> HttpAnswer:
+async def _started_answer(response: aiohttp.ClientResponse, url: str, shown_as: str) -> HttpAnswer:
     """Wait for the first piece of the body, and return the answer. Until then the request can be retried."""
     try:
         with translated(shown_as):
@@ -193,7 +193,7 @@ async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> H
     return HttpAnswer(response, url=url, shown_as=shown_as, first=first)
 
 
-def _shower(url: str, shown_as: str | None) -> Shower:
+def _url_shower(url: str, shown_as: str | None) -> ShowUrl:
     said = shown(shown_as or url)
 
     def show(at: str) -> str:

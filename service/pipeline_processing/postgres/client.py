@@ -114,7 +114,7 @@ class DatabaseClient:
 
     async def _prepare(self, connection: SessionlessConnection) -> None:
         connection.settings = self._settings
-        _notice_silence(connection)
+        _enable_keepalive(connection)
 
     async def _release(self, pool: asyncpg.Pool, connection: Any) -> None:
         """Return a connection to the pool. Never raises, as the work on it has succeeded or failed already."""
@@ -125,7 +125,7 @@ class DatabaseClient:
             log.debug("a connection could not be reset", where=self.where, error=str(problem))
 
 
-def _notice_silence(connection: Any) -> None:
+def _enable_keepalive(connection: Any) -> None:
     """Have the kernel close a connection whose peer has vanished, since a query may be silent for hours."""
     # asyncpg has no option for it, and no public access to the socket.
     socket_ = connection._transport.get_extra_info("socket")

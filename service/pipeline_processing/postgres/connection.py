@@ -24,7 +24,7 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
 
     def transaction(self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False) -> Any:
         """Like asyncpg's, but defaults to READ COMMITTED, regardless of the session's default."""
-        if isolation is None and not self._is_begun():
+        if isolation is None and self._needs_begin():
             isolation = "read_committed"
         return super().transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
 
@@ -34,32 +34,32 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
         elif query.startswith("ROLLBACK"):
             status = await self._roll_back(query)
         else:
-            async with self._begun():
+            async with self._in_transaction():
                 status = await super().execute(query, *args, **options)
         return str(status)
 
     async def executemany(self, command: str, args: Any, **options: Any) -> None:
-        async with self._begun():
+        async with self._in_transaction():
             await super().executemany(command, args, **options)
 
     async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
-        async with self._begun():
+        async with self._in_transaction():
             return await super().fetch(query, *args, **options)
 
     async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
-        async with self._begun():
+        async with self._in_transaction():
             return await super().fetchrow(query, *args, **options)
 
     async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
-        async with self._begun():
+        async with self._in_transaction():
             return await super().fetchval(query, *args, **options)
 
     async def copy_to_table(self, table_name: str, **options: Any) -> str:
-        async with self._begun():
+        async with self._in_transaction():
             return str(await super().copy_to_table(table_name, **options))
 
     async def prepare(self, query: str, **options: Any) -> Any:
-        if not self._is_begun():
+        if self._needs_begin():
             raise asyncpg.InterfaceError("prepare() is for use in a transaction")
         return await super().prepare(query, **options)
 
@@ -75,16 +75,17 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
         return statement
 
     @asynccontextmanager
-    async def _begun(self) -> AsyncIterator[None]:
+    async def _in_transaction(self) -> AsyncIterator[None]:
         """Use the open transaction, or else open one for this block."""
-        if self._is_begun():
+        if not self._needs_begin():
             yield
         else:
             async with self.transaction():
                 yield
 
-    def _is_begun(self) -> bool:
-        return bool(self.is_closed() or self.is_in_transaction())  # if closed, asyncpg raises its own error
+    def _needs_begin(self) -> bool:
+        # If the connection is closed, let asyncpg raise its own error.
+        return not (self.is_closed() or self.is_in_transaction())
 
     async def _roll_back(self, query: str) -> str:
         """Roll back within a time limit, as asyncpg first waits indefinitely for a cancelled statement to end."""

@@ -171,7 +171,7 @@ def translated(
             # Drop the error and its text, which may quote the DSN including the password.
             raise _unusable_dsn(where) from None
         first = _first_error(error)
-        if not (isinstance(first, _ASYNCPG) or connecting or _out_of_asyncpg(first)):
+        if not (isinstance(first, _ASYNCPG) or connecting or _raised_by_asyncpg(first)):
             raise first  # noqa: B904 - it was raised first
         raise translate(first, unavailable=unavailable, where=where, remedies=remedies) from first
 
@@ -185,7 +185,7 @@ def without_values() -> Iterator[None]:
     try:
         yield
     except asyncpg.PostgresError as error:
-        raise _reworded(error) from None  # tracebacks must not show the message either
+        raise _without_message(error) from None  # tracebacks must not show the message either
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -272,7 +272,7 @@ def condition_of(error: BaseException | None) -> str:
     return _WORD.sub(" ", type(error).__name__.removesuffix("Error")).lower()
 
 
-def _reworded(error: Any) -> asyncpg.PostgresError:
+def _without_message(error: Any) -> asyncpg.PostgresError:
     """Return an error with the same fault, but without the server's message."""
     reworded: asyncpg.PostgresError = type(error)(_RECOVERY if _during_recovery(error) else condition_of(error))
     reworded.sqlstate = error.sqlstate
@@ -309,7 +309,7 @@ def _first_error(error: BaseException) -> BaseException:
     return error.__context__ if hides and error.__context__ is not None else error
 
 
-def _out_of_asyncpg(error: BaseException) -> bool:
+def _raised_by_asyncpg(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None:
         if str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "asyncpg":

@@ -80,22 +80,22 @@ class QuietExporter(SpanExporter):
         self._exporter = exporter
         self._mask = mask
         self._name = type(exporter).__name__
-        self._overheard = _Overheard()
+        self._captured = _CapturedLogs()
         self._lost: int | None = None
         """Spans lost since the outage began; None without an outage."""
 
     @property
     def complaint(self) -> str:
         """What the exporter logged about the current export, in one line."""
-        words = " ".join((self._overheard.first or "it gave no reason").split())
+        words = " ".join((self._captured.first or "it gave no reason").split())
         return words if len(words) <= _LONGEST_COMPLAINT else f"{words[:_LONGEST_COMPLAINT]}…"
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        with self._overheard:
+        with self._captured:
             try:
                 result = self._exporter.export([self._masked(span) for span in spans])
             except Exception as error:
-                self._overheard.first = f"{type(error).__name__}: {error}"
+                self._captured.first = f"{type(error).__name__}: {error}"
                 result = SpanExportResult.FAILURE
         if result is SpanExportResult.SUCCESS:
             if self._lost is not None:
@@ -110,8 +110,8 @@ class QuietExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        # Not `self._overheard`, as an export in progress still needs its complaint.
-        with _Overheard():
+        # Not `self._captured`, as an export in progress still needs its complaint.
+        with _CapturedLogs():
             self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -142,14 +142,14 @@ class QuietExporter(SpanExporter):
         return masked
 
 
-class _Overheard(logging.Handler):
+class _CapturedLogs(logging.Handler):
     """Suppresses the exporter library's log messages inside the block, and remembers the first one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first: str | None = None
 
-    def __enter__(self) -> "_Overheard":
+    def __enter__(self) -> "_CapturedLogs":
         self.first = None
         _library_log.addHandler(self)
         _library_log.propagate = False

@@ -48,7 +48,7 @@ class Mask:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the known secrets, for a child process."""
-        return _knowing, (self._secrets, self._open)
+        return _mask_with, (self._secrets, self._open)
 
     def know(self, secrets: Iterable[str], *, openly: Iterable[str] = ()) -> None:
         """
@@ -119,7 +119,7 @@ class Mask:
     def _without_known(self, text: str) -> str:
         found = [span for spelling in self._spellings if spelling.text in text for span in spelling.spans(text)]
         if _CUT_OFF in text:
-            found += self._cut_off(text)
+            found += self._truncated_secrets(text)
         if not found:
             return text
         masked, at = [], 0
@@ -128,7 +128,7 @@ class Mask:
             at = end
         return "".join([*masked, text[at:]])
 
-    def _cut_off(self, text: str) -> Iterator[tuple[int, int]]:
+    def _truncated_secrets(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield the start and end of each beginning of a secret before a cut."""
         cuts = [found.start() for found in re.finditer(_CUT_OFF, text)]
         # This service truncates texts at their ends. More cuts come from elsewhere, and would take long to check.
@@ -143,7 +143,7 @@ class Mask:
                         break
 
 
-def _knowing(secrets: Iterable[str], openly: Iterable[str]) -> Mask:
+def _mask_with(secrets: Iterable[str], openly: Iterable[str]) -> Mask:
     mask = Mask()
     mask.know(secrets, openly=openly)
     return mask

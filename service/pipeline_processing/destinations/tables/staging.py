@@ -171,7 +171,7 @@ class StagingTable:
                     f"Dataset {dataset!r}: two of its rows are the same in {', '.join(key)}, and {target} has a unique "
                     "index on that. Make the query or the steps return each such row only once."
                 )
-            if self._stays_apart(key) and await self._any(connection, "foreign_keys", key):
+            if self._match_is_foreign(key) and await self._any(connection, "foreign_keys", key):
                 raise DataError(
                     f"Dataset {dataset!r}: a row is the same in {', '.join(key)} as another agency's row in {target}, "
                     "which must not be changed. Find out whose it is, or add the agency's id to that unique index."
@@ -210,7 +210,7 @@ class StagingTable:
             drops = ", ".join(f"DROP COLUMN IF EXISTS {quoted(name)} CASCADE" for name in names)
             await connection.execute(*statement("drop_columns", staging=self._quoted, drops=drops))
 
-    def _stays_apart(self, key: Sequence[str]) -> bool:
+    def _match_is_foreign(self, key: Sequence[str]) -> bool:
         """Whether a target row with a staged row's key can, at the load, only belong to another agency."""
         match self._target.mode:
             case LoadMode.REPLACE:

@@ -93,7 +93,7 @@ class PostgresAttempts:
     async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
         values = {"delay": delay, "handed_back": int(not counts)}
         async with self._database.transaction() as connection:
-            return await _let_go(
+            return await _end_lease(
                 connection, claim, "requeue", RunState.QUEUED, "retrying", storable_failure(failure), **values
             )
 
@@ -103,16 +103,18 @@ class PostgresAttempts:
             # Read the state from the row: the run may have been prepared since it was claimed.
             row = await locked_run(connection, claim.run.run_id)
             if row is not None and row["state"] == RunState.PREPARED:
-                return await _let_go(connection, claim, "release", RunState.PREPARED, delay=now)
-            return await _let_go(connection, claim, "requeue", RunState.QUEUED, "handed_back", delay=now, handed_back=1)
+                return await _end_lease(connection, claim, "release", RunState.PREPARED, delay=now)
+            return await _end_lease(
+                connection, claim, "requeue", RunState.QUEUED, "handed_back", delay=now, handed_back=1
+            )
 
     async def release(self, claim: Claim, *, delay: timedelta) -> Run:
         async with self._database.transaction() as connection:
-            return await _let_go(connection, claim, "release", RunState.PREPARED, delay=delay)
+            return await _end_lease(connection, claim, "release", RunState.PREPARED, delay=delay)
 
     async def void_plan(self, claim: Claim) -> Run:
         async with self._database.transaction() as connection:
-            return await _let_go(connection, claim, "void_plan", RunState.QUEUED, "voided")
+            return await _end_lease(connection, claim, "void_plan", RunState.QUEUED, "voided")
 
 
 # -- inside a transaction ------------------------------------------------------------------------
@@ -168,7 +170,7 @@ async def finish(
     return run
 
 
-async def _let_go(
+async def _end_lease(
     connection: asyncpg.Connection,
     claim: Claim,
     query: str,

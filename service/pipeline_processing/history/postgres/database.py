@@ -50,7 +50,7 @@ class HistoryDatabase:
             async with self._client.connection() as connection:
                 yield connection
         except (SourceBusy, StandbyConflict, QueryInvalid, QueryFailed) as error:
-            raise _of_the_history(error, self._schema) from error
+            raise _translated(error, self._schema) from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
@@ -87,7 +87,7 @@ class HistoryDatabase:
         return value
 
 
-def _of_the_history(error: PipelineError, schema: str) -> PipelineError:
+def _translated(error: PipelineError, schema: str) -> PipelineError:
     """Translate a query's error. The queries are the service's own, so the job config is never at fault."""
     cause = error.__cause__
     sqlstate = getattr(cause, "sqlstate", None)

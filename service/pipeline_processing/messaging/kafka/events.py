@@ -87,7 +87,7 @@ class KafkaEvents:
                 # A refused message also fails the others in its batch, and those after the gap that it leaves. So send
                 # each of them again on its own, in order.
                 for message, error in failed:
-                    refused += await self._alone(message, error)
+                    refused += await self._send_alone(message, error)
         except TimeoutError as error:
             missing = await self._missing(messages)
             raise missing or translate(error, where=self._where) from error
@@ -116,7 +116,7 @@ class KafkaEvents:
             )
         return refusal(error, where=Where(self._where.brokers, topics=(message.topic,)))
 
-    async def _alone(self, message: Outgoing, error: Exception) -> list[tuple[Outgoing, Exception]]:
+    async def _send_alone(self, message: Outgoing, error: Exception) -> list[tuple[Outgoing, Exception]]:
         """Send one message until it is stored, or permanently refused."""
         while failed := await self._attempt([message]):
             if _is_refusal(failed[0][1]):
@@ -128,7 +128,7 @@ class KafkaEvents:
         producer = await self._opened()
         producer.users += 1
         try:
-            failed = await self._through(producer, messages)
+            failed = await self._send_by(producer, messages)
             if failed:
                 self._retire(producer)
             return failed
@@ -143,7 +143,7 @@ class KafkaEvents:
                 # Not before the last call is done: others may still use it, and mostly succeed.
                 await cut_off(producer.client)
 
-    async def _through(self, producer: _Producer, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
+    async def _send_by(self, producer: _Producer, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
         topics = {message.topic for message in messages} - producer.topics
         if topics:
             await partitions_of(producer.client.client, sorted(topics), where=self._where, seconds=_OPEN_SECONDS)

@@ -15,7 +15,7 @@ class Incarnation:
         self._id: UUID | None = None
         self._seen = False
         self._missed = False
-        self._anew = False
+        self._recreated = False
         self._begun: set[int] = set()
 
     def gone(self) -> None:
@@ -30,13 +30,13 @@ class Incarnation:
         is_same = found is not None and found == self._id
         is_other = None not in (found, self._id) and not is_same
         if self._seen and (is_other or (self._missed and not is_same)):
-            self._anew = True
+            self._recreated = True
             self._begun.clear()
         self._id, self._seen, self._missed = found or self._id, True, False
 
     def to_begin(self, partitions: Iterable[int]) -> list[int]:
         """Return those partitions that must now be read from their beginning. Each is returned only once."""
-        if not self._anew:
+        if not self._recreated:
             return []
         found = [partition for partition in partitions if partition not in self._begun]
         self._begun.update(found)

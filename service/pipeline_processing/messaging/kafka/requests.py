@@ -33,7 +33,7 @@ _PARTITION_FETCH_BYTES = 256 * 1024
 """aiokafka buffers this much of each partition, or a whole batch if that is larger."""
 
 # The assignment has ended: the partitions' new owner gets the same records again.
-_OVER = (
+_ASSIGNMENT_LOST = (
     kafka.CommitFailedError,
     kafka.IllegalStateError,
     kafka.UnknownMemberIdError,
@@ -73,11 +73,11 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._incarnation = incarnation or Incarnation()
         self._consumer: Any = None
         self._polling: asyncio.Task[Any] | None = None
-        self._given: dict[TopicPartition, int] = {}
+        self._polled: dict[TopicPartition, int] = {}
         """The positions after the records that `poll` has returned, which `commit` commits."""
         self._committed: dict[TopicPartition, int] = {}
         self._silence: Silence | None = None
-        self._careful = False
+        self._undecodable_ahead = False
         """There is a record ahead that can't be decoded."""
         self._one_by_one: OneByOne | None = None
 
@@ -97,11 +97,11 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if self._polling is None:
             # In a task that is never cancelled. aiokafka counts pending calls to detect a stalled consumer, and never
             # uncounts a cancelled one: the member would keep its partitions without reading them.
-            self._polling = asyncio.create_task(self._one_by_one() if self._one_by_one else self._many(consumer))
+            self._polling = asyncio.create_task(self._one_by_one() if self._one_by_one else self._fetch(consumer))
         # A time limit here, because getmany waits for a rebalance to end, however long that takes.
         done, _ = await asyncio.wait({self._polling}, timeout=2 * self._poll_seconds)
         if done:
-            records = await self._taken(self._polling, consumer)
+            records = await self._records_of(self._polling, consumer)
             if records:
                 # Return at once: a failure or cancellation after this point would lose the records.
                 return records
@@ -119,14 +119,16 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             return
         # The whole commit fails if it includes another member's partition.
         mine = consumer.assignment()
-        offsets = {at: offset for at, offset in self._given.items() if at in mine and self._committed.get(at) != offset}
+        offsets = {
+            at: offset for at, offset in self._polled.items() if at in mine and self._committed.get(at) != offset
+        }
         if not offsets:
             return
         with translated(self._where):
             try:
                 async with asyncio.timeout(_COMMIT_SECONDS):
                     await consumer.commit(offsets)
-            except _OVER as error:
+            except _ASSIGNMENT_LOST as error:
                 log.info("a commit came too late: its partitions were reassigned", error=type(error).__name__)
                 self._forget(offsets)
                 return
@@ -143,13 +145,13 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 f"Kafka at {self._where.brokers} can't be reached: this worker has left the group {self._group!r} "
                 "and is trying to rejoin."
             )
-        await self._look(consumer)
-        self._begin(consumer, consumer.assignment())
+        await self._check_topic(consumer)
+        self._restart_recreated(consumer, consumer.assignment())
         with translated(self._where):
             async with asyncio.timeout(_LAG_SECONDS):
                 partitions = list(consumer.assignment())
                 ends = await consumer.end_offsets(partitions)
-                starts = {at: await self._start(consumer, at) for at in partitions}
+                starts = {at: await self._next_position(consumer, at) for at in partitions}
         return sum(max(0, ends[at] - starts[at]) for at in partitions)
 
     # -- called by aiokafka when the group rebalances ------------------------------------------------
@@ -161,7 +163,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         assigned = set(assigned)
         self._forget(assigned)
         if self._consumer is not None:
-            self._begin(self._consumer, assigned)
+            self._restart_recreated(self._consumer, assigned)
         log.info("partitions assigned", topic=self._topic, partitions=sorted(at.partition for at in assigned))
 
     # -- private -------------------------------------------------------------------------------------
@@ -188,19 +190,19 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         # Without a topic, as start() would otherwise wait for an assignment, and so for all other members.
         await started(consumer, connection=self._connection, seconds=_OPEN_SECONDS)
         try:
-            await self._look(consumer)
+            await self._check_topic(consumer)
         except BaseException:
             await cut_off(consumer)
             raise
         consumer.subscribe([self._topic], listener=self)
-        self._given.clear()
+        self._polled.clear()
         self._committed.clear()
         self._silence = Silence(consumer, where=self._where, topics=[self._topic])
-        self._one_by_one = OneByOne(consumer) if self._careful else None
+        self._one_by_one = OneByOne(consumer) if self._undecodable_ahead else None
         self._consumer = consumer
         return consumer
 
-    async def _look(self, consumer: Any) -> None:
+    async def _check_topic(self, consumer: Any) -> None:
         """Check that the topic exists, and whether it is still the same. Raises TopicMissing."""
         found = await look_up(consumer._client, [self._topic], where=self._where, seconds=_OPEN_SECONDS)
         if found.missing:
@@ -208,14 +210,14 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             raise TopicMissing(found.missing)
         self._incarnation.saw(found.ids.get(self._topic))
 
-    def _begin(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
+    def _restart_recreated(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
         """Read a recreated topic's partitions from their beginning, regardless of offsets committed for the old one."""
         begun = [
             TopicPartition(self._topic, each) for each in self._incarnation.to_begin(at.partition for at in assigned)
         ]
         for at in begun:
             consumer.seek(at, 0)
-            self._given[at] = 0
+            self._polled[at] = 0
         if begun:
             log.warning(
                 "the topic was deleted and recreated; reading it from its beginning",
@@ -223,7 +225,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 partitions=sorted(at.partition for at in begun),
             )
 
-    async def _many(self, consumer: Any) -> Any:
+    async def _fetch(self, consumer: Any) -> Any:
         return await consumer.getmany(timeout_ms=round(self._poll_seconds * 1000))
 
     async def _close(self, consumer: Any, *, seconds: float) -> None:
@@ -235,7 +237,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             if not polling.cancelled():
                 polling.exception()
 
-    async def _taken(self, polling: "asyncio.Task[Any]", consumer: Any) -> list[Record]:
+    async def _records_of(self, polling: "asyncio.Task[Any]", consumer: Any) -> list[Record]:
         self._polling = None
         try:
             with translated(self._where):
@@ -246,13 +248,13 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             raise
         except UnicodeDecodeError:
             await self._start_over(consumer)
-            self._careful = True
+            self._undecodable_ahead = True
             return []
         if self._one_by_one is not None and self._one_by_one.done:
-            self._one_by_one, self._careful = None, False
+            self._one_by_one, self._undecodable_ahead = None, False
         # Stored now rather than at the commit, because a later call that is cancelled advances the positions. Positions
         # rather than the records' offsets, because transaction markers have offsets, too.
-        self._given.update(positions_of(consumer))
+        self._polled.update(positions_of(consumer))
         return [record_of(message) for messages in batches.values() for message in messages]
 
     async def _start_over(self, consumer: Any) -> None:
@@ -260,10 +262,10 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         log.info("leaving the group, to rejoin it", group=self._group)
         await shielded(self._close(consumer, seconds=_START_OVER_SECONDS))
 
-    async def _start(self, consumer: Any, partition: TopicPartition) -> int:
+    async def _next_position(self, consumer: Any, partition: TopicPartition) -> int:
         """Return the position of the next record that `poll` will return."""
-        if partition in self._given:
-            return self._given[partition]
+        if partition in self._polled:
+            return self._polled[partition]
         committed: int | None = await consumer.committed(partition)
         if committed is None:
             committed = (await consumer.beginning_offsets([partition]))[partition]
@@ -271,5 +273,5 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     def _forget(self, partitions: Iterable[TopicPartition]) -> None:
         for at in partitions:
-            self._given.pop(at, None)
+            self._polled.pop(at, None)
             self._committed.pop(at, None)

@@ -92,7 +92,7 @@ class KafkaTopics:
             positions, silent = dict(first), 0.0
             while left:
                 asked_at = asyncio.get_running_loop().time()
-                batches = await self._more(consumer)
+                batches = await self._fetch(consumer)
                 silent += asyncio.get_running_loop().time() - asked_at
                 if (reached := positions_of(consumer)) != positions:
                     positions, silent = reached, 0.0
@@ -129,7 +129,7 @@ class KafkaTopics:
             if loop.time() - looked_at >= _NEW_PARTITIONS_SECONDS:
                 looked_at = loop.time()
                 await self._follow_new(consumer, topics)
-            batches = await self._more(consumer)
+            batches = await self._fetch(consumer)
             for messages in batches.values():
                 for message in messages:
                     yield record_of(message)
@@ -174,7 +174,7 @@ class KafkaTopics:
         where = Where(self._where.brokers, group=self._group)
         return await answered(question, where=where, seconds=self._answer_seconds)
 
-    async def _more(self, consumer: Any) -> dict[TopicPartition, list[Any]]:
+    async def _fetch(self, consumer: Any) -> dict[TopicPartition, list[Any]]:
         with translated(self._where):
             batches: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=round(_LOOK_SECONDS * 1000))
         return batches

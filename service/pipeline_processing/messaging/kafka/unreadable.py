@@ -32,13 +32,13 @@ class OneByOne:
             try:
                 batches.update(await self._consumer.getmany(partition, timeout_ms=_LOOK_MS, max_records=1))
             except UnicodeDecodeError as error:
-                batches[partition] = [await self._pass_by(partition, error)]
+                batches[partition] = [await self._skip(partition, error)]
                 unreadable = True
         self.done = self._found and not unreadable
         self._found = self._found or unreadable
         return batches
 
-    async def _pass_by(self, partition: TopicPartition, error: UnicodeDecodeError) -> Any:
+    async def _skip(self, partition: TopicPartition, error: UnicodeDecodeError) -> Any:
         # aiokafka never uncounts a failed call: see `KafkaRequests.poll`.
         self._consumer._subscription._fetch_count = 0
         offset: int = await self._consumer.position(partition)
