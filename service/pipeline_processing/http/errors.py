@@ -56,7 +56,7 @@ QUOTING = (
 
 
 class LongWait(Throttled):
-    """A Retry-After that nobody can wait for within one attempt of a run."""
+    """A Retry-After that is too long to wait within an attempt."""
 
     def __init__(self, url: str, *, seconds: float, limit: float) -> None:
         super().__init__(

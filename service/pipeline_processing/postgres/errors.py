@@ -214,7 +214,7 @@ def translate(
     where: str,
     remedies: Mapping[str, str] = NO_REMEDIES,
 ) -> PipelineError:
-    """Return this service's error for it; see `translated`."""
+    """Return the error to raise instead of `error`; see `translated`."""
     cause = cause_of(error)
     sqlstate = getattr(error, "sqlstate", None) or ""
     remedy = remedies.get(sqlstate) or _REMEDIES.get(sqlstate) or _of_pgbouncer(error)[1]

@@ -47,8 +47,8 @@ _LENGTH_OF_A_TOKEN = 16
 
 class InvalidSettings(SettingsError):
     """
-    Some settings are wrong. `faults` has a line for each. `job_config_file` is set if that setting is known all the
-    same, so that `config check` can go on to the job config.
+    Some settings are invalid. `faults` has a line for each. `job_config_file` is set if that setting is valid, so that
+    `config check` can go on to check the job config.
     """
 
     def __init__(self, faults: list[str], *, job_config_file: Path | None = None) -> None:

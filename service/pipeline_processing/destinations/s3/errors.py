@@ -39,11 +39,11 @@ from pipeline_processing.errors import (
 
 
 class UnexpectedAnswer(DestinationUnavailable):
-    """Somebody else changed the object or upload, or the store contradicts itself."""
+    """The object or upload was changed from outside, or the store contradicts itself."""
 
 
 class ObjectMissing(UnexpectedAnswer):
-    """There is no such object. HEAD says the same of a missing bucket."""
+    """The object doesn't exist. HEAD gives the same answer for a missing bucket."""
 
 
 class UploadGone(UnexpectedAnswer):
@@ -64,8 +64,8 @@ class Unsupported(SettingsError):
 
 class CredentialsExpired(AccessDenied):
     """
-    The store says that the credentials have expired. It is tried again: those of a role or the AWS chain are renewed,
-    and a clock may be wrong for a moment.
+    The store says that the credentials have expired. Retried, because those of a role or the AWS chain are renewed, and
+    a clock may be wrong for a moment.
     """
 
     retryable = True

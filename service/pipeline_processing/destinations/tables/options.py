@@ -21,11 +21,11 @@ class LoadMode(StrEnum):
     """What becomes of the rows that a table has already."""
 
     REPLACE = "replace"
-    """Delete the agency's."""
+    """Delete the agency's rows first."""
     MERGE = "merge"
-    """Update those with the key of a new row."""
+    """Update rows that have the key of a new row."""
     APPEND = "append"
-    """They stay."""
+    """Keep them."""
 
 
 def _identifier(name: str) -> str:

@@ -27,7 +27,7 @@ _REFUSED_DATA = ("22", "23", "54")
 
 
 class DataRefused(InternalError):
-    """The database can't store some value of a statement. To find out which, try each by itself."""
+    """The database can't store a value of a statement. To find out which, try each value separately."""
 
 
 class HistoryDatabase:
@@ -45,7 +45,7 @@ class HistoryDatabase:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection, outside a transaction."""
+        """Acquire a connection, outside a transaction."""
         try:
             async with self._client.connection() as connection:
                 yield connection
@@ -54,7 +54,7 @@ class HistoryDatabase:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection, inside a transaction."""
+        """Acquire a connection, inside a transaction."""
         async with self.session() as connection, connection.transaction():
             yield connection
 

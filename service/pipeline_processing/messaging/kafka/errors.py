@@ -148,7 +148,7 @@ async def answered(question: Awaitable[T], *, where: Where, seconds: float) -> T
 
 
 def kind_of(error: BaseException) -> type[PipelineError]:
-    """Return this service's error class for it. Anything that isn't aiokafka's or the network's is a bug."""
+    """Return this service's error class for `error`. An error that isn't aiokafka's or the network's is a bug."""
     return next((KINDS[kind] for kind in type(_unwrapped(error)).__mro__ if kind in KINDS), InternalError)
 
 
