@@ -84,8 +84,7 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
                 yield
 
     def _needs_begin(self) -> bool:
-        # If the connection is closed, let asyncpg raise its own error.
-        return not (self.is_closed() or self.is_in_transaction())
+        return not (self.is_closed() or self.is_in_transaction())  # if closed, asyncpg raises its own error
 
     async def _roll_back(self, query: str) -> str:
         """Roll back within a time limit, as asyncpg first waits indefinitely for a cancelled statement to end."""

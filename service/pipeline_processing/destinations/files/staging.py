@@ -71,8 +71,7 @@ class Folder:
         """
         Run blocking work in a thread. `doing` is a verb phrase that `url` completes.
 
-        Translates OSError to a PipelineError. Cancellation waits for the thread to finish, as threads can't be
-        cancelled.
+        Translates OSError to a PipelineError. A cancellation waits for the thread, which can't be cancelled.
         """
         try:
             return await shielded(asyncio.to_thread(work, *args, **kwargs))

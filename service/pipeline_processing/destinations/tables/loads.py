@@ -65,9 +65,8 @@ class Load:
         If a run with a later snapshot has replaced the agency's rows, record the load as superseded and change nothing,
         as it would bring old rows back.
 
-        Raises UploadMissing if there is neither a staging table nor a row in `pipeline_loads`, and TableConflict if
-        another attempt's rows or rows for another table were loaded, the run was given up, or the table took too few
-        rows.
+        Raises UploadMissing if there is neither a staging table nor a row in `pipeline_loads`, or TableConflict if rows
+        of another attempt or for another table were loaded, the run was given up, or the table took too few rows.
         """
         url = f"{self.url}/{self.artifact.dataset}"
         note = (await notes(self.connection, self.schema, begins=self.staging)).get(self.staging)

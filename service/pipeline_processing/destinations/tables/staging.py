@@ -111,9 +111,8 @@ class StagingTable:
         """
         Insert whole lines of NDJSON and return the number of rows. Raises Refused, with the column if it can be found.
 
-        JSON can't express the difference between a JSON document `null` and SQL's NULL, nor an array's lower bounds,
-        and documents that are arrays gain a dimension. Types whose JSON isn't their own text, such as hstore, are
-        refused. CSV has none of these limits.
+        JSON can't distinguish a document `null` from SQL's NULL, has no lower bounds of arrays, and documents that are
+        arrays gain a dimension. Types whose JSON isn't their text, such as hstore, are refused. CSV has no such limits.
         """
         array = "[" + lines.decode().removesuffix("\n").replace("\n", ",") + "]"
         parts = {"staging": self._quoted, "columns": column_list(self.columns), "typed": self._typed(self.columns)}

@@ -50,7 +50,7 @@ class PostgresOutbox:
 
 
 def _event_of(row: Any) -> OutboxEvent:
-    """A record of `outbox`."""
+    """Convert a record of `outbox`."""
     return OutboxEvent(
         event_id=row["event_id"],
         run_id=row["run_id"],

@@ -51,9 +51,8 @@ class KafkaEvents:
     """
     `Events` through an idempotent producer, which is opened on first use and closed with the block.
 
-    A producer that has failed is retired, and the next call opens another. aiokafka keeps the sequence numbers of a
-    batch that it gave up, and brokers refuse all later batches because of the gap
-    (github.com/aio-libs/aiokafka/issues/1017).
+    A producer that has failed is retired, and the next call opens another. aiokafka counts on after a batch that it
+    gave up, so brokers refuse all later ones because of the gap (github.com/aio-libs/aiokafka/issues/1017).
     """
 
     def __init__(self, *, settings: KafkaSettings, delivery_seconds: float = 10.0) -> None:

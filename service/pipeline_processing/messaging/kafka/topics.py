@@ -31,8 +31,7 @@ class KafkaTopics:
     """
     `Topics` on Kafka. Each call opens and closes its own connection.
 
-    Records of a transaction become visible when it is committed. The end of a topic is before its first open
-    transaction.
+    Records of a transaction become visible when it is committed. A topic ends before its first open transaction.
     """
 
     def __init__(self, *, settings: KafkaSettings, answer_seconds: float = 10.0) -> None:
