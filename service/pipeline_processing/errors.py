@@ -8,13 +8,13 @@ Every error of the service. Its type says what the caller does next.
     │   │   ├── QueryFailed, SourceDataInvalid
     │   ├── JobConfigError        65: correct the job config
     │   │   ├── UnknownColumn, InvalidStep, QueryInvalid
-    │   ├── PublicationError      1: the destination holds something else than this run decided
+    │   ├── PublicationError      1: the destination holds something other than what this run decided
     │   │   ├── ConflictingObjects, PlanLost
     │   ├── TransientError        try again later: 69 where a server can't be reached, 75 otherwise
     │   │   ├── SourceUnavailable, UpstreamUnavailable, DestinationUnavailable, HistoryUnavailable, KafkaUnavailable
     │   │   ├── Throttled, StandbyConflict, ProcessEnded, AttemptsExhausted, DeadlineExceeded
     │   │   ├── SourceBusy
-    │   │   │   └── TooManyConnections   and run fewer at once meanwhile
+    │   │   │   └── TooManyConnections   and run fewer at once until then
     │   ├── AccessDenied          77: grant the permissions
     │   ├── BucketMissing, ForeignPrefix, DatabaseMisconfigured   78: correct the service's settings
     │   ├── RowsUnaccounted       70: a stage lost rows without counting them; a bug
@@ -28,13 +28,13 @@ Every error of the service. Its type says what the caller does next.
     │   ├── SecretMissing                    or set the secret that a job config names
     ├── RunHeldElsewhere          75: another worker has the run
     ├── RunOfAnotherJobConfig     65: use the job config that the run was accepted with
-    ├── RunPutOff                 75: the run is put off for longer than `run` waits
+    ├── RunPutOff                 75: the run is due later than `run` waits
     ├── RunUnknown                65: no such run in the history
-    ├── PlaceUnknown              65: there is nothing at that place of a topic
-    ├── Superseded                stop and change nothing: another worker has taken over, or the run is cancelled
+    ├── PlaceUnknown              65: a topic has no message at that place
+    ├── Superseded                stop and change nothing: another worker took over, or the run was cancelled
     ├── UploadMissing             the destination has neither the upload nor its object
-    └── MessageRefused            the broker refuses one message for good: sending it again won't help
-        └── MessageTooLarge           for its size: send less
+    └── MessageRefused            the broker refuses a message permanently: sending it again won't help
+        └── MessageTooLarge           because of its size: send less
 """
 
 import signal
@@ -44,16 +44,16 @@ from typing import ClassVar, Self
 
 
 class PipelineError(Exception):
-    """Base of every error that is raised on purpose. `str()` is one message for people, with its remedy."""
+    """Base of every error that is raised on purpose. `str()` is a message for people, and includes the remedy."""
 
     kind: ClassVar[str] = "internal_error"
-    """Stable name, published in `error.kind`."""
+    """Stable name, published as `error.kind`."""
     exit_code: ClassVar[int] = 70
     retryable: ClassVar[bool] = False
     _located = False
 
     def at(self, place: str) -> Self:
-        """The same error, whose message begins with the place where it happened, unless it has one already."""
+        """Prefix the message with the place where the error happened, unless it already has one. Returns `self`."""
         if not self._located:
             self.args = (f"{place}: {self}",)
             self._located = True
@@ -100,7 +100,7 @@ class StepAddedRows(DataError):
     def __init__(self, *, step: str, dataset: str, got: int, returned: int) -> None:
         super().__init__(
             f"Step {step!r} of dataset {dataset!r} got {got} rows and returned {returned}. "
-            "A step may change or drop rows, never add any: produce extra rows in the query instead."
+            "A step may change or drop rows, but never add any: produce extra rows in the query instead."
         )
 
 
@@ -118,7 +118,7 @@ class RowTooLarge(DataError):
     def __init__(self, *, dataset: str, size: int, limit: int) -> None:
         super().__init__(
             f"A row of dataset {dataset!r} takes {size:,} bytes, more than the {limit:,} that fit into this "
-            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or leave the large column out of the "
+            "worker's memory budget. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or remove the large column from the "
             "query."
         )
 
@@ -151,7 +151,7 @@ class UnknownColumn(JobConfigError):
     kind = "unknown_column"
 
     def __init__(self, column: str, *, step: str, available: Sequence[str], without: Collection[str] = ()) -> None:
-        """`without`: where not all columns are known, those that an earlier step took away."""
+        """`without` names the columns that earlier steps removed, for when not all columns are known."""
         there = f"the rows there have {', '.join(available) or 'none'}"
         if column in without:
             there = "an earlier step left it out or renamed it"
@@ -190,8 +190,8 @@ class ConflictingObjects(PublicationError):
 
     def __init__(self, url: str, *, why: str) -> None:
         super().__init__(
-            f"{url} is already there and isn't this run's: {why}. Nothing was overwritten. "
-            "Find out who writes below this prefix, then replay the run."
+            f"{url} already exists and isn't this run's: {why}. Nothing was overwritten. "
+            "Find out what else writes below this prefix, then replay the run."
         )
 
 
@@ -202,9 +202,9 @@ class PlanLost(PublicationError):
 
     def __init__(self, url: str) -> None:
         super().__init__(
-            f"Somebody else removed the upload of {url} before it was completed. The run's other objects were deleted. "
-            "Let the bucket's lifecycle rule keep incomplete uploads for longer than the longest run, then replay the "
-            "run."
+            f"The upload of {url} was removed from outside before it was complete. The run's other objects were "
+            "deleted. Make the bucket's lifecycle rule keep incomplete uploads for longer than the longest run, then "
+            "replay the run."
         )
 
 
@@ -218,10 +218,10 @@ class TransientError(RunError):
     exit_code = 75
     retryable = True
     passes: ClassVar[bool] = False
-    """Whether it ends by itself, as an outage does: such attempts don't count at first (see `runs/failures.py`)."""
+    """Whether the cause passes by itself, like an outage: such attempts don't count at first (`runs/failures.py`)."""
 
     def __init__(self, *args: object, retry_after: float | None = None) -> None:
-        """`retry_after`: seconds to wait before the next attempt, if the server says so."""
+        """`retry_after`: seconds to wait before the next attempt, if the server gave any."""
         super().__init__(*args)
         self.retry_after = retry_after
 
@@ -329,7 +329,7 @@ class DeadlineExceeded(TransientError):
     def __init__(self, deadline: datetime) -> None:
         super().__init__(
             f"The request's deadline, {deadline:%Y-%m-%dT%H:%M:%SZ}, passed before the run was decided. "
-            "Replay the run: a replay has no deadline. Or give the next request a later one."
+            "Replay the run, as a replay has no deadline, or give the next request a later one."
         )
 
 
@@ -379,8 +379,8 @@ class SecretMissing(SettingsError):
     def __init__(self, name: str, *, available: Sequence[str]) -> None:
         variable = f"PIPELINE_SECRETS__{name.upper()}"
         super().__init__(
-            f"The job config needs the secret {name!r}, and there is {', '.join(available) or 'none'}. "
-            f"Set {variable}, or {variable}_FILE to a file with it."
+            f"The job config needs the secret {name!r}, but the settings have {', '.join(available) or 'none'}. "
+            f"Set {variable}, or set {variable}_FILE to a file that contains it."
         )
 
 
@@ -415,7 +415,7 @@ class HistoryTooNew(SettingsError):
     def __init__(self, schema: str, *, version: int, known: int) -> None:
         super().__init__(
             f"The run history in schema {schema!r} has version {version}, and this service knows versions up to "
-            f"{known}. Upgrade this service, or point PIPELINE_HISTORY__SCHEMA at a history of its own."
+            f"{known}. Upgrade this service, or set PIPELINE_HISTORY__SCHEMA to another schema."
         )
 
 
@@ -604,7 +604,7 @@ class UploadMissing(PipelineError):
     kind = "upload_missing"
 
     def __init__(self, url: str) -> None:
-        super().__init__(f"The upload of {url} is gone, and there is no such object.")
+        super().__init__(f"The upload of {url} is gone, and the object doesn't exist.")
 
 
 class MessageRefused(PipelineError):

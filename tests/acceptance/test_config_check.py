@@ -226,7 +226,7 @@ def test_a_key_that_the_steps_leave_out(shared: Service) -> None:
     code, _, errors = checked(shared, job)
 
     assert (code, len(errors)) == (65, 1), errors
-    assert "Dataset 'records' has no column 'id', by which its rows are to be merged" in errors[0]
+    assert "Dataset 'records' has no column 'id', which is needed to merge its rows" in errors[0]
 
 
 def test_all_faults_at_once(shared: Service) -> None:

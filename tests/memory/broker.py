@@ -229,7 +229,7 @@ class MemoryBroker:
             if self.refuses(first):
                 raise MessageRefused(f"Kafka in memory refuses a message to the topic {first.topic} for good.")
             raise MessageTooLarge(
-                f"Kafka in memory refuses a message to the topic {first.topic} for its size: it has "
+                f"Kafka in memory refuses a message to the topic {first.topic} because of its size: it has "
                 f"{size:,} bytes, and {self.max_message_bytes:,} are allowed."
             )
 

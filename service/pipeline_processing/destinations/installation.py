@@ -11,18 +11,18 @@ INSTALLATION_KEY = "_installation.json"
 
 
 class Installation(Message):
-    """The history that a prefix belongs to."""
+    """The content of the mark."""
 
     installation_id: UUID
 
 
 def mark_of(installation: UUID) -> bytes:
-    """The bytes of an installation's mark."""
+    """Return the bytes of an installation's mark."""
     return Installation(installation_id=installation).model_dump_json().encode()
 
 
 def check_mark(mark: bytes, *, installation: UUID, url: str) -> None:
-    """Raises ForeignPrefix unless `mark`, found below `url`, is that of `installation`."""
+    """Raise ForeignPrefix unless `mark`, found below `url`, is that of `installation`."""
     try:
         owner = Installation.model_validate_json(mark).installation_id
     except ValidationError:

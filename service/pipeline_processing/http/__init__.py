@@ -1,1 +1,1 @@
-"""Adapter: HTTP APIs, as a source of rows and for steps that ask them."""
+"""HTTP APIs, used as sources of rows and by steps."""

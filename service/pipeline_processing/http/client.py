@@ -1,4 +1,4 @@
-"""The client of HTTP APIs: with their access, within their rate limit, and with retries."""
+"""The client for HTTP APIs, with authentication, rate limits and retries."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ from pipeline_processing.http.pace import Pace, Paces
 from pipeline_processing.http.urls import Origin, check_url, joined, origin_of, shown, with_query
 
 LONGEST_WAIT_SECONDS = 60.0
-"""A longer Retry-After delays the run's next attempt instead, so that this one doesn't occupy a worker."""
+"""For a longer Retry-After, the attempt fails and the next one is delayed, so that no worker is blocked."""
 PIECE_BYTES = 64 * 1024
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -33,14 +33,14 @@ _MOST_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": "pipeline-processing"}
 
-Shower = Callable[[str], str]
-"""A URL, asked or redirected to → how messages show it."""
+ShowUrl = Callable[[str], str]
+"""Maps a requested URL, or the target of a redirect, to how messages show it."""
 
 log = structlog.get_logger(__name__)
 
 
 class HttpAnswer:
-    """See `ports.Answer`. `first` is the first piece of its body; `shown_as` is the URL as messages show it."""
+    """See `ports.Answer`. `first` is the first piece of the body; `shown_as` is the URL as messages show it."""
 
     def __init__(self, response: aiohttp.ClientResponse, *, url: str, shown_as: str, first: bytes) -> None:
         self.url = url
@@ -50,7 +50,6 @@ class HttpAnswer:
         self._first = first
 
     async def read(self, size: int = -1) -> bytes:
-        """See `ports.Answer`."""
         if size < 0:
             pieces = []
             while piece := await self.read(PIECE_BYTES):
@@ -63,21 +62,20 @@ class HttpAnswer:
             return await self._response.content.read(size)
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end; else close it."""
+        """Return the connection to the pool if the whole body was read; else close it."""
         self._response.close()
 
 
 def _merged(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Each name once: several headers of one name are the same as one with commas (RFC 9110, 5.3)."""
+    """Join repeated headers with commas, which is equivalent (RFC 9110, 5.3)."""
     return CIMultiDict({name: ", ".join(headers.getall(name)) for name in headers})
 
 
 class HttpUpstream:
     """
-    One API, as a block that holds its connections. See `ports.Upstream`.
+    One API, whose connections are open for the length of a block. See `ports.Upstream`.
 
-    `secret` finds a secret by its name; `jitter` gives numbers in 0…1; `paces` are shared by all upstreams of this
-    process.
+    `secret` returns a secret by name; `jitter` draws from 0…1; `paces` is shared by all upstreams of this process.
     """
 
     def __init__(
@@ -94,7 +92,7 @@ class HttpUpstream:
         self._paces = paces
         self._clock = clock
         self._jitter = jitter
-        self._kept: dict[Origin, Pace] = {}
+        self._paces_in_use: dict[Origin, Pace] = {}
         self._access: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -103,8 +101,8 @@ class HttpUpstream:
         self._access = _access(self._options, self._secret)
         seconds = self._options.timeout.total_seconds()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # whoever asks limits how much at once
-            cookie_jar=aiohttp.DummyCookieJar(),  # an agency's session is nobody else's
+            connector=aiohttp.TCPConnector(limit=0),  # callers limit their concurrency
+            cookie_jar=aiohttp.DummyCookieJar(),  # agencies must not share a session
             timeout=aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds, sock_read=seconds),
             trust_env=False,
             auto_decompress=True,
@@ -119,36 +117,36 @@ class HttpUpstream:
     async def get(
         self, url: str, *, query: Mapping[str, str] | None = None, shown_as: str | None = None
     ) -> AsyncIterator[HttpAnswer]:
-        """See `ports.Upstream`. Leaving the block early breaks the answer off."""
+        """See `ports.Upstream`. Leaving the block early aborts the answer."""
         try:
             asked = check_url(with_query(url, query or {}))
         except ValueError as error:
-            raise SourceDataInvalid(f"{shown(shown_as or url)} can't be asked: {error}. Correct it.") from None
-        answer = await self._answer(asked, _shower(asked, shown_as))
+            raise SourceDataInvalid(f"{shown(shown_as or url)} can't be requested: {error}. Correct it.") from None
+        answer = await self._answer(asked, _url_shower(asked, shown_as))
         try:
             yield answer
         finally:
             answer.close()
 
-    async def _answer(self, url: str, show: Shower) -> HttpAnswer:
-        """Ask until there is an answer, as often as the options allow."""
+    async def _answer(self, url: str, show: ShowUrl) -> HttpAnswer:
+        """Send the request until there is an answer, as often as the options allow."""
         return await ask(
             lambda: self._ask(url, show),
             clock=self._clock,
             backoff=Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, jitter=self._jitter),
             tries=self._options.max_retries + 1,
             retry=lambda error: not is_final(error),
-            on_failure=lambda error, _: log.debug("an upstream is asked again", url=show(url), cause=str(error)),
+            on_failure=lambda error, _: log.debug("retrying a request", url=show(url), cause=str(error)),
         )
 
-    async def _ask(self, url: str, show: Shower) -> HttpAnswer:
-        """Ask once, and follow redirects."""
+    async def _ask(self, url: str, show: ShowUrl) -> HttpAnswer:
+        """Send the request once, and follow redirects."""
         home, at = origin_of(url), url
         for _ in range(_MOST_REDIRECTS + 1):
             is_home = origin_of(at) == home
             response = await self._send(at, show(at), is_home=is_home)
             if response.status < 300:
-                return await _begun(response, at, show(at))
+                return await _started_answer(response, at, show(at))
             response.close()
             if response.status not in _REDIRECTS or "Location" not in response.headers:
                 raise self._refusal(response, at, show(at), asked=show(url), is_home=is_home)
@@ -158,16 +156,16 @@ class HttpUpstream:
     async def _send(self, url: str, shown_as: str, *, is_home: bool) -> aiohttp.ClientResponse:
         assert self._session is not None, "requests are sent inside the block"
         origin = origin_of(url)
-        if origin not in self._kept:
-            self._kept[origin] = self._paces.of(self._options, origin)
-        await self._kept[origin].wait()
+        if origin not in self._paces_in_use:
+            self._paces_in_use[origin] = self._paces.of(self._options, origin)
+        await self._paces_in_use[origin].wait()
         headers = CIMultiDict(_HEADERS)
         if is_home:
-            # Headers of the job config, and the secret above all, are for this host only.
+            # The job config's headers, and above all the secret, are for this host only.
             headers.update(self._options.headers)
             headers.update(self._access)
         with translated(shown_as):
-            # `encoded`: send the URL as it is, neither decoded nor encoded again.
+            # `encoded=True`: send the URL unchanged, neither decoded nor encoded again.
             return await self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
 
     def _refusal(
@@ -179,13 +177,13 @@ class HttpUpstream:
         if wait is not None:
             if wait > LONGEST_WAIT_SECONDS:
                 return LongWait(shown_as, seconds=wait, limit=LONGEST_WAIT_SECONDS)
-            self._kept[origin_of(url)].pause(wait)
+            self._paces_in_use[origin_of(url)].pause(wait)
         secret = self._options.auth.secret if is_home and self._options.auth is not None else None
         return refusal(response.status, shown_as, secret=secret, asked=asked, retry_after=wait)
 
 
-async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> HttpAnswer:
-    """The answer, once the first piece of its body is there. Until then the request can be retried."""
+async def _started_answer(response: aiohttp.ClientResponse, url: str, shown_as: str) -> HttpAnswer:
+    """Wait for the first piece of the body, and return the answer. Until then the request can be retried."""
     try:
         with translated(shown_as):
             first = await response.content.read(PIECE_BYTES)
@@ -195,13 +193,13 @@ async def _begun(response: aiohttp.ClientResponse, url: str, shown_as: str) -> H
     return HttpAnswer(response, url=url, shown_as=shown_as, first=first)
 
 
-def _shower(url: str, shown_as: str | None) -> Shower:
+def _url_shower(url: str, shown_as: str | None) -> ShowUrl:
     said = shown(shown_as or url)
 
     def show(at: str) -> str:
         if at == url:
             return said
-        # Its path may be a secret, like that of many links to files, and its path and host may repeat values of rows.
+        # The path may be a secret, as in many links to files, and path and host may contain values of rows.
         scheme, host, port = origin_of(at)
         return f"a redirect from {said}" + (f" to {scheme}://{host}:{port}" if shown_as is None else "")
 
@@ -209,23 +207,23 @@ def _shower(url: str, shown_as: str | None) -> Shower:
 
 
 def redirected(url: str, location: str, *, shown_as: str) -> str:
-    """Where a redirect from `url` leads. Raises SourceDataInvalid if it isn't safe to follow."""
+    """Return the target of a redirect from `url`. Raises SourceDataInvalid if it isn't safe to follow."""
     try:
         to = joined(url, location)
     except ValueError as error:
-        raise SourceDataInvalid(f"{shown_as} redirects to what can't be asked: {error}. Correct the URL.") from None
+        raise SourceDataInvalid(f"{shown_as} redirects to an invalid URL: {error}. Correct the URL.") from None
     if origin_of(url)[0] == "https" and origin_of(to)[0] == "http":
-        raise SourceDataInvalid(f"{shown_as} redirects from https to http, where others can listen. Correct the URL.")
+        raise SourceDataInvalid(f"{shown_as} redirects from https to http, which isn't encrypted. Correct the URL.")
     return to
 
 
 def _time_there(response: aiohttp.ClientResponse) -> datetime | None:
-    """The API's own time of day, by its Date header: its dates are relative to that, whatever the clock here says."""
+    """Return the API's time from its Date header. The API's dates refer to its clock, which may differ from ours."""
     return _moment(response.headers.get("Date"))
 
 
 def retry_after(header: str | None, *, now: datetime) -> float | None:
-    """Seconds to wait, by a Retry-After in seconds or as a date (RFC 9110, 10.2.3); None if it is neither."""
+    """Return the seconds to wait, from a Retry-After in seconds or as a date (RFC 9110, 10.2.3); None if invalid."""
     if header is None:
         return None
     if re.fullmatch(r"\d{1,9}", header.strip(), re.ASCII):
@@ -245,14 +243,14 @@ def _moment(date: str | None) -> datetime | None:
 
 
 def _access(options: UpstreamOptions, secret: Callable[[str], SecretStr]) -> dict[str, str]:
-    """The header with the secret, if the options have one."""
+    """Return the header that contains the secret, if the options name one. Raises SettingsError."""
     if options.auth is None:
         return {}
     value = secret(options.auth.secret).get_secret_value()
     if not value.isprintable() or value != value.strip():
         raise SettingsError(
-            f"The secret {options.auth.secret!r} can't be sent in a header: it has line ends, control characters, or "
-            "spaces around it. Set it without."
+            f"The secret {options.auth.secret!r} can't be sent in a header: it has line breaks, control characters, or "
+            "surrounding spaces. Remove them."
         )
     if options.auth.basic is not None:
         value = "Basic " + b64encode(f"{options.auth.basic.username}:{value}".encode()).decode()
@@ -263,9 +261,9 @@ def _access(options: UpstreamOptions, secret: Callable[[str], SecretStr]) -> dic
 
 async def check_reachable(url: str, *, seconds: float) -> str:
     """
-    Connect to where a URL leads, for https with a certificate that is checked, and send nothing; that address.
+    Connect to the server of a URL, verifying its certificate for https, and send nothing. Returns the address.
 
-    `url` may be a template: its scheme and host are plain. Raises UpstreamUnavailable.
+    `url` may be a template, as its scheme and host contain no placeholders. Raises UpstreamUnavailable.
     """
     scheme, host, port = origin_of(url.partition("{")[0])
     secure = scheme == "https"
@@ -273,7 +271,7 @@ async def check_reachable(url: str, *, seconds: float) -> str:
     try:
         async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context() if secure else None)
-    except OSError as error:  # among them TimeoutError and ssl.SSLError
+    except OSError as error:  # includes TimeoutError and ssl.SSLError
         raise UpstreamUnavailable(
             f"{address} can't be reached: {str(error) or f'no answer within {seconds:g} s'}. Check the URL, and that "
             "its server is up."

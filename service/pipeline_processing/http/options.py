@@ -1,4 +1,4 @@
-"""Options of an upstream HTTP API, as the job config writes them for `source.http` and for `enrich_http`."""
+"""Options of an upstream HTTP API, as in the job config's `source.http` and `enrich_http`."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pipeline_processing.options.durations import Duration
 from pipeline_processing.options.parts import Part
 
 SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-"""The name of a secret of the settings (PIPELINE_SECRETS__…). The secret itself never stands in a job config."""
+"""The name of a secret in the settings (PIPELINE_SECRETS__…). A job config never contains the secret itself."""
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
 
 _OURS = frozenset(
@@ -74,7 +74,7 @@ class Auth(Part):
 
     @property
     def secret(self) -> str:
-        """Name of the secret that it needs."""
+        """Name of the secret to send."""
         if self.basic is not None:
             return self.basic.password
         if self.header is not None:
@@ -84,7 +84,7 @@ class Auth(Part):
 
     @property
     def header_name(self) -> str:
-        """The header that it is sent in."""
+        """Name of the header that contains the secret."""
         return "Authorization" if self.header is None else self.header.name
 
 
@@ -112,19 +112,19 @@ class UpstreamOptions(Part):
             if name.lower() in _OURS:
                 raise ValueError(f"{name} is set by this service: leave it out")
             if name.lower() in _SECRET:
-                raise ValueError(f"{name} holds a secret, which can't stand in a job config: use `auth`")
+                raise ValueError(f"{name} is a secret, which must not be in a job config: use `auth`")
             if re.search(r"[^\t\x20-\x7e]", value):
                 raise ValueError(f"the value of {name} has characters that a header can't have")
         lower = [name.lower() for name in headers]
         if twice := sorted({name for name in lower if lower.count(name) > 1}):
-            raise ValueError(f"{', '.join(twice)} is there twice: names of headers are alike in any case")
+            raise ValueError(f"{', '.join(twice)} is set twice: header names are case-insensitive")
         return headers
 
     @field_validator("timeout")
     @classmethod
     def _some_time(cls, timeout: timedelta) -> timedelta:
         if not timeout:
-            raise ValueError("must be longer than nothing, such as 30s")
+            raise ValueError("must be longer than zero, such as 30s")
         return timeout
 
     @model_validator(mode="after")
@@ -135,17 +135,17 @@ class UpstreamOptions(Part):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Names of the secrets that it needs."""
+        """Names of the secrets that the upstream needs."""
         return () if self.auth is None else (self.auth.secret,)
 
     @property
     def access(self) -> "UpstreamOptions":
-        """Only what is here, without what a source or a step adds."""
+        """Return only these options, without those that a source or step adds."""
         return UpstreamOptions(**{name: getattr(self, name) for name in UpstreamOptions.model_fields})
 
 
 def check_one(part: BaseModel, *, among: Sequence[str] | None = None) -> str:
-    """The name of the one field that is set. Raises ValueError where none is, or several are."""
+    """Return the name of the one field that is set. Raises ValueError if none or several are."""
     names = tuple(among or type(part).model_fields)
     given = [name for name in names if getattr(part, name) is not None]
     if len(given) != 1:

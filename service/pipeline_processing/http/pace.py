@@ -1,4 +1,4 @@
-"""The rate limits of APIs."""
+"""Rate limits of APIs."""
 
 import asyncio
 from weakref import WeakValueDictionary
@@ -10,9 +10,9 @@ from pipeline_processing.http.urls import Origin
 
 class Pace:
     """
-    A token bucket that holds one token: requests are spaced evenly, so that no second has more than its share.
+    A token bucket of size one: requests are spaced evenly, without bursts.
 
-    All requests to one API with the same options wait here, first come, first served.
+    All requests to one API with the same options share it, first come, first served.
     """
 
     def __init__(self, *, per_second: float | None, clock: Clock) -> None:
@@ -24,21 +24,21 @@ class Pace:
     async def wait(self) -> None:
         """Wait until the next request may be sent."""
         async with self._turn:
-            # A pause may have begun meanwhile.
+            # A loop, because a pause may begin during the sleep.
             while (left := self._next - self._clock.monotonic()) > 0:
                 await self._clock.sleep(left)
             self._next = self._clock.monotonic() + self._interval
 
     def pause(self, seconds: float) -> None:
-        """Send no request for so many seconds."""
+        """Hold all requests back for `seconds`."""
         self._next = max(self._next, self._clock.monotonic() + seconds)
 
 
 class Paces:
     """
-    The paces of this process: one for each API and set of options, shared by all runs that use it now.
+    The paces of this process: one for each API and set of options, shared by all runs that currently use it.
 
-    For one event loop.
+    Not shared between event loops.
     """
 
     def __init__(self, *, clock: Clock) -> None:
@@ -46,7 +46,7 @@ class Paces:
         self._shared: WeakValueDictionary[tuple[str, Origin], Pace] = WeakValueDictionary()
 
     def of(self, options: UpstreamOptions, origin: Origin) -> Pace:
-        """The pace of requests to `origin` with these options. It is forgotten once no run holds it."""
+        """Return the pace for requests to `origin` with these options. It is dropped once no run holds it."""
         key = (options.access.model_dump_json(), origin)
         pace = self._shared.get(key)
         if pace is None:

@@ -1,4 +1,4 @@
-"""URLs of upstream APIs: their syntax, {names} in them, and the server that they lead to."""
+"""URLs of upstream APIs: their syntax, placeholders `{name}`, and origin."""
 
 import re
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ _NAME = re.compile(r"\{([^{}/?#]+)\}")
 
 
 def check_url(url: str) -> str:
-    """The URL if a request may be sent there. Raises ValueError, which never repeats it."""
+    """Return the URL if a request may be sent there. Raises ValueError, which never quotes the URL."""
     origin_of(url)
     return url
 
 
 def origin_of(url: str) -> Origin:
-    """The server of a URL. Raises ValueError if it isn't one of http or https, or holds user info or a fragment."""
+    """Return a URL's origin. Raises ValueError if it isn't http or https, or contains user info or a fragment."""
     if _ILLEGAL.search(url):
-        # Strict, so that every later reader of the URL finds the same host in it.
+        # Strict, so that every other parser finds the same host in the URL.
         raise ValueError("the URL has characters that must be percent-encoded")
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.netloc:
@@ -34,18 +34,18 @@ def origin_of(url: str) -> Origin:
         raise ValueError("the URL has a fragment (`#…`), which is never sent")
     host = parts.hostname or ""
     if not _HOST.fullmatch(host):
-        raise ValueError("the URL's host isn't one: letters, digits, `-` and `.`")
+        raise ValueError("the URL's host is invalid: it may have letters, digits, `-` and `.`")
     return parts.scheme, host.removesuffix("."), _PORTS[parts.scheme] if parts.port is None else parts.port
 
 
 def shown(url: str) -> str:
-    """A URL for messages: without its query, which may hold data or an access token."""
+    """Return the URL for messages: without its query, which may contain data or an access token."""
     return url.partition("?")[0]
 
 
 def encoded(value: str) -> str:
     """
-    A value, encoded so that it has no meaning for the URL's syntax. Raises ValueError for half a surrogate pair.
+    Percent-encode a value, so that it can't affect the URL's syntax. Raises ValueError for a lone surrogate.
 
     All characters except letters, digits and `-._~` are percent-encoded, as in RFC 3986 (2.3).
     """
@@ -53,7 +53,7 @@ def encoded(value: str) -> str:
 
 
 def with_query(url: str, query: Mapping[str, str]) -> str:
-    """The URL with these parameters added to its query. They replace others of the same names."""
+    """Return the URL with these query parameters, which replace others with the same names."""
     if not query:
         return url
     path, _, present = url.partition("?")
@@ -63,42 +63,42 @@ def with_query(url: str, query: Mapping[str, str]) -> str:
 
 
 def joined(base: str, link: str) -> str:
-    """The target of a link in the response from `base`. Raises ValueError as `origin_of` does."""
+    """Resolve a link in the response from `base`. Raises ValueError as `origin_of` does."""
     legal = _ILLEGAL.sub(lambda found: quote(found[0], safe="", errors="strict"), link.strip())
     return check_url(urljoin(base, legal).partition("#")[0])
 
 
 class UrlTemplate:
     """
-    A URL with {names} in its path and its query. A value can't add a segment, a parameter, a fragment or a host.
+    A URL with placeholders `{name}` in its path and query. A value can't add a segment, parameter, fragment or host.
 
-    Raises ValueError, whose message says what is wrong with it.
+    The constructor raises ValueError, whose message says what is wrong with the URL.
     """
 
     def __init__(self, text: str) -> None:
         self._front, self._rest = _divided(text)
         if "{" in self._front:
-            raise ValueError("names in braces can stand in the path and the query only, not in the scheme or the host")
+            raise ValueError("names in braces are allowed in the path and the query, not in the scheme or the host")
         origin_of(_NAME.sub("x", text))
         self.names = frozenset(_NAME.findall(text))
         _check_segments(_NAME.sub("x", self._rest).partition("?")[0])
 
     def filled(self, values: Mapping[str, str]) -> str:
         """
-        The URL with these values. Raises ValueError, without the value, if one would lead to another path: some servers
-        read `/a/../b` as `/b`, and `/a//b` as `/a/b`.
+        Return the URL with these values. Raises ValueError, which doesn't quote the value, if one would change the
+        path: some servers read `/a/../b` as `/b`, and `/a//b` as `/a/b`.
         """
         text = {name: encoded(values[name]) for name in self.names}
         path, mark, query = self._rest.partition("?")
         segments = [_NAME.sub(lambda found: text[found[1]], segment) for segment in path.split("/")]
         for before, after in zip(path.split("/"), segments, strict=True):
             if before != after and after in ("", ".", ".."):
-                raise ValueError(f"{before} would be {after or 'nothing'!r}, and so lead to another path")
+                raise ValueError(f"{before} would become {after or 'nothing'!r}, and lead to another path")
         return self._front + "/".join(segments) + mark + _NAME.sub(lambda found: text[found[1]], query)
 
 
 def _divided(text: str) -> tuple[str, str]:
-    """Scheme and host, and the rest."""
+    """Split a URL after the host."""
     scheme, _, rest = text.partition("://")
     end = re.search("[/?]|$", rest)
     assert end is not None, "`$` always matches"
@@ -107,4 +107,4 @@ def _divided(text: str) -> tuple[str, str]:
 
 def _check_segments(path: str) -> None:
     if any(segment in (".", "..") for segment in path.split("/")):
-        raise ValueError("the URL's path has `.` or `..` in it: write where it leads")
+        raise ValueError("the URL's path contains `.` or `..`: write the resolved path")

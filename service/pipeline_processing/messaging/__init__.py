@@ -1,1 +1,1 @@
-"""Topics, and the clients that read and write them."""
+"""Kafka topics, and the clients that read and write them."""

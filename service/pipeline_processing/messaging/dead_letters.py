@@ -1,4 +1,4 @@
-"""Dead letters: requests that can't be used, kept unchanged with the reason, and a store for those Kafka refuses."""
+"""Dead letters: unusable requests, kept unchanged with the reason, and a store for letters that Kafka refuses."""
 
 import re
 from collections.abc import AsyncGenerator, Collection, Sequence
@@ -11,25 +11,25 @@ from pipeline_processing.messaging.port import Headers, Outgoing, Record
 from pipeline_processing.telemetry.masking import Mask
 
 _FIRST_HEADERS = ("dlq_reason", "dlq_message", "dlq_topic", "dlq_partition", "dlq_offset", "dlq_at")
-"""The headers of letters of the first version."""
+"""The headers of letters in the first version of the format."""
 _HEADERS = (*_FIRST_HEADERS, "dlq_timestamp")
 _KEY = "dlq_key"
-"""Only where the letter's key isn't the request's: says why."""
+"""Present only if the letter's key isn't the request's; holds the reason."""
 _NULL_KEY, _LEFT_OUT_KEY = b"null", b"left out"
 _LEFT_OUT = b" Value and headers are left out here, for their size: they are at dlq_offset of dlq_topic."
 STORED = -1
-"""The partition of a letter that is stored in the database of the run history."""
+"""The partition of letters in the run history's database."""
 _LONGEST_KEPT = 1_000
-"""In bytes, for a key or a header."""
+"""Bytes of a key or header."""
 _LONGEST_MESSAGE = 4_000
-"""In characters. A request can have a thousand faults."""
+"""Characters. A request can have a thousand faults."""
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _TIMESTAMP = re.compile(r"-?[0-9]{1,18}")
 
 
 def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetime, mask: Mask) -> Outgoing:
     """
-    The record as a dead letter: its key, value and headers as they came, then the headers with the masked reason.
+    Return the record as a dead letter: its unchanged key, value and headers, then headers with the masked reason.
 
     A letter always has a key, since a compacted topic refuses a message without one.
     """
@@ -41,7 +41,7 @@ def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetim
     headers = tuple(zip(_HEADERS, (text.encode(errors="backslashreplace") for text in added), strict=True))
     if record.key is None:
         headers += ((_KEY, _NULL_KEY),)
-    # The letter gets a time of its own: with an old request's time, retention might remove it at once.
+    # The letter gets a new timestamp: with an old request's, retention might remove it at once.
     return Outgoing(
         topic=topic,
         key=_key_of_place(record.partition, record.offset) if record.key is None else record.key,
@@ -51,7 +51,7 @@ def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetim
 
 
 def without_value(letter: Outgoing) -> Outgoing:
-    """A dead letter without value and headers, for one that the broker refuses for its size."""
+    """Return a dead letter without the request's value and headers, for use when the broker refuses its size."""
     count = _added(letter.headers)
     original, added = letter.headers[:-count], letter.headers[-count:]
     traced = [
@@ -73,7 +73,7 @@ def _key_of_place(partition: int, offset: int) -> bytes:
 
 
 def _added(headers: Headers) -> int:
-    """The number of headers at the end that make this a dead letter; 0 if it isn't one."""
+    """Return the number of trailing headers that make this a dead letter; 0 if it isn't one."""
     names = tuple(name for name, _ in headers[-len(_HEADERS) - 1 :])
     for ours in ((*_HEADERS, _KEY), _HEADERS, _FIRST_HEADERS):
         if names[-len(ours) :] == ours:
@@ -83,7 +83,7 @@ def _added(headers: Headers) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One dead letter, from its topic or from the database of the run history."""
+    """One dead letter, from its topic or from the run history's database."""
 
     record: Record
     reason: str
@@ -93,11 +93,11 @@ class DeadLetter:
     offset: int
     at: str
     timestamp_ms: int | None
-    """The request's own time; None for a letter of the first version."""
+    """The request's timestamp; None for a letter in the first version of the format."""
 
     @classmethod
     def of(cls, record: Record) -> Self | None:
-        """Read a record. None if it isn't a dead letter."""
+        """Parse a record. Return None if it isn't a dead letter."""
         added = dict(record.headers[-count:]) if (count := _added(record.headers)) else {}
         texts = {name: (value or b"").decode(errors="replace") for name, value in added.items()}
         partition, offset = texts.get("dlq_partition", ""), texts.get("dlq_offset", "")
@@ -117,7 +117,7 @@ class DeadLetter:
 
     @property
     def place(self) -> str:
-        """`partition:offset` in its own topic, or `db:number` in the database."""
+        """`partition:offset` in the dead-letter topic, or `db:number` in the database."""
         return f"{'db' if self.record.partition == STORED else self.record.partition}:{self.record.offset}"
 
     @property
@@ -127,12 +127,12 @@ class DeadLetter:
 
     @property
     def key_left_out(self) -> bool:
-        """Whether the request's key is left out, for its length."""
+        """Whether the request's key is left out because of its length."""
         return self.record.headers[-1] == (_KEY, _LEFT_OUT_KEY)
 
     @property
     def original_key(self) -> bytes | None:
-        """The request's key; also None if it is left out."""
+        """The request's key; None if it had none or it is left out."""
         return None if self.record.headers[-1][0] == _KEY else self.record.key
 
     @property
@@ -142,8 +142,8 @@ class DeadLetter:
 
     def original(self, *, timestamp_ms: int) -> Record:
         """
-        The request as it came. `timestamp_ms` stands in for its time if the letter doesn't have it: the run id of a
-        request without one is derived from it.
+        Return the original request. `timestamp_ms` is used if the letter doesn't have the request's timestamp, from
+        which the run id of a request without one is derived.
         """
         return replace(
             self.record,
@@ -158,17 +158,17 @@ class DeadLetter:
 
 class LetterStore(Protocol):
     """
-    Dead letters that Kafka refuses for good.
+    Stores dead letters that Kafka permanently refuses.
 
-    They are stored in the database of the run history, numbered from 1. As records, they have the partition `STORED`
-    and their number as the offset. Any method may raise HistoryUnavailable.
+    They are numbered from 1 in the run history's database. As records, they have the partition `STORED` and their
+    number as the offset. All methods may raise HistoryUnavailable.
     """
 
     async def keep(self, letters: Sequence[Outgoing]) -> None:
-        """Store these letters, all or none. A request that has a letter here already gets no second one."""
+        """Store these letters, all or none, except for requests that have a stored letter already."""
 
     def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
-        """The letters that were stored since then, or all; the newest first."""
+        """Yield the letters stored since then, or all, newest first."""
 
     async def numbered(self, numbers: Collection[int]) -> dict[int, Record]:
-        """The known ones among these letters, by number."""
+        """Return those of these letters that exist, by number."""

@@ -1,4 +1,4 @@
-"""Sending to topics that somebody may delete meanwhile."""
+"""Send to topics that may be deleted while the process runs."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from pipeline_processing.messaging.port import Events, Outgoing, Topics
 
 class LastingEvents:
     """
-    `Events` of a long-running process. A topic that is missing is an outage: it is created if this service may create
-    topics, and until it is there, `send` raises KafkaUnavailable.
+    `Events` for a long-running process, to which a missing topic is an outage. It is created if this service may create
+    topics; until it exists, `send` raises KafkaUnavailable.
     """
 
     def __init__(self, events: Events, *, topics: Topics) -> None:
@@ -23,6 +23,6 @@ class LastingEvents:
         except TopicMissing as missing:
             try:
                 await self._topics.ensure()
-            except PipelineError as error:  # it may not be created, or not so
+            except PipelineError as error:  # this service may not create it, or the brokers refuse to
                 raise KafkaUnavailable(str(error)) from error
             raise KafkaUnavailable(str(missing)) from missing

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 Headers = tuple[tuple[str, bytes | None], ...]
-"""In the order in which they were sent. A name may be there twice, and a value may be missing."""
+"""Name and value, in the order of sending. Names may repeat, and values may be missing."""
 
 Offsets = Mapping[int, int]
 """Partition → offset."""
@@ -25,7 +25,7 @@ class Record:
     partition: int
     offset: int
     timestamp_ms: int
-    """Since 1970, as the producer or the broker set it; -1 if neither did."""
+    """Milliseconds since 1970, set by the producer or the broker; -1 if neither did."""
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
@@ -36,7 +36,7 @@ class Record:
         return _size(self.key, self.value, self.headers)
 
     def header(self, name: str) -> bytes | None:
-        """The last header of that name, whatever its case."""
+        """Return the last header with that name, ignoring case."""
         return next((value for key, value in reversed(self.headers) if key.lower() == name), None)
 
 
@@ -49,7 +49,7 @@ class Outgoing:
     value: bytes | None
     headers: Headers = ()
     timestamp_ms: int | None = None
-    """Now, if None."""
+    """None means now."""
 
     @property
     def size(self) -> int:
@@ -63,15 +63,15 @@ def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
 
 
 class Events(Protocol):
-    """Sends messages. May be used by several tasks at once."""
+    """Sends messages. Safe for concurrent use by several tasks."""
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """
-        Send all of these, those of one key in order. Returns when all in-sync replicas have stored every message.
+        Send all messages, those with the same key in order. Returns when all in-sync replicas have stored them.
 
-        After an error some of them may have been sent: the caller sees to it that repeating is harmless. Raises
-        MessageRefused when the broker has stored all but those that it refuses for good, and MessageTooLarge if the
-        first of these is too large.
+        After an error, some may have been sent, so it must be harmless to repeat the call. Raises MessageRefused if the
+        broker has stored all but those that it permanently refuses, and MessageTooLarge if the first of these is too
+        large.
         """
 
 
@@ -80,41 +80,41 @@ class RequestStream(Protocol):
 
     async def poll(self) -> list[Record]:
         """
-        The next records, in order within each partition; none after a moment without any.
+        Return the next records, in order within each partition; none if none arrive for a moment.
 
-        Don't cancel it: the member could stay in the group without reading anything.
+        Don't cancel this call: the member could stay in the group without reading anything.
         """
 
     async def commit(self) -> None:
         """
-        Commit the offsets of all records that `poll` has returned. Records of partitions that were reassigned
-        meanwhile are left to the new owner, which reads them again.
+        Commit the offsets of all records that `poll` has returned. Partitions that were reassigned since are left to
+        their new owner, which reads the records again.
         """
 
     async def lag(self) -> int:
-        """Number of records after those that `poll` has returned, in the partitions assigned to this member."""
+        """Return how many records `poll` has yet to return, in the partitions assigned to this member."""
 
 
 class Topics(Protocol):
     """Reads topics without joining a group."""
 
     async def ensure(self) -> None:
-        """Create the topics of this service that are missing, if it may. Raises TopicMissing if it may not."""
+        """Create this service's missing topics. Raises TopicMissing if the settings don't allow that."""
 
     async def ends(self, topic: str) -> Offsets:
-        """Partition → offset after its last record."""
+        """Return, by partition, the offset after the last record."""
 
     async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
-        """Partition → offset of its first record of `moment` or later; the end if there is none."""
+        """Return, by partition, the offset of the first record at or after `moment`, or the end if there is none."""
 
     async def committed(self, topic: str) -> Offsets:
-        """Partition → offset that the consumer group has committed; 0 if none."""
+        """Return, by partition, the offset that the consumer group has committed; 0 if none."""
 
     def read(self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None) -> AsyncIterator[Record]:
         """
-        The records from `start` (the oldest by default) up to, but not including, `stop` (the current end), in order
-        within each partition. Records that retention has removed are skipped.
+        Yield the records from `start` (default: the oldest) up to, but not including, `stop` (default: the current
+        end), in order within each partition. Skips records that retention has removed.
         """
 
     def following(self, topics: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
-        """Records that are sent after the block was entered, without end."""
+        """Yield the records that are sent after the block was entered, without end."""

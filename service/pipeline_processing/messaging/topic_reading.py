@@ -1,4 +1,4 @@
-"""Topics read from the side: the records at given places, and the newest ones."""
+"""Read single records of topics: those at given places, or the newest ones."""
 
 import heapq
 import re
@@ -16,12 +16,12 @@ Place = tuple[int, int]
 _PLACE = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
 _START_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _NEAR = 1_000
-"""Offsets apart: to read over so many records is quicker than to begin anew behind them."""
+"""Largest gap, in offsets, that is faster to read through than to skip with another consumer."""
 _LEAST_WINDOW = 500
 
 
 def place_of(text: str) -> Place:
-    """`3:77`, partition and offset. Raises ValueError."""
+    """Parse `partition:offset`, such as `3:77`. Raises ValueError."""
     match = _PLACE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} isn't partition:offset, such as 3:77")
@@ -30,18 +30,18 @@ def place_of(text: str) -> Place:
 
 @asynccontextmanager
 async def reading(topics: Topics, topic: str, *, start: Offsets, stop: Offsets) -> AsyncIterator[AsyncIterator[Record]]:
-    """`Topics.read` of the partitions in `start` only, for the length of a block."""
+    """Like `Topics.read`, but only for the partitions in `start`, and closed at the end of the block."""
     unwanted = {partition: end for partition, end in stop.items() if partition not in start}
     records = topics.read(topic, start={**unwanted, **start}, stop=stop)
     try:
         yield records
     finally:
-        if isinstance(records, AsyncGenerator):  # or it would be left to the garbage collector
+        if isinstance(records, AsyncGenerator):  # otherwise the garbage collector would close it
             await records.aclose()
 
 
 async def records_at(topics: Topics, topic: str, places: Iterable[Place]) -> dict[Place, Record]:
-    """Those of these records that are there. They should be few: all of them are kept."""
+    """Return those of these records that exist. Holds all of them in memory, so ask for few."""
     ends = await topics.ends(topic)
     wanted = {(partition, offset) for partition, offset in places if offset < ends.get(partition, 0)}
     offsets = defaultdict[int, list[int]](list)
@@ -49,7 +49,7 @@ async def records_at(topics: Topics, topic: str, places: Iterable[Place]) -> dic
         offsets[partition].append(offset)
     stretches = [[(partition, *stretch) for stretch in _stretches(of)] for partition, of in offsets.items()]
     found: dict[Place, Record] = {}
-    # As few rounds as there are stretches in a partition: each round is a consumer of its own.
+    # Each round opens a consumer, so read one stretch of every partition per round.
     for at_once in zip_longest(*stretches):
         start = {each[0]: each[1] for each in at_once if each is not None}
         stop = {**ends, **{each[0]: each[2] for each in at_once if each is not None}}
@@ -64,8 +64,8 @@ async def newest(
     topics: Topics, topic: str, *, limit: int, since: datetime | None, keep: Callable[[Record], Record | None]
 ) -> list[Record]:
     """
-    The newest records, the very newest first. `keep` says which count, and what is kept of each; a topic is read
-    backwards, so that it needn't be read in full.
+    Return the newest records, newest first. `keep` returns what to keep of a record, or None to skip it. The topic is
+    read backwards, so usually not in full.
     """
     ends = await topics.ends(topic)
     floors = await topics.offsets_at(topic, since or _START_OF_TIME)
@@ -93,12 +93,12 @@ async def newest(
 
 
 def age(record: Record) -> tuple[int, int, int]:
-    """The greater, the newer; no two records of a topic have the same."""
+    """Sort key: newer records have greater ones, and no two records of a topic have the same."""
     return record.timestamp_ms, record.partition, record.offset
 
 
 def _stretches(offsets: list[int]) -> list[tuple[int, int]]:
-    """Sorted offsets → the stretches to be read, each up to but not including its end."""
+    """Group sorted offsets into stretches to read, each up to but not including its end."""
     stretches: list[tuple[int, int]] = []
     for offset in offsets:
         if stretches and offset - stretches[-1][1] <= _NEAR:

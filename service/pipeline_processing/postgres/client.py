@@ -27,13 +27,13 @@ _PROBES = 3
 
 class DatabaseClient:
     """
-    Connections to one Postgres, opened as they are needed; leaving the block closes them.
+    Connections to one Postgres, opened on demand and closed with the block.
 
-    They work through PgBouncer as well: see `SessionlessConnection`.
+    They also work through PgBouncer: see `SessionlessConnection`.
 
-    `unavailable` is what is raised when the server can't be reached. `search_path` names one schema, unquoted.
-    `server_settings` are set in every transaction. `command_seconds` limits every single command, where silence for
-    that long means a dead connection.
+    `unavailable` is the error to raise if the server can't be reached. `search_path` names one schema, unquoted.
+    `server_settings` are set in every transaction. `command_seconds` limits each command; set it where a longer silence
+    means that the connection is dead.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class DatabaseClient:
         with translated(unavailable=self._unavailable, where=self.where, connecting=True):
             self._pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=0,  # connects when asked to: a server that is down is the first query's problem
+                min_size=0,  # connects on demand: if the server is down, the first query fails
                 max_size=self._max_size,
                 timeout=self._connect_seconds,
                 command_timeout=self._command_seconds,
-                # Of what may be set when connecting, this is all that PgBouncer takes.
+                # The only startup parameter of ours that PgBouncer accepts.
                 server_settings={"application_name": self._application_name},
                 connection_class=SessionlessConnection,
                 init=self._prepare,
@@ -82,17 +82,17 @@ class DatabaseClient:
             return
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await pool.close()  # if it can't, it cuts the connections off
+                await pool.close()  # terminates the connections if it fails
         except Exception as problem:
-            log.warning("connections were cut off", where=self.where, error=str(problem) or type(problem).__name__)
+            log.warning("connections were terminated", where=self.where, error=str(problem) or type(problem).__name__)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
         """
-        One connection, waiting for a free one; asyncpg's errors inside the block leave it as this service's.
+        Acquire a connection, waiting for a free one. asyncpg's errors leave the block as this service's.
 
-        Raises `unavailable`, AccessDenied, DatabaseMisconfigured, and what a query may raise: QueryInvalid,
-        QueryFailed, SourceBusy, StandbyConflict.
+        Raises `unavailable`, AccessDenied or DatabaseMisconfigured, and for queries QueryInvalid, QueryFailed,
+        SourceBusy or StandbyConflict.
         """
         if self._pool is None:
             raise RuntimeError("connection() is for use inside `async with` of the client")
@@ -107,27 +107,27 @@ class DatabaseClient:
 
     def translated(self, *, remedies: Mapping[str, str] = NO_REMEDIES) -> AbstractContextManager[None]:
         """
-        A block inside `connection()` where asyncpg's errors become this service's at once, for somebody who has to add
-        to them. `remedies` say what to do by SQLSTATE, where the caller knows better.
+        Return a block that translates asyncpg's errors inside `connection()`, for callers that handle the result.
+        `remedies` replaces the usual remedies, by SQLSTATE.
         """
         return translated(unavailable=self._unavailable, where=self.where, remedies=remedies)
 
     async def _prepare(self, connection: SessionlessConnection) -> None:
         connection.settings = self._settings
-        _notice_silence(connection)
+        _enable_keepalive(connection)
 
     async def _release(self, pool: asyncpg.Pool, connection: Any) -> None:
-        """Give a connection back. The work on it is done or has failed already: nothing here may change that."""
+        """Return a connection to the pool. Never raises, as the work on it has succeeded or failed already."""
         try:
             await pool.release(connection, timeout=_RELEASE_SECONDS)
         except Exception as problem:
-            # asyncpg has cut it off, and the pool opens another one.
+            # asyncpg has terminated it, and the pool will open another one.
             log.debug("a connection could not be reset", where=self.where, error=str(problem))
 
 
-def _notice_silence(connection: Any) -> None:
-    """Have the kernel end a connection whose other side has vanished; a query itself may be silent for hours."""
-    # asyncpg has no option for it, and no other way to its socket.
+def _enable_keepalive(connection: Any) -> None:
+    """Have the kernel close a connection whose peer has vanished, since a query may be silent for hours."""
+    # asyncpg has no option for it, and no public access to the socket.
     socket_ = connection._transport.get_extra_info("socket")
     if socket_ is None or socket_.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -141,7 +141,7 @@ def _notice_silence(connection: Any) -> None:
 
 
 def quoted(identifier: str) -> str:
-    """An identifier as SQL takes it."""
+    """Return the identifier, quoted for SQL."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
@@ -149,7 +149,7 @@ _HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::\d{1,5})?", re.ASCII)
 
 
 def _address(dsn: str) -> str:
-    """`host:port/database` for messages, or less where the DSN is odd enough that it might show a password."""
+    """Return `host:port/database` for messages, or less if parts of an unusual DSN might be a password."""
     before, _, after = dsn.partition("?")
     try:
         parts = urlsplit(before)

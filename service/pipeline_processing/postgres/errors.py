@@ -1,8 +1,8 @@
 """
-asyncpg's errors → this service's. Every SQLSTATE class has its place here on purpose; a test holds that.
+Translate asyncpg's errors. A test checks that every SQLSTATE class is mapped explicitly.
 
-Messages give Postgres's own words, which never hold the DSN, and what to do. An error's DETAIL is left out: it
-quotes rows.
+Messages quote Postgres's own message, which never contains the DSN, and give the remedy. An error's DETAIL is left out,
+because it quotes rows.
 """
 
 import re
@@ -30,7 +30,7 @@ from pipeline_processing.errors import (
 
 
 class Fault(Enum):
-    """What is wrong, as far as the caller's next step goes."""
+    """What is wrong, as far as it matters for the caller's next step."""
 
     UNAVAILABLE = auto()
     ACCESS = auto()
@@ -44,7 +44,7 @@ class Fault(Enum):
 
 
 _FAULTS: Mapping[str, Fault] = {
-    # A whole SQLSTATE goes before its class, the first two characters.
+    # A full SQLSTATE takes precedence over its class, the first two characters.
     "03": Fault.BUG,  # SQL statement not yet complete
     "08": Fault.UNAVAILABLE,  # connection
     "09": Fault.FAILED,  # triggered action
@@ -63,7 +63,7 @@ _FAULTS: Mapping[str, Fault] = {
     "25": Fault.BUG,  # transaction state
     "25001": Fault.INVALID,  # a statement that can't run in a transaction
     "25006": Fault.INVALID,  # a write in a read-only transaction
-    "25P03": Fault.UNAVAILABLE,  # idle_in_transaction_session_timeout: the server hung up
+    "25P03": Fault.UNAVAILABLE,  # idle_in_transaction_session_timeout: the server closed the connection
     "25P04": Fault.FAILED,  # transaction_timeout
     "26": Fault.MISCONFIGURED,  # a prepared statement is gone: see _REMEDIES
     "27": Fault.FAILED,  # triggered data change
@@ -80,7 +80,7 @@ _FAULTS: Mapping[str, Fault] = {
     "40": Fault.BUSY,  # serialization failure, deadlock; or recovery on a standby: see _fault_of_server
     "42": Fault.INVALID,  # syntax, unknown table or column
     "42501": Fault.ACCESS,  # insufficient privilege
-    "42P05": Fault.MISCONFIGURED,  # a prepared statement of somebody else: see _REMEDIES
+    "42P05": Fault.MISCONFIGURED,  # another client's prepared statement: see _REMEDIES
     "44": Fault.FAILED,  # WITH CHECK OPTION
     "53": Fault.BUSY,  # disk, memory
     "53300": Fault.FULL,  # connections: of the server, the database or the role
@@ -90,9 +90,9 @@ _FAULTS: Mapping[str, Fault] = {
     "55P02": Fault.MISCONFIGURED,  # can't change parameter
     "55P03": Fault.BUSY,  # lock not available
     "57": Fault.UNAVAILABLE,  # shutdown, idle_session_timeout
-    "57014": Fault.FAILED,  # statement_timeout, or cancelled by somebody
+    "57014": Fault.FAILED,  # statement_timeout, or cancelled by a user
     "57P04": Fault.MISCONFIGURED,  # database dropped
-    "58": Fault.UNAVAILABLE,  # the server's own system
+    "58": Fault.UNAVAILABLE,  # the server's operating system
     "58P01": Fault.FAILED,  # a file of an extension is missing
     "58P02": Fault.FAILED,
     "58P03": Fault.FAILED,
@@ -118,8 +118,8 @@ _REMEDIES: Mapping[str, str] = {
 _OF_PGBOUNCER: Mapping[str, tuple[Fault, str | None]] = {
     "unsupported startup parameter": (
         Fault.MISCONFIGURED,
-        "This is PgBouncer, which takes no such parameter when connecting. Remove it from the DSN; what the user's "
-        "sessions need otherwise goes into ALTER ROLE … SET.",
+        "This is PgBouncer, which doesn't accept this startup parameter. Remove it from the DSN; set what the user's "
+        "sessions need with ALTER ROLE … SET.",
     ),
     "statement pooling mode": (
         Fault.MISCONFIGURED,
@@ -133,8 +133,8 @@ _OF_PGBOUNCER: Mapping[str, tuple[Fault, str | None]] = {
     "query_wait_timeout": (Fault.BUSY, None),
 }
 """
-PgBouncer's own errors, by a part of the message. It calls all of them errors of the connection (08), as asyncpg does
-when it is cut off; those that aren't listed here mean a server that is away.
+PgBouncer's own errors, by a part of the message. It reports all of them as connection errors (08), as asyncpg does when
+its connection is closed. Those not listed here mean that the server is unavailable.
 """
 
 STANDBY_REMEDY = "Set hot_standby_feedback or raise max_standby_streaming_delay there, or read from the primary."
@@ -158,38 +158,38 @@ def translated(
     remedies: Mapping[str, str] = NO_REMEDIES,
 ) -> Iterator[None]:
     """
-    Turn asyncpg's errors in the block into this service's.
+    Translate asyncpg's errors in the block to this service's.
 
-    `where` names the server in messages; `remedies` say what to do by SQLSTATE, before those known here. An OSError is
-    the server's only while `connecting`, or if it comes out of asyncpg: the block may hold work on other things, and
-    those have errors of their own.
+    `where` names the server in messages; `remedies`, by SQLSTATE, take precedence over the usual ones. An OSError is
+    attributed to the server only while `connecting`, or if asyncpg raised it: the block may do other work, which has
+    its own errors.
     """
     try:
         yield
     except _CANDIDATES as error:
         if connecting and isinstance(error, ValueError) and not isinstance(error, OSError):
-            # Neither its text nor the error itself goes on: both may quote the DSN, password and all.
+            # Drop the error and its text, which may quote the DSN including the password.
             raise _unusable_dsn(where) from None
         first = _first_error(error)
-        if not (isinstance(first, _ASYNCPG) or connecting or _out_of_asyncpg(first)):
-            raise first  # noqa: B904 - it is what was raised first
+        if not (isinstance(first, _ASYNCPG) or connecting or _raised_by_asyncpg(first)):
+            raise first  # noqa: B904 - it was raised first
         raise translate(first, unavailable=unavailable, where=where, remedies=remedies) from first
 
 
 @contextmanager
 def without_values() -> Iterator[None]:
     """
-    Errors of Postgres in the block keep their condition and lose its words, which may quote values of rows. It goes
-    inside a block that is `translated`.
+    Remove the message from Postgres's errors in the block, as it may quote values of rows; the condition is kept. For
+    use inside a `translated` block.
     """
     try:
         yield
     except asyncpg.PostgresError as error:
-        raise _reworded(error) from None  # nor may a traceback quote what it says
+        raise _without_message(error) from None  # tracebacks must not show the message either
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What is wrong. Anything that isn't asyncpg's or the network's is a bug."""
+    """Return what is wrong. An error that isn't asyncpg's or the network's is a bug."""
     if isinstance(error, _STALE_CACHE):
         return Fault.BUSY
     if isinstance(error, asyncpg.PostgresError):
@@ -198,12 +198,12 @@ def fault_of(error: BaseException) -> Fault:
         return Fault.MISCONFIGURED
     if isinstance(error, asyncpg.InterfaceError):
         if isinstance(error, (ValueError, *_UNSUPPORTED)):
-            return Fault.INVALID  # an argument that doesn't fit, or a type that can't be read
-        # asyncpg has no type of its own for using what the server, or a shutdown, has closed.
+            return Fault.INVALID  # an argument of the wrong type, or a type that can't be read
+        # asyncpg has no error class for the use of a connection closed by the server or a shutdown.
         gone = "clos" in str(error) or "released back to the pool" in str(error)
         return Fault.UNAVAILABLE if gone else Fault.BUG
-    # InternalClientError is what asyncpg ends in when the server hangs up between two of its steps ("cannot switch
-    # to state 15"): seen in 4 of 100 terminated sessions.
+    # asyncpg raises InternalClientError ("cannot switch to state 15") when the server closes the connection between
+    # two of its steps: seen in 4 of 100 terminated sessions.
     return Fault.UNAVAILABLE if isinstance(error, OSError | asyncpg.InternalClientError) else Fault.BUG
 
 
@@ -214,7 +214,7 @@ def translate(
     where: str,
     remedies: Mapping[str, str] = NO_REMEDIES,
 ) -> PipelineError:
-    """The error as this service tells it; see `translated`."""
+    """Return the error to raise instead of `error`; see `translated`."""
     cause = cause_of(error)
     sqlstate = getattr(error, "sqlstate", None) or ""
     remedy = remedies.get(sqlstate) or _REMEDIES.get(sqlstate) or _of_pgbouncer(error)[1]
@@ -235,14 +235,13 @@ def translate(
             )
         case Fault.CONFLICT:
             return StandbyConflict(
-                f"The standby {where} cancelled the query, because replay needed what it reads: {cause}. "
-                f"{STANDBY_REMEDY}"
+                f"The standby {where} cancelled the query, because replay conflicted with it: {cause}. {STANDBY_REMEDY}"
             )
         case Fault.BUSY:
-            return SourceBusy(f"Postgres at {where} can't serve this just now: {cause}. It is worth trying again.")
+            return SourceBusy(f"Postgres at {where} can't run this right now: {cause}. Try again later.")
         case Fault.FULL:
             return TooManyConnections(
-                f"Postgres at {where} has no connection left: {cause}. The run waits for one. If this goes on, allow "
+                f"Postgres at {where} has no connection left: {cause}. The run waits for one. If this persists, allow "
                 "more connections there, or lower PIPELINE_WORKER__CONCURRENCY or the number of workers."
             )
         case Fault.INVALID:
@@ -256,7 +255,7 @@ def translate(
 
 
 def cause_of(error: BaseException) -> str:
-    """The error in Postgres's own words, or the operating system's."""
+    """Return the error's text, as Postgres or the operating system words it."""
     if isinstance(error, asyncpg.PostgresError):
         hint = f"; hint: {error.hint.rstrip('.')}" if getattr(error, "hint", None) else ""
         return f"{_first_argument(error).rstrip('.')} (SQLSTATE {error.sqlstate}){hint}"
@@ -264,17 +263,17 @@ def cause_of(error: BaseException) -> str:
 
 
 def is_invalid_value(error: BaseException) -> bool:
-    """Whether asyncpg could not even send a value, such as a time that its type doesn't reach."""
+    """Whether asyncpg could not encode a value, such as a time out of its type's range."""
     return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
 
 
 def condition_of(error: BaseException | None) -> str:
-    """`not null violation`: what asyncpg's class is named after, which is Postgres's name of the condition."""
+    """Return Postgres's name of the condition, such as `not null violation`, derived from asyncpg's class name."""
     return _WORD.sub(" ", type(error).__name__.removesuffix("Error")).lower()
 
 
-def _reworded(error: Any) -> asyncpg.PostgresError:
-    """An error of the same fault, with nothing else of what the server said."""
+def _without_message(error: Any) -> asyncpg.PostgresError:
+    """Return an error with the same fault, but without the server's message."""
     reworded: asyncpg.PostgresError = type(error)(_RECOVERY if _during_recovery(error) else condition_of(error))
     reworded.sqlstate = error.sqlstate
     return reworded
@@ -282,11 +281,11 @@ def _reworded(error: Any) -> asyncpg.PostgresError:
 
 def _fault_of_server(error: Any) -> Fault:
     sqlstate = error.sqlstate or ""
-    if sqlstate[:2] in ("40", "08") and _during_recovery(error):  # 08: asyncpg, when it is cut off for it
+    if sqlstate[:2] in ("40", "08") and _during_recovery(error):  # 08: asyncpg, if its connection is closed for it
         return Fault.CONFLICT
     if of_pgbouncer := _of_pgbouncer(error)[0]:
         return of_pgbouncer
-    # States that Postgres doesn't define come from functions and extensions.
+    # SQLSTATEs that Postgres doesn't define come from functions and extensions.
     return _FAULTS.get(sqlstate) or _FAULTS.get(sqlstate[:2]) or Fault.FAILED
 
 
@@ -299,18 +298,18 @@ def _of_pgbouncer(error: BaseException) -> tuple[Fault | None, str | None]:
 
 
 def _during_recovery(error: Any) -> bool:
-    # The message may be in any language; the name of the server's function isn't.
+    # The message may be localized; the name of the server's C function isn't.
     function = getattr(error, "server_source_function", None) or ""
     return _RECOVERY in str(error) or function.startswith(("ProcessInterrupts", "ProcessRecoveryConflict"))
 
 
 def _first_error(error: BaseException) -> BaseException:
-    """What ended the block: leaving a transaction whose connection is closed hides it, a cancellation even."""
+    """Return the error that ended the block. The rollback on a closed connection hides it, even a cancellation."""
     hides = isinstance(error, asyncpg.InterfaceError) and "Transaction.__aexit__" in str(error)
     return error.__context__ if hides and error.__context__ is not None else error
 
 
-def _out_of_asyncpg(error: BaseException) -> bool:
+def _raised_by_asyncpg(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None:
         if str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "asyncpg":
@@ -321,7 +320,7 @@ def _out_of_asyncpg(error: BaseException) -> bool:
 
 def _unusable_dsn(where: str) -> PipelineError:
     return DatabaseMisconfigured(
-        f"Postgres at {where} can't be used: the DSN isn't one that asyncpg takes. Write postgresql://user:password@"
+        f"Postgres at {where} can't be used: asyncpg doesn't accept the DSN. Write postgresql://user:password@"
         "host:port/database?options, with characters such as / ? # @ % in the password percent-encoded (a slash is "
         "%2F)."
     )

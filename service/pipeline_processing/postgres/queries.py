@@ -1,7 +1,7 @@
 """
-Named queries in SQL files: each stands under a line `-- name: NAME` and at least one line of description.
+Named queries in SQL files. Each query follows a line `-- name: NAME` and at least one line of description.
 
-A parameter is written `:name`. asyncpg takes only `$1`, `$2`, …, so names are replaced by numbers here, once.
+A parameter is written `:name`. asyncpg accepts only `$1`, `$2`, …, so names are replaced by numbers at load time.
 """
 
 import re
@@ -17,7 +17,7 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")  # but not the cast `::text`
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query. Call it with its parameters to get what asyncpg's methods take: the SQL and its arguments."""
+    """One query. Call it with its parameters to get the SQL and its arguments, as asyncpg's methods take them."""
 
     name: str
     description: str
@@ -31,19 +31,19 @@ class Query:
 
 
 def parse_queries(text: str) -> Mapping[str, Query]:
-    """Name → query. Raises ValueError on a name that is used twice, or a query without a description."""
+    """Return the queries by name. Raises ValueError for a duplicate name, or a query without a description."""
     _, *parts = _NAME.split(text)
     queries: dict[str, Query] = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
         description = _DESCRIPTION.match(body)
         if name in queries or description is None:
-            raise ValueError(f"Query {name!r} needs a name of its own and a line of description.")
+            raise ValueError(f"Query {name!r} needs a unique name and a line of description.")
         queries[name] = _query(name, description.group(), body[description.end() :].strip())
     return queries
 
 
 def load_queries(package: str, name: str) -> Mapping[str, Query]:
-    """The queries of one SQL file in a package."""
+    """Return the queries of an SQL file in a package, by name."""
     return parse_queries(files(package).joinpath(name).read_text(encoding="utf-8"))
 
 

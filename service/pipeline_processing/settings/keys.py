@@ -1,7 +1,7 @@
 """
-Every setting, taken from the models: its variable, whether it is a secret, how it is shown.
+All settings, derived from the models: variable, whether it is a secret, how it is displayed.
 
-Secrets that users name themselves have paths too, `("secrets", "crm_token")`, but aren't listed.
+Secrets named by users also have paths, such as `("secrets", "crm_token")`, but aren't listed.
 """
 
 import re
@@ -17,13 +17,13 @@ from pipeline_processing.settings.settings import Section, Settings
 PREFIX = "PIPELINE_"
 MASK = "********"
 NAMED_SECRETS = "secrets"
-"""The section in which users name secrets of their own."""
+"""The section of secrets named by users."""
 NAME_RULE = "a lower-case letter, then up to 62 lower-case letters, digits and `_`, without `_file` at its end"
 _SECRET_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}(?<!_file)")
 _FILE = "_file"
 
 SettingPath = tuple[str, ...]
-"""Where a setting is, as a settings file nests it, e.g. `("worker", "concurrency")`."""
+"""The keys that lead to a setting in a settings file, e.g. `("worker", "concurrency")`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class SettingKey:
         return _holds_secret(self.field.annotation)
 
     def displayed(self, settings: Settings) -> str | None:
-        """Its value as people may see it, in the form in which they would write it; None if it isn't set."""
+        """Return the value for display, as a user would write it, masked if secret; None if it isn't set."""
         value: Any = settings
         for attribute in self.attributes:
             value = getattr(value, attribute)
@@ -64,21 +64,21 @@ def variable_of(path: SettingPath) -> str:
 
 
 def path_of(variable: str) -> SettingPath:
-    """The inverse of `variable_of`, whatever the case."""
+    """The inverse of `variable_of`, ignoring case."""
     first, *rest = variable[len(PREFIX) :].lower().split("__")
-    # The names of secrets are the user's, and may have two underscores as well.
+    # Users choose the names of secrets, which may contain two underscores as well.
     return (first, "__".join(rest)) if first == NAMED_SECRETS and rest else (first, *rest)
 
 
 def is_secret(path: SettingPath) -> bool:
-    """Whether there is such a setting, and it holds a secret."""
+    """Whether the setting exists and holds a secret."""
     if path in SETTINGS:
         return SETTINGS[path].secret
     return len(path) == 2 and path[0] == NAMED_SECRETS and _SECRET_NAME.fullmatch(path[1]) is not None
 
 
 def secret_in_file(path: SettingPath) -> SettingPath | None:
-    """`source.dsn_file` → `source.dsn`, for secrets only: `kafka.ca_file` and the like are settings."""
+    """`source.dsn_file` → `source.dsn`; None unless that is a secret, as `kafka.ca_file` etc. are settings."""
     secret = (*path[:-1], path[-1].removesuffix(_FILE))
     return secret if secret != path and is_secret(secret) and not is_secret(path) else None
 
@@ -97,11 +97,11 @@ def _holds_secret(annotation: object) -> bool:
 
 
 ALL_SETTINGS: tuple[SettingKey, ...] = tuple(_keys(Settings))
-"""In the order of the documentation, with one for all named secrets."""
+"""In the order of the documentation, with one entry for all named secrets."""
 SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in ALL_SETTINGS if key.path != (NAMED_SECRETS,)}
 SECTIONS: frozenset[SettingPath] = frozenset({(NAMED_SECRETS,), *(path[:1] for path in SETTINGS if len(path) > 1)})
 KNOWN: tuple[SettingPath, ...] = (
     *SETTINGS,
     *((*path[:-1], path[-1] + _FILE) for path, key in SETTINGS.items() if key.secret),
 )
-"""All that a user may write, except named secrets."""
+"""All settings that a user may set, except named secrets."""

@@ -1,11 +1,11 @@
 """
-Reads the settings: command line, environment, settings file, default, in this order. The only reader of the
-environment in the package, through the mapping that it is given.
+Load the settings from command line, environment, settings file and defaults, in this order of precedence. This is the
+only reader of the environment in the package, which it gets as a mapping.
 
-All faults are collected and reported at once, each under the name that the user wrote, none with a secret in it.
+All faults are reported at once, each under the name that the user wrote, and without secrets.
 
-Why not pydantic-settings: it ignores unknown variables and a variable in two spellings, doesn't say where a value
-comes from, has no `…_FILE` for a single secret, and takes as long to import as `--help` takes in all.
+pydantic-settings isn't used because it ignores unknown variables and duplicate spellings of a variable, doesn't report
+the origin of a value, has no `…_FILE` for a single secret, and takes as long to import as `--help` takes in total.
 """
 
 import difflib
@@ -47,8 +47,8 @@ _LENGTH_OF_A_TOKEN = 16
 
 class InvalidSettings(SettingsError):
     """
-    Some settings are wrong. `faults` has a line for each. `job_config_file` is set if that setting is known all the
-    same, so that `config check` can go on to the job config.
+    Some settings are invalid. `faults` has a line for each. `job_config_file` is set if that setting is valid, so that
+    `config check` can go on to check the job config.
     """
 
     def __init__(self, faults: list[str], *, job_config_file: Path | None = None) -> None:
@@ -67,13 +67,13 @@ class SettingEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadedSettings:
-    """The settings, and variable → where its value comes from."""
+    """The settings, and the origin of each value by variable."""
 
     settings: Settings
     origins: Mapping[str, str]
 
     def entries(self) -> list[SettingEntry]:
-        """Every setting, in the order of the documentation, and then the named secrets that are set."""
+        """Return all settings, in the order of the documentation, then the named secrets that are set."""
         values = {variable_of(path): key.displayed(self.settings) for path, key in SETTINGS.items()}
         values |= {variable_of((NAMED_SECRETS, name)): MASK for name in sorted(self.settings.secrets)}
         origins = dict(self.origins)
@@ -85,7 +85,7 @@ class LoadedSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value that the user set: under which name, and where."""
+    """A value that the user set, with the name as written and the origin."""
 
     value: Any = field(repr=False)
     written: str
@@ -101,9 +101,9 @@ def load_settings(
     """
     Read and check all settings.
 
-    `overrides` is what the command line says, by variable (`PIPELINE_JOB_CONFIG_FILE` → path); None stands for an
-    option that wasn't given. `mask` learns the secrets, also if they are wrong, and those in `environ` that drivers
-    read by themselves. Raises InvalidSettings with every fault.
+    `overrides` has the command line's values by variable (`PIPELINE_JOB_CONFIG_FILE` → path); None means an option that
+    wasn't given. `mask` learns all secrets, including invalid ones and those that drivers read from the environment
+    themselves. Raises InvalidSettings listing all faults.
     """
     faults: list[str] = []
     given = _from_environment(environ, faults)
@@ -161,7 +161,7 @@ def _mask_secrets(given: _Layer, environ: Mapping[str, str], mask: Mask) -> None
 def _from_environment(environ: Mapping[str, str], faults: list[str]) -> _Layer:
     layer: _Layer = {}
     for name in sorted(environ):
-        # An empty variable is how compose files and shells say "not set".
+        # Compose files and shells use an empty variable for "not set".
         if name.upper().startswith(PREFIX) and environ[name]:
             given = _Given(environ[name], name, "environment")
             _add(layer, path_of(name), given, faults, spelled=variable_of)
@@ -227,18 +227,18 @@ def _why_unknown(path: SettingPath, spelled: Callable[[SettingPath], str]) -> st
 
 
 class _Unreadable(Exception):
-    """A file can't be used. The message says why, and repeats nothing of its content."""
+    """A file can't be used. The message gives the cause, and quotes nothing of the content."""
 
 
 def _secret_of_file(pointer: _Given) -> _Given:
-    """The secret in the file that `pointer` names. Raises _Unreadable."""
+    """Read the secret from the file that `pointer` names. Raises _Unreadable."""
     named = str(pointer.value)
     try:
         content = _text(Path(named)).removesuffix("\n").removesuffix("\r")
     except _Unreadable as error:
         if named.startswith(("/", ".")):
             raise
-        # Somebody may have put the secret itself here.
+        # The user may have put the secret itself here, so don't quote it.
         raise _Unreadable(str(error).replace(named, "the file that it should name")) from None
     if not content:
         raise _Unreadable(f"{named} is empty")
@@ -247,7 +247,7 @@ def _secret_of_file(pointer: _Given) -> _Given:
 
 
 def _document(file: Path) -> dict[str, Any]:
-    """A YAML or TOML file, by its suffix. Raises _Unreadable."""
+    """Parse a YAML or TOML file, according to its suffix. Raises _Unreadable."""
     content, suffix = _text(file), file.suffix.lower()
     if suffix == ".toml":
         try:
@@ -257,7 +257,7 @@ def _document(file: Path) -> dict[str, Any]:
             raise _Unreadable(f"{file} isn't valid TOML {where[0] if where else ''}".rstrip()) from None
     if suffix not in (".yaml", ".yml"):
         raise _Unreadable(f"{file} must end in .yaml, .yml or .toml, which says how to read it")
-    # Only here: most services are set up by environment, and commands should start quickly.
+    # Imported here, because most services are configured by environment, and commands should start quickly.
     from pipeline_processing.options.yaml_documents import InvalidYaml, load_yaml
 
     try:
@@ -270,7 +270,7 @@ def _document(file: Path) -> dict[str, Any]:
 
 
 def _text(file: Path) -> str:
-    """All of a UTF-8 file. Raises _Unreadable."""
+    """Read a UTF-8 file. Raises _Unreadable."""
     try:
         return file.read_text("utf-8")
     except OSError as error:

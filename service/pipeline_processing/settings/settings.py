@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Section(BaseModel):
-    """Base of the settings and of each group of them: frozen, and unknown keys are refused."""
+    """Base class of the settings and of each group: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", regex_engine="python-re")
 
@@ -73,8 +73,8 @@ class S3Settings(Section):
         "auto", description="How a bucket is addressed: auto, path or virtual."
     )
 
-    # botocore would silently complete half of the credentials from elsewhere in its chain. These are validators of
-    # fields: one of the model doesn't run once any field is wrong, and every fault should be reported at once.
+    # botocore would silently complete partial credentials from elsewhere in its chain. These are field validators,
+    # because a model validator doesn't run if any field is invalid, and all faults should be reported at once.
 
     @field_validator("secret_access_key")
     @classmethod
@@ -99,7 +99,7 @@ class WorkerSettings(Section):
         description="Tries of a run. One that a draining worker handed back doesn't count, nor, for 15 minutes, does "
         "one that failed for what is sure to pass.",
     )
-    # An ordinary pause of the process or the network would lose a lease of less than a second.
+    # An ordinary pause of the process or network would lose a lease of less than a second.
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False), values.must_be("a number of seconds ≥ 1")] = (
         Field(30.0, description="How long a worker that died keeps its runs.")
     )
@@ -109,8 +109,8 @@ class WorkerSettings(Section):
         )
     )
     max_runs_per_agency: values.Positive = Field(1, description="Runs at once per agency, over all workers.")
-    # S3 takes no part under 5 MiB but the last. An upload fills one while others are sent and rows wait to be
-    # encoded: with less than this a single run would wait for itself.
+    # S3 accepts no part under 5 MiB except the last. An upload fills one part while others are sent and rows wait to be
+    # encoded, so with less than this a single run would block itself.
     memory_budget_mib: Annotated[int, Field(ge=32), values.must_be("a whole number ≥ 32")] = Field(
         256, description="MiB of buffered rows and parts, over all runs of this process; at least 32."
     )
@@ -145,17 +145,17 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
 
     def secret(self, name: str) -> SecretStr:
-        """The secret of that name. Raises SecretMissing."""
+        """Return the secret with that name. Raises SecretMissing."""
         if name not in self.secrets:
             raise SecretMissing(name, available=sorted(self.secrets))
         return self.secrets[name]
 
     @property
     def history_dsn(self) -> SecretStr | None:
-        """The history's own DSN, or else the source's."""
+        """The history's DSN, or else the source's."""
         return self.history.dsn or self.source.dsn
 
-    # What a command can't do without. Each raises SettingsError, with the remedy, where it isn't set.
+    # Settings that a command requires. Each method raises SettingsError, with the remedy, if the setting isn't set.
 
     def require_source_dsn(self) -> SecretStr:
         return _required(
@@ -172,7 +172,7 @@ class Settings(Section):
         )
 
     def require_destination(self) -> Location:
-        """Only for a job config that has no `destinations` of its own."""
+        """Only for a job config without `destinations`."""
         if self.destination is None:
             raise SettingsError(
                 "No destination. Set PIPELINE_DESTINATION to s3://bucket/prefix or file:///dir, "

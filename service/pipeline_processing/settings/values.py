@@ -1,7 +1,7 @@
 """
-Types of settings. Each takes what a user wrote: text from the environment, or a typed value from a file.
+Types of settings. Each accepts text from the environment, or a typed value from a file.
 
-pydantic parses a value; a wrong one is answered with the rule of its type. A secret is never repeated in a message.
+pydantic parses the values; for an invalid one, the message states the type's rule. Messages never quote secrets.
 """
 
 import re
@@ -28,16 +28,16 @@ _LONGEST_SHOWN = 80
 
 def must_be(rule: str, *, written: Callable[[str], str] = str, secret: bool = False) -> WrapValidator:
     """
-    Answer a wrong value with `must be <rule>, not <value>`, instead of pydantic's message.
+    Replace pydantic's message for an invalid value with `must be <rule>, not <value>`.
 
-    `written` normalises text before it is parsed. The value of a secret is neither stripped nor repeated.
+    `written` normalises text before it is parsed. A secret is neither stripped nor quoted.
     """
 
     def check(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
         try:
             parsed = parse(written(value.strip()) if isinstance(value, str) and not secret else value)
             if isinstance(value, bool) and not isinstance(parsed, bool):
-                raise ValueError("pydantic takes True for 1")
+                raise ValueError("pydantic accepts True as 1")
         except ValueError:
             raise ValueError(f"must be {rule}" + ("" if secret else f", not {_shown(value)}")) from None
         return parsed
@@ -46,7 +46,7 @@ def must_be(rule: str, *, written: Callable[[str], str] = str, secret: bool = Fa
 
 
 def _shown(value: object) -> str:
-    """A wrong value, shortened; never a URL that holds credentials."""
+    """Return an invalid value for messages, shortened, and without URLs that contain credentials."""
     text = repr(value)
     if "://" in text and "@" in text:
         return "a URL with credentials (not shown)"
@@ -55,11 +55,11 @@ def _shown(value: object) -> str:
 
 def _dsn(value: SecretStr) -> SecretStr:
     """
-    A URL that asyncpg takes; it may name several hosts. asyncpg checks it too, but only when it connects, and its
-    errors repeat parts of the URL.
+    Check that asyncpg accepts the URL, which may name several hosts. asyncpg itself checks it only when it connects,
+    and its errors quote parts of the URL.
     """
     dsn = value.get_secret_value().strip()
-    # pydantic wants a host behind a user. Drivers don't: postgresql://user@/database?host=/var/run/postgresql
+    # pydantic requires a host after a user, but drivers don't: postgresql://user@/database?host=/var/run/postgresql
     if MultiHostUrl(re.sub(r"@(?=[/?]|$)", "@localhost", dsn)).scheme not in ("postgres", "postgresql"):
         raise ValueError("another scheme")
     return SecretStr(dsn)
@@ -77,7 +77,7 @@ def _location(value: Any) -> Location:
 Text = Annotated[str, must_be("text in quotes")]
 File = Annotated[Path, must_be("a path")]
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$"), must_be("a topic: letters, digits, `.`, `_`, `-`")]
-# The schema stands unquoted in every query, and people type it in psql.
+# The schema is used unquoted in every query, and typed in psql.
 SchemaName = Annotated[
     str,
     Field(pattern=r"^(?!pg_)[a-z_][a-z0-9_]{0,62}$"),

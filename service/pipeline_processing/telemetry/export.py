@@ -1,4 +1,4 @@
-"""Where spans go: OpenTelemetry's own variables name the exporters, which are found by their entry points."""
+"""Export spans. OpenTelemetry's variables name the exporters, which are found by their entry points."""
 
 import logging
 import sys
@@ -24,7 +24,7 @@ _OTLP_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"
 
 def configured_exporters(environ: Mapping[str, str]) -> list[SpanExporter]:
     """
-    The exporters that OTEL_TRACES_EXPORTER names, or OTLP if only an endpoint is set; none by default.
+    Return the exporters that OTEL_TRACES_EXPORTER names, or OTLP if only an endpoint is set; none by default.
 
     Raises SettingsError for an exporter that isn't installed or can't be set up.
     """
@@ -39,9 +39,9 @@ def _built(name: str, environ: Mapping[str, str]) -> SpanExporter:
     entry_point = _entry_point(name, environ)
     try:
         exporter = entry_point.load()
-        # It would print among the data on stdout.
+        # By default it would print to stdout, among the data.
         built = exporter(out=sys.stderr) if exporter is ConsoleSpanExporter else exporter()
-    except Exception as error:  # a third party's constructor, which may raise anything
+    except Exception as error:  # a third-party constructor may raise anything
         raise SettingsError(
             f"The trace exporter {name!r} can't be set up: {error}. Correct the OTEL_EXPORTER_… variables, "
             "or set OTEL_TRACES_EXPORTER=none."
@@ -53,7 +53,7 @@ def _built(name: str, environ: Mapping[str, str]) -> SpanExporter:
 def _entry_point(name: str, environ: Mapping[str, str]) -> EntryPoint:
     installed = entry_points(group="opentelemetry_traces_exporter")
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    # The default is the specification's, and the one that this package installs.
+    # The specification's default, which this package installs.
     entry = _OTLP_PROTOCOLS.get((protocol or "http/protobuf").strip(), "") if name == "otlp" else name
     if entry in installed.names:
         return installed[entry]
@@ -70,32 +70,32 @@ def _entry_point(name: str, environ: Mapping[str, str]) -> EntryPoint:
 
 class QuietExporter(SpanExporter):
     """
-    Passes masked copies of spans on, in the exporter's thread, so that masking delays no run.
+    Exports masked copies of spans, in the exporter's thread, so that masking delays no run.
 
-    An outage of the receiver costs one warning when it begins and one line when it ends, whatever the exporter itself
-    says about it: spans are worth less than a readable log.
+    Logs one warning when an outage of the receiver begins, and one line when it ends. The exporter's own messages are
+    suppressed, because a readable log matters more than spans.
     """
 
     def __init__(self, exporter: SpanExporter, mask: Mask) -> None:
         self._exporter = exporter
         self._mask = mask
         self._name = type(exporter).__name__
-        self._overheard = _Overheard()
+        self._captured = _CapturedLogs()
         self._lost: int | None = None
-        """Spans lost since the outage began; None while there is none."""
+        """Spans lost since the outage began; None without an outage."""
 
     @property
     def complaint(self) -> str:
-        """What the exporter has said about the current export, in one line."""
-        words = " ".join((self._overheard.first or "it gave no reason").split())
+        """What the exporter logged about the current export, in one line."""
+        words = " ".join((self._captured.first or "it gave no reason").split())
         return words if len(words) <= _LONGEST_COMPLAINT else f"{words[:_LONGEST_COMPLAINT]}…"
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        with self._overheard:
+        with self._captured:
             try:
                 result = self._exporter.export([self._masked(span) for span in spans])
             except Exception as error:
-                self._overheard.first = f"{type(error).__name__}: {error}"
+                self._captured.first = f"{type(error).__name__}: {error}"
                 result = SpanExportResult.FAILURE
         if result is SpanExportResult.SUCCESS:
             if self._lost is not None:
@@ -110,8 +110,8 @@ class QuietExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        # Not by way of `self._overheard`: the complaint of an export that is under way is still needed.
-        with _Overheard():
+        # Not `self._captured`, as an export in progress still needs its complaint.
+        with _CapturedLogs():
             self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -142,14 +142,14 @@ class QuietExporter(SpanExporter):
         return masked
 
 
-class _Overheard(logging.Handler):
-    """Inside its block, keeps what the exporters' library logs out of the log, and remembers the first message."""
+class _CapturedLogs(logging.Handler):
+    """Suppresses the exporter library's log messages inside the block, and remembers the first one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first: str | None = None
 
-    def __enter__(self) -> "_Overheard":
+    def __enter__(self) -> "_CapturedLogs":
         self.first = None
         _library_log.addHandler(self)
         _library_log.propagate = False

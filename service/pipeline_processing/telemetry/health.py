@@ -1,4 +1,4 @@
-"""Whether this process works: what `/livez` and `/readyz` answer."""
+"""The state of this process, reported by `/livez` and `/readyz`."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 
 SILENT_SECONDS = 90.0
-"""A loop without a beat for so long hangs: none of its calls may take that long."""
+"""A loop without a beat for this long counts as hanging, as none of its calls may take that long."""
 
 
 class Pulse:
-    """The heartbeat of a loop that must go round all the time."""
+    """The heartbeat of a loop that must keep running."""
 
     def __init__(self, name: str, *, clock: Clock) -> None:
         self.name = name
@@ -19,25 +19,25 @@ class Pulse:
         self._stuck: str | None = None
 
     def beat(self) -> None:
-        """It has come round."""
+        """Record that the loop has started another iteration."""
         self._beaten_at = self._clock.monotonic()
 
     def stuck(self, why: str) -> None:
-        """It goes round, but gets nothing done until `moving` is called."""
+        """Record that the loop runs, but makes no progress until `moving` is called."""
         self._stuck = why
 
     def moving(self) -> None:
-        """It gets something done, or has nothing to do."""
+        """Record that the loop makes progress, or has nothing to do."""
         self._stuck = None
 
     def stop(self) -> None:
-        """It has ended on purpose."""
+        """Record that the loop has ended on purpose."""
         self._beaten_at = self._stuck = None
 
     @property
     def problem(self) -> str | None:
-        """Why it isn't alive; None if it is, or need not run."""
-        beaten_at, stuck = self._beaten_at, self._stuck  # as they are now: another thread asks
+        """Why the loop isn't alive; None if it is, or has stopped or not started."""
+        beaten_at, stuck = self._beaten_at, self._stuck  # copies, as another thread reads them
         if stuck is not None:
             return f"{self.name}: {stuck}"
         if beaten_at is None:
@@ -47,7 +47,7 @@ class Pulse:
 
 
 class Servers:
-    """The servers that `serve` needs all the time."""
+    """The servers that `serve` always needs."""
 
     def __init__(self, *, clock: Clock) -> None:
         self.kafka = Server("Kafka", clock=clock)
@@ -55,7 +55,7 @@ class Servers:
         self.destination = Server("the destination", clock=clock)
 
     def problems(self) -> list[str]:
-        """Which of them are away, and why."""
+        """Which servers are unavailable, and why."""
         each = (self.kafka, self.history, self.destination)
         return [f"{server.name}: {problem}" for server in each if (problem := server.problem) is not None]
 
@@ -67,15 +67,15 @@ class Health:
         self._pulses = pulses
         self._servers = servers
         self.state = "starting"
-        """`serving` once everything has begun, `stopping` from SIGTERM on."""
+        """`serving` once everything has started, `stopping` after SIGTERM."""
         self.notes: list[str] = []
-        """What an operator should know, though this process does all it can."""
+        """What an operator should know, although this process works as it should."""
 
     def not_alive(self) -> list[str]:
-        """Reasons to end this process and start another; none of them is a server that is away."""
+        """Return reasons to restart this process, which never include an unavailable server."""
         return [problem for pulse in self._pulses if (problem := pulse.problem) is not None]
 
     def not_ready(self) -> list[str]:
-        """Reasons why it doesn't do its work at the moment."""
+        """Return reasons why this process currently doesn't do its work."""
         state = [] if self.state == "serving" else [self.state]
         return [*state, *self.not_alive(), *self._servers.problems()]

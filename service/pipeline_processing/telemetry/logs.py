@@ -1,9 +1,9 @@
 """
-Logs: structlog and the standard library's `logging` through one renderer, on stderr.
+Logs: structlog and the standard library's `logging`, through one renderer, to stderr.
 
-JSON lines have `timestamp`, `level`, `logger`, `event`, and what `bound_run` has bound: `run_id`, `agency_id`,
-`attempt`, `trace_id`. On a terminal, lines are for people. Every line is masked, also those of libraries and of user
-code.
+JSON lines have `timestamp`, `level`, `logger`, `event`, and the values bound by `bound_run`: `run_id`, `agency_id`,
+`attempt`, `trace_id`. On a terminal, lines are human-readable. Every line is masked, including those of libraries and
+user code.
 """
 
 import json
@@ -20,12 +20,12 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from pipeline_processing.telemetry.masking import Mask
 
-# Their lines are of no use to an operator, and at DEBUG they show the headers of signed requests.
+# Their lines don't help an operator, and at DEBUG they show the headers of signed requests.
 _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "urllib3")
 
-# In an outage they log an ERROR ten times a second. The service itself logs it once: failures reach it as exceptions.
-# At level debug they may log at INFO, but never at DEBUG, where they show the bytes of every request, and so the SASL
-# password.
+# In an outage they log an ERROR ten times a second. This service gets the failures as exceptions, and logs them once.
+# At level debug they may log at INFO, but never at DEBUG, where they show the bytes of every request, including the
+# SASL password.
 _LOUD_LIBRARIES = ("aiokafka", "kafka")
 
 _FIRST = ("timestamp", "level", "logger", "event")
@@ -35,9 +35,9 @@ _TIMESTAMP = re.compile(r"[0-9-]+T[0-9:.]+Z")
 
 def configure_logs(*, json: bool, level: str, mask: Mask) -> None:
     """
-    Send all logs of the process to stderr, masked: JSON lines, or, without `json`, text for people.
+    Send all logs of the process to stderr, masked: as JSON lines, or without `json` as human-readable text.
 
-    `level` is a name of the standard library's, such as `info`. May be called again; the last call holds.
+    `level` is one of the standard library's names, such as `info`. A later call replaces the configuration.
     """
     structlog.configure(
         processors=[
@@ -55,7 +55,7 @@ def configure_logs(*, json: bool, level: str, mask: Mask) -> None:
             foreign_pre_chain=[*_context(), structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # Before masking: a traceback is text in which a secret may stand.
+                # Before masking, as a traceback may contain a secret.
                 structlog.processors.format_exc_info,
                 Masked(mask),
                 render_json if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
@@ -79,7 +79,7 @@ def bound_run(
     attempt: int | None = None,
     trace_id: str | None = None,
 ) -> AbstractContextManager[None]:
-    """Within the block, every line of this task and of those it starts says which run it is about."""
+    """Add the run's ids to every line that this task, and tasks it starts, log inside the block."""
     given = {"run_id": run_id, "agency_id": agency_id, "attempt": attempt, "trace_id": trace_id}
     return structlog.contextvars.bound_contextvars(
         **{name: value for name, value in given.items() if value is not None}
@@ -97,7 +97,7 @@ def _context() -> list[Processor]:
 
 
 def add_trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """The current span's trace id, unless one is bound."""
+    """Add the current span's trace id, unless one is bound."""
     if "trace_id" not in event:
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
@@ -106,7 +106,7 @@ def add_trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 class Masked:
-    """Masks all that a line says. Not its level and timestamp, which a short secret may equal by chance."""
+    """Masks everything in a line except level and timestamp, which a short secret may match by chance."""
 
     def __init__(self, mask: Mask) -> None:
         self._mask = mask
@@ -127,17 +127,17 @@ class _Stderr(logging.StreamHandler[TextIO]):
         self._mask = mask
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's own name
-        """Report a line that can't be written, as when arguments don't fit. The library would show it unmasked."""
+        """Report a line that can't be written, e.g. for wrong arguments. The library would print it unmasked."""
         error = sys.exception()
         said = f"a log line of {record.name} ({record.pathname}:{record.lineno}) can't be written: {error!r}"
-        with suppress(OSError, ValueError):  # stderr itself is gone, or closed
+        with suppress(OSError, ValueError):  # stderr is broken or closed
             self.stream.write(f"{self._mask.text(said)}\n")
 
 
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """One line. Whatever is in the event, it never raises: a log line must not end a run."""
+    """Render an event as one line. Never raises, whatever the event contains, as a log line must not end a run."""
     ordered = {key: event[key] for key in _FIRST if key in event} | dict(event)
     try:
         return orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # orjson's JSONEncodeError too: integers beyond 64 bits, lone surrogates
+    except TypeError:  # includes orjson's JSONEncodeError, for integers beyond 64 bits and lone surrogates
         return json.dumps({str(key): value for key, value in ordered.items()}, default=str, skipkeys=True)

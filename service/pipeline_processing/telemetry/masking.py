@@ -1,8 +1,8 @@
 """
-The mask over all text that leaves the process: logs, spans, events, history, dead letters, errors, answers.
+Mask secrets in all text that leaves the process: logs, spans, events, history, dead letters, errors, answers.
 
-It hides this process's secrets, which it knows by value, in any of the forms of `spellings.py`; and whatever looks like
-another secret: passwords and queries in URLs, `password=…`, bearer tokens. Rows of data never pass through it.
+Masks this process's secrets by value, in any of the forms of `spellings.py`, and anything that looks like another
+secret: passwords and queries in URLs, `password=…`, bearer tokens. Rows of data are never masked.
 """
 
 import re
@@ -31,14 +31,14 @@ _SECRET_NAME = re.compile(
     r"|authorization)$"
 )
 _CUT_OFF = "…"
-"""Marks where this service cuts a text off, perhaps in the middle of a secret."""
+"""Marks where this service truncated a text, perhaps in the middle of a secret."""
 _MOST_CUTS = 40
 _LEAST_LEFT = 4
-"""So many characters of a secret before a cut are masked. Fewer reveal little, and are the end of many words."""
+"""Fewer characters of a secret before a cut aren't masked: they reveal little, and many words end with them."""
 
 
 class Mask:
-    """The secrets that are known so far, and text without them. May be used from any thread."""
+    """Learns secrets, and masks them in text. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -47,15 +47,15 @@ class Mask:
         self._spellings: tuple[Spelling, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what it knows, for a child process."""
-        return _knowing, (self._secrets, self._open)
+        """Pickle the known secrets, for a child process."""
+        return _mask_with, (self._secrets, self._open)
 
     def know(self, secrets: Iterable[str], *, openly: Iterable[str] = ()) -> None:
         """
-        Mask these from now on: of a Postgres DSN its password, of another URL also the whole URL and its path.
+        Mask these from now on: a Postgres DSN's password, or of any other URL also the whole URL and its path.
 
-        `openly` are public words, such as a user's name. A secret that equals one isn't masked by its value: a mask in
-        place of a public word would reveal the secret.
+        `openly` are public words, such as a user name. A secret that equals one isn't masked by value, because a masked
+        public word would reveal the secret.
         """
         found, public = set[str](), set(openly)
         for secret in secrets:
@@ -71,13 +71,13 @@ class Mask:
             )
 
     def know_all_in(self, holder: object) -> None:
-        """The same for every SecretStr in models, mappings, lists and dataclasses."""
+        """Mask every SecretStr in models, mappings, lists and dataclasses from now on."""
         self.know(_secrets_in(holder))
 
     def text(self, text: str) -> str:
-        """`postgresql://user:secret@host` → `postgresql://user:***@host`, and so on."""
+        """Mask secrets in text, e.g. `postgresql://user:secret@host` → `postgresql://user:***@host`."""
         text = self._without_known(text)
-        # Look first for a word that the pattern needs: matching the pattern takes many times as long.
+        # First look for a substring that the pattern needs, as matching the pattern is many times slower.
         if "://" in text:
             text = _URL_USER.sub(rf"\1{MASK}@", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
             text = _WORD.sub(_query_masked, text)
@@ -90,9 +90,9 @@ class Mask:
 
     def value(self, value: Any, *, name: str = "") -> Any:
         """
-        The same for any value: mappings, also their keys, and lists are masked inside, other objects become text.
+        Mask any value: mappings (including keys) and lists recursively; other objects become text.
 
-        A value whose `name` is that of a secret becomes a mask.
+        If `name` is that of a secret, the whole value is masked.
         """
         if value is not None and names_a_secret(name):
             return MASK
@@ -111,7 +111,7 @@ class Mask:
                 return self.text(str(value))
 
     def _unless_masked(self, value: Any) -> Any:
-        """The value itself, unless its text has to be masked."""
+        """Return the value unchanged, unless its text contains something to mask."""
         text = str(value)
         masked = self.text(text)
         return value if masked == text else masked
@@ -119,7 +119,7 @@ class Mask:
     def _without_known(self, text: str) -> str:
         found = [span for spelling in self._spellings if spelling.text in text for span in spelling.spans(text)]
         if _CUT_OFF in text:
-            found += self._cut_off(text)
+            found += self._truncated_secrets(text)
         if not found:
             return text
         masked, at = [], 0
@@ -128,10 +128,10 @@ class Mask:
             at = end
         return "".join([*masked, text[at:]])
 
-    def _cut_off(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where the beginnings of secrets stand before a cut."""
+    def _truncated_secrets(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield the start and end of each beginning of a secret before a cut."""
         cuts = [found.start() for found in re.finditer(_CUT_OFF, text)]
-        # This service cuts at the ends of a text. Many cuts are somebody else's, and would take long.
+        # This service truncates texts at their ends. More cuts come from elsewhere, and would take long to check.
         for cut in cuts if len(cuts) <= _MOST_CUTS else [*cuts[: _MOST_CUTS // 2], *cuts[-_MOST_CUTS // 2 :]]:
             for spelling in self._spellings:
                 before = text[max(0, cut - len(spelling.text)) : cut]
@@ -143,19 +143,19 @@ class Mask:
                         break
 
 
-def _knowing(secrets: Iterable[str], openly: Iterable[str]) -> Mask:
+def _mask_with(secrets: Iterable[str], openly: Iterable[str]) -> Mask:
     mask = Mask()
     mask.know(secrets, openly=openly)
     return mask
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether a value of this name is one to hide: `password`, `s3_secret_access_key`, `dsn`, …"""
+    """Whether a value with this name is a secret: `password`, `s3_secret_access_key`, `dsn`, …"""
     return _SECRET_NAME.search(name) is not None
 
 
 def _query_masked(word: re.Match[str]) -> str:
-    """A word, which may be a URL of HTTP, without the values of its query."""
+    """Mask the query's values if the word is an HTTP URL."""
     text = word[0]
     if "?" not in text or (url := _HTTP.search(text)) is None or (mark := text.find("?", url.end())) < 0:
         return text
@@ -165,7 +165,7 @@ def _query_masked(word: re.Match[str]) -> str:
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same places in order, without overlaps."""
+    """Sort the spans, and merge overlapping ones."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -176,7 +176,7 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _parts(secret: str) -> Iterator[tuple[str, bool]]:
-    """The parts of a secret to mask, and those that are public, marked with True."""
+    """Yield the parts of a secret, each with whether it is public."""
     try:
         url = urlsplit(secret.strip())
     except ValueError:
@@ -184,7 +184,7 @@ def _parts(secret: str) -> Iterator[tuple[str, bool]]:
     is_dsn = url.scheme in ("postgres", "postgresql")
     if not is_dsn:
         yield secret.strip(), False
-        # Text is shown line by line. The frame of a key in PEM is no secret, nor is a line with only a brace.
+        # Text may be shown line by line. The header of a PEM key is no secret, nor is a line with only a brace.
         lines = [line.strip() for line in secret.splitlines()]
         yield from ((line, False) for line in lines if len(line) >= SHORT and not line.startswith("-----"))
         if secret.lower().startswith(("bearer ", "basic ")):
@@ -208,7 +208,7 @@ def _parts(secret: str) -> Iterator[tuple[str, bool]]:
 
 
 def _secrets_in(holder: object) -> Iterator[str]:
-    from pydantic import BaseModel, SecretStr  # only here: `--help` is quick without
+    from pydantic import BaseModel, SecretStr  # imported here to keep `--help` fast
 
     match holder:
         case SecretStr():

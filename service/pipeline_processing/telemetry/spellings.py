@@ -1,4 +1,4 @@
-"""The forms that a secret may have in text: as URLs, JSON, Python, SQL, XML and HTTP write it."""
+"""The forms that a secret may take in text: as encoded by URLs, JSON, Python, SQL, XML and HTTP."""
 
 import html
 import json
@@ -11,23 +11,23 @@ from functools import cached_property
 from urllib.parse import quote, quote_plus
 
 SHORT = 8
-"""A secret of fewer characters is found only where it stands alone: in other words it appears by chance."""
+"""A secret with fewer characters is matched only as a whole word, as it may be part of other words by chance."""
 _BASE64 = string.ascii_letters + string.digits + "+/-_="
 _PERCENT = re.compile("%[0-9A-F]{2}")
-# Not part of a word, except after the escape of a line end or another character.
+# Not inside a word, except directly after an escape sequence such as `\n` or `%20`.
 _ALONE = r"(?:(?<!\w)|(?<=\\[nrt])|(?<=%[0-9A-Fa-f][0-9A-Fa-f])){}(?!\w)"
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """One form of a secret. `alone`: only as a whole word; `whole`: mask the whole base64 word around it."""
+    """One form of a secret. `alone`: match only a whole word; `whole`: mask the whole base64 word around it."""
 
     text: str
     alone: bool = False
     whole: bool = False
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where it stands: start and end."""
+        """Yield the start and end of each match."""
         for found in self._pattern.finditer(text):
             start, end = found.span()
             if self.whole:
@@ -42,7 +42,7 @@ class Spelling:
 
 
 def spellings_of(secret: str) -> set[Spelling]:
-    """All forms of a secret, which must not be empty. Also escaped twice: a repr in JSON, or JSON in JSON."""
+    """Return all forms of a non-empty secret, including doubly escaped ones: a repr in JSON, or JSON in JSON."""
     written = {secret}
     for _ in range(2):
         written |= {write(text) for write in _WRITERS for text in written}
@@ -55,15 +55,15 @@ def spellings_of(secret: str) -> set[Spelling]:
 
 
 def basic_auth(user: str, password: str) -> str:
-    """The credentials in an Authorization header."""
+    """Return the credentials of an Authorization header."""
     return b64encode(_bytes(f"{user}:{password}")).decode()
 
 
 def _inside_base64(data: bytes) -> Iterator[str]:
-    """These bytes in base64, at each offset that they may have in a longer text."""
+    """Yield these bytes in base64, for each alignment that they may have in longer data."""
     for before in range(3):
         encoded = b64encode(bytes(before) + data).decode()
-        # A character holds six bits. Those at the ends hold bits of the neighbours as well.
+        # A character encodes six bits. Those at the ends also contain bits of the adjacent bytes.
         inside = encoded[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
         yield inside
         yield inside.replace("+", "-").replace("/", "_")
@@ -81,7 +81,7 @@ _WRITERS: tuple[Callable[[str], str], ...] = (
     lambda text: text.replace("'", "''"),
     lambda text: json.dumps(text)[1:-1],
     lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
-    # Python escapes the single quote only in a text with both quotes.
+    # Python escapes single quotes only in strings with both kinds of quotes.
     lambda text: repr(text)[1:-1],
     lambda text: repr(f"{text}'\"")[1 : -len("\\'\"'")],
     lambda text: repr(_bytes(text))[2:-1],

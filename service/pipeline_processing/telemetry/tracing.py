@@ -1,7 +1,7 @@
 """
-Traces. Every run has a trace id, which is in its history row, its events and its objects, even if nobody collects
-spans. Spans are kept and sent, and the database and S3 clients are instrumented, only where an exporter is configured,
-by OpenTelemetry's own variables.
+Traces. Every run has a trace id, in its history row, events and objects, even if spans aren't collected. Spans are
+recorded and exported, and the database and S3 clients instrumented, only if OpenTelemetry's variables configure an
+exporter.
 """
 
 import logging
@@ -24,7 +24,7 @@ from pipeline_processing.telemetry.export import QuietExporter, configured_expor
 from pipeline_processing.telemetry.masking import Mask
 
 SHUTDOWN_SECONDS = 5.0
-"""How long an unreachable collector may hold up the end of a process."""
+"""How long an unreachable collector may delay the end of a process."""
 
 _SCOPE = "pipeline_processing"
 _log = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ _log = logging.getLogger(__name__)
 
 class Telemetry:
     """
-    Tracing for the length of a block. `exporting` says whether spans go anywhere.
+    Tracing for the length of a block. `exporting` says whether spans are exported.
 
-    Nothing global is set: code that makes spans is given `tracer`, and `trace_ids` has the ids of a span.
+    No global state is set: code that creates spans gets `tracer`, and `trace_ids` returns a span's ids.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Telemetry:
         self.shutdown()
 
     def shutdown(self) -> None:
-        """Send what is left, for SHUTDOWN_SECONDS at most. Blocks: call it when the event loop has ended."""
+        """Export the remaining spans, for SHUTDOWN_SECONDS at most. Blocks: call it after the event loop has ended."""
         while self._instrumentors:
             self._instrumentors.pop().uninstrument()
         if self._provider is None or not self.exporting:
             return
         self.exporting = False
-        # The SDK waits 30 s for a batch that is under way, whatever its own limit. The thread is a daemon, so if it
-        # hangs, it ends with the process.
+        # The SDK waits 30 s for a batch in progress, regardless of its own limit. In a daemon thread, a hanging export
+        # ends with the process.
         thread = threading.Thread(target=_shut_down, args=(self._provider,), name="telemetry-shutdown", daemon=True)
         thread.start()
         thread.join(SHUTDOWN_SECONDS)
@@ -87,9 +87,9 @@ def _shut_down(provider: TracerProvider) -> None:
 
 def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
     """
-    Set up tracing as OTEL_* says; spans are masked. A context manager; leaving it sends what is left.
+    Set up tracing according to OTEL_* variables; spans are masked. Leaving the returned block exports remaining spans.
 
-    The SDK reads further OTEL_* variables (sampler, limits, endpoint, headers, …) itself, from the process.
+    The SDK itself reads further OTEL_* variables (sampler, limits, endpoint, headers, …) from the process environment.
     Raises SettingsError for an exporter that isn't installed or can't be set up.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -98,7 +98,7 @@ def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
 
 
 def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
-    """Tracing into the given exporters. Without any, spans have ids and are dropped."""
+    """Return tracing with the given exporters. Without any, spans have ids but are dropped."""
     provider = TracerProvider(resource=_resource(environ), shutdown_on_exit=False)
     quiet = [QuietExporter(exporter, mask) for exporter in exporters]
     for exporter in quiet:
@@ -115,13 +115,13 @@ def _resource(environ: Mapping[str, str]) -> Resource:
 
 
 def _instrument(provider: TracerProvider) -> list[Any]:
-    # Imported only here: without an exporter they would cost start-up time for nothing.
+    # Imported here, as they slow down the start and aren't needed without an exporter.
     from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
 
-    # Not BotocoreInstrumentor: it patches a method that aiobotocore overrides, so it would never see a call.
+    # Not BotocoreInstrumentor, which patches a method that aiobotocore overrides.
     from opentelemetry.instrumentation.botocore import AiobotocoreInstrumentor
 
-    # Arguments of queries are the agencies' data, which a tracing backend must not see.
+    # Query arguments contain the agencies' data, which must not reach a tracing backend.
     instrumentors: list[Any] = [
         AsyncPGInstrumentor(capture_parameters=False),  # type: ignore[no-untyped-call]
         AiobotocoreInstrumentor(),  # type: ignore[no-untyped-call]
@@ -135,25 +135,25 @@ def _instrument(provider: TracerProvider) -> list[Any]:
 
 
 def trace_ids(span: Span) -> tuple[str, str]:
-    """Trace id and span id, as 32 and 16 hex digits."""
+    """Return trace id and span id, as 32 and 16 hex digits."""
     context = span.get_span_context()
     return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
 
 
 def parent_context(trace_id: str, span_id: str) -> Context:
-    """The context in which a new span continues a stored trace, such as that of a run's first attempt."""
+    """Return the context in which a new span continues a stored trace, such as a run's."""
     parent = SpanContext(
         trace_id=int(trace_id, 16),
         span_id=int(span_id, 16),
         is_remote=True,
-        # Only ids are stored, not whether the trace was sampled. Assuming that it was loses no spans.
+        # Only ids are stored, not whether the trace was sampled. Assume that it was, so that no spans are lost.
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
     )
     return trace.set_span_in_context(NonRecordingSpan(parent))
 
 
 class IdsOnlyTracer(Tracer):
-    """Gives spans valid ids and nothing else. For OTEL_SDK_DISABLED, where the SDK's own spans have no ids."""
+    """Creates spans with valid ids only, for OTEL_SDK_DISABLED, where the SDK's spans have no ids."""
 
     def __init__(self) -> None:
         self._ids = RandomIdGenerator()

@@ -1,1 +1,1 @@
-"""What this process answers over HTTP."""
+"""HTTP endpoints of this process."""

@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz` over HTTP, for the orchestrator of this process."""
+"""`/livez` and `/readyz` over HTTP, for the orchestrator."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,9 +15,9 @@ log = structlog.get_logger(__name__)
 @asynccontextmanager
 async def health_server(health: Health, *, host: str, port: int, mask: Mask) -> AsyncIterator[None]:
     """
-    Answer for the length of the block: 200, or 503 with the reasons.
+    Serve the endpoints for the length of the block. They answer 200, or 503 with the reasons.
 
-    If the port is taken, logs a warning and goes on without: probes fail, so the orchestrator notices at once.
+    If the port is taken, log a warning and continue without them. The probes fail, so the orchestrator notices at once.
     """
     application = web.Application()
     application.router.add_get("/livez", _answer(health.not_alive, mask))

@@ -85,7 +85,7 @@ async def test_once_it_was_there_it_is_waited_for(place: tuple[Backend, Away]) -
 
     async with away():
         for use in uses(destination, Started()):
-            with pytest.raises(DestinationUnavailable, match="was there before"):
+            with pytest.raises(DestinationUnavailable, match="existed before"):
                 await use()
         with pytest.raises(DestinationUnavailable):
             await destination.complete(small, metadata=METADATA)

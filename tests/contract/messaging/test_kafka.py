@@ -243,7 +243,7 @@ async def test_one_by_one_where_the_broker_refuses_a_whole_batch(real: KafkaBack
         await client.create_topics([NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "500"})])
     await until(lambda: _has(real, topic))
 
-    with pytest.raises(MessageTooLarge, match=f"to the topic {topic} for its size.*max.message.bytes"):
+    with pytest.raises(MessageTooLarge, match=f"to the topic {topic} because of its size.*max.message.bytes"):
         await real.events.send([Outgoing(topic, b"k", b"%d" % size + b"x" * size) for size in (1, 600, 20, 700, 3)])
 
     read = [len((record.value or b"").strip(b"0123456789")) for record in [r async for r in real.topics.read(topic)]]

@@ -291,7 +291,7 @@ async def test_a_message_too_large_takes_no_other_with_it(backend: Backend) -> N
     large = Outgoing(backend.requests, b"1", b"x" * 1_100_000)
     sent = [message(backend.requests, number, keys=2) for number in range(40)]
 
-    with pytest.raises(MessageTooLarge, match="for its size"):
+    with pytest.raises(MessageTooLarge, match="because of its size"):
         await backend.events.send([*sent[:11], large, *sent[11:21], large, *sent[21:]])
 
     await send(backend, 99)

@@ -506,7 +506,7 @@ async def test_an_upload_that_is_aborted_meanwhile_fails(warehouse: Warehouse, f
             await upload.write({FormatName.NDJSON: b'{"id":5}\n', FormatName.CSV: b"id\n5\n"}[form])
             await upload.seal()
 
-    with pytest.raises(DestinationUnavailable, match="dropped by somebody else"):
+    with pytest.raises(DestinationUnavailable, match="dropped from outside"):
         await write()
 
 

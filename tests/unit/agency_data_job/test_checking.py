@@ -285,7 +285,7 @@ def test_missing_secrets():
     missing = faults(config(SALTED, KEYED), "other")
 
     assert [type(fault) for fault in missing] == [SecretMissing, SecretMissing]
-    assert "'pepper', and there is other. Set PIPELINE_SECRETS__PEPPER" in str(missing[0])
+    assert "'pepper', but the settings have other. Set PIPELINE_SECRETS__PEPPER" in str(missing[0])
     assert missing[0].exit_code == 78
     assert faults(config(SALTED, KEYED), "pepper", "key") == []
 

@@ -112,7 +112,7 @@ FAULTS = {
         ("'name_key'", "Set PIPELINE_SECRETS__NAME_KEY", "PIPELINE_SECRETS__NAME_KEY_FILE"), (dataset(MASK),), code=78
     ),
     "missing secret of a destination": Fault(
-        ("'warehouse_dsn'", "there is other", "Set PIPELINE_SECRETS__WAREHOUSE_DSN"),
+        ("'warehouse_dsn'", "the settings have other", "Set PIPELINE_SECRETS__WAREHOUSE_DSN"),
         (dataset(),),
         code=78,
         destinations=[S3, {"postgres": {"dsn": "warehouse_dsn"}}],

@@ -54,7 +54,7 @@ FAULTY: dict[str, tuple[dict[str, Any], str]] = {
     "a header that isn't one": ({"headers": {"a b": "x"}}, "headers"),
     "a header of two lines": ({"headers": {"X-A": "x\r\nHost: b.example"}}, "X-A has characters"),
     "a header that isn't ASCII": ({"headers": {"X-A": "é"}}, "X-A has characters"),
-    "a header twice": ({"headers": {"X-A": "1", "x-a": "2"}}, "x-a is there twice"),
+    "a header twice": ({"headers": {"X-A": "1", "x-a": "2"}}, "x-a is set twice"),
     "a header with a secret": ({"headers": {"authorization": "Bearer s3cret!/="}}, "use `auth`"),
     "a cookie": ({"headers": {"Cookie": "s3cret!/="}}, "use `auth`"),
     "a header of ours": ({"headers": {"Host": "b.example"}}, "Host is set by this service"),

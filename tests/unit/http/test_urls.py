@@ -153,7 +153,7 @@ def test_names_in_path_and_query(template: str, names: set[str], filled: str):
         ("http://a.example/{}", "percent-encoded"),
         ("http://a.example/{a/b}", "percent-encoded"),
         ("http://a.example/x#{part}", "fragment"),
-        ("http://a.example/../x", "where it leads"),
+        ("http://a.example/../x", "the resolved path"),
         ("http://u@a.example/{x}", "user"),
     ],
 )

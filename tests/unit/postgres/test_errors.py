@@ -131,7 +131,7 @@ def test_a_sqlstate_says_what_to_do_next(sqlstate: str, expected: type[PipelineE
         ("no such user: me", AccessDenied, "user and password"),
         ('"trust" authentication failed', AccessDenied, "user and password"),
         ("no more connections allowed (max_client_conn)", TooManyConnections, "The run waits for one"),
-        ("query_wait_timeout", SourceBusy, "trying again"),
+        ("query_wait_timeout", SourceBusy, "Try again later"),
         ("server conn crashed?", SourceUnavailable, "is up"),
         ("connection does not exist", SourceUnavailable, "is up"),
         ("server login has been failing, try again later (server_login_retry)", SourceUnavailable, "is up"),

@@ -42,6 +42,6 @@ def test_every_query_is_used(sql: Path) -> None:
     """Each SQL file belongs to the module of its name, which uses all its queries and no others."""
     code = sql.with_suffix(".py").read_text()
     named = set(re.findall(r'QUERIES\["(\w+)"\]', code))
-    named |= set(re.findall(r'_let_go\(\s*connection, claim, "(\w+)"', code))
+    named |= set(re.findall(r'_end_lease\(\s*connection, claim, "(\w+)"', code))
 
     assert named == set(load_queries(postgres.__name__, sql.name))

@@ -294,7 +294,7 @@ def test_a_named_secret_is_had_by_its_name() -> None:
 
     assert settings.secret("crm_token").get_secret_value() == "tops3cret"
     with pytest.raises(
-        SecretMissing, match=r"'crm_tokn'.*there is crm_token.*PIPELINE_SECRETS__CRM_TOKN_FILE"
+        SecretMissing, match=r"'crm_tokn'.*the settings have crm_token.*PIPELINE_SECRETS__CRM_TOKN_FILE"
     ) as caught:
         settings.secret("crm_tokn")
     assert "tops3cret" not in str(caught.value)

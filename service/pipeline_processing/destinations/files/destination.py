@@ -1,4 +1,4 @@
-"""Artifacts to a folder: `file:///dir`."""
+"""The destination `file`: artifacts in a folder."""
 
 import hashlib
 import os
@@ -33,8 +33,8 @@ class FileDestination:
     """
     A `Destination` in a folder that exists, on a file system with hard links.
 
-    Every artifact is staged as a file, small ones too. Files carry no metadata, so one is ours if it is the staged file
-    itself or has its size and SHA-256.
+    Every artifact is staged as a file, even a small one. Files carry no metadata, so a file belongs to a run if it is
+    the run's staged file, or has the same size and SHA-256.
     """
 
     holds_tables = False
@@ -88,7 +88,7 @@ class FileDestination:
         await self._run("delete", artifact.key, self._delete, artifact)
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """See `Destination`. What `publish` stages isn't an upload."""
+        """See `Destination`. Files staged by `publish` aren't uploads."""
         for key, name in await self._run("list the uploads in", STAGING, self._folder.uploads):
             yield UploadRef(key=key, upload_id=name)
 
@@ -100,7 +100,7 @@ class FileDestination:
         try:
             return work()
         finally:
-            self._folder.require()  # a file may be missing only because the folder is
+            self._folder.require()  # if the file was missing, find out whether the whole folder is
 
     def _complete(self, artifact: Artifact, staged_file: StagedFile) -> None:
         path, staged = self._folder.path(artifact.key), self._folder.staged(staged_file.path)
@@ -109,7 +109,7 @@ class FileDestination:
         except FileExistsError:
             if not self._is_ours(path, staged, artifact):
                 raise ConflictingObjects(self._url(artifact.key), why="its content differs") from None
-            sync_folder(path.parent)  # the process that linked it may have died before this
+            sync_folder(path.parent)  # the process that linked it may have died before it synced
         except FileNotFoundError:
             if staged.exists():
                 raise
@@ -120,7 +120,7 @@ class FileDestination:
         self._folder.discard(staged)
 
     def _is_ours(self, path: Path, staged: Path, artifact: Artifact) -> bool:
-        # Another process that completes it may remove the staged name at any moment.
+        # Another process that completes the artifact may remove the staged name at any moment.
         with suppress(FileNotFoundError):
             if staged.samefile(path):
                 return True

@@ -1,8 +1,8 @@
 """
 Files that appear whole or not at all.
 
-Bytes are written to a hidden folder in the root, so on the same file system, and linked into place. A hard link fails
-if the name is taken, as If-None-Match does in S3. Everything here blocks but `Folder.run`.
+Bytes are written to a hidden folder in the root, and so on the same file system, then hard-linked into place. A hard
+link fails if the name is taken, like If-None-Match in S3. Everything here blocks, except `Folder.run`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 STAGING = ".staging"
 _LONGEST_NAME = 255
-"""In bytes, on every usual file system."""
+"""Bytes; the limit of all common file systems."""
 _READ = 1024 * 1024
 
 
@@ -40,27 +40,27 @@ _KINDS: Mapping[int, type[PipelineError]] = {
     errno.EXDEV: SettingsError,
     errno.ELOOP: SettingsError,
 }
-"""The folder plays the part of a bucket. Any other error (ENOSPC, EIO, ESTALE, …) may be over at the next attempt."""
+"""The folder corresponds to a bucket. Other errors (ENOSPC, EIO, ESTALE, …) may be gone at the next attempt."""
 
 _REMEDIES: Mapping[type[PipelineError], str] = {
     BucketMissing: "Create the folder, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
-    AccessDenied: "Let this service's user write there, on a file system that has hard links.",
-    SettingsError: "Choose a folder on one file system that has hard links and long names.",
-    DestinationUnavailable: "It is tried again; if it stays so, check whether the disk is full or broken.",
+    AccessDenied: "Give this service's user write access, and use a file system with hard links.",
+    SettingsError: "Use a folder on a single file system that supports hard links and long names.",
+    DestinationUnavailable: "This is retried; if it persists, check whether the disk is full or broken.",
 }
 
 _REMEDY_OF_LOST = (
-    "The folder was there before, so it is tried again; if it stays so, mount its volume or create it, or correct "
+    "The folder existed before, so this is retried; if it persists, mount its volume or create it, or correct "
     "PIPELINE_DESTINATION or the job config's `destinations`."
 )
 
 
 class Folder:
     """
-    A root with a staging folder in it. Raises OSError, and ValueError for a path that leads outside.
+    A root folder that contains a staging folder. Methods raise OSError, and ValueError for a path outside the root.
 
-    A volume may be unmounted while it is used. Its path then leads to the folder that it was mounted on, which is on
-    another file system: nothing may be written there, and nothing follows from what is missing there.
+    A volume may be unmounted while in use. The path then leads to its mount point, on another file system. Nothing may
+    be written there, and a file that is missing there may still exist on the volume.
     """
 
     def __init__(self, root: Path) -> None:
@@ -71,21 +71,21 @@ class Folder:
         """
         Run blocking work in a thread. `doing` is a verb phrase that `url` completes.
 
-        An OSError becomes a PipelineError. A cancellation waits for the thread, which can't be cancelled.
+        Translates OSError to a PipelineError. A cancellation waits for the thread, which can't be cancelled.
         """
         try:
             return await shielded(asyncio.to_thread(work, *args, **kwargs))
         except OSError as error:
             kind = _KINDS.get(error.errno or 0, DestinationUnavailable)
             remedy = _REMEDIES[kind]
-            if kind is BucketMissing and self._device is not None:  # it was there: a volume may come back
+            if kind is BucketMissing and self._device is not None:  # it existed before: the volume may come back
                 kind, remedy = DestinationUnavailable, _REMEDY_OF_LOST
             raise kind(f"Can't {doing} {url}: {error.strerror or error}. {remedy}") from error
 
     def require(self) -> None:
-        """Raises FileNotFoundError unless the root is there, on the same file system as before."""
+        """Raise FileNotFoundError unless the root exists, on the same file system as before."""
         device = _device_of(self.root)
-        # A volume that is mounted again may have another number, but it still has its mark.
+        # A remounted volume may have another device number, but it still has the installation's mark.
         if self._device not in (None, device) and not (self.root / INSTALLATION_KEY).is_file():
             raise FileNotFoundError(
                 errno.ENOENT,
@@ -95,21 +95,21 @@ class Folder:
         self._device = device
 
     def path(self, key: str) -> Path:
-        """Where a key stands."""
+        """Return the path of a key."""
         parts = PurePosixPath(key).parts
         if not parts or key.startswith("/") or "\0" in key or any(part in ("..", STAGING) for part in parts):
             raise ValueError(f"{key!r} isn't a key below the destination")
         return self.root.joinpath(*parts)
 
     def staged(self, name: str) -> Path:
-        """Where a staged file stands, by its path relative to the root."""
+        """Return the path of a staged file, given its path relative to the root."""
         parts = PurePosixPath(name).parts
         if len(parts) != 2 or parts[0] != STAGING or parts[1] == ".." or "\0" in name:
             raise ValueError(f"{name!r} isn't a staged file")
         return self.root.joinpath(*parts)
 
     def uploads(self) -> list[tuple[str, str]]:
-        """Keys and names, relative to the root, of the staged files whose names contain a key."""
+        """Return (key, path relative to the root) of each staged file whose name contains a key."""
         try:
             names = sorted(os.listdir(self.root / STAGING))
         except FileNotFoundError:
@@ -117,7 +117,7 @@ class Folder:
         return [(key, f"{STAGING}/{name}") for name in names if name.isascii() and (key := _key_of(name))]
 
     def prepare(self) -> None:
-        """Make the staging folder. Not the root: one that is missing may be a volume that isn't mounted."""
+        """Create the staging folder, but never the root: a missing root may be a volume that isn't mounted."""
         self.require()
         staging = self.root / STAGING
         if not staging.is_dir():
@@ -125,7 +125,7 @@ class Folder:
             sync_folder(self.root)
 
     def make_parents(self, path: Path) -> None:
-        """Make the folders above `path`, durably."""
+        """Create the folders above `path`, durably."""
         missing = [folder for folder in path.parents if folder.is_relative_to(self.root) and not folder.exists()]
         self.require()
         for folder in reversed(missing):
@@ -133,14 +133,14 @@ class Folder:
             sync_folder(folder.parent)
 
     def link(self, staged: Path, path: Path) -> None:
-        """Give the staged file its final name, durably. Raises FileExistsError, FileNotFoundError."""
-        staged.lstat()  # before folders are made for nothing
+        """Link the staged file to its final name, durably. Raises FileExistsError, FileNotFoundError."""
+        staged.lstat()  # raises before any folder is created
         self.make_parents(path)
         os.link(staged, path, follow_symlinks=False)
         sync_folder(path.parent)
 
     def discard(self, staged: Path) -> None:
-        """Remove a staged name; one that is gone is fine."""
+        """Remove a staged name if it exists."""
         try:
             staged.unlink()
         except FileNotFoundError:
@@ -151,17 +151,17 @@ class Folder:
 
 def name_of_staged(key: str, *, upload: str) -> str:
     """
-    What the staged file of an upload is called, relative to the root. `upload` is unique, and has no dot.
+    Return the path of an upload's staged file, relative to the root. `upload` is a unique id without dots.
 
-    The name contains the key, so that a file that is found tells what it is for. A key that is too long is left out:
-    only the run table finds such a file.
+    The name contains the key, so that `gc` can tell what a staged file is for. A key that is too long is left out; such
+    a file can only be found through the run table.
     """
     name = f"{upload}.{quote(key, safe='/=').replace('/', '+')}"
     return f"{STAGING}/{name if len(name) <= _LONGEST_NAME else upload}"
 
 
 def _key_of(name: str) -> str:
-    """The key in a staged file's name; empty if there is none."""
+    """Return the key in a staged file's name; empty if it has none."""
     return unquote(name.partition(".")[2].replace("+", "/"))
 
 
@@ -170,7 +170,7 @@ def _device_of(folder: Path) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new and removed names in a folder durable."""
+    """Make added and removed names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -179,7 +179,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_durably(path: Path, body: bytes) -> None:
-    """A new file with these bytes."""
+    """Write a new file. Raises FileExistsError."""
     with path.open("xb") as file:
         file.write(body)
         file.flush()
@@ -188,7 +188,7 @@ def write_durably(path: Path, body: bytes) -> None:
 
 
 def has_content(path: Path, *, size: int, sha256: str) -> bool:
-    """Whether a file has these bytes."""
+    """Whether `path` is a file of that size and SHA-256."""
     if not path.is_file() or path.stat().st_size != size:
         return False
     digest = hashlib.sha256()

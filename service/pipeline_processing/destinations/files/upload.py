@@ -1,4 +1,4 @@
-"""One artifact on its way to a folder."""
+"""The upload of one artifact to a folder."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 class FileUpload:
     """
-    Writes one staged file. Nothing is buffered here: each write has reached the operating system before it returns.
+    Writes one staged file. Nothing is buffered: a write returns when the operating system has the bytes.
     """
 
     def __init__(self, *, folder: Folder, ref: UploadRef, url: str, on_started: UploadStarted) -> None:
@@ -38,7 +38,7 @@ class FileUpload:
         await self._on_started(self._ref)
         try:
             await self._folder.run("write", self._url, self._create)
-        except BaseException:  # cancelled while the file was made: __aexit__ won't be called
+        except BaseException:  # cancelled while the file was created: __aexit__ won't be called
             await shielded(asyncio.to_thread(self._close, keep=False))
             raise
         return self
@@ -71,16 +71,16 @@ class FileUpload:
         self._folder.require()
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()  # now: the block lasts until the run's plan is stored, and a dataset may have many files
+        self._file.close()  # now, as the block lasts until the plan is stored, and a dataset may have many files
         self._file = None
         sync_folder(self._path.parent)
 
     def _close(self, *, keep: bool) -> None:
-        # A failure here must not hide why the upload is given up. What is left behind is recorded, and gc removes it.
+        # A failure here must not hide why the upload was given up. The upload is recorded, so gc can remove it later.
         try:
             if self._file is not None:
                 self._file.close()
-        except OSError as error:  # it flushes
+        except OSError as error:  # close() flushes, which may fail
             log.warning("staged_file_not_closed", url=self._url, error=str(error))
         if keep:
             return

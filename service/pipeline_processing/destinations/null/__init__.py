@@ -1,1 +1,1 @@
-"""A destination that keeps nothing."""
+"""A destination that stores nothing."""

@@ -1,4 +1,4 @@
-"""A destination that keeps nothing, for dry runs."""
+"""A destination that stores nothing, for dry runs."""
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +12,7 @@ _SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 
 
 class NullUpload:
-    """Counts bytes and drops them. The checksum is that of nothing."""
+    """Counts bytes and discards them. The checksum is that of an empty artifact."""
 
     def __init__(self) -> None:
         self._size = 0
@@ -54,4 +54,4 @@ class NullDestination:
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
         """Nothing was started."""
         return
-        yield  # what makes it a generator
+        yield  # makes this a generator

@@ -1,4 +1,4 @@
-"""The calls of S3 that the destination needs: typed, limited in time, and with this service's errors."""
+"""The S3 calls that the destination needs: typed, with time limits, and with this service's errors."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -32,14 +32,14 @@ from pipeline_processing.settings.settings import S3Settings
 
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
 
-# Limits all tries together. botocore limits each one, but not while it sends.
+# Limits all tries together. botocore's timeouts apply to each try, but not while it sends.
 _CALL_SECONDS = 90.0
 _SLOWEST_BYTES_PER_SECOND = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """What the store says of an object. Metadata keys are in lower case; `etag` is None where it can't be an MD5."""
+    """An object's properties. Metadata keys are in lower case; `etag` is None where it can't be an MD5."""
 
     size: int
     metadata: Mapping[str, str]
@@ -50,10 +50,10 @@ class ObjectHead:
 
 class S3Client:
     """
-    A connection pool to one S3 endpoint, as a block. Keys are whole, buckets are named in every call.
+    A connection pool to one S3 endpoint, opened and closed by a block. Keys include the destination's prefix.
 
-    Every call raises DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError or InternalError. A
-    call names the subclasses of these that a caller may handle.
+    Every call may raise DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError or InternalError.
+    Each call's docstring names the subclasses of these that a caller may handle.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class S3Client:
         learned: Learned = lambda secrets: None,
     ) -> None:
         """
-        What is None comes from the usual AWS chain; but with a key and a secret, no token means that there is none.
-        With a `role`, the credentials are for assuming it. `connections` limits how many are open at once. `learned` is
-        told secrets of credentials that aren't given here.
+        Values that are None come from the usual AWS chain; but with a key and a secret, None means no token. With a
+        `role`, the credentials are used to assume it. `connections` limits how many are open at once. `learned` is
+        called with the secrets of credentials that aren't given here.
         """
         self._open = partial(
             open_client,
@@ -85,7 +85,7 @@ class S3Client:
             learned=learned,
         )
         self._seen: set[str] = set()
-        """Buckets that were there. One of them that is missing may come back."""
+        """Buckets that existed before. If one is missing now, it may come back."""
         self._cleanup = AsyncExitStack()
         self._client: Any = None
 
@@ -106,7 +106,7 @@ class S3Client:
         metadata: Mapping[str, str],
         options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
     ) -> None:
-        """Write a small object unless there is one. Raises AlreadyThere, ConditionalConflict."""
+        """Write a small object unless the key is taken. Raises AlreadyThere, ConditionalConflict."""
         sha256 = sha256_of(body) if options.checksum == "sha256" else None
         arguments = {
             **creation_arguments(content_type=content_type, metadata=metadata, options=options),
@@ -123,7 +123,7 @@ class S3Client:
         metadata: Mapping[str, str],
         options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
     ) -> str:
-        """Start an upload; its id."""
+        """Start an upload and return its id."""
         arguments = creation_arguments(content_type=content_type, metadata=metadata, options=options)
         arguments["ChecksumAlgorithm"] = options.checksum.upper()
         answer = await self._call(
@@ -142,7 +142,7 @@ class S3Client:
         crc32: str,
         sha256: str | None = None,
     ) -> UploadedPart:
-        """Send one part, which the store checks against `sha256`, or `crc32` without one. Raises UploadGone."""
+        """Send one part, which the store checks against `sha256`, or else `crc32`. Raises UploadGone."""
         arguments = {"UploadId": upload_id, "PartNumber": number, **checksum_argument(crc32=crc32, sha256=sha256)}
         doing = f"send part {number} of"
         answer = await self._call("upload_part", doing, bucket, key, body=body, needs="ETag", **arguments)
@@ -151,7 +151,7 @@ class S3Client:
     async def complete_multipart_upload_if_absent(
         self, *, bucket: str, key: str, upload_id: str, parts: Sequence[UploadedPart]
     ) -> None:
-        """Make an upload visible unless there is an object. Raises UploadGone, and as the PUT does."""
+        """Make an upload visible unless the key is taken. Raises UploadGone, AlreadyThere, ConditionalConflict."""
         named = [
             {"PartNumber": part.number, "ETag": part.etag, **checksum_argument(crc32=part.crc32, sha256=part.sha256)}
             for part in parts
@@ -164,19 +164,19 @@ class S3Client:
         await self._call("abort_multipart_upload", "abort the upload of", bucket, key, UploadId=upload_id)
 
     async def head_object(self, *, bucket: str, key: str) -> ObjectHead:
-        """Raises ObjectMissing."""
+        """Return an object's properties. Raises ObjectMissing."""
         answer = await self._call("head_object", "look at", bucket, key, needs="ETag", ChecksumMode="ENABLED")
         return ObjectHead(
-            size=answer.get("ContentLength", 0),  # an empty object may go without
+            size=answer.get("ContentLength", 0),  # some stores omit it for an empty object
             metadata={name.lower(): value for name, value in answer["Metadata"].items()},
-            # Under KMS it may look like an MD5, and isn't one of the bytes.
+            # Under KMS it may look like an MD5, but isn't the MD5 of the content.
             etag=None if "kms" in answer.get("ServerSideEncryption", "") else answer["ETag"],
             crc32=answer.get("ChecksumCRC32"),
             sha256=answer.get("ChecksumSHA256"),
         )
 
     async def get_object(self, *, bucket: str, key: str) -> bytes:
-        """The whole of a small object. Raises ObjectMissing."""
+        """Return the content of a small object. Raises ObjectMissing."""
 
         async def read() -> dict[str, Any]:
             answer: dict[str, Any] = await self._client.get_object(Bucket=bucket, Key=key)
@@ -191,15 +191,15 @@ class S3Client:
         return bytes(answer["Body"])
 
     async def require_bucket(self, *, bucket: str) -> None:
-        """Raises BucketMissing, or DestinationUnavailable where the bucket was there before."""
-        # HEAD has no code.
+        """Raise BucketMissing if the bucket doesn't exist, or DestinationUnavailable if it existed before."""
+        # The answer to HEAD has no error code.
         await self._answer(self._client.head_bucket(Bucket=bucket), "look at", bucket, missing=BucketMissing)
 
     async def delete_object(self, *, bucket: str, key: str) -> None:
         await self._call("delete_object", "delete", bucket, key)
 
     async def pending_uploads(self, *, bucket: str, prefix: str = "") -> AsyncIterator[UploadRef]:
-        """All incomplete uploads whose keys begin with `prefix`, asked for page by page."""
+        """Yield all incomplete uploads whose keys begin with `prefix`, fetched page by page."""
         pages = aiter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix))
         while page := await self._answer(anext(pages, {}), "list the uploads in", bucket, prefix):
             for upload in page.get("Uploads", []):
@@ -214,14 +214,14 @@ class S3Client:
         try:
             await self._call(operation, doing, bucket, key, IfNoneMatch="*", **arguments)
         except Unsupported:
-            # A store that says so instead of ignoring the header: look first. That isn't atomic, so the promise holds
-            # only while one installation writes below the prefix, which `_installation.json` guards.
+            # The store rejects If-None-Match, so look first. That isn't atomic: it is safe only as long as a single
+            # installation writes below the prefix, which `_installation.json` guards.
             try:
                 await self.head_object(bucket=bucket, key=key)
             except ObjectMissing:
                 await self._call(operation, doing, bucket, key, **arguments)
             else:
-                raise AlreadyThere(f"s3://{bucket}/{key} is there already") from None
+                raise AlreadyThere(f"s3://{bucket}/{key} already exists") from None
 
     async def _call(
         self,
@@ -234,7 +234,7 @@ class S3Client:
         needs: str | None = None,
         **arguments: Any,
     ) -> Any:
-        """One operation on an object. See `_answer`."""
+        """Run one operation on an object. See `_answer`."""
         seconds = _CALL_SECONDS
         if body is not None:
             arguments["Body"] = Body(body)
@@ -254,9 +254,9 @@ class S3Client:
         missing: type[PipelineError] = ObjectMissing,
     ) -> Any:
         """
-        The answer to a request, which is limited in time. Raises as `translated` does.
+        Await the answer to a request, for at most `seconds`. Raises the errors of `translated`.
 
-        `needs` names a field that every answer of S3 to this request has.
+        `needs` names a field that S3 includes in every answer to this request.
         """
         url = f"s3://{bucket}" if key is None else f"s3://{bucket}/{key}"
         try:
@@ -266,7 +266,7 @@ class S3Client:
         except BucketMissing as error:
             if bucket not in self._seen:
                 raise
-            raise DestinationUnavailable(f"{error} The bucket was there before, so it is tried again.") from error
+            raise DestinationUnavailable(f"{error} The bucket existed before, so this is retried.") from error
         check_answer(answer, needs=needs, doing=doing, url=url)
         self._seen.add(bucket)
         return answer
@@ -278,7 +278,7 @@ def s3_client(
     *,
     learned: Learned = lambda secrets: None,
 ) -> S3Client:
-    """The pool that the settings and a destination's own options describe; `learned` as in `S3Client`."""
+    """Return the client that the settings and a destination's options describe; `learned` as in `S3Client`."""
     role = options.role_arn and AssumedRole(
         arn=options.role_arn, session_name=options.role_session_name, external_id=options.external_id
     )

@@ -47,13 +47,14 @@ class S3Destination:
     """
     A `Destination` on one bucket.
 
-    An artifact below `inline_limit` is stored in the plan, if that has room, and PUT when the plan is completed. A
-    larger one is a multipart upload.
+    An artifact of less than `inline_limit` bytes is stored in the plan, if that has room, and PUT when the plan is
+    completed. A larger one is a multipart upload.
 
-    The parts of all uploads take their memory from `budget`. Only S3 destinations of the same runs may share it, with
-    equal `runs` (written at once) and `uploads_per_run` (at all of these destinations together): see `parts.py`.
+    The parts of all uploads take their memory from `budget`. It may be shared only with S3 destinations of the same
+    runs, with the same `runs` (written concurrently) and `uploads_per_run` (at all of these destinations together):
+    see `parts.py`.
 
-    Raises SettingsError when the budget is too small for so many.
+    Raises SettingsError if the budget is too small for `runs` and `uploads_per_run`.
     """
 
     holds_tables = False
@@ -85,7 +86,6 @@ class S3Destination:
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
 
     async def verify_installation(self, installation: UUID) -> None:
-        """See `Destination`."""
         try:
             mark = await self._client.get_object(bucket=self._bucket, key=self._object_key(INSTALLATION_KEY))
         except ObjectMissing:
@@ -93,7 +93,6 @@ class S3Destination:
         check_mark(mark, installation=installation, url=self.url)
 
     async def mark_installation(self, installation: UUID) -> None:
-        """See `Destination`."""
         try:
             await self.publish(INSTALLATION_KEY, mark_of(installation), metadata={})
         except ConflictingObjects:
@@ -121,7 +120,6 @@ class S3Destination:
         )
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         staged = artifact.staged
         if not isinstance(staged, MultipartUpload | InlineContent):
             raise SettingsError(
@@ -135,7 +133,6 @@ class S3Destination:
             await self._settle(artifact, staged, metadata, answer)
 
     async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         try:
             await self._put(key, body, metadata, self._options_to_be_read)
         except (AlreadyThere, ConditionalConflict):
@@ -144,11 +141,9 @@ class S3Destination:
                 raise ConflictingObjects(self._url(key), why="its content differs") from None
 
     async def exists(self, key: str) -> bool:
-        """See `Destination`."""
         return await self._head(key) is not None
 
     async def abort(self, upload: UploadRef) -> None:
-        """See `Destination`."""
         try:
             await self._client.abort_multipart_upload(
                 bucket=self._bucket, key=self._object_key(upload.key), upload_id=upload.upload_id
@@ -157,11 +152,10 @@ class S3Destination:
             return
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         head = await self._head(artifact.key)
         staged = artifact.staged
         if head is None:
-            await self._client.require_bucket(bucket=self._bucket)  # HEAD doesn't tell a missing bucket
+            await self._client.require_bucket(bucket=self._bucket)  # HEAD answers the same for a missing bucket
             return
         if not isinstance(staged, MultipartUpload | InlineContent):
             return
@@ -171,7 +165,6 @@ class S3Destination:
         await self._client.delete_object(bucket=self._bucket, key=self._object_key(artifact.key))
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """See `Destination`."""
         below = self._object_key("")
         async for upload in self._client.pending_uploads(bucket=self._bucket, prefix=below):
             yield UploadRef(key=upload.key.removeprefix(below), upload_id=upload.upload_id)
@@ -191,14 +184,14 @@ class S3Destination:
         metadata: Mapping[str, str],
         answer: PipelineError,
     ) -> None:
-        """Decide by the object that is there now: the outcome is unknown, or somebody else completed it."""
+        """Decide by the object that exists now: the outcome is unknown, or another worker completed the artifact."""
         head = await self._head(artifact.key)
         if head is not None:
             if why := _difference(head, artifact, staged, metadata):
                 raise ConflictingObjects(self._url(artifact.key), why=why) from answer
             return
         if isinstance(answer, UploadGone):
-            await self._client.require_bucket(bucket=self._bucket)  # HEAD doesn't tell a missing bucket
+            await self._client.require_bucket(bucket=self._bucket)  # HEAD answers the same for a missing bucket
             raise UploadMissing(self._url(artifact.key)) from answer
         raise answer
 
@@ -228,7 +221,7 @@ class S3Destination:
 def _difference(
     head: ObjectHead, artifact: Artifact, staged: MultipartUpload | InlineContent, metadata: Mapping[str, str]
 ) -> str | None:
-    """How the object differs from the artifact; None if it is the artifact."""
+    """Return how the object differs from the artifact, or None if it doesn't."""
     for name in ("run-id", "attempt"):
         if head.metadata.get(name) != metadata.get(name):
             return f"its {name} is {head.metadata.get(name)}, not {metadata.get(name)}"

@@ -1,9 +1,9 @@
 """
-Translation of what botocore, aiobotocore and aiohttp raise. None of their exceptions leaves this package.
+Translate the errors of botocore, aiobotocore and aiohttp. None of their exceptions leaves this package.
 
     DestinationUnavailable, Throttled, AccessDenied, BucketMissing, SettingsError, InternalError
 
-Answers that a caller may handle. One that it doesn't handle is tried again, or is about the store:
+Errors that a caller may handle. If it doesn't, they are treated like their base class:
 
     DestinationUnavailable
     └── UnexpectedAnswer
@@ -39,11 +39,11 @@ from pipeline_processing.errors import (
 
 
 class UnexpectedAnswer(DestinationUnavailable):
-    """Somebody else changed the object or upload, or the store contradicts itself."""
+    """The object or upload was changed from outside, or the store contradicts itself."""
 
 
 class ObjectMissing(UnexpectedAnswer):
-    """There is no such object. HEAD says the same of a missing bucket."""
+    """The object doesn't exist. HEAD gives the same answer for a missing bucket."""
 
 
 class UploadGone(UnexpectedAnswer):
@@ -64,8 +64,8 @@ class Unsupported(SettingsError):
 
 class CredentialsExpired(AccessDenied):
     """
-    The store says that the credentials have expired. It is tried again: those of a role or the AWS chain are renewed,
-    and a clock may be wrong for a moment.
+    The store says that the credentials have expired. Retried, because those of a role or the AWS chain are renewed, and
+    a clock may be wrong for a moment.
     """
 
     retryable = True
@@ -75,7 +75,7 @@ T = TypeVar("T")
 Kind = type[PipelineError]
 
 ERRORS: Mapping[type[Exception], Kind] = {
-    # The network, a server that broke off, or one that hands out credentials.
+    # The network, a server that closed the connection, or the server that provides credentials.
     aiohttp.ClientError: DestinationUnavailable,
     OSError: DestinationUnavailable,  # TimeoutError is one
     ResponseParserError: DestinationUnavailable,
@@ -98,26 +98,26 @@ ERRORS: Mapping[type[Exception], Kind] = {
     boto.RefreshWithMFAUnsupportedError: AccessDenied,
     boto.SSOError: AccessDenied,
     boto.LoginError: AccessDenied,
-    # A request that we should not have made.
+    # Requests that are bugs of this service.
     boto.ParamValidationError: InternalError,
     boto.ValidationError: InternalError,
     boto.UnseekableStreamError: InternalError,
     boto.UndefinedModelAttributeError: InternalError,
-    # Settings that botocore refuses: ours, or those of the AWS chain. A test names all that fall under this.
+    # Settings that botocore refuses: ours, or those of the AWS chain. A test lists all subclasses mapped by this.
     boto.BotoCoreError: SettingsError,
 }
 
 CODES: Sequence[tuple[str, Kind]] = (
     (r"SlowDown.*|.*Throttl.*|TooManyRequests.*|(Request|Bandwidth)LimitExceeded", Throttled),
-    (r".*QuotaExceeded", DestinationUnavailable),  # like a disk that is full
+    (r".*QuotaExceeded", DestinationUnavailable),  # like a full disk
     (r"ExpiredToken.*|TokenRefreshRequired", CredentialsExpired),
     (r"InvalidToken|RequestExpired|KMS\.(?!Internal|Dependency|KeyUnavailable).*", AccessDenied),
     (r"NoSuchBucket", BucketMissing),
     (r"NoSuchUpload|InvalidPart", UploadGone),
-    # Broken off, or damaged on the way.
+    # Interrupted, or corrupted in transit.
     (r"BadDigest|IncompleteBody|OperationAborted|RequestTimeout|XAmzContent\w+Mismatch", DestinationUnavailable),
 )
-"""Codes of S3 and STS, as patterns, that say more than their HTTP status."""
+"""Patterns of S3 and STS error codes that are more specific than their HTTP status."""
 
 STATUSES: Mapping[int, Kind] = {
     301: SettingsError,
@@ -133,46 +133,46 @@ STATUSES: Mapping[int, Kind] = {
     429: Throttled,
     501: Unsupported,
 }
-"""Any other 4xx is a definite refusal. Anything else that isn't a success (5xx, a redirect for now) may pass."""
+"""Any other 4xx is a permanent refusal. Anything else but a success (5xx, a temporary redirect) may pass."""
 
 _TOO_LARGE = 413
 _LONGEST_MESSAGE = 500
 _LOOK_AT_ENDPOINT = (
-    "It is tried again; if it stays so, check that PIPELINE_S3__ENDPOINT_URL is right, or the destination's "
-    "`endpoint_url`, and that its server is up."
+    "This is retried; if it persists, check that PIPELINE_S3__ENDPOINT_URL or the destination's `endpoint_url` is "
+    "right, and that its server is up."
 )
 _STORE_MUST_SUPPORT = (
-    "The store must support S3's multipart uploads, checksums and `If-None-Match`, and what the destination's options "
-    "ask for: storage class, encryption, tags."
+    "The store must support S3's multipart uploads, checksums and `If-None-Match`, and the features that the "
+    "destination's options use: storage class, encryption, tags."
 )
 _REMEDIES: Mapping[Kind, str] = {
-    UnexpectedAnswer: "Someone else changed it, or the store contradicts itself; it is tried again.",
+    UnexpectedAnswer: "It was changed from outside, or the store contradicts itself. This is retried.",
     Unsupported: _STORE_MUST_SUPPORT,
     DestinationUnavailable: _LOOK_AT_ENDPOINT,
-    Throttled: "It is tried again, more slowly; if it stays so, lower PIPELINE_WORKER__CONCURRENCY.",
+    Throttled: "This is retried more slowly; if it persists, lower PIPELINE_WORKER__CONCURRENCY.",
     AccessDenied: "Check PIPELINE_S3__ACCESS_KEY_ID and PIPELINE_S3__SECRET_ACCESS_KEY, or the AWS credential "
     "chain; the identity needs s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and "
     "s3:ListBucket, for `gc` s3:ListBucketMultipartUploads, for `tags` s3:PutObjectTagging, and for a key of KMS "
     "kms:GenerateDataKey and kms:Decrypt.",
-    CredentialsExpired: "It is tried again, since a role's credentials and those of the AWS chain are renewed; if it "
-    "stays so, renew PIPELINE_S3__SESSION_TOKEN with its key and secret, and restart the service.",
+    CredentialsExpired: "This is retried, since a role's credentials and those of the AWS chain are renewed; if it "
+    "persists, renew PIPELINE_S3__SESSION_TOKEN with its key and secret, and restart the service.",
     BucketMissing: "Create the bucket, or correct PIPELINE_DESTINATION or the job config's `destinations`.",
     SettingsError: "Correct PIPELINE_S3__* and PIPELINE_DESTINATION, or the job config's `destinations`.",
 }
-_REMEDY_OF_QUOTA = "Raise the quota, or make room; it is tried again."
+_REMEDY_OF_QUOTA = "Raise the quota, or free some space. This is retried."
 _REMEDY_OF_TOO_LARGE = (
-    "A proxy or gateway before the store limits the size of requests: raise its limit (nginx: client_max_body_size) "
-    "above the size of a part, which begins at 8 MiB and grows with the artifact."
+    "A proxy or gateway in front of the store limits the size of requests: raise its limit (nginx: "
+    "client_max_body_size) above the size of a part, which starts at 8 MiB and grows with the artifact."
 )
 
 
 @contextmanager
 def translated(*, doing: str, url: str, missing: Kind = ObjectMissing, remedy: str | None = None) -> Iterator[None]:
     """
-    Turn what the libraries raise inside the block into a PipelineError.
+    Translate the libraries' errors in the block to PipelineErrors.
 
     `doing` is a verb phrase that `url` completes: "write", "complete the upload of". `missing` is the error for a 404
-    that doesn't say what is missing. `remedy` is for the refusals of a server other than the store.
+    that doesn't say what is missing. `remedy` is used for refusals by a server other than the store.
     """
     try:
         yield
@@ -189,11 +189,11 @@ def translated(*, doing: str, url: str, missing: Kind = ObjectMissing, remedy: s
 def translation(
     error: Exception, *, doing: str, url: str, missing: Kind = ObjectMissing, remedy: str | None = None
 ) -> PipelineError:
-    """The error to raise instead of `error`. See `translated`."""
+    """Return the error to raise instead of `error`. See `translated`."""
     if isinstance(error, boto.ClientError):
         kind, cause, own_remedy = _refusal(error)
         if remedy is not None and issubclass(kind, UnexpectedAnswer | Unsupported):
-            kind = SettingsError  # it isn't the store's
+            kind = SettingsError  # the refusal isn't the store's
         kind = missing if kind is ObjectMissing else kind
         remedy = remedy or own_remedy
     else:
@@ -210,20 +210,20 @@ def translation(
 
 
 def _first(kind: type[Exception], places: Mapping[Any, T]) -> T:
-    """What stands for the class, or the nearest of its bases."""
+    """Return the value for the class, or for its nearest base class."""
     return next(places[ancestor] for ancestor in kind.__mro__ if ancestor in places)
 
 
 def check_answer(answer: Mapping[str, Any], *, needs: str | None, doing: str, url: str) -> None:
     """
-    Raises DestinationUnavailable for a web page, and where the field `needs` is missing, which S3 sends with every
+    Raise DestinationUnavailable for a web page, and for an answer without the field `needs`, which S3 includes in every
     answer of this kind.
 
-    A captive portal, or a gateway whose store is away, answers every request with 200 and a page of its own. Taken for
-    the store's answer, that would be a manifest that was never written.
+    A captive portal, or a gateway whose store is down, answers every request with 200 and a web page. If that were
+    taken for the store's answer, a manifest could count as published that was never written.
     """
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    # Some stores call an empty answer text/html.
+    # Some stores send an empty answer as text/html.
     if str(headers.get("content-type", "")).startswith("text/html") and headers.get("content-length") != "0":
         cause = "the answer is a web page"
     elif needs is not None and not answer.get(needs):
@@ -231,13 +231,13 @@ def check_answer(answer: Mapping[str, Any], *, needs: str | None, doing: str, ur
     else:
         return
     raise DestinationUnavailable(
-        f"Can't {doing} {url}: {cause}, so it isn't an S3 store's. Does a proxy, a gateway or a captive portal answer "
-        f"in its place? {_LOOK_AT_ENDPOINT}"
+        f"Can't {doing} {url}: {cause}, so it isn't from an S3 store. Is there a proxy, a gateway or a captive portal "
+        f"in between? {_LOOK_AT_ENDPOINT}"
     )
 
 
 def _refusal(error: boto.ClientError) -> tuple[Kind, str, str | None]:
-    """What a store, or something in its place, means: kind, words, and a remedy where the kind's doesn't fit."""
+    """Interpret an answer of the store, or of a proxy: kind, cause, and a remedy where the kind's doesn't fit."""
     answer = error.response.get("Error", {})
     code, status = str(answer.get("Code") or ""), _metadata(error).get("HTTPStatusCode", 0)
     message = " ".join(str(answer.get("Message") or "").split())[:_LONGEST_MESSAGE]
@@ -261,13 +261,13 @@ def _metadata(error: boto.ClientError) -> Mapping[str, Any]:
 
 
 def _retry_after(error: boto.ClientError) -> float | None:
-    """Seconds for which the store asks to be left alone. S3 itself never does; gateways before it may."""
+    """Return the `Retry-After` in seconds. S3 itself never sends it, but gateways in front of a store may."""
     header = _metadata(error).get("HTTPHeaders", {}).get("retry-after", "")
     return float(header) if re.fullmatch(r"\d{1,9}", header, re.ASCII) else None
 
 
 def _raised_by_botocore(error: BaseException) -> bool:
-    """Its parsers stumble over invalid dates, and over elements that are there twice."""
+    """Whether botocore raised it: its parsers fail on invalid dates and on repeated elements."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

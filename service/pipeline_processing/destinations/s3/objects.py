@@ -1,4 +1,4 @@
-"""What requests for objects carry: bodies, checksums, and what the objects are created with."""
+"""Parts of object requests: bodies, checksums, and creation arguments."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.plan import InlineContent, MultipartUpload, UploadedPart
 
 AS_THE_BUCKET_HAS_IT = S3ObjectOptions()
-"""Nothing is set."""
+"""No options: the bucket's defaults apply."""
 _SLICE = 256 * 1024
 _MD5_ETAG = re.compile(r"[0-9a-f]{32}(-\d+)?")
 
@@ -23,9 +23,9 @@ def creation_arguments(
     *, content_type: str, metadata: Mapping[str, str], options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT
 ) -> dict[str, Any]:
     """
-    Arguments of PutObject and of CreateMultipartUpload alike.
+    Return the arguments that PutObject and CreateMultipartUpload have in common.
 
-    Never a Content-Encoding: readers would decompress without being asked, and find other bytes than the manifest says.
+    Never sets Content-Encoding: clients would decompress implicitly, and get other bytes than the manifest says.
     """
     arguments: dict[str, Any] = {
         "ContentType": content_type,
@@ -40,10 +40,10 @@ def creation_arguments(
 
 class Body:
     """
-    The body of a PUT, which aiohttp sends slice by slice without copying the whole of it.
+    The body of a PUT, which aiohttp sends slice by slice without copying all of it.
 
-    As bytes or BytesIO it would be copied once more by asyncio's transport, or read in 64 KiB steps through a thread
-    pool. botocore needs the file-like methods: it measures the body, and rewinds it before it tries again.
+    asyncio's transport would copy bytes once more, and aiohttp would read a BytesIO in 64 KiB steps through a thread
+    pool. botocore needs the file-like methods to measure the body, and to rewind it before a retry.
     """
 
     def __init__(self, data: bytes | bytearray) -> None:
@@ -54,7 +54,7 @@ class Body:
         return len(self._view)
 
     def __bool__(self) -> bool:
-        return True  # an empty body is a body, too
+        return True  # even an empty body must be sent
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         for start in range(0, len(self._view), _SLICE):
@@ -75,34 +75,34 @@ class Body:
 
 
 def crc32_of(data: bytes | bytearray | memoryview) -> str:
-    """CRC32 as S3 writes it: big-endian, base64."""
+    """Return the CRC32 as S3 encodes it: big-endian, in base64."""
     return b64encode(crc32(data).to_bytes(4, "big")).decode()
 
 
 def sha256_of(data: bytes | bytearray | memoryview) -> str:
-    """SHA-256 as S3 writes it: base64."""
+    """Return the SHA-256 as S3 encodes it: in base64."""
     return b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def checksum_argument(*, crc32: str, sha256: str | None) -> dict[str, str]:
-    """The one checksum that a call names: S3 doesn't take two."""
+    """Return the checksum argument of a call, of which S3 accepts only one."""
     return {"ChecksumCRC32": crc32} if sha256 is None else {"ChecksumSHA256": sha256}
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """
-    What S3 will report of an object. It follows from the object's parts.
+    The checksums that S3 will report for an object, derived from the object's parts.
 
     The SHA-256 of a multipart upload can't be in its metadata, which is fixed before the first byte is known.
     """
 
     crc32: str
-    """For a multipart upload the composite one: CRC32 of the parts' CRC32s, and `-` and their number."""
+    """For a multipart upload, the composite: CRC32 of the parts' CRC32s, `-`, and the number of parts."""
     etag: str | None
-    """MD5, likewise; None where the store's ETags aren't MD5."""
+    """MD5, composed likewise; None where the store's ETags aren't MD5."""
     sha256: str | None
-    """SHA-256, likewise; None where the store wasn't told those of the parts."""
+    """SHA-256, composed likewise; None where the parts were sent without one."""
 
     @classmethod
     def of(cls, staged: MultipartUpload | InlineContent) -> "Fingerprint":
@@ -119,9 +119,9 @@ class Fingerprint:
 
     def matches(self, *, crc32: str | None, etag: str | None, sha256: str | None = None) -> bool:
         """
-        Compare with what the store reports. Each may be None, or in a form of its own: an ETag isn't MD5 under SSE-KMS.
+        Compare with what the store reports. Each value may be None or in another form: under SSE-KMS, ETags aren't MD5.
 
-        One that agrees is proof. Where none can be compared, nothing speaks against the object.
+        One checksum that agrees is proof. If none can be compared, the object counts as matching.
         """
         etag = etag.strip('"') if etag is not None else None
         if etag is not None and not _MD5_ETAG.fullmatch(etag):
@@ -132,7 +132,7 @@ class Fingerprint:
 
 
 def _composite(of_parts: Sequence[str], of_bytes: Callable[[bytes], str]) -> str:
-    """The checksum of the parts' checksums."""
+    """Return the checksum of the parts' checksums."""
     return f"{of_bytes(b''.join(map(b64decode, of_parts)))}-{len(of_parts)}"
 
 

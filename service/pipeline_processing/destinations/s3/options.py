@@ -27,9 +27,9 @@ StorageClass = Literal[
     "GLACIER",
     "DEEP_ARCHIVE",
 ]
-"""AWS's names, but for those that a bucket of its own kind brings with it: Express One Zone, Outposts, Snow, FSx, …"""
+"""AWS's names, except classes that need a special kind of bucket: Express One Zone, Outposts, Snow, FSx, …"""
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Classes whose objects can't be read before they are restored."""
+"""Classes whose objects must be restored before they can be read."""
 
 RoleArn = Annotated[
     str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::([0-9]{12})?:role/[A-Za-z0-9_+=,.@/-]+$", max_length=2048)
@@ -42,7 +42,7 @@ _LONGEST: Mapping[str, str] = {"agency_id": "9" * 19, "run_id": "r" * 128}
 
 
 def _check_tag(key: str, value: str) -> None:
-    """AWS's rules, which values of a run always keep. Raises ValueError."""
+    """Check AWS's rules, which the values filled in for a run always satisfy. Raises ValueError."""
     longest = _PLACEHOLDER.sub(lambda found: _LONGEST[found[1]], value)
     if "{" in longest or "}" in longest:
         raise ValueError(f"the tag {key!r} may hold {{agency_id}} and {{run_id}}, and no other braces")
@@ -84,7 +84,7 @@ class S3ObjectOptions(Part):
     tags: Annotated[dict[str, str], AfterValidator(_checked_tags)] = Field(
         default_factory=dict, description="At most 10. A value may hold {agency_id} and {run_id}."
     )
-    # Not CRC64NVME, for which Python has no fast code without a heavy dependency; a CRC32 finds the same damage.
+    # Not CRC64NVME: Python has no fast implementation without a heavy dependency, and CRC32 finds the same damage.
     checksum: Literal["crc32", "sha256"] = Field(
         "crc32", description="What S3 checks each part by, and keeps; sha256 takes more of the processor's time."
     )
@@ -97,9 +97,9 @@ class S3ObjectOptions(Part):
 
     def tags_for(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """
-        The tags of an object with that metadata, which names its run.
+        Return the tags of an object with this metadata, which names its run.
 
-        An object of all runs has no values for placeholders: tags with any are left out.
+        Tags with placeholders are left out for an object that belongs to no single run.
         """
         run = {name: metadata.get(name.replace("_", "-")) for name in _LONGEST}
         return {

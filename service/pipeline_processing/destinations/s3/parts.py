@@ -1,17 +1,17 @@
 """
 The size of the parts of a multipart upload.
 
-S3 takes 10,000 parts an upload, each of 5 MiB or more except the last. A part is whole in memory while it is filled and
-sent, so the memory budget limits the part, and the part limits the artifact.
+S3 accepts up to 10,000 parts per upload, each of at least 5 MiB except the last. A whole part is in memory while it is
+filled and sent, so the memory budget limits the size of a part, and the part size limits the size of an artifact.
 
 Uploads can't deadlock over the budget. An upload reserves a part's bytes before it fills the part. While it waits for
-them, it holds only parts that are being sent, which end by themselves. A run has several uploads open, at all S3
-destinations together: one of the current artifact at each, and one of the rejected rows. A run that waits does so for a
-part of one of them, so once its parts are sent, it holds at most one half-filled part of each of the others. Even if
-every run waits, those are `runs * (uploads_per_run - 1)` parts, and with room for one more some run goes on. A sealed
-upload holds nothing, however long its block stays open.
+them, it holds only parts that are being sent, which are released when sent. A run has several uploads open across all
+S3 destinations: one for the current artifact at each, and one for the rejected rows. A waiting run waits for a part of
+one of them, so once its parts are sent, it holds at most one half-filled part for each of the others. Even if every run
+waits, that is `runs * (uploads_per_run - 1)` parts, and with room for one more, some run continues. A sealed upload
+holds nothing, however long its block stays open.
 
-This needs a budget that only uploads use, and destinations that all count the same runs and uploads.
+This requires a budget used by uploads only, and destinations that all assume the same number of runs and uploads.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ _DOUBLES_EVERY = 1_000
 @dataclass(frozen=True, slots=True)
 class PartSizes:
     """
-    Bytes of each part: `first`, doubled after every 1,000 parts up to `largest`.
+    The size of each part in bytes: `first`, doubled after every 1,000 parts up to `largest`.
 
     With the default 8 MiB, 256 MiB for parts and 4 runs of 2 uploads each, `largest` is 51 MiB and an artifact can
     have 403 GiB; with 3 uploads each (2 destinations and rejected rows) 28 MiB and 242 GiB; with 1 GiB for parts
-    and 2 uploads each 204 MiB and 1.2 TiB. S3's own 5 TiB take 8 GiB.
+    and 2 uploads each 204 MiB and 1.2 TiB. S3's limit of 5 TiB needs 8 GiB.
     """
 
     first: int
@@ -42,26 +42,26 @@ class PartSizes:
     @classmethod
     def within(cls, budget: ByteBudget, *, part_size: int, runs: int, uploads_per_run: int) -> "PartSizes":
         """
-        Sizes with which `runs` runs of so many uploads each never deadlock over `budget`; below `part_size` if need be.
+        Return sizes with which `runs` runs of `uploads_per_run` each can't deadlock over `budget`.
 
-        Raises SettingsError when the budget is too small for that.
+        If necessary, parts are smaller than `part_size`. Raises SettingsError if the budget is too small even so.
         """
-        # 2 at least, so that one part is filled while another is on its way.
+        # At least 2, so that one part can be filled while another is sent.
         shares = max(2, runs * (uploads_per_run - 1) + 1)
         largest = budget.limit // shares // MIB * MIB
         if largest < SMALLEST_PART:
             raise SettingsError(
-                f"{budget.limit / MIB:,.0f} MiB for the parts of uploads are too few for {runs} runs at once with "
-                f"{uploads_per_run} uploads each: they take {shares * SMALLEST_PART // MIB}, since S3 accepts no part "
-                "under 5 MiB. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or lower PIPELINE_WORKER__CONCURRENCY."
+                f"{budget.limit / MIB:,.0f} MiB for the parts of uploads isn't enough for {runs} concurrent runs with "
+                f"{uploads_per_run} uploads each: they need {shares * SMALLEST_PART // MIB} MiB, since S3 accepts no "
+                "part under 5 MiB. Raise PIPELINE_WORKER__MEMORY_BUDGET_MIB, or lower PIPELINE_WORKER__CONCURRENCY."
             )
         return cls(first=max(SMALLEST_PART, min(part_size, largest)), largest=largest)
 
     def of(self, number: int) -> int:
-        """The size of part `number`, counted from 1."""
+        """Return the size of part `number`, counted from 1."""
         return min(self.largest, self.first << ((number - 1) // _DOUBLES_EVERY))
 
     @property
     def largest_artifact(self) -> int:
-        """Bytes that all parts together hold; a sum over all of them, so not for every part."""
+        """Total bytes of all parts. Sums over 10,000 parts, so don't call it for every part."""
         return min(LARGEST_OBJECT, sum(self.of(number) for number in range(1, MOST_PARTS + 1)))

@@ -1,4 +1,4 @@
-"""Opening a client of botocore's: how it behaves on the network, and whose credentials it uses."""
+"""Open a botocore client: its network behaviour and its credentials."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,7 +28,7 @@ _REMEDY = (
     "the AWS credential chain, which needs sts:AssumeRole."
 )
 
-# A server that can't be reached is given up after 3 connects of 3 s and 2 pauses of 2 s at most.
+# An unreachable server fails after 3 connects of at most 3 s each, and 2 pauses of at most 2 s.
 _NETWORK = {
     "retries": {"mode": "standard", "total_max_attempts": 3},
     "connect_timeout": 3.0,
@@ -38,19 +38,19 @@ _NETWORK = {
 AddressingStyle = Literal["auto", "path", "virtual"]
 
 Learned = Callable[[Iterable[str]], None]
-"""Is told secrets that don't stand in the settings, so that they are masked."""
+"""Called with secrets that aren't in the settings, so that they are masked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Credentials of the settings. With a key and a secret, no token means that there is none."""
+    """Credentials from the settings. With a key and a secret, `session_token` None means no token."""
 
     access_key_id: str | None
     secret_access_key: SecretStr | None
     session_token: SecretStr | None
 
     def arguments(self) -> dict[str, str | None]:
-        """As botocore's session takes them, in plain text: not for a log."""
+        """Return the arguments of a botocore session. They hold secrets in plain text: don't log them."""
         return {
             "aws_access_key_id": self.access_key_id,
             "aws_secret_access_key": _shown(self.secret_access_key),
@@ -60,7 +60,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class AssumedRole:
-    """A role to assume. `sts_endpoint_url` is AWS's own if it is None."""
+    """A role to assume. `sts_endpoint_url` None means AWS's endpoint."""
 
     arn: str
     session_name: str
@@ -79,7 +79,7 @@ async def open_client(
     connections: int,
     learned: Learned,
 ) -> AsyncIterator[Any]:
-    """A client of S3. See `S3Client` for the parameters."""
+    """Open an S3 client. See `S3Client` for the parameters."""
     url = endpoint_url or "S3"
     async with AsyncExitStack() as cleanup:
         with translated(doing="open a client for", url=url):
@@ -96,13 +96,13 @@ async def open_client(
                         **(keys.arguments() if role is None else {}),
                     )
                 )
-            except ValueError as error:  # botocore's way to say that a URL isn't one
+            except ValueError as error:  # botocore raises it for an invalid URL
                 raise SettingsError(
                     f"Can't open a client for {url}: {error}. Correct PIPELINE_S3__ENDPOINT_URL, or the destination's "
                     "`endpoint_url`."
                 ) from error
-        # With `Expect: 100-continue` each part would wait for a reply before it is sent, for ever if the store gives
-        # none. It would save nothing: access is checked when an upload is created.
+        # With `Expect: 100-continue`, each part would wait for a reply before it is sent, forever if the store sends
+        # none. It would gain nothing, as access is checked when an upload is created.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("before-call.s3.HeadBucket", _never_redirected)
         yield client
@@ -113,11 +113,11 @@ def _config(addressing_style: AddressingStyle, connections: int) -> AioConfig:
         **_NETWORK,
         s3={
             "addressing_style": addressing_style,
-            # Every body carries a checksum, and TLS protects it on the way. Signing it would take SHA-256 on the event
-            # loop, more than all the rest of an upload.
+            # Every body carries a checksum, and TLS protects it in transit. Signing it would compute SHA-256 on the
+            # event loop, which takes more time than the rest of an upload.
             "payload_signing_enabled": False,
         },
-        request_checksum_calculation="when_required",  # ours are there already
+        request_checksum_calculation="when_required",  # requests already carry ours
         response_checksum_validation="when_required",
         max_pool_connections=connections,
     )
@@ -133,11 +133,11 @@ async def _session_of_keys(keys: Keys, learned: Learned) -> AioSession:
 
 async def _session_of(role: AssumedRole, keys: Keys, region: str | None, learned: Learned) -> AioSession:
     """
-    A session whose clients act as `role`, which must trust `keys`, or the usual AWS chain where there are none.
+    Return a session whose clients act as `role`, which must trust `keys`, or else the usual AWS chain.
 
     The role is assumed when the first client signs its first request, and again 15 minutes before the credentials
-    end: AWS's last an hour, and a run may take longer. Those requests raise AccessDenied, DestinationUnavailable,
-    Throttled or SettingsError where the role can't be assumed.
+    expire: AWS's last an hour, and a run may take longer. Those requests raise AccessDenied, DestinationUnavailable,
+    Throttled or SettingsError if the role can't be assumed.
     """
     own, acting = get_session(), get_session()
     key, secret, token = keys.arguments().values()
@@ -177,8 +177,8 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
         self._learned([fetched["secret_key"], fetched["token"]])
         if datetime.fromisoformat(fetched["expiry_time"]) <= datetime.now(UTC):
             raise AccessDenied(
-                f"Can't use the role {self._role}: its credentials had ended before they came. Correct this machine's "
-                "clock."
+                f"Can't use the role {self._role}: its credentials had already expired when received. Correct this "
+                "machine's clock."
             )
         return fetched
 
@@ -191,7 +191,7 @@ def _never_redirected(params: Mapping[str, Any], **_: object) -> None:
     """
     Keep botocore from following redirects of HeadBucket.
 
-    It answers a redirect by asking HeadBucket for the bucket's region, and a redirect of that by asking again: without
-    end where everything is redirected, as from http to https, or to a portal's page.
+    It handles a redirect by calling HeadBucket for the bucket's region, and a redirect of that by calling it again.
+    Where everything is redirected, as from http to https or to a portal's page, that would never end.
     """
     params["context"].get("s3_redirect", {})["redirected"] = True

@@ -1,4 +1,4 @@
-"""One artifact on its way to S3."""
+"""The upload of one artifact to S3."""
 
 import asyncio
 import hashlib
@@ -44,11 +44,11 @@ class Target:
 
 class S3Upload:
     """
-    Cuts what is written into parts, and sends up to `part_concurrency` of them while the next one is filled.
+    Splits the bytes into parts, and sends up to `part_concurrency` of them while the next one is filled.
 
-    An artifact below `inline_limit`, or an empty one, isn't sent: it becomes inline content. A part's bytes are
-    reserved before it is filled, and released when it is sent. A sealed upload holds none. See `parts.py` for why that
-    can't deadlock.
+    An artifact of less than `inline_limit` bytes, or an empty one, isn't sent but returned as inline content. A part's
+    bytes are reserved in the budget before it is filled, and released when it is sent. A sealed upload holds none. See
+    `parts.py` for why that can't deadlock.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class S3Upload:
         self._sha256 = hashlib.sha256()
         self._size = 0
         self._buffer: bytearray | None = None
-        self._buffer_size = 0  # reserved for it
+        self._buffer_size = 0  # bytes reserved for the buffer
         self._upload_id: str | None = None
         self._sending: list[asyncio.Task[UploadedPart]] = []
         self._failure: BaseException | None = None
@@ -88,7 +88,7 @@ class S3Upload:
         await shielded(self._close(keep=self._sealed and error is None))
 
     async def write(self, data: bytes) -> None:
-        """Raises ArtifactTooLarge, and the error of a part that could not be sent."""
+        """Raises ArtifactTooLarge, or the error of a part that could not be sent."""
         assert not self._sealed, "nothing can be written after seal()"
         rest = memoryview(data)
         while rest:
@@ -142,7 +142,7 @@ class S3Upload:
         self._buffer, self._buffer_size = bytearray(), size
 
     async def _send_part(self) -> None:
-        # The buffer stays in place until the slot is ours, so that _close() finds it after a cancellation.
+        # The buffer stays in place until a slot is acquired, so that _close() finds it after a cancellation.
         if self._upload_id is None:
             await self._start()
         await self._slots.acquire()
@@ -157,7 +157,7 @@ class S3Upload:
         self._raise_failure()
 
     async def _start(self) -> None:
-        # Shielded: if a cancellation lost the reply, nobody would know of the upload.
+        # Shielded: if a cancellation lost the reply, the upload's id would be unknown.
         await shielded(self._create())
         assert self._upload_id is not None
         await self._on_started(UploadRef(key=self._target.key, upload_id=self._upload_id))
@@ -172,7 +172,7 @@ class S3Upload:
         )
 
     async def _send(self, *, number: int, body: bytearray) -> UploadedPart:
-        # Tasks start in the order of their creation, and the lock is fair: parts are hashed in order.
+        # Tasks start in the order of their creation, and the lock is fair, so parts are hashed in order.
         async with self._hashing:
             crc32, sha256 = await asyncio.to_thread(self._digest, body)
         assert self._upload_id is not None
@@ -214,7 +214,7 @@ class S3Upload:
             self._buffer = None
 
     async def _abort(self, upload_id: str) -> None:
-        # Failing here must not hide why the upload is given up. What is left behind is recorded, and gc removes it.
+        # A failure here must not hide why the upload was given up. The upload is recorded, so gc can remove it later.
         try:
             async with asyncio.timeout(_ABORT_SECONDS):
                 await self._client.abort_multipart_upload(

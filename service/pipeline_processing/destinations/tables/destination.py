@@ -24,23 +24,23 @@ from pipeline_processing.ports import Content, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient, quoted
 
 SESSION_SETTINGS = {
-    # How values are read. Artifacts are written with the same (the contract's Values).
+    # How values are read. Artifacts are written with the same settings (see Values in the contract).
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "lc_monetary": "C",
-    # A plan relies on rows that were reported as stored, a run's success on its load.
+    # A stored plan relies on its staged rows, and a run's success on its load: both must survive a crash.
     "synchronous_commit": "on",
-    # A load may take long, and may wait for another one of its agency. A process that hangs must not block others.
+    # A load may take long, and may wait for another load of its agency. A hanging process must not block others.
     "statement_timeout": "0",
     "lock_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",
 }
-"""Settings that the sessions of a destination need, whatever the user's defaults are."""
+"""Session settings that override the database user's defaults."""
 
 
 def target_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
-    """A pool of connections to the database that holds the tables."""
+    """Return a connection pool for the database that holds the tables."""
     return DatabaseClient(
         dsn=dsn.get_secret_value(),
         unavailable=DestinationUnavailable,
@@ -53,8 +53,8 @@ class PostgresDestination:
     """
     A `Destination` that holds tables.
 
-    Rows wait in a staging table beside their target. `complete` loads them, in one transaction with a row in
-    `pipeline_loads`. `database` has `SESSION_SETTINGS`, no time limit for commands, and a connection for each run.
+    Rows are staged in a table beside their target. `complete` loads them, in one transaction with a row in
+    `pipeline_loads`. `database` must have `SESSION_SETTINGS`, no command timeout, and a connection for each run.
     """
 
     holds_tables = True
@@ -72,23 +72,23 @@ class PostgresDestination:
         self._schema = config.schema_name
         self._new_id = new_id
         self._seen: set[str] = set()
-        """Datasets whose table was found."""
-        # Plans name the destination by it, so it must not depend on how the DSN is written.
+        """Datasets whose table has been found."""
+        # Plans refer to the destination by URL, so it must not depend on how the DSN is written.
         self.url = f"postgresql://{quote(database.where, safe=':/,[]')}/{quote(self._schema, safe='')}"
 
     async def check(self, datasets: Sequence[str], *, columns: Mapping[str, Sequence[str]] | None = None) -> None:
         """
         Check that these datasets can be loaded: tables, columns, indexes and privileges. Writes nothing.
 
-        `columns`: the columns of the rows, for datasets where they are known.
+        `columns` has the rows' columns by dataset, where they are known.
 
-        Raises JobConfigError, with all faults, AccessDenied, or a TransientError.
+        Raises JobConfigError listing all faults, AccessDenied, or a TransientError.
         """
         faults = []
         try:
             self._config.check_datasets(datasets)
         except ValueError as error:
-            faults.append(f"The destination's options don't fit: {error}.")
+            faults.append(f"The destination's options don't fit the datasets: {error}.")
         async with session(self._database) as connection:
             for dataset in datasets:
                 try:
@@ -101,13 +101,11 @@ class PostgresDestination:
             raise JobConfigError("\n".join(faults))
 
     async def verify_installation(self, installation: UUID) -> None:
-        """See `Destination`."""
         async with session(self._database) as connection:
             if await is_set_up(connection, self._schema):
                 await self._check_installation(connection, installation)
 
     async def mark_installation(self, installation: UUID) -> None:
-        """See `Destination`."""
         async with session(self._database) as connection:
             await set_up(connection, self._schema)
             mark = {"history_id": installation}
@@ -118,7 +116,7 @@ class PostgresDestination:
     async def open(
         self, key: str, content: Content, *, metadata: Mapping[str, str], on_started: UploadStarted
     ) -> AsyncIterator[TableUpload]:
-        """See `Destination`. Raises JobConfigError, here or on writing, if the rows' columns don't fit the table."""
+        """See `Destination`. Entering and writing raise JobConfigError if the rows' columns don't fit the table."""
         target = await self._target(content.dataset)
         assert content.snapshot_at is not None, "rejected rows go to objects"
         name = f"{PREFIX}{self._new_id()}"
@@ -147,7 +145,6 @@ class PostgresDestination:
             await shielded(upload.close(keep=keep))
 
     async def complete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`."""
         if not isinstance(artifact.staged, StagedTable):
             raise SettingsError(
                 f"The stored plan of {artifact.key} was made for objects, not for the tables of {self.url}. Set the "
@@ -160,32 +157,30 @@ class PostgresDestination:
             raise TableConflict(f"{self.url}/{artifact.dataset}", why=f"Postgres refuses them: {error}") from None
 
     async def abort(self, upload: UploadRef) -> None:
-        """See `Destination`."""
         async with session(self._database) as connection:
             await drop(connection, self._schema, upload.upload_id)
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
-        """See `Destination`. Rows that were loaded stay, and the log says so: nothing undoes a merge."""
+        """See `Destination`. A load can't be undone: rows already loaded stay, and a warning is logged."""
         if isinstance(artifact.staged, StagedTable):
             async with self._load(artifact, artifact.staged, metadata) as load:
                 await load.give_up(target=self._config.table_of(artifact.dataset))
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        """See `Destination`."""
         async with session(self._database) as connection:
             found = await notes(connection, self._schema)
         for name, note in found.items():
             yield UploadRef(key=note.key, upload_id=name)
 
     async def _target(self, dataset: str) -> Target:
-        """The dataset's table. One that was there before may be about to be recreated: that is tried again."""
+        """Find the dataset's table. If it existed before, it may be about to be recreated: raise a retryable error."""
         try:
             async with session(self._database) as connection:
                 target = await find_target(connection, self._config, dataset, where=self._database.where)
         except TargetMissing as missing:
             if dataset not in self._seen:
                 raise
-            raise DestinationUnavailable(f"{missing} The table was there before, so it is tried again.") from missing
+            raise DestinationUnavailable(f"{missing} The table existed before, so this is retried.") from missing
         self._seen.add(dataset)
         return target
 
@@ -193,7 +188,7 @@ class PostgresDestination:
     async def _load(self, artifact: Artifact, staged: StagedTable, metadata: Mapping[str, str]) -> AsyncIterator[Load]:
         async with session(self._database) as connection:
             await set_up(connection, self._schema)
-            # Not the user's default: a higher level can't see what others have committed meanwhile.
+            # Not the user's default: higher levels don't see what others commit after the transaction began.
             async with connection.transaction(isolation="read_committed"):
                 yield Load(
                     connection=connection,

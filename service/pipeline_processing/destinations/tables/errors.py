@@ -1,4 +1,4 @@
-"""Translation of Postgres's errors while rows are loaded. No message quotes a row."""
+"""Translate Postgres's errors while rows are loaded. No message quotes a row."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.errors import Fault, condition_of, fault_of, without_values
 
 _OF_THE_SERVER = ("25", "55", "57", "58", "HV", "XX")
-"""Classes of SQLSTATEs that aren't about rows and may pass: read-only, cancelled, …"""
+"""SQLSTATE classes that aren't about rows and may pass: read-only, cancelled, …"""
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
 
@@ -48,7 +48,7 @@ class TableConflict(ConflictingObjects):
     """A table can't take the rows of a decided run, or holds other rows of that run. It was not changed."""
 
     def __init__(self, url: str, *, why: str) -> None:
-        # Skips the base's message, which is about objects.
+        # Skip the base class's message, which is about objects.
         super(ConflictingObjects, self).__init__(
             f"{url} can't take the run's rows: {why}. Nothing was changed there. Correct the table or the job config, "
             "then replay the run."
@@ -58,17 +58,17 @@ class TableConflict(ConflictingObjects):
 @asynccontextmanager
 async def session(database: DatabaseClient) -> AsyncIterator[asyncpg.Connection]:
     """
-    A connection for loading. The server's errors leave the block as errors that a destination may raise, refusals as
-    Refused.
+    Open a connection for loading. The server's errors leave the block as errors that a destination may raise, and
+    refusals as Refused.
     """
     try:
         async with database.connection() as connection:
-            with without_values():  # a function of the table may raise any SQLSTATE, and quote a row
+            with without_values():  # a trigger may raise any SQLSTATE, with a message that quotes a row
                 try:
                     yield connection
                 except asyncpg.PostgresError as error:
                     if is_refusal(error):
-                        raise Refused(error) from None  # a traceback would quote the row
+                        raise Refused(error) from None  # the cause would show the row in tracebacks
                     raise
     except SourceBusy as error:
         raise Throttled(str(error)) from error
@@ -82,7 +82,7 @@ async def session(database: DatabaseClient) -> AsyncIterator[asyncpg.Connection]
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
-    """Whether the rows or tables are the reason, and not the server's state."""
+    """Whether the rows or tables caused the error, rather than the server's state."""
     return fault_of(error) in (Fault.FAILED, Fault.INVALID) and (error.sqlstate or "")[:2] not in _OF_THE_SERVER
 
 

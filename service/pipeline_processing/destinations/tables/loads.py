@@ -1,7 +1,7 @@
 """
-Loading staged rows into their table, exactly once: in one transaction with a row in `pipeline_loads`.
+Load staged rows into their table exactly once: in one transaction with a row in `pipeline_loads`.
 
-A worker that finds that row does nothing. So any worker may repeat a load, also after a lost reply.
+A worker that finds that row does nothing, so any worker may repeat a load, even after a lost reply.
 """
 
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ log = structlog.get_logger(__name__)
 
 
 async def is_set_up(connection: asyncpg.Connection, schema: str) -> bool:
-    """Whether the tables of the bookkeeping are there."""
+    """Whether the bookkeeping tables exist."""
     tables = await connection.fetchval(*statement("bookkeeping_tables", {"schema": schema}))
     return bool(tables == _BOOKKEEPING_TABLES)
 
 
 async def set_up(connection: asyncpg.Connection, schema: str) -> None:
-    """Create the tables of the bookkeeping."""
-    # Looked up first: IF NOT EXISTS needs the right to create even where there is nothing to create.
+    """Create the bookkeeping tables."""
+    # Checked first: IF NOT EXISTS needs the CREATE privilege even when the tables exist.
     if await is_set_up(connection, schema):
         return
     async with connection.transaction():
@@ -45,7 +45,7 @@ async def set_up(connection: asyncpg.Connection, schema: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """One artifact's load, inside its transaction, which is at READ COMMITTED."""
+    """The load of one artifact, in a READ COMMITTED transaction."""
 
     connection: asyncpg.Connection
     schema: str
@@ -60,13 +60,13 @@ class Load:
 
     async def complete(self) -> None:
         """
-        Load the staged rows, unless that is done already.
+        Load the staged rows, unless they were loaded before.
 
-        A run is superseded, and changes nothing, if a run with a later snapshot has replaced the agency's rows: it
-        would bring the old ones back.
+        If a run with a later snapshot has replaced the agency's rows, record the load as superseded and change nothing,
+        as it would bring old rows back.
 
-        Raises UploadMissing if neither the staging table nor a row in `pipeline_loads` is there, and TableConflict if
-        another attempt's rows or another table's were loaded, the run was given up, or the table takes too few rows.
+        Raises UploadMissing if there is neither a staging table nor a row in `pipeline_loads`, or TableConflict if rows
+        of another attempt or for another table were loaded, the run was given up, or the table took too few rows.
         """
         url = f"{self.url}/{self.artifact.dataset}"
         note = (await notes(self.connection, self.schema, begins=self.staging)).get(self.staging)
@@ -86,13 +86,13 @@ class Load:
         await drop(self.connection, self.schema, self.staging)
 
     async def give_up(self, *, target: str) -> None:
-        """See to it that the rows are never loaded. Rows that were loaded stay: nothing undoes a merge."""
+        """Make sure that the rows are never loaded. If they were, they stay, as a merge can't be undone."""
         if not await self._record(GIVEN_UP, target=target) and (await self._recorded())["state"] == LOADED:
             log.warning("rows_of_a_failed_run_stay", url=f"{self.url}/{target}", run_id=self.run_id)
         await drop(self.connection, self.schema, self.staging)
 
     async def _later_replacement(self, note: StagingNote | None) -> str | None:
-        """The run that has replaced the agency's rows by newer ones, if any. The load's lock is held."""
+        """Return the id of a run that replaced the agency's rows with newer ones, if any. Needs the load's lock."""
         if note is None or note.mode is not LoadMode.REPLACE:
             return None
         values = {"target": note.target, "agency_id": self.agency_id, "snapshot_at": note.snapshot_at}
@@ -101,7 +101,7 @@ class Load:
         return found
 
     async def _check_done(self, note: StagingNote | None, url: str) -> None:
-        """Raises TableConflict unless these very rows were loaded before."""
+        """Raise TableConflict unless the rows loaded before are exactly these."""
         recorded = await self._recorded()
         if recorded["state"] == GIVEN_UP:
             raise TableConflict(url, why="the run was given up")
@@ -114,12 +114,12 @@ class Load:
             raise TableConflict(
                 url,
                 why=f"its rows for the table {note.target!r} would be the dataset's second load in this schema, after "
-                f"that of {recorded['target']!r}. Two destinations lead to one schema, by different names of its "
-                "server: make them one, or give each a schema of its own",
+                f"that of {recorded['target']!r}. Two destinations lead to the same schema, by different names of its "
+                "server: merge them, or use a separate schema for each",
             )
 
     async def _lock_staging(self) -> bool:
-        """Keep others from dropping the staging table. False if it is gone."""
+        """Keep others from dropping the staging table. Return False if it is gone."""
         try:
             staging = table_name(self.schema, self.staging)
             await self.connection.execute(*statement("lock_staging", staging=staging))
@@ -131,7 +131,7 @@ class Load:
         staging = table_name(self.schema, self.staging)
         found = await self.connection.fetch(*statement("staged_columns", {"staging": staging}))
         columns = [row["name"] for row in found]
-        # A merge updates every column but the key. Where there is no other, it has to write something all the same.
+        # A merge updates every column but the key. DO UPDATE needs an assignment even if there is no other column.
         updated = [name for name in columns if name not in note.merge_key] or [note.agency_column]
         parts = {
             "target": table_name(self.schema, note.target),
@@ -156,7 +156,7 @@ class Load:
             )
 
     async def _record(self, state: str, *, target: str, note: StagingNote | None = None) -> bool:
-        """Write the row of this run and dataset in `pipeline_loads`. False if there is one."""
+        """Insert the row of this run and dataset into `pipeline_loads`. Return False if there is one already."""
         values: dict[str, Any] = {
             "run_id": self.run_id,
             "dataset": self.artifact.dataset,
@@ -173,6 +173,6 @@ class Load:
         return bool(await self.connection.fetchval(*query))
 
     async def _recorded(self) -> asyncpg.Record:
-        """The row that `_record` found."""
+        """Return the row that `_record` found."""
         values = {"run_id": self.run_id, "dataset": self.artifact.dataset}
         return await self.connection.fetchrow(*statement("noted_load", values, schema=quoted(self.schema)))

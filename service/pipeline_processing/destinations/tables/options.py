@@ -13,7 +13,7 @@ from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Destination
 
 _LONGEST_IDENTIFIER = 63
-"""In bytes. Postgres truncates longer names, and then finds another table or column."""
+"""Bytes. Postgres truncates longer names, and then may find another table or column."""
 _LOWER_CASE = r"[a-z][a-z0-9_]*"
 
 
@@ -21,11 +21,11 @@ class LoadMode(StrEnum):
     """What becomes of the rows that a table has already."""
 
     REPLACE = "replace"
-    """Delete the agency's."""
+    """Delete the agency's rows first."""
     MERGE = "merge"
-    """Update those with the key of a new row."""
+    """Update rows that have the key of a new row."""
     APPEND = "append"
-    """They stay."""
+    """Keep them."""
 
 
 def _identifier(name: str) -> str:
@@ -35,7 +35,7 @@ def _identifier(name: str) -> str:
 
 
 def _secret(name: str) -> str:
-    # The message doesn't repeat it: it may be the DSN itself.
+    # The message doesn't repeat the name, which may be the DSN itself.
     if not re.fullmatch(_LOWER_CASE, name):
         raise ValueError(
             "must be the name of a secret, in lower case, such as warehouse_dsn: the DSN itself belongs into "
@@ -48,7 +48,7 @@ Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 class DatasetToLoad(Protocol):
-    """What the options are checked against."""
+    """The part of a dataset that the options are checked against."""
 
     @property
     def name(self) -> str: ...
@@ -97,11 +97,11 @@ class PostgresDestinationConfig(Part):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Names of the secrets that it needs."""
+        """Names of the secrets that the destination needs."""
         return (self.dsn,)
 
     def table_of(self, dataset: str) -> str:
-        """The table that a dataset goes to, unquoted."""
+        """Return the name of the table that a dataset goes to, unquoted."""
         return self.tables.get(dataset, dataset)
 
     @property
@@ -120,7 +120,7 @@ class PostgresDestinationConfig(Part):
             )
 
     def check_datasets(self, datasets: Sequence[str]) -> None:
-        """Raises ValueError unless the options fit datasets of these names."""
+        """Raise ValueError unless the options fit datasets with these names."""
         if unknown := [name for name in self.tables if name not in datasets]:
             raise ValueError(
                 f"`tables` has {', '.join(map(repr, unknown))}, and the datasets are {', '.join(datasets)}: "
@@ -140,7 +140,7 @@ class PostgresDestinationConfig(Part):
 async def _opened(options: PostgresDestinationConfig, *, context: BuildContext) -> AsyncIterator[Destination]:
     from pipeline_processing.destinations.tables.destination import PostgresDestination, target_database
 
-    # A run loads one table, and reads its target beside that.
+    # Each run uses two: one to load a table, one to read the target's definition.
     async with target_database(context.dsn(options.dsn), connections=2 * context.limits.runs) as database:
         yield PostgresDestination(database=database, config=options)
 

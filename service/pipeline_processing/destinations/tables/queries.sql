@@ -1,9 +1,8 @@
--- Loading rows into tables. A run's rows wait in a staging table of their own, in the target's schema, until the run's
--- plan is completed. `pipeline_loads` says which runs' rows were loaded, or never will be.
--- Braces hold quoted names.
+-- Load rows into tables. A run's rows are staged in a table of the target's schema until the run's plan is completed.
+-- `pipeline_loads` records which runs' rows were loaded, or never will be. Braces are placeholders for quoted names.
 
 -- name: target_table
--- A table, and what this user may do with it and in its schema.
+-- A table, and this user's privileges on it and its schema.
 SELECT
     c.oid,
     c.relkind::text AS kind,
@@ -12,7 +11,7 @@ SELECT
     has_any_column_privilege(c.oid, 'INSERT') AS may_insert,
     has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
     has_table_privilege(c.oid, 'DELETE') AS may_delete,
-    -- 7: of rows (1), before (2) an insert (4).
+    -- 7: row level (1), before (2) insert (4).
     EXISTS (
         SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7 AND t.tgenabled IN ('O', 'A')
     ) AS changes_rows
@@ -21,8 +20,8 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :name;
 
 -- name: target_columns
--- Its columns. `definition`: for CREATE TABLE, without what would take a number from a sequence. `computed`: no INSERT
--- may name it. `numbered`: a sequence fills it in. `needed`: every INSERT has to name it.
+-- The table's columns. `definition`: for CREATE TABLE, without defaults that take a number from a sequence. `computed`:
+-- no INSERT may name it. `numbered`: filled from a sequence. `needed`: every INSERT must name it.
 SELECT
     a.attname::text AS name,
     f.type,
@@ -53,7 +52,7 @@ WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
 -- name: table_checks
--- Its CHECKs; without those of whole rows and system columns, which only the table itself can have.
+-- The table's CHECKs, except those on whole rows and system columns, which a staging table can't have.
 SELECT c.conname::text AS name, pg_get_expr(c.conbin, c.conrelid) AS expression
 FROM pg_constraint c
 WHERE c.conrelid = :oid AND c.contype = 'c'
@@ -62,7 +61,7 @@ WHERE c.conrelid = :oid AND c.contype = 'c'
 ORDER BY c.conname;
 
 -- name: unique_keys
--- The columns of each unique index over all rows; `immediate` are those that ON CONFLICT can name.
+-- The columns of each unique index over all rows. `immediate`: ON CONFLICT can use it.
 SELECT array_agg(a.attname::text ORDER BY k.number) AS columns, i.indimmediate AS immediate
 FROM pg_index i
 CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, number)
@@ -74,30 +73,30 @@ GROUP BY i.indexrelid, i.indimmediate
 ORDER BY i.indexrelid;
 
 -- name: holds_agency_ids
--- Whether a type can hold ids; an error if not.
+-- Raises an error unless the type can hold agency ids.
 SELECT CAST('1' AS {type}) IS NOT NULL;
 
 -- name: create_staging
--- A staging table. It is logged: a crash of the server would empty an unlogged one, and a stored plan relies on it.
+-- Create a staging table. It is logged: a server crash would empty an unlogged one, and a stored plan relies on it.
 CREATE TABLE {staging} ({defined}) WITH (autovacuum_enabled = false);
 
 -- name: bind_agency
--- The staging table takes the rows of one agency only, and fills in the agency's id.
+-- Make the staging table accept only one agency's rows, and fill in the agency's id.
 ALTER TABLE {staging}
     ALTER COLUMN {agency_column} SET DEFAULT {agency},
     ALTER COLUMN {agency_column} SET NOT NULL,
     ADD CONSTRAINT {constraint} CHECK ({agency_column} = {agency});
 
 -- name: drop_columns
--- Drop columns that rows don't have, with all that depends on them.
+-- Drop columns that the rows don't have, and everything that depends on them.
 ALTER TABLE {staging} {drops};
 
 -- name: comment_on_staging
--- The statement that says whose a staging table is: a comment can't be bound, so the server quotes it.
+-- Build the statement that comments on a staging table. A comment can't be bound, so the server quotes it.
 SELECT format('COMMENT ON TABLE %I.%I IS %L', :schema::text, :name::text, :comment::text);
 
 -- name: staging_tables
--- Staging tables of a schema, with their comments: one, or all whose names begin so.
+-- The staging tables of a schema whose names begin with `begins`, with their comments.
 SELECT c.relname::text AS name, obj_description(c.oid, 'pg_class') AS comment
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -113,19 +112,19 @@ ALTER TABLE {staging} RENAME TO {name};
 INSERT INTO {staging} ({columns}) SELECT {values} FROM {narrow};
 
 -- name: insert_lines
--- An array of JSON objects as rows, each value read by its column's type.
+-- Insert an array of JSON objects as rows. Each value is read by its column's type.
 INSERT INTO {staging} ({columns}) SELECT {columns} FROM json_to_recordset(:lines::json) AS r ({typed});
 
 -- name: read_lines
--- The same without keeping them: an error tells whether it is this column whose values can't be read.
+-- Parse one column of such an array, without storing it, to find out whether its values can be read.
 SELECT count(*) FROM json_to_recordset(:lines::json) AS r ({typed});
 
 -- name: duplicates
--- Whether two staged rows have the same key. As in an index, nulls are never the same.
+-- Whether two staged rows have the same key. As in an index, nulls are never equal.
 SELECT EXISTS (SELECT FROM {staging} WHERE {all_there} GROUP BY {columns} HAVING count(*) > 1);
 
 -- name: incomplete_keys
--- Whether a staged row has a null in its key: nothing could ever be found by that.
+-- Whether a staged row has a null in its key, which could never match anything.
 SELECT EXISTS (SELECT FROM {staging} WHERE NOT ({all_there}));
 
 -- name: foreign_keys
@@ -135,26 +134,26 @@ SELECT EXISTS (
 );
 
 -- name: analyze_staging
--- For the plans of what comes: nobody else does it, and Postgres would guess.
+-- Collect statistics for the queries that follow, as autovacuum is off for staging tables.
 ANALYZE {staging};
 
 -- name: drop_staging
--- Also where it is gone already.
+-- Drop a staging table if it exists.
 DROP TABLE IF EXISTS {staging};
 
 -- name: staged_columns
--- The columns that staged rows have.
+-- The columns of the staged rows.
 SELECT a.attname::text AS name
 FROM pg_attribute a
 WHERE a.attrelid = :staging::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
 -- name: lock_staging
--- Nobody drops it from now on; an error if somebody has.
+-- Keep others from dropping the staging table. Raises an error if it is gone.
 LOCK TABLE {staging} IN ACCESS EXCLUSIVE MODE;
 
 -- name: lock_load
--- One load at a time of one agency's rows into one table: two would wait for each other's rows.
+-- Allow one load at a time per agency and table, as two would wait for each other's row locks.
 SELECT pg_advisory_xact_lock(hashtextextended('pipeline-processing load ' || :what, 0));
 
 -- name: lock_bookkeeping
@@ -162,15 +161,15 @@ SELECT pg_advisory_xact_lock(hashtextextended('pipeline-processing load ' || :wh
 SELECT pg_advisory_xact_lock(hashtextextended('pipeline-processing loads ' || :schema, 0));
 
 -- name: bookkeeping_tables
--- How many of the tables below there are.
+-- How many of the tables below exist.
 SELECT count(*)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname IN ('pipeline_loads', 'pipeline_installation');
 
 -- name: create_loads
--- One row for each dataset of a run: what makes its load happen once. `given_up`: it never will. `superseded`: nor will
--- it, as the agency has been given newer rows before. `snapshot_at` is how old its rows are.
+-- One row for each dataset of a run, which makes its load happen once. `given_up`: it will never be loaded.
+-- `superseded`: it was not loaded, because the agency already had newer rows. `snapshot_at`: when the rows were read.
 CREATE TABLE IF NOT EXISTS {schema}.pipeline_loads (
     run_id      text NOT NULL,
     dataset     text NOT NULL,
@@ -187,7 +186,7 @@ CREATE TABLE IF NOT EXISTS {schema}.pipeline_loads (
 );
 
 -- name: create_installation
--- Whose history the runs of `pipeline_loads` are in.
+-- The run history that the runs of `pipeline_loads` belong to.
 CREATE TABLE IF NOT EXISTS {schema}.pipeline_installation (
     the_one    boolean PRIMARY KEY DEFAULT true CHECK (the_one),
     history_id uuid NOT NULL
@@ -198,11 +197,11 @@ CREATE TABLE IF NOT EXISTS {schema}.pipeline_installation (
 SELECT history_id FROM {schema}.pipeline_installation;
 
 -- name: mark_installation
--- Note it, unless another is noted.
+-- Store the history's id, unless one is stored.
 INSERT INTO {schema}.pipeline_installation (history_id) VALUES (:history_id) ON CONFLICT DO NOTHING;
 
 -- name: note_load
--- One load, unless there is one of this run's dataset; waits for somebody who is about to write it.
+-- Record a load, unless one is recorded for this run's dataset. Waits for an open transaction that inserts it.
 INSERT INTO {schema}.pipeline_loads (run_id, dataset, agency_id, attempt, target, state, mode, snapshot_at,
     rows, sha256)
 VALUES (:run_id, :dataset, :agency_id, :attempt, :target, :state, :mode, :snapshot_at, :rows, :checksum)
@@ -210,11 +209,11 @@ ON CONFLICT (run_id, dataset) DO NOTHING
 RETURNING true;
 
 -- name: noted_load
--- What was noted of a run's dataset.
+-- The recorded load of a run's dataset.
 SELECT attempt, sha256, state, target FROM {schema}.pipeline_loads WHERE run_id = :run_id AND dataset = :dataset;
 
 -- name: later_replacement
--- A run that has replaced the agency's rows in a table by newer ones.
+-- A run that replaced the agency's rows in a table with newer ones.
 SELECT run_id
 FROM {schema}.pipeline_loads
 WHERE target = :target AND agency_id = :agency_id AND state = 'loaded' AND mode = 'replace'
@@ -223,15 +222,15 @@ ORDER BY snapshot_at DESC
 LIMIT 1;
 
 -- name: delete_agency
--- The agency's rows go.
+-- Delete the agency's rows.
 DELETE FROM {target} WHERE {agency_column} = {agency};
 
 -- name: insert_rows
--- The staged rows come.
+-- Insert the staged rows.
 INSERT INTO {target} ({columns}) SELECT {columns} FROM {staging};
 
 -- name: merge_rows
--- The staged rows come, or take the place of those with their key, unless that is another agency's.
+-- Insert the staged rows, or update the row with the same key, unless it is another agency's.
 INSERT INTO {target} AS t ({columns})
 SELECT {columns} FROM {staging}
 ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE t.{agency_column} = {agency};

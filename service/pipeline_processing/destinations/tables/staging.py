@@ -1,4 +1,4 @@
-"""Staging tables: the rows of a run wait in one, beside their target, until the run's plan is completed."""
+"""Staging tables, which hold a run's rows beside their target until the run's plan is completed."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -15,14 +15,14 @@ from pipeline_processing.model import CsvOptions
 from pipeline_processing.postgres.client import quoted
 
 PREFIX = "_pp_"
-"""What the names of staging tables begin with."""
+"""Prefix of staging tables' names."""
 
 
 class StagingNote(BaseModel):
     """
-    The comment of a staging table: whose rows it holds, and how to load them.
+    The comment on a staging table: which run's rows it holds, and how to load them.
 
-    A plan is completed as this note says, even if the job config has been changed since.
+    A plan is completed according to this note, even if the job config has changed since.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,11 +34,11 @@ class StagingNote(BaseModel):
     merge_key: tuple[str, ...]
     agency_column: str
     snapshot_at: datetime
-    """Decides which of two runs has the newer rows, whichever of them is loaded first."""
+    """Decides which of two runs has the newer rows, regardless of the order in which they are loaded."""
 
 
 async def notes(connection: asyncpg.Connection, schema: str, *, begins: str = PREFIX) -> dict[str, StagingNote]:
-    """Staging tables of a schema whose names begin with `begins`, by name. Tables without a note aren't ours."""
+    """Return the notes of staging tables whose names begin with `begins`, by name. Skips tables without a note."""
     found = {}
     for row in await connection.fetch(*statement("staging_tables", {"schema": schema, "begins": begins})):
         try:
@@ -57,37 +57,37 @@ async def drop(connection: asyncpg.Connection, schema: str, name: str) -> None:
 
 class StagingTable:
     """
-    The staging table of one upload. It has what its target has: types, collations, NOT NULLs and CHECKs.
+    The staging table of one upload. It has its target's types, collations, NOT NULLs and CHECKs.
 
-    So Postgres itself refuses a bad row when it arrives, before the run is decided. CHECKs may read columns that rows
-    don't have; these are added as the target would fill them in. The agency column takes the run's agency only.
+    Thus Postgres refuses a bad row when it arrives, before the run is decided. CHECKs may read columns that the rows
+    don't have; these are added with the target's defaults. The agency column accepts only the run's agency.
 
-    The definition comes from the catalog. CREATE TABLE … (LIKE …) would need SELECT on the target, which the role
-    doesn't have for `mode: append`, and would fail on a CHECK of whole rows.
+    The definition is built from the catalog. CREATE TABLE … (LIKE …) would need SELECT on the target, which the role
+    lacks for `mode: append`, and would fail on a CHECK of whole rows.
     """
 
     def __init__(self, *, target: Target, name: str, agency_id: int, note: StagingNote) -> None:
         self.columns: tuple[str, ...] = ()
-        """Columns that rows have had so far."""
+        """Columns that the rows have had so far."""
         self.name = name
         self._target = target
         self._agency_id = agency_id
         self._note = note
         self._quoted = table_name(target.schema, name)
         self._filled_in: list[str] = []
-        """Columns that rows don't have."""
+        """Columns that the rows don't have."""
 
     async def create(self, connection: asyncpg.Connection, columns: Sequence[str]) -> None:
-        """Create the table for rows with these columns; for now none where only the rows tell."""
+        """Create the table. `columns` is empty if the columns become known only with the first rows."""
         async with connection.transaction():
             await self._create(connection, columns)
         self.columns = tuple(columns)
 
     async def add_columns(self, connection: asyncpg.Connection, columns: Iterable[str]) -> None:
         """
-        Make room for rows that have these columns too. In rows that came before, they are null.
+        Add columns that rows turn out to have. They are null in the rows already staged.
 
-        Raises JobConfigError where the columns don't fit the target.
+        Raises JobConfigError if the columns don't fit the target.
         """
         if not (new := [name for name in columns if name not in self.columns]):
             return
@@ -109,10 +109,10 @@ class StagingTable:
 
     async def insert_lines(self, connection: asyncpg.Connection, lines: bytes) -> int:
         """
-        Insert whole lines of NDJSON; returns the number of rows. Raises Refused, with the column if it can be found.
+        Insert whole lines of NDJSON and return the number of rows. Raises Refused, with the column if it can be found.
 
-        JSON can't tell a document `null` from null, nor where an array begins, and documents that are arrays gain a
-        dimension. Types whose JSON isn't their own text, such as hstore, are refused. CSV loses nothing.
+        JSON can't distinguish a document `null` from SQL's NULL, has no lower bounds of arrays, and documents that are
+        arrays gain a dimension. Types whose JSON isn't their text, such as hstore, are refused. CSV has no such limits.
         """
         array = "[" + lines.decode().removesuffix("\n").replace("\n", ",") + "]"
         parts = {"staging": self._quoted, "columns": column_list(self.columns), "typed": self._typed(self.columns)}
@@ -128,12 +128,12 @@ class StagingTable:
     async def copy_csv(
         self, connection: asyncpg.Connection, records: bytes, options: CsvOptions, *, header: bool
     ) -> int:
-        """Copy whole CSV records, in the order of `columns`; returns the number of rows. Raises Refused."""
+        """Copy whole CSV records, in the order of `columns`, and return the number of rows. Raises Refused."""
         try:
             status = await connection.copy_to_table(
                 self.name,
                 schema_name=self._target.schema,
-                source=memoryview(records),  # asyncpg takes bytes for the path of a file
+                source=memoryview(records),  # asyncpg treats bytes as a file's path
                 columns=self.columns,
                 format="csv",
                 header=header,
@@ -148,13 +148,13 @@ class StagingTable:
 
     async def finish(self, connection: asyncpg.Connection) -> None:
         """
-        All rows are here: check their keys, and keep no column that they don't have.
+        Check the keys of all rows, and drop the columns that the rows don't have.
 
-        Raises DataError for two rows with one key, the key of another agency's row, and a null in a key to merge by.
+        Raises DataError for two rows with the same key, the key of another agency's row, or a null in a merge key.
         """
         await self._drop_columns(connection, self._filled_in)
         if not self.columns:
-            return  # nor are there rows
+            return  # without columns there are no rows either
         target, dataset = self._target, self._target.dataset
         await connection.execute(*statement("analyze_staging", staging=self._quoted))
         if target.key and await self._any(connection, "incomplete_keys", target.key):
@@ -168,22 +168,22 @@ class StagingTable:
             if await self._any(connection, "duplicates", key):
                 raise DataError(
                     f"Dataset {dataset!r}: two of its rows are the same in {', '.join(key)}, and {target} has a unique "
-                    "index on that. Make the query, or the steps, give each such row once."
+                    "index on that. Make the query or the steps return each such row only once."
                 )
-            if self._stays_apart(key) and await self._any(connection, "foreign_keys", key):
+            if self._match_is_foreign(key) and await self._any(connection, "foreign_keys", key):
                 raise DataError(
                     f"Dataset {dataset!r}: a row is the same in {', '.join(key)} as another agency's row in {target}, "
-                    "which is left alone. Find out whose it is, or make the agency's id part of that unique index."
+                    "which must not be changed. Find out whose it is, or add the agency's id to that unique index."
                 )
 
     def error_of(self, refused: Refused) -> DataError:
-        """The run's error for rows that Postgres refused."""
+        """Return the run's error for rows that Postgres refused."""
         target = self._target
         place = f"Dataset {target.dataset!r}"
         if refused.constraint == self.name or refused.column == target.agency_column:
             return DataError(
                 f"{place}: a row's {target.agency_column!r} isn't the run's agency, {self._agency_id}, and {target} "
-                "takes an agency's own rows only. Correct the query, or leave the column out: then it is filled in."
+                "accepts only the run's own agency. Correct the query, or leave the column out to have it filled in."
             )
         return DataError(f"{place}: {target} can't take a row: {refused}. Correct the data, the steps or the table.")
 
@@ -201,7 +201,7 @@ class StagingTable:
         )
         await connection.execute(await connection.fetchval(*statement("comment_on_staging", comment)))
         self._filled_in = [name for name in defined if name not in given]
-        # Only the load may take a number from a sequence. What is made of it, or checks it, goes too.
+        # Only the load may take numbers from a sequence. Columns and CHECKs that depend on such a column go too.
         await self._drop_columns(connection, [name for name in self._filled_in if defined[name].numbered])
 
     async def _drop_columns(self, connection: asyncpg.Connection, names: Sequence[str]) -> None:
@@ -209,8 +209,8 @@ class StagingTable:
             drops = ", ".join(f"DROP COLUMN IF EXISTS {quoted(name)} CASCADE" for name in names)
             await connection.execute(*statement("drop_columns", staging=self._quoted, drops=drops))
 
-    def _stays_apart(self, key: Sequence[str]) -> bool:
-        """Whether only another agency's row can have the key of a staged one when that is loaded."""
+    def _match_is_foreign(self, key: Sequence[str]) -> bool:
+        """Whether a target row with a staged row's key can, at the load, only belong to another agency."""
         match self._target.mode:
             case LoadMode.REPLACE:
                 return True
@@ -231,7 +231,7 @@ class StagingTable:
         return bool(await connection.fetchval(*statement(query, **parts)))
 
     async def _unreadable(self, connection: asyncpg.Connection, array: str) -> str | None:
-        """The first column with a value that can't be read, which Postgres doesn't tell; None if it is the JSON."""
+        """Find the first column with an unreadable value, as Postgres doesn't name it. None if the JSON is invalid."""
 
         async def refused(typed: str) -> bool:
             try:
@@ -248,7 +248,7 @@ class StagingTable:
         return None
 
     def _named_in(self, context: str | None) -> str | None:
-        """The column in COPY's context: `COPY t, line 1, column a: "…"`. The first match: the value may look alike."""
+        """Return the first column in COPY's context, `COPY t, line 1, column a: "…"`: a value may look like another."""
         at = [(context.find(f", column {name}: "), name) for name in self.columns] if context else []
         return min(((place, name) for place, name in at if place >= 0), default=(0, None))[1]
 

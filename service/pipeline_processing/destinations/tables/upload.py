@@ -1,4 +1,4 @@
-"""One dataset's rows on their way into a staging table."""
+"""The upload of one dataset's rows to a staging table."""
 
 import asyncio
 import csv
@@ -21,23 +21,23 @@ from pipeline_processing.plan import StagedTable
 from pipeline_processing.ports import Content, Sealed
 
 CHUNK_BYTES = 1024 * 1024
-"""Size of a chunk. One is being sent while the next is filled."""
+"""Size of a chunk. One is sent while the next is filled."""
 _DROP_SECONDS = 15.0
 
 log = structlog.get_logger(__name__)
 
 Session = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
-"""Opens a connection whose errors are a destination's."""
+"""Opens a connection that raises a destination's errors; see `errors.session`."""
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class TableUpload:
     """
-    Sends rows in chunks, each in a transaction of its own. Every write has to hold whole records.
+    Sends rows in chunks, each in its own transaction. Every write must consist of whole records.
 
-    Not one COPY for the whole upload: asyncpg notices that it failed only at the end, and a transaction that lasts as
-    long as an export keeps the target's database from being vacuumed.
+    The upload isn't one COPY, because asyncpg would notice its failure only at the end, and a transaction as long as
+    the export would keep the target's database from being vacuumed.
     """
 
     def __init__(self, *, session: Session, target: Target, staging: StagingTable, content: Content) -> None:
@@ -55,20 +55,20 @@ class TableUpload:
         self._sending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Create the staging table. Raises JobConfigError where the rows' columns don't fit the target."""
+        """Create the staging table. Raises JobConfigError if the rows' columns don't fit the target."""
         columns = self._content.columns
         if columns is not None:
             self._target.check_columns(columns)
         elif self._is_csv and not self._header:
             raise JobConfigError(
-                f"Dataset {self._content.dataset!r}: CSV without a header, of rows whose columns only a step decides, "
-                f"can't be loaded into {self._target}. Set `csv.header` to true, add a `select`, or use ndjson."
+                f"Dataset {self._content.dataset!r}: CSV without a header can't be loaded into {self._target} if the "
+                "columns are known only after the steps. Set `csv.header` to true, add a `select`, or use ndjson."
             )
         async with self._session() as connection:
             await self._staging.create(connection, columns or ())
 
     async def write(self, data: bytes) -> None:
-        """Raises DataError for rows that the target can't take, also for those of earlier calls."""
+        """Raises DataError for rows that the target can't take, including rows of earlier calls."""
         assert not self.sealed, "nothing can be written after seal()"
         if self._sending is not None and self._sending.done():
             self._sending.result()
@@ -78,7 +78,7 @@ class TableUpload:
             await self._send()
 
     async def seal(self) -> Sealed:
-        """Send the rest, then check what depends on all rows together. Raises DataError."""
+        """Send the remaining rows, then run the checks that need all rows. Raises DataError."""
         await self._send()
         await self._sent()
         async with self._session() as connection:
@@ -93,7 +93,7 @@ class TableUpload:
             await asyncio.gather(self._sending, return_exceptions=True)
         if keep:
             return
-        # Failing here must not hide why the upload is given up. What is left behind is recorded, and gc removes it.
+        # A failure here must not hide why the upload was given up. The upload is recorded, so gc can remove it later.
         try:
             async with asyncio.timeout(_DROP_SECONDS), self._session() as connection:
                 await drop(connection, self._target.schema, self._staging.name)
@@ -126,19 +126,19 @@ class TableUpload:
         except Refused as error:
             if error.table_is_gone:
                 raise DestinationUnavailable(
-                    f"The staging table of dataset {self._content.dataset!r} at {self._target.where} was dropped by "
-                    "somebody else. The next attempt makes a new one."
+                    f"The staging table of dataset {self._content.dataset!r} at {self._target.where} was dropped from "
+                    "outside. The next attempt creates a new one."
                 ) from None
             raise self._staging.error_of(error) from None
         self._header = False
 
     def _columns_of(self, records: bytes) -> list[str]:
-        """The columns that these rows have. Raises Refused for JSON that Postgres wouldn't read either."""
+        """Return the columns of these rows. Raises Refused for JSON that Postgres can't read either."""
         if self._is_csv:
             return header_of(records, delimiter=self._content.csv.delimiter) if self._header else []
         try:
             return list(dict.fromkeys(chain.from_iterable(_decoder.decode_lines(records))))
-        except msgspec.DecodeError:  # half a surrogate, as `json.dumps` writes it
+        except msgspec.DecodeError:  # a lone surrogate, which `json.dumps` writes
             raise Refused(asyncpg.InvalidTextRepresentationError()) from None
 
     def _require_no_rows(self, records: bytes) -> None:
@@ -147,5 +147,5 @@ class TableUpload:
 
 
 def header_of(records: bytes, *, delimiter: str) -> list[str]:
-    """The fields of the first CSV record; none if that is an empty line."""
+    """Return the fields of the first CSV record; none if it is an empty line."""
     return next(csv.reader(io.StringIO(records.decode(), newline=""), delimiter=delimiter), [])

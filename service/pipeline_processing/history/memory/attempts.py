@@ -1,4 +1,4 @@
-"""What the holder of a claim writes, in memory."""
+"""Writes by the holder of a claim, in memory."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ class MemoryAttempts:
 
     async def start(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
         record = self._table.held(claim, *HELD)
-        if record.attempts[-1].trace_id is None:  # rolling a plan forward keeps the trace of the export
+        if record.attempts[-1].trace_id is None:  # an attempt that completes a plan keeps the export's trace
             record.change_attempt(trace_id=trace_id, span_id=span_id)
 
     async def record_upload(self, claim: Claim, upload: UploadRef) -> None:
@@ -112,6 +112,6 @@ class MemoryAttempts:
         return record.change(state=RunState.QUEUED, worker=None, lease_expires_at=None, not_before=now + delay)
 
     def _done_before(self, claim: Claim, state: RunState) -> RunRecord | None:
-        """The run, if an earlier try of this claim, whose reply was lost, put it into this state."""
+        """Return the run if an earlier call under this claim, whose reply was lost, put it into this state."""
         record = self._table.found(claim)
         return record if record.run.fence == claim.fence and record.run.state is state else None

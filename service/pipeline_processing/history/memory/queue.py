@@ -1,4 +1,4 @@
-"""Which run is next, in memory."""
+"""The queue of runs, in memory."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ class MemoryQueue:
     def __init__(self, table: RunTable) -> None:
         self._table = table
         self._claimed_at: dict[int, int] = {}
-        """Agency → the fence of its last claim: the clock may stand still between two."""
+        """Agency → the fence of its last claim. Orders claims even if the clock doesn't advance between them."""
 
     async def claim(
         self,
@@ -59,7 +59,7 @@ class MemoryQueue:
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
         record = self._table.held(claim, *HELD)
-        if not self._leased(record.run):  # given up, or over: another run of the agency may have taken the place
+        if not self._leased(record.run):  # released or expired: another run of the agency may have taken its place
             raise Superseded(claim.run.run_id, fence=claim.fence)
         record.change(lease_expires_at=self._table.clock.now() + lease)
 
@@ -87,7 +87,7 @@ class MemoryQueue:
         return self._table.clock.now()
 
     def _claimable(self, max_runs: int, config_id: str | None, run_id: str | None) -> Iterator[RunRecord]:
-        """The runs that may be claimed now, in order."""
+        """Yield the runs that can be claimed now, in order."""
         asked_for = [record for record in self._table.records.values() if run_id in (None, record.run.run_id)]
         free = [record for record in asked_for if not self._leased(record.run)]
         yield from sorted(

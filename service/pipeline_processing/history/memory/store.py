@@ -1,4 +1,4 @@
-"""The run store in this process, for tests, simulations and dry runs."""
+"""The run store in memory, for tests, simulations and dry runs."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ from pipeline_processing.runs.stored_text import storable_request, storable_trac
 
 
 def memory_run_store(table: RunTable) -> RunStore:
-    """All ports of a run table in memory. Its time is that of the table's clock."""
+    """Return all ports of a run table in memory, which uses the table's clock."""
     return RunStore(
         intake=MemoryIntake(table),
         queue=MemoryQueue(table),
@@ -86,7 +86,7 @@ class MemoryLeftovers:
 
 
 class MemoryOutbox:
-    """`RunOutbox` in memory. Unlike all other methods, `announce` awaits something: the sending."""
+    """`RunOutbox` in memory. `announce` is the only method of a memory store that awaits anything: the sending."""
 
     def __init__(self, table: RunTable) -> None:
         self._table = table

@@ -1,4 +1,4 @@
-"""The run table in memory: what the ports of `store.py` share. No method awaits, so each is one transaction."""
+"""The run table in memory, shared by the ports of `store.py`. No method awaits, so each is a transaction."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ HELD = (RunState.RUNNING, RunState.PREPARED)
 
 @dataclass(slots=True)
 class StartedUpload:
-    """An upload: its destination, the fence that started it, and whether the run's plan names it."""
+    """An upload: its destination, the fence under which it started, and whether the run's plan names it."""
 
     destination: str
     fence: int
@@ -29,7 +29,7 @@ class StartedUpload:
 
 @dataclass(slots=True)
 class RunRecord:
-    """A run and all that belongs to it. `number` counts runs in the order of acceptance."""
+    """A run and everything that belongs to it. `number` counts runs in the order of acceptance."""
 
     run: Run
     request_hash: str
@@ -50,7 +50,7 @@ class RunRecord:
         return self.run
 
     def measure(self, outcome: Outcome) -> None:
-        """Store what an attempt measured. Counts by dataset are stored unless it is a dry run."""
+        """Store an attempt's counts and timings. Counts by dataset are stored unless it is a dry run."""
         self.change(**measured(outcome))
         if not self.run.dry_run and outcome.datasets:
             self.datasets, self.covered_until = outcome.datasets, outcome.covered_until
@@ -60,7 +60,7 @@ class RunRecord:
         self.attempts[-1] = self.attempts[-1].model_copy(update=values)
 
     def end_attempt(self, outcome: str, at: datetime, failure: RunFailure | None = None) -> None:
-        """Store how the newest attempt ended, unless that is stored already."""
+        """Store how the newest attempt ended, unless it is stored already."""
         if self.attempts and self.attempts[-1].outcome in ("running", "prepared"):
             self.change_attempt(
                 outcome=outcome,
@@ -70,7 +70,7 @@ class RunRecord:
             )
 
     def lost_uploads(self) -> list[UploadRef]:
-        """The uploads that nobody will complete."""
+        """Return the uploads that will never be completed."""
         return [
             UploadRef(key=key, upload_id=upload_id, destination=upload.destination)
             for (key, upload_id), upload in self.uploads.items()
@@ -80,7 +80,7 @@ class RunRecord:
     def has_lost(self, listed: UploadRef) -> bool:
         """Whether an upload that a destination listed is lost."""
         upload = self.uploads.get((listed.key, listed.upload_id))
-        # One without a record may belong to a running attempt that is about to record it.
+        # An unrecorded upload may belong to a running attempt that is about to record it.
         return self.run.state is not RunState.RUNNING if upload is None else self._is_lost(upload)
 
     def _is_lost(self, upload: StartedUpload) -> bool:
@@ -90,12 +90,12 @@ class RunRecord:
 
     @property
     def failed_plan(self) -> Plan | None:
-        """A plan that can't be completed any more."""
+        """Return the plan of a failed run, which can no longer be completed."""
         return self.plan if self.run.state is RunState.FAILED else None
 
 
 class RunTable:
-    """Runs and events. Tests look into it and change it; everything else uses the ports."""
+    """Runs and events. Only tests access it directly; everything else uses the ports."""
 
     def __init__(self, *, clock: Clock, installation_id: UUID | None = None) -> None:
         self.clock = clock
@@ -108,21 +108,21 @@ class RunTable:
         self.sent: set[str] = set()
         """Ids of events."""
         self.asked_again: Counter[str] = Counter()
-        """How often a message asked for a finished run, by run id."""
+        """How many messages requested a finished run again, by run id."""
 
     def ask_again(self, run_id: str) -> None:
-        """Have a run's event sent once more, even if it is being sent at this moment."""
+        """Have a run's event sent once more, even if it is being sent right now."""
         self.asked_again[run_id] += 1
         self.sent -= {event.event_id for event in self.events if event.run_id == run_id}
 
     def found(self, claim: Claim) -> RunRecord:
-        """The claim's run, whoever holds it now. Raises Superseded if it is unknown."""
+        """Return the claim's run, regardless of who holds it now. Raises Superseded if it is unknown."""
         if (record := self.records.get(claim.run.run_id)) is None:
             raise Superseded(claim.run.run_id, fence=claim.fence)
         return record
 
     def held(self, claim: Claim, *states: RunState) -> RunRecord:
-        """The claim's run. Raises Superseded unless the fence is the claim's and the state one of these."""
+        """Return the claim's run. Raises Superseded unless the fence is the claim's and the state one of these."""
         record = self.found(claim)
         if record.run.fence != claim.fence or record.run.state not in states:
             raise Superseded(claim.run.run_id, fence=claim.fence)
@@ -136,7 +136,7 @@ class RunTable:
         outcome: Outcome | None = None,
         failure: RunFailure | None = None,
     ) -> Run:
-        """Put a run into a final state, and its event into the outbox."""
+        """Move a run to a final state, and add its event to the outbox."""
         now = self.clock.now()
         took = now - (record.run.started_at or record.run.queued_at)
         if outcome is not None:
@@ -155,7 +155,7 @@ class RunTable:
 
 
 def measured(outcome: Outcome) -> dict[str, Any]:
-    """What an attempt measured, as fields of the run."""
+    """Return an attempt's counts and timings as fields of the run."""
     return {
         **outcome.counts.model_dump(),
         "bytes_written": outcome.bytes_written,

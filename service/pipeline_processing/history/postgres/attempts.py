@@ -1,4 +1,4 @@
-"""What the holder of a claim writes, on Postgres. The SQL is in `attempts.sql`."""
+"""Writes by the holder of a claim, on Postgres. The SQL is in `attempts.sql`."""
 
 from datetime import timedelta
 from typing import Any
@@ -29,8 +29,8 @@ class PostgresAttempts:
     """
     `RunAttempts` on Postgres.
 
-    A write that finds another fence or state than its own checks whether it made that change itself, in a try whose
-    reply was lost. If so, it returns the run as that try left it.
+    A write that finds another fence or state than expected checks whether an earlier call, whose reply was lost, made
+    that change. If so, it returns the run as that call left it.
     """
 
     def __init__(self, database: HistoryDatabase) -> None:
@@ -93,33 +93,35 @@ class PostgresAttempts:
     async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
         values = {"delay": delay, "handed_back": int(not counts)}
         async with self._database.transaction() as connection:
-            return await _let_go(
+            return await _end_lease(
                 connection, claim, "requeue", RunState.QUEUED, "retrying", storable_failure(failure), **values
             )
 
     async def hand_back(self, claim: Claim) -> Run:
         now = timedelta()
         async with self._database.transaction() as connection:
-            # Only the row knows the state: the claim's run may have been prepared since the claim was made.
+            # Read the state from the row: the run may have been prepared since it was claimed.
             row = await locked_run(connection, claim.run.run_id)
             if row is not None and row["state"] == RunState.PREPARED:
-                return await _let_go(connection, claim, "release", RunState.PREPARED, delay=now)
-            return await _let_go(connection, claim, "requeue", RunState.QUEUED, "handed_back", delay=now, handed_back=1)
+                return await _end_lease(connection, claim, "release", RunState.PREPARED, delay=now)
+            return await _end_lease(
+                connection, claim, "requeue", RunState.QUEUED, "handed_back", delay=now, handed_back=1
+            )
 
     async def release(self, claim: Claim, *, delay: timedelta) -> Run:
         async with self._database.transaction() as connection:
-            return await _let_go(connection, claim, "release", RunState.PREPARED, delay=delay)
+            return await _end_lease(connection, claim, "release", RunState.PREPARED, delay=delay)
 
     async def void_plan(self, claim: Claim) -> Run:
         async with self._database.transaction() as connection:
-            return await _let_go(connection, claim, "void_plan", RunState.QUEUED, "voided")
+            return await _end_lease(connection, claim, "void_plan", RunState.QUEUED, "voided")
 
 
 # -- inside a transaction ------------------------------------------------------------------------
 
 
 async def locked_run(connection: asyncpg.Connection, run_id: str) -> Any:
-    """The record of a run, or None. Nobody else changes it before the transaction ends."""
+    """Return a run's record, locked until the transaction ends, or None."""
     return await connection.fetchrow(*QUERIES["lock_run"](run_id=run_id))
 
 
@@ -134,9 +136,9 @@ async def finish(
     failure: RunFailure | None = None,
 ) -> Run:
     """
-    Put a run into a final state, and its event into the outbox.
+    Move a run to a final state, and add its event to the outbox.
 
-    Raises Superseded if fence or state have changed, unless an earlier try of the same call changed them.
+    Raises Superseded if the fence or state has changed, unless an earlier try of the same call changed it.
     """
     row = await connection.fetchrow(
         *QUERIES["finish"](
@@ -168,7 +170,7 @@ async def finish(
     return run
 
 
-async def _let_go(
+async def _end_lease(
     connection: asyncpg.Connection,
     claim: Claim,
     query: str,
@@ -177,7 +179,7 @@ async def _let_go(
     failure: RunFailure | None = None,
     **values: Any,
 ) -> Run:
-    """The run after a write that lets others claim it again. Raises Superseded."""
+    """Run a query that lets others claim the run again, and return the run. Raises Superseded."""
     row = await connection.fetchrow(*QUERIES[query](run_id=claim.run.run_id, fence=claim.fence, **values))
     if row is None:
         return await _done_before(connection, claim.run.run_id, claim.fence, to_state)
@@ -189,7 +191,7 @@ async def _let_go(
 
 async def _done_before(connection: asyncpg.Connection, run_id: str, fence: int | None, state: RunState) -> Run:
     """
-    The run, if it has this state under this fence: then an earlier try, whose reply was lost, put it there.
+    Return the run if it has this state under this fence, because of an earlier call whose reply was lost.
 
     Raises Superseded otherwise.
     """

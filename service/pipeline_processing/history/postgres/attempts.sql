@@ -1,17 +1,16 @@
--- An attempt, from its start to its end. Queries that write name the fence and the state that they start from, and
--- return a row only if both still hold. Times are read with clock_timestamp(), since a transaction may have waited for
--- a lock.
+-- An attempt, from start to end. Queries that write check the fence and the state that they start from, and return a
+-- row only if both still hold. Times come from clock_timestamp(), since a transaction may have waited for a lock.
 
 -- name: current_run
--- One run as it stands.
+-- One run.
 SELECT * FROM runs WHERE run_id = :run_id;
 
 -- name: lock_run
--- One run, locked: nobody else changes it before the end of this transaction.
+-- One run, locked until the transaction ends.
 SELECT * FROM runs WHERE run_id = :run_id FOR NO KEY UPDATE;
 
 -- name: start_attempt
--- Store the trace of an attempt. One that only rolls its plan forward keeps the trace of the export.
+-- Store the trace of an attempt. An attempt that only completes a plan keeps the export's trace.
 UPDATE run_attempts
 SET trace_id = coalesce(run_attempts.trace_id, :trace_id), span_id = coalesce(run_attempts.span_id, :span_id)
 FROM runs
@@ -23,7 +22,7 @@ WHERE runs.run_id = :run_id
 RETURNING run_attempts.run_id;
 
 -- name: record_upload
--- Record an upload. A handle that an earlier attempt used as well now belongs to this one.
+-- Record an upload. If an earlier attempt used the same handle, it now belongs to this attempt.
 INSERT INTO uploads (run_id, key, upload_id, destination, fence)
 SELECT run_id, :key, :upload_id, :destination, fence
 FROM runs
@@ -32,7 +31,7 @@ ON CONFLICT (run_id, key, upload_id) DO UPDATE SET fence = excluded.fence
 RETURNING run_id;
 
 -- name: prepare
--- The decision: store the plan, and mark the uploads that it names.
+-- Decide the run: store the plan, and mark the uploads that it names.
 WITH decided AS (
     UPDATE runs
     SET state = 'prepared',
@@ -67,7 +66,7 @@ noted AS (
 SELECT run_id FROM decided;
 
 -- name: count_datasets
--- Store a run's counts by dataset, in place of those stored before.
+-- Store a run's counts by dataset, replacing those stored before.
 WITH outdated AS (
     DELETE FROM run_datasets WHERE run_id = :run_id AND dataset <> ALL (:datasets::text[])
 )
@@ -98,7 +97,7 @@ JOIN runs ON runs.run_id = plans.run_id
 WHERE runs.run_id = :run_id AND runs.fence = :fence AND runs.state = 'prepared';
 
 -- name: finish
--- Any state → a final one. Null counts leave the stored ones as they are. Only a success names a manifest.
+-- Move a run to a final state. Null counts leave the stored ones unchanged. Only a success has a manifest URL.
 UPDATE runs
 SET state = :to_state,
     finished_at = clock.at,
@@ -120,12 +119,12 @@ WHERE run_id = :run_id AND fence IS NOT DISTINCT FROM :fence AND state = :from_s
 RETURNING runs.*;
 
 -- name: add_event
--- Put an event into the outbox.
+-- Add an event to the outbox.
 INSERT INTO outbox (event_id, run_id, type, key, headers, value)
 VALUES (:event_id, :run_id, :type, :key, :headers, :value);
 
 -- name: discard_plan
--- After a success: drop the plan and the records of its uploads, which are objects now.
+-- After a success, drop the plan and the records of its uploads, which are now objects.
 WITH completed AS (
     DELETE FROM uploads WHERE run_id = :run_id AND planned
 )
@@ -143,14 +142,14 @@ WHERE run_id = :run_id AND fence = :fence AND state = 'running'
 RETURNING runs.*;
 
 -- name: release
--- End the lease of a prepared run, which can be claimed again after the delay.
+-- End the lease of a prepared run. It can be claimed again after the delay.
 UPDATE runs
 SET worker = NULL, lease_expires_at = NULL, not_before = clock_timestamp() + :delay::interval
 WHERE run_id = :run_id AND fence = :fence AND state = 'prepared'
 RETURNING runs.*;
 
 -- name: void_plan
--- `prepared → queued`: drop the plan and what it measured, and leave its uploads to the clean-up.
+-- `prepared → queued`: drop the plan and its counts, and leave its uploads to the clean-up.
 WITH voided AS (
     UPDATE runs
     SET state = 'queued',
@@ -179,7 +178,7 @@ unnamed AS (
 SELECT * FROM voided;
 
 -- name: end_attempt
--- Store how an attempt ended, unless that is stored already.
+-- Store how an attempt ended, unless it is stored already.
 UPDATE run_attempts
 SET outcome = :outcome,
     finished_at = clock_timestamp(),

@@ -1,4 +1,4 @@
-"""Access to the history's database: sessions, and its errors as those of the history."""
+"""Access to the history's database: sessions, and translation of its errors."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ _REFUSED_DATA = ("22", "23", "54")
 
 
 class DataRefused(InternalError):
-    """The database can't store some value of a statement. To find out which, try each by itself."""
+    """The database can't store a value of a statement. To find out which, try each value separately."""
 
 
 class HistoryDatabase:
@@ -45,16 +45,16 @@ class HistoryDatabase:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection, outside a transaction."""
+        """Acquire a connection, outside a transaction."""
         try:
             async with self._client.connection() as connection:
                 yield connection
         except (SourceBusy, StandbyConflict, QueryInvalid, QueryFailed) as error:
-            raise _of_the_history(error, self._schema) from error
+            raise _translated(error, self._schema) from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection, inside a transaction."""
+        """Acquire a connection, inside a transaction."""
         async with self.session() as connection, connection.transaction():
             yield connection
 
@@ -64,31 +64,31 @@ class HistoryDatabase:
             await connection.execute(*query(**values))
 
     async def rows(self, query: Query, **values: Any) -> Sequence[Any]:
-        """All records of a query."""
+        """Return all records of a query."""
         async with self.session() as connection:
             rows: Sequence[Any] = await connection.fetch(*query(**values))
         return rows
 
     async def row(self, query: Query, **values: Any) -> Any:
-        """The first record of a query, or None."""
+        """Return the first record of a query, or None."""
         async with self.session() as connection:
             return await connection.fetchrow(*query(**values))
 
     async def value(self, query: Query, **values: Any) -> Any:
-        """The first value of the first record, or None."""
+        """Return the first value of the first record, or None."""
         async with self.session() as connection:
             return await connection.fetchval(*query(**values))
 
     async def value_under(self, claim: Claim, query: Query, **values: Any) -> Any:
-        """The value of a query that finds a row only while the claim holds. Raises Superseded if it finds none."""
+        """Return the first value of a query that finds a row only while the claim holds, or else raise Superseded."""
         value = await self.value(query, run_id=claim.run.run_id, fence=claim.fence, **values)
         if value is None:
             raise Superseded(claim.run.run_id, fence=claim.fence)
         return value
 
 
-def _of_the_history(error: PipelineError, schema: str) -> PipelineError:
-    """A query's error as the history's. These queries are the service's own, so no job config is at fault."""
+def _translated(error: PipelineError, schema: str) -> PipelineError:
+    """Translate a query's error. The queries are the service's own, so the job config is never at fault."""
     cause = error.__cause__
     sqlstate = getattr(cause, "sqlstate", None)
     if isinstance(error, SourceBusy | StandbyConflict) or sqlstate == "57014":

@@ -1,4 +1,4 @@
-"""Requests → queued runs, many in one transaction, on Postgres. The SQL is in `intake.sql`."""
+"""Turn requests into queued runs, many per transaction, on Postgres. The SQL is in `intake.sql`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class PostgresIntake:
         except DataRefused as error:
             if len(incoming) == 1:
                 return [_unstorable(error)]
-            # Each half in a transaction of its own: in one, its locks would no longer be taken in one order.
+            # Each half in a separate transaction: in a single one, locks would not be taken in a consistent order.
             half = len(incoming) // 2
             return [*await self.accept_all(incoming[:half]), *await self.accept_all(incoming[half:])]
         runs = {run_id: run_of(row) for run_id, row in rows.items()}
@@ -48,7 +48,7 @@ class PostgresIntake:
 
 @dataclass(frozen=True, slots=True)
 class Storable:
-    """A request that can be stored, and its digest."""
+    """A valid request, and its digest."""
 
     incoming: Incoming
     digest: str
@@ -58,26 +58,26 @@ class Storable:
         return self.incoming.run_id
 
     def made(self, row: Any) -> bool:
-        """Whether this record of `runs` was made for the same request."""
+        """Whether this record of `runs` was created for the same request."""
         return bool(row["request_hash"] == self.digest)
 
     def answer(self, rows: Mapping[str, Any], runs: Mapping[str, Run]) -> Run | ConflictingRequest:
-        """The run, or why the request can't have it."""
+        """Return the request's run, or ConflictingRequest if the run id belongs to another request."""
         return runs[self.run_id] if self.made(rows[self.run_id]) else ConflictingRequest(self.run_id)
 
 
 async def write(connection: asyncpg.Connection, requests: Sequence[Storable]) -> dict[str, Any]:
     """
-    Queue the new runs, inside a transaction of the caller's. Returns the records of all these runs, by run id.
+    Queue the new runs, inside the caller's transaction. Returns the records of all these runs, by run id.
 
-    The caller prepares the requests before and reads the records after it, so that the transaction holds its locks for
-    no longer than the statements take.
+    The caller prepares the requests before the transaction and parses the records after it, so that locks are held no
+    longer than the statements take.
     """
     first = {each.run_id: each for each in reversed(requests)}
     new = [first[run_id] for run_id in dict.fromkeys(each.run_id for each in requests)]
     await connection.execute(*QUERIES["know_agencies"](agency_ids=[each.incoming.request.agency_id for each in new]))
     rows = {row["run_id"]: row for row in await connection.fetch(*QUERIES["accept"](**_columns(new)))}
-    # A statement of its own, so that it sees what another intake has just committed.
+    # A separate statement, so that it sees what another intake has just committed.
     if known := [run_id for run_id in first if run_id not in rows]:
         rows |= {row["run_id"]: row for row in await connection.fetch(*QUERIES["known"](run_ids=known))}
     asked_again = {
@@ -94,7 +94,7 @@ async def write(connection: asyncpg.Connection, requests: Sequence[Storable]) ->
 
 
 def _unstorable(error: DataRefused) -> InvalidRequest:
-    """Why one request, tried by itself, can't be stored."""
+    """Return the error for a single request that can't be stored."""
     cause = error.__cause__.__cause__ if error.__cause__ is not None else None
     said = cause_of(cause) if cause is not None else str(error)
     return InvalidRequest(f"The run history can't store the request: {said}. Correct the value that this is about.")
@@ -108,7 +108,7 @@ def _checked(incoming: Incoming) -> Storable | InvalidRequest:
 
 
 def _columns(asked: Sequence[Storable]) -> dict[str, list[Any]]:
-    """The values of new records of `runs`, column by column."""
+    """Return the values of new records of `runs`, by column."""
     rows = [
         {
             "run_id": incoming.run_id,

@@ -1,8 +1,8 @@
--- Requests become runs. Locks are always taken in one order, so that transactions never wait in a circle: agencies by
--- id, new runs by id, finished runs by id, events.
+-- Turn requests into runs. To avoid deadlocks, locks are always taken in one order: agencies by id, new runs by id,
+-- finished runs by id, events.
 
 -- name: know_agencies
--- Create the agencies' rows, before any run refers to them. An existing row isn't touched: a claim may hold it.
+-- Create the agencies' rows before any run refers to them. Existing rows aren't touched, as a claim may hold the lock.
 INSERT INTO agencies (agency_id)
 SELECT DISTINCT asked.agency_id
 FROM unnest(:agency_ids::bigint[]) AS asked (agency_id)
@@ -11,7 +11,7 @@ ORDER BY asked.agency_id
 ON CONFLICT DO NOTHING;
 
 -- name: accept
--- Queue runs, each a microsecond younger than the one before it. A known run id returns no row.
+-- Queue runs, each a microsecond later than the one before it. Returns no row for a known run id.
 WITH start AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 )
@@ -33,11 +33,11 @@ ON CONFLICT (run_id) DO NOTHING
 RETURNING *;
 
 -- name: known
--- The known ones among these runs.
+-- Those of these runs that exist.
 SELECT * FROM runs WHERE run_id = ANY (:run_ids::text[]);
 
 -- name: ask_again
--- Count that a message asks for these finished runs again.
+-- Count that a message requests these finished runs again.
 UPDATE runs
 SET asked_again = asked_again + 1
 FROM (
@@ -46,6 +46,6 @@ FROM (
 WHERE runs.run_id = asked.run_id;
 
 -- name: unsend
--- Mark the events of these runs unsent. An event that is being sent at this moment isn't waited for: its row says
--- `unsent` until the sender is done, and then `ask_again` keeps it so. This is a statement of its own, after that one.
+-- Mark the events of these runs unsent. This doesn't wait for an event that is being sent right now: its row is unsent
+-- until the sender is done, and then remains so because of `ask_again`, which must run first as a separate statement.
 UPDATE outbox SET sent_at = NULL WHERE run_id = ANY (:run_ids::text[]) AND sent_at IS NOT NULL;

@@ -1,4 +1,4 @@
-"""What lost attempts and failed plans left, on Postgres. The SQL is in `leftovers.sql`."""
+"""What lost attempts and failed plans left behind, on Postgres. The SQL is in `leftovers.sql`."""
 
 from collections.abc import Sequence
 
@@ -38,5 +38,5 @@ class PostgresLeftovers:
 
 
 def _handles(uploads: Sequence[UploadRef]) -> dict[str, list[str]]:
-    """What identifies these uploads within their run, as columns."""
+    """Return the columns that identify these uploads within their run."""
     return {"keys": [upload.key for upload in uploads], "upload_ids": [upload.upload_id for upload in uploads]}

@@ -1,8 +1,8 @@
--- What attempts and plans left that came to nothing. A lost upload stays lost: fences only rise, and a later attempt
--- starts uploads of its own.
+-- What lost attempts and failed plans left behind. A lost upload stays lost: fences only rise, and a later attempt
+-- starts new uploads.
 
 -- name: runs_to_clean_up
--- Runs with lost uploads, by the rule of `lost_uploads`, or with a failed plan; oldest first.
+-- Runs with lost uploads, as defined by `lost_uploads`, or with a failed plan; oldest first.
 SELECT runs.run_id
 FROM runs
 WHERE runs.run_id IN (
@@ -23,8 +23,7 @@ WHERE runs.run_id IN (
 ORDER BY runs.queued_at, runs.run_id;
 
 -- name: lost_uploads
--- Uploads that nobody will complete. Only the plan of a prepared run still can be completed; that of a failed run never
--- is.
+-- Uploads that will never be completed. Only a prepared run's plan can still be completed, never a failed run's.
 SELECT uploads.key, uploads.upload_id, uploads.destination
 FROM uploads
 JOIN runs ON runs.run_id = uploads.run_id
@@ -37,8 +36,8 @@ WHERE runs.run_id = :run_id
 ORDER BY uploads.created_at, uploads.key, uploads.upload_id;
 
 -- name: lost_of
--- Which of these uploads nobody will complete, by their place in the list; the rule is that of `lost_uploads`. One
--- without a record may belong to a running attempt that is about to record it.
+-- Which of these uploads will never be completed, by position in the list, as defined by `lost_uploads`. An unrecorded
+-- upload may belong to a running attempt that is about to record it.
 SELECT listed.number
 FROM unnest(:keys::text[], :upload_ids::text[]) WITH ORDINALITY AS listed (key, upload_id, number)
 JOIN runs ON runs.run_id = :run_id
@@ -53,18 +52,18 @@ WHERE CASE
 ORDER BY listed.number;
 
 -- name: forget_uploads
--- Drop the records of uploads that are gone.
+-- Delete the records of uploads that are gone.
 DELETE FROM uploads
 USING unnest(:keys::text[], :upload_ids::text[]) AS gone (key, upload_id)
 WHERE uploads.run_id = :run_id AND uploads.key = gone.key AND uploads.upload_id = gone.upload_id;
 
 -- name: failed_plan
--- The plan of a run that failed after its decision.
+-- The plan of a run that failed after it was prepared.
 SELECT plans.plan
 FROM plans
 JOIN runs ON runs.run_id = plans.run_id
 WHERE runs.run_id = :run_id AND runs.state = 'failed';
 
 -- name: forget_failed_plan
--- Drop a failed plan whose objects are gone.
+-- Delete a failed run's plan, whose objects are gone.
 DELETE FROM plans USING runs WHERE plans.run_id = :run_id AND runs.run_id = plans.run_id AND runs.state = 'failed';

@@ -1,4 +1,4 @@
-"""Dead letters in the database of the run history. The SQL is in `letters.sql`."""
+"""Dead letters in the run history's database. The SQL is in `letters.sql`."""
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from pipeline_processing.postgres.queries import load_queries
 QUERIES = load_queries(__package__, "letters.sql")
 
 _AT_ONCE = 20
-"""How many letters are read together. Each may have a megabyte."""
+"""How many letters are read per query. Each may take a megabyte."""
 _BEYOND = 2**63 - 1
 
 
@@ -24,7 +24,7 @@ class PostgresLetters:
 
     async def keep(self, letters: Sequence[Outgoing]) -> None:
         async with self._database.transaction() as connection:
-            # In one order, so that two processes with the same letters can't deadlock.
+            # In a fixed order, so that two processes with the same letters can't deadlock.
             for columns in sorted(map(_columns, letters), key=lambda each: (each["partition"], each["offset"])):
                 await connection.execute(*QUERIES["keep_letter"](**columns))
 

@@ -1,4 +1,4 @@
--- Dead letters that Kafka refuses for good.
+-- Dead letters that Kafka permanently refuses.
 
 -- name: keep_letter
 -- Store a letter, unless its request has one already.
@@ -9,7 +9,7 @@ VALUES (:reason, :topic, :partition, :offset, :timestamp_ms, :letters_topic, :ke
 ON CONFLICT (topic, partition, "offset", timestamp_ms) DO NOTHING;
 
 -- name: kept_letters
--- The newest letters below a number.
+-- The newest letters with a number below `before`.
 SELECT number, put_aside_at, letters_topic, key, value, header_names, header_values
 FROM dead_letters
 WHERE number < :before AND (:since::timestamptz IS NULL OR put_aside_at >= :since)

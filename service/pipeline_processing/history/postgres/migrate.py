@@ -1,11 +1,11 @@
 """
-The history's schema: numbered SQL files, applied in order.
+Migrate the history's schema: numbered SQL files, applied in order.
 
 Each file is applied in one transaction, which also stores its version, under a lock keyed by schema. So several
-processes may migrate at once, and any of them may die.
+processes may migrate concurrently, and a crash leaves no half-applied migration.
 
-A migration may add columns, but must never change the type or the position of one: workers of the previous version
-keep running meanwhile, and have prepared statements for the old columns.
+A migration may add columns, but must never change the type or position of a column: workers of the previous version
+keep running, and have prepared statements for the old columns.
 """
 
 import re
@@ -22,7 +22,7 @@ _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """The step from the previous version to `version`."""
+    """The SQL that migrates from the previous version to `version`."""
 
     version: int
     name: str
@@ -30,7 +30,7 @@ class Migration:
 
 
 def load_migrations() -> tuple[Migration, ...]:
-    """All migrations of this service, in order."""
+    """Return all migrations of this service, in order."""
     found = [
         Migration(version=int(match[1]), name=match[2], sql=file.read_text(encoding="utf-8"))
         for file in files(__package__).joinpath("migrations").iterdir()
@@ -43,7 +43,7 @@ MIGRATIONS = load_migrations()
 
 
 async def current_version(connection: asyncpg.Connection, schema: str) -> int:
-    """The version of the schema; 0 if there is no history yet."""
+    """Return the schema's version; 0 if there is no history yet."""
     table = f"{quoted(schema)}.schema_migrations"
     if await connection.fetchval("SELECT to_regclass($1)", table) is None:
         return 0
@@ -52,7 +52,7 @@ async def current_version(connection: asyncpg.Connection, schema: str) -> int:
 
 
 async def check_encoding(connection: asyncpg.Connection) -> None:
-    """Raises DatabaseMisconfigured unless the database can store all of Unicode."""
+    """Raise DatabaseMisconfigured unless the database can store all of Unicode."""
     encoding, database = await connection.fetchrow("SELECT current_setting('server_encoding'), current_database()")
     if encoding != "UTF8":
         raise DatabaseMisconfigured(
@@ -66,9 +66,9 @@ async def pending(
     connection: asyncpg.Connection, schema: str, *, migrations: tuple[Migration, ...] = MIGRATIONS
 ) -> tuple[Migration, ...]:
     """
-    The migrations that are still to be applied.
+    Return the migrations that have yet to be applied.
 
-    Raises HistoryTooNew if the schema is ahead of this service, and DatabaseMisconfigured if the encoding isn't UTF-8.
+    Raises HistoryTooNew if the schema is ahead of this service, or DatabaseMisconfigured if the encoding isn't UTF-8.
     """
     await check_encoding(connection)
     version = await current_version(connection, schema)
@@ -82,9 +82,9 @@ async def migrate(
     connection: asyncpg.Connection, schema: str, *, migrations: tuple[Migration, ...] = MIGRATIONS
 ) -> tuple[Migration, ...]:
     """
-    Create the schema or bring it up to date. Returns what was applied here.
+    Create the schema or bring it up to date. Returns the migrations applied by this call.
 
-    Raises HistoryTooNew, and AccessDenied if the user may not create what is missing.
+    Raises HistoryTooNew, or AccessDenied if the user lacks the privileges to create objects.
     """
     applied: list[Migration] = []
     while True:
@@ -100,7 +100,7 @@ async def migrate(
 
 
 async def _apply(connection: asyncpg.Connection, schema: str, migration: Migration) -> None:
-    # Looked up first: IF NOT EXISTS needs the right to create even where nothing is to be created.
+    # Checked first: IF NOT EXISTS needs the CREATE privilege even when the schema exists.
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", schema):
         await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
     await connection.execute("SELECT set_config('search_path', $1, true)", quoted(schema))

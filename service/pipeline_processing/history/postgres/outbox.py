@@ -1,4 +1,4 @@
-"""Completion events that are still to be sent, on Postgres. The SQL is in `outbox.sql`."""
+"""Unsent completion events, on Postgres. The SQL is in `outbox.sql`."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from pipeline_processing.runs.store import Announce
 QUERIES = load_queries(__package__, "outbox.sql")
 
 _LONGEST_SENDING_SECONDS = 120.0
-"""After this the server ends the sender's transaction. If the sender is still at it, its events are sent again."""
+"""After this the server ends the sender's transaction. If the sender was still sending, its events are sent again."""
 
 
 class PostgresOutbox:
-    """`RunOutbox` on Postgres. The events that are being sent are locked by an open transaction."""
+    """`RunOutbox` on Postgres. An open transaction locks the events that are being sent."""
 
     def __init__(self, database: HistoryDatabase) -> None:
         self._database = database
@@ -34,7 +34,7 @@ class PostgresOutbox:
                     except BaseException as error:
                         refused = error
                         raise
-                    # An event that was asked for again meanwhile stays unsent.
+                    # An event that was requested again during the sending stays unsent.
                     await connection.execute(
                         *QUERIES["mark_sent"](
                             ids=[row["id"] for row in unsent],
@@ -45,12 +45,12 @@ class PostgresOutbox:
         except BaseException:
             if refused is None:
                 raise
-            raise refused  # noqa: B904 - `send`'s own error or cancellation, even if the rollback fails as well
+            raise refused  # noqa: B904 - `send`'s error or cancellation, even if the rollback fails as well
         return len(unsent)
 
 
 def _event_of(row: Any) -> OutboxEvent:
-    """A record of `outbox`."""
+    """Convert a record of `outbox`."""
     return OutboxEvent(
         event_id=row["event_id"],
         run_id=row["run_id"],

@@ -1,12 +1,12 @@
--- Completion events that are still to be sent.
+-- Unsent completion events.
 
 -- name: limit_idleness
--- For this transaction: have the server end it if the client is silent for so long. A client that vanished would keep
--- its events from all others for hours.
+-- Have the server end this transaction if the client is silent for too long. A client that vanished would otherwise
+-- keep its events locked for hours.
 SELECT set_config('idle_in_transaction_session_timeout', :milliseconds::integer::text, true);
 
 -- name: take_unsent
--- The oldest events that nobody is sending. They are locked until this transaction ends.
+-- The oldest events that no other process is sending, locked until the transaction ends.
 SELECT id, event_id, run_id, type, key, headers, value,
        (SELECT asked_again FROM runs WHERE runs.run_id = outbox.run_id) AS asked_again
 FROM outbox
@@ -16,8 +16,8 @@ LIMIT :limit
 FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: mark_sent
--- Mark events sent, except those asked for again meanwhile. The run's row decides which came first: `ask_again` has to
--- lock it, too.
+-- Mark events as sent, except those requested again during the sending. The lock on the run's row, which `ask_again`
+-- takes as well, decides which came first.
 WITH told AS (
     SELECT sent.id
     FROM unnest(:ids::bigint[], :run_ids::text[], :asked_again::integer[]) AS sent (id, run_id, asked_again)

@@ -1,4 +1,4 @@
-"""Which run is next, and who holds it, on Postgres. The SQL is in `queue.sql`."""
+"""The queue of runs and their leases, on Postgres. The SQL is in `queue.sql`."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,21 +16,21 @@ from pipeline_processing.runs.store import Claim
 QUERIES = load_queries(__package__, "queue.sql")
 
 _CHOICE = 100
-"""The most agencies that the query `next_agencies` returns."""
+"""Maximum number of agencies that the query `next_agencies` returns."""
 
 
 class PostgresQueue:
     """
     `RunQueue` on Postgres.
 
-    Where many agencies wait, their order is kept for the next claims, as long as it is good: reading all of them for
-    each claim would take most of the time.
+    If many agencies are waiting, their order is cached for the next claims while it is valid, as it would be slow to
+    read all of them for each claim.
     """
 
     def __init__(self, database: HistoryDatabase) -> None:
         self._database = database
         self._chosen: list[asyncpg.Record] = []
-        """Agencies whose turn is next, by a choice made before."""
+        """The cached order: agencies whose turn is next."""
 
     async def claim(
         self,
@@ -83,13 +83,13 @@ class PostgresQueue:
     # -- inside a session ------------------------------------------------------------------------
 
     async def _claim_one(self, connection: asyncpg.Connection, *, run_id: str | None, **due: Any) -> Any:
-        """The record of this run, whose next attempt starts, or None."""
+        """Claim this run for its next attempt. Returns its record, or None."""
         async with connection.transaction():
             agency_id = await connection.fetchval(*QUERIES["agency_of"](run_id=run_id))
             return await connection.fetchrow(*QUERIES["claim_due"](agency_id=agency_id, run_id=run_id, **due))
 
     async def _claim_next(self, connection: asyncpg.Connection, **due: Any) -> Any:
-        """The record of a run whose next attempt starts, or None. Agencies take turns."""
+        """Claim the next due run; agencies take turns. Returns its record, or None."""
         chosen, self._chosen = self._chosen, []
         row = await self._claim_of(connection, chosen, kept=True, **due)
         if row is None:
@@ -104,9 +104,9 @@ class PostgresQueue:
         self, connection: asyncpg.Connection, chosen: list[asyncpg.Record], *, kept: bool, **due: Any
     ) -> Any:
         """
-        A run of the first agency that has one to give. The agencies after it are kept for the next claim.
+        Claim a run of the first agency with a claimable run. Agencies after it are cached for the next claim.
 
-        One agency per transaction, so that no claim waits for one agency while it holds another.
+        Each agency is tried in a separate transaction, so that no claim waits for one agency while it locks another.
         """
         while chosen:
             async with connection.transaction():

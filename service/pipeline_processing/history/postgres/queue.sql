@@ -1,8 +1,7 @@
--- Which run is next, and who holds it. Times are read with clock_timestamp(), since a transaction may have waited for a
--- lock.
+-- The queue of runs and their leases. Times come from clock_timestamp(), as a transaction may have waited for a lock.
 
 -- name: claim_prepared
--- Take over the first prepared run that nobody holds, with a new fence. The attempt stays.
+-- Claim the first prepared run without a lease, under a new fence. The attempt number stays the same.
 WITH free AS (
     SELECT run_id
     FROM runs
@@ -21,9 +20,8 @@ WHERE runs.run_id = free.run_id
 RETURNING runs.*;
 
 -- name: next_agencies
--- The first hundred agencies with a due run and a free place, in the order of their turns. Reads one run of each
--- waiting agency, however many it has. The count of leases is a hint here: `claim_due` counts again, under the agency's
--- lock.
+-- The first hundred agencies with a due run and a free place, in the order of their turns. Reads only one run of each
+-- waiting agency. The count of leases is a hint here: `claim_due` counts again, under the agency's lock.
 WITH RECURSIVE queued AS (
     (SELECT min(agency_id) AS agency_id FROM runs WHERE state = 'queued')
     UNION ALL
@@ -67,8 +65,8 @@ ORDER BY first.priority DESC, agencies.last_claimed_at NULLS FIRST, first.queued
 LIMIT 100;
 
 -- name: take_turn
--- Lock the first of these agencies that no other claim has locked. An agency of a kept choice must have had no turn
--- since; and a choice is kept for a second at most, since priorities change as well.
+-- Lock the first of these agencies that no other claim has locked. If the order is cached, an agency must not have had
+-- a turn since. A cached order is valid for a second at most, since priorities change as well.
 SELECT agencies.agency_id
 FROM agencies
 JOIN unnest(:agency_ids::bigint[], :last_claimed_at::timestamptz[]) WITH ORDINALITY
@@ -81,7 +79,7 @@ LIMIT 1
 FOR NO KEY UPDATE OF agencies SKIP LOCKED;
 
 -- name: agency_of
--- Lock the agency of one run, and wait for the lock: no other run will do.
+-- Lock the agency of one run. Waits for the lock, as no other run can be claimed instead.
 SELECT agencies.agency_id
 FROM agencies
 JOIN runs ON runs.agency_id = agencies.agency_id
@@ -89,10 +87,10 @@ WHERE runs.run_id = :run_id AND runs.state IN ('queued', 'running')
 FOR NO KEY UPDATE OF agencies;
 
 -- name: claim_due
--- Under the agency's lock: start the next attempt of its first due run, unless all its places are taken. This is a
--- statement of its own, so that it sees what the lock's last holder committed. If the attempt before is still running,
--- it was lost with its worker, and the run is a suspect from then on. A run that was lost beside others, for the first
--- time, may not have been the cause: that attempt doesn't count as a try.
+-- Start the next attempt of the agency's first due run, unless all its places are taken. The agency must have been
+-- locked by an earlier statement, so that this one sees what the lock's last holder committed. If the previous attempt
+-- is still running, it was lost with its worker, and the run is a suspect from then on. The first time that a run is
+-- lost together with others, it may not be the cause, so the attempt doesn't count as a try.
 WITH due AS (
     SELECT run_id,
            state = 'running' AS lost,
@@ -157,7 +155,7 @@ turn AS (
 SELECT * FROM claimed;
 
 -- name: renew
--- Extend a lease from now. A lease that was given up or has ended stays so: its agency's place may be taken.
+-- Extend a lease from now. A lease that was released or has expired can't be renewed: its agency's place may be taken.
 UPDATE runs
 SET lease_expires_at = clock_timestamp() + :lease::interval
 WHERE run_id = :run_id
@@ -167,15 +165,14 @@ WHERE run_id = :run_id
 RETURNING run_id;
 
 -- name: check
--- Whether a claim still holds: not superseded, given up or cancelled. The end of the lease's time alone doesn't end it
--- here.
+-- Whether a claim still holds, i.e. isn't superseded, released or cancelled. An expired lease alone doesn't end it.
 SELECT run_id
 FROM runs
 WHERE run_id = :run_id AND fence = :fence AND state IN ('running', 'prepared') AND lease_expires_at IS NOT NULL;
 
 -- name: idle
--- Whether nothing is left to do with this job config. A run whose `not_before` hasn't come doesn't count, but one that
--- waits for its next attempt does.
+-- Whether nothing is left to do with this job config. A new run whose `not_before` hasn't come doesn't count, but a run
+-- that waits for its next attempt does.
 SELECT NOT EXISTS (
     SELECT FROM runs
     WHERE state IN ('queued', 'running')
@@ -186,7 +183,7 @@ AND NOT EXISTS (SELECT FROM runs WHERE state = 'prepared')
 AND NOT EXISTS (SELECT FROM outbox WHERE sent_at IS NULL);
 
 -- name: waiting_for_another_config
--- How many due runs only a worker with another job config may export.
+-- The number of due runs that only a worker with another job config may export.
 SELECT count(*)
 FROM runs
 WHERE pinned
@@ -197,5 +194,5 @@ WHERE pinned
   );
 
 -- name: now
--- The time of day here.
+-- The database's current time.
 SELECT clock_timestamp();

@@ -1,19 +1,19 @@
--- Reads of the run table. None of these changes anything.
+-- Reads of the run table.
 
 -- name: installation_id
 -- The identity of this history.
 SELECT installation_id FROM installation;
 
 -- name: get
--- One run as it stands.
+-- One run.
 SELECT * FROM runs WHERE run_id = :run_id;
 
 -- name: get_all
--- The known ones among these runs.
+-- Those of these runs that exist.
 SELECT * FROM runs WHERE run_id = ANY (:run_ids::text[]);
 
 -- name: newest
--- Runs, newest first. A null filter lets all runs pass.
+-- Runs, newest first. A null filter matches all runs.
 SELECT *
 FROM runs
 WHERE (:agency_id::bigint IS NULL OR agency_id = :agency_id)
@@ -28,7 +28,7 @@ LIMIT :limit;
 SELECT replay_of, count(*) AS replays FROM runs WHERE replay_of = ANY (:run_ids::text[]) GROUP BY replay_of;
 
 -- name: last_success
--- The successful export of an agency's dataset that covers most; of several, the one that finished last.
+-- The successful export of an agency's dataset that covers the latest time; among equals, the one that finished last.
 SELECT counted.*
 FROM run_datasets AS counted
 JOIN runs ON runs.run_id = counted.run_id
@@ -49,6 +49,6 @@ SELECT * FROM run_datasets WHERE run_id = :run_id ORDER BY number;
 SELECT * FROM run_attempts WHERE run_id = :run_id ORDER BY attempt;
 
 -- name: tries
--- Attempts that count against the maximum. Not counted: those handed back by a draining worker, those lost beside
--- others, and those that failed for a reason that passes by itself.
+-- The number of attempts that count against the maximum. Not counted: those handed back by a draining worker, those
+-- lost together with others, and those that failed for a reason that passes without action.
 SELECT attempt - handed_back FROM runs WHERE run_id = :run_id;

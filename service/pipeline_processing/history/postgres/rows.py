@@ -1,4 +1,4 @@
-"""Records of the run table → the model, and back."""
+"""Convert records of the run table to the model, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _OUTCOME_COLUMNS = (*Counts.model_fields, "bytes_written", "timings", "manifest_
 
 
 def run_of(row: Mapping[str, Any]) -> Run:
-    """A record of `runs`. What a newer version added to it, or to its request, is left out."""
+    """Convert a record of `runs`. Fields that a newer version added to it or its request are ignored."""
     error = None
     if row["error_kind"] is not None:
         error = RunFailure(
@@ -33,22 +33,22 @@ def run_of(row: Mapping[str, Any]) -> Run:
 
 
 def attempt_of(row: Mapping[str, Any]) -> Attempt:
-    """A record of `run_attempts`."""
+    """Convert a record of `run_attempts`."""
     return Attempt(**{column: row[column] for column in _ATTEMPT_COLUMNS})
 
 
 def plan_of(stored: str) -> Plan:
-    """A stored plan. What a newer version added to it is left out."""
+    """Parse a stored plan. Fields that a newer version added are ignored."""
     return Plan.model_validate_json(stored, extra="ignore")
 
 
 def dataset_counts_of(row: Mapping[str, Any]) -> DatasetCounts:
-    """A record of `run_datasets`."""
+    """Convert a record of `run_datasets`."""
     return DatasetCounts(name=row["dataset"], **{column: row[column] for column in Counts.model_fields})
 
 
 def dataset_columns(outcome: Outcome) -> dict[str, Any]:
-    """The counts of each dataset, as one list per column."""
+    """Return the counts of each dataset, as one list per column."""
     return {
         "datasets": [counts.name for counts in outcome.datasets],
         **{column: [getattr(counts, column) for counts in outcome.datasets] for column in Counts.model_fields},
@@ -57,7 +57,7 @@ def dataset_columns(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
-    """What an attempt measured; all null without an outcome."""
+    """Return an attempt's counts and timings by column; all null without an outcome."""
     if outcome is None:
         return dict.fromkeys(_OUTCOME_COLUMNS)
     return {
@@ -69,7 +69,7 @@ def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
 
 
 def failure_columns(failure: RunFailure | None) -> dict[str, Any]:
-    """An error; all null without one."""
+    """Return an error's fields by column; all null without an error."""
     return {
         "error_kind": failure and failure.kind,
         "error_message": failure and failure.message,

@@ -12,7 +12,7 @@ from pipeline_processing.runs.store import RunStore
 
 
 def postgres_run_store(client: DatabaseClient, *, schema: str) -> RunStore:
-    """All ports of the run table in this schema, which is the client's search path."""
+    """Return all ports of the run table in `schema`, which must be the client's search path."""
     database = HistoryDatabase(client, schema=schema)
     return RunStore(
         intake=PostgresIntake(database),

@@ -1,4 +1,4 @@
-"""How to reach the brokers: the settings, as aiokafka takes them."""
+"""How to reach the brokers: translates the settings to aiokafka's options."""
 
 import asyncio
 import ssl
@@ -21,7 +21,7 @@ _REASON_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Brokers, and our credentials."""
+    """The brokers, and this service's credentials."""
 
     brokers: tuple[str, ...]
     security_protocol: str
@@ -32,7 +32,7 @@ class Connection:
 
     @classmethod
     def of(cls, settings: KafkaSettings) -> Self:
-        """Reads the certificates. Raises SettingsError if they, or what SASL needs, are missing or broken."""
+        """Read the certificates. Raises SettingsError if they, or the options for SASL, are missing or invalid."""
         protocol = settings.security_protocol
         if protocol.startswith("SASL"):
             _require_sasl(settings)
@@ -50,7 +50,7 @@ class Connection:
         return Where(brokers=", ".join(self.brokers))
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments for any client of aiokafka. They hold the password in plain text: not for a log."""
+        """Return keyword arguments for any aiokafka client. They hold the password in plain text: don't log them."""
         return {"bootstrap_servers": list(self.brokers), "client_id": _CLIENT_ID, **self._security()}
 
     def _security(self) -> dict[str, Any]:
@@ -63,9 +63,9 @@ class Connection:
 
     async def refusal(self) -> Exception | None:
         """
-        Why no broker can be reached; None if one can.
+        Return why no broker can be reached, or None if one can.
 
-        aiokafka doesn't say whether it is a wrong password or an unknown authority. So connect once more to find out.
+        aiokafka doesn't report causes such as a wrong password or an unknown authority, so connect again to find out.
         """
         reason: Exception | None = None
         for broker in self.brokers:
@@ -76,7 +76,7 @@ class Connection:
                         host.strip("[]"), int(port), client_id=_CLIENT_ID, **self._security()
                     )
             except (KafkaError, OSError) as error:
-                # A broker's answer says more than another broker's silence.
+                # A broker's refusal says more than another broker's silence.
                 if reason is None or not isinstance(error, OSError):
                     reason = error.__cause__ if isinstance(error.__cause__, KafkaError) else error
             else:
@@ -117,7 +117,7 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
 
 def _load_certificate(context: ssl.SSLContext, *, certificate: Path, key: Path | None) -> None:
     try:
-        # With a (wrong) password: without one, OpenSSL would ask at the terminal for that of an encrypted key.
+        # Pass a wrong password: without any, OpenSSL would prompt at the terminal if the key is encrypted.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError) as error:
         named = f"PIPELINE_KAFKA__CERT_FILE: {certificate}"

@@ -1,4 +1,4 @@
-"""The service's topics: created, or found to be missing."""
+"""Create the service's topics, or report which are missing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ _PAUSE_SECONDS = 0.2
 _BROKERS_DEFAULT = -1
 _KAFKAS_DEFAULT_SIZE = 1_048_588
 _HEADERS_SIZE = 2 * 1024 * 1024
-"""How much larger than its request a dead letter can be."""
+"""Bytes by which a dead letter can be larger than its request."""
 
 
 async def ensure_topics(settings: KafkaSettings) -> None:
     """
-    Create those of the four topics that are missing, or, without `create_topics`, raise TopicMissing with all of them.
+    Create those of the four topics that are missing, or, without `create_topics`, raise TopicMissing listing them.
 
-    Several processes may do so at once. Raises KafkaUnavailable, AccessDenied, and SettingsError where the brokers
+    Safe to run in several processes at once. Raises KafkaUnavailable, AccessDenied, or SettingsError if the brokers
     refuse the number of partitions or replicas.
     """
     connection = Connection.of(settings)
@@ -55,12 +55,12 @@ async def _ensure(admin: Any, settings: KafkaSettings, *, where: Where) -> None:
         raise TopicMissing(missing)
     await _create(admin, [_topic(settings, name) for name in others if name in missing], where=where)
     if dead_letters in missing:
-        # After the requests topic: this one has to take larger messages.
+        # Created after the requests topic, as its message limit must be larger.
         size = await _message_size(admin, settings.requests_topic) + _HEADERS_SIZE
         topic = _topic(settings, dead_letters)
         topic.topic_configs["max.message.bytes"] = str(size)
         await _create(admin, [topic], where=where)
-    # Not ready yet: brokers learn of new topics a moment later, and partitions get their leaders.
+    # Wait until the topics are known to all brokers, and their partitions have leaders.
     with translated(where):
         async with asyncio.timeout(_ANSWER_SECONDS):
             while True:
@@ -71,7 +71,7 @@ async def _ensure(admin: Any, settings: KafkaSettings, *, where: Where) -> None:
 
 def _topic(settings: KafkaSettings, name: str) -> Any:
     replicas = settings.replication_factor
-    # Without an (empty) assignment of replicas, aiokafka refuses the brokers' own default.
+    # aiokafka accepts the brokers' default replication only together with an (empty) replica assignment.
     return NewTopic(
         name, settings.partitions, _BROKERS_DEFAULT if replicas is None else replicas, {} if replicas is None else None
     )
@@ -89,7 +89,7 @@ async def _create(admin: Any, topics: Sequence[Any], *, where: Where) -> None:
                     if error is kafka.NoError:
                         log.info("topic created", topic=name)
                     elif error is kafka.TopicAlreadyExistsError:
-                        log.debug("topic created by somebody else", topic=name)
+                        log.debug("topic created by another client", topic=name)
                     elif error.retriable:
                         again.append(name)
                     else:
@@ -100,7 +100,7 @@ async def _create(admin: Any, topics: Sequence[Any], *, where: Where) -> None:
 
 
 async def _message_size(admin: Any, topic: str) -> int:
-    """The largest message that the topic takes, or Kafka's default if the brokers don't tell."""
+    """Return the topic's maximum message size in bytes, or Kafka's default if the brokers don't report it."""
     name = "max.message.bytes"
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):

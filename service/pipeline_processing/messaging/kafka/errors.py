@@ -1,7 +1,7 @@
 """
-Translation of aiokafka's errors. A test names those that have no place of their own here.
+Translate aiokafka's errors. A test lists those that are mapped only by a base class.
 
-Messages name the brokers, give the cause in the words of aiokafka or the broker, and say what to do.
+Messages name the brokers, quote the cause from aiokafka or the broker, and give the remedy.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What a message is about."""
+    """The brokers, topics and group that a message names."""
 
     brokers: str
     topics: tuple[str, ...] = ()
@@ -38,11 +38,11 @@ class Where:
 
 
 KINDS: Mapping[type[BaseException], type[PipelineError]] = {
-    # The network, brokers that are busy with themselves, a member that was replaced, a producer that has to begin
-    # again. This is for most errors, and for those of a later aiokafka or broker.
+    # The network, brokers that are electing or starting, a replaced group member, a producer that must be reopened.
+    # Most errors belong here, and so do those of later versions of aiokafka or the brokers.
     kafka.KafkaError: KafkaUnavailable,
     OSError: KafkaUnavailable,  # TimeoutError is one
-    # Who we are, and what we may do.
+    # Authentication and authorization.
     kafka.AuthenticationMethodNotSupported: AccessDenied,
     kafka.AuthenticationFailedError: AccessDenied,
     kafka.SaslAuthenticationFailed: AccessDenied,
@@ -54,7 +54,7 @@ KINDS: Mapping[type[BaseException], type[PipelineError]] = {
     kafka.MessageSizeTooLargeError: MessageTooLarge,
     kafka.RecordListTooLargeError: MessageTooLarge,
     kafka.InvalidTimestampError: MessageRefused,
-    # Settings: ours, or the brokers'.
+    # This service's settings, or the brokers'.
     SSLCertVerificationError: SettingsError,
     kafka.UnrecognizedBrokerVersion: SettingsError,
     kafka.IncompatibleBrokerVersion: SettingsError,
@@ -74,7 +74,7 @@ KINDS: Mapping[type[BaseException], type[PipelineError]] = {
     kafka.InvalidReplicationAssignmentError: SettingsError,
     kafka.InvalidConfigurationError: SettingsError,
     kafka.PolicyViolationError: SettingsError,
-    # What we should not have asked for.
+    # Bugs of this service.
     kafka.IllegalStateError: InternalError,
     kafka.IllegalArgumentError: InternalError,
     kafka.NoOffsetForPartitionError: InternalError,
@@ -97,7 +97,7 @@ _REMEDIES: Mapping[type[BaseException], str] = {
     kafka.InvalidTopicError: "Correct PIPELINE_KAFKA__…_TOPIC.",
     kafka.InvalidGroupIdError: "Correct PIPELINE_KAFKA__GROUP_ID.",
     kafka.InconsistentGroupProtocolError: (
-        "Another kind of consumer uses the group: give this service one of its own with PIPELINE_KAFKA__GROUP_ID."
+        "Another kind of consumer uses the group: set PIPELINE_KAFKA__GROUP_ID to a separate group for this service."
     ),
     kafka.InvalidPartitionsError: "Correct PIPELINE_KAFKA__PARTITIONS.",
     kafka.InvalidReplicationFactorError: "Correct PIPELINE_KAFKA__REPLICATION_FACTOR.",
@@ -105,8 +105,8 @@ _REMEDIES: Mapping[type[BaseException], str] = {
     kafka.IncompatibleBrokerVersion: _OLD_BROKERS,
     kafka.UnrecognizedBrokerVersion: _OLD_BROKERS,
     SSLCertVerificationError: (
-        "Set PIPELINE_KAFKA__CA_FILE to the certificate of the authority that signed the brokers', and use the names "
-        "that stand in those."
+        "Set PIPELINE_KAFKA__CA_FILE to the certificate of the authority that signed the brokers', and use the host "
+        "names in those."
     ),
     SSLError: "Check that the port speaks TLS as PIPELINE_KAFKA__SECURITY_PROTOCOL says.",
 }
@@ -120,12 +120,12 @@ _TEXTS: Mapping[type[PipelineError], tuple[str, str]] = {
         "Check PIPELINE_KAFKA__USERNAME and __PASSWORD, or __CERT_FILE, and grant that identity what it needs.",
     ),
     MessageTooLarge: (
-        "refuses a message{what} for its size",
+        "refuses a message{what} because of its size",
         "Send less, or raise the topic's max.message.bytes.",
     ),
     SettingsError: ("can't be used", "Correct the settings, or the brokers."),
 }
-"""Kind → what the brokers do, and the remedy where the error has none of its own."""
+"""Kind → what the brokers did, and the remedy for errors without a more specific one."""
 
 _CANDIDATES = (kafka.KafkaError, kafka.ConsumerStoppedError, kafka.IllegalOperation, OSError)
 _NAMED = re.compile(r"[\s(\"']*(?:\[Error -?\d+\] )?(\w+)")
@@ -133,7 +133,7 @@ _NAMED = re.compile(r"[\s(\"']*(?:\[Error -?\d+\] )?(\w+)")
 
 @contextmanager
 def translated(where: Where) -> Iterator[None]:
-    """Turn aiokafka's errors in the block, and a time limit's, into this service's. For aiokafka's calls only."""
+    """Translate aiokafka's errors and TimeoutError in the block. It must contain nothing but aiokafka calls."""
     try:
         yield
     except _CANDIDATES as error:
@@ -141,19 +141,19 @@ def translated(where: Where) -> Iterator[None]:
 
 
 async def answered(question: Awaitable[T], *, where: Where, seconds: float) -> T:
-    """The answer to a question to the brokers, within a time limit."""
+    """Await the brokers' answer for at most `seconds`, and translate errors."""
     with translated(where):
         async with asyncio.timeout(seconds):
             return await question
 
 
 def kind_of(error: BaseException) -> type[PipelineError]:
-    """This service's error for it. Anything that isn't aiokafka's or the network's is a bug."""
+    """Return this service's error class for `error`. An error that isn't aiokafka's or the network's is a bug."""
     return next((KINDS[kind] for kind in type(_unwrapped(error)).__mro__ if kind in KINDS), InternalError)
 
 
 def translate(error: BaseException, *, where: Where) -> PipelineError:
-    """The error to raise instead of `error`."""
+    """Return the error to raise instead of `error`."""
     error = _unwrapped(error)
     kind = kind_of(error)
     if kind is TopicMissing:
@@ -169,17 +169,17 @@ def translate(error: BaseException, *, where: Where) -> PipelineError:
 
 
 def refusal(error: BaseException, *, where: Where) -> MessageRefused:
-    """The error for a message that a broker will never take."""
+    """Return the error for a message that a broker permanently refuses."""
     return MessageRefused(
         f"Kafka at {where.brokers} refuses a message{_topics(where.topics)} for good: {_cause_of(error)}. Check the "
-        "topic's configuration: a compacted one wants keys, and one that limits timestamps wants clocks that agree."
+        "topic's configuration: a compacted topic needs keys, and one that limits timestamps needs synchronized clocks."
     )
 
 
 def _cause_of(error: BaseException) -> str:
-    """The error in the words of aiokafka or the operating system."""
+    """Return the error's text, as aiokafka or the operating system words it."""
     if isinstance(error, kafka.KafkaError):
-        # str() of these begins with the class, and the commit error's text is a page long.
+        # str() of these begins with the class name, and the commit error's text is a page long.
         text = "" if isinstance(error, kafka.CommitFailedError) else " ".join(map(str, error.args))
         described = text or getattr(error, "description", "")
         name = type(error).__name__
@@ -190,7 +190,7 @@ def _cause_of(error: BaseException) -> str:
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """The error inside a bare KafkaError, which aiokafka wraps around some others, as a cause or as text."""
+    """Return the error inside a bare KafkaError, in which aiokafka wraps some errors, as cause or as text."""
     if type(error) is not kafka.KafkaError:
         return error
     if isinstance(error.__cause__, _CANDIDATES):
@@ -203,7 +203,7 @@ def _unwrapped(error: BaseException) -> BaseException:
 
 
 def _what(error: BaseException, where: Where) -> str:
-    """What was refused, as far as it is known."""
+    """Describe what was refused, as far as known."""
     match error:
         case kafka.GroupAuthorizationFailedError():
             return f" to the group {where.group or ', '.join(_named_in(error))}"
@@ -221,7 +221,7 @@ def _topics(names: Sequence[str]) -> str:
 
 
 def _named_in(error: BaseException) -> Sequence[str]:
-    """The topics or groups that aiokafka names, which it does in several forms."""
+    """Return the topics or groups that the error names, in any of aiokafka's forms."""
     (first, *_) = error.args or ("",)
     if isinstance(first, str):
         return [first] if re.fullmatch(r"[\w.-]+", first) else []

@@ -1,4 +1,4 @@
-"""Messages to Kafka."""
+"""Send messages to Kafka."""
 
 import asyncio
 import random
@@ -20,43 +20,43 @@ _OPEN_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
 _MAX_REQUEST_SIZE = 16 * 1024 * 1024
-"""More than any of our topics takes: the brokers decide."""
+"""More than any of our topics allows, so that the brokers decide."""
 _BATCH_SIZE = 128 * 1024
-"""aiokafka has one batch under way for each partition. Its default of 16 KiB would slow down a burst."""
+"""aiokafka sends one batch at a time per partition, so its default of 16 KiB would slow down bursts."""
 
-# Nothing was stored, and the message is all right: a new producer sends it.
-_ANEW = (
+# Nothing was stored, and the message isn't at fault: a new producer can send it.
+_NEEDS_NEW_PRODUCER = (
     kafka.OutOfOrderSequenceNumber,
     kafka.UnknownProducerId,
     kafka.InvalidProducerIdMapping,
     kafka.ProducerFenced,
     kafka.ProducerClosed,
 )
-# INVALID_RECORD (87) and newer answers have no class in aiokafka. Those that may pass all have one.
+# INVALID_RECORD (87) and newer error codes have no class in aiokafka. All retryable ones do.
 _NAMELESS = kafka.UnknownError
 
 
 class _Producer:
-    """A producer of aiokafka's, and how many calls use it."""
+    """An aiokafka producer, and how many calls use it."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
         self.topics: set[str] = set()
-        """Topics that were found."""
+        """Topics known to exist."""
         self.users = 0
         self.retired = False
 
 
 class KafkaEvents:
     """
-    `Events` through an idempotent producer, which is opened when it is first needed and closed with the block.
+    `Events` through an idempotent producer, which is opened on first use and closed with the block.
 
-    A producer that has failed is retired, and the next call opens another. aiokafka goes on counting after a batch that
-    it gave up, and brokers refuse every later one for the gap (github.com/aio-libs/aiokafka/issues/1017).
+    A producer that has failed is retired, and the next call opens another. aiokafka counts on after a batch that it
+    gave up, so brokers refuse all later ones because of the gap (github.com/aio-libs/aiokafka/issues/1017).
     """
 
     def __init__(self, *, settings: KafkaSettings, delivery_seconds: float = 10.0) -> None:
-        """`delivery_seconds` limits each `send`, which then takes a moment to find the reason. Raises SettingsError."""
+        """`delivery_seconds` limits each `send`, which then takes a moment to find the cause. Raises SettingsError."""
         self._connection = Connection.of(settings)
         self._where = self._connection.where
         self._delivery_seconds = delivery_seconds
@@ -67,7 +67,7 @@ class KafkaEvents:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Sends what is still under way, for at most 5 s."""
+        """Flush pending messages, for at most 5 s."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
@@ -76,17 +76,17 @@ class KafkaEvents:
             await stopped(producer.client, seconds=_CLOSE_SECONDS)
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """See `Events`. Raises KafkaUnavailable, too, when the brokers don't acknowledge all of them in time."""
+        """See `Events`. Also raises KafkaUnavailable if the brokers don't acknowledge all messages in time."""
         if not messages:
             return
         refused: list[tuple[Outgoing, Exception]] = []
         try:
             async with asyncio.timeout(self._delivery_seconds):
                 failed = await self._attempt(messages)
-                # A refused message fails others, too: those of its batch, and those after the gap that it leaves. So
-                # send each of them again by itself, in order.
+                # A refused message also fails the others in its batch, and those after the gap that it leaves. So send
+                # each of them again on its own, in order.
                 for message, error in failed:
-                    refused += await self._alone(message, error)
+                    refused += await self._send_alone(message, error)
         except TimeoutError as error:
             missing = await self._missing(messages)
             raise missing or translate(error, where=self._where) from error
@@ -95,7 +95,7 @@ class KafkaEvents:
             raise self._refusal(message, answer) from answer
 
     async def _missing(self, messages: Sequence[Outgoing]) -> TopicMissing | None:
-        """The error if a topic was deleted: aiokafka retries then, and doesn't say why."""
+        """Return the error if a topic was deleted, which aiokafka retries without reporting it."""
         topics = sorted({message.topic for message in messages})
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
@@ -110,24 +110,24 @@ class KafkaEvents:
     def _refusal(self, message: Outgoing, error: Exception) -> MessageRefused:
         if kind_of(error) is MessageTooLarge:
             return MessageTooLarge(
-                f"Kafka at {self._where.brokers} refuses a message to the topic {message.topic} for its size: it has "
+                f"Kafka at {self._where.brokers} refuses a message to the topic {message.topic} because of its size, "
                 f"{message.size:,} bytes. Send less, or raise the topic's max.message.bytes."
             )
         return refusal(error, where=Where(self._where.brokers, topics=(message.topic,)))
 
-    async def _alone(self, message: Outgoing, error: Exception) -> list[tuple[Outgoing, Exception]]:
-        """Send one message until it is stored, or refused for good."""
+    async def _send_alone(self, message: Outgoing, error: Exception) -> list[tuple[Outgoing, Exception]]:
+        """Send one message until it is stored, or permanently refused."""
         while failed := await self._attempt([message]):
             if _is_refusal(failed[0][1]):
                 return failed
         return []
 
     async def _attempt(self, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
-        """Send all; returns those that were refused, or that a new producer would send."""
+        """Send all, and return those that were refused or need a new producer."""
         producer = await self._opened()
         producer.users += 1
         try:
-            failed = await self._through(producer, messages)
+            failed = await self._send_by(producer, messages)
             if failed:
                 self._retire(producer)
             return failed
@@ -139,10 +139,10 @@ class KafkaEvents:
         finally:
             producer.users -= 1
             if producer.retired and not producer.users:
-                # Not before: other calls may still use it, and mostly succeed.
+                # Not before the last call is done: others may still use it, and mostly succeed.
                 await cut_off(producer.client)
 
-    async def _through(self, producer: _Producer, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
+    async def _send_by(self, producer: _Producer, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
         topics = {message.topic for message in messages} - producer.topics
         if topics:
             await partitions_of(producer.client.client, sorted(topics), where=self._where, seconds=_OPEN_SECONDS)
@@ -151,7 +151,7 @@ class KafkaEvents:
         results = await asyncio.gather(*answers, return_exceptions=True)
         failed = []
         for message, result in zip(messages, results, strict=True):
-            if isinstance(result, Exception) and (isinstance(result, _ANEW) or _is_refusal(result)):
+            if isinstance(result, Exception) and (isinstance(result, _NEEDS_NEW_PRODUCER) or _is_refusal(result)):
                 failed.append((message, result))
             elif isinstance(result, BaseException):
                 raise result
@@ -159,7 +159,7 @@ class KafkaEvents:
 
     async def _opened(self) -> _Producer:
         while self._current is None:
-            # One for all callers that wait, even if one of them is cancelled.
+            # One task for all waiting callers, so that it survives the cancellation of one.
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
             await asyncio.shield(self._opening)
@@ -169,7 +169,7 @@ class KafkaEvents:
         try:
             client = AIOKafkaProducer(
                 **self._connection.options(),
-                enable_idempotence=True,  # acks=all goes with it
+                enable_idempotence=True,  # implies acks=all
                 max_request_size=_MAX_REQUEST_SIZE,
                 max_batch_size=_BATCH_SIZE,
                 metadata_max_age_ms=MAX_AGE_MS,
@@ -186,15 +186,15 @@ class KafkaEvents:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the broker will never take this message."""
+    """Whether the broker permanently refuses this message."""
     return isinstance(error, _NAMELESS) or kind_of(error) in (MessageTooLarge, MessageRefused)
 
 
 async def _enqueued(client: Any, message: Outgoing) -> "asyncio.Future[Any]":
-    """The future of its acknowledgement."""
+    """Enqueue a message, and return the future of its acknowledgement."""
     try:
         if message.key is None and message.value is None:
-            # Kafka takes it, send() doesn't. Such a request becomes a dead letter.
+            # Kafka accepts such a message, but send() doesn't. It may be a request that becomes a dead letter.
             batch = client.create_batch()
             batch.append(key=None, value=None, timestamp=message.timestamp_ms, headers=list(message.headers))
             partitions = sorted(await client.partitions_for(message.topic))
@@ -211,6 +211,6 @@ async def _enqueued(client: Any, message: Outgoing) -> "asyncio.Future[Any]":
         sent = asyncio.get_running_loop().create_future()
         sent.set_exception(error)
     answer: asyncio.Future[Any] = asyncio.ensure_future(sent)
-    # Looked at, also if the sender is cancelled before: asyncio complains otherwise.
+    # Retrieve the exception even if the sender is cancelled first, or asyncio logs it as never retrieved.
     answer.add_done_callback(lambda done: done.cancelled() or done.exception())
     return answer

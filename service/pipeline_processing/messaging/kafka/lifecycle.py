@@ -1,9 +1,9 @@
 """
-Starting and stopping aiokafka's clients, within a time limit, and with nothing left running.
+Start and stop aiokafka's clients within a time limit, and leave nothing running.
 
-aiokafka has no way to give up on a client. `stop()` waits for what is under way, such as a batch that is retried for
-ever or a join that the group delays, and a cancelled `stop()` leaves tasks and connections behind. They are ended here,
-by aiokafka's private names. Tests that count tasks hold this; pyproject.toml caps aiokafka's version.
+aiokafka has no way to abandon a client. `stop()` waits for pending work, such as a batch that is retried forever or a
+join that the group delays, and a cancelled `stop()` leaves tasks and connections behind. They are ended here, through
+aiokafka's private names. Tests check that no tasks remain, and pyproject.toml caps aiokafka's version.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.02
 
 
 async def started(client: Any, *, connection: Connection, seconds: float) -> Any:
-    """Start a client. Leaves nothing behind if that fails. Raises KafkaUnavailable, AccessDenied or SettingsError."""
+    """Start a client; clean up if that fails. Raises KafkaUnavailable, AccessDenied or SettingsError."""
     try:
         async with asyncio.timeout(seconds):
             await client.start()
@@ -41,17 +41,17 @@ async def started(client: Any, *, connection: Connection, seconds: float) -> Any
 
 
 async def stopped(client: Any, *, seconds: float) -> None:
-    """Stop a client gracefully, or, after `seconds`, by force. Never raises, and a cancellation doesn't end it."""
+    """Stop a client gracefully, or by force after `seconds`. Never raises, and completes even if cancelled."""
     await shielded(_stop(client, seconds))
 
 
 async def cut_off(client: Any) -> None:
-    """Stop a client by force: nothing is flushed, and the group isn't told. Otherwise like `stopped`."""
+    """Stop a client by force, without flushing or leaving the group. Otherwise like `stopped`."""
     await shielded(_tear_down(client))
 
 
 async def _stop(client: Any, seconds: float) -> None:
-    # In a task of its own: in an outage `stop()` may raise the CancelledError of a task that it has cancelled itself.
+    # In a separate task: in an outage, `stop()` may raise the CancelledError of a task that it cancelled itself.
     stopping = asyncio.create_task(client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
     await asyncio.wait([stopping], timeout=seconds)
     in_order = stopping.done() and not stopping.cancelled() and stopping.exception() is None
@@ -63,7 +63,7 @@ async def _stop(client: Any, seconds: float) -> None:
 
 
 async def _tear_down(client: Any) -> None:
-    client._closed = True  # or its __del__ complains
+    client._closed = True  # keeps its __del__ from warning
     if isinstance(client, AIOKafkaProducer):
         await _tear_down_producer(client)
     elif isinstance(client, AIOKafkaAdminClient):
@@ -90,7 +90,7 @@ async def _tear_down_producer(producer: Any) -> None:
     if sender is not None:
         sender.cancel()
     await _disconnect(client)
-    # The sender waits for its requests. They fail now, and then wait for metadata that nothing fetches any more.
+    # The sender waits for its requests, which fail now, and then for metadata that is no longer fetched.
     deadline = asyncio.get_running_loop().time() + _TEAR_DOWN_SECONDS
     while sender is not None and not sender.done() and asyncio.get_running_loop().time() < deadline:
         metadata = client._md_update_fut
@@ -99,7 +99,7 @@ async def _tear_down_producer(producer: Any) -> None:
         await asyncio.wait([sender], timeout=_LOOK_SECONDS)
     if sender is not None:
         await _cancelled([sender])
-    # What waits for these, such as a cancelled stop(), would wait for ever.
+    # Callers that wait for these batches, such as a cancelled stop(), would wait forever.
     accumulator = producer._message_accumulator
     unsent = accumulator._pending_batches  # aiokafka removes each batch from it when the batch has ended
     for waiting in accumulator._batches.values():
@@ -108,7 +108,7 @@ async def _tear_down_producer(producer: Any) -> None:
         for future in (batch.future, batch._drain_waiter, *(message for message, _ in batch._msg_futures)):
             if not future.done():
                 future.set_exception(ProducerClosed())
-                future.exception()  # looked at, so that asyncio doesn't complain
+                future.exception()  # retrieved, so that asyncio doesn't warn
 
 
 async def _disconnect(client: Any) -> None:
@@ -119,7 +119,7 @@ async def _disconnect(client: Any) -> None:
         writer = connection._writer
         closing.append(connection.close())
         if writer is not None:
-            writer.transport.abort()  # close() would first send what is buffered, which a silent broker doesn't take
+            writer.transport.abort()  # close() would wait for a silent broker to accept the buffered bytes
     if closing := [future for future in closing if future is not None]:
         await asyncio.wait(closing, timeout=_TEAR_DOWN_SECONDS)
 
@@ -137,4 +137,4 @@ async def _cancelled(tasks: Iterable["asyncio.Task[Any]"]) -> None:
         await asyncio.wait(running, timeout=_TEAR_DOWN_SECONDS)
     for task in tasks:
         if task.done() and not task.cancelled():
-            task.exception()  # looked at, so that asyncio doesn't complain
+            task.exception()  # retrieved, so that asyncio doesn't warn

@@ -1,8 +1,8 @@
 """
-Partitions and ids of topics, asked in a way that creates no topic.
+Look up the partitions and ids of topics without creating any topic.
 
-aiokafka's own look-up has brokers create what is missing, where they do such things, and can't tell a missing topic
-from brokers that are down. It knows no ids either, which Kafka gives topics since 2.8.
+aiokafka's own look-up lets brokers create missing topics automatically, and can't distinguish a missing topic from
+brokers that are down. It doesn't return topic ids either, which Kafka has since 2.8.
 """
 
 import asyncio
@@ -25,30 +25,30 @@ from pipeline_processing.errors import TopicMissing
 from pipeline_processing.messaging.kafka.errors import Where, translated
 
 MAX_AGE_MS = 15_000
-"""How often clients ask for new partitions: a small question each time. aiokafka's default is every 300 s."""
+"""How often clients refresh metadata, to find new partitions. A small request; aiokafka's default is 300 s."""
 
 _PAUSE_SECONDS = 0.1
 
-# Or else the next look-up creates a deleted topic again, with the brokers' settings, where they have
-# auto.create.topics.enable, which is their default. aiokafka has no option for it.
+# Otherwise the next look-up would recreate a deleted topic with the brokers' settings, if they have
+# auto.create.topics.enable, which is the default. aiokafka has no option for it.
 aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What brokers say of some topics."""
+    """The brokers' answer about some topics."""
 
     partitions: list[TopicPartition] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     ids: dict[str, UUID] = field(default_factory=dict)
-    """Topic → its id. Without those of brokers before 2.8."""
+    """Topic → id. Empty with brokers before 2.8."""
 
 
 async def partitions_of(client: Any, topics: Sequence[str], *, where: Where, seconds: float) -> list[TopicPartition]:
     """
-    All partitions of the topics, each of which has a leader. `client` is an AIOKafkaClient that has been started.
+    Return all partitions of the topics, each of which has a leader. `client` is a started AIOKafkaClient.
 
-    Raises TopicMissing with all that are missing, AccessDenied, KafkaUnavailable.
+    Raises TopicMissing listing all missing topics, AccessDenied or KafkaUnavailable.
     """
     found = await look_up(client, topics, where=where, seconds=seconds)
     if found.missing:
@@ -57,7 +57,7 @@ async def partitions_of(client: Any, topics: Sequence[str], *, where: Where, sec
 
 
 async def look_up(client: Any, topics: Sequence[str], *, where: Where, seconds: float) -> Found:
-    """The same with ids, and without an error for missing topics."""
+    """Return partitions, ids and missing topics. Raises AccessDenied or KafkaUnavailable."""
     last: kafka.KafkaError | None = None
     with translated(where):
         try:
@@ -73,13 +73,13 @@ async def look_up(client: Any, topics: Sequence[str], *, where: Where, seconds: 
         except TimeoutError:
             if last is None:
                 raise
-            raise last from None  # which says more
+            raise last from None  # more informative than the timeout
 
 
 async def _look_up(client: Any, topics: Iterable[str]) -> Found:
     node = client.get_random_node()
     if node is None:
-        # A cluster that has only just come up knows no node; aiokafka asks again when it is told to.
+        # A cluster that has just started may list no nodes. aiokafka asks again only if forced to.
         await client.force_metadata_update()
         raise kafka.NoBrokersAvailable("no broker is known")
     answer = await client.send(node, _TopicsRequest(topics))
@@ -105,12 +105,12 @@ def _topics_in(answer: Any) -> Iterable[Sequence[Any]]:
     return [topic[:5] if with_ids else topic[:4] for topic in answer.topics]
 
 
-# -- version 10 of the request, of which aiokafka knows 5. Ours is here as versions up to 9 have no ids. -------------
+# -- version 10 of the metadata request, the first with topic ids. aiokafka implements versions up to 5. -------------
 # https://kafka.apache.org/protocol#The_Messages_Metadata
 
 
 class _Uuid(AbstractType[UUID]):  # type: ignore[misc]  # aiokafka has no types
-    """16 bytes, for which aiokafka has no type."""
+    """A UUID of 16 bytes, for which aiokafka has no type."""
 
     @classmethod
     def encode(cls, value: UUID) -> bytes:

@@ -1,4 +1,4 @@
-"""What all readers of topics share: aiokafka's records and positions, and telling an outage from a quiet hour."""
+"""Shared by all readers of topics: records, positions, and telling an outage from a lack of messages."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _PROBE_SECONDS = 2.0
 
 
 def record_of(message: Any) -> Record:
-    """A ConsumerRecord as a Record."""
+    """Convert a ConsumerRecord to a Record."""
     return Record(
         topic=message.topic,
         partition=message.partition,
@@ -29,9 +29,9 @@ def record_of(message: Any) -> Record:
 
 def positions_of(consumer: Any) -> dict[TopicPartition, int]:
     """
-    Where the next record of each assigned partition is read.
+    Return the offset of the next record to read from each assigned partition.
 
-    Taken from aiokafka's inside: its public way waits for a rebalance to end.
+    Uses aiokafka's private attributes, because its public method waits for a rebalance to end.
     """
     assignment = consumer._subscription.subscription.assignment
     return {} if assignment is None else {at: each.offset for at, each in assignment.all_consumed_offsets().items()}
@@ -39,10 +39,10 @@ def positions_of(consumer: Any) -> dict[TopicPartition, int]:
 
 class Silence:
     """
-    Notices that the brokers no longer answer a consumer.
+    Detects that the brokers no longer answer a consumer.
 
-    In an outage aiokafka retries in the background for ever, and gives no records, as in a quiet hour. But in a quiet
-    hour, brokers answer an empty fetch twice a second.
+    In an outage, aiokafka retries in the background forever and returns no records, just as when there are none. But
+    when there are none, brokers answer an empty fetch twice a second.
     """
 
     def __init__(self, consumer: Any, *, where: Where, topics: Sequence[str]) -> None:
@@ -54,9 +54,9 @@ class Silence:
 
     async def check(self) -> None:
         """
-        Ask the brokers if they have been silent for 5 s.
+        Query the brokers if they have been silent for 5 s.
 
-        Raises KafkaUnavailable if they don't answer within 2 s, or TopicMissing if that is the reason.
+        Raises KafkaUnavailable if they don't answer within 2 s, or TopicMissing if the topic was deleted.
         """
         now = asyncio.get_running_loop().time()
         mine = self._consumer.assignment()

@@ -30,10 +30,10 @@ _START_OVER_SECONDS = 1.0
 _MAX_RECORDS = 500
 _FETCH_BYTES = 4 * 1024 * 1024
 _PARTITION_FETCH_BYTES = 256 * 1024
-"""aiokafka buffers so much of each partition, or a producer's whole batch if that is larger."""
+"""aiokafka buffers this much of each partition, or a whole batch if that is larger."""
 
-# The assignment is over: the partitions' new member is given the same records again.
-_OVER = (
+# The assignment has ended: the partitions' new owner gets the same records again.
+_ASSIGNMENT_LOST = (
     kafka.CommitFailedError,
     kafka.IllegalStateError,
     kafka.UnknownMemberIdError,
@@ -44,10 +44,10 @@ _OVER = (
 
 class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """
-    A `RequestStream`, up inside its block; leaving it leaves the group.
+    A `RequestStream`. Entering its block joins the group, and leaving the block leaves it.
 
-    After an outage it goes on by itself: as the same member, or, if aiokafka has failed or 30 s have passed, as a new
-    one. `poll` is for one task; `lag` may be called from another.
+    After an outage it continues as the same member, or as a new one if aiokafka has failed or 30 s have passed. Only
+    one task may call `poll`; `lag` may be called from another.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         poll_seconds: float = 0.3,
     ) -> None:
         """
-        `incarnation` outlives this object, for another one that goes on after it. `rebalance_seconds`: how long the
-        other members wait for this one to join again.
+        Pass the same `incarnation` to the object that continues after this one. `rebalance_seconds`: how long the other
+        members wait for this one to rejoin.
         """
         self._connection = Connection.of(settings)
         self._topic = settings.requests_topic
@@ -73,16 +73,16 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._incarnation = incarnation or Incarnation()
         self._consumer: Any = None
         self._polling: asyncio.Task[Any] | None = None
-        self._given: dict[TopicPartition, int] = {}
-        """The position after the records that `poll` has given: what a commit says."""
+        self._polled: dict[TopicPartition, int] = {}
+        """The positions after the records that `poll` has returned, which `commit` commits."""
         self._committed: dict[TopicPartition, int] = {}
         self._silence: Silence | None = None
-        self._careful = False
-        """A record that can't be read lies ahead."""
+        self._undecodable_ahead = False
+        """There is a record ahead that can't be decoded."""
         self._one_by_one: OneByOne | None = None
 
     async def __aenter__(self) -> Self:
-        """Raises KafkaUnavailable within seconds, AccessDenied, TopicMissing, SettingsError."""
+        """Raises KafkaUnavailable (within seconds), AccessDenied, TopicMissing or SettingsError."""
         await self._open()
         return self
 
@@ -92,18 +92,18 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await shielded(self._close(consumer, seconds=_CLOSE_SECONDS))
 
     async def poll(self) -> list[Record]:
-        """See `RequestStream`. A cancelled call loses nothing: the next one returns what it would have returned."""
+        """See `RequestStream`. If a call is cancelled, the next one returns its records."""
         consumer = self._consumer or await self._open()
         if self._polling is None:
-            # In a task that is never cancelled. aiokafka counts the calls under way to see whether anybody polls, and
-            # goes on counting a call that was cancelled: the member would keep its partitions though nobody reads them.
-            self._polling = asyncio.create_task(self._one_by_one() if self._one_by_one else self._many(consumer))
-        # getmany waits for the end of a rebalance, however long that takes.
+            # In a task that is never cancelled. aiokafka counts pending calls to detect a stalled consumer, and never
+            # uncounts a cancelled one: the member would keep its partitions without reading them.
+            self._polling = asyncio.create_task(self._one_by_one() if self._one_by_one else self._fetch(consumer))
+        # A time limit here, because getmany waits for a rebalance to end, however long that takes.
         done, _ = await asyncio.wait({self._polling}, timeout=2 * self._poll_seconds)
         if done:
-            records = await self._taken(self._polling, consumer)
+            records = await self._records_of(self._polling, consumer)
             if records:
-                # At once: a failure or cancellation from here on would lose them.
+                # Return at once: a failure or cancellation after this point would lose the records.
                 return records
         if self._silence is not None:
             await self._silence.check()
@@ -111,22 +111,24 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     async def commit(self) -> None:
         """
-        See `RequestStream`. Costs nothing where nothing is new. So call it after an empty `poll`, too: that may have
-        passed transaction markers, and without a commit the group never seems to reach the end.
+        See `RequestStream`. Does nothing if there is nothing new. Call it even after an empty `poll`, which may have
+        passed transaction markers: without a commit, the group never seems to reach the end.
         """
         consumer = self._consumer
         if consumer is None:
             return
-        # A commit fails as a whole if it names a partition of another member.
+        # The whole commit fails if it includes another member's partition.
         mine = consumer.assignment()
-        offsets = {at: offset for at, offset in self._given.items() if at in mine and self._committed.get(at) != offset}
+        offsets = {
+            at: offset for at, offset in self._polled.items() if at in mine and self._committed.get(at) != offset
+        }
         if not offsets:
             return
         with translated(self._where):
             try:
                 async with asyncio.timeout(_COMMIT_SECONDS):
                     await consumer.commit(offsets)
-            except _OVER as error:
+            except _ASSIGNMENT_LOST as error:
                 log.info("a commit came too late: its partitions were reassigned", error=type(error).__name__)
                 self._forget(offsets)
                 return
@@ -134,25 +136,25 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     async def lag(self) -> int:
         """
-        See `RequestStream`. Asks the brokers, as a fetcher that has died knows nothing new. Raises TopicMissing if
-        the topic was deleted; if it was recreated, begins to read it.
+        See `RequestStream`. Queries the brokers, as a dead fetcher's information is stale. Raises TopicMissing if the
+        topic was deleted; if it was recreated, starts reading the new one.
         """
         consumer = self._consumer
         if consumer is None:
             raise KafkaUnavailable(
-                f"Kafka at {self._where.brokers} can't be reached: this worker is out of the group {self._group!r} "
-                "and tries to join again."
+                f"Kafka at {self._where.brokers} can't be reached: this worker has left the group {self._group!r} "
+                "and is trying to rejoin."
             )
-        await self._look(consumer)
-        self._begin(consumer, consumer.assignment())
+        await self._check_topic(consumer)
+        self._restart_recreated(consumer, consumer.assignment())
         with translated(self._where):
             async with asyncio.timeout(_LAG_SECONDS):
                 partitions = list(consumer.assignment())
                 ends = await consumer.end_offsets(partitions)
-                starts = {at: await self._start(consumer, at) for at in partitions}
+                starts = {at: await self._next_position(consumer, at) for at in partitions}
         return sum(max(0, ends[at] - starts[at]) for at in partitions)
 
-    # Called by aiokafka when the group rebalances.
+    # -- called by aiokafka when the group rebalances ------------------------------------------------
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         self._forget(revoked)
@@ -161,10 +163,10 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         assigned = set(assigned)
         self._forget(assigned)
         if self._consumer is not None:
-            self._begin(self._consumer, assigned)
+            self._restart_recreated(self._consumer, assigned)
         log.info("partitions assigned", topic=self._topic, partitions=sorted(at.partition for at in assigned))
 
-    # Inside.
+    # -- private -------------------------------------------------------------------------------------
 
     async def _open(self) -> Any:
         consumer = AIOKafkaConsumer(
@@ -178,92 +180,92 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
             metadata_max_age_ms=MAX_AGE_MS,
             session_timeout_ms=round(self._session_seconds * 1000),
-            # The answers tell it that the group rebalances, and until then the others wait.
+            # A heartbeat's answer tells the member that the group rebalances; the others wait until then.
             heartbeat_interval_ms=round(self._session_seconds * 100),
-            # The default is the session's: a member that is busy for longer would miss the rebalance.
+            # The default is the session timeout: a member that is busy for longer would miss the rebalance.
             rebalance_timeout_ms=round(self._rebalance_seconds * 1000),
-            # A join is answered when the rebalance is over, and this is aiokafka's only limit for it.
+            # A join is answered when the rebalance ends, and this is aiokafka's only time limit for it.
             request_timeout_ms=round((self._rebalance_seconds + 10) * 1000),
         )
-        # Without a topic: start() would wait for an assignment, so for all other members.
+        # Without a topic, as start() would otherwise wait for an assignment, and so for all other members.
         await started(consumer, connection=self._connection, seconds=_OPEN_SECONDS)
         try:
-            await self._look(consumer)
+            await self._check_topic(consumer)
         except BaseException:
             await cut_off(consumer)
             raise
         consumer.subscribe([self._topic], listener=self)
-        self._given.clear()
+        self._polled.clear()
         self._committed.clear()
         self._silence = Silence(consumer, where=self._where, topics=[self._topic])
-        self._one_by_one = OneByOne(consumer) if self._careful else None
+        self._one_by_one = OneByOne(consumer) if self._undecodable_ahead else None
         self._consumer = consumer
         return consumer
 
-    async def _look(self, consumer: Any) -> None:
-        """Check that the topic is there, and whether it is still the same. Raises TopicMissing."""
+    async def _check_topic(self, consumer: Any) -> None:
+        """Check that the topic exists, and whether it is still the same. Raises TopicMissing."""
         found = await look_up(consumer._client, [self._topic], where=self._where, seconds=_OPEN_SECONDS)
         if found.missing:
             self._incarnation.gone()
             raise TopicMissing(found.missing)
         self._incarnation.saw(found.ids.get(self._topic))
 
-    def _begin(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
-        """Read partitions of a recreated topic from their beginning, whatever was committed of the old one."""
+    def _restart_recreated(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
+        """Read a recreated topic's partitions from their beginning, regardless of offsets committed for the old one."""
         begun = [
             TopicPartition(self._topic, each) for each in self._incarnation.to_begin(at.partition for at in assigned)
         ]
         for at in begun:
             consumer.seek(at, 0)
-            self._given[at] = 0
+            self._polled[at] = 0
         if begun:
             log.warning(
-                "the topic was deleted and made anew; reading it from its beginning",
+                "the topic was deleted and recreated; reading it from its beginning",
                 topic=self._topic,
                 partitions=sorted(at.partition for at in begun),
             )
 
-    async def _many(self, consumer: Any) -> Any:
+    async def _fetch(self, consumer: Any) -> Any:
         return await consumer.getmany(timeout_ms=round(self._poll_seconds * 1000))
 
     async def _close(self, consumer: Any, *, seconds: float) -> None:
         polling, self._polling = self._polling, None
         await stopped(consumer, seconds=seconds)
         if polling is not None:
-            polling.cancel()  # the consumer is gone; nothing counts any more
+            polling.cancel()  # safe, as the consumer is stopped
             await asyncio.wait([polling])
             if not polling.cancelled():
                 polling.exception()
 
-    async def _taken(self, polling: "asyncio.Task[Any]", consumer: Any) -> list[Record]:
+    async def _records_of(self, polling: "asyncio.Task[Any]", consumer: Any) -> list[Record]:
         self._polling = None
         try:
             with translated(self._where):
                 batches = polling.result()
         except PipelineError:
-            # aiokafka goes on counting this call, too, and may have dropped records behind its position.
+            # aiokafka never uncounts a failed call either, and may have skipped records.
             await self._start_over(consumer)
             raise
         except UnicodeDecodeError:
             await self._start_over(consumer)
-            self._careful = True
+            self._undecodable_ahead = True
             return []
         if self._one_by_one is not None and self._one_by_one.done:
-            self._one_by_one, self._careful = None, False
-        # Noted now, not at the commit: a later call that is cancelled moves them on. Positions rather than records'
-        # offsets, as transaction markers have offsets, too.
-        self._given.update(positions_of(consumer))
+            self._one_by_one, self._undecodable_ahead = None, False
+        # Stored now rather than at the commit, because a later call that is cancelled advances the positions. Positions
+        # rather than the records' offsets, because transaction markers have offsets, too.
+        self._polled.update(positions_of(consumer))
         return [record_of(message) for messages in batches.values() for message in messages]
 
     async def _start_over(self, consumer: Any) -> None:
         self._consumer = self._silence = None
-        log.info("leaving the group, to join it anew", group=self._group)
+        log.info("leaving the group, to rejoin it", group=self._group)
         await shielded(self._close(consumer, seconds=_START_OVER_SECONDS))
 
-    async def _start(self, consumer: Any, partition: TopicPartition) -> int:
-        """The position of the next record that `poll` returns."""
-        if partition in self._given:
-            return self._given[partition]
+    async def _next_position(self, consumer: Any, partition: TopicPartition) -> int:
+        """Return the position of the next record that `poll` will return."""
+        if partition in self._polled:
+            return self._polled[partition]
         committed: int | None = await consumer.committed(partition)
         if committed is None:
             committed = (await consumer.beginning_offsets([partition]))[partition]
@@ -271,5 +273,5 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     def _forget(self, partitions: Iterable[TopicPartition]) -> None:
         for at in partitions:
-            self._given.pop(at, None)
+            self._polled.pop(at, None)
             self._committed.pop(at, None)

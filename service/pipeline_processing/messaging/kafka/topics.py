@@ -1,4 +1,4 @@
-"""Reading topics without joining a group."""
+"""Read topics without joining a group."""
 
 import asyncio
 import math
@@ -29,13 +29,13 @@ _NEW_PARTITIONS_SECONDS = MAX_AGE_MS / 1000
 
 class KafkaTopics:
     """
-    `Topics`. Each call opens a connection of its own, and closes it.
+    `Topics` on Kafka. Each call opens and closes its own connection.
 
-    Records of a transaction are seen once it is committed. The end lies before the first one that is still open.
+    Records of a transaction become visible when it is committed. A topic ends before its first open transaction.
     """
 
     def __init__(self, *, settings: KafkaSettings, answer_seconds: float = 10.0) -> None:
-        """`answer_seconds` limits each request, and the brokers' silence while there is more to read."""
+        """`answer_seconds` limits each request, and how long brokers may send nothing while there is more to read."""
         self._connection = Connection.of(settings)
         self._where = self._connection.where
         self._settings = settings
@@ -43,7 +43,7 @@ class KafkaTopics:
         self._answer_seconds = answer_seconds
 
     async def ensure(self) -> None:
-        """See `Topics`. Several processes may do so at once."""
+        """See `Topics`. Safe to run in several processes at once."""
         await ensure_topics(self._settings)
 
     async def ends(self, topic: str) -> Offsets:
@@ -54,11 +54,11 @@ class KafkaTopics:
 
     async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
         """See `Topics`."""
-        # Records' times are in milliseconds. A moment that is rounded down would include records before it.
+        # Timestamps are in milliseconds. Rounding `moment` down would include records before it.
         milliseconds = max(0, math.ceil(moment.timestamp() * 1000))
         async with self._consumer() as consumer:
             partitions = await self._partitions(consumer, [topic])
-            # First: records that are sent between the two requests must not be skipped.
+            # Before the other request, so that records sent between the two aren't skipped.
             ends = await self._ends(consumer, partitions)
             found = await self._answer(consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds)))
         return {at.partition: ends[at] if found[at] is None else min(found[at].offset, ends[at]) for at in partitions}
@@ -69,20 +69,20 @@ class KafkaTopics:
             partitions = await self._partitions(consumer, [topic])
             offsets = await self._answer(asyncio.gather(*map(consumer.committed, partitions)))
             ends = await self._ends(consumer, partitions)
-        # An offset beyond the end was committed of an earlier topic of that name.
+        # An offset beyond the end was committed for an earlier topic with that name.
         committed = zip(partitions, offsets, strict=True)
         return {at.partition: offset if offset is not None and offset <= ends[at] else 0 for at, offset in committed}
 
     async def read(
         self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None
     ) -> AsyncIterator[Record]:
-        """See `Topics`. Raises KafkaUnavailable, too, when no more comes for 10 s though there is more."""
+        """See `Topics`. Also raises KafkaUnavailable if nothing arrives for `answer_seconds` before the end."""
         async with self._consumer() as consumer:
             partitions = await self._partitions(consumer, [topic])
             ends = await self._ends(consumer, partitions)
             oldest = await self._answer(consumer.beginning_offsets(partitions))
             first = {at: max(oldest[at], (start or {}).get(at.partition, 0)) for at in partitions}
-            # Never beyond the end: records that aren't there never come.
+            # Never beyond the end, to avoid waiting for records that don't exist.
             after = {at: min(ends[at], (stop or {}).get(at.partition, ends[at])) for at in partitions}
             left = {at: after[at] for at in partitions if first[at] < after[at]}
             consumer.assign(list(left))
@@ -91,20 +91,20 @@ class KafkaTopics:
             positions, silent = dict(first), 0.0
             while left:
                 asked_at = asyncio.get_running_loop().time()
-                batches = await self._more(consumer)
+                batches = await self._fetch(consumer)
                 silent += asyncio.get_running_loop().time() - asked_at
                 if (reached := positions_of(consumer)) != positions:
                     positions, silent = reached, 0.0
                 elif silent > self._answer_seconds:
                     raise KafkaUnavailable(
                         f"Kafka at {self._where.brokers} has sent nothing of {topic} for {silent:.0f} s, though there "
-                        "is more. Check that all its partitions have a leader."
+                        "is more to read. Check that all its partitions have a leader."
                     )
                 for at, messages in batches.items():
                     for message in messages:
                         if message.offset < after[at]:
                             yield record_of(message)
-                # By position: the last offsets may be those of transaction markers, or of compacted records.
+                # Compares positions, as the last offsets may belong to transaction markers or compacted records.
                 for at in [at for at in left if positions.get(at, 0) >= left[at]]:
                     del left[at]
                     consumer.pause(at)
@@ -128,7 +128,7 @@ class KafkaTopics:
             if loop.time() - looked_at >= _NEW_PARTITIONS_SECONDS:
                 looked_at = loop.time()
                 await self._follow_new(consumer, topics)
-            batches = await self._more(consumer)
+            batches = await self._fetch(consumer)
             for messages in batches.values():
                 for message in messages:
                     yield record_of(message)
@@ -173,7 +173,7 @@ class KafkaTopics:
         where = Where(self._where.brokers, group=self._group)
         return await answered(question, where=where, seconds=self._answer_seconds)
 
-    async def _more(self, consumer: Any) -> dict[TopicPartition, list[Any]]:
+    async def _fetch(self, consumer: Any) -> dict[TopicPartition, list[Any]]:
         with translated(self._where):
             batches: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=round(_LOOK_SECONDS * 1000))
         return batches

@@ -76,7 +76,7 @@ def artifact(staged: object) -> Artifact:
         (Answer.error(400, "InvalidArgument"), SettingsError, r"InvalidArgument \(400\): its words\. .*checksums"),
         (Answer.error(405, "MethodNotAllowed"), SettingsError, r"MethodNotAllowed \(405\): its words"),
         (Answer.error(403, "QuotaExceeded"), DestinationUnavailable, r"QuotaExceeded \(403\): its words\. Raise the"),
-        (Answer.error(400, "ExpiredToken"), CredentialsExpired, r"ExpiredToken \(400\): its words\. It is tried again"),
+        (Answer.error(400, "ExpiredToken"), CredentialsExpired, r"ExpiredToken \(400\): its words\. This is retried"),
         (Answer(200), DestinationUnavailable, "has no ETag"),
         (Answer(200, XHTML, {"Content-Type": "text/html", "ETag": '"e"'}), DestinationUnavailable, "is a web page"),
         (Answer.page(303), DestinationUnavailable, "HTTP 303: See Other"),
@@ -198,11 +198,11 @@ async def test_a_bucket_that_was_there_is_waited_for(store: RecordingStore) -> N
         del store.answers["GetObject"]
         await destination.verify_installation(uuid4())  # there is no mark, but a bucket
 
-        with pytest.raises(DestinationUnavailable, match=r"NoSuchBucket.*was there before"):
+        with pytest.raises(DestinationUnavailable, match=r"NoSuchBucket.*existed before"):
             await write(destination)
-        with pytest.raises(DestinationUnavailable, match="was there before"):
+        with pytest.raises(DestinationUnavailable, match="existed before"):
             await destination.publish("_manifest.json", b"{}", metadata={})
-        with pytest.raises(DestinationUnavailable, match="was there before"):
+        with pytest.raises(DestinationUnavailable, match="existed before"):
             await client.require_bucket(bucket="b")
 
 
@@ -211,7 +211,7 @@ async def test_nothing_is_concluded_from_an_object_that_is_missing_with_its_buck
     store.answers = {"CompleteMultipartUpload": Answer.error(404, "NoSuchUpload"), "HeadBucket": Answer(404)}
     async with store.client() as client:
         destination = destination_of(client)
-        with pytest.raises(DestinationUnavailable, match="was there before"):
+        with pytest.raises(DestinationUnavailable, match="existed before"):
             await write(destination)
-        with pytest.raises(DestinationUnavailable, match="was there before"):
+        with pytest.raises(DestinationUnavailable, match="existed before"):
             await destination.delete(artifact(InlineContent(content="")), metadata={})

@@ -38,7 +38,7 @@ def test_parts_double_after_every_thousand() -> None:
 
 def test_a_budget_that_is_too_small_is_refused() -> None:
     """With the number that would do."""
-    with pytest.raises(SettingsError, match="they take 45, since"):
+    with pytest.raises(SettingsError, match="they need 45 MiB, since"):
         PartSizes.within(ByteBudget(32 * MIB), part_size=8 * MIB, runs=8, uploads_per_run=2)
 
 

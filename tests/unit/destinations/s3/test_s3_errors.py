@@ -169,9 +169,9 @@ def test_a_password_in_a_url_is_masked() -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (refusal("NoSuchKey", 404), "it is tried again"),
-        (refusal("NoSuchUpload", 404), "it is tried again"),
-        (refusal("PreconditionFailed", 412), "it is tried again"),
+        (refusal("NoSuchKey", 404), "This is retried"),
+        (refusal("NoSuchUpload", 404), "This is retried"),
+        (refusal("PreconditionFailed", 412), "This is retried"),
         (refusal("NotImplemented", 501), "must support"),
     ],
     ids=str,

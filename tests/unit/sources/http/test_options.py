@@ -129,7 +129,7 @@ def test_a_name_that_there_is_not(options: dict[str, Any]):
 @pytest.mark.parametrize("value", ["..", ".", ""])
 def test_values_that_lead_elsewhere(value: str):
     """A param can't climb out of its place in the path, or leave it empty."""
-    with pytest.raises(QueryInvalid, match=r"\{x\} would be .* lead to another path"):
+    with pytest.raises(QueryInvalid, match=r"\{x\} would become .* lead to another path"):
         config(url="https://a.example/{x}/rows").first_url({"x": value})
 
 
