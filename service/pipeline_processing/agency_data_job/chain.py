@@ -15,7 +15,7 @@ from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.formats.formats import new_format
 from pipeline_processing.ports import Records, Row, Services
-from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.expectations import NotNull, Unique
@@ -105,7 +105,7 @@ class Chain:
                     step = make(context)
                     step = await stack.enter_async_context(_plugged(step) if plugged else step)
                 foreign = plugged or step.foreign
-                leaving = _with_origins(step.columns, context.columns)
+                leaving = _with_origins(step.columns, context.columns, foreign=foreign)
                 links.append(Link(step, leaving, config.timeout if config else None, foreign))
                 context = replace(context, columns=leaving)
             yield cls(dataset, columns, links, rejections=rejections, tally=tally)
@@ -241,13 +241,23 @@ async def _plugged(step: Step) -> AsyncIterator[Step]:
         await opened.__aexit__(None, None, None)
 
 
-def _with_origins(leaving: Columns, reaching: Columns) -> Columns:
-    """User code may compute a new column from any other, so its origin is unknown unless the step names it."""
-    listed = (
-        column if column.origins or column in reaching.listed else replace(column, origins=frozenset({column.name}))
-        for column in leaving
-    )
-    return replace(leaving, listed=tuple(listed))
+def _with_origins(leaving: Columns, reaching: Columns, *, foreign: bool) -> Columns:
+    """
+    Complete the origins of columns for which the step names none.
+
+    A built-in that changes a column keeps its origins. User code may compute a column from any other, so its origin is
+    unknown.
+    """
+
+    def completed(column: Column) -> Column:
+        if column.origins or column in reaching.listed:
+            return column
+        if foreign:
+            return replace(column, origins=frozenset({column.name}))
+        before = reaching.find(column.name)
+        return column if before is None else replace(column, origins=before.origins)
+
+    return replace(leaving, listed=tuple(map(completed, leaving)))
 
 
 @contextmanager

@@ -94,12 +94,13 @@ class Executor:
         """Unfinished attempts, including those that were given up because they hang."""
         clock = history.clock
         self._attempts = history.repeating(runs.attempts, pause=ASK_AGAIN_SECONDS)
-        self._history = history.repeating(runs.history, pause=ASK_AGAIN_SECONDS)
+        self._reads = history.repeating(runs.history, pause=ASK_AGAIN_SECONDS)
+        self._history = runs.history
         self._clock = clock
         self._reporting = reporting
         self._failures = Failures(
             attempts=self._attempts,
-            history=self._history,
+            history=self._reads,
             retry=retry,
             clock=clock,
             mask=reporting.mask,
@@ -234,7 +235,7 @@ class Executor:
                 mask=self._reporting.mask,
                 max_row_bytes=path.max_row_bytes,
             ),
-            last_success=self._history.last_success,
+            last_success=self._reads.last_success,
             on_progress=totals,
             tracer=self._reporting.tracer,
         )
@@ -268,7 +269,7 @@ class Executor:
         key = manifest_key(context)
         if await self.path.destinations.manifests.exists(key):
             raise ConflictingObjects(f"{primary.url}/{key}", why="a manifest of this run id was published before")
-        await self.path.destinations.mark_installation(await self._history.installation_id())
+        await self.path.destinations.mark_installation(await self._reads.installation_id())
 
     async def _prepare(self, claim: Claim, context: RunContext, export: Export) -> None:
         """Store the plan. From here on, the run is decided."""

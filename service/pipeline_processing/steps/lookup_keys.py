@@ -23,7 +23,7 @@ from pipeline_processing.rows.values import same
 _TIMES = ("date", "timestamp", "timestamptz")
 _LABELS = ("text", "enum")
 _MAX_BITS = 4096
-_EXPONENTS = range(-16_383, 131_073)
+_EXPONENTS = range(-16_383, 131_072)
 """The range of Postgres's numeric."""
 
 
