@@ -1,6 +1,7 @@
 """Which columns of the source have to be masked wherever rows are shown as they were read."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -178,3 +179,18 @@ async def test_the_services_own_steps(steps: list[dict[str, Any]], masked: dict[
 
     async with open_chain(*steps, columns=SOURCE, services=Secrets()) as chain:
         assert chain._shown(Rejected(1, "step", "reason", tuple(row.values()))) == row | masked
+
+
+async def test_a_step_that_changes_a_column_keeps_its_origins():
+    """Even one that doesn't name them: a mask behind it would otherwise leave the source's column readable."""
+    changed = Columns((*(column for column in SOURCE if column.name != "email"), Column("email", kind=Kind.TEXT)))
+    behind = [
+        lambda context: Passing(changed),
+        lambda context: Passing(
+            Columns(tuple(replace(each, name=each.name.replace("email", "mail")) for each in context.columns))
+        ),
+        lambda context: Masking(context.columns, "mail"),
+    ]
+
+    async with open_chain(columns=SOURCE, behind=behind) as chain:
+        assert chain._shown(Rejected(1, "step", "reason", ("1", "e", "n", "c")))["email"] == REDACTED
