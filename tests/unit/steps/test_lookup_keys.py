@@ -164,3 +164,14 @@ def test_families_are_checked():
         lookup_keys.of_json(document, step="s")
     label = Column("m", comparison=values.ENUM)
     assert lookup_keys.of_columns(text, label, step="s").of_row("zen") == "zen"
+
+
+@pytest.mark.parametrize(("number", "fits"), [("9e131071", True), ("1e131072", False), ("1e-16383", True)])
+def test_a_number_is_a_key_if_postgres_has_it(number, fits):
+    """Numeric has up to 131,072 digits before the point. A larger number is refused here, not by the query."""
+    of_row = lookup_keys.of_json(UNTYPED, step="s").of_row
+    if fits:
+        of_row(Decimal(number))
+    else:
+        with pytest.raises(ValueError, match="exponent"):
+            of_row(Decimal(number))
