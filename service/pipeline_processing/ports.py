@@ -1,6 +1,6 @@
 """
 What the core needs from the outside, as small Protocols. Each implementation has its own file, which only the
-composition root (`app.py`) imports. No driver's exception crosses a port: see `errors.py`.
+composition root (`app/`) imports. No driver's exception crosses a port: see `errors.py`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence

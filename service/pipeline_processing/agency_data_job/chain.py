@@ -34,7 +34,7 @@ class Link:
     columns: Columns
     """The columns that leave the step, with their known origins."""
     timeout: timedelta | None = None
-    foreign: bool = False
+    user_code: bool = False
     """Whether it is user code, which may raise anything."""
 
 
@@ -69,8 +69,8 @@ class Chain:
         self._masks = masked_at_source([(link.step, link.columns) for link in links], columns)
         self._rejections = rejections
         self._tally = tally
-        foreign = any(link.foreign for link in links)
-        self._sizing = Sizing(most_rows=_ROWS_FOR_USER_CODE if foreign else MOST_ROWS, watches=bool(self._links))
+        user_code = any(link.user_code for link in links)
+        self._sizing = Sizing(most_rows=_ROWS_FOR_USER_CODE if user_code else MOST_ROWS, watches=bool(self._links))
         self._largest = 0
         """The approximate peak size of the current batch in bytes, over all steps."""
         self._next_number = 1
@@ -104,9 +104,9 @@ class Chain:
                 with _located(dataset, number if config else None):
                     step = make(context)
                     step = await stack.enter_async_context(_plugged(step) if plugged else step)
-                foreign = plugged or step.foreign
-                leaving = _with_origins(step.columns, context.columns, foreign=foreign)
-                links.append(Link(step, leaving, config.timeout if config else None, foreign))
+                user_code = plugged or step.foreign
+                leaving = _with_origins(step.columns, context.columns, user_code=user_code)
+                links.append(Link(step, leaving, config.timeout if config else None, user_code))
                 context = replace(context, columns=leaving)
             yield cls(dataset, columns, links, rejections=rejections, tally=tally)
 
@@ -161,7 +161,7 @@ class Chain:
         try:
             async with limit:
                 left = await link.step(batch)
-            if link.foreign:
+            if link.user_code:
                 if len(left.rows) > len(batch.rows):
                     raise StepAddedRows(
                         step=link.step.name, dataset=self._tally.dataset, got=len(batch.rows), returned=len(left.rows)
@@ -178,7 +178,7 @@ class Chain:
                     f"didn't end within its `timeout` of {link.timeout.total_seconds():g} s. Find out what it waits "
                     "for, or raise the timeout; then replay the run."
                 ).at(place) from None
-            if not link.foreign and isinstance(error, Exception):
+            if not link.user_code and isinstance(error, Exception):
                 raise  # a bug in the service
             raise StepFailed(
                 f"raised {described(error)}. Correct the step or the rows it got, then replay the run."
@@ -241,7 +241,7 @@ async def _plugged(step: Step) -> AsyncIterator[Step]:
         await opened.__aexit__(None, None, None)
 
 
-def _with_origins(leaving: Columns, reaching: Columns, *, foreign: bool) -> Columns:
+def _with_origins(leaving: Columns, reaching: Columns, *, user_code: bool) -> Columns:
     """
     Complete the origins of columns for which the step names none.
 
@@ -252,7 +252,7 @@ def _with_origins(leaving: Columns, reaching: Columns, *, foreign: bool) -> Colu
     def completed(column: Column) -> Column:
         if column.origins or column in reaching.listed:
             return column
-        if foreign:
+        if user_code:
             return replace(column, origins=frozenset({column.name}))
         before = reaching.find(column.name)
         return column if before is None else replace(column, origins=before.origins)

@@ -1,5 +1,5 @@
 """
-What the core needs from Kafka, as small Protocols; `kafka/` and `memory/broker.py` implement them.
+What the core needs from Kafka, as small Protocols. `kafka/` implements them, and for tests `tests/memory/broker.py`.
 
 Every method may raise KafkaUnavailable (try again), AccessDenied, or TopicMissing, unless it says otherwise.
 """
