@@ -451,7 +451,7 @@ def test_letters_that_kafka_refuses(service: Service, messages: Messages) -> Non
     (place,) = messages.send(bare, partition=0)
     messages.send({"agency_id": SMALL, "run_id": "good-2"}, partition=0)
     messages.wait_for_completions(1, run_id="good-2")
-    said = serve.wait_until_said("kept in the history's database")
+    said = serve.wait_until_said("stored in the history's database")
     assert (said["level"], said["reason"], said["offset"]) == ("error", "unknown_dataset", str(place[1]))
     serve.stop()
 
