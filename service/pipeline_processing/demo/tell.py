@@ -66,7 +66,7 @@ async def _tell_story(page: Page, settings: Settings, tracer: Tracer, mask: Mask
         if paste is None:
             page.say(
                 f"All of it will now be removed. `make demo KEEP=1`, or `{_PROGRAM} demo --keep`, keeps servers and "
-                "service running, and prints what another shell needs to work with them."
+                "service running, and prints what another shell needs."
             )
             return
         _hand_over(page, paste)

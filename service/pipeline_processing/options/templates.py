@@ -10,7 +10,7 @@ def pieces_of(text: str) -> list[tuple[str, str | None]]:
     except ValueError as error:
         raise ValueError(f"{text!r} can't be read: {error}. Write {{{{ and }}}} for plain braces") from None
     if any(name is not None and (not name or spec or conversion) for _, name, spec, conversion in pieces):
-        raise ValueError(f"{text!r} must have a plain name in its braces; write {{{{ and }}}} for plain ones")
+        raise ValueError(f"{text!r} must have a plain name in its braces; write {{{{ and }}}} for plain braces")
     return [(literal, name) for literal, name, _, _ in pieces]
 
 

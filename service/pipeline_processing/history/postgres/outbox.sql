@@ -17,13 +17,14 @@ FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: mark_sent
 -- Mark events as sent, except those requested again during the sending. The lock on the run's row, which `ask_again`
--- takes as well, decides which came first.
+-- takes as well, decides which came first. An event whose run is locked is being requested again, and so stays unsent.
+-- Waiting for it could end in a deadlock: `take_unsent` may also have locked rows that turned out to be sent already.
 WITH told AS (
     SELECT sent.id
     FROM unnest(:ids::bigint[], :run_ids::text[], :asked_again::integer[]) AS sent (id, run_id, asked_again)
     JOIN runs ON runs.run_id = sent.run_id
     WHERE runs.asked_again = sent.asked_again
     ORDER BY runs.run_id COLLATE "C"
-    FOR SHARE OF runs
+    FOR SHARE OF runs SKIP LOCKED
 )
 UPDATE outbox SET sent_at = clock_timestamp() FROM told WHERE outbox.id = told.id;
