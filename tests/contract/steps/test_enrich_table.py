@@ -433,7 +433,7 @@ async def test_keys_that_are_not_what_the_query_takes(lookups: Lookups):
 async def test_two_records_with_one_key_fail_the_step(lookups: Lookups, query: str):
     """Which one a row gets would be chance; however many there are, they aren't all read. No key is told."""
     columns, rows = texts("new", "x", "y")
-    with pytest.raises(StepFailed, match="ambiguous|share a key") as failed:
+    with pytest.raises(StepFailed, match=r"ambiguous|share a key") as failed:
         async with step(lookups, columns, **{**LABEL, "query": query}) as opened:
             await opened(Batch.read(rows, first=1))
     assert "new" not in str(failed.value)
