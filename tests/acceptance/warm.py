@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# The deferred imports of `run` and `serve`.
+# The deferred imports of `run` and `serve`. A module that another thread imports during the fork breaks in the child.
 import pipeline_processing.app.one_run
 import pipeline_processing.cli.main
 import pipeline_processing.cli.serve
