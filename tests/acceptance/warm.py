@@ -22,6 +22,10 @@ from contextlib import suppress
 from pathlib import Path
 
 # The deferred imports of `run` and `serve`. A module that another thread imports during the fork breaks in the child.
+import opentelemetry.instrumentation.asyncpg
+import opentelemetry.instrumentation.botocore
+import opentelemetry.propagate  # noqa: F401 - imported for the children
+
 import pipeline_processing.app.one_run
 import pipeline_processing.cli.main
 import pipeline_processing.cli.serve
