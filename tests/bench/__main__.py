@@ -109,7 +109,7 @@ def watch_memory(servers: EmbeddedServers, environment: dict[str, str], job_file
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
         if "VmRSS" in lines:
             samples.append(int(lines["VmRSS"].split()[0]) // 1024)
-        time.sleep(0.2)  # the sampling interval
+        time.sleep(0.2)  # a sample five times a second; there is no event to wait for
     assert run.stdout is not None
     completion = json.loads(run.stdout.read())
     quarter = len(samples) // 4

@@ -12,7 +12,7 @@ from pipeline_processing.expressions.choices import CHOICES
 from pipeline_processing.expressions.compiled import Build, Compiled, Value, constant
 from pipeline_processing.expressions.conditions import CONDITIONS
 from pipeline_processing.expressions.functions import FUNCTIONS, call
-from pipeline_processing.expressions.parse import Call, Cast, Literal, Name, Node
+from pipeline_processing.expressions.tree import Call, Cast, Literal, Name, Node
 from pipeline_processing.expressions.types import Refused, RowFault, Type, type_of
 from pipeline_processing.expressions.values import READ_AT_RUN_TIME, key_of_carried, reading
 from pipeline_processing.ports import Row

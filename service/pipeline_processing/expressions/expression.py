@@ -11,8 +11,9 @@ from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.expressions.casts import cast, coerced, required
 from pipeline_processing.expressions.compile import FUNCTION_NAMES, Lookup, column_of_type, column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled, Value
-from pipeline_processing.expressions.parse import Name, parse, parse_type
+from pipeline_processing.expressions.parse import parse, parse_type
 from pipeline_processing.expressions.tokens import folded
+from pipeline_processing.expressions.tree import Name
 from pipeline_processing.expressions.types import KIND_OF_TYPE, TYPE_LIST, Refused, RowFault, Type, type_of
 from pipeline_processing.expressions.values import NATURAL, type_at_run_time, writing
 from pipeline_processing.kinds import column_of_kind

@@ -6,11 +6,11 @@ It is a precedence-climbing parser: `_LEVELS` has the precedence of each operato
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar
 
 from pipeline_processing.expressions.tokens import Token, folded, token_at
+from pipeline_processing.expressions.tree import Call, Cast, Literal, Name, Node, height
 from pipeline_processing.expressions.types import TYPE_LIST, TYPE_NAMES, Refused, Target, Type
 
 MAX_LENGTH = 50_000
@@ -18,71 +18,6 @@ MAX_DEPTH = 100
 MAX_PRECISION = 1000
 
 T = TypeVar("T")
-
-# -- the tree ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A part of an expression. `at` is its position in the text, from 0."""
-
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Name(Node):
-    """A column."""
-
-    name: str
-    quoted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Literal(Node):
-    """A constant. The type of text depends on its context. None is NULL."""
-
-    value: str | int | Decimal | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Cast(Node):
-    operand: Node
-    target: Target
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Node):
-    """
-    A function, its name in lower case, or an operator, in capitals: `lower`, `+`, `AND`, `NOT BETWEEN`, `IS NULL`.
-
-    AND and OR have two or more arguments. `CASE` has alternating conditions and results, then the default; `CASE OF`
-    has its subject before them.
-    """
-
-    name: str
-    arguments: tuple[Node, ...]
-
-
-def height(root: Node) -> int:
-    """Return the number of levels of a tree, without recursion, so that it can measure any tree."""
-    level, nodes = 0, [root]
-    while nodes:
-        level += 1
-        nodes = [child for node in nodes for child in children(node)]
-    return level
-
-
-def children(node: Node) -> tuple[Node, ...]:
-    """Return the direct children of a node."""
-    match node:
-        case Cast():
-            return (node.operand,)
-        case Call():
-            return node.arguments
-    return ()
-
-
-# -- the parser ----------------------------------------------------------------------------------
 
 _OR, _AND, _NOT, _IS, _COMPARE, _RANGE, _OTHER, _SIGN, _PRODUCT, _UNARY, _CONVERT = range(11)
 _LEVELS = {

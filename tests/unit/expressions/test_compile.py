@@ -10,7 +10,8 @@ from msgspec import Raw
 from pipeline_processing.expressions.compile import column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled
 from pipeline_processing.expressions.expression import expression, results
-from pipeline_processing.expressions.parse import Name, parse
+from pipeline_processing.expressions.parse import parse
+from pipeline_processing.expressions.tree import Name
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.rows.columns import Columns, Kind
 

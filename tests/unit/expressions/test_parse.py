@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.expressions import parse as parsing
-from pipeline_processing.expressions.parse import MAX_DEPTH, Call, Cast, Literal, Name, Node, height, parse, parse_type
+from pipeline_processing.expressions.parse import MAX_DEPTH, parse, parse_type
+from pipeline_processing.expressions.tree import Call, Cast, Literal, Name, Node, height
 from pipeline_processing.expressions.types import Refused, Target, Type
 from tests.properties import examples
 
