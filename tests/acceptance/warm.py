@@ -25,6 +25,7 @@ from pathlib import Path
 import opentelemetry.instrumentation.asyncpg
 import opentelemetry.instrumentation.botocore
 import opentelemetry.propagate  # noqa: F401 - imported for the children
+import typer.main
 
 import pipeline_processing.app.one_run
 import pipeline_processing.cli.main
@@ -35,6 +36,9 @@ import pipeline_processing.messaging.kafka.topics
 import pipeline_processing.settings.loader
 import pipeline_processing.telemetry.tracing
 import pipeline_processing.terminal.progress
+
+# Build the command line here, once for all children: see tests/conftest.py.
+typer.main.get_command(pipeline_processing.cli.main.app)
 
 
 class Forked:
