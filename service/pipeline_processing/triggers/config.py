@@ -22,6 +22,7 @@ from pydantic import (
 
 from pipeline_processing.agency_data_job.config import DatasetName
 from pipeline_processing.agency_data_job.params import ParamName
+from pipeline_processing.labels import Labels
 from pipeline_processing.model import AgencyId, FormatName, ParamValue
 from pipeline_processing.options.durations import Duration, format_duration
 from pipeline_processing.options.parts import Part
@@ -277,7 +278,7 @@ class _Trigger(Part):
         None, min_length=1, description="Datasets of the job config; all if null."
     )
     format: FormatName | None = Field(None, description="Replaces the format of every dataset.")
-    labels: dict[str, str] = Field(default_factory=dict, max_length=16, description="Labels of the runs.")
+    labels: Labels = Field(default_factory=dict, description="Labels of the runs.")
     priority: int = Field(0, ge=-(2**15), le=2**15 - 1, description="Higher goes first.")
     requested_by: str | None = Field(None, min_length=1, description="`trigger:` and the name if null.")
 
