@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from opentelemetry.trace import Tracer
 
@@ -65,7 +66,11 @@ async def triggers_process(
             requester=RunRequester(events=events, topic=settings.kafka.requests_topic, tracer=tracer, clock=clock),
             letters=put_aside,
             kafka=needed.kafka,
-            watermarks=Watermarks(lambda topic: KafkaTopics(settings=_as_requests(settings.kafka, topic)), clock=clock),
+            watermarks=Watermarks(
+                lambda topic: KafkaTopics(settings=_as_requests(settings.kafka, topic)),
+                entries=partial(topics.ends, entries),
+                clock=clock,
+            ),
             files=OtherFiles(triggers_id, clock=clock, health=health),
             pulse=pulses["windows"],
         )

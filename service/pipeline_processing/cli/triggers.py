@@ -1,4 +1,4 @@
-"""`triggers`: upstream events and times become runs. `triggers check` validates the file, and tries an example event."""
+"""`triggers`: upstream events and times become runs. `triggers check` validates the file, and tries an example."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """
-Up to which moment the events of each upstream topic have entries in the windows' log.
+Up to which moment the events of each upstream topic are in the windows.
 
-A window is quiet only if its topic has been read: without this, a pause of the readers, such as after a crash, would
-look like a pause of the events, and would split a window in two.
+A window is quiet only up to that moment. Otherwise a pause of this service, such as after a crash, would look like a
+pause of the events, and would split a window in two.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipeline_processing.aio.clock import Clock
@@ -15,44 +15,73 @@ from pipeline_processing.messaging.port import Offsets, Topics
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
+_Ends = tuple[datetime, Offsets]
+"""A moment, and the ends of a topic's partitions."""
+
 
 @dataclass(slots=True)
 class _Mark:
-    at: datetime = _NEVER
-    waiting: tuple[datetime, Offsets] | None = None
-    """A moment, and the ends of the topic's partitions at that moment."""
-    topics: Topics | None = None
+    topics: Topics
+    at: dict[int, datetime] = field(default_factory=dict)
+    """By partition of the log."""
+    of_events: _Ends | None = None
+    """The topic's ends at a moment, until its readers have passed them."""
+    of_entries: _Ends | None = None
+    """The log's ends once they have, until the log's entries are applied."""
 
 
 class Watermarks:
-    """One watermark per topic. `reader_of` returns a client with the consumer group of a topic's readers."""
+    """
+    One watermark per topic and partition of the log.
 
-    def __init__(self, reader_of: Callable[[str], Topics], *, clock: Clock) -> None:
+    Events keep coming, so nobody ever stands at a topic's end. The ends of one moment are kept until they are passed.
+    """
+
+    def __init__(
+        self, reader_of: Callable[[str], Topics], *, entries: Callable[[], Awaitable[Offsets]], clock: Clock
+    ) -> None:
+        """
+        `reader_of` returns a client with the consumer group of a topic's readers, and `entries` the ends of the log.
+        """
         self._reader_of = reader_of
+        self._entries = entries
         self._clock = clock
         self._marks: dict[str, _Mark] = {}
 
-    def of(self, topic: str) -> datetime:
-        """Return the moment up to which all events of the topic have entries, as far as `advance` has found out."""
-        return self._marks[topic].at if topic in self._marks else _NEVER
+    def of(self, topic: str, partition: int) -> datetime:
+        """Return the watermark, as far as `advance` has found out."""
+        return _NEVER if topic not in self._marks else self._marks[topic].at.get(partition, _NEVER)
 
-    async def advance(self, topic: str) -> None:
+    async def advance(self, topic: str, applied: Mapping[int, int]) -> None:
         """
-        Look how far the topic has been read. Raises KafkaUnavailable or AccessDenied.
+        Look how far the topic has been read. `applied`: the offset after the last applied entry, by partition.
 
-        While events keep coming, the readers never reach the topic's end, so the end of one moment is kept until they
-        have passed it.
+        Raises KafkaUnavailable or AccessDenied.
         """
-        mark = self._marks.setdefault(topic, _Mark())
-        mark.topics = mark.topics or self._reader_of(topic)
+        if topic not in self._marks:
+            self._marks[topic] = _Mark(self._reader_of(topic))
+        mark = self._marks[topic]
+        if mark.of_entries is None:
+            await self._advance_events(topic, mark)
+        if mark.of_entries is not None:
+            moment, ends = mark.of_entries
+            reached = [partition for partition, offset in applied.items() if offset >= ends.get(partition, 0)]
+            mark.at.update(dict.fromkeys(reached, moment))
+            if len(reached) == len(applied):
+                mark.of_entries = None
+
+    def forget(self) -> None:
+        """Begin anew, for other partitions of the log."""
+        self._marks.clear()
+
+    async def _advance_events(self, topic: str, mark: _Mark) -> None:
         now = self._clock.now()
         try:
-            if mark.waiting is None:
-                mark.waiting = now, await mark.topics.ends(topic)
-            moment, ends = mark.waiting
+            if mark.of_events is None:
+                mark.of_events = now, await mark.topics.ends(topic)
+            moment, ends = mark.of_events
             committed = await mark.topics.committed(topic)
         except TopicMissing:
-            mark.at, mark.waiting = now, None  # there is nothing to read
-            return
+            moment, ends, committed = now, {}, {}  # there is nothing to read
         if all(committed.get(partition, 0) >= end for partition, end in ends.items()):
-            mark.at, mark.waiting = moment, None
+            mark.of_events, mark.of_entries = None, (moment, await self._entries())

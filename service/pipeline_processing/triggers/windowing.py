@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -118,6 +119,7 @@ class WindowKeeper:
         committed = await self._ask(lambda: self._log.reader.committed(self._log.topic), stop)
         ends = await self._ask(lambda: self._log.reader.ends(self._log.topic), stop)
         self._closing.clear()
+        self._watermarks.forget()
         self._states = {
             partition: _restored(table.states().get(partition, {}), end=ends.get(partition, 0))
             for partition in partitions
@@ -142,15 +144,19 @@ class WindowKeeper:
     async def close_due(self, stop: asyncio.Event) -> None:
         """Write an entry for each window that is due. It closes once that entry is taken. Raises Stopped."""
         self._files.refresh()
-        now, read_up_to = self._clock.now(), self._watermarks.of
-        states = [self._states[partition][key] for partition, key in self._open]
-        for topic in {topic for state in states for topic in unread(state, now, read_up_to=read_up_to)}:
-            await self._ask(partial(self._watermarks.advance, topic), stop)
-        entries = [entry for state in states for entry in due(state, now, read_up_to=read_up_to) if self._is_new(entry)]
+        now = self._clock.now()
+        states = [(self._states[partition][key], partial(self._read_up_to, partition)) for partition, key in self._open]
+        for topic in {topic for state, read_up_to in states for topic in unread(state, now, read_up_to=read_up_to)}:
+            await self._ask(partial(self._watermarks.advance, topic, self._next), stop)
+        due_now = (entry for state, read_up_to in states for entry in due(state, now, read_up_to=read_up_to))
+        entries = [entry for entry in due_now if self._is_new(entry)]
         if entries:
             written = map(write_entry, entries)
             messages = [Outgoing(topic=self._log.topic, key=key, value=value) for key, value in written]
             await self._ask(partial(self._log.events.send, messages), stop)
+
+    def _read_up_to(self, partition: int, topic: str) -> datetime:
+        return self._watermarks.of(topic, partition)
 
     def _is_new(self, closing: Closing) -> bool:
         """Whether no such entry was written lately."""
