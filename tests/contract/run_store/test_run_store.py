@@ -51,6 +51,7 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
         format=FormatName.CSV,
         dry_run=True,
         requested_by="billing",
+        labels={"team": "Zürich", "order": 'A "17"'},
         priority=-3,
         not_before=datetime(2026, 1, 2, tzinfo=UTC),
         replay_of="r-0",
@@ -74,6 +75,7 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
     assert (run.topic, run.partition, run.offset) == ("requests", 2, 40)
     assert (run.trace_id, run.span_id, run.tracestate) == (TRACE, SPAN, "vendor=é,other=1")
     assert run.not_before == request.not_before
+    assert run.labels == request.labels != {}
     assert await runs.history.get("r") == run
 
 

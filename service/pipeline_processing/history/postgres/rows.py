@@ -9,7 +9,7 @@ from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest
 from pipeline_processing.plan import Plan
 from pipeline_processing.runs.store import Outcome
 
-_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "timings", "error"})
+_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "labels", "timings", "error"})
 _ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
 _OUTCOME_COLUMNS = (*Counts.model_fields, "bytes_written", "timings", "manifest_url")
 
@@ -27,6 +27,7 @@ def run_of(row: Mapping[str, Any]) -> Run:
     return Run(
         **{column: row[column] for column in _RUN_COLUMNS},
         request=JobRequest.model_validate_json(row["request"], extra="ignore"),
+        labels=orjson.loads(row["labels"]),
         timings=None if row["timings"] is None else orjson.loads(row["timings"]),
         error=error,
     )
