@@ -11,7 +11,7 @@ import orjson
 
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
-from pipeline_processing.serving.dead_letters import DeadLetters
+from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents

@@ -15,8 +15,8 @@ from pipeline_processing.messaging.kafka.incarnation import Incarnation
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import RequestStream
+from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.runs.executor import Executor, Reporting
-from pipeline_processing.serving.dead_letters import DeadLetters
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents

@@ -1,6 +1,7 @@
 """The state of this process, reported by `/livez` and `/readyz`."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
@@ -46,6 +47,13 @@ class Pulse:
         return f"{self.name} has been silent for {silent:.0f} s" if silent > SILENT_SECONDS else None
 
 
+class Needed(Protocol):
+    """The servers that a process needs."""
+
+    def problems(self) -> list[str]:
+        """Which servers are unavailable, and why."""
+
+
 class Servers:
     """The servers that `serve` always needs."""
 
@@ -63,7 +71,7 @@ class Servers:
 class Health:
     """All pulses and servers of the process together."""
 
-    def __init__(self, *, pulses: Sequence[Pulse], servers: Servers) -> None:
+    def __init__(self, *, pulses: Sequence[Pulse], servers: Needed) -> None:
         self._pulses = pulses
         self._servers = servers
         self.state = "starting"
