@@ -398,18 +398,24 @@ def test_a_webhook_gets_all_final_states_by_default() -> None:
     assert [entry.origin for entry in loaded.entries() if entry.variable.endswith("STATES")] == ["default"]
 
 
+URL_RULE = "must be an http or https URL such as https://host/path, without a fragment"
+KEY_RULE = "must be at least 16 characters, or `whsec_` and at least 16 bytes in base64"
+STATES_RULE = "must be succeeded, failed or cancelled, several with commas between"
+MISSING = "must be set, as every webhook needs a URL and a key"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "fault"),
     [
-        ("BILLING__URL", "ftp://tops3cret", "must be an http or https URL such as https://host/path, without a fragment"),
-        ("BILLING__URL", "https://h/tops3cret#x", "must be an http or https URL such as https://host/path, without a fragment"),
-        ("BILLING__KEY", "tops3cret", "must be at least 16 characters, or `whsec_` and at least 16 bytes in base64"),
-        ("BILLING__KEY", "whsec_tops3cret!", "must be at least 16 characters, or `whsec_` and at least 16 bytes in base64"),
-        ("BILLING__STATES", "failed,queued", "must be succeeded, failed or cancelled, several with commas between, not 'failed,queued'"),
-        ("BILLING__URL", "", "must be set, as every webhook needs a URL and a key"),
-        ("BILLING__KEY", "", "must be set, as every webhook needs a URL and a key"),
+        ("BILLING__URL", "ftp://tops3cret", URL_RULE),
+        ("BILLING__URL", "https://h/tops3cret#x", URL_RULE),
+        ("BILLING__KEY", "tops3cret", KEY_RULE),
+        ("BILLING__KEY", "whsec_tops3cret!", KEY_RULE),
+        ("BILLING__STATES", "failed,queued", f"{STATES_RULE}, not 'failed,queued'"),
+        ("BILLING__URL", "", MISSING),
+        ("BILLING__KEY", "", MISSING),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_webhook_is_a_fault_that_repeats_no_secret(variable: str, value: str, fault: str) -> None:
     name = f"PIPELINE_WEBHOOKS__{variable}"
 
