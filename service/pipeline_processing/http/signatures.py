@@ -29,12 +29,17 @@ def message_id(event_id: str) -> str:
     return f"msg_{hashlib.sha256(event_id.encode()).hexdigest()[:32]}"
 
 
+def signature(id_: str, timestamp: str, body: bytes, *, key: bytes) -> str:
+    """Return the `webhook-signature`."""
+    digest = hmac.digest(key, b".".join((id_.encode(), timestamp.encode(), body)), "sha256")
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
 def signature_headers(event_id: str, body: bytes, *, key: bytes, at: datetime) -> Mapping[str, str]:
     """Return the headers that identify and sign a message. `at` is the time of this try."""
     id_, timestamp = message_id(event_id), str(int(at.timestamp()))
-    digest = hmac.digest(key, b".".join((id_.encode(), timestamp.encode(), body)), "sha256")
     return {
         "webhook-id": id_,
         "webhook-timestamp": timestamp,
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+        "webhook-signature": signature(id_, timestamp, body, key=key),
     }
