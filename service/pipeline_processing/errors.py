@@ -26,6 +26,7 @@ Every error of the service. Its type says what the caller does next.
     │   ├── DestinationChanged               or set the destination back
     │   ├── TopicMissing                     or create the topic
     │   ├── SecretMissing                    or set the secret that a job config names
+    ├── InvalidTriggers           65: correct the triggers file
     ├── RunHeldElsewhere          75: another worker has the run
     ├── RunOfAnotherJobConfig     65: use the job config that the run was accepted with
     ├── RunPutOff                 75: the run is due later than `run` waits
@@ -470,7 +471,7 @@ class InvalidJson(RequestError):
 
 
 class InvalidEvent(RequestError):
-    """The message's CloudEvents attributes are incomplete or wrong."""
+    """The message's CloudEvents attributes are incomplete or wrong, or a trigger can't use the event."""
 
     kind = "invalid_event"
 
@@ -522,6 +523,13 @@ class ConflictingRequest(RequestError):
             f"Run {run_id!r} exists already, for a different request. A run id belongs to one request only: use "
             f"another id, or see `pipeline-processing history --run-id {run_id}`."
         )
+
+
+class InvalidTriggers(PipelineError):
+    """The triggers file can't be read or used. The message lists every fault."""
+
+    kind = "invalid_triggers"
+    exit_code = 65
 
 
 # -- the run protocol ----------------------------------------------------------------------------

@@ -127,6 +127,7 @@ def test_every_option(shared: Shared) -> None:
         "--deadline": (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds"),
         "--not-before": "2026-01-01T00:00:00Z",
         "--requested-by": "me",
+        "--label": "team=billing",
     }
 
     done = submit(shared, "--dry-run", *[part for option in options.items() for part in option])
@@ -144,6 +145,7 @@ def test_every_option(shared: Shared) -> None:
         "format": "csv",
         "dry_run": True,
         "requested_by": "me",
+        "labels": {"team": "billing"},
         "priority": 4,
         "not_before": "2026-01-01T00:00:00Z",
     }

@@ -13,6 +13,7 @@ from pipeline_processing.terminal import render
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
+    from pipeline_processing.runs.run_filter import RunFilter
 
 DEFAULT_LIMIT = 50
 
@@ -59,6 +60,7 @@ def history(
 
     Exits with 65 if there is no run of that id.
     """
+    from pipeline_processing.runs.run_filter import RunFilter
     from pipeline_processing.terminal.event_loop import run_async
 
     if run_id is not None:
@@ -68,7 +70,8 @@ def history(
             )
         _print_run(*run_async(_one_run(run_id)), as_json=as_json)
         return
-    runs = run_async(_runs(agency_id=agency_id, state=state, since=since, limit=limit or DEFAULT_LIMIT))
+    wanted = RunFilter(agency_id=agency_id, states=(state,) if state else (), since=since)
+    runs = run_async(_runs(wanted, limit=limit or DEFAULT_LIMIT))
     if as_json:
         for run in runs:
             render.print_object(render.run_object(run))
@@ -76,11 +79,11 @@ def history(
         render.print_table(render.RUN_COLUMNS, map(render.run_line, runs))
 
 
-async def _runs(**wanted: Any) -> list[Run]:
+async def _runs(wanted: RunFilter, *, limit: int) -> list[Run]:
     from pipeline_processing.app.one_run import history as run_store
 
     async with run_store(current_settings()) as runs:
-        return await runs.history.newest(**wanted)
+        return await runs.history.newest(wanted, limit=limit)
 
 
 async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]]:

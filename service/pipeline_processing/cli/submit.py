@@ -16,6 +16,7 @@ from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
+    LabelOption,
     ParamOption,
     RunIdOption,
     SinceOption,
@@ -23,7 +24,7 @@ from pipeline_processing.cli.options import (
     check_for_config,
     check_job,
     check_size,
-    params_of,
+    pairs_of,
     requests_in,
     requests_of,
 )
@@ -55,6 +56,7 @@ def submit(
     since: SinceOption = None,
     until: UntilOption = None,
     param: ParamOption = None,
+    label: LabelOption = None,
     priority: Annotated[
         int | None, typer.Option("--priority", metavar="P", help="Higher priorities run first; 0 by default.")
     ] = None,
@@ -97,7 +99,8 @@ def submit(
         "format": format_,
         "since": since,
         "until": until,
-        "params": params_of(param or []) or None,
+        "params": pairs_of(param or [], option="--param") or None,
+        "labels": pairs_of(label or [], option="--label") or None,
         "priority": priority,
         "deadline": deadline,
         "not_before": not_before,

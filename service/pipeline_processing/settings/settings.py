@@ -199,6 +199,9 @@ class Settings(Section):
             self.job_config_file, "No job config. Name its YAML file with --config or PIPELINE_JOB_CONFIG_FILE."
         )
 
+    def require_triggers_file(self) -> Path:
+        return _required(self.triggers_file, "No triggers. Name their YAML file with PIPELINE_TRIGGERS_FILE.")
+
 
 def _required(value: T | None, remedy: str) -> T:
     if value is None:

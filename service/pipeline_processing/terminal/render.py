@@ -33,7 +33,7 @@ HISTORY_COLUMNS = (
     "run_id", "job", "agency_id", "state", "attempt", "fence", "worker", "lease_expires_at", "request",
     "requested_by", "replay_of", "dry_run", "topic", "partition", "offset", "queued_at", "started_at", "finished_at",
     "duration_ms", "rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written", "timings",
-    "manifest_url", "error_kind", "error_message", "trace_id", "span_id", "config_id",
+    "manifest_url", "error_kind", "error_message", "trace_id", "span_id", "config_id", "labels",
 )  # fmt: skip
 """The stable columns of `runs`, in order."""
 
@@ -122,6 +122,7 @@ def run_details(run: Run) -> str:
         "attempt": str(run.attempt),
         "request": json.dumps(asked, ensure_ascii=False),
         "requested by": run.requested_by,
+        "labels": ", ".join(f"{key}={value}" for key, value in run.labels.items()),
         "replay of": run.replay_of,
         "came from": came_from,
         "queued": _utc(run.queued_at),

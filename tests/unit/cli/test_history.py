@@ -31,6 +31,7 @@ BROKEN = RunFailure(
 
 
 PERMITS = DatasetCounts(name="permits", rows_read=1234567, rows_written=1234000, rows_filtered=566, rows_rejected=1)
+LABELS = {"order": "A 17", "team": "harbour"}
 FEES = DatasetCounts(name="fees", rows_read=5, rows_written=5)
 
 
@@ -62,7 +63,7 @@ async def three_runs(store: RunStore, clock: SteppedClock) -> None:
     clock.pass_(60)
     origin = Origin(topic="agency-jobs.requests", partition=2, offset=77)
     await store.intake.accept(
-        Incoming(JobRequest(agency_id=7, requested_by="portal"), run_id="third", origin=origin, **IDS)
+        Incoming(JobRequest(agency_id=7, requested_by="portal", labels=LABELS), run_id="third", origin=origin, **IDS)
     )
 
 
@@ -205,6 +206,7 @@ def test_a_waiting_run_tells_where_it_came_from(show: Show) -> None:
 
     assert "came from     agency-jobs.requests, partition 2, offset 77\n" in shown
     assert "requested by  portal\n" in shown
+    assert "labels        order=A 17, team=harbour\n" in shown
     assert "ATTEMPT" not in shown
 
 

@@ -156,10 +156,12 @@ def test_every_option_is_in_the_request(kafka: Served) -> None:
         "--deadline": "2026-01-20T00:00:00Z",
         "--not-before": "2026-01-19T00:00:00Z",
         "--requested-by": "ops",
+        "--label": "team=billing=eu",
     }
     words = [word for option in options.items() for word in option]
 
-    assert main([*ASK, "--agency-id", "7", "--dry-run", *words, "--dataset", "events", "--param", "n=1"]) == 0
+    more = ["--dataset", "events", "--param", "n=1", "--label", "ticket=42"]
+    assert main([*ASK, "--agency-id", "7", "--dry-run", *words, *more]) == 0
 
     (sent,) = kafka.requests
     assert sent.run_id is not None
@@ -173,6 +175,7 @@ def test_every_option_is_in_the_request(kafka: Served) -> None:
         "format": "csv",
         "dry_run": True,
         "requested_by": "ops",
+        "labels": {"ticket": "42", "team": "billing=eu"},
         "priority": -3,
         "not_before": "2026-01-19T00:00:00Z",
         "deadline": "2026-01-20T00:00:00Z",

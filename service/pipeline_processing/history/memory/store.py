@@ -118,6 +118,7 @@ def _queued(incoming: Incoming, *, at: datetime) -> Run:
         attempt=0,
         request=request,
         requested_by=request.requested_by,
+        labels=request.labels,
         replay_of=request.replay_of,
         dry_run=request.dry_run,
         config_id=incoming.config_id,
