@@ -23,7 +23,7 @@ from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import translate
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.telemetry.health import Health, Pulse
-from pipeline_processing.triggers.windowing import Reassigned, Tick, WindowKeeper
+from pipeline_processing.triggers.windowing import Place, Reassigned, Tick, WindowKeeper
 from pipeline_processing.triggers.windows import newer_state
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,9 @@ _STOP_SECONDS = 5.0
 _STORE_SECONDS = 15.0
 _PAUSED_SECONDS = _SESSION_SECONDS * 0.7
 """After such a pause of this process, another one may have taken over its partitions."""
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.02
+_GATHER_SECONDS = 0.2
+"""Entries that are settled together need one write per agency."""
 _BATCH = 500
 _TICK_SECONDS = 0.5
 _RESTORING = "restoring the windows"
@@ -108,17 +110,17 @@ class FaustLog:
         """See `WindowTable`."""
         return self._states
 
-    async def store(self, partition: int, states: Mapping[bytes, bytes]) -> None:
+    async def store(self, states: Mapping[Place, bytes]) -> None:
         """See `WindowTable`. Also raises KafkaUnavailable if the brokers don't answer in time."""
         self._check_held()
-        sent = [self._table.send_changelog(partition, key, value) for key, value in states.items()]
+        sent = [self._table.send_changelog(partition, key, value) for (partition, key), value in states.items()]
         done, waiting = await asyncio.wait(sent, timeout=_STORE_SECONDS)
         errors = [error for each in done if (error := each.exception()) is not None]
         if errors or waiting:
             raise self._translated(errors[0] if errors else TimeoutError())
-        for key, value in states.items():
+        for (partition, key), value in states.items():
             self._table.data[key] = value
-        self._states[partition].update(states)
+            self._states[partition][key] = value
 
     # -- Faust -----------------------------------------------------------------------------------
 
@@ -228,13 +230,11 @@ class FaustLog:
                 event.ack()
 
     async def _next(self, stop: asyncio.Event) -> list[Any]:
-        """Return what Faust has delivered, or nothing after a moment."""
-        if self._queue.empty():
-            await first_of(stop, seconds=_LOOK_SECONDS)
-        events: list[Any] = []
-        while len(events) < _BATCH and not self._queue.empty():
-            events.append(self._queue.get_nowait())
-        return events
+        """Return what Faust delivers within a moment."""
+        until = self._clock.monotonic() + _GATHER_SECONDS
+        while self._queue.qsize() < _BATCH and self._clock.monotonic() < until and not stop.is_set():
+            await self._clock.sleep(_LOOK_SECONDS)
+        return [self._queue.get_nowait() for _ in range(min(_BATCH, self._queue.qsize()))]
 
     def _is_restored(self) -> bool:
         return not self._app.rebalancing and self._restored == self._app.consumer_generation_id

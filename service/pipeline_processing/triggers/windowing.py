@@ -45,6 +45,9 @@ _ASK_AGAIN_SECONDS = 10.0
 """How long to wait for an entry that closes a window before writing another one."""
 
 
+Place = tuple[int, bytes]
+"""Partition and key of a state."""
+
 Tick = Callable[[asyncio.Event], Awaitable[None]]
 """Something to do twice a second. Gets the event that stops it."""
 
@@ -59,8 +62,8 @@ class WindowTable(Protocol):
     def states(self) -> Mapping[int, Mapping[bytes, bytes]]:
         """Return partition → key → state."""
 
-    async def store(self, partition: int, states: Mapping[bytes, bytes]) -> None:
-        """Return once the brokers have stored these states of one partition. Raises Reassigned."""
+    async def store(self, states: Mapping[Place, bytes]) -> None:
+        """Return once the brokers have stored these states. Raises Reassigned."""
 
 
 class Letters(Protocol):
@@ -103,8 +106,8 @@ class WindowKeeper:
         self._files = files
         self._pulse = pulse
         self._states: dict[int, dict[bytes, AgencyWindows]] = {}
-        self._open: set[tuple[int, bytes]] = set()
-        """Partition and key of the states with open windows."""
+        self._open: set[Place] = set()
+        """The states with open windows."""
         self._next: dict[int, int] = {}
         """Partition → offset of the next entry to apply."""
         self._closing: dict[tuple[int, str], float] = {}
@@ -143,8 +146,19 @@ class WindowKeeper:
 
         Raises Reassigned or Stopped: they are not settled then, or not all.
         """
+        fresh: list[Record] = []
         for partition in dict.fromkeys(record.partition for record in records if record.partition in self._states):
-            await self._settle(partition, [each for each in records if each.partition == partition], table, stop)
+            fresh += await self._fresh(partition, [each for each in records if each.partition == partition], stop)
+        if not fresh:
+            return
+        changed, asks, unreadable = self._applied(fresh)
+        if unreadable:
+            await self._letters.put_aside(unreadable, stop)
+        if asks:
+            messages = self._requester.messages(asks)
+            await self._ask(partial(self._requester.send, messages), stop)
+        await self._store(changed, table, stop)
+        self._next.update((record.partition, record.offset + 1) for record in fresh)
 
     async def close_due(self, stop: asyncio.Event) -> None:
         """Write an entry for each window that is due. It closes once that entry is taken. Raises Stopped."""
@@ -173,28 +187,19 @@ class WindowKeeper:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    async def _settle(self, partition: int, records: Sequence[Record], table: WindowTable, stop: asyncio.Event) -> None:
+    async def _fresh(self, partition: int, records: Sequence[Record], stop: asyncio.Event) -> list[Record]:
+        """Return the next records of a partition: without those that were taken, and with those that were skipped."""
         expected = self._next[partition]
-        records = [record for record in records if record.offset >= expected]
-        if not records:
-            return
-        if records[0].offset > expected:
+        fresh = [record for record in records if record.offset >= expected]
+        if fresh and fresh[0].offset > expected:
             # Faust may skip records of a partition that it has just been given.
-            records = [*await self._read({partition: expected}, {partition: records[0].offset}, stop), *records]
-        changed, asks, unreadable = self._applied(partition, records)
-        if unreadable:
-            await self._letters.put_aside(unreadable, stop)
-        if asks:
-            messages = self._requester.messages(asks)
-            await self._ask(partial(self._requester.send, messages), stop)
-        if changed:
-            await self._store(partition, changed, table, stop)
-        self._next[partition] = records[-1].offset + 1
+            fresh[:0] = await self._read({partition: expected}, {partition: fresh[0].offset}, stop)
+        return fresh
 
     def _applied(
-        self, partition: int, records: Sequence[Record]
-    ) -> tuple[dict[bytes, AgencyWindows], list[Ask], list[tuple[Record, InvalidEvent]]]:
-        changed: dict[bytes, AgencyWindows] = {}
+        self, records: Sequence[Record]
+    ) -> tuple[dict[Place, AgencyWindows], list[Ask], list[tuple[Record, InvalidEvent]]]:
+        changed: dict[Place, AgencyWindows] = {}
         asks: list[Ask] = []
         unreadable: list[tuple[Record, InvalidEvent]] = []
         for record in records:
@@ -203,11 +208,12 @@ class WindowKeeper:
             except ValueError as error:
                 unreadable.append((record, InvalidEvent(f"An entry of the windows' log can't be read: {error}")))
                 continue
-            key = entry_key(entry)
-            before = changed.get(key) or self._states[partition].get(key) or AgencyWindows(agency_id=entry.agency_id)
+            place = record.partition, entry_key(entry)
+            before = changed.get(place) or self._states[place[0]].get(place[1])
+            before = before or AgencyWindows(agency_id=entry.agency_id)
             after, ask = apply(before, entry, offset=record.offset, at=moment_of(record.timestamp_ms))
             if after is not before:
-                changed[key] = after
+                changed[place] = after
             if ask is not None:
                 asks.append(ask)
             if isinstance(entry, Happened):
@@ -216,22 +222,19 @@ class WindowKeeper:
                 self._closing.pop((entry.agency_id, entry.window), None)
         return changed, asks, unreadable
 
-    async def _store(
-        self, partition: int, changed: Mapping[bytes, AgencyWindows], table: WindowTable, stop: asyncio.Event
-    ) -> None:
+    async def _store(self, changed: Mapping[Place, AgencyWindows], table: WindowTable, stop: asyncio.Event) -> None:
         if changed:
-            states = {key: state.write() for key, state in changed.items()}
-            await self._ask(lambda: table.store(partition, states), stop)
-        for key, state in changed.items():
-            self._states[partition][key] = state
-            (self._open.add if state.is_open else self._open.discard)((partition, key))
+            states = {place: state.write() for place, state in changed.items()}
+            await self._ask(lambda: table.store(states), stop)
+        for place, state in changed.items():
+            self._states[place[0]][place[1]] = state
+            (self._open.add if state.is_open else self._open.discard)(place)
 
     async def _rebuild(self, lost: Offsets, table: WindowTable, stop: asyncio.Event) -> None:
         """Apply the entries up to the committed offsets again. Their requests were sent before these were committed."""
         records = await self._read(lost, {partition: self._next[partition] for partition in lost}, stop)
-        for partition in {record.partition for record in records}:
-            changed, _, _ = self._applied(partition, [each for each in records if each.partition == partition])
-            await self._store(partition, changed, table, stop)
+        changed, _, _ = self._applied(records)
+        await self._store(changed, table, stop)
         if records:
             log.warning(
                 "the changelog of windows was lost; they are rebuilt from the log of entries",

@@ -19,7 +19,7 @@ from pipeline_processing.triggers.other_files import OtherFiles
 from pipeline_processing.triggers.process import NeededByTriggers
 from pipeline_processing.triggers.run_requests import RunRequester
 from pipeline_processing.triggers.watermarks import Watermarks
-from pipeline_processing.triggers.windowing import EntryLog, Reassigned, WindowKeeper
+from pipeline_processing.triggers.windowing import EntryLog, Place, Reassigned, WindowKeeper
 from pipeline_processing.triggers.windows import Entry, Happened, Origin, Pace, write_entry
 from tests.memory.broker import MemoryBroker
 
@@ -36,10 +36,11 @@ class MemoryTable:
     def states(self) -> Mapping[int, Mapping[bytes, bytes]]:
         return {partition: dict(states) for partition, states in self.changelog.items()}
 
-    async def store(self, partition: int, states: Mapping[bytes, bytes]) -> None:
+    async def store(self, states: Mapping[Place, bytes]) -> None:
         if self.reassigned:
             raise Reassigned
-        self.changelog.setdefault(partition, {}).update(states)
+        for (partition, key), state in states.items():
+            self.changelog.setdefault(partition, {})[key] = state
 
 
 class MemoryLetters:
