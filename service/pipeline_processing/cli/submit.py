@@ -252,7 +252,7 @@ async def _follow(follower: Follower, submission: _Submission) -> None:
 
         shown.summary(str(tally))
         await follower.follow(submission.sent, on_progress=progressed, on_outcome=ended)
-    if tally.runs > 1:
+    if tally.runs > 1 and sys.stderr.isatty():
         typer.echo(str(tally), err=True)
 
 
