@@ -96,7 +96,7 @@ class WebhookSender:
             pass
 
     async def _send_some(self) -> float | None:
-        """Send some due events. Return the seconds that the webhook needs as a pause, or None if none are due."""
+        """Send some due events. Return the seconds to pause, or None to wait for the next event."""
         try:
             due = await self._deliveries.claim(self.webhook.name, limit=_AT_ONCE, lease=_LEASE)
         except TransientError as error:
