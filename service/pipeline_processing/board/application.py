@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, urlencode
 
 import orjson
 import structlog
@@ -61,7 +61,9 @@ def application(
         Route(f"{API}/openapi.json", _constant(described)),
         Route("/livez", _probe(not_alive, list, mask)),
         Route("/readyz", _probe(problems, notes, mask)),
-        *(Route(path, _page, methods=["GET"]) for path in ("/", "/runs/{run_id}", "/agencies/{agency_id}")),
+        Route("/", _page, methods=["GET"]),
+        Route("/runs/{run_id}", _run_page, methods=["GET"]),
+        Route("/agencies/{agency_id}", _agency_page, methods=["GET"]),
         Mount("/static", _Static(directory=STATIC)),
     ]
     if sessions is not None:
@@ -119,9 +121,19 @@ class _Static(StaticFiles):
         return response
 
 
-async def _page(request: Request) -> Response:
-    """Every page is the same file. Its script reads the address."""
+async def _page(_: Request) -> Response:
     return FileResponse(STATIC / "index.html", media_type="text/html", headers={"Cache-Control": _REVALIDATE})
+
+
+# There is only one page. What it shows stands in the fragment of its address.
+
+
+async def _run_page(request: Request) -> Response:
+    return RedirectResponse(f"/#/runs/{quote(request.path_params['run_id'], safe='')}", status_code=303)
+
+
+async def _agency_page(request: Request) -> Response:
+    return RedirectResponse(f"/#/runs?{urlencode({'agency_id': request.path_params['agency_id']})}", status_code=303)
 
 
 async def _login_page(_: Request) -> Response:

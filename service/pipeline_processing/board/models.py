@@ -160,7 +160,9 @@ class RunDetails(RunView):
     timings: list[StageTime]
     attempts: list[AttemptView]
     datasets: list[DatasetView]
-    artifacts: list[ArtifactView] | None = Field(description="Null if no plan of the run is stored.")
+    artifacts: list[ArtifactView] = Field(
+        description="What its plan publishes or has published, at most 1,000. Empty before the run is decided."
+    )
     events: list[EventView]
     trace_url: str | None
     replays: list[ReplayView]
