@@ -75,6 +75,13 @@ class Views:
                 )
                 for event in story.events
             ],
+            deliveries=[
+                m.DeliveryView(
+                    **delivery.model_dump(include=m.DeliveryView.model_fields.keys() - {"last_error"}),
+                    last_error=delivery.last_error and self._mask.text(delivery.last_error),
+                )
+                for delivery in story.deliveries
+            ],
             trace_url=self._trace(run.trace_id),
             replays=[
                 m.ReplayView(run_id=replay.run_id, state=replay.state, queued_at=replay.queued_at)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
+from pipeline_processing.runs.deliveries import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class RunStory:
     artifacts: list[StoredArtifact]
     """What its plan publishes or has published: at most the first 1,000."""
     events: list[StoredEvent]
+    deliveries: list[Delivery]
     replays: list[Run]
 
 

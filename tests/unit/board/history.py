@@ -24,6 +24,7 @@ from pipeline_processing.runs.board_reads import (
     Typical,
     Waiting,
 )
+from pipeline_processing.runs.deliveries import Delivery, DeliveryState
 from tests.unit.virtual_clock import EPOCH, VirtualClock
 
 TRACE_ID = "ab" * 16
@@ -138,6 +139,19 @@ class HandmadeHistory:
             datasets=[DatasetCounts(name="records", rows_read=2, rows_written=2)],
             artifacts=[artifact],
             events=[StoredEvent("r:succeeded", "agency.run.succeeded", at(5), None)],
+            deliveries=[
+                Delivery(
+                    event_id="r:succeeded",
+                    run_id=run_id,
+                    webhook="billing",
+                    state=DeliveryState.PENDING,
+                    tries=2,
+                    next_at=at(60),
+                    last_status=500,
+                    last_error="the server said password=tops3cret",
+                    delivered_at=None,
+                )
+            ],
             replays=[run("replay")],
         )
 

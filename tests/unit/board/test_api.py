@@ -137,6 +137,7 @@ async def test_a_run_in_full(parts: Parts) -> None:
     assert found["artifacts"][0]["bytes"] == 30
     assert found["datasets"][0]["rows_read"] == 2
     assert found["events"][0]["sent"] is False
+    assert found["deliveries"][0]["last_error"] == "the server said password=***"
     assert [each["run_id"] for each in found["replays"]] == ["replay"]
     assert found["replay_command"] == "pipeline-processing replay --run-id r"
 

@@ -129,7 +129,8 @@ SELECT :event_id, :run_id, name FROM webhooks WHERE :state::text = ANY (states);
 
 -- name: discard_plan
 -- After a success, drop the plan and the records of its uploads, which are now objects. Keep the plan's artifacts,
--- without their content.
+-- without their content. The manifest may hold escapes that Postgres can't store, and `->>` would unescape all of the
+-- plan.
 WITH completed AS (
     DELETE FROM uploads WHERE run_id = :run_id AND planned
 ),
@@ -137,7 +138,7 @@ decided AS (
     DELETE FROM plans WHERE run_id = :run_id RETURNING run_id, plan::json AS plan
 )
 INSERT INTO artifacts (run_id, number, destination, key, dataset, format, compression, rows, size, sha256, rejected)
-SELECT run_id, number, coalesce(nullif(artifact ->> 'destination', ''), plan ->> 'destination'), artifact ->> 'key',
+SELECT run_id, number, coalesce(nullif(artifact ->> 'destination', ''), plan -> 'destination' #>> '{}'), artifact ->> 'key',
        artifact ->> 'dataset', artifact ->> 'format', artifact ->> 'compression', (artifact ->> 'rows')::bigint,
        (artifact ->> 'size')::bigint, artifact ->> 'sha256', coalesce((artifact ->> 'rejected')::boolean, false)
 FROM decided

@@ -25,6 +25,7 @@ from pipeline_processing.runs.board_reads import (
     Typical,
     Waiting,
 )
+from pipeline_processing.runs.deliveries import Delivery
 
 QUERIES = load_queries(__package__, "board.sql")
 
@@ -111,6 +112,10 @@ class PostgresBoard:
                 ],
                 artifacts=artifacts if plan is None else _artifacts_of(plan_of(plan)),
                 events=[StoredEvent(*each) for each in await connection.fetch(*QUERIES["events"](run_id=run_id))],
+                deliveries=[
+                    Delivery(**{name: each[name] for name in Delivery.model_fields})
+                    for each in await connection.fetch(*QUERIES["deliveries"](run_id=run_id))
+                ],
                 replays=[
                     run_of(each)
                     for each in await connection.fetch(*QUERIES["replays"](run_id=run_id, limit=_MOST_REPLAYS))

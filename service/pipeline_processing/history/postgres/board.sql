@@ -97,6 +97,10 @@ LIMIT :limit;
 -- The completion events of a run.
 SELECT event_id, type, created_at, sent_at FROM outbox WHERE run_id = :run_id ORDER BY id;
 
+-- name: deliveries
+-- Deliveries of a run's events to webhooks.
+SELECT * FROM webhook_deliveries WHERE run_id = :run_id ORDER BY event_id, webhook;
+
 -- name: replays
 -- The newest replays of a run.
 SELECT * FROM runs WHERE replay_of = :run_id ORDER BY queued_at DESC, run_id DESC LIMIT :limit;
