@@ -23,6 +23,7 @@ import pytest
 import structlog
 
 from pipeline_processing.cli.main import main
+from pipeline_processing.cli.submit import _Tally
 from pipeline_processing.errors import ConflictingRequest
 from pipeline_processing.messaging.dead_letters import dead_letter
 from pipeline_processing.messaging.port import Outgoing, Record
@@ -473,3 +474,14 @@ def test_what_may_have_been_sent_is_told(
     out, err = capsys.readouterr()
     assert out == ""
     assert "0 of 8 requests were sent" in err
+
+
+def test_the_runs_that_are_followed_are_counted() -> None:
+    """Each as what it is now; what there is none of is left out."""
+    tally = _Tally(1_000)
+    assert str(tally) == "1,000 runs: 1,000 waiting"
+
+    tally.in_progress |= {"a", "b"}
+    tally.end("a", completion(1, state="failed", error=BROKEN))
+    tally.end("c", completion(1))
+    assert str(tally) == "1,000 runs: 997 waiting, 1 in progress, 1 failed, 1 succeeded"
