@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, moment, pairs_of
+from pipeline_processing.cli.options import MOMENT, moment, pairs_of, text
 from pipeline_processing.terminal import render
 
 if TYPE_CHECKING:
@@ -48,13 +48,18 @@ def history(
     ] = None,
     error_kind: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Runs that failed with this kind of error; may be repeated."),
+        typer.Option(metavar="KIND", parser=text, help="Runs that failed with this kind of error; may be repeated."),
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Runs with this label; with all of them if repeated.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", parser=text, help="Runs with this label; with all of them if repeated."),
     ] = None,
-    requested_by: Annotated[str | None, typer.Option(metavar="WHO", help="Runs that this requester asked for.")] = None,
-    search: Annotated[str | None, typer.Option(metavar="TEXT", help="Runs with this text in their run id.")] = None,
+    requested_by: Annotated[
+        str | None, typer.Option(metavar="WHO", parser=text, help="Runs that this requester asked for.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", parser=text, help="Runs with this text in their run id.")
+    ] = None,
     since: Annotated[
         datetime | None, typer.Option(metavar="T", parser=moment, help=f"Runs accepted since: {MOMENT}")
     ] = None,
