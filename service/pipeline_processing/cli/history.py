@@ -135,12 +135,12 @@ async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None
 
     settings, clock = current_settings(), SystemClock()
     log_to_stderr(level="error")  # what doesn't answer is shown beside the runs
-    at_most = limit or (None if as_json else rows_that_fit()) or DEFAULT_LIMIT
+    fitting = None if as_json else rows_that_fit()
     async with one_run.history(settings) as runs, one_run.topics(settings) as topics:
         progress = LiveProgress(topics=topics, topic=settings.kafka.progress_topic, clock=clock)
         with shown_runs(current_mask(), as_json=as_json) as show:
             await watch(
-                Watch(runs.history, wanted, limit=at_most),
+                Watch(runs.history, wanted, limit=limit or fitting or DEFAULT_LIMIT, follow=fitting is None),
                 progress=None if as_json else progress,
                 clock=clock,
                 show=show,
