@@ -16,11 +16,15 @@ from pipeline_processing.errors import PipelineError, SettingsError
 from pipeline_processing.history.postgres.migrate import pending
 from pipeline_processing.http.client import check_reachable
 from pipeline_processing.http.urls import origin_of
+from pipeline_processing.messaging.port import Topics
 from pipeline_processing.options.entry import Entry
 from pipeline_processing.ports import ChecksDatasets, Destination
 from pipeline_processing.settings.settings import Settings
+from pipeline_processing.sources.postgres.agency_ids import PostgresAgencyIds
+from pipeline_processing.sources.postgres.source import source_database
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.temporary_files import check_temporary_files
+from pipeline_processing.triggers.config import AgencyQuery, Triggers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,26 @@ async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Ma
     yield await _checked("history", partial(_check_history, settings))
     for result in await _check_destinations(settings, config, columns, mask):
         yield result
+
+
+async def check_triggers(settings: Settings, triggers: Triggers) -> AsyncIterator[CheckResult]:
+    """Look up each topic of the triggers, and run the queries of the schedules. Yields a result for each."""
+    async with app.topics(settings) as topics:
+        for topic in triggers.topics:
+            yield await _checked("topic", partial(_check_topic, topics, topic))
+    for trigger in triggers.schedules:
+        if isinstance(trigger.schedule.agencies, AgencyQuery):
+            yield await _checked("agencies", partial(_check_query, settings, trigger.name, trigger.schedule.agencies))
+
+
+async def _check_topic(topics: Topics, topic: str) -> str:
+    return f"{topic}: {len(await topics.ends(topic))} partitions"
+
+
+async def _check_query(settings: Settings, name: str, agencies: AgencyQuery) -> str:
+    async with source_database(settings.require_source_dsn(), connections=1) as database:
+        found = await PostgresAgencyIds(database=database).listed(agencies.query)
+    return f"{name}: the query returns {len(found):,} agencies"
 
 
 async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:

@@ -210,7 +210,13 @@ def test_no_trigger_is_taken_twice(folder: Folder) -> None:
     ]
 
 
-@pytest.mark.parametrize("topic", ["agency-jobs.requests", "agency-jobs.completions", "agency-jobs.dead-letters"])
+@pytest.mark.parametrize(
+    "topic",
+    [
+        *(f"agency-jobs.{name}" for name in ("requests", "completions", "dead-letters")),
+        "agency-data-job-triggers-entries",
+    ],
+)
 def test_a_topic_of_the_service_is_refused(folder: Folder, topic: str) -> None:
     """Runs would trigger runs."""
     (fault,) = folder.faults(f"triggers:\n  - {{topic: {topic}, agency_id: key}}\n")
