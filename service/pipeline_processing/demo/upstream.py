@@ -42,7 +42,7 @@ async def show_trigger(*, page: Page, evidence: Evidence, requests: Requests) ->
     page.json(values[0])
     sent = await _request(evidence)
     after = duration((time.monotonic() - started) * 1000)
-    page.say(f"After {after}, two of them quiet seconds, they have become one request:")
+    page.say(f"After {after}, the last of them quiet, they have become one request:")
     page.json(sent.request.model_dump_json(exclude_defaults=True))
     await requests.followed([sent])
     ours = [run for run in (await evidence.history()).values() if run.agency_id == UPDATED]
