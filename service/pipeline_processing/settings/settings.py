@@ -5,6 +5,7 @@ The service's settings: their names, meanings and defaults.
 `settings.worker.concurrency` here are the same setting. `loader.py` reads and merges them.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -16,6 +17,9 @@ from pipeline_processing.options.locations import Location
 from pipeline_processing.settings import values
 
 T = TypeVar("T")
+
+_SHORTEST_TOKEN = 16
+_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
 
 
 class Section(BaseModel):
@@ -121,6 +125,26 @@ class HttpSettings(Section):
     port: values.Port = Field(8080, description="Its port.")
 
 
+class BoardSettings(Section):
+    host: values.Text = Field("127.0.0.1", description="Address of the page of `board`.")
+    port: values.Port = Field(6066, description="Its port.")
+    token: values.Secret | None = Field(
+        None,
+        description="What its pages and its API ask for, at least 16 characters. Needed for any address that other "
+        "machines can reach.",
+    )
+    trace_url: values.TraceUrl | None = Field(
+        None, description="Link to a run's trace, such as `https://jaeger/trace/{trace_id}`."
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < _SHORTEST_TOKEN:
+            raise ValueError(f"must have at least {_SHORTEST_TOKEN} characters")
+        return token
+
+
 class Settings(Section):
     """All settings of the service."""
 
@@ -143,6 +167,7 @@ class Settings(Section):
     kafka: KafkaSettings = KafkaSettings()
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()
+    board: BoardSettings = BoardSettings()
 
     def secret(self, name: str) -> SecretStr:
         """Return the secret with that name. Raises SecretMissing."""
@@ -179,6 +204,16 @@ class Settings(Section):
                 "or name one under `destinations` in the job config."
             )
         return self.destination
+
+    def require_board_token(self) -> SecretStr | None:
+        """Only for an address that other machines can reach."""
+        if self.board.token is None and not _LOOPBACK.fullmatch(self.board.host.lower()):
+            raise SettingsError(
+                f"The board would listen on {self.board.host}, which other machines can reach. Set "
+                "PIPELINE_BOARD__TOKEN to a secret of at least 16 characters, which the page then asks for, or "
+                "PIPELINE_BOARD__HOST to 127.0.0.1."
+            )
+        return self.board.token
 
     def require_job_config_file(self) -> Path:
         return _required(

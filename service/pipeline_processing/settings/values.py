@@ -108,6 +108,11 @@ Servers = Annotated[
     must_be("host:port, several with commas between"),
 ]
 HttpUrl = Annotated[str, AfterValidator(check_url), must_be("a URL such as https://host:9000, without credentials")]
+TraceUrl = Annotated[
+    str,
+    Field(pattern=r"^https?://[^\s{}]+\{trace_id\}[^\s{}]*$"),
+    must_be("a URL with the placeholder {trace_id}, such as https://jaeger/trace/{trace_id}"),
+]
 Destination = Annotated[Location, BeforeValidator(_location)]
 
 Secret = Annotated[SecretStr, must_be("text in quotes", secret=True)]

@@ -1,0 +1,119 @@
+"""Build `board`. Part of the composition root."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from socket import socket
+from urllib.parse import quote
+
+import structlog
+from starlette.types import ASGIApp
+
+from pipeline_processing.aio.asking import Server
+from pipeline_processing.aio.clock import HistoryClock, SystemClock
+from pipeline_processing.app import one_run as app
+from pipeline_processing.board.api import Api
+from pipeline_processing.board.application import application
+from pipeline_processing.board.kafka import ProgressReader, TopicFigures
+from pipeline_processing.board.live import Live
+from pipeline_processing.board.server import listening, serve
+from pipeline_processing.board.views import Views
+from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.history.postgres.board import PostgresBoard
+from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.letters import PostgresLetters
+from pipeline_processing.published.schemas import error_kinds
+from pipeline_processing.requests.redrive import DeadLetters
+from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.health import Health, Pulse, Servers
+from pipeline_processing.telemetry.masking import Mask
+
+log = structlog.get_logger(__name__)
+
+_CONNECTIONS = 3
+_ANSWER_SECONDS = 10.0
+"""The longest that a query may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The board, ready to run."""
+
+    app: ASGIApp
+    live: Live
+    progress: ProgressReader
+    figures: TopicFigures
+    health: Health
+    listener: socket
+    address: str
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Answer until `stop` is set, then end all streams and requests."""
+        with suppress(HistoryUnavailable):  # the first look tells it
+            await self.live.overview()  # settings that waiting can't fix end the command
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self.progress.run())
+            group.create_task(self.live.run(stop))
+            self.health.state = "serving"
+            log.info("the board is at this address", address=self.address)
+            await serve(self.app, self.listener, stop=stop)
+            self.health.state = "stopping"
+            reading.cancel()
+            self.figures.close()
+        log.info("stopped")
+
+
+@asynccontextmanager
+async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
+    """Open the board and its address."""
+    host, port = settings.board.host, settings.board.port
+    token = settings.require_board_token()
+    clock = HistoryClock(SystemClock())
+    servers = Servers(clock=clock)
+    health = Health(pulses=[pulse := Pulse("live", clock=clock)], servers=servers)
+    kafka = Server("Kafka", clock=clock)  # not one of `servers`: the board does without it
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(listening(host, port))
+        client = await stack.enter_async_context(
+            app.history_database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS)
+        )
+        database = HistoryDatabase(client, schema=settings.history.schema_name)
+        topics = await stack.enter_async_context(app.topics(settings))
+        reads = PostgresBoard(database)
+        views = Views(
+            mask=mask,
+            trace_url=settings.board.trace_url,
+            kinds={kind: about["description"] for kind, about in error_kinds().items()},
+        )
+        progress = ProgressReader(
+            topics=topics,
+            topic=settings.kafka.progress_topic,
+            server=kafka,
+            on_progress=lambda run_id: live.tell_progress(run_id),
+        )
+        figures = TopicFigures(topics=topics, names=settings.kafka, server=kafka, clock=clock)
+        live = Live(
+            reads=reads,
+            progress=progress,
+            figures=figures,
+            views=views,
+            clock=clock,
+            history=servers.history,
+            kafka=kafka,
+            pulse=pulse,
+        )
+        letters = DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=PostgresLetters(database))
+        asgi = application(
+            api=Api(reads=reads, live=live, letters=letters, views=views, clock=clock),
+            live=live,
+            host=host,
+            token=None if token is None else token.get_secret_value(),
+            mask=mask,
+            problems=health.not_ready,
+            not_alive=health.not_alive,
+            notes=lambda: [] if kafka.problem is None else [f"Kafka: {kafka.problem}"],
+        )
+        shown = f"[{host}]" if ":" in host else quote(host)
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+        yield Board(asgi, live, progress, figures, health, listener, address)

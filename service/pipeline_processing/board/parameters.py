@@ -1,0 +1,137 @@
+"""Query parameters of the API. A wrong one is told with its valid values."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.datastructures import QueryParams
+
+from pipeline_processing.board.models import Fault
+from pipeline_processing.model import AgencyId, Moment, RunState
+from pipeline_processing.runs.board_reads import Place, RunsWanted
+
+P = TypeVar("P", bound="Parameters")
+
+_LONGEST = 200
+_MOST_AGENCIES = 100
+
+WINDOWS = {
+    "1h": timedelta(hours=1),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
+WIDTHS = {"1h": timedelta(minutes=1), "24h": timedelta(minutes=15), "7d": timedelta(hours=2)}
+"""Windows of the throughput, with the width of their buckets."""
+
+
+class InvalidParameters(Exception):
+    """The request's parameters can't be used."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f"{fault.parameter}: {fault.message}" for fault in faults))
+        self.faults = list(faults)
+
+
+class Parameters(BaseModel):
+    """Base of the parameters of one endpoint. Unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls: type[P], query: QueryParams) -> P:
+        """Parse a query. An empty parameter counts as absent. Raises InvalidParameters with all faults."""
+        given = {name: value for name, value in query.multi_items() if value != ""}
+        faults = [
+            Fault(parameter=name, message="is given more than once; give it once")
+            for name in given
+            if len(query.getlist(name)) > 1
+        ]
+        try:
+            parsed = cls.model_validate(given)
+        except ValidationError as error:
+            faults += [cls._fault(each) for each in error.errors(include_url=False, include_context=False)]
+        if faults:
+            raise InvalidParameters(faults)
+        return parsed
+
+    @classmethod
+    def _fault(cls, error: Any) -> Fault:
+        name = str(error["loc"][0])
+        if error["type"] == "extra_forbidden":
+            known = ", ".join(cls.model_fields) or "none"
+            return Fault(parameter=name, message=f"isn't a parameter here; the parameters are {known}")
+        message = error["msg"].removeprefix("Value error, ")
+        return Fault(parameter=name, message=f"{message[0].lower()}{message[1:]}")
+
+
+class NoParameters(Parameters):
+    """For endpoints without parameters."""
+
+
+def _cursor(value: Any) -> Any:
+    try:
+        moment, _, run_id = base64.urlsafe_b64decode(str(value).encode()).decode().partition(" ")
+        place = Place(datetime.fromisoformat(moment), run_id)
+    except (ValueError, binascii.Error):
+        place = None
+    if place is None or place.queued_at.tzinfo is None or not place.run_id or "\0" in place.run_id:
+        raise ValueError("isn't a cursor; pass `next_cursor` of the page before, or leave it out for the first page")
+    return place
+
+
+def cursor_of(place: Place) -> str:
+    """Return the opaque text of a place."""
+    return base64.urlsafe_b64encode(f"{place.queued_at.isoformat()} {place.run_id}".encode()).decode()
+
+
+def _agency_ids(value: Any) -> Any:
+    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+
+
+Text = Annotated[str, Field(max_length=_LONGEST, pattern=r"^[^\x00]*$")]
+
+
+class RunsQuery(Parameters):
+    state: RunState | None = Field(None, description="Runs in this state only.")
+    agency_id: AgencyId | None = Field(None, description="Runs of this agency only.")
+    error_kind: Text | None = Field(None, description="Runs that failed with this kind of error only.")
+    q: Text | None = Field(None, description="Part of a run id, or an agency id.")
+    since: Moment | None = Field(None, description="Runs accepted at this time or later.")
+    until: Moment | None = Field(None, description="Runs accepted before this time.")
+    limit: int = Field(50, ge=1, le=200, description="Runs of a page.")
+    cursor: Annotated[Any, BeforeValidator(_cursor)] = Field(
+        None, description="`next_cursor` of the page before.", json_schema_extra={"type": "string"}
+    )
+
+    def wanted(self) -> RunsWanted:
+        """Return the filter."""
+        return RunsWanted(
+            state=self.state,
+            agency_id=self.agency_id,
+            error_kind=self.error_kind,
+            text=self.q,
+            since=self.since,
+            until=self.until,
+        )
+
+
+class DurationsQuery(Parameters):
+    agency_id: Annotated[
+        list[AgencyId], BeforeValidator(_agency_ids), Field(min_length=1, max_length=_MOST_AGENCIES)
+    ] = Field(description="Agency ids, with commas between.", json_schema_extra={"type": "string"})
+
+
+class FailuresQuery(Parameters):
+    window: Literal["1h", "24h", "7d", "30d"] = Field("24h", description="Runs that failed within this time.")
+
+
+class ThroughputQuery(Parameters):
+    window: Literal["1h", "24h", "7d"] = Field("24h", description="Runs that finished within this time.")
+
+
+class DeadLettersQuery(Parameters):
+    limit: int = Field(20, ge=1, le=100, description="Dead letters to return.")
