@@ -15,7 +15,7 @@ const VIEWS = [
   [/^\/triggers$/, () => import("./views/triggers.js")],
 ];
 const RENDER_EVERY = 200; // milliseconds, however many events come in
-const ANNOUNCE_EVERY = 6000;
+const ANNOUNCE_EVERY = 3000;
 
 const title = document.getElementById("title");
 const place = document.getElementById("view");
