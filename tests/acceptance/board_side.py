@@ -119,7 +119,7 @@ def seed_hostile(service: Service) -> None:
     plan = {"destination": HOSTILE, "artifacts": [artifact], "metadata": {}, "manifest_key": "x", "manifest": HOSTILE}
     service.sql("INSERT INTO pipeline.plans VALUES ('hostile', 1, $1)", json.dumps(plan))
     service.sql(
-        "INSERT INTO pipeline.outbox (event_id, run_id, type, key, headers, value) "
-        "VALUES ('hostile:x', 'hostile', $1, '66', '{}', '{}')",
+        "INSERT INTO pipeline.outbox (event_id, run_id, type, key, headers, value, sent_at) "
+        "VALUES ('hostile:x', 'hostile', $1, '66', '{}', '{}', now())",
         HOSTILE,
     )

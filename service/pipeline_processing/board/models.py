@@ -53,6 +53,7 @@ class RunView(Message):
     attempt: int
     priority: int
     requested_by: str | None
+    labels: dict[str, str]
     replay_of: str | None
     dry_run: bool
     queued_at: Time

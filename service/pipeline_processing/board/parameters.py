@@ -4,12 +4,13 @@ import base64
 import binascii
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
 
 from pipeline_processing.board.models import Fault
+from pipeline_processing.labels import Labels
 from pipeline_processing.model import AgencyId, Moment, RunState
 from pipeline_processing.runs.board_reads import Place, RunsWanted
 
@@ -40,15 +41,20 @@ class Parameters(BaseModel):
     """Base of the parameters of one endpoint. Unknown ones are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    repeatable: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls: type[P], query: QueryParams) -> P:
         """Parse a query. An empty parameter counts as absent. Raises InvalidParameters with all faults."""
-        given = {name: value for name, value in query.multi_items() if value != ""}
+        texts = [(name, value) for name, value in query.multi_items() if value != ""]
+        given: dict[str, Any] = {
+            name: [text for other, text in texts if other == name] if name in cls.repeatable else value
+            for name, value in texts
+        }
         faults = [
             Fault(parameter=name, message="is given more than once; give it once")
-            for name in given
-            if len(query.getlist(name)) > 1
+            for name, value in given.items()
+            if isinstance(value, str) and len(query.getlist(name)) > 1
         ]
         try:
             parsed = cls.model_validate(given)
@@ -92,12 +98,31 @@ def _agency_ids(value: Any) -> Any:
     return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
 
 
+def _labels(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    labels: dict[str, str] = {}
+    for text in value:
+        key, separator, wanted = text.partition("=")
+        if not separator or labels.get(key, wanted) != wanted:
+            raise ValueError("must be KEY=VALUE, such as team=billing, and each key may have one value")
+        labels[key] = wanted
+    return labels
+
+
 Text = Annotated[str, Field(max_length=_LONGEST, pattern=r"^[^\x00]*$")]
 
 
 class RunsQuery(Parameters):
+    repeatable = ("label",)
+
     state: RunState | None = Field(None, description="Runs in this state only.")
     agency_id: AgencyId | None = Field(None, description="Runs of this agency only.")
+    label: Annotated[Labels, BeforeValidator(_labels)] = Field(
+        default_factory=dict,
+        description="KEY=VALUE: runs with this label only. Repeat it for runs with several labels.",
+        json_schema_extra={"type": "array", "items": {"type": "string"}},
+    )
     error_kind: Text | None = Field(None, description="Runs that failed with this kind of error only.")
     q: Text | None = Field(None, description="Part of a run id, or an agency id.")
     since: Moment | None = Field(None, description="Runs accepted at this time or later.")
@@ -112,6 +137,7 @@ class RunsQuery(Parameters):
         return RunsWanted(
             state=self.state,
             agency_id=self.agency_id,
+            labels=self.label,
             error_kind=self.error_kind,
             text=self.q,
             since=self.since,

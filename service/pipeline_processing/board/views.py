@@ -87,6 +87,7 @@ class Views:
         )  # fmt: skip
         return {name: getattr(run, name) for name in same} | {
             "agency_id": str(run.agency_id),
+            "labels": {name: self._mask.text(text) for name, text in run.labels.items()},
             "priority": run.request.priority,
             "lease_seconds_left": None if lease is None else round((lease - now).total_seconds(), 1),
             "error_kind": run.error and run.error.kind,

@@ -1,6 +1,6 @@
 """The port of what the board reads from the run table: the state of the queue, what has changed, and statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -52,6 +52,8 @@ class RunsWanted:
 
     state: RunState | None = None
     agency_id: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Runs with all of these."""
     error_kind: str | None = None
     text: str | None = None
     """Part of a run id, or an agency id."""

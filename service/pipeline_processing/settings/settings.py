@@ -137,13 +137,6 @@ class BoardSettings(Section):
         None, description="Link to a run's trace, such as `https://jaeger/trace/{trace_id}`."
     )
 
-    @field_validator("token")
-    @classmethod
-    def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and len(token.get_secret_value()) < _SHORTEST_TOKEN:
-            raise ValueError(f"must have at least {_SHORTEST_TOKEN} characters")
-        return token
-
 
 class Settings(Section):
     """All settings of the service."""
@@ -206,14 +199,20 @@ class Settings(Section):
         return self.destination
 
     def require_board_token(self) -> SecretStr | None:
-        """Only for an address that other machines can reach."""
-        if self.board.token is None and not _LOOPBACK.fullmatch(self.board.host.lower()):
+        """Return None only for an address that other machines can't reach."""
+        token = self.board.token
+        if token is not None and len(token.get_secret_value()) < _SHORTEST_TOKEN:
+            raise SettingsError(
+                f"PIPELINE_BOARD__TOKEN is too short: it must have at least {_SHORTEST_TOKEN} characters. "
+                "`openssl rand -hex 16` makes one."
+            )
+        if token is None and not _LOOPBACK.fullmatch(self.board.host.lower()):
             raise SettingsError(
                 f"The board would listen on {self.board.host}, which other machines can reach. Set "
                 "PIPELINE_BOARD__TOKEN to a secret of at least 16 characters, which the page then asks for, or "
                 "PIPELINE_BOARD__HOST to 127.0.0.1."
             )
-        return self.board.token
+        return token
 
     def require_job_config_file(self) -> Path:
         return _required(

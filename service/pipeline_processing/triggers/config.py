@@ -22,6 +22,7 @@ from pydantic import (
 
 from pipeline_processing.agency_data_job.config import DatasetName
 from pipeline_processing.agency_data_job.params import ParamName
+from pipeline_processing.labels import Labels
 from pipeline_processing.model import AgencyId, FormatName, ParamValue
 from pipeline_processing.options.durations import Duration, format_duration
 from pipeline_processing.options.parts import Part
@@ -118,9 +119,13 @@ def _values(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-Name = Annotated[str, AfterValidator(check_name)]
-Topic = Annotated[str, AfterValidator(_topic)]
-EventPath = Annotated[str, AfterValidator(_event_path)]
+def _written(pattern: re.Pattern[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^({pattern.pattern})$"})
+
+
+Name = Annotated[str, AfterValidator(check_name), _written(_NAME)]
+Topic = Annotated[str, AfterValidator(_topic), _written(_TOPIC)]
+EventPath = Annotated[str, AfterValidator(_event_path), _written(_EVENT_PATH)]
 """`key`, a CloudEvents attribute such as `subject`, or `data` and keys or list indexes with dots between."""
 BodyPath = Annotated[str, AfterValidator(_body_path)]
 Scalar = Annotated[ParamValue, BeforeValidator(_scalar)]
@@ -251,6 +256,7 @@ class Schedule(Part):
     agencies: Agencies = Field(description="A list of agency ids, or `query: SELECT …`.")
     catch_up: Duration = Field(
         timedelta(hours=1),
+        json_schema_extra={"default": "1h"},
         description="A tick that no process saw is made up for so long; of several missed ones, only the newest.",
     )
 
@@ -271,13 +277,15 @@ class Schedule(Part):
 
 class _Trigger(Part):
     name: Name = Field(
-        "", description="Unique. Part of run ids and state: another name is another trigger. Made up if left out."
+        default_factory=str,
+        description="Unique. Part of run ids and state: another name is another trigger. Made of topic and types, or "
+        "of the cron expression, if left out.",
     )
     datasets: tuple[DatasetName, ...] | None = Field(
         None, min_length=1, description="Datasets of the job config; all if null."
     )
     format: FormatName | None = Field(None, description="Replaces the format of every dataset.")
-    labels: dict[str, str] = Field(default_factory=dict, max_length=16, description="Labels of the runs.")
+    labels: Labels = Field(default_factory=dict, description="Labels of the runs.")
     priority: int = Field(0, ge=-(2**15), le=2**15 - 1, description="Higher goes first.")
     requested_by: str | None = Field(None, min_length=1, description="`trigger:` and the name if null.")
 
@@ -301,7 +309,7 @@ class EventTrigger(_Trigger):
     """Events of a topic become runs."""
 
     topic: Topic = Field(description="The topic of the events.")
-    match: Match = Match()
+    match: Match = Field(Match(), description="Which events count; all if left out.")
     agency_id: EventPath = Field(description="Where the agency's id stands in the event, such as data.agency_id.")
     params: dict[ParamName, EventParam] = Field(
         default_factory=dict, description="Params of the request: `{from: data.region}`, or a literal."

@@ -90,6 +90,7 @@ def _request(
         format=trigger.format,
         params=dict(params),
         since=since,
+        labels=dict(trigger.labels),
         priority=trigger.priority,
         requested_by=trigger.requester,
     )

@@ -28,6 +28,7 @@ from pipeline_processing.published.schemas import (
     MODELS,
     RUN_COMPLETION,
     RUN_PROGRESS,
+    TRIGGERS,
     error_kinds,
     schema_files,
 )
@@ -43,6 +44,7 @@ EXAMPLES = sorted((FOLDER / "examples").iterdir())
 NOON = datetime(2026, 1, 18, 12, 0, 0, 250_000, tzinfo=UTC)
 TRACE = "6f1c0a9d27b84e53a1d2c3b4e5f60718"
 SMALL, FULL = "job-config.small.yaml", "job-config.full.yaml"
+TRIGGERS_FULL = "triggers.full.yaml"
 
 
 def validator(published: PublishedModel) -> Draft202012Validator:
@@ -51,9 +53,9 @@ def validator(published: PublishedModel) -> Draft202012Validator:
 
 
 def accepted_by_model(published: PublishedModel, document: Any) -> bool:
-    """As the service parses it: JSON for messages, parsed YAML for the job config."""
+    """As the service parses it: JSON for messages, parsed YAML for the job config and triggers."""
     try:
-        if published is JOB_CONFIG:
+        if published in (JOB_CONFIG, TRIGGERS):
             published.model.model_validate(document)
         else:
             published.model.model_validate_json(json.dumps(document))
@@ -256,6 +258,20 @@ CONTRACT = [
             "destinations": [{"s3": {"bucket": "exports", "prefix": "agencies"}}],
         },
     ),
+    (
+        TRIGGERS,
+        {
+            "triggers": [
+                {
+                    "topic": "agencies.events",
+                    "match": {"type": "agency.updated"},
+                    "agency_id": "data.agency_id",
+                    "datasets": ["records"],
+                    "debounce": {"quiet_for": "10s", "at_latest_after": "5m"},
+                }
+            ]
+        },
+    ),
 ]
 
 
@@ -360,6 +376,20 @@ REFUSED = {
         changed(FULL, "destinations", to=[{"file": {"path": "/a"}, "s3": {"bucket": "abc"}}]),
     ),
     "a relative folder": (JOB_CONFIG, changed(FULL, "destinations", to=[{"file": {"path": "exports"}}])),
+    "no triggers": (TRIGGERS, {"triggers": []}),
+    "a trigger without an agency": (TRIGGERS, {"triggers": [{"topic": "t"}]}),
+    "a trigger of two kinds": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 1, "topic", to="t")),
+    "a trigger's unknown key": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "dataset", to="records")),
+    "a trigger's name in capitals": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "name", to="Nightly")),
+    "a topic with a space": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "topic", to="a b")),
+    "a path that leads nowhere": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "agency_id", to="data..id")),
+    "a condition that is an object": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "match", "body", to={"a": {}})),
+    "a param from nowhere": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "params", to={"a": {"default": 1}})),
+    "a schedule with a param from an event": (
+        TRIGGERS,
+        changed(TRIGGERS_FULL, "triggers", 1, "params", to={"kind": {"from": "key"}}),
+    ),
+    "a schedule without agencies": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 1, "schedule", "agencies", to=[])),
 }
 
 

@@ -37,7 +37,8 @@ def window(**changes: Any) -> ClosedWindow:
 def test_a_window_asks_for_what_its_trigger_says() -> None:
     """Datasets, format, params, priority and who asks."""
     asked = request_of_window(
-        trigger(datasets=["records"], format="csv", priority=5, since="event_time"), window(params={"region": "eu"})
+        trigger(datasets=["records"], format="csv", priority=5, since="event_time", labels={"team": "b"}),
+        window(params={"region": "eu"}),
     )
     assert asked.model_dump(mode="json", exclude_defaults=True) == {
         "agency_id": 7,
@@ -46,6 +47,7 @@ def test_a_window_asks_for_what_its_trigger_says() -> None:
         "format": "csv",
         "params": {"region": "eu"},
         "since": "2026-01-18T11:00:00Z",
+        "labels": {"team": "b"},
         "priority": 5,
         "requested_by": "trigger:t",
     }

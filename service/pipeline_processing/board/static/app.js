@@ -62,7 +62,7 @@ async function show() {
   view.path = path;
   title.textContent = view.title;
   document.title = `${view.title} · pipeline-processing`;
-  search.value = parameters.get("q") ?? "";
+  if (document.activeElement !== search || parameters.has("q")) search.value = parameters.get("q") ?? "";
   for (const link of document.querySelectorAll("#views a")) {
     const current = link.hash === `#${path}` || (link.hash !== "#/" && path.startsWith(`${link.hash.slice(1)}/`));
     if (current) link.setAttribute("aria-current", "page");

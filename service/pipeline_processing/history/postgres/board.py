@@ -1,5 +1,6 @@
 """What the board reads, on Postgres. The SQL is in `board.sql`."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -78,6 +79,7 @@ class PostgresBoard:
             QUERIES["runs"],
             state=wanted.state and wanted.state.value,
             agency_id=wanted.agency_id,
+            labels=json.dumps(dict(wanted.labels)) if wanted.labels else None,
             error_kind=wanted.error_kind,
             text=text,
             number=number if number is not None and number < _BIGINT else None,

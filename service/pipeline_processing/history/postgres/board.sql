@@ -60,6 +60,7 @@ SELECT *
 FROM runs
 WHERE (:state::text IS NULL OR state = :state)
   AND (:agency_id::bigint IS NULL OR agency_id = :agency_id)
+  AND (:labels::jsonb IS NULL OR (labels <> '{}' AND labels @> :labels))
   AND (:error_kind::text IS NULL OR (state = 'failed' AND error_kind = :error_kind))
   AND (:text::text IS NULL OR strpos(run_id, :text) > 0 OR agency_id = :number::bigint)
   AND (:since::timestamptz IS NULL OR queued_at >= :since)
