@@ -1,4 +1,4 @@
-"""`triggers check`: validates the triggers file, and tries an example event."""
+"""`triggers`: upstream events and times become runs. `triggers check` validates the file, and tries an example."""
 
 from __future__ import annotations
 
@@ -9,18 +9,61 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline_processing.cli.context import current_settings, job_config_of, print_errors
+from pipeline_processing.cli.context import (
+    current_mask,
+    current_settings,
+    job_config_of,
+    log_to_stderr,
+    print_errors,
+    traced,
+)
 from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.messaging.port import Record
+    from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.tracing import Telemetry
     from pipeline_processing.triggers.config import Triggers
     from pipeline_processing.triggers.describing import Trial
 
-app = typer.Typer(help="Ask for runs when upstream events happen, or by the clock.")
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def triggers(context: typer.Context) -> None:
+    """
+    Ask for runs when upstream events happen, or by the clock, until SIGTERM or Ctrl-C.
+
+    PIPELINE_TRIGGERS_FILE says when. Start as many processes as you like, all with the same file.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from pipeline_processing.cli.cutoff import Cutoff
+    from pipeline_processing.terminal.event_loop import run_async
+    from pipeline_processing.triggers.loading import load_triggers
+
+    settings = current_settings()
+    path = settings.require_triggers_file()
+    loaded = load_triggers(path, job_config=job_config_of(settings), kafka=settings.kafka)
+    log_to_stderr(level="info")
+    with Cutoff() as cutoff, traced() as telemetry:
+        run_async(_run(settings, loaded, telemetry, cutoff))
+
+
+async def _run(settings: Settings, loaded: Triggers, telemetry: Telemetry, cutoff: Cutoff) -> None:
+    import asyncio
+
+    from pipeline_processing.app.triggers import triggers_process
+    from pipeline_processing.cli.cutoff import stopped_by_signals
+
+    stop = asyncio.Event()
+    with stopped_by_signals([stop], cutoff, limits=[settings.worker.drain_seconds]):
+        async with triggers_process(settings, loaded, tracer=telemetry.tracer, mask=current_mask()) as process:
+            await process.run(stop)
 
 
 @app.command()

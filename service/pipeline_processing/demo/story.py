@@ -24,9 +24,9 @@ from pipeline_processing.demo.success import show_event, show_publication
 from pipeline_processing.destinations.s3.client import s3_client
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest, Run, RunState
+from pipeline_processing.requests import dead_letters
 from pipeline_processing.requests.submission import Sent
 from pipeline_processing.runs.completions import SOURCE, RunCompletion
-from pipeline_processing.serving import dead_letters
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal.render import Column, duration, number
 
