@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from playwright.sync_api import Browser, Page
 
@@ -32,7 +32,9 @@ def start_board(service: Service, *, env: Mapping[str, str | None] | None = None
     return board, board.wait_until_said("the board is at this address")["address"]
 
 
-def new_page(browser: Browser, *, width: int = 1280, scheme: str = "light") -> tuple[Page, list[str]]:
+def new_page(
+    browser: Browser, *, width: int = 1280, scheme: Literal["light", "dark"] = "light"
+) -> tuple[Page, list[str]]:
     """Open a page, and return it with what it will say on its console, violations of the security policy included."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
     page.set_default_timeout(10_000)
@@ -52,9 +54,10 @@ LONG = HOSTILE + "x" * 10_000
 _RUNS = """
 INSERT INTO pipeline.agencies (agency_id) SELECT generate_series(1, 20) ON CONFLICT DO NOTHING;
 INSERT INTO pipeline.runs
-    (run_id, job, agency_id, state, attempt, fence, worker, request, requested_by, labels, dry_run, queued_at, started_at,
-     finished_at, duration_ms, rows_read, rows_written, rows_filtered, rows_rejected, bytes_written, timings,
-     manifest_url, error_kind, error_message, error_retryable, error_exit_code, trace_id, request_hash, priority)
+    (run_id, job, agency_id, state, attempt, fence, worker, request, requested_by, labels, dry_run, queued_at,
+     started_at, finished_at, duration_ms, rows_read, rows_written, rows_filtered, rows_rejected, bytes_written,
+     timings, manifest_url, error_kind, error_message, error_retryable, error_exit_code, trace_id,
+     request_hash, priority)
 SELECT format('seed-%s', to_char(n, 'FM0000')), 'agency_data_job', 10 + n % 5, state, 1, 1000 + n, 'worker-1:7:ab',
        jsonb_build_object('agency_id', 10 + n % 5), 'billing-service', jsonb_build_object('team', 'north'), false,
        at - interval '20 seconds', at - interval '15 seconds', at, 15000,
@@ -79,6 +82,28 @@ SELECT run_id || ':' || state, run_id, 'agency.run.' || state, agency_id::text, 
 FROM pipeline.runs;
 """
 
+_HOSTILE_RUNS = """
+INSERT INTO pipeline.runs
+    (run_id, job, agency_id, state, attempt, fence, worker, lease_expires_at, request, requested_by, labels, dry_run,
+     queued_at, started_at, finished_at, duration_ms, manifest_url, error_kind, error_message, error_retryable,
+     error_exit_code, topic, partition, "offset", trace_id, request_hash, priority)
+VALUES
+    ('hostile', 'agency_data_job', 66, 'failed', 1, 1, $1, NULL, $2, $1, $3, true,
+     clock_timestamp(), clock_timestamp(), clock_timestamp(), 1, $1, $1, $4, false,
+     1, $1, 0, 1, md5('x'), 'x', 0),
+    ('hostile-running', 'agency_data_job', 67, 'running', 1, 2, $1, now() + interval '1 hour', $2, $1, $3, true,
+     clock_timestamp(), clock_timestamp(), NULL, NULL, NULL, NULL, NULL, NULL,
+     NULL, $1, 0, 1, md5('y'), 'y', 0)
+"""
+_HOSTILE_ATTEMPTS = """
+INSERT INTO pipeline.run_attempts (run_id, attempt, fence, worker, outcome, finished_at, error_kind, error_message)
+VALUES ('hostile', 1, 1, $1, 'failed', now(), $1, $2), ('hostile-running', 1, 2, $1, 'running', NULL, NULL, NULL)
+"""
+_HOSTILE_EVENT = """
+INSERT INTO pipeline.outbox (event_id, run_id, type, key, headers, value, sent_at)
+VALUES ('hostile:x', 'hostile', $1, '66', '{}', '{}', now())
+"""
+
 
 def seed(service: Service) -> None:
     """Put 120 finished runs of the last hours into the history, `seed-0001` the newest, for agencies 10 to 14."""
@@ -90,36 +115,15 @@ def seed_hostile(service: Service) -> None:
     Put hostile text into every field that takes text: of the failed run `hostile`, of `hostile-running`, which another
     worker holds for an hour, and of a dead letter.
     """
-    service.sql("INSERT INTO pipeline.agencies VALUES (66), (67) ON CONFLICT DO NOTHING")
     request: dict[str, Any] = {"agency_id": 66, "params": {"name": HOSTILE}, "labels": {"name": HOSTILE[:200]}}
-    columns = (
-        "run_id, job, agency_id, state, attempt, fence, worker, lease_expires_at, request, requested_by, labels, dry_run, "
-        "queued_at, started_at, finished_at, duration_ms, manifest_url, error_kind, error_message, error_retryable, "
-        "error_exit_code, topic, partition, \"offset\", trace_id, request_hash, priority"
-    )
-    now = "clock_timestamp()"
-    service.sql(
-        f"INSERT INTO pipeline.runs ({columns}) VALUES "
-        f"('hostile', 'agency_data_job', 66, 'failed', 1, 1, $1, NULL, $2, $1, $3, true, {now}, {now}, {now}, 1, $1, $1, "
-        f"$4, false, 1, $1, 0, 1, md5('x'), 'x', 0), "
-        f"('hostile-running', 'agency_data_job', 67, 'running', 1, 2, $1, now() + interval '1 hour', $2, $1, $3, true, "
-        f"{now}, {now}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, $1, 0, 1, md5('y'), 'y', 0)",
-        HOSTILE, request, {"name": HOSTILE[:200]}, LONG,
-    )  # fmt: skip
-    service.sql(
-        "INSERT INTO pipeline.run_attempts (run_id, attempt, fence, worker, outcome, finished_at, error_kind, error_message) "
-        "VALUES ('hostile', 1, 1, $1, 'failed', now(), $1, $2), ('hostile-running', 1, 2, $1, 'running', NULL, NULL, NULL)",
-        HOSTILE, LONG,
-    )  # fmt: skip
-    service.sql("INSERT INTO pipeline.run_datasets VALUES ('hostile', $1, 66, 0, 4, 2, 1, 1, NULL)", HOSTILE)
     artifact = {
         "key": HOSTILE, "dataset": HOSTILE, "format": "ndjson", "compression": "none", "rows": 2, "size": 9,
         "sha256": "0" * 64, "staged": {"kind": "inline", "content": ""}, "destination": HOSTILE,
     }  # fmt: skip
     plan = {"destination": HOSTILE, "artifacts": [artifact], "metadata": {}, "manifest_key": "x", "manifest": HOSTILE}
+    service.sql("INSERT INTO pipeline.agencies VALUES (66), (67) ON CONFLICT DO NOTHING")
+    service.sql(_HOSTILE_RUNS, HOSTILE, request, {"name": HOSTILE[:200]}, LONG)
+    service.sql(_HOSTILE_ATTEMPTS, HOSTILE, LONG)
+    service.sql("INSERT INTO pipeline.run_datasets VALUES ('hostile', $1, 66, 0, 4, 2, 1, 1, NULL)", HOSTILE)
     service.sql("INSERT INTO pipeline.plans VALUES ('hostile', 1, $1)", json.dumps(plan))
-    service.sql(
-        "INSERT INTO pipeline.outbox (event_id, run_id, type, key, headers, value, sent_at) "
-        "VALUES ('hostile:x', 'hostile', $1, '66', '{}', '{}', now())",
-        HOSTILE,
-    )
+    service.sql(_HOSTILE_EVENT, HOSTILE)
