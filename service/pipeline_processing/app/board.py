@@ -15,7 +15,7 @@ from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.board.api import Api
 from pipeline_processing.board.application import Probes, application
-from pipeline_processing.board.kafka import ProgressReader, TopicFigures
+from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.live import Live
 from pipeline_processing.board.server import listening, serve
 from pipeline_processing.board.views import Views
@@ -23,8 +23,10 @@ from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.history.postgres.board import PostgresBoard
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
+from pipeline_processing.history.postgres.reads import PostgresHistory
 from pipeline_processing.published.schemas import error_kinds
 from pipeline_processing.requests.redrive import DeadLetters
+from pipeline_processing.requests.watching import LiveProgress
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
@@ -42,7 +44,7 @@ class Board:
 
     app: ASGIApp
     live: Live
-    progress: ProgressReader
+    progress: LiveProgress
     figures: TopicFigures
     health: Health
     listener: socket
@@ -53,7 +55,7 @@ class Board:
         with suppress(HistoryUnavailable):  # the first look tells it
             await self.live.overview()  # settings that waiting can't fix end the command
         async with asyncio.TaskGroup() as group:
-            reading = group.create_task(self.progress.run())
+            reading = group.create_task(self.progress.read())
             group.create_task(self.live.run(stop))
             self.health.state = "serving"
             log.info("the board is at this address", address=self.address)
@@ -86,11 +88,11 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
             trace_url=settings.board.trace_url,
             kinds={kind: about["description"] for kind, about in error_kinds().items()},
         )
-        progress = ProgressReader(
+        progress = LiveProgress(
             topics=topics,
             topic=settings.kafka.progress_topic,
-            server=kafka,
-            on_progress=lambda run_id: live.tell_progress(run_id),
+            clock=clock,
+            on_event=lambda run_id: live.tell_progress(run_id),
         )
         figures = TopicFigures(topics=topics, names=settings.kafka, server=kafka, clock=clock)
         live = Live(
@@ -105,7 +107,9 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
         )
         letters = DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=PostgresLetters(database))
         asgi = application(
-            api=Api(reads=reads, live=live, letters=letters, views=views, clock=clock),
+            api=Api(
+                reads=reads, history=PostgresHistory(database), live=live, letters=letters, views=views, clock=clock
+            ),
             live=live,
             host=host,
             token=None if token is None else token.get_secret_value(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from starlette.types import ASGIApp
@@ -11,10 +12,12 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.board.api import Api
 from pipeline_processing.board.application import Probes, application
-from pipeline_processing.board.kafka import ProgressReader, TopicFigures
+from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.live import Live
 from pipeline_processing.board.views import Views
 from pipeline_processing.requests.redrive import DeadLetters
+from pipeline_processing.requests.watching import LiveProgress
+from pipeline_processing.runs.store import RunHistory
 from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.masking import Mask
@@ -32,7 +35,7 @@ class Parts:
 
     history: HandmadeHistory
     broker: MemoryBroker
-    progress: ProgressReader
+    progress: LiveProgress
     live: Live
     api: Api
     mask: Mask
@@ -59,8 +62,8 @@ def parts() -> Parts:
     broker = MemoryBroker(clock=VirtualClock(), topics=topics)
     kafka, database = Server("Kafka", clock=clock), Server("the history", clock=clock)
     views = Views(mask=mask, trace_url="https://traces/{trace_id}", kinds={"step_failed": "A step raised."})
-    progress = ProgressReader(
-        topics=broker, topic=NAMES.progress_topic, server=kafka, on_progress=lambda run_id: live.tell_progress(run_id)
+    progress = LiveProgress(
+        topics=broker, topic=NAMES.progress_topic, clock=clock, on_event=lambda run_id: live.tell_progress(run_id)
     )
     live = Live(
         reads=history,
@@ -73,5 +76,5 @@ def parts() -> Parts:
         pulse=Pulse("live", clock=clock),
     )
     letters = DeadLetters(topics=broker, topic=NAMES.dead_letters_topic, kept=None)
-    api = Api(reads=history, live=live, letters=letters, views=views, clock=clock)
+    api = Api(reads=history, history=cast("RunHistory", history), live=live, letters=letters, views=views, clock=clock)
     return Parts(history, broker, progress, live, api, mask, kafka)
