@@ -18,6 +18,7 @@ from pipeline_processing.board.application import Probes, application
 from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.live import Live
 from pipeline_processing.board.server import listening, serve
+from pipeline_processing.board.triggers import OpenWindows, TriggerList, windows_topic
 from pipeline_processing.board.views import Views
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.history.postgres.board import PostgresBoard
@@ -30,6 +31,7 @@ from pipeline_processing.requests.watching import LiveProgress
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.triggers.config import Triggers
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +47,6 @@ class Board:
     app: ASGIApp
     live: Live
     progress: LiveProgress
-    figures: TopicFigures
     health: Health
     listener: socket
     address: str
@@ -62,13 +63,13 @@ class Board:
             await serve(self.app, self.listener, stop=stop)
             self.health.state = "stopping"
             reading.cancel()
-            self.figures.close()
         log.info("stopped")
 
 
 @asynccontextmanager
-async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
+async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) -> AsyncIterator[Board]:
     """Open the board and its address."""
+    all_triggers = () if triggers is None else triggers.triggers
     host, port = settings.board.host, settings.board.port
     token = settings.require_board_token()
     clock = HistoryClock(SystemClock())
@@ -105,10 +106,19 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
             kafka=kafka,
             pulse=pulse,
         )
+        windows = OpenWindows(topics=topics, topic=windows_topic(settings.kafka), server=kafka)
+        stack.callback(windows.close)
+        stack.callback(figures.close)
         letters = DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=PostgresLetters(database))
         asgi = application(
             api=Api(
-                reads=reads, history=PostgresHistory(database), live=live, letters=letters, views=views, clock=clock
+                reads=reads,
+                history=PostgresHistory(database),
+                live=live,
+                letters=letters,
+                triggers=TriggerList(all_triggers, windows=windows),
+                views=views,
+                clock=clock,
             ),
             live=live,
             host=host,
@@ -122,4 +132,4 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
         )
         shown = f"[{host}]" if ":" in host else quote(host)
         address = f"http://{shown}:{listener.getsockname()[1]}"
-        yield Board(asgi, live, progress, figures, health, listener, address)
+        yield Board(asgi, live, progress, health, listener, address)

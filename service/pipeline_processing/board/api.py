@@ -25,6 +25,7 @@ from pipeline_processing.board.parameters import (
     cursor_of,
 )
 from pipeline_processing.board.shared import Shared
+from pipeline_processing.board.triggers import TriggerList
 from pipeline_processing.board.views import Views
 from pipeline_processing.errors import KafkaUnavailable, RunUnknown, TopicMissing
 from pipeline_processing.model import Run
@@ -48,6 +49,7 @@ class Api:
         history: RunHistory,
         live: Live,
         letters: DeadLetters,
+        triggers: TriggerList,
         views: Views,
         clock: HistoryClock,
     ) -> None:
@@ -55,6 +57,7 @@ class Api:
         self._history = history
         self._live = live
         self._letters = letters
+        self._triggers = triggers
         self._views = views
         self._clock = clock
         self._shared = Shared(clock=clock)
@@ -130,6 +133,9 @@ class Api:
             raise KafkaUnavailable(f"Kafka hasn't returned the dead letters within {_LETTERS_SECONDS:.0f} s.") from None
         return m.DeadLetterList(dead_letters=[self._views.dead_letter(letter) for letter in letters])
 
+    async def triggers(self, _: Request) -> m.TriggerList:
+        return await self._triggers.view(now=self._clock.now())
+
 
 def _age(run: Run) -> tuple[datetime, str]:
     return run.queued_at, run.run_id
@@ -185,4 +191,5 @@ ENDPOINTS = (
         Api.dead_letters,
         shared_seconds=5,
     ),
+    Endpoint("/triggers", "Triggers and their open windows", NoParameters, m.TriggerList, Api.triggers),
 )
