@@ -15,7 +15,8 @@ from hypothesis import settings
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
-from tests.pgbouncer import NewPool, PgBouncer, PgBouncerMissing
+from tests.debian import PackageMissing
+from tests.pgbouncer import NewPool, PgBouncer
 from tests.properties import QUICK
 
 settings.load_profile(QUICK)
@@ -94,7 +95,7 @@ def pooled(servers: EmbeddedServers) -> Iterator[NewPool]:
         def started(pool_mode: str, pool_size: int = 20) -> PgBouncer:
             try:
                 pool = PgBouncer(dsn=servers.postgres.dsn(), pool_mode=pool_mode, pool_size=pool_size)
-            except PgBouncerMissing as missing:
+            except PackageMissing as missing:
                 pytest.skip(str(missing))  # only on Debian-like systems; in CI, a skip fails
             return stack.enter_context(pool)
 

@@ -25,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline_processing.labels import Labels
+
 JOB = "agency_data_job"
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -144,6 +146,11 @@ class JobRequest(Message):
     format: FormatName | None = Field(None, description="Replaces the format of every dataset.")
     dry_run: bool = False
     requested_by: str | None = None
+    labels: Labels = Field(
+        default_factory=dict,
+        description="Up to 16 texts by name, for the history, manifest, objects and event of the run. "
+        "Percent-encoded, as in a URL's query, they take at most 1,536 bytes.",
+    )
     priority: int = Field(0, ge=-(2**15), le=2**15 - 1, description="Higher goes first.")
     not_before: Moment | None = Field(None, description="The run isn't started before.")
     deadline: Moment | None = Field(None, description="The run fails if it isn't decided by then.")
@@ -242,6 +249,7 @@ class Run(Message):
     lease_expires_at: datetime | None = None
     request: JobRequest
     requested_by: str | None = None
+    labels: Labels = Field(default_factory=dict)
     replay_of: str | None = None
     dry_run: bool = False
     config_id: ConfigId | None = None

@@ -84,7 +84,7 @@ class Plan(Message):
 
     destination: str = Field(description="URL of the destination that holds the manifest.")
     artifacts: tuple[Artifact, ...]
-    metadata: dict[str, str] = Field(description="Metadata of every object: run-id, agency-id, attempt, trace-id.")
+    metadata: dict[str, str] = Field(description="Metadata of every object; see `RunContext.metadata`.")
     manifest_key: str
     manifest: str = Field(description="The manifest's exact bytes, as text.")
 

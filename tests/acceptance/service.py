@@ -19,6 +19,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import asyncpg
@@ -484,6 +485,7 @@ def published_in(
             "agency-id": str(agency_id),
             "attempt": str(manifest["attempt"]),
             "trace-id": manifest["trace_id"],
+            **({"labels": urlencode(manifest["labels"], quote_via=quote)} if manifest["labels"] else {}),
         }
     return manifest
 

@@ -66,8 +66,8 @@ def says_what_the_history_says(service: Service, event: Message) -> None:
     assert event.header("ce_id") == f"{row['run_id']}:{row['state']}"
     assert event.header("content-type") == "application/json"
     assert event.header("traceparent") == f"00-{row['trace_id']}-{row['span_id']}-01"
-    same = ("run_id", "job", "agency_id", "state", "attempt", "dry_run", "replay_of", "duration_ms", "trace_id")
-    assert [value[name] for name in same] == [row[name] for name in same]
+    same = ("run_id", "job", "agency_id", "state", "attempt", "dry_run", "labels", "replay_of", "trace_id")
+    assert [value[name] for name in (*same, "duration_ms")] == [row[name] for name in (*same, "duration_ms")]
     # A run that never got to its end has no counts in the history, and zeros in its event.
     counts = ("rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written")
     assert [value[name] for name in counts] == [row[name] or 0 for name in counts]

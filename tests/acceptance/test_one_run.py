@@ -53,7 +53,7 @@ class Exported:
 def exported(new_service: NewService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     """One run of the large agency, started from scratch, for the tests that only look at what it left."""
     with new_service(tmp_path_factory.mktemp("exported"), warm=False) as service:
-        done = service.run(LARGE, "--run-id", RUN)
+        done = service.run(LARGE, "--run-id", RUN, "--label", "team=Zürich", "--label", "order=A 17")
         assert done.returncode == 0, done.stderr
         yield Exported(service, done, service.objects(), published_in(service, RUN, LARGE), service.history(RUN))
 
@@ -179,6 +179,14 @@ def test_the_trace_id_is_the_same_everywhere(exported: Exported) -> None:
     assert event["headers"]["traceparent"].split("-")[1] == trace_id
     of_the_run = [stored for key, stored in exported.objects.items() if f"run_id={RUN}/" in key]
     assert {stored.metadata["trace-id"] for stored in of_the_run} == {trace_id}
+
+
+def test_the_labels_are_the_same_everywhere(exported: Exported) -> None:
+    """In history, manifest and completion as they were given; in the metadata of objects percent-encoded."""
+    labels = {"order": "A 17", "team": "Zürich"}
+    assert exported.history["labels"] == exported.manifest["labels"] == completion(exported.done)["labels"] == labels
+    of_the_run = [stored for key, stored in exported.objects.items() if f"run_id={RUN}/" in key]
+    assert {stored.metadata["labels"] for stored in of_the_run} == {"order=A%2017&team=Z%C3%BCrich"}
 
 
 def test_the_history_command_shows_the_run(exported: Exported) -> None:

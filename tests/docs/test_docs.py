@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,17 @@ import pytest
 import typer
 
 from pipeline_processing.agency_data_job.checking import faults_without_servers
-from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.config import AgencyJobConfig, load_job_config
 from pipeline_processing.cli.main import app
+from pipeline_processing.http.signatures import signature_headers
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.plugins import BUILT_IN, DESTINATIONS, SOURCES, STEPS, plugin
 from pipeline_processing.published.schemas import error_kinds
+from pipeline_processing.settings.settings import KafkaSettings
+from pipeline_processing.triggers.config import Triggers
+from pipeline_processing.triggers.describing import example_records, tried
+from pipeline_processing.triggers.loading import load_triggers
 from tests.docs.tables import DOCS, TABLES, page_with_table
 
 ROOT = DOCS.parent
@@ -64,6 +70,22 @@ def test_links_lead_to_a_heading(page: Path) -> None:
         assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], (target, anchor)
 
 
+def test_the_signature_of_a_webhook_can_be_verified_as_documented() -> None:
+    """With the function of messages.md. Another key, another body and an old message are refused."""
+    (code,) = [block for block in blocks(DOCS / "messages.md", "python") if "def verify" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    verify, key, body = names["verify"], b"0123456789abcdef", b'{"run_id": "r"}'
+    headers = signature_headers("r:failed", body, key=key, at=datetime.now(UTC))
+
+    verify(headers, body, key)
+    for wrong in ((headers, body + b" ", key), (headers, body, key + b"0")):
+        with pytest.raises(ValueError, match="not signed"):
+            verify(*wrong)
+    with pytest.raises(ValueError, match="old"):
+        verify(signature_headers("r:failed", body, key=key, at=datetime(2026, 1, 18, tzinfo=UTC)), body, key)
+
+
 def test_requests_are_valid() -> None:
     """Every request of messages.md can be used."""
     requests = blocks(DOCS / "messages.md", "json")
@@ -81,7 +103,7 @@ def test_commands_are_understood(page: Path) -> None:
         if words[:1] != ["pipeline-processing"]:
             continue
         here, rest = command, words[1:]
-        while hasattr(here, "commands"):
+        while hasattr(here, "commands") and (rest or not here.invoke_without_command):
             assert rest, f"{line}: which command?"
             assert rest[0] in here.commands, line
             here, rest = here.commands[rest[0]], rest[1:]
@@ -101,9 +123,25 @@ def test_job_configs_are_valid(page: Path) -> None:
     """Every part of a job config on a page can be used, and a whole one passes `config check`."""
     for block in blocks(page, "yaml"):
         document = load_yaml(block)
+        if "triggers" in document:
+            Triggers.model_validate(document)
+            continue
         config = AgencyJobConfig.model_validate(whole(document))
         if "datasets" in document:
             assert list(faults_without_servers(config, secrets=None)) == []
+
+
+def test_the_example_of_triggers_fits_its_job_config() -> None:
+    """And the example event asks for a run."""
+    examples = DOCS / "examples"
+    config = load_job_config(examples / "warehouse-increments.yaml")
+    triggers = load_triggers(examples / "triggers.yaml", job_config=config, kafka=KafkaSettings())
+    now = datetime(2026, 1, 18, 12, tzinfo=UTC)
+    (record,) = example_records((examples / "payment-made.json").read_text("utf-8"), triggers.events, now=now)
+    request = tried(record, triggers.events[0], now=now).request
+    assert request is not None
+    assert config.for_request(request).datasets
+    assert (request.agency_id, request.since) == (123, None)
 
 
 def whole(document: Any) -> Any:

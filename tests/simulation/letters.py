@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline_processing.errors import AccessDenied, HistoryUnavailable, KafkaUnavailable, PipelineError
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
+from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.runs.store import Incoming
-from pipeline_processing.serving.dead_letters import DeadLetters
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.telemetry.health import Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline_processing.agency_data_job.config import BEGINNING, DatasetConfig
+from pipeline_processing.labels import encoded_labels
 from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import LastSuccess
 
@@ -32,11 +33,13 @@ class RunContext:
     @property
     def metadata(self) -> dict[str, str]:
         """Metadata set on every object of the run."""
+        labels = self.request.labels
         return {
             "run-id": self.run_id,
             "agency-id": str(self.request.agency_id),
             "attempt": str(self.attempt),
             "trace-id": self.trace_id,
+            **({"labels": encoded_labels(labels)} if labels else {}),
         }
 
     def arguments(

@@ -1,8 +1,12 @@
 """Ends a process whose shutdown hangs."""
 
+import asyncio
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import structlog
@@ -10,6 +14,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _LOG_SECONDS = 0.3
+_GRACE_SECONDS = 1.5
+"""Extra time to close everything after the drain time."""
 
 
 class Cutoff:
@@ -51,3 +57,28 @@ def _end() -> None:
     logging.start()
     logging.join(_LOG_SECONDS)
     os._exit(0)
+
+
+@contextmanager
+def stopped_by_signals(events: Sequence[asyncio.Event], cutoff: Cutoff, *, limits: Sequence[float]) -> Iterator[None]:
+    """
+    Each SIGTERM or SIGINT sets the next of the events, and limits the time until the process ends, in seconds.
+
+    Further signals do nothing.
+    """
+    left = list(zip(events, limits, strict=True))
+
+    def on_signal() -> None:
+        if left:
+            event, seconds = left.pop(0)
+            event.set()
+            cutoff.within(seconds + _GRACE_SECONDS)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline_processing.cli import config, dead_letters
+from pipeline_processing.cli import config, dead_letters, triggers, webhooks
+from pipeline_processing.cli.board import board
 from pipeline_processing.cli.cancel import cancel
 from pipeline_processing.cli.context import current_mask, new_mask
 from pipeline_processing.cli.demo import demo
@@ -39,10 +40,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run, serve, submit, replay, history, cancel, gc, migrate, schemas, demo):
+for command in (run, serve, submit, replay, history, cancel, board, gc, migrate, schemas, demo):
     app.command()(command)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(config.app, name="config")
+app.add_typer(triggers.app, name="triggers")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def _print_version(wanted: bool) -> None:

@@ -37,6 +37,11 @@ ParamOption = Annotated[
     typer.Option("--param", metavar="KEY=VALUE", help="A value for the query; may be repeated."),
 ]
 
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="A label that the run carries; may be repeated."),
+]
+
 
 def moment(text: str) -> datetime:
     """
@@ -62,17 +67,26 @@ def moment(text: str) -> datetime:
         ) from None
 
 
-def params_of(pairs: Iterable[str]) -> dict[str, str]:
-    """Parse KEY=VALUE pairs. Raises BadParameter if one isn't valid, or a key repeats."""
-    params = {}
+def text(given: str) -> str:
+    """Return the text. Raises BadParameter if it isn't UTF-8, which a shell may pass on."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"{given!r} isn't text in UTF-8") from None
+    return given
+
+
+def pairs_of(pairs: Iterable[str], *, option: str) -> dict[str, str]:
+    """Parse the KEY=VALUE pairs of an option. Raises BadParameter if one isn't valid, or a key repeats."""
+    values = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
-            raise typer.BadParameter(f"{pair!r} isn't KEY=VALUE", param_hint="--param")
-        if key in params:
-            raise typer.BadParameter(f"{key!r} is given twice", param_hint="--param")
-        params[key] = value
-    return params
+            raise typer.BadParameter(f"{pair!r} isn't KEY=VALUE", param_hint=option)
+        if key in values:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
+        values[key] = value
+    return values
 
 
 def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[JobRequest]:

@@ -13,11 +13,12 @@ from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
+    LabelOption,
     ParamOption,
     RunIdOption,
     SinceOption,
     UntilOption,
-    params_of,
+    pairs_of,
     requests_of,
 )
 from pipeline_processing.signals import Terminated
@@ -46,6 +47,7 @@ def run(
     since: SinceOption = None,
     until: UntilOption = None,
     param: ParamOption = None,
+    label: LabelOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the completion as one JSON object.")] = False,
 ) -> int:
     """
@@ -65,7 +67,8 @@ def run(
         "format": format_,
         "since": since,
         "until": until,
-        "params": params_of(param or []),
+        "params": pairs_of(param or [], option="--param"),
+        "labels": pairs_of(label or [], option="--label"),
     }
     (request,) = requests_of([agency_id], fields)
     settings, job_config = settings_to_run(config=config, dry=dry_run)

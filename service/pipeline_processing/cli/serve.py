@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,15 +10,10 @@ from pipeline_processing.cli.context import current_mask, log_to_stderr, setting
 from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
-    import asyncio
-
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
-
-_GRACE_SECONDS = 1.5
-"""Extra time to close everything after the drain time."""
 
 
 def serve(
@@ -58,35 +50,12 @@ async def _served(
     import asyncio
 
     from pipeline_processing.app.service import service
-
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    with _set_by_signals(stop, hurry, cutoff, drain_seconds=settings.worker.drain_seconds):
-        async with service(settings, config, tracer=telemetry.tracer, mask=current_mask()) as parts:
-            await parts.run(stop, hurry, once=once)
-
-
-@contextmanager
-def _set_by_signals(
-    stop: asyncio.Event, hurry: asyncio.Event, cutoff: Cutoff, *, drain_seconds: float
-) -> Iterator[None]:
-    """The first SIGTERM or SIGINT sets `stop`, the next one `hurry`. Each sets the cutoff's time limit."""
-    import asyncio
-
+    from pipeline_processing.cli.cutoff import stopped_by_signals
     from pipeline_processing.serving.worker import hand_back_seconds
 
-    def on_signal() -> None:
-        if not stop.is_set():
-            stop.set()
-            cutoff.within(drain_seconds + _GRACE_SECONDS)
-        else:
-            hurry.set()
-            cutoff.within(hand_back_seconds(drain_seconds) + _GRACE_SECONDS)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    drain_seconds = settings.worker.drain_seconds
+    limits = (drain_seconds, hand_back_seconds(drain_seconds))
+    with stopped_by_signals((stop, hurry), cutoff, limits=limits):
+        async with service(settings, config, tracer=telemetry.tracer, mask=current_mask()) as parts:
+            await parts.run(stop, hurry, once=once)

@@ -156,16 +156,24 @@ class DeadLetter:
         )
 
 
-class LetterStore(Protocol):
+class KeepsLetters(Protocol):
+    """Stores dead letters that Kafka permanently refuses."""
+
+    async def keep(self, letters: Sequence[Outgoing]) -> None:
+        """
+        Store these letters, all or none, except for requests that have a stored letter already.
+
+        Raises HistoryUnavailable.
+        """
+
+
+class LetterStore(KeepsLetters, Protocol):
     """
     Stores dead letters that Kafka permanently refuses.
 
     They are numbered from 1 in the run history's database. As records, they have the partition `STORED` and their
     number as the offset. All methods may raise HistoryUnavailable.
     """
-
-    async def keep(self, letters: Sequence[Outgoing]) -> None:
-        """Store these letters, all or none, except for requests that have a stored letter already."""
 
     def kept(self, *, since: datetime | None = None) -> AsyncGenerator[Record, None]:
         """Yield the letters stored since then, or all, newest first."""

@@ -29,6 +29,14 @@ def format_duration(value: timedelta) -> str:
     return f"{seconds.rstrip('0').rstrip('.')}s"
 
 
+def duration_in_words(value: timedelta) -> str:
+    """timedelta → the shortest text that `parse_duration` reads: `"1h"`, `"90s"`, `"250ms"`."""
+    milliseconds = round(value / timedelta(milliseconds=1))
+    units = {name: round(seconds * 1000) for name, seconds in _UNITS.items()}
+    unit = max((name for name in units if milliseconds % units[name] == 0), key=units.__getitem__)
+    return f"{milliseconds // units[unit]}{unit}"
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),

@@ -44,6 +44,11 @@ class _Generator(GenerateJsonSchema):
         result = super().datetime_schema(schema)
         return {**result, "pattern": RFC_3339} if schema.get("tz_constraint") == "aware" else result
 
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        result = super().dict_schema(schema)
+        # Pydantic refuses keys that don't match the pattern, and forgets to say so.
+        return {**result, "additionalProperties": False} if "patternProperties" in result else result
+
     def generate_inner(self, schema: Any) -> JsonSchemaValue:
         result = super().generate_inner(schema)
         # JSON Schema has no format `path`, and every path in a job config must be absolute.

@@ -16,7 +16,7 @@ API_VERSION = "1.0.0"
 DEAD_LETTER_REASONS = {
     "invalid_json": "the value isn't JSON",
     "invalid_request": "the value breaks the schema of a request, or has a `since`, `until` or param that nothing uses",
-    "invalid_event": "the CloudEvents attributes are incomplete or wrong",
+    "invalid_event": "the CloudEvents attributes are incomplete or wrong, or a trigger can't use the event",
     "unknown_job": "the request names a job that this service doesn't run",
     "unknown_dataset": "the request names a dataset that the job config doesn't have",
     "conflicting_request": "the run id was used before, with a different request",

@@ -17,14 +17,16 @@ from pipeline_processing.options.json_schema import PublishedModel, schema_docum
 from pipeline_processing.published import asyncapi
 from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.runs.manifest import Manifest
+from pipeline_processing.triggers.config import Triggers
 
 JOB_REQUEST = PublishedModel("job-request", "Job request", JobRequest, "validation")
 RUN_COMPLETION = PublishedModel("run-completion", "Run completion", RunCompletion, "serialization")
 RUN_PROGRESS = PublishedModel("run-progress", "Run progress", RunProgress, "serialization")
 MANIFEST = PublishedModel("manifest", "Manifest", Manifest, "serialization")
 JOB_CONFIG = PublishedModel("job-config", "Job config", AgencyJobConfig, "validation")
+TRIGGERS = PublishedModel("triggers", "Triggers", Triggers, "validation")
 
-MODELS = (JOB_REQUEST, RUN_COMPLETION, RUN_PROGRESS, MANIFEST, JOB_CONFIG)
+MODELS = (JOB_REQUEST, RUN_COMPLETION, RUN_PROGRESS, MANIFEST, JOB_CONFIG, TRIGGERS)
 
 
 def schema_files() -> dict[str, str]:

@@ -5,17 +5,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline_processing.errors import InvalidEvent, InvalidJson, InvalidRequest, RequestTooLarge
+from pipeline_processing.messaging.cloud_events import is_event, opened, parse_json
 from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, RunId
-from pipeline_processing.options.json_schema import RFC_3339
 from pipeline_processing.options.validation import faults_of
 from pipeline_processing.runs.completions import cloud_event_headers
 
@@ -25,29 +25,8 @@ MAX_REQUEST_BYTES = 256 * 1024
 REQUEST_TYPE = "agency.run.requested"
 """CloudEvents type of requests sent by this service. Other senders may use their own."""
 
-_STRUCTURED = "application/cloudevents"
-_ATTRIBUTE = "ce_"
 _RUN_ID: TypeAdapter[str] = TypeAdapter(RunId)
 _PROPAGATOR = TraceContextTextMapPropagator()
-
-NonEmpty = Annotated[str, StringConstraints(min_length=1)]
-
-
-class CloudEvent(BaseModel):
-    """The CloudEvents 1.0 attributes in use. Others and extensions are ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    specversion: Annotated[str, StringConstraints(pattern=r"^1\.0$")]
-    id: NonEmpty
-    source: NonEmpty
-    type: NonEmpty
-    time: Annotated[str, StringConstraints(pattern=RFC_3339)] | None = None
-
-    @property
-    def run_id(self) -> str:
-        """A hash of source and id, which together identify an event."""
-        return "ce-" + hashlib.sha256(f"{self.source}\0{self.id}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +55,19 @@ def received(record: Record) -> Received:
         raise InvalidJson('The message has no value. Send a request as JSON, such as {"agency_id": 123}.')
     if len(record.value) > MAX_REQUEST_BYTES:
         raise RequestTooLarge(len(record.value), limit=MAX_REQUEST_BYTES)
-    headers = _texts(record)
-    if _is_structured(headers):
-        attributes, data = _structured(record.value)
-        event: CloudEvent | None = _cloud_event(attributes)
-        carrier = {name: text for name, text in attributes.items() if isinstance(text, str)} | headers
-    else:
-        attributes = {
-            name.removeprefix(_ATTRIBUTE): text for name, text in headers.items() if name.startswith(_ATTRIBUTE)
-        }
-        event = _cloud_event(attributes) if attributes else None
-        data, carrier = record.value, attributes | headers
+    envelope = opened(record)
+    if not envelope.has_data:
+        raise InvalidEvent(
+            "The content type says that this is a CloudEvent in structured mode, and its `data` is missing. Put the "
+            "request there, or send it bare, without that content type."
+        )
+    event = envelope.cloud_event()
+    data = json.dumps(envelope.data).encode() if envelope.structured else record.value
     request = parse_request(data)
     return Received(
         request=request,
         run_id=request.run_id or (event.run_id if event is not None else run_id_of_place(record)),
-        parent=_PROPAGATOR.extract({name: carrier[name] for name in _PROPAGATOR.fields if name in carrier}, Context()),
+        parent=_PROPAGATOR.extract(dict(envelope.trace), Context()),
     )
 
 
@@ -140,58 +116,10 @@ def is_named_by_its_place(record: Record) -> bool:
 
 def _unnamed(record: Record) -> dict[str, Any] | None:
     """Return a bare request without a run id, or None for any other or unreadable message."""
-    if record.value is None or _is_event(_texts(record)):
+    if record.value is None or is_event(record):
         return None
     try:
-        request = _json(record.value)
+        request = parse_json(record.value)
     except (ValueError, RecursionError):
         return None
     return request if isinstance(request, dict) and request.get("run_id") is None else None
-
-
-def _is_event(headers: Mapping[str, str]) -> bool:
-    return _is_structured(headers) or any(name.startswith(_ATTRIBUTE) for name in headers)
-
-
-def _is_structured(headers: Mapping[str, str]) -> bool:
-    return headers.get("content-type", "").strip().lower().startswith(_STRUCTURED)
-
-
-def _texts(record: Record) -> dict[str, str]:
-    """Return headers by lower-case name. The last duplicate wins; bytes that aren't UTF-8 are replaced."""
-    return {name.lower(): value.decode(errors="replace") for name, value in record.headers if value is not None}
-
-
-def _structured(value: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return the attributes of a structured event, and its data as JSON."""
-    try:
-        envelope = _json(value)
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"The value isn't JSON: {error}.") from None
-    if not isinstance(envelope, dict) or "data" not in envelope:
-        raise InvalidEvent(
-            "The content type says that this is a CloudEvent in structured mode, and the value isn't an object with "
-            "`data`. Put the request there, or send it bare, without that content type."
-        )
-    data = envelope.pop("data")
-    return envelope, json.dumps(data).encode()
-
-
-def _json(value: bytes) -> Any:
-    """
-    Parse JSON. Raises ValueError or RecursionError.
-
-    orjson would turn long integers into floats. The bytes are decoded first, because json would also accept UTF-16 and
-    a byte-order mark, which bare requests may not have.
-    """
-    return json.loads(value.decode())
-
-
-def _cloud_event(attributes: Mapping[str, Any]) -> CloudEvent:
-    try:
-        return CloudEvent.model_validate(dict(attributes))
-    except ValidationError as error:
-        raise InvalidEvent(
-            f"The CloudEvents attributes aren't valid: {'; '.join(faults_of(error))}. Version 1.0 needs "
-            "specversion, id, source and type; a bare request has none of them."
-        ) from None

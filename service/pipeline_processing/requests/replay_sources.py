@@ -1,18 +1,18 @@
 """Read past requests from the requests topic, within its retention, or from the run history."""
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from pipeline_processing.errors import PlaceUnknown, RequestError, RunUnknown
 from pipeline_processing.messaging.port import Offsets, Outgoing, Record, Topics
 from pipeline_processing.messaging.topic_reading import Place, reading
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.requests.job_messages import received, resent
+from pipeline_processing.runs.run_filter import RunFilter, RunPlace
 from pipeline_processing.runs.store import RunHistory
 
 PAGE = 500
-_TICK = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,27 +126,18 @@ async def requests_in_history(
             raise RunUnknown(selection.run_id)
         yield [_recorded(run)]
         return
-    until, limit = selection.until, PAGE
-    seen: set[str] = set()
+    wanted = RunFilter(
+        agency_id=selection.agency_id,
+        states=(RunState.FAILED,) if selection.failed else (),
+        since=selection.since,
+        until=selection.until,
+    )
     while True:
-        page = await runs.newest(
-            agency_id=selection.agency_id,
-            state=RunState.FAILED if selection.failed else None,
-            since=selection.since,
-            until=until,
-            limit=limit,
-        )
-        new = [run for run in page if run.run_id not in seen]
-        yield [_recorded(run) for run in (await _unreplayed(new, runs) if selection.failed else new)]
-        if len(page) < limit:
+        page = await runs.newest(wanted, limit=PAGE)
+        yield [_recorded(run) for run in (await _unreplayed(page, runs) if selection.failed else page)]
+        if len(page) < PAGE:
             return
-        if not new:
-            limit *= 2  # more than `limit` runs were accepted at the same moment
-            continue
-        # More runs of the oldest moment may follow this page: read that moment again, and skip known runs.
-        oldest = page[-1].queued_at
-        until = oldest + _TICK
-        seen = {run.run_id for run in page if run.queued_at == oldest}
+        wanted = replace(wanted, after=RunPlace.of(page[-1]))
 
 
 async def _unreplayed(failed: Sequence[Run], runs: RunHistory) -> list[Run]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from pipeline_processing.labels import Labels
 from pipeline_processing.model import AgencyId, ConfigId, Count, Message, Run, RunFailure, RunId, RunState, TraceId
 
 SOURCE = "/pipeline-processing"
@@ -38,6 +39,9 @@ class RunCompletion(Message):
         None,
         description="Identity of the job config that the run was exported with.",
         json_schema_extra={"x-since": "0.2"},
+    )
+    labels: Labels = Field(
+        default_factory=dict, description="The request's labels.", json_schema_extra={"x-since": "0.2"}
     )
     replay_of: RunId | None
     requested_at: AwareDatetime
@@ -71,6 +75,7 @@ class RunCompletion(Message):
             attempt=run.attempt,
             dry_run=run.dry_run,
             config_id=run.config_id,
+            labels=run.labels,
             replay_of=run.replay_of,
             requested_at=run.queued_at,
             started_at=run.started_at,

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from pipeline_processing.labels import Labels
 from pipeline_processing.model import (
     AgencyId,
     Compression,
@@ -58,6 +59,9 @@ class Manifest(Message):
         None,
         description="Identity of the job config that the run was exported with.",
         json_schema_extra={"x-since": "0.2"},
+    )
+    labels: Labels = Field(
+        default_factory=dict, description="The request's labels.", json_schema_extra={"x-since": "0.2"}
     )
     snapshot_at: AwareDatetime
     created_at: AwareDatetime

@@ -52,6 +52,7 @@ def decide(run: RunContext, export: Export, *, destination_url: str, now: dateti
         attempt=run.attempt,
         trace_id=run.trace_id,
         config_id=run.config_id,
+        labels=run.request.labels,
         snapshot_at=export.snapshot_at,
         created_at=now,
         **counts.model_dump(),

@@ -17,6 +17,8 @@ from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.deliveries import RunDeliveries
+from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
 
 # -- what goes in and comes out ------------------------------------------------------------------
 
@@ -219,16 +221,8 @@ class RunHistory(Protocol):
     async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
         """Return the known runs among these, by id."""
 
-    async def newest(
-        self,
-        *,
-        agency_id: int | None = None,
-        state: RunState | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int | None = 50,
-    ) -> list[Run]:
-        """Return runs accepted at or after `since` and before `until`, newest first."""
+    async def newest(self, wanted: RunFilter = EVERY_RUN, *, limit: int | None = 50) -> list[Run]:
+        """Return the runs that match, newest first."""
 
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
         """Return the number of replays of each of these runs, without those that have none."""
@@ -306,3 +300,4 @@ class RunStore:
     history: RunHistory
     leftovers: RunLeftovers
     outbox: RunOutbox
+    deliveries: RunDeliveries

@@ -22,9 +22,9 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
 from pipeline_processing.errors import RequestError, TopicMissing, TransientError
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
+from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import received
 from pipeline_processing.runs.store import Incoming, Origin, RunIntake
-from pipeline_processing.serving.dead_letters import DeadLetters
 from pipeline_processing.telemetry.health import Pulse, Servers
 from pipeline_processing.telemetry.tracing import trace_ids
 

@@ -5,6 +5,7 @@ The service's settings: their names, meanings and defaults.
 `settings.worker.concurrency` here are the same setting. `loader.py` reads and merges them.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -16,6 +17,9 @@ from pipeline_processing.options.locations import Location
 from pipeline_processing.settings import values
 
 T = TypeVar("T")
+
+_SHORTEST_TOKEN = 16
+_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
 
 
 class Section(BaseModel):
@@ -121,6 +125,32 @@ class HttpSettings(Section):
     port: values.Port = Field(8080, description="Its port.")
 
 
+class WebhookSettings(Section):
+    url: values.WebhookUrl = Field(
+        description="Where completion events are also POSTed: the webhook `billing` is set by "
+        "`PIPELINE_WEBHOOKS__BILLING__URL`, or by `webhooks: {billing: {url: …, key: …}}` in a settings file.",
+    )
+    key: values.WebhookKey = Field(
+        description="The key that signs them: at least 16 characters, or `whsec_` and the key in base64."
+    )
+    states: values.FinalStates = Field(
+        ("succeeded", "failed", "cancelled"), description="The states whose events it gets, with commas between."
+    )
+
+
+class BoardSettings(Section):
+    host: values.Text = Field("127.0.0.1", description="Address of the page of `board`.")
+    port: values.Port = Field(6066, description="Its port.")
+    token: values.Secret | None = Field(
+        None,
+        description="What its pages and its API ask for, at least 16 characters. Needed for any address that other "
+        "machines can reach.",
+    )
+    trace_url: values.TraceUrl | None = Field(
+        None, description="Link to a run's trace, such as `https://jaeger/trace/{trace_id}`."
+    )
+
+
 class Settings(Section):
     """All settings of the service."""
 
@@ -140,9 +170,11 @@ class Settings(Section):
         description="A secret that the job config names, such as an API's token: `PIPELINE_SECRETS__CRM_TOKEN` is "
         "`crm_token` there, and `secrets: {crm_token: …}` in a settings file.",
     )
+    webhooks: Mapping[str, WebhookSettings] = Field({}, description="Receivers of completion events, by name.")
     kafka: KafkaSettings = KafkaSettings()
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()
+    board: BoardSettings = BoardSettings()
 
     def secret(self, name: str) -> SecretStr:
         """Return the secret with that name. Raises SecretMissing."""
@@ -180,10 +212,29 @@ class Settings(Section):
             )
         return self.destination
 
+    def require_board_token(self) -> SecretStr | None:
+        """Return None only for an address that other machines can't reach."""
+        token = self.board.token
+        if token is not None and len(token.get_secret_value()) < _SHORTEST_TOKEN:
+            raise SettingsError(
+                f"PIPELINE_BOARD__TOKEN is too short: it must have at least {_SHORTEST_TOKEN} characters. "
+                "`openssl rand -hex 16` makes one."
+            )
+        if token is None and not _LOOPBACK.fullmatch(self.board.host.lower()):
+            raise SettingsError(
+                f"The board would listen on {self.board.host}, which other machines can reach. Set "
+                "PIPELINE_BOARD__TOKEN to a secret of at least 16 characters, which the page then asks for, or "
+                "PIPELINE_BOARD__HOST to 127.0.0.1."
+            )
+        return token
+
     def require_job_config_file(self) -> Path:
         return _required(
             self.job_config_file, "No job config. Name its YAML file with --config or PIPELINE_JOB_CONFIG_FILE."
         )
+
+    def require_triggers_file(self) -> Path:
+        return _required(self.triggers_file, "No triggers. Name their YAML file with PIPELINE_TRIGGERS_FILE.")
 
 
 def _required(value: T | None, remedy: str) -> T:

@@ -1,6 +1,7 @@
 """The state of this process, reported by `/livez` and `/readyz`."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
@@ -46,6 +47,13 @@ class Pulse:
         return f"{self.name} has been silent for {silent:.0f} s" if silent > SILENT_SECONDS else None
 
 
+class Needed(Protocol):
+    """The servers that a process needs."""
+
+    def problems(self) -> list[str]:
+        """Which servers are unavailable, and why."""
+
+
 class Servers:
     """The servers that `serve` always needs."""
 
@@ -63,13 +71,24 @@ class Servers:
 class Health:
     """All pulses and servers of the process together."""
 
-    def __init__(self, *, pulses: Sequence[Pulse], servers: Servers) -> None:
+    def __init__(self, *, pulses: Sequence[Pulse], servers: Needed) -> None:
         self._pulses = pulses
         self._servers = servers
         self.state = "starting"
         """`serving` once everything has started, `stopping` after SIGTERM."""
-        self.notes: list[str] = []
+        self._notes: dict[str, str] = {}
+
+    @property
+    def notes(self) -> list[str]:
         """What an operator should know, although this process works as it should."""
+        return list(self._notes.copy().values())  # a copy first, as another thread reads it
+
+    def note(self, about: str, text: str | None) -> None:
+        """Replace the note about something; None removes it."""
+        if text is None:
+            self._notes.pop(about, None)
+        else:
+            self._notes[about] = text
 
     def not_alive(self) -> list[str]:
         """Return reasons to restart this process, which never include an unavailable server."""

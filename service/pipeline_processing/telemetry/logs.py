@@ -26,7 +26,7 @@ _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "u
 # In an outage they log an ERROR ten times a second. This service gets the failures as exceptions, and logs them once.
 # At level debug they may log at INFO, but never at DEBUG, where they show the bytes of every request, including the
 # SASL password.
-_LOUD_LIBRARIES = ("aiokafka", "kafka")
+_LOUD_LIBRARIES = ("aiokafka", "faust", "kafka", "mode")
 
 _FIRST = ("timestamp", "level", "logger", "event")
 _LEVELS = ("debug", "info", "warning", "error", "critical")

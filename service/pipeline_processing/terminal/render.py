@@ -16,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, DatasetCounts, Run
+    from pipeline_processing.runs.deliveries import Delivery
 
 NOTHING = "-"
 """Shown for a missing value, so that every line has the same number of columns."""
@@ -33,7 +34,7 @@ HISTORY_COLUMNS = (
     "run_id", "job", "agency_id", "state", "attempt", "fence", "worker", "lease_expires_at", "request",
     "requested_by", "replay_of", "dry_run", "topic", "partition", "offset", "queued_at", "started_at", "finished_at",
     "duration_ms", "rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written", "timings",
-    "manifest_url", "error_kind", "error_message", "trace_id", "span_id", "config_id",
+    "manifest_url", "error_kind", "error_message", "trace_id", "span_id", "config_id", "labels",
 )  # fmt: skip
 """The stable columns of `runs`, in order."""
 
@@ -67,17 +68,25 @@ ATTEMPT_COLUMNS = (
     Column("ERROR", long=True),
 )
 
+DELIVERY_COLUMNS = (
+    Column("WEBHOOK"),
+    Column("STATE"),
+    Column("TRIES", right=True),
+    Column("DELIVERED (UTC)"),
+    Column("NEXT TRY (UTC)"),
+    Column("ERROR", long=True),
+)
+
 
 # -- runs, datasets and attempts -----------------------------------------------------------------
 
 
 def run_line(run: Run) -> tuple[str, ...]:
     """Return a run's cells, one for each of RUN_COLUMNS."""
-    note = " (dry run)" if run.dry_run else " (own job config)" if _needs_own_config(run) else ""
     return (
         run.run_id,
         str(run.agency_id),
-        f"{run.state}{note}",
+        run_state(run),
         str(run.attempt),
         moment(run.queued_at),
         duration(run.duration_ms),
@@ -86,6 +95,12 @@ def run_line(run: Run) -> tuple[str, ...]:
         number(run.bytes_written),
         run.error.kind if run.error else NOTHING,
     )
+
+
+def run_state(run: Run) -> str:
+    """`succeeded`, `succeeded (dry run)`."""
+    note = " (dry run)" if run.dry_run else " (own job config)" if _needs_own_config(run) else ""
+    return f"{run.state}{note}"
 
 
 def dataset_line(counts: DatasetCounts) -> tuple[str, ...]:
@@ -108,6 +123,18 @@ def attempt_line(attempt: Attempt) -> tuple[str, ...]:
     )
 
 
+def delivery_line(delivery: Delivery) -> tuple[str, ...]:
+    """Return a delivery's cells, one for each of DELIVERY_COLUMNS."""
+    return (
+        delivery.webhook,
+        delivery.state,
+        str(delivery.tries),
+        moment(delivery.delivered_at),
+        moment(delivery.next_at),
+        delivery.last_error or NOTHING,
+    )
+
+
 def run_details(run: Run) -> str:
     """Return everything known about a run, one fact per line."""
     asked = run.request.model_dump(mode="json", exclude_defaults=True, exclude={"run_id"})
@@ -122,6 +149,7 @@ def run_details(run: Run) -> str:
         "attempt": str(run.attempt),
         "request": json.dumps(asked, ensure_ascii=False),
         "requested by": run.requested_by,
+        "labels": ", ".join(f"{key}={value}" for key, value in run.labels.items()),
         "replay of": run.replay_of,
         "came from": came_from,
         "queued": _utc(run.queued_at),

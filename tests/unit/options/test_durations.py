@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from pipeline_processing.options.durations import Duration, format_duration, parse_duration
+from pipeline_processing.options.durations import Duration, duration_in_words, format_duration, parse_duration
 
 
 class Config(BaseModel):
@@ -70,3 +70,9 @@ def test_what_is_written_is_read_back(value: timedelta):
     """In JSON, durations of any length keep their value."""
     assert parse_duration(format_duration(value)) - value < timedelta(milliseconds=1)
     assert Config.model_validate_json(Config(limit=value).model_dump_json()).limit - value < timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize("text", ["250ms", "1s", "90s", "5m", "90m", "1h", "36h", "2d"])
+def test_a_duration_in_words_is_as_a_person_writes_it(text: str) -> None:
+    """In the largest unit that divides it."""
+    assert duration_in_words(parse_duration(text)) == text

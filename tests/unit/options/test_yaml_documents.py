@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline_processing.options.yaml_documents import InvalidYaml, load_yaml
+from pipeline_processing.options.yaml_documents import InvalidYaml, load_yaml, parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,38 @@ def test_nothing_but_plain_values() -> None:
     """A document can't make objects."""
     with pytest.raises(InvalidYaml):
         load_yaml("!!python/object/apply:os.system [ls]")
+
+
+DOCUMENT = """\
+base: &base {x: 1}
+list:
+  - {name: a, deep: {key: [1, 2]}}
+  - <<: *base
+    y: 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("location", "at_key", "found", "place"),
+    [
+        (("list", 0, "deep", "key", 1), False, ["list", 0, "deep", "key", 1], (3, 31)),
+        (("list", 0, "deep"), True, ["list", 0, "deep"], (3, 15)),
+        (("list", "a tag", 0, "name", "str"), False, ["list", 0, "name"], (3, 12)),
+        (("list", 1, "x"), False, ["list", 1, "x"], (1, 17)),
+        (("list", 1, "missing"), False, ["list", 1], (4, 5)),
+        (("list", 9), False, ["list"], (3, 3)),
+        ((), False, [], (1, 1)),
+    ],
+)
+def test_a_document_tells_where_a_value_stands(
+    location: tuple[str | int, ...], at_key: bool, found: list[str | int], place: tuple[int, int]
+) -> None:
+    """Or its key; parts of a location that the document doesn't have are skipped."""
+    assert parse_yaml(DOCUMENT).locate(location, at_key=at_key) == (found, place)
+
+
+def test_an_empty_document_has_a_place() -> None:
+    """Its beginning."""
+    document = parse_yaml("")
+    assert document.value is None
+    assert document.locate(("a",)) == ([], (1, 1))

@@ -15,6 +15,7 @@ from jsonschema import Draft7Validator, Draft202012Validator  # type: ignore[imp
 from pydantic import ValidationError
 
 import pipeline_processing
+from pipeline_processing.board import openapi
 from pipeline_processing.cli import schemas as command
 from pipeline_processing.cli.schemas import differences
 from pipeline_processing.errors import PipelineError, RequestError
@@ -28,6 +29,7 @@ from pipeline_processing.published.schemas import (
     MODELS,
     RUN_COMPLETION,
     RUN_PROGRESS,
+    TRIGGERS,
     error_kinds,
     schema_files,
 )
@@ -43,6 +45,7 @@ EXAMPLES = sorted((FOLDER / "examples").iterdir())
 NOON = datetime(2026, 1, 18, 12, 0, 0, 250_000, tzinfo=UTC)
 TRACE = "6f1c0a9d27b84e53a1d2c3b4e5f60718"
 SMALL, FULL = "job-config.small.yaml", "job-config.full.yaml"
+TRIGGERS_FULL = "triggers.full.yaml"
 
 
 def validator(published: PublishedModel) -> Draft202012Validator:
@@ -51,9 +54,9 @@ def validator(published: PublishedModel) -> Draft202012Validator:
 
 
 def accepted_by_model(published: PublishedModel, document: Any) -> bool:
-    """As the service parses it: JSON for messages, parsed YAML for the job config."""
+    """As the service parses it: JSON for messages, parsed YAML for the job config and triggers."""
     try:
-        if published is JOB_CONFIG:
+        if published in (JOB_CONFIG, TRIGGERS):
             published.model.model_validate(document)
         else:
             published.model.model_validate_json(json.dumps(document))
@@ -109,7 +112,8 @@ def test_the_command_writes_the_files_and_checks_them(tmp_path: Path, capsys: py
     folder = tmp_path / "new" / "schemas"
 
     app(["--output", str(folder)], standalone_mode=False)
-    assert {path.name: path.read_text("utf-8") for path in folder.iterdir()} == FILES
+    written = {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+    assert written == FILES | {"board.openapi.json": openapi.file()}
     assert not app(["--output", str(folder), "--check"], standalone_mode=False)
 
     (folder / "asyncapi.yaml").write_text("asyncapi: 2.6.0\n")
@@ -152,6 +156,7 @@ CONTRACT = [
             "format": None,
             "dry_run": False,
             "requested_by": "billing-service",
+            "labels": {},
             "priority": 0,
             "not_before": None,
             "deadline": None,
@@ -255,6 +260,20 @@ CONTRACT = [
             "destinations": [{"s3": {"bucket": "exports", "prefix": "agencies"}}],
         },
     ),
+    (
+        TRIGGERS,
+        {
+            "triggers": [
+                {
+                    "topic": "agencies.events",
+                    "match": {"type": "agency.updated"},
+                    "agency_id": "data.agency_id",
+                    "datasets": ["records"],
+                    "debounce": {"quiet_for": "10s", "at_latest_after": "5m"},
+                }
+            ]
+        },
+    ),
 ]
 
 
@@ -309,6 +328,11 @@ REFUSED = {
     "a nested param": (JOB_REQUEST, {"agency_id": 7, "params": {"where": {"a": 1}}}),
     "datasets as text": (JOB_REQUEST, {"agency_id": 7, "datasets": "permits"}),
     "priority beyond smallint": (JOB_REQUEST, {"agency_id": 7, "priority": 32768}),
+    "17 labels": (JOB_REQUEST, {"agency_id": 7, "labels": {f"k{number}": "" for number in range(17)}}),
+    "a label with a space": (JOB_REQUEST, {"agency_id": 7, "labels": {"a b": ""}}),
+    "a label that is a number": (JOB_REQUEST, {"agency_id": 7, "labels": {"a": 1}}),
+    "a label of 257 characters": (JOB_REQUEST, {"agency_id": 7, "labels": {"a": "v" * 257}}),
+    "a label with a tab": (JOB_REQUEST, {"agency_id": 7, "labels": {"a": "\t"}}),
     "no error key": (RUN_COMPLETION, without("run-completion.failed.json", "error")),
     "not finished": (RUN_COMPLETION, changed("run-completion.failed.json", "state", to="running")),
     "a negative count": (RUN_COMPLETION, changed("run-completion.succeeded.json", "rows_read", to=-1)),
@@ -354,6 +378,20 @@ REFUSED = {
         changed(FULL, "destinations", to=[{"file": {"path": "/a"}, "s3": {"bucket": "abc"}}]),
     ),
     "a relative folder": (JOB_CONFIG, changed(FULL, "destinations", to=[{"file": {"path": "exports"}}])),
+    "no triggers": (TRIGGERS, {"triggers": []}),
+    "a trigger without an agency": (TRIGGERS, {"triggers": [{"topic": "t"}]}),
+    "a trigger of two kinds": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 1, "topic", to="t")),
+    "a trigger's unknown key": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "dataset", to="records")),
+    "a trigger's name in capitals": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "name", to="Nightly")),
+    "a topic with a space": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "topic", to="a b")),
+    "a path that leads nowhere": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "agency_id", to="data..id")),
+    "a condition that is an object": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "match", "body", to={"a": {}})),
+    "a param from nowhere": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 0, "params", to={"a": {"default": 1}})),
+    "a schedule with a param from an event": (
+        TRIGGERS,
+        changed(TRIGGERS_FULL, "triggers", 1, "params", to={"kind": {"from": "key"}}),
+    ),
+    "a schedule without agencies": (TRIGGERS, changed(TRIGGERS_FULL, "triggers", 1, "schedule", "agencies", to=[])),
 }
 
 

@@ -463,6 +463,7 @@ FIELDS = {
     "format": st.sampled_from([None, "csv", "ndjson"]),
     "dry_run": st.booleans(),
     "requested_by": st.none() | st.text(max_size=10),
+    "labels": st.dictionaries(st.sampled_from(["a", "b/c"]), st.text(st.characters(exclude_categories=["C", "Z"]))),
     "priority": st.integers(-(2**15), 2**15 - 1),
     "deadline": st.none() | st.just("2026-01-18T10:00:00+01:00"),
     "replay_of": st.none() | st.just("r-1"),

@@ -78,6 +78,7 @@ async def test_a_replay_is_the_request_once_more_as_a_new_run(past: Past) -> Non
         "since": START,
         "format": FormatName.CSV,
         "requested_by": "billing",
+        "labels": {"team": "billing"},
         "priority": 5,
     }
     past.request("a", deadline=START + timedelta(hours=1), not_before=START, **fields)

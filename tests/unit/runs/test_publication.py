@@ -43,7 +43,8 @@ from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time
 
 URL = "s3://exports/agencies"
-CONTEXT = RunContext(run_id="r", attempt=3, trace_id="ab" * 16, request=JobRequest(agency_id=7), config_id="c0" * 16)
+REQUEST = JobRequest(agency_id=7, labels={"order": "A 17"})
+CONTEXT = RunContext(run_id="r", attempt=3, trace_id="ab" * 16, request=REQUEST, config_id="c0" * 16)
 DOWN = DestinationUnavailable("the destination is down")
 HISTORY_DOWN = HistoryUnavailable("the history is down")
 
@@ -89,7 +90,8 @@ def test_a_plan_completes_what_can_be_lost_before_what_cant() -> None:
     plan, _ = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH)
     assert [artifact.dataset for artifact in plan.artifacts] == ["b", "d", "a", "c"]
     assert plan.destination == URL
-    assert plan.metadata == {"run-id": "r", "agency-id": "7", "attempt": "3", "trace-id": "ab" * 16}
+    run = {"run-id": "r", "agency-id": "7", "attempt": "3", "trace-id": "ab" * 16}
+    assert plan.metadata == run | {"labels": "order=A%2017"}
 
 
 def test_a_plan_has_the_manifests_exact_bytes() -> None:
@@ -105,6 +107,7 @@ def test_a_plan_has_the_manifests_exact_bytes() -> None:
         "attempt": 3,
         "trace_id": "ab" * 16,
         "config_id": "c0" * 16,
+        "labels": {"order": "A 17"},
         "snapshot_at": "2026-01-18T12:00:00Z",
         "created_at": "2026-01-18T12:00:05Z",
         "rows_read": 70,

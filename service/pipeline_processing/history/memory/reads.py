@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from uuid import UUID
 
 from pipeline_processing.errors import RunUnknown
-from pipeline_processing.history.memory.table import RunTable
+from pipeline_processing.history.memory.table import RunRecord, RunTable
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
 from pipeline_processing.ports import LastSuccess
+from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter, RunPlace
 
 
 class MemoryHistory:
@@ -28,24 +28,20 @@ class MemoryHistory:
         records = self._table.records
         return {run_id: records[run_id].run for run_id in run_ids if run_id in records}
 
-    async def newest(
-        self,
-        *,
-        agency_id: int | None = None,
-        state: RunState | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int | None = 50,
-    ) -> list[Run]:
+    async def newest(self, wanted: RunFilter = EVERY_RUN, *, limit: int | None = 50) -> list[Run]:
         found = [
             record.run
             for record in reversed(self._table.records.values())
-            if agency_id in (None, record.run.agency_id)
-            and state in (None, record.run.state)
-            and (since is None or record.run.queued_at >= since)
-            and (until is None or record.run.queued_at < until)
+            if wanted.matches(record.run) and self._comes_after(record, wanted.after)
         ]
         return found[:limit]
+
+    def _comes_after(self, record: RunRecord, place: RunPlace | None) -> bool:
+        """Whether a record is older than the one at this place. Runs of one moment are in the order of acceptance."""
+        if place is None:
+            return True
+        there = self._table.records.get(place.run_id)
+        return record.run.queued_at < place.queued_at if there is None else record.number < there.number
 
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
         asked_for = set(run_ids)

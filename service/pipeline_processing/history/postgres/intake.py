@@ -1,5 +1,6 @@
 """Turn requests into queued runs, many per transaction, on Postgres. The SQL is in `intake.sql`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,7 @@ def _columns(asked: Sequence[Storable]) -> dict[str, list[Any]]:
             "request": request.model_dump_json(),
             "request_hash": each.digest,
             "requested_by": request.requested_by,
+            "labels": json.dumps(request.labels),
             "replay_of": request.replay_of,
             "dry_run": request.dry_run,
             "priority": request.priority,

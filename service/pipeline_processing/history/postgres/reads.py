@@ -1,16 +1,16 @@
 """Reads of the run table on Postgres. The SQL is in `reads.sql`."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from uuid import UUID
 
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.migrate import check_encoding
-from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, run_of
-from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
+from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, filter_values, run_of
+from pipeline_processing.model import Attempt, DatasetCounts, Run
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.queries import load_queries
+from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
 
 QUERIES = load_queries(__package__, "reads.sql")
 
@@ -34,17 +34,9 @@ class PostgresHistory:
         rows = await self._database.rows(QUERIES["get_all"], run_ids=run_ids)
         return {row["run_id"]: run_of(row) for row in rows}
 
-    async def newest(
-        self,
-        *,
-        agency_id: int | None = None,
-        state: RunState | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int | None = 50,
-    ) -> list[Run]:
-        filters = {"agency_id": agency_id, "state": state and state.value, "since": since, "until": until}
-        return [run_of(row) for row in await self._database.rows(QUERIES["newest"], **filters, limit=limit)]
+    async def newest(self, wanted: RunFilter = EVERY_RUN, *, limit: int | None = 50) -> list[Run]:
+        rows = await self._database.rows(QUERIES["newest"], **filter_values(wanted), limit=limit)
+        return [run_of(row) for row in rows]
 
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
         rows = await self._database.rows(QUERIES["replays"], run_ids=run_ids)

@@ -17,9 +17,14 @@ SELECT * FROM runs WHERE run_id = ANY (:run_ids::text[]);
 SELECT *
 FROM runs
 WHERE (:agency_id::bigint IS NULL OR agency_id = :agency_id)
-  AND (:state::text IS NULL OR state = :state)
+  AND (:states::text[] IS NULL OR state = ANY (:states))
+  AND (:labels::jsonb IS NULL OR (labels <> '{}' AND labels @> :labels))
+  AND (:error_kinds::text[] IS NULL OR (state = 'failed' AND error_kind = ANY (:error_kinds)))
+  AND (:requested_by::text IS NULL OR requested_by = :requested_by)
+  AND (:text::text IS NULL OR strpos(run_id, :text) > 0)
   AND (:since::timestamptz IS NULL OR queued_at >= :since)
   AND (:until::timestamptz IS NULL OR queued_at < :until)
+  AND (:after_time::timestamptz IS NULL OR (queued_at, run_id) < (:after_time, :after_id::text))
 ORDER BY queued_at DESC, run_id DESC
 LIMIT :limit;
 

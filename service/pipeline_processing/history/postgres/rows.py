@@ -7,9 +7,10 @@ import orjson
 
 from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure
 from pipeline_processing.plan import Plan
+from pipeline_processing.runs.run_filter import RunFilter
 from pipeline_processing.runs.store import Outcome
 
-_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "timings", "error"})
+_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "labels", "timings", "error"})
 _ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
 _OUTCOME_COLUMNS = (*Counts.model_fields, "bytes_written", "timings", "manifest_url")
 
@@ -27,6 +28,7 @@ def run_of(row: Mapping[str, Any]) -> Run:
     return Run(
         **{column: row[column] for column in _RUN_COLUMNS},
         request=JobRequest.model_validate_json(row["request"], extra="ignore"),
+        labels=orjson.loads(row["labels"]),
         timings=None if row["timings"] is None else orjson.loads(row["timings"]),
         error=error,
     )
@@ -75,4 +77,20 @@ def failure_columns(failure: RunFailure | None) -> dict[str, Any]:
         "error_message": failure and failure.message,
         "error_retryable": failure and failure.retryable,
         "error_exit_code": failure and failure.exit_code,
+    }
+
+
+def filter_values(wanted: RunFilter) -> dict[str, Any]:
+    """Return a filter as the parameters of a query; null for what matches every run."""
+    return {
+        "agency_id": wanted.agency_id,
+        "states": [state.value for state in wanted.states] or None,
+        "labels": orjson.dumps(dict(wanted.labels)).decode() if wanted.labels else None,
+        "error_kinds": list(wanted.error_kinds) or None,
+        "requested_by": wanted.requested_by,
+        "text": wanted.text,
+        "since": wanted.since,
+        "until": wanted.until,
+        "after_time": wanted.after and wanted.after.queued_at,
+        "after_id": wanted.after and wanted.after.run_id,
     }

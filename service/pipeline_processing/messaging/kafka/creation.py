@@ -1,7 +1,7 @@
 """Create the service's topics, or report which are missing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -28,37 +28,39 @@ _HEADERS_SIZE = 2 * 1024 * 1024
 """Bytes by which a dead letter can be larger than its request."""
 
 
-async def ensure_topics(settings: KafkaSettings) -> None:
+async def ensure_topics(settings: KafkaSettings, *, others: Mapping[str, Mapping[str, str]] | None = None) -> None:
     """
     Create those of the four topics that are missing, or, without `create_topics`, raise TopicMissing listing them.
 
-    Safe to run in several processes at once. Raises KafkaUnavailable, AccessDenied, or SettingsError if the brokers
-    refuse the number of partitions or replicas.
+    `others` are created as well: name → configuration. Safe to run in several processes at once. Raises
+    KafkaUnavailable, AccessDenied, or SettingsError if the brokers refuse the number of partitions or replicas.
     """
     connection = Connection.of(settings)
     admin = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=round(_ANSWER_SECONDS * 1000))
     await started(admin, connection=connection, seconds=_OPEN_SECONDS)
     try:
-        await _ensure(admin, settings, where=connection.where)
+        await _ensure(admin, settings, others or {}, where=connection.where)
     finally:
         await stopped(admin, seconds=_CLOSE_SECONDS)
 
 
-async def _ensure(admin: Any, settings: KafkaSettings, *, where: Where) -> None:
+async def _ensure(
+    admin: Any, settings: KafkaSettings, others: Mapping[str, Mapping[str, str]], *, where: Where
+) -> None:
     dead_letters = settings.dead_letters_topic
-    others = [settings.requests_topic, settings.completions_topic, settings.progress_topic]
-    names = [*others, dead_letters]
+    first = [settings.requests_topic, settings.completions_topic, settings.progress_topic, *others]
+    names = [*first, dead_letters]
     missing = (await look_up(admin._client, names, where=where, seconds=_ANSWER_SECONDS)).missing
     if not missing:
         return
     if not settings.create_topics:
         raise TopicMissing(missing)
-    await _create(admin, [_topic(settings, name) for name in others if name in missing], where=where)
+    created = [_topic(settings, name, others.get(name)) for name in first if name in missing]
+    await _create(admin, created, where=where)
     if dead_letters in missing:
         # Created after the requests topic, as its message limit must be larger.
         size = await _message_size(admin, settings.requests_topic) + _HEADERS_SIZE
-        topic = _topic(settings, dead_letters)
-        topic.topic_configs["max.message.bytes"] = str(size)
+        topic = _topic(settings, dead_letters, {"max.message.bytes": str(size)})
         await _create(admin, [topic], where=where)
     # Wait until the topics are known to all brokers, and their partitions have leaders.
     with translated(where):
@@ -69,11 +71,15 @@ async def _ensure(admin: Any, settings: KafkaSettings, *, where: Where) -> None:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
 
-def _topic(settings: KafkaSettings, name: str) -> Any:
+def _topic(settings: KafkaSettings, name: str, config: Mapping[str, str] | None = None) -> Any:
     replicas = settings.replication_factor
-    # aiokafka accepts the brokers' default replication only together with an (empty) replica assignment.
     return NewTopic(
-        name, settings.partitions, _BROKERS_DEFAULT if replicas is None else replicas, {} if replicas is None else None
+        name,
+        settings.partitions,
+        _BROKERS_DEFAULT if replicas is None else replicas,
+        # aiokafka accepts the brokers' default replication only together with an (empty) replica assignment.
+        {} if replicas is None else None,
+        dict(config or {}),
     )
 
 

@@ -18,6 +18,11 @@ class Incarnation:
         self._recreated = False
         self._begun: set[int] = set()
 
+    @property
+    def id(self) -> UUID | None:
+        """The id of the topic that was found last; None if the brokers have no topic ids."""
+        return self._id
+
     def gone(self) -> None:
         """
         Record that the topic seems to be missing. The next one found counts as another topic, even if the brokers have

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -34,17 +34,27 @@ class KafkaTopics:
     Records of a transaction become visible when it is committed. A topic ends before its first open transaction.
     """
 
-    def __init__(self, *, settings: KafkaSettings, answer_seconds: float = 10.0) -> None:
-        """`answer_seconds` limits each request, and how long brokers may send nothing while there is more to read."""
+    def __init__(
+        self,
+        *,
+        settings: KafkaSettings,
+        others: Mapping[str, Mapping[str, str]] | None = None,
+        answer_seconds: float = 10.0,
+    ) -> None:
+        """
+        `others`: topics to create besides those of the settings, with their configurations. `answer_seconds` limits
+        each request, and how long brokers may send nothing while there is more to read.
+        """
         self._connection = Connection.of(settings)
         self._where = self._connection.where
         self._settings = settings
         self._group = settings.group_id
+        self._others = others
         self._answer_seconds = answer_seconds
 
     async def ensure(self) -> None:
         """See `Topics`. Safe to run in several processes at once."""
-        await ensure_topics(self._settings)
+        await ensure_topics(self._settings, others=self._others)
 
     async def ends(self, topic: str) -> Offsets:
         """See `Topics`."""

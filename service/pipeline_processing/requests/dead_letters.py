@@ -13,7 +13,7 @@ from pipeline_processing.errors import (
     TopicMissing,
     TransientError,
 )
-from pipeline_processing.messaging.dead_letters import LetterStore, dead_letter, without_value
+from pipeline_processing.messaging.dead_letters import KeepsLetters, dead_letter, without_value
 from pipeline_processing.messaging.port import Events, Outgoing, Record
 from pipeline_processing.telemetry.masking import Mask
 
@@ -26,7 +26,7 @@ Refused = tuple[Outgoing, PipelineError]
 class DeadLetters:
     """Builds dead letters, and stores them in `topic` or, if Kafka refuses them for good, in `store`."""
 
-    def __init__(self, *, events: Events, topic: str, store: LetterStore, clock: Clock, mask: Mask) -> None:
+    def __init__(self, *, events: Events, topic: str, store: KeepsLetters, clock: Clock, mask: Mask) -> None:
         self._events = events
         self._topic = topic
         self._store = store

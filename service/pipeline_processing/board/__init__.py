@@ -1,0 +1,1 @@
+"""The live status page of the run history, and its JSON API."""

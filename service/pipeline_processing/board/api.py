@@ -1,0 +1,195 @@
+"""The JSON API: a method per endpoint, and the list of all of them, from which the OpenAPI document is made."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import BaseModel
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+
+from pipeline_processing.aio.clock import HistoryClock
+from pipeline_processing.aio.tasks import in_time
+from pipeline_processing.board import models as m
+from pipeline_processing.board.live import Live
+from pipeline_processing.board.parameters import (
+    WIDTHS,
+    WINDOWS,
+    DeadLettersQuery,
+    DurationsQuery,
+    FailuresQuery,
+    NoParameters,
+    Parameters,
+    RunsQuery,
+    ThroughputQuery,
+    cursor_of,
+)
+from pipeline_processing.board.shared import Shared
+from pipeline_processing.board.triggers import TriggerList
+from pipeline_processing.board.views import Views
+from pipeline_processing.errors import KafkaUnavailable, RunUnknown, TopicMissing
+from pipeline_processing.model import Run
+from pipeline_processing.requests.redrive import DeadLetters, Filter
+from pipeline_processing.runs.board_reads import BoardReads
+from pipeline_processing.runs.run_filter import RunPlace
+from pipeline_processing.runs.store import RunHistory
+
+_DURATIONS = 30
+"""Finished runs of an agency's spark line."""
+_LETTERS_SECONDS = 8.0
+
+
+class Api:
+    """Answers the endpoints. Every page shares the answers of the last second or so."""
+
+    def __init__(
+        self,
+        *,
+        reads: BoardReads,
+        history: RunHistory,
+        live: Live,
+        letters: DeadLetters,
+        triggers: TriggerList,
+        views: Views,
+        clock: HistoryClock,
+    ) -> None:
+        self._reads = reads
+        self._history = history
+        self._live = live
+        self._letters = letters
+        self._triggers = triggers
+        self._views = views
+        self._clock = clock
+        self._shared = Shared(clock=clock)
+
+    async def body(self, endpoint: "Endpoint", request: Request) -> bytes:
+        """
+        Return an endpoint's answer as JSON.
+
+        Raises InvalidParameters, RunUnknown, or the errors of the servers.
+        """
+        parsed = endpoint.parameters.of(request.query_params)  # faults first: they aren't worth sharing
+
+        async def make() -> bytes:
+            return (await endpoint.respond(self, request)).model_dump_json().encode()
+
+        key = (endpoint.path, tuple(request.path_params.items()), parsed.model_dump_json())
+        return await self._shared.get(key, endpoint.shared_seconds, make)
+
+    # -- the endpoints ---------------------------------------------------------------------------
+
+    async def overview(self, _: Request) -> m.Overview:
+        return await self._live.overview()
+
+    async def runs(self, request: Request) -> m.RunPage:
+        query = RunsQuery.of(request.query_params)
+        found = [run for wanted in query.filters() for run in await self._history.newest(wanted, limit=query.limit + 1)]
+        runs = sorted({run.run_id: run for run in found}.values(), key=_age, reverse=True)
+        page = runs[: query.limit]
+        await self._live.learn_typical(page)
+        more = len(runs) > query.limit
+        return m.RunPage(
+            runs=[self._live.view(run) for run in page],
+            next_cursor=cursor_of(RunPlace.of(page[-1])) if more else None,
+        )
+
+    async def run(self, request: Request) -> m.RunDetails:
+        run_id = request.path_params["run_id"]
+        story = await self._reads.story(run_id) if "\0" not in run_id else None
+        if story is None:
+            raise RunUnknown(run_id)
+        await self._live.learn_typical([story.run])
+        progress = self._live.progress_of(story.run)
+        expected = self._live.estimate(story.run, progress)
+        return self._views.details(story, now=self._clock.now(), progress=progress, estimate=expected)
+
+    async def agency_durations(self, request: Request) -> m.AgencyDurations:
+        (agency_id,) = _agency_ids(request.path_params["agency_id"])
+        found = await self._reads.durations([agency_id], limit=_DURATIONS)
+        return self._views.durations(agency_id, found.get(agency_id, []))
+
+    async def durations(self, request: Request) -> m.DurationsList:
+        agency_ids = DurationsQuery.of(request.query_params).agency_id
+        found = await self._reads.durations(agency_ids, limit=_DURATIONS)
+        return m.DurationsList(agencies=[self._views.durations(each, found.get(each, [])) for each in agency_ids])
+
+    async def failures(self, request: Request) -> m.Failures:
+        window = FailuresQuery.of(request.query_params).window
+        groups = await self._reads.failures(window=WINDOWS[window])
+        return self._views.failures(groups, window=window, since=self._clock.now() - WINDOWS[window])
+
+    async def throughput(self, request: Request) -> m.ThroughputView:
+        window = ThroughputQuery.of(request.query_params).window
+        found = await self._reads.throughput(window=WINDOWS[window], width=WIDTHS[window])
+        return self._views.throughput(found, window=window)
+
+    async def dead_letters(self, request: Request) -> m.DeadLetterList:
+        limit = DeadLettersQuery.of(request.query_params).limit
+        try:
+            letters = await in_time(self._letters.newest(Filter(), limit=limit), seconds=_LETTERS_SECONDS)
+        except TopicMissing:  # before the first letter
+            letters = []
+        except TimeoutError:
+            raise KafkaUnavailable(f"Kafka hasn't returned the dead letters within {_LETTERS_SECONDS:.0f} s.") from None
+        return m.DeadLetterList(dead_letters=[self._views.dead_letter(letter) for letter in letters])
+
+    async def triggers(self, _: Request) -> m.TriggerList:
+        return await self._triggers.view(now=self._clock.now())
+
+
+def _age(run: Run) -> tuple[datetime, str]:
+    return run.queued_at, run.run_id
+
+
+def _agency_ids(text: str) -> Sequence[int]:
+    """Raises InvalidParameters unless the text is one agency id."""
+    return DurationsQuery.of(QueryParams([("agency_id", text.replace(",", ";"))])).agency_id
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint: how it is described, and how it is answered."""
+
+    path: str
+    summary: str
+    parameters: type[Parameters]
+    answer: type[BaseModel]
+    respond: Callable[[Api, Request], Awaitable[BaseModel]]
+    shared_seconds: float = 1.0
+    """How long pages share an answer."""
+
+
+ENDPOINTS = (
+    Endpoint("/overview", "The state of the whole service", NoParameters, m.Overview, Api.overview),
+    Endpoint("/runs", "Runs, newest first", RunsQuery, m.RunPage, Api.runs),
+    Endpoint("/runs/{run_id}", "One run in full", NoParameters, m.RunDetails, Api.run),
+    Endpoint(
+        "/agencies/{agency_id}/runs/durations",
+        "The last 30 finished runs of an agency",
+        NoParameters,
+        m.AgencyDurations,
+        Api.agency_durations,
+        shared_seconds=5,
+    ),
+    Endpoint(
+        "/durations",
+        "The last 30 finished runs of several agencies",
+        DurationsQuery,
+        m.DurationsList,
+        Api.durations,
+        shared_seconds=5,
+    ),
+    Endpoint("/failures", "Failed runs by kind of error", FailuresQuery, m.Failures, Api.failures, shared_seconds=3),
+    Endpoint(
+        "/throughput", "Finished runs over time", ThroughputQuery, m.ThroughputView, Api.throughput, shared_seconds=5
+    ),
+    Endpoint(
+        "/dead-letters",
+        "The newest dead letters",
+        DeadLettersQuery,
+        m.DeadLetterList,
+        Api.dead_letters,
+        shared_seconds=5,
+    ),
+    Endpoint("/triggers", "Triggers and their open windows", NoParameters, m.TriggerList, Api.triggers),
+)

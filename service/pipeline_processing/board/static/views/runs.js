@@ -1,0 +1,168 @@
+// Search by agency, run id, state, label and kind of error. The address holds the filters.
+
+import { el } from "../dom.js";
+import { count } from "../format.js";
+import { ACTIVE, empty, FINISHED, loading, panel } from "../parts.js";
+import { foundTable } from "../runs.js";
+import { agencyDurations, applyProgress, newest } from "./overview.js";
+
+const PAGE = 50;
+const STATES = ["queued", ...ACTIVE, ...FINISHED];
+const FILTERS = ["q", "agency_id", "state", "label", "error_kind", "since", "until"];
+
+export default function open({ get, changed, parameters }) {
+  const asked = Object.fromEntries(FILTERS.map((name) => [name, parameters.get(name)]).filter(([, value]) => value));
+  let runs = null;
+  let cursor = null;
+  let loadingMore = false;
+  let durations = {};
+
+  async function load() {
+    const page = await get("runs", { ...query(asked), limit: PAGE });
+    runs = page.runs;
+    cursor = page.next_cursor;
+    changed();
+    await refresh();
+  }
+
+  async function refresh() {
+    durations = await agencyDurations(get, runs);
+    changed();
+  }
+
+  async function more() {
+    if (loadingMore) return;
+    loadingMore = true;
+    changed();
+    try {
+      const page = await get("runs", { ...query(asked), limit: PAGE, cursor });
+      const shown = new Set(runs.map((run) => run.run_id));
+      runs = [...runs, ...page.runs.filter((run) => !shown.has(run.run_id))];
+      cursor = page.next_cursor;
+      await refresh();
+    } finally {
+      loadingMore = false;
+      changed();
+    }
+  }
+
+  return {
+    title: "Runs",
+    load,
+    refresh,
+    ticking: () => runs?.some((run) => ACTIVE.includes(run.state)),
+    act: (action) => action === "more" && more(),
+    on: {
+      run(run) {
+        if (!runs) return;
+        const shown = runs.some(({ run_id }) => run_id === run.run_id);
+        if (shown && !fits(run, asked)) runs = runs.filter(({ run_id }) => run_id !== run.run_id);
+        else if (shown || fits(run, asked)) runs = newest(runs, run, Math.max(PAGE, runs.length));
+      },
+      progress(progress) {
+        applyProgress(
+          runs?.find(({ run_id }) => run_id === progress.run_id),
+          progress,
+        );
+      },
+      overview: () => false,
+    },
+    render() {
+      return el(
+        "div",
+        { "data-key": "runs" },
+        filters(asked),
+        panel(
+          "Found",
+          {
+            wide: true,
+            more:
+              runs && el("span", { class: "quiet" }, cursor ? `the newest ${runs.length}` : count(runs.length, "run")),
+          },
+          found(runs, durations, asked),
+          cursor &&
+            el(
+              "button",
+              { type: "button", class: "more", "data-action": "more", "aria-busy": String(loadingMore) },
+              loadingMore ? "Loading…" : "Load more",
+            ),
+        ),
+      );
+    },
+  };
+}
+
+/** Return the API's parameters. Days are the reader's, and the last one is included. */
+function query(asked) {
+  const { since, until, ...rest } = asked;
+  const day = (value, days) => {
+    const start = new Date(`${value}T00:00`);
+    start.setDate(start.getDate() + days);
+    return start.toISOString();
+  };
+  return { ...rest, since: since && day(since, 0), until: until && day(until, 1) };
+}
+
+/** Whether a run that came in live belongs here. What only the server can tell (text, days) counts as no. */
+function fits(run, asked) {
+  return (
+    !asked.q &&
+    !asked.since &&
+    !asked.until &&
+    !asked.label &&
+    (!asked.agency_id || String(run.agency_id) === asked.agency_id) &&
+    (!asked.state || run.state === asked.state) &&
+    (!asked.error_kind || run.error_kind === asked.error_kind)
+  );
+}
+
+function found(runs, durations, asked) {
+  if (!runs) return loading();
+  if (runs.length) return foundTable(runs, durations);
+  if (Object.keys(asked).length) return empty("No run fits these filters. Remove one, or look further back.");
+  return empty("No run yet. Submit one:", "pipeline-processing submit agency_data_job --agency-id 123");
+}
+
+function filters(asked) {
+  const field = (name, label, attributes) =>
+    el(
+      "div",
+      {},
+      el("label", { for: `filter-${name}` }, label),
+      el("input", { id: `filter-${name}`, name, value: asked[name], autocomplete: "off", ...attributes }),
+    );
+  return el(
+    "form",
+    {
+      class: "filters",
+      role: "search",
+      "aria-label": "Filters",
+      "data-filters": "",
+      "data-key": "filters",
+      "data-keep": "filters", // the reader fills it in
+    },
+    field("q", "Text", { type: "search", placeholder: "run id or agency" }),
+    field("agency_id", "Agency", { inputmode: "numeric", pattern: "[0-9]+" }),
+    el(
+      "div",
+      {},
+      el("label", { for: "filter-state" }, "State"),
+      el(
+        "select",
+        { id: "filter-state", name: "state" },
+        el("option", { value: "" }, "any"),
+        STATES.map((state) => el("option", { value: state, selected: asked.state === state }, state)),
+      ),
+    ),
+    field("label", "Label", { placeholder: "name=value" }),
+    field("error_kind", "Kind of error", { placeholder: "step_failed" }),
+    field("since", "From", { type: "date" }),
+    field("until", "Until", { type: "date" }),
+    el(
+      "div",
+      { class: "buttons" },
+      el("button", { type: "submit" }, "Search"),
+      el("a", { class: "button", href: "#/runs" }, "Clear"),
+    ),
+  );
+}

@@ -1,0 +1,1 @@
+"""Upstream events and schedules → job requests."""

@@ -1,0 +1,96 @@
+"""Requests made of closed windows and of ticks. Equal windows make equal requests, so a repeat makes no second run."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from pipeline_processing.model import JobRequest, ParamValue
+from pipeline_processing.triggers.config import EventTrigger, ScheduleTrigger, Trigger
+
+OLDEST_SINCE = timedelta(days=30)
+"""
+A window with an older event asks for no `since`: the dataset then starts where it does without one. A later `since`
+could leave out rows of that event.
+"""
+
+_DIGITS = 20
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedWindow:
+    """The events of one trigger and agency that make one run. Once it is closed, nothing in it may change."""
+
+    agency_id: int
+    window: str
+    """Tells it from the other windows of its trigger and agency, for good."""
+    earliest: datetime
+    """The time of its earliest event."""
+    closed_at: datetime
+    params: Mapping[str, ParamValue]
+    """Those of its latest event."""
+    events: int
+    traces: Sequence[Mapping[str, str]] = ()
+    """`traceparent` and `tracestate` of its events, or of some of them."""
+
+
+def request_of_window(trigger: EventTrigger, window: ClosedWindow) -> JobRequest:
+    """Return the request of a closed window."""
+    with_since = trigger.since == "event_time" and window.closed_at - window.earliest <= OLDEST_SINCE
+    return _request(
+        trigger,
+        agency_id=window.agency_id,
+        run_id=run_id_of_window(trigger.name, window.agency_id, window.window),
+        params=window.params,
+        since=window.earliest if with_since else None,
+    )
+
+
+def requests_of_tick(trigger: ScheduleTrigger, tick: datetime, *, agencies: Iterable[int]) -> list[JobRequest]:
+    """Return the requests of a tick, one for each agency."""
+    return [
+        _request(
+            trigger,
+            agency_id=agency_id,
+            run_id=f"trigger-{trigger.name}-{agency_id}-{tick:%Y%m%dT%H%M%SZ}",
+            params=trigger.params,
+            since=None,
+        )
+        for agency_id in agencies
+    ]
+
+
+def run_id_of_window(name: str, agency_id: int, window: str) -> str:
+    """Derive a run id from a trigger's name, an agency and a window."""
+    return f"trigger-{name}-{agency_id}-{hashlib.sha256(window.encode()).hexdigest()[:_DIGITS]}"
+
+
+def links(traces: Iterable[Mapping[str, str]]) -> list[Link]:
+    """Return links to the spans that sent the events, for the span of a request. Leaves out invalid ones."""
+    contexts = [
+        trace.get_current_span(_PROPAGATOR.extract(dict(carrier), Context())).get_span_context() for carrier in traces
+    ]
+    by_span = {(context.trace_id, context.span_id): context for context in contexts if context.is_valid}
+    return [Link(context) for context in by_span.values()]
+
+
+def _request(
+    trigger: Trigger, *, agency_id: int, run_id: str, params: Mapping[str, ParamValue], since: datetime | None
+) -> JobRequest:
+    return JobRequest(
+        agency_id=agency_id,
+        run_id=run_id,
+        datasets=trigger.datasets,
+        format=trigger.format,
+        params=dict(params),
+        since=since,
+        labels=dict(trigger.labels),
+        priority=trigger.priority,
+        requested_by=trigger.requester,
+    )

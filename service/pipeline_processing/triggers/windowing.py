@@ -1,0 +1,274 @@
+"""
+Keep the windows of the partitions that this process holds, and ask for runs when they close.
+
+Entries are settled in the order of their log: the requests of closed windows are sent, then the new states are stored,
+and only then are the entries' offsets committed. After a crash, the entries are delivered again, to this process or to
+another one, and make the same requests again, which make no second run.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Protocol, TypeVar
+
+import structlog
+
+from pipeline_processing.aio.asking import Server
+from pipeline_processing.errors import InvalidEvent
+from pipeline_processing.messaging.port import Events, Offsets, Outgoing, Record, Topics
+from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.triggers.other_files import OtherFiles
+from pipeline_processing.triggers.run_requests import RunRequester
+from pipeline_processing.triggers.watermarks import Watermarks
+from pipeline_processing.triggers.windows import (
+    AgencyWindows,
+    Ask,
+    Closing,
+    Happened,
+    apply,
+    due,
+    entry_key,
+    moment_of,
+    read_entry,
+    unread,
+    write_entry,
+)
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_ASK_AGAIN_SECONDS = 10.0
+"""How long to wait for an entry that closes a window before writing another one."""
+
+
+Place = tuple[int, bytes]
+"""Partition and key of a state."""
+
+Tick = Callable[[asyncio.Event], Awaitable[None]]
+"""Something to do twice a second. Gets the event that stops it."""
+
+
+class Reassigned(Exception):
+    """The partitions have another owner now, or may have: nothing was stored."""
+
+
+class WindowTable(Protocol):
+    """States of the partitions that this process holds, by agency."""
+
+    def states(self) -> Mapping[int, Mapping[bytes, bytes]]:
+        """Return partition → key → state."""
+
+    async def store(self, states: Mapping[Place, bytes]) -> None:
+        """Return once the brokers have stored these states. Raises Reassigned."""
+
+
+class Letters(Protocol):
+    """Puts messages aside that can't be used."""
+
+    async def put_aside(self, letters: Sequence[tuple[Record, InvalidEvent]], stop: asyncio.Event) -> None:
+        """Return once they are stored. Raises Stopped if `stop` is set first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryLog:
+    """The log of entries: its topic, and how it is read and written."""
+
+    topic: str
+    reader: Topics
+    """With the consumer group of the processes that keep windows."""
+    events: Events
+
+
+class WindowKeeper:
+    """Applies entries to the windows of the held partitions. Used by one task."""
+
+    def __init__(
+        self,
+        *,
+        entries: EntryLog,
+        requester: RunRequester,
+        letters: Letters,
+        kafka: Server,
+        watermarks: Watermarks,
+        files: OtherFiles,
+        pulse: Pulse,
+    ) -> None:
+        self._log = entries
+        self._requester = requester
+        self._letters = letters
+        self._kafka = kafka
+        self._clock = kafka.clock
+        self._watermarks = watermarks
+        self._files = files
+        self._pulse = pulse
+        self._states: dict[int, dict[bytes, AgencyWindows]] = {}
+        self._open: set[Place] = set()
+        """The states with open windows."""
+        self._next: dict[int, int] = {}
+        """Partition → offset of the next entry to apply."""
+        self._closing: dict[tuple[int, str], float] = {}
+        """Agency and window → when an entry that closes it was written."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process holds the first partition. Of all processes, one does, or for a moment none or two."""
+        return 0 in self._states
+
+    async def hold(self, partitions: Sequence[int], table: WindowTable, stop: asyncio.Event) -> None:
+        """
+        Take over these partitions, and no others, with the states restored from their changelog.
+
+        If the changelog has lost a partition's states, they are rebuilt from the log of entries. Raises Stopped.
+        """
+        committed = await self._ask(lambda: self._log.reader.committed(self._log.topic), stop)
+        ends = await self._ask(lambda: self._log.reader.ends(self._log.topic), stop)
+        self._closing.clear()
+        self._watermarks.forget()
+        self._states = {
+            partition: _restored(table.states().get(partition, {}), end=ends.get(partition, 0))
+            for partition in partitions
+        }
+        self._open = {
+            (partition, key) for partition, held in self._states.items() for key, state in held.items() if state.is_open
+        }
+        self._next = {partition: committed.get(partition, 0) for partition in partitions}
+        lost = {partition: 0 for partition in partitions if not self._states[partition] and self._next[partition]}
+        if lost:
+            await self._rebuild(lost, table, stop)
+
+    async def take(self, records: Sequence[Record], table: WindowTable, stop: asyncio.Event) -> None:
+        """
+        Settle these records of held partitions, in order within each partition.
+
+        Raises Reassigned or Stopped: they are not settled then, or not all.
+        """
+        fresh: list[Record] = []
+        for partition in dict.fromkeys(record.partition for record in records if record.partition in self._states):
+            fresh += await self._fresh(partition, [each for each in records if each.partition == partition], stop)
+        if not fresh:
+            return
+        changed, asks, unreadable = self._applied(fresh)
+        if unreadable:
+            await self._letters.put_aside(unreadable, stop)
+        if asks:
+            messages = self._requester.messages(asks)
+            await self._ask(partial(self._requester.send, messages), stop)
+        await self._store(changed, table, stop)
+        self._next.update((record.partition, record.offset + 1) for record in fresh)
+
+    async def close_due(self, stop: asyncio.Event) -> None:
+        """Write an entry for each window that is due. It closes once that entry is taken. Raises Stopped."""
+        self._files.refresh()
+        now = self._clock.now()
+        states = [(self._states[partition][key], partial(self._read_up_to, partition)) for partition, key in self._open]
+        for topic in {topic for state, read_up_to in states for topic in unread(state, now, read_up_to=read_up_to)}:
+            await self._ask(partial(self._watermarks.advance, topic, self._next), stop)
+        due_now = (entry for state, read_up_to in states for entry in due(state, now, read_up_to=read_up_to))
+        entries = [entry for entry in due_now if self._is_new(entry)]
+        if entries:
+            written = map(write_entry, entries)
+            messages = [Outgoing(topic=self._log.topic, key=key, value=value) for key, value in written]
+            await self._ask(partial(self._log.events.send, messages), stop)
+
+    def _read_up_to(self, partition: int, topic: str) -> datetime:
+        return self._watermarks.of(topic, partition)
+
+    def _is_new(self, closing: Closing) -> bool:
+        """Whether no such entry was written lately."""
+        now, window = self._clock.monotonic(), (closing.agency_id, closing.window)
+        is_new = now - self._closing.get(window, -math.inf) > _ASK_AGAIN_SECONDS
+        if is_new:
+            self._closing[window] = now
+        return is_new
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    async def _fresh(self, partition: int, records: Sequence[Record], stop: asyncio.Event) -> list[Record]:
+        """Return the next records of a partition: without those that were taken, and with those that were skipped."""
+        expected = self._next[partition]
+        fresh = [record for record in records if record.offset >= expected]
+        if fresh and fresh[0].offset > expected:
+            # Faust may skip records of a partition that it has just been given.
+            fresh[:0] = await self._read({partition: expected}, {partition: fresh[0].offset}, stop)
+        return fresh
+
+    def _applied(
+        self, records: Sequence[Record]
+    ) -> tuple[dict[Place, AgencyWindows], list[Ask], list[tuple[Record, InvalidEvent]]]:
+        changed: dict[Place, AgencyWindows] = {}
+        asks: list[Ask] = []
+        unreadable: list[tuple[Record, InvalidEvent]] = []
+        for record in records:
+            try:
+                entry = read_entry(record.value or b"")
+            except ValueError as error:
+                unreadable.append((record, InvalidEvent(f"An entry of the windows' log can't be read: {error}")))
+                continue
+            place = record.partition, entry_key(entry)
+            before = changed.get(place) or self._states[place[0]].get(place[1])
+            before = before or AgencyWindows(agency_id=entry.agency_id)
+            after, ask = apply(before, entry, offset=record.offset, at=moment_of(record.timestamp_ms))
+            if after is not before:
+                changed[place] = after
+            if ask is not None:
+                asks.append(ask)
+            if isinstance(entry, Happened):
+                self._files.saw(entry.triggers_id, moment_of(record.timestamp_ms))
+            else:
+                self._closing.pop((entry.agency_id, entry.window), None)
+        return changed, asks, unreadable
+
+    async def _store(self, changed: Mapping[Place, AgencyWindows], table: WindowTable, stop: asyncio.Event) -> None:
+        if changed:
+            states = {place: state.write() for place, state in changed.items()}
+            await self._ask(lambda: table.store(states), stop)
+        for place, state in changed.items():
+            self._states[place[0]][place[1]] = state
+            (self._open.add if state.is_open else self._open.discard)(place)
+
+    async def _rebuild(self, lost: Offsets, table: WindowTable, stop: asyncio.Event) -> None:
+        """Apply the entries up to the committed offsets again. Their requests were sent before these were committed."""
+        records = await self._read(lost, {partition: self._next[partition] for partition in lost}, stop)
+        changed, _, _ = self._applied(records)
+        await self._store(changed, table, stop)
+        if records:
+            log.warning(
+                "the changelog of windows was lost; they are rebuilt from the log of entries",
+                partitions=sorted(lost),
+                entries=len(records),
+                agencies_with_open_windows=sum(partition in lost for partition, _ in self._open),
+            )
+
+    async def _read(self, start: Offsets, end: Offsets, stop: asyncio.Event) -> list[Record]:
+        """Return the entries of these partitions between these offsets."""
+
+        async def read() -> list[Record]:
+            ends = await self._log.reader.ends(self._log.topic)
+            first, after = {**ends, **start}, {**ends, **end}
+            return [each async for each in self._log.reader.read(self._log.topic, start=first, stop=after)]
+
+        return await self._ask(read, stop)
+
+    async def _ask(self, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+        def beating() -> Awaitable[T]:
+            self._pulse.beat()
+            return call()
+
+        return await self._kafka.ask(beating, by=self, stop=stop)
+
+
+def _restored(stored: Mapping[bytes, bytes], *, end: int) -> dict[bytes, AgencyWindows]:
+    """Parse the states of a partition. `end` is the end of its log."""
+    try:
+        states = {key: AgencyWindows.read(value) for key, value in stored.items()}
+    except ValueError as error:
+        log.error("the changelog of windows can't be read; it counts as lost", error=str(error))
+        return {}
+    if any(state.applied >= end for state in states.values()):
+        log.warning("the log of windows' entries was deleted and recreated; open windows are kept")
+        return {key: state.for_another_log() for key, state in states.items()}
+    return states

@@ -1,0 +1,189 @@
+"""Events become entries or dead letters, and their offsets are committed only then."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pipeline_processing.errors import KafkaUnavailable
+from pipeline_processing.messaging.dead_letters import DeadLetter
+from pipeline_processing.messaging.port import Headers, Outgoing, Record
+from pipeline_processing.requests.dead_letters import DeadLetters
+from pipeline_processing.telemetry.health import Health, Pulse
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.triggers.config import Triggers
+from pipeline_processing.triggers.event_intake import Aside, EventIntake, EventReader
+from pipeline_processing.triggers.process import NeededByTriggers
+from pipeline_processing.triggers.windows import Happened, read_entry
+from tests.memory.broker import MemoryBroker
+from tests.memory.letters import MemoryLetters
+from tests.unit.in_memory import Between, Interposed, refused
+from tests.unit.virtual_clock import VirtualClock, in_virtual_time
+
+EVENTS, ENTRIES, LETTERS = "agencies.events", "entries", "dead-letters"
+TRIGGERS = Triggers.model_validate(
+    {
+        "triggers": [
+            {
+                "name": "updated",
+                "topic": EVENTS,
+                "match": {"type": "agency.updated"},
+                "agency_id": "data.agency_id",
+                "params": {"region": {"from": "data.region", "default": None}},
+                "debounce": {"quiet_for": "10s", "at_most_every": "1m"},
+            },
+            {"name": "all", "topic": EVENTS, "agency_id": "data.agency_id"},
+        ]
+    }
+)
+
+
+class Taking:
+    """An intake of one topic on an in-memory Kafka."""
+
+    def __init__(self, *, topics: tuple[str, ...] = (EVENTS, ENTRIES, LETTERS)) -> None:
+        self.clock = VirtualClock()
+        self.broker = MemoryBroker(clock=self.clock, topics=topics, partitions=1)
+        self.of_kafka = Between()
+        events: Any = Interposed(self.broker, self.of_kafka)
+        self.needed = NeededByTriggers([EVENTS], clock=self.clock)
+        self.pulse = Pulse(EVENTS, clock=self.clock)
+        self.health = Health(pulses=[self.pulse], servers=self.needed)
+        letters = DeadLetters(
+            events=events, topic=LETTERS, store=MemoryLetters(clock=self.clock), clock=self.clock, mask=Mask()
+        )
+        self.intake = EventIntake(
+            subscribe=lambda: self.broker.subscribe(EVENTS),
+            topic_id=lambda: "id",
+            reader=EventReader(TRIGGERS.events, triggers_id="file", entries_topic=ENTRIES, clock=self.clock),
+            events=events,
+            aside=Aside(letters, kafka=self.needed.kafka, history=self.needed.history),
+            pulse=self.pulse,
+            source=self.needed.sources[EVENTS],
+            kafka=self.needed.kafka,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        task = asyncio.create_task(self.intake.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await task
+
+    def send(self, body: object, *, type_: str | None = "agency.updated", headers: Headers = ()) -> Record:
+        attributes = {"specversion": "1.0", "id": "1", "source": "/crm", "type": type_}
+        ce = tuple((f"ce_{name}", text.encode()) for name, text in attributes.items() if text) if type_ else ()
+        value = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.broker.put(Outgoing(topic=EVENTS, key=b"any", value=value, headers=(*ce, *headers)))
+
+    def entries(self) -> list[Happened]:
+        entries = [read_entry(record.value or b"") for record in self.broker.records(ENTRIES)]
+        return [entry for entry in entries if isinstance(entry, Happened)]
+
+    async def committed(self) -> int:
+        return sum((await self.broker.committed(EVENTS)).values())
+
+
+@in_virtual_time
+async def test_an_event_becomes_an_entry_for_each_trigger_that_it_matches() -> None:
+    """Keyed by agency, with a request of its own, its place and its trace."""
+    taking = Taking()
+    async with taking.running():
+        trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+        taking.send({"agency_id": 7, "region": "eu"}, headers=(("traceparent", trace.encode()),))
+        taking.send({"agency_id": 8}, type_=None)
+        await taking.clock.sleep(1)
+
+    updated, every, plain = taking.entries()
+    assert (updated.trigger, every.trigger, plain.trigger) == ("updated", "all", "all")
+    assert updated.pace is not None
+    assert (updated.pace.quiet_for, updated.pace.at_latest_after, updated.pace.at_most_every) == (10, 100, 60)
+    assert every.pace is None
+    assert updated.request.params == {"region": "eu"}
+    assert updated.origin.model_dump() == {"topic": EVENTS, "topic_id": "id", "partition": 0, "offset": 0}
+    assert updated.trace["traceparent"] == trace
+    assert updated.triggers_id == "file"
+    assert [record.key for record in taking.broker.records(ENTRIES)] == [b"7", b"7", b"8"]
+    assert await taking.committed() == 2
+
+
+@in_virtual_time
+async def test_bad_events_are_put_aside_and_stop_nobody() -> None:
+    """Untouched, with all headers, and the reason `invalid_event`."""
+    taking = Taking()
+    async with taking.running():
+        bad = [
+            taking.send(b"{", headers=(("x", b"1"), ("x", None))),
+            taking.send({"id": 7}),
+            taking.send({"agency_id": "x"}),
+            taking.send({"agency_id": 7, "region": "x" * 100_000}),
+            taking.send(b'{"agency_id": 7, "more": "' + b"x" * 1_200_000 + b'"}'),
+        ]
+        taking.broker.max_message_bytes = 10_000_000
+        taking.send({"agency_id": 7})
+        await taking.clock.sleep(1)
+
+    found = [DeadLetter.of(record) for record in taking.broker.records(LETTERS)]
+    assert [letter.reason for letter in found if letter] == ["invalid_event"] * len(bad)
+    assert [letter.original(timestamp_ms=0) for letter in found if letter] == bad
+    assert len(taking.entries()) == 2
+    assert await taking.committed() == len(bad) + 1
+
+
+@in_virtual_time
+async def test_nothing_is_committed_before_it_is_stored() -> None:
+    """After an outage, the event is delivered again, or sent again."""
+    taking = Taking()
+    taking.of_kafka.on_next("send", refused(KafkaUnavailable("no route")))
+    async with taking.running():
+        taking.send({"agency_id": 7})
+        await taking.clock.sleep(0.5)
+        assert await taking.committed() == 0
+        await taking.clock.sleep(5)
+
+    assert len(taking.entries()) == 2
+    assert await taking.committed() == 1
+
+
+@in_virtual_time
+async def test_a_missing_topic_is_waited_for() -> None:
+    """The readiness names it; it may come, go, and come back."""
+    taking = Taking(topics=(ENTRIES, LETTERS))
+    taking.health.state = "serving"
+    async with taking.running():
+        await taking.clock.sleep(5)
+        assert [problem for problem in taking.health.not_ready() if EVENTS in problem]
+        taking.broker.create(EVENTS)
+        await taking.clock.sleep(5)
+        assert taking.health.not_ready() == []
+        taking.send({"agency_id": 7})
+        await taking.clock.sleep(5)
+        taking.broker.delete(EVENTS)
+        await taking.clock.sleep(5)
+        assert taking.health.not_ready() != []
+        taking.broker.create(EVENTS)
+        taking.send({"agency_id": 8})
+        await taking.clock.sleep(5)
+
+    assert [entry.agency_id for entry in taking.entries()] == [7, 7, 8, 8]
+
+
+@in_virtual_time
+async def test_a_repeated_event_without_debounce_is_the_same_run() -> None:
+    """Its sender sent it twice: the run id comes from its source and id."""
+    taking = Taking()
+    async with taking.running():
+        taking.send({"agency_id": 7})
+        taking.send({"agency_id": 7})
+        await taking.clock.sleep(1)
+
+    of_all = [entry.request.run_id for entry in taking.entries() if entry.trigger == "all"]
+    of_updated = [entry.request.run_id for entry in taking.entries() if entry.trigger == "updated"]
+    assert len(set(of_all)) == 1
+    assert len(set(of_updated)) == 2

@@ -1,0 +1,98 @@
+"""Requests of windows and ticks: what they ask for, and that equal windows ask the same."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from pipeline_processing.model import RunId
+from pipeline_processing.triggers.config import EventTrigger, ScheduleTrigger
+from pipeline_processing.triggers.job_requests import (
+    OLDEST_SINCE,
+    ClosedWindow,
+    links,
+    request_of_window,
+    requests_of_tick,
+    run_id_of_window,
+)
+from tests.properties import examples
+
+NOW = datetime(2026, 1, 18, 12, tzinfo=UTC)
+TRACE, SPAN = "6f1c0a9d27b84e53a1d2c3b4e5f60718", "a1b2c3d4e5f60718"
+RUN_ID: TypeAdapter[str] = TypeAdapter(RunId)
+
+
+def trigger(**changes: Any) -> EventTrigger:
+    return EventTrigger.model_validate({"name": "t", "topic": "x", "agency_id": "key", "since": None, **changes})
+
+
+def window(**changes: Any) -> ClosedWindow:
+    fields = {"agency_id": 7, "window": "w", "earliest": NOW - timedelta(hours=1), "closed_at": NOW, "params": {}}
+    return ClosedWindow(**{**fields, "events": 3, **changes})
+
+
+def test_a_window_asks_for_what_its_trigger_says() -> None:
+    """Datasets, format, params, priority and who asks."""
+    asked = request_of_window(
+        trigger(datasets=["records"], format="csv", priority=5, since="event_time", labels={"team": "b"}),
+        window(params={"region": "eu"}),
+    )
+    assert asked.model_dump(mode="json", exclude_defaults=True) == {
+        "agency_id": 7,
+        "run_id": run_id_of_window("t", 7, "w"),
+        "datasets": ["records"],
+        "format": "csv",
+        "params": {"region": "eu"},
+        "since": "2026-01-18T11:00:00Z",
+        "labels": {"team": "b"},
+        "priority": 5,
+        "requested_by": "trigger:t",
+    }
+
+
+@pytest.mark.parametrize(
+    ("since", "age", "sent"),
+    [
+        (None, timedelta(hours=1), False),
+        ("event_time", timedelta(hours=1), True),
+        ("event_time", OLDEST_SINCE, True),
+        ("event_time", OLDEST_SINCE + timedelta(seconds=1), False),
+        ("event_time", timedelta(days=9999), False),
+    ],
+)
+def test_a_very_late_event_sets_no_since(since: Any, age: timedelta, sent: bool) -> None:
+    """The dataset starts where it does without one."""
+    asked = request_of_window(trigger(since=since), window(earliest=NOW - age))
+    assert asked.since == (NOW - age if sent else None)
+
+
+@examples(100)
+@given(st.text(max_size=50), st.text(max_size=50), st.integers(1, 2**63 - 1))
+def test_run_ids_are_equal_for_equal_windows_only(one: str, other: str, agency_id: int) -> None:
+    """And each is a run id."""
+    first, second = (RUN_ID.validate_python(run_id_of_window("n" * 64, agency_id, each)) for each in (one, other))
+    assert (first == second) == (one == other)
+
+
+def test_a_tick_asks_for_each_agency() -> None:
+    """The run ids say when, in UTC."""
+    nightly = ScheduleTrigger.model_validate(
+        {"name": "nightly", "schedule": {"cron": "0 3 * * *", "agencies": [1, 2]}, "params": {"kind": "full"}}
+    )
+    asked = requests_of_tick(nightly, datetime(2026, 1, 18, 2, tzinfo=UTC), agencies=[1, 2])
+    assert [each.run_id for each in asked] == [
+        "trigger-nightly-1-20260118T020000Z",
+        "trigger-nightly-2-20260118T020000Z",
+    ]
+    assert {each.requested_by for each in asked} == {"trigger:nightly"}
+    assert asked[0].params == {"kind": "full"}
+
+
+def test_links_lead_to_the_events_spans() -> None:
+    """Each once; an event without a valid trace has none."""
+    carrier = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "a=b"}
+    (link,) = links([carrier, {}, {"traceparent": "nonsense"}, carrier])
+    assert (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}") == (TRACE, SPAN)
