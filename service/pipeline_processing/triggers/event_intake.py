@@ -23,8 +23,8 @@ from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import run_id_of_place
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.triggers.config import Debounce, EventTrigger
-from pipeline_processing.triggers.events import Occurrence, occurrences
 from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window
+from pipeline_processing.triggers.matching import Occurrence, occurrences
 from pipeline_processing.triggers.windows import Happened, Origin, Pace, write_entry
 
 log = structlog.get_logger(__name__)
