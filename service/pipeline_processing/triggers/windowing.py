@@ -119,8 +119,8 @@ class WindowKeeper:
 
         If the changelog has lost a partition's states, they are rebuilt from the log of entries. Raises Stopped.
         """
-        committed = await self._ask(lambda: self._log.reader.committed(self._log.topic), stop)
-        ends = await self._ask(lambda: self._log.reader.ends(self._log.topic), stop)
+        committed = await self._ask(partial(self._log.reader.committed, self._log.topic), stop)
+        ends = await self._ask(partial(self._log.reader.ends, self._log.topic), stop)
         self._closing.clear()
         self._watermarks.forget()
         self._states = {
@@ -154,6 +154,15 @@ class WindowKeeper:
             await self._ask(partial(self._requester.send, messages), stop)
         await self._store(changed, table, stop)
         self._next.update((record.partition, record.offset + 1) for record in fresh)
+
+    def holds(self, partition: int) -> bool:
+        """Whether this process holds that partition."""
+        return partition in self._states
+
+    async def lag(self, stop: asyncio.Event) -> int:
+        """Return how many entries of the held partitions are yet to be taken. Raises Stopped."""
+        ends = await self._ask(partial(self._log.reader.ends, self._log.topic), stop)
+        return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self._next.items())
 
     async def close_due(self, stop: asyncio.Event) -> None:
         """Write an entry for each window that is due. It closes once that entry is taken. Raises Stopped."""
