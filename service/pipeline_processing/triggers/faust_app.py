@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faust
+import faust.transport.drivers.aiokafka  # here, as Faust would import it in the event loop, which takes long
 import structlog
 from faust.exceptions import ProducerSendError
 
