@@ -37,6 +37,8 @@ class Asked:
     query: Mapping[str, str]
     headers: CIMultiDictProxy[str]
     host: str
+    method: str = "GET"
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,15 @@ class UpstreamApi:
         self._handlers[path] = handler if callable(handler) else lambda asked: handler
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = Asked(request.raw_path, request.path, dict(request.query), request.headers, request.host)
+        asked = Asked(
+            request.raw_path,
+            request.path,
+            dict(request.query),
+            request.headers,
+            request.host,
+            request.method,
+            await request.read(),
+        )
         self.asked.append(asked)
         for fault in self.faults:
             if (reply := fault(asked)) is not None:

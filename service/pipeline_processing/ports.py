@@ -114,6 +114,26 @@ class Answer(Protocol):
         """Read up to `size` bytes, or all if -1; empty at the end. Raises UpstreamUnavailable if that fails."""
 
 
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """The answer to a POST request. `retry_after` is in seconds, if the server gave any."""
+
+    status: int
+    retry_after: float | None = None
+
+
+class Poster(Protocol):
+    """Sends POST requests to other services."""
+
+    async def post(self, url: str, body: bytes, *, headers: Mapping[str, str], shown_as: str) -> Posted:
+        """
+        Send one request, and return any answer. Redirects aren't followed: one could lead to an internal address.
+
+        Messages show `shown_as` instead of the URL, which may contain secrets. Raises UpstreamUnavailable without an
+        answer within 10 s.
+        """
+
+
 class Services(Protocol):
     """External services that steps may use."""
 

@@ -15,10 +15,12 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers
+from pipeline_processing.http.signatures import message_id, signature
 from tests.acceptance.fault_proxy import LOOPBACK, SLOW_DOWN, FaultProxy
 from tests.acceptance.gate import Gate
 from tests.acceptance.kafka_side import Message, Messages
 from tests.acceptance.published_messages import valid_as
+from tests.acceptance.running_api import running_api
 from tests.acceptance.service import (
     HUGE,
     JOB,
@@ -35,10 +37,12 @@ from tests.acceptance.service import (
     valid,
 )
 from tests.acceptance.shared_serve import Shared, says_what_the_history_says, shared_serve
+from tests.upstream_api import Asked, Reply, UpstreamApi
 from tests.watching import eventually
 
 ERROR_KINDS = json.loads((SCHEMAS / "error-kinds.json").read_text())
 MAX_ATTEMPTS = 3
+WEBHOOK_KEY = "0123456789abcdef"
 
 DOCUMENTS = (
     "SELECT id, repeat(md5(title), width) AS body, "
@@ -69,11 +73,20 @@ def source(servers: EmbeddedServers) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture(scope="module")
+def receiver() -> Iterator[UpstreamApi]:
+    """The server of a webhook."""
+    with running_api() as api:
+        api.on("/hooks", b"")
+        yield api
+
+
+@pytest.fixture(scope="module")
 def shared(
     new_service: NewService,
     kafka: KafkaServer,
     s3: FaultProxy,
     source: FaultProxy,
+    receiver: UpstreamApi,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Shared]:
     """A `serve` that works on one run at a time. Agencies without rows fail."""
@@ -91,6 +104,8 @@ def shared(
             "PIPELINE_S3__ENDPOINT_URL": f"http://{LOOPBACK}:{s3.port}",
             "PIPELINE_WORKER__CONCURRENCY": "1",
             "PIPELINE_WORKER__MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+            "PIPELINE_WEBHOOKS__BILLING__URL": receiver.url("/hooks"),
+            "PIPELINE_WEBHOOKS__BILLING__KEY": WEBHOOK_KEY,
         }
         with shared_serve(service, kafka, job=job, env=env) as opened:
             yield opened
@@ -565,3 +580,32 @@ def test_progress(shared: Shared) -> None:
         # One more than full seconds, and one for a first that was a moment late.
         assert len(messages) <= seconds + 2, [message.timestamp_ms for message in messages]
         assert len({message.header("ce_id") for message in messages}) == len(messages)
+
+
+def test_a_webhook_gets_the_same_event_until_it_accepts_it(shared: Shared, receiver: UpstreamApi) -> None:
+    """The bytes of the Kafka event, signed; the history tells when it was delivered. `redeliver` sends it again."""
+    run_id = new_id("hook")
+
+    def posted() -> list[Asked]:
+        return [asked for asked in receiver.asked if asked.headers["ce-id"] == f"{run_id}:succeeded"]
+
+    def refused_once(asked: Asked) -> Reply | None:
+        return Reply(status=500) if posted() == [asked] else None
+
+    def delivery() -> dict[str, Any]:
+        (only,) = json.loads(shared.service.cli("history", "--run-id", run_id, "--json").stdout)["webhooks"]
+        return dict(only)
+
+    receiver.faults.append(refused_once)
+    shared.messages.send({"agency_id": SMALL, "run_id": run_id})
+    event = shared.wait_for_event(run_id)
+    eventually(lambda: delivery()["state"] == "delivered", 60)
+
+    known = delivery()
+    assert (known["webhook"], known["tries"], known["last_status"]) == ("billing", 2, 200)
+    assert shared.service.cli("webhooks", "redeliver", run_id).returncode == 0
+    eventually(lambda: len(posted()) == 3, 30)
+    for asked in posted():
+        id_, sent_at = asked.headers["webhook-id"], asked.headers["webhook-timestamp"]
+        assert (asked.method, asked.body, id_) == ("POST", event.value, message_id(f"{run_id}:succeeded"))
+        assert asked.headers["webhook-signature"] == signature(id_, sent_at, asked.body, key=WEBHOOK_KEY.encode())

@@ -6,7 +6,7 @@ import pipeline_processing.app.one_run  # noqa: F401  makes every error class kn
 from pipeline_processing import errors
 from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
 from pipeline_processing.published.schemas import error_kinds
-from pipeline_processing.settings.keys import ALL_SETTINGS, NAMED_SECRETS, variable_of
+from pipeline_processing.settings.keys import ALL_SETTINGS, NAMED, SettingKey, variable_of
 from pipeline_processing.settings.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -16,13 +16,18 @@ def settings_table() -> str:
     """One row a setting."""
     lines = ["| variable | meaning | default |", "|---|---|---|"]
     for key in ALL_SETTINGS:
-        named = key.path == (NAMED_SECRETS,)
-        variable = variable_of(key.path) + ("__…" if named else "")
+        variable = variable_of(key.path)
         secret = f" Secret: also from a file, by `{variable}_FILE`." if key.secret else ""
-        default = None if named else key.displayed(Settings())
+        default = _default(key)
         shown = "none" if default is None else f"`{default}`"
         lines.append(f"| `{variable}` | {key.field.description}{secret} | {shown} |")
     return "\n".join(lines)
+
+
+def _default(key: SettingKey) -> str | None:
+    if key.path not in NAMED:
+        return key.displayed(Settings())
+    return ",".join(key.field.default) if isinstance(key.field.default, tuple) else None
 
 
 def errors_table() -> str:

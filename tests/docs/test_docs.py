@@ -12,6 +12,7 @@ import typer
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, load_job_config
 from pipeline_processing.cli.main import app
+from pipeline_processing.http.signatures import signature_headers
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.plugins import BUILT_IN, DESTINATIONS, SOURCES, STEPS, plugin
@@ -67,6 +68,22 @@ def test_links_lead_to_a_heading(page: Path) -> None:
         text = (page.parent / target if target else page).read_text("utf-8")
         headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
         assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], (target, anchor)
+
+
+def test_the_signature_of_a_webhook_can_be_verified_as_documented() -> None:
+    """With the function of messages.md. Another key, another body and an old message are refused."""
+    (code,) = [block for block in blocks(DOCS / "messages.md", "python") if "def verify" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    verify, key, body = names["verify"], b"0123456789abcdef", b'{"run_id": "r"}'
+    headers = signature_headers("r:failed", body, key=key, at=datetime.now(UTC))
+
+    verify(headers, body, key)
+    for wrong in ((headers, body + b" ", key), (headers, body, key + b"0")):
+        with pytest.raises(ValueError, match="not signed"):
+            verify(*wrong)
+    with pytest.raises(ValueError, match="old"):
+        verify(signature_headers("r:failed", body, key=key, at=datetime(2026, 1, 18, tzinfo=UTC)), body, key)
 
 
 def test_requests_are_valid() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -17,14 +17,17 @@ from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
 from pipeline_processing.serving.serve import Parts
 from pipeline_processing.serving.serve import Service as Serve
+from pipeline_processing.serving.webhooks import Webhook, Webhooks, WebhookSender
 from pipeline_processing.serving.worker import Worker
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.memory.broker import MemoryBroker
 from tests.memory.letters import MemoryLetters
+from tests.memory.receivers import MemoryReceivers
 from tests.unit.in_memory import CONFIG_ID, Between, Interposed, Service, interposed
 
+WEBHOOK_KEY = b"0123456789abcdef"
 REQUESTS, COMPLETIONS, PROGRESS, DEAD_LETTERS = TOPICS = ("requests", "completions", "progress", "dead-letters")
 
 
@@ -34,7 +37,15 @@ class Served:
     `send`, and to `poll`, `commit` and `lag` of the group's member.
     """
 
-    def __init__(self, *, drain_seconds: float = 60.0, concurrency: int = 4, may_create: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        drain_seconds: float = 60.0,
+        concurrency: int = 4,
+        may_create: bool = True,
+        webhooks: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """`webhooks` maps names to states; their URLs are https://NAME.example/."""
         self.service = Service()
         self.clock = self.service.clock
         self.broker = MemoryBroker(clock=self.clock, topics=TOPICS, creates=TOPICS, may_create=may_create)
@@ -56,6 +67,22 @@ class Served:
             pulse=self.pulses["outbox"],
             servers=self.servers,
         )
+        self.receivers = MemoryReceivers(clock=self.clock)
+        self.webhooks = Webhooks(
+            [
+                WebhookSender(
+                    Webhook(name, url=f"https://{name}.example/", key=WEBHOOK_KEY, states=states),
+                    deliveries=runs.deliveries,
+                    poster=self.receivers,
+                    clock=self.clock,
+                    history=self.history,
+                    health=self.health,
+                    mask=Mask(),
+                )
+                for name, states in (webhooks or {}).items()
+            ],
+            deliveries=runs.deliveries,
+        )
         self.worker = Worker(
             executor=self.service.first,
             concurrency=concurrency,
@@ -63,7 +90,7 @@ class Served:
             clock=self.clock,
             pulse=self.pulses["worker"],
             history=self.history,
-            on_ended=lambda run_id: self.outbox.wake(),
+            on_ended=self._ended,
         )
         self.intake = Intake(
             subscribe=self._subscribe,
@@ -77,7 +104,9 @@ class Served:
         )
         progress = ProgressEvents(events=events, topic=PROGRESS, clock=self.clock)
         self.whole = Serve(
-            parts=Parts(intake=self.intake, worker=self.worker, outbox=self.outbox, progress=progress),
+            parts=Parts(
+                intake=self.intake, worker=self.worker, outbox=self.outbox, progress=progress, webhooks=self.webhooks
+            ),
             runs=runs,
             path=self.service.first.path,
             topics=self.broker,
@@ -85,6 +114,10 @@ class Served:
             servers=self.servers,
             health=self.health,
         )
+
+    def _ended(self, run_id: str) -> None:
+        self.outbox.wake()
+        self.webhooks.wake()
 
     def _accepted(self) -> None:
         self.worker.wake()
@@ -106,6 +139,10 @@ class Served:
     def taking(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
         """Only the intake."""
         return self._running(self.intake.run(self.stop))
+
+    def notifying(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        """Only the webhooks."""
+        return self._running(self.webhooks.run(self.stop))
 
     def announcing(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
         """Only the outbox."""

@@ -11,6 +11,8 @@ from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
 from pipeline_processing.app.isolated import IsolatedAttempt
+from pipeline_processing.http.posting import HttpPoster
+from pipeline_processing.http.signatures import signing_key
 from pipeline_processing.messaging.kafka.incarnation import Incarnation
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.lasting_events import LastingEvents
@@ -21,14 +23,15 @@ from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
 from pipeline_processing.serving.serve import Parts, Service
+from pipeline_processing.serving.webhooks import Webhook, Webhooks, WebhookSender
 from pipeline_processing.serving.worker import Worker, leave_seconds
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.web.health import health_server
 
-_OTHER_CONNECTIONS = 4
-"""Connections to the history besides one per run: intake, outbox, claims, and one to spare."""
+_OTHER_CONNECTIONS = 5
+"""Connections to the history besides one per run: intake, outbox, claims, webhooks, and one to spare."""
 
 
 @asynccontextmanager
@@ -60,11 +63,32 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
             pulse=pulses["outbox"],
             servers=servers,
         )
+        webhooks = Webhooks(
+            [
+                WebhookSender(
+                    Webhook(
+                        name,
+                        url=webhook.url.get_secret_value(),
+                        key=signing_key(webhook.key.get_secret_value()),
+                        states=webhook.states,
+                    ),
+                    deliveries=runs.deliveries,
+                    poster=await stack.enter_async_context(HttpPoster(clock=clock)),
+                    clock=clock,
+                    history=servers.history,
+                    health=health,
+                    mask=mask,
+                )
+                for name, webhook in settings.webhooks.items()
+            ],
+            deliveries=runs.deliveries,
+        )
         progress = ProgressEvents(events=sender, topic=settings.kafka.progress_topic, clock=clock)
 
         def ended(run_id: str) -> None:
             progress.forget(run_id)
             outbox.wake()
+            webhooks.wake()
 
         worker = Worker(
             executor=Executor(
@@ -112,7 +136,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
             on_accepted=accepted,
         )
         yield Service(
-            parts=Parts(intake=intake, worker=worker, outbox=outbox, progress=progress),
+            parts=Parts(intake=intake, worker=worker, outbox=outbox, progress=progress, webhooks=webhooks),
             runs=runs,
             path=path,
             topics=topics_client,

@@ -20,17 +20,23 @@ from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import Outgoing, RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.settings.settings import KafkaSettings, Settings
+from pipeline_processing.sources.postgres.agency_ids import PostgresAgencyIds
+from pipeline_processing.sources.postgres.source import source_database
 from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.triggers.config import Triggers
+from pipeline_processing.triggers.config import AgencyQuery, Triggers
 from pipeline_processing.triggers.event_intake import Aside, EventIntake, EventReader
 from pipeline_processing.triggers.faust_app import FaustLog, changelog_of
 from pipeline_processing.triggers.other_files import OtherFiles
 from pipeline_processing.triggers.process import NeededByTriggers, TriggersProcess
 from pipeline_processing.triggers.run_requests import RunRequester
+from pipeline_processing.triggers.scheduler import AgencyIds, Scheduler
 from pipeline_processing.triggers.watermarks import Watermarks
 from pipeline_processing.triggers.windowing import EntryLog, WindowKeeper
 from pipeline_processing.web.health import health_server
+
+_QUERIES = 2
+"""How many queries of schedules run at once."""
 
 
 @asynccontextmanager
@@ -96,8 +102,18 @@ async def triggers_process(
                 kafka=needed.kafka,
             )
 
+        scheduler = Scheduler(
+            triggers.schedules,
+            agency_ids=await _agency_ids(settings, triggers, stack),
+            leads=lambda: keeper.leads,
+            triggers_id=triggers_id,
+            entries_topic=entries,
+            events=events,
+            source=needed.agencies,
+            kafka=needed.kafka,
+        )
         yield TriggersProcess(
-            intakes=[intake(topic) for topic in triggers.topics],
+            writers=[*map(intake, triggers.topics), scheduler],
             windows=FaustLog(
                 connection=Connection.of(settings.kafka),
                 app_id=app_id,
@@ -134,6 +150,14 @@ def entries_topic(kafka: KafkaSettings) -> str:
 def identity_of(triggers: Triggers) -> str:
     """Return what tells a triggers file from another one."""
     return hashlib.sha256(triggers.model_dump_json().encode()).hexdigest()[:12]
+
+
+async def _agency_ids(settings: Settings, triggers: Triggers, stack: AsyncExitStack) -> AgencyIds | None:
+    """Open the source database if a schedule has a query. Raises SettingsError if none is configured."""
+    if not any(isinstance(each.schedule.agencies, AgencyQuery) for each in triggers.schedules):
+        return None
+    database = source_database(settings.require_source_dsn(), connections=_QUERIES)
+    return PostgresAgencyIds(database=await stack.enter_async_context(database))
 
 
 async def _letter_store(settings: Settings, stack: AsyncExitStack) -> KeepsLetters:

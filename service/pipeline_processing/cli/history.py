@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from pipeline_processing.terminal import render
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
+    from pipeline_processing.runs.deliveries import Delivery
     from pipeline_processing.runs.run_filter import RunFilter
 
 DEFAULT_LIMIT = 50
@@ -86,7 +88,7 @@ async def _runs(wanted: RunFilter, *, limit: int) -> list[Run]:
         return await runs.history.newest(wanted, limit=limit)
 
 
-async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]]:
+async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt], Sequence[Delivery]]:
     from pipeline_processing.app.one_run import history as run_store
     from pipeline_processing.errors import RunUnknown
 
@@ -94,14 +96,23 @@ async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]
         run = await runs.history.get(run_id)
         if run is None:
             raise RunUnknown(run_id)
-        return run, await runs.history.datasets(run_id), await runs.history.attempts(run_id)
+        datasets, attempts = await runs.history.datasets(run_id), await runs.history.attempts(run_id)
+        return run, datasets, attempts, await runs.deliveries.of_run(run_id)
 
 
-def _print_run(run: Run, datasets: list[DatasetCounts], attempts: list[Attempt], *, as_json: bool) -> None:
+def _print_run(
+    run: Run,
+    datasets: list[DatasetCounts],
+    attempts: list[Attempt],
+    deliveries: Sequence[Delivery],
+    *,
+    as_json: bool,
+) -> None:
     if as_json:
         counts = [dataset.model_dump(mode="json") for dataset in datasets]
         tries = [attempt.model_dump(mode="json", exclude={"run_id"}) for attempt in attempts]
-        render.print_object(render.run_object(run) | {"datasets": counts, "attempts": tries})
+        webhooks = [delivery.model_dump(mode="json", exclude={"run_id"}) for delivery in deliveries]
+        render.print_object(render.run_object(run) | {"datasets": counts, "attempts": tries, "webhooks": webhooks})
         return
     typer.echo(render.run_details(run))
     if datasets:
@@ -110,3 +121,6 @@ def _print_run(run: Run, datasets: list[DatasetCounts], attempts: list[Attempt],
     if attempts:
         typer.echo()
         render.print_table(render.ATTEMPT_COLUMNS, map(render.attempt_line, attempts))
+    if deliveries:
+        typer.echo()
+        render.print_table(render.DELIVERY_COLUMNS, map(render.delivery_line, deliveries))

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline_processing.cli import config, dead_letters, triggers
+from pipeline_processing.cli import config, dead_letters, triggers, webhooks
 from pipeline_processing.cli.board import board
 from pipeline_processing.cli.cancel import cancel
 from pipeline_processing.cli.context import current_mask, new_mask
@@ -45,6 +45,7 @@ for command in (run, serve, submit, replay, history, cancel, board, gc, migrate,
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(config.app, name="config")
 app.add_typer(triggers.app, name="triggers")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def _print_version(wanted: bool) -> None:

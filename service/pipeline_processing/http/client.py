@@ -173,7 +173,7 @@ class HttpUpstream:
     ) -> PipelineError:
         wait = None
         if response.status in (429, 503):
-            wait = retry_after(response.headers.get("Retry-After"), now=_time_there(response) or self._clock.now())
+            wait = retry_after(response.headers.get("Retry-After"), now=time_there(response) or self._clock.now())
         if wait is not None:
             if wait > LONGEST_WAIT_SECONDS:
                 return LongWait(shown_as, seconds=wait, limit=LONGEST_WAIT_SECONDS)
@@ -217,7 +217,7 @@ def redirected(url: str, location: str, *, shown_as: str) -> str:
     return to
 
 
-def _time_there(response: aiohttp.ClientResponse) -> datetime | None:
+def time_there(response: aiohttp.ClientResponse) -> datetime | None:
     """Return the API's time from its Date header. The API's dates refer to its clock, which may differ from ours."""
     return _moment(response.headers.get("Date"))
 

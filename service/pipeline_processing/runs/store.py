@@ -17,6 +17,7 @@ from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.completions import OutboxEvent
+from pipeline_processing.runs.deliveries import RunDeliveries
 from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
 
 # -- what goes in and comes out ------------------------------------------------------------------
@@ -299,3 +300,4 @@ class RunStore:
     history: RunHistory
     leftovers: RunLeftovers
     outbox: RunOutbox
+    deliveries: RunDeliveries

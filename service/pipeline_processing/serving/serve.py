@@ -22,6 +22,7 @@ from pipeline_processing.runs.store import RunStore
 from pipeline_processing.serving.intake import Intake
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
+from pipeline_processing.serving.webhooks import Webhooks
 from pipeline_processing.serving.worker import Worker
 from pipeline_processing.telemetry.health import Health, Servers
 
@@ -48,6 +49,7 @@ class Parts:
     worker: Worker
     outbox: Outbox
     progress: ProgressEvents
+    webhooks: Webhooks
 
 
 class Service:
@@ -89,6 +91,7 @@ class Service:
             working = group.create_task(self._parts.worker.run(stop, hurry))
             group.create_task(self._parts.outbox.run(out))
             group.create_task(self._parts.progress.run(out))
+            group.create_task(self._parts.webhooks.run(out))
             group.create_task(self._watch_others(out))
             self._health.state = "serving"
             if once:
@@ -97,13 +100,17 @@ class Service:
             self._health.state = "stopping"
             log.info("stopping")
             await asyncio.wait((taking, working))
-            out.set()  # last, so that the last runs' events are sent, too
+            out.set()  # last, so that the last runs' events are sent and POSTed, too
         log.info("stopped")
 
     async def _verify(self, stop: asyncio.Event, *, within: float) -> None:
-        """Check that the history is set up and that the destinations belong to this installation. Raises Stopped."""
+        """
+        Check that the history is set up and that the destinations belong to this installation, and store the webhooks
+        before any run finishes. Raises Stopped.
+        """
         history, destination = self._servers.history, self._servers.destination
         installation = await self._ask(history, self._runs.history.installation_id, stop, within=within)
+        await self._ask(history, self._parts.webhooks.configure, stop, within=within)
         verify = self._path.destinations.verify_installation
         await self._ask(destination, lambda: verify(installation), stop, within=within)
 
@@ -116,7 +123,7 @@ class Service:
             except HistoryUnavailable:
                 pass  # the other parts log it
             else:
-                self._health.notes = [_OTHERS.format(waiting)] if waiting else []
+                self._health.note("other job configs", _OTHERS.format(waiting) if waiting else None)
                 if waiting and not before:
                     log.warning(_OTHERS.format(waiting))
             await first_of(stop, seconds=_OTHERS_SECONDS)
@@ -129,6 +136,8 @@ class Service:
             while not await self._ask(kafka, lambda: self._accepted(ends), stop):
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
             while not await self._ask(history, lambda: self._runs.queue.idle(config_id=self._path.config_id), stop):
+                await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
+            while not await self._ask(history, self._parts.webhooks.done_for_now, stop):
                 await first_of(stop, seconds=_ONCE_LOOK_SECONDS)
         except Stopped:
             return

@@ -1,7 +1,7 @@
 """
 All settings, derived from the models: variable, whether it is a secret, how it is displayed.
 
-Secrets named by users also have paths, such as `("secrets", "crm_token")`, but aren't listed.
+Users name secrets and webhooks. The settings of these are listed once, with `ANY` in place of the name.
 """
 
 import re
@@ -16,10 +16,12 @@ from pipeline_processing.settings.settings import Section, Settings
 
 PREFIX = "PIPELINE_"
 MASK = "********"
+ANY = "…"
+"""Stands for a name that users choose."""
 NAMED_SECRETS = "secrets"
-"""The section of secrets named by users."""
+WEBHOOKS = "webhooks"
 NAME_RULE = "a lower-case letter, then up to 62 lower-case letters, digits and `_`, without `_file` at its end"
-_SECRET_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}(?<!_file)")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}(?<!_file)")
 _FILE = "_file"
 
 SettingPath = tuple[str, ...]
@@ -38,11 +40,15 @@ class SettingKey:
     def secret(self) -> bool:
         return _holds_secret(self.field.annotation)
 
-    def displayed(self, settings: Settings) -> str | None:
-        """Return the value for display, as a user would write it, masked if secret; None if it isn't set."""
+    def displayed(self, settings: Settings, *, name: str = "") -> str | None:
+        """
+        Return the value for display, as a user would write it, masked if secret; None if it isn't set.
+
+        `name` replaces `ANY`.
+        """
         value: Any = settings
         for attribute in self.attributes:
-            value = getattr(value, attribute)
+            value = value[name] if attribute == ANY else getattr(value, attribute)
         match value:
             case None:
                 return None
@@ -66,15 +72,37 @@ def variable_of(path: SettingPath) -> str:
 def path_of(variable: str) -> SettingPath:
     """The inverse of `variable_of`, ignoring case."""
     first, *rest = variable[len(PREFIX) :].lower().split("__")
-    # Users choose the names of secrets, which may contain two underscores as well.
-    return (first, "__".join(rest)) if first == NAMED_SECRETS and rest else (first, *rest)
+    # Names that users choose may contain two underscores as well.
+    if first == NAMED_SECRETS and rest:
+        return first, "__".join(rest)
+    if first == WEBHOOKS and len(rest) > 1:
+        return first, "__".join(rest[:-1]), rest[-1]
+    return (first, *rest)
+
+
+def setting_at(path: SettingPath) -> SettingKey | None:
+    """Return the setting with this path, or None."""
+    if path in SETTINGS:
+        return SETTINGS[path]
+    if len(path) > 1 and _NAME.fullmatch(path[1]):
+        return NAMED.get((path[0], ANY, *path[2:]))
+    return None
+
+
+def named_settings(settings: Settings) -> list[tuple[SettingPath, SettingKey]]:
+    """Return the settings of all secrets and webhooks that have been set, by name."""
+    found = [
+        ((section, name, *rest), key)
+        for (section, _, *rest), key in NAMED.items()
+        for name in getattr(settings, section)
+    ]
+    return sorted(found, key=lambda each: each[0][:2])
 
 
 def is_secret(path: SettingPath) -> bool:
     """Whether the setting exists and holds a secret."""
-    if path in SETTINGS:
-        return SETTINGS[path].secret
-    return len(path) == 2 and path[0] == NAMED_SECRETS and _SECRET_NAME.fullmatch(path[1]) is not None
+    key = setting_at(path)
+    return key is not None and key.secret
 
 
 def secret_in_file(path: SettingPath) -> SettingPath | None:
@@ -86,8 +114,11 @@ def secret_in_file(path: SettingPath) -> SettingPath | None:
 def _keys(section: type[Section], path: SettingPath = (), attributes: tuple[str, ...] = ()) -> Iterator[SettingKey]:
     for attribute, info in section.model_fields.items():
         here, there = (*path, info.alias or attribute), (*attributes, attribute)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            yield from _keys(info.annotation, here, there)
+        annotation: Any = info.annotation
+        if attribute in (NAMED_SECRETS, WEBHOOKS):
+            here, there, annotation = (*here, ANY), (*there, ANY), get_args(annotation)[1]
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _keys(annotation, here, there)
         else:
             yield SettingKey(here, there, info)
 
@@ -97,11 +128,12 @@ def _holds_secret(annotation: object) -> bool:
 
 
 ALL_SETTINGS: tuple[SettingKey, ...] = tuple(_keys(Settings))
-"""In the order of the documentation, with one entry for all named secrets."""
-SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in ALL_SETTINGS if key.path != (NAMED_SECRETS,)}
-SECTIONS: frozenset[SettingPath] = frozenset({(NAMED_SECRETS,), *(path[:1] for path in SETTINGS if len(path) > 1)})
+"""In the order of the documentation."""
+NAMED: dict[SettingPath, SettingKey] = {key.path: key for key in ALL_SETTINGS if ANY in key.path}
+SETTINGS: dict[SettingPath, SettingKey] = {key.path: key for key in ALL_SETTINGS if key.path not in NAMED}
+SECTIONS: frozenset[SettingPath] = frozenset(key.path[:1] for key in ALL_SETTINGS if len(key.path) > 1)
 KNOWN: tuple[SettingPath, ...] = (
     *SETTINGS,
     *((*path[:-1], path[-1] + _FILE) for path, key in SETTINGS.items() if key.secret),
 )
-"""All settings that a user may set, except named secrets."""
+"""All settings that a user may set, except those of secrets and webhooks."""

@@ -29,10 +29,13 @@ from pipeline_processing.settings.keys import (
     PREFIX,
     SECTIONS,
     SETTINGS,
+    WEBHOOKS,
     SettingPath,
     is_secret,
+    named_settings,
     path_of,
     secret_in_file,
+    setting_at,
     variable_of,
 )
 from pipeline_processing.settings.settings import Settings
@@ -43,6 +46,7 @@ _JOB_CONFIG_FILE: SettingPath = ("job_config_file",)
 _READ_BY_DRIVERS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD")
 _HEADERS_OF_EXPORTERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 _LENGTH_OF_A_TOKEN = 16
+_PATH = re.compile(r"^https?://[^/]+/([a-z/_-]*?)/?$")
 
 
 class InvalidSettings(SettingsError):
@@ -73,10 +77,13 @@ class LoadedSettings:
     origins: Mapping[str, str]
 
     def entries(self) -> list[SettingEntry]:
-        """Return all settings, in the order of the documentation, then the named secrets that are set."""
+        """Return all settings, in the order of the documentation, then those of secrets and webhooks."""
         values = {variable_of(path): key.displayed(self.settings) for path, key in SETTINGS.items()}
-        values |= {variable_of((NAMED_SECRETS, name)): MASK for name in sorted(self.settings.secrets)}
-        origins = dict(self.origins)
+        named = {
+            variable_of(path): key.displayed(self.settings, name=path[1]) for path, key in named_settings(self.settings)
+        }
+        values |= named
+        origins = dict.fromkeys(named, "default") | dict(self.origins)
         if self.settings.history.dsn is None and self.settings.source.dsn is not None:
             values["PIPELINE_HISTORY__DSN"] = MASK
             origins["PIPELINE_HISTORY__DSN"] = "default, from PIPELINE_SOURCE__DSN"
@@ -136,7 +143,11 @@ def load_settings(
 
 
 def _fault(given: _Layer, location: tuple[int | str, ...], message: str) -> str:
-    path = next(path for path in given | dict.fromkeys(SETTINGS) if path == location[: len(path)])
+    # A webhook without its URL or key is the only setting that may be missing.
+    missing: SettingPath = tuple(map(str, location))
+    path = next((path for path in given | dict.fromkeys(SETTINGS) if path == location[: len(path)]), missing)
+    if path not in given and path not in SETTINGS:
+        return f"{variable_of(path)}: must be set, as every webhook needs a URL and a key"
     written = given[path].written if path in given else variable_of(path)
     return f"{written}: {message.removeprefix('Value error, ')}"
 
@@ -145,6 +156,7 @@ def _mask_secrets(given: _Layer, environ: Mapping[str, str], mask: Mask) -> None
     secrets = [str(setting.value) for path, setting in given.items() if is_secret(path)]
     openly = [str(setting.value) for path, setting in given.items() if not is_secret(path)]
     openly += [str(key.field.default) for key in SETTINGS.values() if not key.secret]
+    openly += [_plain_path(str(setting.value)) for path, setting in given.items() if path[0] == WEBHOOKS]
     mask.know([*secrets, *(environ.get(name, "") for name in _READ_BY_DRIVERS)], openly=openly)
     for variable in _HEADERS_OF_EXPORTERS:
         headers = (header.partition("=") for header in environ.get(variable, "").split(","))
@@ -153,6 +165,12 @@ def _mask_secrets(given: _Layer, environ: Mapping[str, str], mask: Mask) -> None
             for name, _, value in headers
             if names_a_secret(name.strip()) or len(value) >= _LENGTH_OF_A_TOKEN
         )
+
+
+def _plain_path(url: str) -> str:
+    """Return a URL's path if it consists of plain words, as in `/hooks/runs`, and so must not be masked everywhere."""
+    path = _PATH.search(url.partition("?")[0])
+    return path[1] if path is not None else ""
 
 
 # -- the layers ----------------------------------------------------------------------------------
@@ -202,7 +220,7 @@ def _add(
     empty = given.value in (None, "", {})
     if target in layer and not empty:
         faults.append(f"{given.written}: {layer[target].written} is set too; keep one of them")
-    elif target in SETTINGS or is_secret(target):
+    elif setting_at(target) is not None:
         try:
             if not empty:
                 layer[target] = given if secret is None else _secret_of_file(given)
@@ -217,6 +235,11 @@ def _why_unknown(path: SettingPath, spelled: Callable[[SettingPath], str]) -> st
         return f"must have a name for each secret, such as {variable_of((NAMED_SECRETS, 'crm_token'))}"
     if path[0] == NAMED_SECRETS:
         return f"the name of a secret must be {NAME_RULE}"
+    if path[0] == WEBHOOKS:
+        return (
+            f"a webhook has url, key and states, such as {variable_of((WEBHOOKS, 'billing', 'url'))}; its name must be "
+            f"{NAME_RULE}"
+        )
     if below := [spelled(known) for known in KNOWN if known[: len(path)] == path]:
         return f"is a group of settings: {', '.join(below)}"
     close = difflib.get_close_matches(spelled(path), map(spelled, KNOWN), n=1, cutoff=0.7)

@@ -125,6 +125,19 @@ class HttpSettings(Section):
     port: values.Port = Field(8080, description="Its port.")
 
 
+class WebhookSettings(Section):
+    url: values.WebhookUrl = Field(
+        description="Where completion events are also POSTed: the webhook `billing` is set by "
+        "`PIPELINE_WEBHOOKS__BILLING__URL`, or by `webhooks: {billing: {url: …, key: …}}` in a settings file.",
+    )
+    key: values.WebhookKey = Field(
+        description="The key that signs them: at least 16 characters, or `whsec_` and the key in base64."
+    )
+    states: values.FinalStates = Field(
+        ("succeeded", "failed", "cancelled"), description="The states whose events it gets, with commas between."
+    )
+
+
 class BoardSettings(Section):
     host: values.Text = Field("127.0.0.1", description="Address of the page of `board`.")
     port: values.Port = Field(6066, description="Its port.")
@@ -157,6 +170,7 @@ class Settings(Section):
         description="A secret that the job config names, such as an API's token: `PIPELINE_SECRETS__CRM_TOKEN` is "
         "`crm_token` there, and `secrets: {crm_token: …}` in a settings file.",
     )
+    webhooks: Mapping[str, WebhookSettings] = Field({}, description="Receivers of completion events, by name.")
     kafka: KafkaSettings = KafkaSettings()
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()

@@ -20,10 +20,13 @@ from pydantic import (
 )
 from pydantic_core import MultiHostUrl
 
+from pipeline_processing.http.signatures import signing_key
 from pipeline_processing.http.urls import check_url
 from pipeline_processing.options.locations import Location, parse_location
 
 _LONGEST_SHOWN = 80
+_SHORTEST_KEY = 16
+"""Bytes. A shorter key could be guessed."""
 
 
 def must_be(rule: str, *, written: Callable[[str], str] = str, secret: bool = False) -> WrapValidator:
@@ -65,8 +68,21 @@ def _dsn(value: SecretStr) -> SecretStr:
     return SecretStr(dsn)
 
 
+def _webhook_url(value: SecretStr) -> SecretStr:
+    """Check the URL, which may contain a user and a password."""
+    url = value.get_secret_value().strip()
+    check_url(re.sub(r"^(https?://)[^/?#@]*@", r"\1", url))
+    return SecretStr(url)
+
+
+def _webhook_key(value: SecretStr) -> SecretStr:
+    if len(signing_key(value.get_secret_value())) < _SHORTEST_KEY:
+        raise ValueError("too short")
+    return value
+
+
 def _split(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _location(value: Any) -> Location:
@@ -100,6 +116,13 @@ AddressingStyle = Annotated[
     Literal["auto", "path", "virtual"], must_be("one of auto, path, virtual", written=str.lower)
 ]
 
+FinalStates = Annotated[
+    tuple[Literal["succeeded", "failed", "cancelled"], ...],
+    Field(min_length=1),
+    BeforeValidator(_split),
+    must_be("succeeded, failed or cancelled, several with commas between"),
+]
+
 # Addresses.
 Servers = Annotated[
     tuple[Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...],
@@ -123,4 +146,14 @@ Dsn = Annotated[
         "a URL such as postgresql://user:password@host:5432/database, with : / ? # @ % in a password percent-encoded",
         secret=True,
     ),
+]
+WebhookUrl = Annotated[
+    SecretStr,
+    AfterValidator(_webhook_url),
+    must_be("an http or https URL such as https://host/path, without a fragment", secret=True),
+]
+WebhookKey = Annotated[
+    SecretStr,
+    AfterValidator(_webhook_key),
+    must_be("at least 16 characters, or `whsec_` and at least 16 bytes in base64", secret=True),
 ]

@@ -76,8 +76,19 @@ class Health:
         self._servers = servers
         self.state = "starting"
         """`serving` once everything has started, `stopping` after SIGTERM."""
-        self.notes: list[str] = []
+        self._notes: dict[str, str] = {}
+
+    @property
+    def notes(self) -> list[str]:
         """What an operator should know, although this process works as it should."""
+        return list(self._notes.copy().values())  # a copy first, as another thread reads it
+
+    def note(self, about: str, text: str | None) -> None:
+        """Replace the note about something; None removes it."""
+        if text is None:
+            self._notes.pop(about, None)
+        else:
+            self._notes[about] = text
 
     def not_alive(self) -> list[str]:
         """Return reasons to restart this process, which never include an unavailable server."""

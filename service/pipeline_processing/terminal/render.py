@@ -16,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, DatasetCounts, Run
+    from pipeline_processing.runs.deliveries import Delivery
 
 NOTHING = "-"
 """Shown for a missing value, so that every line has the same number of columns."""
@@ -67,6 +68,15 @@ ATTEMPT_COLUMNS = (
     Column("ERROR", long=True),
 )
 
+DELIVERY_COLUMNS = (
+    Column("WEBHOOK"),
+    Column("STATE"),
+    Column("TRIES", right=True),
+    Column("DELIVERED (UTC)"),
+    Column("NEXT TRY (UTC)"),
+    Column("ERROR", long=True),
+)
+
 
 # -- runs, datasets and attempts -----------------------------------------------------------------
 
@@ -105,6 +115,18 @@ def attempt_line(attempt: Attempt) -> tuple[str, ...]:
         moment(attempt.started_at),
         duration(None if took is None else round(took.total_seconds() * 1000)),
         error,
+    )
+
+
+def delivery_line(delivery: Delivery) -> tuple[str, ...]:
+    """Return a delivery's cells, one for each of DELIVERY_COLUMNS."""
+    return (
+        delivery.webhook,
+        delivery.state,
+        str(delivery.tries),
+        moment(delivery.delivered_at),
+        moment(delivery.next_at),
+        delivery.last_error or NOTHING,
     )
 
 

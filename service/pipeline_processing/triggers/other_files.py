@@ -10,6 +10,7 @@ from pipeline_processing.telemetry.health import Health
 log = structlog.get_logger(__name__)
 
 _OTHERS_SECONDS = 600.0
+_ABOUT = "other triggers files"
 _OTHERS = "another process uses another triggers file ({}) than this one ({}); give all processes the same"
 
 
@@ -32,9 +33,10 @@ class OtherFiles:
         if self._last is None or self._last[0] != triggers_id:
             log.error(message)
         self._last = triggers_id, self._clock.monotonic()
-        self._health.notes = [message]
+        self._health.note(_ABOUT, message)
 
     def refresh(self) -> None:
         """Drop the report once the other process has been silent for ten minutes."""
         if self._last is not None and self._clock.monotonic() - self._last[1] > _OTHERS_SECONDS:
-            self._last, self._health.notes = None, []
+            self._last = None
+            self._health.note(_ABOUT, None)

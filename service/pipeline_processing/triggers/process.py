@@ -16,7 +16,6 @@ from pipeline_processing.aio.tasks import Stopped, unless_stopped
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.messaging.port import Topics
 from pipeline_processing.telemetry.health import Health
-from pipeline_processing.triggers.event_intake import EventIntake
 from pipeline_processing.triggers.windowing import Tick
 
 log = structlog.get_logger(__name__)
@@ -31,12 +30,20 @@ class NeededByTriggers:
     def __init__(self, sources: Sequence[str], *, clock: Clock) -> None:
         self.kafka = Server("Kafka", clock=clock)
         self.history = Server("the history", clock=clock)
+        self.agencies = Server("the agencies of a schedule", clock=clock)
         self.sources = {topic: Server(f"the topic {topic}", clock=clock) for topic in sources}
 
     def problems(self) -> list[str]:
         """Which of them can't be used, and why."""
-        each = (self.kafka, self.history, *self.sources.values())
+        each = (self.kafka, self.history, self.agencies, *self.sources.values())
         return [f"{server.name}: {problem}" for server in each if (problem := server.problem) is not None]
+
+
+class WritesEntries(Protocol):
+    """Writes entries to the windows' log: the intake of a topic, or the schedules."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set."""
 
 
 class KeepsWindows(Protocol):
@@ -52,7 +59,7 @@ class TriggersProcess:
     def __init__(
         self,
         *,
-        intakes: Sequence[EventIntake],
+        writers: Sequence[WritesEntries],
         windows: KeepsWindows,
         ticks: Sequence[Tick],
         topics: Topics,
@@ -61,7 +68,7 @@ class TriggersProcess:
         health: Health,
     ) -> None:
         """`paired`: the topics of entries and of the windows' changelog."""
-        self._intakes = intakes
+        self._writers = writers
         self._windows = windows
         self._ticks = ticks
         self._topics = topics
@@ -82,13 +89,13 @@ class TriggersProcess:
             return
         out = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            taking = [group.create_task(intake.run(stop)) for intake in self._intakes]
+            writing = [group.create_task(each.run(stop)) for each in self._writers]
             group.create_task(self._windows.run(out, ticks=self._ticks))
             await stop.wait()
             self._health.state = "stopping"
             log.info("stopping")
-            if taking:
-                await asyncio.wait(taking)
+            if writing:
+                await asyncio.wait(writing)
             out.set()
         log.info("stopped")
 

@@ -113,6 +113,11 @@ class WindowKeeper:
         self._closing: dict[tuple[int, str], float] = {}
         """Agency and window → when an entry that closes it was written."""
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process holds the first partition. Of all processes, one does, or for a moment none or two."""
+        return 0 in self._states
+
     async def hold(self, partitions: Sequence[int], table: WindowTable, stop: asyncio.Event) -> None:
         """
         Take over these partitions, and no others, with the states restored from their changelog.

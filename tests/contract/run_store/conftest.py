@@ -102,7 +102,11 @@ class Backend(Protocol):
         """The store's approximate time."""
 
     async def age(self, run_id: str, seconds: float) -> None:
-        """Let time pass for a run, for its lease and its `not_before`. It may pass for others too."""
+        """
+        Let time pass for a run, for its lease, `not_before` and deliveries, and for the webhooks.
+
+        It may pass for other runs too.
+        """
 
     async def outbox(self, run_id: str) -> list[OutboxEvent]:
         """All events of the run."""
@@ -129,11 +133,24 @@ class MemoryBackend:
 
     async def everything(self) -> Any:
         table = self.table
-        return repr(table.records), deepcopy((table.events, table.sent, table.asked_again))
+        stored = (table.events, table.sent, table.asked_again, table.webhooks, table.deliveries)
+        return repr(table.records), deepcopy(stored)
 
 
-EMPTIED = ("run_datasets", "uploads", "plans", "outbox", "run_attempts", "runs", "agencies", "dead_letters")
-TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets")
+EMPTIED = (
+    "webhook_deliveries",
+    "webhooks",
+    "run_datasets",
+    "uploads",
+    "plans",
+    "outbox",
+    "run_attempts",
+    "runs",
+    "agencies",
+    "dead_letters",
+)
+TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets",
+          "webhook_deliveries", "webhooks")  # fmt: skip
 
 
 class PostgresBackend:
@@ -151,6 +168,15 @@ class PostgresBackend:
             "WHERE run_id = $1",
             run_id,
             timedelta(seconds=seconds),
+        )
+        await self.execute(
+            "UPDATE webhook_deliveries SET next_at = next_at - $2::interval, first_tried_at = first_tried_at - $2 "
+            "WHERE run_id = $1",
+            run_id,
+            timedelta(seconds=seconds),
+        )
+        await self.execute(
+            "UPDATE webhooks SET configured_at = configured_at - $1::interval", timedelta(seconds=seconds)
         )
 
     async def outbox(self, run_id: str) -> list[OutboxEvent]:

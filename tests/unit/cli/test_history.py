@@ -17,6 +17,7 @@ from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan
+from pipeline_processing.runs.deliveries import Tried
 from pipeline_processing.runs.store import Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal import render
@@ -214,8 +215,8 @@ def test_one_run_as_json_has_its_attempts(show: Show) -> None:
     """One object: the run's columns, and a list."""
     run = json.loads(show("--run-id", "first", "--json"))
 
-    assert tuple(run) == (*render.HISTORY_COLUMNS, "datasets", "attempts")
-    assert run["datasets"] == []
+    assert tuple(run) == (*render.HISTORY_COLUMNS, "datasets", "attempts", "webhooks")
+    assert run["datasets"] == run["webhooks"] == []
     assert [(a["attempt"], a["outcome"], a["error_kind"]) for a in run["attempts"]] == [
         (1, "retrying", "source_unavailable"),
         (2, "failed", "query_failed"),
@@ -258,6 +259,58 @@ def test_one_run_as_json_has_its_datasets(show: Show, store: RunStore) -> None:
         {"name": "permits", "rows_read": 1234567, "rows_written": 1234000, "rows_filtered": 566, "rows_rejected": 1},
         {"name": "fees", "rows_read": 5, "rows_written": 5, "rows_filtered": 0, "rows_rejected": 0},
     ]
+
+
+def notified(store: RunStore) -> None:
+    """The run that waits is cancelled, which one webhook refuses and another accepts."""
+
+    async def notify() -> None:
+        await store.deliveries.configure({"billing": ["cancelled"], "chat": ["cancelled"]})
+        await store.queue.cancel("third")
+        for webhook, tried in (
+            ("billing", Tried(500, "webhook 'billing' answers 500.", timedelta(seconds=30))),
+            ("chat", Tried(204)),
+        ):
+            (due,) = await store.deliveries.claim(webhook, limit=1, lease=LEASE)
+            await store.deliveries.record(due, tried)
+
+    asyncio.run(notify())
+
+
+def test_one_run_is_shown_with_its_webhooks(show: Show, store: RunStore) -> None:
+    """Who has got its event, and who hasn't, and why."""
+    notified(store)
+
+    _, webhooks = show("--run-id", "third").split("\n\n")
+
+    assert webhooks.splitlines() == [
+        "WEBHOOK  STATE      TRIES  DELIVERED (UTC)      NEXT TRY (UTC)       ERROR",
+        "billing  pending        1  -                    2026-01-18 10:05:41  webhook 'billing' answers 500.",
+        "chat     delivered      1  2026-01-18 10:05:11  -                    -",
+    ]
+
+
+def test_one_run_as_json_has_its_webhooks(show: Show, store: RunStore) -> None:
+    """One object each."""
+    notified(store)
+
+    billing, chat = json.loads(show("--run-id", "third", "--json"))["webhooks"]
+
+    assert billing == {
+        "event_id": "third:cancelled",
+        "webhook": "billing",
+        "state": "pending",
+        "tries": 1,
+        "next_at": "2026-01-18T10:05:41.040000Z",
+        "last_status": 500,
+        "last_error": "webhook 'billing' answers 500.",
+        "delivered_at": None,
+    }
+    assert (chat["state"], chat["last_status"], chat["delivered_at"]) == (
+        "delivered",
+        204,
+        "2026-01-18T10:05:11.040000Z",
+    )
 
 
 def test_an_unknown_run_is_an_error(show: Show) -> None:

@@ -1,5 +1,6 @@
 """Settings: where they come from, what is refused, and that no secret gets out."""
 
+from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import SecretMissing, SettingsError
+from pipeline_processing.http.signatures import signing_key
 from pipeline_processing.options.locations import FileLocation, S3Location
-from pipeline_processing.settings.keys import ALL_SETTINGS, variable_of
+from pipeline_processing.settings.keys import ALL_SETTINGS, NAMED, SETTINGS, variable_of
 from pipeline_processing.settings.loader import InvalidSettings, LoadedSettings, load_settings
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
@@ -61,8 +63,9 @@ CONTRACT = {
     "PIPELINE_BOARD__TRACE_URL": None,
 }
 
-NAMED_SECRETS = "PIPELINE_SECRETS"
-"""Their names are the user's."""
+NAMED_SECRETS = "PIPELINE_SECRETS__…"
+"""Their names are the user's, as are those of webhooks."""
+OF_WEBHOOKS = ["PIPELINE_WEBHOOKS__…__URL", "PIPELINE_WEBHOOKS__…__KEY", "PIPELINE_WEBHOOKS__…__STATES"]
 
 SECRETS = [
     "PIPELINE_SOURCE__DSN",
@@ -92,10 +95,11 @@ def write(path: Path, text: str) -> str:
 
 def test_the_settings_are_the_contracts_with_its_defaults() -> None:
     """No variable more or less than users were promised, and each is described."""
-    defaults = {variable_of(key.path): key.displayed(Settings()) for key in ALL_SETTINGS}
-    assert defaults == {**CONTRACT, NAMED_SECRETS: "{}"}
+    assert {variable_of(path): key.displayed(Settings()) for path, key in SETTINGS.items()} == CONTRACT
+    assert [variable_of(path) for path in NAMED] == [NAMED_SECRETS, *OF_WEBHOOKS]
     assert all(key.field.description for key in ALL_SETTINGS)
-    assert sorted(variable_of(key.path) for key in ALL_SETTINGS if key.secret) == sorted([*SECRETS, NAMED_SECRETS])
+    secrets = [variable_of(key.path) for key in ALL_SETTINGS if key.secret]
+    assert sorted(secrets) == sorted([*SECRETS, NAMED_SECRETS, *OF_WEBHOOKS[:2]])
 
 
 def test_without_anything_set_all_is_default() -> None:
@@ -353,6 +357,101 @@ def test_no_secrets_in_a_file_are_none(content: str, tmp_path: Path) -> None:
     file = write(tmp_path / "settings.yaml", content)
 
     assert load_settings({"PIPELINE_SETTINGS_FILE": file}).settings.secrets == {}
+
+
+WEBHOOK = {
+    "PIPELINE_WEBHOOKS__BILLING__URL": "https://hooks.example/runs?token=tops3cret",
+    "PIPELINE_WEBHOOKS__BILLING__KEY": "0123456789abcdef",
+}
+
+
+def test_webhooks_come_from_everywhere(tmp_path: Path) -> None:
+    """URL and key are secrets, which may stand in files; their states are shown."""
+    key = write(tmp_path / "key", f"whsec_{b64encode(b'tops3cret in base64').decode()}\n")
+    file = write(
+        tmp_path / "settings.yaml",
+        f"""
+        webhooks:
+          chat: {{url: "https://user:tops3cret@chat.example/T0/tops3cret", key_file: {key}, states: [failed]}}
+        """,
+    )
+    loaded = load_settings(
+        {**WEBHOOK, "PIPELINE_SETTINGS_FILE": file, "pipeline_webhooks__billing__states": "failed, cancelled"}
+    )
+
+    chat, billing = loaded.settings.webhooks["chat"], loaded.settings.webhooks["billing"]
+    assert signing_key(chat.key.get_secret_value()) == b"tops3cret in base64"
+    assert chat.states == ("failed",)
+    assert billing.states == ("failed", "cancelled")
+    assert billing.url.get_secret_value() == WEBHOOK["PIPELINE_WEBHOOKS__BILLING__URL"]
+    named = {entry.variable: (entry.value, entry.origin) for entry in loaded.entries() if "WEBHOOKS" in entry.variable}
+    assert named == {
+        "PIPELINE_WEBHOOKS__BILLING__URL": ("********", "environment"),
+        "PIPELINE_WEBHOOKS__BILLING__KEY": ("********", "environment"),
+        "PIPELINE_WEBHOOKS__BILLING__STATES": ("failed,cancelled", "environment"),
+        "PIPELINE_WEBHOOKS__CHAT__URL": ("********", f"file {file}"),
+        "PIPELINE_WEBHOOKS__CHAT__KEY": ("********", f"file (secret) {key}, named in file {file}"),
+        "PIPELINE_WEBHOOKS__CHAT__STATES": ("failed", f"file {file}"),
+    }
+    assert "tops3cret" not in all_that_could_be_printed(loaded)
+
+
+def test_a_webhook_gets_all_final_states_by_default() -> None:
+    loaded = load_settings(WEBHOOK)
+
+    assert loaded.settings.webhooks["billing"].states == ("succeeded", "failed", "cancelled")
+    assert [entry.origin for entry in loaded.entries() if entry.variable.endswith("STATES")] == ["default"]
+
+
+URL_RULE = "must be an http or https URL such as https://host/path, without a fragment"
+KEY_RULE = "must be at least 16 characters, or `whsec_` and at least 16 bytes in base64"
+STATES_RULE = "must be succeeded, failed or cancelled, several with commas between"
+MISSING = "must be set, as every webhook needs a URL and a key"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fault"),
+    [
+        ("BILLING__URL", "ftp://tops3cret", URL_RULE),
+        ("BILLING__URL", "https://h/tops3cret#x", URL_RULE),
+        ("BILLING__KEY", "tops3cret", KEY_RULE),
+        ("BILLING__KEY", "whsec_tops3cret!", KEY_RULE),
+        ("BILLING__STATES", "failed,queued", f"{STATES_RULE}, not 'failed,queued'"),
+        ("BILLING__URL", "", MISSING),
+        ("BILLING__KEY", "", MISSING),
+    ],
+)
+def test_a_wrong_webhook_is_a_fault_that_repeats_no_secret(variable: str, value: str, fault: str) -> None:
+    name = f"PIPELINE_WEBHOOKS__{variable}"
+
+    assert faults({**WEBHOOK, name: value}) == [f"{name}: {fault}"]
+
+
+@pytest.mark.parametrize("variable", ["", "__BILLING", "__BILLING__TIMEOUT", "__1X__URL"])
+def test_what_a_webhook_does_not_have_is_a_fault(variable: str) -> None:
+    """It says what a webhook has."""
+    (fault,) = faults({f"PIPELINE_WEBHOOKS{variable}": "tops3cret"})
+
+    assert fault.startswith(
+        f"PIPELINE_WEBHOOKS{variable}: a webhook has url, key and states, such as PIPELINE_WEBHOOKS__BILLING__URL"
+    )
+
+
+def test_plain_words_in_the_path_of_a_webhook_are_not_masked() -> None:
+    """The word `webhook` stands in log lines. A path that may be a secret is masked."""
+    mask = Mask()
+    load_settings(
+        {
+            "PIPELINE_WEBHOOKS__A__URL": "https://a.example/webhook",
+            "PIPELINE_WEBHOOKS__A__KEY": "0123456789abcdef",
+            "PIPELINE_WEBHOOKS__B__URL": "https://b.example/services/T0123456",
+            "PIPELINE_WEBHOOKS__B__KEY": "whsec_MDEyMzQ1Njc4OWFiY2RlZg==",
+        },
+        mask=mask,
+    )
+
+    assert mask.text("webhook https://a.example/webhook 0123456789abcdef") == "webhook *** ***"
+    assert mask.text("at services/T0123456") == "at ***"
 
 
 def test_the_mask_gets_to_know_all_secrets() -> None:

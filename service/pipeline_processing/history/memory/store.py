@@ -5,6 +5,7 @@ from datetime import datetime
 
 from pipeline_processing.errors import ConflictingRequest, RequestError
 from pipeline_processing.history.memory.attempts import MemoryAttempts
+from pipeline_processing.history.memory.deliveries import MemoryDeliveries
 from pipeline_processing.history.memory.queue import MemoryQueue
 from pipeline_processing.history.memory.reads import MemoryHistory
 from pipeline_processing.history.memory.table import RunRecord, RunTable
@@ -23,6 +24,7 @@ def memory_run_store(table: RunTable) -> RunStore:
         history=MemoryHistory(table),
         leftovers=MemoryLeftovers(table),
         outbox=MemoryOutbox(table),
+        deliveries=MemoryDeliveries(table),
     )
 
 

@@ -12,6 +12,7 @@ from pipeline_processing.errors import Superseded
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.completions import OutboxEvent, completion_event
+from pipeline_processing.runs.deliveries import Delivery, DeliveryState
 from pipeline_processing.runs.store import Claim, Outcome
 
 HELD = (RunState.RUNNING, RunState.PREPARED)
@@ -94,6 +95,27 @@ class RunRecord:
         return self.plan if self.run.state is RunState.FAILED else None
 
 
+@dataclass(slots=True)
+class ConfiguredWebhook:
+    """A webhook that is to get events."""
+
+    states: frozenset[str]
+    configured_at: datetime
+
+
+@dataclass(slots=True)
+class DeliveryRecord:
+    """A delivery, its event, and the time of its first try."""
+
+    delivery: Delivery
+    event: OutboxEvent
+    first_tried_at: datetime | None = None
+
+    def change(self, **values: Any) -> None:
+        """Set fields of the delivery."""
+        self.delivery = self.delivery.model_copy(update=values)
+
+
 class RunTable:
     """Runs and events. Only tests access it directly; everything else uses the ports."""
 
@@ -109,6 +131,10 @@ class RunTable:
         """Ids of events."""
         self.asked_again: Counter[str] = Counter()
         """How many messages requested a finished run again, by run id."""
+        self.webhooks: dict[str, ConfiguredWebhook] = {}
+        """By name."""
+        self.deliveries: dict[tuple[str, str], DeliveryRecord] = {}
+        """By event and webhook, oldest first."""
 
     def ask_again(self, run_id: str) -> None:
         """Have a run's event sent once more, even if it is being sent right now."""
@@ -150,8 +176,25 @@ class RunTable:
             error=failure,
         )
         record.end_attempt(state.value, now, failure)
-        self.events.append(completion_event(run))
+        self._add_event(completion_event(run), state, now)
         return run
+
+    def _add_event(self, event: OutboxEvent, state: RunState, now: datetime) -> None:
+        self.events.append(event)
+        for name, webhook in self.webhooks.items():
+            if state.value in webhook.states:
+                delivery = Delivery(
+                    event_id=event.event_id,
+                    run_id=event.run_id,
+                    webhook=name,
+                    state=DeliveryState.PENDING,
+                    tries=0,
+                    next_at=now,
+                    last_status=None,
+                    last_error=None,
+                    delivered_at=None,
+                )
+                self.deliveries[event.event_id, name] = DeliveryRecord(delivery, event)
 
 
 def measured(outcome: Outcome) -> dict[str, Any]:

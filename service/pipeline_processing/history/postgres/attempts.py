@@ -165,6 +165,7 @@ async def finish(
             key=event.key,
             headers=orjson.dumps(dict(event.headers)).decode(),
             value=event.value,
+            state=to_state.value,
         )
     )
     return run

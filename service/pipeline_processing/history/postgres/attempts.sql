@@ -119,9 +119,13 @@ WHERE run_id = :run_id AND fence IS NOT DISTINCT FROM :fence AND state = :from_s
 RETURNING runs.*;
 
 -- name: add_event
--- Add an event to the outbox.
-INSERT INTO outbox (event_id, run_id, type, key, headers, value)
-VALUES (:event_id, :run_id, :type, :key, :headers, :value);
+-- Add an event to the outbox, and a delivery for each webhook that wants it.
+WITH added AS (
+    INSERT INTO outbox (event_id, run_id, type, key, headers, value)
+    VALUES (:event_id, :run_id, :type, :key, :headers, :value)
+)
+INSERT INTO webhook_deliveries (event_id, run_id, webhook)
+SELECT :event_id, :run_id, name FROM webhooks WHERE :state::text = ANY (states);
 
 -- name: discard_plan
 -- After a success, drop the plan and the records of its uploads, which are now objects.

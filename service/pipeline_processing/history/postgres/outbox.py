@@ -30,7 +30,7 @@ class PostgresOutbox:
                 unsent = await connection.fetch(*QUERIES["take_unsent"](limit=limit))
                 if unsent:
                     try:
-                        await send([_event_of(row) for row in unsent])
+                        await send([event_of(row) for row in unsent])
                     except BaseException as error:
                         refused = error
                         raise
@@ -49,7 +49,7 @@ class PostgresOutbox:
         return len(unsent)
 
 
-def _event_of(row: Any) -> OutboxEvent:
+def event_of(row: Any) -> OutboxEvent:
     """Convert a record of `outbox`."""
     return OutboxEvent(
         event_id=row["event_id"],

@@ -2,6 +2,7 @@
 
 from pipeline_processing.history.postgres.attempts import PostgresAttempts
 from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.deliveries import PostgresDeliveries
 from pipeline_processing.history.postgres.intake import PostgresIntake
 from pipeline_processing.history.postgres.leftovers import PostgresLeftovers
 from pipeline_processing.history.postgres.outbox import PostgresOutbox
@@ -21,4 +22,5 @@ def postgres_run_store(client: DatabaseClient, *, schema: str) -> RunStore:
         history=PostgresHistory(database),
         leftovers=PostgresLeftovers(database),
         outbox=PostgresOutbox(database),
+        deliveries=PostgresDeliveries(database),
     )

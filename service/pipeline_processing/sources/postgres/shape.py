@@ -80,14 +80,18 @@ async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
 
 
 @contextmanager
-def planning() -> Iterator[None]:
-    """Translate errors of planning and of binding arguments: asyncpg's own errors for those are DataErrors (22000)."""
+def planning(*, written_in: str = "the job config") -> Iterator[None]:
+    """
+    Translate errors of planning and of binding arguments: asyncpg's own errors for those are DataErrors (22000).
+
+    `written_in` is where the query stands, for messages.
+    """
     try:
         yield
     except asyncpg.PostgresError as error:
         if error.sqlstate[:2] in _CANNOT_PLAN and error.sqlstate != _INSUFFICIENT_PRIVILEGE:
             raise QueryInvalid(
-                f"Postgres can't plan the query: {cause_of(error)}. Correct it in the job config."
+                f"Postgres can't plan the query: {cause_of(error)}. Correct it in {written_in}."
             ) from error
         raise
 
