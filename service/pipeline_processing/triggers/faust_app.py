@@ -111,10 +111,6 @@ class FaustLog:
                 self._pulse.stop()
                 await self._leave()
 
-    def leads(self) -> bool:
-        """Whether this process does what only one of all processes does."""
-        return self._is_held() and self._keeper.holds(0)
-
     # -- WindowTable -----------------------------------------------------------------------------
 
     def states(self) -> Mapping[int, Mapping[bytes, bytes]]:
