@@ -21,15 +21,15 @@ from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
     from pipeline_processing.app.checks import CheckResult
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.messaging.port import Record
-    from pipeline_processing.settings.settings import Settings
-    from pipeline_processing.telemetry.tracing import Telemetry
     from pipeline_processing.triggers.config import Triggers
     from pipeline_processing.triggers.describing import Trial
+    from pipeline_processing.triggers.process import TriggersProcess
 
 app = typer.Typer()
 
@@ -43,6 +43,8 @@ def triggers(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    # Faust takes a second to import, which would block the event loop.
+    from pipeline_processing.app.triggers import triggers_process
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.terminal.event_loop import run_async
     from pipeline_processing.triggers.loading import load_triggers
@@ -52,19 +54,19 @@ def triggers(context: typer.Context) -> None:
     loaded = load_triggers(path, job_config=job_config_of(settings), kafka=settings.kafka)
     log_to_stderr(level="info")
     with Cutoff() as cutoff, traced() as telemetry:
-        run_async(_run(settings, loaded, telemetry, cutoff))
+        process = triggers_process(settings, loaded, tracer=telemetry.tracer, mask=current_mask())
+        run_async(_run(process, cutoff, drain_seconds=settings.worker.drain_seconds))
 
 
-async def _run(settings: Settings, loaded: Triggers, telemetry: Telemetry, cutoff: Cutoff) -> None:
+async def _run(process: AbstractAsyncContextManager[TriggersProcess], cutoff: Cutoff, *, drain_seconds: float) -> None:
     import asyncio
 
-    from pipeline_processing.app.triggers import triggers_process
     from pipeline_processing.cli.cutoff import stopped_by_signals
 
     stop = asyncio.Event()
-    with stopped_by_signals([stop], cutoff, limits=[settings.worker.drain_seconds]):
-        async with triggers_process(settings, loaded, tracer=telemetry.tracer, mask=current_mask()) as process:
-            await process.run(stop)
+    with stopped_by_signals([stop], cutoff, limits=[drain_seconds]):
+        async with process as opened:
+            await opened.run(stop)
 
 
 @app.command()
