@@ -12,10 +12,10 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetC
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import destinations, sources
-from pipeline_processing.errors import PipelineError, SettingsError
+from pipeline_processing.errors import PipelineError, SettingsError, UpstreamUnavailable
 from pipeline_processing.history.postgres.migrate import pending
 from pipeline_processing.http.client import check_reachable
-from pipeline_processing.http.urls import origin_of
+from pipeline_processing.http.urls import origin_of, without_user
 from pipeline_processing.messaging.port import Topics
 from pipeline_processing.options.entry import Entry
 from pipeline_processing.ports import ChecksDatasets, Destination
@@ -25,6 +25,8 @@ from pipeline_processing.sources.postgres.source import source_database
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.triggers.config import AgencyQuery, Triggers
+
+_WEBHOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Ma
     yield await _checked("history", partial(_check_history, settings))
     for result in await _check_destinations(settings, config, columns, mask):
         yield result
+    for name, webhook in settings.webhooks.items():
+        yield await _checked("webhook", partial(_check_webhook, name, webhook.url.get_secret_value()))
 
 
 async def check_triggers(settings: Settings, triggers: Triggers) -> AsyncIterator[CheckResult]:
@@ -105,6 +109,13 @@ def _apis(config: AgencyJobConfig) -> Collection[Any]:
 async def _check_temporary_files() -> str:
     check_temporary_files()
     return f"{tempfile.gettempdir()}: keys of `dedupe` and `expect.unique` can be stored there"
+
+
+async def _check_webhook(name: str, url: str) -> str:
+    try:
+        return f"{name}: {await check_reachable(without_user(url), seconds=_WEBHOOK_SECONDS)}"
+    except UpstreamUnavailable as error:
+        raise error.at(f"Webhook {name!r}") from error.__cause__
 
 
 async def _check_history(settings: Settings) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, moment, pairs_of
+from pipeline_processing.cli.options import MOMENT, moment, pairs_of, text
 from pipeline_processing.terminal import render
 
 if TYPE_CHECKING:
@@ -48,13 +48,18 @@ def history(
     ] = None,
     error_kind: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Runs that failed with this kind of error; may be repeated."),
+        typer.Option(metavar="KIND", parser=text, help="Runs that failed with this kind of error; may be repeated."),
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Runs with this label; with all of them if repeated.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", parser=text, help="Runs with this label; with all of them if repeated."),
     ] = None,
-    requested_by: Annotated[str | None, typer.Option(metavar="WHO", help="Runs that this requester asked for.")] = None,
-    search: Annotated[str | None, typer.Option(metavar="TEXT", help="Runs with this text in their run id.")] = None,
+    requested_by: Annotated[
+        str | None, typer.Option(metavar="WHO", parser=text, help="Runs that this requester asked for.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", parser=text, help="Runs with this text in their run id.")
+    ] = None,
     since: Annotated[
         datetime | None, typer.Option(metavar="T", parser=moment, help=f"Runs accepted since: {MOMENT}")
     ] = None,
@@ -130,12 +135,12 @@ async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None
 
     settings, clock = current_settings(), SystemClock()
     log_to_stderr(level="error")  # what doesn't answer is shown beside the runs
-    at_most = limit or (None if as_json else rows_that_fit()) or DEFAULT_LIMIT
+    fitting = None if as_json else rows_that_fit()
     async with one_run.history(settings) as runs, one_run.topics(settings) as topics:
         progress = LiveProgress(topics=topics, topic=settings.kafka.progress_topic, clock=clock)
         with shown_runs(current_mask(), as_json=as_json) as show:
             await watch(
-                Watch(runs.history, wanted, limit=at_most),
+                Watch(runs.history, wanted, limit=limit or fitting or DEFAULT_LIMIT, follow=fitting is None),
                 progress=None if as_json else progress,
                 clock=clock,
                 show=show,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 
 from pydantic import ValidationError
 
@@ -26,6 +27,8 @@ _IDLE_SHARE = 10
 _KAFKA_PAUSE_SECONDS = 5.0
 _MOST_RUNS = 10_000
 """How many runs' progress is kept."""
+_MOST_FOLLOWED = 1_000
+"""Runs of one look."""
 _RATE_EVENTS = 10
 """The rate is that of the last so many events, of which a run sends one a second at most."""
 
@@ -108,38 +111,46 @@ class LiveProgress:
 class Watch:
     """Remembers what the last look at the history found."""
 
-    def __init__(self, history: RunHistory, wanted: RunFilter, *, limit: int) -> None:
-        """Watch the newest `limit` runs that match."""
+    def __init__(self, history: RunHistory, wanted: RunFilter, *, limit: int, follow: bool) -> None:
+        """
+        Watch the newest `limit` runs that match.
+
+        With `follow`, `changes` also finds new runs beyond the limit, and how listed runs end that have dropped out of
+        the list. So that every look stays cheap, this holds for the newest 1,000 runs.
+        """
         self._history = history
         self._wanted = wanted
         self._limit = limit
+        self._follow = follow
         self._known: dict[str, Run] | None = None
-        """The runs of the last look, and unfinished ones that were listed before."""
+        """The runs of the last look."""
         self.listed: list[Run] = []
 
     async def changes(self) -> list[Run]:
         """
         Look again. Return the runs that are new or have changed, oldest first.
 
-        That is one query, unless more than `limit` runs are new, or listed runs have dropped out before they finished.
-        These are followed to their end.
+        That is one query, unless there is something to follow.
         """
-        found = {run.run_id: run for run in await self._newest()}
+        self.listed = await self._history.newest(self._wanted, limit=self._limit)
+        found = {run.run_id: run for run in self.listed}
         known = self._known or {}
-        left = [run_id for run_id, run in known.items() if run_id not in found and not run.state.finished]
-        if left:
-            found |= await self._history.get_all(left)
+        if self._follow and self._known is not None:
+            found |= {run.run_id: run for run in await self._more_new_runs(self._known)}
+            left = [run_id for run_id, run in known.items() if run_id not in found and not run.state.finished]
+            if left := left[: max(0, _MOST_FOLLOWED - len(found))]:
+                found |= await self._history.get_all(left)
         changed = [run for run in found.values() if run.run_id not in known or _mark(run) != _mark(known[run.run_id])]
         self._known = found
         return sorted(changed, key=lambda run: (run.queued_at, run.run_id))
 
-    async def _newest(self) -> list[Run]:
-        page = await self._history.newest(self._wanted, limit=self._limit)
-        self.listed, found = page, list(page)
-        while self._known is not None and len(page) == self._limit and not any(r.run_id in self._known for r in page):
-            page = await self._history.newest(replace(self._wanted, after=RunPlace.of(page[-1])), limit=self._limit)
-            found += page
-        return found
+    async def _more_new_runs(self, known: Mapping[str, Run]) -> list[Run]:
+        """Return the runs after those listed, if all listed ones are new."""
+        if len(self.listed) < self._limit or any(run.run_id in known for run in self.listed):
+            return []
+        wanted = replace(self._wanted, after=RunPlace.of(self.listed[-1]))
+        page = await self._history.newest(wanted, limit=_MOST_FOLLOWED)
+        return list(takewhile(lambda run: run.run_id not in known, page))
 
 
 def _mark(run: Run) -> tuple[object, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -35,24 +35,21 @@ if TYPE_CHECKING:
     from pipeline_processing.requests.watching import Live, Look
     from pipeline_processing.telemetry.masking import Mask
 
-_BETWEEN_PROGRESS_LINES = timedelta(seconds=10)
+_BETWEEN_LINES = timedelta(seconds=10)
+"""Of one run's progress."""
 
 LIVE_COLUMNS = (*RUN_COLUMNS[:7], Column("ROWS/S", right=True), *RUN_COLUMNS[7:])
 _LEFT_OUT_FIRST = ("QUEUED (UTC)", "BYTES", "ATTEMPT", "ROWS WRITTEN", "ROWS/S", "ERROR", "TOOK", "ROWS READ", "AGENCY")
 """Columns that a narrow terminal has no room for."""
+_STATES = ("running", "prepared", "queued", "failed", "cancelled", "succeeded")
+"""What may need attention comes first."""
 _GAP = 2
 _LINES_AROUND = 4
 """Lines of the screen that aren't runs: summary, titles, and the prompt."""
 
 
-class Shown(Protocol):
-    """Shows what each look at the history finds."""
-
-    def __call__(self, look: Look) -> None: ...
-
-
 @contextmanager
-def shown_runs(mask: Mask, *, as_json: bool) -> Iterator[Shown]:
+def shown_runs(mask: Mask, *, as_json: bool) -> Iterator[Callable[[Look], None]]:
     """Yield the display to call with each look. With `as_json`, print one object for each change."""
     if as_json:
         yield _print_objects
@@ -99,7 +96,7 @@ class _Lines:
             typer.echo(_line(_changed_at(run) or look.at, run, _facts(run)))
         for run in look.listed:
             live = look.live.get(run.run_id)
-            if live is not None and look.at - self._printed_at[run.run_id] >= _BETWEEN_PROGRESS_LINES:
+            if live is not None and look.at - self._printed_at.setdefault(run.run_id, look.at) >= _BETWEEN_LINES:
                 self._printed_at[run.run_id] = look.at
                 typer.echo(_line(look.at, run, [_running(live), f"{number(live.progress.rows_read)} rows read"]))
         listed = {run.run_id for run in look.listed}
@@ -174,9 +171,9 @@ def _drawn(look: Look, mask: Mask, *, width: int) -> RenderableType:
 
 def _summary(look: Look) -> str:
     states = Counter(str(run.state) for run in look.listed)
-    parts = [f"{states[state]:,} {state}" for state in ("running", "prepared", "queued") if states[state]]
-    parts += [f"{states[state]:,} {state}" for state in ("failed", "cancelled", "succeeded") if states[state]]
-    return f"{moment(look.at)} UTC   {counted(len(look.listed), 'run')}{': ' if parts else ''}{', '.join(parts)}"
+    counts = ", ".join(f"{states[state]:,} {state}" for state in _STATES if states[state])
+    newest = f"newest {counted(len(look.listed), 'run')}: {counts}" if counts else "no runs"
+    return f"{moment(look.at)} UTC   {newest}"
 
 
 def _cells(run: Run, look: Look) -> tuple[str, ...]:

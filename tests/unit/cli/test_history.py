@@ -373,6 +373,7 @@ def test_an_unknown_run_is_an_error(show: Show) -> None:
         (("--limit", "0"), "--limit"),
         (("--agency-id", "0"), "--agency-id"),
         (("--label", "team"), "'team' isn't KEY=VALUE"),
+        (("--search", "\udcff"), "isn't text in UTF-8"),
         (("--run-id", "first", "--state", "failed"), "leave out"),
         (("--run-id", "first", "--watch"), "leave out"),
     ],

@@ -264,14 +264,14 @@ def test_wrong_usage_is_64(
 
 def test_every_fault_of_a_request_is_told(kafka: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """Once, where it is the same for all agencies."""
-    assert (
-        main([*ASK, "--agency-id", "0", "--agency-id", "5", "--since", "2026-01-18T10:00", "--priority", "99999"]) == 65
-    )
+    words = ["--since", "2026-01-18T10:00", "--label", "a b=x", "--priority", "99999"]
+    assert main([*ASK, "--agency-id", "0", "--agency-id", "5", *words]) == 65
 
     assert capsys.readouterr().err.splitlines() == [
         "Error: The request isn't valid:",
         "  agency_id 0: Input should be greater than or equal to 1",
         "  since: must be a time with its zone, such as 2026-01-18T10:00:00Z",
+        "  labels.a b.[key]: String should match pattern '^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$'",
         "  priority: Input should be less than or equal to 32767",
     ]
     assert kafka.requests == []

@@ -17,6 +17,7 @@ from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import Run, RunFailure, RunState
+from pipeline_processing.requests import watching
 from pipeline_processing.requests.watching import LiveProgress, Look, Watch, watch
 from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
@@ -70,7 +71,7 @@ class Scene:
     async def watching(self, wanted: RunFilter = EVERY_RUN, *, limit: int = 50) -> AsyncIterator[None]:
         """Watches inside the block."""
         progress = LiveProgress(topics=self.kafka, topic=TOPIC, clock=self.clock)
-        watched = Watch(self.runs.history, wanted, limit=limit)
+        watched = Watch(self.runs.history, wanted, limit=limit, follow=True)
         task = asyncio.create_task(watch(watched, progress=progress, clock=self.clock, show=self.looks.append))
         await asyncio.sleep(0.1)
         try:
@@ -91,7 +92,7 @@ def states(runs: Sequence[Run]) -> list[tuple[str, str]]:
 async def test_each_change_is_found_once() -> None:
     """Oldest first: at the first look all runs that are there, later those that are new or have another state."""
     scene = Scene()
-    watched = Watch(scene.runs.history, EVERY_RUN, limit=50)
+    watched = Watch(scene.runs.history, EVERY_RUN, limit=50, follow=True)
     await scene.accept("a", "b")
     assert states(await watched.changes()) == [("a", "queued"), ("b", "queued")]
     assert await watched.changes() == []
@@ -105,7 +106,7 @@ async def test_each_change_is_found_once() -> None:
 async def test_a_run_is_followed_to_its_end() -> None:
     """Also when it no longer matches, or newer ones fill the list."""
     scene = Scene()
-    watched = Watch(scene.runs.history, RunFilter(states=(RunState.QUEUED,)), limit=2)
+    watched = Watch(scene.runs.history, RunFilter(states=(RunState.QUEUED,)), limit=2, follow=True)
     await scene.accept("a")
     await watched.changes()
     await scene.accept("b", "c")
@@ -119,7 +120,7 @@ async def test_a_run_is_followed_to_its_end() -> None:
 async def test_more_new_runs_than_the_list_holds_are_all_found() -> None:
     """The first look alone is limited."""
     scene = Scene()
-    watched = Watch(scene.runs.history, EVERY_RUN, limit=2)
+    watched = Watch(scene.runs.history, EVERY_RUN, limit=2, follow=True)
     await scene.accept(*(f"old-{n}" for n in range(5)))
     assert len(await watched.changes()) == 2
 
@@ -128,10 +129,37 @@ async def test_more_new_runs_than_the_list_holds_are_all_found() -> None:
     assert await watched.changes() == []
 
 
+async def test_a_table_needs_one_query_per_look() -> None:
+    """Nothing outside of it is followed, however many runs there are."""
+    scene = Scene()
+    watched = Watch(scene.runs.history, EVERY_RUN, limit=2, follow=False)
+    await scene.accept("old")
+    await watched.changes()
+    scene.table.records.clear()
+    await scene.accept(*(f"new-{n}" for n in range(5)))
+
+    assert [run.run_id for run in await watched.changes()] == ["new-3", "new-4"]
+    assert [run.run_id for run in watched.listed] == ["new-4", "new-3"]
+
+
+async def test_so_many_runs_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest ones, so that a look stays cheap in front of a long queue."""
+    monkeypatch.setattr(watching, "_MOST_FOLLOWED", 4)
+    scene = Scene()
+    watched = Watch(scene.runs.history, EVERY_RUN, limit=2, follow=True)
+    await watched.changes()
+    await scene.accept(*(f"r-{n}" for n in range(9)))
+    assert [run.run_id for run in await watched.changes()] == ["r-3", "r-4", "r-5", "r-6", "r-7", "r-8"]
+
+    for run_id in ("r-3", "r-5", "r-8"):
+        await scene.runs.queue.cancel(run_id)
+    assert states(await watched.changes()) == [("r-5", "cancelled"), ("r-8", "cancelled")]
+
+
 async def test_a_run_that_is_pruned_is_forgotten() -> None:
     """It can't be followed any further."""
     scene = Scene()
-    watched = Watch(scene.runs.history, RunFilter(states=(RunState.QUEUED,)), limit=2)
+    watched = Watch(scene.runs.history, RunFilter(states=(RunState.QUEUED,)), limit=2, follow=True)
     await scene.accept("a")
     await watched.changes()
     scene.table.records.clear()
@@ -250,7 +278,9 @@ async def test_a_history_that_is_away_from_the_start_is_an_error() -> None:
     flaky.away = True
 
     with pytest.raises(ExceptionGroup) as raised:
-        await watch(Watch(flaky, EVERY_RUN, limit=1), progress=None, clock=scene.clock, show=scene.looks.append)
+        await watch(
+            Watch(flaky, EVERY_RUN, limit=1, follow=True), progress=None, clock=scene.clock, show=scene.looks.append
+        )
     assert raised.group_contains(HistoryUnavailable)
     assert scene.looks == []
 

@@ -89,7 +89,7 @@ def test_a_wide_screen_shows_every_column() -> None:
     """A summary first; a running run has its dataset, elapsed time and live numbers. Square brackets are no markup."""
     summary, blank, titles, *lines = table(look(live={"running": live(5000, 166.7)}), width=160)
 
-    assert summary == "2026-01-18 10:01:00 UTC   4 runs: 1 running, 1 queued, 1 failed, 1 succeeded"
+    assert summary == "2026-01-18 10:01:00 UTC   newest 4 runs: 1 running, 1 queued, 1 failed, 1 succeeded"
     assert blank == ""
     assert titles.split("  ")[0] == "RUN ID"
     assert all(column.title in titles for column in LIVE_COLUMNS)
@@ -124,7 +124,7 @@ def test_no_run_is_a_summary_and_titles() -> None:
     """So that nobody has to wonder whether it works."""
     lines = table(look(listed=[]), width=120)
 
-    assert lines[0].endswith("0 runs")
+    assert lines[0].endswith("UTC   no runs")
     assert lines[2].startswith("RUN ID")
 
 
@@ -167,6 +167,16 @@ def test_progress_is_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]
         "2026-01-18 10:01:10 running: agency 7: running: [red], 10,000 rows read",
         "2026-01-18 10:01:20 running: agency 7: running: [red], 20,000 rows read",
     ]
+
+
+def test_a_run_may_come_back_into_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing about it has changed, so nothing is printed."""
+    with shown_runs(Mask(), as_json=False) as show:
+        show(look(changed=[RUNNING]))
+        show(look(listed=[]))
+        show(look(live={"running": live(5, None)}))
+
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_an_outage_is_told_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
