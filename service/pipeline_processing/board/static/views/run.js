@@ -167,7 +167,7 @@ function failed(run) {
         el("code", {}, foreign(run.error_kind)),
       ),
     ),
-    el("p", { class: "message" }, foreign(run.error_message)),
+    el("p", { class: "message", tabindex: "0" }, foreign(run.error_message)),
     run.replay_command && [
       el("p", { class: "quiet" }, "Correct the cause, then run it again:"),
       commandLine(run.replay_command),
