@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.request import urlopen
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_the_story(start: StartDemo) -> None:
 
     assert demo.wait() == 0, demo.complaints
     story = demo.story
-    assert [line[0] for line in story.splitlines() if re.match(r"\d\. ", line)] == list("123456789")
+    assert re.findall(r"^(\d+)\. ", story, re.MULTILINE) == [str(number) for number in range(1, 11)]
 
     # Eight messages are sent, of which one stands there twice and one is no request.
     sent = re.findall(r"^(submit|another service) +(\d:\d) +(\d+)  (\{.*\})$", story, re.MULTILINE)
@@ -130,13 +131,21 @@ def test_the_story(start: StartDemo) -> None:
     assert json.loads(row)["exported_by"] == "demo-101"
     assert "id,payee,amount,currency,paid_at,note" in story
 
+    # Three upstream events make one more run.
+    [triggered] = re.findall(
+        r'^\{"agency_id":106,"run_id":"(trigger-agency-updated-106-[0-9a-f]{20})"', story, re.MULTILINE
+    )
+    assert f"{triggered}: succeeded, " in demo.complaints
+
     assert re.search(r"^dlq_reason +invalid_request$", story, re.MULTILINE)
     assert f"It came from {malformed} of agency-jobs.requests" in " ".join(story.split())
 
     assert "\x1b" not in story + demo.complaints
-    assert len(story.splitlines()) <= 115
+    assert len(story.splitlines()) <= 140
     # Dead letter and failure are part of the story, and no trouble of the demo's.
-    assert [line for line in demo.complaints.splitlines() if not re.match(r"demo-\d+(\.r1)?: ", line)] == []
+    assert [
+        line for line in demo.complaints.splitlines() if not re.match(r"(demo-\d+(\.r1)?|trigger-\S+): ", line)
+    ] == []
     demo.assert_nothing_is_left()
 
 
@@ -212,6 +221,10 @@ def test_keep_hands_the_servers_over(start: StartDemo, number: signal.Signals) -
         "submit", "agency_data_job", "--agency-id", "110", "--agency-id", "999", "--follow", code=1
     )
     states = {run["run_id"]: run["state"] for run in listed("history")}
+
+    [board] = re.findall(r"^http://127\.0\.0\.1:\d+$", demo.story, re.MULTILINE)
+    with urlopen(f"{board}/api/v1/runs") as answer:
+        assert {run["run_id"]: run["state"] for run in json.load(answer)["runs"]} == states
 
     succeeded, failed = submitted.split()
     assert states[succeeded] == states["demo-101"] == states["demo-111.r1"] == "succeeded"
