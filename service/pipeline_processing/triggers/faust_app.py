@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faust
+import faust.transport.drivers.aiokafka  # here, as Faust would import it in the event loop, which takes long
 import structlog
 from faust.exceptions import ProducerSendError
 
@@ -41,6 +42,8 @@ _STORE_SECONDS = 15.0
 _PAUSED_SECONDS = _SESSION_SECONDS * 0.7
 """After such a pause of this process, another one may have taken over its partitions."""
 _LOOK_SECONDS = 0.02
+_LAG_SECONDS = 10.0
+_MOST_STALLS = 6
 _GATHER_SECONDS = 0.2
 """Entries that are settled together need one write per agency."""
 _BATCH = 500
@@ -81,6 +84,10 @@ class FaustLog:
         """Generation whose partitions the keeper holds."""
         self._awake_at = 0.0
         self._paused_for = 0.0
+        self._taken = True
+        """Whether entries were taken since the last look at the progress."""
+        self._checked_at = 0.0
+        self._stalls = 0
         self._queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=2 * _BATCH)
 
     async def run(self, stop: asyncio.Event, *, ticks: Sequence[Tick]) -> None:
@@ -206,7 +213,7 @@ class FaustLog:
                 await self._settle(stop)
                 if self._clock.monotonic() - ticked_at >= _TICK_SECONDS:
                     ticked_at = self._clock.monotonic()
-                    for tick in ticks:
+                    for tick in (*ticks, self._check_progress):
                         await tick(stop)
             except Reassigned:
                 log.info("partitions are being reassigned")
@@ -228,6 +235,18 @@ class FaustLog:
             await self._keeper.take([_record(event.message) for event in events], self, stop)
             for event in events:
                 event.ack()
+            self._taken = True
+
+    async def _check_progress(self, stop: asyncio.Event) -> None:
+        """Raises KafkaUnavailable if there have been entries for a minute, and Faust has delivered none of them."""
+        now = self._clock.monotonic()
+        if self._taken:
+            self._checked_at, self._stalls, self._taken = now, 0, False
+        elif now - self._checked_at >= _LAG_SECONDS:
+            self._checked_at = now
+            self._stalls = self._stalls + 1 if await self._keeper.lag(stop) else 0
+            if self._stalls > _MOST_STALLS:
+                raise KafkaUnavailable("Faust delivers no entries although there are some. Start this process again.")
 
     async def _next(self, stop: asyncio.Event) -> list[Any]:
         """Return what Faust delivers within a moment."""
@@ -239,12 +258,15 @@ class FaustLog:
     def _is_restored(self) -> bool:
         return not self._app.rebalancing and self._restored == self._app.consumer_generation_id
 
+    def _is_held(self) -> bool:
+        return self._held is not None and self._is_restored() and self._held == self._restored
+
     def _check_held(self) -> None:
         """Raises Reassigned unless this process still holds the keeper's partitions, as far as it can know."""
         self._check_awake()
         if self._paused_for:
             raise ProcessPaused(self._paused_for)
-        if not self._is_restored() or self._held != self._restored:
+        if not self._is_held():
             raise Reassigned
 
     async def _watch_pauses(self) -> None:
