@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline_processing.cli.cutoff import Cutoff
+    from pipeline_processing.errors import PipelineError
     from pipeline_processing.messaging.port import Record
     from pipeline_processing.triggers.config import Triggers
     from pipeline_processing.triggers.describing import Trial
     from pipeline_processing.triggers.process import TriggersProcess
+
+_FAILED_SECONDS = 10.0
+"""How long the process may take to end after an error."""
 
 app = typer.Typer()
 
@@ -61,11 +65,17 @@ async def _run(process: AbstractAsyncContextManager[TriggersProcess], cutoff: Cu
     import asyncio
 
     from pipeline_processing.cli.cutoff import stopped_by_signals
+    from pipeline_processing.errors import PipelineError
 
     stop = asyncio.Event()
     with stopped_by_signals([stop], cutoff, limits=[drain_seconds]):
         async with process as opened:
-            await opened.run(stop)
+            try:
+                await opened.run(stop)
+            except* PipelineError as group:
+                # Faust's threads and tasks may not end.
+                cutoff.within(_FAILED_SECONDS, after=_first(group))
+                raise
 
 
 @app.command()
@@ -107,6 +117,11 @@ def check(
     else:
         _print(path, triggers, trials, now)
     return print_errors(trial.error for trial in trials or () if trial.error is not None)
+
+
+def _first(group: BaseExceptionGroup[PipelineError]) -> PipelineError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _content(event: str) -> str:

@@ -51,6 +51,10 @@ _TICK_SECONDS = 0.5
 _RESTORING = "restoring the windows"
 
 
+class _Crashed(Exception):
+    """Faust has failed, for good. No PipelineError, as those may be retried."""
+
+
 def changelog_of(app_id: str) -> str:
     """Return the topic of the windows' states, as Faust names it."""
     return f"{app_id}-{TABLE}-changelog"
@@ -109,6 +113,9 @@ class FaustLog:
                 await self._work(stop, ticks)
             except Stopped:
                 pass
+            except _Crashed:
+                reason = self._app.crash_reason or KafkaUnavailable("Faust has failed.")
+                raise self._translated(reason) from reason
             finally:
                 watching.cancel()
                 self._pulse.stop()
@@ -269,7 +276,7 @@ class FaustLog:
 
     def _check_crashed(self) -> None:
         if self._app.crashed:
-            raise self._translated(self._app.crash_reason or KafkaUnavailable("Faust has failed."))
+            raise _Crashed
 
     def _is_restored(self) -> bool:
         return not self._app.rebalancing and self._restored == self._app.consumer_generation_id
