@@ -95,18 +95,23 @@ def test_all_is_well(shared: Service, api: UpstreamApi) -> None:
     job["datasets"][1]["steps"].insert(0, {"add": {"agency_id": 1}})
     job["destinations"][1]["postgres"] |= {"mode": "append", "key": []}
 
-    code, out, errors = checked(shared, job)
+    webhook = {
+        "PIPELINE_WEBHOOKS__BILLING__URL": api.url("/hooks").replace("http://", "http://user:tops3cret@"),
+        "PIPELINE_WEBHOOKS__BILLING__KEY": "0123456789abcdef",
+    }
+    code, out, errors = checked(shared, job, webhook)
 
     assert (code, errors) == (0, [])
     lines = [re.split(r"\s{2,}", line, maxsplit=2) for line in out.splitlines()]
     assert [line[0] for line in lines] == [
         *("job config", "destination", "destination", "settings", "source", "source", "api", "history"),
-        *("destination", "destination"),
+        *("destination", "destination", "webhook"),
     ]
     assert {line[1] for line in lines} == {"ok"}
     assert "s3: exactly once" in lines[1][2]
     assert "postgres: exactly once" in lines[2][2]
     assert f"http://127.0.0.1:{api.port}" in lines[6][2]
+    assert lines[10][2] == f"billing: http://127.0.0.1:{api.port}"
 
 
 # -- one fault each ---------------------------------------------------------------------------------
@@ -130,6 +135,15 @@ FAULTS = {
     ),
     "API of a source can't be reached": Fault(
         69, (f"http://{CLOSED} can't be reached", "its server is up"), http_dataset(f"http://{CLOSED}/tickets")
+    ),
+    "webhook can't be reached": Fault(
+        69,
+        (f"Webhook 'billing': http://{CLOSED} can't be reached",),
+        one_dataset(ALL),
+        {
+            "PIPELINE_WEBHOOKS__BILLING__URL": f"http://{CLOSED}/hooks",
+            "PIPELINE_WEBHOOKS__BILLING__KEY": "0123456789abcdef",
+        },
     ),
     "API of a step can't be reached": Fault(
         69, (f"http://{CLOSED} can't be reached",), one_dataset(ALL, steps=[http_lookup(f"http://{CLOSED}/labels")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,14 +16,14 @@ from tests.acceptance.warm import Forked
 AGENCIES = "SELECT DISTINCT agency_id FROM records WHERE agency_id < 4 ORDER BY agency_id"
 
 
-def triggers_file(folder: Path) -> Path:
+def triggers_file(folder: Path, *others: dict[str, Any]) -> Path:
     minutely = {
         "name": "minutely",
         "schedule": {"cron": "* * * * *", "agencies": {"query": AGENCIES}},
         "labels": {"by": "the clock"},
     }
     path = folder / "triggers.yaml"
-    path.write_text(yaml.safe_dump({"triggers": [minutely]}))
+    path.write_text(yaml.safe_dump({"triggers": [minutely, *others]}))
     return path
 
 
@@ -52,3 +53,12 @@ def test_a_process_that_takes_over_asks_for_no_tick_again(service: Service, mess
     assert set(asked().values()) == {1}
     assert {agency for _, agency in asked()} == {1, 2, 3}
     assert messages.all_of(messages.requests_topic)[0].json["labels"] == {"by": "the clock"}
+
+
+def test_servers_are_checked_with_connect(service: Service, messages: Messages) -> None:
+    """A topic that is missing, and how many agencies a query returns."""
+    file = triggers_file(service.folder, {"topic": f"{messages.group}.missing", "agency_id": "key"})
+    checked = service.cli("triggers", "check", file, "--connect")
+    assert checked.returncode == 78
+    assert "agencies  ok  minutely: the query returns 3 agencies" in checked.stdout
+    assert f"Kafka has no topic {messages.group}.missing" in checked.stderr

@@ -297,18 +297,26 @@ def following(shared: Shared, run_id: str) -> Process:
 
 
 def test_progress(shared: Shared) -> None:
-    """While a run goes on, stderr says how far it is; stdout has nothing but its id."""
+    """While a run goes on, stderr says how far it is; stdout has nothing but its id. Whoever watches sees it, too."""
     run_id = new_id("slow")
     with Gate(shared.service, HUGE) as gate:
         process = following(shared, run_id)
         assert process.poll() is None
+        watcher = shared.service.start("history", "--watch", "--search", run_id)
+        assert isinstance(watcher, Forked)
+        eventually(lambda: "running, attempt 1" in watcher.stdout_so_far())
         gate.open()
         done = finished(process)
+    eventually(lambda: "succeeded, 800 rows" in watcher.stdout_so_far())
+    watcher.send_signal(signal.SIGINT)
+    watched = finished(watcher)
 
     assert (done.returncode, done.stdout) == (0, f"{run_id}\n"), done.stderr
     first, *_, last = lines_with(run_id, done)
     assert "rows read" in first
     assert "succeeded, 800 rows" in last
+    assert (watched.returncode, watched.stderr) == (130, "")
+    assert len(watched.stdout.splitlines()) == 2
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -73,6 +73,10 @@ class Forked:
         stdout, stderr = (path.read_text("utf-8") for path in self._outputs)
         return stdout, stderr
 
+    def stdout_so_far(self) -> str:
+        """Return its stdout so far, also while it runs."""
+        return self._outputs[0].read_text("utf-8")
+
     def stderr_so_far(self) -> str:
         """Return its stderr so far, also while it runs."""
         return self._outputs[1].read_text("utf-8")

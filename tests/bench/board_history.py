@@ -3,6 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
+from pipeline_processing.postgres.client import quoted
+
 _RUNS = """
 INSERT INTO runs (run_id, job, agency_id, state, attempt, fence, worker, lease_expires_at, request, requested_by,
                   labels, replay_of, dry_run, topic, partition, "offset", queued_at, started_at, finished_at,
@@ -81,11 +83,11 @@ async def fill(
     connection: Any, *, runs: int, agencies: int = 500, queued: int = 200, days: int = 30, schema: str = "pipeline"
 ) -> None:
     """Insert `runs` runs over `days` days, the newest of them unfinished: `queued` queued, ten running, two decided."""
-    await connection.execute(f'SET search_path TO "{schema}"')
+    await connection.execute(f"SET search_path TO {quoted(schema)}")
     await connection.execute(
         "INSERT INTO agencies (agency_id) SELECT generate_series(1, $1::bigint) ON CONFLICT DO NOTHING", agencies
     )
     await connection.execute(_RUNS, runs, agencies, timedelta(days=days), queued)
     for statement in (_ATTEMPTS, _DATASETS, _EVENTS):
         await connection.execute(statement)
-    await connection.execute("VACUUM ANALYZE")
+    await connection.execute("VACUUM ANALYZE runs")

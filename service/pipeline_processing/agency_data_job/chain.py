@@ -74,6 +74,8 @@ class Chain:
         self._largest = 0
         """The approximate peak size of the current batch in bytes, over all steps."""
         self._next_number = 1
+        self.place = ""
+        """The step and the rows that it works on, for errors and for the watchdog."""
 
     @classmethod
     @asynccontextmanager
@@ -155,8 +157,7 @@ class Chain:
         }
 
     async def _through(self, link: Link, batch: Batch, number: int) -> Batch:
-        # The watchdog reads `place`.
-        place = f"Dataset {self._tally.dataset!r}, step {number} ({link.step.name}), {batch.place()}"
+        place = self.place = f"Dataset {self._tally.dataset!r}, step {number} ({link.step.name}), {batch.place()}"
         limit = asyncio.timeout(None if link.timeout is None else link.timeout.total_seconds())
         try:
             async with limit:

@@ -78,6 +78,8 @@ class AgencyProcessor:
         self._on_progress = on_progress
         self._tracer = tracer
         self._outlet = outlet
+        self.place = {"run_id": run.run_id}
+        """The run and its current dataset, for the watchdog."""
 
     async def process_agency(self, agency_id: int, config: AgencyJobConfig) -> Export:
         """
@@ -104,6 +106,7 @@ class AgencyProcessor:
     async def _process_dataset(
         self, snapshot: Snapshot, dataset: DatasetConfig, last: LastSuccess | None, arguments: Mapping[str, Any]
     ) -> DatasetExport:
+        self.place["dataset"] = dataset.name
         tally = Tally(dataset.name)
         async with (
             snapshot.records(dataset.name, arguments, carry=dataset.carry) as batches,

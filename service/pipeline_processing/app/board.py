@@ -14,7 +14,7 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.board.api import Api
-from pipeline_processing.board.application import application
+from pipeline_processing.board.application import Probes, application
 from pipeline_processing.board.kafka import ProgressReader, TopicFigures
 from pipeline_processing.board.live import Live
 from pipeline_processing.board.server import listening, serve
@@ -110,9 +110,11 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
             host=host,
             token=None if token is None else token.get_secret_value(),
             mask=mask,
-            problems=health.not_ready,
-            not_alive=health.not_alive,
-            notes=lambda: [] if kafka.problem is None else [f"Kafka: {kafka.problem}"],
+            probes=Probes(
+                not_alive=health.not_alive,
+                not_ready=health.not_ready,
+                notes=lambda: [] if kafka.problem is None else [f"Kafka: {kafka.problem}"],
+            ),
         )
         shown = f"[{host}]" if ":" in host else quote(host)
         address = f"http://{shown}:{listener.getsockname()[1]}"

@@ -12,15 +12,21 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetC
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import destinations, sources
-from pipeline_processing.errors import PipelineError, SettingsError
+from pipeline_processing.errors import PipelineError, SettingsError, UpstreamUnavailable
 from pipeline_processing.history.postgres.migrate import pending
 from pipeline_processing.http.client import check_reachable
-from pipeline_processing.http.urls import origin_of
+from pipeline_processing.http.urls import origin_of, without_user
+from pipeline_processing.messaging.port import Topics
 from pipeline_processing.options.entry import Entry
 from pipeline_processing.ports import ChecksDatasets, Destination
 from pipeline_processing.settings.settings import Settings
+from pipeline_processing.sources.postgres.agency_ids import PostgresAgencyIds
+from pipeline_processing.sources.postgres.source import source_database
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.temporary_files import check_temporary_files
+from pipeline_processing.triggers.config import AgencyQuery, Triggers
+
+_WEBHOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,28 @@ async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Ma
     yield await _checked("history", partial(_check_history, settings))
     for result in await _check_destinations(settings, config, columns, mask):
         yield result
+    for name, webhook in settings.webhooks.items():
+        yield await _checked("webhook", partial(_check_webhook, name, webhook.url.get_secret_value()))
+
+
+async def check_triggers(settings: Settings, triggers: Triggers) -> AsyncIterator[CheckResult]:
+    """Look up each topic of the triggers, and run the queries of the schedules. Yields a result for each."""
+    async with app.topics(settings) as topics:
+        for topic in triggers.topics:
+            yield await _checked("topic", partial(_check_topic, topics, topic))
+    for trigger in triggers.schedules:
+        if isinstance(trigger.schedule.agencies, AgencyQuery):
+            yield await _checked("agencies", partial(_check_query, settings, trigger.name, trigger.schedule.agencies))
+
+
+async def _check_topic(topics: Topics, topic: str) -> str:
+    return f"{topic}: {len(await topics.ends(topic))} partitions"
+
+
+async def _check_query(settings: Settings, name: str, agencies: AgencyQuery) -> str:
+    async with source_database(settings.require_source_dsn(), connections=1) as database:
+        found = await PostgresAgencyIds(database=database).listed(agencies.query)
+    return f"{name}: the query returns {len(found):,} agencies"
 
 
 async def _checked(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
@@ -81,6 +109,13 @@ def _apis(config: AgencyJobConfig) -> Collection[Any]:
 async def _check_temporary_files() -> str:
     check_temporary_files()
     return f"{tempfile.gettempdir()}: keys of `dedupe` and `expect.unique` can be stored there"
+
+
+async def _check_webhook(name: str, url: str) -> str:
+    try:
+        return f"{name}: {await check_reachable(without_user(url), seconds=_WEBHOOK_SECONDS)}"
+    except UpstreamUnavailable as error:
+        raise error.at(f"Webhook {name!r}") from error.__cause__
 
 
 async def _check_history(settings: Settings) -> str:

@@ -46,7 +46,7 @@ async def data_path(
         check_temporary_files()
     async with (
         sources(settings, config, runs=runs, mask=mask, clock=clock) as (source, context),
-        destinations(settings, config, runs=runs, mask=mask) as where,
+        destinations(settings, config, runs=runs, mask=mask, clock=clock) as where,
     ):
         yield DataPath(
             config=config,
@@ -97,14 +97,15 @@ async def sources(
 
 @asynccontextmanager
 async def destinations(
-    settings: Settings, config: AgencyJobConfig | None, *, runs: int, mask: Mask
+    settings: Settings, config: AgencyJobConfig | None, *, runs: int, mask: Mask, clock: Clock | None = None
 ) -> AsyncIterator[Destinations]:
     """Open the destinations for up to `runs` concurrent runs. Raises SettingsError if there are none."""
     mask.know_all_in(config)
     entries = destination_entries(settings, config)
     # A run writes one artifact at a time to each object store, and rejected rows to the first.
     uploads = 1 + sum(entry.buffers_parts for entry in entries)
-    context = Context(settings, mask, clock=SystemClock(), limits=limits(settings, runs=runs, uploads_per_run=uploads))
+    divided = limits(settings, runs=runs, uploads_per_run=uploads)
+    context = Context(settings, mask, clock=clock or SystemClock(), limits=divided)
     async with AsyncExitStack() as stack:
         opened: list[Destination] = [await _opened(stack, each, each.options, context=context) for each in entries]
         first = next(at for at, entry in enumerate(entries) if entry.holds_manifest)
@@ -157,7 +158,7 @@ class Context:
         self.clock = clock
         self.limits = limits
         self._mask = mask
-        self._paces = Paces(clock=SystemClock())
+        self._paces = Paces(clock=clock)
 
     def secret(self, name: str) -> SecretStr:
         secret = self.settings.secret(name)
@@ -175,7 +176,7 @@ class Context:
             password = self.secret(basic.password).get_secret_value()
             self.learn([basic_auth(basic.username, password)])
         return HttpUpstream(
-            options=options, secret=self.secret, paces=self._paces, clock=SystemClock(), jitter=random.random
+            options=options, secret=self.secret, paces=self._paces, clock=self.clock, jitter=random.random
         )
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The JSON API: one function per endpoint, and the list of all of them, from which the OpenAPI document is made."""
+"""The JSON API: a method per endpoint, and the list of all of them, from which the OpenAPI document is made."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -34,20 +34,6 @@ _DURATIONS = 30
 _LETTERS_SECONDS = 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One endpoint: how it is described, and how it is answered."""
-
-    path: str
-    summary: str
-    parameters: type[Parameters]
-    answer: type[BaseModel]
-    respond: Callable[[Request], Awaitable[BaseModel]]
-    shared_seconds: float = 1.0
-    """How long pages share an answer."""
-    path_parameter: str | None = None
-
-
 class Api:
     """Answers the endpoints. Every page shares the answers of the last second or so."""
 
@@ -60,51 +46,8 @@ class Api:
         self._views = views
         self._clock = clock
         self._shared = Shared(clock=clock)
-        self.endpoints = (
-            Endpoint("/overview", "The state of the whole service", NoParameters, m.Overview, self.overview),
-            Endpoint("/runs", "Runs, newest first", RunsQuery, m.RunPage, self.runs),
-            Endpoint(
-                "/runs/{run_id}", "One run in full", NoParameters, m.RunDetails, self.run, path_parameter="run_id"
-            ),
-            Endpoint(
-                "/agencies/{agency_id}/runs/durations",
-                "The last 30 finished runs of an agency",
-                NoParameters,
-                m.AgencyDurations,
-                self.agency_durations,
-                shared_seconds=5,
-                path_parameter="agency_id",
-            ),
-            Endpoint(
-                "/durations",
-                "The last 30 finished runs of several agencies",
-                DurationsQuery,
-                m.DurationsList,
-                self.durations,
-                shared_seconds=5,
-            ),
-            Endpoint(
-                "/failures", "Failed runs by kind of error", FailuresQuery, m.Failures, self.failures, shared_seconds=3
-            ),
-            Endpoint(
-                "/throughput",
-                "Finished runs over time",
-                ThroughputQuery,
-                m.ThroughputView,
-                self.throughput,
-                shared_seconds=5,
-            ),
-            Endpoint(
-                "/dead-letters",
-                "The newest dead letters",
-                DeadLettersQuery,
-                m.DeadLetterList,
-                self.dead_letters,
-                shared_seconds=5,
-            ),
-        )
 
-    async def body(self, endpoint: Endpoint, request: Request) -> bytes:
+    async def body(self, endpoint: "Endpoint", request: Request) -> bytes:
         """
         Return an endpoint's answer as JSON.
 
@@ -113,7 +56,7 @@ class Api:
         parsed = endpoint.parameters.of(request.query_params)  # faults first: they aren't worth sharing
 
         async def make() -> bytes:
-            return (await endpoint.respond(request)).model_dump_json().encode()
+            return (await endpoint.respond(self, request)).model_dump_json().encode()
 
         key = (endpoint.path, tuple(request.path_params.items()), parsed.model_dump_json())
         return await self._shared.get(key, endpoint.shared_seconds, make)
@@ -178,3 +121,51 @@ class Api:
 def _agency_ids(text: str) -> Sequence[int]:
     """Raises InvalidParameters unless the text is one agency id."""
     return DurationsQuery.of(QueryParams([("agency_id", text.replace(",", ";"))])).agency_id
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint: how it is described, and how it is answered."""
+
+    path: str
+    summary: str
+    parameters: type[Parameters]
+    answer: type[BaseModel]
+    respond: Callable[[Api, Request], Awaitable[BaseModel]]
+    shared_seconds: float = 1.0
+    """How long pages share an answer."""
+
+
+ENDPOINTS = (
+    Endpoint("/overview", "The state of the whole service", NoParameters, m.Overview, Api.overview),
+    Endpoint("/runs", "Runs, newest first", RunsQuery, m.RunPage, Api.runs),
+    Endpoint("/runs/{run_id}", "One run in full", NoParameters, m.RunDetails, Api.run),
+    Endpoint(
+        "/agencies/{agency_id}/runs/durations",
+        "The last 30 finished runs of an agency",
+        NoParameters,
+        m.AgencyDurations,
+        Api.agency_durations,
+        shared_seconds=5,
+    ),
+    Endpoint(
+        "/durations",
+        "The last 30 finished runs of several agencies",
+        DurationsQuery,
+        m.DurationsList,
+        Api.durations,
+        shared_seconds=5,
+    ),
+    Endpoint("/failures", "Failed runs by kind of error", FailuresQuery, m.Failures, Api.failures, shared_seconds=3),
+    Endpoint(
+        "/throughput", "Finished runs over time", ThroughputQuery, m.ThroughputView, Api.throughput, shared_seconds=5
+    ),
+    Endpoint(
+        "/dead-letters",
+        "The newest dead letters",
+        DeadLettersQuery,
+        m.DeadLetterList,
+        Api.dead_letters,
+        shared_seconds=5,
+    ),
+)

@@ -1,10 +1,11 @@
 """The board as an ASGI application: pages, static files, login, API, live events and probes."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, urlencode
 
 import orjson
 import structlog
@@ -16,9 +17,9 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from pipeline_processing.board.api import Api, Endpoint
+from pipeline_processing.board import openapi
+from pipeline_processing.board.api import ENDPOINTS, Api, Endpoint
 from pipeline_processing.board.live import Live
-from pipeline_processing.board.openapi import document
 from pipeline_processing.board.parameters import InvalidParameters
 from pipeline_processing.board.problems import problem
 from pipeline_processing.board.security import COOKIE, SESSION_SECONDS, Guard, Sessions
@@ -37,6 +38,18 @@ _REVALIDATE = "no-cache"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What /livez and /readyz answer."""
+
+    not_alive: Callable[[], list[str]]
+    """Reasons to restart the process."""
+    not_ready: Callable[[], list[str]]
+    """Reasons why the process doesn't do its work."""
+    notes: Callable[[], list[str]]
+    """What an operator should know besides."""
+
+
 def application(
     *,
     api: Api,
@@ -44,24 +57,19 @@ def application(
     host: str,
     token: str | None,
     mask: Mask,
-    problems: Callable[[], list[str]],
-    not_alive: Callable[[], list[str]],
-    notes: Callable[[], list[str]],
+    probes: Probes,
 ) -> ASGIApp:
-    """
-    Return the application. `host` is the address that it listens on.
-
-    `problems` are reasons why it isn't ready, `notes` what an operator should know.
-    """
+    """Return the application. `host` is the address that it listens on."""
     sessions = None if token is None else Sessions(token)
-    described = orjson.dumps(document(api.endpoints))
     routes: list[BaseRoute] = [
-        *(Route(API + each.path, _answer(api, each, mask), methods=["GET"]) for each in api.endpoints),
+        *(Route(API + each.path, _answer(api, each, mask), methods=["GET"]) for each in ENDPOINTS),
         Route(f"{API}/live", EventStream(live)),
-        Route(f"{API}/openapi.json", _constant(described)),
-        Route("/livez", _probe(not_alive, list, mask)),
-        Route("/readyz", _probe(problems, notes, mask)),
-        *(Route(path, _page, methods=["GET"]) for path in ("/", "/runs/{run_id}", "/agencies/{agency_id}")),
+        Route(f"{API}/openapi.json", _described),
+        Route("/livez", _probe(probes.not_alive, list, mask)),
+        Route("/readyz", _probe(probes.not_ready, probes.notes, mask)),
+        Route("/", _page, methods=["GET"]),
+        Route("/runs/{run_id}", _run_page, methods=["GET"]),
+        Route("/agencies/{agency_id}", _agency_page, methods=["GET"]),
         Mount("/static", _Static(directory=STATIC)),
     ]
     if sessions is not None:
@@ -91,11 +99,8 @@ def _answer(api: Api, endpoint: Endpoint, mask: Mask) -> Handler:
     return answer
 
 
-def _constant(body: bytes) -> Handler:
-    async def answer(_: Request) -> Response:
-        return Response(body, media_type="application/json", headers={"Cache-Control": _REVALIDATE})
-
-    return answer
+async def _described(_: Request) -> Response:
+    return Response(openapi.file(), media_type="application/json", headers={"Cache-Control": _REVALIDATE})
 
 
 async def _http_problem(_: Request, error: Exception) -> Response:
@@ -119,9 +124,19 @@ class _Static(StaticFiles):
         return response
 
 
-async def _page(request: Request) -> Response:
-    """Every page is the same file. Its script reads the address."""
+async def _page(_: Request) -> Response:
     return FileResponse(STATIC / "index.html", media_type="text/html", headers={"Cache-Control": _REVALIDATE})
+
+
+# There is only one page. What it shows stands in the fragment of its address.
+
+
+async def _run_page(request: Request) -> Response:
+    return RedirectResponse(f"/#/runs/{quote(request.path_params['run_id'], safe='')}", status_code=303)
+
+
+async def _agency_page(request: Request) -> Response:
+    return RedirectResponse(f"/#/runs?{urlencode({'agency_id': request.path_params['agency_id']})}", status_code=303)
 
 
 async def _login_page(_: Request) -> Response:

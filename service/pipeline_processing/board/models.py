@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer
 
 from pipeline_processing.model import Message, RunState
+from pipeline_processing.runs.deliveries import DeliveryState
 
 AgencyText = Annotated[str, Field(pattern=r"^[1-9][0-9]*$", description="An agency id, in decimal digits.")]
 Time = Annotated[
@@ -140,6 +141,19 @@ class EventView(Message):
     sent_at: Time | None
 
 
+class DeliveryView(Message):
+    """An event on its way to a webhook."""
+
+    event_id: str
+    webhook: str
+    state: DeliveryState
+    tries: int
+    next_at: Time | None = Field(description="When the next try is due; null once it is delivered or given up.")
+    delivered_at: Time | None
+    last_status: int | None = Field(description="The HTTP status of the last answer.")
+    last_error: str | None
+
+
 class ReplayView(Message):
     """A run that repeats this one."""
 
@@ -160,8 +174,11 @@ class RunDetails(RunView):
     timings: list[StageTime]
     attempts: list[AttemptView]
     datasets: list[DatasetView]
-    artifacts: list[ArtifactView] | None = Field(description="Null if no plan of the run is stored.")
+    artifacts: list[ArtifactView] = Field(
+        description="What its plan publishes or has published, at most 1,000. Empty before the run is decided."
+    )
     events: list[EventView]
+    deliveries: list[DeliveryView] = Field(description="Of its events, to webhooks.")
     trace_url: str | None
     replays: list[ReplayView]
     replay_command: str | None = Field(description="Null until the run has finished.")

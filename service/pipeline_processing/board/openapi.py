@@ -1,14 +1,15 @@
 """The OpenAPI document of the JSON API, made from the endpoints and their models."""
 
+import json
 import re
-from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from pipeline_processing.board import models as m
-from pipeline_processing.board.api import Endpoint
+from pipeline_processing.board.api import ENDPOINTS, Endpoint
 from pipeline_processing.board.problems import MEDIA_TYPE
 
 _SCHEMAS = "#/components/schemas/{model}"
@@ -23,9 +24,15 @@ _LIVE = (
 )
 
 
-def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+@cache
+def file() -> str:
+    """Return the document as a file, as it is published and served."""
+    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+
+
+def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
-    models: list[type[BaseModel]] = [*(each.answer for each in endpoints), m.ProgressUpdate, m.Problem]
+    models: list[type[BaseModel]] = [*(each.answer for each in ENDPOINTS), m.ProgressUpdate, m.Problem]
     _, schemas = models_json_schema(
         [(model, "serialization") for model in dict.fromkeys(models)], ref_template=_SCHEMAS
     )
@@ -39,7 +46,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         },
         "servers": [{"url": "/api/v1"}],
         "security": [{}, {"token": []}],
-        "paths": {each.path: {"get": _operation(each)} for each in endpoints}
+        "paths": {each.path: {"get": _operation(each)} for each in ENDPOINTS}
         | {
             "/live": {
                 "get": {

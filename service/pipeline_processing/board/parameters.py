@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.datastructures import QueryParams
 
 from pipeline_processing.board.models import Fault
@@ -118,10 +118,11 @@ class RunsQuery(Parameters):
 
     state: RunState | None = Field(None, description="Runs in this state only.")
     agency_id: AgencyId | None = Field(None, description="Runs of this agency only.")
-    label: Annotated[Labels, BeforeValidator(_labels)] = Field(
+    label: Annotated[
+        Labels, BeforeValidator(_labels), WithJsonSchema({"type": "array", "items": {"type": "string"}})
+    ] = Field(
         default_factory=dict,
         description="KEY=VALUE: runs with this label only. Repeat it for runs with several labels.",
-        json_schema_extra={"type": "array", "items": {"type": "string"}},
     )
     error_kind: Text | None = Field(None, description="Runs that failed with this kind of error only.")
     q: Text | None = Field(None, description="Part of a run id, or an agency id.")

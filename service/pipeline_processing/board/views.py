@@ -8,7 +8,15 @@ from typing import Any
 from pipeline_processing.board import models as m
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.model import Attempt, Run, RunState
-from pipeline_processing.runs.board_reads import FailureGroup, FinishedRun, QueueState, RunStory, Throughput, Typical
+from pipeline_processing.runs.board_reads import (
+    FailureGroup,
+    FinishedRun,
+    QueueState,
+    RunStory,
+    StoredArtifact,
+    Throughput,
+    Typical,
+)
 from pipeline_processing.telemetry.masking import Mask
 
 _LONGEST_LISTED = 300
@@ -56,7 +64,7 @@ class Views:
             ],
             attempts=[self._attempt(attempt) for attempt in story.attempts],
             datasets=[m.DatasetView(**counts.model_dump()) for counts in story.datasets],
-            artifacts=None if story.artifacts is None else [self._artifact(each) for each in story.artifacts],
+            artifacts=[self._artifact(each) for each in story.artifacts],
             events=[
                 m.EventView(
                     event_id=event.event_id,
@@ -66,6 +74,13 @@ class Views:
                     sent_at=event.sent_at,
                 )
                 for event in story.events
+            ],
+            deliveries=[
+                m.DeliveryView(
+                    **delivery.model_dump(include=m.DeliveryView.model_fields.keys() - {"last_error"}),
+                    last_error=delivery.last_error and self._mask.text(delivery.last_error),
+                )
+                for delivery in story.deliveries
             ],
             trace_url=self._trace(run.trace_id),
             replays=[
@@ -104,12 +119,12 @@ class Views:
             trace_url=self._trace(attempt.trace_id),
         )
 
-    def _artifact(self, artifact: Mapping[str, Any]) -> m.ArtifactView:
+    def _artifact(self, artifact: StoredArtifact) -> m.ArtifactView:
         same = ("key", "dataset", "format", "compression", "rows", "sha256", "rejected")
         return m.ArtifactView(
-            **{name: artifact[name] for name in same},
-            bytes=artifact["size"],
-            destination=self._mask.text(artifact["destination"]),
+            **{name: getattr(artifact, name) for name in same},
+            bytes=artifact.size,
+            destination=self._mask.text(artifact.destination),
         )
 
     def _trace(self, trace_id: str | None) -> str | None:

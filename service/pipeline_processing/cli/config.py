@@ -36,16 +36,17 @@ def check(
     connect: Annotated[bool, typer.Option("--connect", help="Also connect to every configured server.")] = False,
 ) -> int:
     """
-    Check that `run` would start: the settings, the job config, and with --connect the servers.
+    Check that `run` would start: the settings, the job config, the triggers if set, and with --connect the servers.
 
-    Reports all faults at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config is wrong, and
-    those of `run` if a server can't be used.
+    Reports all faults at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config or the
+    triggers are wrong, and those of `run` if a server can't be used.
     """
     from pipeline_processing.agency_data_job.checking import faults_without_servers
     from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.agency_data_job.identity import destination_entries
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings.loader import InvalidSettings
+    from pipeline_processing.triggers.loading import load_triggers
 
     log_to_stderr(level="warning")  # building the steps imports user code, which may log
 
@@ -67,6 +68,12 @@ def check(
             errors.append(error)
     if settings is not None:
         errors += missing_settings(settings, job_config)
+        if settings.triggers_file is not None:
+            try:
+                loaded = load_triggers(settings.triggers_file, job_config=job_config, kafka=settings.kafka)
+                typer.echo(f"triggers     ok  {settings.triggers_file}: {', '.join(e.name for e in loaded.triggers)}")
+            except PipelineError as error:
+                errors.append(error)
 
     if job_config is not None:
         datasets = ", ".join(dataset.name for dataset in job_config.datasets)

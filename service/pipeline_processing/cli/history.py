@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.options import MOMENT, moment
+from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
+from pipeline_processing.cli.options import MOMENT, moment, pairs_of, text
 from pipeline_processing.terminal import render
 
 if TYPE_CHECKING:
@@ -39,20 +39,44 @@ def history(
         typer.Option(metavar="ID", help="This run in full, with its datasets and attempts; takes no other filter."),
     ] = None,
     state: Annotated[
-        Any,  # RunState, which isn't imported for `--help`
+        list[Any] | None,  # of RunState, which isn't imported for `--help`
         typer.Option(
             metavar="S",
             parser=state_of,
-            help="Runs in this state only: queued, running, prepared, succeeded, failed or cancelled.",
+            help="Runs in this state only: queued, running, prepared, succeeded, failed or cancelled; may be repeated.",
         ),
+    ] = None,
+    error_kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", parser=text, help="Runs that failed with this kind of error; may be repeated."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", parser=text, help="Runs with this label; with all of them if repeated."),
+    ] = None,
+    requested_by: Annotated[
+        str | None, typer.Option(metavar="WHO", parser=text, help="Runs that this requester asked for.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", parser=text, help="Runs with this text in their run id.")
     ] = None,
     since: Annotated[
         datetime | None, typer.Option(metavar="T", parser=moment, help=f"Runs accepted since: {MOMENT}")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(metavar="T", parser=moment, help="Runs accepted before; like --since.")
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, max=2**31 - 1, metavar="N", help=f"Show at most N runs; {DEFAULT_LIMIT} by default."),
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Show the runs while they change, until Ctrl-C: a table on a terminal, elsewhere a line per change.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per run and line, with the history's column names.")
     ] = False,
@@ -62,18 +86,33 @@ def history(
 
     Exits with 65 if there is no run of that id.
     """
-    from pipeline_processing.runs.run_filter import RunFilter
+    from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
     from pipeline_processing.terminal.event_loop import run_async
 
+    wanted = RunFilter(
+        agency_id=agency_id,
+        states=tuple(state or ()),
+        labels=pairs_of(label or [], option="--label"),
+        error_kinds=tuple(error_kind or ()),
+        requested_by=requested_by,
+        text=search,
+        since=since,
+        until=until,
+    )
     if run_id is not None:
-        if (agency_id, state, since, limit) != (None, None, None, None):
+        if wanted != EVERY_RUN or limit is not None or watch:
             raise typer.BadParameter(
-                "shows one run: leave out --agency-id, --state, --since and --limit.", param_hint="'--run-id'"
+                "shows one run: leave out all options but --json. To watch it, write --watch --search ID.",
+                param_hint="'--run-id'",
             )
         _print_run(*run_async(_one_run(run_id)), as_json=as_json)
-        return
-    wanted = RunFilter(agency_id=agency_id, states=(state,) if state else (), since=since)
-    runs = run_async(_runs(wanted, limit=limit or DEFAULT_LIMIT))
+    elif watch:
+        run_async(_watch(wanted, limit=limit, as_json=as_json))
+    else:
+        _print_runs(run_async(_runs(wanted, limit=limit or DEFAULT_LIMIT)), as_json=as_json)
+
+
+def _print_runs(runs: Sequence[Run], *, as_json: bool) -> None:
     if as_json:
         for run in runs:
             render.print_object(render.run_object(run))
@@ -86,6 +125,26 @@ async def _runs(wanted: RunFilter, *, limit: int) -> list[Run]:
 
     async with run_store(current_settings()) as runs:
         return await runs.history.newest(wanted, limit=limit)
+
+
+async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None:
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.app import one_run
+    from pipeline_processing.requests.watching import LiveProgress, Watch, watch
+    from pipeline_processing.terminal.watch import rows_that_fit, shown_runs
+
+    settings, clock = current_settings(), SystemClock()
+    log_to_stderr(level="error")  # what doesn't answer is shown beside the runs
+    fitting = None if as_json else rows_that_fit()
+    async with one_run.history(settings) as runs, one_run.topics(settings) as topics:
+        progress = LiveProgress(topics=topics, topic=settings.kafka.progress_topic, clock=clock)
+        with shown_runs(current_mask(), as_json=as_json) as show:
+            await watch(
+                Watch(runs.history, wanted, limit=limit or fitting or DEFAULT_LIMIT, follow=fitting is None),
+                progress=None if as_json else progress,
+                clock=clock,
+                show=show,
+            )
 
 
 async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt], Sequence[Delivery]]:

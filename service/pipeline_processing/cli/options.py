@@ -67,6 +67,15 @@ def moment(text: str) -> datetime:
         ) from None
 
 
+def text(given: str) -> str:
+    """Return the text. Raises BadParameter if it isn't UTF-8, which a shell may pass on."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"{given!r} isn't text in UTF-8") from None
+    return given
+
+
 def pairs_of(pairs: Iterable[str], *, option: str) -> dict[str, str]:
     """Parse the KEY=VALUE pairs of an option. Raises BadParameter if one isn't valid, or a key repeats."""
     values = {}

@@ -19,10 +19,11 @@ def schemas(
         bool, typer.Option("--check", help="Write nothing; exit with 1 if a file is out of date.")
     ] = False,
 ) -> int:
-    """Write the published schemas: JSON Schemas, the table of error kinds, and an AsyncAPI document."""
+    """Write the published schemas: JSON Schemas, the table of error kinds, an AsyncAPI and an OpenAPI document."""
+    from pipeline_processing.board import openapi
     from pipeline_processing.published.schemas import schema_files
 
-    files = schema_files()
+    files = schema_files() | {"board.openapi.json": openapi.file()}
     if not check:
         write(output, files)
         return SUCCESS

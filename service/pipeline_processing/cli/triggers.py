@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
+    from pipeline_processing.app.checks import CheckResult
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.messaging.port import Record
@@ -93,6 +94,9 @@ def check(
         ),
     ] = None,
     config: ConfigOption = None,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Also look up the topics, and run the queries of schedules.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> int:
     """
@@ -100,7 +104,7 @@ def check(
 
     Reports all faults at once, with their lines. With --event, shows which triggers the event matches, and what they
     would ask for. Exit codes: 65 if the file or the job config is wrong, or the event would be a dead letter; 78 if
-    settings are wrong, or no file is named.
+    settings are wrong, or no file is named; with --connect those of the servers.
     """
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.triggers.describing import example_records
@@ -112,11 +116,27 @@ def check(
     now = SystemClock().now()
     records = None if event is None else example_records(_content(event), triggers.events, now=now)
     trials = None if records is None else _trials(records, triggers, now)
+    results = _connected(settings, triggers) if connect else []
     if as_json:
-        typer.echo(json.dumps(_document(path, triggers, trials, now), indent=2, ensure_ascii=False))
+        document = _document(path, triggers, trials, now)
+        if connect:
+            document["servers"] = [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in results]
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         _print(path, triggers, trials, now)
-    return print_errors(trial.error for trial in trials or () if trial.error is not None)
+        for each in results:
+            typer.echo(f"{each.name:<8}  {'ok' if each.ok else 'failed'}  {each.detail}")
+    return print_errors(each.error for each in (*(trials or ()), *results) if each.error is not None)
+
+
+def _connected(settings: Settings, loaded: Triggers) -> list[CheckResult]:
+    from pipeline_processing.app.checks import check_triggers
+    from pipeline_processing.terminal.event_loop import run_async
+
+    async def check_each() -> list[CheckResult]:
+        return [each async for each in check_triggers(settings, loaded)]
+
+    return run_async(check_each())
 
 
 def _first(group: BaseExceptionGroup[PipelineError]) -> PipelineError:

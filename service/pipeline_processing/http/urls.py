@@ -38,6 +38,11 @@ def origin_of(url: str) -> Origin:
     return parts.scheme, host.removesuffix("."), _PORTS[parts.scheme] if parts.port is None else parts.port
 
 
+def without_user(url: str) -> str:
+    """Return the URL without its user and password."""
+    return re.sub(r"^(https?://)[^/?#@]*@", r"\1", url)
+
+
 def shown(url: str) -> str:
     """Return the URL for messages: without its query, which may contain data or an access token."""
     return url.partition("?")[0]

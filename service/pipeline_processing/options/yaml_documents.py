@@ -108,5 +108,7 @@ def parse_yaml(text: str) -> YamlDocument:
         return YamlDocument(None if node is None else loader.construct_document(node), node)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that doesn't exist
         raise InvalidYaml(error) from None
+    except RecursionError:
+        raise InvalidYaml(ValueError("it is nested too deeply")) from None
     finally:
         loader.dispose()

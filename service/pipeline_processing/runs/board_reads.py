@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
+from pipeline_processing.runs.deliveries import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,21 @@ class Place:
     run_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredArtifact:
+    """An artifact of a plan, without its content."""
+
+    destination: str
+    key: str
+    dataset: str
+    format: str
+    compression: str
+    rows: int
+    size: int
+    sha256: str
+    rejected: bool
+
+
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
     """An event of the outbox."""
@@ -86,9 +102,10 @@ class RunStory:
     run: Run
     attempts: list[Attempt]
     datasets: list[DatasetCounts]
-    artifacts: list[dict[str, Any]] | None
-    """The artifacts of its plan, without their content. None if it has no stored plan."""
+    artifacts: list[StoredArtifact]
+    """What its plan publishes or has published: at most the first 1,000."""
     events: list[StoredEvent]
+    deliveries: list[Delivery]
     replays: list[Run]
 
 

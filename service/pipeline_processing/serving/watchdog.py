@@ -145,10 +145,11 @@ def _place(frames: list[FrameType]) -> dict[str, str]:
     place: dict[str, str] = {}
     for frame in frames:
         if frame.f_code is Chain._through.__code__:
-            place.setdefault("step", frame.f_locals.get("place", ""))
+            chain: Chain = frame.f_locals["self"]
+            place["step"] = chain.place
         elif frame.f_code is AgencyProcessor._process_dataset.__code__:
-            place.setdefault("run_id", frame.f_locals["self"]._run.run_id)
-            place.setdefault("dataset", frame.f_locals["dataset"].name)
+            processor: AgencyProcessor = frame.f_locals["self"]
+            place |= processor.place
     return place
 
 

@@ -88,13 +88,15 @@ class WebhookSender:
         while not stop.is_set():
             self.woken.clear()
             pause = await self._send_some()
-            # A new event doesn't shorten a pause that the webhook needs.
-            await first_of(stop, *((self.woken,) if pause == _POLL_SECONDS else ()), seconds=pause)
+            if pause is None:
+                await first_of(stop, self.woken, seconds=_POLL_SECONDS)
+            else:
+                await first_of(stop, seconds=pause)  # a new event doesn't shorten it
         while not self.failing and await self._send_some() == 0:
             pass
 
-    async def _send_some(self) -> float:
-        """Send some due events. Return the seconds to pause; 0 if more may be due."""
+    async def _send_some(self) -> float | None:
+        """Send some due events. Return the seconds to pause, or None to wait for the next event."""
         try:
             due = await self._deliveries.claim(self.webhook.name, limit=_AT_ONCE, lease=_LEASE)
         except TransientError as error:
@@ -102,7 +104,7 @@ class WebhookSender:
             return _POLL_SECONDS
         self._history.back(by=self)
         if not due:
-            return _OF_A_WEBHOOK.seconds(self._failures) if self.failing else _POLL_SECONDS
+            return _OF_A_WEBHOOK.seconds(self._failures) if self.failing else None
         async with asyncio.TaskGroup() as group:
             sending = [group.create_task(self._deliver(each)) for each in due]
         refusals = [refusal for task in sending if (refusal := task.result()) is not None]

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import MultiHostUrl
 
 from pipeline_processing.http.signatures import signing_key
-from pipeline_processing.http.urls import check_url
+from pipeline_processing.http.urls import check_url, without_user
 from pipeline_processing.options.locations import Location, parse_location
 
 _LONGEST_SHOWN = 80
@@ -71,7 +71,7 @@ def _dsn(value: SecretStr) -> SecretStr:
 def _webhook_url(value: SecretStr) -> SecretStr:
     """Check the URL, which may contain a user and a password."""
     url = value.get_secret_value().strip()
-    check_url(re.sub(r"^(https?://)[^/?#@]*@", r"\1", url))
+    check_url(without_user(url))
     return SecretStr(url)
 
 

@@ -14,6 +14,7 @@ import typer
 from pipeline_processing.terminal.render import number
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
     from pipeline_processing.runs.completions import RunProgress
@@ -30,6 +31,9 @@ class Shown(Protocol):
     def ended(self, run_id: str, said: str) -> None:
         """Replace the run's progress with a last line, `said`."""
 
+    def summary(self, said: str) -> None:
+        """Show above the runs how far all of them are. Plain lines have no place for it."""
+
 
 @contextmanager
 def shown_progress() -> Iterator[Shown]:
@@ -38,25 +42,26 @@ def shown_progress() -> Iterator[Shown]:
         yield _Lines()
         return
     from rich.console import Console
+    from rich.live import Live
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with (
+    console = Console(stderr=True)
+    bars = _Bars(
         Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             TextColumn("{task.completed:,.0f} rows read, {task.fields[written]} written"),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        ) as display,
-        _logs_above(),
-    ):
-        yield _Bars(display)
+            console=console,
+        )
+    )
+    with Live(get_renderable=bars.drawn, console=console, transient=True, refresh_per_second=10), logs_above():
+        yield bars
 
 
 @contextmanager
-def _logs_above() -> Iterator[None]:
+def logs_above() -> Iterator[None]:
     """Send logs to the stderr that the display has replaced. Otherwise it would overwrite them."""
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
     before = [(handler, handler.stream) for handler in handlers]
@@ -74,6 +79,7 @@ class _Bars:
 
     def __init__(self, display: Progress) -> None:
         self._display = display
+        self._summary = ""
         self._bars: dict[str, TaskID] = {}
         self._first: dict[str, tuple[float, int]] = {}
         """Time and rows read at a run's first progress, for its rate: it may have begun long before."""
@@ -99,6 +105,16 @@ class _Bars:
         # Not typer.echo: it writes to the terminal behind the display, which would overwrite the line.
         self._display.console.print(said, markup=False, highlight=False, soft_wrap=True)
 
+    def summary(self, said: str) -> None:
+        self._summary = said
+
+    def drawn(self) -> RenderableType:
+        """Return what to draw now."""
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(Text(self._summary), self._display) if self._summary else self._display
+
 
 class _Lines:
     """A plain line for each dataset, at most every two seconds."""
@@ -119,3 +135,6 @@ class _Lines:
 
     def ended(self, run_id: str, said: str) -> None:
         typer.echo(said, err=True)
+
+    def summary(self, said: str) -> None:
+        pass

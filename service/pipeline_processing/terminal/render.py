@@ -83,11 +83,10 @@ DELIVERY_COLUMNS = (
 
 def run_line(run: Run) -> tuple[str, ...]:
     """Return a run's cells, one for each of RUN_COLUMNS."""
-    note = " (dry run)" if run.dry_run else " (own job config)" if _needs_own_config(run) else ""
     return (
         run.run_id,
         str(run.agency_id),
-        f"{run.state}{note}",
+        run_state(run),
         str(run.attempt),
         moment(run.queued_at),
         duration(run.duration_ms),
@@ -96,6 +95,12 @@ def run_line(run: Run) -> tuple[str, ...]:
         number(run.bytes_written),
         run.error.kind if run.error else NOTHING,
     )
+
+
+def run_state(run: Run) -> str:
+    """`succeeded`, `succeeded (dry run)`."""
+    note = " (dry run)" if run.dry_run else " (own job config)" if _needs_own_config(run) else ""
+    return f"{run.state}{note}"
 
 
 def dataset_line(counts: DatasetCounts) -> tuple[str, ...]:

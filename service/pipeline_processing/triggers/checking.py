@@ -9,7 +9,8 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetC
 from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.model import JobRequest
 from pipeline_processing.settings.settings import KafkaSettings
-from pipeline_processing.triggers.config import EventTrigger, FromEvent, Trigger, check_name
+from pipeline_processing.triggers.config import EventTrigger, FromEvent, Trigger
+from pipeline_processing.triggers.values import check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def faults_of_trigger(trigger: Trigger, *, job_config: AgencyJobConfig | None, k
     try:
         check_name(trigger.name)
     except ValueError:
-        yield Fault((), "needs a `name`: the one made of its topic and types is too long")
+        yield Fault((), "needs a `name`: none can be made of its topic and types")
     if isinstance(trigger, EventTrigger):
         yield from _faults_of_topic(trigger.topic, kafka)
     yield from _faults_of_literals(trigger)
@@ -58,10 +59,11 @@ def _faults_of_topic(topic: str, kafka: KafkaSettings) -> Iterator[Fault]:
         kafka.progress_topic: "progress",
         kafka.dead_letters_topic: "dead letters",
     }
-    if topic in own:
+    content = own.get(topic) or ("windows" if topic.startswith(f"{kafka.group_id}-triggers-") else None)
+    if content is not None:
         yield Fault(
             ("topic",),
-            f"{topic!r} is this service's own topic of {own[topic]}: each run would trigger another, without end. "
+            f"{topic!r} is this service's own topic of {content}: each run would trigger another, without end. "
             "Name a topic of an upstream service",
         )
 

@@ -1,151 +1,36 @@
 """The triggers file, which users write in YAML. Its JSON Schema is published in `schemas/`. `loading.py` reads it."""
 
-import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator
 
 from pipeline_processing.agency_data_job.config import DatasetName
 from pipeline_processing.agency_data_job.params import ParamName
 from pipeline_processing.labels import Labels
-from pipeline_processing.model import AgencyId, FormatName, ParamValue
-from pipeline_processing.options.durations import Duration, format_duration
+from pipeline_processing.model import FormatName
+from pipeline_processing.options.durations import Duration, duration_in_words
 from pipeline_processing.options.parts import Part
+from pipeline_processing.triggers.values import (
+    AgencyList,
+    BodyPath,
+    Cron,
+    EventPath,
+    EventTypes,
+    Name,
+    Period,
+    Scalar,
+    TimeZone,
+    Topic,
+    Values,
+)
 
-_LONGEST_NAME = 64
-"""Characters. A run id holds the name, an agency id and a window, and has 128 at most."""
-_NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{_LONGEST_NAME - 1}}}")
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_EVENT_PATH = re.compile(r"key|[a-z0-9]{1,64}|data(\.[^.\s]+)*")
-_BODY_PATH = re.compile(r"[^.\s]+(\.[^.\s]+)*")
-_NEVER = timedelta(0)
 _SHORTEST_CATCH_UP, _LONGEST_CATCH_UP = timedelta(minutes=1), timedelta(days=7)
 _PATIENCE = 10
 """`at_latest_after` is this many times `quiet_for` by default."""
-
-
-# -- types of values -----------------------------------------------------------------------------
-
-
-def check_name(value: str) -> str:
-    """Raises ValueError if it can't name a trigger."""
-    if not _NAME.fullmatch(value):
-        raise ValueError(
-            f"must be at most {_LONGEST_NAME} lower-case letters, digits, `.`, `_` and `-`, and start with a letter "
-            "or digit"
-        )
-    return value
-
-
-def _topic(value: str) -> str:
-    if not _TOPIC.fullmatch(value):
-        raise ValueError("isn't a topic: a topic's name has at most 249 letters, digits, `.`, `_` and `-`")
-    return value
-
-
-def _event_path(value: str) -> str:
-    if not _EVENT_PATH.fullmatch(value):
-        raise ValueError(
-            f"{value!r} isn't a path into an event: write data.… for a value of its JSON body, such as "
-            "data.agency_id, or else key, subject or another CloudEvents attribute"
-        )
-    return value
-
-
-def _body_path(value: str) -> str:
-    if not _BODY_PATH.fullmatch(value):
-        raise ValueError(
-            f"{value!r} isn't a path: write keys with dots between them, such as status or address.country"
-        )
-    return value
-
-
-def _scalar(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ValueError("must be text, a number, true, false or null; write a date or time in quotes")
-
-
-def _positive(value: timedelta) -> timedelta:
-    if value <= _NEVER:
-        raise ValueError("must be more than 0s")
-    return value
-
-
-def _cron(value: str) -> str:
-    if len(value.split()) != 5:
-        raise ValueError(f"{value!r} isn't a cron expression: it has five fields, such as 0 3 * * *")
-    try:
-        next(CronSim(value, datetime(2000, 1, 1, tzinfo=UTC)))
-    except CronSimError as error:
-        raise ValueError(f"{value!r} isn't a cron expression: {str(error).lower()}") from None
-    except StopIteration:
-        raise ValueError(f"{value!r} never comes") from None
-    return value
-
-
-def _time_zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (KeyError, ValueError, OSError):  # an unknown name, a path, a folder of zones
-        raise ValueError(
-            f"{value!r} isn't a time zone: write a name of the tz database, such as Europe/Zurich"
-        ) from None
-    return value
-
-
-def _texts(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _values(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _written(pattern: re.Pattern[str]) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": f"^({pattern.pattern})$"})
-
-
-Name = Annotated[str, AfterValidator(check_name), _written(_NAME)]
-Topic = Annotated[str, AfterValidator(_topic), _written(_TOPIC)]
-EventPath = Annotated[str, AfterValidator(_event_path), _written(_EVENT_PATH)]
-"""`key`, a CloudEvents attribute such as `subject`, or `data` and keys or list indexes with dots between."""
-BodyPath = Annotated[str, AfterValidator(_body_path)]
-Scalar = Annotated[ParamValue, BeforeValidator(_scalar)]
-Period = Annotated[Duration, AfterValidator(_positive)]
-
-_ONE_OR_MORE_TEXTS: Mapping[str, Any] = {
-    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
-}
-_VALUE: Mapping[str, Any] = {"type": ["string", "number", "boolean", "null"]}
-_ONE_OR_MORE_VALUES: Mapping[str, Any] = {"anyOf": [_VALUE, {"type": "array", "items": _VALUE, "minItems": 1}]}
-
-EventTypes = Annotated[
-    tuple[Annotated[str, StringConstraints(min_length=1)], ...],
-    Field(min_length=1),
-    BeforeValidator(_texts),
-    WithJsonSchema(dict(_ONE_OR_MORE_TEXTS)),
-]
-Values = Annotated[
-    tuple[Scalar, ...], Field(min_length=1), BeforeValidator(_values), WithJsonSchema(dict(_ONE_OR_MORE_VALUES))
-]
 
 
 # -- what an event must be, and what is taken from it --------------------------------------------
@@ -204,7 +89,7 @@ class Debounce(Part):
         if quiet_for is None:
             raise ValueError("needs `quiet_for` as well")
         if value < quiet_for:
-            raise ValueError(f"must be at least `quiet_for`, {format_duration(quiet_for)}")
+            raise ValueError(f"must be at least `quiet_for`, {duration_in_words(quiet_for)}")
         return value
 
     @field_validator("at_most_every")
@@ -233,15 +118,8 @@ class AgencyQuery(Part):
     )
 
 
-def _differ(agencies: tuple[int, ...]) -> tuple[int, ...]:
-    if twice := sorted({each for each in agencies if agencies.count(each) > 1}):
-        raise ValueError(f"agency {twice[0]} is listed twice")
-    return agencies
-
-
 Agencies = Annotated[
-    Annotated[AgencyQuery, Tag("agency query")]
-    | Annotated[tuple[AgencyId, ...], Field(min_length=1), AfterValidator(_differ), Tag("agency list")],
+    Annotated[AgencyQuery, Tag("agency query")] | Annotated[AgencyList, Tag("agency list")],
     Discriminator(lambda value: "agency query" if isinstance(value, Mapping | AgencyQuery) else "agency list"),
 ]
 
@@ -249,10 +127,8 @@ Agencies = Annotated[
 class Schedule(Part):
     """Asks for runs by the clock."""
 
-    cron: Annotated[str, AfterValidator(_cron)] = Field(
-        description="Minute, hour, day of the month, month, day of the week, as in cron."
-    )
-    time_zone: Annotated[str, AfterValidator(_time_zone)] = Field("UTC", description="Name of the tz database.")
+    cron: Cron = Field(description="Minute, hour, day of the month, month, day of the week, as in cron.")
+    time_zone: TimeZone = Field("UTC", description="Name of the tz database.")
     agencies: Agencies = Field(description="A list of agency ids, or `query: SELECT …`.")
     catch_up: Duration = Field(
         timedelta(hours=1),
@@ -286,7 +162,7 @@ class _Trigger(Part):
     )
     format: FormatName | None = Field(None, description="Replaces the format of every dataset.")
     labels: Labels = Field(default_factory=dict, description="Labels of the runs.")
-    priority: int = Field(0, ge=-(2**15), le=2**15 - 1, description="Higher goes first.")
+    priority: int = Field(0, strict=True, ge=-(2**15), le=2**15 - 1, description="Higher goes first.")
     requested_by: str | None = Field(None, min_length=1, description="`trigger:` and the name if null.")
 
     @field_validator("datasets")

@@ -141,6 +141,7 @@ EMPTIED = (
     "webhook_deliveries",
     "webhooks",
     "run_datasets",
+    "artifacts",
     "uploads",
     "plans",
     "outbox",
@@ -150,7 +151,7 @@ EMPTIED = (
     "dead_letters",
 )
 TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets",
-          "webhook_deliveries", "webhooks")  # fmt: skip
+          "webhook_deliveries", "webhooks", "artifacts")  # fmt: skip
 
 
 class PostgresBackend:

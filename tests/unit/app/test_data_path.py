@@ -15,15 +15,17 @@ from pydantic import BaseModel, SecretStr
 
 from pipeline_processing import plugins
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
-from pipeline_processing.app.data_path import destinations, sources
+from pipeline_processing.aio.clock import HistoryClock
+from pipeline_processing.app.data_path import data_path, destinations, sources
 from pipeline_processing.errors import SecretMissing, SettingsError
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.plugins import Plugin
-from pipeline_processing.ports import Destination, Services
+from pipeline_processing.ports import BuildContext, Destination, Services
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
 from tests.memory.destination import MemoryDestination
 from tests.unit.plugged import installed
+from tests.unit.stepped_clock import SteppedClock
 
 told: list[Any] = []
 
@@ -168,3 +170,20 @@ async def test_sources_of_other_packages_are_built_once():
             pass
 
     assert told == ["k", {"a": Options(name="first"), "b": Options(name="second")}]
+
+
+async def test_the_whole_data_path_has_one_clock(folder: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """That of the history: sources, destinations and upstreams of a run agree on the time."""
+    clocks: list[Any] = []
+
+    def build(*options: Any, context: BuildContext) -> Any:
+        clocks.append(context.clock)
+        return MemoryDestination(url="acme://lake") if options else Crm()
+
+    for name in ("LAKE", "CRM"):
+        monkeypatch.setattr(sys.modules[__name__], name, Plugin(options=Options, build=build))
+    clock = HistoryClock(SteppedClock())
+    async with data_path(settings(), config(folder, LAKE_ENTRY), runs=1, mask=Mask(), clock=clock) as path:
+        upstream: Any = path.services.upstream(UpstreamOptions())
+
+    assert [*clocks, upstream._clock] == [clock, clock, clock]

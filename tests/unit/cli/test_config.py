@@ -104,6 +104,21 @@ def test_a_wrong_job_config_alone_is_65(complete: Path, capsys: pytest.CaptureFi
     assert "datasets" in capsys.readouterr().err
 
 
+def test_triggers_are_checked_where_they_are_set(
+    complete: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against the job config too."""
+    triggers = complete.parent / "triggers.yaml"
+    monkeypatch.setenv("PIPELINE_TRIGGERS_FILE", str(triggers))
+    triggers.write_text("triggers: [{name: t, topic: x, agency_id: key, datasets: [records]}]")
+    assert main(["config", "check"]) == 0
+    assert f"triggers     ok  {triggers}: t" in capsys.readouterr().out
+
+    triggers.write_text("triggers: [{name: t, topic: x, agency_id: key, datasets: [cases]}]")
+    assert main(["config", "check"]) == 65
+    assert "the job config has no dataset 'cases'; it has records, events" in capsys.readouterr().err
+
+
 def test_what_a_run_needs_and_nobody_set_is_told_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "check"]) == 78
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import typer
 
+from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.cli import history
+from pipeline_processing.cli.main import main
 from pipeline_processing.cli.options import moment
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.memory.store import memory_run_store
@@ -138,6 +141,14 @@ def test_an_empty_history_is_a_header(show: Show) -> None:
         (("--since", "2026-01-18T11:04:11+01:00"), ["third"]),
         (("--since", "2026-01-18"), ["third", "second", "first"]),
         (("--agency-id", "7", "--state", "queued", "--since", "2026-01-18T10:00"), ["third"]),
+        (("--state", "queued", "--state", "failed"), ["third", "first"]),
+        (("--until", "2026-01-18T10:04:10Z"), ["first"]),
+        (("--error-kind", "step_failed", "--error-kind", "query_failed"), ["first"]),
+        (("--error-kind", "step_failed"), []),
+        (("--label", "team=harbour", "--label", "order=A 17"), ["third"]),
+        (("--label", "team=harbour", "--label", "order=A 18"), []),
+        (("--requested-by", "portal"), ["third"]),
+        (("--search", "ir"), ["third", "first"]),
     ],
 )
 def test_filters_narrow_the_list(show: Show, arguments: Sequence[str], expected: list[str]) -> None:
@@ -165,6 +176,37 @@ def test_a_terminal_gets_a_table(show: Show, monkeypatch: pytest.MonkeyPatch) ->
 
     assert "─" in shown
     assert "succeeded (dry run)" in shown
+
+
+# -- watching ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes after the second look. Before it, `third` is cancelled."""
+    pauses = []
+
+    async def sleep(_clock: SystemClock, _seconds: float) -> None:
+        pauses.append(_seconds)
+        if len(pauses) == 2:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+        await store.queue.cancel("third")
+
+    monkeypatch.setattr(SystemClock, "sleep", sleep)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_watching_prints_each_change_until_it_is_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    """As objects with `--json`: first the runs that are there, oldest first, then what changes."""
+    assert main(["history", "--watch", "--json", "--agency-id", "7"]) == 130
+
+    runs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(run["run_id"], run["state"]) for run in runs] == [
+        ("first", "failed"),
+        ("third", "queued"),
+        ("third", "cancelled"),
+    ]
 
 
 # -- one run -------------------------------------------------------------------------------------
@@ -330,7 +372,10 @@ def test_an_unknown_run_is_an_error(show: Show) -> None:
         (("--since", "99999999999999d"), "neither a time nor a duration"),
         (("--limit", "0"), "--limit"),
         (("--agency-id", "0"), "--agency-id"),
+        (("--label", "team"), "'team' isn't KEY=VALUE"),
+        (("--search", "\udcff"), "isn't text in UTF-8"),
         (("--run-id", "first", "--state", "failed"), "leave out"),
+        (("--run-id", "first", "--watch"), "leave out"),
     ],
 )
 def test_a_wrong_option_is_wrong_usage(show: Show, arguments: Sequence[str], message: str) -> None:

@@ -23,6 +23,7 @@ import pytest
 import structlog
 
 from pipeline_processing.cli.main import main
+from pipeline_processing.cli.submit import _Tally
 from pipeline_processing.errors import ConflictingRequest
 from pipeline_processing.messaging.dead_letters import dead_letter
 from pipeline_processing.messaging.port import Outgoing, Record
@@ -263,14 +264,14 @@ def test_wrong_usage_is_64(
 
 def test_every_fault_of_a_request_is_told(kafka: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """Once, where it is the same for all agencies."""
-    assert (
-        main([*ASK, "--agency-id", "0", "--agency-id", "5", "--since", "2026-01-18T10:00", "--priority", "99999"]) == 65
-    )
+    words = ["--since", "2026-01-18T10:00", "--label", "a b=x", "--priority", "99999"]
+    assert main([*ASK, "--agency-id", "0", "--agency-id", "5", *words]) == 65
 
     assert capsys.readouterr().err.splitlines() == [
         "Error: The request isn't valid:",
         "  agency_id 0: Input should be greater than or equal to 1",
         "  since: must be a time with its zone, such as 2026-01-18T10:00:00Z",
+        "  labels.a b.[key]: String should match pattern '^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$'",
         "  priority: Input should be less than or equal to 32767",
     ]
     assert kafka.requests == []
@@ -473,3 +474,14 @@ def test_what_may_have_been_sent_is_told(
     out, err = capsys.readouterr()
     assert out == ""
     assert "0 of 8 requests were sent" in err
+
+
+def test_the_runs_that_are_followed_are_counted() -> None:
+    """Each as what it is now; what there is none of is left out."""
+    tally = _Tally(1_000)
+    assert str(tally) == "1,000 runs: 1,000 waiting"
+
+    tally.in_progress |= {"a", "b"}
+    tally.end("a", completion(1, state="failed", error=BROKEN))
+    tally.end("c", completion(1))
+    assert str(tally) == "1,000 runs: 997 waiting, 1 in progress, 1 failed, 1 succeeded"

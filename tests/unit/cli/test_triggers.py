@@ -3,12 +3,17 @@
 import io
 import json
 import os
+import sys
+import types
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline_processing.app.checks import CheckResult
 from pipeline_processing.cli.main import main
+from pipeline_processing.errors import TopicMissing
 
 EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples"
 FULL, SMALL = EXAMPLES / "triggers.full.yaml", EXAMPLES / "triggers.small.yaml"
@@ -187,3 +192,28 @@ def test_a_file_of_schedules_matches_no_event(tmp_path: Path, event: Any, capsys
     path.write_text("triggers: [{schedule: {cron: 0 3 * * *, agencies: [1]}}]")
     assert main(["triggers", "check", str(path), "--event", event(PAID)]) == 0
     assert "no trigger has a topic" in capsys.readouterr().out
+
+
+# -- servers -------------------------------------------------------------------------------------
+
+
+def test_servers_are_asked_with_connect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What they answer is printed, and the gravest error gives the exit code."""
+
+    async def check_triggers(_settings: object, _triggers: object) -> AsyncIterator[CheckResult]:
+        yield CheckResult("topic", ok=False, detail="topic_missing", error=TopicMissing(["billing.events"]))
+        yield CheckResult("agencies", ok=True, detail="nightly: the query returns 3 agencies")
+
+    module = types.ModuleType("pipeline_processing.app.checks")
+    module.check_triggers = check_triggers  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipeline_processing.app.checks", module)
+
+    assert main(["triggers", "check", str(FULL), "--connect"]) == 78
+    out, err = capsys.readouterr()
+    assert "topic     failed  topic_missing" in out
+    assert "agencies  ok  nightly: the query returns 3 agencies" in out
+    assert "Kafka has no topic billing.events" in err
+
+    assert main(["triggers", "check", str(FULL), "--connect", "--json"]) == 78
+    servers = json.loads(capsys.readouterr().out)["servers"]
+    assert [each["ok"] for each in servers] == [False, True]

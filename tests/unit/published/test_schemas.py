@@ -15,6 +15,7 @@ from jsonschema import Draft7Validator, Draft202012Validator  # type: ignore[imp
 from pydantic import ValidationError
 
 import pipeline_processing
+from pipeline_processing.board import openapi
 from pipeline_processing.cli import schemas as command
 from pipeline_processing.cli.schemas import differences
 from pipeline_processing.errors import PipelineError, RequestError
@@ -111,7 +112,8 @@ def test_the_command_writes_the_files_and_checks_them(tmp_path: Path, capsys: py
     folder = tmp_path / "new" / "schemas"
 
     app(["--output", str(folder)], standalone_mode=False)
-    assert {path.name: path.read_text("utf-8") for path in folder.iterdir()} == FILES
+    written = {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+    assert written == FILES | {"board.openapi.json": openapi.file()}
     assert not app(["--output", str(folder), "--check"], standalone_mode=False)
 
     (folder / "asyncapi.yaml").write_text("asyncapi: 2.6.0\n")

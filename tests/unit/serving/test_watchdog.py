@@ -22,7 +22,7 @@ from pipeline_processing.serving.watchdog import Watchdog
 from pipeline_processing.steps.own_loop import OwnLoop
 from pipeline_processing.telemetry.health import SILENT_SECONDS
 from pipeline_processing.telemetry.logs import bound_run
-from tests.unit.in_memory import Service, job
+from tests.unit.in_memory import Call, Service, job
 from tests.unit.steps import record_models
 
 PATIENCE = 0.2
@@ -97,6 +97,23 @@ async def test_it_names_run_dataset_and_step(log: Log, monkeypatch: pytest.Monke
     (line,) = said(log, MAIN)
     assert (line["run_id"], line["dataset"]) == ("run-1", "records")
     assert re.match(r"Dataset 'records', step 1 \(validate\), row 1", line["step"])
+
+
+async def test_it_names_run_and_dataset_outside_steps(log: Log) -> None:
+    """Such as a source that blocks; of several datasets, the one that is being read."""
+
+    async def blocks(call: Call) -> Any:
+        blocked_until(lambda: said(log, MAIN))
+        return await call()
+
+    service = Service(job("small", "large"))
+    service.between.on_next("batch", None, None, blocks)  # the second dataset's first batch
+    await service.accept("run-1")
+    async with watched():
+        await service.attempt()
+
+    (line,) = said(log, MAIN)
+    assert (line["run_id"], line["dataset"], line.get("step")) == ("run-1", "large", None)
 
 
 async def test_a_steps_own_event_loop(log: Log) -> None:

@@ -176,6 +176,12 @@ triggers:
         ("{topic: t, agency_id: key, params: {a: 99999999999999999999}}", "params.a: a has more than 64 bits"),
         ("{topic: t, agency_id: key, params: {a: [1]}}", "params.a: must be text, a number, true, false or null"),
         ("{topic: t, agency_id: key, debounce: {quiet_for: 0s}}", "debounce.quiet_for: must be more than 0s"),
+        (
+            "{topic: t, agency_id: key, debounce: {quiet_for: 99999d}}",
+            "debounce.quiet_for: must be more than 0s and at",
+        ),
+        ("{topic: t, agency_id: key, priority: '5'}", "priority: Input should be a valid integer"),
+        ("{schedule: {cron: '0 0 * * *', agencies: [true]}}", "schedule.agencies[0]: Input should be a valid integer"),
         ("{topic: t, agency_id: key, debounce: {}}", "debounce: needs `quiet_for` or `at_most_every`"),
         ("{topic: t, agency_id: key, match: {type: [a, 7]}}", "match.type[1]: Input should be a valid string"),
         ("{topic: t, agency_id: key, match: []}", "match: must be a mapping"),
@@ -186,7 +192,7 @@ triggers:
         ("{schedule: {cron: '0 0 * * *', agencies: {query: ''}}}", "schedule.agencies.query: "),
         ("{schedule: {cron: '0 0 * * *', time_zone: ../UTC, agencies: [1]}}", "schedule.time_zone: '../UTC' isn't a"),
         ("{schedule: {cron: '0 0 * * *', agencies: [1]}, params: {a: {from: key}}}", "params.a: must be text"),
-        (f"{{topic: {'t' * 80}, agency_id: key}}", " needs a `name`: the one made of its topic and types is too long"),
+        (f"{{topic: {'t' * 80}, agency_id: key}}", " needs a `name`: none can be made of its topic and types"),
     ],
 )
 def test_one_fault_is_told_at_its_key(folder: Folder, trigger: str, fault: str) -> None:
@@ -210,7 +216,13 @@ def test_no_trigger_is_taken_twice(folder: Folder) -> None:
     ]
 
 
-@pytest.mark.parametrize("topic", ["agency-jobs.requests", "agency-jobs.completions", "agency-jobs.dead-letters"])
+@pytest.mark.parametrize(
+    "topic",
+    [
+        *(f"agency-jobs.{name}" for name in ("requests", "completions", "dead-letters")),
+        "agency-data-job-triggers-entries",
+    ],
+)
 def test_a_topic_of_the_service_is_refused(folder: Folder, topic: str) -> None:
     """Runs would trigger runs."""
     (fault,) = folder.faults(f"triggers:\n  - {{topic: {topic}, agency_id: key}}\n")
@@ -281,6 +293,7 @@ def test_since_follows_the_datasets_unless_it_is_written(
         (b"triggers: []", "1:11: triggers: must have at least one"),
         (b"{}", "1:1: needs `triggers`"),
         (b"triggers: &a [*a]", "triggers[0]: "),
+        (b"[" * 100_000, "isn't YAML: it is nested too deeply"),
     ],
 )
 def test_a_file_that_holds_no_triggers_is_told_so(folder: Folder, content: bytes, message: str) -> None:

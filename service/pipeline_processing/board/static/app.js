@@ -15,7 +15,7 @@ const VIEWS = [
   [/^\/triggers$/, () => import("./views/triggers.js")],
 ];
 const RENDER_EVERY = 200; // milliseconds, however many events come in
-const ANNOUNCE_EVERY = 6000;
+const ANNOUNCE_EVERY = 3000;
 
 const title = document.getElementById("title");
 const place = document.getElementById("view");
@@ -47,22 +47,29 @@ async function show() {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
+  const { hash } = location;
+  delete place.dataset.shown;
+  place.setAttribute("aria-busy", "true");
   const { default: open } = await module();
   if (signal.aborted) return;
   const first = view === null;
   const before = view?.path;
   view = open({
     parameters,
-    id: decodeURIComponent(path.match(pattern)?.[1] ?? ""),
+    id: path.match(pattern)?.[1] ?? "",
     get: (path, asked) => get(path, asked, { signal }),
     changed: () => signal.aborted || render(),
     overview: () => overview,
-    go: (parameters) => (location.hash = `#${path}${parameters.size ? `?${parameters}` : ""}`),
   });
-  view.path = path;
+  Object.assign(view, { path, hash });
+  failure = null;
   title.textContent = view.title;
   document.title = `${view.title} · pipeline-processing`;
-  search.value = parameters.get("q") ?? "";
+  const q = parameters.get("q") ?? "";
+  const typing = document.activeElement === search && search.value.trim() !== q;
+  if (!typing) search.value = q;
+  const form = place.querySelector("form[data-filters]");
+  if (form && hash !== filtered) showFilters(form, parameters);
   for (const link of document.querySelectorAll("#views a")) {
     const current = link.hash === `#${path}` || (link.hash !== "#/" && path.startsWith(`${link.hash.slice(1)}/`));
     if (current) link.setAttribute("aria-current", "page");
@@ -70,7 +77,7 @@ async function show() {
   }
   if (before !== path) {
     place.replaceChildren();
-    if (!first) {
+    if (!first && !typing) {
       scrollTo(0, 0);
       title.focus({ preventScroll: true }); // tells a screen reader where it is now
     }
@@ -105,6 +112,10 @@ function render() {
       lastRender = performance.now();
       patch(place, nodes([failure && problem(failure), view.render() ?? (failure ? null : loading())]));
       view.rendered?.(place);
+      if (view.loaded || failure) {
+        place.dataset.shown = view.hash;
+        place.setAttribute("aria-busy", "false");
+      }
     },
     Math.max(0, RENDER_EVERY - (performance.now() - lastRender)),
   );
@@ -228,11 +239,19 @@ document.addEventListener("submit", (event) => {
   } else submitFilters(event.target);
 });
 
+let filtered = null; // the address that the filters have made
+
 /** Put a form's filters into the address, so that a link to it shows the same. */
 function submitFilters(form) {
   const chosen = [...new FormData(form)].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value);
   const parameters = new URLSearchParams(chosen);
-  location.hash = `#${address()[0]}${parameters.size ? `?${parameters}` : ""}`;
+  filtered = `#${address()[0]}${parameters.size ? `?${parameters}` : ""}`;
+  location.hash = filtered;
+}
+
+/** Show an address's filters that the form hasn't made itself; what is being typed there stays. */
+function showFilters(form, parameters) {
+  for (const field of form.elements) if (field.name) field.value = parameters.get(field.name) ?? "";
 }
 
 document.addEventListener("keydown", (event) => {

@@ -100,5 +100,4 @@ function update(old, node) {
   }
   if (old.style.cssText !== node.style.cssText) old.style.cssText = node.style.cssText;
   patch(old, [...node.childNodes]);
-  if (old.matches("input, select")) old.value = node.value;
 }

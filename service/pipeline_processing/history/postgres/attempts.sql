@@ -128,11 +128,21 @@ INSERT INTO webhook_deliveries (event_id, run_id, webhook)
 SELECT :event_id, :run_id, name FROM webhooks WHERE :state::text = ANY (states);
 
 -- name: discard_plan
--- After a success, drop the plan and the records of its uploads, which are now objects.
+-- After a success, drop the plan and the records of its uploads, which are now objects. Keep the plan's artifacts,
+-- without their content. The manifest may hold escapes that Postgres can't store, and `->>` would unescape all of the
+-- plan.
 WITH completed AS (
     DELETE FROM uploads WHERE run_id = :run_id AND planned
+),
+decided AS (
+    DELETE FROM plans WHERE run_id = :run_id RETURNING run_id, plan::json AS plan
 )
-DELETE FROM plans WHERE run_id = :run_id;
+INSERT INTO artifacts (run_id, number, destination, key, dataset, format, compression, rows, size, sha256, rejected)
+SELECT run_id, number, coalesce(nullif(artifact ->> 'destination', ''), plan -> 'destination' #>> '{}'), artifact ->> 'key',
+       artifact ->> 'dataset', artifact ->> 'format', artifact ->> 'compression', (artifact ->> 'rows')::bigint,
+       (artifact ->> 'size')::bigint, artifact ->> 'sha256', coalesce((artifact ->> 'rejected')::boolean, false)
+FROM decided
+CROSS JOIN json_array_elements(plan -> 'artifacts') WITH ORDINALITY AS listed (artifact, number);
 
 -- name: requeue
 -- `running → queued`, due after the delay.

@@ -4,11 +4,11 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, plan_of, run_of
 from pipeline_processing.model import Run, RunState
+from pipeline_processing.plan import Plan
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.board_reads import (
     Bucket,
@@ -19,15 +19,18 @@ from pipeline_processing.runs.board_reads import (
     QueueState,
     RunStory,
     RunsWanted,
+    StoredArtifact,
     StoredEvent,
     Throughput,
     Typical,
     Waiting,
 )
+from pipeline_processing.runs.deliveries import Delivery
 
 QUERIES = load_queries(__package__, "board.sql")
 
 _MOST_REPLAYS = 20
+_MOST_ARTIFACTS = 1_000
 _MOST_AGENCIES = 5
 _BIGINT = 2**63
 
@@ -96,6 +99,10 @@ class PostgresBoard:
             row = await connection.fetchrow(*QUERIES["run"](run_id=run_id))
             if row is None:
                 return None
+            artifacts = [
+                StoredArtifact(**dict(each))
+                for each in await connection.fetch(*QUERIES["artifacts"](run_id=run_id, limit=_MOST_ARTIFACTS))
+            ]
             plan = await connection.fetchval(*QUERIES["plan"](run_id=run_id))
             return RunStory(
                 run=run_of(row),
@@ -103,8 +110,12 @@ class PostgresBoard:
                 datasets=[
                     dataset_counts_of(each) for each in await connection.fetch(*QUERIES["datasets"](run_id=run_id))
                 ],
-                artifacts=None if plan is None else _artifacts_of(plan),
+                artifacts=artifacts if plan is None else _artifacts_of(plan_of(plan)),
                 events=[StoredEvent(*each) for each in await connection.fetch(*QUERIES["events"](run_id=run_id))],
+                deliveries=[
+                    Delivery(**{name: each[name] for name in Delivery.model_fields})
+                    for each in await connection.fetch(*QUERIES["deliveries"](run_id=run_id))
+                ],
                 replays=[
                     run_of(each)
                     for each in await connection.fetch(*QUERIES["replays"](run_id=run_id, limit=_MOST_REPLAYS))
@@ -144,6 +155,14 @@ class PostgresBoard:
         return Throughput(width, [Bucket(**dict(row)) for row in rows])
 
 
-def _artifacts_of(plan: str) -> list[dict[str, Any]]:
-    """Return the artifacts of a stored plan as objects, without their content, which may be rows."""
-    return [artifact.model_dump(mode="json", exclude={"staged"}) for artifact in plan_of(plan).artifacts]
+def _artifacts_of(plan: Plan) -> list[StoredArtifact]:
+    same = ("key", "dataset", "rows", "size", "sha256", "rejected")
+    return [
+        StoredArtifact(
+            **{name: getattr(artifact, name) for name in same},
+            destination=artifact.destination or plan.destination,
+            format=artifact.format.value,
+            compression=artifact.compression.value,
+        )
+        for artifact in plan.artifacts[:_MOST_ARTIFACTS]
+    ]

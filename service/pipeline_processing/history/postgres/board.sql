@@ -85,9 +85,21 @@ SELECT * FROM run_datasets WHERE run_id = :run_id ORDER BY number;
 -- The stored plan of a run.
 SELECT plan FROM plans WHERE run_id = :run_id;
 
+-- name: artifacts
+-- The first artifacts of a successful run, in the order of its plan.
+SELECT destination, key, dataset, format, compression, rows, size, sha256, rejected
+FROM artifacts
+WHERE run_id = :run_id
+ORDER BY number
+LIMIT :limit;
+
 -- name: events
 -- The completion events of a run.
 SELECT event_id, type, created_at, sent_at FROM outbox WHERE run_id = :run_id ORDER BY id;
+
+-- name: deliveries
+-- Deliveries of a run's events to webhooks.
+SELECT * FROM webhook_deliveries WHERE run_id = :run_id ORDER BY event_id, webhook;
 
 -- name: replays
 -- The newest replays of a run.

@@ -167,7 +167,7 @@ function failed(run) {
         el("code", {}, foreign(run.error_kind)),
       ),
     ),
-    el("p", { class: "message" }, foreign(run.error_message)),
+    el("p", { class: "message", tabindex: "0" }, foreign(run.error_message)),
     run.replay_command && [
       el("p", { class: "quiet" }, "Correct the cause, then run it again:"),
       commandLine(run.replay_command),
@@ -371,10 +371,10 @@ function webhooks(run) {
     columns: [
       { label: "Webhook", className: "main", cell: (delivery) => foreign(delivery.webhook) },
       { label: "State", cell: (delivery) => words(delivery.state) },
-      { label: "Tries", numeric: true, cell: (delivery) => number(delivery.attempts) },
+      { label: "Tries", numeric: true, cell: (delivery) => number(delivery.tries) },
       {
-        label: "Last",
-        cell: (delivery) => [time(delivery.last_at), delivery.last_error && [" ", foreign(delivery.last_error)]],
+        label: "Delivered, or next try",
+        cell: (delivery) => [time(delivery.delivered_at ?? delivery.next_at), delivery.last_error && [" ", foreign(delivery.last_error)]],
       },
     ],
   });

@@ -131,7 +131,6 @@ function filters(asked) {
       el("label", { for: `filter-${name}` }, label),
       el("input", { id: `filter-${name}`, name, value: asked[name], autocomplete: "off", ...attributes }),
     );
-  // Kept as the reader fills it in. Another address gives another form.
   return el(
     "form",
     {
@@ -140,7 +139,7 @@ function filters(asked) {
       "aria-label": "Filters",
       "data-filters": "",
       "data-key": "filters",
-      "data-keep": JSON.stringify(asked),
+      "data-keep": "filters", // the reader fills it in
     },
     field("q", "Text", { type: "search", placeholder: "run id or agency" }),
     field("agency_id", "Agency", { inputmode: "numeric", pattern: "[0-9]+" }),
@@ -163,7 +162,7 @@ function filters(asked) {
       "div",
       { class: "buttons" },
       el("button", { type: "submit" }, "Search"),
-      Object.keys(asked).length ? el("a", { class: "button", href: "#/runs" }, "Clear") : null,
+      el("a", { class: "button", href: "#/runs" }, "Clear"),
     ),
   );
 }
