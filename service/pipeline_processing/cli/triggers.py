@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.messaging.port import Record
+    from pipeline_processing.settings.settings import Settings
     from pipeline_processing.triggers.config import Triggers
     from pipeline_processing.triggers.describing import Trial
     from pipeline_processing.triggers.process import TriggersProcess
