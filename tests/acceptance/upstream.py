@@ -101,7 +101,8 @@ class Upstream:
 
     def states(self) -> dict[bytes, Any]:
         """Return the agencies' last states in the changelog."""
-        return {message.key or b"": message.json for message in self._all(self.changelog_topic)}
+        messages = self._all(self.changelog_topic)
+        return {message.key or b"": message.json for message in messages if message.key != b"complete"}
 
     def open_windows(self) -> int:
         """Return how many windows are open."""

@@ -122,6 +122,7 @@ async def triggers_process(
                 app_id=app_id,
                 entries_topic=entries,
                 keeper=keeper,
+                topics=topics,
                 clock=clock,
                 health=health,
                 pulse=pulses["windows"],

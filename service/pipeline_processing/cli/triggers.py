@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.params import DeclaredParams
     from pipeline_processing.app.checks import CheckResult
     from pipeline_processing.cli.cutoff import Cutoff
+    from pipeline_processing.errors import PipelineError
     from pipeline_processing.messaging.port import Record
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.triggers.config import Triggers
     from pipeline_processing.triggers.describing import Trial
     from pipeline_processing.triggers.process import TriggersProcess
+
+_FAILED_SECONDS = 10.0
+"""How long the process may take to end after an error."""
 
 app = typer.Typer()
 
@@ -66,11 +70,17 @@ async def _run(process: AbstractAsyncContextManager[TriggersProcess], cutoff: Cu
     import asyncio
 
     from pipeline_processing.cli.cutoff import stopped_by_signals
+    from pipeline_processing.errors import PipelineError
 
     stop = asyncio.Event()
     with stopped_by_signals([stop], cutoff, limits=[drain_seconds]):
         async with process as opened:
-            await opened.run(stop)
+            try:
+                await opened.run(stop)
+            except* PipelineError as group:
+                # Faust's threads and tasks may not end.
+                cutoff.within(_FAILED_SECONDS, after=_first(group))
+                raise
 
 
 @app.command()
@@ -133,6 +143,11 @@ def _connected(settings: Settings, loaded: Triggers) -> list[CheckResult]:
         return [each async for each in check_triggers(settings, loaded)]
 
     return run_async(check_each())
+
+
+def _first(group: BaseExceptionGroup[PipelineError]) -> PipelineError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _content(event: str) -> str:

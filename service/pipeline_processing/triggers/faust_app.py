@@ -22,7 +22,7 @@ from pipeline_processing.aio.tasks import Stopped, first_of, in_time, unless_sto
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, ProcessPaused
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import translate
-from pipeline_processing.messaging.port import Record
+from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.triggers.windowing import Place, Reassigned, Tick, WindowKeeper
 from pipeline_processing.triggers.windows import newer_state
@@ -51,6 +51,10 @@ _TICK_SECONDS = 0.5
 _RESTORING = "restoring the windows"
 
 
+class _Crashed(Exception):
+    """Faust has failed, for good. No PipelineError, as those may be retried."""
+
+
 def changelog_of(app_id: str) -> str:
     """Return the topic of the windows' states, as Faust names it."""
     return f"{app_id}-{TABLE}-changelog"
@@ -66,6 +70,7 @@ class FaustLog:
         app_id: str,
         entries_topic: str,
         keeper: WindowKeeper,
+        topics: Topics,
         clock: Clock,
         health: Health,
         pulse: Pulse,
@@ -74,6 +79,8 @@ class FaustLog:
         self._app_id = app_id
         self._entries_topic = entries_topic
         self._keeper = keeper
+        self._topics = topics
+        self._changelog = changelog_of(app_id)
         self._clock = clock
         self._health = health
         self._pulse = pulse
@@ -106,6 +113,9 @@ class FaustLog:
                 await self._work(stop, ticks)
             except Stopped:
                 pass
+            except _Crashed:
+                reason = self._app.crash_reason or KafkaUnavailable("Faust has failed.")
+                raise self._translated(reason) from reason
             finally:
                 watching.cancel()
                 self._pulse.stop()
@@ -118,12 +128,21 @@ class FaustLog:
         return self._states
 
     async def store(self, states: Mapping[Place, bytes]) -> None:
-        """See `WindowTable`. Also raises KafkaUnavailable if the brokers don't answer in time."""
+        """
+        See `WindowTable`. Also raises KafkaUnavailable if the brokers don't answer in time, and TopicMissing if the
+        changelog was deleted.
+        """
+        self._check_crashed()
         self._check_held()
         sent = [self._table.send_changelog(partition, key, value) for (partition, key), value in states.items()]
+        for each in sent:
+            each.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # retrieved, so that it isn't logged
         done, waiting = await asyncio.wait(sent, timeout=_STORE_SECONDS)
         errors = [error for each in done if (error := each.exception()) is not None]
         if errors or waiting:
+            await self._topics.ends(self._changelog)  # Raises TopicMissing; aiokafka reports that as an outage
             raise self._translated(errors[0] if errors else TimeoutError())
         for (partition, key), value in states.items():
             self._table.data[key] = value
@@ -141,6 +160,7 @@ class FaustLog:
             broker_request_timeout=_REQUEST_SECONDS,
             broker_rebalance_timeout=_REBALANCE_SECONDS,
             broker_commit_interval=_COMMIT_SECONDS,
+            producer_request_timeout=_STORE_SECONDS,
             datadir=folder,
             store="memory://",
             key_serializer="raw",
@@ -201,8 +221,7 @@ class FaustLog:
         ticked_at = self._clock.monotonic()
         while not stop.is_set():
             self._pulse.beat()
-            if self._app.crashed:
-                raise self._translated(self._app.crash_reason or KafkaUnavailable("Faust has failed."))
+            self._check_crashed()
             if not self._is_restored():
                 self._health.state = _RESTORING
                 await first_of(stop, seconds=_LOOK_SECONDS)
@@ -254,6 +273,10 @@ class FaustLog:
         while self._queue.qsize() < _BATCH and self._clock.monotonic() < until and not stop.is_set():
             await self._clock.sleep(_LOOK_SECONDS)
         return [self._queue.get_nowait() for _ in range(min(_BATCH, self._queue.qsize()))]
+
+    def _check_crashed(self) -> None:
+        if self._app.crashed:
+            raise _Crashed
 
     def _is_restored(self) -> bool:
         return not self._app.rebalancing and self._restored == self._app.consumer_generation_id

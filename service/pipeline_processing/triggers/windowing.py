@@ -49,6 +49,9 @@ _ASK_AGAIN_SECONDS = 10.0
 Place = tuple[int, bytes]
 """Partition and key of a state."""
 
+COMPLETE = b"complete"
+"""The key, in each partition of the changelog, that says that nothing before it was lost."""
+
 Tick = Callable[[asyncio.Event], Awaitable[None]]
 """Something to do twice a second. Gets the event that stops it."""
 
@@ -138,15 +141,16 @@ class WindowKeeper:
         ends = await self._ask(partial(self._log.reader.ends, self._log.topic), stop)
         self._closing.clear()
         self._watermarks.forget()
-        self._states = {
+        restored = {
             partition: _restored(table.states().get(partition, {}), end=ends.get(partition, 0))
             for partition in partitions
         }
+        self._states = {partition: states or {} for partition, states in restored.items()}
         self._open = {
             (partition, key) for partition, held in self._states.items() for key, state in held.items() if state.is_open
         }
         self._next = {partition: committed.get(partition, 0) for partition in partitions}
-        lost = {partition: 0 for partition in partitions if not self._states[partition] and self._next[partition]}
+        lost = [partition for partition, states in restored.items() if states is None]
         if lost:
             await self._rebuild(lost, table, stop)
 
@@ -252,25 +256,30 @@ class WindowKeeper:
             self._states[place[0]][place[1]] = state
             (self._open.add if state.is_open else self._open.discard)(place)
 
-    async def _rebuild(self, lost: Offsets, table: WindowTable, stop: asyncio.Event) -> None:
-        """Apply the entries up to the committed offsets again. Their requests were sent before these were committed."""
+    async def _rebuild(self, partitions: Sequence[int], table: WindowTable, stop: asyncio.Event) -> None:
+        """
+        Apply the entries up to the committed offsets again, if there are any. Their requests were sent before these
+        offsets were committed.
+        """
 
         async def read() -> dict[Place, AgencyWindows]:
             applied = _Applied()
-            async for record in self._between(lost, {partition: self._next[partition] for partition in lost}):
+            start, after = dict.fromkeys(partitions, 0), {each: self._next[each] for each in partitions}
+            async for record in self._between(start, after):
                 self._apply(record, applied)
                 applied.asks.clear()
             return applied.changed
 
-        changed = list((await self._ask(read, stop)).items())
+        changed = list((await self._ask(read, stop)).items()) if any(self._next[each] for each in partitions) else []
         for start in range(0, len(changed), _STORED_TOGETHER):
             await self._store(dict(changed[start : start + _STORED_TOGETHER]), table, stop)
+        await self._ask(lambda: table.store({(partition, COMPLETE): b"{}" for partition in partitions}), stop)
         if changed:
             log.warning(
                 "the changelog of windows was lost; they are rebuilt from the log of entries",
-                partitions=sorted(lost),
+                partitions=list(partitions),
                 agencies=len(changed),
-                with_open_windows=sum(partition in lost for partition, _ in self._open),
+                with_open_windows=sum(partition in partitions for partition, _ in self._open),
             )
 
     async def _ask(self, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
@@ -281,13 +290,15 @@ class WindowKeeper:
         return await self._kafka.ask(beating, by=self, stop=stop)
 
 
-def _restored(stored: Mapping[bytes, bytes], *, end: int) -> dict[bytes, AgencyWindows]:
-    """Parse the states of a partition. `end` is the end of its log."""
+def _restored(stored: Mapping[bytes, bytes], *, end: int) -> dict[bytes, AgencyWindows] | None:
+    """Parse the states of a partition, or return None if some are lost. `end` is the end of its log."""
+    if COMPLETE not in stored:
+        return None
     try:
-        states = {key: AgencyWindows.read(value) for key, value in stored.items()}
+        states = {key: AgencyWindows.read(value) for key, value in stored.items() if key != COMPLETE}
     except ValueError as error:
         log.error("the changelog of windows can't be read; it counts as lost", error=str(error))
-        return {}
+        return None
     if any(state.applied >= end for state in states.values()):
         log.warning("the log of windows' entries was deleted and recreated; open windows are kept")
         return {key: state.for_another_log() for key, state in states.items()}
