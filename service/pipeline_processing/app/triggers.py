@@ -7,6 +7,7 @@ from functools import partial
 
 from opentelemetry.trace import Tracer
 
+from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app import one_run as app
@@ -41,7 +42,7 @@ _QUERIES = 2
 
 @asynccontextmanager
 async def triggers_process(
-    settings: Settings, triggers: Triggers, *, tracer: Tracer, mask: Mask
+    settings: Settings, triggers: Triggers, *, declared: DeclaredParams | None, tracer: Tracer, mask: Mask
 ) -> AsyncIterator[TriggersProcess]:
     """Open the process, ready to run."""
     clock = SystemClock()
@@ -81,7 +82,9 @@ async def triggers_process(
             files=OtherFiles(triggers_id, clock=clock, health=health),
             pulse=pulses["windows"],
         )
-        reader = EventReader(triggers.events, triggers_id=triggers_id, entries_topic=entries, clock=clock)
+        reader = EventReader(
+            triggers.events, triggers_id=triggers_id, entries_topic=entries, clock=clock, declared=declared
+        )
 
         def intake(topic: str) -> EventIntake:
             as_requests, incarnation = _as_requests(settings.kafka, topic), Incarnation()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
+    from pipeline_processing.agency_data_job.params import DeclaredParams
     from pipeline_processing.app.checks import CheckResult
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.errors import PipelineError
@@ -56,10 +57,12 @@ def triggers(context: typer.Context) -> None:
 
     settings = current_settings()
     path = settings.require_triggers_file()
-    loaded = load_triggers(path, job_config=job_config_of(settings), kafka=settings.kafka)
+    job_config = job_config_of(settings)
+    loaded = load_triggers(path, job_config=job_config, kafka=settings.kafka)
+    declared = job_config.params if job_config is not None else None
     log_to_stderr(level="info")
     with Cutoff() as cutoff, traced() as telemetry:
-        process = triggers_process(settings, loaded, tracer=telemetry.tracer, mask=current_mask())
+        process = triggers_process(settings, loaded, declared=declared, tracer=telemetry.tracer, mask=current_mask())
         run_async(_run(process, cutoff, drain_seconds=settings.worker.drain_seconds))
 
 
@@ -113,10 +116,12 @@ def check(
 
     settings = current_settings(job_config_file=config)
     path = file or settings.require_triggers_file()
-    triggers = load_triggers(path, job_config=job_config_of(settings), kafka=settings.kafka)
+    job_config = job_config_of(settings)
+    triggers = load_triggers(path, job_config=job_config, kafka=settings.kafka)
     now = SystemClock().now()
     records = None if event is None else example_records(_content(event), triggers.events, now=now)
-    trials = None if records is None else _trials(records, triggers, now)
+    declared = job_config.params if job_config is not None else None
+    trials = None if records is None else _trials(records, triggers, now, declared)
     results = _connected(settings, triggers) if connect else []
     if as_json:
         document = _document(path, triggers, trials, now)
@@ -155,12 +160,18 @@ def _content(event: str) -> str:
         raise typer.BadParameter(f"{event} isn't UTF-8", param_hint="--event") from None
 
 
-def _trials(records: Sequence[Record], triggers: Triggers, now: datetime) -> list[Trial]:
+def _trials(
+    records: Sequence[Record], triggers: Triggers, now: datetime, declared: DeclaredParams | None
+) -> list[Trial]:
     """Try each trigger with the event on its own topic, if the event may stand for it."""
     from pipeline_processing.triggers.describing import tried
 
     by_topic = {record.topic: record for record in records}
-    return [tried(by_topic.get(each.topic, records[0]), each, now=now) for each in triggers.events if records]
+    return [
+        tried(by_topic.get(each.topic, records[0]), each, now=now, declared=declared)
+        for each in triggers.events
+        if records
+    ]
 
 
 def _print(path: Path, triggers: Triggers, trials: list[Trial] | None, now: datetime) -> None:
