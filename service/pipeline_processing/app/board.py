@@ -15,19 +15,23 @@ from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.board.api import Api
 from pipeline_processing.board.application import Probes, application
-from pipeline_processing.board.kafka import ProgressReader, TopicFigures
+from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.live import Live
 from pipeline_processing.board.server import listening, serve
+from pipeline_processing.board.triggers import OpenWindows, TriggerList, windows_topic
 from pipeline_processing.board.views import Views
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.history.postgres.board import PostgresBoard
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
+from pipeline_processing.history.postgres.reads import PostgresHistory
 from pipeline_processing.published.schemas import error_kinds
 from pipeline_processing.requests.redrive import DeadLetters
+from pipeline_processing.requests.watching import LiveProgress
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.triggers.config import Triggers
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +46,7 @@ class Board:
 
     app: ASGIApp
     live: Live
-    progress: ProgressReader
-    figures: TopicFigures
+    progress: LiveProgress
     health: Health
     listener: socket
     address: str
@@ -53,20 +56,20 @@ class Board:
         with suppress(HistoryUnavailable):  # the first look tells it
             await self.live.overview()  # settings that waiting can't fix end the command
         async with asyncio.TaskGroup() as group:
-            reading = group.create_task(self.progress.run())
+            reading = group.create_task(self.progress.read())
             group.create_task(self.live.run(stop))
             self.health.state = "serving"
             log.info("the board is at this address", address=self.address)
             await serve(self.app, self.listener, stop=stop)
             self.health.state = "stopping"
             reading.cancel()
-            self.figures.close()
         log.info("stopped")
 
 
 @asynccontextmanager
-async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
+async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) -> AsyncIterator[Board]:
     """Open the board and its address."""
+    all_triggers = () if triggers is None else triggers.triggers
     host, port = settings.board.host, settings.board.port
     token = settings.require_board_token()
     clock = HistoryClock(SystemClock())
@@ -86,11 +89,11 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
             trace_url=settings.board.trace_url,
             kinds={kind: about["description"] for kind, about in error_kinds().items()},
         )
-        progress = ProgressReader(
+        progress = LiveProgress(
             topics=topics,
             topic=settings.kafka.progress_topic,
-            server=kafka,
-            on_progress=lambda run_id: live.tell_progress(run_id),
+            clock=clock,
+            on_event=lambda run_id: live.tell_progress(run_id),
         )
         figures = TopicFigures(topics=topics, names=settings.kafka, server=kafka, clock=clock)
         live = Live(
@@ -103,9 +106,20 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
             kafka=kafka,
             pulse=pulse,
         )
+        windows = OpenWindows(topics=topics, topic=windows_topic(settings.kafka), server=kafka)
+        stack.callback(windows.close)
+        stack.callback(figures.close)
         letters = DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=PostgresLetters(database))
         asgi = application(
-            api=Api(reads=reads, live=live, letters=letters, views=views, clock=clock),
+            api=Api(
+                reads=reads,
+                history=PostgresHistory(database),
+                live=live,
+                letters=letters,
+                triggers=TriggerList(all_triggers, windows=windows),
+                views=views,
+                clock=clock,
+            ),
             live=live,
             host=host,
             token=None if token is None else token.get_secret_value(),
@@ -118,4 +132,4 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
         )
         shown = f"[{host}]" if ":" in host else quote(host)
         address = f"http://{shown}:{listener.getsockname()[1]}"
-        yield Board(asgi, live, progress, figures, health, listener, address)
+        yield Board(asgi, live, progress, health, listener, address)

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import BaseModel
 from starlette.datastructures import QueryParams
@@ -24,10 +25,14 @@ from pipeline_processing.board.parameters import (
     cursor_of,
 )
 from pipeline_processing.board.shared import Shared
+from pipeline_processing.board.triggers import TriggerList
 from pipeline_processing.board.views import Views
 from pipeline_processing.errors import KafkaUnavailable, RunUnknown, TopicMissing
+from pipeline_processing.model import Run
 from pipeline_processing.requests.redrive import DeadLetters, Filter
-from pipeline_processing.runs.board_reads import BoardReads, Place
+from pipeline_processing.runs.board_reads import BoardReads
+from pipeline_processing.runs.run_filter import RunPlace
+from pipeline_processing.runs.store import RunHistory
 
 _DURATIONS = 30
 """Finished runs of an agency's spark line."""
@@ -38,11 +43,21 @@ class Api:
     """Answers the endpoints. Every page shares the answers of the last second or so."""
 
     def __init__(
-        self, *, reads: BoardReads, live: Live, letters: DeadLetters, views: Views, clock: HistoryClock
+        self,
+        *,
+        reads: BoardReads,
+        history: RunHistory,
+        live: Live,
+        letters: DeadLetters,
+        triggers: TriggerList,
+        views: Views,
+        clock: HistoryClock,
     ) -> None:
         self._reads = reads
+        self._history = history
         self._live = live
         self._letters = letters
+        self._triggers = triggers
         self._views = views
         self._clock = clock
         self._shared = Shared(clock=clock)
@@ -68,13 +83,14 @@ class Api:
 
     async def runs(self, request: Request) -> m.RunPage:
         query = RunsQuery.of(request.query_params)
-        runs = await self._reads.runs(query.wanted(), after=query.cursor, limit=query.limit + 1)
+        found = [run for wanted in query.filters() for run in await self._history.newest(wanted, limit=query.limit + 1)]
+        runs = sorted({run.run_id: run for run in found}.values(), key=_age, reverse=True)
         page = runs[: query.limit]
         await self._live.learn_typical(page)
         more = len(runs) > query.limit
         return m.RunPage(
             runs=[self._live.view(run) for run in page],
-            next_cursor=cursor_of(Place(page[-1].queued_at, page[-1].run_id)) if more else None,
+            next_cursor=cursor_of(RunPlace.of(page[-1])) if more else None,
         )
 
     async def run(self, request: Request) -> m.RunDetails:
@@ -116,6 +132,13 @@ class Api:
         except TimeoutError:
             raise KafkaUnavailable(f"Kafka hasn't returned the dead letters within {_LETTERS_SECONDS:.0f} s.") from None
         return m.DeadLetterList(dead_letters=[self._views.dead_letter(letter) for letter in letters])
+
+    async def triggers(self, _: Request) -> m.TriggerList:
+        return await self._triggers.view(now=self._clock.now())
+
+
+def _age(run: Run) -> tuple[datetime, str]:
+    return run.queued_at, run.run_id
 
 
 def _agency_ids(text: str) -> Sequence[int]:
@@ -168,4 +191,5 @@ ENDPOINTS = (
         Api.dead_letters,
         shared_seconds=5,
     ),
+    Endpoint("/triggers", "Triggers and their open windows", NoParameters, m.TriggerList, Api.triggers),
 )

@@ -17,10 +17,11 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.board import models as m
-from pipeline_processing.board.kafka import ProgressReader, TopicFigures
+from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.views import Views, estimate
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import Run, RunState
+from pipeline_processing.requests.watching import LiveProgress
 from pipeline_processing.runs.board_reads import BoardReads, Typical
 from pipeline_processing.telemetry.health import Pulse
 
@@ -84,7 +85,7 @@ class Live:
         self,
         *,
         reads: BoardReads,
-        progress: ProgressReader,
+        progress: LiveProgress,
         figures: TopicFigures,
         views: Views,
         clock: HistoryClock,
@@ -135,12 +136,24 @@ class Live:
 
     def view(self, run: Run) -> m.RunView:
         """Return a run for lists, with its progress and the estimate of its end."""
-        progress = self._progress.of(run)
+        progress = self.progress_of(run)
         return self._views.run(run, now=self._clock.now(), progress=progress, estimate=self.estimate(run, progress))
 
     def progress_of(self, run: Run) -> m.Progress | None:
         """Return the progress of a run's current attempt."""
-        return self._progress.of(run)
+        live = self._progress.of(run)
+        if live is None:
+            return None
+        event, rate = live.progress, live.rows_per_second
+        return m.Progress(
+            rows_read=event.rows_read,
+            rows_written=event.rows_written,
+            bytes_written=event.bytes_written,
+            dataset=event.dataset,
+            stage=event.stage,
+            rows_per_second=None if rate is None else round(rate, 1),
+            at=event.at,
+        )
 
     def estimate(self, run: Run, progress: m.Progress | None) -> m.Estimate | None:
         """Estimate a run's end from the medians that are known already."""
@@ -152,7 +165,7 @@ class Live:
         run = self._held.get(run_id)
         if run is None or not self._pages:
             return
-        progress = self._progress.of(run)
+        progress = self.progress_of(run)
         if progress is not None:
             update = m.ProgressUpdate(
                 run_id=run_id, attempt=run.attempt, progress=progress, estimate=self.estimate(run, progress)
@@ -230,8 +243,6 @@ class Live:
             if before is not None and before[0] == mark:
                 known[run.run_id] = before
                 continue
-            if run.state.finished:
-                self._progress.forget(run.run_id)
             message = sse("run", self.view(run))
             known[run.run_id] = mark, message
             self._put("run", run.run_id, message)

@@ -327,6 +327,36 @@ class DeadLetterList(Message):
     dead_letters: list[DeadLetterView]
 
 
+class WindowView(Message):
+    """An open window: events of one agency that will become one run."""
+
+    agency_id: AgencyText
+    run_id: str = Field(description="Of the run that it will ask for.")
+    events: int
+    opened_at: Time
+    last_event_at: Time
+    fires_at: Time = Field(description="When it asks for the run, unless another event comes.")
+
+
+class TriggerView(Message):
+    """One trigger: of events, or of a schedule."""
+
+    name: str
+    topic: str | None = None
+    schedule: str | None = None
+    next_at: Time | None = Field(None, description="The next tick of the schedule.")
+    datasets: list[str] = Field(default_factory=list, description="All datasets if empty.")
+    debounce: str | None = Field(None, description="When the events of an agency become a run, in words.")
+    windows_open: int
+    windows: list[WindowView] = Field(description="Those that ask first, at most 200.")
+
+
+class TriggerList(Message):
+    """The triggers of PIPELINE_TRIGGERS_FILE, then others that have open windows."""
+
+    triggers: list[TriggerView]
+
+
 # -- live, and problems --------------------------------------------------------------------------
 
 

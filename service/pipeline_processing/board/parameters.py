@@ -2,7 +2,9 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -12,7 +14,7 @@ from starlette.datastructures import QueryParams
 from pipeline_processing.board.models import Fault
 from pipeline_processing.labels import Labels
 from pipeline_processing.model import AgencyId, Moment, RunState
-from pipeline_processing.runs.board_reads import Place, RunsWanted
+from pipeline_processing.runs.run_filter import RunFilter, RunPlace
 
 P = TypeVar("P", bound="Parameters")
 
@@ -81,7 +83,7 @@ class NoParameters(Parameters):
 def _cursor(value: Any) -> Any:
     try:
         moment, _, run_id = base64.urlsafe_b64decode(str(value).encode()).decode().partition(" ")
-        place = Place(datetime.fromisoformat(moment), run_id)
+        place = RunPlace(datetime.fromisoformat(moment), run_id)
     except (ValueError, binascii.Error):
         place = None
     if place is None or place.queued_at.tzinfo is None or not place.run_id or "\0" in place.run_id:
@@ -89,7 +91,7 @@ def _cursor(value: Any) -> Any:
     return place
 
 
-def cursor_of(place: Place) -> str:
+def cursor_of(place: RunPlace) -> str:
     """Return the opaque text of a place."""
     return base64.urlsafe_b64encode(f"{place.queued_at.isoformat()} {place.run_id}".encode()).decode()
 
@@ -133,17 +135,22 @@ class RunsQuery(Parameters):
         None, description="`next_cursor` of the page before.", json_schema_extra={"type": "string"}
     )
 
-    def wanted(self) -> RunsWanted:
-        """Return the filter."""
-        return RunsWanted(
-            state=self.state,
+    def filters(self) -> list[RunFilter]:
+        """Return the filters whose runs are wanted. A number in `q` may be part of a run id, or an agency id."""
+        wanted = RunFilter(
             agency_id=self.agency_id,
+            states=() if self.state is None else (self.state,),
             labels=self.label,
-            error_kind=self.error_kind,
+            error_kinds=() if self.error_kind is None else (self.error_kind,),
             text=self.q,
             since=self.since,
             until=self.until,
+            after=self.cursor,
         )
+        number = int(self.q) if self.q is not None and re.fullmatch(r"[0-9]{1,19}", self.q) else 0
+        if number not in range(1, 2**63) or self.agency_id not in (None, number):
+            return [wanted]
+        return [wanted, replace(wanted, text=None, agency_id=number)]
 
 
 class DurationsQuery(Parameters):

@@ -61,12 +61,16 @@ class Look:
 class LiveProgress:
     """Keeps the latest progress of each run, from the progress topic."""
 
-    def __init__(self, *, topics: Topics, topic: str, clock: Clock) -> None:
+    def __init__(
+        self, *, topics: Topics, topic: str, clock: Clock, on_event: Callable[[str], None] = lambda run_id: None
+    ) -> None:
+        """`on_event` gets the run id of each event that is newer than those before."""
         self.problem: str | None = None
         """Why Kafka can't be read at the moment."""
         self._topics = topics
         self._topic = topic
         self._clock = clock
+        self._on_event = on_event
         self._events: dict[str, deque[RunProgress]] = {}
 
     def of(self, run: Run) -> Live | None:
@@ -100,12 +104,16 @@ class LiveProgress:
     def _take(self, progress: RunProgress) -> None:
         # Insert it again, so that the first entry is the one that was silent for longest.
         events = self._events.pop(progress.run_id, None)
-        if events is None or events[-1].attempt != progress.attempt:
+        if events is None or events[-1].attempt < progress.attempt:
             events = deque(maxlen=_RATE_EVENTS)
-        events.append(progress)
+        newer = not events or (events[-1].attempt == progress.attempt and events[-1].at < progress.at)
+        if newer:
+            events.append(progress)
         self._events[progress.run_id] = events
         if len(self._events) > _MOST_RUNS:
             del self._events[next(iter(self._events))]
+        if newer:
+            self._on_event(progress.run_id)
 
 
 class Watch:

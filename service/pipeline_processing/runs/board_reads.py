@@ -1,6 +1,6 @@
 """The port of what the board reads from the run table: the state of the queue, what has changed, and statistics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -45,29 +45,6 @@ class Changes:
 
     runs: list[Run]
     complete: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunsWanted:
-    """Which runs to list. None matches all runs."""
-
-    state: RunState | None = None
-    agency_id: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Runs with all of these."""
-    error_kind: str | None = None
-    text: str | None = None
-    """Part of a run id, or an agency id."""
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a page of runs begins: after the run that was queued at this time and has this id."""
-
-    queued_at: datetime
-    run_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +154,6 @@ class BoardReads(Protocol):
 
         At most `limit` of each kind, the newest first.
         """
-
-    async def runs(self, wanted: RunsWanted, *, after: Place | None, limit: int) -> list[Run]:
-        """Return a page of runs, newest first."""
 
     async def story(self, run_id: str) -> RunStory | None:
         """Return everything about one run, or None if it is unknown."""

@@ -12,7 +12,7 @@ from pipeline_processing.history.postgres.board import QUERIES, PostgresBoard
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.model import RunState
 from pipeline_processing.plan import Plan
-from pipeline_processing.runs.board_reads import BoardReads, Place, RunsWanted, Waiting
+from pipeline_processing.runs.board_reads import BoardReads, Waiting
 from pipeline_processing.runs.store import RunStore
 from tests.bench.board_history import fill
 from tests.contract.run_store.conftest import PostgresBackend
@@ -49,7 +49,6 @@ async def test_an_empty_history(board: BoardReads) -> None:
     state = await board.queue_state()
     assert (state.queued, state.running, state.prepared, state.retrying, state.outbox_unsent) == (0, 0, 0, 0, 0)
     assert (state.oldest_waiting, state.oldest_unsent_at) == (None, None)
-    assert await board.runs(RunsWanted(), after=None, limit=5) == []
     assert await board.story("none") is None
     assert await board.failures(window=DAY) == []
     assert len((await board.throughput(window=HOUR, width=timedelta(minutes=1))).buckets) == 60
@@ -97,35 +96,6 @@ async def test_every_change_is_found(board: BoardReads, runs: RunStore) -> None:
     for number in range(3):
         await accepted(runs, f"new-{number}", agency_id=6)
     assert not (await board.changes(since=since, watched=[], limit=3)).complete
-
-
-async def test_filters_and_pages(board: BoardReads, runs: RunStore) -> None:
-    """Newest first. Pages neither repeat nor miss a run, though others are accepted meanwhile."""
-    await failed(runs, "failed-7", agency_id=7, labels={"team": "a", "tier": "1"})
-    await succeeded(runs, "done-8", agency_id=8, labels={"team": "a"})
-    await accepted(runs, "run_9", agency_id=9)
-
-    async def ids(**wanted: Any) -> list[str]:
-        return [run.run_id for run in await board.runs(RunsWanted(**wanted), after=None, limit=10)]
-
-    assert await ids() == ["run_9", "done-8", "failed-7"]
-    assert await ids(state=RunState.FAILED) == ["failed-7"]
-    assert await ids(agency_id=8) == ["done-8"]
-    assert await ids(error_kind=FAILURE.kind) == ["failed-7"]
-    assert await ids(labels={"team": "a"}) == ["done-8", "failed-7"]
-    assert await ids(labels={"team": "a", "tier": "1"}) == ["failed-7"]
-    assert await ids(labels={"team": "b"}) == []
-    assert await ids(text="8") == ["done-8"]
-    assert await ids(text="9") == ["run_9"]
-    assert await ids(text="e_8") == []
-    assert await ids(text="9" * 30) == []
-    (first, second) = await board.runs(RunsWanted(), after=None, limit=2)
-    assert await ids(since=second.queued_at) == ["run_9", "done-8"]
-    assert await ids(until=second.queued_at) == ["failed-7"]
-    await accepted(runs, "newer")
-    after = Place(second.queued_at, second.run_id)
-    assert [run.run_id for run in await board.runs(RunsWanted(), after=after, limit=2)] == ["failed-7"]
-    assert first.run_id == "run_9"
 
 
 async def test_a_run_in_full(board: BoardReads, runs: RunStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from starlette.types import ASGIApp
@@ -11,17 +12,29 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.board.api import Api
 from pipeline_processing.board.application import Probes, application
-from pipeline_processing.board.kafka import ProgressReader, TopicFigures
+from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.live import Live
+from pipeline_processing.board.triggers import OpenWindows, TriggerList, windows_topic
 from pipeline_processing.board.views import Views
 from pipeline_processing.requests.redrive import DeadLetters
+from pipeline_processing.requests.watching import LiveProgress
+from pipeline_processing.runs.store import RunHistory
 from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.triggers.config import Triggers
 from tests.memory.broker import MemoryBroker
 from tests.unit.board.history import HandmadeHistory
 from tests.unit.virtual_clock import VirtualClock
 
+TRIGGERS = Triggers.model_validate(
+    {
+        "triggers": [
+            {"name": "updated", "topic": "agencies", "agency_id": "data.id", "debounce": {"quiet_for": "10s"}},
+            {"name": "nightly", "schedule": {"cron": "0 3 * * *", "agencies": [7]}, "datasets": ["records"]},
+        ]
+    }
+)
 TOKEN = "a token of the board"
 NAMES = KafkaSettings()
 
@@ -32,11 +45,12 @@ class Parts:
 
     history: HandmadeHistory
     broker: MemoryBroker
-    progress: ProgressReader
+    progress: LiveProgress
     live: Live
     api: Api
     mask: Mask
     kafka: Server
+    windows: OpenWindows
     _apps: dict[tuple[str, str | None], ASGIApp] = field(default_factory=dict)
 
     def app(self, *, host: str = "127.0.0.1", token: str | None = None) -> ASGIApp:
@@ -59,8 +73,8 @@ def parts() -> Parts:
     broker = MemoryBroker(clock=VirtualClock(), topics=topics)
     kafka, database = Server("Kafka", clock=clock), Server("the history", clock=clock)
     views = Views(mask=mask, trace_url="https://traces/{trace_id}", kinds={"step_failed": "A step raised."})
-    progress = ProgressReader(
-        topics=broker, topic=NAMES.progress_topic, server=kafka, on_progress=lambda run_id: live.tell_progress(run_id)
+    progress = LiveProgress(
+        topics=broker, topic=NAMES.progress_topic, clock=clock, on_event=lambda run_id: live.tell_progress(run_id)
     )
     live = Live(
         reads=history,
@@ -73,5 +87,15 @@ def parts() -> Parts:
         pulse=Pulse("live", clock=clock),
     )
     letters = DeadLetters(topics=broker, topic=NAMES.dead_letters_topic, kept=None)
-    api = Api(reads=history, live=live, letters=letters, views=views, clock=clock)
-    return Parts(history, broker, progress, live, api, mask, kafka)
+    windows = OpenWindows(topics=broker, topic=windows_topic(NAMES), server=kafka)
+    triggers = TriggerList(TRIGGERS.triggers, windows=windows)
+    api = Api(
+        reads=history,
+        history=cast("RunHistory", history),
+        live=live,
+        letters=letters,
+        triggers=triggers,
+        views=views,
+        clock=clock,
+    )
+    return Parts(history, broker, progress, live, api, mask, kafka, windows)

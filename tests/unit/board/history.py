@@ -14,10 +14,8 @@ from pipeline_processing.runs.board_reads import (
     Changes,
     FailureGroup,
     FinishedRun,
-    Place,
     QueueState,
     RunStory,
-    RunsWanted,
     StoredArtifact,
     StoredEvent,
     Throughput,
@@ -25,6 +23,7 @@ from pipeline_processing.runs.board_reads import (
     Waiting,
 )
 from pipeline_processing.runs.deliveries import Delivery, DeliveryState
+from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
 from tests.unit.virtual_clock import EPOCH, VirtualClock
 
 TRACE_ID = "ab" * 16
@@ -64,11 +63,12 @@ def run(run_id: str = "r", state: str = "queued", *, agency_id: int = 7, **field
 
 @dataclass
 class HandmadeHistory:
-    """`BoardReads` of runs in a dict. Counts its calls."""
+    """`BoardReads`, and `newest` of `RunHistory`, of runs in a dict. Counts its calls."""
 
     by_id: dict[str, Run] = field(default_factory=dict)
     typical_of: dict[int, Typical] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    asked: list[RunFilter] = field(default_factory=list)
     away: bool = False
     complete: bool = True
 
@@ -111,9 +111,11 @@ class HandmadeHistory:
         ]
         return Changes(found, complete=self.complete)
 
-    async def runs(self, wanted: RunsWanted, *, after: Place | None, limit: int) -> list[Run]:
-        self._called("runs")
-        return list(self.by_id.values())[:limit]
+    async def newest(self, wanted: RunFilter = EVERY_RUN, *, limit: int | None = 50) -> list[Run]:
+        self._called("newest")
+        self.asked.append(wanted)
+        found = [each for each in self.by_id.values() if wanted.matches(each)]
+        return sorted(found, key=lambda each: (each.queued_at, each.run_id), reverse=True)[:limit]
 
     async def story(self, run_id: str) -> RunStory | None:
         self._called("story")

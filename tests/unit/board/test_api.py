@@ -15,8 +15,9 @@ from pipeline_processing.board.parameters import cursor_of
 from pipeline_processing.errors import InvalidRequest
 from pipeline_processing.messaging.dead_letters import dead_letter
 from pipeline_processing.messaging.port import Record
-from pipeline_processing.model import RunFailure
-from pipeline_processing.runs.board_reads import FailureGroup, Place, RunsWanted, Typical
+from pipeline_processing.model import RunFailure, RunState
+from pipeline_processing.runs.board_reads import FailureGroup, Typical
+from pipeline_processing.runs.run_filter import RunFilter, RunPlace
 from tests.unit.board.asking import ask
 from tests.unit.board.conftest import NAMES, Parts
 from tests.unit.board.history import TRACE_ID, at, run
@@ -51,13 +52,13 @@ async def test_a_list_of_runs(parts: Parts) -> None:
     """Ids are text, times are UTC, messages are short, and a cursor leads to the next page."""
     parts.history.put(*(run(f"r{n}", "failed", agency_id=2**63 - 1) for n in range(3)))
     error = RunFailure(kind="step_failed", message="x" * 5000, retryable=False, exit_code=1)
-    parts.history.put(run("r0", "failed", error=error, labels={"team": "tops3cret"}, request={"priority": 3}))
+    parts.history.put(run("r1", "failed", error=error, labels={"team": "tops3cret"}, request={"priority": 3}))
 
     page = await get(parts, "/runs?limit=2")
 
-    assert [each["run_id"] for each in page["runs"]] == ["r0", "r1"]
-    assert page["next_cursor"] == cursor_of(Place(at(0), "r1"))
-    first, second = page["runs"]
+    assert [each["run_id"] for each in page["runs"]] == ["r2", "r1"]
+    assert page["next_cursor"] == cursor_of(RunPlace(at(0), "r1"))
+    second, first = page["runs"]
     assert (second["agency_id"], second["queued_at"]) == (str(2**63 - 1), "2026-01-18T12:00:00Z")
     assert len(first["error_message"]) == 301
     assert (first["priority"], first["labels"]) == (3, {"team": "***"})
@@ -67,25 +68,34 @@ async def test_a_list_of_runs(parts: Parts) -> None:
 @in_virtual_time
 async def test_filters_reach_the_history(parts: Parts) -> None:
     """With all their values."""
-    asked: list[tuple[RunsWanted, Place | None, int]] = []
-
-    async def runs(wanted: RunsWanted, *, after: Place | None, limit: int) -> list[Any]:
-        asked.append((wanted, after, limit))
-        return []
-
-    parts.history.runs = runs  # type: ignore[method-assign]
-    cursor = cursor_of(Place(at(9), "r 1"))
+    cursor = cursor_of(RunPlace(at(9), "r 1"))
     await get(
         parts,
         "/runs?state=failed&agency_id=7&label=team=a%3Db&label=x=&error_kind=step_failed&q=run-1&limit=9"
         f"&since=2026-01-18T12:00:00Z&until=2026-01-19T12:00:00%2B01:00&cursor={cursor}",
     )
-    wanted, after, limit = asked[0]
-    assert (wanted.state, wanted.agency_id, wanted.error_kind, wanted.text) == ("failed", 7, "step_failed", "run-1")
-    assert wanted.labels == {"team": "a=b", "x": ""}
-    assert (after, limit) == (Place(at(9), "r 1"), 10)
-    assert wanted.until is not None
-    assert wanted.until.isoformat() == "2026-01-19T11:00:00+00:00"
+    (wanted,) = parts.history.asked
+    assert wanted == RunFilter(
+        states=(RunState.FAILED,),
+        agency_id=7,
+        labels={"team": "a=b", "x": ""},
+        error_kinds=("step_failed",),
+        text="run-1",
+        since=at(0),
+        until=at(23 * 3600),
+        after=RunPlace(at(9), "r 1"),
+    )
+
+
+@in_virtual_time
+async def test_a_number_is_part_of_a_run_id_or_an_agency(parts: Parts) -> None:
+    """The runs of both searches, each once, newest first."""
+    parts.history.put(run("run-12", agency_id=1), run("r", agency_id=12, queued_at=at(1)), run("x12", agency_id=12))
+
+    assert [each["run_id"] for each in (await get(parts, "/runs?q=12"))["runs"]] == ["r", "x12", "run-12"]
+    assert [each["run_id"] for each in (await get(parts, "/runs?q=12&limit=2"))["runs"]] == ["r", "x12"]
+    assert [each["run_id"] for each in (await get(parts, "/runs?q=12&agency_id=1"))["runs"]] == ["run-12"]
+    assert (await get(parts, f"/runs?q={'9' * 30}"))["runs"] == []
 
 
 @pytest.mark.parametrize(
@@ -260,10 +270,10 @@ async def test_pages_share_an_answer(parts: Parts) -> None:
     """Many pages that ask at once cost one query; another filter costs its own."""
     parts.history.put(run("r"))
     await asyncio.gather(*(get(parts, "/runs") for _ in range(20)), *(get(parts, "/runs?limit=1") for _ in range(20)))
-    assert parts.history.calls.count("runs") == 2
+    assert parts.history.calls.count("newest") == 2
     await asyncio.sleep(1.1)
     await get(parts, "/runs")
-    assert parts.history.calls.count("runs") == 3
+    assert parts.history.calls.count("newest") == 3
 
 
 async def test_answers_are_as_described(parts: Parts) -> None:

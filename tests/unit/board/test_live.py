@@ -22,7 +22,7 @@ async def running(parts: Parts) -> AsyncIterator[asyncio.Event]:
     """Run the board's loops. Yields the event that ends them."""
     stop = asyncio.Event()
     looking = asyncio.create_task(parts.live.run(stop))
-    reading = asyncio.create_task(parts.progress.run())
+    reading = asyncio.create_task(parts.progress.read())
     await asyncio.sleep(0.01)
     try:
         yield stop

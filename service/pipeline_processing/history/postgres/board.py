@@ -1,13 +1,12 @@
 """What the board reads, on Postgres. The SQL is in `board.sql`."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, plan_of, run_of
-from pipeline_processing.model import Run, RunState
+from pipeline_processing.model import RunState
 from pipeline_processing.plan import Plan
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.board_reads import (
@@ -15,10 +14,8 @@ from pipeline_processing.runs.board_reads import (
     Changes,
     FailureGroup,
     FinishedRun,
-    Place,
     QueueState,
     RunStory,
-    RunsWanted,
     StoredArtifact,
     StoredEvent,
     Throughput,
@@ -32,7 +29,6 @@ QUERIES = load_queries(__package__, "board.sql")
 _MOST_REPLAYS = 20
 _MOST_ARTIFACTS = 1_000
 _MOST_AGENCIES = 5
-_BIGINT = 2**63
 
 
 class PostgresBoard:
@@ -74,25 +70,6 @@ class PostgresBoard:
             sum(run.finished_at is not None and run.finished_at > since for run in runs),
         )
         return Changes(runs, complete=max(kinds) < limit)
-
-    async def runs(self, wanted: RunsWanted, *, after: Place | None, limit: int) -> list[Run]:
-        text = wanted.text
-        number = int(text) if text is not None and text.isascii() and text.isdigit() else None
-        rows = await self._database.rows(
-            QUERIES["runs"],
-            state=wanted.state and wanted.state.value,
-            agency_id=wanted.agency_id,
-            labels=json.dumps(dict(wanted.labels)) if wanted.labels else None,
-            error_kind=wanted.error_kind,
-            text=text,
-            number=number if number is not None and number < _BIGINT else None,
-            since=wanted.since,
-            until=wanted.until,
-            after_time=after and after.queued_at,
-            after_id=after and after.run_id,
-            limit=limit,
-        )
-        return [run_of(row) for row in rows]
 
     async def story(self, run_id: str) -> RunStory | None:
         async with self._database.transaction() as connection:

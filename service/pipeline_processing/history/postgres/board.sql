@@ -54,21 +54,6 @@ WHERE run_id IN (
     SELECT unnest(:watched::text[])
 );
 
--- name: runs
--- A page of runs, newest first. A null filter matches all runs.
-SELECT *
-FROM runs
-WHERE (:state::text IS NULL OR state = :state)
-  AND (:agency_id::bigint IS NULL OR agency_id = :agency_id)
-  AND (:labels::jsonb IS NULL OR (labels <> '{}' AND labels @> :labels))
-  AND (:error_kind::text IS NULL OR (state = 'failed' AND error_kind = :error_kind))
-  AND (:text::text IS NULL OR strpos(run_id, :text) > 0 OR agency_id = :number::bigint)
-  AND (:since::timestamptz IS NULL OR queued_at >= :since)
-  AND (:until::timestamptz IS NULL OR queued_at < :until)
-  AND (:after_time::timestamptz IS NULL OR (queued_at, run_id) < (:after_time, :after_id::text))
-ORDER BY queued_at DESC, run_id DESC
-LIMIT :limit;
-
 -- name: run
 -- One run.
 SELECT * FROM runs WHERE run_id = :run_id;
