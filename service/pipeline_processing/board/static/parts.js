@@ -18,7 +18,14 @@ const ICONS = {
   lag: ["M2 13.5h12", "M3.5 11V8", "M8 11V5", "M12.5 11V2.5"],
 };
 
-const OUTCOMES = { retrying: "queued", handed_back: "queued", voided: "cancelled", lost: "failed" };
+const OUTCOMES = {
+  retrying: "queued",
+  handed_back: "queued",
+  voided: "cancelled",
+  lost: "failed",
+  pending: "queued",
+  delivered: "succeeded",
+};
 
 export function icon(name) {
   const paths = (ICONS[name] ?? ICONS.queued).map((d) => svg("path", { d }));
