@@ -243,7 +243,11 @@ function flow(dataset) {
   );
 }
 
-function stages({ timings }) {
+const STAGES = ["source", "steps", "format", "upload"]; // as rows pass them
+
+function stages(run) {
+  const place = ({ stage }) => (STAGES.includes(stage) ? STAGES.indexOf(stage) : STAGES.length);
+  const timings = run.timings.toSorted((a, b) => place(a) - place(b));
   const most = Math.max(...timings.map(({ milliseconds }) => milliseconds), 1);
   const all = timings.reduce((sum, { milliseconds }) => sum + milliseconds, 0) || 1;
   return el(
@@ -351,7 +355,7 @@ function events(run) {
     rows: run.events,
     key: (event) => event.event_id,
     columns: [
-      { label: "Event", className: "main", cell: (event) => foreign(event.type) },
+      { label: "Event", className: "half", cell: (event) => foreign(event.type) },
       { label: "Stored", cell: (event) => time(event.created_at) },
       {
         label: "Sent",
@@ -374,7 +378,7 @@ function webhooks(run) {
     rows: run.deliveries,
     key: (delivery) => `${delivery.webhook}-${delivery.event_id}`,
     columns: [
-      { label: "Webhook", className: "main", cell: (delivery) => foreign(delivery.webhook) },
+      { label: "Webhook", className: "half", cell: (delivery) => foreign(delivery.webhook) },
       { label: "State", cell: (delivery) => badge(delivery.state) },
       { label: "Tries", numeric: true, cell: (delivery) => number(delivery.tries) },
       { label: "Last answer", cell: (delivery) => foreign(delivery.last_error ?? delivery.last_status ?? NOTHING) },
