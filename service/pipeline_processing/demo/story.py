@@ -21,6 +21,7 @@ from pipeline_processing.demo.sample import (
     SampleData,
 )
 from pipeline_processing.demo.success import show_event, show_publication
+from pipeline_processing.demo.upstream import show_trigger
 from pipeline_processing.destinations.s3.client import s3_client
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest, Run, RunState
@@ -73,6 +74,7 @@ class Story:
             await repair_and_replay(
                 failed, page=page, evidence=evidence, sample=self._sample, runs=runs.history, requests=requests
             )
+            await show_trigger(page=page, evidence=evidence, requests=requests)
 
     async def _load_data(self) -> None:
         started = time.monotonic()

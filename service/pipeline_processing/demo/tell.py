@@ -11,20 +11,26 @@ from shlex import quote
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing.agency_data_job.config import AgencyJobConfig, load_job_config
+from pipeline_processing.agency_data_job.config import load_job_config
 from pipeline_processing.app import one_run
+from pipeline_processing.app.board import board
 from pipeline_processing.app.service import service
+from pipeline_processing.app.triggers import triggers_process
 from pipeline_processing.demo.evidence import expect
 from pipeline_processing.demo.page import Page
 from pipeline_processing.demo.sample import BUCKET, DATABASE, PREFIX, job_config_text
 from pipeline_processing.demo.story import Story
+from pipeline_processing.demo.upstream import UPSTREAM_TOPIC, triggers_text
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
+from pipeline_processing.errors import SettingsError
+from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.settings.loader import load_settings
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.render import duration
+from pipeline_processing.triggers.loading import load_triggers
 
 _PROGRAM = "pipeline-processing"
 _SERVICE_ONLY = {"PIPELINE_HTTP__PORT": "0"}
@@ -58,53 +64,82 @@ def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping
 async def _tell_story(page: Page, settings: Settings, tracer: Tracer, mask: Mask, *, paste: list[str] | None) -> None:
     applied = await one_run.migrate(settings)
     expect(bool(applied), "the new database had a run history already")
-    config = load_job_config(settings.require_job_config_file())
-    async with _serving(settings, config, tracer=tracer, mask=mask):
-        page.say(f"The run history is set up, and the service starts, as `{_PROGRAM} serve` would.")
+    await KafkaTopics(settings=settings.kafka, others={UPSTREAM_TOPIC: {}}).ensure()
+    async with _running(settings, tracer=tracer, mask=mask):
+        page.say(
+            f"The run history is set up, and the service starts, as `{_PROGRAM} serve` and `{_PROGRAM} triggers` would."
+        )
         await Story(page=page, settings=settings, tracer=tracer).tell()
         page.chapter("How to look further")
         if paste is None:
             page.say(
                 f"All of it will now be removed. `make demo KEEP=1`, or `{_PROGRAM} demo --keep`, keeps servers and "
-                "service running, and prints what another shell needs."
+                "service running, shows all this on a live page, and prints what another shell needs."
             )
             return
-        _hand_over(page, paste)
-        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C or SIGTERM, which end the demo
-            await asyncio.Event().wait()
+        async with _board(settings, mask) as address:
+            _hand_over(page, address, paste)
+            with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C or SIGTERM, which end the demo
+                await asyncio.Event().wait()
 
 
 @contextlib.asynccontextmanager
-async def _serving(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask) -> AsyncIterator[None]:
+async def _running(settings: Settings, *, tracer: Tracer, mask: Mask) -> AsyncIterator[None]:
     """
-    Run the service inside the block, as `serve` does. It hands its runs back when the block ends.
+    Run the service inside the block, as `serve` and `triggers` do. It hands its runs back when the block ends.
 
-    If the service fails, the block ends with its error.
+    If a part fails, the block ends with its error.
     """
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    config = load_job_config(settings.require_job_config_file())
+    triggers = load_triggers(settings.require_triggers_file(), job_config=config, kafka=settings.kafka)
+    stop = asyncio.Event()
     try:
-        async with service(settings, config, tracer=tracer, mask=mask) as parts, asyncio.TaskGroup() as group:
-            group.create_task(parts.run(stop, hurry, once=False))
+        async with (
+            service(settings, config, tracer=tracer, mask=mask) as serving,
+            triggers_process(settings, triggers, declared=config.params, tracer=tracer, mask=mask) as watching,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(serving.run(stop, stop, once=False))
+            group.create_task(watching.run(stop))
             yield
-            hurry.set()
             stop.set()
     except ExceptionGroup as errors:
         # The first error is the cause; it cancelled the others.
         raise errors.exceptions[0] from None
 
 
+@contextlib.asynccontextmanager
+async def _board(settings: Settings, mask: Mask) -> AsyncIterator[str]:
+    """Run the board inside the block. Returns its address: any free port if the usual one is taken."""
+    other = settings.model_copy(update={"board": settings.board.model_copy(update={"port": 0})})
+    stop = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            opened = await stack.enter_async_context(board(settings, mask=mask))
+        except SettingsError:
+            opened = await stack.enter_async_context(board(other, mask=mask))
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        group.create_task(opened.run(stop))
+        yield opened.address
+        stop.set()
+
+
 def _prepared(servers: EmbeddedServers) -> dict[str, str]:
-    """Create database, bucket and job config. Returns the PIPELINE_* variables for them."""
+    """Create database, bucket, job config and triggers file. Returns the PIPELINE_* variables for them."""
     servers.postgres.create_database(DATABASE)
     servers.seaweedfs.create_bucket(BUCKET)
     job_config = servers.folder / "job_config.yaml"
     job_config.write_text(job_config_text(), encoding="utf-8")
     settings = servers.environment(database=DATABASE, bucket=BUCKET, prefix=PREFIX)
-    return {**settings, "PIPELINE_JOB_CONFIG_FILE": str(job_config)}
+    triggers = servers.folder / "triggers.yaml"
+    triggers.write_text(triggers_text(), encoding="utf-8")
+    return {**settings, "PIPELINE_JOB_CONFIG_FILE": str(job_config), "PIPELINE_TRIGGERS_FILE": str(triggers)}
 
 
-def _hand_over(page: Page, paste: list[str]) -> None:
-    page.say("Servers and service keep running. Paste this into another shell:")
+def _hand_over(page: Page, board_address: str, paste: list[str]) -> None:
+    page.say("Servers and service keep running. All of this story is on the board:")
+    page.code(board_address)
+    page.say("Paste this into another shell:")
     page.code("\n".join(paste))
     page.say("Then try, for instance (there is no agency 999, so its run fails):")
     page.code(

@@ -209,9 +209,12 @@ class Webhooks:
             sender.woken.set()
 
     async def configure(self) -> None:
-        """Have deliveries stored for all runs that finish from now on. Raises HistoryUnavailable."""
-        if self._senders:
-            await self._deliveries.configure({each.webhook.name: each.webhook.states for each in self._senders})
+        """
+        Have deliveries stored for all runs that finish from now on. Raises HistoryUnavailable.
+
+        Without any webhooks, this still forgets those of earlier settings.
+        """
+        await self._deliveries.configure({each.webhook.name: each.webhook.states for each in self._senders})
 
     async def done_for_now(self) -> bool:
         """Return whether each event was sent once to each webhook, except to those that accept nothing now."""

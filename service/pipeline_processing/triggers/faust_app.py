@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faust
+import faust.transport.drivers.aiokafka  # here, as Faust would import it in the event loop, which takes long
 import structlog
 from faust.exceptions import ProducerSendError
 
@@ -21,7 +22,7 @@ from pipeline_processing.aio.tasks import Stopped, first_of, in_time, unless_sto
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, ProcessPaused
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import translate
-from pipeline_processing.messaging.port import Record
+from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.triggers.windowing import Place, Reassigned, Tick, WindowKeeper
 from pipeline_processing.triggers.windows import newer_state
@@ -41,11 +42,17 @@ _STORE_SECONDS = 15.0
 _PAUSED_SECONDS = _SESSION_SECONDS * 0.7
 """After such a pause of this process, another one may have taken over its partitions."""
 _LOOK_SECONDS = 0.02
+_LAG_SECONDS = 10.0
+_MOST_STALLS = 6
 _GATHER_SECONDS = 0.2
 """Entries that are settled together need one write per agency."""
 _BATCH = 500
 _TICK_SECONDS = 0.5
 _RESTORING = "restoring the windows"
+
+
+class _Crashed(Exception):
+    """Faust has failed, for good. No PipelineError, as those may be retried."""
 
 
 def changelog_of(app_id: str) -> str:
@@ -63,6 +70,7 @@ class FaustLog:
         app_id: str,
         entries_topic: str,
         keeper: WindowKeeper,
+        topics: Topics,
         clock: Clock,
         health: Health,
         pulse: Pulse,
@@ -71,6 +79,8 @@ class FaustLog:
         self._app_id = app_id
         self._entries_topic = entries_topic
         self._keeper = keeper
+        self._topics = topics
+        self._changelog = changelog_of(app_id)
         self._clock = clock
         self._health = health
         self._pulse = pulse
@@ -81,6 +91,10 @@ class FaustLog:
         """Generation whose partitions the keeper holds."""
         self._awake_at = 0.0
         self._paused_for = 0.0
+        self._taken = True
+        """Whether entries were taken since the last look at the progress."""
+        self._checked_at = 0.0
+        self._stalls = 0
         self._queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=2 * _BATCH)
 
     async def run(self, stop: asyncio.Event, *, ticks: Sequence[Tick]) -> None:
@@ -99,6 +113,9 @@ class FaustLog:
                 await self._work(stop, ticks)
             except Stopped:
                 pass
+            except _Crashed:
+                reason = self._app.crash_reason or KafkaUnavailable("Faust has failed.")
+                raise self._translated(reason) from reason
             finally:
                 watching.cancel()
                 self._pulse.stop()
@@ -111,12 +128,21 @@ class FaustLog:
         return self._states
 
     async def store(self, states: Mapping[Place, bytes]) -> None:
-        """See `WindowTable`. Also raises KafkaUnavailable if the brokers don't answer in time."""
+        """
+        See `WindowTable`. Also raises KafkaUnavailable if the brokers don't answer in time, and TopicMissing if the
+        changelog was deleted.
+        """
+        self._check_crashed()
         self._check_held()
         sent = [self._table.send_changelog(partition, key, value) for (partition, key), value in states.items()]
+        for each in sent:
+            each.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # retrieved, so that it isn't logged
         done, waiting = await asyncio.wait(sent, timeout=_STORE_SECONDS)
         errors = [error for each in done if (error := each.exception()) is not None]
         if errors or waiting:
+            await self._topics.ends(self._changelog)  # Raises TopicMissing; aiokafka reports that as an outage
             raise self._translated(errors[0] if errors else TimeoutError())
         for (partition, key), value in states.items():
             self._table.data[key] = value
@@ -134,6 +160,7 @@ class FaustLog:
             broker_request_timeout=_REQUEST_SECONDS,
             broker_rebalance_timeout=_REBALANCE_SECONDS,
             broker_commit_interval=_COMMIT_SECONDS,
+            producer_request_timeout=_STORE_SECONDS,
             datadir=folder,
             store="memory://",
             key_serializer="raw",
@@ -194,8 +221,7 @@ class FaustLog:
         ticked_at = self._clock.monotonic()
         while not stop.is_set():
             self._pulse.beat()
-            if self._app.crashed:
-                raise self._translated(self._app.crash_reason or KafkaUnavailable("Faust has failed."))
+            self._check_crashed()
             if not self._is_restored():
                 self._health.state = _RESTORING
                 await first_of(stop, seconds=_LOOK_SECONDS)
@@ -206,7 +232,7 @@ class FaustLog:
                 await self._settle(stop)
                 if self._clock.monotonic() - ticked_at >= _TICK_SECONDS:
                     ticked_at = self._clock.monotonic()
-                    for tick in ticks:
+                    for tick in (*ticks, self._check_progress):
                         await tick(stop)
             except Reassigned:
                 log.info("partitions are being reassigned")
@@ -228,6 +254,18 @@ class FaustLog:
             await self._keeper.take([_record(event.message) for event in events], self, stop)
             for event in events:
                 event.ack()
+            self._taken = True
+
+    async def _check_progress(self, stop: asyncio.Event) -> None:
+        """Raises KafkaUnavailable if there have been entries for a minute, and Faust has delivered none of them."""
+        now = self._clock.monotonic()
+        if self._taken:
+            self._checked_at, self._stalls, self._taken = now, 0, False
+        elif now - self._checked_at >= _LAG_SECONDS:
+            self._checked_at = now
+            self._stalls = self._stalls + 1 if await self._keeper.lag(stop) else 0
+            if self._stalls > _MOST_STALLS:
+                raise KafkaUnavailable("Faust delivers no entries although there are some. Start this process again.")
 
     async def _next(self, stop: asyncio.Event) -> list[Any]:
         """Return what Faust delivers within a moment."""
@@ -236,15 +274,22 @@ class FaustLog:
             await self._clock.sleep(_LOOK_SECONDS)
         return [self._queue.get_nowait() for _ in range(min(_BATCH, self._queue.qsize()))]
 
+    def _check_crashed(self) -> None:
+        if self._app.crashed:
+            raise _Crashed
+
     def _is_restored(self) -> bool:
         return not self._app.rebalancing and self._restored == self._app.consumer_generation_id
+
+    def _is_held(self) -> bool:
+        return self._held is not None and self._is_restored() and self._held == self._restored
 
     def _check_held(self) -> None:
         """Raises Reassigned unless this process still holds the keeper's partitions, as far as it can know."""
         self._check_awake()
         if self._paused_for:
             raise ProcessPaused(self._paused_for)
-        if not self._is_restored() or self._held != self._restored:
+        if not self._is_held():
             raise Reassigned
 
     async def _watch_pauses(self) -> None:

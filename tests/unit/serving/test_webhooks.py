@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.http.signatures import message_id
 from pipeline_processing.ports import Posted
-from pipeline_processing.runs.deliveries import Delivery
+from pipeline_processing.runs.deliveries import PATIENCE, Delivery
 from tests.memory.receivers import HANGS, Received
 from tests.unit.in_memory import incoming, lost_reply, refused
 from tests.unit.served import WEBHOOK_KEY, Served
@@ -360,6 +360,19 @@ async def test_a_long_running_service_keeps_its_webhooks_configured() -> None:
         await served.clock.sleep(1300)
 
     assert served.clock.now() - served.service.table.webhooks["billing"].configured_at < timedelta(minutes=10)
+
+
+@in_virtual_time
+async def test_a_service_without_webhooks_forgets_those_of_earlier_settings() -> None:
+    """Otherwise deliveries would be stored for ever, which nobody sends."""
+    served = Served()
+    await served.service.runs.deliveries.configure({"removed": ALL})
+    await served.clock.sleep(PATIENCE.total_seconds())
+    async with served.notifying():
+        await served.clock.sleep(700)
+
+    await cancelled(served, "r")
+    assert await served.service.runs.deliveries.of_run("r") == []
 
 
 @in_virtual_time
