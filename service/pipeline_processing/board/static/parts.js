@@ -222,7 +222,7 @@ export function progress(run) {
   const { dataset, stage } = run.progress ?? {};
   const publishing = run.state === "prepared";
   const fraction = publishing ? 1 : fractionDone(run);
-  const doing = publishing ? "publishing" : dataset ? [foreign(dataset), stage ? ` · ${stage}` : ""] : "starting";
+  const doing = publishing ? "publishing" : dataset ? [foreign(dataset), stage ? ` · ${stage}` : ""] : "running";
   const late = fraction === null && run.estimate?.finishes_at;
   return el(
     "div",
