@@ -26,6 +26,8 @@ from pipeline_processing.runs.board_reads import BoardReads, Typical
 from pipeline_processing.telemetry.health import Pulse
 
 _POLL_SECONDS = 1.0
+_IDLE_SHARE = 10
+"""A history that takes long to answer is asked less often: the pause is at least so many times the answer's time."""
 _IDLE_SECONDS = 15.0
 """Between two looks while no page is open: for /readyz."""
 _OVERLAP = timedelta(seconds=5)
@@ -183,9 +185,11 @@ class Live:
         while not stop.is_set():
             self._pulse.beat()
             self._woken.clear()
+            began_at = self._clock.monotonic()
             await self.look()
             if self._pages:
-                await first_of(stop, seconds=_POLL_SECONDS)
+                took = self._clock.monotonic() - began_at
+                await first_of(stop, seconds=max(_POLL_SECONDS, took * _IDLE_SHARE))
             else:
                 self._since, self._known = None, {}
                 await first_of(stop, self._woken, seconds=_IDLE_SECONDS)
