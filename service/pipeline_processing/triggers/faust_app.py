@@ -7,7 +7,6 @@ Records are settled by one task, not by Faust's agent, so that their offsets are
 """
 
 import asyncio
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,6 +59,11 @@ def changelog_of(app_id: str) -> str:
     return f"{app_id}-{TABLE}-changelog"
 
 
+class _App(faust.App):
+    def _create_directories(self) -> None:
+        pass  # for its data: the memory store has none, and the file system may be read-only
+
+
 class FaustLog:
     """The log's partitions that this process holds, and the `WindowTable` of their states."""
 
@@ -104,22 +108,21 @@ class FaustLog:
         Raises KafkaUnavailable or AccessDenied if the brokers can't be reached at the start, or Faust has failed.
         """
         self._health.state = _RESTORING
-        with tempfile.TemporaryDirectory() as folder:
-            self._app = self._new_app(folder)
-            self._awake_at = self._clock.monotonic()
-            watching = asyncio.create_task(self._watch_pauses())
-            try:
-                await self._start(stop)
-                await self._work(stop, ticks)
-            except Stopped:
-                pass
-            except _Crashed:
-                reason = self._app.crash_reason or KafkaUnavailable("Faust has failed.")
-                raise self._translated(reason) from reason
-            finally:
-                watching.cancel()
-                self._pulse.stop()
-                await self._leave()
+        self._app = self._new_app()
+        self._awake_at = self._clock.monotonic()
+        watching = asyncio.create_task(self._watch_pauses())
+        try:
+            await self._start(stop)
+            await self._work(stop, ticks)
+        except Stopped:
+            pass
+        except _Crashed:
+            reason = self._app.crash_reason or KafkaUnavailable("Faust has failed.")
+            raise self._translated(reason) from reason
+        finally:
+            watching.cancel()
+            self._pulse.stop()
+            await self._leave()
 
     # -- WindowTable -----------------------------------------------------------------------------
 
@@ -150,8 +153,8 @@ class FaustLog:
 
     # -- Faust -----------------------------------------------------------------------------------
 
-    def _new_app(self, folder: str) -> Any:
-        app = faust.App(
+    def _new_app(self) -> Any:
+        app = _App(
             self._app_id,
             broker=[f"kafka://{broker}" for broker in self._connection.brokers],
             broker_credentials=_credentials(self._connection),
@@ -161,7 +164,6 @@ class FaustLog:
             broker_rebalance_timeout=_REBALANCE_SECONDS,
             broker_commit_interval=_COMMIT_SECONDS,
             producer_request_timeout=_STORE_SECONDS,
-            datadir=folder,
             store="memory://",
             key_serializer="raw",
             value_serializer="raw",
