@@ -248,8 +248,12 @@ class FaustLog:
         for partition in [each for each in self._states if each not in partitions]:
             del self._states[partition]
         self._held = self._restored
-        await self._keeper.hold(partitions, self, stop)
-        self._check_held()
+        try:
+            await self._keeper.hold(partitions, self, stop)
+            self._check_held()
+        except Reassigned:
+            self._held = None  # try again once this process is sure
+            raise
         log.info("holding windows", partitions=partitions)
         self._health.state = "serving"
 
