@@ -36,7 +36,7 @@ import pipeline_processing.cli.main
 # command line, and the description of S3 (both kept as tests/conftest.py says). A module that another thread imports
 # during the fork would break in the child.
 for module in pkgutil.walk_packages(pipeline_processing.__path__, "pipeline_processing."):
-    if module.name.split(".")[1] not in ("board", "demo", "embedded", "triggers"):
+    if module.name.split(".")[1] not in ("demo", "embedded"):
         importlib.import_module(module.name)
 typer.main.get_command(pipeline_processing.cli.main.app)
 botocore.session.get_session().create_client(

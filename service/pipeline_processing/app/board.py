@@ -70,7 +70,11 @@ class Board:
 
 @asynccontextmanager
 async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
-    """Open the board and its address. Raises SettingsError, or InvalidTriggers for a triggers file that can't be used."""
+    """
+    Open the board and its address.
+
+    Raises SettingsError, or InvalidTriggers if the triggers file can't be used.
+    """
     triggers = _triggers(settings)
     host, port = settings.board.host, settings.board.port
     token = settings.require_board_token()
