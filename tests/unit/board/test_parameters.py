@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
+from pipeline_processing.board.models import Fault
 from pipeline_processing.board.parameters import (
     DeadLettersQuery,
     DurationsQuery,
     FailuresQuery,
     InvalidParameters,
+    Parameters,
     RunsQuery,
     ThroughputQuery,
     cursor_of,
@@ -31,15 +33,19 @@ def test_a_cursor_leads_back_to_its_place(place: RunPlace) -> None:
     assert [wanted.after for wanted in query.filters()] == [place]
 
 
+def faults(parameters: type[Parameters], given: list[tuple[str, str]]) -> list[Fault]:
+    try:
+        parameters.of(QueryParams(given))
+    except InvalidParameters as error:
+        return error.faults
+    return []
+
+
 @given(st.lists(st.tuples(NAMES, st.text(max_size=30)), max_size=4))
 def test_any_query_is_used_or_refused(given: list[tuple[str, str]]) -> None:
     """No text raises anything else, and every fault has a message."""
     for parameters in (RunsQuery, DurationsQuery, FailuresQuery, ThroughputQuery, DeadLettersQuery):
-        try:
-            parameters.of(QueryParams(given))
-        except InvalidParameters as error:
-            assert error.faults
-            assert all(fault.message for fault in error.faults)
+        assert all(fault.message for fault in faults(parameters, given))
 
 
 @given(st.integers(min_value=1, max_value=2**63 - 1))
