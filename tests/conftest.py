@@ -1,13 +1,16 @@
 """Fixtures and options of all tests."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 
+import botocore.session
 import pytest
-from botocore.loaders import JSONFileLoader
+import typer.main
+from botocore.loaders import create_loader
 from hypothesis import settings
 
 from pipeline_processing.embedded.kafka import KafkaServer
@@ -17,8 +20,10 @@ from tests.pgbouncer import NewPool, PgBouncer
 from tests.properties import QUICK
 
 settings.load_profile(QUICK)
-# Every S3 client reads the same megabytes of service descriptions, which takes most of the time to open it.
-JSONFileLoader.load_file = staticmethod(cache(JSONFileLoader().load_file))
+# Every S3 client finds and reads the same megabytes of service descriptions, which takes most of the time to open it.
+botocore.session.create_loader = cache(create_loader)
+# Typer inspects all commands and their options at each call.
+typer.main.get_command = cache(typer.main.get_command)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +50,13 @@ def pytest_configure(config: pytest.Config) -> None:
             find_engine()
         except ContainerError as error:  # report it once, not for each test
             raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through thousands of collected tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,10 @@ connections. `test_one_run.py`, which checks runs in detail, starts them from sc
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import os
+import pkgutil
 import runpy
 import signal
 import subprocess
@@ -21,20 +23,25 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# The deferred imports of `run` and `serve`. A module that another thread imports during the fork breaks in the child.
+import botocore.session
 import opentelemetry.instrumentation.asyncpg
 import opentelemetry.instrumentation.botocore
 import opentelemetry.propagate  # noqa: F401 - imported for the children
+import typer.main
 
-import pipeline_processing.app.one_run
+import pipeline_processing
 import pipeline_processing.cli.main
-import pipeline_processing.cli.serve
-import pipeline_processing.messaging.kafka.events
-import pipeline_processing.messaging.kafka.requests
-import pipeline_processing.messaging.kafka.topics
-import pipeline_processing.settings.loader
-import pipeline_processing.telemetry.tracing
-import pipeline_processing.terminal.progress
+
+# What takes longer than a small run, done once for all children: the deferred imports of commands and plugins, the
+# command line, and the description of S3 (both kept as tests/conftest.py says). A module that another thread imports
+# during the fork would break in the child.
+for module in pkgutil.walk_packages(pipeline_processing.__path__, "pipeline_processing."):
+    if module.name.split(".")[1] not in ("demo", "embedded"):
+        importlib.import_module(module.name)
+typer.main.get_command(pipeline_processing.cli.main.app)
+botocore.session.get_session().create_client(
+    "s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none"
+)
 
 
 class Forked:

@@ -1,6 +1,6 @@
 """
-Measures the board on a long history: how soon it answers, its memory, what 20 open pages cost the database, and how
-soon a change of a run reaches them.
+Measures the board on a long history: how soon it answers, how soon a browser shows it, its memory, what 20 open pages
+cost the database, and how soon a change of a run reaches them. Then what progress events cost a run.
 
     python -m tests.bench.board
 """
@@ -13,8 +13,9 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,10 +24,20 @@ from urllib.parse import urlsplit
 import aiohttp
 import asyncpg
 
-from pipeline_processing.embedded.servers import embedded_servers
+from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 from pipeline_processing.history.postgres.migrate import migrate
+from pipeline_processing.messaging.kafka.events import KafkaEvents
+from pipeline_processing.messaging.kafka.topics import KafkaTopics
+from pipeline_processing.model import RunState
+from pipeline_processing.runs.completions import RunProgress
+from pipeline_processing.serving.progress_events import ProgressEvents
+from pipeline_processing.settings.settings import KafkaSettings
 from tests.bench.board_history import fill
+from tests.chromium import chromium
 
+_BATCHES_PER_SECOND = 500
+"""Of a run with 500,000 rows a second."""
 _PATHS = (
     "/overview",
     "/runs",
@@ -96,6 +107,23 @@ async def statements(connection: Any) -> int:
     )
 
 
+_PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+
+
+def painted(address: str, *, times: int = 5) -> str:
+    """Say how soon a browser with an empty cache shows the overview: medians."""
+    paints, wholes = [], []
+    with chromium() as browser:
+        for _ in range(times):
+            page = browser.new_page()
+            page.goto(address, wait_until="commit")
+            page.wait_for_selector("#view[data-shown]")
+            wholes.append(page.evaluate("performance.now()"))
+            paints.append(page.evaluate(_PAINTED))
+            page.context.close()
+    return f"in a browser: first paint {median(paints):.0f} ms, all of the overview {median(wholes):.0f} ms"
+
+
 async def measure(dsn: str, *, runs: int, pages: int, seconds: float) -> None:
     """Print the figures."""
     connection = await asyncpg.connect(dsn)
@@ -115,7 +143,8 @@ async def measure(dsn: str, *, runs: int, pages: int, seconds: float) -> None:
         print(f"{runs:,} runs")
         print(f"first: / {await took('/') * 1000:.0f} ms, overview {await took('/api/v1/overview') * 1000:.0f} ms")
         for path in _PATHS:
-            print(f"  {median([await took('/api/v1' + path) for _ in range(1)]) * 1000:6.0f} ms  {path[:60]}")
+            print(f"  {await took('/api/v1' + path) * 1000:6.0f} ms  {path[:60]}")
+        print(await asyncio.to_thread(painted, address))
         opened = [Page() for _ in range(pages)]
         reading = [asyncio.create_task(page.read(session, address)) for page in opened]
         await asyncio.sleep(3)
@@ -124,7 +153,7 @@ async def measure(dsn: str, *, runs: int, pages: int, seconds: float) -> None:
         queries = (await statements(beside) - before) / seconds
         print(f"{pages} pages: {queries:.2f} transactions a second on the history's database")
         delays = []
-        for run_id, state in (("bench-1", "queued"), ("bench-1", "running"), ("bench-1", "succeeded")) * 1:
+        for run_id, state in (("bench-1", "queued"), ("bench-1", "running"), ("bench-1", "succeeded")):
             began = time.perf_counter()
             await connection.execute(_CHANGES[state], run_id)
             while not all((run_id, state) in page.told for page in opened):
@@ -151,6 +180,53 @@ _CHANGES = {
 }
 
 
+async def progress_cost(servers: EmbeddedServers, *, seconds: float) -> None:
+    """
+    Print the share of one core that progress events of a run take: as many calls as a fast run makes batches, and the
+    messages to a real Kafka, against the same calls of nothing.
+    """
+    settings = KafkaSettings(bootstrap_servers=(servers.kafka.bootstrap_servers,))
+    await KafkaTopics(settings=settings).ensure()
+
+    async def cpu(tell: Callable[[RunProgress], None]) -> float:
+        began, used = time.perf_counter(), time.process_time()
+        while (elapsed := time.perf_counter() - began) < seconds:
+            for _ in range(_BATCHES_PER_SECOND // 50):
+                tell(_progress(rows=round(elapsed * 1000)))
+            await asyncio.sleep(1 / 50)
+        return (time.process_time() - used) / seconds
+
+    async with KafkaEvents(settings=settings) as events:
+        reporter = ProgressEvents(events=events, topic=settings.progress_topic, clock=SystemClock())
+        stop = asyncio.Event()
+        await events.send([])  # connects
+        idle = await cpu(lambda progress: None)
+        sending = asyncio.create_task(reporter.run(stop))
+        reporter.tell(_progress(rows=0))
+        await asyncio.sleep(1)
+        busy = await cpu(reporter.tell)
+        stop.set()
+        await sending
+    print(
+        f"progress events of a run with {_BATCHES_PER_SECOND} batches a second: {(busy - idle) * 100:.2f} % of a core"
+    )
+
+
+def _progress(*, rows: int) -> RunProgress:
+    return RunProgress(
+        run_id="r",
+        agency_id=7,
+        attempt=1,
+        state=RunState.RUNNING,
+        dataset="records",
+        stage="steps",
+        rows_read=rows,
+        rows_written=rows,
+        bytes_written=rows * 100,
+        at=datetime.now(UTC),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100_000)
@@ -161,6 +237,8 @@ def main() -> None:
         servers.postgres.create_database("board")
         dsn = servers.postgres.dsn("board")
         asyncio.run(measure(dsn, runs=arguments.runs, pages=arguments.pages, seconds=arguments.seconds))
+        with servers.kafka:
+            asyncio.run(progress_cost(servers, seconds=arguments.seconds))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Build `board`. Part of the composition root."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from socket import socket
@@ -10,8 +10,10 @@ from urllib.parse import quote
 import structlog
 from starlette.types import ASGIApp
 
+from pipeline_processing.agency_data_job.config import load_job_config
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
+from pipeline_processing.aio.tasks import in_time
 from pipeline_processing.app import one_run as app
 from pipeline_processing.board.api import Api
 from pipeline_processing.board.application import Probes, application
@@ -31,11 +33,14 @@ from pipeline_processing.requests.watching import LiveProgress
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.triggers.config import Triggers
+from pipeline_processing.triggers.config import Trigger
+from pipeline_processing.triggers.loading import load_triggers
 
 log = structlog.get_logger(__name__)
 
 _CONNECTIONS = 3
+_FIRST_SECONDS = 3.0
+"""How long the history may delay the start."""
 _ANSWER_SECONDS = 10.0
 """The longest that a query may take."""
 
@@ -53,8 +58,9 @@ class Board:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer until `stop` is set, then end all streams and requests."""
-        with suppress(HistoryUnavailable):  # the first look tells it
-            await self.live.overview()  # settings that waiting can't fix end the command
+        with suppress(HistoryUnavailable, TimeoutError):  # the first look tells it
+            # Settings that waiting can't fix end the command.
+            await in_time(self.live.overview(), seconds=_FIRST_SECONDS)
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(self.progress.read())
             group.create_task(self.live.run(stop))
@@ -67,9 +73,13 @@ class Board:
 
 
 @asynccontextmanager
-async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) -> AsyncIterator[Board]:
-    """Open the board and its address."""
-    all_triggers = () if triggers is None else triggers.triggers
+async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
+    """
+    Open the board and its address.
+
+    Raises SettingsError, or InvalidTriggers if the triggers file can't be used.
+    """
+    triggers = _triggers(settings)
     host, port = settings.board.host, settings.board.port
     token = settings.require_board_token()
     clock = HistoryClock(SystemClock())
@@ -79,7 +89,7 @@ async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) ->
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening(host, port))
         client = await stack.enter_async_context(
-            app.history_database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS)
+            app.history_database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS, read_only=True)
         )
         database = HistoryDatabase(client, schema=settings.history.schema_name)
         topics = await stack.enter_async_context(app.topics(settings))
@@ -116,7 +126,7 @@ async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) ->
                 history=PostgresHistory(database),
                 live=live,
                 letters=letters,
-                triggers=TriggerList(all_triggers, windows=windows),
+                triggers=TriggerList(triggers, windows=windows),
                 views=views,
                 clock=clock,
             ),
@@ -133,3 +143,10 @@ async def board(settings: Settings, triggers: Triggers | None, *, mask: Mask) ->
         shown = f"[{host}]" if ":" in host else quote(host)
         address = f"http://{shown}:{listener.getsockname()[1]}"
         yield Board(asgi, live, progress, health, listener, address)
+
+
+def _triggers(settings: Settings) -> Sequence[Trigger]:
+    if settings.triggers_file is None:
+        return ()
+    config = None if settings.job_config_file is None else load_job_config(settings.job_config_file)
+    return load_triggers(settings.triggers_file, job_config=config, kafka=settings.kafka).triggers

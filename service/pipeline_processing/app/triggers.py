@@ -7,7 +7,9 @@ from functools import partial
 
 from opentelemetry.trace import Tracer
 
+from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.clock import SystemClock
+from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app import one_run as app
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.messaging.dead_letters import KeepsLetters
@@ -40,7 +42,7 @@ _QUERIES = 2
 
 @asynccontextmanager
 async def triggers_process(
-    settings: Settings, triggers: Triggers, *, tracer: Tracer, mask: Mask
+    settings: Settings, triggers: Triggers, *, declared: DeclaredParams | None, tracer: Tracer, mask: Mask
 ) -> AsyncIterator[TriggersProcess]:
     """Open the process, ready to run."""
     clock = SystemClock()
@@ -50,9 +52,9 @@ async def triggers_process(
     pulses = {name: Pulse(name, clock=clock) for name in ("windows", *triggers.topics)}
     health = Health(pulses=list(pulses.values()), servers=needed)
     async with AsyncExitStack() as stack:
-        aside = await stack.enter_async_context(app.watched_aside())
+        aside = await stack.enter_async_context(SideLoop())
         endpoints = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
-        await stack.enter_async_context(aside.loop.opened(endpoints))
+        await stack.enter_async_context(aside.opened(endpoints))
         topics = KafkaTopics(
             settings=settings.kafka.model_copy(update={"group_id": app_id}),
             others={entries: {"cleanup.policy": "delete"}, changelog: {"cleanup.policy": "compact"}},
@@ -80,7 +82,9 @@ async def triggers_process(
             files=OtherFiles(triggers_id, clock=clock, health=health),
             pulse=pulses["windows"],
         )
-        reader = EventReader(triggers.events, triggers_id=triggers_id, entries_topic=entries, clock=clock)
+        reader = EventReader(
+            triggers.events, triggers_id=triggers_id, entries_topic=entries, clock=clock, declared=declared
+        )
 
         def intake(topic: str) -> EventIntake:
             as_requests, incarnation = _as_requests(settings.kafka, topic), Incarnation()
@@ -118,6 +122,7 @@ async def triggers_process(
                 app_id=app_id,
                 entries_topic=entries,
                 keeper=keeper,
+                topics=topics,
                 clock=clock,
                 health=health,
                 pulse=pulses["windows"],

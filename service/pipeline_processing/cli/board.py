@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from pipeline_processing.cli.context import current_mask, current_settings, job_config_of, log_to_stderr
+from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
 
 if TYPE_CHECKING:
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.settings.settings import Settings
-    from pipeline_processing.triggers.config import Triggers
 
 _STOP_SECONDS = 6.0
 """Longest time to stop."""
@@ -25,18 +24,15 @@ def board() -> None:
     """
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.terminal.event_loop import run_async
-    from pipeline_processing.triggers.loading import load_triggers
 
     settings = current_settings()
     settings.require_history_dsn()
-    path = settings.triggers_file
-    triggers = None if path is None else load_triggers(path, job_config=job_config_of(settings), kafka=settings.kafka)
     log_to_stderr(level="info")
     with Cutoff() as cutoff:
-        run_async(_served(settings, triggers, cutoff))
+        run_async(_served(settings, cutoff))
 
 
-async def _served(settings: Settings, triggers: Triggers | None, cutoff: Cutoff) -> None:
+async def _served(settings: Settings, cutoff: Cutoff) -> None:
     import asyncio
 
     from pipeline_processing.app.board import board as opened
@@ -51,7 +47,7 @@ async def _served(settings: Settings, triggers: Triggers | None, cutoff: Cutoff)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
-        async with opened(settings, triggers, mask=current_mask()) as board:
+        async with opened(settings, mask=current_mask()) as board:
             await board.run(stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -11,6 +11,8 @@ from typing import Self
 
 import structlog
 
+from pipeline_processing.errors import PipelineError
+
 log = structlog.get_logger(__name__)
 
 _LOG_SECONDS = 0.3
@@ -21,7 +23,7 @@ _GRACE_SECONDS = 1.5
 class Cutoff:
     """
     Inside the block, ends the process when its time to stop is over, even if a server, a thread, a trace exporter or
-    the event loop hangs. The exit code is 0, because the process stopped as requested.
+    the event loop hangs. The exit code is 0 if the process was told to stop.
 
     Nothing is lost that a SIGKILL wouldn't lose.
     """
@@ -37,26 +39,31 @@ class Cutoff:
         if self._timer is not None:
             self._timer.cancel()
 
-    def within(self, seconds: float) -> None:
-        """End the process this many seconds from now. If called several times, the earliest end counts."""
+    def within(self, seconds: float, *, after: PipelineError | None = None) -> None:
+        """
+        End the process this many seconds from now, with the exit code of the error `after` which it ends. If called
+        several times, the earliest end counts.
+        """
         ends_at = time.monotonic() + seconds
         if ends_at >= self._ends_at:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._ends_at = ends_at
-        self._timer = threading.Timer(seconds, _end)
+        self._timer = threading.Timer(seconds, _end, (after,))
         self._timer.daemon = True
         self._timer.start()
 
 
-def _end() -> None:
+def _end(after: PipelineError | None) -> None:
     # Log in another thread, because logging may be what hangs.
     message = "shutdown took longer than PIPELINE_WORKER__DRAIN_SECONDS; ending the process now"
+    if after is not None:
+        message = f"the process hangs after an error; ending it now: {after}"
     logging = threading.Thread(target=log.warning, args=(message,), daemon=True)
     logging.start()
     logging.join(_LOG_SECONDS)
-    os._exit(0)
+    os._exit(0 if after is None else after.exit_code)
 
 
 @contextmanager

@@ -196,7 +196,7 @@ class _Report:
         else:
             self.sent += 1
             asks = f"run {redriven.run_id}" if redriven.run_id else "but it still can't be read as a request"
-            outcome = f"sent, {asks}"
+            outcome = f"sent, {asks}" if redriven.topic is None else f"sent to {redriven.topic}"
         line = f"{letter.place}  {letter.reason}  key {_short(letter.original_key)}  {outcome}"
         typer.echo(render.printable(line))
 

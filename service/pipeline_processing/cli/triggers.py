@@ -21,15 +21,21 @@ from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
+    from pipeline_processing.agency_data_job.params import DeclaredParams
     from pipeline_processing.app.checks import CheckResult
     from pipeline_processing.cli.cutoff import Cutoff
+    from pipeline_processing.errors import PipelineError
     from pipeline_processing.messaging.port import Record
     from pipeline_processing.settings.settings import Settings
-    from pipeline_processing.telemetry.tracing import Telemetry
     from pipeline_processing.triggers.config import Triggers
     from pipeline_processing.triggers.describing import Trial
+    from pipeline_processing.triggers.process import TriggersProcess
+
+_FAILED_SECONDS = 10.0
+"""How long the process may take to end after an error."""
 
 app = typer.Typer()
 
@@ -43,28 +49,38 @@ def triggers(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    # Faust takes a second to import, which would block the event loop.
+    from pipeline_processing.app.triggers import triggers_process
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.terminal.event_loop import run_async
     from pipeline_processing.triggers.loading import load_triggers
 
     settings = current_settings()
     path = settings.require_triggers_file()
-    loaded = load_triggers(path, job_config=job_config_of(settings), kafka=settings.kafka)
+    job_config = job_config_of(settings)
+    loaded = load_triggers(path, job_config=job_config, kafka=settings.kafka)
+    declared = job_config.params if job_config is not None else None
     log_to_stderr(level="info")
     with Cutoff() as cutoff, traced() as telemetry:
-        run_async(_run(settings, loaded, telemetry, cutoff))
+        process = triggers_process(settings, loaded, declared=declared, tracer=telemetry.tracer, mask=current_mask())
+        run_async(_run(process, cutoff, drain_seconds=settings.worker.drain_seconds))
 
 
-async def _run(settings: Settings, loaded: Triggers, telemetry: Telemetry, cutoff: Cutoff) -> None:
+async def _run(process: AbstractAsyncContextManager[TriggersProcess], cutoff: Cutoff, *, drain_seconds: float) -> None:
     import asyncio
 
-    from pipeline_processing.app.triggers import triggers_process
     from pipeline_processing.cli.cutoff import stopped_by_signals
+    from pipeline_processing.errors import PipelineError
 
     stop = asyncio.Event()
-    with stopped_by_signals([stop], cutoff, limits=[settings.worker.drain_seconds]):
-        async with triggers_process(settings, loaded, tracer=telemetry.tracer, mask=current_mask()) as process:
-            await process.run(stop)
+    with stopped_by_signals([stop], cutoff, limits=[drain_seconds]):
+        async with process as opened:
+            try:
+                await opened.run(stop)
+            except* PipelineError as group:
+                # Faust's threads and tasks may not end.
+                cutoff.within(_FAILED_SECONDS, after=_first(group))
+                raise
 
 
 @app.command()
@@ -100,10 +116,12 @@ def check(
 
     settings = current_settings(job_config_file=config)
     path = file or settings.require_triggers_file()
-    triggers = load_triggers(path, job_config=job_config_of(settings), kafka=settings.kafka)
+    job_config = job_config_of(settings)
+    triggers = load_triggers(path, job_config=job_config, kafka=settings.kafka)
     now = SystemClock().now()
     records = None if event is None else example_records(_content(event), triggers.events, now=now)
-    trials = None if records is None else _trials(records, triggers, now)
+    declared = job_config.params if job_config is not None else None
+    trials = None if records is None else _trials(records, triggers, now, declared)
     results = _connected(settings, triggers) if connect else []
     if as_json:
         document = _document(path, triggers, trials, now)
@@ -127,6 +145,11 @@ def _connected(settings: Settings, loaded: Triggers) -> list[CheckResult]:
     return run_async(check_each())
 
 
+def _first(group: BaseExceptionGroup[PipelineError]) -> PipelineError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 def _content(event: str) -> str:
     try:
         content = sys.stdin.buffer.read() if event == "-" else Path(event).read_bytes()
@@ -137,12 +160,18 @@ def _content(event: str) -> str:
         raise typer.BadParameter(f"{event} isn't UTF-8", param_hint="--event") from None
 
 
-def _trials(records: Sequence[Record], triggers: Triggers, now: datetime) -> list[Trial]:
+def _trials(
+    records: Sequence[Record], triggers: Triggers, now: datetime, declared: DeclaredParams | None
+) -> list[Trial]:
     """Try each trigger with the event on its own topic, if the event may stand for it."""
     from pipeline_processing.triggers.describing import tried
 
     by_topic = {record.topic: record for record in records}
-    return [tried(by_topic.get(each.topic, records[0]), each, now=now) for each in triggers.events if records]
+    return [
+        tried(by_topic.get(each.topic, records[0]), each, now=now, declared=declared)
+        for each in triggers.events
+        if records
+    ]
 
 
 def _print(path: Path, triggers: Triggers, trials: list[Trial] | None, now: datetime) -> None:

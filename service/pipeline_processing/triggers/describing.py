@@ -7,13 +7,15 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.errors import InvalidEvent, InvalidRequest
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.durations import duration_in_words
 from pipeline_processing.triggers.config import Debounce, EventTrigger, FromEvent, Schedule, ScheduleTrigger, Trigger
-from pipeline_processing.triggers.events import mismatch, occurrence, read_event
+from pipeline_processing.triggers.events import read_event
 from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window
+from pipeline_processing.triggers.matching import mismatch, occurrence
 from pipeline_processing.triggers.schedule import ticks
 
 _TICKS = 3
@@ -135,8 +137,8 @@ def _message(record: Record, document: Mapping[str, Any]) -> Record:
     )
 
 
-def tried(record: Record, trigger: EventTrigger, *, now: datetime) -> Trial:
-    """Return what a record would do to a trigger."""
+def tried(record: Record, trigger: EventTrigger, *, now: datetime, declared: DeclaredParams | None = None) -> Trial:
+    """Return what a record would do to a trigger. `declared` are the params of the job config, if known."""
     if record.topic != trigger.topic:
         return Trial(trigger, why_not=f"it is on {record.topic}, not {trigger.topic}")
     try:
@@ -144,7 +146,7 @@ def tried(record: Record, trigger: EventTrigger, *, now: datetime) -> Trial:
         why_not = mismatch(event, trigger)
         if why_not is not None:
             return Trial(trigger, why_not=why_not)
-        found = occurrence(event, trigger, now=now)
+        found = occurrence(event, trigger, now=now, declared=declared)
     except InvalidEvent as error:
         return Trial(trigger, error=error)
     window = ClosedWindow(

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import structlog
 
+from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
@@ -23,8 +24,8 @@ from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import run_id_of_place
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.triggers.config import Debounce, EventTrigger
-from pipeline_processing.triggers.events import Occurrence, occurrences
 from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window
+from pipeline_processing.triggers.matching import Occurrence, occurrences
 from pipeline_processing.triggers.windows import Happened, Origin, Pace, write_entry
 
 log = structlog.get_logger(__name__)
@@ -59,15 +60,25 @@ class Aside:
 class EventReader:
     """Turns records of upstream topics into entries of the windows' log."""
 
-    def __init__(self, triggers: Sequence[EventTrigger], *, triggers_id: str, entries_topic: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        triggers: Sequence[EventTrigger],
+        *,
+        triggers_id: str,
+        entries_topic: str,
+        clock: Clock,
+        declared: DeclaredParams | None = None,
+    ) -> None:
+        """`declared` are the params of the job config, if known."""
         self._triggers = {trigger.name: trigger for trigger in triggers}
         self._triggers_id = triggers_id
         self._topic = entries_topic
         self._clock = clock
+        self._declared = declared
 
     def read(self, record: Record, *, topic_id: str | None) -> list[Outgoing]:
         """Return an entry for each trigger that the event matches. Raises InvalidEvent if one can't use the event."""
-        found = occurrences(record, self._triggers.values(), now=self._clock.now())
+        found = occurrences(record, self._triggers.values(), now=self._clock.now(), declared=self._declared)
         return [self._entry(record, each, topic_id) for each in found]
 
     def _entry(self, record: Record, occurrence: Occurrence, topic_id: str | None) -> Outgoing:

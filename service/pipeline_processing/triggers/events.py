@@ -1,28 +1,20 @@
-"""Upstream events: read from Kafka records, matched against triggers, and reduced to what a trigger needs."""
+"""Upstream events, read from Kafka records. `matching.py` compares them with triggers."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline_processing.errors import InvalidEvent, InvalidJson
 from pipeline_processing.messaging.cloud_events import CloudEvent, Envelope, is_structured, opened, parse_json, texts
 from pipeline_processing.messaging.port import Record
-from pipeline_processing.model import JobRequest, ParamValue
-from pipeline_processing.options.validation import faults_of, shown
-from pipeline_processing.triggers.config import EventTrigger, FromEvent
 
 MAX_EVENT_BYTES = 1024 * 1024
 """Limit of an event's value. A parsed value takes many times its size."""
 
 MAX_AHEAD = timedelta(minutes=5)
 """How far an event's time may lie in the future: clocks differ a little."""
-
-_DIGITS = 19
 
 
 @dataclass(frozen=True)
@@ -140,143 +132,3 @@ def value_at(body: Any, keys: Iterable[str]) -> Any:
         else:
             raise KeyError(key)
     return body
-
-
-# -- matching ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Occurrence:
-    """An event that matched a trigger. Everything in it has been checked: a request can be made of it."""
-
-    trigger: str
-    """The trigger's name."""
-    agency_id: int
-    params: Mapping[str, ParamValue]
-    time: datetime
-    """When the event happened, in UTC."""
-    trace: Mapping[str, str]
-    """`traceparent` and `tracestate` of the event, if any."""
-    topic: str
-    partition: int
-    offset: int
-    source: str | None = None
-    """CloudEvents source and id, if any."""
-    event_id: str | None = None
-
-
-def occurrences(record: Record, triggers: Iterable[EventTrigger], *, now: datetime) -> list[Occurrence]:
-    """
-    Return what a record means to the triggers: one occurrence for each that it matches, none if it matches none.
-
-    Raises InvalidEvent if it can't be read, or if a trigger that it matches can't use it; the message names all faults.
-    """
-    watching = [trigger for trigger in triggers if trigger.topic == record.topic]
-    if not watching:
-        return []
-    event = read_event(record)
-    found: list[Occurrence] = []
-    faults: dict[str, None] = {}
-    for trigger in watching:
-        if mismatch(event, trigger) is None:
-            try:
-                found.append(occurrence(event, trigger, now=now))
-            except InvalidEvent as error:
-                faults[str(error)] = None
-    if faults:
-        raise InvalidEvent(" ".join(faults))
-    return found
-
-
-def mismatch(event: UpstreamEvent, trigger: EventTrigger) -> str | None:
-    """
-    Return why an event of its topic doesn't match a trigger, or None if it does.
-
-    Raises InvalidEvent if the trigger has conditions on the body and the body can't be parsed.
-    """
-    match = trigger.match
-    if match.type is not None and event.type not in match.type:
-        found = "it has no CloudEvents type" if event.type is None else f"its type is {shown(event.type)}"
-        return f"{found}, not {' or '.join(match.type)}"
-    for path, values in match.body.items():
-        wanted = " or ".join(json.dumps(value, ensure_ascii=False) for value in values)
-        try:
-            value = value_at(event.data, path.split("."))
-        except KeyError:
-            return f"its body has no {path}, which must be {wanted}"
-        if not any(_equal(value, each) for each in values):
-            return f"{path} in its body is {_quoted(value)}, not {wanted}"
-    return None
-
-
-def occurrence(event: UpstreamEvent, trigger: EventTrigger, *, now: datetime) -> Occurrence:
-    """Reduce a matching event to what a trigger needs. Raises InvalidEvent if it lacks something."""
-    agency_id = _agency_id(event, trigger)
-    params = _params(event, trigger)
-    try:
-        JobRequest.model_validate({"agency_id": agency_id, "params": params})
-    except ValidationError as error:
-        raise InvalidEvent(f"Trigger {trigger.name!r} can't use the event: {'; '.join(faults_of(error))}.") from None
-    found = Occurrence(
-        trigger=trigger.name,
-        agency_id=agency_id,
-        params=params,
-        time=event.time(now),
-        trace=event.envelope.trace,
-        topic=event.record.topic,
-        partition=event.record.partition,
-        offset=event.record.offset,
-        source=event.source,
-        event_id=event.id,
-    )
-    try:
-        json.dumps([found.params, *found.trace.values(), found.source, found.event_id], ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InvalidEvent("The event has text that isn't Unicode: an escape such as \\ud800, alone.") from None
-    return found
-
-
-def _agency_id(event: UpstreamEvent, trigger: EventTrigger) -> int:
-    try:
-        value = event.find(trigger.agency_id)
-    except KeyError:
-        raise InvalidEvent(
-            f"The event has no {trigger.agency_id}, where trigger {trigger.name!r} looks for the agency's id."
-        ) from None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
-        value = int(value)
-    if type(value) is int and 1 <= value < 2**63:
-        return value
-    raise InvalidEvent(
-        f"{trigger.agency_id} of the event is {_quoted(value)}, and trigger {trigger.name!r} looks there for the "
-        "agency's id: an integer from 1 on, or its digits as text."
-    )
-
-
-def _params(event: UpstreamEvent, trigger: EventTrigger) -> dict[str, ParamValue]:
-    params: dict[str, ParamValue] = {}
-    for name, param in trigger.params.items():
-        if not isinstance(param, FromEvent):
-            params[name] = param
-            continue
-        try:
-            params[name] = event.find(param.path)
-        except KeyError:
-            if param.required:
-                raise InvalidEvent(
-                    f"The event has no {param.path}, where trigger {trigger.name!r} looks for the param {name}. Send "
-                    "it, or give the param a `default`."
-                ) from None
-            params[name] = param.default
-    return params
-
-
-def _equal(value: Any, wanted: ParamValue) -> bool:
-    """Compare as JSON does: 1 equals 1.0, but not true or "1"."""
-    if isinstance(value, bool) or isinstance(wanted, bool):
-        return value is wanted
-    return bool(value == wanted)
-
-
-def _quoted(value: Any) -> str:
-    return shown(json.dumps(value, ensure_ascii=False))

@@ -7,21 +7,21 @@ Records are settled by one task, not by Faust's agent, so that their offsets are
 """
 
 import asyncio
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faust
+import faust.transport.drivers.aiokafka  # here, as Faust would import it in the event loop, which takes long
 import structlog
 from faust.exceptions import ProducerSendError
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of, in_time, unless_stopped
-from pipeline_processing.errors import KafkaUnavailable, PipelineError, ProcessPaused
+from pipeline_processing.errors import KafkaUnavailable, PipelineError
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import translate
-from pipeline_processing.messaging.port import Record
+from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.triggers.windowing import Place, Reassigned, Tick, WindowKeeper
 from pipeline_processing.triggers.windows import newer_state
@@ -40,7 +40,11 @@ _STOP_SECONDS = 5.0
 _STORE_SECONDS = 15.0
 _PAUSED_SECONDS = _SESSION_SECONDS * 0.7
 """After such a pause of this process, another one may have taken over its partitions."""
+_UNSURE_SECONDS = 5.0
+"""After a pause, how long until this process has certainly been told."""
 _LOOK_SECONDS = 0.02
+_LAG_SECONDS = 10.0
+_MOST_STALLS = 6
 _GATHER_SECONDS = 0.2
 """Entries that are settled together need one write per agency."""
 _BATCH = 500
@@ -48,9 +52,18 @@ _TICK_SECONDS = 0.5
 _RESTORING = "restoring the windows"
 
 
+class _Crashed(Exception):
+    """Faust has failed, for good. No PipelineError, as those may be retried."""
+
+
 def changelog_of(app_id: str) -> str:
     """Return the topic of the windows' states, as Faust names it."""
     return f"{app_id}-{TABLE}-changelog"
+
+
+class _App(faust.App):
+    def _create_directories(self) -> None:
+        pass  # for its data: the memory store has none, and the file system may be read-only
 
 
 class FaustLog:
@@ -63,6 +76,7 @@ class FaustLog:
         app_id: str,
         entries_topic: str,
         keeper: WindowKeeper,
+        topics: Topics,
         clock: Clock,
         health: Health,
         pulse: Pulse,
@@ -71,6 +85,8 @@ class FaustLog:
         self._app_id = app_id
         self._entries_topic = entries_topic
         self._keeper = keeper
+        self._topics = topics
+        self._changelog = changelog_of(app_id)
         self._clock = clock
         self._health = health
         self._pulse = pulse
@@ -80,7 +96,13 @@ class FaustLog:
         self._held: int | None = None
         """Generation whose partitions the keeper holds."""
         self._awake_at = 0.0
-        self._paused_for = 0.0
+        self._unsure_until = 0.0
+        self._batch: list[Any] = []
+        """Events that are being settled."""
+        self._taken = True
+        """Whether entries were taken since the last look at the progress."""
+        self._checked_at = 0.0
+        self._stalls = 0
         self._queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=2 * _BATCH)
 
     async def run(self, stop: asyncio.Event, *, ticks: Sequence[Tick]) -> None:
@@ -90,19 +112,21 @@ class FaustLog:
         Raises KafkaUnavailable or AccessDenied if the brokers can't be reached at the start, or Faust has failed.
         """
         self._health.state = _RESTORING
-        with tempfile.TemporaryDirectory() as folder:
-            self._app = self._new_app(folder)
-            self._awake_at = self._clock.monotonic()
-            watching = asyncio.create_task(self._watch_pauses())
-            try:
-                await self._start(stop)
-                await self._work(stop, ticks)
-            except Stopped:
-                pass
-            finally:
-                watching.cancel()
-                self._pulse.stop()
-                await self._leave()
+        self._app = self._new_app()
+        self._awake_at = self._clock.monotonic()
+        watching = asyncio.create_task(self._watch_pauses())
+        try:
+            await self._start(stop)
+            await self._work(stop, ticks)
+        except Stopped:
+            pass
+        except _Crashed:
+            reason = self._app.crash_reason or KafkaUnavailable("Faust has failed.")
+            raise self._translated(reason) from reason
+        finally:
+            watching.cancel()
+            self._pulse.stop()
+            await self._leave()
 
     # -- WindowTable -----------------------------------------------------------------------------
 
@@ -111,12 +135,20 @@ class FaustLog:
         return self._states
 
     async def store(self, states: Mapping[Place, bytes]) -> None:
-        """See `WindowTable`. Also raises KafkaUnavailable if the brokers don't answer in time."""
+        """
+        See `WindowTable`. Also raises KafkaUnavailable if the brokers don't answer in time, and TopicMissing if the
+        changelog was deleted.
+        """
+        self._check_crashed()
         self._check_held()
         sent = [self._table.send_changelog(partition, key, value) for (partition, key), value in states.items()]
+        for each in sent:
+            # Retrieve the exception, or asyncio logs it if this call is given up.
+            each.add_done_callback(lambda done: done.cancelled() or done.exception())
         done, waiting = await asyncio.wait(sent, timeout=_STORE_SECONDS)
         errors = [error for each in done if (error := each.exception()) is not None]
         if errors or waiting:
+            await self._topics.ends(self._changelog)  # Raises TopicMissing; aiokafka reports that as an outage
             raise self._translated(errors[0] if errors else TimeoutError())
         for (partition, key), value in states.items():
             self._table.data[key] = value
@@ -124,8 +156,8 @@ class FaustLog:
 
     # -- Faust -----------------------------------------------------------------------------------
 
-    def _new_app(self, folder: str) -> Any:
-        app = faust.App(
+    def _new_app(self) -> Any:
+        app = _App(
             self._app_id,
             broker=[f"kafka://{broker}" for broker in self._connection.brokers],
             broker_credentials=_credentials(self._connection),
@@ -134,7 +166,7 @@ class FaustLog:
             broker_request_timeout=_REQUEST_SECONDS,
             broker_rebalance_timeout=_REBALANCE_SECONDS,
             broker_commit_interval=_COMMIT_SECONDS,
-            datadir=folder,
+            producer_request_timeout=_STORE_SECONDS,
             store="memory://",
             key_serializer="raw",
             value_serializer="raw",
@@ -194,8 +226,7 @@ class FaustLog:
         ticked_at = self._clock.monotonic()
         while not stop.is_set():
             self._pulse.beat()
-            if self._app.crashed:
-                raise self._translated(self._app.crash_reason or KafkaUnavailable("Faust has failed."))
+            self._check_crashed()
             if not self._is_restored():
                 self._health.state = _RESTORING
                 await first_of(stop, seconds=_LOOK_SECONDS)
@@ -206,10 +237,10 @@ class FaustLog:
                 await self._settle(stop)
                 if self._clock.monotonic() - ticked_at >= _TICK_SECONDS:
                     ticked_at = self._clock.monotonic()
-                    for tick in ticks:
+                    for tick in (*ticks, self._check_progress):
                         await tick(stop)
             except Reassigned:
-                log.info("partitions are being reassigned")
+                log.info("windows may have moved; what isn't stored is settled again, here or elsewhere")
 
     async def _hold(self, stop: asyncio.Event) -> None:
         topic = self._entries_topic
@@ -217,17 +248,35 @@ class FaustLog:
         for partition in [each for each in self._states if each not in partitions]:
             del self._states[partition]
         self._held = self._restored
-        await self._keeper.hold(partitions, self, stop)
-        self._check_held()
+        try:
+            await self._keeper.hold(partitions, self, stop)
+            self._check_held()
+        except Reassigned:
+            self._held = None  # try again once this process is sure
+            raise
         log.info("holding windows", partitions=partitions)
         self._health.state = "serving"
 
     async def _settle(self, stop: asyncio.Event) -> None:
-        events = [event for event in await self._next(stop) if event.message.generation_id == self._held]
+        self._batch = self._batch or await self._next(stop)  # again, if this process wasn't sure to hold them
+        events = [event for event in self._batch if event.message.generation_id == self._held]
         if events:
             await self._keeper.take([_record(event.message) for event in events], self, stop)
             for event in events:
                 event.ack()
+            self._taken = True
+        self._batch = []
+
+    async def _check_progress(self, stop: asyncio.Event) -> None:
+        """Raises KafkaUnavailable if there have been entries for a minute, and Faust has delivered none of them."""
+        now = self._clock.monotonic()
+        if self._taken:
+            self._checked_at, self._stalls, self._taken = now, 0, False
+        elif now - self._checked_at >= _LAG_SECONDS:
+            self._checked_at = now
+            self._stalls = self._stalls + 1 if await self._keeper.lag(stop) else 0
+            if self._stalls > _MOST_STALLS:
+                raise KafkaUnavailable("Faust delivers no entries although there are some. Start this process again.")
 
     async def _next(self, stop: asyncio.Event) -> list[Any]:
         """Return what Faust delivers within a moment."""
@@ -236,15 +285,19 @@ class FaustLog:
             await self._clock.sleep(_LOOK_SECONDS)
         return [self._queue.get_nowait() for _ in range(min(_BATCH, self._queue.qsize()))]
 
+    def _check_crashed(self) -> None:
+        if self._app.crashed:
+            raise _Crashed
+
     def _is_restored(self) -> bool:
-        return not self._app.rebalancing and self._restored == self._app.consumer_generation_id
+        """Whether this process has the states of its partitions, and still holds these, as far as it can know."""
+        self._check_awake()
+        is_sure = self._awake_at >= self._unsure_until
+        return is_sure and not self._app.rebalancing and self._restored == self._app.consumer_generation_id
 
     def _check_held(self) -> None:
-        """Raises Reassigned unless this process still holds the keeper's partitions, as far as it can know."""
-        self._check_awake()
-        if self._paused_for:
-            raise ProcessPaused(self._paused_for)
-        if not self._is_restored() or self._held != self._restored:
+        """Raises Reassigned unless this process still holds the keeper's partitions."""
+        if self._held is None or self._held != self._restored or not self._is_restored():
             raise Reassigned
 
     async def _watch_pauses(self) -> None:
@@ -255,7 +308,10 @@ class FaustLog:
     def _check_awake(self) -> None:
         now = self._clock.monotonic()
         if now - self._awake_at > _PAUSED_SECONDS:
-            self._paused_for = now - self._awake_at
+            self._unsure_until = now + _UNSURE_SECONDS
+            log.warning(
+                "this process was paused; checking that it still holds its windows", seconds=now - self._awake_at
+            )
         self._awake_at = now
 
 

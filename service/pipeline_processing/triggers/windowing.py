@@ -8,8 +8,8 @@ another one, and make the same requests again, which make no second run.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar
@@ -41,12 +41,16 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+_STORED_TOGETHER = 500
 _ASK_AGAIN_SECONDS = 10.0
 """How long to wait for an entry that closes a window before writing another one."""
 
 
 Place = tuple[int, bytes]
 """Partition and key of a state."""
+
+COMPLETE = b"complete"
+"""The key, in each partition of the changelog, that says that nothing before it was lost."""
 
 Tick = Callable[[asyncio.Event], Awaitable[None]]
 """Something to do twice a second. Gets the event that stops it."""
@@ -81,6 +85,15 @@ class EntryLog:
     reader: Topics
     """With the consumer group of the processes that keep windows."""
     events: Events
+
+
+@dataclass(slots=True)
+class _Applied:
+    """What applying some records has led to."""
+
+    changed: dict[Place, AgencyWindows] = field(default_factory=dict)
+    asks: list[Ask] = field(default_factory=list)
+    unreadable: list[tuple[Record, InvalidEvent]] = field(default_factory=list)
 
 
 class WindowKeeper:
@@ -124,19 +137,20 @@ class WindowKeeper:
 
         If the changelog has lost a partition's states, they are rebuilt from the log of entries. Raises Stopped.
         """
-        committed = await self._ask(lambda: self._log.reader.committed(self._log.topic), stop)
-        ends = await self._ask(lambda: self._log.reader.ends(self._log.topic), stop)
+        committed = await self._ask(partial(self._log.reader.committed, self._log.topic), stop)
+        ends = await self._ask(partial(self._log.reader.ends, self._log.topic), stop)
         self._closing.clear()
         self._watermarks.forget()
-        self._states = {
+        restored = {
             partition: _restored(table.states().get(partition, {}), end=ends.get(partition, 0))
             for partition in partitions
         }
+        self._states = {partition: states or {} for partition, states in restored.items()}
         self._open = {
             (partition, key) for partition, held in self._states.items() for key, state in held.items() if state.is_open
         }
         self._next = {partition: committed.get(partition, 0) for partition in partitions}
-        lost = {partition: 0 for partition in partitions if not self._states[partition] and self._next[partition]}
+        lost = [partition for partition, states in restored.items() if states is None]
         if lost:
             await self._rebuild(lost, table, stop)
 
@@ -151,14 +165,21 @@ class WindowKeeper:
             fresh += await self._fresh(partition, [each for each in records if each.partition == partition], stop)
         if not fresh:
             return
-        changed, asks, unreadable = self._applied(fresh)
-        if unreadable:
-            await self._letters.put_aside(unreadable, stop)
-        if asks:
-            messages = self._requester.messages(asks)
+        applied = _Applied()
+        for record in fresh:
+            self._apply(record, applied)
+        if applied.unreadable:
+            await self._letters.put_aside(applied.unreadable, stop)
+        if applied.asks:
+            messages = self._requester.messages(applied.asks)
             await self._ask(partial(self._requester.send, messages), stop)
-        await self._store(changed, table, stop)
+        await self._store(applied.changed, table, stop)
         self._next.update((record.partition, record.offset + 1) for record in fresh)
+
+    async def lag(self, stop: asyncio.Event) -> int:
+        """Return how many entries of the held partitions are yet to be taken. Raises Stopped."""
+        ends = await self._ask(partial(self._log.reader.ends, self._log.topic), stop)
+        return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self._next.items())
 
     async def close_due(self, stop: asyncio.Event) -> None:
         """Write an entry for each window that is due. It closes once that entry is taken. Raises Stopped."""
@@ -191,36 +212,41 @@ class WindowKeeper:
         """Return the next records of a partition: without those that were taken, and with those that were skipped."""
         expected = self._next[partition]
         fresh = [record for record in records if record.offset >= expected]
-        if fresh and fresh[0].offset > expected:
-            # Faust may skip records of a partition that it has just been given.
-            fresh[:0] = await self._read({partition: expected}, {partition: fresh[0].offset}, stop)
-        return fresh
+        if not fresh or fresh[-1].offset - expected == len(fresh) - 1:
+            return fresh
+        # Faust may skip records of a partition that it has just been given.
+        after = fresh[-1].offset + 1
 
-    def _applied(
-        self, records: Sequence[Record]
-    ) -> tuple[dict[Place, AgencyWindows], list[Ask], list[tuple[Record, InvalidEvent]]]:
-        changed: dict[Place, AgencyWindows] = {}
-        asks: list[Ask] = []
-        unreadable: list[tuple[Record, InvalidEvent]] = []
-        for record in records:
-            try:
-                entry = read_entry(record.value or b"")
-            except ValueError as error:
-                unreadable.append((record, InvalidEvent(f"An entry of the windows' log can't be read: {error}")))
-                continue
-            place = record.partition, entry_key(entry)
-            before = changed.get(place) or self._states[place[0]].get(place[1])
-            before = before or AgencyWindows(agency_id=entry.agency_id)
-            after, ask = apply(before, entry, offset=record.offset, at=moment_of(record.timestamp_ms))
-            if after is not before:
-                changed[place] = after
-            if ask is not None:
-                asks.append(ask)
-            if isinstance(entry, Happened):
-                self._files.saw(entry.triggers_id, moment_of(record.timestamp_ms))
-            else:
-                self._closing.pop((entry.agency_id, entry.window), None)
-        return changed, asks, unreadable
+        async def read() -> list[Record]:
+            return [each async for each in self._between({partition: expected}, {partition: after})]
+
+        return await self._ask(read, stop)
+
+    async def _between(self, start: Offsets, after: Offsets) -> AsyncGenerator[Record, None]:
+        """Yield the entries of these partitions between these offsets."""
+        ends = await self._log.reader.ends(self._log.topic)
+        async for record in self._log.reader.read(self._log.topic, start={**ends, **start}, stop={**ends, **after}):
+            self._pulse.beat()
+            yield record
+
+    def _apply(self, record: Record, applied: _Applied) -> None:
+        try:
+            entry = read_entry(record.value or b"")
+        except ValueError as error:
+            applied.unreadable.append((record, InvalidEvent(f"An entry of the windows' log can't be read: {error}")))
+            return
+        place, at = (record.partition, entry_key(entry)), moment_of(record.timestamp_ms)
+        before = applied.changed.get(place) or self._states[place[0]].get(place[1])
+        before = before or AgencyWindows(agency_id=entry.agency_id)
+        after, ask = apply(before, entry, offset=record.offset, at=at)
+        if after is not before:
+            applied.changed[place] = after
+        if ask is not None:
+            applied.asks.append(ask)
+        if isinstance(entry, Happened):
+            self._files.saw(entry.triggers_id, at)
+        else:
+            self._closing.pop((entry.agency_id, entry.window), None)
 
     async def _store(self, changed: Mapping[Place, AgencyWindows], table: WindowTable, stop: asyncio.Event) -> None:
         if changed:
@@ -230,28 +256,31 @@ class WindowKeeper:
             self._states[place[0]][place[1]] = state
             (self._open.add if state.is_open else self._open.discard)(place)
 
-    async def _rebuild(self, lost: Offsets, table: WindowTable, stop: asyncio.Event) -> None:
-        """Apply the entries up to the committed offsets again. Their requests were sent before these were committed."""
-        records = await self._read(lost, {partition: self._next[partition] for partition in lost}, stop)
-        changed, _, _ = self._applied(records)
-        await self._store(changed, table, stop)
-        if records:
+    async def _rebuild(self, partitions: Sequence[int], table: WindowTable, stop: asyncio.Event) -> None:
+        """
+        Apply the entries up to the committed offsets again, if there are any. Their requests were sent before these
+        offsets were committed.
+        """
+
+        async def read() -> dict[Place, AgencyWindows]:
+            applied = _Applied()
+            start, after = dict.fromkeys(partitions, 0), {each: self._next[each] for each in partitions}
+            async for record in self._between(start, after):
+                self._apply(record, applied)
+                applied.asks.clear()
+            return applied.changed
+
+        changed = list((await self._ask(read, stop)).items()) if any(self._next[each] for each in partitions) else []
+        for start in range(0, len(changed), _STORED_TOGETHER):
+            await self._store(dict(changed[start : start + _STORED_TOGETHER]), table, stop)
+        await self._ask(lambda: table.store({(partition, COMPLETE): b"{}" for partition in partitions}), stop)
+        if changed:
             log.warning(
                 "the changelog of windows was lost; they are rebuilt from the log of entries",
-                partitions=sorted(lost),
-                entries=len(records),
-                agencies_with_open_windows=sum(partition in lost for partition, _ in self._open),
+                partitions=list(partitions),
+                agencies=len(changed),
+                with_open_windows=sum(partition in partitions for partition, _ in self._open),
             )
-
-    async def _read(self, start: Offsets, end: Offsets, stop: asyncio.Event) -> list[Record]:
-        """Return the entries of these partitions between these offsets."""
-
-        async def read() -> list[Record]:
-            ends = await self._log.reader.ends(self._log.topic)
-            first, after = {**ends, **start}, {**ends, **end}
-            return [each async for each in self._log.reader.read(self._log.topic, start=first, stop=after)]
-
-        return await self._ask(read, stop)
 
     async def _ask(self, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
         def beating() -> Awaitable[T]:
@@ -261,13 +290,15 @@ class WindowKeeper:
         return await self._kafka.ask(beating, by=self, stop=stop)
 
 
-def _restored(stored: Mapping[bytes, bytes], *, end: int) -> dict[bytes, AgencyWindows]:
-    """Parse the states of a partition. `end` is the end of its log."""
+def _restored(stored: Mapping[bytes, bytes], *, end: int) -> dict[bytes, AgencyWindows] | None:
+    """Parse the states of a partition, or return None if some are lost. `end` is the end of its log."""
+    if COMPLETE not in stored:
+        return None
     try:
-        states = {key: AgencyWindows.read(value) for key, value in stored.items()}
+        states = {key: AgencyWindows.read(value) for key, value in stored.items() if key != COMPLETE}
     except ValueError as error:
         log.error("the changelog of windows can't be read; it counts as lost", error=str(error))
-        return {}
+        return None
     if any(state.applied >= end for state in states.values()):
         log.warning("the log of windows' entries was deleted and recreated; open windows are kept")
         return {key: state.for_another_log() for key, state in states.items()}

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from pipeline_processing.embedded import kafka as kafka_module
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.process import EmbeddedServerError
@@ -148,8 +150,10 @@ async def test_an_interrupted_broker_keeps_its_data(kafka: KafkaServer, clients:
     assert [(await after.getone()).value for _ in range(2)] == [b"two", b"three"]
 
 
-def test_it_starts_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the jars are there, nothing is fetched, and what fetches isn't even imported."""
+def test_it_starts_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once the jars are there, nothing is fetched, and what fetches isn't even imported. Nothing else is needed."""
+    for cached in ("startup_cache", "formatted_data"):  # of the tests
+        monkeypatch.setattr(kafka_module, cached, lambda jars: tmp_path / "missing")
     for name in [name for name in sys.modules if name.split(".")[0] == "jgo"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "jgo", None)

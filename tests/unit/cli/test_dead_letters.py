@@ -9,8 +9,8 @@ import pytest
 
 from pipeline_processing.cli import dead_letters
 from pipeline_processing.cli.main import main
-from pipeline_processing.errors import InvalidJson, RequestTooLarge, UnknownDataset
-from pipeline_processing.messaging.port import Record
+from pipeline_processing.errors import InvalidEvent, InvalidJson, RequestTooLarge, UnknownDataset
+from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.requests.job_messages import run_id_of_place
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.terminal import render
@@ -70,6 +70,21 @@ def test_letters_are_listed_newest_first(run: Run) -> None:
     assert lines[2].startswith("0:0    2026-01-18 10:00:01  unknown_dataset  7            agency-jobs.requests 0:0  ")
     assert lines[2].endswith("Correct the request, or add the dataset to the job config.")
     assert "\x1b" not in out
+
+
+def test_an_event_goes_back_to_its_own_topic(past: Past, run: Run) -> None:
+    """As it came: as a request, it would mean something else."""
+    past.broker.create("agencies.events", partitions=1)
+    event = past.broker.put(
+        Outgoing(topic="agencies.events", key=b"k", value=b'{"agency_id": 7}', headers=(("ce_id", b"1"),))
+    )
+    past.put_aside(event, InvalidEvent("The event has no data.region."))
+
+    code, out, _ = run("redrive")
+    assert (code, out.splitlines()[0]) == (0, "0:0  invalid_event  key k  sent to agencies.events")
+    assert past.sent == []
+    _, again = past.broker.records("agencies.events")
+    assert (again.key, again.value, again.headers) == (event.key, event.value, event.headers)
 
 
 @pytest.mark.usefixtures("two")

@@ -722,7 +722,11 @@ def test_the_job_config_is_known_in_spite_of_faults() -> None:
 
 
 @hypothesis.settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # first, Unicode tables are built
-@given(st.dictionaries(st.sampled_from(sorted(CONTRACT)), st.text(st.characters(exclude_characters="\0"), max_size=40)))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted([*CONTRACT, *WEBHOOK])), st.text(st.characters(exclude_characters="\0"), max_size=40)
+    )
+)
 def test_whatever_is_set_gives_settings_or_faults(environ: dict[str, str]) -> None:
     """Never another error, whatever people write."""
     with suppress(InvalidSettings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pty
 import sys
@@ -21,6 +22,7 @@ def test_a_terminal_shows_a_summary_a_line_per_run_and_each_end(monkeypatch: pyt
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # another test's may write to a closed file
         with shown_progress() as shown:
             shown.summary("2 runs: 1 waiting, 1 in progress")
             shown(

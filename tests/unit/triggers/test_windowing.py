@@ -75,7 +75,7 @@ async def test_entries_that_were_skipped_are_read(triggered: Triggered, clock: S
     await triggered.hold()
     triggered.write(*(event(number) for number in range(5)))
     records = triggered.broker.records(ENTRIES)
-    await triggered.keeper.take(records[3:], triggered.table, triggered.stop)
+    await triggered.keeper.take([records[1], records[3]], triggered.table, triggered.stop)
     await triggered.keeper.take(records, triggered.table, triggered.stop)
     clock.pass_(10)
     await triggered.close_due()
@@ -105,6 +105,23 @@ async def test_a_lost_changelog_loses_and_doubles_nothing(
     await triggered.take()
     assert [each["run_id"] for each in triggered.requests()] == ["run-7-0", "run-7-1"]
     assert "rebuilt from the log" in capsys.readouterr().out
+
+
+async def test_a_changelog_that_was_recreated_counts_as_lost(triggered: Triggered, clock: SteppedClock) -> None:
+    """Even if a process that still ran has stored some states since."""
+    await triggered.hold()
+    triggered.write(*(event(number, agency_id=number + 1) for number in range(10)))
+    await triggered.take()
+    triggered.table.changelog.clear()
+    triggered.write(*(event(number, agency_id=number + 1) for number in range(10, 12)))
+    await triggered.take()
+
+    triggered.keeper = triggered.another()
+    await triggered.hold()
+    clock.pass_(10)
+    await triggered.close_due()
+    await triggered.take()
+    assert len(triggered.requests()) == 12
 
 
 async def test_an_unreadable_changelog_counts_as_lost(triggered: Triggered, clock: SteppedClock) -> None:

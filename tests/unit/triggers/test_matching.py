@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline_processing.agency_data_job.params import ParamConfig
 from pipeline_processing.errors import InvalidEvent
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.triggers.config import EventTrigger
-from pipeline_processing.triggers.events import MAX_EVENT_BYTES, mismatch, occurrences, read_event, value_at
+from pipeline_processing.triggers.events import MAX_EVENT_BYTES, read_event, value_at
+from pipeline_processing.triggers.matching import mismatch, occurrences
 from tests.properties import examples
 
 NOW = datetime(2026, 1, 18, 12, tzinfo=UTC)
@@ -210,6 +212,16 @@ def test_a_param_that_no_request_can_hold_is_told(value: str) -> None:
     """Before a window is made of it."""
     asking = trigger(params={"p": {"from": "data.p"}})
     fault(binary(f'{{"agency_id": 1, "p": {value}}}'.encode()), asking)
+
+
+@pytest.mark.parametrize(("value", "message"), [(7, "must be text"), (None, "can't be null"), (True, "must be text")])
+def test_a_param_of_another_type_than_declared_is_told(value: Any, message: str) -> None:
+    """It would make the request of the whole window a dead letter."""
+    declared = {"p": ParamConfig.model_validate({"type": "text"})}
+    asking = trigger(params={"p": {"from": "data.p"}})
+    with pytest.raises(InvalidEvent, match=f"The param p of trigger 't' {message}"):
+        occurrences(binary({"agency_id": 1, "p": value}), [asking], now=NOW, declared=declared)
+    assert occurrences(binary({"agency_id": 1, "p": "x"}), [asking], now=NOW, declared=declared)
 
 
 JSON = st.recursive(
