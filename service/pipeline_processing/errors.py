@@ -30,7 +30,6 @@ Every error of the service. Its type says what the caller does next.
     ├── RunHeldElsewhere          75: another worker has the run
     ├── RunOfAnotherJobConfig     65: use the job config that the run was accepted with
     ├── RunPutOff                 75: the run is due later than `run` waits
-    ├── ProcessPaused             75: start the process again
     ├── RunUnknown                65: no such run in the history
     ├── PlaceUnknown              65: a topic has no message at that place
     ├── Superseded                stop and change nothing: another worker took over, or the run was cancelled
@@ -577,20 +576,6 @@ class RunPutOff(PipelineError):
             f"Run {run_id!r} is put off until {until:%Y-%m-%dT%H:%M:%SZ}, and `run` doesn't wait that long. Repeat the "
             f"command then, with `--run-id {run_id}`, or let a `serve` continue the run."
             + (f" The last attempt: {cause}" if cause else "")
-        )
-
-
-class ProcessPaused(PipelineError):
-    """This process stood still for so long that another one may have taken over its work."""
-
-    kind = "process_paused"
-    exit_code = 75
-    retryable = True
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(
-            f"This process was paused for {seconds:.0f} s, so another one may have taken over its windows. Start it "
-            "again; nothing is lost."
         )
 
 

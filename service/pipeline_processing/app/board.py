@@ -89,7 +89,7 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening(host, port))
         client = await stack.enter_async_context(
-            app.history_database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS)
+            app.history_database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS, read_only=True)
         )
         database = HistoryDatabase(client, schema=settings.history.schema_name)
         topics = await stack.enter_async_context(app.topics(settings))

@@ -7,7 +7,6 @@ Records are settled by one task, not by Faust's agent, so that their offsets are
 """
 
 import asyncio
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from faust.exceptions import ProducerSendError
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of, in_time, unless_stopped
-from pipeline_processing.errors import KafkaUnavailable, PipelineError, ProcessPaused
+from pipeline_processing.errors import KafkaUnavailable, PipelineError
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import translate
 from pipeline_processing.messaging.port import Record, Topics
@@ -41,6 +40,8 @@ _STOP_SECONDS = 5.0
 _STORE_SECONDS = 15.0
 _PAUSED_SECONDS = _SESSION_SECONDS * 0.7
 """After such a pause of this process, another one may have taken over its partitions."""
+_UNSURE_SECONDS = 5.0
+"""After a pause, how long until this process has certainly been told."""
 _LOOK_SECONDS = 0.02
 _LAG_SECONDS = 10.0
 _MOST_STALLS = 6
@@ -58,6 +59,11 @@ class _Crashed(Exception):
 def changelog_of(app_id: str) -> str:
     """Return the topic of the windows' states, as Faust names it."""
     return f"{app_id}-{TABLE}-changelog"
+
+
+class _App(faust.App):
+    def _create_directories(self) -> None:
+        pass  # for its data: the memory store has none, and the file system may be read-only
 
 
 class FaustLog:
@@ -90,7 +96,9 @@ class FaustLog:
         self._held: int | None = None
         """Generation whose partitions the keeper holds."""
         self._awake_at = 0.0
-        self._paused_for = 0.0
+        self._unsure_until = 0.0
+        self._batch: list[Any] = []
+        """Events that are being settled."""
         self._taken = True
         """Whether entries were taken since the last look at the progress."""
         self._checked_at = 0.0
@@ -104,22 +112,21 @@ class FaustLog:
         Raises KafkaUnavailable or AccessDenied if the brokers can't be reached at the start, or Faust has failed.
         """
         self._health.state = _RESTORING
-        with tempfile.TemporaryDirectory() as folder:
-            self._app = self._new_app(folder)
-            self._awake_at = self._clock.monotonic()
-            watching = asyncio.create_task(self._watch_pauses())
-            try:
-                await self._start(stop)
-                await self._work(stop, ticks)
-            except Stopped:
-                pass
-            except _Crashed:
-                reason = self._app.crash_reason or KafkaUnavailable("Faust has failed.")
-                raise self._translated(reason) from reason
-            finally:
-                watching.cancel()
-                self._pulse.stop()
-                await self._leave()
+        self._app = self._new_app()
+        self._awake_at = self._clock.monotonic()
+        watching = asyncio.create_task(self._watch_pauses())
+        try:
+            await self._start(stop)
+            await self._work(stop, ticks)
+        except Stopped:
+            pass
+        except _Crashed:
+            reason = self._app.crash_reason or KafkaUnavailable("Faust has failed.")
+            raise self._translated(reason) from reason
+        finally:
+            watching.cancel()
+            self._pulse.stop()
+            await self._leave()
 
     # -- WindowTable -----------------------------------------------------------------------------
 
@@ -136,9 +143,8 @@ class FaustLog:
         self._check_held()
         sent = [self._table.send_changelog(partition, key, value) for (partition, key), value in states.items()]
         for each in sent:
-            each.add_done_callback(
-                lambda done: done.cancelled() or done.exception()
-            )  # retrieved, so that it isn't logged
+            # Retrieve the exception, or asyncio logs it if this call is given up.
+            each.add_done_callback(lambda done: done.cancelled() or done.exception())
         done, waiting = await asyncio.wait(sent, timeout=_STORE_SECONDS)
         errors = [error for each in done if (error := each.exception()) is not None]
         if errors or waiting:
@@ -150,8 +156,8 @@ class FaustLog:
 
     # -- Faust -----------------------------------------------------------------------------------
 
-    def _new_app(self, folder: str) -> Any:
-        app = faust.App(
+    def _new_app(self) -> Any:
+        app = _App(
             self._app_id,
             broker=[f"kafka://{broker}" for broker in self._connection.brokers],
             broker_credentials=_credentials(self._connection),
@@ -161,7 +167,6 @@ class FaustLog:
             broker_rebalance_timeout=_REBALANCE_SECONDS,
             broker_commit_interval=_COMMIT_SECONDS,
             producer_request_timeout=_STORE_SECONDS,
-            datadir=folder,
             store="memory://",
             key_serializer="raw",
             value_serializer="raw",
@@ -235,7 +240,7 @@ class FaustLog:
                     for tick in (*ticks, self._check_progress):
                         await tick(stop)
             except Reassigned:
-                log.info("partitions are being reassigned")
+                log.info("windows may have moved; what isn't stored is settled again, here or elsewhere")
 
     async def _hold(self, stop: asyncio.Event) -> None:
         topic = self._entries_topic
@@ -243,18 +248,24 @@ class FaustLog:
         for partition in [each for each in self._states if each not in partitions]:
             del self._states[partition]
         self._held = self._restored
-        await self._keeper.hold(partitions, self, stop)
-        self._check_held()
+        try:
+            await self._keeper.hold(partitions, self, stop)
+            self._check_held()
+        except Reassigned:
+            self._held = None  # try again once this process is sure
+            raise
         log.info("holding windows", partitions=partitions)
         self._health.state = "serving"
 
     async def _settle(self, stop: asyncio.Event) -> None:
-        events = [event for event in await self._next(stop) if event.message.generation_id == self._held]
+        self._batch = self._batch or await self._next(stop)  # again, if this process wasn't sure to hold them
+        events = [event for event in self._batch if event.message.generation_id == self._held]
         if events:
             await self._keeper.take([_record(event.message) for event in events], self, stop)
             for event in events:
                 event.ack()
             self._taken = True
+        self._batch = []
 
     async def _check_progress(self, stop: asyncio.Event) -> None:
         """Raises KafkaUnavailable if there have been entries for a minute, and Faust has delivered none of them."""
@@ -279,17 +290,14 @@ class FaustLog:
             raise _Crashed
 
     def _is_restored(self) -> bool:
-        return not self._app.rebalancing and self._restored == self._app.consumer_generation_id
-
-    def _is_held(self) -> bool:
-        return self._held is not None and self._is_restored() and self._held == self._restored
+        """Whether this process has the states of its partitions, and still holds these, as far as it can know."""
+        self._check_awake()
+        is_sure = self._awake_at >= self._unsure_until
+        return is_sure and not self._app.rebalancing and self._restored == self._app.consumer_generation_id
 
     def _check_held(self) -> None:
-        """Raises Reassigned unless this process still holds the keeper's partitions, as far as it can know."""
-        self._check_awake()
-        if self._paused_for:
-            raise ProcessPaused(self._paused_for)
-        if not self._is_held():
+        """Raises Reassigned unless this process still holds the keeper's partitions."""
+        if self._held is None or self._held != self._restored or not self._is_restored():
             raise Reassigned
 
     async def _watch_pauses(self) -> None:
@@ -300,7 +308,10 @@ class FaustLog:
     def _check_awake(self) -> None:
         now = self._clock.monotonic()
         if now - self._awake_at > _PAUSED_SECONDS:
-            self._paused_for = now - self._awake_at
+            self._unsure_until = now + _UNSURE_SECONDS
+            log.warning(
+                "this process was paused; checking that it still holds its windows", seconds=now - self._awake_at
+            )
         self._awake_at = now
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
+from pipeline_processing.app.triggers import triggers_process
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.errors import AccessDenied, KafkaUnavailable, SettingsError, TopicMissing
 from pipeline_processing.messaging.kafka.creation import ensure_topics
@@ -17,7 +19,10 @@ from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Outgoing
-from pipeline_processing.settings.settings import KafkaSettings
+from pipeline_processing.settings.settings import HttpSettings, KafkaSettings, Settings
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.tracing import IdsOnlyTracer
+from pipeline_processing.triggers.config import Triggers
 from tests.certificates import CA, CERTIFICATE, KEY
 from tests.contract.messaging.messaging_backends import message, nothing_left, own_settings, take, values
 
@@ -99,6 +104,31 @@ async def test_all_of_it_over_tls_with_a_password(guarded: GuardedKafka, authori
             await stream.commit()
         topics = KafkaTopics(settings=settings)
         assert await topics.committed(settings.requests_topic) == await topics.ends(settings.requests_topic)
+
+
+async def test_triggers_over_tls_with_a_password(guarded: GuardedKafka, authority: Path) -> None:
+    """Faust has clients of its own, which get the same credentials."""
+    kafka = as_user(guarded, "admin", authority)
+    topic = f"{kafka.group_id}.events"
+    with nothing_left():
+        await ensure_topics(kafka, others={topic: {}})
+        async with KafkaEvents(settings=kafka) as events:
+            await events.send([Outgoing(topic=topic, key=None, value=b'{"agency_id": 7}')])
+        triggers = Triggers.model_validate(
+            {"triggers": [{"name": "t", "topic": topic, "agency_id": "data.agency_id", "since": None}]}
+        )
+        settings = Settings(kafka=kafka, http=HttpSettings(port=0))
+        stop = asyncio.Event()
+        tracer, mask = IdsOnlyTracer(), Mask()
+        async with triggers_process(settings, triggers, declared=None, tracer=tracer, mask=mask) as process:
+            running = asyncio.create_task(process.run(stop))
+            requests = KafkaTopics(settings=kafka)
+            async with asyncio.timeout(60):
+                while not sum((await requests.ends(kafka.requests_topic)).values()):
+                    assert not running.done(), await running
+                    await asyncio.sleep(0.1)
+            stop.set()
+            await running
 
 
 async def test_a_wrong_password_is_denied_access(guarded: GuardedKafka, authority: Path) -> None:
