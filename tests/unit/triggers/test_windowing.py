@@ -173,7 +173,7 @@ async def test_open_windows_survive_a_recreated_log(triggered: Triggered, clock:
 async def test_a_closed_window_stays_closed_after_the_log_was_recreated(
     triggered: Triggered, clock: SteppedClock
 ) -> None:
-    """A state with a lower offset, in the new log, counts before those of the old log, until compaction removes them."""
+    """Its state has a lower offset than that of the old log, which compaction has yet to remove."""
     await triggered.hold()
     triggered.write(*(event(number) for number in range(5)))
     await triggered.take()
