@@ -94,22 +94,30 @@ class Page:
 
         return eventually(found, 60)[-1]
 
+    def wait_for_progress(self, run_id: str) -> dict[str, Any]:
+        """Wait until the progress of a run comes, in an event of its own or with the run."""
+
+        def found() -> list[dict[str, Any]]:
+            return [data["progress"] for _, data in self.events if data.get("run_id") == run_id and data["progress"]]
+
+        return eventually(found, 60)[-1]
+
 
 def test_a_run_is_seen_live(service: Service, messages: Messages) -> None:
     """From the request to the manifest, with progress. The stream ends with the process."""
     service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(GATED))
     env = {"PIPELINE_BOARD__TRACE_URL": "https://traces/{trace_id}"}
+    serve = service.serve()
+    serve.wait_until_taking()
     with Gate(service, LARGE) as gate, board(service, env) as shown:
         page = Page(shown.address)
-        serve = service.serve()
-        serve.wait_until_taking()
+        page.wait_for("overview", kafka="ok", history="ok", lag={"messages": 0, "partitions": messages.partitions})
         messages.send({"agency_id": LARGE, "run_id": "r", "labels": {"team": "<b>a</b>"}})
         running = page.wait_for("run", run_id="r", state="running")
         assert (running["agency_id"], running["labels"]) == (str(LARGE), {"team": "<b>a</b>"})
         gate.wait_for_run()
-        progress = page.wait_for("progress", run_id="r", attempt=1)["progress"]
+        progress = page.wait_for_progress("r")  # the only event, which may come before the board knows the run
         assert (progress["dataset"], progress["rows_read"] > 0) == (GATED["datasets"][0]["name"], True)
-        page.wait_for("overview", kafka="ok", history="ok", lag={"messages": 0, "partitions": messages.partitions})
         gate.open()
         page.wait_for("run", run_id="r", state="succeeded")
         eventually(lambda: shown.ask("/api/v1/runs/r")[1]["events"][0]["sent"], 20)

@@ -1,6 +1,6 @@
 """
-Measures the board on a long history: how soon it answers, its memory, what 20 open pages cost the database, and how
-soon a change of a run reaches them. Then what progress events cost a run.
+Measures the board on a long history: how soon it answers, how soon a browser shows it, its memory, what 20 open pages
+cost the database, and how soon a change of a run reaches them. Then what progress events cost a run.
 
     python -m tests.bench.board
 """
@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.serving.progress_events import ProgressEvents
 from pipeline_processing.settings.settings import KafkaSettings
 from tests.bench.board_history import fill
+from tests.chromium import chromium
 
 _BATCHES_PER_SECOND = 500
 """Of a run with 500,000 rows a second."""
@@ -105,6 +107,23 @@ async def statements(connection: Any) -> int:
     )
 
 
+_PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+
+
+def painted(address: str, *, times: int = 5) -> str:
+    """Say how soon a browser with an empty cache shows the overview: medians."""
+    paints, wholes = [], []
+    with chromium() as browser:
+        for _ in range(times):
+            page = browser.new_page()
+            page.goto(address, wait_until="commit")
+            page.wait_for_selector("#view[data-shown]")
+            wholes.append(page.evaluate("performance.now()"))
+            paints.append(page.evaluate(_PAINTED))
+            page.context.close()
+    return f"in a browser: first paint {median(paints):.0f} ms, all of the overview {median(wholes):.0f} ms"
+
+
 async def measure(dsn: str, *, runs: int, pages: int, seconds: float) -> None:
     """Print the figures."""
     connection = await asyncpg.connect(dsn)
@@ -125,6 +144,7 @@ async def measure(dsn: str, *, runs: int, pages: int, seconds: float) -> None:
         print(f"first: / {await took('/') * 1000:.0f} ms, overview {await took('/api/v1/overview') * 1000:.0f} ms")
         for path in _PATHS:
             print(f"  {await took('/api/v1' + path) * 1000:6.0f} ms  {path[:60]}")
+        print(await asyncio.to_thread(painted, address))
         opened = [Page() for _ in range(pages)]
         reading = [asyncio.create_task(page.read(session, address)) for page in opened]
         await asyncio.sleep(3)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from pipeline_processing.agency_data_job.config import load_job_config
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
+from pipeline_processing.aio.tasks import in_time
 from pipeline_processing.app import one_run as app
 from pipeline_processing.board.api import Api
 from pipeline_processing.board.application import Probes, application
@@ -38,6 +39,8 @@ from pipeline_processing.triggers.loading import load_triggers
 log = structlog.get_logger(__name__)
 
 _CONNECTIONS = 3
+_FIRST_SECONDS = 3.0
+"""How long the history may delay the start."""
 _ANSWER_SECONDS = 10.0
 """The longest that a query may take."""
 
@@ -55,8 +58,9 @@ class Board:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer until `stop` is set, then end all streams and requests."""
-        with suppress(HistoryUnavailable):  # the first look tells it
-            await self.live.overview()  # settings that waiting can't fix end the command
+        with suppress(HistoryUnavailable, TimeoutError):  # the first look tells it
+            # Settings that waiting can't fix end the command.
+            await in_time(self.live.overview(), seconds=_FIRST_SECONDS)
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(self.progress.read())
             group.create_task(self.live.run(stop))
@@ -85,7 +89,7 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening(host, port))
         client = await stack.enter_async_context(
-            app.history_database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS)
+            app.history_database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS, read_only=True)
         )
         database = HistoryDatabase(client, schema=settings.history.schema_name)
         topics = await stack.enter_async_context(app.topics(settings))

@@ -76,16 +76,19 @@ async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
 
 
 def history_database(
-    settings: Settings, *, connections: int = 2, command_seconds: float | None = 30.0
+    settings: Settings, *, connections: int = 2, command_seconds: float | None = 30.0, read_only: bool = False
 ) -> DatabaseClient:
     """Return a client of the history's database. Statements are short: after `command_seconds`, the server is lost."""
+    # A process that hangs during a claim must not block the agency's other runs.
+    in_transactions = {"idle_in_transaction_session_timeout": "10s"}
+    if read_only:
+        in_transactions["transaction_read_only"] = "on"
     return DatabaseClient(
         dsn=settings.require_history_dsn().get_secret_value(),
         unavailable=HistoryUnavailable,
         max_size=connections,
         search_path=settings.history.schema_name,
-        # A process that hangs during a claim must not block the agency's other runs.
-        server_settings={"idle_in_transaction_session_timeout": "10s"},
+        server_settings=in_transactions,
         command_seconds=command_seconds,
     )
 

@@ -1,6 +1,6 @@
 """The JSON API: a method per endpoint, and the list of all of them, from which the OpenAPI document is made."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from pipeline_processing.board.live import Live
 from pipeline_processing.board.parameters import (
     WIDTHS,
     WINDOWS,
+    AgencyPath,
     DeadLettersQuery,
     DurationsQuery,
     FailuresQuery,
@@ -104,7 +105,7 @@ class Api:
         return self._views.details(story, now=self._clock.now(), progress=progress, estimate=expected)
 
     async def agency_durations(self, request: Request) -> m.AgencyDurations:
-        (agency_id,) = _agency_ids(request.path_params["agency_id"])
+        agency_id = AgencyPath.of(QueryParams(request.path_params)).agency_id
         found = await self._reads.durations([agency_id], limit=_DURATIONS)
         return self._views.durations(agency_id, found.get(agency_id, []))
 
@@ -141,11 +142,6 @@ def _age(run: Run) -> tuple[datetime, str]:
     return run.queued_at, run.run_id
 
 
-def _agency_ids(text: str) -> Sequence[int]:
-    """Raises InvalidParameters unless the text is one agency id."""
-    return DurationsQuery.of(QueryParams([("agency_id", text.replace(",", ";"))])).agency_id
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One endpoint: how it is described, and how it is answered."""
@@ -162,7 +158,8 @@ class Endpoint:
 ENDPOINTS = (
     Endpoint("/overview", "The state of the whole service", NoParameters, m.Overview, Api.overview),
     Endpoint("/runs", "Runs, newest first", RunsQuery, m.RunPage, Api.runs),
-    Endpoint("/runs/{run_id}", "One run in full", NoParameters, m.RunDetails, Api.run),
+    # Pages ask for it because the run has just changed.
+    Endpoint("/runs/{run_id}", "One run in full", NoParameters, m.RunDetails, Api.run, shared_seconds=0),
     Endpoint(
         "/agencies/{agency_id}/runs/durations",
         "The last 30 finished runs of an agency",

@@ -12,7 +12,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -61,16 +61,17 @@ def application(
 ) -> ASGIApp:
     """Return the application. `host` is the address that it listens on."""
     sessions = None if token is None else Sessions(token)
+    static = _Static(directory=STATIC)
     routes: list[BaseRoute] = [
         *(Route(API + each.path, _answer(api, each, mask), methods=["GET"]) for each in ENDPOINTS),
         Route(f"{API}/live", EventStream(live)),
         Route(f"{API}/openapi.json", _described),
         Route("/livez", _probe(probes.not_alive, list, mask)),
         Route("/readyz", _probe(probes.not_ready, probes.notes, mask)),
-        Route("/", _page, methods=["GET"]),
+        Route("/", static.page, methods=["GET"]),
         Route("/runs/{run_id}", _run_page, methods=["GET"]),
         Route("/agencies/{agency_id}", _agency_page, methods=["GET"]),
-        Mount("/static", _Static(directory=STATIC)),
+        Mount("/static", static),
     ]
     if sessions is not None:
         routes += [
@@ -118,14 +119,13 @@ async def _bug(_: Request, error: Exception) -> Response:
 
 
 class _Static(StaticFiles):
+    async def page(self, request: Request) -> Response:
+        return await self.get_response("index.html", request.scope)
+
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)
         response.headers["Cache-Control"] = _REVALIDATE
         return response
-
-
-async def _page(_: Request) -> Response:
-    return FileResponse(STATIC / "index.html", media_type="text/html", headers={"Cache-Control": _REVALIDATE})
 
 
 # There is only one page. What it shows stands in the fragment of its address.

@@ -26,6 +26,8 @@ from pipeline_processing.runs.board_reads import BoardReads, Typical
 from pipeline_processing.telemetry.health import Pulse
 
 _POLL_SECONDS = 1.0
+_IDLE_SHARE, _LONGEST_PAUSE_SECONDS = 10, 5.0
+"""A history that takes long to answer is asked less often: the pause is at least so many times the answer's time."""
 _IDLE_SECONDS = 15.0
 """Between two looks while no page is open: for /readyz."""
 _OVERLAP = timedelta(seconds=5)
@@ -119,9 +121,8 @@ class Live:
         page = Subscription()
         if self._last is not None:
             page.put("overview", "", sse("overview", self._last))
-        if self._pages:
-            for run_id, (_, message) in self._known.items():
-                page.put("run", run_id, message)
+        for run_id, (_, message) in self._known.items():
+            page.put("run", run_id, message)
         self._pages.add(page)
         self._woken.set()
         try:
@@ -183,9 +184,12 @@ class Live:
         while not stop.is_set():
             self._pulse.beat()
             self._woken.clear()
+            began_at = self._clock.monotonic()
             await self.look()
             if self._pages:
-                await first_of(stop, seconds=_POLL_SECONDS)
+                took = self._clock.monotonic() - began_at
+                pause = min(took * _IDLE_SHARE, _LONGEST_PAUSE_SECONDS)
+                await first_of(stop, seconds=max(_POLL_SECONDS, pause))
             else:
                 self._since, self._known = None, {}
                 await first_of(stop, self._woken, seconds=_IDLE_SECONDS)

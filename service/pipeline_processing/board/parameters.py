@@ -153,6 +153,12 @@ class RunsQuery(Parameters):
         return [wanted, replace(wanted, text=None, agency_id=number)]
 
 
+class AgencyPath(Parameters):
+    """The parameters in a path."""
+
+    agency_id: AgencyId
+
+
 class DurationsQuery(Parameters):
     agency_id: Annotated[
         list[AgencyId], BeforeValidator(_agency_ids), Field(min_length=1, max_length=_MOST_AGENCIES)

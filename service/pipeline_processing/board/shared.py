@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Hashable
 
 from pipeline_processing.aio.clock import Clock
 
-_MOST = 256
+_MOST = 64
 """Answers held at once."""
 
 

@@ -25,7 +25,7 @@ _LOOK_SECONDS = 1.0
 _IDLE_SHARE = 10
 """A history that takes long to answer is asked less often: the pause is at least so many times the answer's time."""
 _KAFKA_PAUSE_SECONDS = 5.0
-_MOST_RUNS = 10_000
+_MOST_RUNS = 2_000
 """How many runs' progress is kept."""
 _MOST_FOLLOWED = 1_000
 """Runs of one look."""

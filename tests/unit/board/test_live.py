@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline_processing.board.live import Subscription
 from pipeline_processing.messaging.port import Outgoing
-from pipeline_processing.runs.board_reads import Typical
+from pipeline_processing.runs.board_reads import QueueState, Typical
 from pipeline_processing.runs.completions import RunProgress
 from tests.unit.board.asking import Stream, ask, streaming
 from tests.unit.board.conftest import NAMES, Parts
@@ -117,6 +117,21 @@ async def test_twenty_pages_cost_what_one_costs(parts: Parts) -> None:
         await asyncio.sleep(60)
         assert set(parts.history.calls) == {"queue_state"}
         assert len(parts.history.calls) <= 5
+
+
+@in_virtual_time
+async def test_a_slow_history_is_asked_less_often(parts: Parts) -> None:
+    """It has five seconds between two answers, or ten times the answer's time if that is less."""
+    queue_state = parts.history.queue_state
+
+    async def slow() -> QueueState:
+        await asyncio.sleep(1)
+        return await queue_state()
+
+    parts.history.queue_state = slow  # type: ignore[method-assign]
+    async with running(parts), streaming(parts.app()):
+        await asyncio.sleep(60)
+        assert parts.history.calls.count("queue_state") <= 11
 
 
 @in_virtual_time

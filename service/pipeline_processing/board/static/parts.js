@@ -18,7 +18,14 @@ const ICONS = {
   lag: ["M2 13.5h12", "M3.5 11V8", "M8 11V5", "M12.5 11V2.5"],
 };
 
-const OUTCOMES = { retrying: "queued", handed_back: "queued", voided: "cancelled", lost: "failed" };
+const OUTCOMES = {
+  retrying: "queued",
+  handed_back: "queued",
+  voided: "cancelled",
+  lost: "failed",
+  pending: "queued",
+  delivered: "succeeded",
+};
 
 export function icon(name) {
   const paths = (ICONS[name] ?? ICONS.queued).map((d) => svg("path", { d }));
@@ -215,7 +222,7 @@ export function progress(run) {
   const { dataset, stage } = run.progress ?? {};
   const publishing = run.state === "prepared";
   const fraction = publishing ? 1 : fractionDone(run);
-  const doing = publishing ? "publishing" : dataset ? [foreign(dataset), stage ? ` · ${stage}` : ""] : "starting";
+  const doing = publishing ? "publishing" : dataset ? [foreign(dataset), stage ? ` · ${stage}` : ""] : "running";
   const late = fraction === null && run.estimate?.finishes_at;
   return el(
     "div",

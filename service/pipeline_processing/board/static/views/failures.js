@@ -26,7 +26,11 @@ export default function open({ get, changed, parameters }) {
         panel(
           "By kind",
           { wide: true },
-          el("p", { class: "hint" }, "A replay is a new run. The commands print their plan; add --execute to act."),
+          el(
+            "p",
+            { class: "hint" },
+            "A replay is a new run. The commands print what they would ask for; add --execute to act. --failed covers every kind of error.",
+          ),
           failureList(report, { full: true }),
         ),
       );

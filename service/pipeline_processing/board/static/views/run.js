@@ -53,11 +53,15 @@ export default function open({ get, changed, id }) {
       overview: () => false,
     },
     // Events are sent, and webhooks called, after the last change of the run.
-    refresh: async () => (!run || run.events.every(({ sent }) => sent) ? null : load()),
+    refresh: async () => (run && isTelling(run) ? load() : null),
     render() {
       return run && el("article", { class: "run", "data-key": run.run_id }, parts(run));
     },
   };
+}
+
+function isTelling(run) {
+  return run.events.some(({ sent }) => !sent) || run.deliveries.some(({ next_at }) => next_at);
 }
 
 function parts(run) {
@@ -87,7 +91,7 @@ function parts(run) {
         number(run.progress?.rows_written ?? run.rows_written),
         active && run.progress ? speed(run) : run.rows_read !== null && `of ${number(run.rows_read)} read`,
       ),
-      figure("Size", written(run), run.artifacts && count(run.artifacts.length, "artifact")),
+      figure("Size", written(run), run.artifacts.length > 0 && count(run.artifacts.length, "artifact")),
       figure(
         "Attempt",
         number(run.attempt),
@@ -116,7 +120,7 @@ function parts(run) {
       ),
     panel(
       "Artifacts",
-      { wide: true, more: run.artifacts && el("span", { class: "quiet" }, bytes(run.bytes_written)) },
+      { wide: true, more: run.artifacts.length > 0 && el("span", { class: "quiet" }, bytes(run.bytes_written)) },
       artifacts(run),
     ),
     el(
@@ -239,7 +243,11 @@ function flow(dataset) {
   );
 }
 
-function stages({ timings }) {
+const STAGES = ["source", "steps", "format", "upload"]; // as rows pass them
+
+function stages(run) {
+  const place = ({ stage }) => (STAGES.includes(stage) ? STAGES.indexOf(stage) : STAGES.length);
+  const timings = run.timings.toSorted((a, b) => place(a) - place(b));
   const most = Math.max(...timings.map(({ milliseconds }) => milliseconds), 1);
   const all = timings.reduce((sum, { milliseconds }) => sum + milliseconds, 0) || 1;
   return el(
@@ -277,7 +285,7 @@ function artifacts(run) {
       el("code", {}, foreign(run.manifest_url)),
       copyButton(run.manifest_url, "Copy the manifest's address"),
     );
-  if (!run.artifacts?.length)
+  if (!run.artifacts.length)
     return [
       manifest,
       empty(
@@ -347,7 +355,7 @@ function events(run) {
     rows: run.events,
     key: (event) => event.event_id,
     columns: [
-      { label: "Event", className: "main", cell: (event) => foreign(event.type) },
+      { label: "Event", className: "half", cell: (event) => foreign(event.type) },
       { label: "Stored", cell: (event) => time(event.created_at) },
       {
         label: "Sent",
@@ -363,21 +371,24 @@ function events(run) {
 }
 
 function webhooks(run) {
-  if (!run.deliveries?.length) return null;
+  if (!run.deliveries.length) return null;
   return table({
     caption: "Webhooks",
+    showCaption: true,
     rows: run.deliveries,
     key: (delivery) => `${delivery.webhook}-${delivery.event_id}`,
     columns: [
-      { label: "Webhook", className: "main", cell: (delivery) => foreign(delivery.webhook) },
-      { label: "State", cell: (delivery) => words(delivery.state) },
+      { label: "Webhook", className: "half", cell: (delivery) => foreign(delivery.webhook) },
+      { label: "State", cell: (delivery) => badge(delivery.state) },
       { label: "Tries", numeric: true, cell: (delivery) => number(delivery.tries) },
-      {
-        label: "Delivered, or next try",
-        cell: (delivery) => [time(delivery.delivered_at ?? delivery.next_at), delivery.last_error && [" ", foreign(delivery.last_error)]],
-      },
+      { label: "Last answer", cell: (delivery) => foreign(delivery.last_error ?? delivery.last_status ?? NOTHING) },
+      { label: "Delivered", cell: delivered },
     ],
   });
+}
+
+function delivered(delivery) {
+  return delivery.next_at ? ["next try ", time(delivery.next_at)] : time(delivery.delivered_at);
 }
 
 function trace(run) {

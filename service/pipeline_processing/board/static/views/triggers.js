@@ -1,70 +1,90 @@
 // Triggers: which events ask for runs, and the windows in which events are being collected.
 
 import { el } from "../dom.js";
-import { empty, facts, foreign, joined, loading, panel, table, time, agencyLink } from "../parts.js";
-import { number } from "../format.js";
+import { count, number } from "../format.js";
+import { agencyLink, empty, facts, foreign, joined, loading, panel, table, time } from "../parts.js";
 
 export default function open({ get, changed }) {
-  let report = null;
+  let triggers = null;
 
   const load = async () => {
-    report = await get("triggers");
+    triggers = (await get("triggers")).triggers;
     changed();
   };
   return {
     title: "Triggers",
     load,
     refresh: load,
-    on: { run: () => false, progress: () => false, overview: () => false },
-    render: () => {
-      if (!report) return loading();
-      if (!report.triggers.length) {
-        return panel(
-          "Triggers",
-          { wide: true },
-          empty(
-            "No triggers are set up. They are read from the file that PIPELINE_TRIGGERS_FILE names:",
-            "pipeline-processing triggers check triggers.yaml",
-          ),
-        );
-      }
-      return el("div", { "data-key": "triggers" }, report.triggers.map(trigger));
+    on: {
+      run(run) {
+        // The window has asked for its run.
+        if (triggers?.some(({ windows }) => windows.some(({ run_id }) => run_id === run.run_id)))
+          load().catch(() => {});
+        return false;
+      },
+      progress: () => false,
+      overview: () => false,
+    },
+    render() {
+      if (!triggers) return loading();
+      if (triggers.length) return el("div", { "data-key": "triggers" }, triggers.map(trigger));
+      return panel(
+        "No triggers",
+        { wide: true },
+        empty(
+          "A triggers file says which events of upstream services ask for runs. PIPELINE_TRIGGERS_FILE names it. Check one:",
+          "pipeline-processing triggers check triggers.yaml",
+        ),
+      );
     },
   };
 }
 
-function trigger(trigger) {
+function trigger(trigger, index) {
+  const { windows, windows_open: open, datasets } = trigger;
   return panel(
-    trigger.name,
-    { wide: true, key: `trigger-${trigger.name}` },
+    foreign(trigger.name),
+    {
+      wide: true,
+      key: `trigger-${index}`,
+      more: open > 0 && el("span", { class: "quiet" }, count(open, "open window")),
+    },
     facts([
       ["Topic", trigger.topic && foreign(trigger.topic)],
       ["Schedule", trigger.schedule && foreign(trigger.schedule)],
       ["Next tick", trigger.next_at && time(trigger.next_at)],
       [
         "Datasets",
-        trigger.datasets?.length &&
-          joined(
-            trigger.datasets.map((name) => foreign(name)),
-            ", ",
-          ),
+        datasets.length
+          ? joined(
+              datasets.map((name) => foreign(name)),
+              ", ",
+            )
+          : "all",
       ],
-      ["Debounce", trigger.debounce && foreign(trigger.debounce)],
+      ["Asks", trigger.debounce && foreign(trigger.debounce)],
     ]),
-    trigger.windows?.length
-      ? table({
-          caption: "Open windows",
-          showCaption: true,
-          rows: trigger.windows,
-          key: (window) => `${window.agency_id}-${window.opened_at}`,
-          columns: [
-            { label: "Agency", numeric: true, cell: (window) => agencyLink(window.agency_id) },
-            { label: "Events", numeric: true, cell: (window) => number(window.events) },
-            { label: "First event", cell: (window) => time(window.opened_at) },
-            { label: "Last event", cell: (window) => time(window.last_event_at) },
-            { label: "Asks for a run", cell: (window) => time(window.fires_at) },
-          ],
-        })
-      : empty("No window is open."),
+    windows.length > 0 ? windowTable(windows, open) : trigger.topic && empty("No window is open: no event waits."),
   );
+}
+
+function windowTable(windows, open) {
+  return table({
+    caption: open > windows.length ? `Open windows: the ${windows.length} that ask first` : "Open windows",
+    showCaption: true,
+    rows: windows,
+    key: (window) => window.run_id,
+    columns: [
+      {
+        label: "Run to be",
+        className: "main",
+        cell: (window) => el("span", { class: "run-id", title: window.run_id }, foreign(window.run_id)),
+      },
+      { label: "Agency", numeric: true, cell: (window) => agencyLink(window.agency_id) },
+      { label: "Events", numeric: true, cell: (window) => number(window.events) },
+      { label: "First event", cell: (window) => time(window.opened_at) },
+      { label: "Last event", cell: (window) => time(window.last_event_at) },
+      { label: "Asks", cell: (window) => time(window.fires_at) },
+    ],
+  });
 }

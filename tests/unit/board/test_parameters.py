@@ -1,0 +1,55 @@
+"""Parameters and cursors, whatever comes."""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import QueryParams
+
+from pipeline_processing.board.models import Fault
+from pipeline_processing.board.parameters import (
+    DeadLettersQuery,
+    DurationsQuery,
+    FailuresQuery,
+    InvalidParameters,
+    Parameters,
+    RunsQuery,
+    ThroughputQuery,
+    cursor_of,
+)
+from pipeline_processing.runs.run_filter import RunPlace
+
+NAMES = st.sampled_from([*RunsQuery.model_fields, "window", "other"])
+RUN_IDS = st.from_regex(r"[A-Za-z0-9._-]{1,128}", fullmatch=True)
+PLACES = st.builds(RunPlace, st.datetimes(timezones=st.just(UTC)), RUN_IDS)
+
+
+@given(PLACES)
+def test_a_cursor_leads_back_to_its_place(place: RunPlace) -> None:
+    query = RunsQuery.of(QueryParams({"cursor": cursor_of(place)}))
+    assert query.cursor == place
+    assert [wanted.after for wanted in query.filters()] == [place]
+
+
+def faults(parameters: type[Parameters], given: list[tuple[str, str]]) -> list[Fault]:
+    try:
+        parameters.of(QueryParams(given))
+    except InvalidParameters as error:
+        return error.faults
+    return []
+
+
+@given(st.lists(st.tuples(NAMES, st.text(max_size=30)), max_size=4))
+def test_any_query_is_used_or_refused(given: list[tuple[str, str]]) -> None:
+    """No text raises anything else, and every fault has a message."""
+    for parameters in (RunsQuery, DurationsQuery, FailuresQuery, ThroughputQuery, DeadLettersQuery):
+        assert all(fault.message for fault in faults(parameters, given))
+
+
+@given(st.integers(min_value=1, max_value=2**63 - 1))
+def test_a_number_is_searched_in_both_ways(number: int) -> None:
+    by_text, by_agency = RunsQuery.of(QueryParams({"q": str(number)})).filters()
+    assert (by_text.text, by_text.agency_id) == (str(number), None)
+    assert (by_agency.text, by_agency.agency_id) == (None, number)
