@@ -104,6 +104,12 @@ INSERT INTO pipeline.outbox (event_id, run_id, type, key, headers, value, sent_a
 VALUES ('hostile:x', 'hostile', $1, '66', '{}', '{}', now())
 """
 
+_DELIVERIES = """
+INSERT INTO pipeline.webhook_deliveries (event_id, webhook, run_id, state, tries, next_at, last_error, delivered_at)
+VALUES ('hostile:x', 'crm', 'hostile', 'failed', 3, NULL, $1, NULL),
+       ('seed-0001:succeeded', 'crm', 'seed-0001', 'delivered', 1, NULL, NULL, now())
+"""
+
 
 def seed(service: Service) -> None:
     """Put 120 finished runs of the last hours into the history, `seed-0001` the newest, for agencies 10 to 14."""
@@ -127,3 +133,4 @@ def seed_hostile(service: Service) -> None:
     service.sql("INSERT INTO pipeline.run_datasets VALUES ('hostile', $1, 66, 0, 4, 2, 1, 1, NULL)", HOSTILE)
     service.sql("INSERT INTO pipeline.plans VALUES ('hostile', 1, $1)", json.dumps(plan))
     service.sql(_HOSTILE_EVENT, HOSTILE)
+    service.sql(_DELIVERIES, HOSTILE)

@@ -103,16 +103,17 @@ function query(asked) {
   return { ...rest, since: since && day(since, 0), until: until && day(until, 1) };
 }
 
-/** Whether a run that came in live belongs here. What only the server can tell (text, days) counts as no. */
-function fits(run, asked) {
+/** Whether a run that came in live belongs here. Which days it belongs to, only the server tells. */
+function fits(run, { q, agency_id, state, label, error_kind, since, until }) {
+  const [name, value] = label?.split(/=(.*)/s) ?? [];
   return (
-    !asked.q &&
-    !asked.since &&
-    !asked.until &&
-    !asked.label &&
-    (!asked.agency_id || String(run.agency_id) === asked.agency_id) &&
-    (!asked.state || run.state === asked.state) &&
-    (!asked.error_kind || run.error_kind === asked.error_kind)
+    !since &&
+    !until &&
+    (!q || run.run_id.includes(q) || run.agency_id === q) &&
+    (!agency_id || run.agency_id === agency_id) &&
+    (!state || run.state === state) &&
+    (!label || run.labels[name] === value) &&
+    (!error_kind || run.error_kind === error_kind)
   );
 }
 
