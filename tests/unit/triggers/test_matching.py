@@ -1,6 +1,7 @@
 """Upstream events: what is read from a record, which triggers it matches, and when it is a dead letter."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -128,6 +129,8 @@ def test_an_event_without_an_agency_is_told(body: Any) -> None:
         (record(b" " * (MAX_EVENT_BYTES + 1), STRUCTURED), "an event may have 1,048,576 at most"),
         (record(b"{", STRUCTURED), "isn't JSON"),
         (record([], STRUCTURED), "the value isn't an object"),
+        (replace(binary({"agency_id": 1}), timestamp_ms=1_768_737_600_000_000), "set it in milliseconds since 1970"),
+        (replace(binary({"agency_id": 1}), timestamp_ms=2**63 - 1), "set it in milliseconds since 1970"),
         (binary({"agency_id": 1}, specversion="0.3"), "attributes aren't valid"),
         (binary({"agency_id": 1}, id=""), "attributes aren't valid"),
         (structured({"agency_id": 1}, source=7), "attributes aren't valid"),
