@@ -316,7 +316,7 @@ class WindowKeeper:
         await self._ask(lambda: table.store({(partition, COMPLETE): b"{}" for partition in partitions}), stop)
         if changed:
             log.warning(
-                "windows that the changelog had lost are rebuilt from the log of entries",
+                "the changelog of windows was lost, or a part of it; windows are rebuilt from the log of entries",
                 partitions=list(partitions),
                 agencies=len(changed),
                 with_open_windows=sum(partition in partitions for partition, _ in self._open),

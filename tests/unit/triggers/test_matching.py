@@ -113,6 +113,17 @@ def test_what_is_no_agency_id_is_told(value: Any) -> None:
     assert "looks there for the agency's id" in fault(binary({"agency_id": value}))
 
 
+@pytest.mark.parametrize(("value", "told"), [({"name": "Ada"}, "an object"), ([["Ada"]], "a list")])
+def test_only_scalars_of_an_event_are_quoted(value: Any, told: str) -> None:
+    """Faults are logged, and an object may hold personal data."""
+    assert fault(binary({"agency_id": value})).startswith(f"data.agency_id of the event is {told}, and trigger 't'")
+    asking = trigger(params={"region": {"from": "data.region"}})
+    assert (
+        fault(binary({"agency_id": 1, "region": value}), asking)
+        == "Trigger 't' can't use the event: params: region must be text, a number, true, false or null."
+    )
+
+
 @pytest.mark.parametrize("body", [None, {}, [], "text", 7, {"agency": {"agency_id": 7}}])
 def test_an_event_without_an_agency_is_told(body: Any) -> None:
     """With the path where it should stand."""

@@ -263,6 +263,24 @@ async def test_a_window_stays_open_while_events_are_unread(triggered: Triggered,
     assert [each["run_id"] for each in triggered.requests()] == ["run-7-0"]
 
 
+async def test_a_window_of_a_recreated_topic_closes(triggered: Triggered, clock: SteppedClock) -> None:
+    """Nobody ever reads up to the old topic's end."""
+    await triggered.hold()
+    triggered.write(event(0))
+    await triggered.take()
+    for _ in range(20):
+        triggered.broker.put(Outgoing(topic=EVENTS, key=b"x", value=b"{}"))
+    clock.pass_(11)
+    await triggered.close_due()
+    triggered.broker.delete(EVENTS)
+    triggered.broker.create(EVENTS)
+    record = triggered.broker.put(Outgoing(topic=EVENTS, key=b"x", value=b"{}"))
+    triggered.broker.committed_by_member(EVENTS, {record.partition: 1})
+    await triggered.close_due()
+    await triggered.take()
+    assert len(triggered.requests()) == 1
+
+
 async def test_a_window_of_a_deleted_topic_closes(triggered: Triggered, clock: SteppedClock) -> None:
     """There is nothing more to read."""
     await triggered.hold()
