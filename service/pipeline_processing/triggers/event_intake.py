@@ -18,7 +18,7 @@ from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
-from pipeline_processing.errors import InvalidEvent, TopicMissing, TransientError
+from pipeline_processing.errors import InvalidEvent, KafkaUnavailable, TopicMissing, TransientError
 from pipeline_processing.messaging.port import Events, Outgoing, Record, RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import run_id_of_place
@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 1.0
+_MISSING = "it doesn't exist. Let the upstream service create it, or correct the triggers file."
 _MOST_STATE_BYTES = 900_000
 """Of an agency's windows, one per trigger, which are stored in one message."""
 _MOST_ENTRY_BYTES, _LEAST_ENTRY_BYTES = 64 * 1024, 2 * 1024
@@ -167,7 +168,8 @@ class EventIntake:
                     await self._take(stream, stop)
             except (TransientError, TopicMissing) as error:
                 # Nothing is lost: the next subscription starts at the committed offsets.
-                self._source.away(error, by=self)
+                missing = isinstance(error, TopicMissing)
+                self._source.away(KafkaUnavailable(_MISSING) if missing else error, by=self)
                 await first_of(stop, seconds=_PAUSE_SECONDS)
             except Stopped:
                 break  # what isn't settled stays uncommitted
