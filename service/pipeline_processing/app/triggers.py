@@ -38,8 +38,11 @@ from pipeline_processing.web.health import health_server
 
 _QUERIES = 2
 """How many queries of schedules run at once."""
-_COMPACTED = {"cleanup.policy": "compact", "segment.ms": "3600000", "segment.bytes": "67108864"}
-"""Brokers don't compact the segment that they write, which by default has up to 1 GiB. All of it must be restored."""
+_COMPACTED = {"cleanup.policy": "compact", "segment.ms": "14400000", "segment.bytes": "67108864"}
+"""
+Brokers don't compact the segment that they write to, which by default may last a week and have 1 GiB, and all of which
+is read when windows are restored. Some providers of Kafka accept no shorter time than 4 hours.
+"""
 
 
 @asynccontextmanager

@@ -268,7 +268,7 @@ class WindowKeeper:
         """Take over a partition's states. Return False if some are lost. `end` is the end of its log."""
         states: dict[bytes, AgencyWindows] = {}
         faults: dict[bytes, str] = {}
-        for number, (key, value) in enumerate(stored.items()):
+        for number, (key, value) in enumerate(list(stored.items())):  # more may be restored meanwhile
             if number % _STORED_TOGETHER == 0:
                 self._pulse.beat()
                 await asyncio.sleep(0)
