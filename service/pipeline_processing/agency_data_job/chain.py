@@ -106,7 +106,7 @@ class Chain:
                 with _located(dataset, number if config else None):
                     step = make(context)
                     step = await stack.enter_async_context(_plugged(step) if plugged else step)
-                user_code = plugged or step.foreign
+                user_code = plugged or step.user_code
                 leaving = _with_origins(step.columns, context.columns, user_code=user_code)
                 links.append(Link(step, leaving, config.timeout if config else None, user_code))
                 context = replace(context, columns=leaving)

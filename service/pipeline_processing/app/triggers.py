@@ -38,6 +38,8 @@ from pipeline_processing.web.health import health_server
 
 _QUERIES = 2
 """How many queries of schedules run at once."""
+_COMPACTED = {"cleanup.policy": "compact", "segment.ms": "3600000", "segment.bytes": "67108864"}
+"""Brokers don't compact the segment that they write, which by default has up to 1 GiB. All of it must be restored."""
 
 
 @asynccontextmanager
@@ -57,7 +59,7 @@ async def triggers_process(
         await stack.enter_async_context(aside.opened(endpoints))
         topics = KafkaTopics(
             settings=settings.kafka.model_copy(update={"group_id": app_id}),
-            others={entries: {"cleanup.policy": "delete"}, changelog: {"cleanup.policy": "compact"}},
+            others={entries: {"cleanup.policy": "delete"}, changelog: _COMPACTED},
         )
         events = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=topics)
         letters = DeadLetters(

@@ -1,7 +1,7 @@
 """The JSON API: a method per endpoint, and the list of all of them, from which the OpenAPI document is made."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from pipeline_processing.aio.clock import HistoryClock
+from pipeline_processing.aio.clock import Clock, HistoryClock
 from pipeline_processing.aio.tasks import in_time
 from pipeline_processing.board import models as m
 from pipeline_processing.board.live import Live
@@ -27,7 +27,6 @@ from pipeline_processing.board.parameters import (
     ThroughputQuery,
     cursor_of,
 )
-from pipeline_processing.board.shared import Shared
 from pipeline_processing.board.triggers import TriggerList
 from pipeline_processing.board.views import Views
 from pipeline_processing.errors import KafkaUnavailable, RunUnknown, TopicMissing
@@ -42,6 +41,40 @@ _DURATIONS = 30
 _LETTERS_SECONDS = 8.0
 _MOST_READS = 2
 """Requests that read the history at once. One connection stays free for what pages see live."""
+
+_MOST_SHARED = 64
+"""Answers held at once."""
+
+
+class Shared:
+    """
+    Answers that all pages share for a moment.
+
+    Calls a function at most once per key and time to live, however many pages ask.
+
+    Callers that come while an answer is under way wait for it. Errors aren't kept.
+    """
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._answers: dict[Hashable, tuple[float, asyncio.Future[bytes]]] = {}
+
+    async def get(self, key: Hashable, seconds: float, make: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Return the answer for `key`, made by `make` unless there is one that is younger than `seconds`."""
+        now = self._clock.monotonic()
+        until, answer = self._answers.get(key, (0.0, None))
+        if answer is None or (answer.done() and (until <= now or _failed(answer))):
+            answer = asyncio.ensure_future(make())
+            answer.add_done_callback(_failed)  # retrieves an error that nobody waits for any more
+            if len(self._answers) >= _MOST_SHARED:
+                self._answers = {each: held for each, held in self._answers.items() if held[0] > now}
+            if len(self._answers) < _MOST_SHARED:
+                self._answers[key] = now + seconds, answer
+        return await asyncio.shield(answer)
+
+
+def _failed(answer: "asyncio.Future[bytes]") -> bool:
+    return answer.cancelled() or answer.exception() is not None
 
 
 class Api:

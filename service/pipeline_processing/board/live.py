@@ -29,7 +29,7 @@ from pipeline_processing.telemetry.health import Pulse
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 1.0
-_IDLE_SHARE, _LONGEST_PAUSE_SECONDS = 10, 5.0
+_IDLE_SHARE, _LONGEST_PAUSE_SECONDS = 5, 5.0
 """A history that takes long to answer is asked less often: the pause is at least so many times the answer's time."""
 _IDLE_SECONDS = 15.0
 """Between two looks while no page is open: for /readyz."""

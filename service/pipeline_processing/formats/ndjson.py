@@ -12,7 +12,7 @@ import msgspec
 
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import RowMaker
-from pipeline_processing.rows.json_values import dumps, non_finite, plain
+from pipeline_processing.rows.json_values import dumps, float_text, non_finite, plain
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.rows.values import time_text
@@ -104,7 +104,7 @@ def _exact_of_any(value: Any) -> Any:
     if isinstance(value, float | dict | list) and (carried := carried_form(value)) is not None:
         return carried
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else non_finite(value)
+        return msgspec.Raw(float_text(value)) if math.isfinite(value) else non_finite(value)
     if isinstance(value, Decimal | datetime | dict | list | tuple | int) and not isinstance(value, bool):
         return msgspec.Raw(dumps(value))
     return value

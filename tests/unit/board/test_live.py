@@ -124,7 +124,7 @@ async def test_twenty_pages_cost_what_one_costs(parts: Parts) -> None:
 
 @in_virtual_time
 async def test_a_slow_history_is_asked_less_often(parts: Parts) -> None:
-    """It has five seconds between two answers, or ten times the answer's time if that is less."""
+    """It has five seconds between two answers, or five times the answer's time if that is less."""
     queue_state = parts.history.queue_state
 
     async def slow() -> QueueState:
