@@ -6,12 +6,14 @@ import pytest
 
 from pipeline_processing.embedded.servers import EmbeddedServers
 from tests.contract.postgres_destination.warehouse import Warehouse, warehouse_in
+from tests.shared_servers import unique
 
 
 @pytest.fixture(scope="session")
 def dsn(servers: EmbeddedServers) -> str:
-    servers.postgres.create_database("warehouse")
-    return servers.postgres.dsn("warehouse")
+    name = unique("warehouse")
+    servers.postgres.create_database(name)
+    return servers.postgres.dsn(name)
 
 
 @pytest.fixture
