@@ -101,7 +101,9 @@ class Chain:
         context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
         links: list[Link] = []
         async with AsyncExitStack() as stack:
-            for number, (make, config) in enumerate(_makers(dataset), start=1):
+            makers = list(_makers(dataset))
+            for number, (make, config) in enumerate(makers, start=1):
+                context = replace(context, last=number == len(makers))
                 plugged = config is not None and config.is_plugin
                 with _located(dataset, number if config else None):
                     step = make(context)

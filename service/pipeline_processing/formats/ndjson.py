@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from itertools import repeat, starmap
+from itertools import chain, repeat, starmap
 from typing import Any
 
 import msgspec
@@ -50,7 +50,7 @@ class Ndjson:
         return lambda records: list(starmap(struct, projection.values(records)))
 
     def encode(self, batch: list[Any]) -> bytes:
-        if not self._exact:
+        if not self._exact and not _is_plain(batch):
             batch = [{name: _exact(value) for name, value in row.items()} for row in batch]
         try:
             lines = self._encoder.encode_lines(batch)
@@ -120,6 +120,14 @@ _EXACT: dict[type, Callable[[Any], Any] | None] = {
     Decimal: _exact_decimal,
     datetime: lambda value: time_text(value, "T"),
 }
+_PLAIN = frozenset(kind for kind, exact in _EXACT.items() if exact is None)
+
+
+def _is_plain(batch: list[Any]) -> bool:
+    """Return whether msgspec writes all values exactly as they are."""
+    return set(map(type, batch)) == {dict} and _PLAIN.issuperset(
+        map(type, chain.from_iterable(map(dict.values, batch)))
+    )
 
 
 CARRY = Ndjson.carry

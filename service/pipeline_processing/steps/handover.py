@@ -57,13 +57,19 @@ class Handover(ABC):
 
 
 class AllColumns(Handover):
-    """Hands over all columns. The function may return any."""
+    """
+    Hands over all columns. The function may return any.
+
+    If the step is the last one, values that come back as they were are put back as carried, which is written fastest.
+    Another step must see the values as the function left them.
+    """
 
     joins = False
 
     def __init__(self, context: StepContext) -> None:
         self.columns = UNKNOWN_COLUMNS
         self._conversions = [(column.name, column.natural) for column in context.columns if column.natural is not None]
+        self._puts_back = context.last
         # Values of typed columns are immutable, or made anew by each conversion.
         all_typed = context.columns.complete and all(column.typed for column in context.columns)
         self._copies_deeply = context.row_errors.tolerant and not all_typed
@@ -77,10 +83,22 @@ class AllColumns(Handover):
         if self._copies_deeply:
             for row in made:
                 row.update((name, deepcopy(value)) for name, value in row.items() if isinstance(value, _MUTABLE))
-        return Given(made, [()] * len(made))
+        if not self._puts_back:
+            return Given(made, [()] * len(made))
+        return Given(made, [[row.get(name) for name, _ in self._conversions] for row in made])
 
     def taken(self, rows: Rows, values: Sequence[Sequence[Any]], returned: Rows) -> tuple[Rows, dict[int, str]]:
-        return returned, {}
+        if not self._puts_back:
+            return returned, {}
+        left = [dict(row) for row in returned]  # the function may keep its own
+        for place, (name, _) in enumerate(self._conversions):
+            for row, carried, was in zip(left, rows, values, strict=True):
+                value = was[place]
+                if value is None or row.get(name) is not value:
+                    continue
+                if not isinstance(value, _MUTABLE) or carried_form(value) is not None:
+                    row[name] = carried[name]
+        return left, {}
 
 
 class DeclaredColumns(Handover):

@@ -93,6 +93,8 @@ class StepContext:
     row_errors: RowErrors
     services: Services
     """For use from `__aenter__` on, never in the constructor: `config check` builds steps without a server."""
+    last: bool = False
+    """Whether the rows that leave the step are written as they are."""
 
 
 class Step(ABC):

@@ -1,6 +1,7 @@
 """The `python` step with a declaration of the columns that its function reads and adds."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -323,8 +324,11 @@ async def test_a_declaration_does_not_change_what_is_written(data: st.DataObject
 
     hooks.given_by_property = change  # type: ignore[attr-defined]
     there = columns(carry, **{f"{kind}{twin}": kind for kind in KINDS for twin in (1, 2)})
-    plain = Python(f"{HOOKS}:given_by_property", context(there, row_errors=FAILING, carry=carry))
+    plain_context = context(there, row_errors=FAILING, carry=carry)
+    plain = Python(f"{HOOKS}:given_by_property", plain_context)
+    last = Python(f"{HOOKS}:given_by_property", replace(plain_context, last=True))
     declared = step("given_by_property", reads, {"new": "integer"}, there=there, carry=carry)
 
     expected = artifact((await called(plain, *rows)).rows, carry, None)
+    assert artifact((await called(last, *rows)).rows, carry, None) == expected
     assert artifact((await called(declared, *rows)).rows, carry, list(declared.columns.names)) == expected
