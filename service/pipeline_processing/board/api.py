@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,6 +39,8 @@ from pipeline_processing.runs.store import RunHistory
 _DURATIONS = 30
 """Finished runs of an agency's spark line."""
 _LETTERS_SECONDS = 8.0
+_MOST_READS = 2
+"""Requests that read the history at once. One connection stays free for what pages see live."""
 
 _MOST_SHARED = 64
 """Answers held at once."""
@@ -96,6 +99,7 @@ class Api:
         self._views = views
         self._clock = clock
         self._shared = Shared(clock=clock)
+        self._reading = asyncio.Semaphore(_MOST_READS)
 
     async def body(self, endpoint: "Endpoint", request: Request) -> bytes:
         """
@@ -106,7 +110,8 @@ class Api:
         parsed = endpoint.parameters.of(request.query_params)  # faults first: they aren't worth sharing
 
         async def make() -> bytes:
-            return (await endpoint.respond(self, request)).model_dump_json().encode()
+            async with self._reading if endpoint.reads_history else nullcontext():
+                return (await endpoint.respond(self, request)).model_dump_json().encode()
 
         key = (endpoint.path, tuple(request.path_params.items()), parsed.model_dump_json())
         return await self._shared.get(key, endpoint.shared_seconds, make)
@@ -187,6 +192,7 @@ class Endpoint:
     respond: Callable[[Api, Request], Awaitable[BaseModel]]
     shared_seconds: float = 1.0
     """How long pages share an answer."""
+    reads_history: bool = True
 
 
 ENDPOINTS = (
@@ -221,6 +227,14 @@ ENDPOINTS = (
         m.DeadLetterList,
         Api.dead_letters,
         shared_seconds=5,
+        reads_history=False,  # mostly Kafka, which may take seconds
     ),
-    Endpoint("/triggers", "Triggers and their open windows", NoParameters, m.TriggerList, Api.triggers),
+    Endpoint(
+        "/triggers",
+        "Triggers and their open windows",
+        NoParameters,
+        m.TriggerList,
+        Api.triggers,
+        reads_history=False,
+    ),
 )
