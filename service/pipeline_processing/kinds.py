@@ -52,7 +52,7 @@ def text_of(carried: Any) -> str:
         case str():
             return carried
         case Raw():
-            return bytes(carried).decode()
+            return str(carried, "utf-8")
         case bool():
             return "true" if carried else "false"
         case _:

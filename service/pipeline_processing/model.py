@@ -44,6 +44,8 @@ _WHOLE = 1e15
 
 def _as_stored(name: str, value: Any) -> Any:
     """Normalize a param to the value that the run table returns, so that stored and received requests are equal."""
+    if isinstance(value, dict | list):
+        raise ValueError(f"{name} must be text, a number, true, false or null")
     if isinstance(value, float):
         value = int(value) if value.is_integer() and abs(value) >= _WHOLE else value + 0.0  # + 0.0 turns -0.0 into 0.0
     if isinstance(value, int) and value not in _INTEGERS:

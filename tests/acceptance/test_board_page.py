@@ -144,9 +144,9 @@ def test_a_failure_is_seen_with_its_reason_and_the_way_to_replay_it(site: Site) 
     site.messages.send({"agency_id": OTHER, "run_id": "failing"})
     site.messages.wait_for_completions(1, run_id="failing")
 
-    page.get_by_role("button", name="Try again").click()
     reason = page.get_by_role("region", name="Reason")
     expect(reason).to_contain_text("query_failed")
+    expect(page.get_by_role("alert")).to_have_count(0)
     expect(reason).to_contain_text("division by zero")
     expect(reason).to_contain_text("pipeline-processing replay --run-id failing")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -159,7 +159,7 @@ def test_a_failure_is_seen_with_its_reason_and_the_way_to_replay_it(site: Site) 
 
 
 def test_a_page_reconnects_after_the_board_was_restarted(site: Site) -> None:
-    """With a token, which a new session isn't asked for again."""
+    """With a token, which a new session isn't asked for again, until the token changes."""
     secret = {"PIPELINE_BOARD__TOKEN": "a-token-of-24-characters"}
     board, address = start_board(site.service, env=secret)
     page, _ = new_page(site.browser)
@@ -177,9 +177,14 @@ def test_a_page_reconnects_after_the_board_was_restarted(site: Site) -> None:
     board.process.communicate()
     expect(page.locator("#health .live")).to_have_text("Reconnecting")
     port = address.rpartition(":")[2]
-    start_board(site.service, env={**secret, "PIPELINE_BOARD__PORT": port})
+    board, _ = start_board(site.service, env={**secret, "PIPELINE_BOARD__PORT": port})
     expect(page.locator("#health .live")).to_have_text("Live")
     expect(page.get_by_role("table", name="Recent runs")).to_be_visible()
+
+    board.process.send_signal(signal.SIGKILL)
+    board.process.communicate()
+    start_board(site.service, env={"PIPELINE_BOARD__TOKEN": "another-token-altogether", "PIPELINE_BOARD__PORT": port})
+    expect(page).to_have_url(f"{address}/login")
 
 
 # -- search ---------------------------------------------------------------------------------------
@@ -210,14 +215,38 @@ def test_runs_are_found_and_the_address_says_what_was_asked(site: Site) -> None:
     page.get_by_role("link", name="Clear").click()
     expect(page.get_by_label("State")).to_have_value("")
 
+    page.goto(f"{site.address}/#/runs?since=yesterday")
+    expect(page.get_by_role("alert")).to_contain_text("yesterday isn't a day; write it as 2026-01-31.")
+
 
 def test_a_long_list_goes_on(site: Site) -> None:
     page = site.open("/runs?state=succeeded")
     rows = page.get_by_role("table", name="Runs found").locator("tbody tr")
     expect(rows).to_have_count(50)
-    page.get_by_role("button", name="Load more").click()
-    expect(rows).to_have_count(100)
-    assert len({row.get_attribute("data-key") for row in rows.all()}) == 100
+    loaded(page)
+    more = page.get_by_role("button", name="Load more")
+    site.messages.send({"agency_id": HUGE, "run_id": "meanwhile"})
+    expect(rows.first).to_have_attribute("data-key", "meanwhile")
+    expect(rows).to_have_count(51)  # the last one stays: the next page begins after it
+
+    page.route("**/api/v1/runs?*", lambda route: route.abort())
+    more.click()
+    expect(page.get_by_role("alert")).to_contain_text("doesn't answer")
+    page.unroute("**/api/v1/runs?*")
+    more.click()
+    expect(rows).to_have_count(101)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert len({row.get_attribute("data-key") for row in rows.all()}) == 101
+
+    # In the background and back.
+    with page.expect_response(lambda response: "/api/v1/runs?" in response.url) as answer:
+        page.evaluate(
+            "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
+            "document.dispatchEvent(new Event('visibilitychange')); delete document.hidden;"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+    assert "limit=101" in answer.value.url
+    expect(rows).to_have_count(101)
 
 
 # -- views ----------------------------------------------------------------------------------------

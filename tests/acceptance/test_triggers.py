@@ -102,7 +102,7 @@ def test_a_lost_changelog_loses_and_doubles_nothing(watch: Watch) -> None:
 
     upstream.delete(upstream.changelog_topic)
     process = upstream.start()
-    process.wait_until_said("the changelog of windows was lost")
+    process.wait_until_said("are rebuilt from the log of entries")
     eventually(lambda: upstream.open_windows() == len(AGENCIES) + 1, 60)
     assert len(upstream.requests()) == len(AGENCIES)
     process.stop()

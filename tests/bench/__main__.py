@@ -58,14 +58,16 @@ def compare(servers: EmbeddedServers, dsn: str, rounds: int, only: str | None) -
     copy = f"COPY ({QUERY.format(1)}) TO STDOUT (FORMAT binary)"
     contestants: dict[str, Callable[[], float]] = {"COPY binary > /dev/null": lambda: psql(servers, dsn, copy)}
     peaks: dict[str, float] = {}
-    python = [{"python": "tests.bench.hooks:change_two_columns"}]
+    hook = "tests.bench.hooks:change_two_columns"
+    declared = {"function": hook, "reads": ["name", "status"]}
     for name, job in {
         "ndjson": config(),
         "ndjson, select and add": config(
             steps=[{"select": ["id", "name", "amount", "created_at"]}, {"add": {"run": "{run_id}"}}]
         ),
         "ndjson, filter": config(steps=[{"filter": "status <> 'none'"}]),
-        "ndjson, python hook": config(steps=python),
+        "ndjson, python hook": config(steps=[{"python": hook}]),
+        "ndjson, declared hook": config(steps=[{"python": declared}]),
         "ndjson, zstd": config(compression="zstd"),
         "csv": config(format="csv"),
     }.items():

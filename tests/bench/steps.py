@@ -22,6 +22,7 @@ ATTRIBUTES = """
     ALTER TABLE agency_records ADD attributes jsonb;
     UPDATE agency_records SET attributes = jsonb_build_object('city', status, 'n', id)
 """
+HOOK = "tests.bench.hooks:change_two_columns"
 SCHEMA = {"type": "object", "required": ["id"], "properties": {"amount": {"type": "number"}, "name": {"maxLength": 99}}}
 
 
@@ -45,7 +46,8 @@ def paths(url: str) -> Mapping[str, dict[str, Any]]:
         "validate": [{"validate": {"json_schema": SCHEMA}}],
         "enrich_table": [{"enrich_table": {**table, "add": {"status_label": "label"}}}],
         "enrich_http": [{"enrich_http": {**api, "add": {"customer": "label"}}}],
-        "python": [{"python": "tests.bench.hooks:change_two_columns"}],
+        "python": [{"python": HOOK}],
+        "python, declared": [{"python": {"function": HOOK, "reads": ["name", "status"]}}],
     }
     return {
         **{name: {"steps": each} for name, each in steps.items()},

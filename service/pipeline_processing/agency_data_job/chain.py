@@ -101,12 +101,14 @@ class Chain:
         context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
         links: list[Link] = []
         async with AsyncExitStack() as stack:
-            for number, (make, config) in enumerate(_makers(dataset), start=1):
+            makers = list(_makers(dataset))
+            for number, (make, config) in enumerate(makers, start=1):
+                context = replace(context, last=number == len(makers))
                 plugged = config is not None and config.is_plugin
                 with _located(dataset, number if config else None):
                     step = make(context)
                     step = await stack.enter_async_context(_plugged(step) if plugged else step)
-                user_code = plugged or step.foreign
+                user_code = plugged or step.user_code
                 leaving = _with_origins(step.columns, context.columns, user_code=user_code)
                 links.append(Link(step, leaving, config.timeout if config else None, user_code))
                 context = replace(context, columns=leaving)

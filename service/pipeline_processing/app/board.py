@@ -58,7 +58,7 @@ class Board:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer until `stop` is set, then end all streams and requests."""
-        with suppress(HistoryUnavailable, TimeoutError):  # the first look tells it
+        with suppress(HistoryUnavailable, TimeoutError):  # the first look tells the pages
             # Settings that waiting can't fix end the command.
             await in_time(self.live.overview(), seconds=_FIRST_SECONDS)
         async with asyncio.TaskGroup() as group:

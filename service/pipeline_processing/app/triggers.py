@@ -38,6 +38,11 @@ from pipeline_processing.web.health import health_server
 
 _QUERIES = 2
 """How many queries of schedules run at once."""
+_COMPACTED = {"cleanup.policy": "compact", "segment.ms": "14400000", "segment.bytes": "67108864"}
+"""
+Brokers don't compact the segment that they write to, which by default may last a week and have 1 GiB, and all of which
+is read when windows are restored. Some providers of Kafka accept no shorter time than 4 hours.
+"""
 
 
 @asynccontextmanager
@@ -57,7 +62,7 @@ async def triggers_process(
         await stack.enter_async_context(aside.opened(endpoints))
         topics = KafkaTopics(
             settings=settings.kafka.model_copy(update={"group_id": app_id}),
-            others={entries: {"cleanup.policy": "delete"}, changelog: {"cleanup.policy": "compact"}},
+            others={entries: {"cleanup.policy": "delete"}, changelog: _COMPACTED},
         )
         events = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=topics)
         letters = DeadLetters(

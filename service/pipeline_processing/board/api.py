@@ -1,6 +1,8 @@
 """The JSON API: a method per endpoint, and the list of all of them, from which the OpenAPI document is made."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +10,7 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from pipeline_processing.aio.clock import HistoryClock
+from pipeline_processing.aio.clock import Clock, HistoryClock
 from pipeline_processing.aio.tasks import in_time
 from pipeline_processing.board import models as m
 from pipeline_processing.board.live import Live
@@ -25,7 +27,6 @@ from pipeline_processing.board.parameters import (
     ThroughputQuery,
     cursor_of,
 )
-from pipeline_processing.board.shared import Shared
 from pipeline_processing.board.triggers import TriggerList
 from pipeline_processing.board.views import Views
 from pipeline_processing.errors import KafkaUnavailable, RunUnknown, TopicMissing
@@ -38,6 +39,42 @@ from pipeline_processing.runs.store import RunHistory
 _DURATIONS = 30
 """Finished runs of an agency's spark line."""
 _LETTERS_SECONDS = 8.0
+_MOST_READS = 2
+"""Requests that read the history at once. One connection stays free for what pages see live."""
+
+_MOST_SHARED = 64
+"""Answers held at once."""
+
+
+class Shared:
+    """
+    Answers that all pages share for a moment.
+
+    Calls a function at most once per key and time to live, however many pages ask.
+
+    Callers that come while an answer is under way wait for it. Errors aren't kept.
+    """
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._answers: dict[Hashable, tuple[float, asyncio.Future[bytes]]] = {}
+
+    async def get(self, key: Hashable, seconds: float, make: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Return the answer for `key`, made by `make` unless there is one that is younger than `seconds`."""
+        now = self._clock.monotonic()
+        until, answer = self._answers.get(key, (0.0, None))
+        if answer is None or (answer.done() and (until <= now or _failed(answer))):
+            answer = asyncio.ensure_future(make())
+            answer.add_done_callback(_failed)  # retrieves an error that nobody waits for any more
+            if len(self._answers) >= _MOST_SHARED:
+                self._answers = {each: held for each, held in self._answers.items() if held[0] > now}
+            if len(self._answers) < _MOST_SHARED:
+                self._answers[key] = now + seconds, answer
+        return await asyncio.shield(answer)
+
+
+def _failed(answer: "asyncio.Future[bytes]") -> bool:
+    return answer.cancelled() or answer.exception() is not None
 
 
 class Api:
@@ -62,6 +99,7 @@ class Api:
         self._views = views
         self._clock = clock
         self._shared = Shared(clock=clock)
+        self._reading = asyncio.Semaphore(_MOST_READS)
 
     async def body(self, endpoint: "Endpoint", request: Request) -> bytes:
         """
@@ -72,7 +110,8 @@ class Api:
         parsed = endpoint.parameters.of(request.query_params)  # faults first: they aren't worth sharing
 
         async def make() -> bytes:
-            return (await endpoint.respond(self, request)).model_dump_json().encode()
+            async with self._reading if endpoint.reads_history else nullcontext():
+                return (await endpoint.respond(self, request)).model_dump_json().encode()
 
         key = (endpoint.path, tuple(request.path_params.items()), parsed.model_dump_json())
         return await self._shared.get(key, endpoint.shared_seconds, make)
@@ -153,6 +192,7 @@ class Endpoint:
     respond: Callable[[Api, Request], Awaitable[BaseModel]]
     shared_seconds: float = 1.0
     """How long pages share an answer."""
+    reads_history: bool = True
 
 
 ENDPOINTS = (
@@ -187,6 +227,14 @@ ENDPOINTS = (
         m.DeadLetterList,
         Api.dead_letters,
         shared_seconds=5,
+        reads_history=False,  # mostly Kafka, which may take seconds
     ),
-    Endpoint("/triggers", "Triggers and their open windows", NoParameters, m.TriggerList, Api.triggers),
+    Endpoint(
+        "/triggers",
+        "Triggers and their open windows",
+        NoParameters,
+        m.TriggerList,
+        Api.triggers,
+        reads_history=False,
+    ),
 )

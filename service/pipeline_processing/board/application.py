@@ -64,7 +64,7 @@ def application(
     static = _Static(directory=STATIC)
     routes: list[BaseRoute] = [
         *(Route(API + each.path, _answer(api, each, mask), methods=["GET"]) for each in ENDPOINTS),
-        Route(f"{API}/live", EventStream(live)),
+        Route(f"{API}/live", EventStream(live), methods=["GET"]),
         Route(f"{API}/openapi.json", _described),
         Route("/livez", _probe(probes.not_alive, list, mask)),
         Route("/readyz", _probe(probes.not_ready, probes.notes, mask)),

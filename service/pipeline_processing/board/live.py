@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from pydantic import BaseModel
 
 from pipeline_processing.aio.asking import Server
@@ -25,8 +26,10 @@ from pipeline_processing.requests.watching import LiveProgress
 from pipeline_processing.runs.board_reads import BoardReads, Typical
 from pipeline_processing.telemetry.health import Pulse
 
+log = structlog.get_logger(__name__)
+
 _POLL_SECONDS = 1.0
-_IDLE_SHARE, _LONGEST_PAUSE_SECONDS = 10, 5.0
+_IDLE_SHARE, _LONGEST_PAUSE_SECONDS = 5, 5.0
 """A history that takes long to answer is asked less often: the pause is at least so many times the answer's time."""
 _IDLE_SECONDS = 15.0
 """Between two looks while no page is open: for /readyz."""
@@ -112,6 +115,7 @@ class Live:
         self._last: m.Overview | None = None
         self._told: tuple[float, m.Overview] | None = None
         self._since: datetime | None = None
+        self._failure: str | None = None
 
     # -- pages -----------------------------------------------------------------------------------
 
@@ -119,7 +123,8 @@ class Live:
     def subscribed(self) -> Iterator[Subscription]:
         """Open a page's subscription. It starts with the overview and all that changed in the last seconds."""
         page = Subscription()
-        if self._last is not None:
+        self._told = None  # the next look tells the overview, changed or not
+        if self._last is not None and self._pages:  # without pages, it may be old
             page.put("overview", "", sse("overview", self._last))
         for run_id, (_, message) in self._known.items():
             page.put("run", run_id, message)
@@ -197,7 +202,8 @@ class Live:
             page.close()
 
     async def look(self) -> None:
-        """Look once. An outage is told to the pages, and never raised."""
+        """Look once. Pages learn of an outage; it isn't raised."""
+        overview = None
         try:
             overview = await self.overview()
             if self._pages:
@@ -207,8 +213,15 @@ class Live:
             if self._last is not None:
                 self._tell_overview(self._last.model_copy(update={"history": "away"}))
             return
-        self._history.back(by=self)
-        self._tell_overview(overview)
+        except Exception as error:  # a run that can't be read, say, must not end the board
+            if repr(error) != self._failure:
+                log.exception("a look at the history failed")
+            self._failure = repr(error)
+        else:
+            self._failure = None
+        if overview is not None:
+            self._history.back(by=self)
+            self._tell_overview(overview)
 
     async def overview(self) -> m.Overview:
         """Read the overview from the history."""

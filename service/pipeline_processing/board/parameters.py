@@ -1,4 +1,4 @@
-"""Query parameters of the API. A wrong one is told with its valid values."""
+"""Query parameters of the API. An error names the valid values."""
 
 import base64
 import binascii
@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from starlette.datastructures import QueryParams
 
 from pipeline_processing.board.models import Fault
@@ -80,13 +80,16 @@ class NoParameters(Parameters):
     """For endpoints without parameters."""
 
 
+_moment = TypeAdapter[datetime](Moment)
+
+
 def _cursor(value: Any) -> Any:
     try:
         moment, _, run_id = base64.urlsafe_b64decode(str(value).encode()).decode().partition(" ")
-        place = RunPlace(datetime.fromisoformat(moment), run_id)
+        place = RunPlace(_moment.validate_python(moment), run_id)
     except (ValueError, binascii.Error):
         place = None
-    if place is None or place.queued_at.tzinfo is None or not place.run_id or "\0" in place.run_id:
+    if place is None or not place.run_id or "\0" in place.run_id:
         raise ValueError("isn't a cursor; pass `next_cursor` of the page before, or leave it out for the first page")
     return place
 

@@ -91,8 +91,8 @@ class Guard:
             app = problem(
                 421,
                 "Unknown host",
-                "This board answers only for localhost and the address that it listens on. "
-                "Use that address, or set PIPELINE_BOARD__HOST.",
+                "This board answers only for localhost and the address that it listens on (PIPELINE_BOARD__HOST). "
+                "Use that address. A proxy must send it as the Host header.",
             )
         elif self._sessions is not None and not _is_open(scope["path"]) and not self._allowed(headers, self._sessions):
             app = self._refusal(scope)

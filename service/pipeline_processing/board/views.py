@@ -96,13 +96,14 @@ class Views:
         if message is not None and longest is not None and len(message) > longest:
             message = f"{message[:longest]}…"
         same = (
-            "run_id", "job", "state", "attempt", "requested_by", "replay_of", "dry_run", "queued_at", "not_before",
+            "run_id", "job", "state", "attempt", "replay_of", "dry_run", "queued_at", "not_before",
             "started_at", "finished_at", "duration_ms", "rows_read", "rows_written", "rows_filtered", "rows_rejected",
             "bytes_written", "worker", "lease_expires_at", "trace_id",
         )  # fmt: skip
         return {name: getattr(run, name) for name in same} | {
             "agency_id": str(run.agency_id),
             "labels": {name: self._mask.text(text) for name, text in run.labels.items()},
+            "requested_by": run.requested_by and self._mask.text(run.requested_by),
             "priority": run.request.priority,
             "lease_seconds_left": None if lease is None else round((lease - now).total_seconds(), 1),
             "error_kind": run.error and run.error.kind,
@@ -236,7 +237,10 @@ def estimate(run: Run, typical: Typical | None, progress: m.Progress | None, *, 
         began_at, seconds = progress.at, (typical.rows_read - progress.rows_read) / progress.rows_per_second
     if seconds > _LONGEST_ESTIMATE_SECONDS:
         return None
-    finishes_at = began_at + timedelta(seconds=seconds)
+    try:
+        finishes_at = began_at + timedelta(seconds=seconds)
+    except OverflowError:  # beyond the years of a datetime
+        return None
     return m.Estimate(finishes_at=finishes_at, from_runs=typical.runs) if finishes_at > now else None
 
 

@@ -168,7 +168,7 @@ def _trials(
 
     by_topic = {record.topic: record for record in records}
     return [
-        tried(by_topic.get(each.topic, records[0]), each, now=now, declared=declared)
+        tried(by_topic.get(each.topic, records[0]), each, now=now, declared=declared, topics=len(by_topic))
         for each in triggers.events
         if records
     ]

@@ -5,14 +5,14 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from itertools import repeat, starmap
+from itertools import chain, repeat, starmap
 from typing import Any
 
 import msgspec
 
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import RowMaker
-from pipeline_processing.rows.json_values import dumps, non_finite, plain
+from pipeline_processing.rows.json_values import dumps, float_text, non_finite, plain
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.rows.values import time_text
@@ -50,7 +50,7 @@ class Ndjson:
         return lambda records: list(starmap(struct, projection.values(records)))
 
     def encode(self, batch: list[Any]) -> bytes:
-        if not self._exact:
+        if not self._exact and not _is_plain(batch):
             batch = [{name: _exact(value) for name, value in row.items()} for row in batch]
         try:
             lines = self._encoder.encode_lines(batch)
@@ -104,7 +104,7 @@ def _exact_of_any(value: Any) -> Any:
     if isinstance(value, float | dict | list) and (carried := carried_form(value)) is not None:
         return carried
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else non_finite(value)
+        return msgspec.Raw(float_text(value)) if math.isfinite(value) else non_finite(value)
     if isinstance(value, Decimal | datetime | dict | list | tuple | int) and not isinstance(value, bool):
         return msgspec.Raw(dumps(value))
     return value
@@ -120,6 +120,14 @@ _EXACT: dict[type, Callable[[Any], Any] | None] = {
     Decimal: _exact_decimal,
     datetime: lambda value: time_text(value, "T"),
 }
+_PLAIN = frozenset(kind for kind, exact in _EXACT.items() if exact is None)
+
+
+def _is_plain(batch: list[Any]) -> bool:
+    """Return whether msgspec writes all values exactly as they are."""
+    return set(map(type, batch)) == {dict} and _PLAIN.issuperset(
+        map(type, chain.from_iterable(map(dict.values, batch)))
+    )
 
 
 CARRY = Ndjson.carry

@@ -18,11 +18,20 @@ def _integer(digits: str) -> int | Decimal:
 
 
 _decoder = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
+_fast_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+_special_integer = re.compile(rb"-0(?![0-9.eE])|(?<![0-9])[0-9]{641}").search
+"""Finds integers for which msgspec differs from `_integer`."""
 _half_a_character = re.compile("[\ud800-\udfff]").search
 
 
 def loads(document: bytes | str) -> Any:
     """Parse a JSON document. Numbers with a point or an exponent become Decimal."""
+    try:
+        encoded = document.encode() if isinstance(document, str) else document
+        if not _special_integer(encoded):
+            return _fast_decode(encoded)
+    except (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError):
+        pass  # a lone surrogate, or what isn't JSON: the other decoder accepts the former, and says what is wrong
     return _decoder.decode(document if isinstance(document, str) else document.decode())
 
 

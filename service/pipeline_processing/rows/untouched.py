@@ -6,6 +6,8 @@ documents keep repeated keys and all digits, and floats keep Postgres's digits.
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
+
 _LONGEST_KEPT = 1024
 
 
@@ -17,13 +19,13 @@ class _ReadFloat(float):
 class _ReadDict(dict[str, Any]):
     __slots__ = ("as_read", "carried")
     carried: Any
-    as_read: str | bytes
+    as_read: bytes
 
 
 class _ReadList(list[Any]):
     __slots__ = ("as_read", "carried")
     carried: Any
-    as_read: str | bytes
+    as_read: bytes
 
 
 def remembering(value: Any, carried: Any) -> Any:
@@ -54,9 +56,15 @@ def carried_form(value: Any) -> Any:
     return None
 
 
-def _seen_as(value: Any) -> str | bytes:
-    """Return a value's repr, which distinguishes 1, 1.0 and True, or the digest of a long repr."""
-    text = repr(value)
-    if len(text) <= _LONGEST_KEPT:
-        return text
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def _seen_as(value: Any) -> bytes:
+    """Return bytes that distinguish 1, 1.0 and True, at any depth; for a long value, a digest."""
+    try:
+        seen = _encode(value)
+    except (TypeError, ValueError, ArithmeticError, RecursionError):
+        seen = b"null"
+    if b"null" in seen:  # NaN too is null for msgspec
+        seen = repr(value).encode("utf-8", "surrogatepass")
+    return seen if len(seen) <= _LONGEST_KEPT else blake2b(seen, digest_size=32).digest()

@@ -93,6 +93,8 @@ class StepContext:
     row_errors: RowErrors
     services: Services
     """For use from `__aenter__` on, never in the constructor: `config check` builds steps without a server."""
+    last: bool = False
+    """Whether the rows that leave the step are written as they are."""
 
 
 class Step(ABC):
@@ -104,8 +106,10 @@ class Step(ABC):
     """The columns that leave the step. `__aenter__` may complete them."""
     filtered: int = 0
     """How many rows this step has intentionally dropped so far."""
-    foreign: ClassVar[bool] = False
+    foreign: bool = False
     """Whether it may leave values in rows that aren't carried. The format then checks every value."""
+    user_code: ClassVar[bool] = False
+    """Whether it calls user code, whose rows may be large and whose errors may be anything."""
     masks: Mapping[str, Callable[[Any], Any]] = {}
     """The masked columns: name → function from a carried value (never None) to its masked form."""
 

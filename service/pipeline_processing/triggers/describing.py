@@ -30,6 +30,9 @@ def described(trigger: Trigger, *, now: datetime) -> Iterator[tuple[str, str]]:
     """Yield what a trigger does, as pairs of a heading and a phrase."""
     if isinstance(trigger, EventTrigger):
         yield "when", _events(trigger)
+        for path in trigger.match.body:
+            if path.startswith("data."):
+                yield "note", f"{path} of `body` is within a key `data` of the body, or else write {path[5:]}"
         yield "agency", trigger.agency_id
         yield "asks", when_asked(trigger.debounce)
     else:
@@ -129,16 +132,31 @@ def _message(record: Record, document: Mapping[str, Any]) -> Record:
     headers, value, key = document.get("headers") or {}, document.get("value"), document.get("key")
     if not isinstance(headers, dict) or not isinstance(document.get("topic", ""), str):
         raise InvalidRequest("The example event isn't a Kafka message: `topic` must be text, and `headers` an object.")
-    return replace(
-        record,
-        key=None if key is None else str(key).encode(),
-        value=None if value is None else value.encode() if isinstance(value, str) else json.dumps(value).encode(),
-        headers=tuple((name, str(text).encode()) for name, text in headers.items()),
-    )
+    try:
+        return replace(
+            record,
+            topic=document.get("topic", "").encode().decode(),
+            key=_bytes(key),
+            value=None if value is None else value.encode() if isinstance(value, str) else json.dumps(value).encode(),
+            headers=tuple((name.encode().decode(), _bytes(text)) for name, text in headers.items()),
+        )
+    except UnicodeEncodeError:
+        raise InvalidRequest(
+            "The example event has text that isn't Unicode: an escape such as \\ud800, alone. Correct it."
+        ) from None
 
 
-def tried(record: Record, trigger: EventTrigger, *, now: datetime, declared: DeclaredParams | None = None) -> Trial:
-    """Return what a record would do to a trigger. `declared` are the params of the job config, if known."""
+def _bytes(text: Any) -> bytes | None:
+    return None if text is None else str(text).encode()
+
+
+def tried(
+    record: Record, trigger: EventTrigger, *, now: datetime, declared: DeclaredParams | None = None, topics: int = 1
+) -> Trial:
+    """
+    Return what a record would do to a trigger. `declared` are the params of the job config, if known, and `topics` the
+    number of topics that the example may stand for.
+    """
     if record.topic != trigger.topic:
         return Trial(trigger, why_not=f"it is on {record.topic}, not {trigger.topic}")
     try:
@@ -148,6 +166,9 @@ def tried(record: Record, trigger: EventTrigger, *, now: datetime, declared: Dec
             return Trial(trigger, why_not=why_not)
         found = occurrence(event, trigger, now=now, declared=declared)
     except InvalidEvent as error:
+        if topics > 1:
+            which = f'If it is of another topic than {trigger.topic}, name that: {{"topic": …, "value": …}}.'
+            error = InvalidEvent(f"{error} {which}")
         return Trial(trigger, error=error)
     window = ClosedWindow(
         agency_id=found.agency_id, window="", earliest=found.time, closed_at=now, params=found.params, events=1

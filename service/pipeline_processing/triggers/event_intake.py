@@ -7,7 +7,7 @@ in the order of these events.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeVar
@@ -18,13 +18,13 @@ from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
-from pipeline_processing.errors import InvalidEvent, TopicMissing, TransientError
+from pipeline_processing.errors import InvalidEvent, KafkaUnavailable, TopicMissing, TransientError
 from pipeline_processing.messaging.port import Events, Outgoing, Record, RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import run_id_of_place
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.triggers.config import Debounce, EventTrigger
-from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window
+from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window, run_id_of_window
 from pipeline_processing.triggers.matching import Occurrence, occurrences
 from pipeline_processing.triggers.windows import Happened, Origin, Pace, write_entry
 
@@ -33,8 +33,15 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 1.0
-_MOST_ENTRY_BYTES = 64 * 1024
-"""An agency's windows, one per trigger, are stored in one message."""
+_MISSING = "it doesn't exist. Let the upstream service create it, or correct the triggers file."
+_MOST_STATE_BYTES = 900_000
+"""Of an agency's windows, one per trigger, which are stored in one message."""
+_MOST_ENTRY_BYTES, _LEAST_ENTRY_BYTES = 64 * 1024, 2 * 1024
+"""What an entry may have with few triggers, and with hundreds."""
+_BESIDES_BYTES = 2 * 1024
+"""Of a window, besides its request: the traces of its events, and offsets."""
+_TRACEPARENT = 55
+"""Characters. Later versions of W3C Trace Context may append more."""
 _LAG_SECONDS = 10.0
 """Interval of lag checks."""
 _MOST_STALLS = 6
@@ -75,6 +82,8 @@ class EventReader:
         self._topic = entries_topic
         self._clock = clock
         self._declared = declared
+        share = _MOST_STATE_BYTES // max(1, len(triggers)) - _BESIDES_BYTES
+        self._most_bytes = min(max(share, _LEAST_ENTRY_BYTES), _MOST_ENTRY_BYTES)
 
     def read(self, record: Record, *, topic_id: str | None) -> list[Outgoing]:
         """Return an entry for each trigger that the event matches. Raises InvalidEvent if one can't use the event."""
@@ -83,32 +92,35 @@ class EventReader:
 
     def _entry(self, record: Record, occurrence: Occurrence, topic_id: str | None) -> Outgoing:
         trigger = self._triggers[occurrence.trigger]
-        window = run_id_of_place(record)
-        if trigger.debounce is None and occurrence.source is not None:
-            # Each event is a run: one that its sender has repeated is the same run.
-            window = f"{occurrence.source}\0{occurrence.event_id}"
         alone = ClosedWindow(
             agency_id=occurrence.agency_id,
-            window=window,
+            window=run_id_of_place(record),
             earliest=occurrence.time,
             closed_at=self._clock.now(),
             params=occurrence.params,
             events=1,
         )
+        request = request_of_window(trigger, alone)
+        if trigger.debounce is None and occurrence.source is not None:
+            # Each event is a run: one that its sender has repeated is the same run. With another request, such as one
+            # with another `since`, it can't be.
+            window = f"{occurrence.source}\0{occurrence.event_id}\0{request.digest()}"
+            run_id = run_id_of_window(trigger.name, occurrence.agency_id, window)
+            request = request.model_copy(update={"run_id": run_id})
         entry = Happened(
             kind="event",
             trigger=trigger.name,
-            request=request_of_window(trigger, alone),
+            request=request,
             pace=None if trigger.debounce is None else _pace(trigger.debounce),
             origin=Origin(topic=record.topic, topic_id=topic_id, partition=record.partition, offset=record.offset),
-            trace=dict(occurrence.trace),
+            trace=_bounded(occurrence.trace),
             triggers_id=self._triggers_id,
         )
         key, value = write_entry(entry)
-        if len(value) > _MOST_ENTRY_BYTES:
+        if len(value) > self._most_bytes:
             raise InvalidEvent(
                 f"What trigger {trigger.name!r} takes from the event has {len(value):,} bytes, and may have "
-                f"{_MOST_ENTRY_BYTES:,} at most. Send shorter params."
+                f"{self._most_bytes:,} at most with {len(self._triggers)} event trigger(s). Send shorter params."
             )
         return Outgoing(topic=self._topic, key=key, value=value)
 
@@ -156,7 +168,8 @@ class EventIntake:
                     await self._take(stream, stop)
             except (TransientError, TopicMissing) as error:
                 # Nothing is lost: the next subscription starts at the committed offsets.
-                self._source.away(error, by=self)
+                missing = isinstance(error, TopicMissing)
+                self._source.away(KafkaUnavailable(_MISSING) if missing else error, by=self)
                 await first_of(stop, seconds=_PAUSE_SECONDS)
             except Stopped:
                 break  # what isn't settled stays uncommitted
@@ -201,6 +214,11 @@ class EventIntake:
             return call()
 
         return await self._kafka.ask(beating, by=self, stop=stop)
+
+
+def _bounded(trace: Mapping[str, str]) -> dict[str, str]:
+    """Return what a link needs, without the tracestate, whose length senders choose."""
+    return {name: text[:_TRACEPARENT] for name, text in trace.items() if name == "traceparent"}
 
 
 def _pace(debounce: Debounce) -> Pace:

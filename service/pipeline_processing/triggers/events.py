@@ -63,12 +63,12 @@ class UpstreamEvent:
         Return when the event happened, in UTC: its CloudEvents `time`, or else the record's timestamp. Never after
         `now`.
 
-        Raises InvalidEvent for a `time` that doesn't exist, or lies more than `MAX_AHEAD` in the future.
+        Raises InvalidEvent for a `time` that doesn't exist, or lies more than `MAX_AHEAD` in the future, and for a
+        timestamp that isn't in milliseconds.
         """
         written = self.cloud_event.time if self.cloud_event is not None else None
         if written is None:
-            stamp = self.record.timestamp_ms
-            return now if stamp < 0 else min(now, datetime.fromtimestamp(stamp / 1000, UTC))
+            return min(now, self._sent_at(now))
         try:
             time = datetime.fromisoformat(written.upper()).astimezone(UTC)
         except (ValueError, OverflowError):
@@ -79,6 +79,16 @@ class UpstreamEvent:
                 f"{now:%Y-%m-%dT%H:%M:%SZ}. Correct the sender's clock, or this machine's."
             )
         return min(now, time)
+
+    def _sent_at(self, now: datetime) -> datetime:
+        stamp = self.record.timestamp_ms
+        try:
+            return now if stamp < 0 else datetime.fromtimestamp(stamp / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            raise InvalidEvent(
+                f"The event has no `time`, and its message's timestamp, {stamp}, lies after the year 9999. Let the "
+                "sender set it in milliseconds since 1970."
+            ) from None
 
     def find(self, path: str) -> Any:
         """

@@ -109,6 +109,8 @@ def _lines(document: YamlDocument, error: ValidationError) -> Iterator[_Line]:
             yield _line(document, location, f"needs `{location[-1]}`{_instead(location)}")
         elif kind in ("model_type", "model_attributes_type", "dict_type"):
             yield _line(document, location, "must be a mapping")
+        elif kind == "tuple_type":
+            yield _line(document, location, "must be a list")
         elif kind == "too_short":
             yield _line(document, location, "must have at least one")
         else:

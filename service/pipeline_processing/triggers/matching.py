@@ -175,4 +175,7 @@ def _equal(value: Any, wanted: ParamValue) -> bool:
 
 
 def _quoted(value: Any) -> str:
+    """Return a scalar as JSON. What else stands there may be personal, and is logged."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
     return shown(json.dumps(value, ensure_ascii=False))

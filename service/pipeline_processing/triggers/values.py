@@ -99,6 +99,8 @@ def _differ(agencies: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _texts(value: Any) -> Any:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError("must be text, or a list of texts")
     return (value,) if isinstance(value, str) else value
 
 

@@ -77,9 +77,12 @@ class Watermarks:
     async def _advance_events(self, topic: str, mark: _Mark) -> None:
         now = self._clock.now()
         try:
+            current = await mark.topics.ends(topic)
             if mark.of_events is None:
-                mark.of_events = now, await mark.topics.ends(topic)
-            moment, ends = mark.of_events
+                mark.of_events = now, current
+            moment, kept = mark.of_events
+            # A topic that was recreated since ends earlier.
+            ends = {partition: min(end, current.get(partition, 0)) for partition, end in kept.items()}
             committed = await mark.topics.committed(topic)
         except TopicMissing:
             moment, ends, committed = now, {}, {}  # there is nothing to read

@@ -15,10 +15,12 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
+from pydantic import ValidationError
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.errors import InvalidEvent
 from pipeline_processing.messaging.port import Events, Offsets, Outgoing, Record, Topics
+from pipeline_processing.options.validation import faults_of
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.triggers.other_files import OtherFiles
 from pipeline_processing.triggers.run_requests import RunRequester
@@ -119,8 +121,10 @@ class WindowKeeper:
         self._files = files
         self._pulse = pulse
         self._states: dict[int, dict[bytes, AgencyWindows]] = {}
-        self._open: set[Place] = set()
-        """The states with open windows."""
+        self._epochs: dict[int, int] = {}
+        """Epoch of each partition of the log."""
+        self._open: dict[Place, datetime] = {}
+        """The states with open windows, and when the first of these may close."""
         self._next: dict[int, int] = {}
         """Partition → offset of the next entry to apply."""
         self._closing: dict[tuple[int, str], float] = {}
@@ -135,22 +139,19 @@ class WindowKeeper:
         """
         Take over these partitions, and no others, with the states restored from their changelog.
 
-        If the changelog has lost a partition's states, they are rebuilt from the log of entries. Raises Stopped.
+        States that the changelog has lost, or that can't be read, are rebuilt from the log of entries. Raises Stopped.
         """
         committed = await self._ask(partial(self._log.reader.committed, self._log.topic), stop)
         ends = await self._ask(partial(self._log.reader.ends, self._log.topic), stop)
         self._closing.clear()
         self._watermarks.forget()
-        restored = {
-            partition: _restored(table.states().get(partition, {}), end=ends.get(partition, 0))
-            for partition in partitions
-        }
-        self._states = {partition: states or {} for partition, states in restored.items()}
-        self._open = {
-            (partition, key) for partition, held in self._states.items() for key, state in held.items() if state.is_open
-        }
+        self._states, self._epochs, self._open = {}, {}, {}
         self._next = {partition: committed.get(partition, 0) for partition in partitions}
-        lost = [partition for partition, states in restored.items() if states is None]
+        lost = [
+            partition
+            for partition in partitions
+            if not await self._restore(partition, table.states().get(partition, {}), end=ends.get(partition, 0))
+        ]
         if lost:
             await self._rebuild(lost, table, stop)
 
@@ -176,16 +177,20 @@ class WindowKeeper:
         await self._store(applied.changed, table, stop)
         self._next.update((record.partition, record.offset + 1) for record in fresh)
 
-    async def lag(self, stop: asyncio.Event) -> int:
-        """Return how many entries of the held partitions are yet to be taken. Raises Stopped."""
+    async def behind(self, stop: asyncio.Event) -> list[tuple[int, int]]:
+        """
+        Return the held partitions with entries that are yet to be taken, each with the offset of the next one. Raises
+        Stopped.
+        """
         ends = await self._ask(partial(self._log.reader.ends, self._log.topic), stop)
-        return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self._next.items())
+        return [(partition, offset) for partition, offset in self._next.items() if offset < ends.get(partition, 0)]
 
     async def close_due(self, stop: asyncio.Event) -> None:
         """Write an entry for each window that is due. It closes once that entry is taken. Raises Stopped."""
         self._files.refresh()
         now = self._clock.now()
-        states = [(self._states[partition][key], partial(self._read_up_to, partition)) for partition, key in self._open]
+        may_close = [place for place, due_at in self._open.items() if due_at <= now]
+        states = [(self._states[partition][key], partial(self._read_up_to, partition)) for partition, key in may_close]
         for topic in {topic for state, read_up_to in states for topic in unread(state, now, read_up_to=read_up_to)}:
             await self._ask(partial(self._watermarks.advance, topic, self._next), stop)
         due_now = (entry for state, read_up_to in states for entry in due(state, now, read_up_to=read_up_to))
@@ -231,13 +236,13 @@ class WindowKeeper:
 
     def _apply(self, record: Record, applied: _Applied) -> None:
         try:
-            entry = read_entry(record.value or b"")
-        except ValueError as error:
-            applied.unreadable.append((record, InvalidEvent(f"An entry of the windows' log can't be read: {error}")))
+            entry, at = read_entry(record.value or b""), moment_of(record.timestamp_ms)
+        except (ValueError, OverflowError) as error:
+            applied.unreadable.append((record, InvalidEvent(f"The windows' log has an invalid entry: {_why(error)}.")))
             return
-        place, at = (record.partition, entry_key(entry)), moment_of(record.timestamp_ms)
+        place = record.partition, entry_key(entry)
         before = applied.changed.get(place) or self._states[place[0]].get(place[1])
-        before = before or AgencyWindows(agency_id=entry.agency_id)
+        before = before or AgencyWindows(agency_id=entry.agency_id, epoch=self._epochs[record.partition])
         after, ask = apply(before, entry, offset=record.offset, at=at)
         if after is not before:
             applied.changed[place] = after
@@ -253,13 +258,51 @@ class WindowKeeper:
             states = {place: state.write() for place, state in changed.items()}
             await self._ask(lambda: table.store(states), stop)
         for place, state in changed.items():
-            self._states[place[0]][place[1]] = state
-            (self._open.add if state.is_open else self._open.discard)(place)
+            self._keep(place, state)
+
+    def _keep(self, place: Place, state: AgencyWindows) -> None:
+        self._states[place[0]][place[1]] = state
+        if (due_at := state.due_at) is None:
+            self._open.pop(place, None)
+        else:
+            self._open[place] = due_at
+
+    async def _restore(self, partition: int, stored: Mapping[bytes, bytes], *, end: int) -> bool:
+        """Take over a partition's states. Return False if some are lost. `end` is the end of its log."""
+        states: dict[bytes, AgencyWindows] = {}
+        faults: dict[bytes, str] = {}
+        for number, (key, value) in enumerate(list(stored.items())):  # more may be restored meanwhile
+            if number % _STORED_TOGETHER == 0:
+                self._pulse.beat()
+                await asyncio.sleep(0)
+            try:
+                if key != COMPLETE:
+                    states[key] = AgencyWindows.read(value)
+            except ValueError as error:
+                faults[key] = _why(error)
+        if faults:
+            key, why = next(iter(faults.items()))
+            log.error(
+                "windows in the changelog can't be read; they count as lost",
+                agencies=len(faults),
+                first=key.decode(errors="replace"),
+                error=why,
+            )
+        epoch = max((state.epoch for state in states.values()), default=0)
+        if any(state.epoch == epoch and state.applied >= end for state in states.values()):
+            log.warning("the log of windows' entries was deleted and recreated; open windows are kept")
+            epoch += 1
+        self._states[partition], self._epochs[partition] = {}, epoch
+        if COMPLETE not in stored:
+            return False
+        for key, state in states.items():
+            self._keep((partition, key), state if state.epoch == epoch else state.for_another_log(epoch))
+        return not faults
 
     async def _rebuild(self, partitions: Sequence[int], table: WindowTable, stop: asyncio.Event) -> None:
         """
-        Apply the entries up to the committed offsets again, if there are any. Their requests were sent before these
-        offsets were committed.
+        Apply the entries up to the committed offsets again, if there are any, to the states that lack them. Their
+        requests were sent before these offsets were committed.
         """
 
         async def read() -> dict[Place, AgencyWindows]:
@@ -276,7 +319,7 @@ class WindowKeeper:
         await self._ask(lambda: table.store({(partition, COMPLETE): b"{}" for partition in partitions}), stop)
         if changed:
             log.warning(
-                "the changelog of windows was lost; they are rebuilt from the log of entries",
+                "the changelog of windows was lost, or a part of it; windows are rebuilt from the log of entries",
                 partitions=list(partitions),
                 agencies=len(changed),
                 with_open_windows=sum(partition in partitions for partition, _ in self._open),
@@ -290,16 +333,6 @@ class WindowKeeper:
         return await self._kafka.ask(beating, by=self, stop=stop)
 
 
-def _restored(stored: Mapping[bytes, bytes], *, end: int) -> dict[bytes, AgencyWindows] | None:
-    """Parse the states of a partition, or return None if some are lost. `end` is the end of its log."""
-    if COMPLETE not in stored:
-        return None
-    try:
-        states = {key: AgencyWindows.read(value) for key, value in stored.items() if key != COMPLETE}
-    except ValueError as error:
-        log.error("the changelog of windows can't be read; it counts as lost", error=str(error))
-        return None
-    if any(state.applied >= end for state in states.values()):
-        log.warning("the log of windows' entries was deleted and recreated; open windows are kept")
-        return {key: state.for_another_log() for key, state in states.items()}
-    return states
+def _why(error: Exception) -> str:
+    """Return what is wrong with an entry or state, without the values in it."""
+    return "; ".join(faults_of(error)) if isinstance(error, ValidationError) else str(error)

@@ -9,9 +9,9 @@ or an event that is delivered again, changes nothing.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter
 
 from pipeline_processing.model import AgencyId, JobRequest, Moment
 
@@ -22,9 +22,21 @@ Traces = tuple[dict[str, str], ...]
 """`traceparent` and `tracestate` of events."""
 
 
+def _without_defaults(request: JobRequest) -> dict[str, Any]:
+    return request.model_dump(mode="json", exclude_defaults=True)
+
+
+StoredRequest = Annotated[JobRequest, PlainSerializer(_without_defaults)]
+"""Without defaults, so that an older version of this service can read it unless it uses what is new."""
+
+
 class _Stored(BaseModel):
-    # Unknown keys are ignored: another version of this service may have written the entry or state.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    """
+    Part of an entry or a state, which another version of this service may have written: they are read with
+    `extra="ignore"`, which also counts for their requests.
+    """
+
+    model_config = ConfigDict(frozen=True)
 
 
 # -- the log -------------------------------------------------------------------------------------
@@ -58,7 +70,7 @@ class Happened(_Stored):
 
     kind: Literal["event"]
     trigger: str
-    request: JobRequest
+    request: StoredRequest
     """The request of a window that holds this event only. Its run id is the window's id."""
     pace: Pace | None
     """None: the event is a run of its own."""
@@ -89,7 +101,7 @@ _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="k
 
 def read_entry(value: bytes) -> Entry:
     """Parse an entry of the log. Raises ValueError."""
-    return _ENTRY.validate_json(value)
+    return _ENTRY.validate_json(value, extra="ignore")
 
 
 def write_entry(entry: Entry) -> tuple[bytes, bytes]:
@@ -108,7 +120,7 @@ def entry_key(entry: Entry) -> bytes:
 class Window(_Stored):
     """An open window."""
 
-    request: JobRequest
+    request: StoredRequest
     """What would be asked for if it closed now."""
     events: int
     opened: int
@@ -149,30 +161,37 @@ class AgencyWindows(_Stored):
 
     version: Literal[1] = 1
     agency_id: AgencyId
+    epoch: int = 0
+    """How often the log has been deleted and recreated."""
     applied: int = -1
-    """Offset of the last entry that was applied."""
+    """Offset of the last entry of this epoch's log that was applied."""
     triggers: dict[str, OfTrigger] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, value: bytes) -> Self:
         """Parse a stored state. Raises ValueError."""
-        return cls.model_validate_json(value)
+        return cls.model_validate_json(value, extra="ignore")
 
     def write(self) -> bytes:
         return self.model_dump_json().encode()
 
-    def for_another_log(self) -> Self:
-        """Return the state for a log that begins anew."""
+    def for_another_log(self, epoch: int) -> Self:
+        """Return the state for the log of a later epoch, which begins anew."""
         triggers = {
             name: each if each.window is None else each.model_copy(update={"window": each.window.first_in_log()})
             for name, each in self.triggers.items()
         }
-        return self.model_copy(update={"applied": -1, "triggers": triggers})
+        return self.model_copy(update={"epoch": epoch, "applied": -1, "triggers": triggers})
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When the first of the open windows may close; None if none is open."""
+        return min((each.window.due_at for each in self.triggers.values() if each.window is not None), default=None)
 
     @property
     def is_open(self) -> bool:
         """Whether any window is open."""
-        return any(each.window is not None for each in self.triggers.values())
+        return self.due_at is not None
 
 
 def newer_state(first: bytes | None, second: bytes) -> bytes:
@@ -181,15 +200,13 @@ def newer_state(first: bytes | None, second: bytes) -> bytes:
 
     Usually this is the one that was stored last. A process that was paused may have stored an older one later.
     """
+    if first is None:
+        return second
     try:
-        return (
-            second
-            if first is None or AgencyWindows.read(second).applied >= AgencyWindows.read(first).applied
-            else first
-        )
+        earlier, later = AgencyWindows.read(first), AgencyWindows.read(second)
     except ValueError:
         return second
-    return first
+    return second if (later.epoch, later.applied) >= (earlier.epoch, earlier.applied) else first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,5 +330,5 @@ def _bounded(traces: Sequence[Mapping[str, str]]) -> Traces:
 
 
 def moment_of(timestamp_ms: int) -> datetime:
-    """Convert a record's timestamp."""
+    """Convert a record's timestamp. Raises ValueError or OverflowError if it isn't in milliseconds."""
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -70,6 +71,24 @@ async def test_migrating_again_does_nothing(connection: asyncpg.Connection, sche
 
     assert await migrate(connection, schema) == ()
     assert await connection.fetchval(f"SELECT installation_id FROM {quoted(schema)}.installation") == first
+
+
+async def test_indexes_may_exist_beforehand(connection: asyncpg.Connection, schema: str) -> None:
+    """Created on the previous version's history as operations.md says, they are those that a migration creates."""
+    await migrate(connection, schema)
+    usual = await shape(connection, schema)
+    await connection.execute(f"DROP SCHEMA {quoted(schema)} CASCADE")
+    await migrate(connection, schema, migrations=MIGRATIONS[:5])
+
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text("utf-8")
+    block = page.partition("```sql\nSET search_path TO pipeline;")[2].partition("```")[0].partition("\n")[2]
+    statements = block.strip().removesuffix(";").split(";\n")
+    assert len(statements) == 6
+    for statement in (f"SET search_path TO {quoted(schema)}", *statements, "RESET search_path"):
+        await connection.execute(statement)
+    await migrate(connection, schema)
+
+    assert await shape(connection, schema) == usual
 
 
 async def test_many_processes_may_migrate_at_once(connection: asyncpg.Connection, database: str, schema: str) -> None:

@@ -33,6 +33,10 @@ CHAINS: Mapping[str, list[dict[str, Any]]] = {
         {"select": COLUMNS},
         {"filter": "id >= 0"},
     ],
+    "declared python steps": [
+        {"python": {"function": "tests.contract.source.hooks:identity", "reads": COLUMNS[1:]}},
+        {"python": {"function": "tests.contract.source.hooks:copies", "reads": COLUMNS[1:4]}},
+    ],
 }
 
 every_chain = pytest.mark.parametrize("chain", CHAINS)

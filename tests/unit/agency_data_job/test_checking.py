@@ -86,6 +86,10 @@ SOUND: dict[str, list[Any]] = {
         {"filter": "made_there = 1"},
         {"select": ["made_there"]},
     ],
+    "what a python step declares": [
+        {"python": {"function": f"{HOOKS}:watch", "reads": ["name"], "adds": {"length": "integer"}}},
+        {"filter": "length > 5 AND name <> '' AND id > 5"},
+    ],
 }
 
 
@@ -113,6 +117,14 @@ UNSOUND: dict[str, tuple[list[Any], type[PipelineError], int, str]] = {
     "a column that was renamed away behind a python step": (
         [{"python": f"{HOOKS}:watch"}, {"rename": {"name": "label"}}, {"select": ["name"]}], UnknownColumn, 3,
         "'name', but an earlier step left it out or renamed it",
+    ),
+    "a column that a python step declares and the query lacks": (
+        [{"python": {"function": f"{HOOKS}:watch", "reads": ["nmae"]}}], UnknownColumn, 1,
+        "reads column 'nmae'.*have id, name, status",
+    ),
+    "a column that a python step doesn't declare": (
+        [{"python": {"function": f"{HOOKS}:watch", "reads": ["name"]}}, {"select": ["made_there"]}], UnknownColumn, 2,
+        "'made_there'.*have id, name, status",
     ),
     "a bad expression": ([{"filter": "id ="}], InvalidStep, 1, "ends where something else is expected"),
     "a bad expression to derive": ([{"derive": {"x": "no_such_function(id)"}}], InvalidStep, 1, "no_such_function"),

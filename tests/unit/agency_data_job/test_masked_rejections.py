@@ -128,6 +128,7 @@ class Secrets(NoServices):
         return SecretStr("pepper")
 
 
+DECLARED = [{"python": {"function": f"{HOOKS}:copy_email", "reads": ["email", "name"], "adds": {"mail": "text"}}}]
 REDACT = {"mask": {"columns": ["x"], "using": "redact", "with": "?"}}
 
 
@@ -156,6 +157,10 @@ REDACT = {"mask": {"columns": ["x"], "using": "redact", "with": "?"}}
         ),
         ([{"python": f"{HOOKS}:watch"}, {"derive": {"x": "lower(email)"}}, REDACT], {"email": REDACTED}),
         ([{"python": f"{HOOKS}:watch"}, {"rename": {"email": "x"}}, REDACT], {"email": "?"}),
+        # A declared function leaves other columns alone, and computes its own from all that it reads.
+        ([*DECLARED, {"rename": {"city": "x"}}, REDACT], {"city": "?"}),
+        ([*DECLARED, {"rename": {"mail": "x"}}, REDACT], dict.fromkeys(("email", "name"), REDACTED)),
+        ([*DECLARED, {"rename": {"name": "x"}}, REDACT], dict.fromkeys(("email", "name"), REDACTED)),
         *(
             # What the function made of which column, nobody knows.
             ([{"python": f"{HOOKS}:copy_email"}, *steps, REDACT], dict.fromkeys(SOURCE.names, REDACTED))

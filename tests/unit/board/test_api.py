@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -134,13 +135,18 @@ async def test_wrong_parameters_are_told(parts: Parts, query: str, parameter: st
 @in_virtual_time
 async def test_a_run_in_full(parts: Parts) -> None:
     """With everything that is stored about it, and without secrets."""
-    details = {"timings": {"source": 12.5, "odd": "x"}, "manifest_url": "s3://me:tops3cret@exports/m"}
+    details = {
+        "timings": {"source": 12.5, "odd": "x"},
+        "manifest_url": "s3://me:tops3cret@exports/m",
+        "requested_by": "cron with tops3cret",
+    }
     parts.history.put(run("r", "succeeded", request={"params": {"password": "x", "region": "n"}}, **details))
 
     found = await get(parts, "/runs/r")
 
     assert found["request"] == {"agency_id": 7, "params": {"password": "***", "region": "n"}}
     assert found["timings"] == [{"stage": "source", "milliseconds": 12.5}]
+    assert found["requested_by"] == "cron with ***"
     assert found["manifest_url"] == "s3://me:***@exports/m"
     assert found["attempts"][0]["trace_url"] == found["trace_url"] == f"https://traces/{TRACE_ID}"
     assert found["artifacts"][0]["destination"] == "s3://key:***@exports"
@@ -169,6 +175,14 @@ async def test_an_estimate_comes_from_the_last_runs(parts: Parts) -> None:
 
     assert page["runs"][0]["estimate"] == {"finishes_at": "2026-01-18T12:01:01Z", "from_runs": 9}
     assert page["runs"][0]["lease_seconds_left"] == 31
+
+
+@in_virtual_time
+async def test_an_end_beyond_the_calendar_is_not_estimated(parts: Parts) -> None:
+    parts.history.put(run("r", "running", started_at=datetime(9999, 12, 31, tzinfo=UTC)))
+    parts.history.typical_of[7] = Typical(runs=9, duration_ms=48 * 3600_000, rows_read=1000)
+
+    assert (await get(parts, "/runs"))["runs"][0]["estimate"] is None
 
 
 @in_virtual_time

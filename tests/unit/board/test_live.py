@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 from pipeline_processing.board.live import Subscription
 from pipeline_processing.messaging.port import Outgoing
-from pipeline_processing.runs.board_reads import QueueState, Typical
+from pipeline_processing.model import Run
+from pipeline_processing.runs.board_reads import Changes, QueueState, Typical
 from pipeline_processing.runs.completions import RunProgress
+from pipeline_processing.runs.run_filter import RunFilter
 from tests.unit.board.asking import Stream, ask, streaming
 from tests.unit.board.conftest import NAMES, Parts
 from tests.unit.board.history import at, run
@@ -121,7 +124,7 @@ async def test_twenty_pages_cost_what_one_costs(parts: Parts) -> None:
 
 @in_virtual_time
 async def test_a_slow_history_is_asked_less_often(parts: Parts) -> None:
-    """It has five seconds between two answers, or ten times the answer's time if that is less."""
+    """It has five seconds between two answers, or five times the answer's time if that is less."""
     queue_state = parts.history.queue_state
 
     async def slow() -> QueueState:
@@ -142,6 +145,61 @@ async def test_a_page_that_comes_later_misses_nothing(parts: Parts) -> None:
         await until(first, "run", run_id="r")
         async with streaming(parts.app()) as second:
             await until(second, "run", run_id="r")
+
+
+@in_virtual_time
+async def test_the_first_overview_is_current(parts: Parts) -> None:
+    """Although nobody has looked for seconds, as no page was open."""
+    async with running(parts):
+        await asyncio.sleep(10)
+        now = VirtualClock().now()
+        async with streaming(parts.app()) as first:
+            assert datetime.fromisoformat((await until(first, "overview"))["now"]) >= now
+            await asyncio.sleep(5)
+            now = VirtualClock().now()
+            async with streaming(parts.app()) as second:
+                told = datetime.fromisoformat((await until(second, "overview"))["now"])
+                assert (now - told).total_seconds() < 2
+
+
+@in_virtual_time
+async def test_a_run_that_cannot_be_read_does_not_end_the_board(parts: Parts) -> None:
+    """The overview stays live, and so do the runs once it has gone."""
+    changes = parts.history.changes
+
+    async def broken(**_: Any) -> Changes:
+        raise ValueError("priority must be a number")
+
+    async with running(parts), streaming(parts.app()) as stream:
+        parts.history.changes = broken  # type: ignore[method-assign,assignment]
+        parts.history.put(run("r"))
+        assert (await until(stream, "overview", history="ok"))["states"]["queued"] == 1
+        parts.history.changes = changes  # type: ignore[method-assign]
+        await until(stream, "run", run_id="r")
+
+
+@in_virtual_time
+async def test_searches_leave_a_connection_free(parts: Parts) -> None:
+    """At most two read the history at once, and what pages see stays live meanwhile."""
+    newest, searching, most = parts.history.newest, 0, 0
+
+    async def slow(wanted: RunFilter, *, limit: int | None) -> list[Run]:
+        nonlocal searching, most
+        searching += 1
+        most = max(most, searching)
+        await asyncio.sleep(9)
+        searching -= 1
+        return await newest(wanted, limit=limit)
+
+    parts.history.newest = slow  # type: ignore[method-assign,assignment]
+    async with running(parts), streaming(parts.app()) as stream, asyncio.TaskGroup() as group:
+        for text in "abcdefgh":
+            group.create_task(ask(parts.app(), f"/api/v1/runs?q={text}"))
+        await asyncio.sleep(1)
+        parts.history.put(run("r", queued_at=VirtualClock().now()))
+        async with asyncio.timeout(2):
+            await until(stream, "run", run_id="r")
+    assert most == 2
 
 
 @in_virtual_time

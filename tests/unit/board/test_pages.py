@@ -39,7 +39,7 @@ async def test_links_lead_into_the_page(parts: Parts, path: str, place: str) -> 
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-@pytest.mark.parametrize("path", ["/", "/api/v1/runs", "/api/v1/runs/r"])
+@pytest.mark.parametrize("path", ["/", "/api/v1/runs", "/api/v1/runs/r", "/api/v1/live"])
 async def test_it_only_reads(parts: Parts, method: str, path: str) -> None:
     assert (await ask(parts.app(), path, method=method)).status == 405
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC
 
 from hypothesis import given
@@ -31,6 +32,16 @@ def test_a_cursor_leads_back_to_its_place(place: RunPlace) -> None:
     query = RunsQuery.of(QueryParams({"cursor": cursor_of(place)}))
     assert query.cursor == place
     assert [wanted.after for wanted in query.filters()] == [place]
+
+
+@given(
+    st.sampled_from(["0001-01-01T00:00:00+14:00 x", "9999-12-31T23:59:59-14:00 x", "2026-01-18T12:00:00 x", "0 x"])
+    | st.text(max_size=40)
+)
+def test_a_forged_cursor_is_used_or_refused(text: str) -> None:
+    forged = base64.urlsafe_b64encode(text.encode()).decode()
+    for fault in faults(RunsQuery, [("cursor", forged)]):
+        assert fault.message.startswith("isn't a cursor")
 
 
 def faults(parameters: type[Parameters], given: list[tuple[str, str]]) -> list[Fault]:

@@ -149,6 +149,17 @@ FAULTS = {
     "no module of that name": Fault(
         ("Dataset 'records', step 1: ", "'python: nowhere:f'", "Install"), (dataset({"python": "nowhere:f"}),)
     ),
+    "a column that a function declares and the query lacks": Fault(
+        ("Dataset 'records', step 1: ", "reads column 'nmae'", "id, name, status"),
+        (dataset({"python": {"function": "tests.unit.steps.hooks:watch", "reads": ["nmae"]}}),),
+    ),
+    "a function that declares nothing": Fault(
+        ("datasets.0.steps.0.python.declaration.reads: ", "required"), (dataset({"python": {"function": "a:f"}}),)
+    ),
+    "a function that adds a column of no type": Fault(
+        ("datasets.0.steps.0.python.declaration.adds.n: ", "'integer'"),
+        (dataset({"python": {"function": "a:f", "reads": ["id"], "adds": {"n": "int"}}}),),
+    ),
 }
 
 

@@ -168,6 +168,9 @@ def test_an_event_that_would_be_a_dead_letter_is_65(event: Any, capsys: pytest.C
         ({"headers": [], "value": {}}, 0, ""),
         ({"headers": "x", "value": {}}, 65, "isn't a Kafka message"),
         ({"topic": 7, "value": {}}, 65, "isn't a Kafka message"),
+        ({"key": "\ud800", "value": {}}, 65, "isn't Unicode"),
+        ({"topic": "\ud800", "value": {}}, 65, "isn't Unicode"),
+        ({"headers": {"x": None}, "value": {}}, 0, ""),
     ],
 )
 def test_an_example_that_is_no_event_is_told(
@@ -176,6 +179,23 @@ def test_an_example_that_is_no_event_is_told(
     """Before it is tried."""
     assert main(["triggers", "check", str(SMALL), "--event", event(document)]) == code
     assert message in capsys.readouterr().err
+
+
+def test_an_example_may_need_its_topic(tmp_path: Path, event: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """If a trigger of another topic can't use it. The message says so."""
+    path = tmp_path / "triggers.yaml"
+    path.write_text("triggers: [{topic: a, agency_id: data.id}, {topic: b, agency_id: data.agency.id}]")
+    assert main(["triggers", "check", str(path), "--event", event({"id": 7})]) == 65
+    assert "If it is of another topic than b, name that" in capsys.readouterr().err
+    assert main(["triggers", "check", str(path), "--event", event({"topic": "a", "value": {"id": 7}})]) == 0
+
+
+def test_a_path_that_may_be_meant_otherwise_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Paths of `body` begin within the body."""
+    path = tmp_path / "triggers.yaml"
+    path.write_text("triggers: [{topic: a, agency_id: data.id, match: {body: {data.status: final}}}]")
+    assert main(["triggers", "check", str(path)]) == 0
+    assert "or else write status" in capsys.readouterr().out
 
 
 def test_an_example_that_isnt_there_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,6 +251,7 @@ CONTRACT = [
                         {"add": {"exported_by": "{run_id}"}},
                         {"filter": "status != 'deleted'"},
                         {"python": "mycompany.steps:normalise"},
+                        {"python": {"function": "mycompany.steps:rate", "reads": ["id"], "adds": {"n": "integer"}}},
                     ],
                     "format": "ndjson",
                     "compression": "none",
@@ -352,6 +353,10 @@ REFUSED = {
     "a function without a module": (
         JOB_CONFIG,
         changed(SMALL, "datasets", 0, "steps", to=[{"python": "normalise"}]),
+    ),
+    "a function without columns": (
+        JOB_CONFIG,
+        changed(SMALL, "datasets", 0, "steps", to=[{"python": {"function": "a:f", "adds": {"n": "integer"}}}]),
     ),
     "a duration without a unit": (
         JOB_CONFIG,

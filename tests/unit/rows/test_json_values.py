@@ -1,6 +1,7 @@
 """JSON of exact values, both ways."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -86,3 +87,30 @@ def test_whatever_is_written_is_read_back(document: Any):
     assert "\n" not in text
     assert loads(text) == document
     assert json.loads(text, parse_float=Decimal) == document
+
+
+@given(
+    text=st.recursive(
+        st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+        | st.sampled_from(["-0", "-0.0", "null", "true", '"-0"', '"\\ud800"', '"\\u00e9"', "NaN", "01", "9" * 641])
+        | st.text().map(json.dumps),
+        lambda inner: (
+            st.lists(inner).map(lambda parts: f"[{', '.join(parts)}]")
+            | st.lists(inner, max_size=3).map(lambda parts: "{" + ",".join(f'"a": {part}' for part in parts) + "}")
+        ),
+        max_leaves=10,
+    )
+)
+def test_documents_are_read_as_pythons_decoder_reads_them(text: str):
+    """With numbers that are exact, of the same types; what isn't JSON has the same error."""
+
+    def read(reader: Callable[[str], Any]) -> str:
+        try:
+            return repr(reader(text))
+        except ValueError as error:
+            return repr(error)
+
+    def integer(digits: str) -> Any:
+        return Decimal(digits) if digits == "-0" or len(digits) > 640 else int(digits)
+
+    assert read(loads) == read(lambda each: json.loads(each, parse_float=Decimal, parse_int=integer))

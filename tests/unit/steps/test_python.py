@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -122,6 +123,20 @@ async def test_the_services_own_errors_pass():
     for errors in (FAILING, CollectedErrors()):
         with pytest.raises(Throttled):
             await called("throttled", *ids(1, 2), errors=errors)
+
+
+async def test_the_last_step_puts_back_what_was_left_alone():
+    """As carried, in rows of its own: the function may keep those that it returned."""
+    document, changed = Raw(b'{"a": 1.0}'), Raw(b'{"seen": 0}')
+    rows: Rows = [{"id": 2, "doc": document, "twin": changed}]
+    kinds = (column_of_kind(name, Kind.JSON, "json") for name in ("doc", "twin"))
+    last = replace(context(Columns((Column("id"), *kinds)), row_errors=FAILING), last=True)
+
+    async with Python(f"{HOOKS}:keep_and_see_twin", last) as python:
+        after = await python(batch(*rows))
+
+    assert after.rows == [{"id": 2, "doc": document, "twin": {"seen": 1}}]
+    assert hooks.seen == [{"id": 2, "doc": {"a": Decimal("1.0")}, "twin": {"seen": 1}}]
 
 
 # -- which rows come back ------------------------------------------------------------------------

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline_processing.errors import KafkaUnavailable
+import pytest
+
+from pipeline_processing.errors import InvalidEvent, KafkaUnavailable
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.port import Headers, Outgoing, Record
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.triggers.config import Triggers
+from pipeline_processing.triggers.config import EventTrigger, Triggers
 from pipeline_processing.triggers.event_intake import Aside, EventIntake, EventReader
 from pipeline_processing.triggers.process import NeededByTriggers
-from pipeline_processing.triggers.windows import Happened, read_entry
+from pipeline_processing.triggers.windows import AgencyWindows, Happened, apply, read_entry
 from tests.memory.broker import MemoryBroker
 from tests.memory.letters import MemoryLetters
 from tests.unit.in_memory import Between, Interposed, refused
@@ -158,7 +162,8 @@ async def test_a_missing_topic_is_waited_for() -> None:
     taking.health.state = "serving"
     async with taking.running():
         await taking.clock.sleep(5)
-        assert [problem for problem in taking.health.not_ready() if EVENTS in problem]
+        (problem,) = taking.health.not_ready()
+        assert problem.startswith(f"the topic {EVENTS}: it doesn't exist")
         taking.broker.create(EVENTS)
         await taking.clock.sleep(5)
         assert taking.health.not_ready() == []
@@ -187,3 +192,59 @@ async def test_a_repeated_event_without_debounce_is_the_same_run() -> None:
     of_updated = [entry.request.run_id for entry in taking.entries() if entry.trigger == "updated"]
     assert len(set(of_all)) == 1
     assert len(set(of_updated)) == 2
+
+
+def test_a_repeated_event_that_asks_for_something_else_is_another_run() -> None:
+    """It has no time, so `since` is the time of its message. With one run id, the requests would conflict."""
+    clock = VirtualClock()
+    trigger = EventTrigger.model_validate(
+        {"name": "t", "topic": EVENTS, "agency_id": "data.agency_id", "since": "event_time"}
+    )
+    reader = EventReader([trigger], triggers_id="file", entries_topic=ENTRIES, clock=clock)
+    asked = [
+        asked_by(reader, event_record({"agency_id": 7}, offset=offset, at=clock.now() - timedelta(seconds=age)))
+        for offset, age in enumerate([9, 9, 5])
+    ]
+    assert [(now - asked_since).total_seconds() for now in [clock.now()] for _, asked_since in asked] == [9, 9, 5]
+    first, again, later = [run_id for run_id, _ in asked]
+    assert first == again != later
+
+
+@pytest.mark.parametrize("triggers", [1, 20, 150])
+def test_the_windows_of_all_triggers_fit_into_one_message(triggers: int) -> None:
+    """Whatever the senders of events write: longer params are dead letters, and a tracestate isn't kept."""
+    clock = VirtualClock()
+    written = {"topic": EVENTS, "agency_id": "data.agency_id", "params": {"p": {"from": "data.p"}}}
+    listed = [
+        EventTrigger.model_validate({**written, "name": f"t{number}", "debounce": {"quiet_for": "10s"}})
+        for number in range(triggers)
+    ]
+    reader = EventReader(listed, triggers_id="file", entries_topic=ENTRIES, clock=clock)
+
+    def read(length: int, offset: int) -> list[Outgoing]:
+        headers = (("traceparent", b"00-" + b"a" * 5000), ("tracestate", b"v=" + b"x" * 5000))
+        record = event_record({"agency_id": 7, "p": "x" * length}, offset=offset, at=clock.now(), headers=headers)
+        return reader.read(record, topic_id="a" * 32)
+
+    with pytest.raises(InvalidEvent, match="Send shorter params") as refused:
+        read(64 * 1024, 0)
+    (most,) = re.findall("may have ([0-9,]+) at most", str(refused.value))
+    state = AgencyWindows(agency_id=7)
+    entries = [entry.value for offset in range(20) for entry in read(int(most.replace(",", "")) - 600, offset)]
+    for offset, entry in enumerate(entries):
+        state, _ = apply(state, read_entry(entry or b""), offset=offset, at=clock.now())
+    assert len(state.write()) < 1_000_000
+
+
+def event_record(body: object, *, offset: int, at: datetime, headers: Headers = ()) -> Record:
+    ce = {"ce_specversion": b"1.0", "ce_id": b"1", "ce_source": b"/crm", "ce_type": b"agency.updated"}
+    value = json.dumps(body).encode()
+    return Record(EVENTS, 0, offset, round(at.timestamp() * 1000), b"any", value, (*ce.items(), *headers))
+
+
+def asked_by(reader: EventReader, record: Record) -> tuple[str | None, datetime]:
+    (entry,) = reader.read(record, topic_id="id")
+    happened = read_entry(entry.value or b"")
+    assert isinstance(happened, Happened)
+    assert happened.request.since is not None
+    return happened.request.run_id, happened.request.since

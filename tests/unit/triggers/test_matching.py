@@ -1,6 +1,7 @@
 """Upstream events: what is read from a record, which triggers it matches, and when it is a dead letter."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -112,6 +113,17 @@ def test_what_is_no_agency_id_is_told(value: Any) -> None:
     assert "looks there for the agency's id" in fault(binary({"agency_id": value}))
 
 
+@pytest.mark.parametrize(("value", "told"), [({"name": "Ada"}, "an object"), ([["Ada"]], "a list")])
+def test_only_scalars_of_an_event_are_quoted(value: Any, told: str) -> None:
+    """Faults are logged, and an object may hold personal data."""
+    assert fault(binary({"agency_id": value})).startswith(f"data.agency_id of the event is {told}, and trigger 't'")
+    asking = trigger(params={"region": {"from": "data.region"}})
+    assert (
+        fault(binary({"agency_id": 1, "region": value}), asking)
+        == "Trigger 't' can't use the event: params: region must be text, a number, true, false or null."
+    )
+
+
 @pytest.mark.parametrize("body", [None, {}, [], "text", 7, {"agency": {"agency_id": 7}}])
 def test_an_event_without_an_agency_is_told(body: Any) -> None:
     """With the path where it should stand."""
@@ -128,6 +140,8 @@ def test_an_event_without_an_agency_is_told(body: Any) -> None:
         (record(b" " * (MAX_EVENT_BYTES + 1), STRUCTURED), "an event may have 1,048,576 at most"),
         (record(b"{", STRUCTURED), "isn't JSON"),
         (record([], STRUCTURED), "the value isn't an object"),
+        (replace(binary({"agency_id": 1}), timestamp_ms=1_768_737_600_000_000), "set it in milliseconds since 1970"),
+        (replace(binary({"agency_id": 1}), timestamp_ms=2**63 - 1), "set it in milliseconds since 1970"),
         (binary({"agency_id": 1}, specversion="0.3"), "attributes aren't valid"),
         (binary({"agency_id": 1}, id=""), "attributes aren't valid"),
         (structured({"agency_id": 1}, source=7), "attributes aren't valid"),

@@ -1,13 +1,17 @@
 """Entries are settled in order, also after a crash, a reassignment, or the loss of their changelog."""
 
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import telemetry_with
-from pipeline_processing.triggers.windowing import Reassigned
-from pipeline_processing.triggers.windows import Pace
+from pipeline_processing.triggers.windowing import COMPLETE, Reassigned
+from pipeline_processing.triggers.windows import AgencyWindows, Pace, newer_state
 from tests.unit.stepped_clock import SteppedClock
 from tests.unit.triggers.triggered import ENTRIES, EVENTS, REQUESTS, Triggered, event
 
@@ -124,19 +128,28 @@ async def test_a_changelog_that_was_recreated_counts_as_lost(triggered: Triggere
     assert len(triggered.requests()) == 12
 
 
-async def test_an_unreadable_changelog_counts_as_lost(triggered: Triggered, clock: SteppedClock) -> None:
-    """One bad state makes the partition's states be rebuilt."""
+async def test_an_unreadable_state_counts_as_lost(
+    triggered: Triggered, clock: SteppedClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It alone is rebuilt from the log. What was wrong is logged, without the values."""
     await triggered.hold()
-    triggered.write(event(0), event(1, agency_id=8))
+    triggered.write(event(0), event(1, agency_id=8), event(2), event(3, agency_id=8))
     await triggered.take()
     for states in triggered.table.changelog.values():
-        states[b"7"] = b"{"
+        if b"7" in states:
+            states[b"7"] = b'{"version": 1, "agency_id": "secret"}'
+        if b"8" in states:  # another number of events than in the log
+            states[b"8"] = states[b"8"].replace(b'"events":2', b'"events":3')
     triggered.keeper = triggered.another()
     await triggered.hold()
+    logged = capsys.readouterr().out
+    assert "agency_id: Input should be a valid integer" in logged
+    assert "secret" not in logged
     clock.pass_(10)
     await triggered.close_due()
     await triggered.take()
-    assert len(triggered.requests()) == 2
+    asked = [line for line in capsys.readouterr().out.splitlines() if "requesting a run" in line]
+    assert sorted(re.findall(r"events\W+(\d)", " ".join(asked))) == ["2", "3"]
 
 
 async def test_open_windows_survive_a_recreated_log(triggered: Triggered, clock: SteppedClock) -> None:
@@ -157,14 +170,74 @@ async def test_open_windows_survive_a_recreated_log(triggered: Triggered, clock:
     assert [each["run_id"] for each in triggered.requests()] == ["run-7-0"]
 
 
-async def test_an_unreadable_entry_is_put_aside(triggered: Triggered, clock: SteppedClock) -> None:
-    """It stops no others."""
+async def test_a_closed_window_stays_closed_after_the_log_was_recreated(
+    triggered: Triggered, clock: SteppedClock
+) -> None:
+    """Its state has a lower offset than that of the old log, which compaction has yet to remove."""
     await triggered.hold()
-    triggered.broker.put(Outgoing(topic=ENTRIES, key=b"7", value=b'{"kind": "event"}'))
+    triggered.write(*(event(number) for number in range(5)))
+    await triggered.take()
+    before = triggered.table.states()
+    triggered.broker.delete(ENTRIES)
+    triggered.broker.create(ENTRIES)
+    for _ in range(2):
+        triggered.keeper = triggered.another()
+        await triggered.hold()
+        clock.pass_(10)
+        await triggered.close_due()
+        await triggered.take()
+        for partition, states in triggered.table.changelog.items():
+            for key, state in states.items():
+                states[key] = newer_state(before[partition].get(key), state)
+    assert len(triggered.requests()) == 1
+    assert not any(AgencyWindows.read(each).is_open for each in _states(triggered))
+
+
+async def test_a_new_agency_begins_in_the_logs_epoch(triggered: Triggered) -> None:
+    """Else the next process would count its entries again."""
+    await triggered.hold()
+    triggered.write(event(0))
+    await triggered.take()
+    triggered.broker.delete(ENTRIES)
+    triggered.broker.create(ENTRIES)
+    for number in range(1, 4):
+        triggered.keeper = triggered.another()
+        await triggered.hold()
+        triggered.write(event(number), *(event(number, agency_id=other) for other in range(8, 20)))
+        await triggered.take()
+    states = [AgencyWindows.read(state) for state in _states(triggered)]
+    of_7 = next(state for state in states if state.agency_id == 7)
+    others = {state.epoch for state in states if state.agency_id != 7}
+    assert of_7.epoch == 1
+    assert others <= {0, 1}
+    windows = [each.window.events for state in states for each in state.triggers.values() if each.window is not None]
+    assert sorted(windows) == [3] * 12 + [4]
+
+
+async def test_an_unreadable_entry_is_put_aside(
+    triggered: Triggered, clock: SteppedClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stops no others. The reason, which is logged, holds none of its values."""
+    await triggered.hold()
+    bad = b'{"kind": "event", "trigger": {"name": "secret"}}'
+    triggered.broker.put(Outgoing(topic=ENTRIES, key=b"7", value=bad))
     triggered.write(event(0, pace=None))
     await triggered.take()
-    assert [record.value for record, _ in triggered.letters.put] == [b'{"kind": "event"}']
+    ((record, error),) = triggered.letters.put
+    assert record.value == bad
+    assert "event.trigger: Input should be a valid string" in str(error)
+    assert "secret" not in str(error)
     assert len(triggered.requests()) == 1
+
+
+async def test_an_entry_whose_timestamp_is_invalid_is_put_aside(triggered: Triggered) -> None:
+    """This service doesn't write such an entry."""
+    await triggered.hold()
+    triggered.write(event(0, pace=None))
+    (record,) = triggered.broker.records(ENTRIES)
+    await triggered.keeper.take([replace(record, timestamp_ms=2**60)], triggered.table, triggered.stop)
+    assert len(triggered.letters.put) == 1
+    assert triggered.requests() == []
 
 
 async def test_a_window_stays_open_while_events_are_unread(triggered: Triggered, clock: SteppedClock) -> None:
@@ -188,6 +261,24 @@ async def test_a_window_stays_open_while_events_are_unread(triggered: Triggered,
     await triggered.close_due()
     await triggered.take()
     assert [each["run_id"] for each in triggered.requests()] == ["run-7-0"]
+
+
+async def test_a_window_of_a_recreated_topic_closes(triggered: Triggered, clock: SteppedClock) -> None:
+    """Nobody ever reads up to the old topic's end."""
+    await triggered.hold()
+    triggered.write(event(0))
+    await triggered.take()
+    for _ in range(20):
+        triggered.broker.put(Outgoing(topic=EVENTS, key=b"x", value=b"{}"))
+    clock.pass_(11)
+    await triggered.close_due()
+    triggered.broker.delete(EVENTS)
+    triggered.broker.create(EVENTS)
+    record = triggered.broker.put(Outgoing(topic=EVENTS, key=b"x", value=b"{}"))
+    triggered.broker.committed_by_member(EVENTS, {record.partition: 1})
+    await triggered.close_due()
+    await triggered.take()
+    assert len(triggered.requests()) == 1
 
 
 async def test_a_window_of_a_deleted_topic_closes(triggered: Triggered, clock: SteppedClock) -> None:
@@ -245,3 +336,8 @@ async def test_at_most_every_waits_for_nobody(triggered: Triggered, clock: Stepp
     await triggered.close_due()
     await triggered.take()
     assert len(triggered.requests()) == 1
+
+
+def _states(triggered: Triggered) -> Iterator[bytes]:
+    for states in triggered.table.states().values():
+        yield from (state for key, state in states.items() if key != COMPLETE)

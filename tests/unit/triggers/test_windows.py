@@ -218,7 +218,7 @@ def test_what_remains_of_a_window_whose_entries_are_gone_is_dropped(log: Log) ->
 def test_an_open_window_survives_a_recreated_log(log: Log) -> None:
     """Entries of the new log count, and close it."""
     log.write(event(0))
-    state, _ = apply(log.state.for_another_log(), event(1), offset=0, at=START)
+    state, _ = apply(log.state.for_another_log(1), event(1), offset=0, at=START)
     (closing,) = due(state, START + timedelta(hours=1), read_up_to=lambda _: START + timedelta(hours=1))
     _, ask = apply(state, closing, offset=1, at=START)
     assert ask is not None
@@ -233,6 +233,26 @@ def test_the_state_that_has_applied_more_is_newer(log: Log) -> None:
     newer = log.state.write()
     assert newer_state(None, older) == older
     assert newer_state(older, newer) == newer_state(newer, older) == newer
+
+
+def test_a_state_of_a_recreated_log_is_newer(log: Log) -> None:
+    """Although offsets begin anew: until compaction, both are in the changelog."""
+    log.write(*(event(number) for number in range(5)))
+    older = log.state.write()
+    newer = log.state.for_another_log(1).write()
+    assert newer_state(older, newer) == newer_state(newer, older) == newer
+
+
+def test_what_a_later_version_writes_can_be_read(log: Log) -> None:
+    """A request may have new keys. Those with default values aren't written."""
+    log.write(event(0, params={"region": "eu"}))
+    _, entry = write_entry(event(0))
+    for written in (log.state.write(), entry):
+        assert b"dry_run" not in written
+        assert b'"agency_id":7,"run_id"' in written
+    later = log.state.write().replace(b'"run_id"', b'"later":{"x":1},"run_id"')
+    assert AgencyWindows.read(later) == log.state
+    assert read_entry(entry.replace(b'"run_id"', b'"later":1,"run_id"')) == event(0)
 
 
 def test_a_state_of_a_later_version_can_be_read() -> None:

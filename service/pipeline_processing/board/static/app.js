@@ -59,6 +59,7 @@ async function show() {
     id: path.match(pattern)?.[1] ?? "",
     get: (path, asked) => get(path, asked, { signal }),
     changed: () => signal.aborted || render(),
+    reload: () => signal.aborted || load(),
     overview: () => overview,
   });
   Object.assign(view, { path, hash });

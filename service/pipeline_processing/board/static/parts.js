@@ -274,13 +274,12 @@ export function holder(run) {
   ];
 }
 
-/** How long the last runs of an agency took, oldest first, as a line. `durations` in milliseconds. */
+/** How long the last runs of an agency took, oldest first, as a line, or null. `durations` in milliseconds. */
 export function spark(durations) {
-  if (!durations?.length) return null;
+  if (!durations || durations.length < 2) return null;
   const [width, height, edge] = [72, 18, 2];
   const most = Math.max(...durations, 1);
-  const x = (index) =>
-    durations.length === 1 ? width - edge : edge + (index * (width - 2 * edge)) / (durations.length - 1);
+  const x = (index) => edge + (index * (width - 2 * edge)) / (durations.length - 1);
   const y = (value) => height - edge - (value / most) * (height - 2 * edge);
   const points = durations.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`);
   const told = `Last ${count(durations.length, "run")} of the agency: ${duration(Math.min(...durations))} to ${duration(most)}`;

@@ -68,6 +68,7 @@ export function follow(names, { onEvent, onState }) {
       // We reconnect ourselves: after some errors, a browser never does.
       close();
       onState("lost");
+      get("overview").catch(() => {}); // a stream doesn't tell why it ended: without a session, this asks for the login
       timer = setTimeout(open, wait * (0.8 + 0.4 * Math.random()));
       wait = Math.min(wait * 2, LONGEST_WAIT);
     });

@@ -39,7 +39,11 @@ export default function open({ get, changed }) {
           : letters.length
             ? [
                 letterTable(letters),
-                el("p", { class: "hint" }, "After the cause is corrected, send them again:"),
+                el(
+                  "p",
+                  { class: "hint" },
+                  "Once the cause is corrected, this sends all of them again; no run is doubled:",
+                ),
                 commandLine(REDRIVE),
               ]
             : empty("No dead letters."),

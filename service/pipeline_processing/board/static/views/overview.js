@@ -108,7 +108,7 @@ export async function agencyDurations(get, runs) {
 }
 
 /** Put a changed run into a list of the newest runs, which were queued last. */
-export function newest(runs, run, most) {
+export function newest(runs, run, most = Infinity) {
   const index = runs.findIndex(({ run_id }) => run_id === run.run_id);
   if (index >= 0) return runs.with(index, updated(runs[index], run));
   const queued = Date.parse(run.queued_at);

@@ -28,7 +28,7 @@ import {
 import { timeline } from "../timeline.js";
 import { applyProgress, updated } from "./overview.js";
 
-export default function open({ get, changed, id }) {
+export default function open({ get, changed, reload, id }) {
   let run = null;
 
   const load = async () => {
@@ -41,10 +41,10 @@ export default function open({ get, changed, id }) {
     ticking: () => run && !FINISHED.includes(run.state),
     on: {
       run(update) {
-        if (update.run_id !== id)
-          return run?.replays.some(({ run_id }) => run_id === update.run_id) ? void load() : false;
-        run = { ...run, ...updated(run, update) };
-        load().catch(() => {}); // attempts, artifacts and events have changed, too
+        const replay = run?.replays.some(({ run_id }) => run_id === update.run_id);
+        if (update.run_id !== id && !replay) return false;
+        if (run && !replay) run = { ...run, ...updated(run, update) };
+        reload(); // attempts, artifacts and events have changed, too
       },
       progress(update) {
         if (update.run_id !== id) return false;
@@ -294,7 +294,7 @@ function artifacts(run) {
           : run.state === "succeeded"
             ? "Their list is no longer stored."
             : FINISHED.includes(run.state)
-              ? "Nothing of this run is visible."
+              ? "No object was published."
               : "Nothing is visible before the run is decided.",
       ),
     ];

@@ -2,25 +2,32 @@
 
 import { el } from "../dom.js";
 import { count } from "../format.js";
-import { ACTIVE, empty, FINISHED, loading, panel } from "../parts.js";
+import { ACTIVE, empty, FINISHED, loading, panel, problem } from "../parts.js";
 import { foundTable } from "../runs.js";
 import { agencyDurations, applyProgress, newest } from "./overview.js";
 
 const PAGE = 50;
+const LARGEST_PAGE = 200;
 const STATES = ["queued", ...ACTIVE, ...FINISHED];
 const FILTERS = ["q", "agency_id", "state", "label", "error_kind", "since", "until"];
 
-export default function open({ get, changed, parameters }) {
+export default function open({ get, changed, reload, parameters }) {
   const asked = Object.fromEntries(FILTERS.map((name) => [name, parameters.get(name)]).filter(([, value]) => value));
   let runs = null;
   let cursor = null;
   let loadingMore = false;
+  let failure = null; // of the last page
+  let added = 0; // runs that came in live since the list was loaded
   let durations = {};
 
   async function load() {
-    const page = await get("runs", { ...query(asked), limit: PAGE });
+    // What has been loaded stays, as far as one page holds it.
+    const limit = Math.min(Math.max(PAGE, runs?.length ?? 0), LARGEST_PAGE);
+    const page = await get("runs", { ...query(asked), limit });
     runs = page.runs;
     cursor = page.next_cursor;
+    failure = null;
+    added = 0;
     changed();
     await refresh();
   }
@@ -33,17 +40,33 @@ export default function open({ get, changed, parameters }) {
   async function more() {
     if (loadingMore) return;
     loadingMore = true;
+    failure = null;
     changed();
     try {
+      const after = cursor;
       const page = await get("runs", { ...query(asked), limit: PAGE, cursor });
+      if (cursor !== after) return; // the list was loaded anew, and may end elsewhere
       const shown = new Set(runs.map((run) => run.run_id));
       runs = [...runs, ...page.runs.filter((run) => !shown.has(run.run_id))];
       cursor = page.next_cursor;
       await refresh();
+    } catch (error) {
+      failure = error;
     } finally {
       loadingMore = false;
       changed();
     }
+  }
+
+  /** Put a run into the list. None drops out, because the next page begins after the last one. */
+  function put(run) {
+    const longer = newest(runs, run);
+    if (cursor && longer.at(-1) === run) return; // the next page has it
+    added += longer.length - runs.length;
+    runs = longer;
+    if (added < LARGEST_PAGE) return;
+    added = 0;
+    reload(); // shortens the list
   }
 
   return {
@@ -57,7 +80,7 @@ export default function open({ get, changed, parameters }) {
         if (!runs) return;
         const shown = runs.some(({ run_id }) => run_id === run.run_id);
         if (shown && !fits(run, asked)) runs = runs.filter(({ run_id }) => run_id !== run.run_id);
-        else if (shown || fits(run, asked)) runs = newest(runs, run, Math.max(PAGE, runs.length));
+        else if (shown || fits(run, asked)) put(run);
       },
       progress(progress) {
         applyProgress(
@@ -80,6 +103,7 @@ export default function open({ get, changed, parameters }) {
               runs && el("span", { class: "quiet" }, cursor ? `the newest ${runs.length}` : count(runs.length, "run")),
           },
           found(runs, durations, asked),
+          failure && problem(failure, false),
           cursor &&
             el(
               "button",
@@ -97,6 +121,7 @@ function query(asked) {
   const { since, until, ...rest } = asked;
   const day = (value, days) => {
     const start = new Date(`${value}T00:00`);
+    if (isNaN(start)) throw new Error(`${value} isn't a day; write it as 2026-01-31.`);
     start.setDate(start.getDate() + days);
     return start.toISOString();
   };

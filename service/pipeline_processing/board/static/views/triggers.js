@@ -76,7 +76,7 @@ function windowTable(windows, open) {
     key: (window) => window.run_id,
     columns: [
       {
-        label: "Run to be",
+        label: "Next run id",
         className: "main",
         cell: (window) => el("span", { class: "run-id", title: window.run_id }, foreign(window.run_id)),
       },

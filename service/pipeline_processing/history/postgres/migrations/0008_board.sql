@@ -18,12 +18,12 @@ CREATE TABLE artifacts (
 -- renewing a lease still touches no index.
 
 -- The queue by age: what waits longest.
-CREATE INDEX runs_queued_by_age ON runs (queued_at, run_id) INCLUDE (not_before) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS runs_queued_by_age ON runs (queued_at, run_id) INCLUDE (not_before) WHERE state = 'queued';
 -- Runs that wait for another attempt. Few at any time.
-CREATE INDEX runs_retrying ON runs (queued_at) WHERE state = 'queued' AND attempt > 0;
+CREATE INDEX IF NOT EXISTS runs_retrying ON runs (queued_at) WHERE state = 'queued' AND attempt > 0;
 -- What has finished since some time, and how it went.
-CREATE INDEX runs_finished ON runs (finished_at) INCLUDE (state, duration_ms, rows_written, bytes_written)
+CREATE INDEX IF NOT EXISTS runs_finished ON runs (finished_at) INCLUDE (state, duration_ms, rows_written, bytes_written)
     WHERE finished_at IS NOT NULL;
 -- The last runs of an agency that have finished, although thousands may wait.
-CREATE INDEX runs_finished_by_agency ON runs (agency_id, finished_at DESC) INCLUDE (state, duration_ms, rows_read)
+CREATE INDEX IF NOT EXISTS runs_finished_by_agency ON runs (agency_id, finished_at DESC) INCLUDE (state, duration_ms, rows_read)
     WHERE finished_at IS NOT NULL;
