@@ -1,5 +1,6 @@
 """The wheel, installed from the index as a user does it, by the pips that supported Pythons came with at first."""
 
+import json
 import os
 import subprocess
 import sys
@@ -30,14 +31,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("version", [OLDEST, *(pytest.param(each, marks=pytest.mark.long) for each in LATER)])
 def test_an_old_pip_finds_versions_that_go_together(wheel: Path, tmp_path: Path, version: str) -> None:
-    """In an empty environment. The oldest of them installs what it found, and the command starts."""
+    """In an empty environment. What the oldest of them finds is installed, and the command starts."""
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", tmp_path / "pip", f"pip=={version}")
-    bin_ = tmp_path / "venv" / "bin"
-    pip = (bin_ / "python", "-m", "pip", "--disable-pip-version-check", "install", "--only-binary", ":all:")
+    python, report = tmp_path / "venv" / "bin" / "python", tmp_path / "report.json"
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--only-binary", ":all:")
 
-    if version != OLDEST:
-        run(*pip, "--dry-run", wheel, PYTHONPATH=str(tmp_path / "pip"))
-    else:
-        run(*pip, "--no-compile", wheel, PYTHONPATH=str(tmp_path / "pip"))
-        assert "agency_data_job" in run(bin_ / "pipeline-processing", "run", "--help")
+    run(*pip, "--dry-run", "--report", report, wheel, PYTHONPATH=str(tmp_path / "pip"))
+    if version == OLDEST:
+        # By uv, which takes a tenth of pip's time.
+        found = [each["download_info"]["url"] for each in json.loads(report.read_text())["install"]]
+        run(sys.executable, "-m", "uv", "pip", "install", "--no-deps", "--python", python, *found)
+        assert "agency_data_job" in run(python.with_name("pipeline-processing"), "run", "--help")

@@ -217,12 +217,14 @@ def _carrier(column: Column, carry: str) -> Callable[[Any], Any]:
             return make.checked
 
 
+_BEYOND = r"-?infinity|(?=[0-9]{{5}}|.* BC$)[0-9]{{4,}}-[0-9]{{2}}-[0-9]{{2}}{time}( BC)?"
+_TIME = r"[T ][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?"
 _BEYOND_PYTHON: Mapping[Kind, re.Pattern[str]] = {
-    Kind.DATE: re.compile(r"-?infinity|\d{4,}-\d\d-\d\d( BC)?"),
-    Kind.TIMESTAMP: re.compile(r"-?infinity|\d{4,}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( BC)?"),
-    Kind.TIMESTAMPTZ: re.compile(r"-?infinity|\d{4,}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?\+00(:00)?( BC)?"),
+    Kind.DATE: re.compile(_BEYOND.format(time="")),
+    Kind.TIMESTAMP: re.compile(_BEYOND.format(time=_TIME)),
+    Kind.TIMESTAMPTZ: re.compile(_BEYOND.format(time=_TIME + "[+]00(:00)?")),
 }
-"""Texts of carried times. The function gets those outside Python's range of years as text."""
+"""Carried times outside Python's range of years, which the function gets as text."""
 
 
 class _Carrier:
@@ -243,7 +245,7 @@ class _Carrier:
         return self.checked(value)
 
     def time(self, value: Any) -> Any:
-        """A text as `natural` returns it stays as it is."""
+        """Text outside Python's range of years stays as it is."""
         if isinstance(value, str) and self._time is not None and self._time.fullmatch(value):
             return value
         return self.checked(value)

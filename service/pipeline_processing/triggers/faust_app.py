@@ -99,10 +99,10 @@ class FaustLog:
         self._unsure_until = 0.0
         self._batch: list[Any] = []
         """Events that are being settled."""
-        self._taken = True
-        """Whether entries were taken since the last look at the progress."""
         self._checked_at = 0.0
-        self._stalls = 0
+        """When the progress was looked at."""
+        self._stalls: dict[tuple[int, int], int] = {}
+        """Partition and offset of entries that are yet to be taken → how often they were so when looked at."""
         self._queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=2 * _BATCH)
 
     async def run(self, stop: asyncio.Event, *, ticks: Sequence[Tick]) -> None:
@@ -234,6 +234,7 @@ class FaustLog:
             try:
                 if self._held != self._restored:
                     await self._hold(stop)
+                self._health.state = "serving"
                 await self._settle(stop)
                 if self._clock.monotonic() - ticked_at >= _TICK_SECONDS:
                     ticked_at = self._clock.monotonic()
@@ -255,7 +256,6 @@ class FaustLog:
             self._held = None  # try again once this process is sure
             raise
         log.info("holding windows", partitions=partitions)
-        self._health.state = "serving"
 
     async def _settle(self, stop: asyncio.Event) -> None:
         self._batch = self._batch or await self._next(stop)  # again, if this process wasn't sure to hold them
@@ -264,19 +264,19 @@ class FaustLog:
             await self._keeper.take([_record(event.message) for event in events], self, stop)
             for event in events:
                 event.ack()
-            self._taken = True
         self._batch = []
 
     async def _check_progress(self, stop: asyncio.Event) -> None:
-        """Raises KafkaUnavailable if there have been entries for a minute, and Faust has delivered none of them."""
+        """Raises KafkaUnavailable if Faust has delivered none of a partition's entries for a minute."""
         now = self._clock.monotonic()
-        if self._taken:
-            self._checked_at, self._stalls, self._taken = now, 0, False
-        elif now - self._checked_at >= _LAG_SECONDS:
-            self._checked_at = now
-            self._stalls = self._stalls + 1 if await self._keeper.lag(stop) else 0
-            if self._stalls > _MOST_STALLS:
-                raise KafkaUnavailable("Faust delivers no entries although there are some. Start this process again.")
+        if now - self._checked_at < _LAG_SECONDS:
+            return
+        self._checked_at = now
+        self._stalls = {each: self._stalls.get(each, 0) + 1 for each in await self._keeper.behind(stop)}
+        if stalled := [partition for (partition, _), times in self._stalls.items() if times > _MOST_STALLS]:
+            raise KafkaUnavailable(
+                f"Faust delivers no entries of partition {stalled[0]}, but there are some. Start this process again."
+            )
 
     async def _next(self, stop: asyncio.Event) -> list[Any]:
         """Return what Faust delivers within a moment."""

@@ -177,10 +177,13 @@ class WindowKeeper:
         await self._store(applied.changed, table, stop)
         self._next.update((record.partition, record.offset + 1) for record in fresh)
 
-    async def lag(self, stop: asyncio.Event) -> int:
-        """Return how many entries of the held partitions are yet to be taken. Raises Stopped."""
+    async def behind(self, stop: asyncio.Event) -> list[tuple[int, int]]:
+        """
+        Return the held partitions with entries that are yet to be taken, each with the offset of the next one. Raises
+        Stopped.
+        """
         ends = await self._ask(partial(self._log.reader.ends, self._log.topic), stop)
-        return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self._next.items())
+        return [(partition, offset) for partition, offset in self._next.items() if offset < ends.get(partition, 0)]
 
     async def close_due(self, stop: asyncio.Event) -> None:
         """Write an entry for each window that is due. It closes once that entry is taken. Raises Stopped."""

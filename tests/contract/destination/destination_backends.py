@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ KEY = "agency_id=7/run_id=r-1/records/part-00000.ndjson"
 CONTENT = Content(dataset="records")
 METADATA = {"run-id": "r-1", "agency-id": "7", "attempt": "1", "trace-id": "0" * 32}
 SMALL = b'{"id": 1}\n' * 1000
-LARGE = b"".join(i.to_bytes(8, "big") for i in range(17 * MIB // 8)) + b"tail"
+LARGE = array("Q", range(17 * MIB // 8)).tobytes() + b"tail"
 
 
 def artifact(sealed: Sealed, key: str = KEY) -> Artifact:
