@@ -1,7 +1,9 @@
 """
-One set of embedded servers for all processes of pytest-xdist.
+One Postgres and one Kafka for all processes of pytest-xdist.
 
-The controller starts a server when a worker first asks for it. So servers end with the controller, however that ends.
+The controller starts one when a worker first asks for it. So they end with the controller, however that ends.
+
+Each worker has its own SeaweedFS: uploads to a shared one stall while tests of another worker keep it busy.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pipeline_processing.embedded.postgres import PostgresServer
 from pipeline_processing.embedded.process import EmbeddedServerError
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.embedded.server import EmbeddedServer
-from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
+from pipeline_processing.embedded.servers import EmbeddedServers
 
 Offer = dict[str, Any]
 """How a worker reaches the controller, in types that xdist can send."""
@@ -43,32 +45,28 @@ def offered_servers() -> Iterator[Offer]:
 
 def _answer(listener: Listener, running: ExitStack) -> None:
     @cache
-    def servers() -> EmbeddedServers:
-        return running.enter_context(embedded_servers(kafka=False))
-
-    @cache
-    def kafka() -> KafkaServer:
-        return running.enter_context(servers().kafka)
+    def started(kind: type[EmbeddedServer]) -> EmbeddedServer:
+        return running.enter_context(kind())
 
     while True:
         with listener.accept() as worker:
             try:
-                server: EmbeddedServer = kafka() if (name := worker.recv()) == "kafka" else getattr(servers(), name)
-                worker.send(server._ports)
+                worker.send(started(worker.recv())._ports)
             except EmbeddedServerError as error:
                 worker.send(error)
 
 
-def servers_from(offer: Offer) -> EmbeddedServers:
+@contextmanager
+def servers_from(offer: Offer) -> Iterator[EmbeddedServers]:
     """
-    In a worker: return the controller's Postgres and SeaweedFS, and its Kafka, which is to be entered as a block.
+    In a worker: the controller's Postgres and Kafka, and a SeaweedFS. Kafka is to be entered as a block later.
 
     Raises EmbeddedServerError if they don't start.
     """
-    postgres, seaweedfs = PostgresServer(), SeaweedFSServer()
-    _connect(postgres, offer, "postgres")
-    _connect(seaweedfs, offer, "seaweedfs")
-    return EmbeddedServers(postgres=postgres, seaweedfs=seaweedfs, kafka=_SharedKafka(offer))
+    postgres = PostgresServer()
+    _connect(postgres, offer, PostgresServer)
+    with SeaweedFSServer() as seaweedfs:
+        yield EmbeddedServers(postgres=postgres, seaweedfs=seaweedfs, kafka=_SharedKafka(offer))
 
 
 class _SharedKafka(KafkaServer):
@@ -77,14 +75,14 @@ class _SharedKafka(KafkaServer):
         self._offer = offer
 
     def __enter__(self) -> Self:
-        _connect(self, self._offer, "kafka")
+        _connect(self, self._offer, KafkaServer)
         return self
 
 
-def _connect(server: EmbeddedServer, offer: Offer, name: str) -> None:
+def _connect(server: EmbeddedServer, offer: Offer, kind: type[EmbeddedServer]) -> None:
     """Make clients of `server` reach the controller's."""
     with Client((LOOPBACK, offer["port"]), authkey=offer["key"]) as controller:
-        controller.send(name)
+        controller.send(kind)
         answer = controller.recv()
     if isinstance(answer, EmbeddedServerError):
         raise answer
