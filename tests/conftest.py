@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
 from typing import Any
 
@@ -80,8 +80,7 @@ def servers(pytestconfig: pytest.Config) -> Iterator[EmbeddedServers]:
     """
     Real servers for the whole session, started for the first test that uses one; Kafka by `kafka`.
 
-    Workers of pytest-xdist share Postgres and Kafka. With `--servers=containers`, each has its own servers, with the
-    same methods.
+    All workers of pytest-xdist share one set. With `--servers=containers`, each has its own, with the same methods.
     """
     running: AbstractContextManager[EmbeddedServers]
     if in_containers(pytestconfig):
@@ -89,7 +88,7 @@ def servers(pytestconfig: pytest.Config) -> Iterator[EmbeddedServers]:
 
         running = container_servers(os.environ)
     elif hasattr(pytestconfig, "workerinput"):
-        running = servers_from(pytestconfig.workerinput["servers"])
+        running = nullcontext(servers_from(pytestconfig.workerinput["servers"]))
     else:
         running = embedded_servers(kafka=False)
     with running as started:

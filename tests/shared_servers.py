@@ -1,9 +1,7 @@
 """
-One Postgres and one Kafka for all processes of pytest-xdist.
+One set of embedded servers for all processes of pytest-xdist.
 
-The controller starts one when a worker first asks for it. So they end with the controller, however that ends.
-
-Each worker has its own SeaweedFS: uploads to a shared one stall while tests of another worker keep it busy.
+The controller starts a server when a worker first asks for it. So servers end with the controller, however that ends.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from pipeline_processing.embedded.postgres import PostgresServer
 from pipeline_processing.embedded.process import EmbeddedServerError
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.embedded.server import EmbeddedServer
-from pipeline_processing.embedded.servers import EmbeddedServers
+from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 
 Offer = dict[str, Any]
 """How a worker reaches the controller, in types that xdist can send."""
@@ -45,28 +43,32 @@ def offered_servers() -> Iterator[Offer]:
 
 def _answer(listener: Listener, running: ExitStack) -> None:
     @cache
-    def started(kind: type[EmbeddedServer]) -> EmbeddedServer:
-        return running.enter_context(kind())
+    def servers() -> EmbeddedServers:
+        return running.enter_context(embedded_servers(kafka=False))
+
+    @cache
+    def kafka() -> KafkaServer:
+        return running.enter_context(servers().kafka)
 
     while True:
         with listener.accept() as worker:
             try:
-                worker.send(started(worker.recv())._ports)
+                server: EmbeddedServer = kafka() if (name := worker.recv()) == "kafka" else getattr(servers(), name)
+                worker.send(server._ports)
             except EmbeddedServerError as error:
                 worker.send(error)
 
 
-@contextmanager
-def servers_from(offer: Offer) -> Iterator[EmbeddedServers]:
+def servers_from(offer: Offer) -> EmbeddedServers:
     """
-    In a worker: the controller's Postgres and Kafka, and a SeaweedFS. Kafka is to be entered as a block later.
+    In a worker: return the controller's Postgres and SeaweedFS, and its Kafka, which is to be entered as a block.
 
     Raises EmbeddedServerError if they don't start.
     """
-    postgres = PostgresServer()
-    _connect(postgres, offer, PostgresServer)
-    with SeaweedFSServer() as seaweedfs:
-        yield EmbeddedServers(postgres=postgres, seaweedfs=seaweedfs, kafka=_SharedKafka(offer))
+    postgres, seaweedfs = PostgresServer(), SeaweedFSServer()
+    _connect(postgres, offer, "postgres")
+    _connect(seaweedfs, offer, "seaweedfs")
+    return EmbeddedServers(postgres=postgres, seaweedfs=seaweedfs, kafka=_SharedKafka(offer))
 
 
 class _SharedKafka(KafkaServer):
@@ -75,14 +77,14 @@ class _SharedKafka(KafkaServer):
         self._offer = offer
 
     def __enter__(self) -> Self:
-        _connect(self, self._offer, KafkaServer)
+        _connect(self, self._offer, "kafka")
         return self
 
 
-def _connect(server: EmbeddedServer, offer: Offer, kind: type[EmbeddedServer]) -> None:
+def _connect(server: EmbeddedServer, offer: Offer, name: str) -> None:
     """Make clients of `server` reach the controller's."""
     with Client((LOOPBACK, offer["port"]), authkey=offer["key"]) as controller:
-        controller.send(kind)
+        controller.send(name)
         answer = controller.recv()
     if isinstance(answer, EmbeddedServerError):
         raise answer
