@@ -4,9 +4,8 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import cache
-from typing import Any
 
 import botocore.session
 import pytest
@@ -19,7 +18,6 @@ from pipeline_processing.embedded.servers import EmbeddedServers, embedded_serve
 from tests.debian import PackageMissing
 from tests.pgbouncer import NewPool, PgBouncer
 from tests.properties import QUICK
-from tests.shared_servers import Offer, offered_servers, servers_from
 
 settings.load_profile(QUICK)
 # Every S3 client finds and reads the same megabytes of service descriptions, which takes most of the time to open it.
@@ -54,20 +52,6 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
-OFFER = pytest.StashKey[Offer]()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist how to reach the servers that all share."""
-    config: pytest.Config = node.config
-    if OFFER not in config.stash:
-        stack = ExitStack()
-        config.add_cleanup(stack.close)
-        config.stash[OFFER] = stack.enter_context(offered_servers())
-    node.workerinput["servers"] = config.stash[OFFER]
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from going through thousands of collected tests again and again."""
@@ -80,16 +64,12 @@ def servers(pytestconfig: pytest.Config) -> Iterator[EmbeddedServers]:
     """
     Real servers for the whole session, started for the first test that uses one; Kafka by `kafka`.
 
-    Workers of pytest-xdist share Postgres and Kafka. With `--servers=containers`, each has its own servers, with the
-    same methods.
+    With `--servers=containers`, they have the same methods.
     """
-    running: AbstractContextManager[EmbeddedServers]
     if in_containers(pytestconfig):
         from tests.containers.servers import container_servers
 
         running = container_servers(os.environ)
-    elif hasattr(pytestconfig, "workerinput"):
-        running = servers_from(pytestconfig.workerinput["servers"])
     else:
         running = embedded_servers(kafka=False)
     with running as started:

@@ -34,7 +34,6 @@ from tests.acceptance.service import (
     staged_in,
     valid,
 )
-from tests.shared_servers import unique
 
 RUN = "happy-1"
 
@@ -361,10 +360,9 @@ def test_a_run_to_a_folder(service: Service) -> None:
 def test_no_secret_is_told_anywhere(service: Service) -> None:
     """Passwords of DSNs and S3's secret are in no output, row, event or object, whether a run succeeds or not."""
     postgres = service.servers.postgres
-    reader = unique("reader")
-    service.sql(f"CREATE ROLE {reader} LOGIN PASSWORD 's3cret-pw'")
-    service.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}")
-    dsn = f"postgresql://{reader}:s3cret-pw@127.0.0.1:{postgres.port}/{service.database}"
+    service.sql("CREATE ROLE reader_with_password LOGIN PASSWORD 's3cret-pw'")
+    service.sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader_with_password")
+    dsn = f"postgresql://reader_with_password:s3cret-pw@127.0.0.1:{postgres.port}/{service.database}"
     history = f"postgresql://{postgres.user}:hist0ry-pw@127.0.0.1:{postgres.port}/{service.database}"
     env = {"PIPELINE_SOURCE__DSN": dsn, "PIPELINE_HISTORY__DSN": history, "PIPELINE_WORKER__MAX_ATTEMPTS": "1"}
     wrong = [
@@ -384,7 +382,7 @@ def test_no_secret_is_told_anywhere(service: Service) -> None:
         bad = [finished(process) for process in started]
         shown = [service.cli("config", "show", env=env), service.cli("config", "check", "--connect", env=env)]
     finally:
-        service.sql(f"DROP OWNED BY {reader}; DROP ROLE {reader};")
+        service.sql("DROP OWNED BY reader_with_password; DROP ROLE reader_with_password;")
 
     assert good.returncode == 0, good.stderr
     assert {done.returncode for done in bad} == {69, 77, 78}, [done.stderr for done in bad]

@@ -61,10 +61,7 @@ def test_a_worker_hands_back_what_it_does_apart(service: Service, messages: Mess
     first.kill()
 
     second = service.serve(env=LEASE | {"PIPELINE_WORKER__DRAIN_SECONDS": "0"})
-    reading = (
-        "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' "
-        "AND datname = current_database() AND pid <> pg_backend_pid()"
-    )
+    reading = "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()"
     second.wait_until_said("it gets its own process")
     eventually(lambda: service.sql(reading) and service.outcomes("long") == ["lost", "running"], 60)
     second.stop()

@@ -140,8 +140,7 @@ def test_a_worker_that_stands_still_in_the_middle_of_a_claim(service: Service, m
     # The claim has locked the agency and the run, and comes upon a row of ours that isn't committed.
     service.sql("BEGIN")
     service.sql("INSERT INTO pipeline.run_attempts (run_id, attempt, fence, worker) VALUES ('claimed-1', 1, 0, 'us')")
-    blocked = "SELECT FROM pg_stat_activity WHERE wait_event = 'transactionid' AND datname = current_database()"
-    eventually(lambda: service.sql(blocked))
+    eventually(lambda: service.sql("SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"))
     stands_still.signal(signal.SIGSTOP)
     eventually(lambda: is_stopped(stands_still.process))
     service.sql("ROLLBACK")  # now the claim can be done, but nobody ends its transaction

@@ -11,7 +11,6 @@ from tests.acceptance.gate import GATED, Gate
 from tests.acceptance.kafka_side import Messages
 from tests.acceptance.running_api import running_api
 from tests.acceptance.service import HUGE, LARGE, OTHER, SMALL, Service, message, one_dataset, published_in
-from tests.shared_servers import unique
 from tests.upstream_api import Reply, UpstreamApi
 from tests.watching import eventually
 
@@ -22,15 +21,14 @@ RECORDS = "SELECT id, status FROM records WHERE agency_id = $1"
 def test_a_source_that_has_one_connection_left(service: Service, messages: Messages) -> None:
     """Runs wait for it, fewer at once, and all succeed, though none has a third try."""
     service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(GATED))
-    narrow = unique("narrow")
     service.sql(
-        f"CREATE ROLE {narrow} LOGIN CONNECTION LIMIT 1; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {narrow}; "
-        f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pg_catalog TO {narrow};"
+        "CREATE ROLE narrow LOGIN CONNECTION LIMIT 1; GRANT SELECT ON ALL TABLES IN SCHEMA public TO narrow; "
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pg_catalog TO narrow;"
     )
     dsn = service.environment["PIPELINE_SOURCE__DSN"]
     env = {
         "PIPELINE_HISTORY__DSN": dsn,
-        "PIPELINE_SOURCE__DSN": dsn.replace(f"//{service.servers.postgres.user}", f"//{narrow}"),
+        "PIPELINE_SOURCE__DSN": dsn.replace(f"//{service.servers.postgres.user}", "//narrow"),
     }
     try:
         with Gate(service, HUGE) as gate:
@@ -43,7 +41,7 @@ def test_a_source_that_has_one_connection_left(service: Service, messages: Messa
             events = messages.wait_for_completions(3)
         serve.stop()
     finally:
-        service.sql(f"DROP OWNED BY {narrow}; DROP ROLE {narrow};")
+        service.sql("DROP OWNED BY narrow; DROP ROLE narrow;")
 
     assert {event.json["state"] for event in events} == {"succeeded"}
     failures = [each["error_kind"] for run_id in ("second", "third") for each in service.attempts(run_id)]

@@ -17,8 +17,7 @@ from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.process import EmbeddedServerError, Launch, ScratchFolder
 from pipeline_processing.embedded.server import EmbeddedServer, not_installed
 
-# And connections enough for three workers' tests at once.
-_THROWAWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300")
+_THROWAWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 # No password: there is nothing of value here, and only loopback can connect.
 _HBA = f"host all all {LOOPBACK}/32 trust\n"
 

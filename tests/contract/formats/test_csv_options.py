@@ -16,7 +16,6 @@ from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.formats.csv import Csv
 from pipeline_processing.model import CsvOptions
 from tests.properties import examples
-from tests.shared_servers import unique
 
 Rows = list[list[str | None]]
 
@@ -86,10 +85,9 @@ class Database:
 
 @pytest.fixture(scope="module")
 def database(servers: EmbeddedServers) -> Iterator[Database]:
-    name = unique("csv_options")
-    servers.postgres.create_database(name)
+    servers.postgres.create_database("csv_options")
     with asyncio.Runner() as runner:
-        connection = runner.run(asyncpg.connect(servers.postgres.dsn(name)))
+        connection = runner.run(asyncpg.connect(servers.postgres.dsn("csv_options")))
         yield Database(runner, connection)
         runner.run(connection.close())
 

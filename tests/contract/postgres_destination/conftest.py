@@ -6,14 +6,12 @@ import pytest
 
 from pipeline_processing.embedded.servers import EmbeddedServers
 from tests.contract.postgres_destination.warehouse import Warehouse, warehouse_in
-from tests.shared_servers import unique
 
 
 @pytest.fixture(scope="session")
 def dsn(servers: EmbeddedServers) -> str:
-    name = unique("warehouse")
-    servers.postgres.create_database(name)
-    return servers.postgres.dsn(name)
+    servers.postgres.create_database("warehouse")
+    return servers.postgres.dsn("warehouse")
 
 
 @pytest.fixture

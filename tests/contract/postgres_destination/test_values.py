@@ -13,7 +13,6 @@ from pipeline_processing.errors import DataError
 from pipeline_processing.model import FormatName
 from tests.contract.postgres_destination.warehouse import METADATA, Warehouse, content, stage, warehouse_in
 from tests.contract.source.torture import SAMPLES, create, table
-from tests.shared_servers import unique
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -35,9 +34,8 @@ NO_JSON_INPUT = {
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tortured(servers: EmbeddedServers) -> AsyncIterator[Warehouse]:
     """A database with a table of every type, and a schema to load copies of them into."""
-    name = unique("warehouse_of_types")
-    servers.postgres.create_database(name)
-    async with warehouse_in(servers.postgres.dsn(name), "copies") as opened:
+    servers.postgres.create_database("warehouse_of_types")
+    async with warehouse_in(servers.postgres.dsn("warehouse_of_types"), "copies") as opened:
         await opened.execute("SET search_path TO public")
         await create(opened.connection)
         yield opened

@@ -18,7 +18,6 @@ from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Incoming
 from tests.contract.run_store.conftest import PostgresBackend, postgres_backend
 from tests.contract.run_store.helpers import PLAN, TRACE, claimed, events, message
-from tests.shared_servers import unique
 
 NEXT = Migration(
     version=MIGRATIONS[-1].version + 1,
@@ -208,14 +207,14 @@ async def test_a_user_without_rights_needs_none_once_migrated(
     connection: asyncpg.Connection, database: str, schema: str
 ) -> None:
     """A worker may check the schema with no right to create anything; creating one is refused with a clear error."""
-    worker = unique("runstore_worker")
-    await connection.execute(f"CREATE ROLE {worker} LOGIN")
+    await connection.execute("DROP ROLE IF EXISTS runstore_worker")
+    await connection.execute("CREATE ROLE runstore_worker LOGIN")
     try:
         await migrate(connection, schema)
-        await connection.execute(f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {worker}")
-        await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {quoted(schema)} TO {worker}")
+        await connection.execute(f"GRANT USAGE ON SCHEMA {quoted(schema)} TO runstore_worker")
+        await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {quoted(schema)} TO runstore_worker")
         async with DatabaseClient(
-            dsn=database.replace("://pipeline@", f"://{worker}@"),
+            dsn=database.replace("://pipeline@", "://runstore_worker@"),
             unavailable=HistoryUnavailable,
             application_name="tests",
         ) as client:
@@ -225,5 +224,5 @@ async def test_a_user_without_rights_needs_none_once_migrated(
                 async with client.connection() as restricted:
                     await migrate(restricted, f"{schema} new")
     finally:
-        await connection.execute(f"DROP OWNED BY {worker}")
-        await connection.execute(f"DROP ROLE {worker}")
+        await connection.execute("DROP OWNED BY runstore_worker")
+        await connection.execute("DROP ROLE runstore_worker")

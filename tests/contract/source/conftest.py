@@ -10,12 +10,11 @@ from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.reading import postgres, postgres_source
 from tests.pgbouncer import POOL_MODES, NewPool
-from tests.shared_servers import unique
 
 
 @pytest.fixture(scope="module")
 def database(servers: EmbeddedServers, request: pytest.FixtureRequest) -> str:
-    name = unique(request.module.__name__.rpartition(".")[2])
+    name: str = request.module.__name__.rpartition(".")[2]
     servers.postgres.create_database(name)
     return name
 

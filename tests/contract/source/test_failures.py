@@ -9,11 +9,9 @@ import pytest_asyncio
 from pipeline_processing.errors import AccessDenied, PipelineError, QueryFailed, QueryInvalid, SourceUnavailable
 from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.reading import config, postgres_source, read, reading, until
-from tests.shared_servers import unique
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-READER = unique("reader")
 ASLEEP = "datname = current_database() AND wait_event = 'PgSleep'"
 SLEEPING = f"SELECT FROM pg_stat_activity WHERE {ASLEEP}"
 
@@ -22,11 +20,11 @@ both_forms = pytest.mark.parametrize("carry", ["json", "text"])
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
 async def tables(connection: asyncpg.Connection) -> None:
-    await connection.execute(f"""
+    await connection.execute("""
         CREATE TABLE accounts (id int PRIMARY KEY);
         INSERT INTO accounts SELECT g FROM generate_series(1, 3000) g;
         CREATE TABLE secrets (id int);
-        CREATE ROLE {READER} LOGIN;
+        CREATE ROLE reader LOGIN;
         CREATE SEQUENCE numbers;
     """)
 
@@ -118,7 +116,7 @@ async def test_writing(query: str, carry: str, source: PostgresSource):
 @both_forms
 async def test_permission_denied(carry: str, dsn: str):
     """A table that the user may not read is a matter of access, not of the config."""
-    async with postgres_source(dsn.replace("pipeline@", f"{READER}@")) as source:
+    async with postgres_source(dsn.replace("pipeline@", "reader@")) as source:
         with pytest.raises(AccessDenied, match=r"'records': .*secrets") as raised:
             await read(source, "SELECT * FROM secrets", carry=carry)
 
@@ -151,8 +149,7 @@ async def test_a_session_that_is_ended_midway(carry: str, source: PostgresSource
         async with reading(source, many_rows, carry=carry) as batches:
             await anext(batches)
             await connection.fetch(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name = 'test' AND datname = current_database()"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'"
             )
             async for _ in batches:
                 pass

@@ -131,10 +131,7 @@ async def test_a_query_that_is_given_up_is_cancelled_behind_the_pool(
     pool: PgBouncer, database: str, connection: asyncpg.Connection
 ) -> None:
     """Otherwise it would go on, and keep a connection of the pool."""
-    asleep = (
-        "(SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(50%' "
-        "AND datname = current_database() AND pid <> pg_backend_pid())"
-    )
+    asleep = "(SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(50%' AND pid <> pg_backend_pid())"
     async with postgres_source(pool.dsn(database)) as source:
         reading = asyncio.create_task(read(source, "SELECT pg_sleep(50)::text AS pause"))
         await until(connection, f"{asleep} = 1")

@@ -10,9 +10,9 @@ from pipeline_processing.steps.dedupe import Dedupe, DedupeOptions
 from pipeline_processing.steps.expectations import Unique
 from pipeline_processing.steps.step import Batch
 from tests.contract.source.reading import postgres, postgres_source, reading
-from tests.shared_servers import unique
 from tests.unit.steps.step_context import context
 
+DATABASE = "duplicates"
 TABLE = """
 CREATE TYPE mood AS ENUM ('zen', 'angry');
 CREATE TABLE things AS
@@ -46,10 +46,9 @@ KEYS = [
 
 @pytest.fixture(scope="module")
 def dsn(servers: EmbeddedServers) -> str:
-    name = unique("duplicates")
-    servers.postgres.create_database(name)
-    asyncio.run(_filled(servers.postgres.dsn(name)))
-    return servers.postgres.dsn(name)
+    servers.postgres.create_database(DATABASE)
+    asyncio.run(_filled(servers.postgres.dsn(DATABASE)))
+    return servers.postgres.dsn(DATABASE)
 
 
 async def _filled(dsn: str) -> None:

@@ -23,7 +23,6 @@ from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, Postgr
 from pipeline_processing.steps.enrich_table import EnrichTable, EnrichTableOptions
 from pipeline_processing.steps.step import Batch
 from tests.contract.source.reading import postgres, postgres_source, reading, until
-from tests.shared_servers import unique
 from tests.unit.steps.step_context import CollectedErrors, context
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -83,9 +82,8 @@ class Lookups:
 
 @pytest.fixture(scope="module")
 def dsn(servers: EmbeddedServers) -> str:
-    name = unique("enrich_table")
-    servers.postgres.create_database(name)
-    return servers.postgres.dsn(name)
+    servers.postgres.create_database("enrich_table")
+    return servers.postgres.dsn("enrich_table")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
@@ -500,8 +498,7 @@ async def test_a_connection_that_the_server_ended_is_opened_again(
         await opened(Batch.read(rows[:1], first=1))
         table = lookups.tables[0]
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name = 'lookup' AND datname = current_database()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lookup'"
         )
         async with asyncio.timeout(10):
             while not table.is_closed:  # noqa: ASYNC110 - nobody tells
@@ -529,7 +526,7 @@ async def test_no_connection_is_left(lookups: Lookups, connection: asyncpg.Conne
     """A batch that is broken off leaves neither a query nor a session behind, and the pool is empty after."""
     columns, rows = texts("new")
     query = "SELECT code, label FROM statuses WHERE code = ANY($1) AND pg_sleep(600) IS NOT NULL"
-    mine = "FROM pg_stat_activity WHERE application_name = 'lookup' AND datname = current_database()"
+    mine = "FROM pg_stat_activity WHERE application_name = 'lookup'"
     async with step(lookups, columns, **{**LABEL, "query": query}) as opened:
         asking = asyncio.create_task(opened(Batch.read(rows, first=1)))
         await until(connection, f"EXISTS (SELECT {mine} AND wait_event = 'PgSleep')")

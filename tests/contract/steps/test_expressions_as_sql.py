@@ -15,7 +15,6 @@ from tests.contract.steps.expression_rows import TABLE
 from tests.contract.steps.generated_expressions import expressions, has_constant_time, plain, unfolded
 from tests.contract.steps.sql_oracle import ERROR, Oracle, oracle
 from tests.properties import examples
-from tests.shared_servers import unique
 
 KINDS = {
     "int4": Kind.INTEGER, "int8": Kind.INTEGER, "numeric": Kind.NUMBER, "float8": Kind.FLOAT, "bool": Kind.BOOLEAN,
@@ -26,9 +25,8 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def things(servers: EmbeddedServers) -> Iterator[Oracle]:
-    name = unique("expressions")
-    servers.postgres.create_database(name)
-    with oracle(servers.postgres.dsn(name), TABLE) as opened:
+    servers.postgres.create_database("expressions")
+    with oracle(servers.postgres.dsn("expressions"), TABLE) as opened:
         yield opened
 
 

@@ -14,7 +14,6 @@ from pipeline_processing.steps.filter import Filter
 from pipeline_processing.steps.step import Batch
 from tests.contract.steps.sql_oracle import Oracle, oracle
 from tests.properties import examples
-from tests.shared_servers import unique
 from tests.unit.steps.step_context import CollectedErrors, context
 
 TABLE = """
@@ -44,9 +43,8 @@ SELECT row_number() OVER () - 1, i, n, f, t, t, b, ts, ts, d, u, m, i, NOT b FRO
 
 @pytest.fixture(scope="module")
 def things(servers: EmbeddedServers) -> Iterator[Oracle]:
-    name = unique("filters")
-    servers.postgres.create_database(name)
-    with oracle(servers.postgres.dsn(name), TABLE) as opened:
+    servers.postgres.create_database("filters")
+    with oracle(servers.postgres.dsn("filters"), TABLE) as opened:
         yield opened
 
 

@@ -1,11 +1,12 @@
 """Entries are settled in order, also after a crash, a reassignment, or the loss of their changelog."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
 
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.telemetry.masking import Mask
@@ -24,6 +25,13 @@ def clock() -> SteppedClock:
 @pytest.fixture
 def triggered(clock: SteppedClock) -> Triggered:
     return Triggered(clock)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    """The log's entries, however other tests have configured it."""
+    with capture_logs() as entries:
+        yield entries
 
 
 async def test_a_quiet_window_becomes_a_request(triggered: Triggered, clock: SteppedClock) -> None:
@@ -88,7 +96,7 @@ async def test_entries_that_were_skipped_are_read(triggered: Triggered, clock: S
 
 
 async def test_a_lost_changelog_loses_and_doubles_nothing(
-    triggered: Triggered, clock: SteppedClock, capsys: pytest.CaptureFixture[str]
+    triggered: Triggered, clock: SteppedClock, logged: list[Any]
 ) -> None:
     """Windows are rebuilt from the log, and requests that were sent are not sent again."""
     await triggered.hold()
@@ -108,7 +116,7 @@ async def test_a_lost_changelog_loses_and_doubles_nothing(
     await triggered.close_due()
     await triggered.take()
     assert [each["run_id"] for each in triggered.requests()] == ["run-7-0", "run-7-1"]
-    assert "rebuilt from the log" in capsys.readouterr().out
+    assert "rebuilt from the log" in str(logged)
 
 
 async def test_a_changelog_that_was_recreated_counts_as_lost(triggered: Triggered, clock: SteppedClock) -> None:
@@ -128,9 +136,7 @@ async def test_a_changelog_that_was_recreated_counts_as_lost(triggered: Triggere
     assert len(triggered.requests()) == 12
 
 
-async def test_an_unreadable_state_counts_as_lost(
-    triggered: Triggered, clock: SteppedClock, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_an_unreadable_state_counts_as_lost(triggered: Triggered, clock: SteppedClock, logged: list[Any]) -> None:
     """It alone is rebuilt from the log. What was wrong is logged, without the values."""
     await triggered.hold()
     triggered.write(event(0), event(1, agency_id=8), event(2), event(3, agency_id=8))
@@ -142,14 +148,12 @@ async def test_an_unreadable_state_counts_as_lost(
             states[b"8"] = states[b"8"].replace(b'"events":2', b'"events":3')
     triggered.keeper = triggered.another()
     await triggered.hold()
-    logged = capsys.readouterr().out
-    assert "agency_id: Input should be a valid integer" in logged
-    assert "secret" not in logged
+    assert "agency_id: Input should be a valid integer" in str(logged)
+    assert "secret" not in str(logged)
     clock.pass_(10)
     await triggered.close_due()
     await triggered.take()
-    asked = [line for line in capsys.readouterr().out.splitlines() if "requesting a run" in line]
-    assert sorted(re.findall(r"events\W+(\d)", " ".join(asked))) == ["2", "3"]
+    assert sorted(entry["events"] for entry in logged if entry["event"] == "requesting a run") == [2, 3]
 
 
 async def test_open_windows_survive_a_recreated_log(triggered: Triggered, clock: SteppedClock) -> None:
@@ -214,9 +218,7 @@ async def test_a_new_agency_begins_in_the_logs_epoch(triggered: Triggered) -> No
     assert sorted(windows) == [3] * 12 + [4]
 
 
-async def test_an_unreadable_entry_is_put_aside(
-    triggered: Triggered, clock: SteppedClock, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_an_unreadable_entry_is_put_aside(triggered: Triggered) -> None:
     """It stops no others. The reason, which is logged, holds none of its values."""
     await triggered.hold()
     bad = b'{"kind": "event", "trigger": {"name": "secret"}}'
@@ -293,9 +295,7 @@ async def test_a_window_of_a_deleted_topic_closes(triggered: Triggered, clock: S
     assert len(triggered.requests()) == 1
 
 
-async def test_another_triggers_file_is_reported(
-    triggered: Triggered, clock: SteppedClock, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_another_triggers_file_is_reported(triggered: Triggered, clock: SteppedClock, logged: list[Any]) -> None:
     """In the log and the readiness, with both identities, until the other process is gone for a while."""
     await triggered.hold()
     triggered.write(event(0, file="theirs"), event(1, file="theirs"))
@@ -303,7 +303,7 @@ async def test_another_triggers_file_is_reported(
     (note,) = triggered.health.notes
     assert "theirs" in note
     assert "mine" in note
-    assert capsys.readouterr().out.count("another triggers file") == 1
+    assert str(logged).count("another triggers file") == 1
     clock.pass_(601)
     await triggered.close_due()
     assert triggered.health.notes == []
