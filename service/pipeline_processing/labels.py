@@ -4,17 +4,27 @@ Labels: short texts by name, chosen by the sender of a request, such as `{"team"
 A run carries them to its history, manifest, objects and completion event. They change nothing about the run.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import quote, urlencode
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 MAX_LABELS = 16
 MAX_ENCODED_BYTES = 1536
 """Limit of `encoded_labels`. S3 takes 2 KB of metadata per object, and the names of the run need up to 219 bytes."""
 
-LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+_KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
+
+
+def _key(value: str) -> str:
+    if not re.fullmatch(_KEY, value):
+        raise ValueError("must begin with a letter or digit, and have at most 63 letters, digits, `.`, `_`, `/`, `-`")
+    return value
+
+
+LabelKey = Annotated[str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": _KEY})]
 LabelValue = Annotated[
     str,
     # No control characters and no line ends: values are shown in terminals and on pages.

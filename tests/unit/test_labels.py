@@ -40,11 +40,11 @@ def test_a_request_may_have_labels(labels: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("labels", "fault"),
     [
-        ({"": "x"}, "should match pattern '^[A-Za-z0-9]"),
-        ({"a key": "x"}, "labels.a key.[key]: String should match pattern '^[A-Za-z0-9]"),
-        ({"-k": "x"}, "should match pattern"),
-        ({"k" * 64: "x"}, "should match pattern"),
-        ({"größe": "x"}, "should match pattern"),
+        ({"": "x"}, "must begin with a letter or digit"),
+        ({"a key": "x"}, "labels.a key.[key]: must begin with a letter or digit"),
+        ({"-k": "x"}, "must begin with a letter or digit"),
+        ({"k" * 64: "x"}, "must begin with a letter or digit"),
+        ({"größe": "x"}, "must begin with a letter or digit"),
         ({"k": "v" * 257}, "labels.k: String should have at most 256 characters"),
         ({"k": "two\nlines"}, "labels.k: String should match pattern"),
         ({"k": "\x1b[31m"}, "labels.k: String should match pattern"),
