@@ -20,7 +20,7 @@ _KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
 
 def _key(value: str) -> str:
     if not re.fullmatch(_KEY, value):
-        raise ValueError("must begin with a letter or digit, and have at most 63 letters, digits, `.`, `_`, `/`, `-`")
+        raise ValueError("must begin with a letter or digit and have at most 63 letters, digits, `.`, `_`, `/`, `-`")
     return value
 
 

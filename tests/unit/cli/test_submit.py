@@ -271,7 +271,7 @@ def test_every_fault_of_a_request_is_told(kafka: Served, capsys: pytest.CaptureF
         "Error: The request isn't valid:",
         "  agency_id 0: Input should be greater than or equal to 1",
         "  since: must be a time with its zone, such as 2026-01-18T10:00:00Z",
-        "  labels.a b.[key]: must begin with a letter or digit, and have at most 63 letters, digits, `.`, `_`, `/`, `-`",
+        "  labels.a b.[key]: must begin with a letter or digit and have at most 63 letters, digits, `.`, `_`, `/`, `-`",
         "  priority: Input should be less than or equal to 32767",
     ]
     assert kafka.requests == []
