@@ -14,7 +14,7 @@ from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, size_o
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.formats.formats import new_format
-from pipeline_processing.ports import Records, Row, Services
+from pipeline_processing.ports import Lines, Records, Row, Services
 from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.config import StepEntry
@@ -114,8 +114,16 @@ class Chain:
                 context = replace(context, columns=leaving)
             yield cls(dataset, columns, links, rejections=rejections, tally=tally)
 
-    def pieces(self, records: Records) -> Iterator[Batch]:
-        """Split a batch of the source into batches for the steps, each of at most about 2 MiB at its peak."""
+    def pieces(self, records: Records | Lines) -> Iterator[Batch]:
+        """
+        Split a batch of the source into batches for the steps, each of at most about 2 MiB at its peak. Lines stay
+        together: there are no steps for them.
+        """
+        if isinstance(records, Lines):
+            lines: Any = records
+            yield Batch.read(lines, first=self._next_number)
+            self._next_number += len(records)
+            return
         start = 0
         while start < len(records):
             piece = self._sizing.piece(records, start)
