@@ -15,6 +15,7 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
+from pipeline_processing.app.history import run_store
 from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
@@ -79,7 +80,7 @@ async def _work(
 
     async with (
         app.watched_aside() as aside,
-        app.history(settings, connections=3) as runs,
+        run_store(settings, connections=3) as runs,
         data_path(settings, config, runs=1, mask=mask, clock=clock) as path,
         app.leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1) as leases,
     ):
