@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from socket import socket
 from urllib.parse import quote
 
-import structlog
 from starlette.types import ASGIApp
 
 from pipeline_processing.agency_data_job.config import load_job_config
@@ -28,6 +27,7 @@ from pipeline_processing.history.postgres.board import PostgresBoard
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
 from pipeline_processing.history.postgres.reads import PostgresHistory
+from pipeline_processing.log import get_logger
 from pipeline_processing.published.schemas import error_kinds
 from pipeline_processing.requests.redrive import DeadLetters
 from pipeline_processing.requests.watching import LiveProgress
@@ -37,7 +37,7 @@ from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.triggers.config import Trigger
 from pipeline_processing.triggers.loading import load_triggers
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _CONNECTIONS = 3
 _FIRST_SECONDS = 3.0

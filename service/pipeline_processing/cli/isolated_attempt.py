@@ -8,8 +8,6 @@ import threading
 from contextlib import suppress
 from typing import BinaryIO
 
-import structlog
-
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
@@ -19,6 +17,7 @@ from pipeline_processing.app.history import run_store
 from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.executor import ASK_AGAIN_SECONDS, Executor, Reporting
 from pipeline_processing.runs.store import Claim
@@ -35,7 +34,7 @@ _ORPHAN_SECONDS = 15.0
 """Time for an attempt whose parent has died to hand its run back and clean up."""
 _ME = "isolated attempt"
 
-log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
+log = get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
 
 
 def main() -> int:
