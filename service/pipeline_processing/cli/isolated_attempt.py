@@ -27,7 +27,7 @@ from pipeline_processing.signals import Terminated
 from pipeline_processing.telemetry.logs import configure_logs
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import Telemetry, configure_telemetry
-from pipeline_processing.terminal.event_loop import run_async
+from pipeline_processing.terminal.event_loop import collect_garbage_rarely, run_async
 from pipeline_processing.terminal.exit_codes import BUG
 
 _ORPHAN_SECONDS = 15.0
@@ -98,6 +98,7 @@ async def _work(
         clock.hear(await history.ask(runs.queue.now, by=_ME, pause=ASK_AGAIN_SECONDS))
         lease = await history.ask(lambda: leases.resume(claim), by=_ME, pause=ASK_AGAIN_SECONDS)
         progress.write(b"\n")
+        collect_garbage_rarely()
         await executor.execute(lease)
 
 

@@ -100,6 +100,7 @@ async def _completed(
     from pipeline_processing.runs.executor import Reporting
     from pipeline_processing.telemetry.logs import bound_run
     from pipeline_processing.telemetry.tracing import trace_ids
+    from pipeline_processing.terminal.event_loop import collect_garbage_rarely
     from pipeline_processing.terminal.progress import shown_progress
 
     with telemetry.tracer.start_as_current_span("run") as span, shown_progress() as on_progress:
@@ -113,6 +114,7 @@ async def _completed(
                 else app.run_now(settings, config, reporting=reporting)
             )
             async with opened as runner:
+                collect_garbage_rarely()
                 finished = await runner.run(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
             return RunCompletion.of(finished)
 
