@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any
 
-from tests.bench.measuring import Contestant, Figures
+from tests.bench.measuring import Contestant, Figures, Finished
 from tests.bench.setting import QUERY, Bench, Checkout, job, traced
 
 LIMIT = "limit"
@@ -56,11 +56,24 @@ PATHS = (
 _numbers = count()
 
 
-def _run(bench: Bench, checkout: Checkout, path: Path, table: str) -> Figures:
+def run(
+    bench: Bench,
+    checkout: Checkout,
+    path: Path,
+    table: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
+) -> Finished:
+    """Make one run over a whole table; see `Bench.run`."""
     job_file = bench.file(f"{table}-{path.key}.json", job(table, **path.changes))
     options = ["--run-id", f"{path.key}-{next(_numbers)}"] if path.to_s3 else ["--dry-run"]
-    env = {**path.env, **(traced(bench) if path.traced else {})}
-    finished = bench.run(checkout, job_file, *options, env=env)
+    variables = {**path.env, **(traced(bench) if path.traced else {}), **(env or {})}
+    return bench.run(checkout, job_file, *options, env=variables, under=under)
+
+
+def _measure(bench: Bench, checkout: Checkout, path: Path, table: str) -> Figures:
+    finished = run(bench, checkout, path, table)
     if table == "narrow":
         quarter = max(1, len(finished.resident) // 4)
         for number in range(4):
@@ -85,7 +98,7 @@ def wide_runs(bench: Bench, checkouts: Mapping[str, Checkout]) -> Iterator[Conte
     )
     for prefix, checkout in checkouts.items():
         for path in PATHS:
-            yield Contestant(prefix + path.key, prefix + path.label, partial(_run, bench, checkout, path, "wide"))
+            yield Contestant(prefix + path.key, prefix + path.label, partial(_measure, bench, checkout, path, "wide"))
 
 
 def narrow_runs(bench: Bench, checkouts: Mapping[str, Checkout]) -> Iterator[Contestant]:
@@ -93,14 +106,14 @@ def narrow_runs(bench: Bench, checkouts: Mapping[str, Checkout]) -> Iterator[Con
     yield limit(bench, "narrow")
     path = Path("s3", "S3, no steps", to_s3=True)
     for prefix, checkout in checkouts.items():
-        yield Contestant(prefix + path.key, prefix + path.label, partial(_run, bench, checkout, path, "narrow"))
+        yield Contestant(prefix + path.key, prefix + path.label, partial(_measure, bench, checkout, path, "narrow"))
 
 
 def starts(bench: Bench, checkouts: Mapping[str, Checkout]) -> Iterator[Contestant]:
     """Runs of one row, which show what a process needs to start. Their `seconds` are those of the whole process."""
 
     def start(checkout: Checkout, path: Path) -> Figures:
-        figures = _run(bench, checkout, path, "one")
+        figures = _measure(bench, checkout, path, "one")
         return {**figures, "seconds": figures["whole"], "inside": figures["seconds"]}
 
     for prefix, checkout in checkouts.items():

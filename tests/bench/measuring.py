@@ -101,6 +101,7 @@ class Finished:
     """The output of processes that have ended, and what they used."""
 
     stdout: str
+    stderr: str
     figures: Figures
     resident: Sequence[float]
     """MiB over time, of all of them together."""
@@ -139,13 +140,13 @@ def measured(
             cpu = sum(_wait(process) for process in processes)
             wall = time.perf_counter() - started
         messages.seek(0)
+        said = messages.read().decode(errors="replace")
         for process in processes:
             if process.returncode:
-                said = messages.read().decode(errors="replace")
                 raise subprocess.CalledProcessError(process.returncode, process.args, stderr=said)
         output.seek(0)
         figures = {"seconds": wall, "cpu": cpu, "server_cpu": server() - server_before, "peak_mib": memory.peak}
-        return Finished(output.read().decode(), figures, memory.resident)
+        return Finished(output.read().decode(), said, figures, memory.resident)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

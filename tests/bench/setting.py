@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,12 +133,19 @@ class Bench:
             self._migrated.add(database)
         return database
 
-    def run(self, checkout: Checkout, job_file: Path, *options: str, env: Mapping[str, str] | None = None) -> Finished:
+    def run(
+        self,
+        checkout: Checkout,
+        job_file: Path,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
+    ) -> Finished:
         """
-        Make one run by the command line. Its `seconds` are those inside the process: from the claim of the run to its
-        end; `whole` has its start, too.
+        Make one run by the command line, `under` another command if given. Its `seconds` are those inside the process:
+        from the claim of the run to its end; `whole` has its start, too.
         """
-        command = checkout.command("run", "agency_data_job", "--agency-id", "1", "--json", *options)
+        command = [*under, *checkout.command("run", "agency_data_job", "--agency-id", "1", "--json", *options)]
         history = self.migrated(checkout, f"history-{checkout.root.name}")
         variables = self.environment(history, PIPELINE_JOB_CONFIG_FILE=str(job_file), **(env or {}))
         finished = measured(command, server=self.server_cpu, env=variables, cwd=checkout.root)
