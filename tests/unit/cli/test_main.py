@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], int]:
     def run_as_command(function: Callable[..., Any]) -> int:
         app = typer.Typer(rich_markup_mode=None)
         app.command()(function)
-        monkeypatch.setattr(main_module, "app", app)
+        monkeypatch.setattr(main_module, "program", lambda *_: app)
         return main([])
 
     return run_as_command
@@ -202,7 +202,7 @@ async def work() -> None:
         await asyncio.sleep(0)
         print("unwound", flush=True)
 
-main_module.app = app
+main_module.program = lambda *_: app
 sys.exit(main_module.main([]))
 """
 
@@ -232,7 +232,7 @@ app = typer.Typer()
 def load(path: str) -> None:
     imported(path, step="python")
 
-main_module.app = app
+main_module.program = lambda *_: app
 sys.exit(main_module.main(sys.argv[1:]))
 """
 SLOW_MODULE = """

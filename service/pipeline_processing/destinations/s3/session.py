@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,10 +148,15 @@ def _config(addressing_style: AddressingStyle, connections: int, new_pool: Calla
 
 def _new_session() -> AioSession:
     session = get_session()
-    paths: str = session.get_config_variable("data_path") or ""
-    extra = [os.path.expanduser(os.path.expandvars(path)) for path in paths.split(os.pathsep) if path]
-    session.register_component("data_loader", _Loader(extra_search_paths=extra))
+    session.register_component("data_loader", loader(session.get_config_variable("data_path") or ""))
     return session
+
+
+@cache
+def loader(paths: str = "") -> Loader:
+    """Return a loader of service descriptions, which keeps them. `paths` are folders of further ones, with colons."""
+    extra = [os.path.expanduser(os.path.expandvars(path)) for path in paths.split(os.pathsep) if path]
+    return _Loader(extra_search_paths=extra)
 
 
 class _FileLoader(JSONFileLoader):  # type: ignore[misc] # botocore has no types
