@@ -66,6 +66,9 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, by default with the process's arguments, and return the exit code."""
+    # To find its plugins, pydantic would read the metadata of all installed packages, a tenth of the time to start. An
+    # empty variable lets it.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Let SIGTERM unwind the stack. Without a handler, process 1 of a container would ignore it.
     before = signal.signal(signal.SIGTERM, raise_terminated)
     # Keep SIGINT ignored where it is, as in a background job.
