@@ -34,6 +34,47 @@ Row = dict[str, Any]
 Rows = list[Row]
 
 
+@dataclass(frozen=True, slots=True)
+class Template:
+    """
+    How to write values of a record one behind the other: each after its prefix, then `tail`.
+
+    With `csv` None, values are written as JSON, as `row_to_json` writes them: NaN and the infinities are strings.
+    """
+
+    columns: tuple[tuple[int, bytes], ...]
+    """The index of a column, and the bytes before its value: `(0, b'{"id":'), (3, b',"name":')`."""
+    tail: bytes
+    csv: CsvOptions | None = None
+    """
+    If set, values are fields as `COPY … (FORMAT csv)` writes them with these options. If there is one field only and
+    nothing but a line end behind it, `\\.` is quoted.
+    """
+
+
+class Lines:
+    """A batch of rows that are already encoded. A slice has only some of the rows, and shares the bytes."""
+
+    __slots__ = ("_begin", "data", "ends")
+
+    def __init__(self, data: bytes, ends: memoryview, begin: int = 0) -> None:
+        """`ends` (format Q) has the offset in `data` behind each row. The first row begins at `begin`."""
+        self.data = data
+        self.ends = ends
+        self._begin = begin
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, rows: slice) -> "Lines":
+        """Return consecutive rows."""
+        start, _, _ = rows.indices(len(self.ends))
+        return Lines(self.data, self.ends[rows], self.ends[start - 1] if start else self._begin)
+
+    def __bytes__(self) -> bytes:
+        return self.data[self._begin : self.ends[-1] if self.ends else self._begin]
+
+
 class Batches(Protocol):
     """The records of one dataset, batch by batch. Leaving the block closes the cursor."""
 
@@ -41,8 +82,22 @@ class Batches(Protocol):
 
     def __aiter__(self) -> "Batches": ...
 
-    async def __anext__(self) -> Records:
+    async def __anext__(self) -> Records | Lines:
         """Return the next records, at least one. Batches should be about 1 MiB and at most 1,000 records."""
+
+
+@runtime_checkable
+class Delivers(Protocol):
+    """Batches that can deliver something else than whole records."""
+
+    def deliver(self, outputs: Template | Sequence[int | Template]) -> bool:
+        """
+        Ask for it, before the first batch is read.
+
+        A template asks for encoded rows, as `Lines`. A sequence asks for records that have only these values: the
+        carried value of the column with an index, or what a template writes, as `msgspec.Raw` (in the form "text", as
+        str). Returns False if that isn't possible for this dataset: records then have the values of all columns.
+        """
 
 
 class Snapshot(Protocol):
@@ -198,6 +253,12 @@ class Format(Protocol):
 
     def row_maker(self, projection: Projection) -> RowMaker:
         """Return a maker of rows in the shape that encodes fastest, for datasets whose rows no step reads."""
+
+    def template(self, projection: Projection, *, whole: bool) -> Template | None:
+        """
+        Return how to write these values of a record: as a whole row or, if not `whole`, as what stands in a row for
+        one value, that of the first column. None if the format can't write several values as one.
+        """
 
     def encode(self, batch: list[Any]) -> bytes:
         """Encode a non-empty batch of dicts, or of rows from `row_maker`."""

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from pipeline_processing.agency_data_job.config import DatasetConfig
 from pipeline_processing.agency_data_job.outlet import Outlet
@@ -17,7 +17,7 @@ from pipeline_processing.errors import ArtifactTooLarge
 from pipeline_processing.formats.compression import Compressor, compressor
 from pipeline_processing.model import Compression
 from pipeline_processing.plan import Artifact
-from pipeline_processing.ports import Content, Destination, Format, Row, Upload
+from pipeline_processing.ports import Content, Destination, Format, Lines, Row, Rows, Upload
 from pipeline_processing.steps.step import Batch
 
 MAX_ARTIFACTS = 10_000
@@ -96,7 +96,7 @@ class DatasetOutput:
         return self._tally.uploaded + self._quarantine.bytes_written
 
     async def write(self, batch: Batch) -> None:
-        """Write rows: dicts, or what the format's `row_maker` builds. Raises RowTooLarge and ArtifactTooLarge."""
+        """Write rows: dicts, rows of the format's `row_maker`, or lines. Raises RowTooLarge and ArtifactTooLarge."""
         for rows in parts(batch.rows, batch.size):
             for piece in self._pieces(rows):
                 await self._write(piece)
@@ -128,7 +128,7 @@ class DatasetOutput:
 
     # -- artifacts, one after the other ----------------------------------------------------------
 
-    def _pieces(self, rows: list[Any]) -> Iterator[list[Any]]:
+    def _pieces(self, rows: Rows | Lines) -> Iterator[Rows | Lines]:
         """Split the rows where an artifact reaches `max_artifact_rows`."""
         limit = self._dataset.max_artifact_rows
         while limit is not None and rows:
@@ -139,10 +139,10 @@ class DatasetOutput:
         if rows:
             yield rows
 
-    async def _write(self, rows: list[Any]) -> None:
+    async def _write(self, rows: Rows | Lines) -> None:
         is_first = self._tally.written == 0
         with self._tally.timed("format"):
-            data = self._format.encode(rows)
+            data = bytes(rows) if isinstance(rows, Lines) else self._format.encode(rows)
             self._outlet.check_rows(self._dataset.name, self._format, data)
         self._tally.written += len(rows)
         self._tally.encoded += len(data)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.model import DatasetCounts
-from pipeline_processing.ports import Batches, Records
+from pipeline_processing.ports import Batches, Lines, Records
 
 STAGES = ("source", "steps", "format", "upload")
 
@@ -43,7 +43,7 @@ class Tally:
             rows_rejected=self.rejected,
         )
 
-    async def next_of(self, batches: Batches) -> Records | None:
+    async def next_of(self, batches: Batches) -> Records | Lines | None:
         """Read and count the next batch; None at the end."""
         with self.timed("source"):
             records = await anext(batches, None)

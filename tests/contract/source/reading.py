@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from pipeline_processing.errors import SourceUnavailable
-from pipeline_processing.ports import Batches, Rows
+from pipeline_processing.ports import Batches, Lines, Rows
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.sources.postgres.options import PostgresSourceConfig
@@ -26,7 +26,9 @@ class RowBatches:
         return self
 
     async def __anext__(self) -> Rows:
-        return Projection.of(self.columns.names).rows(await anext(self._batches))
+        records = await anext(self._batches)
+        assert not isinstance(records, Lines)
+        return Projection.of(self.columns.names).rows(records)
 
 
 @asynccontextmanager
