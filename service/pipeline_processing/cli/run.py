@@ -18,6 +18,7 @@ from pipeline_processing.cli.options import (
     RunIdOption,
     SinceOption,
     UntilOption,
+    new_run_id,
     pairs_of,
     requests_of,
 )
@@ -56,7 +57,6 @@ def run(
     With the id of a finished run, only prints its result again.
     """
     from pipeline_processing.agency_data_job.checking import require_sound
-    from pipeline_processing.app.one_run import new_run_id
     from pipeline_processing.terminal.event_loop import run_async
 
     fields = {
@@ -139,9 +139,9 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
     """Try to cancel the run, and return its state. Raises TimeoutError."""
     import asyncio
 
-    from pipeline_processing.app.one_run import history
+    from pipeline_processing.app.history import run_store
 
-    async with asyncio.timeout(_CANCEL_SECONDS), history(settings) as runs:
+    async with asyncio.timeout(_CANCEL_SECONDS), run_store(settings) as runs:
         return str((await runs.queue.cancel(run_id)).state)
 
 

@@ -29,7 +29,7 @@ from pipeline_processing.agency_data_job.processor import AgencyProcessor, Expor
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.destinations.null.destination import NullDestination
-from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.client import NewUpload, S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.several import Destinations
@@ -151,7 +151,7 @@ class World:
         self.database.connection.side_effect = self._acquired
         self.database.translated.side_effect = lambda **_: nullcontext()
         self.s3 = create_autospec(S3Client, instance=True)
-        self.s3.create_multipart_upload.side_effect = [f"upload-{number}" for number in range(1, 9)]
+        self.s3.create_multipart_upload.side_effect = [NewUpload(f"upload-{number}") for number in range(1, 9)]
         self.s3.upload_part.side_effect = _uploaded
         self.on_upload = AsyncMock()
         self.calls.attach_mock(self.connection, "postgres")

@@ -25,6 +25,9 @@ class Recorded:
     key: str
     headers: Mapping[str, str]
     body: bytes
+    method: str = ""
+    target: str = ""
+    """Path and query, as they were sent."""
 
     @property
     def form(self) -> dict[str, str]:
@@ -72,6 +75,10 @@ class RecordingStore:
     """Status and code with which STS refuses."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """Operation, or `*` for all → its answer instead of the usual one."""
+    refuses_whole_crc32: tuple[int, str] | None = None
+    """Status and code with which it refuses to keep a CRC32 of a whole object."""
+    knows_whole_crc32: bool = False
+    """Otherwise it ignores the wish."""
     url: str = ""
     _runner: web.AppRunner | None = None
     _sessions: int = 0
@@ -114,7 +121,7 @@ class RecordingStore:
         headers = {name.lower(): value for name, value in request.headers.items()}
         key = request.path.lstrip("/").partition("/")[2]
         operation = _operation(request)
-        self.requests.append(Recorded(operation, key, headers, body))
+        self.requests.append(Recorded(operation, key, headers, body, request.method, request.raw_path))
         if (told := self.answers.get(operation) or self.answers.get("*")) is not None:
             return web.Response(status=told.status, text=told.body, headers=dict(told.headers))
         match operation:
@@ -123,7 +130,7 @@ class RecordingStore:
             case "HeadBucket":
                 return web.Response()
             case "CreateMultipartUpload":
-                return _xml("<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>")
+                return self._new_upload(headers)
             case "UploadPart":
                 return web.Response(headers={"ETag": '"etag"'})
             case "PutObject" | "CompleteMultipartUpload" if key in self.objects and "if-none-match" in headers:
@@ -137,6 +144,15 @@ class RecordingStore:
                 return self._object(key)
             case _:
                 return _error(404, "NoSuchKey")
+
+    def _new_upload(self, headers: Mapping[str, str]) -> web.Response:
+        kind = headers.get("x-amz-checksum-type")
+        if kind and self.refuses_whole_crc32:
+            return _error(*self.refuses_whole_crc32)
+        answer = _xml("<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>")
+        if kind and self.knows_whole_crc32:
+            answer.headers["x-amz-checksum-type"] = kind
+        return answer
 
     def _object(self, key: str) -> web.Response:
         body, stored = self.objects[key]
