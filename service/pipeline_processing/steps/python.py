@@ -11,6 +11,7 @@ from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import Kind
+from pipeline_processing.rows.loops import are_same
 from pipeline_processing.steps.handover import AllColumns, DeclaredColumns, Given, Handover, WrongColumns
 from pipeline_processing.steps.imported import PATH_PATTERN
 from pipeline_processing.steps.step import Batch, Step, StepContext
@@ -81,6 +82,8 @@ class Python(Step):
             if self._row_errors.tolerant and not isinstance(error, NoException):
                 return await self._row_by_row(batch, error)
             raise self._raised(batch, error) from error
+        if type(returned) is list and are_same(given.rows, returned):  # the usual case
+            return self._left(batch, given, range(len(returned)), returned, {})
         left = self._checked(returned, batch, got=len(batch.rows))
         self.filtered += len(batch.rows) - len(left)
         places = self._places(given.rows, left, batch)
@@ -115,9 +118,10 @@ class Python(Step):
         Return the rows that leave the step, after rejecting others. The function returned `returned` for the rows at
         `places`, and raised for those in `faults`.
         """
-        values = [given.values[place] for place in places]
+        everywhere = places == range(len(batch.rows))
         try:
-            rows, wrong = self._handover.taken([batch.rows[place] for place in places], values, returned)
+            rows = batch.rows if everywhere else [batch.rows[place] for place in places]
+            rows, wrong = self._handover.taken(rows, given.at(places), returned)
         except WrongColumns as error:
             raise self._failed(batch, str(error)) from None
         if wrong or faults:
@@ -125,6 +129,8 @@ class Python(Step):
             self._row_errors.reject(batch, faults, step=self.name)
             rows = [row for at, row in enumerate(rows) if at not in wrong]
             places = [place for at, place in enumerate(places) if at not in wrong]
+        elif everywhere:
+            return batch.changed(rows)
         numbers = None if batch.numbers is None else [batch.numbers[place] for place in places]
         return Batch(rows, numbers, batch.span, batch.records)
 
