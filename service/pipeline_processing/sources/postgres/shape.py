@@ -6,16 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import asyncpg
-import sqlglot
-import sqlglot.errors
 from asyncpg.types import Type
-from sqlglot import TokenType
 
 from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.postgres.client import quoted
 from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.rows.columns import Columns
-from pipeline_processing.sources.postgres.query_columns import without_placeholders
+from pipeline_processing.sources.postgres.query_text import without_semicolon
 from pipeline_processing.sources.postgres.types import carried_as, column_of, rendered
 
 
@@ -43,7 +40,7 @@ class Shape:
         aliases = ", ".join(map(quoted, self.names))
         # Postgres never flattens a subquery with ORDER BY into the outer query, so the rows keep their order. The text
         # contains only the user's query and quoted column names.
-        query = f"SELECT {expressions} FROM (\n{_without_semicolon(self.query)}\n) AS q ({aliases})"  # noqa: S608 see above
+        query = f"SELECT {expressions} FROM (\n{without_semicolon(self.query)}\n) AS q ({aliases})"  # noqa: S608 see above
         return Columns(columns), query
 
 
@@ -66,7 +63,7 @@ async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
             attributes, parameters = statement.get_attributes(), statement.get_parameters()
             names, types = tuple(a.name for a in attributes), tuple(a.type for a in attributes)
         except (asyncpg.UnsupportedClientFeatureError, asyncpg.InternalClientError):
-            parameters, names, types = await _described(connection, _without_semicolon(query))
+            parameters, names, types = await _described(connection, without_semicolon(query))
     _check_names(names)
     others = [pg_type.oid for pg_type in types if pg_type.schema != "pg_catalog"]
     enums = await connection.fetch(_ENUMS, others)
@@ -108,17 +105,6 @@ def _check_names(names: Sequence[str]) -> None:
         raise QueryInvalid(
             f"The query returns two columns named {', '.join(map(repr, twice))}. Give them different names with AS."
         )
-
-
-def _without_semicolon(query: str) -> str:
-    """Strip trailing semicolons, which a subquery can't have."""
-    try:
-        tokens = sqlglot.tokenize(without_placeholders(query), read="postgres")
-    except sqlglot.errors.TokenError:
-        return query  # Postgres will report what is wrong
-    while tokens and tokens[-1].token_type is TokenType.SEMICOLON:
-        query = query[: tokens.pop().start]
-    return query
 
 
 _BASE_TYPES = """
