@@ -84,7 +84,7 @@ def moment_of(carried: str) -> datetime | str:
 def float_of(carried: Any) -> float:
     """Return the float that a text, or a fragment of JSON, has."""
     try:
-        return _decode_float(carried)
+        return _decode_float(carried) or float(carried)  # msgspec reads -0 as 0.0
     except (ValueError, msgspec.DecodeError):  # NaN or an infinity
         return float(carried)
 
