@@ -3,7 +3,7 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -139,6 +139,7 @@ class DeclaredColumns(Handover):
         self._step = step
         self.reads = tuple(reads)
         self._read = [context.columns.require(name, step=step) for name in reads]
+        self._adds = tuple(adds)
         self._added = [name for name in adds if name not in reads]
         self._names_known = context.columns.complete
         self._copies_deeply = context.row_errors.tolerant
@@ -176,7 +177,11 @@ class DeclaredColumns(Handover):
         expected = self._takers.keys()
         for new in returned:
             if new.keys() != expected:
-                raise WrongColumns(self._difference(new))
+                raise WrongColumns(
+                    f"returned a row {self._difference(new, required=expected)}. Every row must have the columns of "
+                    "`reads` and `adds`, and no others. Correct the function or its declaration; remove columns with "
+                    "`drop`."
+                )
         columns = {name: naturals_of(returned, name, None) for name in expected}
         return rows, self.take(rows, given.values, columns)
 
@@ -186,8 +191,9 @@ class DeclaredColumns(Handover):
         position. `values` are those that it got.
         """
         faults: dict[int, str] = {}
-        for name, new in columns.items():
-            self._takers[name](rows, values, new, faults)
+        for name, taker in self._takers.items():
+            if name in columns:
+                taker(rows, values, columns[name], faults)
         return faults
 
     def _naturals(self, column: Column, rows: Rows) -> list[Any]:
@@ -195,15 +201,20 @@ class DeclaredColumns(Handover):
             return naturals_of(rows, column.name, column.natural)
         return [deepcopy(value) if isinstance(value := row[column.name], _MUTABLE) else value for row in rows]
 
-    def _difference(self, row: Row) -> str:
-        missing = [name for name in sorted(self._takers) if name not in row]
-        extra = [str(name) for name in row if name not in self._takers]
+    def fault_of_columns(self, returned: Mapping[str, Any]) -> str | None:
+        """Say which columns a dict of columns lacks, or has undeclared."""
+        if what := self._difference(returned, required=self._adds):
+            return (
+                f"returned columns {what}. It must return the columns of `adds`, may return those of `reads`, and no "
+                "others. Correct the function or its declaration; remove columns with `drop`."
+            )
+        return None
+
+    def _difference(self, returned: Mapping[str, Any], *, required: Iterable[str]) -> str:
+        missing = [name for name in sorted(required) if name not in returned]
+        extra = [str(name) for name in returned if name not in self._takers]
         parts = (("without", missing), ("with the undeclared", extra))
-        what = " and ".join(f"{word} {', '.join(map(repr, names))}" for word, names in parts if names)
-        return (
-            f"returned a row {what}. Every row must have the columns of `reads` and `adds`, and no others. Correct the "
-            "function or its declaration; remove columns with `drop`."
-        )
+        return " and ".join(f"{word} {', '.join(map(repr, names))}" for word, names in parts if names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
