@@ -162,7 +162,8 @@ def _settled(row: dict[str, Any], given: list[Any], parts: list[Any], new: Any) 
     place: cython.Py_ssize_t = 0
     at = 0
     for name, value in members.items():
-        if next(names) != name:
+        before_name = next(names)
+        if name is not before_name and name != before_name:
             return False
         was = given[place]
         kind, before = type(value), type(was)
