@@ -55,6 +55,8 @@ class Csv:
         return Template(tuple(columns), _encoded(behind_null), options)
 
     def encode(self, batch: list[Any]) -> bytes:
+        if type(batch[0]) is str:
+            return "".join(batch).encode()
         if self._is_first and not self._fixed:
             self._header = tuple(batch[0])
         self._is_first = False
