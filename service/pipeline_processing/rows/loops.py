@@ -155,14 +155,17 @@ def columns_of(rows: list[Any], names: tuple[str, ...]) -> list[list[Any]] | Non
     return columns
 
 
-def set_values(rows: list[Any], name: str, values: list[Any]) -> None:
-    """Set a column of rows, except where the value is None."""
-    place: cython.Py_ssize_t = 0
+def natural_rows(rows: list[Any], conversions: list[Any]) -> list[Any]:
+    """Return copies of rows with converted columns: pairs of a name and a function of values that aren't None."""
+    made: list[Any] = []
     for row in rows:
-        value = values[place]
-        if value is not None:
-            row[name] = value
-        place += 1
+        new: dict[Any, Any] = dict(row)
+        for name, natural in conversions:
+            value = row.get(name)
+            if value is not None:
+                new[name] = natural(value)
+        made.append(new)
+    return made
 
 
 def take(rows: list[Any], name: str, was: list[Any] | None, new: list[Any], plain: Any) -> list[int]:

@@ -13,7 +13,7 @@ from pipeline_processing.kinds import column_of_kind, forgetful, form_of
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind, check_absent
 from pipeline_processing.rows.json_values import loads
-from pipeline_processing.rows.loops import columns_of, naturals_of, parts_of, rows_of, set_values, settle, take
+from pipeline_processing.rows.loops import columns_of, natural_rows, naturals_of, parts_of, rows_of, settle, take
 from pipeline_processing.rows.untouched import carried_form, seen_as
 from pipeline_processing.steps.json_fields import WrongType, converter
 from pipeline_processing.steps.row_columns import require_in_rows
@@ -87,9 +87,7 @@ class AllColumns(Handover):
         self._copies_deeply = context.row_errors.tolerant and not self._all_typed
 
     def given(self, rows: Rows) -> Given:
-        made = [dict(row) for row in rows]
-        for name, natural in self._naturals.items():
-            set_values(made, name, naturals_of(rows, name, natural))
+        made = natural_rows(rows, list(self._naturals.items()))
         if self._copies_deeply:
             for row in made:
                 row.update((name, deepcopy(value)) for name, value in row.items() if isinstance(value, _MUTABLE))
