@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
+from pipeline_processing.rows import loops
+
 
 @dataclass(frozen=True, slots=True)
 class Projection:
@@ -69,6 +71,8 @@ class Projection:
     def rows(self, records: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
         """Return the records as dicts."""
         names, constants = self.names, self.constants
+        if loops.COMPILED:
+            return loops.rows_of(names, self.values(records), constants)
         if not constants:
             return [dict(zip(names, record, strict=False)) for record in self.values(records)]
         return [dict(zip(names, (*record, *constants), strict=False)) for record in self.values(records)]

@@ -65,7 +65,7 @@ async def test_queries_are_planned_before_any_is_read(source: PostgresSource):
     "query",
     [
         "SELECT id, '{}'::int[] AS l FROM accounts",
-        "SELECT g AS id, pg_sleep(CASE WHEN g < 6 THEN 0 ELSE 60 END)::text AS t FROM generate_series(1, 100) g",
+        "SELECT g AS id, pg_sleep(CASE WHEN g < 1002 THEN 0 ELSE 60 END)::text AS t FROM generate_series(1, 2000) g",
         "SELECT g AS id, repeat('x', 900000) AS t FROM generate_series(1, 20) g",
     ],
 )

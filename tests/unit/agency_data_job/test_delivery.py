@@ -67,6 +67,7 @@ STEPS = st.lists(
             {"dedupe": {"by": ["name"]}},
             {"python": {"function": f"{HOOKS}:watch", "reads": ["id", "doc"], "adds": {"extra": "text"}}},
             {"python": {"function": f"{HOOKS}:watch", "reads": ["seen", "amount"]}},
+            {"python": {"function": f"{HOOKS}:columns_again", "takes": "columns", "reads": ["name", "ratio"]}},
             {"python": f"{HOOKS}:watch"},
             {"validate": {"json_schema": {"properties": {"id": {"type": ["integer", "null"], "minimum": 0}}}}},
         ]

@@ -59,6 +59,7 @@ async def _opened(*, context: BuildContext) -> AsyncIterator[Source]:
             batch_bytes=context.limits.batch,
             max_row_bytes=context.limits.row,
             large_rows_bytes=context.limits.large_rows,
+            clock=context.clock,
         )
 
 

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.types import Type
 
 from pipeline_processing.errors import QueryInvalid
@@ -26,9 +27,23 @@ class Shape:
     types: tuple[asyncpg.Type, ...]
     enums: frozenset[int]
     """OIDs of the enums in `types`, which asyncpg doesn't distinguish; without those that have a cast to json."""
+    _carried: dict[str, tuple[Columns, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def is_like(self, other: "Shape") -> bool:
+        """Whether parameters and columns are the same, by the types' OIDs: asyncpg's descriptions depend on codecs."""
+
+        def described(shape: Shape) -> tuple[object, ...]:
+            return [t.oid for t in shape.parameters], shape.names, [t.oid for t in shape.types], shape.enums
+
+        return described(self) == described(other)
 
     def carried(self, carry: str) -> tuple[Columns, str]:
         """Return the columns, and a query for values in the form `carry`: the original one if codecs suffice."""
+        if carry not in self._carried:
+            self._carried[carry] = self._in_form(carry)
+        return self._carried[carry]
+
+    def _in_form(self, carry: str) -> tuple[Columns, str]:
         carried = [carried_as(pg_type, carry, is_enum=pg_type.oid in self.enums) for pg_type in self.types]
         columns = tuple(column_of(name, how, carry) for name, how in zip(self.names, carried, strict=True))
         if all(carried):
@@ -50,13 +65,16 @@ SELECT oid FROM pg_type WHERE typtype = 'e' AND oid = ANY ($1)
 """
 
 
-async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
+async def shape_of(
+    connection: asyncpg.Connection, query: str, *, known: Shape | None = None
+) -> tuple[Shape, PreparedStatement | None]:
     """
-    Let Postgres describe a query, which plans it without running it. The connection must have asyncpg's default
-    codecs: with others, asyncpg rejects some types here, such as ranges.
+    Let Postgres describe a query, which plans it without running it. Returns its shape, which is `known` if nothing has
+    changed since, and the statement that was prepared for it, if asyncpg can.
 
     Raises QueryInvalid.
     """
+    statement = None
     with planning():
         try:
             statement = await connection.prepare(query)
@@ -66,14 +84,10 @@ async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
             parameters, names, types = await _described(connection, without_semicolon(query))
     _check_names(names)
     others = [pg_type.oid for pg_type in types if pg_type.schema != "pg_catalog"]
-    enums = await connection.fetch(_ENUMS, others)
-    return Shape(
-        query=query,
-        parameters=parameters,
-        names=names,
-        types=types,
-        enums=frozenset(record[0] for record in enums),
-    )
+    # Asked for each time, as somebody may have made a cast.
+    enums = frozenset(record[0] for record in await connection.fetch(_ENUMS, others)) if others else frozenset[int]()
+    shape = Shape(query=query, parameters=parameters, names=names, types=types, enums=enums)
+    return (known if known is not None and known.is_like(shape) else shape), statement
 
 
 @contextmanager
