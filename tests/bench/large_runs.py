@@ -23,6 +23,9 @@ _BUILT_IN: list[dict[str, Any]] = [
     {"filter": "amount > 0"},
 ]  # fmt: skip
 _DECLARED = {"python": {"function": _HOOK, "reads": ["name", "status"]}}
+_COLUMNS = {
+    "python": {"function": "tests.bench.hooks:change_two_lists", "takes": "columns", "reads": ["name", "status"]}
+}
 _CURSOR = {"PIPELINE_SOURCE__READER": "cursor"}
 
 
@@ -43,6 +46,7 @@ PATHS = (
     Path("null-steps", "null, three built-in steps", {"steps": _BUILT_IN}),
     Path("null-declared", "null, three steps, declared function", {"steps": [*_BUILT_IN, _DECLARED]}),
     Path("null-undeclared", "null, three steps, undeclared function", {"steps": [*_BUILT_IN, {"python": _HOOK}]}),
+    Path("null-columns", "null, three steps, function of columns", {"steps": [*_BUILT_IN, _COLUMNS]}),
     Path("null-csv", "null, CSV", {"format": "csv"}),
     Path("null-traced", "null, no steps, traced", traced=True),
     Path("cursor", "cursor reader, null, no steps", env=_CURSOR),

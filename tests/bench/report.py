@@ -24,6 +24,7 @@ _COLUMNS = {
     "p99_ms": "p99, ms",
 }
 """Figures that have a column, if a contestant of the group has them, and its title."""
+_QUIET = 1.0
 
 Table = Sequence[Sequence[str]]
 """Rows of cells, the first with the titles."""
@@ -103,7 +104,8 @@ def _figures(groups: Groups) -> str:
     parts += ["### Targets", markdown(targets(groups))]
     for name, group in groups.items():
         rounds = max(len(rounds) for rounds in group.rounds.values())
-        parts += [f"### {group.title}", f"{group.measured_at}, commit {group.commit}, medians of {rounds}."]
+        busy = f"; the machine was busy, load {group.load:.1f}" if group.load > _QUIET else ""
+        parts += [f"### {group.title}", f"{group.measured_at}, commit {group.commit}, medians of {rounds}{busy}."]
         if name == "wide":
             parts.append("![Seconds as a multiple of the limit](images/performance.svg)")
         parts.append(markdown(medians(group)))

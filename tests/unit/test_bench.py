@@ -18,6 +18,7 @@ WIDE = Group(
     },
     commit="abc",
     measured_at="2026-01-18 12:00 UTC",
+    load=0.1,
 )
 
 
