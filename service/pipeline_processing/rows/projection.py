@@ -21,6 +21,11 @@ class Projection:
         """Return the projection that keeps all columns."""
         return cls(names=tuple(names), indexes=tuple(range(len(names))))
 
+    @property
+    def places(self) -> dict[str, int]:
+        """The index in a record of each column that isn't constant."""
+        return dict(zip(self.names, self.indexes, strict=False))
+
     def renamed(self, names: Mapping[str, str]) -> "Projection":
         """Rename columns, old → new."""
         return replace(self, names=tuple(names.get(name, name) for name in self.names))

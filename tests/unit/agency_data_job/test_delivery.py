@@ -180,6 +180,13 @@ async def test_untouched_neighbours_are_one_value():
     ]
 
 
+async def test_a_filter_needs_columns_that_are_not_written():
+    """They come behind those that are."""
+    asked = await outputs({"rename": {"id": "no"}}, {"filter": "no > 1"}, {"select": ["name", "amount"]})
+
+    assert asked == [Template(((1, b""), (2, b',"amount":')), b""), 0]
+
+
 @pytest.mark.parametrize(
     ("steps", "options"),
     [
