@@ -45,10 +45,10 @@ async def test_all_datasets_see_one_moment(carry: str, source: PostgresSource, c
             seen = 0
             async for batch in batches:
                 await connection.execute("UPDATE accounts SET balance = balance + 1; DELETE FROM accounts WHERE id = 1")
-                seen += sum(int(each["balance"]) for each in batch)
+                seen += sum(int(balance) for (balance,) in batch)
         assert await connection.fetchval("SELECT now() - $1 BETWEEN '0' AND '1 minute'", snapshot.taken_at)
 
-    assert int(row["total"]) == seen == before
+    assert int(row[0]) == seen == before
 
 
 async def test_queries_are_planned_before_any_is_read(source: PostgresSource):
@@ -65,7 +65,8 @@ async def test_queries_are_planned_before_any_is_read(source: PostgresSource):
     "query",
     [
         "SELECT id, '{}'::int[] AS l FROM accounts",
-        "SELECT g AS id, pg_sleep(CASE WHEN g < 6 THEN 0 ELSE 60 END)::text AS t FROM generate_series(1, 100) g",
+        # Postgres sends the rows of a COPY in blocks of 8 KiB.
+        "SELECT repeat('x', 9000) AS t, pg_sleep(CASE WHEN g < 6 THEN 0 ELSE 60 END)::text FROM generate_series(1, 9) g",
         "SELECT g AS id, repeat('x', 900000) AS t FROM generate_series(1, 20) g",
     ],
 )
@@ -83,7 +84,7 @@ async def test_leaving_early(
                     await until(connection, f"EXISTS ({SLEEPING})")
             async with snapshot.records("second", {}, carry=other) as batches:
                 [[row]] = [batch async for batch in batches]
-            assert str(row["n"]) == "5"
+            assert str(row[0]) == "5"
 
 
 @both_forms
@@ -200,5 +201,5 @@ async def test_batches_shrink_and_grow_with_the_rows(carry: str, source: Postgre
     assert sum(sizes) == 5000
     first = sizes[0]
     assert first <= 3
-    assert sizes[1 : 11 - first] == [1] * (10 - first)
+    assert sizes[1 : 10 - first] == [1] * (9 - first)
     assert max(sizes) == 1000

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from string import ascii_lowercase, ascii_uppercase
+from typing import NamedTuple
 
 import sqlglot
 from sqlglot import Expr, Token, TokenType, exp
@@ -42,22 +43,48 @@ def names_of_query(query: str) -> Columns:
 
 def placeholders_of_query(query: str) -> frozenset[int] | None:
     """Return the numbers of the placeholders $1, $2, …; None if the query can't be parsed."""
+    found = placeholders_in(query)
+    return None if found is None else frozenset(placeholder.number for placeholder in found)
+
+
+class Placeholder(NamedTuple):
+    """A parameter's place in a query's text: `query[start:end]` is `$number`."""
+
+    number: int
+    start: int
+    end: int
+
+
+def placeholders_in(query: str) -> Sequence[Placeholder] | None:
+    """
+    Find the placeholders $1, $2, …, in order; None if the query can't be parsed.
+
+    This is a tokeniser's opinion: only Postgres knows what is a placeholder, and what is text.
+    """
     # Add a space, because sqlglot takes `$1,$` for the start of a dollar quote.
-    query = _PLACEHOLDER.sub(lambda found: f"{found[0]} " if found[1] else found[0], query)
+    ends = [found.end() for found in _PLACEHOLDER.finditer(query) if found[1]]
+    spaced = " ".join(query[start:end] for start, end in pairwise([0, *ends, len(query)]))
     try:
-        tokens = sqlglot.tokenize(query, read="postgres")
+        tokens = sqlglot.tokenize(spaced, read="postgres")
     except Exception:  # any error of the tokeniser
         return None
     if any(token.token_type is TokenType.COMMAND for token in tokens):
         return None  # sqlglot tokenises only its first word
-    return frozenset(
-        int(number.text)
-        for dollar, number in pairwise(tokens)
-        if dollar.token_type is TokenType.PARAMETER
-        and query[dollar.start : dollar.end + 1] == "$"
-        and number.start == dollar.end + 1
-        and number.text.isdecimal()
-    )
+    placeholders = []
+    spaces_before = 0
+    for dollar, number in pairwise(tokens):
+        if (
+            dollar.token_type is not TokenType.PARAMETER
+            or spaced[dollar.start : dollar.end + 1] != "$"
+            or number.start != dollar.end + 1
+            or not number.text.isdecimal()
+        ):
+            continue
+        while spaces_before < len(ends) and ends[spaces_before] + spaces_before <= dollar.start:
+            spaces_before += 1
+        start = dollar.start - spaces_before
+        placeholders.append(Placeholder(int(number.text), start, number.end + 1 - spaces_before))
+    return placeholders
 
 
 def without_placeholders(query: str) -> str:

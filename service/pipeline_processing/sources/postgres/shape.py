@@ -43,7 +43,7 @@ class Shape:
         aliases = ", ".join(map(quoted, self.names))
         # Postgres never flattens a subquery with ORDER BY into the outer query, so the rows keep their order. The text
         # contains only the user's query and quoted column names.
-        query = f"SELECT {expressions} FROM (\n{_without_semicolon(self.query)}\n) AS q ({aliases})"  # noqa: S608 see above
+        query = f"SELECT {expressions} FROM (\n{without_semicolon(self.query)}\n) AS q ({aliases})"  # noqa: S608 see above
         return Columns(columns), query
 
 
@@ -66,7 +66,7 @@ async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
             attributes, parameters = statement.get_attributes(), statement.get_parameters()
             names, types = tuple(a.name for a in attributes), tuple(a.type for a in attributes)
         except (asyncpg.UnsupportedClientFeatureError, asyncpg.InternalClientError):
-            parameters, names, types = await _described(connection, _without_semicolon(query))
+            parameters, names, types = await _described(connection, without_semicolon(query))
     _check_names(names)
     others = [pg_type.oid for pg_type in types if pg_type.schema != "pg_catalog"]
     enums = await connection.fetch(_ENUMS, others)
@@ -110,7 +110,7 @@ def _check_names(names: Sequence[str]) -> None:
         )
 
 
-def _without_semicolon(query: str) -> str:
+def without_semicolon(query: str) -> str:
     """Strip trailing semicolons, which a subquery can't have."""
     try:
         tokens = sqlglot.tokenize(without_placeholders(query), read="postgres")

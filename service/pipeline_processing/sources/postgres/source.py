@@ -1,7 +1,7 @@
 """Reads an agency's rows from Postgres, all datasets in one repeatable-read snapshot."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +17,8 @@ from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.arguments import bound
 from pipeline_processing.sources.postgres.batches import CursorBatches
+from pipeline_processing.sources.postgres.copy_batches import CopyBatches, CopyLimits
+from pipeline_processing.sources.postgres.copy_reader import CopyReader, NewDecoder
 from pipeline_processing.sources.postgres.dataset_errors import DatasetErrors
 from pipeline_processing.sources.postgres.metered import Meter
 from pipeline_processing.sources.postgres.options import PostgresSourceConfig
@@ -75,11 +77,14 @@ class PostgresSource:
         batch_bytes: int = 1024 * 1024,
         max_row_bytes: int = 16 * 1024 * 1024,
         large_rows_bytes: int = 32 * 1024 * 1024,
+        decoder: NewDecoder | None = None,
     ) -> None:
         self._database = database
         self._batch_bytes = batch_bytes
         self._max_row_bytes = max_row_bytes
         self._large_rows = ByteBudget(large_rows_bytes)
+        copy_limits = CopyLimits(batch_bytes=batch_bytes, max_row_bytes=max_row_bytes, large_rows=self._large_rows)
+        self._copy_reader = None if decoder is None else CopyReader(decoder, limits=copy_limits)
 
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, PostgresSourceConfig]) -> AsyncIterator["PostgresSnapshot"]:
@@ -105,7 +110,12 @@ class PostgresSource:
                     budget=self._large_rows,
                 )
                 yield PostgresSnapshot(
-                    connection, opened, meter=meter, taken_at=taken_at, batch_bytes=self._batch_bytes
+                    connection,
+                    opened,
+                    meter=meter,
+                    taken_at=taken_at,
+                    batch_bytes=self._batch_bytes,
+                    copy_reader=self._copy_reader,
                 )
             finally:
                 try:
@@ -148,7 +158,9 @@ class PostgresSnapshot:
         meter: Meter,
         taken_at: datetime,
         batch_bytes: int,
+        copy_reader: CopyReader | None,
     ) -> None:
+        self._copy_reader = copy_reader
         self._connection = connection
         self._meter = meter
         self._datasets = datasets
@@ -161,10 +173,9 @@ class PostgresSnapshot:
         return self._datasets[dataset].shape.carried(carry)[0]
 
     @asynccontextmanager
-    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[CursorBatches]:
+    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[CopyBatches | CursorBatches]:
         """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
-        columns, query = opened.shape.carried(carry)
         # After an error the whole snapshot ends. Otherwise, rolling back closes the cursor, and makes the transaction
         # usable again after a cancelled fetch.
         savepoint = self._connection.transaction()
@@ -175,22 +186,30 @@ class PostgresSnapshot:
                 self._carry = carry
             await savepoint.start()
             await self._connection.execute(_timeout_setting(opened.config.statement_timeout))
-            with planning():
-                cursor = await (await self._connection.prepare(query)).cursor(*values)
-        batches = CursorBatches(
-            cursor,
-            columns,
-            dataset=dataset,
-            meter=self._meter,
-            batch_bytes=self._batch_bytes,
-            located=opened.errors.located,
-        )
+            batches = await self._batches(dataset, values, carry=carry)
         try:
             yield batches
         finally:
             await batches.close()
         with opened.errors.located():
             await savepoint.rollback()
+
+    async def _batches(self, dataset: str, values: Sequence[Any], *, carry: str) -> CopyBatches | CursorBatches:
+        opened, connection = self._datasets[dataset], self._connection
+        columns, query = opened.shape.carried(carry)
+        located = opened.errors.located
+        if (reader := self._copy_reader) and (
+            statement := await reader.statement(connection, opened.shape, carry, dataset=dataset)
+        ):
+            with planning():
+                return await reader.batches(
+                    connection, statement, values, columns=columns, carry=carry, dataset=dataset, located=located
+                )
+        with planning():
+            cursor = await (await connection.prepare(query)).cursor(*values)
+        return CursorBatches(
+            cursor, columns, dataset=dataset, meter=self._meter, batch_bytes=self._batch_bytes, located=located
+        )
 
 
 def _timeout_setting(timeout: timedelta | None) -> str:
