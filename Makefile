@@ -15,8 +15,10 @@ help: ## Show this list
 
 install: $(INSTALLED) ## Create .venv with everything in it
 
+NATIVE := setup.py $(wildcard service/pipeline_processing/sources/postgres/*.pyx service/pipeline_processing/sources/postgres/*.hpp)
+
 # --no-deps: the lock is complete, so there is nothing to resolve.
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml $(NATIVE)
 	@echo "Setting up $(VENV) (once; about a minute)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock

@@ -46,7 +46,10 @@ class Template:
     """The index of a column, and the bytes before its value: `(0, b'{"id":'), (3, b',"name":')`."""
     tail: bytes
     csv: CsvOptions | None = None
-    """If set, values are fields as `COPY … (FORMAT csv)` writes them with these options."""
+    """
+    If set, values are fields as `COPY … (FORMAT csv)` writes them with these options. If there is one field only and
+    nothing but a line end behind it, `\\.` is quoted.
+    """
 
 
 class Lines:
@@ -250,6 +253,12 @@ class Format(Protocol):
 
     def row_maker(self, projection: Projection) -> RowMaker:
         """Return a maker of rows in the shape that encodes fastest, for datasets whose rows no step reads."""
+
+    def template(self, projection: Projection, *, whole: bool) -> Template | None:
+        """
+        Return how to write these values of a record: as a whole row or, if not `whole`, as what stands in a row for
+        one value, that of the first column. None if the format can't write several values as one.
+        """
 
     def encode(self, batch: list[Any]) -> bytes:
         """Encode a non-empty batch of dicts, or of rows from `row_maker`."""

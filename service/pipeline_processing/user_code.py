@@ -10,12 +10,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import structlog
-
 from pipeline_processing.errors import PipelineError, StepFailed
+from pipeline_processing.log import get_logger
 from pipeline_processing.signals import Interrupted, Terminated
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pipeline_processing.app.one_run  # noqa: F401  makes every error class known
 from pipeline_processing import errors
 from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
 from pipeline_processing.published.schemas import error_kinds

@@ -24,7 +24,7 @@ from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunRecord, RunTable
 from pipeline_processing.model import JobRequest, Run
-from pipeline_processing.ports import Content, LookupTable, Upload, UploadStarted, Upstream
+from pipeline_processing.ports import Content, Lines, LookupTable, Upload, UploadStarted, Upstream
 from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
 from pipeline_processing.runs.completions import RunCompletion, RunProgress
@@ -36,6 +36,7 @@ from pipeline_processing.runs.run_now import RunNow
 from pipeline_processing.runs.store import Incoming, Origin, RunStore
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
+from tests.memory.delivery import Outputs, delivered
 from tests.memory.destination import MemoryDestination
 from tests.unit.virtual_clock import VirtualClock
 
@@ -195,7 +196,10 @@ class _InterposedUpload(Interposed):
 
 
 class MemorySource:
-    """Batches of records by dataset. `around` gets every `snapshot`, and a `batch` for each one read."""
+    """
+    Batches of records by dataset. `around` gets every `snapshot`, and a `batch` for each one read. If it `delivers`, it
+    gives what the steps ask for, else whole records.
+    """
 
     def __init__(
         self,
@@ -204,12 +208,14 @@ class MemorySource:
         clock: Clock,
         around: Around,
         columns: Columns = COLUMNS,
+        delivers: bool = True,
         asked: list[Mapping[str, Any]] | None = None,
     ) -> None:
         self.asked = [] if asked is None else asked
         """The arguments of each dataset read."""
         self.rows_by_dataset = rows
         self.columns = columns
+        self.delivers = delivers
         self._clock = clock
         self._around = around
 
@@ -233,26 +239,33 @@ class _MemorySnapshot:
     @asynccontextmanager
     async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[_MemoryBatches]:
         self._source.asked.append(arguments)
-        yield _MemoryBatches(self._source.rows_by_dataset[dataset], self._source.columns, self._around)
+        yield _MemoryBatches(self._source, self._source.rows_by_dataset[dataset], self._around)
 
 
 class _MemoryBatches:
-    def __init__(self, batches: Sequence[Records], columns: Columns, around: Around) -> None:
-        self.columns = columns
+    def __init__(self, source: MemorySource, batches: Sequence[Records], around: Around) -> None:
+        self.columns = source.columns
+        self._delivers = source.delivers
         self._left = deque(batches)
         self._around = around
+        self._outputs: Outputs | None = None
+
+    def deliver(self, outputs: Outputs) -> bool:
+        if self._delivers:
+            self._outputs = outputs
+        return self._delivers
 
     def __aiter__(self) -> _MemoryBatches:
         return self
 
-    async def __anext__(self) -> Records:
+    async def __anext__(self) -> Sequence[Any] | Lines:
         async def read() -> Records | None:
             return self._left.popleft() if self._left else None
 
         batch: Records | None = await self._around("batch", read)
         if batch is None:
             raise StopAsyncIteration
-        return batch
+        return delivered(batch, self._outputs)
 
 
 class NoServices:
@@ -285,6 +298,9 @@ class Service:
 
     config: AgencyJobConfig = field(default_factory=lambda: job("small", "large", "last"))
     rows: Mapping[str, Sequence[Records]] = field(default_factory=lambda: ROWS)
+    columns: Columns = COLUMNS
+    delivers: bool = True
+    """Whether the source delivers what the steps ask for, instead of whole records."""
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(backoff=without_jitter()))
     max_runs_per_agency: int = 1
     others: Sequence[MemoryDestination] = ()
@@ -330,7 +346,14 @@ class Service:
             path=DataPath(
                 config=self.config,
                 config_id=config_id,
-                source=MemorySource(self.rows, clock=clock, around=between, asked=self.asked),
+                source=MemorySource(
+                    self.rows,
+                    clock=clock,
+                    around=between,
+                    columns=self.columns,
+                    delivers=self.delivers,
+                    asked=self.asked,
+                ),
                 services=NoServices(),
                 destinations=self.destinations(between),
                 nowhere=Destinations([NullDestination()]),

@@ -135,12 +135,12 @@ class Past:
         async def broker(settings: Settings) -> AsyncIterator[MemoryBroker]:
             yield self.broker
 
-        app = "pipeline_processing.app.one_run"
+        app = "pipeline_processing.app"
         with (
-            patch(f"{app}.history", history),
-            patch(f"{app}.letters", letters),
-            patch(f"{app}.topics", broker),
-            patch(f"{app}.events", broker),
+            patch(f"{app}.history.run_store", history),
+            patch(f"{app}.history.letters", letters),
+            patch(f"{app}.kafka.topics", broker),
+            patch(f"{app}.kafka.events", broker),
             patch("pipeline_processing.aio.clock.SystemClock", lambda: self.clock),
         ):
             yield

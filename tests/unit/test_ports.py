@@ -1,19 +1,9 @@
 """Values that cross ports."""
 
-from array import array
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.ports import Lines
-
-
-def lines_of(rows: list[bytes]) -> Lines:
-    """Encoded rows."""
-    ends = array("Q")
-    for row in rows:
-        ends.append((ends[-1] if ends else 0) + len(row))
-    return Lines(b"".join(rows), memoryview(ends))
+from tests.memory.delivery import lines_of
 
 
 @given(

@@ -14,7 +14,7 @@ from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, size_o
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.formats.formats import new_format
-from pipeline_processing.ports import Lines, Records, Row, Services
+from pipeline_processing.ports import Batches, Delivers, Lines, Records, Row, Services, Template
 from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.config import StepEntry
@@ -64,6 +64,7 @@ class Chain:
         header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
         self.format = new_format(dataset.format, header=header, fixed=carried, csv=dataset.csv)
         """The format that encodes the outgoing rows."""
+        self._projection = projection
         self._make_rows = projection.rows if self._links else self.format.row_maker(projection)
         self._source_names = columns.names
         self._masks = masked_at_source([(link.step, link.columns) for link in links], columns)
@@ -113,6 +114,31 @@ class Chain:
                 links.append(Link(step, leaving, config.timeout if config else None, user_code))
                 context = replace(context, columns=leaving)
             yield cls(dataset, columns, links, rejections=rejections, tally=tally)
+
+    def ask(self, batches: Batches) -> None:
+        """
+        Ask the source for whole lines if no step reads the rows, else for records in which neighbouring columns that no
+        step touches are one value. Call it before the first batch.
+        """
+        if not isinstance(batches, Delivers):
+            return
+        if not self._links:
+            if (line := self.format.template(self._projection, whole=True)) is not None:
+                batches.deliver(line)
+            return
+        touched = [link.step.touches for _, link in self._links]
+        if self._rejections.keeps_rows or None in touched:
+            return  # somebody needs the columns one by one
+        outputs: list[int | Template] = []
+        names: list[str] = []
+        for run in self._projection.runs(frozenset().union(*filter(None, touched))):
+            merged = self.format.template(run, whole=False) if len(run.names) > 1 else None
+            outputs += run.indexes if merged is None else [merged]
+            names += run.names if merged is None else run.names[:1]
+        if batches.deliver(outputs):
+            constants = self._projection.constants
+            constant_names = self._projection.names[len(self._projection.indexes) :]
+            self._make_rows = Projection((*names, *constant_names), tuple(range(len(names))), constants).rows
 
     def pieces(self, records: Records | Lines) -> Iterator[Batch]:
         """

@@ -120,6 +120,7 @@ class AgencyProcessor:
                 tally=tally,
             ) as output,
         ):
+            chain.ask(batches)
             while (records := await tally.next_of(batches)) is not None:
                 for piece in chain.pieces(records):
                     await output.write(await chain(piece))

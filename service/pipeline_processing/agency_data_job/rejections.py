@@ -42,7 +42,8 @@ class Rejections:
     def __init__(self, tally: Tally, on_row_error: OnRowError, max_rejected: int | Percent | None) -> None:
         self.tolerant = on_row_error is not OnRowError.FAIL
         self._tally = tally
-        self._quarantine = on_row_error is OnRowError.QUARANTINE
+        self.keeps_rows = on_row_error is OnRowError.QUARANTINE
+        """Whether rejected rows are shown as they were read."""
         self._max = max_rejected
         self._waiting: list[Rejected] = []
 
@@ -60,7 +61,7 @@ class Rejections:
         self._tally.rejected += len(faults)
         if isinstance(self._max, int) and self._tally.rejected > self._max:
             raise self._too_many(f"{self._max:,}", f"{faults[first]} (step {step!r}, {batch.place(first)})")
-        if self._quarantine:
+        if self.keeps_rows:
             self._waiting += self._rejected(batch, faults, step)
         return batch.kept([position not in faults for position in range(len(batch.rows))])
 

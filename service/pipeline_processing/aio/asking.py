@@ -12,13 +12,12 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-import structlog
-
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
 from pipeline_processing.errors import PipelineError, TransientError
+from pipeline_processing.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 P = TypeVar("P")

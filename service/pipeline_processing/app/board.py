@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from socket import socket
 from urllib.parse import quote
 
-import structlog
 from starlette.types import ASGIApp
 
 from pipeline_processing.agency_data_job.config import load_job_config
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.aio.tasks import in_time
-from pipeline_processing.app import one_run as app
+from pipeline_processing.app import history
+from pipeline_processing.app.kafka import topics as topics_client
 from pipeline_processing.board.api import Api
 from pipeline_processing.board.application import Probes, application
 from pipeline_processing.board.figures import TopicFigures
@@ -27,6 +27,7 @@ from pipeline_processing.history.postgres.board import PostgresBoard
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
 from pipeline_processing.history.postgres.reads import PostgresHistory
+from pipeline_processing.log import get_logger
 from pipeline_processing.published.schemas import error_kinds
 from pipeline_processing.requests.redrive import DeadLetters
 from pipeline_processing.requests.watching import LiveProgress
@@ -36,7 +37,7 @@ from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.triggers.config import Trigger
 from pipeline_processing.triggers.loading import load_triggers
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _CONNECTIONS = 3
 _FIRST_SECONDS = 3.0
@@ -89,10 +90,10 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening(host, port))
         client = await stack.enter_async_context(
-            app.history_database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS, read_only=True)
+            history.database(settings, connections=_CONNECTIONS, command_seconds=_ANSWER_SECONDS, read_only=True)
         )
         database = HistoryDatabase(client, schema=settings.history.schema_name)
-        topics = await stack.enter_async_context(app.topics(settings))
+        topics = await stack.enter_async_context(topics_client(settings))
         reads = PostgresBoard(database)
         views = Views(
             mask=mask,

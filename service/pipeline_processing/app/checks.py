@@ -10,7 +10,7 @@ from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.checking import AnyArgument
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
 from pipeline_processing.agency_data_job.tally import Tally
-from pipeline_processing.app import one_run as app
+from pipeline_processing.app import history, kafka
 from pipeline_processing.app.data_path import destinations, sources
 from pipeline_processing.errors import PipelineError, SettingsError, UpstreamUnavailable
 from pipeline_processing.history.postgres.migrate import pending
@@ -57,7 +57,7 @@ async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Ma
 
 async def check_triggers(settings: Settings, triggers: Triggers) -> AsyncIterator[CheckResult]:
     """Look up each topic of the triggers, and run the queries of the schedules. Yields a result for each."""
-    async with app.topics(settings) as topics:
+    async with kafka.topics(settings) as topics:
         for topic in triggers.topics:
             yield await _checked("topic", partial(_check_topic, topics, topic))
     for trigger in triggers.schedules:
@@ -120,7 +120,7 @@ async def _check_webhook(name: str, url: str) -> str:
 
 async def _check_history(settings: Settings) -> str:
     schema = settings.history.schema_name
-    async with app.history_database(settings) as database, database.connection() as connection:
+    async with history.database(settings) as database, database.connection() as connection:
         missing = await pending(connection, schema)
     if missing:
         raise SettingsError(
@@ -136,7 +136,7 @@ async def _check_destinations(
     async def check(destination: Destination) -> str:
         if isinstance(destination, ChecksDatasets):
             await destination.check([dataset.name for dataset in config.datasets], columns=columns)
-        async with app.history(settings) as runs:
+        async with history.run_store(settings) as runs:
             await destination.verify_installation(await runs.history.installation_id())
         return destination.url
 

@@ -1,4 +1,8 @@
-"""Build the data path (sources, services, destinations) from settings and a job config, in the composition root."""
+"""
+Build the data path (sources, services, destinations) from settings and a job config, in the composition root.
+
+Drivers are imported when they are needed: a run that asks no HTTP API starts without one's client.
+"""
 
 import random
 from collections.abc import AsyncIterator, Iterable
@@ -13,15 +17,12 @@ from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import Clock, SystemClock
 from pipeline_processing.destinations.null.destination import NullDestination
 from pipeline_processing.destinations.several import Destinations
-from pipeline_processing.http.client import HttpUpstream
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
 from pipeline_processing.options.entry import Entry
 from pipeline_processing.ports import Destination, Limits, LookupTable, Source, Upstream
 from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.settings.settings import Settings
-from pipeline_processing.sources.postgres.lookup import PostgresLookup
-from pipeline_processing.sources.postgres.source import source_database
 from pipeline_processing.sources.several import Sources
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.spellings import basic_auth
@@ -172,6 +173,8 @@ class Context:
         self._mask.know(secrets)
 
     def upstream(self, options: UpstreamOptions) -> AbstractAsyncContextManager[Upstream]:
+        from pipeline_processing.http.client import HttpUpstream
+
         if options.auth is not None and (basic := options.auth.basic) is not None:
             password = self.secret(basic.password).get_secret_value()
             self.learn([basic_auth(basic.username, password)])
@@ -182,6 +185,9 @@ class Context:
     @asynccontextmanager
     async def lookup(self, query: str, *, secret: str | None, carry: str) -> AsyncIterator[LookupTable]:
         """See `Services`. Uses its own connection: in a shared pool, lookups could block each other."""
+        from pipeline_processing.sources.postgres.lookup import PostgresLookup
+        from pipeline_processing.sources.postgres.source import source_database
+
         async with (
             source_database(self.dsn(secret), connections=1) as database,
             PostgresLookup(database=database, query=query, carry=carry) as table,

@@ -12,17 +12,17 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-import structlog
 from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.errors import TransientError
+from pipeline_processing.log import get_logger
 from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.store import Claim
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _STOP_SECONDS = 10.0
 _CHILD = "pipeline_processing.cli.isolated_attempt"

@@ -1,7 +1,5 @@
 """
-The composition root: build the components that commands need from the settings.
-
-See also `data_path.py` for the data path, `service.py` for `serve`, and `checks.py` for the checks of servers.
+Build what executes runs: what `run`, `serve` and `gc` have in common, and `run` itself. Part of the composition root.
 """
 
 import os
@@ -18,20 +16,11 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app.data_path import data_path, destinations, dry_path
-from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.app.history import run_store
 from pipeline_processing.history.memory.reads import MemoryHistory
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
-from pipeline_processing.history.postgres.database import HistoryDatabase
-from pipeline_processing.history.postgres.letters import PostgresLetters
-from pipeline_processing.history.postgres.migrate import migrate as migrate_schema
-from pipeline_processing.history.postgres.store import postgres_run_store
-from pipeline_processing.messaging.dead_letters import LetterStore
-from pipeline_processing.messaging.kafka.events import KafkaEvents
-from pipeline_processing.messaging.kafka.topics import KafkaTopics
-from pipeline_processing.messaging.port import Events, Topics
 from pipeline_processing.ports import LastSuccess
-from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.runs.executor import DataPath, Executor, Reporting
 from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.garbage import GarbageCollector
@@ -48,57 +37,9 @@ _DRY_LEASE = timedelta(days=365)
 """Long enough never to end: no other worker could take over a dry run, so its lease isn't needed."""
 
 
-def new_run_id() -> str:
-    """Generate an id for a run without one."""
-    return f"run-{secrets.token_hex(8)}"
-
-
 def worker_name() -> str:
     """Return a name for the holder of a lease: host, process id, and a random part, because ids are reused."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-
-
-# -- the history ---------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def history(settings: Settings, *, connections: int = 2) -> AsyncIterator[RunStore]:
-    """Open the run history. Raises SettingsError if none is configured."""
-    async with history_database(settings, connections=connections) as database:
-        yield postgres_run_store(database, schema=settings.history.schema_name)
-
-
-@asynccontextmanager
-async def letters(settings: Settings) -> AsyncIterator[LetterStore]:
-    """Open the store for dead letters that Kafka refuses. Raises SettingsError if no history is configured."""
-    async with history_database(settings, connections=1) as database:
-        yield PostgresLetters(HistoryDatabase(database, schema=settings.history.schema_name))
-
-
-def history_database(
-    settings: Settings, *, connections: int = 2, command_seconds: float | None = 30.0, read_only: bool = False
-) -> DatabaseClient:
-    """Return a client of the history's database. Statements are short: after `command_seconds`, the server is lost."""
-    # A process that hangs during a claim must not block the agency's other runs.
-    in_transactions = {"idle_in_transaction_session_timeout": "10s"}
-    if read_only:
-        in_transactions["transaction_read_only"] = "on"
-    return DatabaseClient(
-        dsn=settings.require_history_dsn().get_secret_value(),
-        unavailable=HistoryUnavailable,
-        max_size=connections,
-        search_path=settings.history.schema_name,
-        server_settings=in_transactions,
-        command_seconds=command_seconds,
-    )
-
-
-async def migrate(settings: Settings) -> list[str]:
-    """Create or update the history's schema. Return the names of the applied migrations."""
-    # No time limit, because another process may be migrating.
-    async with history_database(settings, command_seconds=None) as database, database.connection() as connection:
-        applied = await migrate_schema(connection, settings.history.schema_name)
-    return [migration.name for migration in applied]
 
 
 # -- limits --------------------------------------------------------------------------------------
@@ -115,22 +56,6 @@ def retry_policy(settings: Settings) -> RetryPolicy:
 def retry_policy_of_run(settings: Settings) -> RetryPolicy:
     """Return the policy of the `run` command, which reports an unreachable server soon: a person is waiting."""
     return replace(retry_policy(settings), patience_for_servers=timedelta())
-
-
-# -- kafka ---------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def events(settings: Settings) -> AsyncIterator[Events]:
-    """Open a sender of messages. It connects with the first message."""
-    async with KafkaEvents(settings=settings.kafka) as opened:
-        yield opened
-
-
-@asynccontextmanager
-async def topics(settings: Settings) -> AsyncIterator[Topics]:
-    """Open a client that reads and creates topics. It connects for each call."""
-    yield KafkaTopics(settings=settings.kafka)
 
 
 # -- beside the main event loop -------------------------------------------------------------------
@@ -161,7 +86,7 @@ async def leases(
     settings: Settings, aside: Aside, *, queue: RunQueue, clock: HistoryClock, config_id: str, concurrency: int
 ) -> AsyncIterator[Leases]:
     """Open leases that are renewed in the second loop. Each run has a connection, because its row may be locked."""
-    async with aside.loop.opened(history(settings, connections=concurrency)) as renewed_in:
+    async with aside.loop.opened(run_store(settings, connections=concurrency)) as renewed_in:
         yield Leases(
             queue=queue,
             clock=clock,
@@ -181,7 +106,7 @@ async def run_now(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
     """Open what the `run` command needs: the whole service for one run, without Kafka."""
     async with AsyncExitStack() as stack:
         clock, retry = HistoryClock(SystemClock()), retry_policy_of_run(settings)
-        runs = await stack.enter_async_context(history(settings))
+        runs = await stack.enter_async_context(run_store(settings))
         aside = await stack.enter_async_context(watched_aside())
         path = await stack.enter_async_context(data_path(settings, config, runs=1, mask=reporting.mask, clock=clock))
         held = await stack.enter_async_context(
@@ -197,7 +122,7 @@ async def dry_run(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
 
         async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
             # Open it only if a dataset uses the last success: most dry runs need no history.
-            real = await stack.enter_async_context(history(settings))
+            real = await stack.enter_async_context(run_store(settings))
             return await real.history.last_success(agency_id, dataset)
 
         clock = HistoryClock(SystemClock())
@@ -250,5 +175,5 @@ async def garbage_collector(
     settings: Settings, config: AgencyJobConfig | None, *, mask: Mask, dry_run: bool = False
 ) -> AsyncIterator[GarbageCollector]:
     """Open what the `gc` command needs. It uses only the destinations of the job config."""
-    async with destinations(settings, config, runs=1, mask=mask) as where, history(settings) as runs:
+    async with destinations(settings, config, runs=1, mask=mask) as where, run_store(settings) as runs:
         yield GarbageCollector(leftovers=runs.leftovers, history=runs.history, destinations=where, dry_run=dry_run)

@@ -8,6 +8,7 @@ from opentelemetry.trace import Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
+from pipeline_processing.app import history, kafka
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
 from pipeline_processing.app.isolated import IsolatedAttempt
@@ -46,15 +47,16 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
         # It answers even while the main event loop is blocked, and reports a long blockage; see `Pulse`.
         endpoints = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
         await stack.enter_async_context(aside.loop.opened(endpoints))
-        runs = await stack.enter_async_context(app.history(settings, connections=concurrency + _OTHER_CONNECTIONS))
+        connections = concurrency + _OTHER_CONNECTIONS
+        runs = await stack.enter_async_context(history.run_store(settings, connections=connections))
         path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask, clock=clock))
         renewed_aside = app.leases(
             settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=concurrency
         )
         leases = await stack.enter_async_context(renewed_aside)
-        letters = await stack.enter_async_context(app.letters(settings))
-        topics_client = await stack.enter_async_context(app.topics(settings))
-        sender = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=topics_client)
+        letters = await stack.enter_async_context(history.letters(settings))
+        topics_client = await stack.enter_async_context(kafka.topics(settings))
+        sender = LastingEvents(await stack.enter_async_context(kafka.events(settings)), topics=topics_client)
         outbox = Outbox(
             runs=runs.outbox,
             events=sender,

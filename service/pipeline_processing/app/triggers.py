@@ -10,7 +10,7 @@ from opentelemetry.trace import Tracer
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
-from pipeline_processing.app import one_run as app
+from pipeline_processing.app import history, kafka
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.messaging.dead_letters import KeepsLetters
 from pipeline_processing.messaging.kafka.connection import Connection
@@ -64,7 +64,7 @@ async def triggers_process(
             settings=settings.kafka.model_copy(update={"group_id": app_id}),
             others={entries: {"cleanup.policy": "delete"}, changelog: _COMPACTED},
         )
-        events = LastingEvents(await stack.enter_async_context(app.events(settings)), topics=topics)
+        events = LastingEvents(await stack.enter_async_context(kafka.events(settings)), topics=topics)
         letters = DeadLetters(
             events=events,
             topic=settings.kafka.dead_letters_topic,
@@ -172,7 +172,7 @@ async def _agency_ids(settings: Settings, triggers: Triggers, stack: AsyncExitSt
 async def _letter_store(settings: Settings, stack: AsyncExitStack) -> KeepsLetters:
     if settings.history_dsn is None:
         return _NoLetters()
-    return await stack.enter_async_context(app.letters(settings))
+    return await stack.enter_async_context(history.letters(settings))
 
 
 class _NoLetters:

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
 import orjson
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,9 +24,10 @@ from pipeline_processing.board.problems import problem
 from pipeline_processing.board.security import COOKIE, SESSION_SECONDS, Guard, Sessions
 from pipeline_processing.board.stream import EventStream
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, RunUnknown
+from pipeline_processing.log import get_logger
 from pipeline_processing.telemetry.masking import Mask
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 API = "/api/v1"

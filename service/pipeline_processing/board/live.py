@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from pydantic import BaseModel
 
 from pipeline_processing.aio.asking import Server
@@ -21,12 +20,13 @@ from pipeline_processing.board import models as m
 from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.views import Views, estimate
 from pipeline_processing.errors import PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.requests.watching import LiveProgress
 from pipeline_processing.runs.board_reads import BoardReads, Typical
 from pipeline_processing.telemetry.health import Pulse
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _POLL_SECONDS = 1.0
 _IDLE_SHARE, _LONGEST_PAUSE_SECONDS = 5, 5.0

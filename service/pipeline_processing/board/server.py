@@ -5,13 +5,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from pipeline_processing.errors import SettingsError
+from pipeline_processing.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 GRACE_SECONDS = 3.0
 """How long requests may take to end after a signal."""

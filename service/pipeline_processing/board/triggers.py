@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import nsmallest
 
-import structlog
 from pydantic import ValidationError
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import give_up
 from pipeline_processing.board import models as m
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.triggers.config import EventTrigger, Trigger
 from pipeline_processing.triggers.describing import next_ticks, when_asked
 from pipeline_processing.triggers.windows import AgencyWindows, Window
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _PAUSE_SECONDS = 2.0
 _FIRST_SECONDS = 8.0

@@ -36,6 +36,7 @@ async def _served(settings: Settings, cutoff: Cutoff) -> None:
     import asyncio
 
     from pipeline_processing.app.board import board as opened
+    from pipeline_processing.terminal.event_loop import collect_garbage_rarely
 
     stop = asyncio.Event()
 
@@ -48,6 +49,7 @@ async def _served(settings: Settings, cutoff: Cutoff) -> None:
         loop.add_signal_handler(number, on_signal)
     try:
         async with opened(settings, mask=current_mask()) as board:
+            collect_garbage_rarely()
             await board.run(stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -43,10 +43,10 @@ def cancel(
 
 async def _cancelled(run_id: str) -> tuple[RunState, Run]:
     """Cancel the run if possible. Return its state before, and the run now. Raises RunUnknown."""
-    from pipeline_processing.app.one_run import history
+    from pipeline_processing.app.history import run_store
     from pipeline_processing.errors import RunUnknown
 
-    async with history(current_settings()) as runs:
+    async with run_store(current_settings()) as runs:
         before = await runs.history.get(run_id)
         if before is None:
             raise RunUnknown(run_id)

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
-import structlog
-
 from pipeline_processing.errors import PipelineError
+from pipeline_processing.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LOG_SECONDS = 0.3
 _GRACE_SECONDS = 1.5

@@ -140,16 +140,16 @@ def _place(text: str) -> Place:
 @asynccontextmanager
 async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
     from pipeline_processing.aio.clock import SystemClock
-    from pipeline_processing.app import one_run
+    from pipeline_processing.app import history, kafka
     from pipeline_processing.requests.redrive import DeadLetters
     from pipeline_processing.requests.submission import ask_brokers
 
     log_to_stderr()
     settings = current_settings()
     async with AsyncExitStack() as stack:
-        topics = await stack.enter_async_context(one_run.topics(settings))
+        topics = await stack.enter_async_context(kafka.topics(settings))
         # Letters in Kafka can be read without a history.
-        kept = None if settings.history_dsn is None else await stack.enter_async_context(one_run.letters(settings))
+        kept = None if settings.history_dsn is None else await stack.enter_async_context(history.letters(settings))
         # Create missing topics: before the first message, show no dead letters rather than an error.
         await ask_brokers(topics.ensure, clock=SystemClock())
         yield settings, topics, DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=kept)
@@ -159,11 +159,11 @@ async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
 
 
 async def _redriven(wanted: Filter) -> int:
-    from pipeline_processing.app import one_run
+    from pipeline_processing.app import kafka
     from pipeline_processing.requests.redrive import Redrive
 
     report = _Report()
-    async with _letters() as (settings, topics, letters), one_run.events(settings) as events:
+    async with _letters() as (settings, topics, letters), kafka.events(settings) as events:
         redrive = Redrive(
             topics=topics,
             events=events,

@@ -121,7 +121,7 @@ def _print_runs(runs: Sequence[Run], *, as_json: bool) -> None:
 
 
 async def _runs(wanted: RunFilter, *, limit: int) -> list[Run]:
-    from pipeline_processing.app.one_run import history as run_store
+    from pipeline_processing.app.history import run_store
 
     async with run_store(current_settings()) as runs:
         return await runs.history.newest(wanted, limit=limit)
@@ -129,14 +129,14 @@ async def _runs(wanted: RunFilter, *, limit: int) -> list[Run]:
 
 async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None:
     from pipeline_processing.aio.clock import SystemClock
-    from pipeline_processing.app import one_run
+    from pipeline_processing.app import history, kafka
     from pipeline_processing.requests.watching import LiveProgress, Watch, watch
     from pipeline_processing.terminal.watch import rows_that_fit, shown_runs
 
     settings, clock = current_settings(), SystemClock()
     log_to_stderr(level="error")  # what doesn't answer is shown beside the runs
     fitting = None if as_json else rows_that_fit()
-    async with one_run.history(settings) as runs, one_run.topics(settings) as topics:
+    async with history.run_store(settings) as runs, kafka.topics(settings) as topics:
         progress = LiveProgress(topics=topics, topic=settings.kafka.progress_topic, clock=clock)
         with shown_runs(current_mask(), as_json=as_json) as show:
             await watch(
@@ -148,7 +148,7 @@ async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None
 
 
 async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt], Sequence[Delivery]]:
-    from pipeline_processing.app.one_run import history as run_store
+    from pipeline_processing.app.history import run_store
     from pipeline_processing.errors import RunUnknown
 
     async with run_store(current_settings()) as runs:

@@ -8,16 +8,16 @@ import threading
 from contextlib import suppress
 from typing import BinaryIO
 
-import structlog
-
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
+from pipeline_processing.app.history import run_store
 from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.executor import ASK_AGAIN_SECONDS, Executor, Reporting
 from pipeline_processing.runs.store import Claim
@@ -27,14 +27,14 @@ from pipeline_processing.signals import Terminated
 from pipeline_processing.telemetry.logs import configure_logs
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import Telemetry, configure_telemetry
-from pipeline_processing.terminal.event_loop import run_async
+from pipeline_processing.terminal.event_loop import collect_garbage_rarely, run_async
 from pipeline_processing.terminal.exit_codes import BUG
 
 _ORPHAN_SECONDS = 15.0
 """Time for an attempt whose parent has died to hand its run back and clean up."""
 _ME = "isolated attempt"
 
-log = structlog.get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
+log = get_logger("pipeline_processing.cli.isolated_attempt")  # not __main__
 
 
 def main() -> int:
@@ -79,7 +79,7 @@ async def _work(
 
     async with (
         app.watched_aside() as aside,
-        app.history(settings, connections=3) as runs,
+        run_store(settings, connections=3) as runs,
         data_path(settings, config, runs=1, mask=mask, clock=clock) as path,
         app.leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1) as leases,
     ):
@@ -98,6 +98,7 @@ async def _work(
         clock.hear(await history.ask(runs.queue.now, by=_ME, pause=ASK_AGAIN_SECONDS))
         lease = await history.ask(lambda: leases.resume(claim), by=_ME, pause=ASK_AGAIN_SECONDS)
         progress.write(b"\n")
+        collect_garbage_rarely()
         await executor.execute(lease)
 
 

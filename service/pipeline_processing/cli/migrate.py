@@ -9,7 +9,7 @@ from pipeline_processing.cli.context import current_settings
 
 def migrate() -> None:
     """Create or upgrade the schema of the run history. Does nothing if it is up to date."""
-    from pipeline_processing.app.one_run import migrate as apply_migrations
+    from pipeline_processing.app.history import migrate as apply_migrations
     from pipeline_processing.terminal.event_loop import run_async
 
     applied = run_async(apply_migrations(current_settings()))

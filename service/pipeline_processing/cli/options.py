@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,6 +88,11 @@ def pairs_of(pairs: Iterable[str], *, option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
         values[key] = value
     return values
+
+
+def new_run_id() -> str:
+    """Generate an id for a run without one."""
+    return f"run-{secrets.token_hex(8)}"
 
 
 def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[JobRequest]:

@@ -115,15 +115,15 @@ async def _replayed(
     settings: Settings, selection: Selection, telemetry: Telemetry, *, same_run: bool, execute: bool, as_json: bool
 ) -> None:
     from pipeline_processing.aio.clock import SystemClock
-    from pipeline_processing.app import one_run
+    from pipeline_processing.app import history, kafka
     from pipeline_processing.requests.replay import carry_out, planned
     from pipeline_processing.requests.submission import Submitter, ask_brokers
     from pipeline_processing.terminal.replay_plan import plan_summary
 
     clock, topic = SystemClock(), settings.kafka.requests_topic
     async with AsyncExitStack() as stack:
-        runs = (await stack.enter_async_context(one_run.history(settings))).history
-        topics = await stack.enter_async_context(one_run.topics(settings))
+        runs = (await stack.enter_async_context(history.run_store(settings))).history
+        topics = await stack.enter_async_context(kafka.topics(settings))
         if selection.reads_topic or execute:
             await ask_brokers(topics.ensure, clock=clock)
         plan = await stack.enter_async_context(
@@ -137,7 +137,7 @@ async def _replayed(
         if not execute:
             typer.echo("Nothing was sent. The same command with --execute sends them.", err=as_json)
             return
-        events = await stack.enter_async_context(one_run.events(settings))
+        events = await stack.enter_async_context(kafka.events(settings))
         submitter = Submitter(events=events, topic=topic, clock=clock, tracer=telemetry.tracer)
         sent = _Sent()
         # Failed runs whose replay was accepted meanwhile aren't selected again, and --same-run starts no run twice.

@@ -18,6 +18,7 @@ from pipeline_processing.cli.options import (
     RunIdOption,
     SinceOption,
     UntilOption,
+    new_run_id,
     pairs_of,
     requests_of,
 )
@@ -56,7 +57,6 @@ def run(
     With the id of a finished run, only prints its result again.
     """
     from pipeline_processing.agency_data_job.checking import require_sound
-    from pipeline_processing.app.one_run import new_run_id
     from pipeline_processing.terminal.event_loop import run_async
 
     fields = {
@@ -100,6 +100,7 @@ async def _completed(
     from pipeline_processing.runs.executor import Reporting
     from pipeline_processing.telemetry.logs import bound_run
     from pipeline_processing.telemetry.tracing import trace_ids
+    from pipeline_processing.terminal.event_loop import collect_garbage_rarely
     from pipeline_processing.terminal.progress import shown_progress
 
     with telemetry.tracer.start_as_current_span("run") as span, shown_progress() as on_progress:
@@ -113,6 +114,7 @@ async def _completed(
                 else app.run_now(settings, config, reporting=reporting)
             )
             async with opened as runner:
+                collect_garbage_rarely()
                 finished = await runner.run(request, run_id=run_id, trace_id=trace_id, span_id=span_id)
             return RunCompletion.of(finished)
 
@@ -137,9 +139,9 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
     """Try to cancel the run, and return its state. Raises TimeoutError."""
     import asyncio
 
-    from pipeline_processing.app.one_run import history
+    from pipeline_processing.app.history import run_store
 
-    async with asyncio.timeout(_CANCEL_SECONDS), history(settings) as runs:
+    async with asyncio.timeout(_CANCEL_SECONDS), run_store(settings) as runs:
         return str((await runs.queue.cancel(run_id)).state)
 
 

@@ -52,10 +52,12 @@ async def _served(
     from pipeline_processing.app.service import service
     from pipeline_processing.cli.cutoff import stopped_by_signals
     from pipeline_processing.serving.worker import hand_back_seconds
+    from pipeline_processing.terminal.event_loop import collect_garbage_rarely
 
     stop, hurry = asyncio.Event(), asyncio.Event()
     drain_seconds = settings.worker.drain_seconds
     limits = (drain_seconds, hand_back_seconds(drain_seconds))
     with stopped_by_signals((stop, hurry), cutoff, limits=limits):
         async with service(settings, config, tracer=telemetry.tracer, mask=current_mask()) as parts:
+            collect_garbage_rarely()
             await parts.run(stop, hurry, once=once)

@@ -24,6 +24,7 @@ from pipeline_processing.cli.options import (
     check_for_config,
     check_job,
     check_size,
+    new_run_id,
     pairs_of,
     requests_in,
     requests_of,
@@ -87,7 +88,6 @@ def submit(
 
     Checks all requests first, also against PIPELINE_JOB_CONFIG_FILE if it is set. Sends none if one isn't valid.
     """
-    from pipeline_processing.app.one_run import new_run_id
     from pipeline_processing.terminal.event_loop import run_async
 
     if more_agency_ids and not agency_id:
@@ -209,15 +209,15 @@ class _Submission:
 
 async def _submitted(settings: Settings, submission: _Submission, telemetry: Telemetry, *, follow: bool) -> None:
     from pipeline_processing.aio.clock import SystemClock
-    from pipeline_processing.app import one_run
+    from pipeline_processing.app import kafka as app
     from pipeline_processing.requests.following import Follower
     from pipeline_processing.requests.submission import Submitter, ask_brokers
 
     clock, kafka = SystemClock(), settings.kafka
     async with AsyncExitStack() as stack:
-        topics = await ask_brokers(lambda: stack.enter_async_context(one_run.topics(settings)), clock=clock)
+        topics = await ask_brokers(lambda: stack.enter_async_context(app.topics(settings)), clock=clock)
         await ask_brokers(topics.ensure, clock=clock)
-        events = await ask_brokers(lambda: stack.enter_async_context(one_run.events(settings)), clock=clock)
+        events = await ask_brokers(lambda: stack.enter_async_context(app.events(settings)), clock=clock)
         follower = Follower(topics=topics, names=kafka, clock=clock)
         if follow:
             await follower.begin()

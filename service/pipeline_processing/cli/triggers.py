@@ -71,10 +71,12 @@ async def _run(process: AbstractAsyncContextManager[TriggersProcess], cutoff: Cu
 
     from pipeline_processing.cli.cutoff import stopped_by_signals
     from pipeline_processing.errors import PipelineError
+    from pipeline_processing.terminal.event_loop import collect_garbage_rarely
 
     stop = asyncio.Event()
     with stopped_by_signals([stop], cutoff, limits=[drain_seconds]):
         async with process as opened:
+            collect_garbage_rarely()
             try:
                 await opened.run(stop)
             except* PipelineError as group:

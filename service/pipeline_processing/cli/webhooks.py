@@ -43,10 +43,10 @@ def redeliver(
 
 
 async def _redelivered(run_id: str | None, webhook: str | None) -> int:
-    from pipeline_processing.app.one_run import history
+    from pipeline_processing.app.history import run_store
     from pipeline_processing.errors import RunUnknown
 
-    async with history(current_settings()) as runs:
+    async with run_store(current_settings()) as runs:
         if run_id is not None and await runs.history.get(run_id) is None:
             raise RunUnknown(run_id)
         return await runs.deliveries.redeliver(run_id=run_id, webhook=webhook)

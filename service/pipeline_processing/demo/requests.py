@@ -8,7 +8,7 @@ from typing import Self
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.aio.clock import SystemClock
-from pipeline_processing.app import one_run
+from pipeline_processing.app import kafka
 from pipeline_processing.demo.evidence import StoryUntrue
 from pipeline_processing.messaging.port import Events, Outgoing, Topics
 from pipeline_processing.model import JobRequest
@@ -38,7 +38,7 @@ class Requests:
     @asynccontextmanager
     async def opened(cls, settings: Settings, *, topics: Topics, tracer: Tracer) -> AsyncIterator[Self]:
         """Open a sender that can follow every run that is announced from now on."""
-        async with one_run.events(settings) as events:
+        async with kafka.events(settings) as events:
             opened = cls(settings=settings, topics=topics, events=events, tracer=tracer)
             await opened._follower.begin()
             yield opened

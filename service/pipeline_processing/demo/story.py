@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing.app import one_run
+from pipeline_processing.app.history import run_store
+from pipeline_processing.app.kafka import topics as open_topics
 from pipeline_processing.demo.evidence import Evidence, expect
 from pipeline_processing.demo.failures import explain_failure, repair_and_replay, show_dead_letter
 from pipeline_processing.demo.page import Page
@@ -57,8 +58,8 @@ class Story:
         page, settings = self._page, self._settings
         await self._load_data()
         async with (
-            one_run.topics(settings) as topics,
-            one_run.history(settings) as runs,
+            open_topics(settings) as topics,
+            run_store(settings) as runs,
             s3_client(settings.s3) as s3,
             Requests.opened(settings, topics=topics, tracer=self._tracer) as requests,
         ):

@@ -12,7 +12,7 @@ from shlex import quote
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.agency_data_job.config import load_job_config
-from pipeline_processing.app import one_run
+from pipeline_processing.app import history
 from pipeline_processing.app.board import board
 from pipeline_processing.app.service import service
 from pipeline_processing.app.triggers import triggers_process
@@ -62,7 +62,7 @@ def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping
 
 
 async def _tell_story(page: Page, settings: Settings, tracer: Tracer, mask: Mask, *, paste: list[str] | None) -> None:
-    applied = await one_run.migrate(settings)
+    applied = await history.migrate(settings)
     expect(bool(applied), "the new database had a run history already")
     await KafkaTopics(settings=settings.kafka, others={UPSTREAM_TOPIC: {}}).ensure()
     async with _running(settings, tracer=tracer, mask=mask):

@@ -13,7 +13,7 @@ from pipeline_processing.expressions.compile import FUNCTION_NAMES, Lookup, colu
 from pipeline_processing.expressions.compiled import Compiled, Value
 from pipeline_processing.expressions.parse import parse, parse_type
 from pipeline_processing.expressions.tokens import folded
-from pipeline_processing.expressions.tree import Name
+from pipeline_processing.expressions.tree import Name, names_in
 from pipeline_processing.expressions.types import KIND_OF_TYPE, TYPE_LIST, Refused, RowFault, Type, type_of
 from pipeline_processing.expressions.values import NATURAL, type_at_run_time, writing
 from pipeline_processing.kinds import column_of_kind
@@ -65,6 +65,11 @@ def cast_of(name: str, to: str, columns: Columns, *, carry: str, step: str) -> E
             return None
         column = Name(0, name, quoted=True)
         return scope.expression(lambda lookup: cast(lookup(column), target))
+
+
+def columns_in(text: str) -> frozenset[str]:
+    """Return the names of the columns that a valid expression may read, as they are written and as SQL folds them."""
+    return frozenset(name for each in names_in(parse(text)) for name in (each.name, folded(each.name)))
 
 
 def results(value: Value, rows: Rows) -> tuple[list[Any], dict[int, str]]:

@@ -7,6 +7,7 @@ It is a precedence-climbing parser: `_LEVELS` has the precedence of each operato
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import TypeVar
 
 from pipeline_processing.expressions.tokens import Token, folded, token_at
@@ -39,6 +40,7 @@ _FIELDS = ("year", "month", "day")
 _ALIASES = {"mod": "%", "ceiling": "ceil", **dict.fromkeys(("char_length", "character_length"), "length")}
 
 
+@lru_cache(maxsize=256)
 def parse(text: str) -> Node:
     """Parse one expression."""
     parser = _Parser(text, wanted="something else is expected")

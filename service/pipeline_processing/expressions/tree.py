@@ -56,6 +56,15 @@ def height(root: Node) -> int:
     return level
 
 
+def names_in(root: Node) -> set[Name]:
+    """Return the columns that a tree reads."""
+    found, nodes = set[Name](), [root]
+    while nodes:
+        found |= {node for node in nodes if isinstance(node, Name)}
+        nodes = [child for node in nodes for child in children(node)]
+    return found
+
+
 def children(node: Node) -> tuple[Node, ...]:
     """Return the direct children of a node."""
     match node:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline_processing.errors import StepFailed
 from pipeline_processing.model import CsvOptions
-from pipeline_processing.ports import Row, RowMaker
+from pipeline_processing.ports import Row, RowMaker, Template
 from pipeline_processing.rows.json_values import decimal_text, dumps, float_text
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
@@ -33,18 +33,26 @@ class Csv:
 
     def __init__(self, header: Sequence[str] = (), *, fixed: bool, options: CsvOptions = AS_COPY_DOES) -> None:
         self._fixed = fixed
-        self._has_header = options.header
+        self._options = options
         self._line = _line_writer(delimiter=options.delimiter, null=options.null)
         self._header = tuple(header)
         self._is_first = True
 
     def head(self) -> bytes:
-        return _encoded(self._line(list(self._header))) if self._has_header else b""
+        return _encoded(self._line(list(self._header))) if self._options.header else b""
 
     def row_maker(self, projection: Projection) -> RowMaker:
         """Return a maker of lists of fields, without names."""
         constants = projection.constants
         return lambda records: [[*record, *constants] for record in projection.values(records)]
+
+    def template(self, projection: Projection, *, whole: bool) -> Template | None:
+        if not whole:
+            return None
+        options = self._options
+        columns = ((index, options.delimiter.encode() if at else b"") for at, index in enumerate(projection.indexes))
+        behind_null = self._line([None, *projection.constants]).removeprefix(options.null)
+        return Template(tuple(columns), _encoded(behind_null), options)
 
     def encode(self, batch: list[Any]) -> bytes:
         if self._is_first and not self._fixed:

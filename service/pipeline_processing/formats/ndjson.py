@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from pipeline_processing.model import CsvOptions
-from pipeline_processing.ports import RowMaker
+from pipeline_processing.ports import RowMaker, Template
 from pipeline_processing.rows.json_values import dumps, float_text, non_finite, plain
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
@@ -49,6 +49,13 @@ class Ndjson:
         )
         return lambda records: list(starmap(struct, projection.values(records)))
 
+    def template(self, projection: Projection, *, whole: bool) -> Template:
+        prefixes = [b"," + self._beginning(name) for name in projection.names]
+        prefixes[0] = b"{" + prefixes[0][1:] if whole else b""
+        constants = dict(zip(projection.names[len(projection.indexes) :], projection.constants, strict=True))
+        tail = b"," + self.encode([constants])[1:] if constants else b"}\n"
+        return Template(tuple(zip(projection.indexes, prefixes, strict=False)), tail if whole else tail[:-2])
+
     def encode(self, batch: list[Any]) -> bytes:
         if not self._exact and not _is_plain(batch):
             batch = [{name: _exact(value) for name, value in row.items()} for row in batch]
@@ -59,6 +66,10 @@ class Ndjson:
             return lines
         except UnicodeEncodeError:  # a lone surrogate
             return "".join(dumps(_with_quoted_words(row)) + "\n" for row in batch).encode()
+
+    def _beginning(self, name: str) -> bytes:
+        """Return a field up to its value: `"name":`."""
+        return self.encode([{name: None}])[1:].removesuffix(b"null}\n")
 
     def longest_row(self, encoded: bytes) -> int:
         return max(map(len, encoded.split(b"\n")))

@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from typing import Self
 
 import aiohttp
-import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import SecretStr
 from yarl import URL
@@ -23,6 +22,7 @@ from pipeline_processing.http.errors import LongWait, is_final, refusal, transla
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Pace, Paces
 from pipeline_processing.http.urls import Origin, check_url, joined, origin_of, shown, with_query
+from pipeline_processing.log import get_logger
 
 LONGEST_WAIT_SECONDS = 60.0
 """For a longer Retry-After, the attempt fails and the next one is delayed, so that no worker is blocked."""
@@ -36,7 +36,7 @@ _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "U
 ShowUrl = Callable[[str], str]
 """Maps a requested URL, or the target of a redirect, to how messages show it."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class HttpAnswer:

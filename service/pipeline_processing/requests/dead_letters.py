@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import structlog
-
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import (
     MessageRefused,
@@ -13,11 +11,12 @@ from pipeline_processing.errors import (
     TopicMissing,
     TransientError,
 )
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.dead_letters import KeepsLetters, dead_letter, without_value
 from pipeline_processing.messaging.port import Events, Outgoing, Record
 from pipeline_processing.telemetry.masking import Mask
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Refused = tuple[Outgoing, PipelineError]
 """A letter that Kafka refuses for good, and the reason."""

@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-import structlog
 from pydantic import BaseModel, ValidationError
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE, KafkaUnavailable, RequestError
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.requests.submission import Sent, ask_brokers
 from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.settings.settings import KafkaSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _PAUSE_SECONDS = 1.0
 _ME = "following"

@@ -1,6 +1,6 @@
 """Maps a source's records to rows: which values, under which names."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
@@ -43,6 +43,19 @@ class Projection:
             tuple(self.indexes[place] for place in varying),
             tuple(self.constants[place - read] for place in constant),
         )
+
+    def runs(self, touched: Collection[str]) -> list["Projection"]:
+        """Split the values of the record into runs of untouched neighbours, and single touched ones."""
+        runs: list[Projection] = []
+        joins = False
+        for name, index in zip(self.names, self.indexes, strict=False):
+            if joins and name not in touched:
+                run = runs.pop()
+                runs.append(Projection((*run.names, name), (*run.indexes, index)))
+            else:
+                runs.append(Projection((name,), (index,)))
+            joins = name not in touched
+        return runs
 
     def values(self, records: Sequence[Sequence[Any]]) -> Iterable[Sequence[Any]]:
         """Return the chosen values of each record, without the constants."""

@@ -4,14 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.plan import UploadRef
 from pipeline_processing.runs.store import RunLeftovers
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
 from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -22,6 +21,7 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import give_up, shielded
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, Superseded
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.ports import Services, Source
 from pipeline_processing.runs.completions import RunProgress
@@ -37,7 +37,7 @@ from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import parent_context, trace_ids
 from pipeline_processing.user_code import asked_to_stop, contained, is_for_us
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ASK_AGAIN_SECONDS = 0.2
 """Pause between two tries of a call to the run table. It is short because the lease may be."""

@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import structlog
-
 from pipeline_processing.aio.asking import Backoff
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import AttemptsExhausted, InternalError, PipelineError, StepFailed, TransientError
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import Attempt, Run, RunFailure
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts, RunHistory
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.user_code import NoException, described
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PATIENCE = timedelta(minutes=15)
 _BACKOFF = Backoff(first=1.0, longest=60.0)

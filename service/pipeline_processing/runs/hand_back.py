@@ -2,19 +2,18 @@
 
 import asyncio
 
-import structlog
-
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import give_up, in_time, shielded
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError, Superseded
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import Run
 from pipeline_processing.runs.clean_up import CleanUp
 from pipeline_processing.runs.failures import Attempted
 from pipeline_processing.runs.store import Claim, RunAttempts, RunLeftovers
 from pipeline_processing.user_code import NoException, contained
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _CLEAN_UP_SECONDS = 10.0
 _CONNECTIONS = 3

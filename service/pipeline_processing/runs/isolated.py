@@ -9,16 +9,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-import structlog
-
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import HistoryUnavailable, ProcessEnded, Superseded
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import RunState
 from pipeline_processing.runs.failures import Attempted, Failures, known_error
 from pipeline_processing.runs.lease import Lease, Leases
 from pipeline_processing.runs.store import Claim, Outcome, RunHistory
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _CHECK_SECONDS = 1.0
 _GRACE_SECONDS = 5.0

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Never, TypeVar
 
-import structlog
-
 from pipeline_processing.aio.asking import Backoff, ask
 from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.errors import PipelineError, Superseded, TransientError
+from pipeline_processing.log import get_logger
 from pipeline_processing.runs.store import Claim, RunQueue
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _CHECK_SECONDS = 1.0
 """Interval of the checks for a cancelled run."""

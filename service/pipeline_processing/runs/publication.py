@@ -6,8 +6,6 @@ Publishing needs only the stored plan, and this or a later worker may repeat it 
 
 from datetime import datetime
 
-import structlog
-
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import Export
 from pipeline_processing.destinations.several import Destinations
@@ -19,6 +17,7 @@ from pipeline_processing.errors import (
     PublicationError,
     UploadMissing,
 )
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import Counts, Run, RunState
 from pipeline_processing.plan import Artifact, InlineContent, Plan, StagedTable
 from pipeline_processing.runs.failures import failure_of
@@ -26,7 +25,7 @@ from pipeline_processing.runs.manifest import ContentMeta, Manifest, ManifestEnt
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
 from pipeline_processing.telemetry.masking import Mask
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MANIFEST_NAME = "_manifest.json"
 

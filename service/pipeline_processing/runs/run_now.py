@@ -4,17 +4,16 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
-import structlog
-
 from pipeline_processing.aio.asking import ask
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import PipelineError, RunHeldElsewhere, RunOfAnotherJobConfig, RunPutOff, Superseded
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import JobRequest, Run, RunState
 from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.store import Incoming, RunStore
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import structlog
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -21,6 +20,7 @@ from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
 from pipeline_processing.errors import RequestError, TopicMissing, TransientError
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import received
@@ -28,7 +28,7 @@ from pipeline_processing.runs.store import Incoming, Origin, RunIntake
 from pipeline_processing.telemetry.health import Pulse, Servers
 from pipeline_processing.telemetry.tracing import trace_ids
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -2,15 +2,14 @@
 
 import asyncio
 
-import structlog
-
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.runs.completions import RunProgress, cloud_event_headers
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PROGRESS_TYPE = "agency.run.progress"
 _SECONDS = 1.0

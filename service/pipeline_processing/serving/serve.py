@@ -11,11 +11,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import structlog
-
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import Stopped, first_of, unless_stopped
 from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Offsets, Topics
 from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.runs.store import RunStore
@@ -26,7 +25,7 @@ from pipeline_processing.serving.webhooks import Webhooks
 from pipeline_processing.serving.worker import Worker
 from pipeline_processing.telemetry.health import Health, Servers
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

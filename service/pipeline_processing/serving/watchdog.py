@@ -10,14 +10,13 @@ from contextvars import Context, copy_context
 from types import FrameType
 from typing import Any, Never
 
-import structlog
-
 from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.processor import AgencyProcessor
 from pipeline_processing.aio.own_thread import StepThread
+from pipeline_processing.log import get_logger
 from pipeline_processing.telemetry.health import SILENT_SECONDS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _FRAMES = 6
 """Number of innermost frames to log."""

@@ -10,20 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import structlog
-
 from pipeline_processing.aio.asking import Backoff, Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import PipelineError, TransientError, UpstreamUnavailable
 from pipeline_processing.http.signatures import signature_headers
+from pipeline_processing.log import get_logger
 from pipeline_processing.ports import Posted, Poster
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.deliveries import DeliveryState, DueDelivery, RunDeliveries, Tried
 from pipeline_processing.telemetry.health import Health
 from pipeline_processing.telemetry.masking import Mask
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _AT_ONCE = 8
 """Requests at once to one webhook, per process."""

@@ -3,18 +3,17 @@
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import first_of, give_up, shielded
 from pipeline_processing.errors import HistoryUnavailable, PipelineError, TooManyConnections
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import RunState
 from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.lease import Lease
 from pipeline_processing.telemetry.health import Pulse
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _POLL_SECONDS = 0.5
 """Longest delay of a run that becomes due without a wake-up: by a retry, a hand-back elsewhere, or an ended lease."""

@@ -61,6 +61,7 @@ class Add(Step):
         """Column name → carried value."""
         added = (column_of_kind(name, kind, context.carry) for name, kind in kinds.items())
         self.columns = context.columns.plus(added, step=self.name)
+        self.touches = frozenset(constants)
         self._names_known = context.columns.complete
 
     def fold(self, projection: Projection) -> Projection:

@@ -33,6 +33,7 @@ class KeyedStep(Step):
         check_named_once(key, step=name)
         self.columns = context.columns
         self._names = tuple(key)
+        self.touches = frozenset(key)
         self._key = RowKey(key, context.columns, step=name)
         self._seen = SeenKeys(name)
         self._names_known = context.columns.complete

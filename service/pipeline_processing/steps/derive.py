@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline_processing.expressions.expression import expression
+from pipeline_processing.expressions.expression import columns_in, expression
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.steps.computed import Computed
 from pipeline_processing.steps.step import StepContext
@@ -28,6 +28,7 @@ class Derive(Computed):
             for name, text in expressions.items()
         }
         super().__init__({name: each.value for name, each in compiled.items()}, context)
+        self.touches = frozenset(expressions).union(*map(columns_in, expressions.values()))
         columns = [replace(each.result, name=name) for name, each in compiled.items()]
         existing = [column for column in columns if context.columns.find(column.name)]
         new = [column for column in columns if column not in existing]

@@ -21,6 +21,7 @@ class Drop(Step):
     def __init__(self, names: Sequence[str], context: StepContext) -> None:
         check_named_once(names, step=self.name)
         self.names = tuple(names)
+        self.touches = frozenset(names)
         self.columns = context.columns.without(self.names, step=self.name)
         if self.columns.complete and not self.columns.listed:
             raise InvalidStep("Step 'drop' would leave no column. Name those to keep with `select` instead.")

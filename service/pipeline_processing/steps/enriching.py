@@ -67,6 +67,7 @@ class Enriching(Step):
         self.name = f"{kind}: {options.on}"
         self.on = context.columns.require(options.on, step=self.name)
         self._added = tuple(options.add)
+        self.touches = frozenset((options.on,))
         self._missing = options.missing
         self._known = LookupCache(max_rows=options.cache_rows)
         self._row_errors = context.row_errors

@@ -17,6 +17,7 @@ class NotNull(Step):
         check_named_once(names, step=self.name)
         self._dataset = context.dataset
         self._names = tuple(names)
+        self.touches = frozenset(names)
         for name in names:
             context.columns.require(name, step=self.name)
         self.columns = context.columns

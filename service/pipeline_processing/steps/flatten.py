@@ -58,6 +58,7 @@ class Flatten(Step):
             )
         self._column = column.name
         self._as_text = column.typed and context.carry == "text"
+        self.touches = frozenset((column.name,))
         self._keep = options.keep
         self._row_errors = context.row_errors
         self._names_known = context.columns.complete

@@ -65,6 +65,7 @@ class Mask(Step):
     def __init__(self, options: MaskOptions, context: StepContext) -> None:
         self.name = f"mask: {', '.join(options.columns)}"
         check_named_once(options.columns, step=self.name)
+        self.touches = frozenset(options.columns)
         self._options = options
         self._services = context.services
         self._names_known = context.columns.complete

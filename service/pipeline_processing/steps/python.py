@@ -58,6 +58,7 @@ class Python(Step):
         else:
             self._handover = DeclaredColumns(options.reads, options.adds, context, step=self.name)
         self.columns = self._handover.columns
+        self.touches = None if isinstance(options, str) else frozenset((*options.reads, *options.adds))
         self.foreign = not self._handover.joins
         self._function = UserFunction(path, step=self.name, dataset=context.dataset)
 

@@ -20,6 +20,7 @@ class Rename(Step):
 
     def __init__(self, names: Mapping[str, str], context: StepContext) -> None:
         self.names = dict(names)
+        self.touches = frozenset(names)
         self.columns = context.columns.renamed(self.names, step=self.name)
         self._names_known = context.columns.complete
 

@@ -20,6 +20,7 @@ class Select(Step):
     def __init__(self, names: Sequence[str], context: StepContext) -> None:
         check_named_once(names, step=self.name)
         self.names = tuple(names)
+        self.touches = frozenset(names)
         self.columns = context.columns.only(self.names, step=self.name)
 
     def fold(self, projection: Projection) -> Projection | None:

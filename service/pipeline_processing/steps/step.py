@@ -110,6 +110,11 @@ class Step(ABC):
     """Whether it may leave values in rows that aren't carried. The format then checks every value."""
     user_code: ClassVar[bool] = False
     """Whether it calls user code, whose rows may be large and whose errors may be anything."""
+    touches: frozenset[str] | None = None
+    """
+    The columns that it reads, changes or removes; None if they may be any. Rows may then have one value for several
+    other columns, under the name of the first one.
+    """
     masks: Mapping[str, Callable[[Any], Any]] = {}
     """The masked columns: name → function from a carried value (never None) to its masked form."""
 

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import structlog
-
 from pipeline_processing.aio.own_thread import OwnThread, StepPlace
 from pipeline_processing.errors import InvalidStep, PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.ports import Rows
 from pipeline_processing.steps.imported import imported
 from pipeline_processing.steps.own_loop import OwnLoop
 from pipeline_processing.user_code import NoException, closing, failing, user_code
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _STOP_SECONDS = 1.0
 """How long a cancelled call may take to stop before it is abandoned."""

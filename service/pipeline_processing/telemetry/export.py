@@ -18,24 +18,11 @@ _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("opentelemetry.exporter")
 
 _LONGEST_COMPLAINT = 300
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _OTLP_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
-def configured_exporters(environ: Mapping[str, str]) -> list[SpanExporter]:
-    """
-    Return the exporters that OTEL_TRACES_EXPORTER names, or OTLP if only an endpoint is set; none by default.
-
-    Raises SettingsError for an exporter that isn't installed or can't be set up.
-    """
-    listed = environ.get("OTEL_TRACES_EXPORTER", "").strip()
-    if not listed and any(environ.get(variable, "").strip() for variable in _ENDPOINTS):
-        listed = "otlp"
-    names = dict.fromkeys(name.strip().lower() for name in listed.split(","))
-    return [_built(name, environ) for name in names if name not in ("", "none")]
-
-
-def _built(name: str, environ: Mapping[str, str]) -> SpanExporter:
+def configured_exporter(name: str, environ: Mapping[str, str]) -> SpanExporter:
+    """Build the exporter of this name. Raises SettingsError if it isn't installed or can't be set up."""
     entry_point = _entry_point(name, environ)
     try:
         exporter = entry_point.load()

@@ -6,19 +6,26 @@ JSON lines have `timestamp`, `level`, `logger`, `event`, and the values bound by
 user code.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import re
 import sys
 from contextlib import AbstractContextManager, suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
-import structlog
 from opentelemetry import trace
-from structlog.typing import EventDict, Processor, WrappedLogger
 
+from pipeline_processing.log import import_structlog
 from pipeline_processing.telemetry.masking import Mask
+
+if TYPE_CHECKING:
+    import structlog
+    from structlog.typing import EventDict, Processor, WrappedLogger
+else:
+    structlog = import_structlog()
 
 # Their lines don't help an operator, and at DEBUG they show the headers of signed requests.
 _QUIET_LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "urllib3")

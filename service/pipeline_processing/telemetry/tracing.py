@@ -2,31 +2,38 @@
 Traces. Every run has a trace id, in its history row, events and objects, even if spans aren't collected. Spans are
 recorded and exported, and the database and S3 clients instrumented, only if OpenTelemetry's variables configure an
 exporter.
+
+Without an exporter, the SDK isn't imported, because commands would start noticeably slower.
 """
 
+from __future__ import annotations
+
 import logging
+import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
-from pipeline_processing.telemetry.export import QuietExporter, configured_exporters
 from pipeline_processing.telemetry.masking import Mask
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from pipeline_processing.telemetry.export import QuietExporter
 
 SHUTDOWN_SECONDS = 5.0
 """How long an unreachable collector may delay the end of a process."""
 
 _SCOPE = "pipeline_processing"
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +57,7 @@ class Telemetry:
         self._exporters = exporters
         self._instrumentors = _instrument(provider) if provider is not None and exporters else []
 
-    def __enter__(self) -> "Telemetry":
+    def __enter__(self) -> Telemetry:
         return self
 
     def __exit__(
@@ -94,11 +101,31 @@ def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Telemetry(tracer=IdsOnlyTracer())
-    return telemetry_with(configured_exporters(environ), environ, mask=mask)
+    if names := _exporters_named_in(environ):
+        from pipeline_processing.telemetry.export import configured_exporter
+
+        return telemetry_with([configured_exporter(name, environ) for name in names], environ, mask=mask)
+    if environ.get("OTEL_TRACES_SAMPLER", "").strip():
+        return telemetry_with([], environ, mask=mask)  # whether a trace is sampled is for the SDK to say
+    return Telemetry(tracer=IdsOnlyTracer(TraceFlags(TraceFlags.SAMPLED)))
+
+
+def _exporters_named_in(environ: Mapping[str, str]) -> list[str]:
+    """Return the exporters that OTEL_TRACES_EXPORTER names, or OTLP if only an endpoint is set; none by default."""
+    listed = environ.get("OTEL_TRACES_EXPORTER", "").strip()
+    if not listed and any(environ.get(variable, "").strip() for variable in _ENDPOINTS):
+        listed = "otlp"
+    names = dict.fromkeys(name.strip().lower() for name in listed.split(","))
+    return [name for name in names if name not in ("", "none")]
 
 
 def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
-    """Return tracing with the given exporters. Without any, spans have ids but are dropped."""
+    """Return tracing by the SDK, with the given exporters. Without any, spans have ids but are dropped."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from pipeline_processing.telemetry.export import QuietExporter
+
     provider = TracerProvider(resource=_resource(environ), shutdown_on_exit=False)
     quiet = [QuietExporter(exporter, mask) for exporter in exporters]
     for exporter in quiet:
@@ -107,6 +134,10 @@ def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str]
 
 
 def _resource(environ: Mapping[str, str]) -> Resource:
+    from importlib.metadata import version
+
+    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+
     resource = Resource.create({SERVICE_VERSION: version("pipeline-processing")})
     name = environ.get("OTEL_SERVICE_NAME", "").strip()
     if not name and str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
@@ -153,19 +184,23 @@ def parent_context(trace_id: str, span_id: str) -> Context:
 
 
 class IdsOnlyTracer(Tracer):
-    """Creates spans with valid ids only, for OTEL_SDK_DISABLED, where the SDK's spans have no ids."""
+    """
+    Creates spans with valid ids only: for OTEL_SDK_DISABLED, where the SDK's spans have no ids, and where no spans are
+    collected. `flags` are those of new traces.
+    """
 
-    def __init__(self) -> None:
-        self._ids = RandomIdGenerator()
+    def __init__(self, flags: TraceFlags = trace.DEFAULT_TRACE_OPTIONS) -> None:
+        self._flags = flags
 
     def start_span(self, name: str, context: Context | None = None, *_: Any, **__: Any) -> Span:
         parent = trace.get_current_span(context).get_span_context()
         return NonRecordingSpan(
             SpanContext(
-                trace_id=parent.trace_id if parent.is_valid else self._ids.generate_trace_id(),
-                span_id=self._ids.generate_span_id(),
+                trace_id=parent.trace_id if parent.is_valid else _random_id(128),
+                span_id=_random_id(64),
                 is_remote=False,
-                trace_flags=parent.trace_flags,
+                trace_flags=parent.trace_flags if parent.is_valid else self._flags,
+                trace_state=parent.trace_state,
             )
         )
 
@@ -175,3 +210,7 @@ class IdsOnlyTracer(Tracer):
     ) -> Iterator[Span]:
         with trace.use_span(self.start_span(name, context)) as span:
             yield span
+
+
+def _random_id(bits: int) -> int:
+    return random.randrange(1, 1 << bits)  # noqa: S311 - not a secret, and zero isn't an id

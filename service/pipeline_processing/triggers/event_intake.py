@@ -12,13 +12,12 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeVar
 
-import structlog
-
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
 from pipeline_processing.errors import InvalidEvent, KafkaUnavailable, TopicMissing, TransientError
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Events, Outgoing, Record, RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import run_id_of_place
@@ -28,7 +27,7 @@ from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_w
 from pipeline_processing.triggers.matching import Occurrence, occurrences
 from pipeline_processing.triggers.windows import Happened, Origin, Pace, write_entry
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import faust
 import faust.transport.drivers.aiokafka  # here, as Faust would import it in the event loop, which takes long
-import structlog
 from faust.exceptions import ProducerSendError
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of, in_time, unless_stopped
 from pipeline_processing.errors import KafkaUnavailable, PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import translate
 from pipeline_processing.messaging.port import Record, Topics
@@ -26,7 +26,7 @@ from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.triggers.windowing import Place, Reassigned, Tick, WindowKeeper
 from pipeline_processing.triggers.windows import newer_state
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 TABLE = "windows"
 

@@ -2,12 +2,11 @@
 
 from datetime import datetime
 
-import structlog
-
 from pipeline_processing.aio.clock import Clock
+from pipeline_processing.log import get_logger
 from pipeline_processing.telemetry.health import Health
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _OTHERS_SECONDS = 600.0
 _ABOUT = "other triggers files"

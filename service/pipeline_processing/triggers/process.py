@@ -8,17 +8,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-import structlog
-
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, unless_stopped
 from pipeline_processing.errors import SettingsError
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Topics
 from pipeline_processing.telemetry.health import Health
 from pipeline_processing.triggers.windowing import Tick
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _START_SECONDS = 60.0
 """How long to wait for the brokers at the start."""

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-import structlog
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from pipeline_processing.aio.clock import Clock
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.requests.job_messages import request_message
 from pipeline_processing.triggers.job_requests import links
 from pipeline_processing.triggers.windows import Ask
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 

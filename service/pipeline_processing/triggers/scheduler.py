@@ -11,11 +11,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
-import structlog
-
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import Stopped, first_of, unless_stopped
 from pipeline_processing.errors import PipelineError, TransientError
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.model import JobRequest
 from pipeline_processing.triggers.config import ScheduleTrigger
@@ -23,7 +22,7 @@ from pipeline_processing.triggers.job_requests import requests_of_tick
 from pipeline_processing.triggers.schedule import due_tick
 from pipeline_processing.triggers.windows import Happened, Origin, write_entry
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LOOK_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0

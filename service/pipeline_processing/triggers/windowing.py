@@ -14,11 +14,11 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar
 
-import structlog
 from pydantic import ValidationError
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.errors import InvalidEvent
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Events, Offsets, Outgoing, Record, Topics
 from pipeline_processing.options.validation import faults_of
 from pipeline_processing.telemetry.health import Pulse
@@ -39,7 +39,7 @@ from pipeline_processing.triggers.windows import (
     write_entry,
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

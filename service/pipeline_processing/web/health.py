@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import structlog
 from aiohttp import web
 
+from pipeline_processing.log import get_logger
 from pipeline_processing.telemetry.health import Health
 from pipeline_processing.telemetry.masking import Mask
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
+from pipeline_processing.destinations.s3.objects import crc32_of
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError
 from pipeline_processing.plan import InlineContent, MultipartUpload, UploadRef
@@ -212,6 +213,27 @@ async def test_a_server_that_drops_packets_is_unavailable() -> None:
         assert time.monotonic() - start < 15
         for filler in fillers:
             filler.close()
+
+
+async def test_the_store_takes_requests_that_arent_botocores(s3: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first one it needs no help of botocore's: their signatures are right."""
+    metadata = {**METADATA, "label": "a=b, c"}
+    keys = [f"agency_id=7/run_id=r~{n}/a b+(é)/part-00000.csv" for n in range(2)]
+    await s3.destination.publish(keys[0], b"x", metadata=metadata)
+    upload_id = await s3.client.create_multipart_upload(
+        bucket=s3.bucket, key=keys[1], content_type="text/csv", metadata={}
+    )
+    monkeypatch.setattr(s3.raw, "_make_api_call", None)
+
+    await s3.destination.publish(keys[1], SMALL, metadata=metadata)
+    assert await s3.destination.exists(keys[1])
+    assert not await s3.destination.exists("nothing")
+    part = await s3.client.upload_part(
+        bucket=s3.bucket, key=keys[1], upload_id=upload_id, number=1, body=LARGE, crc32=crc32_of(LARGE)
+    )
+    assert part.etag
+    head = await s3.client.head_object(bucket=s3.bucket, key=f"{s3.prefix}/{keys[1]}")
+    assert (head.size, head.crc32, head.metadata) == (len(SMALL), crc32_of(SMALL), metadata)
 
 
 async def test_a_part_that_fails_fails_the_upload(s3: S3Backend, started: Started) -> None:

@@ -37,7 +37,7 @@ def service(monkeypatch: pytest.MonkeyPatch, between: Between) -> Service:
     async def opened(_: Settings) -> AsyncIterator[Any]:
         yield interposed(service.runs, between)
 
-    monkeypatch.setattr("pipeline_processing.app.one_run.history", opened)
+    monkeypatch.setattr("pipeline_processing.app.history.run_store", opened)
     monkeypatch.setattr(cancel, "current_settings", Settings)
     return service
 

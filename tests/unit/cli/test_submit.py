@@ -121,8 +121,8 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Served:
     async def opened(settings: Settings) -> AsyncIterator[Served]:
         yield served
 
-    monkeypatch.setattr("pipeline_processing.app.one_run.events", opened)
-    monkeypatch.setattr("pipeline_processing.app.one_run.topics", opened)
+    monkeypatch.setattr("pipeline_processing.app.kafka.events", opened)
+    monkeypatch.setattr("pipeline_processing.app.kafka.topics", opened)
     monkeypatch.setattr("pipeline_processing.aio.clock.SystemClock", HurriedClock)
     return served
 

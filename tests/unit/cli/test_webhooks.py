@@ -42,7 +42,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> RunStore:
     async def opened(settings: Settings) -> AsyncIterator[RunStore]:
         yield store
 
-    monkeypatch.setattr("pipeline_processing.app.one_run.history", opened)
+    monkeypatch.setattr("pipeline_processing.app.history.run_store", opened)
     monkeypatch.setattr(webhooks, "current_settings", Settings)
     return store
 

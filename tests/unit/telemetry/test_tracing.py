@@ -15,10 +15,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.telemetry import tracing as telemetry_module
-from pipeline_processing.telemetry.export import QuietExporter, configured_exporters
+from pipeline_processing.telemetry.export import QuietExporter
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import configure_telemetry, parent_context, telemetry_with, trace_ids
 
@@ -196,7 +197,33 @@ def test_the_service_may_be_named_otherwise(
 def test_none_beats_an_endpoint() -> None:
     environ = {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 
-    assert configured_exporters(environ) == []
+    assert not configure_telemetry(environ, mask=Mask()).exporting
+
+
+@pytest.mark.parametrize(
+    ("environ", "sampled"),
+    [({}, True), ({"OTEL_TRACES_SAMPLER": "always_off"}, False), ({"OTEL_SDK_DISABLED": "true"}, False)],
+)
+def test_traces_are_sampled_even_if_this_process_collects_none(
+    environ: dict[str, str], sampled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a service that reads this one's messages would drop their traces."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    span = configure_telemetry(environ, mask=Mask()).tracer.start_span("run")
+
+    assert span.get_span_context().trace_flags.sampled == sampled
+
+
+def test_a_trace_keeps_its_state_and_flags() -> None:
+    """A trace that its first service doesn't sample isn't sampled later."""
+    parent = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(0), trace_state=TraceState([("a", "b")]))
+    context = trace.set_span_in_context(NonRecordingSpan(parent))
+
+    span = configure_telemetry({}, mask=Mask()).tracer.start_span("run", context).get_span_context()
+
+    assert (span.trace_id, span.trace_flags, span.trace_state) == (1, 0, parent.trace_state)
 
 
 def test_the_console_exporter_keeps_off_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import structlog
-
 from pipeline_processing.destinations.files.staging import (
     STAGING,
     Folder,
@@ -23,10 +21,11 @@ from pipeline_processing.destinations.files.staging import (
 from pipeline_processing.destinations.files.upload import FileUpload
 from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.errors import ConflictingObjects, SettingsError, UploadMissing
+from pipeline_processing.log import get_logger
 from pipeline_processing.plan import Artifact, StagedFile, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class FileDestination:

@@ -7,14 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-import structlog
-
 from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.files.staging import Folder, sync_folder
+from pipeline_processing.log import get_logger
 from pipeline_processing.plan import StagedFile, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class FileUpload:

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from uuid import UUID
 
-import structlog
-
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.destinations.installation import INSTALLATION_KEY, check_mark, mark_of
 from pipeline_processing.destinations.s3.client import ObjectHead, S3Client
@@ -29,6 +27,7 @@ from pipeline_processing.errors import (
     Throttled,
     UploadMissing,
 )
+from pipeline_processing.log import get_logger
 from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Content, Upload, UploadStarted
 
@@ -40,7 +39,7 @@ _CONTENT_TYPES = {
     ".json": "application/json",
 }
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class S3Destination:

@@ -15,7 +15,7 @@ from pipeline_processing.plan import InlineContent, MultipartUpload, UploadedPar
 
 AS_THE_BUCKET_HAS_IT = S3ObjectOptions()
 """No options: the bucket's defaults apply."""
-_SLICE = 256 * 1024
+_SLICE = 1024 * 1024
 _MD5_ETAG = re.compile(r"[0-9a-f]{32}(-\d+)?")
 
 

@@ -14,12 +14,14 @@ from aiobotocore.credentials import (
     AioCredentials,
     AioDeferredRefreshableCredentials,
 )
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
-from botocore.credentials import CredentialProvider
+from botocore.credentials import CredentialProvider, ReadOnlyCredentials
 from botocore.handlers import add_expect_header
 from pydantic import SecretStr
 
+from pipeline_processing.destinations.s3.direct import DirectRequests
 from pipeline_processing.destinations.s3.errors import translated
 from pipeline_processing.errors import AccessDenied, SettingsError
 
@@ -78,9 +80,15 @@ async def open_client(
     role: AssumedRole | None,
     connections: int,
     learned: Learned,
-) -> AsyncIterator[Any]:
-    """Open an S3 client. See `S3Client` for the parameters."""
+) -> AsyncIterator[tuple[Any, DirectRequests]]:
+    """Open an S3 client of botocore, and requests past it. See `S3Client` for the parameters."""
     url = endpoint_url or "S3"
+    pools: list[AIOHTTPSession] = []
+
+    def new_pool(**options: Any) -> AIOHTTPSession:
+        pools.append(AIOHTTPSession(**options))
+        return pools[-1]
+
     async with AsyncExitStack() as cleanup:
         with translated(doing="open a client for", url=url):
             session = await (
@@ -92,7 +100,7 @@ async def open_client(
                         "s3",
                         endpoint_url=endpoint_url,
                         region_name=region,
-                        config=_config(addressing_style, connections),
+                        config=_config(addressing_style, connections, new_pool),
                         **(keys.arguments() if role is None else {}),
                     )
                 )
@@ -105,12 +113,23 @@ async def open_client(
         # none. It would gain nothing, as access is checked when an upload is created.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("before-call.s3.HeadBucket", _never_redirected)
-        yield client
+        direct = DirectRequests(http=pools[-1], credentials=partial(_frozen, session, keys if role is None else None))
+        client.meta.events.register("before-send.s3", direct.learn)
+        yield client, direct
 
 
-def _config(addressing_style: AddressingStyle, connections: int) -> AioConfig:
+async def _frozen(session: AioSession, keys: Keys | None) -> Any:
+    """Return the credentials that the session's clients sign with now."""
+    if keys is not None and keys.access_key_id:
+        key, secret, token = keys.arguments().values()
+        return ReadOnlyCredentials(key, secret, token)
+    return await (await session.get_credentials()).get_frozen_credentials()
+
+
+def _config(addressing_style: AddressingStyle, connections: int, new_pool: Callable[..., AIOHTTPSession]) -> AioConfig:
     return AioConfig(
         **_NETWORK,
+        http_session_cls=new_pool,
         s3={
             "addressing_style": addressing_style,
             # Every body carries a checksum, and TLS protects it in transit. Signing it would compute SHA-256 on the

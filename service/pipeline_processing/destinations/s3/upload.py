@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import structlog
-
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.s3.client import S3Client
@@ -18,12 +16,13 @@ from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, cr
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
 from pipeline_processing.errors import ArtifactTooLarge, PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.plan import InlineContent, MultipartUpload, UploadedPart, UploadRef
 from pipeline_processing.ports import Sealed, UploadStarted
 
 _ABORT_SECONDS = 15.0
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
-import structlog
 
 from pipeline_processing.destinations.tables.errors import TableConflict
 from pipeline_processing.destinations.tables.options import LoadMode
 from pipeline_processing.destinations.tables.queries import agency_literal, column_list, statement, table_name
 from pipeline_processing.destinations.tables.staging import StagingNote, drop, notes, rows_of
 from pipeline_processing.errors import UploadMissing
+from pipeline_processing.log import get_logger
 from pipeline_processing.plan import Artifact
 from pipeline_processing.postgres.client import quoted
 
@@ -23,7 +23,7 @@ GIVEN_UP = "given_up"
 SUPERSEDED = "superseded"
 _BOOKKEEPING_TABLES = 2
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 async def is_set_up(connection: asyncpg.Connection, schema: str) -> bool:

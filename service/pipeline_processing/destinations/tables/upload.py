@@ -10,12 +10,12 @@ from itertools import chain
 
 import asyncpg
 import msgspec
-import structlog
 
 from pipeline_processing.destinations.tables.errors import Refused
 from pipeline_processing.destinations.tables.staging import StagingTable, drop
 from pipeline_processing.destinations.tables.target import Target
 from pipeline_processing.errors import DataError, DestinationUnavailable, JobConfigError, PipelineError
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import FormatName
 from pipeline_processing.plan import StagedTable
 from pipeline_processing.ports import Content, Sealed
@@ -24,7 +24,7 @@ CHUNK_BYTES = 1024 * 1024
 """Size of a chunk. One is sent while the next is filled."""
 _DROP_SECONDS = 15.0
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Session = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 """Opens a connection that raises a destination's errors; see `errors.session`."""

@@ -4,19 +4,19 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import structlog
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline_processing.errors import TopicMissing
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translate, translated
 from pipeline_processing.messaging.kafka.lifecycle import started, stopped
 from pipeline_processing.messaging.kafka.metadata import look_up
 from pipeline_processing.settings.settings import KafkaSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _OPEN_SECONDS = 5.0
 _ANSWER_SECONDS = 15.0

@@ -10,17 +10,17 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, ProducerClosed
 
 from pipeline_processing.aio.tasks import shielded
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import translate
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _TEAR_DOWN_SECONDS = 1.0
 _LOOK_SECONDS = 0.02

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Self
 
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka
 
 from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
+from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translated
 from pipeline_processing.messaging.kafka.incarnation import Incarnation
@@ -20,7 +20,7 @@ from pipeline_processing.messaging.kafka.unreadable import OneByOne
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.settings.settings import KafkaSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _OPEN_SECONDS = 5.0
 _COMMIT_SECONDS = 5.0

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-import structlog
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-log = structlog.get_logger(__name__)
+from pipeline_processing.log import get_logger
+
+log = get_logger(__name__)
 
 _LOOK_MS = 100
 

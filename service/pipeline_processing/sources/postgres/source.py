@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
-import structlog
 from pydantic import SecretStr
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.errors import SourceUnavailable
+from pipeline_processing.log import get_logger
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.arguments import bound
@@ -25,7 +25,7 @@ from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.shape import Shape, planning, shape_of
 from pipeline_processing.sources.postgres.types import set_codecs
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 SESSION_SETTINGS = {
     "TimeZone": "UTC",

@@ -25,6 +25,9 @@ class Recorded:
     key: str
     headers: Mapping[str, str]
     body: bytes
+    method: str = ""
+    target: str = ""
+    """Path and query, as they were sent."""
 
     @property
     def form(self) -> dict[str, str]:
@@ -114,7 +117,7 @@ class RecordingStore:
         headers = {name.lower(): value for name, value in request.headers.items()}
         key = request.path.lstrip("/").partition("/")[2]
         operation = _operation(request)
-        self.requests.append(Recorded(operation, key, headers, body))
+        self.requests.append(Recorded(operation, key, headers, body, request.method, request.raw_path))
         if (told := self.answers.get(operation) or self.answers.get("*")) is not None:
             return web.Response(status=told.status, text=told.body, headers=dict(told.headers))
         match operation:

@@ -1,0 +1,225 @@
+"""
+The most frequent requests, signed and sent without botocore's work around each call.
+
+For every call anew, botocore resolves the endpoint, checks the arguments against its model, describes itself and parses
+the answer. That takes four times the processor time of signing and sending. A run of a hundred rows would spend most of
+its time on it.
+
+So only the first request to a bucket is botocore's. It shows how requests to that bucket are addressed and signed, and
+the next ones are made like it. Whatever isn't a plain success is left to botocore, which makes the call again: it knows
+about retries, redirects and errors. All of these calls may be repeated.
+"""
+
+import hashlib
+import hmac
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from aiobotocore.httpsession import AIOHTTPSession
+from botocore import exceptions as boto
+from botocore.awsrequest import AWSPreparedRequest
+from opentelemetry import trace
+
+from pipeline_processing.destinations.s3.objects import Body
+
+_METHODS = {"put_object": "PUT", "upload_part": "PUT", "head_object": "HEAD"}
+_HEADERS = {
+    "ContentType": "content-type",
+    "IfNoneMatch": "if-none-match",
+    "StorageClass": "x-amz-storage-class",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
+    "Tagging": "x-amz-tagging",
+    "ChecksumCRC32": "x-amz-checksum-crc32",
+    "ChecksumSHA256": "x-amz-checksum-sha256",
+    "ChecksumMode": "x-amz-checksum-mode",
+}
+_ANSWERED = {
+    "ETag": "etag",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "ChecksumCRC32": "x-amz-checksum-crc32",
+    "ChecksumSHA256": "x-amz-checksum-sha256",
+}
+_METADATA = "x-amz-meta-"
+_UNSIGNED = "UNSIGNED-PAYLOAD"
+_SCOPE = re.compile(r"AWS4-HMAC-SHA256 Credential=[^,]+/\d{8}/([^/,]+)/s3/aws4_request,")
+_SENT_WHOLE = 1024 * 1024
+_REFUSALS = (301, 307, 308, 400, 401, 403)
+"""Answers that may be due to the way the request was made."""
+_MOST_REFUSALS = 3
+
+Credentials = Callable[[], Awaitable[Any]]
+"""Returns botocore's frozen credentials, renewed if necessary."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """How requests to one bucket are addressed and signed. `url` and `path` end with a slash."""
+
+    url: str
+    path: str
+    host: str
+    region: str
+    user_agent: str
+
+
+class DirectRequests:
+    """
+    Sends requests that botocore has shown how to make. Without a connection pool of its own: it uses botocore's.
+
+    After three refusals in a row, a bucket is left to botocore.
+    """
+
+    def __init__(self, *, http: AIOHTTPSession, credentials: Credentials) -> None:
+        self._http = http
+        self._credentials = credentials
+        self._routes: dict[str, _Route] = {}
+        self._refusals: Counter[str] = Counter()
+        self._signing_key: tuple[tuple[str, str, str], bytes] = (("", "", ""), b"")
+
+    def learn(self, request: AWSPreparedRequest, **_: object) -> None:
+        """Take over how a request was addressed and signed. A handler of botocore's event `before-send`."""
+        about = request.context.get("s3_redirect", {})
+        bucket, key = about.get("bucket"), about.get("params", {}).get("Key")
+        if not bucket or not key or bucket in self._routes or self._refusals[bucket] >= _MOST_REFUSALS:
+            return
+        url, ending = request.url.partition("?")[0], _quoted(key)
+        scope = _SCOPE.match(_text(request.headers.get("Authorization")))
+        if scope is None or not url.endswith(f"/{ending}"):
+            return
+        url = url.removesuffix(ending)
+        self._routes[bucket] = _Route(
+            url=url,
+            path=urlsplit(url).path,
+            host=urlsplit(url).netloc,
+            region=scope[1],
+            user_agent=_text(request.headers.get("User-Agent")),
+        )
+
+    async def send(
+        self, operation: str, bucket: str, key: str, *, body: bytes | bytearray | None, arguments: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """
+        Make a call with botocore's arguments, and return its answer as botocore would, with the fields needed here.
+
+        None means that botocore must make the call. Raises botocore's ClientError if HEAD finds no object.
+        """
+        route = self._routes.get(bucket)
+        # The spans of calls are botocore's.
+        if route is None or operation not in _METHODS or trace.get_current_span().is_recording():
+            return None
+        headers = _headers(arguments)
+        if headers is None:
+            return None
+        if body is not None:
+            headers["content-length"] = str(len(body))
+        query = ""
+        if operation == "upload_part":
+            query = f"partNumber={arguments['PartNumber']}&uploadId={quote(arguments['UploadId'], safe='-_.~')}"
+        try:
+            await self._sign(route, _METHODS[operation], route.path + _quoted(key), query, headers)
+            request = AWSPreparedRequest(
+                _METHODS[operation],
+                f"{route.url}{_quoted(key)}{'?' if query else ''}{query}",
+                {**headers, "user-agent": route.user_agent},
+                body if body is None or len(body) < _SENT_WHOLE else Body(body),
+                stream_output=False,
+            )
+            answer = await self._http.send(request)
+        except boto.BotoCoreError:
+            return None
+        status = answer.status_code
+        if operation == "head_object" and status == HTTPStatus.NOT_FOUND:
+            raise boto.ClientError(_not_found(answer.headers), operation)
+        if status == HTTPStatus.OK:
+            self._refusals.pop(bucket, None)
+            return _answer(answer.headers)
+        if status in _REFUSALS:
+            self._refusals[bucket] += 1
+            self._routes.pop(bucket, None)  # to be learned again, as after a redirect to another region
+        return None
+
+    async def _sign(self, route: _Route, method: str, path: str, query: str, headers: dict[str, str]) -> None:
+        """Add a signature of AWS's Signature Version 4 to the headers, all of which are signed."""
+        credentials = await self._credentials()
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        headers |= {"host": route.host, "x-amz-date": now, "x-amz-content-sha256": _UNSIGNED}
+        if credentials.token:
+            headers["x-amz-security-token"] = credentials.token
+        names = sorted(headers)
+        signed = ";".join(names)
+        canonical = "\n".join(
+            [method, path, query, *(f"{name}:{headers[name]}" for name in names), "", signed, _UNSIGNED]
+        )
+        scope = f"{now[:8]}/{route.region}/s3/aws4_request"
+        text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+        signature = _hmac(self._key(credentials.secret_key, now[:8], route.region), text).hex()
+        signer = f"{credentials.access_key}/{scope}"
+        headers["authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={signer}, SignedHeaders={signed}, Signature={signature}"
+        )
+
+    def _key(self, secret: str, day: str, region: str) -> bytes:
+        """Return the signing key, which is the same for a day."""
+        made_of = (secret, day, region)
+        if self._signing_key[0] != made_of:
+            key = f"AWS4{secret}".encode()
+            for step in (day, region, "s3", "aws4_request"):
+                key = _hmac(key, step)
+            self._signing_key = (made_of, key)
+        return self._signing_key[1]
+
+
+def _headers(arguments: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the headers for botocore's arguments; None if one of them needs botocore."""
+    headers = {}
+    for name, value in _flattened(arguments):
+        # Signed is the value without white space around it, and with one space for several.
+        if name is None or not value.isascii() or not value.isprintable() or value != " ".join(value.split()):
+            return None
+        headers[name] = value
+    return headers
+
+
+def _flattened(arguments: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
+    for name, value in arguments.items():
+        if name == "Metadata":
+            yield from ((f"{_METADATA}{each}".lower(), text) for each, text in value.items())
+        elif name not in ("PartNumber", "UploadId"):
+            yield _HEADERS.get(name), str(value)
+
+
+def _answer(headers: Mapping[str, str]) -> dict[str, Any]:
+    answer: dict[str, Any] = {field: headers[name] for field, name in _ANSWERED.items() if name in headers}
+    return {
+        **answer,
+        "ContentLength": int(headers.get("content-length", 0)),
+        "Metadata": {
+            name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)
+        },
+        "ResponseMetadata": {"HTTPHeaders": headers, "HTTPStatusCode": HTTPStatus.OK},
+    }
+
+
+def _not_found(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return what botocore makes of it: an answer to HEAD has no body, and so no code."""
+    metadata = {"HTTPHeaders": headers, "HTTPStatusCode": HTTPStatus.NOT_FOUND}
+    return {"Error": {"Code": "404", "Message": "Not Found"}, "ResponseMetadata": metadata}
+
+
+def _quoted(key: str) -> str:
+    return quote(key, safe="/-_.~")
+
+
+def _hmac(key: bytes, text: str) -> bytes:
+    return hmac.digest(key, text.encode(), "sha256")
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")

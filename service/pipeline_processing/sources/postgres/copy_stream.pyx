@@ -1,0 +1,469 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""
+Decodes the answer to COPY … TO STDOUT (FORMAT binary): a stream of messages of Postgres's protocol, version 3.
+
+Rows leave as lines that are already encoded, or as tuples of carried values (see `kinds.py`), equal to those that the
+codecs of `types.py` make. How values are written is in the .hpp files beside this one.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.stdint cimport int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memmove
+from libcpp cimport bool as cbool
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from msgspec import Raw
+
+from pipeline_processing.ports import Lines, Template
+
+
+cdef extern from "Python.h":
+    object PyUnicode_DecodeUTF8(const char *text, Py_ssize_t size, const char *errors)
+    object PyUnicode_New(Py_ssize_t size, Py_UCS4 most)
+    void *PyUnicode_DATA(object text)
+    object PyObject_CallOneArg(object called, object argument)
+    void PyObject_GC_UnTrack(PyObject *tracked)
+
+
+cdef extern from "copy_values.hpp" namespace "copy_stream" nogil:
+    PyObject *malformed_type
+    void set_python_error()
+
+    enum Kind:
+        BOOL, INT2, INT4, INT8, FLOAT4, FLOAT8, NUMERIC, UUID, DATE, TIMESTAMP, TIMESTAMPTZ, TEXT, JSON, JSONB
+
+    struct Field:
+        const char *data
+        int32_t size
+
+    Unsigned big_endian[Unsigned](const char *at)
+    Unsigned fixed[Unsigned](const Field &field) except +set_python_error
+    cbool boolean(const Field &field) except +set_python_error
+
+    cppclass Buffer:
+        char *at
+        char *begin()
+        size_t size()
+        void cut(size_t size)
+        void clear()
+        void need(size_t room) except +set_python_error
+        void add(const char *data, size_t size) except +set_python_error
+        void add_of(const char *data, size_t size, size_t total) except +set_python_error
+        object take(size_t size)
+
+    cppclass Days:
+        pass
+
+    cppclass Csv:
+        unsigned char delimiter
+        string null
+        cbool is_alone
+        cbool may_quote_scalars
+
+    struct Part:
+        int column
+        Kind kind
+        string prefix
+
+    cppclass RowTemplate "copy_stream::Template":
+        vector[Part] parts
+        string tail
+        cbool is_csv
+        Csv csv
+
+    size_t room_of(Kind kind, const Field &field) except +set_python_error
+    char *write_scalar(char *out, Kind kind, const Field &field, cbool as_json, Days &days) except +set_python_error
+    Field text_of(Kind kind, const Field &field) except +set_python_error
+    void write_document(Buffer &out, Kind kind, const Field &field) except +set_python_error
+    void write_row(Buffer &out, const RowTemplate &row, const Field *fields, Days &days) except +set_python_error
+
+
+class CopyMalformed(ValueError):
+    """What arrived isn't the answer to a COPY in binary format. The connection can't be used any more."""
+
+
+malformed_type = <PyObject *>CopyMalformed
+
+cdef dict KINDS = {
+    "bool": BOOL,
+    "int2": INT2,
+    "int4": INT4,
+    "int8": INT8,
+    "float4": FLOAT4,
+    "float8": FLOAT8,
+    "numeric": NUMERIC,
+    "uuid": UUID,
+    "date": DATE,
+    "timestamp": TIMESTAMP,
+    "timestamptz": TIMESTAMPTZ,
+    "text": TEXT,
+    "varchar": TEXT,
+    "bpchar": TEXT,
+    "name": TEXT,
+    "json": JSON,
+    "jsonb": JSONB,
+}
+TYPES = frozenset(KINDS)
+
+cdef enum Stage:
+    HEADER, TUPLES, ENDED, FAILED
+
+cdef const char *SIGNATURE = b"PGCOPY\n\xff\r\n\0"
+cdef size_t SIGNATURE_SIZE = 11
+cdef size_t HEADER_SIZE = 19
+cdef uint32_t UNKNOWN_FLAGS = 0xFFFF0000
+
+cdef object _raw = Raw
+cdef Py_ssize_t _VALUE_SIZE = 56
+
+
+cdef class CopyStream:
+    """
+    The rows of one COPY.
+
+    `types` are the names of the columns' types, of `TYPES`. `outputs` says what is made of each row, as for
+    `ports.Delivers`; None: all carried values. `carry` is their form, "json" or "text". The session has the time zone
+    UTC, DateStyle ISO and extra_float_digits 1.
+    """
+
+    cdef vector[Kind] _kinds
+    cdef vector[Field] _fields
+    cdef Days _days
+
+    # what is made of a row: lines of a template, or values, of columns (from 0) or templates (-1, -2, …)
+    cdef bint _as_json
+    cdef bint _has_lines
+    cdef RowTemplate _line
+    cdef vector[int] _values
+    cdef vector[RowTemplate] _templates
+
+    # where the stream is
+    cdef Stage _stage
+    cdef uint32_t _to_skip  # bytes left of the header's extension
+    cdef char _head[5]  # the beginning of a message: type and length
+    cdef int _head_size
+    cdef size_t _to_pass  # bytes left of a message that isn't CopyData
+    cdef size_t _expected  # size of the CopyData of which only some has arrived
+    cdef Buffer _message
+    cdef Buffer _pending  # the beginning of a row that continues in the next CopyData
+    cdef size_t _needed  # how long that has to be, at least
+
+    cdef Buffer _out
+    cdef Buffer _scratch
+    cdef vector[uint64_t] _ends
+    cdef list _tuples
+
+    cdef readonly Py_ssize_t rows
+    """Rows decoded, and not yet taken."""
+    cdef readonly Py_ssize_t size
+    """About how many bytes of memory they need."""
+
+    def __init__(self, types, outputs, *, str carry):
+        if carry not in ("json", "text"):
+            raise ValueError(f"{carry!r} isn't a form of carried values")
+        self._as_json = carry == "json"
+        for name in types:
+            self._kinds.push_back(<Kind><int>KINDS[name])
+        self._fields.resize(self._kinds.size())
+        self._has_lines = isinstance(outputs, Template)
+        if self._has_lines:
+            self._read_template(outputs, self._line)
+        else:
+            for output in range(len(types)) if outputs is None else outputs:
+                if isinstance(output, Template):
+                    self._templates.emplace_back()
+                    self._read_template(output, self._templates.back())
+                    self._values.push_back(-<int>self._templates.size())
+                else:
+                    self._values.push_back(self._column(output))
+        self._tuples = []
+        self._stage = HEADER
+
+    cdef int _column(self, int index) except -1:
+        if not 0 <= index < <int>self._kinds.size():
+            raise IndexError(f"there is no column {index}")
+        return index
+
+    cdef int _read_template(self, template, RowTemplate &read) except -1:
+        cdef Part part
+        for index, prefix in template.columns:
+            part.column = self._column(index)
+            part.kind = self._kinds[part.column]
+            part.prefix = prefix
+            read.parts.push_back(part)
+        read.tail = template.tail
+        if template.csv is not None:
+            read.is_csv = True
+            read.csv.delimiter = ord(template.csv.delimiter)
+            read.csv.null = template.csv.null.encode()
+            read.csv.is_alone = len(template.columns) == 1 and template.tail == b"\n"
+            # Numbers and times consist of letters, digits, points and these.
+            read.csv.may_quote_scalars = template.csv.null != "" or template.csv.delimiter in "+-: "
+        return 0
+
+    @property
+    def begun(self) -> int:
+        """The size of the CopyData of which only some has arrived, and of the row that continues in it; 0 if none."""
+        cdef size_t begun = self._expected + self._pending.size()
+        return begun if self._expected else max(begun, self._needed if begun else 0)
+
+    def feed(self, data):
+        """
+        Take bytes from the server, cut anywhere, and decode every CopyData that is complete.
+
+        Returns the bytes of all other messages, unchanged. Raises CopyMalformed, or UnicodeDecodeError for text that
+        isn't UTF-8; then the stream is over.
+        """
+        if self._stage == FAILED:
+            raise CopyMalformed("the stream has failed before")
+        cdef Py_buffer view
+        cdef Buffer passed
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self._read(<const char *>view.buf, view.len, passed)
+        except BaseException:
+            self._stage = FAILED
+            raise
+        finally:
+            PyBuffer_Release(&view)
+        return passed.take(passed.size())
+
+    cdef int _read(self, const char *at, size_t left, Buffer &passed) except -1:
+        cdef size_t size
+        cdef const char *head
+        cdef uint32_t length
+        while left > 0:
+            if self._to_pass > 0:
+                size = min(left, self._to_pass)
+                passed.add(at, size)
+                self._to_pass -= size
+                at += size
+                left -= size
+                continue
+            if self._expected > 0:
+                size = min(left, self._expected - self._message.size())
+                self._message.add_of(at, size, self._expected)
+                at += size
+                left -= size
+                if self._message.size() == self._expected:
+                    self._expected = 0
+                    self._read_data(self._message.begin(), self._message.size())
+                    self._message.clear()
+                continue
+            if self._head_size > 0 or left < 5:
+                size = min(left, <size_t>(5 - self._head_size))
+                memcpy(self._head + self._head_size, at, size)
+                self._head_size += <int>size
+                at += size
+                left -= size
+                if self._head_size < 5:
+                    break
+                self._head_size = 0
+                head = self._head
+            else:
+                head = at
+                at += 5
+                left -= 5
+            length = big_endian[uint32_t](head + 1)
+            if length < 4 or length > 0x7FFFFFFF:
+                raise CopyMalformed("a message has an impossible length")
+            size = length - 4
+            if head[0] != c"d":
+                if head[0] == c"c" and self._stage != ENDED:
+                    raise CopyMalformed("the rows end without the trailer")
+                passed.add(head, 5)
+                self._to_pass = size
+            elif size <= left:
+                self._read_data(at, size)
+                at += size
+                left -= size
+            else:
+                self._expected = size
+        return 0
+
+    cdef int _read_data(self, const char *data, size_t size) except -1:
+        """Read the content of a CopyData. A row that isn't complete waits for the next one."""
+        cdef size_t used
+        if self._pending.size() == 0:
+            used = self._read_rows(data, size)
+            if used < size:
+                self._pending.add(data + used, size - used)
+            return 0
+        self._pending.add(data, size)
+        size = self._pending.size()
+        if size < self._needed:
+            return 0
+        used = self._read_rows(self._pending.begin(), size)
+        if used == size:
+            self._pending.clear()
+        else:
+            memmove(self._pending.begin(), self._pending.begin() + used, size - used)
+            self._pending.cut(size - used)
+        return 0
+
+    cdef size_t _read_rows(self, const char *data, size_t size) except? 0:
+        """Return how many bytes were used. `_needed` is how many the next row needs, at least."""
+        cdef size_t used = 0
+        cdef size_t row
+        cdef int16_t count
+        while used < size:
+            if self._to_skip > 0:
+                row = min(<size_t>self._to_skip, size - used)
+                self._to_skip -= <uint32_t>row
+                used += row
+                continue
+            if self._stage == HEADER:
+                if size - used < HEADER_SIZE:
+                    self._needed = HEADER_SIZE
+                    break
+                self._read_header(data + used)
+                used += HEADER_SIZE
+                continue
+            if self._stage == ENDED:
+                raise CopyMalformed("there are bytes after the trailer")
+            if size - used < 2:
+                self._needed = 2
+                break
+            count = <int16_t>big_endian[uint16_t](data + used)
+            if count == -1:
+                self._stage = ENDED
+                used += 2
+                continue
+            if count < 0 or <size_t>count != self._kinds.size():
+                raise CopyMalformed("a row has another number of columns than the query")
+            row = self._find_fields(data + used, size - used)
+            if row == 0:
+                break
+            self._decode_row(row)
+            used += row
+        return used
+
+    cdef int _read_header(self, const char *header) except -1:
+        cdef uint32_t extension
+        if memcmp(header, SIGNATURE, SIGNATURE_SIZE) != 0:
+            raise CopyMalformed("the signature is missing")
+        if big_endian[uint32_t](header + SIGNATURE_SIZE) & UNKNOWN_FLAGS:
+            raise CopyMalformed("the header has unknown flags")
+        extension = big_endian[uint32_t](header + SIGNATURE_SIZE + 4)
+        if extension > 0x7FFFFFFF:
+            raise CopyMalformed("the header has an impossible length")
+        self._to_skip = extension
+        self._stage = TUPLES
+        return 0
+
+    cdef size_t _find_fields(self, const char *row, size_t size) except? 0:
+        """Find where the fields are. Returns the row's size; 0 if it isn't complete."""
+        cdef size_t place = 2
+        cdef size_t column
+        cdef int32_t length
+        cdef Field *fields = self._fields.data()
+        for column in range(self._kinds.size()):
+            if size - place < 4:
+                self._needed = place + 4
+                return 0
+            length = <int32_t>big_endian[uint32_t](row + place)
+            place += 4
+            if length == -1:
+                fields[column].data = NULL
+                continue
+            if length < 0:
+                raise CopyMalformed("a value has an impossible length")
+            if size - place < <size_t>length:
+                self._needed = place + <size_t>length
+                return 0
+            fields[column].data = row + place
+            fields[column].size = length
+            place += <size_t>length
+        return place
+
+    cdef int _decode_row(self, size_t size) except -1:
+        cdef tuple row
+        cdef object value
+        cdef Py_ssize_t place, count
+        cdef int output
+        if self._has_lines:
+            write_row(self._out, self._line, self._fields.data(), self._days)
+            self._ends.push_back(self._out.size())
+            self.size = <Py_ssize_t>self._out.size() + 8 * <Py_ssize_t>self._ends.size()
+        else:
+            count = <Py_ssize_t>self._values.size()
+            row = PyTuple_New(count)
+            for place in range(count):
+                output = self._values[place]
+                if output >= 0:
+                    value = self._value(self._kinds[output], self._fields[output])
+                else:
+                    value = self._merged(self._templates[-1 - output])
+                Py_INCREF(value)
+                PyTuple_SET_ITEM(row, place, value)
+            if count:  # the empty tuple is shared
+                PyObject_GC_UnTrack(<PyObject *>row)  # its values refer to nothing
+            self._tuples.append(row)
+            self.size += <Py_ssize_t>size + _VALUE_SIZE * (count + 1)
+        self.rows += 1
+        return 0
+
+    cdef object _merged(self, const RowTemplate &template):
+        self._scratch.clear()
+        write_row(self._scratch, template, self._fields.data(), self._days)
+        if self._as_json:
+            return PyObject_CallOneArg(_raw, PyBytes_FromStringAndSize(self._scratch.begin(), self._scratch.size()))
+        return PyUnicode_DecodeUTF8(self._scratch.begin(), self._scratch.size(), NULL)
+
+    cdef object _value(self, Kind kind, const Field &field):
+        """Return the carried value."""
+        cdef Field text
+        cdef char small[128]
+        if field.data == NULL:
+            return None
+        if kind == TEXT or (kind == JSON or kind == JSONB) and not self._as_json:
+            text = text_of(kind, field)
+            return PyUnicode_DecodeUTF8(text.data, text.size, NULL)
+        if kind == JSON or kind == JSONB:
+            self._scratch.clear()
+            write_document(self._scratch, kind, field)
+            return PyObject_CallOneArg(_raw, PyBytes_FromStringAndSize(self._scratch.begin(), self._scratch.size()))
+        if self._as_json:
+            if kind == BOOL:
+                return True if boolean(field) else False
+            if kind == INT2:
+                return <int16_t>fixed[uint16_t](field)
+            if kind == INT4:
+                return <int32_t>fixed[uint32_t](field)
+            if kind == INT8:
+                return <int64_t>fixed[uint64_t](field)
+        if kind != NUMERIC:
+            return self._scalar(kind, small, write_scalar(small, kind, field, self._as_json, self._days))
+        self._scratch.clear()
+        self._scratch.need(room_of(kind, field))
+        return self._scalar(
+            kind, self._scratch.at, write_scalar(self._scratch.at, kind, field, self._as_json, self._days)
+        )
+
+    cdef object _scalar(self, Kind kind, const char *text, const char *end):
+        cdef object made
+        if self._as_json and (kind == NUMERIC or kind == FLOAT4 or kind == FLOAT8):
+            return PyObject_CallOneArg(_raw, PyBytes_FromStringAndSize(text, end - text))
+        made = PyUnicode_New(end - text, 127)
+        memcpy(PyUnicode_DATA(made), text, end - text)
+        return made
+
+    def take(self):
+        """Return the rows decoded, and forget them."""
+        cdef list tuples
+        cdef size_t end
+        if not self._has_lines:
+            tuples = self._tuples
+            self._tuples = []
+            self.rows = self.size = 0
+            return tuples
+        end = self._ends.back() if self.rows else 0  # behind it, there may be the beginning of a malformed row
+        ends = PyBytes_FromStringAndSize(<const char *>self._ends.data(), self.rows * <Py_ssize_t>sizeof(uint64_t))
+        self._ends.clear()
+        self.rows = self.size = 0
+        return Lines(self._out.take(end), memoryview(ends).cast("Q"))
