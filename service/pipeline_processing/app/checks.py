@@ -21,6 +21,7 @@ from pipeline_processing.options.entry import Entry
 from pipeline_processing.ports import ChecksDatasets, Destination
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.postgres.agency_ids import PostgresAgencyIds
+from pipeline_processing.sources.postgres.copy_reader import chosen_reader
 from pipeline_processing.sources.postgres.source import source_database
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.temporary_files import check_temporary_files
@@ -44,6 +45,8 @@ async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Ma
     columns: dict[str, Sequence[str]] = {}
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         yield await _checked("temp files", _check_temporary_files)
+    if any(dataset.source.needs_source_database for dataset in config.datasets):
+        yield CheckResult("reader", ok=True, detail=chosen_reader(settings.source.reader).description)
     for dataset in config.datasets:
         yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns, mask))
     for options in _apis(config):

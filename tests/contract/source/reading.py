@@ -11,9 +11,11 @@ from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.ports import Batches, Lines, Rows
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.projection import Projection
-from pipeline_processing.sources.postgres.copy_reader import native_decoder
+from pipeline_processing.sources.postgres.copy_reader import NewDecoder, chosen_reader
 from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, PostgresSource
+
+READERS = ("copy", "cursor")
 
 
 class RowBatches:
@@ -41,7 +43,15 @@ async def postgres_source(dsn: str, *, reader: str = "copy", **options: Any) -> 
         application_name="test",
         server_settings=SESSION_SETTINGS,
     ) as database:
-        yield PostgresSource(database=database, decoder=native_decoder() if reader == "copy" else None, **options)
+        yield PostgresSource(database=database, decoder=_decoder(reader), **options)
+
+
+def _decoder(reader: str) -> NewDecoder | None:
+    if reader == "cursor":
+        return None
+    decoder = chosen_reader().decoder
+    assert decoder is not None, "the native decoder isn't built"
+    return decoder
 
 
 @asynccontextmanager

@@ -202,11 +202,11 @@ class CopyTap(Tap):
         """Read on a large row that has begun. Its bytes have been acquired."""
         self._reads_large_row = True
 
-    async def filled(self, timeout: float | None) -> None:
+    async def filled(self, silence: float | None) -> None:
         """
         Wait until a batch is ready, or some rows are there and no more arrive for a while, or the COPY has ended.
 
-        Raises asyncpg's error for a statement_timeout after `timeout` seconds of silence.
+        Raises asyncpg's error for a statement_timeout after `silence` seconds without any data.
         """
         now = asyncio.get_running_loop().time
         self._received_at = now()
@@ -214,14 +214,14 @@ class CopyTap(Tap):
             self._changed.clear()
             self._resume()
             patience = _PATIENCE_SECONDS
-            if timeout is not None:
-                patience = min(patience, self._received_at + timeout - now())
+            if silence is not None:
+                patience = min(patience, self._received_at + silence - now())
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._changed.wait()
             if self.rows:
                 return
-            if timeout is not None and now() - self._received_at >= timeout:
+            if silence is not None and now() - self._received_at >= silence:
                 raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
 
     def take(self) -> Batch:

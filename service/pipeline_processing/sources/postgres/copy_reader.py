@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -20,13 +21,23 @@ log = structlog.get_logger(__name__)
 NewDecoder = Callable[..., RowDecoder]
 
 
-def native_decoder() -> NewDecoder | None:
-    """Return the decoder of COPY's binary form; None if this installation has no compiled extension."""
+@dataclass(frozen=True, slots=True)
+class ChosenReader:
+    """How rows are read: by COPY with a decoder, or by cursors. `description` says so, and why."""
+
+    decoder: NewDecoder | None
+    description: str
+
+
+def chosen_reader(setting: str = "auto") -> ChosenReader:
+    """Return the reader for a setting: "auto" or "cursor"."""
+    if setting == "cursor":
+        return ChosenReader(None, "rows of Postgres are read by cursors, as PIPELINE_SOURCE__READER says")
     try:
         from pipeline_processing.sources.postgres.copy_stream import CopyStream
     except ImportError:
-        return None
-    return CopyStream
+        return ChosenReader(None, "rows of Postgres are read by cursors: COPY's native decoder is not installed")
+    return ChosenReader(CopyStream, "rows of Postgres are read by COPY, with its native decoder")
 
 
 class CopyReader:
@@ -76,6 +87,4 @@ class CopyReader:
             max_rows = inf if isinstance(outputs, Template) else MAX_BATCH_ROWS
             return CopyTap(connection, query, decoder, limits=self._limits, max_rows=max_rows)
 
-        return CopyBatches(
-            start, columns, dataset=dataset, limits=self._limits, timeout=timeout, located=located
-        )
+        return CopyBatches(start, columns, dataset=dataset, limits=self._limits, timeout=timeout, located=located)

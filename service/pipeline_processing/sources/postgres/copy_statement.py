@@ -115,9 +115,7 @@ async def _type_names(connection: asyncpg.Connection, oids: Sequence[int]) -> Se
     return names
 
 
-async def _confirm_places(
-    connection: asyncpg.Connection, statement: CopyStatement, shape: Shape, carry: str
-) -> None:
+async def _confirm_places(connection: asyncpg.Connection, statement: CopyStatement, shape: Shape, carry: str) -> None:
     """Let Postgres tell whether all placeholders are parameters, and whether literals leave the columns as they are."""
     prepared = await connection.prepare(statement._filled(lambda place, _: f"${place}"))
     found = [each.oid for each in prepared.get_parameters()]

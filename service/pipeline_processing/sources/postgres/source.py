@@ -173,7 +173,9 @@ class PostgresSnapshot:
         return self._datasets[dataset].shape.carried(carry)[0]
 
     @asynccontextmanager
-    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[CopyBatches | CursorBatches]:
+    async def records(
+        self, dataset: str, arguments: Mapping[str, Any], *, carry: str
+    ) -> AsyncIterator[CopyBatches | CursorBatches]:
         """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
         # After an error the whole snapshot ends. Otherwise, rolling back closes the cursor, and makes the transaction
