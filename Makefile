@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long unit coverage mutants lint types schemas check-schemas bench lock clean
+.PHONY: help install demo test test-long unit coverage mutants lint types schemas check-schemas bench profile lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,8 +68,11 @@ schemas: $(INSTALLED) ## Write schemas/
 check-schemas: $(INSTALLED) ## Compare schemas/ with the code
 	@$(BIN)/pipeline-processing schemas --check
 
-bench: $(INSTALLED) ## Measure speed and memory against COPY (minutes)
-	@$(BIN)/python -m tests.bench
+bench: $(INSTALLED) ## Measure speed and memory against COPY, targets and other tools (15 minutes; ARGS=--quick: less)
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+profile: $(INSTALLED) ## Show where the time of one run goes; ARGS=null-declared for another path
+	@$(BIN)/python -m tests.bench.profile_run $(ARGS)
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header

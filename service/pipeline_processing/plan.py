@@ -17,11 +17,12 @@ class UploadedPart(Message):
 
 
 class MultipartUpload(Message):
-    """Bytes in an incomplete multipart upload."""
+    """Bytes in an incomplete multipart upload. `crc32` is of all bytes, if S3 is to check it at completion; base64."""
 
     kind: Literal["multipart"] = "multipart"
     upload_id: str
     parts: tuple[UploadedPart, ...]
+    crc32: str | None = None
 
 
 class InlineContent(Message):

@@ -5,6 +5,7 @@ A proxy in front of a real server, which forwards everything until a test makes 
         with proxy.cut_off(): ...              # all connections are closed, new ones too
         with proxy.answering(SLOW_DOWN): ...   # every HTTP request gets this answer
         with proxy.hanging(): ...              # connections stay open, but nothing is forwarded
+        with proxy.damaging(): ...             # a byte of all that is sent to the server is another
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 LOOPBACK = "127.0.0.1"
+_LONGER_THAN_HEADERS = 4096
 
 _SLOW_DOWN_XML = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your rate.</Message></Error>'
 SLOW_DOWN = (
@@ -35,6 +37,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._cutting = False
         self._answer: bytes | None = None
+        self._damages = 0
         self._flowing = threading.Event()
         self._flowing.set()
 
@@ -77,6 +80,15 @@ class FaultProxy:
         finally:
             self._flowing.set()
 
+    @contextlib.contextmanager
+    def damaging(self, times: int = 1_000_000) -> Iterator[None]:
+        """Inside the block, change the last byte of pieces that are too long to be headers only."""
+        self._damages = times
+        try:
+            yield
+        finally:
+            self._damages = 0
+
     def _accept(self) -> None:
         while True:
             try:
@@ -100,14 +112,23 @@ class FaultProxy:
                 return
             with self._kept(socket.create_connection(self._behind)) as server:
                 back = self._start(self._pass_on, server, client)
-                self._pass_on(client, server)
+                self._pass_on(client, server, damaged=self._damaged)
                 back.join()
 
-    def _pass_on(self, here: socket.socket, there: socket.socket) -> None:
+    def _damaged(self, data: bytes) -> bytes:
+        with self._lock:
+            if self._damages == 0 or len(data) < _LONGER_THAN_HEADERS:
+                return data
+            self._damages -= 1
+        return data[:-1] + bytes([data[-1] ^ 1])
+
+    def _pass_on(
+        self, here: socket.socket, there: socket.socket, damaged: Callable[[bytes], bytes] = lambda data: data
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := here.recv(65536):
                 self._flowing.wait()
-                there.sendall(data)
+                there.sendall(damaged(data))
         for end in (here, there):  # nothing here uses half-open connections
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -22,10 +24,15 @@ def run(*command: str | Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This project's."""
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
-    (built,) = folder.glob("*.whl")
+    """This project's, built without a compiler, and so without the native reader."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("LICENSE", "README.md", "THIRD_PARTY.md", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "service", folder / "service", ignore=shutil.ignore_patterns("*.so", "*.egg-info"))
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "dist", folder)
+    run(sys.executable, "-m", "pip", *build, CC="false", CXX="false")
+    (built,) = (folder / "dist").glob("*.whl")
+    assert not any(name.endswith(".so") for name in ZipFile(built).namelist())
     return built
 
 

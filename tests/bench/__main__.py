@@ -1,144 +1,125 @@
 """
-Measures the speed and memory of one large run, relative to a COPY by one Postgres backend.
+Measures the service against one Postgres backend, its targets and other tools, and prints tables. Best on a quiet
+machine: everything takes about a quarter of an hour.
 
-Wall times are taken in turns in one session, and reported as ratios of medians, so that noise affects all alike.
+Contestants run in turns, so that noise affects all alike, and medians are compared. See docs/performance.md.
 """
+
+from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from statistics import median
 
-from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
-
-QUERY = "SELECT * FROM agency_records WHERE agency_id = {} ORDER BY id"
-TABLE = """
-    CREATE TABLE agency_records AS
-    SELECT g::bigint AS id, 1::bigint AS agency_id, 'name ' || g AS name,
-           CASE g % 3 WHEN 0 THEN 'active' ELSE 'closed' END AS status,
-           (g * 1.37)::numeric(12, 2) AS amount, timestamptz '2026-01-01' + g * interval '1 second' AS created_at
-    FROM generate_series(1, {rows}) AS g;
-    CREATE INDEX ON agency_records (agency_id, id);
-    ANALYZE agency_records;
-"""
+from tests.bench.large_runs import LIMIT, narrow_runs, starts, wide_runs
+from tests.bench.measuring import Contestant, in_turns
+from tests.bench.peers import peers
+from tests.bench.report import aligned, medians, text, write
+from tests.bench.results import BEFORE, Group, load, save
+from tests.bench.setting import NARROW, WIDE, Bench, Checkout, bench
+from tests.bench.small_runs import AGENCIES, SMALL, small_runs
 
 
-def config(**changes: object) -> str:
-    """Return a job config with one dataset, as JSON, which is also YAML."""
-    source = {"postgres": {"query": QUERY.format("$1"), "args": ["agency_id"]}}
-    return json.dumps({"datasets": [{"name": "records", "source": source, **changes}]})
+@dataclass(frozen=True, slots=True)
+class _Size:
+    wide_rows: int = 500_000
+    narrow_rows: int = 5_000_000
+    rounds: int = 5
+    start_rounds: int = 11
+    small_runs: int = 1500
+    seconds_of_latency: float = 6.0
 
 
-def psql(servers: EmbeddedServers, dsn: str, command: str) -> float:
-    """Return the seconds that psql takes, discarding its output."""
-    started = time.perf_counter()
-    subprocess.run(
-        [str(servers.postgres.bin / "psql"), "-X", "-q", "-d", dsn, "-c", command],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return time.perf_counter() - started
+_QUICK = _Size(
+    wide_rows=200_000, narrow_rows=1_000_000, rounds=2, start_rounds=3, small_runs=200, seconds_of_latency=2.0
+)
 
 
-def null_run(dsn: str, job: str) -> dict[str, float]:
-    """Make one run into the null destination."""
-    command = [sys.executable, "-m", "tests.bench.null_run", dsn, job]
-    result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return result
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A group to measure. Its contestants can be measured inside the block."""
+
+    name: str
+    title: str
+    rounds: int
+    contestants: Callable[[], AbstractContextManager[Sequence[Contestant]]]
 
 
-def compare(servers: EmbeddedServers, dsn: str, rounds: int, only: str | None) -> None:
-    """Measure null runs and COPY in turns."""
-    copy = f"COPY ({QUERY.format(1)}) TO STDOUT (FORMAT binary)"
-    contestants: dict[str, Callable[[], float]] = {"COPY binary > /dev/null": lambda: psql(servers, dsn, copy)}
-    peaks: dict[str, float] = {}
-    hook = "tests.bench.hooks:change_two_columns"
-    declared = {"function": hook, "reads": ["name", "status"]}
-    for name, job in {
-        "ndjson": config(),
-        "ndjson, select and add": config(
-            steps=[{"select": ["id", "name", "amount", "created_at"]}, {"add": {"run": "{run_id}"}}]
-        ),
-        "ndjson, filter": config(steps=[{"filter": "status <> 'none'"}]),
-        "ndjson, python hook": config(steps=[{"python": hook}]),
-        "ndjson, declared hook": config(steps=[{"python": declared}]),
-        "ndjson, zstd": config(compression="zstd"),
-        "csv": config(format="csv"),
-    }.items():
-        if only not in (None, name):
-            continue
+def _plans(bench: Bench, checkouts: dict[str, Checkout], size: _Size) -> Iterator[_Plan]:
+    @contextmanager
+    def wide() -> Iterator[Sequence[Contestant]]:
+        bench.load("wide", WIDE, size.wide_rows)
+        yield [*wide_runs(bench, checkouts), *peers(bench)]
 
-        def contestant(name: str = name, job: str = job) -> float:
-            result = null_run(dsn, job)
-            peaks[name] = max(peaks.get(name, 0), result["peak_mib"])
-            return result["seconds"]
+    @contextmanager
+    def narrow() -> Iterator[Sequence[Contestant]]:
+        bench.load("narrow", NARROW, size.narrow_rows)
+        yield [*narrow_runs(bench, checkouts)]
 
-        contestants[name] = contestant
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, measure in contestants.items():
-            seconds[name].append(measure())
-            print(f"{name}: {seconds[name][-1]:.2f} s", flush=True)
-    reference = median(seconds["COPY binary > /dev/null"])
-    print(f"\n{'path':<26}{'median s':>10}{'min s':>9}{'x COPY':>9}{'peak MiB':>10}")
-    for name, times in seconds.items():
-        peak = f"{peaks[name]:.0f}" if name in peaks else "-"
-        print(f"{name:<26}{median(times):>10.2f}{min(times):>9.2f}{median(times) / reference:>9.2f}{peak:>10}")
+    @contextmanager
+    def start() -> Iterator[Sequence[Contestant]]:
+        bench.load("one", WIDE, 1)
+        yield [*starts(bench, checkouts)]
 
+    @contextmanager
+    def small() -> Iterator[Sequence[Contestant]]:
+        bench.load("small", SMALL, AGENCIES * 100)
+        with (
+            bench.servers.kafka,
+            small_runs(bench, checkouts, runs=size.small_runs, seconds=size.seconds_of_latency) as contestants,
+        ):
+            yield contestants
 
-def watch_memory(servers: EmbeddedServers, environment: dict[str, str], job_file: Path) -> None:
-    """Make one real run to S3, and sample its memory."""
-    settings = {**environment, "PIPELINE_JOB_CONFIG_FILE": str(job_file)}
-    cli = [sys.executable, "-m", "pipeline_processing.cli.main"]
-    subprocess.run([*cli, "migrate"], check=True, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
-    started = time.perf_counter()
-    run = subprocess.Popen(
-        [*cli, "run", "agency_data_job", "--agency-id", "1", "--json"],
-        env={**os.environ, **settings},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    samples = []
-    status = Path(f"/proc/{run.pid}/status")
-    while run.poll() is None:
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        if "VmRSS" in lines:
-            samples.append(int(lines["VmRSS"].split()[0]) // 1024)
-        time.sleep(0.2)  # a sample five times a second; there is no event to wait for
-    assert run.stdout is not None
-    completion = json.loads(run.stdout.read())
-    quarter = len(samples) // 4
-    print(
-        f"\nto S3: {completion['rows_written']:,} rows, {completion['bytes_written'] / 1e6:,.0f} MB in "
-        f"{time.perf_counter() - started:.1f} s; resident MiB: peak {max(samples)}, "
-        f"by quarters {[max(samples[i * quarter : (i + 1) * quarter]) for i in range(4)]}"
-    )
+    yield _Plan("wide", f"{size.wide_rows:,} rows of twelve columns", size.rounds, wide)
+    yield _Plan("narrow", f"{size.narrow_rows:,} rows of six columns", size.rounds, narrow)
+    yield _Plan("start", "Runs of one row, from start to end of the process", size.start_rounds, start)
+    yield _Plan("small", "Small runs of 100 rows, through Kafka", size.rounds, small)
 
 
 def main() -> None:
-    """Load, compare, watch."""
+    """Measure, show, and write."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="one of the paths of the table, such as ndjson")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: rough figures in some minutes")
+    parser.add_argument(
+        "--only", action="append", metavar="GROUP[/NAME]", help="wide, narrow, start or small; or some of it: wide/s3*"
+    )
+    parser.add_argument("--against", type=Path, metavar="PATH", help="another checkout with its .venv, in the same run")
+    parser.add_argument("--show", action="store_true", help="measure nothing, but show the results kept")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the results kept into this page, too")
     options = parser.parse_args()
-    with embedded_servers(kafka=False) as servers, tempfile.TemporaryDirectory() as folder:
-        servers.postgres.create_database("bench")
-        servers.seaweedfs.create_bucket("bench")
-        dsn = servers.postgres.dsn("bench")
-        print(f"loading {options.rows:,} rows", flush=True)
-        psql(servers, dsn, TABLE.format(rows=options.rows))
-        job_file = Path(folder) / "job.yaml"
-        job_file.write_text(config(), "utf-8")
-        compare(servers, dsn, options.rounds, options.only)
-        watch_memory(servers, servers.environment(database="bench", bucket="bench"), job_file)
+    if not options.show:
+        checkouts = {"": Checkout()} | ({BEFORE: Checkout(options.against.resolve())} if options.against else {})
+        _measure(checkouts, _QUICK if options.quick else _Size(), options.only or ["*"])
+    print(f"\n{text(load())}")
+    if options.write:
+        write(options.write, load())
+
+
+def _measure(checkouts: dict[str, Checkout], size: _Size, only: Sequence[str]) -> None:
+    """Measure the groups, and keep the results of those that were measured whole."""
+    print(f"{os.getloadavg()[0]:.1f} processes were running in the last minute", flush=True)
+    with bench() as running:
+        for plan in _plans(running, checkouts, size):
+            wanted = [pattern.partition("/")[2] for pattern in only if fnmatch(plan.name, pattern.partition("/")[0])]
+            if not wanted:
+                continue
+            print(f"\n{plan.title}", flush=True)
+            with plan.contestants() as contestants:
+                chosen = [
+                    each
+                    for each in contestants
+                    if each.key == LIMIT or any(fnmatch(each.key, pattern or "*") for pattern in wanted)
+                ]
+                labels = {each.key: each.label for each in chosen}
+                group = Group.now(plan.title, labels, in_turns(chosen, plan.rounds))
+            if len(chosen) == len(contestants):
+                save({plan.name: group})
+            else:
+                print(f"\n{aligned(medians(group))}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@ An S3 endpoint that costs next to nothing: it discards what it is sent, so that 
 
     python -m tests.bench.cheap_sink
 
-It prints its URL, and stops when its standard input ends. It takes any signature and any bucket. It knows the sizes,
-metadata and checksums of its objects, but not their bytes, except of the mark of an installation. `GET /-/counts` tells
-how many requests of each kind it has answered since the last time, and how many bytes they brought.
+It prints its URL, and stops when its standard input ends. It takes any signature and any bucket, and spans of traces.
+It knows the sizes, metadata and checksums of its objects, but not their bytes, except of the mark of an installation.
+`GET /-/counts` tells how many requests of each kind it has answered since the last time, and how many bytes they
+brought.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class _Store:
         self.counts[operation] += 1
         upload_id = query.get("uploadId", [""])[0]
         match operation:
+            case "ExportTraces":
+                return _response(200)
             case "PutObject" | "CompleteMultipartUpload" if "if-none-match" in headers and key in self._objects:
                 return _error(412, "PreconditionFailed")
             case "PutObject":
@@ -216,6 +219,8 @@ class _Connection(asyncio.BufferedProtocol):
 def _operation(method: str, key: str, query: Mapping[str, object]) -> str:
     is_object = "/" in key.strip("/")
     match method:
+        case "POST" if key == "/v1/traces":
+            return "ExportTraces"
         case "POST" if "delete" in query:
             return "DeleteObjects"
         case "POST":

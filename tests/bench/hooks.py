@@ -1,4 +1,4 @@
-"""A step as a user might write it."""
+"""Steps as a user might write them."""
 
 from typing import Any
 

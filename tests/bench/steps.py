@@ -9,18 +9,19 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from statistics import median
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from pipeline_processing.embedded.servers import embedded_servers
-from tests.bench.__main__ import TABLE, config, null_run, psql
+from tests.bench.measuring import Contestant, Figures, in_turns, middle, ratio
+from tests.bench.report import aligned
+from tests.bench.setting import NARROW, Bench, Checkout, bench, job
 
 STATUSES = "CREATE TABLE statuses AS SELECT s AS code, upper(s) AS label FROM unnest(ARRAY['active', 'closed']) AS s"
 ATTRIBUTES = """
-    ALTER TABLE agency_records ADD attributes jsonb;
-    UPDATE agency_records SET attributes = jsonb_build_object('city', status, 'n', id)
+    ALTER TABLE narrow ADD attributes jsonb;
+    UPDATE narrow SET attributes = jsonb_build_object('city', status, 'n', id)
 """
 HOOK = "tests.bench.hooks:change_two_columns"
 SCHEMA = {"type": "object", "required": ["id"], "properties": {"amount": {"type": "number"}, "name": {"maxLength": 99}}}
@@ -83,6 +84,17 @@ def labels_api() -> Iterator[str]:
         server.shutdown()
 
 
+def contestants(bench: Bench, url: str) -> Iterator[Contestant]:
+    """Return a run for each path."""
+
+    def measure(name: str, dataset: dict[str, Any]) -> Figures:
+        job_file = bench.file(f"{name}.json", job("narrow", **dataset))
+        return bench.run(Checkout(), job_file, "--dry-run").figures
+
+    for name, dataset in paths(url).items():
+        yield Contestant(name, name, partial(measure, name, dataset))
+
+
 def main() -> None:
     """Load the data, then run all paths in turns."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.steps", description=__doc__)
@@ -90,31 +102,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="one of the paths, beside the bare one")
     options = parser.parse_args()
-    with embedded_servers(kafka=False) as servers, labels_api() as url:
-        servers.postgres.create_database("bench")
-        dsn = servers.postgres.dsn("bench")
-        psql(servers, dsn, TABLE.format(rows=options.rows))
-        psql(servers, dsn, STATUSES)
-        psql(servers, dsn, ATTRIBUTES)
-        psql(servers, dsn, "VACUUM FULL ANALYZE agency_records")
-        seconds: dict[str, list[float]] = {
-            name: [] for name in paths(url) if options.only in (None, name) or name == "bare"
-        }
-        peaks: dict[str, float] = {}
-        for number in range(options.rounds):
-            for name, dataset in paths(url).items():
-                if name not in seconds:
-                    continue
-                result = null_run(dsn, config(**dataset))
-                assert result["rows"] == options.rows
-                seconds[name].append(result["seconds"])
-                peaks[name] = max(peaks.get(name, 0), result["peak_mib"])
-            print(f"round {number + 1} of {options.rounds} done", flush=True)
-        bare = median(seconds["bare"])
-        print(f"\n{'path':<30}{'rows/s':>10}{'x bare':>9}{'peak MiB':>10}")
-        for name, times in seconds.items():
-            rate, ratio = options.rows / median(times), median(times) / bare
-            print(f"{name:<30}{rate:>10,.0f}{ratio:>9.2f}{peaks[name]:>10.0f}")
+    with bench() as running, labels_api() as url:
+        running.load("narrow", NARROW, options.rows)
+        for statements in (STATUSES, ATTRIBUTES, "VACUUM FULL ANALYZE narrow"):
+            running.psql("-c", statements)
+        chosen = [each for each in contestants(running, url) if options.only in (None, each.key) or each.key == "bare"]
+        rounds = in_turns(chosen, options.rounds)
+    rows = [["", "rows/s", "× bare", "peak MiB"]]
+    for key in rounds:
+        seconds, peak = middle(rounds, key, "seconds"), middle(rounds, key, "peak_mib")
+        assert seconds
+        rows.append([key, f"{options.rows / seconds:,.0f}", f"{ratio(rounds, key, 'bare'):.2f}", f"{peak:.0f}"])
+    print(aligned(rows))
 
 
 if __name__ == "__main__":

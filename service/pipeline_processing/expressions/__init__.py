@@ -1,7 +1,7 @@
 """
 The expressions of `filter`, `derive` and `cast`: a subset of SQL, with Postgres's semantics.
 
-`parse.py` parses text into a tree, `compile.py` turns the tree into closures, and only those closures ever run.
+`parse.py` parses text into a tree, `compile.py` makes typed parts of it, and `code.py` one Python function of those.
 Anything whose exact semantics aren't implemented is refused. Steps use `expression.py`. docs/decisions/0003 explains
 why this is our own implementation.
 

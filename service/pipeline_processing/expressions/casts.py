@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from pipeline_processing.expressions import decimals, documents, floats, integers, text, times
+from pipeline_processing.expressions.code import Code
 from pipeline_processing.expressions.compiled import Compiled, constant, strict
 from pipeline_processing.expressions.types import (
     NUMERIC,
@@ -114,7 +115,7 @@ def coerced(operand: Compiled, to: Type) -> Compiled:
     """Convert an operand that fits a type to it. Raises Refused for a literal that isn't one."""
     source = operand.type
     if to is Type.ANY:
-        return replace(operand, type=to, column=None, fixed=False)  # so that nothing computes with it
+        return Compiled(to, Code("{0}", (operand.part,)), operand.at, operand.key)  # so that nothing computes with it
     if source in (Type.NULL, Type.ANY) or (source is Type.LITERAL and to is Type.CHAR):
         return replace(operand, type=to, column=None)
     if source is to:

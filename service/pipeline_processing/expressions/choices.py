@@ -8,12 +8,10 @@ from itertools import chain
 from typing import Any
 
 from pipeline_processing.expressions.casts import coerced, common_type, of_one_type, printed, required
-from pipeline_processing.expressions.compiled import Build, Compiled, composed, constant, sharing, strict
+from pipeline_processing.expressions.compiled import Build, Compiled, composed, constant, listed, sharing, strict
 from pipeline_processing.expressions.conditions import compared
 from pipeline_processing.expressions.types import NUMERIC, UNTYPED, Refused, Type
 from pipeline_processing.expressions.values import ordering
-from pipeline_processing.ports import Row
-from pipeline_processing.rows.values import same
 
 
 def _case(*operands: Compiled) -> Compiled:
@@ -25,16 +23,11 @@ def _case(*operands: Compiled) -> Compiled:
     *branches, (_, otherwise) = _possible(tests, results)
     if not branches:
         return otherwise
-    pairs = [(test.value, result.value) for test, result in branches]
-    last = otherwise.value
-
-    def value(row: Row) -> Any:
-        for is_true, result in pairs:
-            if is_true(row):
-                return result(row)
-        return last(row)
-
-    return composed(type_, value, [part for branch in branches for part in branch] + [otherwise])
+    case = otherwise
+    for test, result in reversed(branches):
+        nullable = result.part.nullable or case.part.nullable
+        case = composed(type_, "{1} if {0} else {2}", test, result, case, nullable=nullable)
+    return case
 
 
 def _case_of(subject: Compiled, *operands: Compiled) -> Compiled:
@@ -71,15 +64,10 @@ def _coalesce(*given: Compiled) -> Compiled:
         return constant(type_, None)
     if len(operands) == 1:
         return replace(operands[0], column=None)
-    values = [operand.value for operand in operands]
-
-    def value(row: Row) -> Any:
-        for each in values:
-            if (found := each(row)) is not None:
-                return found
-        return None
-
-    return composed(type_, value, operands)
+    last = operands[-1].part
+    there = " or ".join(f"({{new}} := {{{place}}}) is not None" for place in range(len(operands) - 1))
+    code = f"{{new}} if {there} else {{{len(operands) - 1}}}"
+    return composed(type_, code, *operands, nullable=last.nullable)
 
 
 def _nullif(*operands: Compiled) -> Compiled:
@@ -97,8 +85,7 @@ def _nullif(*operands: Compiled) -> Compiled:
         elif (first.type, second.type) == (Type.CHAR, Type.TEXT):
             first = coerced(first, Type.TEXT)
         type_ = Type.ANY if second.type is Type.ANY else first.type
-        equal, value = is_equal.value, first.value
-        return composed(type_, lambda row: None if equal(row) else value(row), [is_equal, first])
+        return composed(type_, "None if {0} else {1}", is_equal, first)
 
     return sharing(operands[0], operands[1:], build)
 
@@ -109,23 +96,19 @@ def _extreme(choose: Callable[..., Any], name: str, *given: Compiled) -> Compile
     type_ = operands[0].type
     if type_ is Type.JSON:
         raise Refused(f"uses {name} on json, which has no order")
-    key, values = ordering(type_) or same, [operand.value for operand in operands]
+    key = ordering(type_)
 
-    def value(row: Row) -> Any:
-        there = [found for each in values if (found := each(row)) is not None]
-        return choose(there, key=key, default=None)
+    def extreme(*values: Any) -> Any:
+        return choose((each for each in values if each is not None), key=key, default=None)
 
-    return composed(type_, value, operands)
+    places = listed(range(1, len(operands) + 1))
+    return composed(type_, f"{{0}}({places})", constant(Type.OTHER, extreme), *operands)
 
 
 def _concat(*operands: Compiled) -> Compiled:
     """CONCAT: the operands that aren't null, as their types' output: booleans are t or f, char(n) keeps its spaces."""
-    values = [_as_printed(each).value for each in operands]
-
-    def value(row: Row) -> str:
-        return "".join(found for each in values if (found := each(row)) is not None)
-
-    return composed(Type.TEXT, value, operands)
+    texts = [_as_printed(each) for each in operands]
+    return composed(Type.TEXT, f"''.join(filter(None, ({listed(range(len(texts)))},)))", *texts, nullable=False)
 
 
 def _as_printed(operand: Compiled) -> Compiled:

@@ -1,21 +1,20 @@
-"""Tree → closures, with type checks. The text is never executed as code."""
+"""Tree → compiled parts, with type checks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from operator import itemgetter
 from typing import Any
 
 from pipeline_processing.expressions import decimals
 from pipeline_processing.expressions.casts import cast
 from pipeline_processing.expressions.choices import CHOICES
-from pipeline_processing.expressions.compiled import Build, Compiled, Value, constant
+from pipeline_processing.expressions.code import Field
+from pipeline_processing.expressions.compiled import Build, Compiled, applied, constant
 from pipeline_processing.expressions.conditions import CONDITIONS
 from pipeline_processing.expressions.functions import FUNCTIONS, call
 from pipeline_processing.expressions.tree import Call, Cast, Literal, Name, Node
 from pipeline_processing.expressions.types import Refused, RowFault, Type, type_of
 from pipeline_processing.expressions.values import READ_AT_RUN_TIME, key_of_carried, reading
-from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import Column
 
 Lookup = Callable[[Name], Compiled]
@@ -76,32 +75,19 @@ def _literal(value: Any) -> Compiled:
 def column_read(column: Column, carry: str) -> Compiled:
     """Compile a column that reaches the step. An untyped one can't be run."""
     type_ = type_of(column)
+    field = Field(column.name)
     if type_ is Type.ANY:
-        return Compiled(type_, _not_run, column=column)
-    key = key_of_carried(type_, carry)
+        return Compiled(type_, field, column=column)
+    read, key = reading(type_, carry), key_of_carried(type_, carry)
     return Compiled(
         type_,
-        _converted(column.name, reading(type_, carry)),
-        key=None if key is None else _converted(column.name, key),
+        field if read is None else applied(read, field),
+        key=None if key is None else applied(key, field),
         column=column,
     )
 
 
 def column_of_type(name: str, type_: Type) -> Compiled:
     """Compile an untyped column for rows where its value has that type."""
-    return Compiled(type_, _converted(name, READ_AT_RUN_TIME.get(type_)))
-
-
-def _not_run(row: Row) -> Any:
-    raise AssertionError("compiled without the types of its columns")
-
-
-def _converted(name: str, convert: Callable[[Any], Any] | None) -> Value:
-    if convert is None:
-        return itemgetter(name)
-
-    def value(row: Row) -> Any:
-        found = row[name]
-        return None if found is None else convert(found)
-
-    return value
+    read = READ_AT_RUN_TIME.get(type_)
+    return Compiled(type_, Field(name) if read is None else applied(read, Field(name)))

@@ -1,16 +1,15 @@
-"""The parts of an expression as closures over a row, and the ways to combine them."""
+"""The compiled parts of an expression, and the ways to combine them."""
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from typing import Any
 
+from pipeline_processing.expressions import integers
+from pipeline_processing.expressions.code import Bind, Code, Given, Local, Part, evaluated
 from pipeline_processing.expressions.types import Refused, RowFault, Type
-from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import Column
-
-Value = Callable[[Any], Any]
-"""A row → a value (see `values.py`), None for null. Raises RowFault."""
+from pipeline_processing.rows.values import padded_text_key, same
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +17,24 @@ class Compiled:
     """A part of an expression. One of type ANY is never run (see `expression.py`)."""
 
     type: Type
-    value: Value
+    part: Part
+    """Its value (see `values.py`), None for null. Raises RowFault."""
     at: int = 0
-    fixed: bool = False
-    """Whether it has the same value for every row."""
-    key: Value | None = None
-    """For a column: a row → the key by which it compares, if that is faster than to compute it from the value."""
+    key: Part | None = None
+    """For a column: the key by which it compares, if that is faster than to compute it from the value."""
     column: Column | None = None
-    """The column, if the part is just a column."""
+    """The column, if it is just a column."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it has the same value for every row."""
+        return isinstance(self.part, Given)
 
     @property
     def constant(self) -> Any:
         """The value of a fixed part."""
-        return self.value({})
+        assert isinstance(self.part, Given)
+        return self.part.value
 
     @property
     def is_null(self) -> bool:
@@ -43,95 +47,93 @@ Build = Callable[..., Compiled]
 
 
 def constant(type_: Type, value: Any, at: int = 0) -> Compiled:
-    return Compiled(type_, lambda row: value, at, fixed=True)
+    return Compiled(type_, Given(value), at)
 
 
-def composed(type_: Type, value: Value, parts: Sequence[Compiled]) -> Compiled:
-    """Combine parts. If all are fixed, compute the result now; raises Refused if that fails."""
-    if not all(part.fixed for part in parts):
-        return Compiled(type_, value)
+def composed(type_: Type, template: str, *operands: Compiled, nullable: bool = True) -> Compiled:
+    """Combine operands by a template of `Code`. If all are fixed, compute it now; raises Refused if that fails."""
+    code = Code(template, tuple(operand.part for operand in operands), nullable)
+    if not all(operand.fixed for operand in operands):
+        return Compiled(type_, code)
+    return _computed_now(type_, lambda: evaluated(code))
+
+
+def strict(type_: Type, function: Callable[..., Any], *operands: Compiled) -> Compiled:
+    """Apply a function to operands; null if any of them is null. If all are fixed, compute it now, like `composed`."""
+    if any(operand.is_null for operand in operands):
+        return constant(type_, None)
+    if all(operand.fixed for operand in operands):
+        return _computed_now(type_, lambda: function(*(operand.constant for operand in operands)))
+    if function is same:
+        return replace(operands[0], type=type_, column=None, key=None)
+    return Compiled(type_, applied(function, *(operand.part for operand in operands)))
+
+
+def _computed_now(type_: Type, compute: Callable[[], Any]) -> Compiled:
     try:
-        return constant(type_, value({}))
+        return constant(type_, compute())
     except RowFault as fault:
         raise Refused(f"has a part that can't be computed: {fault.reason}") from None
 
 
-def strict(type_: Type, function: Callable[..., Any], *operands: Compiled) -> Compiled:
-    """Apply a function to operands; null if any of them is null."""
-    if any(operand.is_null for operand in operands):
-        return constant(type_, None)
-    match operands:
-        case [one]:
-            value = _of_one(function, one.value)
-        case [one, other] if other.fixed:
-            value = _of_one_and(function, one.value, other.constant)
-        case [one, other]:
-            value = _of_two(function, one.value, other.value)
-        case _:
-            value = _of_many(function, [operand.value for operand in operands])
-    return composed(type_, value, operands)
+_INLINE: Mapping[Callable[..., Any], str] = {
+    operator.eq: "{0} == {1}",
+    operator.ne: "{0} != {1}",
+    operator.lt: "{0} < {1}",
+    operator.le: "{0} <= {1}",
+    operator.gt: "{0} > {1}",
+    operator.ge: "{0} >= {1}",
+    operator.not_: "not {0}",
+    operator.add: "{0} + {1}",
+    operator.contains: "{1} in {0}",
+    padded_text_key: "{0}.rstrip(' ')",
+    **{
+        function: f"{{new}} if {-(2**63)} <= ({{new}} := {{0}} {sign} {{1}}) <= {2**63 - 1} else out_of_range()"
+        for function, sign in ((integers.add, "+"), (integers.subtract, "-"), (integers.multiply, "*"))
+    },
+}
+"""Functions that are written as operators rather than called. None of them returns None."""
 
 
-def _of_one(function: Callable[[Any], Any], one: Value) -> Value:
-    def value(row: Row) -> Any:
-        x = one(row)
-        return None if x is None else function(x)
-
-    return value
-
-
-def _of_one_and(function: Callable[[Any, Any], Any], one: Value, y: Any) -> Value:
-    def value(row: Row) -> Any:
-        x = one(row)
-        return None if x is None else function(x, y)
-
-    return value
-
-
-def _of_two(function: Callable[[Any, Any], Any], one: Value, other: Value) -> Value:
-    def value(row: Row) -> Any:
-        x = one(row)
-        y = other(row)
-        return None if x is None or y is None else function(x, y)
-
-    return value
+def applied(function: Callable[..., Any], *operands: Part) -> Part:
+    """Apply a function to operands; None if any of them is None. All of them are computed, in order."""
+    nullable = any(operand.nullable for operand in operands)
+    arguments, bound = [], []
+    for operand in operands:
+        if not nullable or (isinstance(operand, Given) and not operand.nullable):
+            arguments.append(operand)
+        else:
+            local = operand if isinstance(operand, Local) else Local()
+            arguments.append(local)
+            bound.append(operand if operand is local else Bind(local, operand))
+    template = _INLINE.get(function)
+    if template is not None:
+        result = Code(template, tuple(arguments), nullable=False)
+    else:
+        result = Code(f"{{0}}({listed(range(1, len(arguments) + 1))})", (Given(function), *arguments))
+    if not bound:
+        return result
+    # `|`, unlike `or`, computes all operands, which may raise RowFault.
+    is_null = " | ".join(f"({{{place}}} is None)" for place in range(1, len(bound) + 1))
+    return Code(f"None if {is_null} else {{0}}", (result, *bound))
 
 
-def _of_many(function: Callable[..., Any], operands: Sequence[Value]) -> Value:
-    def value(row: Row) -> Any:
-        given = [operand(row) for operand in operands]
-        return None if None in given else function(*given)
-
-    return value
-
-
-# -- operands that are used several times --------------------------------------------------------
+def listed(places: Iterable[int]) -> str:
+    """Return `{1}, {2}, …` for a template."""
+    return ", ".join(f"{{{place}}}" for place in places)
 
 
 def sharing(operand: Compiled, others: Sequence[Compiled], build: Build) -> Compiled:
     """
     Build a part that uses its operand several times but computes it once per row.
 
-    Otherwise the time would double with each level of nesting. The part that `build` returns runs on pairs of the
-    operand's value and the row.
+    Otherwise the time would double with each level of nesting.
     """
     if operand.fixed or operand.column is not None:
         return build(operand, *others)
-    given = operand.value
-    part = build(replace(operand, value=itemgetter(0), key=None), *map(_on_pairs, others))
-    value = part.value
-    return part if part.fixed else replace(part, value=lambda row: value((given(row), row)))
-
-
-def _on_pairs(part: Compiled) -> Compiled:
-    if part.fixed:
-        return part
-    key = part.key
-    return replace(part, value=_of_row(part.value), key=None if key is None else _of_row(key))
-
-
-def _of_row(value: Value) -> Value:
-    def of_row(both: Any) -> Any:
-        return value(both[1])
-
-    return of_row
+    local = Local()
+    built = build(replace(operand, part=local, key=None), *others)
+    if built.fixed:
+        return built
+    # The condition is never true. It sets the variable.
+    return replace(built, part=Code("None if {0} is ... else {1}", (Bind(local, operand.part), built.part)))

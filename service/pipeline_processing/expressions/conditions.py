@@ -2,15 +2,16 @@
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
 from pipeline_processing.expressions import text, times
 from pipeline_processing.expressions.casts import coerced, common_type, required
-from pipeline_processing.expressions.compiled import Build, Compiled, Value, composed, constant, sharing, strict
+from pipeline_processing.expressions.code import Bind, Code, Field, Local, Part
+from pipeline_processing.expressions.compiled import Build, Compiled, composed, constant, sharing, strict
 from pipeline_processing.expressions.types import TEMPORAL, Refused, Type
 from pipeline_processing.expressions.values import ordering
-from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import Comparison
 from pipeline_processing.rows.values import ENUM
 
@@ -36,21 +37,20 @@ def _joined(decisive: bool, conditions: Sequence[Compiled]) -> Compiled:
         return constant(Type.BOOLEAN, not decisive)
     if len(open_ones) == 1:
         return open_ones[0]
-    return composed(Type.BOOLEAN, _until(decisive, [each.value for each in open_ones]), open_ones)
+    if all(each.is_null for each in open_ones):
+        return constant(Type.BOOLEAN, None)
+    return Compiled(Type.BOOLEAN, _until(decisive, [each.part for each in open_ones]))
 
 
-def _until(decisive: bool, conditions: Sequence[Value]) -> Value:
-    def truth(row: Row) -> bool | None:
-        result: bool | None = not decisive
-        for condition in conditions:
-            each: bool | None = condition(row)
-            if each is decisive:
-                return decisive
-            if each is None:
-                result = None
-        return result
-
-    return truth
+def _until(decisive: bool, conditions: Sequence[Part]) -> Part:
+    """Compute conditions up to the first one that is decisive."""
+    parts = [Bind(Local(), each) if each.nullable else each for each in conditions]
+    template = f"{decisive} if {' or '.join(f'{{{place}}} is {decisive}' for place in range(len(parts)))}"
+    locals_ = [part.local for part in parts if isinstance(part, Bind)]
+    if locals_:
+        places = range(len(parts), len(parts) + len(locals_))
+        template += f" else None if {' or '.join(f'{{{place}}} is None' for place in places)}"
+    return Code(f"{template} else {not decisive}", (*parts, *locals_), nullable=bool(locals_))
 
 
 def negated(condition: Compiled) -> Compiled:
@@ -59,18 +59,15 @@ def negated(condition: Compiled) -> Compiled:
 
 
 def _is_null(operand: Compiled, *, negated: bool) -> Compiled:
-    value = operand.value if operand.column is None else operator.itemgetter(operand.column.name)
-    if negated:
-        return composed(Type.BOOLEAN, lambda row: value(row) is not None, [operand])
-    return composed(Type.BOOLEAN, lambda row: value(row) is None, [operand])
+    if operand.column is not None:
+        operand = replace(operand, part=Field(operand.column.name))  # not converted
+    return composed(Type.BOOLEAN, f"{{0}} is {'not ' if negated else ''}None", operand, nullable=False)
 
 
 def _is_truth(truth: bool | None, operand: Compiled, *, negated: bool) -> Compiled:
     """IS [NOT] TRUE, FALSE or UNKNOWN: never null."""
-    value = required(operand, Type.BOOLEAN, "IS").value
-    if negated:
-        return composed(Type.BOOLEAN, lambda row: value(row) is not truth, [operand])
-    return composed(Type.BOOLEAN, lambda row: value(row) is truth, [operand])
+    condition = required(operand, Type.BOOLEAN, "IS")
+    return composed(Type.BOOLEAN, f"{{0}} is {'not ' if negated else ''}{truth}", condition, nullable=False)
 
 
 # -- comparisons ---------------------------------------------------------------------------------
@@ -95,11 +92,8 @@ def compared(sign: str, left: Compiled, right: Compiled) -> Compiled:
 
 def _distinct(left: Compiled, right: Compiled, *, negated: bool) -> Compiled:
     """IS [NOT] DISTINCT FROM: null is equal to null."""
-    one, other = _keys([left, right], in_order=False)
-    a, b = one.value, other.value
-    if negated:
-        return composed(Type.BOOLEAN, lambda row: a(row) == b(row), (one, other))
-    return composed(Type.BOOLEAN, lambda row: a(row) != b(row), (one, other))
+    keys = _keys([left, right], in_order=False)
+    return composed(Type.BOOLEAN, "{0} == {1}" if negated else "{0} != {1}", *keys, nullable=False)
 
 
 def _between(operand: Compiled, low: Compiled, high: Compiled) -> Compiled:
@@ -128,15 +122,10 @@ def _contained(operand: Compiled, *items: Compiled) -> Compiled:
 def _among(operand: Compiled, items: Sequence[Compiled]) -> Compiled:
     """Return whether the operand is one of these constants, by a lookup of its key in a set."""
     one, *constants = _keys([operand, *items], in_order=False)
-    keys = frozenset(item.constant for item in constants if not item.is_null)
-    missing = None if any(item.is_null for item in constants) else False
-    value = one.value
-
-    def truth(row: Row) -> bool | None:
-        key = value(row)
-        return None if key is None else (key in keys or missing)
-
-    return composed(Type.BOOLEAN, truth, [one])
+    # Constants of type ANY aren't fixed; they are never run.
+    keys = frozenset(item.constant for item in constants if item.fixed and not item.is_null)
+    found = strict(Type.BOOLEAN, operator.contains, constant(Type.OTHER, keys), one)
+    return composed(Type.BOOLEAN, "{0} or None", found) if any(item.is_null for item in constants) else found
 
 
 def _keys(operands: Sequence[Compiled], *, in_order: bool) -> list[Compiled]:
@@ -203,7 +192,7 @@ def _key_of_other(operand: Compiled, comparison: Comparison) -> Compiled:
 def _like(name: str, operand: Compiled, pattern: Compiled) -> Compiled:
     """LIKE or ILIKE."""
     if operand.type is Type.CHAR:
-        operand = Compiled(Type.TEXT, operand.value, operand.at)  # LIKE sees the padding, which = ignores
+        operand = Compiled(Type.TEXT, operand.part, operand.at)  # LIKE sees the padding, which = ignores
     searched, wanted = required(operand, Type.TEXT, name), required(pattern, Type.TEXT, f"a pattern of {name}")
     if name == "ILIKE":
         searched, wanted = (strict(Type.TEXT, text.lower, each) for each in (searched, wanted))

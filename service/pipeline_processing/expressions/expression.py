@@ -1,6 +1,6 @@
-"""The interface of expressions for steps: compiles text, given the columns, to functions of rows."""
+"""The interface of expressions for steps: compiles text, given the columns, to functions of batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,15 +9,16 @@ from typing import Any
 
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.expressions.casts import cast, coerced, required
+from pipeline_processing.expressions.code import Part, Results, Run, function_of
 from pipeline_processing.expressions.compile import FUNCTION_NAMES, Lookup, column_of_type, column_read, compiled
-from pipeline_processing.expressions.compiled import Compiled, Value
+from pipeline_processing.expressions.compiled import Compiled, applied, strict
 from pipeline_processing.expressions.parse import parse, parse_type
 from pipeline_processing.expressions.tokens import folded
 from pipeline_processing.expressions.tree import Name, names_in
 from pipeline_processing.expressions.types import KIND_OF_TYPE, TYPE_LIST, Refused, RowFault, Type, type_of
 from pipeline_processing.expressions.values import NATURAL, type_at_run_time, writing
 from pipeline_processing.kinds import column_of_kind
-from pipeline_processing.ports import Row, Rows
+from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.rows.values import PADDED_TEXT
 
@@ -33,15 +34,16 @@ _EXCERPT = 30
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled expression. `value` returns the carried value for a row, or raises RowFault."""
+    """A compiled expression."""
 
-    value: Value
+    run: Run
+    """Returns the carried values of rows."""
     result: Column
     """The column of its values, without a name."""
 
 
-def condition(text: str, columns: Columns, *, carry: str, step: str) -> Value:
-    """Compile a condition: a row → True, False or None. Raises InvalidStep or UnknownColumn."""
+def condition(text: str, columns: Columns, *, carry: str, step: str) -> Run:
+    """Compile a condition: for each row True, False or None. Raises InvalidStep or UnknownColumn."""
     scope = _Scope(columns, carry=carry, step=step)
     with _refusals(f"Step {step!r}", text):
         tree = parse(text)
@@ -70,23 +72,6 @@ def cast_of(name: str, to: str, columns: Columns, *, carry: str, step: str) -> E
 def columns_in(text: str) -> frozenset[str]:
     """Return the names of the columns that a valid expression may read, as they are written and as SQL folds them."""
     return frozenset(name for each in names_in(parse(text)) for name in (each.name, folded(each.name)))
-
-
-def results(value: Value, rows: Rows) -> tuple[list[Any], dict[int, str]]:
-    """Compute the values of all rows, None where there are faults. Return them and the faults by position."""
-    try:
-        return list(map(value, rows)), {}
-    except RowFault:
-        pass  # find all faults below
-    found: list[Any] = []
-    faults: dict[int, str] = {}
-    for position, row in enumerate(rows):
-        try:
-            found.append(value(row))
-        except RowFault as fault:
-            found.append(None)
-            faults[position] = fault.reason
-    return found, faults
 
 
 @contextmanager
@@ -118,23 +103,24 @@ class _Scope:
         self._read: dict[str, Column] = {}
 
     def expression(self, build: Callable[[Lookup], Compiled]) -> Expression:
-        part = build(self._typed_before)
-        if part.column is not None:
-            read = self._present if part.type is Type.ANY else itemgetter
-            return Expression(read(part.column.name), replace(part.column, name=""))
-        type_ = Type.TEXT if part.type in (Type.LITERAL, Type.NULL) else part.type
+        whole = build(self._typed_before)
+        if whole.column is not None:
+            name = whole.column.name
+            read = self._present(name) if whole.type is Type.ANY else itemgetter(name)
+            return Expression(lambda rows: (list(map(read, rows)), {}), replace(whole.column, name=""))
+        type_ = Type.TEXT if whole.type in (Type.LITERAL, Type.NULL) else whole.type
         return Expression(self.runnable(build, self._carried_as(type_)), self._result(type_))
 
-    def runnable(self, build: Callable[[Lookup], Compiled], finish: Callable[[Compiled], Value] | None = None) -> Value:
-        """Return the function to run on each row. `finish` turns the compiled expression into it."""
-        finish = finish or (lambda part: part.value)
-        part = build(self._typed_before)
+    def runnable(self, build: Callable[[Lookup], Compiled], finish: Callable[[Compiled], Part] | None = None) -> Run:
+        """Return the function to run on each batch. `finish` completes what `build` has made."""
+        finish = finish or (lambda whole: whole.part)
+        whole = build(self._typed_before)
         names = tuple(name for name, column in self._read.items() if not column.typed)
         if not names:
-            return finish(part)
+            return function_of(finish(whole))
 
         @lru_cache(maxsize=_KNOWN_SIGNATURES)
-        def specialised(types: tuple[Type, ...]) -> Value | RowFault:
+        def specialised(types: tuple[Type, ...]) -> Run | RowFault:
             by_name = dict(zip(names, types, strict=True))
 
             def typed_at_run_time(name: Name) -> Compiled:
@@ -146,19 +132,11 @@ class _Scope:
                 )
 
             try:
-                return finish(build(typed_at_run_time))
+                return function_of(finish(build(typed_at_run_time)))
             except Refused as refused:
                 return RowFault(f"it {refused.why}")
 
-        values = [self._present(name) for name in names]
-
-        def value(row: Row) -> Any:
-            found = specialised(tuple([type_at_run_time(each(row)) for each in values]))
-            if isinstance(found, RowFault):
-                raise RowFault(found.reason)
-            return found(row)
-
-        return value
+        return _by_types([self._present(name) for name in names], specialised)
 
     # -- columns ---------------------------------------------------------------------------------
 
@@ -172,7 +150,7 @@ class _Scope:
         wanted = bare if not name.quoted and self._columns.find(bare) else name.name
         return self._read.setdefault(wanted, self._columns.require(wanted, step=self._step))
 
-    def _present(self, name: str) -> Value:
+    def _present(self, name: str) -> Callable[[Row], Any]:
         """Return a reader of a column that a row may lack. It raises UnknownColumn."""
 
         def value(row: Row) -> Any:
@@ -193,22 +171,40 @@ class _Scope:
         column = column_of_kind("", kind, self._carry, origins=origins)
         return replace(column, comparison=PADDED_TEXT) if type_ is Type.CHAR else column
 
-    def _carried_as(self, type_: Type) -> Callable[[Compiled], Value]:
+    def _carried_as(self, type_: Type) -> Callable[[Compiled], Part]:
         """Return the `finish` that makes values carried, or natural if their type is unknown before the first row."""
 
-        def finish(part: Compiled) -> Value:
+        def finish(whole: Compiled) -> Part:
             if type_ is Type.ANY:
-                write = NATURAL.get(part.type)
-            else:
-                part, write = coerced(part, type_), writing(type_, self._carry)
-            return part.value if write is None else _then(part.value, write)
+                write = NATURAL.get(whole.type)
+                return whole.part if write is None else applied(write, whole.part)
+            whole, write = coerced(whole, type_), writing(type_, self._carry)
+            return whole.part if write is None else strict(type_, write, whole).part
 
         return finish
 
 
-def _then(value: Value, write: Callable[[Any], Any]) -> Value:
-    def written(row: Row) -> Any:
-        found = value(row)
-        return None if found is None else write(found)
+def _by_types(read: Sequence[Callable[[Row], Any]], specialised: Callable[[tuple[Type, ...]], Run | RowFault]) -> Run:
+    """Return a function that computes the rows whose untyped columns have the same types together."""
 
-    return written
+    def run(rows: Sequence[Row]) -> Results:
+        faults: dict[int, str] = {}
+        places: dict[tuple[Type, ...], list[int]] = {}
+        for place, row in enumerate(rows):
+            try:
+                places.setdefault(tuple([type_at_run_time(each(row)) for each in read]), []).append(place)
+            except RowFault as fault:
+                faults[place] = fault.reason
+        found: list[Any] = [None] * len(rows)
+        for types, those in places.items():
+            compute = specialised(types)
+            if isinstance(compute, RowFault):
+                faults.update(dict.fromkeys(those, compute.reason))
+                continue
+            values, failed = compute([rows[place] for place in those])
+            for place, value in zip(those, values, strict=True):
+                found[place] = value
+            faults.update((those[position], reason) for position, reason in failed.items())
+        return found, faults
+
+    return run

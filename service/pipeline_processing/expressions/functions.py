@@ -106,7 +106,7 @@ def call(name: str, operands: Sequence[Compiled]) -> Compiled:
     types = {operand.type for operand in operands}
     several = len({each.gives for each in FUNCTIONS[name] if len(each.takes) == len(operands)}) > 1
     if several and (Type.ANY in types or (types == {Type.NULL} and not only_literals)):
-        return Compiled(Type.ANY if Type.ANY in types else Type.NULL, operands[0].value)
+        return Compiled(Type.ANY if Type.ANY in types else Type.NULL, operands[0].part)
     best = max(overloads, key=lambda each: each.closeness(operands))  # the first one if several are equally close
     return strict(best.gives, best.function, *map(coerced, operands, best.takes))
 

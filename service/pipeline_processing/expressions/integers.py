@@ -2,6 +2,7 @@
 
 import re
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Never
 
 from pipeline_processing.expressions.floats import SPACE
 from pipeline_processing.expressions.types import RowFault
@@ -19,8 +20,11 @@ _MAX_DIGITS = 4000
 
 def within_range(number: int) -> int:
     """Return the number. Raises RowFault if it doesn't fit into 64 bits."""
-    if -(2**63) <= number < 2**63:
-        return number
+    return number if -(2**63) <= number < 2**63 else out_of_range()
+
+
+def out_of_range() -> Never:
+    """Raises RowFault."""
     raise RowFault(OUT_OF_RANGE)
 
 

@@ -21,6 +21,8 @@ log = get_logger(__name__)
 _RELEASE_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 _IDLE_SECONDS = 30
+_KEPT_SECONDS = 10.0
+"""An unused connection is closed after this time, because others may need the server's connections."""
 _PROBE_SECONDS = 10
 _PROBES = 3
 
@@ -67,6 +69,7 @@ class DatabaseClient:
                 self._dsn,
                 min_size=0,  # connects on demand: if the server is down, the first query fails
                 max_size=self._max_size,
+                max_inactive_connection_lifetime=_KEPT_SECONDS,
                 timeout=self._connect_seconds,
                 command_timeout=self._command_seconds,
                 # The only startup parameter of ours that PgBouncer accepts.

@@ -22,6 +22,11 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
 
     settings = ""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.kept: dict[Any, Any] = {}
+        """What those who use this connection know about it, for as long as it is open."""
+
     def transaction(self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False) -> Any:
         """Like asyncpg's, but defaults to READ COMMITTED, regardless of the session's default."""
         if isolation is None and self._needs_begin():

@@ -33,7 +33,7 @@ class Cast(Computed):
             for name, to in types.items()
         }
         changed = {name: each for name, each in casts.items() if each is not None}
-        super().__init__({name: each.value for name, each in changed.items()}, context)
+        super().__init__({name: each.run for name, each in changed.items()}, context)
         self.touches = frozenset(types)
         self.columns = context.columns.replaced(
             [replace(each.result, name=name) for name, each in changed.items()], step=self.name

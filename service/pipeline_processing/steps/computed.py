@@ -2,23 +2,22 @@
 
 from collections.abc import Mapping
 
-from pipeline_processing.expressions.compiled import Value
-from pipeline_processing.expressions.expression import results
+from pipeline_processing.expressions.code import Run
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
 class Computed(Step):
     """Sets columns to values computed from the original row. A row whose value can't be computed is a row error."""
 
-    def __init__(self, values: Mapping[str, Value], context: StepContext) -> None:
-        self._values = values
+    def __init__(self, runs: Mapping[str, Run], context: StepContext) -> None:
+        self._runs = runs
         self._row_errors = context.row_errors
 
     async def __call__(self, batch: Batch) -> Batch:
         columns = []
         faults: dict[int, str] = {}
-        for name, value in self._values.items():
-            computed, failed = results(value, batch.rows)
+        for name, run in self._runs.items():
+            computed, failed = run(batch.rows)
             columns.append((name, computed))
             faults = {position: f"column {name!r}: {reason}" for position, reason in failed.items()} | faults
         if faults:

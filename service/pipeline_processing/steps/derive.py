@@ -27,7 +27,7 @@ class Derive(Computed):
             name: expression(text, context.columns, carry=context.carry, step=self.name, place=f"column {name!r}")
             for name, text in expressions.items()
         }
-        super().__init__({name: each.value for name, each in compiled.items()}, context)
+        super().__init__({name: each.run for name, each in compiled.items()}, context)
         self.touches = frozenset(expressions).union(*map(columns_in, expressions.values()))
         columns = [replace(each.result, name=name) for name, each in compiled.items()]
         existing = [column for column in columns if context.columns.find(column.name)]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline_processing.expressions.expression import columns_in, results
+from pipeline_processing.expressions.expression import columns_in
 from pipeline_processing.expressions.expression import condition as compiled_condition
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.steps.step import Batch, Step, StepContext
@@ -21,11 +21,11 @@ class Filter(Step):
         self.name = f"filter: {condition}"
         self.columns = context.columns
         self._row_errors = context.row_errors
-        self._is_true = compiled_condition(condition, context.columns, carry=context.carry, step=self.name)
+        self._truths = compiled_condition(condition, context.columns, carry=context.carry, step=self.name)
         self.touches = columns_in(condition)
 
     async def __call__(self, batch: Batch) -> Batch:
-        truths, faults = results(self._is_true, batch.rows)
+        truths, faults = self._truths(batch.rows)
         if faults:
             batch = self._row_errors.reject(batch, faults, step=self.name)
             truths = [truth for position, truth in enumerate(truths) if position not in faults]

@@ -133,9 +133,10 @@ class S3Backend:
         await self.raw.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}", Body=body, Metadata=dict(metadata))
 
 
-def client_of(server: SeaweedFSServer, *, readonly: bool = False) -> S3Client:
+def client_of(server: SeaweedFSServer, *, readonly: bool = False, port: int | None = None) -> S3Client:
+    """A client of the server, or of a proxy on that port."""
     return S3Client(
-        endpoint_url=server.endpoint_url,
+        endpoint_url=f"http://127.0.0.1:{port}" if port else server.endpoint_url,
         region=server.region,
         access_key_id=server.readonly_access_key_id if readonly else server.access_key_id,
         secret_access_key=SecretStr(server.readonly_secret_access_key if readonly else server.secret_access_key),

@@ -122,10 +122,10 @@ async def test_pending_uploads_are_listed_over_many_pages(s3: S3Backend) -> None
     """A page of S3's has a thousand; those of a neighbour whose prefix begins alike are left out."""
 
     async def start(key: str) -> UploadRef:
-        upload_id = await s3.client.create_multipart_upload(
+        upload = await s3.client.create_multipart_upload(
             bucket=s3.bucket, key=key, content_type="text/csv", metadata={}
         )
-        return UploadRef(key=key.removeprefix(f"{s3.prefix}/"), upload_id=upload_id)
+        return UploadRef(key=key.removeprefix(f"{s3.prefix}/"), upload_id=upload.id)
 
     keys = [f"{s3.prefix}/run_id=r-{n % 99}/{n}" for n in range(1050)] + [f"{s3.prefix}/run_id=r-1/same"] * 10
     ours = [await start(key) for key in keys]
@@ -220,7 +220,7 @@ async def test_the_store_takes_requests_that_arent_botocores(s3: S3Backend, monk
     metadata = {**METADATA, "label": "a=b, c"}
     keys = [f"agency_id=7/run_id=r~{n}/a b+(é)/part-00000.csv" for n in range(2)]
     await s3.destination.publish(keys[0], b"x", metadata=metadata)
-    upload_id = await s3.client.create_multipart_upload(
+    upload = await s3.client.create_multipart_upload(
         bucket=s3.bucket, key=keys[1], content_type="text/csv", metadata={}
     )
     monkeypatch.setattr(s3.raw, "_make_api_call", None)
@@ -229,7 +229,7 @@ async def test_the_store_takes_requests_that_arent_botocores(s3: S3Backend, monk
     assert await s3.destination.exists(keys[1])
     assert not await s3.destination.exists("nothing")
     part = await s3.client.upload_part(
-        bucket=s3.bucket, key=keys[1], upload_id=upload_id, number=1, body=LARGE, crc32=crc32_of(LARGE)
+        bucket=s3.bucket, key=keys[1], upload_id=upload.id, number=1, body=LARGE, crc32=crc32_of(LARGE)
     )
     assert part.etag
     head = await s3.client.head_object(bucket=s3.bucket, key=f"{s3.prefix}/{keys[1]}")

@@ -96,7 +96,7 @@ async def test_sha256_instead_of_crc32(s3: S3Backend, started: Started, body: by
 @pytest.mark.parametrize("checksum", ["crc32", "sha256"])
 async def test_a_damaged_part_is_refused(s3: S3Backend, checksum: str) -> None:
     """By the server, whichever checksum it was told."""
-    upload_id = await s3.client.create_multipart_upload(
+    upload = await s3.client.create_multipart_upload(
         bucket=s3.bucket,
         key="k",
         content_type="text/csv",
@@ -108,7 +108,7 @@ async def test_a_damaged_part_is_refused(s3: S3Backend, checksum: str) -> None:
         await s3.client.upload_part(
             bucket=s3.bucket,
             key="k",
-            upload_id=upload_id,
+            upload_id=upload.id,
             number=1,
             body=b"damaged",
             crc32=crc32_of(b"sound"),

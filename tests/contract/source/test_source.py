@@ -65,8 +65,7 @@ async def test_queries_are_planned_before_any_is_read(source: PostgresSource):
     "query",
     [
         "SELECT id, '{}'::int[] AS l FROM accounts",
-        # Postgres sends the rows of a COPY in blocks of 8 KiB.
-        "SELECT repeat('x', 9000), pg_sleep(CASE WHEN g < 6 THEN 0 ELSE 60 END)::text FROM generate_series(1, 9) g",
+        "SELECT g AS id, pg_sleep(CASE WHEN g < 1002 THEN 0 ELSE 60 END)::text AS t FROM generate_series(1, 2000) g",
         "SELECT g AS id, repeat('x', 900000) AS t FROM generate_series(1, 20) g",
     ],
 )

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SESSION = "SELECT FROM pg_stat_activity WHERE application_name = 'test' AND datname = 'postgres'"
 QUERIES = {
-    "while it works": "SELECT id, pg_sleep(CASE WHEN id <= 4 THEN 0 ELSE 60 END)::text AS slept FROM big ORDER BY id",
+    "while it works": "SELECT id, pg_sleep(CASE WHEN id > 1000 THEN 60 ELSE 0 END)::text AS t FROM big ORDER BY id",
     "between two batches": "SELECT id, repeat('x', 1000) AS wide FROM big ORDER BY id",
 }
 

@@ -29,7 +29,7 @@ from pipeline_processing.agency_data_job.processor import AgencyProcessor, Expor
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.destinations.null.destination import NullDestination
-from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.client import NewUpload, S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.several import Destinations
@@ -85,33 +85,13 @@ class FakeCursor:
         self._given = 0
 
     async def fetch(self, count: int) -> list[tuple[Any, ...]]:
-        rows = list(islice(self._rows, count))
+        rows = list(islice(self._rows, min(count, 4)))  # as if the meter had ended the fetch
         self._given += len(rows)
         if self._table.fails_at is not None and self._given >= self._table.fails_at:
             async with asyncio.timeout(10):
                 await self._table.may_fail.wait()
             raise asyncpg.DivisionByZeroError("division by zero")
         return rows
-
-
-class FakeTransaction:
-    """A transaction, or within one, where it is made without options, a savepoint."""
-
-    def __init__(self, calls: Mock, options: dict[str, Any]) -> None:
-        self._calls = calls
-        self._options = options
-
-    async def start(self) -> None:
-        if self._options:
-            self._calls.begin(**self._options)
-        else:
-            self._calls.savepoint()
-
-    async def rollback(self) -> None:
-        if self._options:
-            self._calls.end()
-        else:
-            self._calls.roll_back()
 
 
 class Connection:
@@ -125,7 +105,6 @@ class Connection:
     reset_type_codec = asyncpg.Connection.reset_type_codec
     set_type_codec = asyncpg.Connection.set_type_codec
     terminate = asyncpg.Connection.terminate
-    transaction = asyncpg.Connection.transaction
     _transport = asyncpg.Connection._transport
 
 
@@ -143,15 +122,16 @@ class World:
     def __post_init__(self) -> None:
         self.connection = create_autospec(Connection, instance=True)
         self.connection.is_closed.return_value = False
-        self.connection.fetchrow.return_value = (NOW, False)
+        self.connection.kept = {}
+        self.connection.fetchrow.return_value = (str(NOW), "false")
         self.connection.fetch.return_value = []
-        self.connection.transaction.side_effect = self._transaction
+        self.connection.execute.side_effect = self._execute
         self.connection.prepare.side_effect = self._prepare
         self.database = create_autospec(DatabaseClient, instance=True)
         self.database.connection.side_effect = self._acquired
         self.database.translated.side_effect = lambda **_: nullcontext()
         self.s3 = create_autospec(S3Client, instance=True)
-        self.s3.create_multipart_upload.side_effect = [f"upload-{number}" for number in range(1, 9)]
+        self.s3.create_multipart_upload.side_effect = [NewUpload(f"upload-{number}") for number in range(1, 9)]
         self.s3.upload_part.side_effect = _uploaded
         self.on_upload = AsyncMock()
         self.calls.attach_mock(self.connection, "postgres")
@@ -164,8 +144,14 @@ class World:
         yield self.connection
         self.calls.released()
 
-    def _transaction(self, **options: Any) -> "FakeTransaction":
-        return FakeTransaction(self.calls, options)
+    async def _execute(self, query: str) -> str:
+        for begins, told in {"BEGIN": "begin", "SAVEPOINT": "savepoint", "ROLLBACK TO": "roll_back"}.items():
+            if query.startswith(begins):
+                getattr(self.calls, told)(query)
+                return begins
+        assert query.startswith("ROLLBACK;"), query
+        self.calls.end()
+        return "SELECT 1"  # nothing is left in the session
 
     async def _prepare(self, query: str) -> Any:
         table = self.tables[query]
@@ -266,7 +252,7 @@ async def test_a_small_artifact_makes_no_call_to_s3(world: World):
 
     assert world.names() == [
         *("acquired", "begin", "postgres.fetchrow"),
-        *("savepoint", "bound", "roll_back"),
+        *("savepoint", "bound"),
         *("end", "released"),
     ]
     assert content(export) == b'{"id":1,"name":"a"}\n{"id":2,"name":null}\n{"id":3,"name":"c"}\n'
@@ -278,7 +264,7 @@ async def test_one_read_only_snapshot_for_all_datasets(world: World):
     _of(world, "second").rows = [(9, "z")]
     export = await world.run({}, {"name": "second"})
 
-    assert world.calls.begin.mock_calls == [call(isolation="repeatable_read", readonly=True)]
+    assert world.calls.begin.mock_calls == [call("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")]
     assert world.names().count("acquired") == 1
     assert world.calls.bound.mock_calls == [
         call("SELECT * FROM records WHERE agency_id = $1", 7),

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from pipeline_processing.expressions.compile import column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled
-from pipeline_processing.expressions.expression import expression, results
+from pipeline_processing.expressions.expression import expression
 from pipeline_processing.expressions.parse import parse
 from pipeline_processing.expressions.tree import Name
 from pipeline_processing.kinds import column_of_kind
@@ -74,7 +74,7 @@ def test_each_part_runs_once_a_row(name: str, truth: bool | None):
     """Nor does it double the work of a row, which reads no column more often than its name stands in the text."""
     text, row = nested(name), CountedRow(b=truth)
 
-    results(expression(text, COLUMNS, carry="json", step="derive", place="column 'x'").value, [row])
+    expression(text, COLUMNS, carry="json", step="derive", place="column 'x'").run([row])
 
     assert 0 < row.reads <= text.count("b")
 
@@ -84,7 +84,7 @@ def test_a_subject_that_no_branch_needs_is_not_computed():
     text = "CASE 1 / k WHEN NULL THEN 1 ELSE i END"
     compiled = expression(text, COLUMNS, carry="json", step="derive", place="column 'x'")
 
-    assert results(compiled.value, [{"i": 5, "k": 0}]) == ([5], {})
+    assert compiled.run([{"i": 5, "k": 0}]) == ([5], {})
 
 
 VALUES: list[list[Any]] = [[True, None], ["a", None], [1, 2, None], [0, 1, None], [Raw(b"1.0"), Raw(b"1.50"), None]]
@@ -112,5 +112,5 @@ def test_once_is_the_same_as_twice(once: str, twice: str):
     """Nulls, row errors and the type that comes out are those of the longer way to write it."""
     one, other = (expression(text, COLUMNS, carry="json", step="derive", place="column 'x'") for text in (once, twice))
 
-    assert results(one.value, ROWS) == results(other.value, ROWS)
+    assert one.run(ROWS) == other.run(ROWS)
     assert one.result.kind == other.result.kind

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.expressions.compile import FUNCTION_NAMES
-from pipeline_processing.expressions.expression import Expression, cast_of, condition, expression, results
+from pipeline_processing.expressions.expression import Expression, cast_of, condition, expression
 from pipeline_processing.expressions.parse import MAX_DEPTH
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row
@@ -35,7 +35,7 @@ def compiled(text: str, columns: Columns = COLUMNS) -> Expression:
 
 
 def value(text: str, row: Row = ROW) -> Any:
-    [found], faults = results(compiled(text).value, [row])
+    [found], faults = compiled(text).run([row])
     return faults.get(0, found)
 
 
@@ -76,7 +76,7 @@ def test_the_deepest_that_is_allowed_runs(name: str, columns: Columns):
             far_down(frames - 1)
             return
         row = ROW | {"float": 2.5, "number": Decimal("1.5"), "json": {}} if columns is UNKNOWN_COLUMNS else ROW
-        [found], faults = results(compiled(text, columns).value, [row])
+        [found], faults = compiled(text, columns).run([row])
         assert (found is not None, faults) == (True, {})
 
     far_down(sys.getrecursionlimit() // 4)
@@ -172,7 +172,7 @@ def test_any_expression_has_a_value_a_fault_or_a_refusal(text: str):
     for columns, rows in ((COLUMNS, [ROW, NULLS]), (UNKNOWN_COLUMNS, [NATURAL, NULLS])):
         try:
             found = compiled(text, columns)
-            values, faults = results(found.value, rows)
+            values, faults = found.run(rows)
         except (InvalidStep, UnknownColumn):
             continue
         assert all(isinstance(each, (str, int, Raw, type(None))) for each in values) or not found.result.typed
@@ -207,14 +207,14 @@ def test_any_name_is_only_a_key(name: str):
     """A column is looked up in the row and nowhere else."""
     found = compiled(f'"{name}"', UNKNOWN_COLUMNS)
 
-    assert results(found.value, [{name: "its value"}]) == (["its value"], {})
+    assert found.run([{name: "its value"}]) == (["its value"], {})
     with pytest.raises(UnknownColumn, match="the rows there have other"):
-        results(found.value, [{"other": 1}])
+        found.run([{"other": 1}])
 
 
 def test_conditions_are_truths():
     """True, false or null, and nothing that only looks like it."""
     for text, expected in (("integer > 4", True), ("integer > 5", False), ("integer > NULL", None), ("boolean", True)):
-        truths, _ = results(condition(text, COLUMNS, carry="json", step="filter"), [ROW])
+        truths, _ = condition(text, COLUMNS, carry="json", step="filter")([ROW])
         assert truths == [expected]
         assert type(truths[0]) in (bool, type(None))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 
 from pipeline_processing.errors import InvalidStep
-from pipeline_processing.expressions.expression import condition, results
+from pipeline_processing.expressions.expression import condition
 from pipeline_processing.expressions.expression import expression as value_of
 from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.ports import Rows
@@ -70,8 +70,8 @@ def test_types_from_the_rows_are_as_good_as_types_known_before(marked: str):
 
     unknown = condition(expression, UNKNOWN_COLUMNS, carry="json", step="filter")
 
-    truths, faults = results(unknown, NATURAL)
-    expected, expected_faults = results(known, CARRIED)
+    truths, faults = unknown(NATURAL)
+    expected, expected_faults = known(CARRIED)
     assert truths == expected
     assert faults.keys() == expected_faults.keys()
 
@@ -81,7 +81,7 @@ def test_a_null_takes_the_type_of_the_others(expression: str):
     """A null says nothing of its column's type: a row with one gets no double precision beside numeric constants."""
     compiled = value_of(expression, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'")
 
-    found, faults = results(compiled.value, [{"n": None}, {"n": Decimal(1)}])
+    found, faults = compiled.run([{"n": None}, {"n": Decimal(1)}])
 
     assert not faults
     assert found[0] == Decimal("1.50")
@@ -107,7 +107,7 @@ def test_constants_beside_untyped_columns_are_not_computed_too_early():
     text = "extract(year FROM coalesce(true, n))"
     compiled = value_of(text, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'")
 
-    _, faults = results(compiled.value, [{"n": None}, {"n": date(2026, 1, 18)}])
+    _, faults = compiled.run([{"n": None}, {"n": date(2026, 1, 18)}])
 
     assert "gives EXTRACT YEAR boolean" in faults[0]
     assert "mixes boolean and date" in faults[1]

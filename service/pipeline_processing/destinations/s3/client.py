@@ -13,6 +13,7 @@ from pipeline_processing.destinations.s3.direct import DirectRequests
 from pipeline_processing.destinations.s3.errors import (
     AlreadyThere,
     ObjectMissing,
+    UnexpectedAnswer,
     Unsupported,
     check_answer,
     translated,
@@ -27,14 +28,18 @@ from pipeline_processing.destinations.s3.objects import (
 )
 from pipeline_processing.destinations.s3.options import S3ConnectionOptions, S3ObjectOptions
 from pipeline_processing.destinations.s3.session import AddressingStyle, AssumedRole, Keys, Learned, open_client
-from pipeline_processing.errors import BucketMissing, DestinationUnavailable, PipelineError
+from pipeline_processing.errors import BucketMissing, DestinationUnavailable, PipelineError, SettingsError
+from pipeline_processing.log import get_logger
 from pipeline_processing.plan import UploadedPart, UploadRef
 from pipeline_processing.settings.settings import S3Settings
 
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
 
+log = get_logger(__name__)
+
 # Limits all tries together. botocore's timeouts apply to each try, but not while it sends.
 _CALL_SECONDS = 90.0
+_WHOLE = "FULL_OBJECT"
 _SLOWEST_BYTES_PER_SECOND = 256 * 1024
 
 
@@ -47,6 +52,14 @@ class ObjectHead:
     etag: str | None
     crc32: str | None
     sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpload:
+    """A multipart upload. `has_whole_crc32` says whether the store checks a CRC32 of all bytes at completion."""
+
+    id: str
+    has_whole_crc32: bool = False
 
 
 class S3Client:
@@ -85,6 +98,8 @@ class S3Client:
             connections=connections,
             learned=learned,
         )
+        self._keeps_composites = False
+        """Whether the store keeps no CRC32 of the whole object, but one of its parts' CRC32s."""
         self._seen: set[str] = set()
         """Buckets that existed before. If one is missing now, it may come back."""
         self._cleanup = AsyncExitStack()
@@ -110,11 +125,10 @@ class S3Client:
     ) -> None:
         """Write a small object unless the key is taken. Raises AlreadyThere, ConditionalConflict."""
         sha256 = sha256_of(body) if options.checksum == "sha256" else None
-        arguments = {
-            **creation_arguments(content_type=content_type, metadata=metadata, options=options),
-            **checksum_argument(crc32=crc32_of(body), sha256=sha256),
-        }
-        await self._if_absent("put_object", "write", bucket, key, body=body, **arguments)
+        checksum = checksum_argument(crc32=crc32_of(body), sha256=sha256)
+        arguments = creation_arguments(content_type=content_type, metadata=metadata, options=options)
+        answer = await self._if_absent("put_object", "write", bucket, key, body=body, **arguments, **checksum)
+        _check_echo(answer, checksum, doing="write", url=f"s3://{bucket}/{key}")
 
     async def create_multipart_upload(
         self,
@@ -124,14 +138,24 @@ class S3Client:
         content_type: str,
         metadata: Mapping[str, str],
         options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
-    ) -> str:
-        """Start an upload and return its id."""
+    ) -> NewUpload:
+        """Start an upload, if possible of an object whose CRC32 is that of all its bytes."""
         arguments = creation_arguments(content_type=content_type, metadata=metadata, options=options)
         arguments["ChecksumAlgorithm"] = options.checksum.upper()
-        answer = await self._call(
-            "create_multipart_upload", "start the upload of", bucket, key, needs="UploadId", **arguments
-        )
-        return str(answer["UploadId"])
+
+        arguments["needs"] = "UploadId"
+        call = partial(self._call, "create_multipart_upload", "start the upload of", bucket, key)
+        if options.checksum != "crc32" or self._keeps_composites:
+            return NewUpload((await call(**arguments))["UploadId"])
+        try:
+            answer = await call(**arguments, ChecksumType=_WHOLE)
+        except SettingsError:
+            answer = await call(**arguments)  # refused again if the reason was another
+        upload = NewUpload(answer["UploadId"], has_whole_crc32=answer.get("ChecksumType") == _WHOLE)
+        if not upload.has_whole_crc32 and not self._keeps_composites:
+            self._keeps_composites = True
+            log.info("s3_checks_parts_only", url=f"s3://{bucket}", endpoint=self._client.meta.endpoint_url)
+        return upload
 
     async def upload_part(
         self,
@@ -145,21 +169,32 @@ class S3Client:
         sha256: str | None = None,
     ) -> UploadedPart:
         """Send one part, which the store checks against `sha256`, or else `crc32`. Raises UploadGone."""
-        arguments = {"UploadId": upload_id, "PartNumber": number, **checksum_argument(crc32=crc32, sha256=sha256)}
+        checksum = checksum_argument(crc32=crc32, sha256=sha256)
+        arguments = {"UploadId": upload_id, "PartNumber": number, **checksum}
         doing = f"send part {number} of"
         answer = await self._call("upload_part", doing, bucket, key, body=body, needs="ETag", **arguments)
+        _check_echo(answer, checksum, doing=doing, url=f"s3://{bucket}/{key}")
         return UploadedPart(number=number, etag=answer["ETag"], crc32=crc32, sha256=sha256)
 
     async def complete_multipart_upload_if_absent(
-        self, *, bucket: str, key: str, upload_id: str, parts: Sequence[UploadedPart]
+        self, *, bucket: str, key: str, upload_id: str, parts: Sequence[UploadedPart], crc32: str | None = None
     ) -> None:
-        """Make an upload visible unless the key is taken. Raises UploadGone, AlreadyThere, ConditionalConflict."""
+        """
+        Make an upload visible unless the key is taken, or its bytes don't have this CRC32.
+
+        Raises UploadGone, AlreadyThere, ConditionalConflict, or UnexpectedAnswer if the store has other bytes.
+        """
         named = [
             {"PartNumber": part.number, "ETag": part.etag, **checksum_argument(crc32=part.crc32, sha256=part.sha256)}
             for part in parts
         ]
         arguments: dict[str, Any] = {"UploadId": upload_id, "MultipartUpload": {"Parts": named}}
-        await self._if_absent("complete_multipart_upload", "complete the upload of", bucket, key, **arguments)
+        checksum = {} if crc32 is None else {"ChecksumCRC32": crc32}
+        if checksum:
+            arguments |= {"ChecksumType": _WHOLE, **checksum}
+        doing = "complete the upload of"
+        answer = await self._if_absent("complete_multipart_upload", doing, bucket, key, **arguments)
+        _check_echo(answer, checksum, doing=doing, url=f"s3://{bucket}/{key}")
 
     async def abort_multipart_upload(self, *, bucket: str, key: str, upload_id: str) -> None:
         """Remove an upload. Raises UploadGone."""
@@ -211,19 +246,18 @@ class S3Client:
 
     async def _if_absent(
         self, operation: str, doing: str, bucket: str, key: str, *, body: bytes | None = None, **arguments: Any
-    ) -> None:
+    ) -> Any:
         arguments = {"body": body, "needs": "ETag", **arguments}
         try:
-            await self._call(operation, doing, bucket, key, IfNoneMatch="*", **arguments)
+            return await self._call(operation, doing, bucket, key, IfNoneMatch="*", **arguments)
         except Unsupported:
             # The store rejects If-None-Match, so look first. That isn't atomic: it is safe only as long as a single
             # installation writes below the prefix, which `_installation.json` guards.
             try:
                 await self.head_object(bucket=bucket, key=key)
             except ObjectMissing:
-                await self._call(operation, doing, bucket, key, **arguments)
-            else:
-                raise AlreadyThere(f"s3://{bucket}/{key} already exists") from None
+                return await self._call(operation, doing, bucket, key, **arguments)
+            raise AlreadyThere(f"s3://{bucket}/{key} already exists") from None
 
     async def _call(
         self,
@@ -278,6 +312,14 @@ class S3Client:
         check_answer(answer, needs=needs, doing=doing, url=url)
         self._seen.add(bucket)
         return answer
+
+
+def _check_echo(answer: Mapping[str, Any], checksum: Mapping[str, str], *, doing: str, url: str) -> None:
+    """Raise UnexpectedAnswer if the store reports another checksum than it was sent. Many stores report none."""
+    for name, value in checksum.items():
+        if answer.get(name, value) != value:
+            cause = "the store received other bytes than it was sent"
+            raise UnexpectedAnswer(f"Can't {doing} {url}: {cause}. This is retried.")
 
 
 def s3_client(

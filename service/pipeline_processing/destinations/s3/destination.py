@@ -173,7 +173,11 @@ class S3Destination:
             await self._put(key, b64decode(staged.content), metadata, self._options)
         else:
             await self._client.complete_multipart_upload_if_absent(
-                bucket=self._bucket, key=self._object_key(key), upload_id=staged.upload_id, parts=staged.parts
+                bucket=self._bucket,
+                key=self._object_key(key),
+                upload_id=staged.upload_id,
+                parts=staged.parts,
+                crc32=staged.crc32,
             )
 
     async def _settle(

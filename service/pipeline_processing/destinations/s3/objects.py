@@ -76,7 +76,11 @@ class Body:
 
 def crc32_of(data: bytes | bytearray | memoryview) -> str:
     """Return the CRC32 as S3 encodes it: big-endian, in base64."""
-    return b64encode(crc32(data).to_bytes(4, "big")).decode()
+    return encoded_crc32(crc32(data))
+
+
+def encoded_crc32(value: int) -> str:
+    return b64encode(value.to_bytes(4, "big")).decode()
 
 
 def sha256_of(data: bytes | bytearray | memoryview) -> str:
@@ -99,6 +103,8 @@ class Fingerprint:
 
     crc32: str
     """For a multipart upload, the composite: CRC32 of the parts' CRC32s, `-`, and the number of parts."""
+    whole_crc32: str | None
+    """CRC32 of all bytes, if it is known."""
     etag: str | None
     """MD5, composed likewise; None where the store's ETags aren't MD5."""
     sha256: str | None
@@ -110,12 +116,13 @@ class Fingerprint:
             sha256s = [part.sha256 for part in staged.parts if part.sha256 is not None]
             return cls(
                 crc32=_composite([part.crc32 for part in staged.parts], crc32_of),
+                whole_crc32=staged.crc32,
                 etag=_composite_etag(staged.parts),
                 sha256=_composite(sha256s, sha256_of) if len(sha256s) == len(staged.parts) else None,
             )
         content = b64decode(staged.content)
-        etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        return cls(crc32=crc32_of(content), etag=etag, sha256=sha256_of(content))
+        etag, crc32 = hashlib.md5(content, usedforsecurity=False).hexdigest(), crc32_of(content)
+        return cls(crc32=crc32, whole_crc32=crc32, etag=etag, sha256=sha256_of(content))
 
     def matches(self, *, crc32: str | None, etag: str | None, sha256: str | None = None) -> bool:
         """
@@ -126,7 +133,8 @@ class Fingerprint:
         etag = etag.strip('"') if etag is not None else None
         if etag is not None and not _MD5_ETAG.fullmatch(etag):
             etag = None
-        pairs = ((self.crc32, crc32), (self.sha256, sha256), (self.etag, etag))
+        own_crc32 = self.crc32 if crc32 is not None and "-" in crc32 else self.whole_crc32 or self.crc32
+        pairs = ((own_crc32, crc32), (self.sha256, sha256), (self.etag, etag))
         comparable = [mine == theirs for mine, theirs in pairs if mine is not None and theirs is not None]
         return not comparable or any(comparable)
 

@@ -84,7 +84,7 @@ class S3ObjectOptions(Part):
     tags: Annotated[dict[str, str], AfterValidator(_checked_tags)] = Field(
         default_factory=dict, description="At most 10. A value may hold {agency_id} and {run_id}."
     )
-    # Not CRC64NVME: Python has no fast implementation without a heavy dependency, and CRC32 finds the same damage.
+    # Not CRC64NVME: see docs/decisions/0018-crc32-of-whole-objects.md.
     checksum: Literal["crc32", "sha256"] = Field(
         "crc32", description="What S3 checks each part by, and keeps; sha256 takes more of the processor's time."
     )

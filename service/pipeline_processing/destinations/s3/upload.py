@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from isal.isal_zlib import crc32, crc32_combine
+
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.tasks import shielded
-from pipeline_processing.destinations.s3.client import S3Client
+from pipeline_processing.destinations.s3.client import NewUpload, S3Client
 from pipeline_processing.destinations.s3.errors import UploadGone
-from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, crc32_of, sha256_of
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, encoded_crc32, sha256_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
 from pipeline_processing.errors import ArtifactTooLarge, PipelineError
@@ -70,10 +72,11 @@ class S3Upload:
         self._slots = asyncio.Semaphore(part_concurrency)
         self._hashing = asyncio.Lock()
         self._sha256 = hashlib.sha256()
+        self._crc32 = 0
         self._size = 0
         self._buffer: bytearray | None = None
         self._buffer_size = 0  # bytes reserved for the buffer
-        self._upload_id: str | None = None
+        self._upload: NewUpload | None = None
         self._sending: list[asyncio.Task[UploadedPart]] = []
         self._failure: BaseException | None = None
         self._sealed = False
@@ -103,7 +106,7 @@ class S3Upload:
 
     async def seal(self) -> Sealed:
         """Raises the error of a part that could not be sent."""
-        if self._upload_id is None and (self._size < self._inline_limit or self._size == 0):
+        if self._upload is None and (self._size < self._inline_limit or self._size == 0):
             content = bytes(self._buffer or b"")
             self._give_back()
             self._sealed = True
@@ -117,14 +120,18 @@ class S3Upload:
         if self._sending:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_EXCEPTION)
         self._raise_failure()
-        assert self._upload_id is not None
+        assert self._upload is not None
         parts = tuple(task.result() for task in self._sending)
         self._sending.clear()
         self._sealed = True
         return Sealed(
             size=self._size,
             sha256=self._sha256.hexdigest(),
-            staged=MultipartUpload(upload_id=self._upload_id, parts=parts),
+            staged=MultipartUpload(
+                upload_id=self._upload.id,
+                parts=parts,
+                crc32=encoded_crc32(self._crc32) if self._upload.has_whole_crc32 else None,
+            ),
         )
 
     async def _begin_part(self) -> None:
@@ -142,7 +149,7 @@ class S3Upload:
 
     async def _send_part(self) -> None:
         # The buffer stays in place until a slot is acquired, so that _close() finds it after a cancellation.
-        if self._upload_id is None:
+        if self._upload is None:
             await self._start()
         await self._slots.acquire()
         assert self._buffer is not None
@@ -158,11 +165,11 @@ class S3Upload:
     async def _start(self) -> None:
         # Shielded: if a cancellation lost the reply, the upload's id would be unknown.
         await shielded(self._create())
-        assert self._upload_id is not None
-        await self._on_started(UploadRef(key=self._target.key, upload_id=self._upload_id))
+        assert self._upload is not None
+        await self._on_started(UploadRef(key=self._target.key, upload_id=self._upload.id))
 
     async def _create(self) -> None:
-        self._upload_id = await self._client.create_multipart_upload(
+        self._upload = await self._client.create_multipart_upload(
             bucket=self._target.bucket,
             key=self._target.object_key,
             content_type=self._target.content_type,
@@ -174,11 +181,11 @@ class S3Upload:
         # Tasks start in the order of their creation, and the lock is fair, so parts are hashed in order.
         async with self._hashing:
             crc32, sha256 = await asyncio.to_thread(self._digest, body)
-        assert self._upload_id is not None
+        assert self._upload is not None
         return await self._client.upload_part(
             bucket=self._target.bucket,
             key=self._target.object_key,
-            upload_id=self._upload_id,
+            upload_id=self._upload.id,
             number=number,
             body=body,
             crc32=crc32,
@@ -187,7 +194,9 @@ class S3Upload:
 
     def _digest(self, body: bytearray) -> tuple[str, str | None]:
         self._sha256.update(body)
-        return crc32_of(body), sha256_of(body) if self._target.options.checksum == "sha256" else None
+        part = crc32(body)
+        self._crc32 = crc32_combine(self._crc32, part, len(body))
+        return encoded_crc32(part), sha256_of(body) if self._target.options.checksum == "sha256" else None
 
     def _part_ended(self, task: asyncio.Task[UploadedPart], *, reserved: int) -> None:
         self._budget.release(reserved)
@@ -204,8 +213,8 @@ class S3Upload:
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
         self._give_back()
-        if self._upload_id is not None and not keep:
-            await self._abort(self._upload_id)
+        if self._upload is not None and not keep:
+            await self._abort(self._upload.id)
 
     def _give_back(self) -> None:
         if self._buffer is not None:

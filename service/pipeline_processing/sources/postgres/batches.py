@@ -14,8 +14,6 @@ from pipeline_processing.sources.postgres.metered import Meter
 
 MAX_BATCH_ROWS = 1000
 """Larger batches are slower, because they don't stay in the CPU's caches until they are encoded."""
-_FIRST_BATCH_ROWS = 4
-"""Few, because the size of the rows isn't known yet."""
 
 
 class CursorBatches(ReadAhead):
@@ -42,7 +40,7 @@ class CursorBatches(ReadAhead):
         self._batch_bytes = batch_bytes
         self._located = located
         self._rows_read = 0
-        self._size = _FIRST_BATCH_ROWS
+        self._size = MAX_BATCH_ROWS  # the size of the rows isn't known yet: the meter ends a fetch of large ones early
         super().__init__(columns)
 
     @property

@@ -295,7 +295,8 @@ class CopyTap(Tap):
             self._transport.resume_reading()
 
     def _detach(self) -> None:
-        self._transport.set_protocol(self._receiver)
+        if self._transport.get_protocol() is self:
+            self._transport.set_protocol(self._receiver)
 
 
 async def _nothing(data: bytes) -> None:

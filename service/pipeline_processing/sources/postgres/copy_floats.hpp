@@ -27,38 +27,26 @@ struct Layout<double> {
 
 typedef unsigned __int128 Wide;
 
-// Correct the shortest decimal of an integer mantissa·2^exponent (exponent > 0) where it lies exactly in the middle between
-// two floats. It reads back as the even one of these, so most programs print it, but Postgres only prints decimals that
-// read back whatever the rule for halves. `digits`·10^`power` is the decimal, and then the one that Postgres prints.
+// Correct the shortest decimal, digits·10^power, of mantissa·2^exponent (both positive) if it lies exactly in the middle
+// between two floats. It reads back as the even one of these, so most programs print it. But Postgres only prints
+// decimals that read back whatever the rule for halves.
 //
-// Only numbers below 10^40 have such a decimal: it has 17 digits at most, and the odd 54-bit number that makes it a middle
-// is a multiple of 5^power, so `power` is 23 at most. So everything fits into 128 bits, divided by 2^power.
-inline void keep_off_the_middle(uint64_t mantissa, int exponent, bool is_power_of_two, uint64_t &digits, int &power) {
-    for (int first = power; power >= 0; power--) {
+// A decimal in the middle is an odd number of 54 bits at most, times a power of two. That number is a multiple of
+// 5^power, so `power` is 23 at most. With 17 digits at most, all of them are below 10^40, and everything fits into 128
+// bits if it is divided by 2^power.
+inline void keep_off_the_middle(uint64_t mantissa, int exponent, uint64_t &digits, int &power) {
+    for (;; power--) {
         Wide step = 1;
         for (int count = 0; count < power; count++) step *= 5;
-        // In units of 2^(exponent - 2), or of 2^power if that is less:
-        Wide value = 4 * static_cast<Wide>(mantissa), low = value - (is_power_of_two ? 1 : 2), high = value + 2;
-        int shift = exponent - 2 - power;
-        if (shift >= 0) value <<= shift, low <<= shift, high <<= shift;
+        Wide value = 2 * static_cast<Wide>(mantissa), half_gap = 1;  // in units of 2^(exponent - 1), or of 2^power
+        int shift = exponent - 1 - power;
+        if (shift >= 0) value <<= shift, half_gap <<= shift;
         else step <<= -shift;
-        Wide nearest = digits;
-        if (power != first) {
-            nearest = value / step;
-            Wide rest = value % step;
-            if (nearest * step <= low || 2 * rest > step || (2 * rest == step && nearest % 2 == 1)) nearest++;
-        }
-        if (nearest * step > low && nearest * step < high) {
+        Wide nearest = value / step, rest = value % step;
+        if (2 * rest > step || (2 * rest == step && nearest % 2 == 1)) nearest++, rest = step - rest;
+        if (rest < half_gap) {
             digits = static_cast<uint64_t>(nearest);
             return;
-        }
-        if (power == first) {
-            // Another decimal of the same length may lie inside, farther from the value.
-            Wide above = value / step + 1;
-            if (above * step < high) {
-                digits = static_cast<uint64_t>(above);
-                return;
-            }
         }
     }
 }
@@ -96,11 +84,12 @@ inline char *write_float(char *out, typename Layout<Float>::Bits bits) {
     }
 
     int scale = power - (count - 1);
-    if (exponent > Layout<Float>::exponent_bias && scale >= 0 && scale <= 23) {
+    // Powers of two have no decimals in the middle: 2^54 - 1 and 2^53 + 1 are no multiples of 5, nor are those of floats.
+    if (exponent > Layout<Float>::exponent_bias && fraction != 0 && scale >= 0 && scale <= 23) {
         uint64_t decimal = 0;
         std::from_chars(digits, digits + count, decimal);
         uint64_t kept = decimal;
-        keep_off_the_middle(fraction | hidden_bit, exponent - Layout<Float>::exponent_bias, fraction == 0, decimal, scale);
+        keep_off_the_middle(fraction | hidden_bit, exponent - Layout<Float>::exponent_bias, decimal, scale);
         if (decimal != kept) {
             digits = text;
             count = static_cast<int>(std::to_chars(text, text + sizeof text, decimal).ptr - text);

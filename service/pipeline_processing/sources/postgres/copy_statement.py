@@ -14,8 +14,8 @@ from typing import Any
 import asyncpg
 
 from pipeline_processing.postgres.errors import Fault, cause_of, fault_of
-from pipeline_processing.sources.postgres.query_columns import placeholders_in
-from pipeline_processing.sources.postgres.shape import Shape, without_semicolon
+from pipeline_processing.sources.postgres.query_text import placeholders_in, without_semicolon
+from pipeline_processing.sources.postgres.shape import Shape
 from pipeline_processing.sources.postgres.types import carried_as
 
 _TYPE_NAMES = "SELECT array_agg(format_type(oid, -1) ORDER BY nr) FROM unnest($1::oid[]) WITH ORDINALITY AS p (oid, nr)"

@@ -221,6 +221,7 @@ inline Field text_of(Kind kind, const Field &field) {
         if (field.size < 1 || *field.data != 1) throw Malformed("a jsonb has an unknown version");
         text = Field{field.data + 1, field.size - 1};
     }
+    if (kind != TEXT && text.size == 0) throw Malformed("a document is empty");
     check_utf8(text.data, static_cast<size_t>(text.size));
     return text;
 }

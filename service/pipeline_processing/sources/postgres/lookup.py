@@ -47,7 +47,7 @@ class PostgresLookup:
             self._connection = await stack.enter_async_context(self._database.connection())
             stack.callback(self._terminate)
             async with self._transaction():
-                shape = await shape_of(self._connection, self._query)
+                shape, _ = await shape_of(self._connection, self._query)
                 self._keys = await key_list_of(self._connection, shape.parameters)
                 self.columns, self._carried_query = shape.carried(self._carry)
                 await set_codecs(self._connection, self._carry)

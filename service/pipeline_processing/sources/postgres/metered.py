@@ -95,6 +95,11 @@ class Meter(Tap):
                 self._forwarded.clear()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether all that was requested has been read, so that the connection may be used for something else."""
+        return not (self._parsing or self._held or self._owed or self._drawn or self._drawing or self.too_large)
+
+    @property
     def holds_large_row(self) -> bool:
         """Whether the last fetch holds bytes of the budget for a row."""
         return self._drawn > 0

@@ -5,23 +5,32 @@ Only certain names count: an item whose name Postgres would have to derive (a fu
 incomplete.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from string import ascii_lowercase, ascii_uppercase
-from typing import NamedTuple
-
-import sqlglot
-from sqlglot import Expr, Token, TokenType, exp
+from typing import TYPE_CHECKING
 
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, unknown
+from pipeline_processing.sources.postgres.query_text import Token, placeholders_in, tokens_of
+
+if TYPE_CHECKING:
+    import sqlglot
 
 _MAX_NAME_BYTES = 63
-_PLACEHOLDER = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|(\$\d+)""", re.DOTALL)
-"""Quoted text, a comment, or (as a group) a placeholder."""
 _FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 """Postgres folds only ASCII letters."""
-_STARTS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
+_NOT_NAMES = """
+all any array case cast current_catalog current_date current_role current_schema current_time current_timestamp
+current_user default distinct exists false interval isnull localtime localtimestamp not notnull null row session_user
+some system_user true user
+"""
+_VALUE_WORDS = frozenset(_NOT_NAMES.split())
+"""Words that may stand where a column or its alias could, and are neither."""
+_PLAIN_ITEM = re.compile(r"(?:(?P<all>(?:n\.)*\*)|(?:n\.)*n(?:a?n)?)")
+"""An item of a SELECT, with n for each name and a for AS: a column with or without alias, or all columns."""
 
 
 def names_of_query(query: str) -> Columns:
@@ -30,8 +39,11 @@ def names_of_query(query: str) -> Columns:
 
     Never raises. Text that can't be parsed, or isn't a single query, has unknown columns.
     """
+    tokens = tokens_of(query)
+    if tokens is None:
+        return UNKNOWN_COLUMNS
     try:
-        names = _names(query)
+        names = _plain_names(tokens) or _parsed_names(query)
     except Exception:  # any error of the parser: Postgres will report what is wrong
         return UNKNOWN_COLUMNS
     known = [name for name in names if name is not None]
@@ -42,61 +54,75 @@ def names_of_query(query: str) -> Columns:
 
 
 def placeholders_of_query(query: str) -> frozenset[int] | None:
-    """Return the numbers of the placeholders $1, $2, …; None if the query can't be parsed."""
+    """Return the numbers of the placeholders $1, $2, …; None if the query can't be cut into tokens."""
     found = placeholders_in(query)
-    return None if found is None else frozenset(placeholder.number for placeholder in found)
+    return None if found is None else frozenset(each.number for each in found)
 
 
-class Placeholder(NamedTuple):
-    """A parameter's place in a query's text: `query[start:end]` is `$number`."""
-
-    number: int
-    start: int
-    end: int
-
-
-def placeholders_in(query: str) -> Sequence[Placeholder] | None:
+def _plain_names(tokens: Sequence[Token]) -> Sequence[str | None]:
     """
-    Find the placeholders $1, $2, …, in order; None if the query can't be parsed.
+    Return the names of `SELECT a, t.b AS c, * FROM …`; nothing if the query is less plain.
 
-    This is a tokeniser's opinion: only Postgres knows what is a placeholder, and what is text.
+    Most queries are, and a parser for the others takes long to import.
     """
-    # Add a space, because sqlglot takes `$1,$` for the start of a dollar quote.
-    ends = [found.end() for found in _PLACEHOLDER.finditer(query) if found[1]]
-    spaced = " ".join(query[start:end] for start, end in pairwise([0, *ends, len(query)]))
-    try:
-        tokens = sqlglot.tokenize(spaced, read="postgres")
-    except Exception:  # any error of the tokeniser
-        return None
-    if any(token.token_type is TokenType.COMMAND for token in tokens):
-        return None  # sqlglot tokenises only its first word
-    placeholders = []
-    spaces_before = 0
-    for dollar, number in pairwise(tokens):
-        if (
-            dollar.token_type is not TokenType.PARAMETER
-            or spaced[dollar.start : dollar.end + 1] != "$"
-            or number.start != dollar.end + 1
-            or not number.text.isdecimal()
-        ):
-            continue
-        while spaces_before < len(ends) and ends[spaces_before] + spaces_before <= dollar.start:
-            spaces_before += 1
-        start = dollar.start - spaces_before
-        placeholders.append(Placeholder(int(number.text), start, number.end + 1 - spaces_before))
-    return placeholders
+    if not tokens or _word(tokens[0]) != "select":
+        return ()
+    end = next((at for at, token in enumerate(tokens) if _word(token) == "from"), len(tokens))
+    if any(token.text == ";" for token in tokens[end + 1 : -1]) or end + 1 >= len(tokens):
+        return ()
+    items: list[list[Token]] = [[]]
+    for token in tokens[1:end]:
+        if token.text == ",":
+            items.append([])
+        else:
+            items[-1].append(token)
+    names = []
+    for item in items:
+        match = _PLAIN_ITEM.fullmatch("".join(map(_letter, item)))
+        if match is None:
+            return ()
+        names.append(None if match["all"] else _name_in(item[-1]))
+    return names
 
 
-def without_placeholders(query: str) -> str:
-    """Replace $1, $2, … by numbers of the same length, because sqlglot may take them for dollar quotes."""
-    return _PLACEHOLDER.sub(lambda found: "1" * len(found[0]) if found[1] else found[0], query)
+def _word(token: Token) -> str:
+    return token.text.translate(_FOLDED) if token.kind == "WORD" else ""
 
 
-def _names(query: str) -> Sequence[str | None]:
-    query = without_placeholders(query)
+def _letter(token: Token) -> str:
+    """Return a token's letter in `_PLAIN_ITEM`; `?` for one that it doesn't know."""
+    if token.kind == "SYMBOL":
+        return token.text
+    if token.kind == "QUOTED":
+        return "n" if token.text.startswith('"') else "?"
+    word = _word(token)
+    if not word or word in _VALUE_WORDS:
+        return "?"
+    return "a" if word == "as" else "n"
+
+
+def _name_in(token: Token) -> str:
+    if token.kind == "WORD":
+        return _cut(token.text.translate(_FOLDED))
+    return _cut(token.text[1:-1].replace('""', '"'))
+
+
+def _cut(name: str) -> str:
+    return name.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def _parsed_names(query: str) -> Sequence[str | None]:
+    """Return the names that sqlglot finds. Raises its errors."""
+    import sqlglot
+    from sqlglot import TokenType, exp
+
+    # It may take placeholders for dollar quotes.
+    for _, start, end in placeholders_in(query) or ():
+        query = query[:start] + "1" * (end - start) + query[end:]
     tokens = sqlglot.tokenize(query, read="postgres")
     # Other statements return rows too, but sqlglot logs warnings about those that it doesn't know.
-    if not tokens or tokens[0].token_type not in _STARTS or any(map(_run_together, pairwise(tokens))):
+    starts = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
+    if not tokens or tokens[0].token_type not in starts or any(map(_run_together, pairwise(tokens))):
         return ()
     found = [each for each in sqlglot.parse(query, read="postgres") if each and not isinstance(each, exp.Semicolon)]
     if len(found) != 1:
@@ -107,17 +133,19 @@ def _names(query: str) -> Sequence[str | None]:
     return [_name(item) for item in first.expressions] if isinstance(first, exp.Select) else ()
 
 
-def _run_together(pair: tuple[Token, Token]) -> bool:
+def _run_together(pair: tuple[sqlglot.Token, sqlglot.Token]) -> bool:
     """Return whether the tokens are one number, such as 0o17, which sqlglot splits into a number and a name."""
     number, rest = pair
-    return number.token_type is TokenType.NUMBER and number.end + 1 == rest.start and rest.text[:1].isidentifier()
+    return number.token_type.name == "NUMBER" and number.end + 1 == rest.start and rest.text[:1].isidentifier()
 
 
-def _name(item: Expr) -> str | None:
+def _name(item: sqlglot.Expr) -> str | None:
     """Return the name of an item of a SELECT; None if it isn't certain."""
+    from sqlglot import exp
+
     match item:
         case exp.Alias(args={"alias": exp.Identifier() as name}) | exp.Column(this=exp.Identifier() as name):
             text = str(name.this) if name.args.get("quoted") else str(name.this).translate(_FOLDED)
-            return text.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+            return _cut(text)
         case _:
             return None

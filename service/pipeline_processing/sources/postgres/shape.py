@@ -3,19 +3,17 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncpg
-import sqlglot
-import sqlglot.errors
+from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.types import Type
-from sqlglot import TokenType
 
 from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.postgres.client import quoted
 from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.rows.columns import Columns
-from pipeline_processing.sources.postgres.query_columns import without_placeholders
+from pipeline_processing.sources.postgres.query_text import without_semicolon
 from pipeline_processing.sources.postgres.types import carried_as, column_of, rendered
 
 
@@ -29,9 +27,23 @@ class Shape:
     types: tuple[asyncpg.Type, ...]
     enums: frozenset[int]
     """OIDs of the enums in `types`, which asyncpg doesn't distinguish; without those that have a cast to json."""
+    _carried: dict[str, tuple[Columns, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def is_like(self, other: "Shape") -> bool:
+        """Whether parameters and columns are the same, by the types' OIDs: asyncpg's descriptions depend on codecs."""
+
+        def described(shape: Shape) -> tuple[object, ...]:
+            return [t.oid for t in shape.parameters], shape.names, [t.oid for t in shape.types], shape.enums
+
+        return described(self) == described(other)
 
     def carried(self, carry: str) -> tuple[Columns, str]:
         """Return the columns, and a query for values in the form `carry`: the original one if codecs suffice."""
+        if carry not in self._carried:
+            self._carried[carry] = self._in_form(carry)
+        return self._carried[carry]
+
+    def _in_form(self, carry: str) -> tuple[Columns, str]:
         carried = [carried_as(pg_type, carry, is_enum=pg_type.oid in self.enums) for pg_type in self.types]
         columns = tuple(column_of(name, how, carry) for name, how in zip(self.names, carried, strict=True))
         if all(carried):
@@ -53,13 +65,16 @@ SELECT oid FROM pg_type WHERE typtype = 'e' AND oid = ANY ($1)
 """
 
 
-async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
+async def shape_of(
+    connection: asyncpg.Connection, query: str, *, known: Shape | None = None
+) -> tuple[Shape, PreparedStatement | None]:
     """
-    Let Postgres describe a query, which plans it without running it. The connection must have asyncpg's default
-    codecs: with others, asyncpg rejects some types here, such as ranges.
+    Let Postgres describe a query, which plans it without running it. Returns its shape, which is `known` if nothing has
+    changed since, and the statement that was prepared for it, if asyncpg can.
 
     Raises QueryInvalid.
     """
+    statement = None
     with planning():
         try:
             statement = await connection.prepare(query)
@@ -69,14 +84,10 @@ async def shape_of(connection: asyncpg.Connection, query: str) -> Shape:
             parameters, names, types = await _described(connection, without_semicolon(query))
     _check_names(names)
     others = [pg_type.oid for pg_type in types if pg_type.schema != "pg_catalog"]
-    enums = await connection.fetch(_ENUMS, others)
-    return Shape(
-        query=query,
-        parameters=parameters,
-        names=names,
-        types=types,
-        enums=frozenset(record[0] for record in enums),
-    )
+    # Asked for each time, as somebody may have made a cast.
+    enums = frozenset(record[0] for record in await connection.fetch(_ENUMS, others)) if others else frozenset[int]()
+    shape = Shape(query=query, parameters=parameters, names=names, types=types, enums=enums)
+    return (known if known is not None and known.is_like(shape) else shape), statement
 
 
 @contextmanager
@@ -108,17 +119,6 @@ def _check_names(names: Sequence[str]) -> None:
         raise QueryInvalid(
             f"The query returns two columns named {', '.join(map(repr, twice))}. Give them different names with AS."
         )
-
-
-def without_semicolon(query: str) -> str:
-    """Strip trailing semicolons, which a subquery can't have."""
-    try:
-        tokens = sqlglot.tokenize(without_placeholders(query), read="postgres")
-    except sqlglot.errors.TokenError:
-        return query  # Postgres will report what is wrong
-    while tokens and tokens[-1].token_type is TokenType.SEMICOLON:
-        query = query[: tokens.pop().start]
-    return query
 
 
 _BASE_TYPES = """

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
 from pydantic import SecretStr
 
 from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.aio.clock import Clock, SystemClock
 from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.log import get_logger
 from pipeline_processing.postgres.client import DatabaseClient
@@ -39,16 +41,32 @@ SESSION_SETTINGS = {
 
 _LEAVING_SECONDS = 5.0
 
+_KEPT_SECONDS = 600.0
+"""After this time a connection is replaced, so that a change of address, password or role takes effect."""
+
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+
 _TAKEN_AT = """
-SELECT CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), coalesce(
-                pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint())))
-            ELSE statement_timestamp() END,
-       pg_is_in_recovery()
+SELECT (CASE WHEN pg_is_in_recovery() THEN least(statement_timestamp(), coalesce(
+                 pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint())))
+             ELSE statement_timestamp() END)::text,
+       pg_is_in_recovery()::text
 """
 """
 A standby shows what it has replayed, which may be old. If it has just started and replayed no commit yet, it has
-everything up to its starting checkpoint.
+everything up to its starting checkpoint. As text, which needs no codec.
 """
+
+_END = """
+ROLLBACK;
+SELECT pg_catalog.pg_advisory_unlock_all()::pg_catalog.text
+UNION ALL SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql
+""".lstrip()
+"""
+Rolling back undoes what a query may have done to its session: settings, temporary tables, cursors, LISTEN. Locks are
+released here. If statements are left that were prepared in SQL, this returns more than one row.
+"""
+_NOTHING_LEFT = "SELECT 1"
 
 
 def source_database(dsn: SecretStr, *, connections: int) -> DatabaseClient:
@@ -78,64 +96,115 @@ class PostgresSource:
         max_row_bytes: int = 16 * 1024 * 1024,
         large_rows_bytes: int = 32 * 1024 * 1024,
         decoder: NewDecoder | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        """`decoder` is for COPY; None: cursors read everything."""
         self._database = database
         self._batch_bytes = batch_bytes
         self._max_row_bytes = max_row_bytes
         self._large_rows = ByteBudget(large_rows_bytes)
         copy_limits = CopyLimits(batch_bytes=batch_bytes, max_row_bytes=max_row_bytes, large_rows=self._large_rows)
         self._copy_reader = None if decoder is None else CopyReader(decoder, limits=copy_limits)
+        self._clock = clock or SystemClock()
+        self._shapes: dict[str, Shape] = {}
+        """By query. All of them are in the job config."""
 
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, PostgresSourceConfig]) -> AsyncIterator["PostgresSnapshot"]:
         """
         Open a snapshot, which is taken at once. Leaving the block ends its transaction.
 
-        All queries are planned first, so that an invalid one is found before any row is read.
+        All queries are planned first, so that an invalid one is found before any row is read. The connection is kept
+        for another snapshot if nothing has failed.
         """
         async with self._database.connection() as connection:
-            transaction = connection.transaction(isolation="repeatable_read", readonly=True)
+            session = self._session(connection)
+            succeeded = False
             try:
-                await transaction.start()
+                await connection.execute(_BEGIN)
                 # The transaction's first query takes the snapshot.
-                taken_at, standby = await connection.fetchrow(_TAKEN_AT)
+                taken_at, in_recovery = await connection.fetchrow(_TAKEN_AT)
                 opened = {
-                    name: await self._opened(name, config, connection, standby=standby)
+                    name: await self._opened(name, config, session, standby=in_recovery == "true")
                     for name, config in datasets.items()
                 }
-                meter = Meter.on(
-                    connection,
-                    fetch_bytes=2 * self._batch_bytes,
-                    max_row_bytes=self._max_row_bytes,
-                    budget=self._large_rows,
-                )
                 yield PostgresSnapshot(
-                    connection,
+                    session,
                     opened,
-                    meter=meter,
-                    taken_at=taken_at,
+                    taken_at=datetime.fromisoformat(taken_at),
                     batch_bytes=self._batch_bytes,
                     copy_reader=self._copy_reader,
                 )
+                succeeded = True
             finally:
+                clean = False
                 try:
-                    # asyncpg first cancels a running query. The time is limited, because the network may have failed.
-                    async with asyncio.timeout(_LEAVING_SECONDS):
-                        await transaction.rollback()
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                    log.debug("a snapshot couldn't be rolled back", error=str(error))
-                # The pool must not reuse a connection with this snapshot's codecs.
-                with suppress(asyncpg.InterfaceError):  # the server has already closed it
-                    connection.terminate()
+                    clean = await session.is_left_clean()
+                finally:
+                    if not (clean and succeeded and self._clock.monotonic() < session.kept_until):
+                        with suppress(asyncpg.InterfaceError):  # the server has already closed it
+                            connection.terminate()
+
+    def _session(self, connection: asyncpg.Connection) -> "_Session":
+        """Return what is known about a connection, which may be a new one."""
+        known: _Session | None = connection.kept.get(self)
+        if known is not None:
+            return known.acquired(connection)
+        meter = Meter.on(
+            connection,
+            fetch_bytes=2 * self._batch_bytes,
+            max_row_bytes=self._max_row_bytes,
+            budget=self._large_rows,
+        )
+        session = _Session(connection, meter, kept_until=self._clock.monotonic() + _KEPT_SECONDS)
+        connection.kept[self] = session
+        return session
 
     async def _opened(
-        self, name: str, config: PostgresSourceConfig, connection: asyncpg.Connection, *, standby: bool
+        self, name: str, config: PostgresSourceConfig, session: "_Session", *, standby: bool
     ) -> "_Dataset":
         errors = DatasetErrors(
             name, database=self._database, statement_timeout=config.statement_timeout, standby=standby
         )
         with errors.located():
-            return _Dataset(config, await shape_of(connection, config.query), errors)
+            known = self._shapes.get(config.query)
+            shape, statement = await shape_of(session.connection, config.query, known=known)
+        self._shapes[config.query] = shape
+        return _Dataset(config, shape, errors, statement, carry=session.carry)
+
+
+class _Session:
+    """A connection with its meter and codecs, which are kept with it."""
+
+    def __init__(self, connection: asyncpg.Connection, meter: Meter, *, kept_until: float) -> None:
+        self.connection = connection
+        self.meter = meter
+        self.kept_until = kept_until
+        self.carry: str | None = None
+        """The form that the codecs give values."""
+
+    def acquired(self, connection: asyncpg.Connection) -> Self:
+        """Use the connection as the pool has handed it out again."""
+        self.connection = connection
+        return self
+
+    async def set_carry(self, carry: str) -> None:
+        """Have values of statements prepared from now on in this form."""
+        if carry != self.carry:
+            self.carry = None
+            await set_codecs(self.connection, carry)
+            self.carry = carry
+
+    async def is_left_clean(self) -> bool:
+        """Roll back, and return whether another run may use this connection."""
+        try:
+            # asyncpg first cancels a running query. The time is limited, because the network may have failed.
+            async with asyncio.timeout(_LEAVING_SECONDS):
+                status = await self.connection.execute(_END)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            log.debug("a snapshot couldn't be rolled back", error=str(error))
+            return False
+        return bool(status == _NOTHING_LEFT) and self.meter.is_idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +214,9 @@ class _Dataset:
     config: PostgresSourceConfig
     shape: Shape
     errors: DatasetErrors
+    statement: PreparedStatement | None
+    carry: str | None
+    """The form in which the statement gives values."""
 
 
 class PostgresSnapshot:
@@ -152,20 +224,18 @@ class PostgresSnapshot:
 
     def __init__(
         self,
-        connection: asyncpg.Connection,
+        session: _Session,
         datasets: Mapping[str, "_Dataset"],
         *,
-        meter: Meter,
         taken_at: datetime,
         batch_bytes: int,
         copy_reader: CopyReader | None,
     ) -> None:
+        self._session = session
         self._copy_reader = copy_reader
-        self._connection = connection
-        self._meter = meter
         self._datasets = datasets
         self._batch_bytes = batch_bytes
-        self._carry: str | None = None
+        self._has_savepoint = False
         self.taken_at = taken_at
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
@@ -178,40 +248,61 @@ class PostgresSnapshot:
     ) -> AsyncIterator[CopyBatches | CursorBatches]:
         """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
-        # After an error the whole snapshot ends. Otherwise, rolling back closes the cursor, and makes the transaction
-        # usable again after a cancelled fetch.
-        savepoint = self._connection.transaction()
         with opened.errors.located():
             values = bound(opened.config.args, opened.shape.parameters, arguments)
-            if carry != self._carry:
-                await set_codecs(self._connection, carry)
-                self._carry = carry
-            await savepoint.start()
-            await self._connection.execute(_timeout_setting(opened.config.statement_timeout))
-            batches = await self._batches(dataset, values, carry=carry)
+            await self._session.set_carry(carry)
+            await self._start(_timeout_setting(opened.config.statement_timeout))
+            batches = await self._copied(dataset, values, carry) or await self._fetched(dataset, values, carry)
         try:
             yield batches
         finally:
             await batches.close()
-        with opened.errors.located():
-            await savepoint.rollback()
 
-    async def _batches(self, dataset: str, values: Sequence[Any], *, carry: str) -> CopyBatches | CursorBatches:
-        opened, connection = self._datasets[dataset], self._connection
-        columns, query = opened.shape.carried(carry)
-        located = opened.errors.located
-        if (reader := self._copy_reader) and (
-            statement := await reader.statement(connection, opened.shape, carry, dataset=dataset)
-        ):
-            with planning():
-                return await reader.batches(
-                    connection, statement, values, columns=columns, carry=carry, dataset=dataset, located=located
-                )
+    async def _copied(self, dataset: str, values: Sequence[Any], carry: str) -> CopyBatches | None:
+        """Read a dataset by COPY, if it can be."""
+        reader, opened, connection = self._copy_reader, self._datasets[dataset], self._session.connection
+        if reader is None:
+            return None
+        statement = await reader.statement(connection, opened.shape, carry, dataset=dataset)
+        if statement is None:
+            return None
         with planning():
-            cursor = await (await connection.prepare(query)).cursor(*values)
+            return await reader.batches(
+                connection,
+                statement,
+                values,
+                columns=opened.shape.carried(carry)[0],
+                carry=carry,
+                dataset=dataset,
+                located=opened.errors.located,
+            )
+
+    async def _fetched(self, dataset: str, values: Sequence[Any], carry: str) -> CursorBatches:
+        """Read a dataset by a cursor."""
+        opened = self._datasets[dataset]
+        columns, query = opened.shape.carried(carry)
+        with planning():
+            statement = opened.statement
+            if statement is None or (query, carry) != (opened.config.query, opened.carry):
+                statement = await self._session.connection.prepare(query)
+            cursor = await statement.cursor(*values)
         return CursorBatches(
-            cursor, columns, dataset=dataset, meter=self._meter, batch_bytes=self._batch_bytes, located=located
+            cursor,
+            columns,
+            dataset=dataset,
+            meter=self._session.meter,
+            batch_bytes=self._batch_bytes,
+            located=opened.errors.located,
         )
+
+    async def _start(self, setting: str) -> None:
+        """
+        Prepare the transaction for a dataset. After an error the whole snapshot ends; else rolling back to a savepoint
+        closes the previous cursor, and makes the transaction usable again after a cancelled command.
+        """
+        savepoint = "ROLLBACK TO SAVEPOINT dataset" if self._has_savepoint else "SAVEPOINT dataset"
+        await self._session.connection.execute(f"{savepoint}; {setting}")
+        self._has_savepoint = True
 
 
 def _timeout_setting(timeout: timedelta | None) -> str:

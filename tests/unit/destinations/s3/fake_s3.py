@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from pipeline_processing.destinations.s3.client import ObjectHead, S3Client
+from pipeline_processing.destinations.s3.client import NewUpload, ObjectHead, S3Client
 from pipeline_processing.destinations.s3.errors import ObjectMissing, UploadGone
 from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
@@ -16,6 +16,7 @@ class FakeS3(S3Client):
     def __init__(self) -> None:
         super().__init__()
         self.uploads: dict[str, dict[int, bytes]] = {}
+        self.has_whole_crc32 = True
         self.started = 0
         self.most_at_once = 0
         self.at_once = 0
@@ -37,13 +38,13 @@ class FakeS3(S3Client):
         content_type: str,
         metadata: Mapping[str, str],
         options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
-    ) -> str:
+    ) -> NewUpload:
         await asyncio.sleep(0)
         self._fail("create")
         self.started += 1
         self.uploads[f"u{self.started}"] = {}
         await asyncio.sleep(0)
-        return f"u{self.started}"
+        return NewUpload(f"u{self.started}", has_whole_crc32=self.has_whole_crc32)
 
     async def upload_part(
         self,
@@ -69,7 +70,7 @@ class FakeS3(S3Client):
         return UploadedPart(number=number, etag=f"e{number}", crc32=crc32, sha256=sha256)
 
     async def complete_multipart_upload_if_absent(
-        self, *, bucket: str, key: str, upload_id: str, parts: Sequence[UploadedPart]
+        self, *, bucket: str, key: str, upload_id: str, parts: Sequence[UploadedPart], crc32: str | None = None
     ) -> None:
         self._fail("complete")
 

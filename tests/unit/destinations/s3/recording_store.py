@@ -75,6 +75,10 @@ class RecordingStore:
     """Status and code with which STS refuses."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """Operation, or `*` for all → its answer instead of the usual one."""
+    refuses_whole_crc32: tuple[int, str] | None = None
+    """Status and code with which it refuses to keep a CRC32 of a whole object."""
+    knows_whole_crc32: bool = False
+    """Otherwise it ignores the wish."""
     url: str = ""
     _runner: web.AppRunner | None = None
     _sessions: int = 0
@@ -126,7 +130,7 @@ class RecordingStore:
             case "HeadBucket":
                 return web.Response()
             case "CreateMultipartUpload":
-                return _xml("<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>")
+                return self._new_upload(headers)
             case "UploadPart":
                 return web.Response(headers={"ETag": '"etag"'})
             case "PutObject" | "CompleteMultipartUpload" if key in self.objects and "if-none-match" in headers:
@@ -140,6 +144,15 @@ class RecordingStore:
                 return self._object(key)
             case _:
                 return _error(404, "NoSuchKey")
+
+    def _new_upload(self, headers: Mapping[str, str]) -> web.Response:
+        kind = headers.get("x-amz-checksum-type")
+        if kind and self.refuses_whole_crc32:
+            return _error(*self.refuses_whole_crc32)
+        answer = _xml("<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>")
+        if kind and self.knows_whole_crc32:
+            answer.headers["x-amz-checksum-type"] = kind
+        return answer
 
     def _object(self, key: str) -> web.Response:
         body, stored = self.objects[key]

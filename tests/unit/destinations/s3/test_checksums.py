@@ -56,6 +56,17 @@ def test_sha256_is_written_as_s3_does() -> None:
     assert MULTIPART.sha256 == f"{b64encode(of_parts).decode()}-2"
 
 
+@pytest.mark.parametrize("whole", [None, crc32_of(b"\x01\x02")])
+def test_an_upload_is_known_by_either_kind_of_crc32(whole: str | None) -> None:
+    """That of all bytes, if it is known, and that of the parts' CRC32s, as a store that keeps only this reports it."""
+    parts = tuple(part(number, etag='"opaque"') for number in (1, 2))
+    mine = Fingerprint.of(MultipartUpload(upload_id="u", parts=parts, crc32=whole))
+    assert mine.matches(crc32=mine.crc32, etag=None)
+    assert not mine.matches(crc32="AAAAAA==-2", etag=None)
+    assert mine.matches(crc32=crc32_of(b"\x01\x02"), etag=None) == (whole is not None)
+    assert not mine.matches(crc32="AAAAAA==", etag=None)
+
+
 def test_parts_without_sha256_have_none_to_compare() -> None:
     """Where the store was told the CRC32 only, what it says of SHA-256 is nobody's business."""
     staged = MultipartUpload(upload_id="u", parts=(part(1, etag='"opaque"', sha256=False), part(2, etag='"opaque"')))

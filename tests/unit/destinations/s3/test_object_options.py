@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.destinations.s3.destination import S3Destination
@@ -209,3 +210,41 @@ async def test_a_plan_is_completed_as_it_was_made(store: RecordingStore) -> None
         await destination("crc32").complete(made, metadata=METADATA)
     (completed,) = store.asked("CompleteMultipartUpload")
     assert sha256_of(bytes(2 * MIB)) in completed.body.decode()
+
+
+async def sent_for(store: RecordingStore, body: bytes) -> None:
+    """Two uploads, of two parts each, and their completion."""
+    async with store.client() as client:
+        destination = S3Destination(client=client, bucket="b", prefix="p", budget=ByteBudget(64 * MIB), inline_limit=1)
+        for key in ("a.csv", "b.csv"):
+            await destination.complete(await stage(destination, body, key=key), metadata=METADATA)
+
+
+async def test_a_store_that_knows_it_checks_the_crc32_of_all_bytes(store: RecordingStore) -> None:
+    """At completion, which names it and its kind."""
+    store.knows_whole_crc32 = True
+    body = bytes(9 * MIB) + b"end"
+    await sent_for(store, body)
+    assert [each.headers["x-amz-checksum-type"] for each in store.asked("CreateMultipartUpload")] == ["FULL_OBJECT"] * 2
+    for completed in store.asked("CompleteMultipartUpload"):
+        assert completed.headers["x-amz-checksum-crc32"] == crc32_of(body)
+        assert completed.headers["x-amz-checksum-type"] == "FULL_OBJECT"
+    parts = store.asked("UploadPart")
+    assert [each.headers["x-amz-checksum-crc32"] for each in parts] == [crc32_of(each.body) for each in parts]
+
+
+@pytest.mark.parametrize("refusal", [None, (400, "InvalidArgument"), (501, "NotImplemented")])
+async def test_a_store_that_doesnt_know_it_is_asked_once(
+    store: RecordingStore, refusal: tuple[int, str] | None
+) -> None:
+    """It checks each part, as all stores do; the log says so once."""
+    store.refuses_whole_crc32 = refusal
+    with capture_logs() as logs:
+        await sent_for(store, bytes(9 * MIB))
+    assert [line["event"] for line in logs] == ["s3_checks_parts_only"]
+    kinds = [each.headers.get("x-amz-checksum-type") for each in store.asked("CreateMultipartUpload")]
+    assert kinds == ["FULL_OBJECT", *([None] if refusal else []), None]
+    for completed in store.asked("CompleteMultipartUpload"):
+        assert "x-amz-checksum-crc32" not in completed.headers
+    parts = store.asked("UploadPart")
+    assert [each.headers["x-amz-checksum-crc32"] for each in parts] == [crc32_of(each.body) for each in parts]

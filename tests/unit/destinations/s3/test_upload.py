@@ -61,9 +61,21 @@ async def test_pieces_of_any_size_become_the_same_parts(piece: int) -> None:
     assert isinstance(sealed.staged, MultipartUpload)
     assert [part.number for part in sealed.staged.parts] == list(range(1, 27))
     assert [part.crc32 for part in sealed.staged.parts] == [crc32_of(stored[n]) for n in sorted(stored)]
+    assert sealed.staged.crc32 == crc32_of(BODY)
     assert budget.reserved == 0
     assert budget.peak <= 400
     assert client.most_at_once <= 3
+
+
+async def test_a_store_that_knows_parts_only_is_told_of_parts_only() -> None:
+    """It would take a CRC32 of all bytes for one of the parts' CRC32s."""
+    client = FakeS3()
+    client.has_whole_crc32 = False
+    async with upload_to(client, ByteBudget(1000)) as upload:
+        await upload.write(BODY)
+        sealed = await upload.seal()
+    assert isinstance(sealed.staged, MultipartUpload)
+    assert sealed.staged.crc32 is None
 
 
 async def test_what_fits_into_the_plan_is_never_sent() -> None:

@@ -315,7 +315,8 @@ def test_a_malformed_stream_is_refused(what: str):
     [
         ("bool", b""), ("int2", b"\0"), ("int4", bytes(5)), ("int8", bytes(4)), ("float4", bytes(8)),
         ("float8", bytes(4)), ("uuid", bytes(15)), ("date", bytes(8)), ("timestamp", bytes(4)), ("timestamptz", b""),
-        ("jsonb", b""), ("jsonb", b"\2{}"), ("numeric", bytes(7)), ("numeric", b"\0\1" + bytes(6)),
+        ("json", b""), ("jsonb", b""), ("jsonb", b"\1"), ("jsonb", b"\2{}"), ("numeric", bytes(7)),
+        ("numeric", b"\0\1" + bytes(6)),
         ("numeric", b"\xff\xff" + bytes(6)), ("numeric", numeric([10_000], 0, 0)),
         ("numeric", numeric([1], 0, 0x4000)), ("numeric", numeric([1], 0, 0, 0x1000)),
     ],

@@ -16,6 +16,9 @@ from pipeline_processing.sources.postgres.query_columns import names_of_query, p
         ("SELECT f($1,$2) AS a, g($1,$2) AS b FROM t", ("a", "b"), True),
         ('SELECT a AS "$1,$", b AS "$2" FROM t', ("$1,$", "$2"), True),
         ("SELECT t.*, a FROM t", ("a",), False),
+        ('select A.B, a.c as "d""e", f G from a -- $1\n;', ("b", 'd"e', "g"), True),
+        ("SELECT a, current_date, b isnull, DISTINCT FROM t", (), False),
+        ("SELECT a, current_user, b isnull FROM t", ("a",), False),
         ("SELECT a, count(*), 1, b::int, CASE WHEN c THEN d END FROM t", ("a",), False),
     ],
 )
@@ -72,7 +75,8 @@ def test_a_columns_origin_is_known_and_its_type_is_not() -> None:
         ("SELECT * FROM t WHERE ts <@ tstzrange($2,$3) AND agency_id=$1 AND u <@ tstzrange($2,$3)", {1, 2, 3}),
         ("SELECT * FROM report($1,$2) UNION ALL SELECT * FROM old_report($1,$2)", {1, 2}),
         ("SELECT $10, '$1', \"$2\", $$ $3 $$, $tag$ $4 $tag$ -- $5", {10}),
-        ("EXPLAIN SELECT $1", None),
+        ("EXPLAIN SELECT $1", {1}),
+        ("SELECT $1, '", None),
     ],
 )
 def test_placeholders_are_found(query: str, numbers: set[int] | None) -> None:

@@ -1,0 +1,94 @@
+"""
+The text of a query, cut into tokens by Postgres's lexical rules (src/backend/parser/scan.l).
+
+They tell text, names and comments from parameters, not whether the query is valid. Only Postgres knows that.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_STARTS_NAME = r"[^\0-@\[-^`{-\x7f]"  # a letter, an underscore, or beyond ASCII
+_IN_TAG = r"[^\0-/:-@\[-^`{-\x7f]"  # a digit too
+_IN_NAME = r"[^\0-#%-/:-@\[-^`{-\x7f]"  # a dollar too
+_ESCAPED = r"'(?:[^'\\]|\\.|'')*+'"
+_TOKEN = re.compile(
+    rf"""(?P<SPACE>[ \t\n\r\f\v]+|--[^\n\r]*)
+    |(?P<COMMENT>/\*)
+    |(?P<TEXT>[eE]{_ESCAPED}(?:[ \t\f\v]*[\n\r][ \t\n\r\f\v]*{_ESCAPED})*|(?:[bBnNxX]|[uU]&)?'(?:[^']|'')*+')
+    |(?P<QUOTED>(?:[uU]&)?"(?:[^"]|"")*+")
+    |(?P<PLACEHOLDER>\$[0-9]{{1,9}}(?![0-9]))
+    |(?P<DOLLARS>\$(?:{_STARTS_NAME}{_IN_TAG}*)?\$)
+    |(?P<WORD>(?![bBeEnNxX]'|[uU]&['"]){_STARTS_NAME}{_IN_NAME}*)
+    |(?P<NUMBER>\.?[0-9][0-9A-Za-z_.]*)
+    |(?P<SYMBOL>[^'"\0A-Za-z])""".replace("\n    |", "|"),
+    re.DOTALL,
+)
+_COMMENT = re.compile(r"/\*|\*/")
+
+
+class Token(NamedTuple):
+    """A token at `query[start:end]`."""
+
+    kind: str
+    """TEXT, QUOTED, PLACEHOLDER, WORD, NUMBER, or SYMBOL: one character of an operator or of punctuation."""
+    text: str
+    start: int
+    end: int
+
+
+class Placeholder(NamedTuple):
+    """A parameter's place in a query's text: `query[start:end]` is `$number`."""
+
+    number: int
+    start: int
+    end: int
+
+
+def tokens_of(query: str) -> Sequence[Token] | None:
+    """Return the tokens, without spaces and comments; None if a text, a name or a comment has no end."""
+    tokens = []
+    at = 0
+    while at < len(query):
+        match = _TOKEN.match(query, at)
+        if match is None:
+            return None
+        kind, start, at = match.lastgroup or "", at, match.end()
+        if kind == "COMMENT":
+            if (after := _after_comment(query, at)) is None:
+                return None
+            at = after
+        elif kind == "DOLLARS":
+            if (closing := query.find(match.group(), at)) < 0:
+                return None
+            at = closing + len(match.group())
+            tokens.append(Token("TEXT", query[start:at], start, at))
+        elif kind != "SPACE":
+            tokens.append(Token(kind, match.group(), start, at))
+    return tokens
+
+
+def placeholders_in(query: str) -> Sequence[Placeholder] | None:
+    """Return the places of the placeholders $1, $2, …, in order; None if the query can't be cut into tokens."""
+    tokens = tokens_of(query)
+    if tokens is None:
+        return None
+    return [Placeholder(int(text[1:]), start, end) for kind, text, start, end in tokens if kind == "PLACEHOLDER"]
+
+
+def without_semicolon(query: str) -> str:
+    """Strip trailing semicolons, which a subquery can't have. What can't be cut into tokens stays as it is."""
+    tokens = list(tokens_of(query) or ())
+    while tokens and tokens[-1].text == ";":
+        query = query[: tokens.pop().start]
+    return query
+
+
+def _after_comment(query: str, at: int) -> int | None:
+    """Return the position after a comment whose text begins at `at`; None if it has no end. Comments nest."""
+    depth = 1
+    for mark in _COMMENT.finditer(query, at):
+        depth += 1 if mark.group() == "/*" else -1
+        if not depth:
+            return mark.end()
+    return None
