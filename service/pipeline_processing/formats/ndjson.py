@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import RowMaker, Template
+from pipeline_processing.rows import loops
 from pipeline_processing.rows.json_values import dumps, float_text, non_finite, plain
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
@@ -136,6 +137,8 @@ _PLAIN = frozenset(kind for kind, exact in _EXACT.items() if exact is None)
 
 def _is_plain(batch: list[Any]) -> bool:
     """Return whether msgspec writes all values exactly as they are."""
+    if loops.COMPILED:
+        return loops.are_plain(batch)
     return set(map(type, batch)) == {dict} and _PLAIN.issuperset(
         map(type, chain.from_iterable(map(dict.values, batch)))
     )
