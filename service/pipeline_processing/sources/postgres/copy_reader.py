@@ -80,7 +80,11 @@ class CopyReader:
         located: Callable[[int], AbstractContextManager[None]],
     ) -> CopyBatches:
         """Return the batches of a query with these arguments, in a transaction for which statement_timeout is set."""
-        query, timeout = await statement.placed(connection, values)
+        try:
+            query, timeout = await statement.placed(connection, values)
+        except asyncpg.PostgresError:
+            self._statements.clear()  # a type may have another name now
+            raise
 
         def start(outputs: Outputs) -> CopyTap:
             decoder = self._decoder(statement.types, outputs, carry=carry)
