@@ -45,8 +45,6 @@ async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Ma
     columns: dict[str, Sequence[str]] = {}
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         yield await _checked("temp files", _check_temporary_files)
-    if any(dataset.source.needs_source_database for dataset in config.datasets):
-        yield CheckResult("reader", ok=True, detail=chosen_reader(settings.source.reader).description)
     for dataset in config.datasets:
         yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns, mask))
     for options in _apis(config):
@@ -99,7 +97,11 @@ async def _check_dataset(
         ) as chain:  # opening the steps checks them
             if chain.columns.complete:
                 columns[dataset.name] = chain.columns.names
-    return f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
+    reader = chosen_reader(settings.source.reader).description if dataset.source.needs_source_database else ""
+    return (
+        f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
+        f"{reader and f'; {reader}'}"
+    )
 
 
 def _apis(config: AgencyJobConfig) -> Collection[Any]:
