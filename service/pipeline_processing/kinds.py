@@ -204,8 +204,6 @@ _FORGETFUL: Mapping[Any, Callable[[Any], Any]] = {
     _natural_document: document_of,
     _text_natural_document: _text_plain_document,
 }
-DOCUMENTS = (document_of, _text_plain_document)
-"""Conversions to natural values that can be changed in place."""
 
 
 def forgetful(natural: Callable[[Any], Any]) -> Callable[[Any], Any]:

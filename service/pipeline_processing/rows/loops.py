@@ -119,19 +119,6 @@ def set_values(rows: list[Any], name: str, values: list[Any]) -> None:
         place += 1
 
 
-def put_back(rows: list[Any], name: str, given: list[Any], parts: list[Any] | None, carried: list[Any]) -> None:
-    """
-    Set the column to its value in `carried`, rows as well, where it is still the object in `given`. For documents,
-    `parts` has the `parts_of` each.
-    """
-    place: cython.Py_ssize_t = 0
-    for row in rows:
-        value = given[place]
-        if value is not None and row.get(name) is value and (parts is None or has_parts(value, parts[place])):
-            row[name] = carried[place][name]
-        place += 1
-
-
 def take(rows: list[Any], name: str, was: list[Any] | None, new: list[Any], plain: Any) -> list[int]:
     """
     Set the column to the values `new` that are None or of the type `plain`. Leave those that are the object in `was`.
@@ -149,63 +136,124 @@ def take(rows: list[Any], name: str, was: list[Any] | None, new: list[Any], plai
     return rest
 
 
-def places_of_remembered(rows: list[Any]) -> list[int]:
-    """Return the places of the rows that have a float, a dict or a list."""
-    found: list[int] = []
+def settle(rows: list[Any], given: list[Any], parts: list[Any], returned: list[Any]) -> list[int]:
+    """
+    Set in rows, which are carried, what a function has changed in the rows `returned`. `given` has each row's values as
+    the function got them, and `parts` their `parts_of`.
+
+    Return the places of the rows that this is too simple for, unchanged: rows with other columns, with a document that
+    was changed or replaced, or with a float or document that was moved.
+    """
+    rest: list[int] = []
     place: cython.Py_ssize_t = 0
-    for row in rows:
-        members: dict[Any, Any] = row
-        for value in members.values():
-            kind = type(value)
-            if kind is float or kind is dict or kind is list:
-                found.append(place)
-                break
+    for new in returned:
+        if not _settled(rows[place], given[place], parts[place], new):
+            rest.append(place)
         place += 1
-    return found
+    return rest
 
 
-def parts_of(document: Any) -> list[Any]:
-    """Return the objects that a dict or list consists of, at any depth, for `has_parts`."""
+def _settled(row: dict[str, Any], given: list[Any], parts: list[Any], new: Any) -> bool:
+    if type(new) is not dict or len(new) != len(given):
+        return False
+    members: dict[Any, Any] = new
+    changes: list[Any] = []
+    names = iter(row)
+    place: cython.Py_ssize_t = 0
+    at = 0
+    for name, value in members.items():
+        before_name = next(names)
+        if name is not before_name and name != before_name:
+            return False
+        was = given[place]
+        kind, before = type(value), type(was)
+        if value is not was:
+            if before is dict or before is list:
+                return False
+            if kind is float or kind is dict or kind is list:
+                for each in given:
+                    if each is value:
+                        return False
+            changes.append((name, value))
+        elif kind is dict or kind is list:
+            try:
+                at = _behind_parts(value, parts, at)
+            except RecursionError:
+                return False
+            if at < 0:
+                return False
+        place += 1
+    for name, value in changes:
+        row[name] = value
+    return True
+
+
+def parts_of(values: list[Any]) -> list[Any]:
+    """Return the objects that the dicts and lists among some values consist of, at any depth."""
     parts: list[Any] = []
-    open_: list[Any] = [document]
-    while open_:
-        value = open_.pop()
-        parts.append(value)
-        if type(value) is dict:
-            members: dict[Any, Any] = value
-            parts.append(len(members))
-            for key, item in members.items():
-                parts.append(key)
-                open_.append(item)
-        elif type(value) is list:
-            parts.append(len(value))
-            open_.extend(value)
+    try:
+        for value in values:
+            kind = type(value)
+            if kind is dict or kind is list:
+                _add_parts(value, parts)
+    except RecursionError:
+        return []
     return parts
 
 
-def has_parts(document: Any, parts: list[Any]) -> bool:
-    """Return whether a document still consists of the same objects, so nothing in it was changed."""
-    count: cython.Py_ssize_t = len(parts)
-    place: cython.Py_ssize_t = 0
-    open_: list[Any] = [document]
-    while open_:
-        value = open_.pop()
-        if place >= count or parts[place] is not value:
-            return False
-        place += 1
-        if type(value) is dict:
-            members: dict[Any, Any] = value
-            if place >= count or parts[place] != len(members):
-                return False
+def _add_parts(document: Any, parts: list[Any]) -> None:
+    parts.append(document)
+    parts.append(len(document))
+    if type(document) is dict:
+        members: dict[Any, Any] = document
+        for key, item in members.items():
+            parts.append(key)
+            kind = type(item)
+            if kind is dict or kind is list:
+                _add_parts(item, parts)
+            else:
+                parts.append(item)
+    else:
+        items: list[Any] = document
+        for item in items:
+            kind = type(item)
+            if kind is dict or kind is list:
+                _add_parts(item, parts)
+            else:
+                parts.append(item)
+
+
+def _behind_parts(document: Any, parts: list[Any], at: int) -> int:
+    """Return the place behind the parts that begin at `at`; -1 if the document no longer consists of them."""
+    place: cython.Py_ssize_t = at
+    if place >= len(parts) or parts[place] is not document or parts[place + 1] != len(document):
+        return -1
+    place += 2
+    if type(document) is dict:
+        members: dict[Any, Any] = document
+        for key, item in members.items():
+            if parts[place] is not key:
+                return -1
             place += 1
-            for key, item in members.items():
-                if place >= count or parts[place] is not key:
-                    return False
+            kind = type(item)
+            if kind is dict or kind is list:
+                place = _behind_parts(item, parts, place)
+                if place < 0:
+                    return -1
+            else:
+                if parts[place] is not item:
+                    return -1
                 place += 1
-                open_.append(item)
-        elif type(value) is list:
-            if place >= count or parts[place] != len(value):
-                return False
-            place += 1
-            open_.extend(value)
-    return bool(place == count)
+    else:
+        items: list[Any] = document
+        for item in items:
+            kind = type(item)
+            if kind is dict or kind is list:
+                place = _behind_parts(item, parts, place)
+                if place < 0:
+                    return -1
+            else:
+                if parts[place] is not item:
+                    return -1
+                place += 1
+    return int(place)

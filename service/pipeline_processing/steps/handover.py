@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from pipeline_processing.kinds import DOCUMENTS, column_of_kind, forgetful, form_of
+from pipeline_processing.kinds import column_of_kind, forgetful, form_of
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind, check_absent
 from pipeline_processing.rows.json_values import loads
-from pipeline_processing.rows.loops import naturals_of, parts_of, places_of_remembered, put_back, set_values, take
+from pipeline_processing.rows.loops import naturals_of, parts_of, set_values, settle, take
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form, seen_as
 from pipeline_processing.steps.json_fields import WrongType, converter
@@ -30,12 +30,11 @@ class WrongColumns(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Rows as the function gets them, which it may modify, and the values of some columns as they were, by column."""
+    """Rows as the function gets them, which it may modify, and what the handover remembers of their values."""
 
     rows: Rows
     values: Sequence[list[Any]] = ()
-    parts: Sequence[list[Any] | None] = ()
-    """For each of these columns that has documents, the parts of each (see `loops.parts_of`)."""
+    """Lists with an item for each row."""
 
     def at(self, places: Sequence[int]) -> "Given":
         """Return only the rows at these places."""
@@ -44,7 +43,6 @@ class Given:
         return Given(
             [self.rows[place] for place in places],
             [[column[place] for place in places] for column in self.values],
-            [column and [column[place] for place in places] for column in self.parts],
         )
 
 
@@ -83,46 +81,44 @@ class AllColumns(Handover):
     def __init__(self, context: StepContext) -> None:
         self.columns = UNKNOWN_COLUMNS
         self._puts_back = context.last
-        natural = [(column.name, column.natural) for column in context.columns if column.natural is not None]
-        self._conversions = [(name, forgetful(each) if context.last else each) for name, each in natural]
+        natural = {column.name: column.natural for column in context.columns if column.natural is not None}
+        self._naturals = {name: forgetful(each) if context.last else each for name, each in natural.items()}
         # Values of typed columns are immutable, or made anew by each conversion.
-        all_typed = context.columns.complete and all(column.typed for column in context.columns)
-        self._copies_deeply = context.row_errors.tolerant and not all_typed
+        self._all_typed = context.columns.complete and all(column.typed for column in context.columns)
+        self._copies_deeply = context.row_errors.tolerant and not self._all_typed
 
     def given(self, rows: Rows) -> Given:
         made = [dict(row) for row in rows]
-        values = [naturals_of(rows, name, natural) for name, natural in self._conversions]
-        for (name, _), column in zip(self._conversions, values, strict=True):
-            set_values(made, name, column)
+        for name, natural in self._naturals.items():
+            set_values(made, name, naturals_of(rows, name, natural))
         if self._copies_deeply:
             for row in made:
                 row.update((name, deepcopy(value)) for name, value in row.items() if isinstance(value, _MUTABLE))
         if not self._puts_back:
             return Given(made)
-        parts = [
-            list(map(parts_of, column)) if natural in DOCUMENTS else None
-            for (_, natural), column in zip(self._conversions, values, strict=True)
-        ]
-        return Given(made, values, parts)
+        values = [list(row.values()) for row in made]
+        return Given(made, [values, list(map(parts_of, values))])
 
     def taken(self, rows: Rows, given: Given, returned: Rows) -> tuple[Rows, dict[int, str]]:
         if not self._puts_back:
             return returned, {}
-        left = [dict(row) for row in returned]  # the function may keep its own
-        for (name, _), values, parts in zip(self._conversions, given.values, given.parts, strict=True):
-            put_back(left, name, values, parts, rows)
-        for place in places_of_remembered(left):
-            self._put_back_moved(left[place], rows[place], [column[place] for column in given.values])
-        return left, {}
+        values, parts = given.values
+        rest = settle(rows, values, parts, returned) if self._all_typed else range(len(rows))
+        for place in rest:
+            rows[place] = self._put_back(rows[place], values[place], returned[place])
+        return rows, {}
 
-    def _put_back_moved(self, row: Row, carried: Row, values: Sequence[Any]) -> None:
-        """Put back what the function has moved to another column of the row, or has replaced by an equal document."""
-        places = {id(value): place for place, value in enumerate(values)}
-        for name, value in row.items():
-            if isinstance(value, float | dict | list) and (place := places.get(id(value))) is not None:
-                of, natural = self._conversions[place]
-                if isinstance(value, float) or seen_as(value) == seen_as(natural(carried[of])):
-                    row[name] = carried[of]
+    def _put_back(self, carried: Row, values: Sequence[Any], returned: Row) -> Row:
+        """Return a row with the carried values that the function has left alone, or moved to another column."""
+        given = dict(zip(carried, values, strict=True))
+        moved = {id(value): name for name, value in given.items() if isinstance(value, float | dict | list)}
+        row = dict(returned)  # the function may keep its own
+        for name, value in returned.items():
+            of = name if value is given.get(name) else moved.get(id(value), "")
+            natural = None if value is None else self._naturals.get(of)
+            if natural and (not isinstance(value, _MUTABLE) or seen_as(value) == seen_as(natural(carried[of]))):
+                row[name] = carried[of]
+        return row
 
 
 class DeclaredColumns(Handover):

@@ -1,8 +1,11 @@
 """The loops over values, compiled and as they are written."""
 
 import importlib.util
+from collections import OrderedDict
+from copy import deepcopy
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from pipeline_processing.rows import loops as installed
-from pipeline_processing.rows.json_values import dumps, loads
+from pipeline_processing.rows.json_values import loads
 
 
 def as_written() -> ModuleType:
@@ -73,32 +76,70 @@ DOCUMENTS = st.recursive(
 )
 
 
-@given(DOCUMENTS.filter(lambda document: isinstance(document, dict | list)))
-def test_a_document_has_its_parts(document: Any):
+def settled(loops: Any, given: dict[str, Any], change: Any) -> Any:
+    """The carried row after a function has changed what it got, or None if that is too difficult."""
+    rows, values = [{name: f"carried {name}" for name in given}], list(given.values())
+    parts = loops.parts_of(values)
+    new = dict(given)
+    new = change(new) or new
+    return None if loops.settle(rows, [values], [parts], [new]) else rows[0]
+
+
+@given(st.lists(DOCUMENTS, min_size=1, max_size=3))
+def test_untouched_values_stay_carried(documents: list[Any]):
     for loops in (installed, as_written()):
-        parts = loops.parts_of(document)
+        given = {f"n{place}": deepcopy(document) for place, document in enumerate(documents)}
+        assert settled(loops, given, lambda row: None) == {name: f"carried {name}" for name in given}
 
-        assert loops.has_parts(document, parts)
-        more = loads(dumps(document))
-        more.append(1) if isinstance(more, list) else more.update(new=1)
-        assert not loops.has_parts(more, parts)
+        first = given["n0"]
+        if isinstance(first, dict | list):
+            assert settled(loops, given, lambda row: row | {"n0": deepcopy(row["n0"])}) is None
+            longer = first.append if isinstance(first, list) else partial(first.__setitem__, "new")
+            assert settled(loops, given, lambda row, longer=longer: longer(1)) is None
 
 
-def test_every_change_of_a_document_is_seen(loops: Any):
-    """Also one that keeps all parts, and one without end."""
-    inner = [1]
-    document = {"a": [inner, 2], "b": 3}
-    parts = loops.parts_of(document)
+def test_values_of_other_kinds_are_set(loops: Any):
+    given = {"a": 1, "b": 1.5, "c": {"d": [1, {}]}, "e": None}
 
-    document["a"] = document.pop("a")
-    assert not loops.has_parts(document, parts), "another order"
-    document["b"] = document.pop("b")
-    assert loops.has_parts(document, parts)
-    inner.append(document["a"].pop())
-    assert not loops.has_parts(document, parts), "moved into the inner list"
-    document["a"].append(inner.pop())
-    document["b"] = document
-    assert not loops.has_parts(document, parts)
+    def change(row: dict[str, Any]) -> None:
+        row["a"], row["b"], row["e"] = Decimal(1), 2.5, [2]
+
+    assert settled(loops, given, change) == {"a": Decimal(1), "b": 2.5, "c": "carried c", "e": [2]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row | {"more": 1},
+        lambda row: {"a": row["a"]},
+        lambda row: dict(reversed(row.items())),
+        lambda row: {f"{name}2": value for name, value in row.items()},
+        lambda row: row | {"a": row["b"]},
+        lambda row: row | {"a": row["c"]},
+        lambda row: row | {"c": None},
+        lambda row: (row["c"].pop("d"), row)[-1],
+        lambda row: row["c"].update(d=row["c"]["d"][:]),
+        lambda row: row["c"]["d"].append(1),
+        lambda row: row["c"]["d"][1].update(x=row["c"]["d"].pop(0)),
+        lambda row: row["c"].update(d=row["c"]),
+        lambda row: row["c"].update(f=row["c"].pop("e")),
+        lambda row: OrderedDict(row),
+    ],
+)
+def test_the_difficult_is_left(loops: Any, change: Any):
+    """Other columns, moved floats and documents, and every change of a document."""
+    given = {"a": 1, "b": 1.5, "c": {"d": [1, {}], "e": 2}}
+
+    assert settled(loops, given, change) is None
+
+
+def test_documents_of_any_depth(loops: Any):
+    """One that is too deep is left, not an error."""
+    document: list[Any] = []
+    for _ in range(5000):
+        document = [document]
+
+    assert settled(loops, {"a": document}, lambda row: None) in (None, {"a": "carried a"})
 
 
 @pytest.mark.parametrize(
