@@ -15,7 +15,7 @@ from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.formats.formats import new_format
 from pipeline_processing.ports import Batches, Delivers, Lines, Records, Row, RowMaker, Services, Template
-from pipeline_processing.rows.columns import Column, Columns
+from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.expectations import NotNull, Unique
@@ -71,7 +71,9 @@ class Chain:
         self.names = self.columns.names if carried else None
         """Names of the columns written; None if they depend on the rows."""
         header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
-        self.format = new_format(dataset.format, header=header, fixed=carried, csv=dataset.csv)
+        self.format = new_format(
+            dataset.format, header=header, fixed=carried, numbers=_numbers(self.columns), csv=dataset.csv
+        )
         """The format that encodes the outgoing rows."""
         self._projection = projection
         self._make_rows = self._row_maker(projection)
@@ -346,6 +348,17 @@ def _with_origins(leaving: Columns, reaching: Columns, *, user_code: bool) -> Co
         return column if before is None else replace(column, origins=before.origins)
 
     return replace(leaving, listed=tuple(map(completed, leaving)))
+
+
+def _numbers(columns: Columns) -> tuple[str, ...] | None:
+    """Return the columns that may hold fractional numbers; None if they depend on the rows."""
+    if not columns.complete or not all(column.typed for column in columns):
+        return None
+    return tuple(
+        column.name
+        for column in columns
+        if column.kind in (Kind.NUMBER, Kind.FLOAT) or (column.kind is None and column.comparison is None)
+    )
 
 
 @contextmanager

@@ -158,6 +158,6 @@ def _text(value: Any) -> str:
 CARRY = Csv.carry
 
 
-def new(*, header: Sequence[str], fixed: bool, csv: CsvOptions) -> Csv:
+def new(*, header: Sequence[str], fixed: bool, numbers: Sequence[str] | None, csv: CsvOptions) -> Csv:
     """See `formats.new_format`."""
     return Csv(header, fixed=fixed, options=csv)
