@@ -125,7 +125,7 @@ def shown(opened: Chain) -> list[Mapping[str, Any]]:
 async def test_no_steps():
     """Rows pass, nothing has to touch them."""
     async with chain(format="csv") as opened:
-        assert await run(opened) == [list(record) for record in RECORDS]
+        assert await run(opened) == RECORDS
         assert opened.columns == COLUMNS
         assert opened.names == ("id", "name", "extra")
         assert opened.format.head() == b"id,name,extra\n"
