@@ -10,9 +10,10 @@ from functools import cache
 import botocore.session
 import pytest
 import typer.main
-from botocore.loaders import create_loader
 from hypothesis import settings
 
+import pipeline_processing.cli.main
+from pipeline_processing.destinations.s3.session import loader
 from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 from tests.debian import PackageMissing
@@ -21,8 +22,9 @@ from tests.properties import QUICK
 
 settings.load_profile(QUICK)
 # Every S3 client finds and reads the same megabytes of service descriptions, which takes most of the time to open it.
-botocore.session.create_loader = cache(create_loader)
+botocore.session.create_loader = lambda paths=None: loader(paths or "")
 # Typer inspects all commands and their options at each call.
+pipeline_processing.cli.main.program = cache(pipeline_processing.cli.main.program)
 typer.main.get_command = cache(typer.main.get_command)
 
 

@@ -17,6 +17,7 @@ from msgspec import Raw
 from pipeline_processing.rows import values
 from pipeline_processing.rows.columns import Column, Comparison, Kind
 from pipeline_processing.rows.json_values import decimal_text, dumps, float_text, loads
+from pipeline_processing.rows.loops import decimal_of, document_of, float_of, moment_of
 from pipeline_processing.rows.untouched import remembering
 from pipeline_processing.rows.values import same
 
@@ -62,12 +63,8 @@ def text_of(carried: Any) -> str:
 # -- the form "json" -----------------------------------------------------------------------------
 
 
-def _natural_decimal(carried: Raw) -> Decimal:
-    return Decimal(text_of(carried))
-
-
-def _natural_float(carried: Raw) -> float:
-    natural: float = remembering(float(text_of(carried)), carried)  # Postgres and Python print 1e23 differently
+def _natural_float(carried: Raw | str) -> float:
+    natural: float = remembering(float_of(carried), carried)  # Postgres and Python print 1e23 differently
     return natural
 
 
@@ -79,14 +76,6 @@ def _float_key(carried: Raw) -> Any:
     return values.float_key(text_of(carried))
 
 
-def _natural_timestamp(carried: str) -> datetime | str:
-    """Return a datetime, or the carried text if Python doesn't support the year."""
-    try:
-        return datetime.fromisoformat(carried)
-    except ValueError:
-        return carried
-
-
 def _natural_date(carried: str) -> date | str:
     """Return a date, or the carried text if Python doesn't support the year."""
     try:
@@ -96,7 +85,7 @@ def _natural_date(carried: str) -> date | str:
 
 
 def _natural_document(carried: Raw) -> Any:
-    return remembering(loads(bytes(carried)), carried)
+    return remembering(document_of(carried), carried)
 
 
 def _json_integer(value: int) -> int:
@@ -150,12 +139,12 @@ def _json_time(comparison: Comparison) -> Comparison:
 _JSON = (
     Form(Kind.TEXT, str, None, values.PLAIN_TEXT),
     Form(Kind.INTEGER, _json_integer, None, values.PLAIN_NUMBER),
-    Form(Kind.NUMBER, _json_decimal, _natural_decimal, Comparison("number", _number_key, values.number_literal)),
+    Form(Kind.NUMBER, _json_decimal, decimal_of, Comparison("number", _number_key, values.number_literal)),
     Form(Kind.FLOAT, _json_float, _natural_float, Comparison("number", _float_key, values.float_literal)),
     Form(Kind.BOOLEAN, same, None, values.PLAIN_BOOLEAN),
     Form(Kind.DATE, _date_text, _natural_date, _DATE),
-    Form(Kind.TIMESTAMP, _json_timestamp, _natural_timestamp, _json_time(_TIMESTAMP)),
-    Form(Kind.TIMESTAMPTZ, _json_timestamptz, _natural_timestamp, _json_time(_TIMESTAMPTZ)),
+    Form(Kind.TIMESTAMP, _json_timestamp, moment_of, _json_time(_TIMESTAMP)),
+    Form(Kind.TIMESTAMPTZ, _json_timestamptz, moment_of, _json_time(_TIMESTAMPTZ)),
     Form(Kind.UUID, str, None, values.UUIDS),
     Form(Kind.JSON, _json_document, _natural_document),
 )
@@ -171,15 +160,13 @@ def _boolean_text(value: bool) -> str:
     return "t" if value else "f"
 
 
-def _text_natural_float(text: str) -> float:
-    natural: float = remembering(float(text), text)
-    return natural
+def _text_plain_document(text: str) -> Any:
+    """Parse objects and arrays. Scalars stay text, so that JSON's `null` differs from SQL's, and `"1"` from `1`."""
+    return loads(text) if text.lstrip()[:1] in ("{", "[") else text
 
 
 def _text_natural_document(text: str) -> Any:
-    """Parse objects and arrays. Scalars stay text, so that JSON's `null` differs from SQL's, and `"1"` from `1`."""
-    document = loads(text) if text.lstrip()[:1] in ("{", "[") else text
-    return remembering(document, text)
+    return remembering(_text_plain_document(text), text)
 
 
 def _document_text(value: Any) -> str:
@@ -197,12 +184,12 @@ def _timestamptz_text(value: datetime | str) -> str:
 _TEXT = (
     Form(Kind.TEXT, str, None, values.PLAIN_TEXT),
     Form(Kind.INTEGER, _integer_text, int, Comparison("number", int, values.number_literal)),
-    Form(Kind.NUMBER, decimal_text, Decimal, values.PLAIN_NUMBER),
-    Form(Kind.FLOAT, float_text, _text_natural_float, Comparison("number", values.float_key, values.float_literal)),
+    Form(Kind.NUMBER, decimal_text, decimal_of, values.PLAIN_NUMBER),
+    Form(Kind.FLOAT, float_text, _natural_float, Comparison("number", values.float_key, values.float_literal)),
     Form(Kind.BOOLEAN, _boolean_text, _text_boolean, Comparison("boolean", _text_boolean, values.boolean_literal)),
     Form(Kind.DATE, _date_text, _natural_date, _DATE),
-    Form(Kind.TIMESTAMP, _timestamp_text, _natural_timestamp, _TIMESTAMP),
-    Form(Kind.TIMESTAMPTZ, _timestamptz_text, _natural_timestamp, _TIMESTAMPTZ),
+    Form(Kind.TIMESTAMP, _timestamp_text, moment_of, _TIMESTAMP),
+    Form(Kind.TIMESTAMPTZ, _timestamptz_text, moment_of, _TIMESTAMPTZ),
     Form(Kind.UUID, str, None, values.UUIDS),
     Form(Kind.JSON, _document_text, _text_natural_document),
 )
@@ -211,3 +198,14 @@ FORMS: Mapping[str, Mapping[Kind, Form]] = {
     "json": {form.kind: form for form in _JSON},
     "text": {form.kind: form for form in _TEXT},
 }
+
+_FORGETFUL: Mapping[Any, Callable[[Any], Any]] = {
+    _natural_float: float_of,
+    _natural_document: document_of,
+    _text_natural_document: _text_plain_document,
+}
+
+
+def forgetful(natural: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the conversion `Column.natural` as one to plain values, which don't remember their carried form."""
+    return _FORGETFUL.get(natural, natural)

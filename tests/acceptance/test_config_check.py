@@ -110,6 +110,8 @@ def test_all_is_well(shared: Service, api: UpstreamApi) -> None:
     assert {line[1] for line in lines} == {"ok"}
     assert "s3: exactly once" in lines[1][2]
     assert "postgres: exactly once" in lines[2][2]
+    assert lines[4][2].endswith("; rows of Postgres are read by COPY, with its native decoder")
+    assert lines[5][2].endswith("every step finds its columns")
     assert f"http://127.0.0.1:{api.port}" in lines[6][2]
     assert lines[10][2] == f"billing: http://127.0.0.1:{api.port}"
 

@@ -101,5 +101,5 @@ def test_a_row_that_can_not_fit_is_refused_before_it_is_read(service: Service) -
     done, peak = run(service, one_dataset(rows_that_grow(1, to=100_000_000)))
 
     assert (done.returncode, completion(done)["error"]["kind"]) == (1, "row_too_large")
-    assert "Dataset 'records', after row 4," in completion(done)["error"]["message"]  # its batch began before it
+    assert "Dataset 'records', after row 5,000" in completion(done)["error"]["message"]
     assert peak < LIMIT_MIB - BUDGET_MIB

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.bench.large_runs import LIMIT, narrow_runs, starts, wide_runs
 from tests.bench.measuring import Contestant, in_turns
 from tests.bench.peers import peers
 from tests.bench.report import aligned, medians, text, write
-from tests.bench.results import BEFORE, Group, load, save
+from tests.bench.results import BEFORE, Group, commit, load, now, save
 from tests.bench.setting import NARROW, WIDE, Bench, Checkout, bench
 from tests.bench.small_runs import AGENCIES, SMALL, small_runs
 
@@ -94,14 +95,19 @@ def main() -> None:
     if not options.show:
         checkouts = {"": Checkout()} | ({BEFORE: Checkout(options.against.resolve())} if options.against else {})
         _measure(checkouts, _QUICK if options.quick else _Size(), options.only or ["*"])
-    print(f"\n{text(load())}")
+    if kept := load():
+        print(f"\n{text(kept)}")
     if options.write:
-        write(options.write, load())
+        write(options.write, kept)
 
 
 def _measure(checkouts: dict[str, Checkout], size: _Size, only: Sequence[str]) -> None:
     """Measure the groups, and keep the results of those that were measured whole."""
-    print(f"{os.getloadavg()[0]:.1f} processes were running in the last minute", flush=True)
+    busy = os.getloadavg()[0]
+    print(f"load of this machine: {busy:.1f}", flush=True)
+    native = find_spec("pipeline_processing.sources.postgres.copy_stream")
+    if native is None or not str(native.origin).endswith(".so"):
+        print("The native reader isn't built, and so isn't measured: run `make install`.", flush=True)
     with bench() as running:
         for plan in _plans(running, checkouts, size):
             wanted = [pattern.partition("/")[2] for pattern in only if fnmatch(plan.name, pattern.partition("/")[0])]
@@ -115,7 +121,8 @@ def _measure(checkouts: dict[str, Checkout], size: _Size, only: Sequence[str]) -
                     if each.key == LIMIT or any(fnmatch(each.key, pattern or "*") for pattern in wanted)
                 ]
                 labels = {each.key: each.label for each in chosen}
-                group = Group.now(plan.title, labels, in_turns(chosen, plan.rounds))
+                rounds = in_turns(chosen, plan.rounds)
+                group = Group(plan.title, labels, rounds, commit(), now(), busy)
             if len(chosen) == len(contestants):
                 save({plan.name: group})
             else:

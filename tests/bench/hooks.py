@@ -9,3 +9,11 @@ def change_two_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["name"] = row["name"].upper()
         row["status"] = f"{row['status']}!"
     return rows
+
+
+def change_two_lists(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same, for a step that takes columns."""
+    return {
+        "name": [name.upper() for name in columns["name"]],
+        "status": [f"{status}!" for status in columns["status"]],
+    }

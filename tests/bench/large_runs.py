@@ -23,6 +23,9 @@ _BUILT_IN: list[dict[str, Any]] = [
     {"filter": "amount > 0"},
 ]  # fmt: skip
 _DECLARED = {"python": {"function": _HOOK, "reads": ["name", "status"]}}
+_COLUMNS = {
+    "python": {"function": "tests.bench.hooks:change_two_lists", "takes": "columns", "reads": ["name", "status"]}
+}
 _CURSOR = {"PIPELINE_SOURCE__READER": "cursor"}
 
 
@@ -41,14 +44,15 @@ class Path:
 PATHS = (
     Path("null", "null, no steps"),
     Path("null-steps", "null, three built-in steps", {"steps": _BUILT_IN}),
-    Path("null-declared", "null, three steps + declared function", {"steps": [*_BUILT_IN, _DECLARED]}),
-    Path("null-undeclared", "null, three steps + undeclared function", {"steps": [*_BUILT_IN, {"python": _HOOK}]}),
+    Path("null-declared", "null, three steps, declared function", {"steps": [*_BUILT_IN, _DECLARED]}),
+    Path("null-undeclared", "null, three steps, undeclared function", {"steps": [*_BUILT_IN, {"python": _HOOK}]}),
+    Path("null-columns", "null, three steps, function of columns", {"steps": [*_BUILT_IN, _COLUMNS]}),
     Path("null-csv", "null, CSV", {"format": "csv"}),
     Path("null-traced", "null, no steps, traced", traced=True),
     Path("cursor", "cursor reader, null, no steps", env=_CURSOR),
     Path("cursor-declared", "cursor reader, null, declared function", {"steps": [*_BUILT_IN, _DECLARED]}, env=_CURSOR),
     Path("s3", "S3, no steps", to_s3=True),
-    Path("s3-declared", "S3, three steps + declared function", {"steps": [*_BUILT_IN, _DECLARED]}, to_s3=True),
+    Path("s3-declared", "S3, three steps, declared function", {"steps": [*_BUILT_IN, _DECLARED]}, to_s3=True),
     Path("s3-gzip", "S3, gzip", {"compression": "gzip"}, to_s3=True),
     Path("s3-zstd", "S3, zstd", {"compression": "zstd"}, to_s3=True),
 )
@@ -98,7 +102,10 @@ def wide_runs(bench: Bench, checkouts: Mapping[str, Checkout]) -> Iterator[Conte
     )
     for prefix, checkout in checkouts.items():
         for path in PATHS:
-            yield Contestant(prefix + path.key, prefix + path.label, partial(_measure, bench, checkout, path, "wide"))
+            if not prefix or not (path.env or path.traced):  # what only this checkout is compared in
+                yield Contestant(
+                    prefix + path.key, prefix + path.label, partial(_measure, bench, checkout, path, "wide")
+                )
 
 
 def narrow_runs(bench: Bench, checkouts: Mapping[str, Checkout]) -> Iterator[Contestant]:

@@ -57,6 +57,25 @@ def dlt(dsn: str, query: str, endpoint: str) -> float:
     return time.perf_counter() - started
 
 
+def asyncpg(dsn: str, query: str, endpoint: str) -> float:
+    """asyncpg's COPY, whose data is discarded: the least that its protocol costs."""
+    import asyncio
+
+    import asyncpg
+
+    async def discard(data: bytes) -> None:
+        pass
+
+    async def copy() -> float:
+        started = time.perf_counter()
+        connection = await asyncpg.connect(dsn)
+        await connection.copy_from_query(query, output=discard, format="binary")
+        await connection.close()
+        return time.perf_counter() - started
+
+    return asyncio.run(copy())
+
+
 if __name__ == "__main__":
     tool, *arguments = sys.argv[1:]
-    print(json.dumps({"seconds": {"duckdb": duckdb, "dlt": dlt}[tool](*arguments)}))
+    print(json.dumps({"seconds": {"asyncpg": asyncpg, "duckdb": duckdb, "dlt": dlt}[tool](*arguments)}))

@@ -23,6 +23,8 @@ VERSIONS = Path(__file__).with_name("peers.txt")
 VENV = ROOT / "build/bench-peers"
 
 _TABLE = "wide"
+_UNORDERED = f"SELECT * FROM db.{_TABLE} WHERE agency_id = 1"
+"""DuckDB reads a table in parallel only without an order."""
 _AWS = """
 [default]
 region = us-east-1
@@ -53,14 +55,15 @@ def installed() -> str | None:
 def peers(bench: Bench) -> Iterator[Contestant]:
     """All peers, exporting the wide table."""
     for key, label, command in (
+        ("asyncpg", "asyncpg COPY BINARY, discarded", _script(bench, "asyncpg", _query())),
         ("psql-text-aws", "psql COPY TEXT | aws s3 cp", _psql_to_aws(bench, f"COPY ({_query()}) TO STDOUT")),
         (
             "psql-json-aws", "psql row_to_json | aws s3 cp",
             _psql_to_aws(bench, f"COPY (SELECT row_to_json(r) FROM ({_query()}) r) TO STDOUT"),
         ),
-        ("duckdb", "DuckDB's scanner", _script(bench, "duckdb")),
+        ("duckdb", "DuckDB's scanner", _script(bench, "duckdb", _UNORDERED)),
         ("sling", "sling, JSON lines", _sling(bench)),
-        ("dlt", "dlt with connectorx, Parquet", _script(bench, "dlt")),
+        ("dlt", "dlt with connectorx, Parquet", _script(bench, "dlt", "")),
     ):  # fmt: skip
         yield Contestant(key, label, partial(_measure, bench, command))
 
@@ -94,9 +97,7 @@ def _psql_to_aws(bench: Bench, copy: str) -> list[list[str]]:
     return [psql, [*aws, "-", f"s3://{BUCKET}/psql.ndjson"]]
 
 
-def _script(bench: Bench, tool: str) -> list[list[str]]:
-    # DuckDB reads a table in parallel only without an order.
-    query = f"SELECT * FROM db.{_TABLE} WHERE agency_id = 1"
+def _script(bench: Bench, tool: str, query: str) -> list[list[str]]:
     script = Path(__file__).with_name("peer_scripts.py")
     return [[str(VENV / "bin/python"), "-P", str(script), tool, bench.dsn, query, bench.sink.url]]
 

@@ -20,22 +20,31 @@ from tests.bench.setting import ROOT, WIDE, Checkout, bench
 _SAMPLES_PER_SECOND = 400
 _SPANS = {"OTEL_TRACES_EXPORTER": "console"}
 """The run's spans tell the seconds of its stages."""
+_MAIN, _LOOP = "<module> (pipeline_processing/cli/main.py)", "run_async (pipeline_processing/terminal/event_loop.py)"
+"""What only says that the process runs."""
+_OURS = ("pipeline_processing/", "copy_stream", "tests/bench")
+"""In the names of our files, compiled ones included."""
 
 
 def functions(stacks: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
     """
     Count samples by function: where it was at the top of the stack, and where it was anywhere on it.
 
-    `stacks` are py-spy's raw lines: frames with `;` between, outermost first, and the number of samples.
+    `stacks` are py-spy's raw lines: frames with `;` between, outermost first, and the number of samples. The start of
+    the process counts as one function.
     """
     top: Counter[str] = Counter()
     anywhere: Counter[str] = Counter()
     for line in stacks:
         stack, _, samples = line.rpartition(" ")
         frames = [re.sub(r":\d+\)$", ")", frame) for frame in stack.split(";")]
-        top[frames[-1]] += int(samples)
+        if _LOOP in frames:
+            frames = frames[frames.index(_LOOP) + 1 :]
+        elif _MAIN in frames:
+            frames = ["start of the process"]
         for frame in set(frames):
             anywhere[frame] += int(samples)
+        top[frames[-1] if frames else _LOOP] += int(samples)
     return top, anywhere
 
 
@@ -64,7 +73,8 @@ def main() -> None:
     top, anywhere = functions(stacks.read_text("utf-8").splitlines())
     print(f"{path.label}: {plain.figures['seconds']:.2f} s, {plain.figures['cpu']:.2f} s of CPU with its start")
     print("busy:", ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in stages(plain.stderr).items()), "\n")
-    for title, counts in (("in the function itself", top), ("with what it calls", anywhere)):
+    ours = Counter({frame: samples for frame, samples in anywhere.items() if any(part in frame for part in _OURS)})
+    for title, counts in (("in the function itself", top), ("ours, with what they call", ours)):
         rows = [[frame, f"{samples / top.total():.1%}"] for frame, samples in counts.most_common(options.functions)]
         print(f"{title}\n{aligned(rows)}\n")
     print(f"All stacks, for a flame graph: {stacks.relative_to(ROOT)}")

@@ -24,6 +24,7 @@ _COLUMNS = {
     "p99_ms": "p99, ms",
 }
 """Figures that have a column, if a contestant of the group has them, and its title."""
+_QUIET = 1.0
 
 Table = Sequence[Sequence[str]]
 """Rows of cells, the first with the titles."""
@@ -103,7 +104,8 @@ def _figures(groups: Groups) -> str:
     parts += ["### Targets", markdown(targets(groups))]
     for name, group in groups.items():
         rounds = max(len(rounds) for rounds in group.rounds.values())
-        parts += [f"### {group.title}", f"{group.measured_at}, commit {group.commit}, medians of {rounds}."]
+        busy = f"; the machine was busy, load {group.load:.1f}" if group.load > _QUIET else ""
+        parts += [f"### {group.title}", f"{group.measured_at}, commit {group.commit}, medians of {rounds}{busy}."]
         if name == "wide":
             parts.append("![Seconds as a multiple of the limit](images/performance.svg)")
         parts.append(markdown(medians(group)))
@@ -112,16 +114,20 @@ def _figures(groups: Groups) -> str:
 
 # -- the plot ------------------------------------------------------------------------------------
 
-_LEFT, _WIDTH, _BAR, _GAP, _TOP = 290, 760, 16, 8, 34
-_OURS, _THEIRS, _BEFORE = "#2563eb", "#9ca3af", "#bfdbfe"
+_LEFT, _WIDTH, _BAR, _GAP, _TOP = 310, 800, 16, 8, 34
+_LONGEST = 5.0
+_OURS, _THEIRS, _OLDER = "#2563eb", "#9ca3af", "#bfdbfe"
 
 
 def plot(group: Group) -> str:
-    """Return an SVG with a bar for each contestant: its median as a multiple of the limit, and its range."""
-    bars = [(key, ratio(group.rounds, key, LIMIT)) for key in group.rounds]
-    shown = [(key, value) for key, value in bars if value is not None]
-    longest = max(value for _, value in shown)
-    scale = (_WIDTH - _LEFT - 60) / longest
+    """
+    Return an SVG with a bar for each contestant: its median as a multiple of the limit, and its range. Bars beyond
+    `_LONGEST` are cut, so that the others can be compared.
+    """
+    paths = [key for key in group.rounds if not key.startswith(BEFORE)]
+    keys = [key for path in paths for key in (path, BEFORE + path)]
+    shown = [(key, value) for key in keys if (value := ratio(group.rounds, key, LIMIT)) is not None]
+    scale = (_WIDTH - _LEFT - 60) / min(max(value for _, value in shown), _LONGEST)
     height = _TOP + len(shown) * (_BAR + _GAP) + 12
     unit = middle(group.rounds, LIMIT, "seconds") or 1.0
     lines = [
@@ -140,13 +146,15 @@ def plot(group: Group) -> str:
 
 def _bar(y: int, key: str, group: Group, *, value: float, scale: float, unit: float) -> Iterator[str]:
     ours = any(name in key for name in ("null", "s3", "cursor"))
-    colour = _BEFORE if key.startswith(BEFORE) else _OURS if ours else _THEIRS
-    least, most = (edge / unit * scale for edge in _range(group.rounds[key]))
+    colour = _OLDER if key.startswith(BEFORE) else _OURS if ours else _THEIRS
+    length, cut = min(value, _LONGEST) * scale, value > _LONGEST
+    least, most = (min(edge / unit, _LONGEST) * scale for edge in _range(group.rounds[key]))
     middle_y, text_y = y + _BAR / 2, y + _BAR - 4
     yield f'<text x="{_LEFT - 8}" y="{text_y}" text-anchor="end">{escape(group.labels[key])}</text>'
-    yield f'<rect x="{_LEFT}" y="{y}" width="{value * scale:.1f}" height="{_BAR}" fill="{colour}"/>'
+    yield f'<rect x="{_LEFT}" y="{y}" width="{length:.1f}" height="{_BAR}" fill="{colour}"/>'
     yield (f'<line x1="{_LEFT + least:.1f}" x2="{_LEFT + most:.1f}" y1="{middle_y}" y2="{middle_y}" stroke="#111827"/>')
-    yield f'<text x="{_LEFT + max(value * scale, most) + 6:.1f}" y="{text_y}">{value:.2f}</text>'
+    number = f"→ {value:.1f}" if cut else f"{value:.2f}"
+    yield f'<text x="{_LEFT + max(length, most) + 6:.1f}" y="{text_y}">{number}</text>'
 
 
 def _range(rounds: Sequence[Figures]) -> tuple[float, float]:

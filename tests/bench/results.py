@@ -32,13 +32,19 @@ class Group:
     rounds: Rounds
     commit: str
     measured_at: str
+    load: float
+    """Processes that wanted to run in the minute before: more than a few tenths, and the figures are noisy."""
 
-    @classmethod
-    def now(cls, title: str, labels: Mapping[str, str], rounds: Rounds) -> Group:
-        """A group that has just been measured."""
-        revision = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        commit = subprocess.run(revision, capture_output=True, text=True, check=False).stdout.strip()
-        return cls(title, labels, rounds, commit or "unknown", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+
+def commit() -> str:
+    """Name the commit of this checkout."""
+    revision = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(revision, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def now() -> str:
+    """Return date and time."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 Groups = Mapping[str, Group]

@@ -149,7 +149,8 @@ class Bench:
         history = self.migrated(checkout, f"history-{checkout.root.name}")
         variables = self.environment(history, PIPELINE_JOB_CONFIG_FILE=str(job_file), **(env or {}))
         finished = measured(command, server=self.server_cpu, env=variables, cwd=checkout.root)
-        completion: dict[str, Any] = json.loads(finished.stdout)
+        (line,) = [line for line in finished.stdout.splitlines() if line.startswith("{")]  # profilers print, too
+        completion: dict[str, Any] = json.loads(line)
         finished.figures.update(
             seconds=completion["duration_ms"] / 1000,
             whole=finished.figures["seconds"],

@@ -34,7 +34,7 @@ AGENCIES = 200
 """Of 100 rows each."""
 
 _WARM_UP_RUNS = 100
-_LONGEST_SECONDS = 120.0
+_LONGEST_SECONDS = 300.0
 _numbers = count()
 
 
@@ -68,11 +68,13 @@ class Fleet:
         deadline = time.perf_counter() + _LONGEST_SECONDS
         while len(came) < runs:
             assert time.perf_counter() < deadline, f"{len(came)} of {runs} runs within {_LONGEST_SECONDS:g} s"
-            for message in self.consumer.consume(500, timeout=0.05):
-                assert message.error() is None, message.error()
-                event = json.loads(message.value() or b"{}")
-                assert event["state"] == "succeeded", event
-                came[event["run_id"]] = time.perf_counter()
+            message = self.consumer.poll(1.0)
+            if message is None:
+                continue
+            assert message.error() is None, message.error()
+            event = json.loads(message.value() or b"{}")
+            assert event["state"] == "succeeded", event
+            came[event["run_id"]] = time.perf_counter()
         return came
 
     def throughput(self, runs: int) -> Figures:

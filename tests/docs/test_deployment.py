@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipeline_processing.agency_data_job.config import load_job_config
-from pipeline_processing.cli.main import app
+from pipeline_processing.cli.main import program
 from pipeline_processing.settings.loader import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -164,7 +164,7 @@ def test_commands_in_containers_are_understood() -> None:
     commands = [line[line.index("pipeline-processing") + 1 :] for line in lines if "pipeline-processing" in line]
     assert len(commands) > 5
     for first, *rest in commands:
-        command = typer.main.get_command(app).commands[first]
+        command = typer.main.get_command(program()).commands[first]
         command.make_context(first, rest)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, load_job_config
-from pipeline_processing.cli.main import app
+from pipeline_processing.cli.main import program
 from pipeline_processing.http.signatures import signature_headers
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.yaml_documents import load_yaml
@@ -97,7 +97,7 @@ def test_requests_are_valid() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_understood(page: Path) -> None:
     """Every `pipeline-processing …` of a page parses, with all of its options."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(program())
     for line in shell_lines(page):
         words = shlex.split(line, comments=True)
         if words[:1] != ["pipeline-processing"]:

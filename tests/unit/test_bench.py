@@ -18,6 +18,7 @@ WIDE = Group(
     },
     commit="abc",
     measured_at="2026-01-18 12:00 UTC",
+    load=0.1,
 )
 
 
@@ -82,10 +83,20 @@ def test_the_plot_has_a_bar_for_each_contestant() -> None:
 
 
 def test_profiles_count_samples_by_function() -> None:
-    """Once for each sample, however deep the recursion."""
-    top, anywhere = functions(["main (a.py:3);f (a.py:5);f (a.py:5) 2", "main (a.py:4);g (b.c:1) 1"])
-    assert top == {"f (a.py)": 2, "g (b.c)": 1}
-    assert anywhere == {"main (a.py)": 3, "f (a.py)": 2, "g (b.c)": 1}
+    """Once for each sample, however deep the recursion, without what is outside the event loop."""
+    main, loop = (
+        "<module> (pipeline_processing/cli/main.py:9)",
+        "run_async (pipeline_processing/terminal/event_loop.py:9)",
+    )
+    top, anywhere = functions(
+        [
+            f"{main};{loop};a (a.py:3);f (a.py:5);f (a.py:5) 2",
+            f"{main};{loop};a (a.py:4);g (b.c:1) 1",
+            f"{main};x (c.py:1) 4",
+        ]
+    )
+    assert top == {"f (a.py)": 2, "g (b.c)": 1, "start of the process": 4}
+    assert anywhere == {"a (a.py)": 3, "f (a.py)": 2, "g (b.c)": 1, "start of the process": 4}
 
 
 def test_profiles_read_the_seconds_of_stages_from_spans() -> None:

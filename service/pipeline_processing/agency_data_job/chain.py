@@ -14,8 +14,8 @@ from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, size_o
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.formats.formats import new_format
-from pipeline_processing.ports import Batches, Delivers, Lines, Records, Row, Services, Template
-from pipeline_processing.rows.columns import Column, Columns
+from pipeline_processing.ports import Batches, Delivers, Lines, Records, Row, RowMaker, Services, Template
+from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.expectations import NotNull, Unique
@@ -43,7 +43,8 @@ class Chain:
     Turns the source's records into rows and passes them through the steps.
 
     Leading steps that only select, rename or add columns are folded into building the rows, where they cost nothing
-    per row. If no other steps remain, rows are built in the shape that the format encodes fastest.
+    per row, and filters among them run on records, so that only rows that are kept are built. If no other steps remain,
+    rows are built in the shape that the format encodes fastest.
     """
 
     def __init__(
@@ -52,8 +53,16 @@ class Chain:
         """Build the chain for the source's `columns`."""
         projection = Projection.of(columns.names)
         self._links = list(enumerate(links, start=1))
-        while self._links and (folded := self._links[0][1].step.fold(projection)) is not None:
-            projection = folded
+        self._filters: list[tuple[int, Link, Mapping[str, int]]] = []
+        """The steps that run on records, each with the indexes of the columns there."""
+        while self._links:
+            number, link = self._links[0]
+            if (folded := link.step.fold(projection)) is not None:
+                projection = folded
+            elif link.step.read_records(projection.places):
+                self._filters.append((number, link, projection.places))
+            else:
+                break
             del self._links[0]
         places = (columns, *(link.columns for link in links))
         carried = not any(link.step.foreign for link in links)
@@ -62,16 +71,18 @@ class Chain:
         self.names = self.columns.names if carried else None
         """Names of the columns written; None if they depend on the rows."""
         header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
-        self.format = new_format(dataset.format, header=header, fixed=carried, csv=dataset.csv)
+        self.format = new_format(
+            dataset.format, header=header, fixed=carried, numbers=_numbers(self.columns), csv=dataset.csv
+        )
         """The format that encodes the outgoing rows."""
         self._projection = projection
-        self._make_rows = projection.rows if self._links else self.format.row_maker(projection)
+        self._make_rows = self._row_maker(projection)
         self._source_names = columns.names
         self._masks = masked_at_source([(link.step, link.columns) for link in links], columns)
         self._rejections = rejections
         self._tally = tally
         user_code = any(link.user_code for link in links)
-        self._sizing = Sizing(most_rows=_ROWS_FOR_USER_CODE if user_code else MOST_ROWS, watches=bool(self._links))
+        self._sizing = Sizing(most_rows=_ROWS_FOR_USER_CODE if user_code else MOST_ROWS, watches=self._has_steps)
         self._largest = 0
         """The approximate peak size of the current batch in bytes, over all steps."""
         self._next_number = 1
@@ -122,23 +133,34 @@ class Chain:
         """
         if not isinstance(batches, Delivers):
             return
-        if not self._links:
+        if not self._has_steps:
             if (line := self.format.template(self._projection, whole=True)) is not None:
                 batches.deliver(line)
             return
         touched = [link.step.touches for _, link in self._links]
         if self._rejections.keeps_rows or None in touched:
             return  # somebody needs the columns one by one
+        filtered_by = {
+            places[name] for _, link, places in self._filters for name in places.keys() & (link.step.touches or ())
+        }
+        touched.append(frozenset(name for name, index in self._projection.places.items() if index in filtered_by))
         outputs: list[int | Template] = []
         names: list[str] = []
         for run in self._projection.runs(frozenset().union(*filter(None, touched))):
             merged = self.format.template(run, whole=False) if len(run.names) > 1 else None
             outputs += run.indexes if merged is None else [merged]
             names += run.names if merged is None else run.names[:1]
+        outputs += sorted(filtered_by.difference(self._projection.indexes))
         if batches.deliver(outputs):
+            for _, link, places in self._filters:
+                link.step.read_records(
+                    {name: outputs.index(index) for name, index in places.items() if index in outputs}
+                )
             constants = self._projection.constants
             constant_names = self._projection.names[len(self._projection.indexes) :]
-            self._make_rows = Projection((*names, *constant_names), tuple(range(len(names))), constants).rows
+            self._make_rows = self._row_maker(
+                Projection((*names, *constant_names), tuple(range(len(names))), constants)
+            )
 
     def pieces(self, records: Records | Lines) -> Iterator[Batch]:
         """
@@ -155,24 +177,33 @@ class Chain:
             piece = self._sizing.piece(records, start)
             start += len(piece)
             self._largest, encoded = 0, self._tally.encoded
-            with self._tally.timed("steps" if self._links else "format"):
-                rows = self._make_rows(piece)
+            rows: Any = piece
+            if not self._filters:
+                with self._tally.timed("steps" if self._links else "format"):
+                    rows = self._make_rows(piece)
             yield Batch.read(rows, first=self._next_number, records=piece)
             self._next_number += len(piece)
             self._sizing.learn(len(piece), max(self._largest, self._tally.encoded - encoded))
 
     async def __call__(self, batch: Batch) -> Batch:
         """Run the steps on a batch."""
-        if not self._links:
+        if not self._has_steps:
             return batch
         with self._tally.timed("steps"):
+            for number, link, _ in self._filters:
+                if batch.rows:
+                    batch = await self._through(link, batch, number)
+            if self._filters and batch.rows:
+                kept: Any = batch.rows  # records so far
+                batch = batch.changed(self._make_rows(kept))
             for number, link in self._links:
                 if not batch.rows:
                     break
                 batch = await self._through(link, batch, number)
                 batch.size = size_of(batch.rows)
                 self._largest = max(self._largest, batch.size)
-        self._tally.filtered = sum(link.step.filtered for _, link in self._links)
+        links = (*(link for _, link, _ in self._filters), *(link for _, link in self._links))
+        self._tally.filtered = sum(link.step.filtered for link in links)
         return batch
 
     def rejected(self) -> list[tuple[Rejected, Row]]:
@@ -185,6 +216,14 @@ class Chain:
     def check_rejected(self) -> None:
         """Raises TooManyRejected if too large a share of the rows was rejected. Call it after the last row."""
         self._rejections.check()
+
+    @property
+    def _has_steps(self) -> bool:
+        """Whether any step sees records or rows."""
+        return bool(self._filters or self._links)
+
+    def _row_maker(self, projection: Projection) -> RowMaker:
+        return projection.rows if self._links else self.format.row_maker(projection)
 
     def _shown(self, rejected: Rejected) -> Row:
         return {
@@ -295,6 +334,17 @@ def _with_origins(leaving: Columns, reaching: Columns, *, user_code: bool) -> Co
         return column if before is None else replace(column, origins=before.origins)
 
     return replace(leaving, listed=tuple(map(completed, leaving)))
+
+
+def _numbers(columns: Columns) -> tuple[str, ...] | None:
+    """Return the columns that may hold fractional numbers; None if they depend on the rows."""
+    if not columns.complete or not all(column.typed for column in columns):
+        return None
+    return tuple(
+        column.name
+        for column in columns
+        if column.kind in (Kind.NUMBER, Kind.FLOAT) or (column.kind is None and column.comparison is None)
+    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pipeline_processing.options.entry import Entry
 from pipeline_processing.ports import ChecksDatasets, Destination
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.postgres.agency_ids import PostgresAgencyIds
+from pipeline_processing.sources.postgres.copy_reader import chosen_reader
 from pipeline_processing.sources.postgres.source import source_database
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.temporary_files import check_temporary_files
@@ -96,7 +97,11 @@ async def _check_dataset(
         ) as chain:  # opening the steps checks them
             if chain.columns.complete:
                 columns[dataset.name] = chain.columns.names
-    return f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
+    reader = chosen_reader(settings.source.reader).description if dataset.source.needs_source_database else ""
+    return (
+        f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
+        f"{reader and f'; {reader}'}"
+    )
 
 
 def _apis(config: AgencyJobConfig) -> Collection[Any]:

@@ -1,7 +1,7 @@
 """
 The command line: parses arguments, and maps how a command ended to an exit code.
 
-Each command has its own file and defers its imports until it is called, so that `--help` is quick.
+Each command has its own file, imported when it is called, and defers its own imports, so that all start quickly.
 """
 
 import errno
@@ -9,23 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from pipeline_processing.cli import config, dead_letters, triggers, webhooks
-from pipeline_processing.cli.board import board
-from pipeline_processing.cli.cancel import cancel
 from pipeline_processing.cli.context import current_mask, new_mask
-from pipeline_processing.cli.demo import demo
-from pipeline_processing.cli.gc import gc
-from pipeline_processing.cli.history import history
-from pipeline_processing.cli.migrate import migrate
-from pipeline_processing.cli.replay import replay
-from pipeline_processing.cli.run import run
-from pipeline_processing.cli.schemas import schemas
-from pipeline_processing.cli.serve import serve
-from pipeline_processing.cli.submit import submit
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.signals import Terminated, raise_interrupted, raise_terminated
@@ -33,19 +22,30 @@ from pipeline_processing.terminal.exit_codes import BUG, FAILED, INTERRUPTED, RE
 
 PROGRAM = "pipeline-processing"
 
-app = typer.Typer(
-    name=PROGRAM,
-    help="Exports one agency's data on request: Postgres → steps → S3.",
-    # Plain help and tracebacks: rich doubles the startup time, and its tracebacks print locals, which may be secrets.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-for command in (run, serve, submit, replay, history, cancel, board, gc, migrate, schemas, demo):
-    app.command()(command)
-app.add_typer(dead_letters.app, name="dead-letters")
-app.add_typer(config.app, name="config")
-app.add_typer(triggers.app, name="triggers")
-app.add_typer(webhooks.app, name="webhooks")
+COMMANDS = ("run", "serve", "submit", "replay", "history", "cancel", "board", "gc", "migrate", "schemas", "demo")
+GROUPS = ("dead-letters", "config", "triggers", "webhooks")
+"""In the order of `--help`. Each is in a module of its name."""
+
+
+def program(first: str = "") -> typer.Typer:
+    """Return the program: with the command `first` only, if there is one, because each takes time to set up."""
+    app = typer.Typer(
+        name=PROGRAM,
+        help="Exports one agency's data on request: Postgres → steps → S3.",
+        # Plain help and tracebacks: rich doubles the startup time, and its tracebacks print locals, which may be
+        # secrets.
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    all_names = (*COMMANDS, *GROUPS)
+    for name in (first,) if first in all_names else all_names:
+        module = import_module(f"pipeline_processing.cli.{name.replace('-', '_')}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command()(getattr(module, name))
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,7 +56,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
@@ -67,6 +66,9 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, by default with the process's arguments, and return the exit code."""
+    # To find its plugins, pydantic would read the metadata of all installed packages, a tenth of the time to start. An
+    # empty variable lets it.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Let SIGTERM unwind the stack. Without a handler, process 1 of a container would ignore it.
     before = signal.signal(signal.SIGTERM, raise_terminated)
     # Keep SIGINT ignored where it is, as in a background job.
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         # In standalone mode, typer would exit with its own codes.
-        result = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        result = program(*given[:1])(given, prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
         _say(f"{error.format_message()}\nSee `{PROGRAM} --help`, or `--help` after a command.")
         return USAGE

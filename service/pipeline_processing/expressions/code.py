@@ -103,6 +103,11 @@ def function_of(part: Part, places: Mapping[str, Any] | None = None) -> Run:
     return run
 
 
+def columns_of(part: Part) -> frozenset[str]:
+    """Return the columns that a part reads."""
+    return frozenset(each.name for each in _within(part) if isinstance(each, Field))
+
+
 def evaluated(part: Part) -> Any:
     """Compute a part of constants. Raises RowFault."""
     (value,), faults = _Source(part, None).compiled("run")([None])

@@ -1,6 +1,6 @@
 """The interface of expressions for steps: compiles text, given the columns, to functions of batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline_processing.errors import InvalidStep, UnknownColumn
 from pipeline_processing.expressions.casts import cast, coerced, required
-from pipeline_processing.expressions.code import Part, Results, Run, function_of
+from pipeline_processing.expressions.code import Part, Results, Run, columns_of, function_of
 from pipeline_processing.expressions.compile import FUNCTION_NAMES, Lookup, column_of_type, column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled, applied, strict
 from pipeline_processing.expressions.parse import parse, parse_type
@@ -33,6 +33,21 @@ _EXCERPT = 30
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """A compiled condition: True, False or None for each row."""
+
+    run: Run
+    part: Part | None
+    """None if it depends on columns whose types only the rows tell."""
+
+    def on_records(self, places: Mapping[str, int]) -> Run | None:
+        """Return it for records, where columns have these indexes; None if it isn't to be had."""
+        if self.part is None or not columns_of(self.part) <= places.keys():
+            return None
+        return function_of(self.part, places)
+
+
+@dataclass(frozen=True, slots=True)
 class Expression:
     """A compiled expression."""
 
@@ -42,12 +57,12 @@ class Expression:
     """The column of its values, without a name."""
 
 
-def condition(text: str, columns: Columns, *, carry: str, step: str) -> Run:
-    """Compile a condition: for each row True, False or None. Raises InvalidStep or UnknownColumn."""
+def condition(text: str, columns: Columns, *, carry: str, step: str) -> Condition:
+    """Compile a condition. Raises InvalidStep or UnknownColumn."""
     scope = _Scope(columns, carry=carry, step=step)
     with _refusals(f"Step {step!r}", text):
         tree = parse(text)
-        return scope.runnable(lambda lookup: required(compiled(tree, lookup), Type.BOOLEAN, "it"))
+        return scope.condition(lambda lookup: required(compiled(tree, lookup), Type.BOOLEAN, "it"))
 
 
 def expression(text: str, columns: Columns, *, carry: str, step: str, place: str) -> Expression:
@@ -101,6 +116,11 @@ class _Scope:
         self._carry = carry
         self._step = step
         self._read: dict[str, Column] = {}
+
+    def condition(self, build: Callable[[Lookup], Compiled]) -> Condition:
+        part = build(self._typed_before).part
+        is_typed = all(column.typed for column in self._read.values())
+        return Condition(self.runnable(build), part if is_typed else None)
 
     def expression(self, build: Callable[[Lookup], Compiled]) -> Expression:
         whole = build(self._typed_before)

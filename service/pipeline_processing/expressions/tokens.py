@@ -30,14 +30,17 @@ _ENDS_ALONE = rf"(?=\/\*|--|[^{_OPERATORS}]|$)"
 _COMMENT = "(?!)"
 for _ in range(4):  # they nest
     _COMMENT = rf"\/\*(?:{_COMMENT}|(?!\/\*|\*\/)[^\0])*\*\/"
-_NO_NAME = r"(?![A-Za-z0-9_$\x80-\U0010ffff])"
+# What isn't in ASCII may be in names. The sets list what may not, because ranges up to U+10FFFF take long to compile.
+_STARTS_NAME = r"[^\0-@\[-^`{-\x7f]"
+_IN_NAME = r"[^\0-#%-/:-@\[-^`{-\x7f]"
+_NO_NAME = f"(?!{_IN_NAME})"
 _TYPES = "|".join(sorted(TYPE_NAMES, reverse=True)).replace(" ", r"[ \t\n\r\f\v]+")
 # A sign after another one needs no lookahead: the first one has checked what follows all of them.
 _TOKEN = re.compile(
     rf"""(?P<SPACE>[ \t\n\r\f\v]+|--[^\n\r\0]*|{_COMMENT})
     |(?P<TYPE>(?ai:{_TYPES}){_NO_NAME})
-    |(?P<NAME>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
-    |(?P<NUMBER>(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+(?![A-Za-z0-9_$.\x80-\U0010ffff]))
+    |(?P<NAME>{_STARTS_NAME}{_IN_NAME}*)
+    |(?P<NUMBER>(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+(?!\.|{_IN_NAME}))
     |(?P<TEXT>'[^'\0]*(?:''[^'\0]*)*')
     |(?P<QUOTED>"[^"\0]+(?:""[^"\0]*)*")
     |(?P<CONVERT>::)

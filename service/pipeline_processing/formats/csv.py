@@ -1,7 +1,7 @@
 """CSV, as `COPY … (FORMAT csv)` writes it with the same options."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,11 @@ from pipeline_processing.rows.values import time_text
 
 AS_COPY_DOES = CsvOptions()
 """`COPY … (FORMAT csv, HEADER)`."""
+
+_NONE = type(None)
+_CARRIED = frozenset((str, _NONE))
+"""The types of carried values."""
+_QUOTE, _QUOTES = '"', '""'
 
 _rows = re.compile(rb'(?:[^"\n]|"[^"]*")*+\n').finditer
 
@@ -34,47 +39,48 @@ class Csv:
     def __init__(self, header: Sequence[str] = (), *, fixed: bool, options: CsvOptions = AS_COPY_DOES) -> None:
         self._fixed = fixed
         self._options = options
-        self._line = _line_writer(delimiter=options.delimiter, null=options.null)
         self._header = tuple(header)
         self._is_first = True
 
     def head(self) -> bytes:
-        return _encoded(self._line(list(self._header))) if self._options.header else b""
+        return _encoded(_lines([self._header], self._options)) if self._options.header else b""
 
     def row_maker(self, projection: Projection) -> RowMaker:
-        """Return a maker of lists of fields, without names."""
-        constants = projection.constants
-        return lambda records: [[*record, *constants] for record in projection.values(records)]
+        """Return a maker of sequences of fields, without names."""
+        if constants := projection.constants:
+            return lambda records: [(*record, *constants) for record in projection.values(records)]
+        return lambda records: list(projection.values(records))
 
     def template(self, projection: Projection, *, whole: bool) -> Template | None:
         if not whole:
             return None
         options = self._options
         columns = ((index, options.delimiter.encode() if at else b"") for at, index in enumerate(projection.indexes))
-        behind_null = self._line([None, *projection.constants]).removeprefix(options.null)
+        behind_null = _lines([(None, *projection.constants)], options).removeprefix(options.null)
         return Template(tuple(columns), _encoded(behind_null), options)
 
     def encode(self, batch: list[Any]) -> bytes:
-        if self._is_first and not self._fixed:
-            self._header = tuple(batch[0])
+        rows: Sequence[Iterable[Any]] = batch
+        if isinstance(batch[0], Mapping):
+            if self._is_first and not self._fixed:
+                self._header = tuple(batch[0])
+            rows = [row.values() if self._fixed else self._fields(row) for row in batch]
         self._is_first = False
-        line, fields = self._line, self._fields
-        return _encoded("".join([line(fields(row)) for row in batch]))
+        return _encoded(_lines(rows, self._options))
 
     def longest_row(self, encoded: bytes) -> int:
         return max((len(row[0]) for row in _rows(encoded)), default=0)
 
-    def _fields(self, row: Row | list[Any]) -> list[Any]:
-        if isinstance(row, list):
-            return row
-        if self._fixed:
-            return list(row.values())
-        if extra := [name for name in row if name not in self._header]:
+    def _fields(self, row: Row) -> Iterable[Any]:
+        header = self._header
+        if tuple(row) == header:
+            return row.values()
+        if extra := [name for name in row if name not in header]:
             raise StepFailed(
                 f"A row has the column {', '.join(map(repr, extra))}, which the first row lacks, but a CSV file has "
                 "one header. Make the `python` step return the same columns for every row, or use ndjson."
             )
-        return [row.get(name) for name in self._header]
+        return [row.get(name) for name in header]
 
 
 def _encoded(lines: str) -> bytes:
@@ -87,38 +93,38 @@ def _encoded(lines: str) -> bytes:
         ) from None
 
 
-def _line_writer(*, delimiter: str, null: str) -> Callable[[list[Any]], str]:
-    """Return a function from a row's fields (text, null, or values of user code) to a line."""
-    must_quote = re.compile(f'[{re.escape(delimiter)}"\r\n]').search
-    must_quote_beside_delimiters = re.compile(r'["\r\n]').search
+def _lines(rows: Sequence[Iterable[Any]], options: CsvOptions) -> str:
+    """Write rows of fields: text, null, or values of user code. All rows have as many."""
+    # Column by column, because what a few searches say of all its text would take as many of each field.
+    columns = list(zip(*rows, strict=True))
+    if not columns:
+        return "\n" * len(rows)
+    alone = len(columns) == 1
+    fields = [_column(column, options, alone=alone) for column in columns]
+    return "\n".join(map(options.delimiter.join, zip(*fields, strict=True))) + "\n"
 
-    def line(fields: list[Any]) -> str:
-        try:
-            joined = delimiter.join(fields)
-        except TypeError:  # a null, or a value of user code
-            fields = [field if field is None or type(field) is str else _text(field) for field in fields]
-            joined = delimiter.join([null if field is None else field for field in fields])
-        # Usually no field needs quotes, which one search over the whole line can show.
-        delimiters = len(fields) - 1
-        if (
-            joined.count(delimiter) == delimiters
-            and not must_quote_beside_delimiters(joined)
-            and null not in fields
-            and delimiters > 0
-        ):
-            return joined + "\n"
-        if fields == ["\\."]:  # alone on a line, it ends the data for older versions of COPY
-            return '"\\."\n'
-        return delimiter.join(map(field_of, fields)) + "\n"
 
-    def field_of(text: str | None) -> str:
-        if text is None:
-            return null
-        if text == null or must_quote(text):
-            return '"' + text.replace('"', '""') + '"'
-        return text
-
-    return line
+def _column(values: Sequence[Any], options: CsvOptions, *, alone: bool) -> Sequence[str]:
+    """Return the fields of a column, quoted where they need it. `alone` says that it is the only one."""
+    delimiter, null = options.delimiter, options.null
+    kinds = set(map(type, values))
+    if not kinds <= _CARRIED:
+        values = [value if value is None or type(value) is str else _text(value) for value in values]
+    texts = [text for text in values if text is not None] if _NONE in kinds else values
+    # Alone on a line, `\.` ends the data for older versions of COPY.
+    taken = (null, "\\.") if alone else (null,)
+    together = "".join(texts)
+    if any(each in together for each in (delimiter, '"', "\n", "\r")) or any(text in texts for text in taken):
+        texts = [
+            f'"{text.replace(_QUOTE, _QUOTES)}"'
+            if _QUOTE in text or delimiter in text or "\n" in text or "\r" in text or text in taken
+            else text
+            for text in texts
+        ]
+    if _NONE not in kinds:
+        return texts
+    remaining = iter(texts)
+    return [null if value is None else next(remaining) for value in values]
 
 
 def _text(value: Any) -> str:
@@ -150,6 +156,6 @@ def _text(value: Any) -> str:
 CARRY = Csv.carry
 
 
-def new(*, header: Sequence[str], fixed: bool, csv: CsvOptions) -> Csv:
+def new(*, header: Sequence[str], fixed: bool, numbers: Sequence[str] | None, csv: CsvOptions) -> Csv:
     """See `formats.new_format`."""
     return Csv(header, fixed=fixed, options=csv)

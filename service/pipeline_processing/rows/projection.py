@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
+from pipeline_processing.rows import loops
+
 
 @dataclass(frozen=True, slots=True)
 class Projection:
@@ -18,6 +20,11 @@ class Projection:
     def of(cls, names: Sequence[str]) -> "Projection":
         """Return the projection that keeps all columns."""
         return cls(names=tuple(names), indexes=tuple(range(len(names))))
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The index in a record of each column that isn't constant."""
+        return dict(zip(self.names, self.indexes, strict=False))
 
     def renamed(self, names: Mapping[str, str]) -> "Projection":
         """Rename columns, old → new."""
@@ -69,6 +76,8 @@ class Projection:
     def rows(self, records: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
         """Return the records as dicts."""
         names, constants = self.names, self.constants
+        if loops.COMPILED:
+            return loops.rows_of(names, self.values(records), constants)
         if not constants:
             return [dict(zip(names, record, strict=False)) for record in self.values(records)]
         return [dict(zip(names, (*record, *constants), strict=False)) for record in self.values(records)]

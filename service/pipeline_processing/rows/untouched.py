@@ -36,10 +36,10 @@ def remembering(value: Any, carried: Any) -> Any:
             read = _ReadFloat(value)
         case dict():
             read = _ReadDict(value)
-            read.as_read = _seen_as(value)
+            read.as_read = seen_as(value)
         case list():
             read = _ReadList(value)
-            read.as_read = _seen_as(value)
+            read.as_read = seen_as(value)
         case _:
             return value
     read.carried = carried
@@ -52,14 +52,14 @@ def carried_form(value: Any) -> Any:
         case _ReadFloat():
             return value.carried
         case _ReadDict() | _ReadList():
-            return value.carried if _seen_as(value) == value.as_read else None
+            return value.carried if seen_as(value) == value.as_read else None
     return None
 
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
-def _seen_as(value: Any) -> bytes:
+def seen_as(value: Any) -> bytes:
     """Return bytes that distinguish 1, 1.0 and True, at any depth; for a long value, a digest."""
     try:
         seen = _encode(value)

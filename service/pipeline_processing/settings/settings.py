@@ -55,6 +55,9 @@ class KafkaSettings(Section):
 
 class SourceSettings(Section):
     dsn: values.Dsn | None = Field(None, description="Postgres that holds the agencies' data; a read replica will do.")
+    reader: values.Reader = Field(
+        "auto", description="How rows are read: auto, by COPY if its native decoder is installed, or cursor."
+    )
 
 
 class HistorySettings(Section):

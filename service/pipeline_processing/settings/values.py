@@ -116,6 +116,8 @@ AddressingStyle = Annotated[
     Literal["auto", "path", "virtual"], must_be("one of auto, path, virtual", written=str.lower)
 ]
 
+Reader = Annotated[Literal["auto", "cursor"], must_be("one of auto, cursor", written=str.lower)]
+
 FinalStates = Annotated[
     tuple[Literal["succeeded", "failed", "cancelled"], ...],
     Field(min_length=1),

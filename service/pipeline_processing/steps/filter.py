@@ -1,5 +1,6 @@
 """Step `filter`: keep the rows for which a SQL condition is true."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -21,8 +22,17 @@ class Filter(Step):
         self.name = f"filter: {condition}"
         self.columns = context.columns
         self._row_errors = context.row_errors
-        self._truths = compiled_condition(condition, context.columns, carry=context.carry, step=self.name)
+        compiled = compiled_condition(condition, context.columns, carry=context.carry, step=self.name)
+        self._truths = compiled.run
+        self._on_records = compiled.on_records
         self.touches = columns_in(condition)
+
+    def read_records(self, places: Mapping[str, int]) -> bool:
+        truths = self._on_records(places)
+        if truths is None:
+            return False
+        self._truths = truths
+        return True
 
     async def __call__(self, batch: Batch) -> Batch:
         truths, faults = self._truths(batch.rows)

@@ -3,17 +3,19 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from pipeline_processing.kinds import column_of_kind, form_of
+from pipeline_processing.kinds import column_of_kind, forgetful, form_of
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind, check_absent
 from pipeline_processing.rows.json_values import loads
-from pipeline_processing.rows.untouched import carried_form
+from pipeline_processing.rows.loops import naturals_of, parts_of, set_values, settle, take
+from pipeline_processing.rows.projection import Projection
+from pipeline_processing.rows.untouched import carried_form, seen_as
 from pipeline_processing.steps.json_fields import WrongType, converter
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once
@@ -28,10 +30,20 @@ class WrongColumns(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Rows as the function gets them. It may modify `rows`; `values` has a row's values as they were."""
+    """Rows as the function gets them, which it may modify, and what the handover remembers of their values."""
 
     rows: Rows
-    values: Sequence[Sequence[Any]]
+    values: Sequence[list[Any]] = ()
+    """Lists with an item for each row."""
+
+    def at(self, places: Sequence[int]) -> "Given":
+        """Return only the rows at these places."""
+        if places == range(len(self.rows)):
+            return self
+        return Given(
+            [self.rows[place] for place in places],
+            [[column[place] for place in places] for column in self.values],
+        )
 
 
 class Handover(ABC):
@@ -47,12 +59,12 @@ class Handover(ABC):
         """Return copies of rows, with natural values."""
 
     @abstractmethod
-    def taken(self, rows: Rows, values: Sequence[Sequence[Any]], returned: Rows) -> tuple[Rows, dict[int, str]]:
+    def taken(self, rows: Rows, given: Given, returned: Rows) -> tuple[Rows, dict[int, str]]:
         """
         Return the rows that leave the step, and reasons to reject rows by position.
 
-        All arguments have the same length: the rows that reached the step, their values as given (see `Given`), and
-        what the function returned for them. Raises WrongColumns.
+        All arguments have the same length: the rows that reached the step, what the function got for them, and what it
+        returned. Raises WrongColumns.
         """
 
 
@@ -61,44 +73,52 @@ class AllColumns(Handover):
     Hands over all columns. The function may return any.
 
     If the step is the last one, values that come back as they were are put back as carried, which is written fastest.
-    Another step must see the values as the function left them.
+    Another step must see the values as the function left them; they remember how they were carried.
     """
 
     joins = False
 
     def __init__(self, context: StepContext) -> None:
         self.columns = UNKNOWN_COLUMNS
-        self._conversions = [(column.name, column.natural) for column in context.columns if column.natural is not None]
         self._puts_back = context.last
+        natural = {column.name: column.natural for column in context.columns if column.natural is not None}
+        self._naturals = {name: forgetful(each) if context.last else each for name, each in natural.items()}
         # Values of typed columns are immutable, or made anew by each conversion.
-        all_typed = context.columns.complete and all(column.typed for column in context.columns)
-        self._copies_deeply = context.row_errors.tolerant and not all_typed
+        self._all_typed = context.columns.complete and all(column.typed for column in context.columns)
+        self._copies_deeply = context.row_errors.tolerant and not self._all_typed
 
     def given(self, rows: Rows) -> Given:
         made = [dict(row) for row in rows]
-        for name, natural in self._conversions:
-            for row in made:
-                if (value := row.get(name)) is not None:
-                    row[name] = natural(value)
+        for name, natural in self._naturals.items():
+            set_values(made, name, naturals_of(rows, name, natural))
         if self._copies_deeply:
             for row in made:
                 row.update((name, deepcopy(value)) for name, value in row.items() if isinstance(value, _MUTABLE))
         if not self._puts_back:
-            return Given(made, [()] * len(made))
-        return Given(made, [[row.get(name) for name, _ in self._conversions] for row in made])
+            return Given(made)
+        values = [list(row.values()) for row in made]
+        return Given(made, [values, list(map(parts_of, values))])
 
-    def taken(self, rows: Rows, values: Sequence[Sequence[Any]], returned: Rows) -> tuple[Rows, dict[int, str]]:
+    def taken(self, rows: Rows, given: Given, returned: Rows) -> tuple[Rows, dict[int, str]]:
         if not self._puts_back:
             return returned, {}
-        left = [dict(row) for row in returned]  # the function may keep its own
-        for place, (name, _) in enumerate(self._conversions):
-            for row, carried, was in zip(left, rows, values, strict=True):
-                value = was[place]
-                if value is None or row.get(name) is not value:
-                    continue
-                if not isinstance(value, _MUTABLE) or carried_form(value) is not None:
-                    row[name] = carried[name]
-        return left, {}
+        values, parts = given.values
+        rest = settle(rows, values, parts, returned) if self._all_typed else range(len(rows))
+        for place in rest:
+            rows[place] = self._put_back(rows[place], values[place], returned[place])
+        return rows, {}
+
+    def _put_back(self, carried: Row, values: Sequence[Any], returned: Row) -> Row:
+        """Return a row with the carried values that the function has left alone, or moved to another column."""
+        given = dict(zip(carried, values, strict=True))
+        moved = {id(value): name for name, value in given.items() if isinstance(value, float | dict | list)}
+        row = dict(returned)  # the function may keep its own
+        for name, value in returned.items():
+            of = name if value is given.get(name) else moved.get(id(value), "")
+            natural = None if value is None else self._naturals.get(of)
+            if natural and (not isinstance(value, _MUTABLE) or seen_as(value) == seen_as(natural(carried[of]))):
+                row[name] = carried[of]
+        return row
 
 
 class DeclaredColumns(Handover):
@@ -113,65 +133,84 @@ class DeclaredColumns(Handover):
         """Raises UnknownColumn or InvalidStep."""
         check_named_once(reads, step=step)
         self._step = step
-        self._reads = [context.columns.require(name, step=step) for name in reads]
+        self.reads = tuple(reads)
+        self._read = [context.columns.require(name, step=step) for name in reads]
+        self._adds = tuple(adds)
         self._added = [name for name in adds if name not in reads]
         self._names_known = context.columns.complete
         self._copies_deeply = context.row_errors.tolerant
         # Each value may be computed from any column that the function reads.
-        origins = frozenset[str]().union(*(column.origins for column in self._reads))
+        origins = frozenset[str]().union(*(column.origins for column in self._read))
         typed = {name: column_of_kind(name, kind, context.carry, origins=origins) for name, kind in adds.items()}
-        changed = [typed.get(column.name, replace(column, origins=origins, unchanged=False)) for column in self._reads]
+        changed = [typed.get(column.name, replace(column, origins=origins, unchanged=False)) for column in self._read]
         new = [typed[name] for name in self._added]
         self.columns = context.columns.replaced(changed, step=step).plus(new, step=step)
         # A value that comes back as it was is put back as carried, unless its column gets another kind.
-        kept = {column.name: column for column in self._reads if column.name not in adds}
-        self._takers = [
-            _Taker(
+        self._takers = {
+            column.name: _Taker(
                 name=column.name,
-                place=place if column.name in kept else None,
+                place=None if column.name in adds else place,
                 settled=column.typed and column.kind not in (Kind.JSON, None),
+                plain=str if column.kind is Kind.TEXT and column.typed else None,
                 carried=_carrier(column, context.carry) if column.typed else None,
             )
             for place, column in enumerate((*changed, *new))
-        ]
-        self._expected = frozenset((*reads, *self._added))
+        }
 
     def given(self, rows: Rows) -> Given:
-        names = [column.name for column in self._reads]
+        values = self.values(rows)
+        return Given(Projection.of(self.reads).rows(list(zip(*values, strict=True))), values)
+
+    def values(self, rows: Rows) -> list[list[Any]]:
+        """Return the natural values of each column of `reads`."""
         if not self._names_known:
-            require_in_rows(names, rows, step=self._step)
+            require_in_rows(self.reads, rows, step=self._step)
             for row in rows:
                 check_absent(self._added, row, step=self._step)
-        values = list(zip(*(self._naturals(column, rows) for column in self._reads), strict=True))
-        return Given([dict(zip(names, each, strict=True)) for each in values], values)
+        return [self._naturals(column, rows) for column in self._read]
 
-    def taken(self, rows: Rows, values: Sequence[Sequence[Any]], returned: Rows) -> tuple[Rows, dict[int, str]]:
-        expected = self._expected
+    def taken(self, rows: Rows, given: Given, returned: Rows) -> tuple[Rows, dict[int, str]]:
+        expected = self._takers.keys()
         for new in returned:
             if new.keys() != expected:
-                raise WrongColumns(self._difference(new))
+                raise WrongColumns(
+                    f"returned a row {self._difference(new, required=expected)}. Every row must have the columns of "
+                    "`reads` and `adds`, and no others. Correct the function or its declaration; remove columns with "
+                    "`drop`."
+                )
+        columns = {name: naturals_of(returned, name, None) for name in expected}
+        return rows, self.take(rows, given.values, columns)
+
+    def take(self, rows: Rows, values: Sequence[list[Any]], columns: Mapping[str, list[Any]]) -> dict[int, str]:
+        """
+        Set columns of `reads` and `adds` in rows to what the function returned. Return reasons to reject rows by
+        position. `values` are those that it got.
+        """
         faults: dict[int, str] = {}
-        for taker in self._takers:
-            taker(rows, values, returned, faults)
-        return rows, faults
+        for name, taker in self._takers.items():
+            if name in columns:
+                taker(rows, values, columns[name], faults)
+        return faults
 
     def _naturals(self, column: Column, rows: Rows) -> list[Any]:
-        name, natural = column.name, column.natural
-        if natural is not None:
-            return [None if (value := row[name]) is None else natural(value) for row in rows]
-        if column.typed or not self._copies_deeply:
-            return [row[name] for row in rows]
-        return [deepcopy(value) if isinstance(value := row[name], _MUTABLE) else value for row in rows]
+        if column.typed or column.natural is not None or not self._copies_deeply:
+            return naturals_of(rows, column.name, column.natural)
+        return [deepcopy(value) if isinstance(value := row[column.name], _MUTABLE) else value for row in rows]
 
-    def _difference(self, row: Row) -> str:
-        missing = [name for name in sorted(self._expected) if name not in row]
-        extra = [str(name) for name in row if name not in self._expected]
+    def fault_of_columns(self, returned: Mapping[str, Any]) -> str | None:
+        """Say which columns a dict of columns lacks, or has undeclared."""
+        if what := self._difference(returned, required=self._adds):
+            return (
+                f"returned columns {what}. It must return the columns of `adds`, may return those of `reads`, and no "
+                "others. Correct the function or its declaration; remove columns with `drop`."
+            )
+        return None
+
+    def _difference(self, returned: Mapping[str, Any], *, required: Iterable[str]) -> str:
+        missing = [name for name in sorted(required) if name not in returned]
+        extra = [str(name) for name in returned if name not in self._takers]
         parts = (("without", missing), ("with the undeclared", extra))
-        what = " and ".join(f"{word} {', '.join(map(repr, names))}" for word, names in parts if names)
-        return (
-            f"returned a row {what}. Every row must have the columns of `reads` and `adds`, and no others. Correct the "
-            "function or its declaration; remove columns with `drop`."
-        )
+        return " and ".join(f"{word} {', '.join(map(repr, names))}" for word, names in parts if names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,21 +219,24 @@ class _Taker:
 
     name: str
     place: int | None
-    """Where the row's values as given have this column's; None if it is new, or of another kind now."""
+    """Which of the columns given it is; None if it is new, or of another kind now."""
     settled: bool
     """Whether its values can't be modified in place."""
+    plain: type | None
+    """A type whose values are carried as they are, if any."""
     carried: Callable[[Any], Any] | None
     """A value of user code (never None) → the carried value; raises WrongType. None if any value is taken as it is."""
 
-    def __call__(self, rows: Rows, values: Sequence[Sequence[Any]], returned: Rows, faults: dict[int, str]) -> None:
-        """Set the column in `rows`. Adds rows with a wrong value to `faults`."""
-        name, place, settled, carried = self.name, self.place, self.settled, self.carried
-        for position, (row, was, new) in enumerate(zip(rows, values, returned, strict=True)):
-            value = new[name]
-            if place is not None and value is was[place] and (settled or not isinstance(value, _MUTABLE)):
+    def __call__(self, rows: Rows, values: Sequence[list[Any]], new: list[Any], faults: dict[int, str]) -> None:
+        """Set the column in `rows`, where `values` are the columns given. Adds rows with a wrong value to `faults`."""
+        was = None if self.place is None else values[self.place]
+        name, carried = self.name, self.carried
+        for position in take(rows, name, was if self.settled else None, new, self.plain):
+            value = new[position]
+            if was is not None and value is was[position] and not isinstance(value, _MUTABLE):
                 continue
             try:
-                row[name] = value if value is None or carried is None else carried(value)
+                rows[position][name] = value if carried is None else carried(value)
             except WrongType as wrong:
                 faults.setdefault(position, f"the function's {name!r} is {wrong}")
 

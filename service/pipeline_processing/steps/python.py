@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag
 
@@ -11,6 +11,7 @@ from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import Kind
+from pipeline_processing.rows.loops import are_same
 from pipeline_processing.steps.handover import AllColumns, DeclaredColumns, Given, Handover, WrongColumns
 from pipeline_processing.steps.imported import PATH_PATTERN
 from pipeline_processing.steps.step import Batch, Step, StepContext
@@ -24,9 +25,16 @@ class PythonOptions(Part):
     """
     A function, the columns that it reads and those that it adds. It gets rows with the columns of `reads` only, may
     change their values, and returns rows with these columns and those of `adds`. All other columns stay as they are.
+
+    With `takes: columns`, it gets and returns lists of values by column instead: all of `adds`, and those of `reads`
+    that it changes.
     """
 
-    function: _Path = Field(description="`module:function`, list of rows → list of rows, never more than it got.")
+    function: _Path = Field(
+        description="`module:function`, list of rows → list of rows, never more than it got; with `takes: columns`, "
+        "lists of values by column → the same."
+    )
+    takes: Literal["rows", "columns"] = Field("rows", description="What the function gets and returns.")
     reads: tuple[str, ...] = Field(min_length=1, description="The columns that the function gets and may change.")
     adds: dict[str, Kind] = Field(
         {}, description="New columns and their types; of a column of `reads`, the type that it gets."
@@ -56,7 +64,8 @@ class Python(Step):
         if isinstance(options, str):
             self._handover = AllColumns(context)
         else:
-            self._handover = DeclaredColumns(options.reads, options.adds, context, step=self.name)
+            self._declared = DeclaredColumns(options.reads, options.adds, context, step=self.name)
+            self._handover = self._declared
         self.columns = self._handover.columns
         self.touches = None if isinstance(options, str) else frozenset((*options.reads, *options.adds))
         self.foreign = not self._handover.joins
@@ -78,9 +87,9 @@ class Python(Step):
         except PipelineError:
             raise  # the function used the service's errors on purpose
         except Exception as error:
-            if self._row_errors.tolerant and not isinstance(error, NoException):
-                return await self._row_by_row(batch, error)
-            raise self._raised(batch, error) from error
+            return await self._row_by_row(batch, error)
+        if type(returned) is list and are_same(given.rows, returned):  # the usual case
+            return self._left(batch, given, range(len(returned)), returned, {})
         left = self._checked(returned, batch, got=len(batch.rows))
         self.filtered += len(batch.rows) - len(left)
         places = self._places(given.rows, left, batch)
@@ -89,13 +98,9 @@ class Python(Step):
         return self._left(batch, given, places, left, {})
 
     async def _row_by_row(self, batch: Batch, error: Exception) -> Batch:
+        """Call the function with single rows after an error. Raises StepFailed if no rows may be rejected."""
         given = self._handover.given(batch.rows)
-        outcomes: Sequence[Any] = [Raised(error)]
-        if len(batch.rows) > 1:
-            try:
-                outcomes = await self._function.one_by_one([[row] for row in given.rows])
-            except NoException as ending:
-                raise self._raised(batch, ending) from ending
+        outcomes = await self._one_by_one(batch, [[row] for row in given.rows], error)
         faults: dict[int, str] = {}
         places: list[int] = []
         returned: Rows = []
@@ -108,6 +113,16 @@ class Python(Step):
         self.filtered += len(outcomes) - len(faults) - len(returned)
         return self._left(batch, given, places, returned, faults)
 
+    async def _one_by_one(self, batch: Batch, rows: Sequence[Any], error: Exception) -> Sequence[Any]:
+        if not self._row_errors.tolerant or isinstance(error, NoException):
+            raise self._raised(batch, error) from error
+        if len(rows) == 1:
+            return [Raised(error)]
+        try:
+            return await self._function.one_by_one(rows)
+        except NoException as ending:
+            raise self._raised(batch, ending) from ending
+
     def _left(
         self, batch: Batch, given: Given, places: Sequence[int], returned: Rows, faults: Mapping[int, str]
     ) -> Batch:
@@ -115,9 +130,10 @@ class Python(Step):
         Return the rows that leave the step, after rejecting others. The function returned `returned` for the rows at
         `places`, and raised for those in `faults`.
         """
-        values = [given.values[place] for place in places]
+        everywhere = places == range(len(batch.rows))
         try:
-            rows, wrong = self._handover.taken([batch.rows[place] for place in places], values, returned)
+            rows = batch.rows if everywhere else [batch.rows[place] for place in places]
+            rows, wrong = self._handover.taken(rows, given.at(places), returned)
         except WrongColumns as error:
             raise self._failed(batch, str(error)) from None
         if wrong or faults:
@@ -125,6 +141,8 @@ class Python(Step):
             self._row_errors.reject(batch, faults, step=self.name)
             rows = [row for at, row in enumerate(rows) if at not in wrong]
             places = [place for at, place in enumerate(places) if at not in wrong]
+        elif everywhere:
+            return batch.changed(rows)
         numbers = None if batch.numbers is None else [batch.numbers[place] for place in places]
         return Batch(rows, numbers, batch.span, batch.records)
 
@@ -185,10 +203,69 @@ def _short_or_long(options: Any) -> str:
     return "declaration" if isinstance(options, Mapping | PythonOptions) else "path"
 
 
+class PythonColumns(Python):
+    """
+    Calls `module:function` with the values of each column instead of rows: a dict of name → list. It returns such a
+    dict, with lists of the same length. So it can't drop rows. Everything else is as for rows.
+    """
+
+    _declared: DeclaredColumns
+
+    async def __call__(self, batch: Batch) -> Batch:
+        values = self._declared.values(batch.rows)
+        try:
+            returned = await self._function(dict(zip(self._declared.reads, map(list, values), strict=True)))
+        except PipelineError:
+            raise
+        except Exception as error:
+            return await self._row_by_row(batch, error)
+        self._check_columns(returned, batch, length=len(batch.rows))
+        return self._row_errors.reject(batch, self._declared.take(batch.rows, values, returned), step=self.name)
+
+    async def _row_by_row(self, batch: Batch, error: Exception) -> Batch:
+        reads, values = self._declared.reads, self._declared.values(batch.rows)
+        single = [{name: [value] for name, value in zip(reads, row, strict=True)} for row in zip(*values, strict=True)]
+        faults: dict[int, str] = {}
+        for place, outcome in enumerate(await self._one_by_one(batch, single, error)):
+            if isinstance(outcome, Raised):
+                faults[place] = described(outcome.error)
+                continue
+            self._check_columns(outcome, batch, length=1)
+            wrong = self._declared.take([batch.rows[place]], [[column[place]] for column in values], outcome)
+            if wrong:
+                faults[place] = wrong[0]
+        return self._row_errors.reject(batch, faults, step=self.name)
+
+    def _check_columns(self, returned: Any, batch: Batch, *, length: int) -> None:
+        if not isinstance(returned, dict):
+            raise self._failed(
+                batch,
+                f"returned {type(returned).__name__}, not columns. Return a dict of column name → list of values.",
+            )
+        if fault := self._declared.fault_of_columns(returned):
+            raise self._failed(batch, fault)
+        for name, values in returned.items():
+            if not isinstance(values, list):
+                raise self._failed(
+                    batch, f"returned a {type(values).__name__} as {name!r}. Return a list of its values."
+                )
+            if len(values) != length:
+                raise self._failed(
+                    batch,
+                    f"got {length:,} rows and returned {len(values):,} values of {name!r}. Return one for every row; "
+                    "to drop rows, add a `filter` behind it.",
+                )
+
+
+def _built(options: str | PythonOptions, context: StepContext) -> Python:
+    by_columns = isinstance(options, PythonOptions) and options.takes == "columns"
+    return (PythonColumns if by_columns else Python)(options, context)
+
+
 PLUGIN = Plugin(
     options=Annotated[
         Annotated[_Path, Tag("path")] | Annotated[PythonOptions, Tag("declaration")], Discriminator(_short_or_long)
     ],
-    build=Python,
+    build=_built,
     description="Call your own code: `module:function`, list of rows → list of rows, never more than it got.",
 )

@@ -125,6 +125,13 @@ class Step(ABC):
         """
         return None
 
+    def read_records(self, places: Mapping[str, int]) -> bool:
+        """
+        Have the step get batches of records, where columns have these indexes, instead of rows. Return whether it can,
+        which a step that changes rows can't. Called like `fold`, and again if the indexes change.
+        """
+        return False
+
     async def __aenter__(self) -> Self:
         """Called before the first row."""
         return self

@@ -11,7 +11,6 @@ from typing import Any, Self
 from pipeline_processing.aio.own_thread import OwnThread, StepPlace
 from pipeline_processing.errors import InvalidStep, PipelineError
 from pipeline_processing.log import get_logger
-from pipeline_processing.ports import Rows
 from pipeline_processing.steps.imported import imported
 from pipeline_processing.steps.own_loop import OwnLoop
 from pipeline_processing.user_code import NoException, closing, failing, user_code
@@ -53,7 +52,7 @@ class UserFunction:
             fault = _fault(self._found)
         if fault:
             raise InvalidStep(f"Step {step!r}: {path} is {fault}.")
-        self._function: Callable[[Rows], Any] = self._found
+        self._function: Callable[[Any], Any] = self._found
         self._is_async = False
         self._stack = AsyncExitStack()
 
@@ -78,20 +77,20 @@ class UserFunction:
         with closing(self._path, error):
             await self._close(kind, error, trace)
 
-    async def __call__(self, rows: Rows) -> Any:
-        """Call the function with these rows. Raises what it raises."""
+    async def __call__(self, given: Any) -> Any:
+        """Call the function with rows, or columns. Raises what it raises."""
         if self._is_async:
-            return await self._loop.run(self._function, rows)
-        returned = await self._thread.run(self._function, rows)
+            return await self._loop.run(self._function, given)
+        returned = await self._thread.run(self._function, given)
         # A decorator may hide that the function is async.
         return await self._loop.run(_awaited, returned) if inspect.isawaitable(returned) else returned
 
-    async def one_by_one(self, batches: Sequence[Rows]) -> list[Any | Raised]:
+    async def one_by_one(self, batches: Sequence[Any]) -> list[Any | Raised]:
         """Return what the function returns or raises for each batch. Raises the service's errors and NoException."""
         outcomes: list[Any | Raised] = []
-        for rows in batches:
+        for each in batches:
             try:
-                outcomes.append(await self(rows))
+                outcomes.append(await self(each))
             except (PipelineError, NoException):
                 raise
             except Exception as error:

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.sources.postgres.source import PostgresSource
-from tests.contract.source.reading import postgres, postgres_source
+from tests.contract.source.reading import READERS, postgres, postgres_source
 from tests.pgbouncer import POOL_MODES, NewPool
 
 
@@ -30,13 +30,29 @@ async def connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         yield opened
 
 
-@pytest.fixture(scope="module", params=["direct", *POOL_MODES])
-def source_dsn(request: pytest.FixtureRequest, dsn: str, database: str, pooled: NewPool) -> str:
-    """The DSN of Postgres, or of a PgBouncer in front of it, by pool mode."""
-    return dsn if request.param == "direct" else pooled(request.param).dsn(database)
+WAYS = [(reader, "direct") for reader in READERS] + [("copy", mode) for mode in POOL_MODES]
+"""What reads, and through which pool. Pools make no difference between readers that isn't tested in test_pgbouncer."""
+
+
+@pytest.fixture(scope="module", params=WAYS, ids="-".join)
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A reader, and `direct` or the mode of a PgBouncer's pool."""
+    way: tuple[str, str] = request.param
+    return way
+
+
+@pytest.fixture(scope="module")
+def reader(way: tuple[str, str]) -> str:
+    return way[0]
+
+
+@pytest.fixture(scope="module")
+def source_dsn(way: tuple[str, str], dsn: str, database: str, pooled: NewPool) -> str:
+    """The DSN of Postgres, or of a PgBouncer in front of it."""
+    return dsn if way[1] == "direct" else pooled(way[1]).dsn(database)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def source(source_dsn: str) -> AsyncIterator[PostgresSource]:
-    async with postgres_source(source_dsn) as opened:
+async def source(source_dsn: str, reader: str) -> AsyncIterator[PostgresSource]:
+    async with postgres_source(source_dsn, reader=reader) as opened:
         yield opened

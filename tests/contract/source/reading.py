@@ -11,8 +11,11 @@ from pipeline_processing.errors import SourceUnavailable
 from pipeline_processing.ports import Batches, Lines, Rows
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.projection import Projection
+from pipeline_processing.sources.postgres.copy_reader import NewDecoder, chosen_reader
 from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, PostgresSource
+
+READERS = ("copy", "cursor")
 
 
 class RowBatches:
@@ -32,15 +35,23 @@ class RowBatches:
 
 
 @asynccontextmanager
-async def postgres_source(dsn: str, **options: Any) -> AsyncIterator[PostgresSource]:
-    """A source as the service opens it."""
+async def postgres_source(dsn: str, *, reader: str = "copy", **options: Any) -> AsyncIterator[PostgresSource]:
+    """A source as the service opens it, with one of its readers, "copy" or "cursor"."""
     async with DatabaseClient(
         dsn=dsn,
         unavailable=SourceUnavailable,
         application_name="test",
         server_settings=SESSION_SETTINGS,
     ) as database:
-        yield PostgresSource(database=database, **options)
+        yield PostgresSource(database=database, decoder=_decoder(reader), **options)
+
+
+def _decoder(reader: str) -> NewDecoder | None:
+    if reader == "cursor":
+        return None
+    decoder = chosen_reader().decoder
+    assert decoder is not None, "the native decoder isn't built"
+    return decoder
 
 
 @asynccontextmanager

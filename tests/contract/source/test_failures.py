@@ -114,9 +114,9 @@ async def test_writing(query: str, carry: str, source: PostgresSource):
 
 
 @both_forms
-async def test_permission_denied(carry: str, dsn: str):
+async def test_permission_denied(carry: str, dsn: str, reader: str):
     """A table that the user may not read is a matter of access, not of the config."""
-    async with postgres_source(dsn.replace("pipeline@", "reader@")) as source:
+    async with postgres_source(dsn.replace("pipeline@", "reader@"), reader=reader) as source:
         with pytest.raises(AccessDenied, match=r"'records': .*secrets") as raised:
             await read(source, "SELECT * FROM secrets", carry=carry)
 

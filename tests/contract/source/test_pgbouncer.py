@@ -14,7 +14,7 @@ from pipeline_processing.errors import AccessDenied, DatabaseMisconfigured, Pipe
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.sources.postgres.lookup import PostgresLookup
 from pipeline_processing.sources.postgres.source import SESSION_SETTINGS
-from tests.contract.source.reading import postgres_source, read, until
+from tests.contract.source.reading import READERS, postgres_source, read, until
 from tests.pgbouncer import NewPool, PgBouncer
 
 OTHERS = {
@@ -79,9 +79,10 @@ async def used(pool: PgBouncer, database: str, connection: asyncpg.Connection) -
     return dsn
 
 
-async def test_a_source_has_its_own_settings(used: str) -> None:
+@pytest.mark.parametrize("reader", READERS)
+async def test_a_source_has_its_own_settings(used: str, reader: str) -> None:
     """Whatever the session was set to before, for values that are decoded here or rendered there."""
-    async with postgres_source(used) as source:
+    async with postgres_source(used, reader=reader) as source:
         (batch,) = await read(source, VALUES.replace("ANY ($1)", "'here'"))
 
     assert [carried(row) for row in batch] == [NDJSON]

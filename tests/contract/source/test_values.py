@@ -19,6 +19,7 @@ from tests.contract.source.helpers import (
     reimported,
     rows_to_json,
 )
+from tests.contract.source.reading import READERS, postgres_source
 from tests.contract.source.torture import NO_INPUT, PSEUDO_TYPES, SAMPLES, create, table
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -51,17 +52,23 @@ async def torture(connection: asyncpg.Connection) -> asyncpg.Connection:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def exported(torture: asyncpg.Connection, source: PostgresSource) -> dict[tuple[str, str, str], bytes]:
-    """(type, format, chain) → artifact. One run exports all tables, as a run with many datasets does."""
-    names = {type_name: f"d{number}" for number, type_name in enumerate(SAMPLES)}
+    """(type, format, chain) → artifact."""
     artifacts = {}
     for form in ("ndjson", "csv"):
-        for chain, steps in CHAINS.items():
-            written = await export_all(
-                source,
-                [dataset(_query(each), name=name, format=form, steps=steps) for each, name in names.items()],
-            )
-            artifacts |= {(each, form, chain): written[name] for each, name in names.items()}
+        for chain in CHAINS:
+            written = await exported_by(source, form, chain)
+            artifacts |= {(each, form, chain): content for each, content in written.items()}
     return artifacts
+
+
+async def exported_by(source: PostgresSource, form: str, chain: str) -> dict[str, bytes]:
+    """type → artifact. One run exports all tables, as a run with many datasets does."""
+    names = {type_name: f"d{number}" for number, type_name in enumerate(SAMPLES)}
+    written = await export_all(
+        source,
+        [dataset(_query(each), name=name, format=form, steps=CHAINS[chain]) for each, name in names.items()],
+    )
+    return {each: written[name] for each, name in names.items()}
 
 
 def _query(type_name: str) -> str:
@@ -89,6 +96,18 @@ async def test_types_without_values_really_have_none(torture: asyncpg.Connection
     for type_name in NO_INPUT:
         with pytest.raises(asyncpg.FeatureNotSupportedError, match="cannot accept a value"):
             await torture.execute(f"SELECT CAST('' AS {type_name})")
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+async def test_both_readers_write_the_same_bytes(
+    form: str, dsn: str, reader: str, torture: asyncpg.Connection, exported: Mapping[tuple[str, str, str], bytes]
+):
+    """Of every type, through no steps and through Python."""
+    other = next(each for each in READERS if each != reader)
+    async with postgres_source(dsn, reader=other) as source:
+        for chain in ("no steps", "python steps"):
+            written = await exported_by(source, form, chain)
+            assert [each for each in SAMPLES if written[each] != exported[each, form, chain]] == []
 
 
 @every_chain

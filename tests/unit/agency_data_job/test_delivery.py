@@ -67,6 +67,7 @@ STEPS = st.lists(
             {"dedupe": {"by": ["name"]}},
             {"python": {"function": f"{HOOKS}:watch", "reads": ["id", "doc"], "adds": {"extra": "text"}}},
             {"python": {"function": f"{HOOKS}:watch", "reads": ["seen", "amount"]}},
+            {"python": {"function": f"{HOOKS}:columns_again", "takes": "columns", "reads": ["name", "ratio"]}},
             {"python": f"{HOOKS}:watch"},
             {"validate": {"json_schema": {"properties": {"id": {"type": ["integer", "null"], "minimum": 0}}}}},
         ]
@@ -177,6 +178,13 @@ async def test_untouched_neighbours_are_one_value():
         4,
         Template(((5, b""), (6, b',"doc":'), (7, b',"odd \\"name\\"":')), b""),
     ]
+
+
+async def test_a_filter_needs_columns_that_are_not_written():
+    """They come behind those that are."""
+    asked = await outputs({"rename": {"id": "no"}}, {"filter": "no > 1"}, {"select": ["name", "amount"]})
+
+    assert asked == [Template(((1, b""), (2, b',"amount":')), b""), 0]
 
 
 @pytest.mark.parametrize(

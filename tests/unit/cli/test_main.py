@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], int]:
     def run_as_command(function: Callable[..., Any]) -> int:
         app = typer.Typer(rich_markup_mode=None)
         app.command()(function)
-        monkeypatch.setattr(main_module, "app", app)
+        monkeypatch.setattr(main_module, "program", lambda *_: app)
         return main([])
 
     return run_as_command
@@ -139,13 +139,73 @@ def test_help_and_version_are_data(capsys: pytest.CaptureFixture[str]) -> None:
 # -- the process ---------------------------------------------------------------------------------
 
 
-def test_help_imports_nothing_that_it_does_not_need() -> None:
-    """What keeps `--help` quick; measured by modules, because times vary."""
-    code = "import sys; from pipeline_processing.cli.main import main; main(['--help']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+HEAVY = {
+    *("aiobotocore", "aiohttp", "aiokafka", "asyncio", "asyncpg", "botocore", "faust", "opentelemetry.sdk", "psutil"),
+    *("pydantic", "rich", "sqlglot", "starlette", "structlog", "uvicorn", "uvloop", "yaml"),
+}
+"""Libraries that take long to import."""
+_TO_RUN = {"asyncio", "asyncpg", "pydantic", "structlog", "uvloop", "yaml"}
+_REQUEST = ("agency_data_job", "--agency-id", "1")
+_JOB = """
+job: agency_data_job
+datasets:
+  - name: records
+    source:
+      postgres:
+        query: SELECT id, r.name AS title FROM records AS r WHERE agency_id = $1;
+        args: [agency_id]
+    steps:
+      - filter: "id > 0"
+"""
 
-    slow = {"aiobotocore", "asyncpg", "botocore", "opentelemetry", "pydantic", "rich", "sqlglot", "structlog", "yaml"}
-    assert slow & set(done.stdout.split()) == set()
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["--help"], set()),
+        (["config", "check"], {"asyncio", "pydantic", "structlog", "yaml"}),
+        (["history"], {"asyncio", "asyncpg", "pydantic", "uvloop"}),
+        (["run", *_REQUEST, "--dry-run"], _TO_RUN),
+        (["run", *_REQUEST], {*_TO_RUN, "aiobotocore", "aiohttp", "botocore"}),
+    ],
+)
+def test_a_command_imports_nothing_that_it_does_not_need(
+    arguments: list[str], needed: set[str], tmp_path: Path
+) -> None:
+    """What keeps its start quick; measured by modules, because times vary. The servers that it asks don't exist."""
+    (job := tmp_path / "job.yaml").write_text(_JOB)
+    variables = {
+        "PIPELINE_JOB_CONFIG_FILE": str(job),
+        "PIPELINE_DESTINATION": "s3://exports",
+        "PIPELINE_SOURCE__DSN": "postgresql://127.0.0.1:1/agencies",
+        "PIPELINE_S3__ENDPOINT_URL": "http://127.0.0.1:1",
+        "PIPELINE_WORKER__MAX_ATTEMPTS": "1",
+    }
+    assert _imported(f"main({arguments})", **variables) & HEAVY <= needed
+
+
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        ("service", {*_TO_RUN, "aiohttp", "aiokafka", "starlette", "uvicorn"}),
+        ("kafka", {"aiokafka", "asyncio", "pydantic"}),
+        ("board", {*_TO_RUN, "aiokafka", "starlette", "uvicorn"}),
+    ],
+)
+def test_the_parts_of_a_service_need_no_more(module: str, needed: set[str]) -> None:
+    """`submit` and `triggers` are put together in the same way."""
+    assert _imported(f"import pipeline_processing.app.{module}") & HEAVY <= needed
+
+
+def _imported(code: str, **variables: str) -> set[str]:
+    """Return the modules that a process has imported after running this code."""
+    code = f"import sys; from pipeline_processing.cli.main import main; {code}; print('modules:', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(**variables)
+    )
+    imported = set(done.stdout.rpartition("modules:")[2].split())
+    assert "pipeline_processing.cli.main" in imported
+    return imported
 
 
 def test_the_module_runs_as_a_program() -> None:
@@ -202,7 +262,7 @@ async def work() -> None:
         await asyncio.sleep(0)
         print("unwound", flush=True)
 
-main_module.app = app
+main_module.program = lambda *_: app
 sys.exit(main_module.main([]))
 """
 
@@ -232,7 +292,7 @@ app = typer.Typer()
 def load(path: str) -> None:
     imported(path, step="python")
 
-main_module.app = app
+main_module.program = lambda *_: app
 sys.exit(main_module.main(sys.argv[1:]))
 """
 SLOW_MODULE = """

@@ -215,6 +215,6 @@ def test_any_name_is_only_a_key(name: str):
 def test_conditions_are_truths():
     """True, false or null, and nothing that only looks like it."""
     for text, expected in (("integer > 4", True), ("integer > 5", False), ("integer > NULL", None), ("boolean", True)):
-        truths, _ = condition(text, COLUMNS, carry="json", step="filter")([ROW])
+        truths, _ = condition(text, COLUMNS, carry="json", step="filter").run([ROW])
         assert truths == [expected]
         assert type(truths[0]) in (bool, type(None))

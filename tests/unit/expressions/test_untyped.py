@@ -70,8 +70,8 @@ def test_types_from_the_rows_are_as_good_as_types_known_before(marked: str):
 
     unknown = condition(expression, UNKNOWN_COLUMNS, carry="json", step="filter")
 
-    truths, faults = unknown(NATURAL)
-    expected, expected_faults = known(CARRIED)
+    truths, faults = unknown.run(NATURAL)
+    expected, expected_faults = known.run(CARRIED)
     assert truths == expected
     assert faults.keys() == expected_faults.keys()
 

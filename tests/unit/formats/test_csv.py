@@ -57,6 +57,11 @@ def test_a_single_column():
     assert written({"a": None}, {"a": ""}, {"a": "x"}, columns=("a",)) == 'a\n\n""\nx\n'
 
 
+def test_rows_without_columns():
+    """Each is an empty line, as COPY writes it."""
+    assert written({}, {}, columns=()) == "\n\n\n"
+
+
 def test_what_once_ended_the_data_of_copy():
     r"""A line of nothing but \. would end what older versions of COPY read."""
     assert written({"a": "\\."}, columns=("a",)) == 'a\n"\\."\n'

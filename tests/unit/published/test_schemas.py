@@ -252,6 +252,7 @@ CONTRACT = [
                         {"filter": "status != 'deleted'"},
                         {"python": "mycompany.steps:normalise"},
                         {"python": {"function": "mycompany.steps:rate", "reads": ["id"], "adds": {"n": "integer"}}},
+                        {"python": {"function": "mycompany.steps:rate", "reads": ["id"], "takes": "columns"}},
                     ],
                     "format": "ndjson",
                     "compression": "none",

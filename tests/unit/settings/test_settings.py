@@ -22,6 +22,7 @@ DSN = "postgresql://app:tops3cret@db.internal:5432/agencies"
 CONTRACT = {
     "PIPELINE_SETTINGS_FILE": None,
     "PIPELINE_SOURCE__DSN": None,
+    "PIPELINE_SOURCE__READER": "auto",
     "PIPELINE_HISTORY__DSN": None,
     "PIPELINE_HISTORY__SCHEMA": "pipeline",
     "PIPELINE_S3__ENDPOINT_URL": None,
@@ -619,7 +620,10 @@ FAULTS = {
         "must be a URL such as postgresql://user:password@host:5432/database, with : / ? # @ % in a password "
         "percent-encoded",
     ),
-    "PIPELINE_SOURCE": ("1", "is a group of settings: PIPELINE_SOURCE__DSN, PIPELINE_SOURCE__DSN_FILE"),
+    "PIPELINE_SOURCE": (
+        "1",
+        "is a group of settings: PIPELINE_SOURCE__DSN, PIPELINE_SOURCE__READER, PIPELINE_SOURCE__DSN_FILE",
+    ),
     "PIPELINE_HISTORY__DSN_FILE": ("/nowhere/dsn", "can't read /nowhere/dsn: No such file or directory"),
     "PIPELINE_HISTORY__SCHEMA": (
         "Pipeline; DROP",
@@ -665,7 +669,7 @@ def test_faults_in_a_file_name_the_file_and_the_key(tmp_path: Path) -> None:
         [
             f"{file}: worker.concurrency: must be a whole number ≥ 1, not True",
             f"{file}: worker.max_atempts: unknown setting. Did you mean worker.max_attempts?",
-            f"{file}: source: is a group of settings: source.dsn, source.dsn_file",
+            f"{file}: source: is a group of settings: source.dsn, source.reader, source.dsn_file",
             f"{file}: settings_file: a settings file can't name another one",
             f"{file}: kafka.group_id: must be text in quotes, not 7",
             f"{file}: nonsense: unknown setting",

@@ -368,3 +368,20 @@ class SetsVariable(Opened):
 
 async def async_generator(rows: Rows) -> AsyncIterator[Any]:
     yield rows
+
+
+def columns_upper(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """By columns: change one, add one."""
+    names = columns["name"]
+    return {"name": [name and name.upper() for name in names], "length": [name and len(name) for name in names]}
+
+
+def columns_refuse_b(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    if "b" in columns["name"]:
+        raise ValueError("no b here")
+    return columns_upper(columns)
+
+
+def columns_again(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """By columns: double text."""
+    return {name: [each and each * 2 if name == "name" else each for each in columns[name]] for name in columns}

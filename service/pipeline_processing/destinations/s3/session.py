@@ -1,12 +1,15 @@
 """Open a botocore client: its network behaviour and its credentials."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import (
     AioAssumeRoleCredentialFetcher,
@@ -19,6 +22,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
 from botocore.credentials import CredentialProvider, ReadOnlyCredentials
 from botocore.handlers import add_expect_header
+from botocore.loaders import JSONFileLoader, Loader
 from pydantic import SecretStr
 
 from pipeline_processing.destinations.s3.direct import DirectRequests
@@ -142,8 +146,39 @@ def _config(addressing_style: AddressingStyle, connections: int, new_pool: Calla
     )
 
 
-async def _session_of_keys(keys: Keys, learned: Learned) -> AioSession:
+def _new_session() -> AioSession:
     session = get_session()
+    session.register_component("data_loader", loader(session.get_config_variable("data_path") or ""))
+    return session
+
+
+@cache
+def loader(paths: str = "") -> Loader:
+    """Return a loader of service descriptions, which keeps them. `paths` are folders of further ones, with colons."""
+    extra = [os.path.expanduser(os.path.expandvars(path)) for path in paths.split(os.pathsep) if path]
+    return _Loader(extra_search_paths=extra)
+
+
+class _FileLoader(JSONFileLoader):  # type: ignore[misc] # botocore has no types
+    """Reads botocore's descriptions of services in a fifth of the time: half a megabyte of JSON for S3 alone."""
+
+    def _load_file(self, full_path: str, open_method: Callable[[str, str], Any]) -> Any:
+        if not Path(full_path).is_file():
+            return None
+        with open_method(full_path, "rb") as file:
+            return orjson.loads(file.read())
+
+
+class _Loader(Loader):  # type: ignore[misc]
+    FILE_LOADER_CLASS = _FileLoader
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        """Return the names of all services. botocore would look for the type in each of their hundreds of folders."""
+        return sorted({name for path in self._potential_locations() for name in os.listdir(path)})
+
+
+async def _session_of_keys(keys: Keys, learned: Learned) -> AioSession:
+    session = _new_session()
     if not keys.access_key_id and (found := await session.get_credentials()) is not None:
         frozen = await found.get_frozen_credentials()
         learned(filter(None, (frozen.secret_key, frozen.token)))
@@ -158,7 +193,7 @@ async def _session_of(role: AssumedRole, keys: Keys, region: str | None, learned
     expire: AWS's last an hour, and a run may take longer. Those requests raise AccessDenied, DestinationUnavailable,
     Throttled or SettingsError if the role can't be assumed.
     """
-    own, acting = get_session(), get_session()
+    own, acting = _new_session(), _new_session()
     key, secret, token = keys.arguments().values()
     trusted = AioCredentials(key, secret, token) if key and secret else await own.get_credentials()
     if trusted is None:

@@ -71,10 +71,10 @@ inline char *write_float(char *out, typename Layout<Float>::Bits bits) {
     char text[32];
     char *end = std::to_chars(text, text + sizeof text, value, std::chars_format::scientific).ptr;
     // d.ddde±xx → digits and exponent
-    char *mark = end - 3;
-    while (*mark != 'e') mark--;
+    char *mark = end[-4] == 'e' ? end - 4 : end - 5;
     int power = 0;
-    std::from_chars(mark[1] == '+' ? mark + 2 : mark + 1, end, power);
+    for (char *digit = mark + 2; digit < end; digit++) power = 10 * power + (*digit - '0');
+    if (mark[1] == '-') power = -power;
     char *digits = text;
     int count = 1;
     if (mark - text > 1) {

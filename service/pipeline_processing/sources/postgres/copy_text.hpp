@@ -84,12 +84,21 @@ public:
 
     // Return the first `size` bytes as an object, and begin anew.
     PyObject *take(size_t size) {
+        size_t capacity = static_cast<size_t>(end_ - begin_);
         PyObject *taken = object_;
         object_ = nullptr;
         begin_ = at = end_ = nullptr;
-        first_ = std::max(first_, size + size / 8);
+        size_t next = size + size / 8;  // it will be about as large
+        if (next > first_ || next < first_ / 4) first_ = next;
         if (taken == nullptr) return PyBytes_FromStringAndSize(nullptr, 0);
-        _PyBytes_Resize(&taken, static_cast<Py_ssize_t>(size));  // sets an error and null if it fails
+        if (size >= capacity / 4 * 3) {
+            // Keep some spare memory. Blocks that shrink are smaller than the next ones, which the C library then takes
+            // from the operating system again and again, page by page: that costs more than all decoding.
+            Py_SET_SIZE(taken, static_cast<Py_ssize_t>(size));
+            PyBytes_AS_STRING(taken)[size] = 0;
+        } else {
+            _PyBytes_Resize(&taken, static_cast<Py_ssize_t>(size));  // sets an error and null if it fails
+        }
         return taken;
     }
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from pipeline_processing.aio.budget import ByteBudget
+from pipeline_processing.sources.postgres.tap import Tap, transport_of
 
 _HEADER_BYTES = 5
 _DATA_ROW, _ERROR, _READY, _SUSPENDED, _COMPLETE = b"DEZsC"
@@ -26,7 +27,7 @@ _ENDED_EARLY = b"s\x00\x00\x00\x04Z\x00\x00\x00\x05T"
 """PortalSuspended, and ReadyForQuery inside a transaction."""
 
 
-class Meter(asyncio.Protocol):
+class Meter(Tap):
     """
     Forwards what the server sends, and ends a fetch before the row that would exceed `fetch_bytes`.
 
@@ -38,11 +39,10 @@ class Meter(asyncio.Protocol):
     def __init__(
         self, transport: Any, receiver: Any, *, fetch_bytes: int, max_row_bytes: int, budget: ByteBudget
     ) -> None:
+        super().__init__(transport, receiver)
         self.ended_early = False
         """Whether the meter ended the last fetch before all of its rows had arrived."""
         self.too_large: int | None = None
-        self._transport = transport
-        self._receiver = receiver
         self._fetch_bytes = fetch_bytes
         self.max_row_bytes = max_row_bytes
         self._budget = budget
@@ -69,7 +69,7 @@ class Meter(asyncio.Protocol):
     @classmethod
     def on(cls, connection: Any, *, fetch_bytes: int, max_row_bytes: int, budget: ByteBudget) -> Self:
         """Attach a meter to an asyncpg connection, for the rest of its life."""
-        transport = connection._transport  # asyncpg has no public way to get it
+        transport = transport_of(connection)
         meter = cls(
             transport, transport.get_protocol(), fetch_bytes=fetch_bytes, max_row_bytes=max_row_bytes, budget=budget
         )
@@ -123,7 +123,7 @@ class Meter(asyncio.Protocol):
     # -- from the network ------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol. Chunks have a few kilobytes."""
+        """See asyncio.Protocol."""
         if self._metering:
             self._bytes += len(data)
             if self._bytes <= self._fetch_bytes:
@@ -135,23 +135,6 @@ class Meter(asyncio.Protocol):
             self._parse()
         elif self.too_large is None:
             self._receiver.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        """See asyncio.Protocol."""
-        keep_open: bool | None = self._receiver.eof_received()
-        return keep_open
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        self._receiver.connection_lost(error)
-
-    def pause_writing(self) -> None:
-        """See asyncio.Protocol."""
-        self._receiver.pause_writing()
-
-    def resume_writing(self) -> None:
-        """See asyncio.Protocol."""
-        self._receiver.resume_writing()
 
     # -- message by message ----------------------------------------------------------------------
 

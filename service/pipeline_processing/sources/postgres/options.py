@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import structlog
 from pydantic import Field
 
 from pipeline_processing.options.durations import Duration
@@ -12,6 +13,11 @@ from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Source
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.query_columns import names_of_query, placeholders_of_query
+
+if TYPE_CHECKING:
+    from pipeline_processing.settings.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 
 class PostgresSourceConfig(Part):
@@ -49,9 +55,17 @@ class PostgresSourceConfig(Part):
         return names_of_query(self.query)
 
 
+class _Context(BuildContext, Protocol):
+    settings: "Settings"
+
+
 @asynccontextmanager
-async def _opened(*, context: BuildContext) -> AsyncIterator[Source]:
+async def _opened(*, context: _Context) -> AsyncIterator[Source]:
+    from pipeline_processing.sources.postgres.copy_reader import chosen_reader
     from pipeline_processing.sources.postgres.source import PostgresSource, source_database
+
+    reader = chosen_reader(context.settings.source.reader)
+    log.info(reader.description)
 
     async with source_database(context.dsn(None), connections=context.limits.runs) as database:
         yield PostgresSource(
@@ -59,6 +73,7 @@ async def _opened(*, context: BuildContext) -> AsyncIterator[Source]:
             batch_bytes=context.limits.batch,
             max_row_bytes=context.limits.row,
             large_rows_bytes=context.limits.large_rows,
+            decoder=reader.decoder,
             clock=context.clock,
         )
 

@@ -1,7 +1,7 @@
 """Reads an agency's rows from Postgres, all datasets in one repeatable-read snapshot."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +19,8 @@ from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.arguments import bound
 from pipeline_processing.sources.postgres.batches import CursorBatches
+from pipeline_processing.sources.postgres.copy_batches import CopyBatches, CopyLimits
+from pipeline_processing.sources.postgres.copy_reader import CopyReader, NewDecoder
 from pipeline_processing.sources.postgres.dataset_errors import DatasetErrors
 from pipeline_processing.sources.postgres.metered import Meter
 from pipeline_processing.sources.postgres.options import PostgresSourceConfig
@@ -93,12 +95,16 @@ class PostgresSource:
         batch_bytes: int = 1024 * 1024,
         max_row_bytes: int = 16 * 1024 * 1024,
         large_rows_bytes: int = 32 * 1024 * 1024,
+        decoder: NewDecoder | None = None,
         clock: Clock | None = None,
     ) -> None:
+        """`decoder` is for COPY; None: cursors read everything."""
         self._database = database
         self._batch_bytes = batch_bytes
         self._max_row_bytes = max_row_bytes
         self._large_rows = ByteBudget(large_rows_bytes)
+        copy_limits = CopyLimits(batch_bytes=batch_bytes, max_row_bytes=max_row_bytes, large_rows=self._large_rows)
+        self._copy_reader = None if decoder is None else CopyReader(decoder, limits=copy_limits)
         self._clock = clock or SystemClock()
         self._shapes: dict[str, Shape] = {}
         """By query. All of them are in the job config."""
@@ -123,7 +129,11 @@ class PostgresSource:
                     for name, config in datasets.items()
                 }
                 yield PostgresSnapshot(
-                    session, opened, taken_at=datetime.fromisoformat(taken_at), batch_bytes=self._batch_bytes
+                    session,
+                    opened,
+                    taken_at=datetime.fromisoformat(taken_at),
+                    batch_bytes=self._batch_bytes,
+                    copy_reader=self._copy_reader,
                 )
                 succeeded = True
             finally:
@@ -219,8 +229,10 @@ class PostgresSnapshot:
         *,
         taken_at: datetime,
         batch_bytes: int,
+        copy_reader: CopyReader | None,
     ) -> None:
         self._session = session
+        self._copy_reader = copy_reader
         self._datasets = datasets
         self._batch_bytes = batch_bytes
         self._has_savepoint = False
@@ -231,20 +243,50 @@ class PostgresSnapshot:
         return self._datasets[dataset].shape.carried(carry)[0]
 
     @asynccontextmanager
-    async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator[CursorBatches]:
+    async def records(
+        self, dataset: str, arguments: Mapping[str, Any], *, carry: str
+    ) -> AsyncIterator[CopyBatches | CursorBatches]:
         """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
-        columns, query = opened.shape.carried(carry)
         with opened.errors.located():
             values = bound(opened.config.args, opened.shape.parameters, arguments)
             await self._session.set_carry(carry)
             await self._start(_timeout_setting(opened.config.statement_timeout))
-            with planning():
-                statement = opened.statement
-                if statement is None or (query, carry) != (opened.config.query, opened.carry):
-                    statement = await self._session.connection.prepare(query)
-                cursor = await statement.cursor(*values)
-        batches = CursorBatches(
+            batches = await self._copied(dataset, values, carry) or await self._fetched(dataset, values, carry)
+        try:
+            yield batches
+        finally:
+            await batches.close()
+
+    async def _copied(self, dataset: str, values: Sequence[Any], carry: str) -> CopyBatches | None:
+        """Read a dataset by COPY, if it can be."""
+        reader, opened, connection = self._copy_reader, self._datasets[dataset], self._session.connection
+        if reader is None:
+            return None
+        statement = await reader.statement(connection, opened.shape, carry, dataset=dataset)
+        if statement is None:
+            return None
+        with planning():
+            return await reader.batches(
+                connection,
+                statement,
+                values,
+                columns=opened.shape.carried(carry)[0],
+                carry=carry,
+                dataset=dataset,
+                located=opened.errors.located,
+            )
+
+    async def _fetched(self, dataset: str, values: Sequence[Any], carry: str) -> CursorBatches:
+        """Read a dataset by a cursor."""
+        opened = self._datasets[dataset]
+        columns, query = opened.shape.carried(carry)
+        with planning():
+            statement = opened.statement
+            if statement is None or (query, carry) != (opened.config.query, opened.carry):
+                statement = await self._session.connection.prepare(query)
+            cursor = await statement.cursor(*values)
+        return CursorBatches(
             cursor,
             columns,
             dataset=dataset,
@@ -252,15 +294,11 @@ class PostgresSnapshot:
             batch_bytes=self._batch_bytes,
             located=opened.errors.located,
         )
-        try:
-            yield batches
-        finally:
-            await batches.close()
 
     async def _start(self, setting: str) -> None:
         """
         Prepare the transaction for a dataset. After an error the whole snapshot ends; else rolling back to a savepoint
-        closes the previous cursor, and makes the transaction usable again after a cancelled fetch.
+        closes the previous cursor, and makes the transaction usable again after a cancelled command.
         """
         savepoint = "ROLLBACK TO SAVEPOINT dataset" if self._has_savepoint else "SAVEPOINT dataset"
         await self._session.connection.execute(f"{savepoint}; {setting}")

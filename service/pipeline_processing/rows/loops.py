@@ -1,0 +1,259 @@
+"""
+The loops over all values of all rows that plain Python is too slow for.
+
+Where there is a C compiler, the build compiles this module with Cython, which takes the annotations as C types: a value
+annotated as `list` or `dict` must not be of a subclass. Otherwise the module runs as it is.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Raw
+
+from pipeline_processing.rows.json_values import LONGEST_INTEGER, decode, loads
+
+if TYPE_CHECKING:
+    import cython  # type: ignore[import-untyped]  # in no library; only the compiler reads it
+
+COMPILED = not __file__.endswith(".py")
+"""Whether this is the compiled module. Some loops are slower than others if it isn't."""
+
+_decode_float = msgspec.json.Decoder(float).decode
+
+
+def rows_of(names: tuple[str, ...], records: Iterable[Sequence[Any]], constants: tuple[Any, ...]) -> list[Any]:
+    """Return a dict for each record: `names` → its values, then `constants`."""
+    rows: list[Any] = []
+    for record in records:
+        row: dict[str, Any] = {}
+        place: cython.Py_ssize_t = 0
+        for value in record:
+            row[names[place]] = value
+            place += 1
+        for value in constants:
+            row[names[place]] = value
+            place += 1
+        rows.append(row)
+    return rows
+
+
+def are_plain(rows: list[Any]) -> bool:
+    """Return whether all rows are dicts of values that msgspec writes exactly as they are."""
+    for row in rows:
+        if type(row) is not dict:
+            return False
+        values: dict[str, Any] = row
+        for value in values.values():
+            kind = type(value)
+            if kind is not str and kind is not Raw and kind is not int and value is not None and kind is not bool:
+                return False
+    return True
+
+
+def are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Return whether both have the same objects in the same order."""
+    if len(some) != len(others):
+        return False
+    place: cython.Py_ssize_t = 0
+    for each in some:
+        if each is not others[place]:
+            return False
+        place += 1
+    return True
+
+
+# -- what a user's function gets, and gives ------------------------------------------------------
+
+
+def decimal_of(carried: Any) -> Decimal:
+    """Return the number that a text, or a fragment of JSON, has."""
+    return Decimal(carried if type(carried) is str else str(carried, "utf-8"))
+
+
+def moment_of(carried: str) -> datetime | str:
+    """Return a datetime, or the carried text if Python doesn't support the year."""
+    try:
+        return datetime.fromisoformat(carried)
+    except ValueError:
+        return carried
+
+
+def float_of(carried: Any) -> float:
+    """Return the float that a text, or a fragment of JSON, has."""
+    try:
+        return _decode_float(carried) or float(carried)  # msgspec reads -0 as 0.0
+    except (ValueError, msgspec.DecodeError):  # NaN or an infinity
+        return float(carried)
+
+
+def document_of(carried: Any) -> Any:
+    """Return the document that a fragment of JSON has."""
+    encoded = bytes(carried)
+    if b"-0" in encoded or len(encoded) > LONGEST_INTEGER:
+        return loads(encoded)
+    try:
+        return decode(encoded)
+    except (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError):
+        return loads(encoded)
+
+
+def naturals_of(rows: list[Any], name: str, natural: Callable[[Any], Any] | None) -> list[Any]:
+    """Return the values of a column in natural form; None for a row that lacks it."""
+    values: list[Any] = []
+    for row in rows:
+        value = row.get(name)
+        values.append(value if value is None or natural is None else natural(value))
+    return values
+
+
+def set_values(rows: list[Any], name: str, values: list[Any]) -> None:
+    """Set a column of rows, except where the value is None."""
+    place: cython.Py_ssize_t = 0
+    for row in rows:
+        value = values[place]
+        if value is not None:
+            row[name] = value
+        place += 1
+
+
+def take(rows: list[Any], name: str, was: list[Any] | None, new: list[Any], plain: Any) -> list[int]:
+    """
+    Set the column to the values `new` that are None or of the type `plain`. Leave those that are the object in `was`.
+    Return the places of the other values.
+    """
+    rest: list[int] = []
+    place: cython.Py_ssize_t = 0
+    for value in new:
+        if was is None or value is not was[place]:
+            if value is None or type(value) is plain:
+                rows[place][name] = value
+            else:
+                rest.append(place)
+        place += 1
+    return rest
+
+
+def settle(rows: list[Any], given: list[Any], parts: list[Any], returned: list[Any]) -> list[int]:
+    """
+    Set in rows, which are carried, what a function has changed in the rows `returned`. `given` has each row's values as
+    the function got them, and `parts` their `parts_of`.
+
+    Return the places of the rows that this is too simple for, unchanged: rows with other columns, with a document that
+    was changed or replaced, or with a float or document that was moved.
+    """
+    rest: list[int] = []
+    place: cython.Py_ssize_t = 0
+    for new in returned:
+        if not _settled(rows[place], given[place], parts[place], new):
+            rest.append(place)
+        place += 1
+    return rest
+
+
+def _settled(row: dict[str, Any], given: list[Any], parts: list[Any], new: Any) -> bool:
+    if type(new) is not dict or len(new) != len(given):
+        return False
+    members: dict[Any, Any] = new
+    changes: list[Any] = []
+    names = iter(row)
+    place: cython.Py_ssize_t = 0
+    at = 0
+    for name, value in members.items():
+        before_name = next(names)
+        if name is not before_name and name != before_name:
+            return False
+        was = given[place]
+        kind, before = type(value), type(was)
+        if value is not was:
+            if before is dict or before is list:
+                return False
+            if kind is float or kind is dict or kind is list:
+                for each in given:
+                    if each is value:
+                        return False
+            changes.append((name, value))
+        elif kind is dict or kind is list:
+            try:
+                at = _behind_parts(value, parts, at)
+            except RecursionError:
+                return False
+            if at < 0:
+                return False
+        place += 1
+    for name, value in changes:
+        row[name] = value
+    return True
+
+
+def parts_of(values: list[Any]) -> list[Any]:
+    """Return the objects that the dicts and lists among some values consist of, at any depth."""
+    parts: list[Any] = []
+    try:
+        for value in values:
+            kind = type(value)
+            if kind is dict or kind is list:
+                _add_parts(value, parts)
+    except RecursionError:
+        return []
+    return parts
+
+
+def _add_parts(document: Any, parts: list[Any]) -> None:
+    parts.append(document)
+    parts.append(len(document))
+    if type(document) is dict:
+        members: dict[Any, Any] = document
+        for key, item in members.items():
+            parts.append(key)
+            kind = type(item)
+            if kind is dict or kind is list:
+                _add_parts(item, parts)
+            else:
+                parts.append(item)
+    else:
+        items: list[Any] = document
+        for item in items:
+            kind = type(item)
+            if kind is dict or kind is list:
+                _add_parts(item, parts)
+            else:
+                parts.append(item)
+
+
+def _behind_parts(document: Any, parts: list[Any], at: int) -> int:
+    """Return the place behind the parts that begin at `at`; -1 if the document no longer consists of them."""
+    place: cython.Py_ssize_t = at
+    if place >= len(parts) or parts[place] is not document or parts[place + 1] != len(document):
+        return -1
+    place += 2
+    if type(document) is dict:
+        members: dict[Any, Any] = document
+        for key, item in members.items():
+            if parts[place] is not key:
+                return -1
+            place += 1
+            kind = type(item)
+            if kind is dict or kind is list:
+                place = _behind_parts(item, parts, place)
+                if place < 0:
+                    return -1
+            else:
+                if parts[place] is not item:
+                    return -1
+                place += 1
+    else:
+        items: list[Any] = document
+        for item in items:
+            kind = type(item)
+            if kind is dict or kind is list:
+                place = _behind_parts(item, parts, place)
+                if place < 0:
+                    return -1
+            else:
+                if parts[place] is not item:
+                    return -1
+                place += 1
+    return int(place)
