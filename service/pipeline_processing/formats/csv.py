@@ -60,6 +60,8 @@ class Csv:
         return Template(tuple(columns), _encoded(behind_null), options)
 
     def encode(self, batch: list[Any]) -> bytes:
+        if type(batch[0]) is str:
+            return "".join(batch).encode()
         rows: Sequence[Iterable[Any]] = batch
         if isinstance(batch[0], Mapping):
             if self._is_first and not self._fixed:

@@ -64,6 +64,8 @@ class Ndjson:
         return Template(tuple(zip(projection.indexes, prefixes, strict=False)), tail if whole else tail[:-2])
 
     def encode(self, batch: list[Any]) -> bytes:
+        if type(batch[0]) is msgspec.Raw:
+            return b"".join(batch)
         if not self._exact and not _is_plain(batch):
             batch = [{name: _exact(value) for name, value in row.items()} for row in batch]
         try:
