@@ -17,8 +17,10 @@ from pipeline_processing.sources.postgres import copy_statement
 from pipeline_processing.sources.postgres.batches import CursorBatches
 from pipeline_processing.sources.postgres.copy_batches import CopyBatches
 from pipeline_processing.sources.postgres.copy_reader import chosen_reader
+from pipeline_processing.sources.postgres.copy_stream import TYPES
 from pipeline_processing.sources.postgres.query_text import Placeholder
 from pipeline_processing.sources.postgres.source import PostgresSource
+from pipeline_processing.sources.postgres.types import _KINDS
 from tests.acceptance.fault_proxy import FaultProxy
 from tests.contract.source.reading import READERS, config, postgres_source, read, reading, until
 
@@ -121,6 +123,11 @@ async def test_a_place_that_postgres_doesnt_confirm(
     with capture_logs() as logs:
         assert await reader_of(source, query, "'; DROP TABLE accounts; --") is CursorBatches
     assert [each for each in logs if "by a cursor" in each["event"]]
+
+
+async def test_the_decoder_knows_all_types_that_arrive():
+    """Postgres renders all others as json or text."""
+    assert frozenset(_KINDS) == TYPES
 
 
 async def test_the_setting_decides(monkeypatch: pytest.MonkeyPatch):
