@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,t
 COPY . .
 # A wheel without compiled modules works, but slowly.
 RUN python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && python3 -m zipfile --list dist/*.whl | grep copy_stream.*so \
+    && python3 -m zipfile --list dist/*.whl | grep 'copy_stream.*so' \
     && python3 -m zipfile --list dist/*.whl | grep loops.*so
 
 

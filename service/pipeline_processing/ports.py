@@ -261,7 +261,10 @@ class Format(Protocol):
         """
 
     def encode(self, batch: list[Any]) -> bytes:
-        """Encode a non-empty batch of dicts, or of rows from `row_maker`."""
+        """
+        Encode a non-empty batch of dicts, of rows from `row_maker`, or of what the source has written by a `template`
+        of whole rows.
+        """
 
     def longest_row(self, encoded: bytes) -> int:
         """Return the length in bytes of the longest row in what `encode` returned."""

@@ -19,9 +19,13 @@ def delivered(records: Sequence[Sequence[Any]], outputs: Outputs | None) -> Line
     if isinstance(outputs, Template):
         return lines_of([written(record, outputs) for record in records])
     return [
-        tuple(record[each] if isinstance(each, int) else msgspec.Raw(written(record, each)) for each in outputs)
-        for record in records
+        tuple(record[each] if isinstance(each, int) else _value(record, each) for each in outputs) for record in records
     ]
+
+
+def _value(record: Sequence[Any], template: Template) -> msgspec.Raw | str:
+    data = written(record, template)
+    return msgspec.Raw(data) if template.csv is None else data.decode()
 
 
 def lines_of(rows: Sequence[bytes]) -> Lines:

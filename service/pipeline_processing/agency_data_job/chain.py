@@ -15,7 +15,7 @@ from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import PipelineError, StepAddedRows, StepFailed
 from pipeline_processing.formats.formats import new_format
 from pipeline_processing.ports import Batches, Delivers, Lines, Records, Row, RowMaker, Services, Template
-from pipeline_processing.rows.columns import Column, Columns
+from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.expectations import NotNull, Unique
@@ -71,7 +71,9 @@ class Chain:
         self.names = self.columns.names if carried else None
         """Names of the columns written; None if they depend on the rows."""
         header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
-        self.format = new_format(dataset.format, header=header, fixed=carried, csv=dataset.csv)
+        self.format = new_format(
+            dataset.format, header=header, fixed=carried, numbers=_numbers(self.columns), csv=dataset.csv
+        )
         """The format that encodes the outgoing rows."""
         self._projection = projection
         self._make_rows = self._row_maker(projection)
@@ -126,8 +128,9 @@ class Chain:
 
     def ask(self, batches: Batches) -> None:
         """
-        Ask the source for whole lines if no step reads the rows, else for records in which neighbouring columns that no
-        step touches are one value. Call it before the first batch.
+        Ask the source for whole lines if no step reads the rows, or with the columns that filters need, if there are
+        only filters; else for records in which neighbouring columns that no step touches are one value. Call it before
+        the first batch.
         """
         if not isinstance(batches, Delivers):
             return
@@ -142,7 +145,14 @@ class Chain:
             places[name] for _, link, places in self._filters for name in places.keys() & (link.step.touches or ())
         }
         touched.append(frozenset(name for name, index in self._projection.places.items() if index in filtered_by))
-        outputs: list[int | Template] = []
+        outputs: list[int | Template] = [*sorted(filtered_by)]
+        if not self._links and (line := self.format.template(self._projection, whole=True)) is not None:
+            outputs.append(line)
+            if batches.deliver(outputs):
+                self._filter_records_of(outputs)
+                self._make_rows = _lines_of
+            return
+        outputs = []
         names: list[str] = []
         for run in self._projection.runs(frozenset().union(*filter(None, touched))):
             merged = self.format.template(run, whole=False) if len(run.names) > 1 else None
@@ -150,15 +160,16 @@ class Chain:
             names += run.names if merged is None else run.names[:1]
         outputs += sorted(filtered_by.difference(self._projection.indexes))
         if batches.deliver(outputs):
-            for _, link, places in self._filters:
-                link.step.read_records(
-                    {name: outputs.index(index) for name, index in places.items() if index in outputs}
-                )
+            self._filter_records_of(outputs)
             constants = self._projection.constants
             constant_names = self._projection.names[len(self._projection.indexes) :]
             self._make_rows = self._row_maker(
                 Projection((*names, *constant_names), tuple(range(len(names))), constants)
             )
+
+    def _filter_records_of(self, outputs: Sequence[int | Template]) -> None:
+        for _, link, places in self._filters:
+            link.step.read_records({name: outputs.index(index) for name, index in places.items() if index in outputs})
 
     def pieces(self, records: Records | Lines) -> Iterator[Batch]:
         """
@@ -259,6 +270,11 @@ class Chain:
             ).at(place) from error
 
 
+def _lines_of(records: Records) -> list[Any]:
+    """Return the last value of each record, which is a whole line."""
+    return [record[-1] for record in records]
+
+
 def step_context(
     dataset: DatasetConfig,
     columns: Columns,
@@ -332,6 +348,17 @@ def _with_origins(leaving: Columns, reaching: Columns, *, user_code: bool) -> Co
         return column if before is None else replace(column, origins=before.origins)
 
     return replace(leaving, listed=tuple(map(completed, leaving)))
+
+
+def _numbers(columns: Columns) -> tuple[str, ...] | None:
+    """Return the columns that may hold fractional numbers; None if they depend on the rows."""
+    if not columns.complete or not all(column.typed for column in columns):
+        return None
+    return tuple(
+        column.name
+        for column in columns
+        if column.kind in (Kind.NUMBER, Kind.FLOAT) or (column.kind is None and column.comparison is None)
+    )
 
 
 @contextmanager

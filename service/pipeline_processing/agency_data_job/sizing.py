@@ -1,16 +1,10 @@
 """Chooses how many rows go through the steps at a time, because steps may make rows much larger."""
 
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
-from decimal import Decimal
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from uuid import UUID
-
-from msgspec import Raw
 
 from pipeline_processing.ports import Records
+from pipeline_processing.rows.loops import size_of_values
 
 _FIRST_ROWS = 4
 """Few, because the steps' effect on the size of rows isn't known yet."""
@@ -18,7 +12,6 @@ MOST_ROWS = 1000
 _TARGET_BYTES = 2 * 1024 * 1024
 _SUDDENLY = 4
 _SAMPLE = 8
-_DEEPEST = 8
 
 
 class Sizing:
@@ -65,32 +58,9 @@ def parts(rows: list[Any], size: int) -> Iterator[list[Any]]:
 def size_of(rows: Sequence[Mapping[str, Any]]) -> int:
     """Estimate how many bytes all the rows take."""
     sample = rows[:: len(rows) // _SAMPLE + 1]
-    return sum(_size_of(row.values()) for row in sample) * len(rows) // len(sample) if sample else 0
+    return sum(size_of_values(row.values()) for row in sample) * len(rows) // len(sample) if sample else 0
 
 
 def largest_of(records: Records) -> int:
     """Return the size in bytes of the largest record in a sample, which includes the last one."""
-    return max(map(_size_of, [*records[:: len(records) // _SAMPLE + 1], *records[-1:]]), default=0)
-
-
-_ROW_BYTES = sys.getsizeof(dict.fromkeys(range(6)))
-_FLAT = frozenset((str, int, float, bool, type(None), bytes, Decimal, date, datetime, UUID))
-_sizeof = sys.getsizeof
-
-
-def _size_of(values: Iterable[Any]) -> int:
-    size = _ROW_BYTES
-    for value in values:
-        size += _sizeof(value) if type(value) in _FLAT else _size_of_any(value)
-    return size
-
-
-def _size_of_any(value: Any, depth: int = 1) -> int:
-    if isinstance(value, Raw):
-        return 64 + memoryview(value).nbytes
-    size = _sizeof(value, 64)
-    if depth < _DEEPEST and isinstance(value, dict | list | tuple | set | frozenset) and value:
-        items = value.values() if isinstance(value, dict) else value
-        found = [_size_of_any(item, depth + 1) for item in islice(items, _SAMPLE)]
-        size += sum(found) * len(value) // len(found)
-    return size
+    return max(map(size_of_values, [*records[:: len(records) // _SAMPLE + 1], *records[-1:]]), default=0)

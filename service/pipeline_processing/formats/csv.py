@@ -60,6 +60,8 @@ class Csv:
         return Template(tuple(columns), _encoded(behind_null), options)
 
     def encode(self, batch: list[Any]) -> bytes:
+        if type(batch[0]) is str:
+            return "".join(batch).encode()
         rows: Sequence[Iterable[Any]] = batch
         if isinstance(batch[0], Mapping):
             if self._is_first and not self._fixed:
@@ -156,6 +158,6 @@ def _text(value: Any) -> str:
 CARRY = Csv.carry
 
 
-def new(*, header: Sequence[str], fixed: bool, csv: CsvOptions) -> Csv:
+def new(*, header: Sequence[str], fixed: bool, numbers: Sequence[str] | None, csv: CsvOptions) -> Csv:
     """See `formats.new_format`."""
     return Csv(header, fixed=fixed, options=csv)

@@ -19,14 +19,22 @@ def carry_of(name: FormatName) -> str:
     return carry
 
 
-def new_format(name: FormatName, *, header: Sequence[str] = (), fixed: bool, csv: CsvOptions | None = None) -> Format:
+def new_format(
+    name: FormatName,
+    *,
+    header: Sequence[str] = (),
+    fixed: bool,
+    numbers: Sequence[str] | None = None,
+    csv: CsvOptions | None = None,
+) -> Format:
     """
     Make the format of one dataset.
 
     `header` lists the column names known before the first row. `fixed` says that they are final and all values are
-    carried. `csv` are the options of the CSV format.
+    carried. `numbers` are the columns that may hold fractional numbers; None if they are unknown. `csv` are the options
+    of the CSV format.
     """
-    made: Format = _module(name).new(header=header, fixed=fixed, csv=csv or CsvOptions())
+    made: Format = _module(name).new(header=header, fixed=fixed, numbers=numbers, csv=csv or CsvOptions())
     return made
 
 

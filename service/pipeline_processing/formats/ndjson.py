@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain, repeat, starmap
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -24,12 +25,16 @@ class Ndjson:
     Writes one object per row. Carried values are already JSON (`msgspec.Raw`), or msgspec writes them exactly.
 
     `exact` says that all values are carried. Otherwise, values of user code are first converted to exact JSON.
+    `numbers` are the columns that may hold fractional numbers, and so NaN; None if they are unknown.
     """
 
     carry = "json"
 
-    def __init__(self, *, exact: bool) -> None:
+    def __init__(self, *, exact: bool, numbers: Sequence[str] | None = None) -> None:
         self._exact = exact
+        self._numbers = numbers
+        self._fields: dict[str, str] = {}
+        """Column → field of the struct, if rows are structs."""
         self._encoder = msgspec.json.Encoder(enc_hook=plain)
 
     def head(self) -> bytes:
@@ -48,6 +53,7 @@ class Ndjson:
             rename=dict(zip(fields, projection.names, strict=True)),
             gc=False,
         )
+        self._fields = dict(zip(projection.names, fields, strict=True))
         return lambda records: list(starmap(struct, projection.values(records)))
 
     def template(self, projection: Projection, *, whole: bool) -> Template:
@@ -58,11 +64,13 @@ class Ndjson:
         return Template(tuple(zip(projection.indexes, prefixes, strict=False)), tail if whole else tail[:-2])
 
     def encode(self, batch: list[Any]) -> bytes:
+        if type(batch[0]) is msgspec.Raw:
+            return b"".join(batch)
         if not self._exact and not _is_plain(batch):
             batch = [{name: _exact(value) for name, value in row.items()} for row in batch]
         try:
             lines = self._encoder.encode_lines(batch)
-            if _may_have_bare_words(lines):
+            if self._may_have_bare_words(batch, lines):
                 lines = self._encoder.encode_lines([_with_quoted_words(row) for row in batch])
             return lines
         except UnicodeEncodeError:  # a lone surrogate
@@ -75,18 +83,36 @@ class Ndjson:
     def longest_row(self, encoded: bytes) -> int:
         return max(map(len, encoded.split(b"\n")))
 
+    def _may_have_bare_words(self, batch: list[Any], lines: bytes) -> bool:
+        """Return whether a line may contain an unquoted NaN or infinity. The slow search of all lines comes last."""
+        numbers = self._numbers
+        if numbers == () or not _may_have_words(lines):
+            return False
+        if numbers is not None and not any(_may_have_words(self._joined(batch, name)) for name in numbers):
+            return False
+        return b":NaN" in lines or b":Inf" in lines or b":-Inf" in lines
 
+    def _joined(self, batch: list[Any], name: str) -> bytes:
+        """Join the values of a column. Where it was delivered as part of another value, the source has quoted words."""
+        values: Iterable[Any] = ()
+        if isinstance(batch[0], dict):
+            values = [row.get(name) for row in batch]
+        elif name in self._fields:
+            values = map(attrgetter(self._fields[name]), batch)
+        try:
+            return b"".join(filter(None, values))
+        except TypeError:  # not only fragments
+            return _ANY_WORD
+
+
+_ANY_WORD = b"NaN"
 _unfit_for_struct = re.compile(r'["\\\x00-\x1f]').search
 """Characters that msgspec rejects in the JSON names of struct fields."""
 
 
-def _may_have_bare_words(lines: bytes) -> bool:
-    """
-    Return whether a line may contain an unquoted NaN or infinity.
-
-    The search for a single byte comes first: it is fast, and usually finds nothing.
-    """
-    return (b"N" in lines and b":NaN" in lines) or (b"I" in lines and (b":Inf" in lines or b":-Inf" in lines))
+def _may_have_words(text: bytes) -> bool:
+    """Search for single bytes, which is fast and in numbers exact."""
+    return b"N" in text or b"I" in text
 
 
 def _with_quoted_words(row: Any) -> Any:
@@ -147,6 +173,6 @@ def _is_plain(batch: list[Any]) -> bool:
 CARRY = Ndjson.carry
 
 
-def new(*, header: Sequence[str], fixed: bool, csv: CsvOptions) -> Ndjson:
+def new(*, header: Sequence[str], fixed: bool, numbers: Sequence[str] | None, csv: CsvOptions) -> Ndjson:
     """See `formats.new_format`."""
-    return Ndjson(exact=fixed)
+    return Ndjson(exact=fixed, numbers=numbers)

@@ -8,6 +8,8 @@ annotated as `list` or `dict` must not be of a subclass. Otherwise the module ru
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from itertools import islice
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -65,6 +67,34 @@ def are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return True
 
 
+_ROW_BYTES = getsizeof(dict.fromkeys(range(6)))
+_MOST_ITEMS = 8
+_DEEPEST = 8
+
+
+def size_of_values(values: Iterable[Any]) -> int:
+    """Estimate how many bytes a row with these values takes."""
+    size = _ROW_BYTES
+    for value in values:
+        kind = type(value)
+        if kind is str or kind is int or value is None or kind is bool:
+            size += getsizeof(value)
+        else:
+            size += _size_of(value, 1)
+    return size
+
+
+def _size_of(value: Any, depth: int) -> int:
+    if isinstance(value, Raw):
+        return 64 + memoryview(value).nbytes
+    size = getsizeof(value, 64)
+    if depth < _DEEPEST and isinstance(value, dict | list | tuple | set | frozenset) and value:
+        items = value.values() if isinstance(value, dict) else value
+        found = [_size_of(item, depth + 1) for item in islice(items, _MOST_ITEMS)]
+        size += sum(found) * len(value) // len(found)
+    return size
+
+
 # -- what a user's function gets, and gives ------------------------------------------------------
 
 
@@ -109,14 +139,33 @@ def naturals_of(rows: list[Any], name: str, natural: Callable[[Any], Any] | None
     return values
 
 
-def set_values(rows: list[Any], name: str, values: list[Any]) -> None:
-    """Set a column of rows, except where the value is None."""
-    place: cython.Py_ssize_t = 0
+def columns_of(rows: list[Any], names: tuple[str, ...]) -> list[list[Any]] | None:
+    """Return the values of each column; None if a row has other columns, in any order."""
+    columns: list[list[Any]] = []
     for row in rows:
-        value = values[place]
-        if value is not None:
-            row[name] = value
-        place += 1
+        if len(row) != len(names):
+            return None
+    for name in names:
+        column: list[Any] = []
+        for row in rows:
+            if name not in row:
+                return None
+            column.append(row[name])
+        columns.append(column)
+    return columns
+
+
+def natural_rows(rows: list[Any], conversions: list[Any]) -> list[Any]:
+    """Return copies of rows with converted columns: pairs of a name and a function of values that aren't None."""
+    made: list[Any] = []
+    for row in rows:
+        new: dict[Any, Any] = dict(row)
+        for name, natural in conversions:
+            value = row.get(name)
+            if value is not None:
+                new[name] = natural(value)
+        made.append(new)
+    return made
 
 
 def take(rows: list[Any], name: str, was: list[Any] | None, new: list[Any], plain: Any) -> list[int]:

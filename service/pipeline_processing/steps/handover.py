@@ -13,8 +13,7 @@ from pipeline_processing.kinds import column_of_kind, forgetful, form_of
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind, check_absent
 from pipeline_processing.rows.json_values import loads
-from pipeline_processing.rows.loops import naturals_of, parts_of, set_values, settle, take
-from pipeline_processing.rows.projection import Projection
+from pipeline_processing.rows.loops import columns_of, natural_rows, naturals_of, parts_of, rows_of, settle, take
 from pipeline_processing.rows.untouched import carried_form, seen_as
 from pipeline_processing.steps.json_fields import WrongType, converter
 from pipeline_processing.steps.row_columns import require_in_rows
@@ -88,9 +87,7 @@ class AllColumns(Handover):
         self._copies_deeply = context.row_errors.tolerant and not self._all_typed
 
     def given(self, rows: Rows) -> Given:
-        made = [dict(row) for row in rows]
-        for name, natural in self._naturals.items():
-            set_values(made, name, naturals_of(rows, name, natural))
+        made = natural_rows(rows, list(self._naturals.items()))
         if self._copies_deeply:
             for row in made:
                 row.update((name, deepcopy(value)) for name, value in row.items() if isinstance(value, _MUTABLE))
@@ -159,7 +156,7 @@ class DeclaredColumns(Handover):
 
     def given(self, rows: Rows) -> Given:
         values = self.values(rows)
-        return Given(Projection.of(self.reads).rows(list(zip(*values, strict=True))), values)
+        return Given(rows_of(self.reads, zip(*values, strict=True), ()), values)
 
     def values(self, rows: Rows) -> list[list[Any]]:
         """Return the natural values of each column of `reads`."""
@@ -170,16 +167,14 @@ class DeclaredColumns(Handover):
         return [self._naturals(column, rows) for column in self._read]
 
     def taken(self, rows: Rows, given: Given, returned: Rows) -> tuple[Rows, dict[int, str]]:
-        expected = self._takers.keys()
-        for new in returned:
-            if new.keys() != expected:
-                raise WrongColumns(
-                    f"returned a row {self._difference(new, required=expected)}. Every row must have the columns of "
-                    "`reads` and `adds`, and no others. Correct the function or its declaration; remove columns with "
-                    "`drop`."
-                )
-        columns = {name: naturals_of(returned, name, None) for name in expected}
-        return rows, self.take(rows, given.values, columns)
+        names = tuple(self._takers)
+        if (columns := columns_of(returned, names)) is None:
+            wrong = next(row for row in returned if row.keys() != self._takers.keys())
+            raise WrongColumns(
+                f"returned a row {self._difference(wrong, required=names)}. Every row must have the columns of `reads` "
+                "and `adds`, and no others. Correct the function or its declaration; remove columns with `drop`."
+            )
+        return rows, self.take(rows, given.values, dict(zip(names, columns, strict=True)))
 
     def take(self, rows: Rows, values: Sequence[list[Any]], columns: Mapping[str, list[Any]]) -> dict[int, str]:
         """

@@ -10,6 +10,8 @@ from pipeline_processing.signals import Terminated, raise_interrupted
 
 T = TypeVar("T")
 
+_START_SECONDS = 1.0
+"""How long garbage stays, if `main` has turned its collection off for the start."""
 _TRACKED_OBJECTS = 10_000
 """How many more objects there must be before the garbage collector runs; Python's default is 700."""
 
@@ -36,6 +38,7 @@ def collect_garbage_rarely() -> None:
     some of which look at every module.
     """
     gc.freeze()
+    gc.enable()
     gc.set_threshold(_TRACKED_OBJECTS, *gc.get_threshold()[1:])
 
 
@@ -55,6 +58,7 @@ def _default_sigint() -> Iterator[None]:
 async def _terminable(coroutine: Coroutine[Any, Any, T]) -> T:
     import asyncio
 
+    asyncio.get_running_loop().call_later(_START_SECONDS, gc.enable)
     task = asyncio.current_task()
     assert task is not None
     terminated = False

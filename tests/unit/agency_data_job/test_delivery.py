@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.errors import PipelineError
+from pipeline_processing.formats.csv import AS_COPY_DOES
 from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.ports import Lines, Template
 from pipeline_processing.rows.columns import Columns, Kind
@@ -182,9 +183,23 @@ async def test_untouched_neighbours_are_one_value():
 
 async def test_a_filter_needs_columns_that_are_not_written():
     """They come behind those that are."""
-    asked = await outputs({"rename": {"id": "no"}}, {"filter": "no > 1"}, {"select": ["name", "amount"]})
+    asked = await outputs({"filter": "id > 1"}, {"select": ["name", "amount", "ratio"]}, {"cast": {"ratio": "text"}})
 
-    assert asked == [Template(((1, b""), (2, b',"amount":')), b""), 0]
+    assert asked == [Template(((1, b""), (2, b',"amount":')), b""), 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ({}, Template(((1, b'{"name":'), (2, b',"amount":')), b"}\n")),
+        ({"format": "csv"}, Template(((1, b""), (2, b",")), b"\n", AS_COPY_DOES)),
+    ],
+)
+async def test_filters_alone_need_their_columns_and_the_line(form: dict[str, Any], line: Template):
+    """Kept lines are written as they are."""
+    asked = await outputs({"rename": {"id": "no"}}, {"filter": "no > 1"}, {"select": ["name", "amount"]}, **form)
+
+    assert asked == [0, line]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +216,7 @@ async def test_all_columns_are_needed(steps: Sequence[Mapping[str, Any]], option
 
 
 async def test_a_csv_dataset_asks_only_for_its_columns():
-    asked = await outputs({"select": ["id", "name", "active"]}, {"filter": "active"}, format="csv")
+    asked = await outputs({"select": ["id", "name", "active"]}, {"dedupe": {"by": ["id"]}}, format="csv")
 
     assert asked == [0, 1, 4]
 

@@ -303,7 +303,7 @@ async def test_a_large_artifact_is_uploaded_in_parts(large: World):
     )
 
     parts = sorted((each.kwargs for each in large.s3.upload_part.mock_calls), key=lambda part: part["number"])
-    body = b"".join(part["body"] for part in parts)
+    body = b"".join(bytes(part["body"]) for part in parts)
     assert [part["number"] for part in parts] == [1, 2, 3]
     assert [len(part["body"]) for part in parts[:2]] == [5 * MIB, 5 * MIB]
     assert {(part["bucket"], part["key"], part["upload_id"]) for part in parts} == {

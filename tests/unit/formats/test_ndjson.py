@@ -15,8 +15,8 @@ from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import remembering
 
 
-def encoded(*rows: dict[str, Any], exact: bool = False) -> list[str]:
-    lines = Ndjson(exact=exact).encode(list(rows)).decode()
+def encoded(*rows: dict[str, Any], exact: bool = False, numbers: tuple[str, ...] | None = None) -> list[str]:
+    lines = Ndjson(exact=exact, numbers=numbers).encode(list(rows)).decode()
     assert lines.endswith("\n")
     return lines[:-1].split("\n")
 
@@ -30,8 +30,9 @@ def test_carried_values_are_written_as_they_are():
     ]
 
 
+@pytest.mark.parametrize("numbers", [None, ("a", "b"), ("b", "d")])
 @pytest.mark.parametrize("exact", [True, False])
-def test_carried_numbers_that_json_does_not_have(exact: bool):
+def test_carried_numbers_that_json_does_not_have(exact: bool, numbers: tuple[str, ...] | None):
     """NaN and infinities become strings wherever they stand; text that looks like them stays."""
     rows = [
         {"a": Raw(b"NaN"), "b": Raw(b"-Infinity"), "c": "x:NaN"},
@@ -39,7 +40,7 @@ def test_carried_numbers_that_json_does_not_have(exact: bool):
         {"a": Raw(b"1"), "b": None, "c": '":-Infinity'},
     ]
 
-    assert [json.loads(line, parse_constant=pytest.fail) for line in encoded(*rows, exact=exact)] == [
+    assert [json.loads(line, parse_constant=pytest.fail) for line in encoded(*rows, exact=exact, numbers=numbers)] == [
         {"a": "NaN", "b": "-Infinity", "c": "x:NaN"},
         {"a": 1, "b": "Infinity", "c": ":Infinity"},
         {"a": 1, "b": None, "c": '":-Infinity'},
@@ -108,7 +109,7 @@ def test_rows_made_for_it_are_written_like_dicts(names: tuple[str, str]):
     """Whatever the columns are called, both kinds of rows give the same bytes, constants included."""
     projection = Projection((*names, "more"), (1, 0), (5,))
     records = [(Raw(b"1.50"), "x"), (None, "\n"), (Raw(b"NaN"), "y")]
-    rows_format = Ndjson(exact=True)
+    rows_format = Ndjson(exact=True, numbers=names)
 
     made = rows_format.encode(rows_format.row_maker(projection)(records))
 

@@ -9,6 +9,8 @@ _CYCLES = """
 import gc, weakref
 from pipeline_processing.terminal.event_loop import collect_garbage_rarely
 
+gc.disable()  # as `main` does
+
 class Knot:
     def __init__(self):
         self.itself = self
@@ -31,3 +33,25 @@ def test_cycles_are_still_collected_while_what_was_there_at_the_start_is_exempt(
 
     assert frozen >= started
     assert most < 25_000
+
+
+_LONG = """
+import asyncio, gc
+from pipeline_processing.terminal.event_loop import run_async
+
+async def work():
+    before = gc.isenabled()
+    async with asyncio.timeout(30):
+        while not gc.isenabled():
+            await asyncio.sleep(0.01)
+    return before
+
+gc.disable()  # as `main` does
+print(run_async(work()))
+"""
+
+
+def test_garbage_is_collected_once_a_command_has_started() -> None:
+    done = subprocess.run([sys.executable, "-c", _LONG], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"

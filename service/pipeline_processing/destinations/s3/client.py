@@ -21,6 +21,7 @@ from pipeline_processing.destinations.s3.errors import (
 from pipeline_processing.destinations.s3.objects import (
     AS_THE_BUCKET_HAS_IT,
     Body,
+    Data,
     checksum_argument,
     crc32_of,
     creation_arguments,
@@ -164,7 +165,7 @@ class S3Client:
         key: str,
         upload_id: str,
         number: int,
-        body: bytes | bytearray,
+        body: Data,
         crc32: str,
         sha256: str | None = None,
     ) -> UploadedPart:
@@ -266,7 +267,7 @@ class S3Client:
         bucket: str,
         key: str,
         *,
-        body: bytes | bytearray | None = None,
+        body: Data | None = None,
         needs: str | None = None,
         **arguments: Any,
     ) -> Any:

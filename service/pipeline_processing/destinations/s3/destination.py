@@ -69,7 +69,7 @@ class S3Destination:
         uploads_per_run: int = 2,
         options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
         part_size: int = 8 * MIB,
-        part_concurrency: int = 4,
+        part_concurrency: int = 3,
         inline_limit: int = MIB,
     ) -> None:
         self._client = client

@@ -26,7 +26,7 @@ from botocore import exceptions as boto
 from botocore.awsrequest import AWSPreparedRequest
 from opentelemetry import trace
 
-from pipeline_processing.destinations.s3.objects import Body
+from pipeline_processing.destinations.s3.objects import Body, Data
 
 _METHODS = {"put_object": "PUT", "upload_part": "PUT", "head_object": "HEAD"}
 _HEADERS = {
@@ -103,7 +103,7 @@ class DirectRequests:
         )
 
     async def send(
-        self, operation: str, bucket: str, key: str, *, body: bytes | bytearray | None, arguments: Mapping[str, Any]
+        self, operation: str, bucket: str, key: str, *, body: Data | None, arguments: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """
         Make a call with botocore's arguments, and return its answer as botocore would, with the fields needed here.
@@ -128,18 +128,18 @@ class DirectRequests:
                 _METHODS[operation],
                 f"{route.url}{_quoted(key)}{'?' if query else ''}{query}",
                 {**headers, "user-agent": route.user_agent},
-                body if body is None or len(body) < _SENT_WHOLE else Body(body),
+                body if body is None or (isinstance(body, bytes) and len(body) < _SENT_WHOLE) else Body(body),
                 stream_output=False,
             )
             answer = await self._http.send(request)
         except boto.BotoCoreError:
             return None
-        status = answer.status_code
+        status, received = answer.status_code, answer.raw.headers
         if operation == "head_object" and status == HTTPStatus.NOT_FOUND:
-            raise boto.ClientError(_not_found(answer.headers), operation)
+            raise boto.ClientError(_not_found(received), operation)
         if status == HTTPStatus.OK:
             self._refusals.pop(bucket, None)
-            return _answer(answer.headers)
+            return _answer(received)
         if status in _REFUSALS:
             self._refusals[bucket] += 1
             self._routes.pop(bucket, None)  # to be learned again, as after a redirect to another region
@@ -201,7 +201,9 @@ def _answer(headers: Mapping[str, str]) -> dict[str, Any]:
         **answer,
         "ContentLength": int(headers.get("content-length", 0)),
         "Metadata": {
-            name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)
+            name.lower().removeprefix(_METADATA): value
+            for name, value in headers.items()
+            if name.lower().startswith(_METADATA)
         },
         "ResponseMetadata": {"HTTPHeaders": headers, "HTTPStatusCode": HTTPStatus.OK},
     }

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -16,6 +16,7 @@ from pipeline_processing.plan import InlineContent, MultipartUpload, UploadedPar
 AS_THE_BUCKET_HAS_IT = S3ObjectOptions()
 """No options: the bucket's defaults apply."""
 _SLICE = 1024 * 1024
+_SMALL = 64 * 1024
 _MD5_ETAG = re.compile(r"[0-9a-f]{32}(-\d+)?")
 
 
@@ -38,6 +39,38 @@ def creation_arguments(
     return {name: value for name, value in arguments.items() if value is not None}
 
 
+class Pieces:
+    """Bytes in the pieces in which they came, because joining them would take time, and memory of its own."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes | bytearray] = []
+        self._size = 0
+
+    def append(self, piece: bytes | memoryview) -> None:
+        """Append bytes. Slices are copied: they would keep alive all of what they are of. Small pieces are joined."""
+        self._size += len(piece)
+        if len(piece) >= _SMALL:
+            self._pieces.append(bytes(piece))  # no copy if it is bytes already
+            return
+        last = self._pieces[-1] if self._pieces else None
+        if not isinstance(last, bytearray) or len(last) > _SLICE:
+            last = bytearray()
+            self._pieces.append(last)
+        last += piece
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes | bytearray]:
+        return iter(self._pieces)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+Data = bytes | bytearray | Pieces
+
+
 class Body:
     """
     The body of a PUT, which aiohttp sends slice by slice without copying all of it.
@@ -46,28 +79,30 @@ class Body:
     pool. botocore needs the file-like methods to measure the body, and to rewind it before a retry.
     """
 
-    def __init__(self, data: bytes | bytearray) -> None:
-        self._view = memoryview(data)
+    def __init__(self, data: Data) -> None:
+        self._data = data
         self._position = 0
 
     def __len__(self) -> int:
-        return len(self._view)
+        return len(self._data)
 
     def __bool__(self) -> bool:
         return True  # even an empty body must be sent
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
-        for start in range(0, len(self._view), _SLICE):
-            yield self._view[start : start + _SLICE]
+        for piece in self._data if isinstance(self._data, Pieces) else (self._data,):
+            view = memoryview(piece)
+            for start in range(0, len(view), _SLICE):
+                yield view[start : start + _SLICE]
 
-    def read(self, size: int = -1) -> memoryview:
-        end = len(self._view) if size < 0 else self._position + size
-        piece = self._view[self._position : end]
+    def read(self, size: int = -1) -> bytes:
+        end = len(self) if size < 0 else self._position + size
+        piece = bytes(self._data)[self._position : end]
         self._position += len(piece)
         return piece
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = offset + (0, self._position, len(self._view))[whence]
+        self._position = offset + (0, self._position, len(self))[whence]
         return self._position
 
     def tell(self) -> int:

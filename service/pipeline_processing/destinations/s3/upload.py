@@ -14,7 +14,7 @@ from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.s3.client import NewUpload, S3Client
 from pipeline_processing.destinations.s3.errors import UploadGone
-from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, encoded_crc32, sha256_of
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, Pieces, encoded_crc32, sha256_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import LARGEST_OBJECT, MIB, MOST_PARTS, PartSizes
 from pipeline_processing.errors import ArtifactTooLarge, PipelineError
@@ -74,7 +74,7 @@ class S3Upload:
         self._sha256 = hashlib.sha256()
         self._crc32 = 0
         self._size = 0
-        self._buffer: bytearray | None = None
+        self._buffer: Pieces | None = None
         self._buffer_size = 0  # bytes reserved for the buffer
         self._upload: NewUpload | None = None
         self._sending: list[asyncio.Task[UploadedPart]] = []
@@ -98,7 +98,7 @@ class S3Upload:
                 await self._begin_part()
             assert self._buffer is not None
             piece = rest[: self._buffer_size - len(self._buffer)]
-            self._buffer += piece
+            self._buffer.append(data if len(piece) == len(data) else piece)
             self._size += len(piece)
             rest = rest[len(piece) :]
             if len(self._buffer) == self._buffer_size:
@@ -145,7 +145,7 @@ class S3Upload:
         self._raise_failure()
         size = self._sizes.of(number)
         await self._budget.acquire(size)
-        self._buffer, self._buffer_size = bytearray(), size
+        self._buffer, self._buffer_size = Pieces(), size
 
     async def _send_part(self) -> None:
         # The buffer stays in place until a slot is acquired, so that _close() finds it after a cancellation.
@@ -177,7 +177,7 @@ class S3Upload:
             options=self._target.options,
         )
 
-    async def _send(self, *, number: int, body: bytearray) -> UploadedPart:
+    async def _send(self, *, number: int, body: Pieces) -> UploadedPart:
         # Tasks start in the order of their creation, and the lock is fair, so parts are hashed in order.
         async with self._hashing:
             crc32, sha256 = await asyncio.to_thread(self._digest, body)
@@ -192,11 +192,13 @@ class S3Upload:
             sha256=sha256,
         )
 
-    def _digest(self, body: bytearray) -> tuple[str, str | None]:
-        self._sha256.update(body)
-        part = crc32(body)
+    def _digest(self, body: Pieces) -> tuple[str, str | None]:
+        part = 0
+        for piece in body:
+            self._sha256.update(piece)
+            part = crc32(piece, part)
         self._crc32 = crc32_combine(self._crc32, part, len(body))
-        return encoded_crc32(part), sha256_of(body) if self._target.options.checksum == "sha256" else None
+        return encoded_crc32(part), sha256_of(bytes(body)) if self._target.options.checksum == "sha256" else None
 
     def _part_ended(self, task: asyncio.Task[UploadedPart], *, reserved: int) -> None:
         self._budget.release(reserved)

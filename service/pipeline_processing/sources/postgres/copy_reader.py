@@ -7,8 +7,8 @@ from math import inf
 from typing import Any
 
 import asyncpg
-import structlog
 
+from pipeline_processing.log import get_logger
 from pipeline_processing.ports import Template
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.batches import MAX_BATCH_ROWS
@@ -16,7 +16,7 @@ from pipeline_processing.sources.postgres.copy_batches import CopyBatches, CopyL
 from pipeline_processing.sources.postgres.copy_statement import CopyStatement, NotCopied, copy_statement
 from pipeline_processing.sources.postgres.shape import Shape
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 NewDecoder = Callable[..., RowDecoder]
 

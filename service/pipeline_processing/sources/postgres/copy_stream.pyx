@@ -26,8 +26,20 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeUTF8(const char *text, Py_ssize_t size, const char *errors)
     object PyUnicode_New(Py_ssize_t size, Py_UCS4 most)
     void *PyUnicode_DATA(object text)
-    object PyObject_CallOneArg(object called, object argument)
     void PyObject_GC_UnTrack(PyObject *tracked)
+
+
+cdef extern from *:
+    """
+    // Call a type's constructor with one argument, in a tuple that is used again and again.
+    static PyObject *made_of(PyObject *type, PyObject *arguments, PyObject *argument) {
+        PyTuple_SET_ITEM(arguments, 0, argument);
+        PyObject *made = ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, arguments, nullptr);
+        PyTuple_SET_ITEM(arguments, 0, nullptr);
+        return made;
+    }
+    """
+    object made_of(object type, object arguments, object argument)
 
 
 cdef extern from "copy_values.hpp" namespace "copy_stream" nogil:
@@ -78,7 +90,7 @@ cdef extern from "copy_values.hpp" namespace "copy_stream" nogil:
 
     size_t room_of(Kind kind, const Field &field) except +set_python_error
     char *write_scalar(char *out, Kind kind, const Field &field, cbool as_json, Days &days) except +set_python_error
-    Field text_of(Kind kind, const Field &field) except +set_python_error
+    Field content_of(Kind kind, const Field &field) except +set_python_error
     void write_document(Buffer &out, Kind kind, const Field &field) except +set_python_error
     void write_row(Buffer &out, const RowTemplate &row, const Field *fields, Days &days) except +set_python_error
 
@@ -118,8 +130,14 @@ cdef size_t SIGNATURE_SIZE = 11
 cdef size_t HEADER_SIZE = 19
 cdef uint32_t UNKNOWN_FLAGS = 0xFFFF0000
 
-cdef object _raw = Raw
-cdef Py_ssize_t _VALUE_SIZE = 56
+cdef Py_ssize_t VALUE_SIZE = 56  # about the memory of a small value
+
+cdef object RAW = Raw
+cdef object RAW_ARGUMENTS = PyTuple_New(1)
+
+
+cdef inline object raw_of(const char *data, size_t size):
+    return made_of(RAW, RAW_ARGUMENTS, PyBytes_FromStringAndSize(data, size))
 
 
 cdef class CopyStream:
@@ -404,7 +422,7 @@ cdef class CopyStream:
             if count:  # the empty tuple is shared
                 PyObject_GC_UnTrack(<PyObject *>row)  # its values refer to nothing
             self._tuples.append(row)
-            self.size += <Py_ssize_t>size + _VALUE_SIZE * (count + 1)
+            self.size += <Py_ssize_t>size + VALUE_SIZE * (count + 1)
         self.rows += 1
         return 0
 
@@ -412,7 +430,7 @@ cdef class CopyStream:
         self._scratch.clear()
         write_row(self._scratch, template, self._fields.data(), self._days)
         if self._as_json:
-            return PyObject_CallOneArg(_raw, PyBytes_FromStringAndSize(self._scratch.begin(), self._scratch.size()))
+            return raw_of(self._scratch.begin(), self._scratch.size())
         return PyUnicode_DecodeUTF8(self._scratch.begin(), self._scratch.size(), NULL)
 
     cdef object _value(self, Kind kind, const Field &field):
@@ -422,12 +440,12 @@ cdef class CopyStream:
         if field.data == NULL:
             return None
         if kind == TEXT or (kind == JSON or kind == JSONB) and not self._as_json:
-            text = text_of(kind, field)
+            text = content_of(kind, field)
             return PyUnicode_DecodeUTF8(text.data, text.size, NULL)
         if kind == JSON or kind == JSONB:
             self._scratch.clear()
             write_document(self._scratch, kind, field)
-            return PyObject_CallOneArg(_raw, PyBytes_FromStringAndSize(self._scratch.begin(), self._scratch.size()))
+            return raw_of(self._scratch.begin(), self._scratch.size())
         if self._as_json:
             if kind == BOOL:
                 return True if boolean(field) else False
@@ -448,7 +466,7 @@ cdef class CopyStream:
     cdef object _scalar(self, Kind kind, const char *text, const char *end):
         cdef object made
         if self._as_json and (kind == NUMERIC or kind == FLOAT4 or kind == FLOAT8):
-            return PyObject_CallOneArg(_raw, PyBytes_FromStringAndSize(text, end - text))
+            return raw_of(text, end - text)
         made = PyUnicode_New(end - text, 127)
         memcpy(PyUnicode_DATA(made), text, end - text)
         return made

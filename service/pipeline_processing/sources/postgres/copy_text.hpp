@@ -88,7 +88,8 @@ public:
         PyObject *taken = object_;
         object_ = nullptr;
         begin_ = at = end_ = nullptr;
-        first_ = std::max(first_, size + size / 8);
+        size_t next = size + size / 8;  // it will be about as large
+        if (next > first_ || next < first_ / 4) first_ = next;
         if (taken == nullptr) return PyBytes_FromStringAndSize(nullptr, 0);
         if (size >= capacity / 4 * 3) {
             // Keep some spare memory. Blocks that shrink are smaller than the next ones, which the C library then takes

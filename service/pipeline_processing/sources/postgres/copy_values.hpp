@@ -214,14 +214,20 @@ inline char *write_scalar(char *out, Kind kind, const Field &field, bool as_json
     }
 }
 
-// Return a text's or a document's bytes, which are valid UTF-8.
-inline Field text_of(Kind kind, const Field &field) {
-    Field text = field;
+// Return the bytes of a text or document.
+inline Field content_of(Kind kind, const Field &field) {
+    Field content = field;
     if (kind == JSONB) {
         if (field.size < 1 || *field.data != 1) throw Malformed("a jsonb has an unknown version");
-        text = Field{field.data + 1, field.size - 1};
+        content = Field{field.data + 1, field.size - 1};
     }
-    if (kind != TEXT && text.size == 0) throw Malformed("a document is empty");
+    if (kind != TEXT && content.size == 0) throw Malformed("a document is empty");
+    return content;
+}
+
+// Return them if they are valid UTF-8.
+inline Field text_of(Kind kind, const Field &field) {
+    Field text = content_of(kind, field);
     check_utf8(text.data, static_cast<size_t>(text.size));
     return text;
 }

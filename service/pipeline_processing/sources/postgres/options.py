@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-import structlog
 from pydantic import Field
 
+from pipeline_processing.log import get_logger
 from pipeline_processing.options.durations import Duration
 from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
@@ -17,7 +17,7 @@ from pipeline_processing.sources.postgres.query_columns import names_of_query, p
 if TYPE_CHECKING:
     from pipeline_processing.settings.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class PostgresSourceConfig(Part):

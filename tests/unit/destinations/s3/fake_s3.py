@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline_processing.destinations.s3.client import NewUpload, ObjectHead, S3Client
 from pipeline_processing.destinations.s3.errors import ObjectMissing, UploadGone
-from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT
+from pipeline_processing.destinations.s3.objects import AS_THE_BUCKET_HAS_IT, Data
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.plan import UploadedPart
 
@@ -53,7 +53,7 @@ class FakeS3(S3Client):
         key: str,
         upload_id: str,
         number: int,
-        body: bytes | bytearray,
+        body: Data,
         crc32: str,
         sha256: str | None = None,
     ) -> UploadedPart:

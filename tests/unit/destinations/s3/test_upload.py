@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from base64 import b64decode
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.destinations.s3.parts import PartSizes
 from pipeline_processing.destinations.s3.upload import S3Upload, Target
 from pipeline_processing.errors import ArtifactTooLarge, DestinationUnavailable
-from pipeline_processing.plan import InlineContent, MultipartUpload, UploadRef
+from pipeline_processing.plan import InlineContent, MultipartUpload, UploadedPart, UploadRef
 from tests.unit.destinations.s3.fake_s3 import FakeS3
 
 TARGET = Target(bucket="b", key="k", object_key="p/k", content_type="text/csv", metadata={})
@@ -65,6 +66,25 @@ async def test_pieces_of_any_size_become_the_same_parts(piece: int) -> None:
     assert budget.reserved == 0
     assert budget.peak <= 400
     assert client.most_at_once <= 3
+
+
+async def test_what_is_written_in_large_pieces_isnt_copied() -> None:
+    """Of pieces that end in another part there is a copy: the part would keep alive all of them."""
+    pieces = [bytes([number]) * 200_000 for number in range(4)]
+    sent: list[list[bytes | bytearray]] = []
+
+    class Watched(FakeS3):
+        async def upload_part(self, **arguments: Any) -> UploadedPart:
+            sent.append(list(arguments["body"]))
+            return await super().upload_part(**arguments)
+
+    async with upload_to(Watched(), ByteBudget(2_000_000), part=500_000) as upload:
+        for piece in pieces:
+            await upload.write(piece)
+        await upload.seal()
+
+    assert [[len(piece) for piece in part] for part in sent] == [[200_000, 200_000, 100_000], [100_000, 200_000]]
+    assert [part[0] is piece for part, piece in zip(sent, pieces[::2], strict=True)] == [True, False]
 
 
 async def test_a_store_that_knows_parts_only_is_told_of_parts_only() -> None:
