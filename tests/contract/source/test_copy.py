@@ -4,6 +4,7 @@
 
 import asyncio
 import re
+import sys
 from typing import Any
 
 import asyncpg
@@ -15,8 +16,11 @@ from pipeline_processing.errors import QueryFailed, QueryInvalid, SourceUnavaila
 from pipeline_processing.sources.postgres import copy_statement
 from pipeline_processing.sources.postgres.batches import CursorBatches
 from pipeline_processing.sources.postgres.copy_batches import CopyBatches
+from pipeline_processing.sources.postgres.copy_reader import chosen_reader
+from pipeline_processing.sources.postgres.copy_stream import TYPES
 from pipeline_processing.sources.postgres.query_text import Placeholder
 from pipeline_processing.sources.postgres.source import PostgresSource
+from pipeline_processing.sources.postgres.types import _KINDS
 from tests.acceptance.fault_proxy import FaultProxy
 from tests.contract.source.reading import READERS, config, postgres_source, read, reading, until
 
@@ -119,6 +123,23 @@ async def test_a_place_that_postgres_doesnt_confirm(
     with capture_logs() as logs:
         assert await reader_of(source, query, "'; DROP TABLE accounts; --") is CursorBatches
     assert [each for each in logs if "by a cursor" in each["event"]]
+
+
+async def test_the_decoder_knows_all_types_that_arrive():
+    """Postgres renders all others as json or text."""
+    assert frozenset(_KINDS) == TYPES
+
+
+async def test_the_setting_decides(monkeypatch: pytest.MonkeyPatch):
+    """And an installation without the decoder falls back; both are described."""
+    assert chosen_reader("auto").decoder is not None
+    by_setting = chosen_reader("cursor")
+    monkeypatch.setitem(sys.modules, "pipeline_processing.sources.postgres.copy_stream", None)
+    by_need = chosen_reader("auto")
+
+    assert by_setting.decoder is by_need.decoder is None
+    assert "as PIPELINE_SOURCE__READER says" in by_setting.description
+    assert "decoder is not installed" in by_need.description
 
 
 # -- literals -----------------------------------------------------------------------------------

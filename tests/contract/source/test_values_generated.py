@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -24,7 +24,7 @@ from tests.contract.source.helpers import (
     reimported,
     rows_to_json,
 )
-from tests.contract.source.reading import postgres, postgres_source
+from tests.contract.source.reading import READERS, postgres, postgres_source
 from tests.properties import examples
 
 SETUP = """
@@ -65,7 +65,7 @@ STEPS: dict[str, list[dict[str, Any]]] = {
 class Database:
     runner: asyncio.Runner = field(repr=False)
     connection: asyncpg.Connection = field(repr=False)
-    source: PostgresSource = field(repr=False)
+    by_reader: Mapping[str, PostgresSource] = field(repr=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,11 @@ def database(dsn: str) -> Iterator[Database]:
     with asyncio.Runner() as runner:
         opened = AsyncExitStack()
         connection = runner.run(opened.enter_async_context(postgres(dsn)))
-        source = runner.run(opened.enter_async_context(postgres_source(dsn)))
+        by_reader = {
+            reader: runner.run(opened.enter_async_context(postgres_source(dsn, reader=reader))) for reader in READERS
+        }
         runner.run(connection.execute(SETUP))
-        yield Database(runner, connection, source)
+        yield Database(runner, connection, by_reader)
         runner.run(opened.aclose())
 
 
@@ -228,13 +230,17 @@ async def _check(database: Database, rows: list[dict[str, str | None]]) -> None:
         f"AS given (id int, {', '.join(f'{name} text' for name in COLUMNS)})",
         json.dumps([{"id": number, **row} for number, row in enumerate(rows)]),
     )
-    exported = {
-        form: await export_all(
-            database.source,
-            [dataset(QUERY, name=name, format=form, steps=steps) for name, steps in STEPS.items()],
-        )
-        for form in ("ndjson", "csv")
+    by_reader = {
+        reader: {
+            form: await export_all(
+                source, [dataset(QUERY, name=name, format=form, steps=steps) for name, steps in STEPS.items()]
+            )
+            for form in ("ndjson", "csv")
+        }
+        for reader, source in database.by_reader.items()
     }
+    exported = by_reader["copy"]
+    assert by_reader["cursor"] == exported
 
     expected = await rows_to_json(connection, QUERY)
     copied = parsed_csv(await copied_csv(connection, QUERY))

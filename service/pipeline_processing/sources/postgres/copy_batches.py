@@ -222,6 +222,9 @@ class CopyTap(Tap):
             if self.rows:
                 return
             if silence is not None and now() - self._received_at >= silence:
+                await asyncio.sleep(0)  # reads what arrived while something else occupied the thread
+                if now() - self._received_at < silence:
+                    continue
                 raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
 
     def take(self) -> Batch:

@@ -82,8 +82,8 @@ class CopyReader:
         """Return the batches of a query with these arguments, in a transaction for which statement_timeout is set."""
         try:
             query, timeout = await statement.placed(connection, values)
-        except asyncpg.PostgresError:
-            self._statements.clear()  # a type may have another name now
+        except asyncpg.UndefinedObjectError:
+            self._statements.clear()  # a type has another name now
             raise
 
         def start(outputs: Outputs) -> CopyTap:

@@ -13,15 +13,14 @@ from typing import Any
 
 import asyncpg
 
-from pipeline_processing.postgres.errors import Fault, cause_of, fault_of
+from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.sources.postgres.query_text import placeholders_in, without_semicolon
-from pipeline_processing.sources.postgres.shape import Shape
+from pipeline_processing.sources.postgres.shape import Shape, cannot_plan
 from pipeline_processing.sources.postgres.types import carried_as
 
 _TYPE_NAMES = "SELECT array_agg(format_type(oid, -1) ORDER BY nr) FROM unnest($1::oid[]) WITH ORDINALITY AS p (oid, nr)"
 """Without a type modifier, -1 differs from NULL: `character` means character(1), but `bpchar` has any length."""
 _UNSURE = "the places of its parameters are not certain"
-_QUERY_FAULTS = (Fault.INVALID, Fault.FAILED, Fault.ACCESS)
 
 
 class NotCopied(Exception):
@@ -63,9 +62,9 @@ class CopyStatement:
 
 async def copy_statement(connection: asyncpg.Connection, shape: Shape, carry: str) -> CopyStatement:
     """
-    Make a query's COPY statement, and let Postgres plan it. An error of Postgres aborts the transaction.
+    Make a query's COPY statement, and let Postgres plan it. Raises NotCopied if Postgres refuses it.
 
-    Raises NotCopied.
+    Whatever it raises, the transaction is aborted.
     """
     _, carried = shape.carried(carry)
     query = without_semicolon(carried)
@@ -89,8 +88,8 @@ async def copy_statement(connection: asyncpg.Connection, shape: Shape, carry: st
             output=_ignored,
             format="binary",
         )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        if fault_of(error) in _QUERY_FAULTS:
+    except asyncpg.PostgresError as error:
+        if cannot_plan(error):
             raise NotCopied(cause_of(error)) from error
         raise
     return statement

@@ -100,11 +100,16 @@ def planning(*, written_in: str = "the job config") -> Iterator[None]:
     try:
         yield
     except asyncpg.PostgresError as error:
-        if error.sqlstate[:2] in _CANNOT_PLAN and error.sqlstate != _INSUFFICIENT_PRIVILEGE:
+        if cannot_plan(error):
             raise QueryInvalid(
                 f"Postgres can't plan the query: {cause_of(error)}. Correct it in {written_in}."
             ) from error
         raise
+
+
+def cannot_plan(error: asyncpg.PostgresError) -> bool:
+    """Whether an error of planning is the query's fault."""
+    return error.sqlstate[:2] in _CANNOT_PLAN and error.sqlstate != _INSUFFICIENT_PRIVILEGE
 
 
 _CANNOT_PLAN = ("42", "22", "0A")
