@@ -9,7 +9,10 @@ setup(
         Extension(
             "pipeline_processing.sources.postgres.copy_stream",
             sources=[f"{FOLDER}/copy_stream.pyx"],
-            depends=[f"{FOLDER}/{name}.hpp" for name in ("copy_floats", "copy_text", "copy_values")],
+            depends=[
+                f"{FOLDER}/{name}"
+                for name in ("copy_floats.hpp", "copy_text.hpp", "copy_values.hpp", "copy_values.pxd")
+            ],
             include_dirs=[FOLDER],
             language="c++",
             extra_compile_args=["-std=c++17", "-O3", "-g0"],

@@ -92,17 +92,19 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="measure nothing, but show the results kept")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the results kept into this page, too")
     options = parser.parse_args()
+    shown = bool(options.show)
     if not options.show:
         checkouts = {"": Checkout()} | ({BEFORE: Checkout(options.against.resolve())} if options.against else {})
-        _measure(checkouts, _QUICK if options.quick else _Size(), options.only or ["*"])
-    if kept := load():
-        print(f"\n{text(kept)}")
+        shown = _measure(checkouts, _QUICK if options.quick else _Size(), options.only or ["*"])
+    if shown:
+        print(f"\n{text(load())}")
     if options.write:
-        write(options.write, kept)
+        write(options.write, load())
 
 
-def _measure(checkouts: dict[str, Checkout], size: _Size, only: Sequence[str]) -> None:
-    """Measure the groups, and keep the results of those that were measured whole."""
+def _measure(checkouts: dict[str, Checkout], size: _Size, only: Sequence[str]) -> bool:
+    """Measure the groups, and keep the results of those that were measured whole. Returns whether there were any."""
+    kept = False
     busy = os.getloadavg()[0]
     print(f"load of this machine: {busy:.1f}", flush=True)
     native = find_spec("pipeline_processing.sources.postgres.copy_stream")
@@ -125,8 +127,10 @@ def _measure(checkouts: dict[str, Checkout], size: _Size, only: Sequence[str]) -
                 group = Group(plan.title, labels, rounds, commit(), now(), busy)
             if len(chosen) == len(contestants):
                 save({plan.name: group})
+                kept = True
             else:
                 print(f"\n{aligned(medians(group))}")
+    return kept
 
 
 if __name__ == "__main__":

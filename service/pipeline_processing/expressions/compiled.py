@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline_processing.expressions import integers
 from pipeline_processing.expressions.code import Bind, Code, Given, Local, Part, evaluated
+from pipeline_processing.expressions.text import is_matched
 from pipeline_processing.expressions.types import Refused, RowFault, Type
 from pipeline_processing.rows.columns import Column
 from pipeline_processing.rows.values import padded_text_key, same
@@ -86,6 +87,7 @@ _INLINE: Mapping[Callable[..., Any], str] = {
     operator.not_: "not {0}",
     operator.add: "{0} + {1}",
     operator.contains: "{1} in {0}",
+    is_matched: "{0}({1}) is not None",
     padded_text_key: "{0}.rstrip(' ')",
     **{
         function: f"{{new}} if {-(2**63)} <= ({{new}} := {{0}} {sign} {{1}}) <= {2**63 - 1} else out_of_range()"

@@ -51,11 +51,15 @@ def decimal_of_float(number: float) -> Decimal:
 
 def decimal_text(number: Decimal) -> str:
     """Write all digits, as Postgres does."""
-    return format(number, "f")
+    text = str(number)
+    return format(number, "f") if "E" in text else text
 
 
 def stored(number: Decimal) -> Decimal:
     """Normalise a number as Postgres stores it: no -0, no positive exponent. Raises RowFault if it is out of range."""
+    text = str(number)
+    if number and "E" not in text and "N" not in text and len(text) <= _MAX_SCALE:
+        return number  # the usual case: `as_tuple` is slow
     if not number.is_finite():
         return _NAN if number.is_nan() else number
     if number and number.adjusted() >= _MAX_DIGITS_BEFORE_POINT:

@@ -111,9 +111,9 @@ def uuid_of(text: str) -> str:
 # -- patterns ------------------------------------------------------------------------------------
 
 
-def like_pattern(pattern: str) -> Callable[[str], bool]:
+def like_pattern(pattern: str) -> Callable[[str], re.Match[str] | None]:
     """
-    Return a function that matches text: % is any text, _ any character, and \\ escapes the next character.
+    Return a function that matches text or returns None: % is any text, _ any character, \\ escapes the next character.
 
     A piece between two % is matched only at its first occurrence (an atomic group), so the time is at most proportional
     to the length of the text times that of the pattern. Raises RowFault.
@@ -134,5 +134,8 @@ def like_pattern(pattern: str) -> Callable[[str], bool]:
     first, *middle, last = (pieces[0], "") if len(pieces) == 1 else pieces
     searched = "".join(f"(?>.*?{piece})" for piece in middle if piece)
     anything = ".*" if len(pieces) > 1 else ""
-    fullmatch = re.compile(f"{first}{searched}{anything}{last}", re.DOTALL).fullmatch
-    return lambda text: fullmatch(text) is not None
+    return re.compile(f"{first}{searched}{anything}{last}", re.DOTALL).fullmatch
+
+
+def is_matched(match: Callable[[str], re.Match[str] | None], text: str) -> bool:
+    return match(text) is not None

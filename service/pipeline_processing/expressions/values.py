@@ -18,7 +18,7 @@ from uuid import UUID
 
 from msgspec import Raw
 
-from pipeline_processing.expressions.decimals import stored
+from pipeline_processing.expressions.decimals import decimal_text, stored
 from pipeline_processing.expressions.floats import float_text
 from pipeline_processing.expressions.types import KIND_OF_TYPE, RowFault, Type
 from pipeline_processing.kinds import form_of
@@ -61,15 +61,20 @@ _READ: Mapping[str, Mapping[Type, Convert]] = {
 }
 _WRITE: Mapping[str, Mapping[Type, Convert]] = {
     "json": {
+        Type.NUMBER: lambda number: Raw(decimal_text(number)),
         Type.FLOAT: lambda number: Raw(float_text(number)),
         Type.TIMESTAMP: lambda text: text.replace(" ", "T", 1),
         Type.TIMESTAMPTZ: lambda text: text.replace(" ", "T", 1).replace("+00", "+00:00", 1),
         # On one line. Line ends can only occur between tokens.
         Type.JSON: lambda text: Raw(text.replace("\n", " ").replace("\r", " ")),
     },
-    "text": {Type.FLOAT: float_text},
+    "text": {
+        Type.INTEGER: str,
+        Type.NUMBER: decimal_text,
+        Type.FLOAT: float_text,
+        Type.BOOLEAN: lambda truth: "t" if truth else "f",
+    },
 }
-_AS_KINDS_DO = (Type.INTEGER, Type.NUMBER, Type.BOOLEAN)
 
 
 def reading(type_: Type, carry: str) -> Convert | None:
@@ -79,10 +84,7 @@ def reading(type_: Type, carry: str) -> Convert | None:
 
 def writing(type_: Type, carry: str) -> Convert | None:
     """Return a function from values to carried values of that type; None if they are the same."""
-    if type_ not in _AS_KINDS_DO:
-        return _WRITE[carry].get(type_)
-    carried = form_of(KIND_OF_TYPE[type_], carry).carried
-    return None if carried is values.same else carried
+    return _WRITE[carry].get(type_)
 
 
 # -- keys ----------------------------------------------------------------------------------------
@@ -137,11 +139,21 @@ def key_of_carried(type_: Type, carry: str) -> Convert | None:
 # -- natural values, in untyped columns ----------------------------------------------------------
 
 
+_TYPES = {
+    type(None): Type.NULL,
+    bool: Type.BOOLEAN,
+    float: Type.FLOAT,
+    Decimal: Type.NUMBER,
+    str: Type.TEXT,
+}
+"""The types of the most common natural values, which need no closer look."""
+
+
 def type_at_run_time(value: Any) -> Type:
     """Return the type of a natural value. Raises RowFault."""
+    if (known := _TYPES.get(type(value))) is not None:
+        return known
     match value:
-        case None:
-            return Type.NULL
         case bool():
             return Type.BOOLEAN
         case int():

@@ -13,7 +13,7 @@ import asyncpg
 
 from pipeline_processing.errors import TransientError
 from pipeline_processing.log import get_logger
-from pipeline_processing.postgres.connection import SessionlessConnection, local_settings
+from pipeline_processing.postgres.connection import SessionlessConnection
 from pipeline_processing.postgres.errors import NO_REMEDIES, translated
 
 log = get_logger(__name__)
@@ -58,9 +58,7 @@ class DatabaseClient:
         self._connect_seconds = connect_seconds
         self._command_seconds = command_seconds
         self._application_name = application_name
-        self._settings = local_settings(
-            server_settings or {}, search_path=None if search_path is None else quoted(search_path)
-        )
+        self._settings = dict(server_settings or {})
         self._pool: asyncpg.Pool | None = None
 
     async def __aenter__(self) -> Self:
@@ -116,8 +114,9 @@ class DatabaseClient:
         return translated(unavailable=self._unavailable, where=self.where, remedies=remedies)
 
     async def _prepare(self, connection: SessionlessConnection) -> None:
-        connection.settings = self._settings
         _enable_keepalive(connection)
+        search_path = None if self.search_path is None else quoted(self.search_path)
+        await connection.use_settings(self._settings, search_path=search_path)
 
     async def _release(self, pool: asyncpg.Pool, connection: Any) -> None:
         """Return a connection to the pool. Never raises, as the work on it has succeeded or failed already."""

@@ -1,10 +1,11 @@
 """
-A connection that doesn't depend on session state.
+A connection that also works behind a pooler, such as PgBouncer.
 
-Behind a pooler in transaction mode, such as PgBouncer, each transaction may run in another server session, which other
-clients have used before. So every statement runs in a transaction, every transaction sets its own settings, and no
-prepared statement outlives its execution. This also works without a pooler, and costs little: settings are sent along
-with BEGIN, a statement is parsed, bound and executed in one round trip, and a session needs no reset.
+In a pooler's transaction mode, each transaction may run in another server session, which other clients have used. So
+every statement runs in a transaction, every transaction sets its own settings, and no prepared statement outlives its
+execution. Without a pooler the session is this connection's own, which saves two round trips per statement: the
+settings are set once, a single statement needs no explicit transaction, and statements stay prepared, except for those
+of `prepare()`, which are users' own. A session needs no reset in either case.
 """
 
 import asyncio
@@ -16,16 +17,38 @@ import asyncpg
 
 _ROLLBACK_SECONDS = 5.0
 
+_DEFAULTS = {
+    "transaction_isolation": "default_transaction_isolation",
+    "transaction_read_only": "default_transaction_read_only",
+}
+"""Settings that last as long as a transaction → those that last as long as the session."""
+
+_NO_SETTING = ("COMMIT", "SAVEPOINT", "RELEASE")
+
 
 class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """An asyncpg connection that applies `settings` (see `local_settings`) in each of its transactions."""
-
-    settings = ""
+    """An asyncpg connection whose transactions all have the settings given to `use_settings`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._local = self._for_session = ""
+        self._owns_session = False
+        self._is_set_up = False
+        """Whether the session has the settings."""
         self.kept: dict[Any, Any] = {}
         """What those who use this connection know about it, for as long as it is open."""
+
+    async def use_settings(self, settings: Mapping[str, str], *, search_path: str | None) -> None:
+        """
+        Apply these settings in every transaction. `search_path` is a list of quoted names; None means the user's
+        default. Finds out whether there is a pooler in between.
+        """
+        values = {name: _literal(value) for name, value in settings.items()} | {"search_path": search_path or "DEFAULT"}
+        self._local = " ".join(f"SET LOCAL {name} TO {value};" for name, value in values.items())
+        values["transaction_isolation"] = "'read committed'"
+        self._for_session = " ".join(f"SET {_DEFAULTS.get(name, name)} TO {value};" for name, value in values.items())
+        # A pooler answers for many sessions, so it makes up the process id that it tells a client.
+        self._owns_session = await self.fetchval("SELECT pg_catalog.pg_backend_pid()") == self.get_server_pid()
 
     def transaction(self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False) -> Any:
         """Like asyncpg's, but defaults to READ COMMITTED, regardless of the session's default."""
@@ -35,12 +58,15 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
 
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
         if query.startswith("BEGIN"):  # asyncpg's own, as are the ROLLBACKs
-            status = await super().execute(f"{query} {self.settings}", **options)
+            await self._set()
+            status = await super().execute(query if self._is_set_up else f"{query} {self._local}", **options)
         elif query.startswith("ROLLBACK"):
             status = await self._roll_back(query)
         else:
             async with self._in_transaction():
                 status = await super().execute(query, *args, **options)
+            if not args and not query.startswith(_NO_SETTING):
+                self._is_set_up = False  # it may have been a SET
         return str(status)
 
     async def executemany(self, command: str, args: Any, **options: Any) -> None:
@@ -73,6 +99,8 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
         return ""
 
     async def _get_statement(self, *args: Any, **options: Any) -> Any:
+        if self._owns_session and options.get("use_cache", True):
+            return await super()._get_statement(*args, **options)
         # asyncpg names statements to reuse them in the same session. With `named=""` they are unnamed: parsed at each
         # execution, while asyncpg caches only their description.
         statement = await super()._get_statement(*args, **{**options, "named": ""})
@@ -81,12 +109,22 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
 
     @asynccontextmanager
     async def _in_transaction(self) -> AsyncIterator[None]:
-        """Use the open transaction, or else open one for this block."""
+        """Use the open transaction, or else open one for this block. In a session of its own, a statement is one."""
         if not self._needs_begin():
+            yield
+            return
+        await self._set()
+        if self._is_set_up:
             yield
         else:
             async with self.transaction():
                 yield
+
+    async def _set(self) -> None:
+        """Apply the settings to the session if it is this connection's own."""
+        if self._owns_session and not self._is_set_up:
+            await super().execute(self._for_session)
+            self._is_set_up = True
 
     def _needs_begin(self) -> bool:
         return not (self.is_closed() or self.is_in_transaction())  # if closed, asyncpg raises its own error
@@ -99,15 +137,6 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
         except TimeoutError:
             self.terminate()  # makes the server roll back
             return query
-
-
-def local_settings(settings: Mapping[str, str], *, search_path: str | None) -> str:
-    """
-    Return SQL that applies these settings for the rest of a transaction. `search_path` is a list of quoted names; None
-    means the user's default.
-    """
-    values = {name: _literal(value) for name, value in settings.items()} | {"search_path": search_path or "DEFAULT"}
-    return " ".join(f"SET LOCAL {name} TO {value};" for name, value in values.items())
 
 
 def _literal(text: str) -> str:

@@ -92,6 +92,8 @@ class Executor:
         self.leases = leases
         self.attempts: set[asyncio.Task[Attempted]] = set()
         """Unfinished attempts, including those that were given up because they hang."""
+        self._is_marked = False
+        """Whether the destinations are marked as this installation's, which lasts."""
         clock = history.clock
         self._attempts = history.repeating(runs.attempts, pause=ASK_AGAIN_SECONDS)
         self._reads = history.repeating(runs.history, pause=ASK_AGAIN_SECONDS)
@@ -269,7 +271,9 @@ class Executor:
         key = manifest_key(context)
         if await self.path.destinations.manifests.exists(key):
             raise ConflictingObjects(f"{primary.url}/{key}", why="a manifest of this run id was published before")
-        await self.path.destinations.mark_installation(await self._reads.installation_id())
+        if not self._is_marked:
+            await self.path.destinations.mark_installation(await self._reads.installation_id())
+            self._is_marked = True
 
     async def _prepare(self, claim: Claim, context: RunContext, export: Export) -> None:
         """Store the plan. From here on, the run is decided."""

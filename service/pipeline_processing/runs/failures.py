@@ -119,6 +119,8 @@ class Failures:
 
     async def check_tries(self, claim: Claim) -> None:
         """Raise AttemptsExhausted if the run was tried too often, which happens to runs that kill their workers."""
+        if claim.run.attempt <= self._retry.max_attempts:
+            return  # no more tries than attempts
         tries = await self._history.tries(claim.run.run_id)
         if tries > self._retry.max_attempts:
             raise AttemptsExhausted(

@@ -210,3 +210,23 @@ async def test_the_run_store_needs_its_schema_as_the_search_path(database: str) 
     """Otherwise it would work on somebody else's tables."""
     with pytest.raises(ValueError, match="search path"):
         postgres_run_store(client(database), schema="pipeline")
+
+
+async def test_a_session_without_a_pooler_is_set_up_once(database: str) -> None:
+    """A statement is then a transaction of its own, and stays prepared; every other form still has the settings."""
+    async with (
+        client(database, max_size=1, server_settings={"transaction_read_only": "on"}) as opened,
+        opened.connection() as connection,
+    ):
+        sent: list[str] = []
+        connection.add_query_logger(lambda record: sent.append(record.query))
+        for _ in range(2):
+            assert await connection.fetchval("SHOW transaction_read_only") == "on"
+        async with connection.transaction():
+            assert await connection.fetchval("SHOW transaction_isolation") == "read committed"
+            assert await connection.fetchval("SHOW transaction_read_only") == "on"
+        assert await connection.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql") > 0
+        await asyncio.sleep(0)  # for the logger
+
+    assert sum(query.startswith("BEGIN") for query in sent) == 1
+    assert sum(query.startswith("SET ") for query in sent) == 1

@@ -13,3 +13,10 @@ def identity(rows: Rows) -> Rows:
 async def copies(rows: Rows) -> Rows:
     """New rows with the same values."""
     return [{**row} for row in rows]
+
+
+def upper(rows: Rows) -> Rows:
+    """Change one column in place."""
+    for row in rows:
+        row["text"] = row["text"] and row["text"].upper()
+    return rows

@@ -1,6 +1,7 @@
 """Each part of an expression is compiled once and runs once a row, however often what is around it needs it."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from itertools import product
 from typing import Any
 
@@ -9,10 +10,10 @@ from msgspec import Raw
 
 from pipeline_processing.expressions.compile import column_read, compiled
 from pipeline_processing.expressions.compiled import Compiled
-from pipeline_processing.expressions.expression import expression
+from pipeline_processing.expressions.expression import condition, expression
 from pipeline_processing.expressions.parse import parse
 from pipeline_processing.expressions.tree import Name
-from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.rows.columns import Columns, Kind
 
 COLUMNS = Columns(
@@ -114,3 +115,24 @@ def test_once_is_the_same_as_twice(once: str, twice: str):
 
     assert one.run(ROWS) == other.run(ROWS)
     assert one.result.kind == other.result.kind
+
+
+NUMBERS = [
+    "0.1", "0.10000000000000000000001", "0.09999999999999999999999", "1e400", "1.5e400", "-1e400", "9007199254740993",
+    "9007199254740992.5", "0", "-0.0", "1e-400", "NaN", "Infinity", "-Infinity",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("carry", ["json", "text"])
+@pytest.mark.parametrize("sign", ["=", "<>", "<", "<=", ">", ">="])
+def test_numbers_that_are_the_same_as_floats_differ(sign: str, carry: str):
+    """A column is compared with a constant as with a column, of which only the latter is always exact."""
+    columns = Columns((column_of_kind("n", Kind.NUMBER, carry), column_of_kind("m", Kind.NUMBER, carry)))
+    form = form_of(Kind.NUMBER, carry)
+    for number in NUMBERS:
+        rows = [{"n": form.carried(Decimal(each)), "m": form.carried(Decimal(number))} for each in NUMBERS]
+
+        exact = condition(f"n {sign} m", columns, carry=carry, step="filter").run(rows)
+
+        assert condition(f"n {sign} '{number}'::numeric", columns, carry=carry, step="filter").run(rows) == exact
+        assert not exact[1]

@@ -50,12 +50,11 @@ class PostgresAttempts:
             keys=[key for key, _ in plan.uploads],
             upload_ids=[handle for _, handle in plan.uploads],
             **outcome_columns(outcome),
+            **dataset_columns(outcome),
         )
-        async with self._database.transaction() as connection:
+        async with self._database.session() as connection:
             if await connection.fetchval(*decide) is None:
                 await _done_before(connection, claim.run.run_id, claim.fence, RunState.PREPARED)
-            else:
-                await _count_datasets(connection, claim.run, outcome)
 
     async def plan(self, claim: Claim) -> Plan:
         return plan_of(await self._database.value_under(claim, QUERIES["plan"]))
@@ -67,12 +66,9 @@ class PostgresAttempts:
             raise ValueError(f"run {claim.run.run_id} isn't a dry run: it succeeds by its plan")
         from_state = RunState.PREPARED if outcome is None else RunState.RUNNING
         async with self._database.transaction() as connection:
-            run = await finish(
+            return await finish(
                 connection, claim.run.run_id, claim.fence, from_state, RunState.SUCCEEDED, outcome=outcome
             )
-            if outcome is None:
-                await connection.execute(*QUERIES["discard_plan"](run_id=run.run_id))
-            return run
 
     async def fail(
         self,
@@ -155,7 +151,6 @@ async def finish(
     run = run_of(row)
     if outcome is not None:
         await _count_datasets(connection, run, outcome)
-    await _end_attempt(connection, run, to_state.value, failure)
     event = completion_event(run)
     await connection.execute(
         *QUERIES["add_event"](

@@ -31,7 +31,7 @@ ON CONFLICT (run_id, key, upload_id) DO UPDATE SET fence = excluded.fence
 RETURNING run_id;
 
 -- name: prepare
--- Decide the run: store the plan, and mark the uploads that it names.
+-- Decide the run: store the plan, mark the uploads that it names, and replace the counts by dataset.
 WITH decided AS (
     UPDATE runs
     SET state = 'prepared',
@@ -43,7 +43,7 @@ WITH decided AS (
         timings = :timings,
         manifest_url = :manifest_url
     WHERE run_id = :run_id AND fence = :fence AND state = 'running'
-    RETURNING run_id, attempt, fence
+    RETURNING run_id, agency_id, attempt, fence
 ),
 stored AS (
     INSERT INTO plans (run_id, fence, plan) SELECT run_id, fence, :plan FROM decided
@@ -62,6 +62,32 @@ noted AS (
     SET outcome = 'prepared'
     FROM decided
     WHERE run_attempts.run_id = decided.run_id AND run_attempts.attempt = decided.attempt
+),
+outdated AS (
+    DELETE FROM run_datasets
+    USING decided
+    WHERE run_datasets.run_id = decided.run_id AND dataset <> ALL (:datasets::text[])
+),
+counted AS (
+    INSERT INTO run_datasets (
+        run_id, dataset, agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, covered_until
+    )
+    SELECT run_id, dataset, agency_id, number, read, written, filtered, rejected, :covered_until
+    FROM decided,
+         unnest(
+             :datasets::text[],
+             :datasets_read::bigint[],
+             :datasets_written::bigint[],
+             :datasets_filtered::bigint[],
+             :datasets_rejected::bigint[]
+         ) WITH ORDINALITY AS counts (dataset, read, written, filtered, rejected, number)
+    ON CONFLICT (run_id, dataset) DO UPDATE
+    SET number = excluded.number,
+        rows_read = excluded.rows_read,
+        rows_written = excluded.rows_written,
+        rows_filtered = excluded.rows_filtered,
+        rows_rejected = excluded.rows_rejected,
+        covered_until = excluded.covered_until
 )
 SELECT run_id FROM decided;
 
@@ -76,10 +102,10 @@ INSERT INTO run_datasets (
 SELECT :run_id, dataset, :agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, :covered_until
 FROM unnest(
     :datasets::text[],
-    :rows_read::bigint[],
-    :rows_written::bigint[],
-    :rows_filtered::bigint[],
-    :rows_rejected::bigint[]
+    :datasets_read::bigint[],
+    :datasets_written::bigint[],
+    :datasets_filtered::bigint[],
+    :datasets_rejected::bigint[]
 ) WITH ORDINALITY AS counted (dataset, rows_read, rows_written, rows_filtered, rows_rejected, number)
 ON CONFLICT (run_id, dataset) DO UPDATE
 SET number = excluded.number,
@@ -97,26 +123,63 @@ JOIN runs ON runs.run_id = plans.run_id
 WHERE runs.run_id = :run_id AND runs.fence = :fence AND runs.state = 'prepared';
 
 -- name: finish
--- Move a run to a final state. Null counts leave the stored ones unchanged. Only a success has a manifest URL.
-UPDATE runs
-SET state = :to_state,
-    finished_at = clock.at,
-    duration_ms = greatest(0, floor(extract(epoch FROM clock.at - coalesce(started_at, queued_at)) * 1000))::bigint,
-    lease_expires_at = NULL,
-    rows_read = coalesce(:rows_read, rows_read),
-    rows_written = coalesce(:rows_written, rows_written),
-    rows_filtered = coalesce(:rows_filtered, rows_filtered),
-    rows_rejected = coalesce(:rows_rejected, rows_rejected),
-    bytes_written = coalesce(:bytes_written, bytes_written),
-    timings = coalesce(:timings, timings),
-    manifest_url = CASE WHEN :to_state = 'succeeded' THEN coalesce(:manifest_url, manifest_url) END,
-    error_kind = :error_kind,
-    error_message = :error_message,
-    error_retryable = :error_retryable,
-    error_exit_code = :error_exit_code
-FROM (SELECT clock_timestamp() AS at) AS clock
-WHERE run_id = :run_id AND fence IS NOT DISTINCT FROM :fence AND state = :from_state
-RETURNING runs.*;
+-- Move a run to a final state, and end its attempt. Null counts leave the stored ones unchanged. Only a success has a
+-- manifest URL. After a success, drop the plan and the records of its uploads, which are now objects. Keep the plan's
+-- artifacts, without their content. The manifest may hold escapes that Postgres can't store, and `->>` would unescape
+-- all of the plan.
+WITH finished AS (
+    UPDATE runs
+    SET state = :to_state,
+        finished_at = clock.at,
+        duration_ms = greatest(0, floor(extract(epoch FROM clock.at - coalesce(started_at, queued_at)) * 1000))::bigint,
+        lease_expires_at = NULL,
+        rows_read = coalesce(:rows_read, rows_read),
+        rows_written = coalesce(:rows_written, rows_written),
+        rows_filtered = coalesce(:rows_filtered, rows_filtered),
+        rows_rejected = coalesce(:rows_rejected, rows_rejected),
+        bytes_written = coalesce(:bytes_written, bytes_written),
+        timings = coalesce(:timings, timings),
+        manifest_url = CASE WHEN :to_state = 'succeeded' THEN coalesce(:manifest_url, manifest_url) END,
+        error_kind = :error_kind,
+        error_message = :error_message,
+        error_retryable = :error_retryable,
+        error_exit_code = :error_exit_code
+    FROM (SELECT clock_timestamp() AS at) AS clock
+    WHERE run_id = :run_id AND fence IS NOT DISTINCT FROM :fence AND state = :from_state
+    RETURNING runs.*
+),
+ended AS (
+    UPDATE run_attempts
+    SET outcome = finished.state,
+        finished_at = clock_timestamp(),
+        error_kind = finished.error_kind,
+        error_message = finished.error_message
+    FROM finished
+    WHERE run_attempts.run_id = finished.run_id
+      AND run_attempts.attempt = finished.attempt
+      AND run_attempts.outcome IN ('running', 'prepared')
+),
+completed AS (
+    DELETE FROM uploads
+    USING finished
+    WHERE finished.state = 'succeeded' AND uploads.run_id = finished.run_id AND uploads.planned
+),
+decided AS (
+    DELETE FROM plans
+    USING finished
+    WHERE finished.state = 'succeeded' AND plans.run_id = finished.run_id
+    RETURNING plans.run_id, plans.plan::json AS plan
+),
+listed AS (
+    INSERT INTO artifacts (run_id, number, destination, key, dataset, format, compression, rows, size, sha256, rejected)
+    SELECT run_id, number, coalesce(nullif(artifact ->> 'destination', ''), plan -> 'destination' #>> '{}'),
+           artifact ->> 'key', artifact ->> 'dataset', artifact ->> 'format', artifact ->> 'compression',
+           (artifact ->> 'rows')::bigint, (artifact ->> 'size')::bigint, artifact ->> 'sha256',
+           coalesce((artifact ->> 'rejected')::boolean, false)
+    FROM decided
+    CROSS JOIN json_array_elements(plan -> 'artifacts') WITH ORDINALITY AS listed (artifact, number)
+)
+SELECT * FROM finished;
 
 -- name: add_event
 -- Add an event to the outbox, and a delivery for each webhook that wants it.
@@ -126,23 +189,6 @@ WITH added AS (
 )
 INSERT INTO webhook_deliveries (event_id, run_id, webhook)
 SELECT :event_id, :run_id, name FROM webhooks WHERE :state::text = ANY (states);
-
--- name: discard_plan
--- After a success, drop the plan and the records of its uploads, which are now objects. Keep the plan's artifacts,
--- without their content. The manifest may hold escapes that Postgres can't store, and `->>` would unescape all of the
--- plan.
-WITH completed AS (
-    DELETE FROM uploads WHERE run_id = :run_id AND planned
-),
-decided AS (
-    DELETE FROM plans WHERE run_id = :run_id RETURNING run_id, plan::json AS plan
-)
-INSERT INTO artifacts (run_id, number, destination, key, dataset, format, compression, rows, size, sha256, rejected)
-SELECT run_id, number, coalesce(nullif(artifact ->> 'destination', ''), plan -> 'destination' #>> '{}'), artifact ->> 'key',
-       artifact ->> 'dataset', artifact ->> 'format', artifact ->> 'compression', (artifact ->> 'rows')::bigint,
-       (artifact ->> 'size')::bigint, artifact ->> 'sha256', coalesce((artifact ->> 'rejected')::boolean, false)
-FROM decided
-CROSS JOIN json_array_elements(plan -> 'artifacts') WITH ORDINALITY AS listed (artifact, number);
 
 -- name: requeue
 -- `running → queued`, due after the delay.

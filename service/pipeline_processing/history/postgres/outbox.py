@@ -26,8 +26,7 @@ class PostgresOutbox:
         try:
             async with self._database.transaction() as connection:
                 milliseconds = round(_LONGEST_SENDING_SECONDS * 1000)
-                await connection.execute(*QUERIES["limit_idleness"](milliseconds=milliseconds))
-                unsent = await connection.fetch(*QUERIES["take_unsent"](limit=limit))
+                unsent = await connection.fetch(*QUERIES["take_unsent"](limit=limit, milliseconds=milliseconds))
                 if unsent:
                     try:
                         await send([event_of(row) for row in unsent])

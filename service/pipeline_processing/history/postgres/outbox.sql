@@ -1,19 +1,19 @@
 -- Unsent completion events.
 
--- name: limit_idleness
--- Have the server end this transaction if the client is silent for too long. A client that vanished would otherwise
--- keep its events locked for hours.
-SELECT set_config('idle_in_transaction_session_timeout', :milliseconds::integer::text, true);
-
 -- name: take_unsent
--- The oldest events that no other process is sending, locked until the transaction ends.
+-- The oldest events that no other process is sending, locked until the transaction ends. If there are any, the server
+-- ends this transaction if the client is then silent for too long: a client that vanished would otherwise keep its
+-- events locked for hours.
 SELECT id, event_id, run_id, type, key, headers, value,
-       (SELECT asked_again FROM runs WHERE runs.run_id = outbox.run_id) AS asked_again
-FROM outbox
+       (SELECT asked_again FROM runs WHERE runs.run_id = outbox.run_id) AS asked_again,
+       limited.idleness
+FROM (SELECT set_config('idle_in_transaction_session_timeout', :milliseconds::integer::text, true) AS idleness)
+    AS limited
+CROSS JOIN outbox
 WHERE sent_at IS NULL
 ORDER BY id
 LIMIT :limit
-FOR NO KEY UPDATE SKIP LOCKED;
+FOR NO KEY UPDATE OF outbox SKIP LOCKED;
 
 -- name: mark_sent
 -- Mark events as sent, except those requested again during the sending. The lock on the run's row, which `ask_again`

@@ -53,7 +53,10 @@ def dataset_columns(outcome: Outcome) -> dict[str, Any]:
     """Return the counts of each dataset, as one list per column."""
     return {
         "datasets": [counts.name for counts in outcome.datasets],
-        **{column: [getattr(counts, column) for counts in outcome.datasets] for column in Counts.model_fields},
+        **{
+            column.replace("rows_", "datasets_"): [getattr(counts, column) for counts in outcome.datasets]
+            for column in Counts.model_fields
+        },
         "covered_until": outcome.covered_until,
     }
 

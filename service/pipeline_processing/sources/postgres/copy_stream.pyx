@@ -13,9 +13,39 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
-from libcpp cimport bool as cbool
-from libcpp.string cimport string
 from libcpp.vector cimport vector
+
+from pipeline_processing.sources.postgres.copy_values cimport (
+    BOOL,
+    DATE,
+    FLOAT4,
+    FLOAT8,
+    INT2,
+    INT4,
+    INT8,
+    JSON,
+    JSONB,
+    NUMERIC,
+    TEXT,
+    TIMESTAMP,
+    TIMESTAMPTZ,
+    UUID,
+    Buffer,
+    Days,
+    Field,
+    Kind,
+    Part,
+    RowTemplate,
+    big_endian,
+    boolean,
+    content_of,
+    fixed,
+    malformed_type,
+    room_of,
+    write_document,
+    write_row,
+    write_scalar,
+)
 
 from msgspec import Raw
 
@@ -40,59 +70,6 @@ cdef extern from *:
     }
     """
     object made_of(object type, object arguments, object argument)
-
-
-cdef extern from "copy_values.hpp" namespace "copy_stream" nogil:
-    PyObject *malformed_type
-    void set_python_error()
-
-    enum Kind:
-        BOOL, INT2, INT4, INT8, FLOAT4, FLOAT8, NUMERIC, UUID, DATE, TIMESTAMP, TIMESTAMPTZ, TEXT, JSON, JSONB
-
-    struct Field:
-        const char *data
-        int32_t size
-
-    Unsigned big_endian[Unsigned](const char *at)
-    Unsigned fixed[Unsigned](const Field &field) except +set_python_error
-    cbool boolean(const Field &field) except +set_python_error
-
-    cppclass Buffer:
-        char *at
-        char *begin()
-        size_t size()
-        void cut(size_t size)
-        void clear()
-        void need(size_t room) except +set_python_error
-        void add(const char *data, size_t size) except +set_python_error
-        void add_of(const char *data, size_t size, size_t total) except +set_python_error
-        object take(size_t size)
-
-    cppclass Days:
-        pass
-
-    cppclass Csv:
-        unsigned char delimiter
-        string null
-        cbool is_alone
-        cbool may_quote_scalars
-
-    struct Part:
-        int column
-        Kind kind
-        string prefix
-
-    cppclass RowTemplate "copy_stream::Template":
-        vector[Part] parts
-        string tail
-        cbool is_csv
-        Csv csv
-
-    size_t room_of(Kind kind, const Field &field) except +set_python_error
-    char *write_scalar(char *out, Kind kind, const Field &field, cbool as_json, Days &days) except +set_python_error
-    Field content_of(Kind kind, const Field &field) except +set_python_error
-    void write_document(Buffer &out, Kind kind, const Field &field) except +set_python_error
-    void write_row(Buffer &out, const RowTemplate &row, const Field *fields, Days &days) except +set_python_error
 
 
 class CopyMalformed(ValueError):
@@ -181,7 +158,7 @@ cdef class CopyStream:
     cdef readonly Py_ssize_t size
     """About how many bytes of memory they need."""
 
-    def __init__(self, types, outputs, *, str carry):
+    def __cinit__(self, types, outputs, *, str carry):
         if carry not in ("json", "text"):
             raise ValueError(f"{carry!r} isn't a form of carried values")
         self._as_json = carry == "json"
