@@ -68,8 +68,8 @@ def peers(bench: Bench) -> Iterator[Contestant]:
         yield Contestant(key, label, partial(_measure, bench, command))
 
 
-def _query(*, table: str = _TABLE) -> str:
-    return QUERY.format(table=table, agency=1)
+def _query() -> str:
+    return QUERY.format(table=_TABLE, agency=1)
 
 
 def _measure(bench: Bench, commands: list[list[str]]) -> Figures:
@@ -84,17 +84,8 @@ def _measure(bench: Bench, commands: list[list[str]]) -> Figures:
 
 def _psql_to_aws(bench: Bench, copy: str) -> list[list[str]]:
     psql = [str(bench.servers.postgres.bin / "psql"), "-X", "-q", "-d", bench.dsn, "-c", copy]
-    aws = [
-        str(VENV / "bin/aws"),
-        "--endpoint-url",
-        bench.sink.url,
-        "s3",
-        "cp",
-        "--quiet",
-        "--expected-size",
-        "300000000",
-    ]
-    return [psql, [*aws, "-", f"s3://{BUCKET}/psql.ndjson"]]
+    aws = [str(VENV / "bin/aws"), "--endpoint-url", bench.sink.url, "s3", "cp", "--quiet"]
+    return [psql, [*aws, "--expected-size", "300000000", "-", f"s3://{BUCKET}/psql.ndjson"]]
 
 
 def _script(bench: Bench, tool: str, query: str) -> list[list[str]]:

@@ -41,6 +41,8 @@ NARROW = """
     CREATE INDEX ON {name} (agency_id, id);
 """
 """Six columns, about 125 bytes of NDJSON a row."""
+_NOT_INHERITED = ("PIPELINE_", "OTEL_", "PYTHONDONTWRITEBYTECODE")
+"""Settings, and what makes every start compile all modules."""
 QUERY = "SELECT * FROM {table} WHERE agency_id = {agency} ORDER BY id"
 
 
@@ -96,7 +98,7 @@ class Bench:
 
     def environment(self, history: str, **others: str) -> dict[str, str]:
         """Return the variables of a process of the service with its history in this database."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PIPELINE_", "OTEL_"))}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
         return {
             **inherited,
             **self.sink.environment,
@@ -125,7 +127,7 @@ class Bench:
         self.psql("-c", "VACUUM (ANALYZE, FREEZE)", "-c", "CHECKPOINT")
 
     def migrated(self, checkout: Checkout, database: str) -> str:
-        """Create a database with the checkout's history, unless it exists. Returns its name."""
+        """Return this database; create it the first time, with the checkout's history."""
         if database not in self._migrated:
             self.servers.postgres.create_database(database)
             env = self.environment(database)

@@ -7,14 +7,10 @@ columns are globals with generated names.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
-
-from msgspec import Raw
 
 from pipeline_processing.expressions.integers import out_of_range
 from pipeline_processing.expressions.types import RowFault
-from pipeline_processing.rows.values import NAN
 
 Results = tuple[list[Any], dict[int, str]]
 """A value per row, None where it can't be computed, and why not, by position."""
@@ -25,11 +21,8 @@ _DEEPEST = 40
 """Levels of a function's source. Python's parser has a limit of 200 parentheses, of which a level takes up to three."""
 _BY_NAME: Mapping[str, Any] = {
     "__builtins__": {},
-    "Decimal": Decimal,
-    "NAN": NAN,
-    "Raw": Raw,
     "RowFault": RowFault,
-    **{each.__name__: each for each in (filter, float, format, len, out_of_range, str)},
+    **{each.__name__: each for each in (filter, float, len, out_of_range)},
 }
 """What templates may name."""
 

@@ -10,13 +10,13 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import asyncpg
-import structlog
 
 from pipeline_processing.errors import TransientError
+from pipeline_processing.log import get_logger
 from pipeline_processing.postgres.connection import SessionlessConnection
 from pipeline_processing.postgres.errors import NO_REMEDIES, translated
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _RELEASE_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0

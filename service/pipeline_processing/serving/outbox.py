@@ -14,6 +14,8 @@ from pipeline_processing.telemetry.health import Pulse, Servers
 _BATCH = 200
 _POLL_SECONDS = 1.0
 """Longest delay of events of runs that finished elsewhere (`run`, `cancel`, a dead worker)."""
+_GATHER_SECONDS = 0.01
+"""Pause after a batch. Under load the next one then has several events; an event after a quiet moment isn't delayed."""
 _REFUSED_SECONDS = 30.0
 """Pause while Kafka refuses an event. It is long because each try resends the other events of the batch."""
 _LAST_SECONDS = 5.0
@@ -53,7 +55,10 @@ class Outbox:
         while not stop.is_set():
             self._pulse.beat()
             self._woken.clear()
-            if await self._send_some() < _BATCH:
+            sent = await self._send_some()
+            if 0 < sent < _BATCH:
+                await self._clock.sleep(_GATHER_SECONDS)
+            if sent < _BATCH:
                 await first_of(stop, self._woken, seconds=_POLL_SECONDS)
             if self._refused:
                 await first_of(stop, seconds=_REFUSED_SECONDS)

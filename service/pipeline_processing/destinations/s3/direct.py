@@ -108,7 +108,8 @@ class DirectRequests:
         """
         Make a call with botocore's arguments, and return its answer as botocore would, with the fields needed here.
 
-        None means that botocore must make the call. Raises botocore's ClientError if HEAD finds no object.
+        None means that botocore must make the call. Raises botocore's ClientError if HEAD finds no object, or
+        If-None-Match finds one.
         """
         route = self._routes.get(bucket)
         # The spans of calls are botocore's.
@@ -135,8 +136,8 @@ class DirectRequests:
         except boto.BotoCoreError:
             return None
         status, received = answer.status_code, answer.raw.headers
-        if operation == "head_object" and status == HTTPStatus.NOT_FOUND:
-            raise boto.ClientError(_not_found(received), operation)
+        if status == HTTPStatus.PRECONDITION_FAILED or (operation == "head_object" and status == HTTPStatus.NOT_FOUND):
+            raise boto.ClientError(_refusal(received, HTTPStatus(status)), operation)
         if status == HTTPStatus.OK:
             self._refusals.pop(bucket, None)
             return _answer(received)
@@ -209,10 +210,10 @@ def _answer(headers: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _not_found(headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return what botocore makes of it: an answer to HEAD has no body, and so no code."""
-    metadata = {"HTTPHeaders": headers, "HTTPStatusCode": HTTPStatus.NOT_FOUND}
-    return {"Error": {"Code": "404", "Message": "Not Found"}, "ResponseMetadata": metadata}
+def _refusal(headers: Mapping[str, str], status: HTTPStatus) -> dict[str, Any]:
+    """Return what botocore makes of an answer without a body, and so without a code of the store's own."""
+    metadata = {"HTTPHeaders": headers, "HTTPStatusCode": int(status)}
+    return {"Error": {"Code": str(int(status)), "Message": status.phrase}, "ResponseMetadata": metadata}
 
 
 def _quoted(key: str) -> str:
