@@ -32,8 +32,9 @@ def loads(document: bytes | str) -> Any:
     """Parse a JSON document. Numbers with a point or an exponent become Decimal."""
     try:
         encoded = document.encode() if isinstance(document, str) else document
-        # The search is slower than decoding, so a faster one comes first.
-        if (b"-0" not in encoded and len(encoded) <= LONGEST_INTEGER) or not _special_integer(encoded):
+        # The search is slower than decoding, so faster ones come first.
+        plain = (b"-" not in encoded or b"-0" not in encoded) and len(encoded) <= LONGEST_INTEGER
+        if plain or not _special_integer(encoded):
             return decode(encoded)
     except (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError):
         pass  # a lone surrogate, or what isn't JSON: the other decoder accepts the former, and says what is wrong

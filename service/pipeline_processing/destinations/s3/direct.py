@@ -1,29 +1,28 @@
 """
-The most frequent requests, signed and sent without botocore's work around each call.
+The most frequent requests, sent without botocore's work around each call.
 
 For every call anew, botocore resolves the endpoint, checks the arguments against its model, describes itself and parses
-the answer. That takes four times the processor time of signing and sending. A run of a hundred rows would spend most of
-its time on it.
+the answer. That takes several times the processor time of signing and sending. A run of a hundred rows would spend most
+of its time on it.
 
 So only the first request to a bucket is botocore's. It shows how requests to that bucket are addressed and signed, and
 the next ones are made like it. Whatever isn't a plain success is left to botocore, which makes the call again: it knows
 about retries, redirects and errors. All of these calls may be repeated.
 """
 
-import hashlib
-import hmac
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from aiobotocore.httpsession import AIOHTTPSession
 from botocore import exceptions as boto
-from botocore.awsrequest import AWSPreparedRequest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSPreparedRequest, AWSRequest
+from botocore.config import Config
 from opentelemetry import trace
 
 from pipeline_processing.destinations.s3.objects import Body, Data
@@ -47,7 +46,6 @@ _ANSWERED = {
     "ChecksumSHA256": "x-amz-checksum-sha256",
 }
 _METADATA = "x-amz-meta-"
-_UNSIGNED = "UNSIGNED-PAYLOAD"
 _SCOPE = re.compile(r"AWS4-HMAC-SHA256 Credential=[^,]+/\d{8}/([^/,]+)/s3/aws4_request,")
 _SENT_WHOLE = 1024 * 1024
 _REFUSALS = (301, 307, 308, 400, 401, 403)
@@ -60,13 +58,12 @@ Credentials = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """How requests to one bucket are addressed and signed. `url` and `path` end with a slash."""
+    """How requests to one bucket are addressed and signed. `url` ends with a slash."""
 
     url: str
-    path: str
-    host: str
     region: str
     user_agent: str
+    config: Config
 
 
 class DirectRequests:
@@ -81,7 +78,6 @@ class DirectRequests:
         self._credentials = credentials
         self._routes: dict[str, _Route] = {}
         self._refusals: Counter[str] = Counter()
-        self._signing_key: tuple[tuple[str, str, str], bytes] = (("", "", ""), b"")
 
     def learn(self, request: AWSPreparedRequest, **_: object) -> None:
         """Take over how a request was addressed and signed. A handler of botocore's event `before-send`."""
@@ -96,10 +92,9 @@ class DirectRequests:
         url = url.removesuffix(ending)
         self._routes[bucket] = _Route(
             url=url,
-            path=urlsplit(url).path,
-            host=urlsplit(url).netloc,
             region=scope[1],
             user_agent=_text(request.headers.get("User-Agent")),
+            config=request.context["client_config"],
         )
 
     async def send(
@@ -124,11 +119,12 @@ class DirectRequests:
         if operation == "upload_part":
             query = f"partNumber={arguments['PartNumber']}&uploadId={quote(arguments['UploadId'], safe='-_.~')}"
         try:
-            await self._sign(route, _METHODS[operation], route.path + _quoted(key), query, headers)
+            url = f"{route.url}{_quoted(key)}{'?' if query else ''}{query}"
+            signed = await self._signed(route, _METHODS[operation], url, headers)
             request = AWSPreparedRequest(
                 _METHODS[operation],
-                f"{route.url}{_quoted(key)}{'?' if query else ''}{query}",
-                {**headers, "user-agent": route.user_agent},
+                url,
+                {**signed, "user-agent": route.user_agent},
                 body if body is None or (isinstance(body, bytes) and len(body) < _SENT_WHOLE) else Body(body),
                 stream_output=False,
             )
@@ -146,35 +142,12 @@ class DirectRequests:
             self._routes.pop(bucket, None)  # to be learned again, as after a redirect to another region
         return None
 
-    async def _sign(self, route: _Route, method: str, path: str, query: str, headers: dict[str, str]) -> None:
-        """Add a signature of AWS's Signature Version 4 to the headers, all of which are signed."""
-        credentials = await self._credentials()
-        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        headers |= {"host": route.host, "x-amz-date": now, "x-amz-content-sha256": _UNSIGNED}
-        if credentials.token:
-            headers["x-amz-security-token"] = credentials.token
-        names = sorted(headers)
-        signed = ";".join(names)
-        canonical = "\n".join(
-            [method, path, query, *(f"{name}:{headers[name]}" for name in names), "", signed, _UNSIGNED]
-        )
-        scope = f"{now[:8]}/{route.region}/s3/aws4_request"
-        text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        signature = _hmac(self._key(credentials.secret_key, now[:8], route.region), text).hex()
-        signer = f"{credentials.access_key}/{scope}"
-        headers["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={signer}, SignedHeaders={signed}, Signature={signature}"
-        )
-
-    def _key(self, secret: str, day: str, region: str) -> bytes:
-        """Return the signing key, which is the same for a day."""
-        made_of = (secret, day, region)
-        if self._signing_key[0] != made_of:
-            key = f"AWS4{secret}".encode()
-            for step in (day, region, "s3", "aws4_request"):
-                key = _hmac(key, step)
-            self._signing_key = (made_of, key)
-        return self._signing_key[1]
+    async def _signed(self, route: _Route, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers with those of the signature."""
+        request = AWSRequest(method, url, headers=headers)
+        request.context["client_config"] = route.config  # says that the payload isn't signed
+        S3SigV4Auth(await self._credentials(), "s3", route.region).add_auth(request)
+        return dict(request.headers.items())
 
 
 def _headers(arguments: Mapping[str, Any]) -> dict[str, str] | None:
@@ -218,10 +191,6 @@ def _refusal(headers: Mapping[str, str], status: HTTPStatus) -> dict[str, Any]:
 
 def _quoted(key: str) -> str:
     return quote(key, safe="/-_.~")
-
-
-def _hmac(key: bytes, text: str) -> bytes:
-    return hmac.digest(key, text.encode(), "sha256")
 
 
 def _text(value: Any) -> str:
