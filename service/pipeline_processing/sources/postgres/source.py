@@ -263,7 +263,7 @@ class PostgresSnapshot:
         reader, opened, connection = self._copy_reader, self._datasets[dataset], self._session.connection
         if reader is None:
             return None
-        statement = await reader.statement(connection, opened.shape, carry, dataset=dataset)
+        statement = await reader.statement(connection, opened.shape, carry, values, dataset=dataset)
         if statement is None:
             return None
         with planning():
