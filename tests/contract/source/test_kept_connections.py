@@ -110,6 +110,23 @@ async def test_a_session_with_statements_of_a_query_is_closed(dsn: str):
         assert await session_of(source) != first
 
 
+@pytest.mark.parametrize(("kind", "how"), [("EXTENSION dblink", ""), ("LANGUAGE mine", "HANDLER plpgsql_call_handler")])
+async def test_a_session_is_closed_if_it_may_keep_what_no_rollback_undoes(
+    kind: str, how: str, dsn: str, connection: asyncpg.Connection
+):
+    """As connections of dblink, and global variables of other languages: no run finds them."""
+    async with postgres_source(dsn) as source:
+        await connection.execute(f"CREATE {kind} {how}")
+        try:
+            first = await session_of(source)
+            if "dblink" in kind:
+                for _ in range(2):
+                    await read(source, "SELECT dblink_connect('mine', $1) AS done", args=["x"], arguments={"x": dsn})
+            assert await session_of(source) != first
+        finally:
+            await connection.execute(f"DROP {kind}")
+
+
 async def test_a_session_is_closed_after_a_failure(dsn: str, connection: asyncpg.Connection):
     """Of the query, of what its rows are for, or because the run is cancelled."""
 

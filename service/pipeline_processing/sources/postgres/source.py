@@ -61,10 +61,15 @@ _END = """
 ROLLBACK;
 SELECT pg_catalog.pg_advisory_unlock_all()::pg_catalog.text
 UNION ALL SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql
+UNION ALL SELECT lanname FROM pg_catalog.pg_language WHERE lanname NOT IN ('internal', 'c', 'sql', 'plpgsql')
+UNION ALL SELECT extname FROM pg_catalog.pg_extension WHERE extname IN ('amqp', 'dblink', 'http', 'hypopg', 'orafce',
+    'pg_background', 'pg_session_jwt', 'pg_variables', 'session_variable', 'set_user', 'temporal_tables')
 """.lstrip()
 """
 Rolling back undoes what a query may have done to its session: settings, temporary tables, cursors, LISTEN. Locks are
-released here. If statements are left that were prepared in SQL, this returns more than one row.
+released here. If this returns more than one row, something may be left: statements that were prepared in SQL, or what
+functions in other languages (`GD` of PL/Python, `%_SHARED` of PL/Perl) and of these extensions keep until the session
+ends.
 """
 _NOTHING_LEFT = "SELECT 1"
 
