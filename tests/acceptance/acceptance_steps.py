@@ -11,6 +11,8 @@ from typing import Any
 
 import asyncpg
 
+from pipeline_processing.errors import SourceUnavailable
+
 Rows = list[dict[str, Any]]
 
 
@@ -43,6 +45,15 @@ async def change_payments(rows: Rows) -> Rows:
     finally:
         await connection.close()
     return rows
+
+
+def break_off_once(rows: Rows) -> Rows:
+    """On the first call, raises what a source that breaks off does."""
+    try:
+        Path("has_broken_off").touch(exist_ok=False)
+    except FileExistsError:
+        return rows
+    raise SourceUnavailable("The connection was cut off.")
 
 
 def unmount_once(rows: Rows) -> Rows:

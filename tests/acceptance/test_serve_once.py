@@ -20,7 +20,7 @@ def once(service: Service, **env: str) -> None:
 
 def test_all_that_is_there_is_done(service: Service, messages: Messages) -> None:
     """Good and bad requests, a run that fails, one that is tried again: 0 all the same. What isn't due yet is left."""
-    config = one_dataset(RECORDS, steps=[{"python": "acceptance_steps:cut_off_the_source_once"}])
+    config = one_dataset(RECORDS, steps=[{"python": "acceptance_steps:break_off_once"}])
     service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(config))
     messages.send(
         {"agency_id": SMALL, "run_id": "retried-1"},
@@ -30,7 +30,7 @@ def test_all_that_is_there_is_done(service: Service, messages: Messages) -> None
         b"nonsense",
     )
 
-    # One at a time: the step ends the connections of all that are at work.
+    # One at a time, so that the first one breaks off.
     once(service, PIPELINE_WORKER__CONCURRENCY="1")
 
     assert service.outcomes("retried-1") == ["retrying", "succeeded"]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SESSION = "SELECT FROM pg_stat_activity WHERE application_name = 'test' AND datname = 'postgres'"
 QUERIES = {
     "while it works": "SELECT id, pg_sleep(CASE WHEN id > 1000 THEN 60 ELSE 0 END)::text AS t FROM big ORDER BY id",
-    "between two batches": "SELECT id, repeat('x', 1000) AS wide FROM big ORDER BY id",
+    "between two batches": "SELECT id, repeat('x', 1000) AS wide FROM big, generate_series(1, 100)",
 }
 
 
@@ -57,7 +57,8 @@ async def test_a_conflict_with_replay(query: str, carry: str, reader: str, pair:
             await anext(batches)
             await pair.primary.execute("DELETE FROM big")
             await pair.primary.execute("VACUUM (TRUNCATE off) big")
-            await until(pair.standby, f"NOT EXISTS ({SESSION})")
+            if reader == "cursor":  # a COPY notices the conflict only once it can send rows again
+                await until(pair.standby, f"NOT EXISTS ({SESSION})")
             async for _ in batches:
                 pass
 

@@ -21,7 +21,7 @@ from pipeline_processing.rows.json_values import loads
 def as_written() -> ModuleType:
     """The module without its compiled form."""
     path = installed.__file__.partition("loops.")[0] + "loops.py"
-    spec = importlib.util.spec_from_file_location("loops_as_written", path)
+    spec = importlib.util.spec_from_file_location(installed.__name__, path)  # by this name, coverage is measured
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
