@@ -92,8 +92,15 @@ async def test_what_copy_reads(query: str, args: list[Any], source: PostgresSour
     assert await reader_of(source, query, *args) is CopyBatches
     async with postgres_source(dsn, reader="cursor") as cursor:
         for carry in ("json", "text"):
-            found = await read(source, query, args=names, arguments=arguments, carry=carry)
-            assert found == await read(cursor, query, args=names, arguments=arguments, carry=carry)
+            found, expected = [
+                [
+                    row
+                    for batch in await read(each, query, args=names, arguments=arguments, carry=carry)
+                    for row in batch
+                ]
+                for each in (source, cursor)
+            ]
+            assert found == expected
 
 
 @pytest.mark.parametrize(
