@@ -64,21 +64,22 @@ Text of SQL that may set a custom setting, which has a dot in its name: after a 
 undefined. A regular expression for both Postgres and Python.
 """
 
-_END = f"""
+_END = """
 ROLLBACK;
 SELECT pg_catalog.pg_advisory_unlock_all()::pg_catalog.text
 UNION ALL SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql
 UNION ALL SELECT lanname FROM pg_catalog.pg_language WHERE lanname NOT IN ('internal', 'c', 'sql', 'plpgsql')
 UNION ALL SELECT extname FROM pg_catalog.pg_extension WHERE extname IN ('amqp', 'dblink', 'http', 'hypopg', 'orafce',
     'pg_background', 'pg_session_jwt', 'pg_variables', 'session_variable', 'set_user', 'temporal_tables')
-UNION ALL SELECT proname FROM pg_catalog.pg_proc WHERE oid >= 16384 AND prosrc ~* $re${_SETS}$re$
-""".lstrip()  # noqa: S608 constants
+""".lstrip()
 """
 Rolling back undoes what a query may have done to its session: settings, temporary tables, cursors, LISTEN. Locks are
-released here. If this returns more than one row, something may be left: statements that were prepared in SQL, custom
-settings, or what functions in other languages (`GD` of PL/Python, `%_SHARED` of PL/Perl) and of these extensions keep
-until the session ends.
+released here. If this returns more than one row, something may be left: statements that were prepared in SQL, or what
+functions in other languages (`GD` of PL/Python, `%_SHARED` of PL/Perl) and of these extensions keep until the session
+ends.
 """
+_SETTERS = f"UNION ALL SELECT proname FROM pg_catalog.pg_proc WHERE oid >= 16384 AND prosrc ~* $re${_SETS}$re$"  # noqa: S608 a constant
+"""Functions that may set a custom setting: added once for each connection, as there may be thousands to search."""
 _NOTHING_LEFT = "SELECT 1"
 
 
@@ -198,6 +199,7 @@ class _Session:
         self.kept_until = kept_until
         self.carry: str | None = None
         """The form that the codecs give values."""
+        self._setters = _SETTERS
 
     def acquired(self, connection: asyncpg.Connection) -> Self:
         """Use the connection as the pool has handed it out again."""
@@ -216,10 +218,11 @@ class _Session:
         try:
             # asyncpg first cancels a running query. The time is limited, because the network may have failed.
             async with asyncio.timeout(_LEAVING_SECONDS):
-                status = await self.connection.execute(_END)
+                status = await self.connection.execute(_END + self._setters)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             log.debug("a snapshot couldn't be rolled back", error=str(error))
             return False
+        self._setters = ""
         return bool(status == _NOTHING_LEFT) and self.meter.is_idle
 
 
