@@ -2,7 +2,8 @@
 The loops over all values of all rows that plain Python is too slow for.
 
 Where there is a C compiler, the build compiles this module with Cython, which takes the annotations as C types: a value
-annotated as `list` or `dict` must not be of a subclass. Otherwise the module runs as it is.
+annotated as `list`, `dict` or `str` must not be of a subclass. So parameters that user code or a plugin may have made
+are annotated as `Sequence` or `Any`. Otherwise the module runs as it is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +43,7 @@ def rows_of(names: tuple[str, ...], records: Iterable[Sequence[Any]], constants:
     return rows
 
 
-def are_plain(rows: list[Any]) -> bool:
+def are_plain(rows: Sequence[Any]) -> bool:
     """Return whether all rows are dicts of values that msgspec writes exactly as they are."""
     for row in rows:
         if type(row) is not dict:
@@ -103,7 +104,7 @@ def decimal_of(carried: Any) -> Decimal:
     return Decimal(carried if type(carried) is str else str(carried, "utf-8"))
 
 
-def moment_of(carried: str) -> datetime | str:
+def moment_of(carried: Any) -> Any:
     """Return a datetime, or the carried text if Python doesn't support the year."""
     try:
         return datetime.fromisoformat(carried)
@@ -131,7 +132,7 @@ def document_of(carried: Any) -> Any:
         return loads(encoded)
 
 
-def naturals_of(rows: list[Any], name: str, natural: Callable[[Any], Any] | None) -> list[Any]:
+def naturals_of(rows: Sequence[Any], name: str, natural: Callable[[Any], Any] | None) -> list[Any]:
     """Return the values of a column in natural form; None for a row that lacks it."""
     values: list[Any] = []
     for row in rows:
@@ -140,7 +141,7 @@ def naturals_of(rows: list[Any], name: str, natural: Callable[[Any], Any] | None
     return values
 
 
-def columns_of(rows: list[Any], names: tuple[str, ...]) -> list[list[Any]] | None:
+def columns_of(rows: Sequence[Any], names: tuple[str, ...]) -> list[list[Any]] | None:
     """Return the values of each column; None if a row has other columns, in any order."""
     columns: list[list[Any]] = []
     for row in rows:
@@ -156,7 +157,7 @@ def columns_of(rows: list[Any], names: tuple[str, ...]) -> list[list[Any]] | Non
     return columns
 
 
-def natural_rows(rows: list[Any], conversions: list[Any]) -> list[Any]:
+def natural_rows(rows: Sequence[Any], conversions: list[Any]) -> list[Any]:
     """Return copies of rows with converted columns: pairs of a name and a function of values that aren't None."""
     made: list[Any] = []
     for row in rows:
@@ -169,7 +170,7 @@ def natural_rows(rows: list[Any], conversions: list[Any]) -> list[Any]:
     return made
 
 
-def take(rows: list[Any], name: str, was: list[Any] | None, new: list[Any], plain: Any) -> list[int]:
+def take(rows: Sequence[Any], name: str, was: list[Any] | None, new: Sequence[Any], plain: Any) -> list[int]:
     """
     Set the column to the values `new` that are None or of the type `plain`. Leave those that are the object in `was`.
     Return the places of the other values.
@@ -186,13 +187,13 @@ def take(rows: list[Any], name: str, was: list[Any] | None, new: list[Any], plai
     return rest
 
 
-def settle(rows: list[Any], given: list[Any], parts: list[Any], returned: list[Any]) -> list[int]:
+def settle(rows: Sequence[Any], given: list[Any], parts: list[Any], returned: Sequence[Any]) -> list[int]:
     """
     Set in rows, which are carried, what a function has changed in the rows `returned`. `given` has each row's values as
     the function got them, and `parts` their `parts_of`.
 
     Return the places of the rows that this is too simple for, unchanged: rows with other columns, with a document that
-    was changed or replaced, or with a float or document that was moved.
+    was changed or replaced, with a float or document that was moved, or of a subclass of dict.
     """
     rest: list[int] = []
     place: cython.Py_ssize_t = 0
@@ -203,12 +204,13 @@ def settle(rows: list[Any], given: list[Any], parts: list[Any], returned: list[A
     return rest
 
 
-def _settled(row: dict[str, Any], given: list[Any], parts: list[Any], new: Any) -> bool:
-    if type(new) is not dict or len(new) != len(given):
+def _settled(row: Any, given: list[Any], parts: list[Any], new: Any) -> bool:
+    if type(row) is not dict or type(new) is not dict or len(new) != len(given):
         return False
+    carried: dict[Any, Any] = row
     members: dict[Any, Any] = new
     changes: list[Any] = []
-    names = iter(row)
+    names = iter(carried)
     place: cython.Py_ssize_t = 0
     at = 0
     for name, value in members.items():
@@ -234,7 +236,7 @@ def _settled(row: dict[str, Any], given: list[Any], parts: list[Any], new: Any) 
                 return False
         place += 1
     for name, value in changes:
-        row[name] = value
+        carried[name] = value
     return True
 
 

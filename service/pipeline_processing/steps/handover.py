@@ -71,8 +71,9 @@ class AllColumns(Handover):
     """
     Hands over all columns. The function may return any.
 
-    If the step is the last one, values that come back as they were are put back as carried, which is written fastest.
-    Another step must see the values as the function left them; they remember how they were carried.
+    If the step is the last one, values that come back as they were, and copies of documents, are put back as carried,
+    which is written fastest and exactly as read. Another step must see the values as the function left them; they
+    remember how they were carried.
     """
 
     joins = False
@@ -106,16 +107,35 @@ class AllColumns(Handover):
         return rows, {}
 
     def _put_back(self, carried: Row, values: Sequence[Any], returned: Row) -> Row:
-        """Return a row with the carried values that the function has left alone, or moved to another column."""
+        """
+        Return a row with the carried values that the function has left alone, or moved to another column, and with the
+        carried documents that it has copied within a column or to a new one.
+        """
         given = dict(zip(carried, values, strict=True))
         moved = {id(value): name for name, value in given.items() if isinstance(value, float | dict | list)}
+        documents = [name for name, value in given.items() if type(value) in (dict, list)]
         row = dict(returned)  # the function may keep its own
         for name, value in returned.items():
-            of = name if value is given.get(name) else moved.get(id(value), "")
-            natural = None if value is None else self._naturals.get(of)
-            if natural and (not isinstance(value, _MUTABLE) or seen_as(value) == seen_as(natural(carried[of]))):
-                row[name] = carried[of]
+            if value is None:
+                continue
+            origins: Sequence[str] = ()
+            if value is given.get(name):
+                origins = (name,)
+            elif id(value) in moved:
+                origins = (moved[id(value)],)
+            elif type(value) in (dict, list):
+                # An empty document in a new column is hardly a copy.
+                origins = [each for each in documents if each == name or (value and name not in given)]
+            for origin in origins:
+                natural = self._naturals.get(origin)
+                if natural and (not isinstance(value, _MUTABLE) or _is_same(value, natural(carried[origin]))):
+                    row[name] = carried[origin]
+                    break
         return row
+
+
+def _is_same(document: Any, other: Any) -> bool:
+    return len(document) == len(other) and seen_as(document) == seen_as(other)
 
 
 class DeclaredColumns(Handover):

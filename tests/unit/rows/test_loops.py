@@ -155,3 +155,33 @@ def test_floats(loops: Any, text: str, form: Any):
 def test_documents(loops: Any, text: str):
     """As `loads` reads them."""
     assert repr(loops.document_of(Raw(text.encode()))) == repr(loads(text))
+
+
+class Some(list[Any]):
+    """As a user's function may return."""
+
+
+class Other(str):
+    """As a plugin's step may leave."""
+
+
+def test_subclasses_of_list_dict_and_str(loops: Any):
+    """What a user's function or a plugin gives is taken."""
+    rows = Some([OrderedDict(a="2026-01-18", b=1)])
+
+    assert loops.natural_rows(rows, [("b", str)]) == [{"a": "2026-01-18", "b": "1"}]
+    assert loops.naturals_of(rows, "b", str) == ["1"]
+    assert loops.columns_of(rows, ("b", "a")) == [[1], ["2026-01-18"]]
+    assert not loops.are_plain(rows)
+    assert loops.are_plain(Some([{"a": 1}]))
+    assert loops.moment_of(Other("2026-01-18")) == datetime(2026, 1, 18)  # noqa: DTZ001  # text without a zone
+    assert loops.take(rows, "a", None, Some(["x"]), str) == []
+    assert rows[0]["a"] == "x"
+
+
+def test_rows_that_are_settled_may_come_in_a_subclass_of_list(loops: Any):
+    """Those of a subclass of dict are left."""
+    plain, other = {"a": "carried"}, OrderedDict(a="carried")
+
+    assert loops.settle(Some([plain, other]), [[1], [1]], [[], []], Some([{"a": 2}, {"a": 2}])) == [1]
+    assert (plain["a"], other["a"]) == (2, "carried")

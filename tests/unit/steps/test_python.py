@@ -2,6 +2,9 @@
 
 import asyncio
 import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -13,7 +16,7 @@ from pipeline_processing.errors import InvalidStep, StepAddedRows, StepFailed, T
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
-from pipeline_processing.steps.python import Python
+from pipeline_processing.steps.python import Python, PythonOptions
 from pipeline_processing.steps.step import Batch
 from tests.unit.steps import hooks
 from tests.unit.steps.step_context import CollectedErrors, batch, context
@@ -137,6 +140,57 @@ async def test_the_last_step_puts_back_what_was_left_alone():
 
     assert after.rows == [{"id": 2, "doc": document, "twin": {"seen": 1}}]
     assert hooks.seen == [{"id": 2, "doc": {"a": Decimal("1.0")}, "twin": {"seen": 1}}]
+
+
+@pytest.mark.parametrize(
+    ("carry", "carried"),
+    [("json", Raw(b'{"a": 1, "a": 1e400}')), ("json", Raw(b"[-0, 1.0]")), ("text", ' [1,\r\n{"b": 2}] ')],
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_copied_document_is_put_back_as_carried(
+    monkeypatch: pytest.MonkeyPatch, carry: str, carried: Any, late: bool
+):
+    """Also in a new column. A copy that was changed is not, and what happens to the original doesn't matter."""
+
+    def copy(rows: Rows) -> Rows:
+        copied = deepcopy(rows)
+        for row, original in zip(copied, rows, strict=True):
+            row["changed"][0] = 2
+            row |= {"new": deepcopy(row["doc"]), "empty": []}
+            if late:
+                original["doc"].clear()
+        return copied
+
+    monkeypatch.setattr(hooks, "given_by_test", copy, raising=False)
+    columns = Columns(tuple(column_of_kind(name, Kind.JSON, carry) for name in ("doc", "changed")))
+    last = replace(context(columns, carry=carry, row_errors=FAILING), last=True)
+    one = "[1]" if carry == "text" else Raw(b"[1]")
+
+    async with Python(f"{HOOKS}:given_by_test", last) as python:
+        after = await python(batch({"doc": carried, "changed": one}))
+
+    assert after.rows == [{"doc": carried, "changed": [2], "new": carried, "empty": []}]
+
+
+class SomeRows(list[Any]):
+    """A function's own kind of list."""
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("make", [SomeRows, lambda rows: list(map(OrderedDict, rows))], ids=["list", "dict"])
+@pytest.mark.parametrize("options", [{}, {"reads": ("id", "doc")}], ids=["all", "declared"])
+async def test_rows_of_subclasses(monkeypatch: pytest.MonkeyPatch, options: Mapping[str, Any], make: Any, last: bool):
+    """Of list or dict, from the function or the step before."""
+    monkeypatch.setattr(hooks, "given_by_test", lambda rows: make(rows), raising=False)
+    path = f"{HOOKS}:given_by_test"
+    columns = Columns((Column("id", typed=True), column_of_kind("doc", Kind.JSON, "json")))
+    where = replace(context(columns, row_errors=FAILING), last=last)
+    row = {"id": 1, "doc": Raw(b'{"a": 1}')}
+    left = row if last or options else {"id": 1, "doc": {"a": 1}}
+
+    async with Python(PythonOptions(function=path, **options) if options else path, where) as python:
+        assert (await python(batch(row))).rows == [left]
+        assert (await python(Batch.read(make([row]), first=1))).rows == [left]
 
 
 # -- which rows come back ------------------------------------------------------------------------

@@ -96,6 +96,15 @@ async def test_what_comes_back_as_it_was_stays_as_it_was_read(monkeypatch: pytes
     assert after.rows[0]["doc"] is ROWS[0]["doc"]
 
 
+async def test_columns_of_a_subclass_of_list(monkeypatch: pytest.MonkeyPatch):
+    class Values(list[Any]):
+        pass
+
+    after = await given(monkeypatch, lambda columns: {"name": Values(["x", "y", None])}, "name")
+
+    assert [row["name"] for row in after.rows] == ["x", "y", None]
+
+
 async def test_added_columns_are_in_the_order_of_the_declaration(monkeypatch: pytest.MonkeyPatch):
     def add(columns: Columns_) -> Columns_:
         return {"b": [1, 2, 3], "a": ["x"] * 3}
