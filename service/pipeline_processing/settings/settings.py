@@ -58,6 +58,9 @@ class SourceSettings(Section):
     reader: values.Reader = Field(
         "auto", description="How rows are read: auto, by COPY if its native decoder is installed, or cursor."
     )
+    keep_connections: bool = Field(
+        True, description="Whether runs use connections of earlier runs, if nothing is known that may be left in them."
+    )
 
 
 class HistorySettings(Section):

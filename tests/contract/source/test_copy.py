@@ -46,6 +46,13 @@ async def types(connection: asyncpg.Connection) -> None:
         CREATE DOMAIN small AS int CHECK (VALUE < 10);
         CREATE TABLE accounts (id int PRIMARY KEY, text text);
         INSERT INTO accounts SELECT g, md5(g::text) FROM generate_series(1, 2000) g;
+        ANALYZE accounts;
+        CREATE FUNCTION known(agency int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+        $$ BEGIN IF agency = 7 THEN RETURN 7; END IF; RAISE EXCEPTION 'no agency %', agency; END $$;
+        CREATE FUNCTION found(account int) RETURNS int STABLE LANGUAGE plpgsql AS
+        $$ DECLARE i int; BEGIN SELECT id INTO STRICT i FROM accounts WHERE id = account; RETURN i; END $$;
+        CREATE FUNCTION read_from(name text) RETURNS int STABLE LANGUAGE plpgsql AS
+        $$ DECLARE i int; BEGIN EXECUTE format('SELECT min(id) FROM %I', name) INTO i; RETURN i; END $$;
     """)
 
 
@@ -88,9 +95,15 @@ async def test_what_copy_reads(query: str, args: list[Any], source: PostgresSour
     assert await reader_of(source, query, *args) is CopyBatches
     async with postgres_source(dsn, reader="cursor") as cursor:
         for carry in ("json", "text"):
-            found = await read(source, query, args=names, arguments=arguments, carry=carry)
-            expected = await read(cursor, query, args=names, arguments=arguments, carry=carry)
-            assert list(chain.from_iterable(found)) == list(chain.from_iterable(expected))
+            found, expected = [
+                [
+                    row
+                    for batch in await read(each, query, args=names, arguments=arguments, carry=carry)
+                    for row in batch
+                ]
+                for each in (source, cursor)
+            ]
+            assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -110,6 +123,44 @@ async def test_what_a_cursor_reads(query: str, args: list[Any], reason: str, sou
     [line] = [each for each in logs if each["event"] == "a dataset is read by a cursor"]
     assert line["dataset"] == "records"
     assert re.search(reason, line["reason"])
+
+
+@pytest.mark.parametrize(
+    ("query", "good", "bad"),
+    [
+        ("SELECT id FROM accounts WHERE known($1) = 7 AND id < 5", 7, None),
+        ("SELECT id FROM accounts WHERE id = found($1)", 7, -1),
+        ("SELECT id FROM accounts WHERE id = read_from($1)", "accounts", "nothing"),
+        ("SELECT 1 / $1::int AS a", 1, 0),
+        ("SELECT $1::small AS a", 9, 10),
+    ],
+)
+async def test_values_with_which_a_query_cant_be_planned(query: str, good: Any, bad: Any, dsn: str):
+    """Planning calls functions. A run fails as with a cursor, and other runs are read by COPY."""
+    async with postgres_source(dsn) as source, postgres_source(dsn, reader="cursor") as cursor:
+        messages = []
+        for each in (source, cursor):
+            with pytest.raises((QueryFailed, QueryInvalid)) as raised:
+                await read(each, query, args=["x"], arguments={"x": bad})
+            messages.append((type(raised.value), str(raised.value)))
+        assert messages[0] == messages[1]
+        assert await reader_of(source, query, good) is CopyBatches
+        arguments = {"x": good}
+        assert await read(source, query, args=["x"], arguments=arguments) == await read(
+            cursor, query, args=["x"], arguments=arguments
+        )
+
+
+async def test_a_timeout_while_a_query_is_planned(source: PostgresSource, connection: asyncpg.Connection):
+    """It is the dataset's, and no cursor takes the time again."""
+    await connection.execute("""
+        CREATE OR REPLACE FUNCTION slow(seconds float8) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(seconds); RETURN 1; END $$
+    """)
+    query = "SELECT 1 AS a WHERE slow($1) = 1"
+    with capture_logs() as logs, pytest.raises(QueryFailed, match="57014"):
+        await read(source, query, args=["x"], arguments={"x": 30.0}, statement_timeout="100ms")
+    assert not [each for each in logs if "by a cursor" in each["event"]]
 
 
 @pytest.mark.parametrize("inside", ["'a $1 b'", "$x$ $1 $x$", "E'\\' $1 '", '"$1"', "1 /* $1 */"])
@@ -186,6 +237,39 @@ async def test_a_value_that_a_domain_refuses(dsn: str):
             messages.append((type(raised.value), str(raised.value)))
 
     assert messages[0] == messages[1]
+
+
+CHANGES = {
+    "renamed": "ALTER TYPE kind RENAME TO sort",
+    "moved": "ALTER TYPE kind SET SCHEMA elsewhere",
+    "renamed, and a new one of its name": "ALTER TYPE kind RENAME TO sort; CREATE TYPE kind AS ENUM ('new')",
+    "made anew": """
+        ALTER TABLE kinds ALTER k TYPE text; DROP TYPE kind; CREATE TYPE kind AS ENUM ('a', 'b');
+        ALTER TABLE kinds ALTER k TYPE kind USING k::kind
+    """,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_parameters_type_changes(change: str, dsn: str, connection: asyncpg.Connection):
+    """Between two runs of a kept connection, and of others."""
+    await connection.execute("""
+        DROP TABLE IF EXISTS kinds; DROP TYPE IF EXISTS kind, sort; DROP SCHEMA IF EXISTS elsewhere CASCADE;
+        CREATE SCHEMA elsewhere; CREATE TYPE kind AS ENUM ('a', 'b');
+        CREATE TABLE kinds AS SELECT 1 AS id, 'a'::kind AS k UNION ALL SELECT 2, 'b'
+    """)
+    query = "SELECT id FROM kinds WHERE k = $1"
+    async with postgres_source(dsn) as source:
+        assert await reader_of(source, query, "a") is CopyBatches
+        await connection.execute(change)
+        for kept in (True, True, False):
+            if not kept:
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'test'"
+                )
+                await source._database._pool.expire_connections()
+            assert await reader_of(source, query, "b") is CopyBatches
+            assert await read(source, query, args=["x"], arguments={"x": "b"}) == [[{"id": 2}]]
 
 
 # -- time ---------------------------------------------------------------------------------------

@@ -110,6 +110,63 @@ async def test_a_session_with_statements_of_a_query_is_closed(dsn: str):
         assert await session_of(source) != first
 
 
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("EXTENSION dblink", ""),
+        ("LANGUAGE mine", "HANDLER plpgsql_call_handler"),
+        ("FUNCTION f()", "RETURNS text LANGUAGE sql AS $$ SELECT set_config ('my.agency', '7', true) $$"),
+        ("FUNCTION f()", "RETURNS text LANGUAGE sql AS $$ SELECT set_config(relname, 'x', true) FROM pg_class $$"),
+        ("FUNCTION f()", "RETURNS void LANGUAGE plpgsql AS $$ BEGIN SET LOCAL my.agency TO 7; END $$"),
+    ],
+)
+async def test_a_session_is_closed_if_it_may_keep_what_no_rollback_undoes(
+    kind: str, how: str, dsn: str, connection: asyncpg.Connection
+):
+    """As connections of dblink, global variables of other languages, and custom settings: no run finds them."""
+    async with postgres_source(dsn) as source:
+        await connection.execute(f"CREATE {kind} {how}")
+        try:
+            first = await session_of(source)
+            if "dblink" in kind:
+                for _ in range(2):
+                    await read(source, "SELECT dblink_connect('mine', $1) AS done", args=["x"], arguments={"x": dsn})
+            assert await session_of(source) != first
+        finally:
+            await connection.execute(f"DROP {kind}")
+
+
+async def test_a_session_is_kept_with_functions_that_change_settings_of_postgres(
+    dsn: str, connection: asyncpg.Connection
+):
+    """A rollback undoes it."""
+    await connection.execute("""
+        CREATE FUNCTION g() RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN SET LOCAL work_mem TO '1MB'; RETURN set_config('search_path', 'a.b', true); END $$
+    """)
+    try:
+        async with postgres_source(dsn) as source:
+            first = await session_of(source)
+            await read(source, "SELECT g() AS g")
+            assert await session_of(source) == first
+    finally:
+        await connection.execute("DROP FUNCTION g")
+
+
+@pytest.mark.parametrize("leaving", ["set_config('my.agency', '7', false)", "executed('SET LOCAL my.agency = 7')"])
+async def test_a_custom_setting_is_undefined_for_the_next_run(leaving: str, dsn: str):
+    """Not empty, as after a rollback."""
+    async with postgres_source(dsn) as source:
+        await read(source, f"SELECT {leaving} AS done")
+
+        assert await rows(source, "SELECT current_setting('my.agency', true) AS found") == [{"found": None}]
+
+
+async def test_sessions_are_not_kept_if_a_setting_says_so(dsn: str):
+    async with postgres_source(dsn, keep_connections=False) as source:
+        assert await session_of(source) != await session_of(source)
+
+
 async def test_a_session_is_closed_after_a_failure(dsn: str, connection: asyncpg.Connection):
     """Of the query, of what its rows are for, or because the run is cancelled."""
 

@@ -23,6 +23,7 @@ CONTRACT = {
     "PIPELINE_SETTINGS_FILE": None,
     "PIPELINE_SOURCE__DSN": None,
     "PIPELINE_SOURCE__READER": "auto",
+    "PIPELINE_SOURCE__KEEP_CONNECTIONS": "true",
     "PIPELINE_HISTORY__DSN": None,
     "PIPELINE_HISTORY__SCHEMA": "pipeline",
     "PIPELINE_S3__ENDPOINT_URL": None,
@@ -622,7 +623,8 @@ FAULTS = {
     ),
     "PIPELINE_SOURCE": (
         "1",
-        "is a group of settings: PIPELINE_SOURCE__DSN, PIPELINE_SOURCE__READER, PIPELINE_SOURCE__DSN_FILE",
+        "is a group of settings: PIPELINE_SOURCE__DSN, PIPELINE_SOURCE__READER, "
+        "PIPELINE_SOURCE__KEEP_CONNECTIONS, PIPELINE_SOURCE__DSN_FILE",
     ),
     "PIPELINE_HISTORY__DSN_FILE": ("/nowhere/dsn", "can't read /nowhere/dsn: No such file or directory"),
     "PIPELINE_HISTORY__SCHEMA": (
@@ -669,7 +671,8 @@ def test_faults_in_a_file_name_the_file_and_the_key(tmp_path: Path) -> None:
         [
             f"{file}: worker.concurrency: must be a whole number ≥ 1, not True",
             f"{file}: worker.max_atempts: unknown setting. Did you mean worker.max_attempts?",
-            f"{file}: source: is a group of settings: source.dsn, source.reader, source.dsn_file",
+            f"{file}: source: is a group of settings: source.dsn, source.reader, source.keep_connections, "
+            "source.dsn_file",
             f"{file}: settings_file: a settings file can't name another one",
             f"{file}: kafka.group_id: must be text in quotes, not 7",
             f"{file}: nonsense: unknown setting",

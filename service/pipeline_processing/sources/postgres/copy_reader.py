@@ -20,6 +20,8 @@ log = get_logger(__name__)
 
 NewDecoder = Callable[..., RowDecoder]
 
+_SAVEPOINT = "copy_reader"
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenReader:
@@ -44,7 +46,8 @@ class CopyReader:
     """
     Reads queries by COPY. `decoder(types, outputs, carry=…, batch_bytes=…)` is `CopyStream`, or has the same interface.
 
-    What Postgres says about a query is remembered, so it is asked only once.
+    What Postgres says about a query is remembered, so it is asked only once; unless it may say otherwise for the values
+    of another run.
     """
 
     def __init__(self, decoder: NewDecoder, *, limits: CopyLimits) -> None:
@@ -54,17 +57,22 @@ class CopyReader:
         """By query and form; None if COPY can't read it. All queries are in the job config."""
 
     async def statement(
-        self, connection: asyncpg.Connection, shape: Shape, carry: str, *, dataset: str
+        self, connection: asyncpg.Connection, shape: Shape, carry: str, values: Sequence[Any], *, dataset: str
     ) -> CopyStatement | None:
-        """Return the statement that reads a query; None if COPY can't, and logs why when that is found out."""
+        """
+        Return the statement that reads a query; None if COPY can't, and logs why when that is found out. A query that
+        wasn't checked before is checked with these values.
+        """
         key = shape, carry
         if key not in self._statements:
-            await connection.execute("SAVEPOINT copy_reader")
+            await connection.execute(f"SAVEPOINT {_SAVEPOINT}")
             try:
-                self._statements[key] = await copy_statement(connection, shape, carry)
+                self._statements[key] = await copy_statement(connection, shape, carry, values, savepoint=_SAVEPOINT)
             except NotCopied as reason:
-                await connection.execute("ROLLBACK TO SAVEPOINT copy_reader")
+                await connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
                 log.info("a dataset is read by a cursor", dataset=dataset, reason=str(reason))
+                if not reason.lasts:
+                    return None
                 self._statements[key] = None
         return self._statements[key]
 
@@ -80,11 +88,7 @@ class CopyReader:
         located: Callable[[int], AbstractContextManager[None]],
     ) -> CopyBatches:
         """Return the batches of a query with these arguments, in a transaction for which statement_timeout is set."""
-        try:
-            query, timeout = await statement.placed(connection, values)
-        except asyncpg.UndefinedObjectError:
-            self._statements.clear()  # a type has another name now
-            raise
+        query, timeout = await statement.placed(connection, values)
 
         def start(outputs: Outputs) -> CopyTap:
             decoder = self._decoder(statement.types, outputs, carry=carry, batch_bytes=self._limits.batch_bytes)

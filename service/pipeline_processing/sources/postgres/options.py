@@ -74,6 +74,7 @@ async def _opened(*, context: _Context) -> AsyncIterator[Source]:
             max_row_bytes=context.limits.row,
             large_rows_bytes=context.limits.large_rows,
             decoder=reader.decoder,
+            keep_connections=context.settings.source.keep_connections,
             clock=context.clock,
         )
 

@@ -1,6 +1,7 @@
 """Reads an agency's rows from Postgres, all datasets in one repeatable-read snapshot."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -57,15 +58,28 @@ A standby shows what it has replayed, which may be old. If it has just started a
 everything up to its starting checkpoint. As text, which needs no codec.
 """
 
+_SETS = r"""set_config(?!\s*\(\s*'[^'.]*'\s*,)|(^|\W)set\s+((local|session)\s+)?[\w"]+\."""
+"""
+Text of SQL that may set a custom setting, which has a dot in its name: after a rollback it is empty, but no longer
+undefined. A regular expression for both Postgres and Python.
+"""
+
 _END = """
 ROLLBACK;
 SELECT pg_catalog.pg_advisory_unlock_all()::pg_catalog.text
 UNION ALL SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql
+UNION ALL SELECT lanname FROM pg_catalog.pg_language WHERE lanname NOT IN ('internal', 'c', 'sql', 'plpgsql')
+UNION ALL SELECT extname FROM pg_catalog.pg_extension WHERE extname IN ('amqp', 'dblink', 'http', 'hypopg', 'orafce',
+    'pg_background', 'pg_session_jwt', 'pg_variables', 'session_variable', 'set_user', 'temporal_tables')
 """.lstrip()
 """
 Rolling back undoes what a query may have done to its session: settings, temporary tables, cursors, LISTEN. Locks are
-released here. If statements are left that were prepared in SQL, this returns more than one row.
+released here. If this returns more than one row, something may be left: statements that were prepared in SQL, or what
+functions in other languages (`GD` of PL/Python, `%_SHARED` of PL/Perl) and of these extensions keep until the session
+ends.
 """
+_SETTERS = f"UNION ALL SELECT proname FROM pg_catalog.pg_proc WHERE oid >= 16384 AND prosrc ~* $re${_SETS}$re$"  # noqa: S608 a constant
+"""Functions that may set a custom setting: added once for each connection, as there may be thousands to search."""
 _NOTHING_LEFT = "SELECT 1"
 
 
@@ -96,15 +110,17 @@ class PostgresSource:
         max_row_bytes: int = 16 * 1024 * 1024,
         large_rows_bytes: int = 32 * 1024 * 1024,
         decoder: NewDecoder | None = None,
+        keep_connections: bool = True,
         clock: Clock | None = None,
     ) -> None:
-        """`decoder` is for COPY; None: cursors read everything."""
+        """`decoder` is for COPY; None: cursors read everything. `keep_connections`: for other snapshots."""
         self._database = database
         self._batch_bytes = batch_bytes
         self._max_row_bytes = max_row_bytes
         self._large_rows = ByteBudget(large_rows_bytes)
         copy_limits = CopyLimits(batch_bytes=batch_bytes, max_row_bytes=max_row_bytes, large_rows=self._large_rows)
         self._copy_reader = None if decoder is None else CopyReader(decoder, limits=copy_limits)
+        self._keeps_connections = keep_connections
         self._clock = clock or SystemClock()
         self._shapes: dict[str, Shape] = {}
         """By query. All of them are in the job config."""
@@ -115,8 +131,9 @@ class PostgresSource:
         Open a snapshot, which is taken at once. Leaving the block ends its transaction.
 
         All queries are planned first, so that an invalid one is found before any row is read. The connection is kept
-        for another snapshot if nothing has failed.
+        for another snapshot if nothing has failed and nothing may be left in its session.
         """
+        keeps = self._keeps_connections and not any(re.search(_SETS, c.query, re.I) for c in datasets.values())
         async with self._database.connection() as connection:
             session = self._session(connection)
             succeeded = False
@@ -141,7 +158,7 @@ class PostgresSource:
                 try:
                     clean = await session.is_left_clean()
                 finally:
-                    if not (clean and succeeded and self._clock.monotonic() < session.kept_until):
+                    if not (keeps and clean and succeeded and self._clock.monotonic() < session.kept_until):
                         with suppress(asyncpg.InterfaceError):  # the server has already closed it
                             connection.terminate()
 
@@ -182,6 +199,7 @@ class _Session:
         self.kept_until = kept_until
         self.carry: str | None = None
         """The form that the codecs give values."""
+        self._setters = _SETTERS
 
     def acquired(self, connection: asyncpg.Connection) -> Self:
         """Use the connection as the pool has handed it out again."""
@@ -200,10 +218,11 @@ class _Session:
         try:
             # asyncpg first cancels a running query. The time is limited, because the network may have failed.
             async with asyncio.timeout(_LEAVING_SECONDS):
-                status = await self.connection.execute(_END)
+                status = await self.connection.execute(_END + self._setters)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             log.debug("a snapshot couldn't be rolled back", error=str(error))
             return False
+        self._setters = ""
         return bool(status == _NOTHING_LEFT) and self.meter.is_idle
 
 
@@ -263,7 +282,7 @@ class PostgresSnapshot:
         reader, opened, connection = self._copy_reader, self._datasets[dataset], self._session.connection
         if reader is None:
             return None
-        statement = await reader.statement(connection, opened.shape, carry, dataset=dataset)
+        statement = await reader.statement(connection, opened.shape, carry, values, dataset=dataset)
         if statement is None:
             return None
         with planning():
