@@ -5,6 +5,8 @@
 import asyncio
 import re
 import sys
+import tracemalloc
+from itertools import chain
 from typing import Any
 
 import asyncpg
@@ -12,7 +14,8 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from pipeline_processing.errors import QueryFailed, QueryInvalid, SourceUnavailable
+from pipeline_processing.errors import QueryFailed, QueryInvalid, RowTooLarge, SourceUnavailable
+from pipeline_processing.ports import Template
 from pipeline_processing.sources.postgres import copy_statement
 from pipeline_processing.sources.postgres.batches import CursorBatches
 from pipeline_processing.sources.postgres.copy_batches import CopyBatches
@@ -307,6 +310,53 @@ async def test_a_consumer_that_pauses(dsn: str, connection: asyncpg.Connection):
         )
         await asyncio.sleep(1.3)
         assert sum([len(batch) async for batch in batches]) > 2000
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("outputs", [None, Template(((0, b'{"a":'),), b"}\n")], ids=["values", "lines"])
+async def test_numerics_that_are_far_larger_than_what_is_sent(outputs: Template | None, source: PostgresSource):
+    """Thousands of rows arrive at once, and are decoded batch by batch; the rest is discarded at the end."""
+    query = "SELECT 1e100000::numeric AS a FROM generate_series(1, 20000)"
+    tracemalloc.start()
+    try:
+        async with source.snapshot({"records": config(query)}) as snapshot:
+            async with snapshot.records("records", {}, carry="json") as batches:
+                assert isinstance(batches, CopyBatches)
+                if outputs is not None:
+                    batches.deliver(outputs)
+                for _ in range(20):
+                    batch = await anext(batches)
+                    assert len(batch) <= 12
+            del batch
+            peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MIB
+
+
+async def test_all_of_them_arrive(dsn: str):
+    """A small batch makes many of few rows."""
+    query = "SELECT (CASE WHEN g % 3 = 0 THEN 1e20000 ELSE g END)::numeric AS a FROM generate_series(1, 2000) AS g"
+    async with postgres_source(dsn, batch_bytes=10_000) as source:
+        copied = await read(source, query, carry="text")
+    async with postgres_source(dsn, reader="cursor") as source:
+        expected = await read(source, query, carry="text")
+
+    assert len(copied) > 600
+    assert list(chain.from_iterable(copied)) == list(chain.from_iterable(expected))
+
+
+@pytest.mark.parametrize("reader", READERS)
+async def test_a_row_of_numerics_that_is_too_large(reader: str, dsn: str):
+    """It has 12 kB on its way, and 20 MB with all its digits."""
+    fields = ", ".join(f"1e{100_000 + at} AS c{at}" for at in range(200))
+    async with postgres_source(dsn, reader=reader) as source:
+        with pytest.raises(RowTooLarge):
+            await read(source, f"SELECT {fields}")
 
 
 # -- faults -------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@ Batches of one COPY in binary form.
 
 A tap takes the rows from what the server sends, and leaves the rest to asyncpg: the beginning and the end of the COPY,
 errors and cancellation. The server sends rows without being asked, so the tap stops reading once a batch is ready, and
-the server waits. Two batches are in memory at most: the one that is processed, and the next.
+the server waits. Two batches are in memory at most: the one that is processed, and the next. What has arrived behind
+a batch is decoded when that has been taken.
 
-A row larger than a batch acquires its bytes from a budget before it is read. This can't deadlock: this COPY holds
-nothing else then, because all rows before it have been processed.
+A row larger than a batch acquires its bytes from a budget before it is read, and again before it is decoded if its
+values are larger than what was sent. This can't deadlock: this COPY holds nothing else then, because all rows before it
+have been processed.
 """
 
 import asyncio
@@ -45,13 +47,23 @@ class RowDecoder(Protocol):
 
     @property
     def begun(self) -> int:
-        """The size in bytes of the row of which only a part has arrived; 0 if there is none."""
+        """The size in bytes of the row of which only a part has arrived, or that is too large; 0 if there is none."""
+
+    row_bytes: int
+    """A row larger than this is held back."""
 
     def feed(self, data: bytes) -> bytes:
-        """Decode the rows in `data`, and return everything else. Raises ValueError if it is malformed."""
+        """
+        Decode what was held back, and `data`, until a batch is full, and hold back the rest.
+
+        Returns everything else up to there. Raises ValueError if it is malformed.
+        """
 
     def take(self) -> Batch:
         """Return the decoded rows."""
+
+    def discard(self) -> None:
+        """Forget all rows, also those to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +80,10 @@ class CopyBatches:
     """
     Batches of the COPY of a query, which starts with the first batch.
 
-    A batch has about `limits.batch_bytes`. A row larger than `limits.max_row_bytes`, as Postgres sends it, closes the
-    connection before it is read. `timeout` is the longest silence of the server in seconds, because Postgres's own
-    statement_timeout would limit the whole COPY. `located(n)` returns a context manager that translates the driver's
-    errors after `n` rows.
+    A batch has about `limits.batch_bytes`. A row larger than `limits.max_row_bytes`, as Postgres sends it or with its
+    numerics written out, closes the connection before it is read or decoded. `timeout` is the longest silence of the
+    server in seconds, because Postgres's own statement_timeout would limit the whole COPY. `located(n)` returns a
+    context manager that translates the driver's errors after `n` rows.
     """
 
     def __init__(
@@ -133,17 +145,18 @@ class CopyBatches:
             self._copy = self._start(self._outputs)
         copy = self._copy
         while not copy.rows:
-            if copy.large_row:
-                size = copy.large_row
+            if size := copy.large_row:
+                self._give_back()
                 await self._limits.large_rows.acquire(size)
                 self._drawn = size
-                copy.read_large_row()
-            if copy.too_large:
+                copy.read_large_row(size)
+            elif not copy.ended:
+                await copy.filled(self._timeout)
+            elif copy.too_large:
                 raise RowTooLarge(dataset=self._dataset, size=copy.too_large, limit=self._limits.max_row_bytes)
-            if copy.ended:
+            else:
                 copy.check_end(self._rows_read)
                 return []
-            await copy.filled(self._timeout)
         return copy.take()
 
     def _give_back(self) -> None:
@@ -172,7 +185,9 @@ class CopyTap(Tap):
         self._decoder = decoder
         self._limits = limits
         self._max_rows = max_rows
-        self._reads_large_row = self._discards = False
+        self._granted = 0
+        self._discards = False
+        self._tail = b""
         self._malformed: ValueError | None = None
         self._received_at = 0.0
         self._changed = asyncio.Event()
@@ -189,18 +204,20 @@ class CopyTap(Tap):
 
     @property
     def large_row(self) -> int:
-        """The size in bytes of a row larger than a batch, which has begun and isn't read on; else 0."""
+        """The size in bytes of a row larger than a batch, which has begun and isn't read on or decoded; else 0."""
         begun = self._decoder.begun
-        return begun if begun > self._limits.batch_bytes and not (self._reads_large_row or self.ended) else 0
+        is_large = begun > max(self._limits.batch_bytes, self._granted)
+        return begun if is_large and not (self.too_large or self.ended) else 0
 
     @property
     def ended(self) -> bool:
         """Whether nothing more arrives."""
         return self._task.done()
 
-    def read_large_row(self) -> None:
-        """Read on a large row that has begun. Its bytes have been acquired."""
-        self._reads_large_row = True
+    def read_large_row(self, size: int) -> None:
+        """Read on a large row that has begun. `size` bytes have been acquired."""
+        self._granted = self._decoder.row_bytes = size
+        self._decode(b"")
 
     async def filled(self, silence: float | None) -> None:
         """
@@ -229,8 +246,10 @@ class CopyTap(Tap):
 
     def take(self) -> Batch:
         """Return the decoded rows, and read on."""
-        self._reads_large_row = False
+        self._granted = 0
+        self._decoder.row_bytes = self._limits.batch_bytes
         rows = self._decoder.take()
+        self._decode(b"")
         if not self._is_ready:
             self._resume()
         return rows
@@ -248,23 +267,32 @@ class CopyTap(Tap):
 
     async def close(self) -> None:
         """Cancel the COPY unless it has ended. What the server has already sent is discarded as it arrives."""
+        self._decoder.discard()
+        self._decode(b"")
         self._resume()
-        if not self.ended:
+        is_over = self.ended or self._is_answered
+        if not is_over:
             self._discards = True
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            return
-        self._detach()
-        if not self._task.cancelled():
-            self._task.exception()  # asyncio logs exceptions that nobody has asked for
+        await asyncio.gather(self._task, return_exceptions=True)
+        if is_over:
+            self._detach()
 
     # -- from the network ------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        self._received_at = asyncio.get_running_loop().time()
+        self._decode(data)
+        if self._is_ready and not self._discards:
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
+            self._changed.set()
+
+    def _decode(self, data: bytes) -> None:
+        """Decode what was held back, and `data`, as far as the next batch goes, and forward everything else."""
         if self._malformed is not None or self.too_large is not None:
             return
-        self._received_at = asyncio.get_running_loop().time()
         try:
             others = self._decoder.feed(data)
         except ValueError as error:
@@ -275,15 +303,16 @@ class CopyTap(Tap):
             self.too_large = self._decoder.begun
             self._transport.abort()
             return
-        if others:
+        if others and not self._transport.is_closing():
             self._receiver.data_received(others)
-        if self._discards:
-            self._decoder.take()
-            if others[:-1].endswith(_READY_FOR_QUERY):  # the response is over
+            self._tail = (self._tail + others)[-1 - len(_READY_FOR_QUERY) :]
+            if self._discards and self._is_answered:
                 self._detach()
-        elif self._is_ready:
-            self._transport.pause_reading()
-            self._changed.set()
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether the end of the server's response has been forwarded."""
+        return self._tail[:-1] == _READY_FOR_QUERY
 
     @property
     def _is_ready(self) -> bool:
@@ -291,7 +320,7 @@ class CopyTap(Tap):
         if not decoder.rows:
             return self.large_row > 0
         is_full = decoder.rows >= self._max_rows or decoder.size + decoder.begun > self._limits.batch_bytes
-        return is_full or self._reads_large_row
+        return is_full or self._granted > 0
 
     def _resume(self) -> None:
         if not self._transport.is_closing():

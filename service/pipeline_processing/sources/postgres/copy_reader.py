@@ -44,7 +44,7 @@ def chosen_reader(setting: str = "auto") -> ChosenReader:
 
 class CopyReader:
     """
-    Reads queries by COPY. `decoder(types, outputs, carry=…)` is `CopyStream`, or has the same interface.
+    Reads queries by COPY. `decoder(types, outputs, carry=…, batch_bytes=…)` is `CopyStream`, or has the same interface.
 
     What Postgres says about a query is remembered, so it is asked only once; unless it may say otherwise for the values
     of another run.
@@ -91,7 +91,7 @@ class CopyReader:
         query, timeout = await statement.placed(connection, values)
 
         def start(outputs: Outputs) -> CopyTap:
-            decoder = self._decoder(statement.types, outputs, carry=carry)
+            decoder = self._decoder(statement.types, outputs, carry=carry, batch_bytes=self._limits.batch_bytes)
             max_rows = inf if isinstance(outputs, Template) else MAX_BATCH_ROWS
             return CopyTap(connection, query, decoder, limits=self._limits, max_rows=max_rows)
 

@@ -41,6 +41,7 @@ from pipeline_processing.sources.postgres.copy_values cimport (
     content_of,
     fixed,
     malformed_type,
+    numeric_size,
     room_of,
     write_document,
     write_row,
@@ -56,6 +57,9 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeUTF8(const char *text, Py_ssize_t size, const char *errors)
     object PyUnicode_New(Py_ssize_t size, Py_UCS4 most)
     void *PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    int PyUnicode_KIND(object text)
+    Py_ssize_t PY_SSIZE_T_MAX
     void PyObject_GC_UnTrack(PyObject *tracked)
 
 
@@ -113,8 +117,14 @@ cdef object RAW = Raw
 cdef object RAW_ARGUMENTS = PyTuple_New(1)
 
 
-cdef inline object raw_of(const char *data, size_t size):
-    return made_of(RAW, RAW_ARGUMENTS, PyBytes_FromStringAndSize(data, size))
+cdef inline void drop(Buffer &buffer, size_t used) noexcept:
+    """Remove the first bytes."""
+    cdef size_t left = buffer.size() - used
+    if left == 0:
+        buffer.clear()
+    elif used > 0:
+        memmove(buffer.begin(), buffer.begin() + used, left)
+        buffer.cut(left)
 
 
 cdef class CopyStream:
@@ -124,6 +134,10 @@ cdef class CopyStream:
     `types` are the names of the columns' types, of `TYPES`. `outputs` says what is made of each row, as for
     `ports.Delivers`; None: all carried values. `carry` is their form, "json" or "text". The session has the time zone
     UTC, DateStyle ISO and extra_float_digits 1.
+
+    Values can be far larger than what is sent: a numeric of ten bytes may have a hundred thousand digits. So rows are
+    held back, as they were sent, and with them all that follows, once those that are decoded have more than
+    `batch_bytes`, and at a row larger than `row_bytes`, which is `batch_bytes` at first. `feed(b"")` tries again.
     """
 
     cdef vector[Kind] _kinds
@@ -148,6 +162,14 @@ cdef class CopyStream:
     cdef Buffer _pending  # the beginning of a row that continues in the next CopyData
     cdef size_t _needed  # how long that has to be, at least
 
+    # what is held back
+    cdef Py_ssize_t _batch_bytes
+    cdef bint _is_held
+    cdef size_t _large  # size of the next row if that is why
+    cdef Buffer _rest  # what has arrived behind it
+    cdef vector[int] _numerics  # columns that are written
+    cdef bint _discards
+
     cdef Buffer _out
     cdef Buffer _scratch
     cdef vector[uint64_t] _ends
@@ -157,11 +179,14 @@ cdef class CopyStream:
     """Rows decoded, and not yet taken."""
     cdef readonly Py_ssize_t size
     """About how many bytes of memory they need."""
+    cdef public Py_ssize_t row_bytes
+    """A row larger than this, as it is sent or decoded, is held back."""
 
-    def __cinit__(self, types, outputs, *, str carry):
+    def __cinit__(self, types, outputs, *, str carry, Py_ssize_t batch_bytes=PY_SSIZE_T_MAX):
         if carry not in ("json", "text"):
             raise ValueError(f"{carry!r} isn't a form of carried values")
         self._as_json = carry == "json"
+        self._batch_bytes = self.row_bytes = batch_bytes
         for name in types:
             self._kinds.push_back(<Kind><int>KINDS[name])
         self._fields.resize(self._kinds.size())
@@ -182,6 +207,8 @@ cdef class CopyStream:
     cdef int _column(self, int index) except -1:
         if not 0 <= index < <int>self._kinds.size():
             raise IndexError(f"there is no column {index}")
+        if self._kinds[index] == NUMERIC:
+            self._numerics.push_back(index)
         return index
 
     cdef int _read_template(self, template, RowTemplate &read) except -1:
@@ -203,24 +230,42 @@ cdef class CopyStream:
 
     @property
     def begun(self) -> int:
-        """The size of the CopyData of which only some has arrived, and of the row that continues in it; 0 if none."""
+        """
+        The size of the CopyData of which only some has arrived, and of the row that continues in it; 0 if none.
+
+        If a row larger than `row_bytes` is held back: its size.
+        """
+        if self._is_held:
+            return self._large
         cdef size_t begun = self._expected + self._pending.size()
         return begun if self._expected else max(begun, self._needed if begun else 0)
 
     def feed(self, data):
         """
-        Take bytes from the server, cut anywhere, and decode every CopyData that is complete.
+        Take bytes from the server, cut anywhere, and decode every CopyData that is complete, unless it is held back.
 
-        Returns the bytes of all other messages, unchanged. Raises CopyMalformed, or UnicodeDecodeError for text that
-        isn't UTF-8; then the stream is over.
+        Returns the bytes of all other messages in front of what is held back, unchanged. Raises CopyMalformed, or
+        UnicodeDecodeError for text that isn't UTF-8; then the stream is over.
         """
         if self._stage == FAILED:
             raise CopyMalformed("the stream has failed before")
         cdef Py_buffer view
         cdef Buffer passed
+        cdef size_t size, used
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self._read(<const char *>view.buf, view.len, passed)
+            if self._is_held:
+                self._is_held = False
+                self._read_data(NULL, 0)
+            size = view.len
+            if self._rest.size() == 0:
+                used = self._read(<const char *>view.buf, size, passed)
+                if used < size:
+                    self._rest.add(<const char *>view.buf + used, size - used)
+            else:
+                self._rest.add(<const char *>view.buf, size)
+                used = self._read(self._rest.begin(), self._rest.size(), passed)
+                drop(self._rest, used)
         except BaseException:
             self._stage = FAILED
             raise
@@ -228,11 +273,13 @@ cdef class CopyStream:
             PyBuffer_Release(&view)
         return passed.take(passed.size())
 
-    cdef int _read(self, const char *at, size_t left, Buffer &passed) except -1:
+    cdef size_t _read(self, const char *at, size_t left, Buffer &passed) except? 0:
+        """Return how many bytes were used: all of them, or those in front of what is held back."""
+        cdef size_t given = left
         cdef size_t size
         cdef const char *head
         cdef uint32_t length
-        while left > 0:
+        while left > 0 and not self._is_held:
             if self._to_pass > 0:
                 size = min(left, self._to_pass)
                 passed.add(at, size)
@@ -279,7 +326,7 @@ cdef class CopyStream:
                 left -= size
             else:
                 self._expected = size
-        return 0
+        return given - left
 
     cdef int _read_data(self, const char *data, size_t size) except -1:
         """Read the content of a CopyData. A row that isn't complete waits for the next one."""
@@ -293,12 +340,7 @@ cdef class CopyStream:
         size = self._pending.size()
         if size < self._needed:
             return 0
-        used = self._read_rows(self._pending.begin(), size)
-        if used == size:
-            self._pending.clear()
-        else:
-            memmove(self._pending.begin(), self._pending.begin() + used, size - used)
-            self._pending.cut(size - used)
+        drop(self._pending, self._read_rows(self._pending.begin(), size))
         return 0
 
     cdef size_t _read_rows(self, const char *data, size_t size) except? 0:
@@ -334,9 +376,27 @@ cdef class CopyStream:
             row = self._find_fields(data + used, size - used)
             if row == 0:
                 break
-            self._decode_row(row)
+            if not self._discards:
+                if self._holds_back(row):
+                    self._needed = row
+                    break
+                self._decode_row()
             used += row
         return used
+
+    cdef bint _holds_back(self, size_t size) noexcept:
+        """Whether the row has to wait. Each numeric counts as long as it is sent or written, whichever is longer."""
+        cdef size_t written
+        cdef Field field
+        for column in self._numerics:
+            field = self._fields[column]
+            if field.data != NULL:
+                written = numeric_size(field)
+                if written > <size_t>field.size:
+                    size += written - <size_t>field.size
+        self._large = size if size > <size_t>self.row_bytes else 0
+        self._is_held = self._large > 0 or self.size > self._batch_bytes
+        return self._is_held
 
     cdef int _read_header(self, const char *header) except -1:
         cdef uint32_t extension
@@ -376,7 +436,7 @@ cdef class CopyStream:
             place += <size_t>length
         return place
 
-    cdef int _decode_row(self, size_t size) except -1:
+    cdef int _decode_row(self) except -1:
         cdef tuple row
         cdef object value
         cdef Py_ssize_t place, count
@@ -399,7 +459,7 @@ cdef class CopyStream:
             if count:  # the empty tuple is shared
                 PyObject_GC_UnTrack(<PyObject *>row)  # its values refer to nothing
             self._tuples.append(row)
-            self.size += <Py_ssize_t>size + VALUE_SIZE * (count + 1)
+            self.size += VALUE_SIZE * (count + 1)
         self.rows += 1
         return 0
 
@@ -407,8 +467,8 @@ cdef class CopyStream:
         self._scratch.clear()
         write_row(self._scratch, template, self._fields.data(), self._days)
         if self._as_json:
-            return raw_of(self._scratch.begin(), self._scratch.size())
-        return PyUnicode_DecodeUTF8(self._scratch.begin(), self._scratch.size(), NULL)
+            return self._raw(self._scratch.begin(), self._scratch.size())
+        return self._text(self._scratch.begin(), self._scratch.size())
 
     cdef object _value(self, Kind kind, const Field &field):
         """Return the carried value."""
@@ -418,11 +478,11 @@ cdef class CopyStream:
             return None
         if kind == TEXT or (kind == JSON or kind == JSONB) and not self._as_json:
             text = content_of(kind, field)
-            return PyUnicode_DecodeUTF8(text.data, text.size, NULL)
+            return self._text(text.data, text.size)
         if kind == JSON or kind == JSONB:
             self._scratch.clear()
             write_document(self._scratch, kind, field)
-            return raw_of(self._scratch.begin(), self._scratch.size())
+            return self._raw(self._scratch.begin(), self._scratch.size())
         if self._as_json:
             if kind == BOOL:
                 return True if boolean(field) else False
@@ -443,10 +503,25 @@ cdef class CopyStream:
     cdef object _scalar(self, Kind kind, const char *text, const char *end):
         cdef object made
         if self._as_json and (kind == NUMERIC or kind == FLOAT4 or kind == FLOAT8):
-            return raw_of(text, end - text)
+            return self._raw(text, end - text)
         made = PyUnicode_New(end - text, 127)
         memcpy(PyUnicode_DATA(made), text, end - text)
+        self.size += end - text
         return made
+
+    cdef object _raw(self, const char *data, size_t size):
+        self.size += <Py_ssize_t>size
+        return made_of(RAW, RAW_ARGUMENTS, PyBytes_FromStringAndSize(data, size))
+
+    cdef object _text(self, const char *text, size_t size):
+        cdef object made = PyUnicode_DecodeUTF8(text, size, NULL)
+        self.size += PyUnicode_GET_LENGTH(made) * PyUnicode_KIND(made)
+        return made
+
+    def discard(self):
+        """Forget the rows decoded, and those that are held back or arrive. `feed` still returns the other messages."""
+        self._discards = True
+        self.take()
 
     def take(self):
         """Return the rows decoded, and forget them."""

@@ -104,6 +104,13 @@ struct Numeric {
     static char *four(char *out, unsigned digit) { return two_digits(two_digits(out, digit / 100), digit % 100); }
 };
 
+// Return how many bytes a numeric has when it is written, or a few less, without reading its digits.
+inline size_t numeric_size(const Field &field) {
+    if (field.size < 8) return 0;
+    int weight = static_cast<int16_t>(big_endian<uint16_t>(field.data + 2));
+    return 4 * static_cast<size_t>(weight < 0 ? 0 : weight) + big_endian<uint16_t>(field.data + 6) + 1;
+}
+
 // -- dates and times -----------------------------------------------------------------------------
 
 constexpr int64_t MICROSECONDS_PER_DAY = 86'400'000'000;

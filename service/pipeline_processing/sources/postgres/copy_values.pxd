@@ -53,6 +53,7 @@ cdef extern from "copy_values.hpp" namespace "copy_stream" nogil:
         cbool is_csv
         Csv csv
 
+    size_t numeric_size(const Field &field)
     size_t room_of(Kind kind, const Field &field) except +set_python_error
     char *write_scalar(char *out, Kind kind, const Field &field, cbool as_json, Days &days) except +set_python_error
     Field content_of(Kind kind, const Field &field) except +set_python_error

@@ -14,6 +14,7 @@ from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.errors import RowTooLarge
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS
 from pipeline_processing.sources.postgres.copy_batches import CopyBatches, CopyLimits, CopyTap
+from tests.unit.sources.postgres.copied import DONE, TRAILER, CopyStream, message, numeric, row, sent
 
 BATCH_BYTES = 1000
 MAX_ROW_BYTES = 5000
@@ -21,16 +22,14 @@ COPY_OUT, COPY_DONE, READY = b"H\0\0\0\4", b"c\0\0\0\4", b"Z\0\0\0\5T"
 ERROR = b"E\0\0\0\x0aSfirst"
 
 
-def message(kind: bytes, body: bytes) -> bytes:
-    return kind + (len(body) + 4).to_bytes(4, "big") + body
-
-
 class Lengths:
     """A decoder whose rows are the sizes of the messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_bytes: int = BATCH_BYTES) -> None:
+        self._batch_bytes = self.row_bytes = batch_bytes
         self._held = b""
         self._rows: list[tuple[int]] = []
+        self._discards = False
         self.size = self.begun = self.most = 0
 
     @property
@@ -45,18 +44,25 @@ class Lengths:
                 others += self._held[:size]
             elif b"malformed" in self._held[:size]:
                 raise ValueError("malformed")
-            else:
+            elif not self._discards and (size > self.row_bytes or self.size > self._batch_bytes):
+                break
+            elif not self._discards:
                 self._rows.append((size,))
                 self.size += size
             self._held = self._held[size:]
         begins_row = len(self._held) >= 5 and self._held[:1] == b"d"
-        self.begun = 1 + int.from_bytes(self._held[1:5], "big") if begins_row else 0
+        size = 1 + int.from_bytes(self._held[1:5], "big") if begins_row else 0
+        self.begun = size if size > min(len(self._held), self.row_bytes) else 0
         self.most = max(self.most, self.size + len(self._held))
         return others
 
     def take(self) -> list[Any]:
         rows, self._rows, self.size = self._rows, [], 0
         return rows
+
+    def discard(self) -> None:
+        self._discards = True
+        self.take()
 
 
 class Wire:
@@ -71,7 +77,7 @@ class Wire:
         self.received = bytearray()
         self.paused = self.aborted = self.cancelled = False
         self.protocol: Any = self
-        self.decoder = Lengths()
+        self.decoder: Any = Lengths()
         self._transport = self
 
     # -- the connection: what a COPY gives in the end
@@ -182,7 +188,9 @@ async def test_every_row_arrives_once_and_little_is_held(seed: int) -> None:
 
 async def test_a_batch_has_at_most_a_thousand_rows() -> None:
     """Whatever arrives at once."""
-    got = await read(batches(Wire([5] * 3500, chunk=100_000)))
+    wire = Wire([5] * 3500, chunk=100_000)
+    wire.decoder = Lengths(batch_bytes=100_000)
+    got = await read(batches(wire))
 
     assert [len(batch) for batch in got] == [1000, 1000, 1000, 500]
 
@@ -298,3 +306,122 @@ async def test_silence_ends_the_query() -> None:
     with pytest.raises(asyncpg.QueryCanceledError, match="statement timeout"):
         await read_into(got, found)
     assert wire.cancelled
+
+
+# -- values that are larger than what is sent ----------------------------------------------------
+
+
+def number(size: int) -> bytes:
+    """A row with a numeric that is written with `size` digits: 1000…"""
+    weight, digits = divmod(size - 1, 4)
+    return row(numeric([10**digits], weight, 0))
+
+
+def numbers(sizes: list[int], *, end: bytes = b"", **options: Any) -> Wire:
+    """A wire with the native decoder. Each row has about 20 bytes on it."""
+    wire = Wire([], **options)
+    done = DONE + message(b"C", f"COPY {len(sizes)}\0".encode()) + READY
+    rows = sent([number(size) for size in sizes])[: -len(DONE)]
+    if end:
+        rows = rows[: -len(message(b"d", TRAILER))]
+    wire.sent = bytearray(COPY_OUT + rows + (end or done))
+    wire.decoder = CopyStream(["numeric"], None, carry="text", batch_bytes=BATCH_BYTES)
+    return wire
+
+
+async def read_numbers(got: list[int], found: CopyBatches) -> None:
+    try:
+        async for batch in found:
+            lengths = [len(value) for (value,) in batch]
+            assert sum(lengths[:-1]) <= BATCH_BYTES
+            assert max(lengths) <= BATCH_BYTES or len(lengths) == 1
+            got += lengths
+    finally:
+        await found.close()
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 50, 100_000])
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_has_arrived_is_decoded_batch_by_batch(seed: int, chunk: int | None) -> None:
+    """Even if all rows and the end have arrived at once. Large rows take from the budget what they become."""
+    expected = [min(size, MAX_ROW_BYTES - 20) for size in sizes(seed)]
+    wire, budget = numbers(expected, seed=seed, chunk=chunk), ByteBudget(MAX_ROW_BYTES)
+    got: list[int] = []
+    await read_numbers(got, batches(wire, budget=budget))
+
+    assert got == expected
+    assert max(got) <= budget.peak <= max(got) + 20
+    assert budget.reserved == 0
+    assert wire.protocol is wire, "the tap is gone"
+    assert wire.received == COPY_OUT + DONE + message(b"C", f"COPY {len(got)}\0".encode()) + READY
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 100_000])
+@pytest.mark.parametrize("before", [[], [9, 9], [400] * 30, [2000]])
+async def test_a_row_that_becomes_too_large_is_not_decoded(before: list[int], chunk: int) -> None:
+    """The rows before it are delivered."""
+    wire = numbers([*before, MAX_ROW_BYTES + 1, 9], chunk=chunk)
+    got: list[int] = []
+    with pytest.raises(RowTooLarge):
+        await read_numbers(got, batches(wire))
+
+    assert got == before
+    assert wire.aborted
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 100_000])
+async def test_an_error_behind_rows_that_are_held_back(chunk: int) -> None:
+    """It comes after all of them."""
+    wire = numbers([400] * 30, end=ERROR + READY, chunk=chunk)
+    got: list[int] = []
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await read_numbers(got, batches(wire))
+
+    assert got == [400] * 30
+
+
+async def test_a_malformed_row_behind_rows_that_are_held_back() -> None:
+    """It is found when these have been taken."""
+    wire = numbers([400] * 30, end=message(b"d", b"malformed"), chunk=100_000)
+    got: list[int] = []
+    with pytest.raises(ValueError, match="number of columns"):
+        await read_numbers(got, batches(wire))
+
+    assert got == [400] * 30
+    assert wire.aborted
+
+
+async def test_a_connection_that_is_lost_while_rows_are_held_back() -> None:
+    """What has arrived is delivered, and then the error; a large row isn't waited for."""
+    for large in ([], [2000]):
+        wire = numbers([400] * 30 + large, chunk=100_000)
+        found = batches(wire)
+        got = [len(value) for (value,) in await anext(found)]
+        wire.aborted = True
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+            await read_numbers(got, found)
+        assert got[:30] == [400] * 30
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+@pytest.mark.parametrize("rows", [[400] * 30, [400, 2000, 400], [2000]])
+async def test_leaving_while_rows_are_held_back(rows: list[int], is_answered: bool) -> None:
+    """They are discarded, and what is behind them gets through. If that is the end, nothing is cancelled."""
+    wire, budget = numbers(rows, end=ERROR + READY), ByteBudget(MAX_ROW_BYTES)
+    kept = 0 if is_answered else 3
+    wire.chunk = len(wire.sent) - kept
+    found = batches(wire, budget=budget)
+    await budget.acquire(MAX_ROW_BYTES)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await anext(found)
+    await found.close()
+    while wire.sent:
+        assert not wire.paused
+        wire.deliver()
+
+    assert wire.cancelled is not is_answered
+    assert wire.received == COPY_OUT + ERROR + READY
+    assert wire.protocol is wire, "the tap is gone"
+    assert budget.reserved == MAX_ROW_BYTES
+    assert wire.decoder.rows == 0

@@ -190,6 +190,89 @@ def test_the_size_of_a_message_is_known_from_its_beginning():
     assert stream.begun == 2 + 8 + 4 + 5000
 
 
+# -- what is held back ---------------------------------------------------------------------------
+
+LONG = [row(numeric([number], weight, 0), b"x" * 5) for number, weight in [(1, 0), (2, 99), (3, 2), (4, 150), (5, 20)]]
+LONG_TYPES = ("numeric", "text")
+
+
+@pytest.mark.parametrize("outputs", [None, Template(((1, b"["), (0, b",")), b"]\n"), [Template(((0, b""),), b"")]])
+@pytest.mark.parametrize("carry", ["json", "text"])
+def test_rows_wait_until_a_full_batch_is_taken(outputs: Any, carry: str):
+    """Wherever the stream is cut, nothing is lost, and all other messages come in their places."""
+    error = message(b"E", b"an error")
+    streams = [
+        b"".join(message(b"d", part) + error for part in [HEADER + LONG[0], *LONG[1:], TRAILER]) + DONE,
+        message(b"d", HEADER + b"".join(LONG) + TRAILER) + error + DONE,
+    ]
+    for stream in streams:
+        expected = taken(LONG_TYPES, outputs, [stream], carry=carry)
+        for size in range(1, len(stream) + 1):
+            chunks = [stream[start : start + size] for start in range(0, len(stream), size)]
+            assert in_batches(outputs, chunks, carry=carry) == expected
+
+
+def in_batches(outputs: Any, chunks: list[bytes], *, carry: str) -> tuple[bytes | list[Any], bytes]:
+    """What arrives while a batch waits to be taken is held back behind it, whatever it is."""
+    reader = CopyStream(LONG_TYPES, outputs, carry=carry, batch_bytes=300)
+    reader.row_bytes = 1000
+    passed, made = b"", []
+    for number, chunk in enumerate([*chunks, *[b""] * 20]):
+        passed += reader.feed(chunk)
+        assert reader.size <= 300 + 1000
+        if number % 2:
+            made.append(reader.take())
+    if all(isinstance(some, list) for some in made):
+        return [values for some in made for values in some], passed
+    return b"".join(map(bytes, made)), passed
+
+
+def test_what_is_behind_rows_that_wait_waits_too():
+    """Errors and the end, too; other rows don't overtake."""
+    error = message(b"E", b"an error")
+    reader = CopyStream(["numeric"], None, carry="text", batch_bytes=600)
+    rows = [row(numeric([1], 100, 0))] * 3
+
+    assert reader.feed(message(b"d", HEADER + rows[0]) + error + message(b"d", rows[1])) == error
+    assert (reader.rows, reader.size > 401, reader.begun) == (2, True, 0)
+    assert reader.feed(message(b"d", rows[2]) + error) == b""
+    assert reader.feed(message(b"d", TRAILER) + DONE) == b""
+    assert [len(value) for (value,) in reader.take()] == [401, 401]
+    assert reader.feed(b"") == error + DONE
+    assert [len(value) for (value,) in reader.take()] == [401]
+    assert (reader.feed(b""), reader.rows) == (b"", 0)
+
+
+@pytest.mark.parametrize("outputs", [None, Template(((0, b""),), b"\n")])
+def test_a_row_that_becomes_large_waits_for_its_permission(outputs: Template | None):
+    """It isn't decoded before. A column that nobody asks for doesn't count."""
+    large = row(numeric([1], 25_000, 0), b"x")
+    stream = sent([row(numeric([1], 0, 0), b"x"), large])
+    reader = CopyStream(["numeric", "text"], outputs, carry="json", batch_bytes=1000)
+
+    assert reader.feed(stream) == b""
+    assert (reader.rows, 100_001 <= reader.begun <= 100_020) == (1, True)
+    reader.take()
+    assert (reader.feed(b""), reader.rows, reader.begun > 100_000) == (b"", 0, True)
+    reader.row_bytes = reader.begun
+    assert (reader.feed(b""), reader.rows, reader.begun, reader.size > 100_000) == (DONE, 1, 0, True)
+
+    other = CopyStream(["numeric", "text"], [1], carry="json", batch_bytes=1000)
+    assert (other.feed(stream), other.rows) == (DONE, 2)
+
+
+def test_rows_that_nobody_wants_any_more():
+    """Those that are decoded, held back or still to come."""
+    rows = [row(numeric([1], 100, 0))] * 9
+    stream = sent(rows)
+    reader = CopyStream(["numeric"], None, carry="text", batch_bytes=500)
+    assert reader.feed(stream[:150]) == b""
+    reader.discard()
+
+    assert (reader.rows, reader.feed(b"")) == (0, b"")
+    assert (reader.feed(stream[150:]), reader.rows, reader.begun) == (DONE, 0, 0)
+
+
 def test_rows_are_counted_until_they_are_taken():
     stream = CopyStream(SOME_TYPES, OBJECT, carry="json")
     stream.feed(sent(SOME_ROWS))
@@ -367,7 +450,8 @@ def test_mutated_streams_never_crash(drawn: st.DataObject, carry: str):
     cuts = sorted(drawn.draw(st.lists(st.integers(0, len(stream)), max_size=4)))
     line = Template(tuple((at, b",") for at in range(len(names))), b"\n", drawn.draw(st.none() | OPTIONS))
     outputs = drawn.draw(st.sampled_from([None, line, [line, 0]]))
-    reader = CopyStream([type_name for type_name, _ in names], outputs, carry=carry)
+    batch_bytes = drawn.draw(st.sampled_from([20, 200, 2**40]))
+    reader = CopyStream([type_name for type_name, _ in names], outputs, carry=carry, batch_bytes=batch_bytes)
 
     try:
         for start, end in pairwise([0, *cuts, len(stream)]):
