@@ -93,8 +93,9 @@ def test_killed_in_the_middle_of_the_third_artifact(service: Service) -> None:
     manifest = published_in(service, RUN, HUGE)
     assert (manifest["attempt"], service.outcomes(RUN)) == (2, ["lost", "succeeded"])
     documents = [entry for entry in manifest["entries"] if entry["dataset"] == "documents"]
-    assert len(documents) == 6
-    assert max(entry["meta"]["content_length"] for entry in documents) <= 4 * MIB
+    sizes = [entry["meta"]["content_length"] for entry in documents]
+    assert max(sizes) <= 4 * MIB
+    assert min(sizes[:-1]) > 2 * MIB, "room for a batch, which ends where data happened to arrive"
     rows = dataset_rows(service, manifest, "documents")
     assert [row["id"] for row in rows] == [HUGE * 100_000 + number for number in range(1, 4401)]
     assert "v1" not in json.dumps([row["title"] for row in rows])
