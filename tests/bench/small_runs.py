@@ -102,6 +102,7 @@ class Fleet:
         def ask() -> None:
             begin = time.perf_counter()
             for number in range(runs):
+                # Requests come at fixed times, whatever has become of earlier ones: there is no event to wait for.
                 time.sleep(max(0.0, begin + number / rate - time.perf_counter()))
                 now = time.perf_counter()
                 asked[self.request()] = now
