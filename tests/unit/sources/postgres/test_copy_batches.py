@@ -15,6 +15,7 @@ from pipeline_processing.errors import RowTooLarge
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS
 from pipeline_processing.sources.postgres.copy_batches import CopyBatches, CopyLimits, CopyTap
 from tests.unit.sources.postgres.copied import DONE, TRAILER, CopyStream, message, numeric, row, sent
+from tests.unit.sources.postgres.transport import Transport
 
 BATCH_BYTES = 1000
 MAX_ROW_BYTES = 5000
@@ -65,17 +66,17 @@ class Lengths:
         self.take()
 
 
-class Wire:
+class Wire(Transport):
     """asyncpg's connection, transport and protocol in one; what the server sends arrives in pieces cut anywhere."""
 
     def __init__(self, sizes: list[int], *, end: bytes = b"", seed: int = 0, chunk: int | None = None) -> None:
+        super().__init__()
         self.random = random.Random(seed)
         self.chunk = chunk
         rows = b"".join(message(b"d", b"x" * (size - 5)) for size in sizes)
         done = COPY_DONE + message(b"C", f"COPY {len(sizes)}\0".encode()) + READY
         self.sent = bytearray(COPY_OUT + rows + (end or done))
-        self.received = bytearray()
-        self.paused = self.aborted = self.cancelled = False
+        self.cancelled = False
         self.protocol: Any = self
         self.decoder: Any = Lengths()
         self._transport = self
@@ -107,28 +108,11 @@ class Wire:
 
     # -- asyncpg's transport
 
-    def pause_reading(self) -> None:
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        self.paused = False
-
-    def is_closing(self) -> bool:
-        return self.aborted
-
-    def abort(self) -> None:
-        self.aborted = True
-
     def get_protocol(self) -> Any:
         return self.protocol
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
-
-    # -- asyncpg's protocol
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
 
 
 def batches(wire: Any, *, budget: ByteBudget | None = None, timeout: float | None = None) -> CopyBatches:

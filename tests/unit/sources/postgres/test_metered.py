@@ -12,6 +12,7 @@ import pytest
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.sources.postgres.metered import Meter
+from tests.unit.sources.postgres.transport import Transport
 
 FETCH_BYTES = 1000
 MAX_ROW_BYTES = 5000
@@ -25,7 +26,7 @@ def row(number: int, size: int) -> bytes:
     return b"D" + (len(body) + 4).to_bytes(4, "big") + body
 
 
-class Wire:
+class Wire(Transport):
     """
     A server with rows of these sizes, the network, and asyncpg's end of it. Every Execute is answered in full, and
     arrives in pieces cut anywhere.
@@ -34,35 +35,15 @@ class Wire:
     def __init__(
         self, sizes: list[int], *, seed: int = 0, fails_at: int | None = None, budget: ByteBudget | None = None
     ) -> None:
+        super().__init__()
         self.random = random.Random(seed)
         self.rows = [row(number, size) for number, size in enumerate(sizes)]
         self.fails_at = fails_at
         self.failed = False
         self.at = 0
         self.sent = bytearray()
-        self.paused = self.aborted = False
-        self.received = bytearray()
         self.budget = budget or ByteBudget(MAX_ROW_BYTES)
         self.meter = Meter(self, self, fetch_bytes=FETCH_BYTES, max_row_bytes=MAX_ROW_BYTES, budget=self.budget)
-
-    # -- asyncpg's transport
-
-    def pause_reading(self) -> None:
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        self.paused = False
-
-    def is_closing(self) -> bool:
-        return self.aborted
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    # -- asyncpg's protocol
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
 
     # -- the server
 
