@@ -103,6 +103,10 @@ class DatabaseClient:
         try:
             with translated(unavailable=self._unavailable, where=self.where):
                 yield connection
+        except Exception as error:
+            if _lost_track(error):
+                connection.terminate()
+            raise
         finally:
             await self._release(pool, connection)
 
@@ -125,6 +129,14 @@ class DatabaseClient:
         except Exception as problem:
             # asyncpg has terminated it, and the pool will open another one.
             log.debug("a connection could not be reset", where=self.where, error=str(problem))
+
+
+def _lost_track(error: Exception) -> bool:
+    """
+    Whether asyncpg may have lost track of the connection. It does if the server closes the connection and asyncpg has
+    read the reason, but not yet the end of the stream. Until then, the pool would hand the connection out again.
+    """
+    return isinstance(error.__cause__ or error, asyncpg.InternalClientError | asyncpg.InterfaceError)
 
 
 def _enable_keepalive(connection: Any) -> None:

@@ -24,6 +24,8 @@ from pipeline_processing.postgres.client import DatabaseClient
 from tests.contract.run_store.conftest import PostgresBackend
 
 PASSWORD = "hush-hush"
+REASON = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+"""The fields of what a server sends before it closes a connection."""
 
 
 def client(dsn: str, **options: Any) -> DatabaseClient:
@@ -134,6 +136,24 @@ async def _killed(opened: DatabaseClient, killer: Any) -> None:
     async with opened.connection() as connection:
         await killer.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
         await connection.execute("SELECT pg_sleep(10)")
+
+
+async def test_a_connection_whose_end_is_half_seen_is_not_used_again(database: str) -> None:
+    """asyncpg reads the server's reason before the end of the stream; until then, the connection looks usable."""
+
+    async def copy() -> None:
+        async with opened.connection() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM copied") == 0
+            connection._protocol.data_received(b"E" + (len(REASON) + 4).to_bytes(4, "big") + REASON)
+            await connection.copy_to_table("copied", source=memoryview(b"1\n"), format="csv")
+
+    async with client(database, max_size=1) as opened:
+        async with opened.connection() as connection:
+            await connection.execute("CREATE TABLE copied (id int)")
+        with pytest.raises(SourceUnavailable):
+            await copy()
+        async with opened.connection() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM copied") == 0
 
 
 async def test_an_error_of_other_work_in_the_block_stays_what_it_is(opened: DatabaseClient) -> None:
