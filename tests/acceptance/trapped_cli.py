@@ -9,6 +9,7 @@ publish", with the stored plan loaded; "before delete", when that plan has faile
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -62,14 +63,19 @@ class Trap:
         """Wrap a method of a port, so that it reaches the places before and after it."""
         real = getattr(port, method)
 
+        def answered(call: asyncio.Future[Any]) -> None:
+            if not call.cancelled() and call.exception() is None:
+                self.reached(AFTER.get(method))
+
         async def trapped(*arguments: Any, **options: Any) -> Any:
             # The installation's mark is published by the same method as the manifest.
             if method == "publish" and "_manifest" not in arguments[1]:
                 return await real(*arguments, **options)
             self.reached(BEFORE.get(method), f"before {method}")
-            answer = await real(*arguments, **options)
-            self.reached(AFTER.get(method))
-            return answer
+            # The worker may cancel the call before it hears the answer, as when it learns elsewhere that the run ended.
+            call = asyncio.ensure_future(real(*arguments, **options))
+            call.add_done_callback(answered)
+            return await asyncio.shield(call)
 
         setattr(port, method, trapped)
 
