@@ -25,6 +25,7 @@ from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Outgoing
+from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.settings import HttpSettings, KafkaSettings, Settings
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
@@ -109,7 +110,7 @@ async def test_triggers_with(access: Access, way: str) -> None:
     kafka = access(listener, **given)
     topic = f"{kafka.group_id}.events"
     with nothing_left():
-        await ensure_topics(kafka, others={topic: {}})
+        await ensure_topics(kafka, others=[ServiceTopic(topic, "events")])
         async with KafkaEvents(settings=kafka) as events:
             await events.send([Outgoing(topic=topic, key=None, value=b'{"agency_id": 7}')])
         triggers = Triggers.model_validate(
