@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ def settings_of(service: str) -> dict[str, str]:
     [
         ("requirements-runtime.lock", PROJECT["project"]["dependencies"]),
         ("requirements-build.lock", PROJECT["build-system"]["requires"]),
+        ("requirements-sbom.lock", PROJECT["project"]["optional-dependencies"]["sbom"]),
     ],
 )
 def test_what_the_image_takes_is_locked(name: str, wanted: list[str]) -> None:
@@ -89,6 +92,18 @@ def test_the_build_sees_what_it_copies() -> None:
     assert copied
     assert {*copied, "pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]} <= set(seen)
     assert [name for name in seen if not (ROOT / name).exists()] == []
+
+
+def test_the_dockerfile_is_clean() -> None:
+    """As hadolint sees it."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), "Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # -- compose -------------------------------------------------------------------------------------
