@@ -4,9 +4,20 @@
 ARG PYTHON_IMAGE=python:3.13-slim
 
 
-# The locked dependencies, hashes checked. They are only reinstalled when the lock changes.
-FROM ${PYTHON_IMAGE} AS dependencies
+# With a compiler, on images of Debian that lack one, and with the headers of Debian's own Python: for the native reader,
+# and for dependencies without a wheel for this platform. The final image has neither.
+FROM ${PYTHON_IMAGE} AS compiler
 WORKDIR /build
+# hadolint ignore=DL3008,DL3009
+RUN headers="$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; \
+    set -- g++ libc6-dev; test -e "$headers" || set -- "$@" python3-dev; \
+    if ! command -v g++ || ! test -e "$headers"; then \
+        apt-get update && apt-get install --yes --no-install-recommends "$@"; \
+    fi
+
+
+# The locked dependencies, hashes checked. They are only reinstalled when the lock changes.
+FROM compiler AS dependencies
 RUN python3 -m venv --without-pip /opt/pipeline
 COPY requirements-runtime.lock ./
 # Optional secret: a pip.conf for a private index, with its password. It leaves no trace in the image.
@@ -14,16 +25,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,t
     python3 -m pip --python /opt/pipeline/bin/python install --no-deps --require-hashes -r requirements-runtime.lock
 
 
-FROM ${PYTHON_IMAGE} AS wheel
-WORKDIR /build
-# For the native reader: the compiler, on images of Debian that lack one, and the headers of Debian's own Python. The final
-# image has neither.
-# hadolint ignore=DL3008,DL3009
-RUN headers="$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; \
-    set -- g++ libc6-dev; test -e "$headers" || set -- "$@" python3-dev; \
-    if ! command -v g++ || ! test -e "$headers"; then \
-        apt-get update && apt-get install --yes --no-install-recommends "$@"; \
-    fi
+FROM compiler AS wheel
 # Debian's own Python takes packages in a virtual environment only.
 RUN python3 -m venv --without-pip /opt/build
 COPY requirements-build.lock ./
