@@ -90,7 +90,7 @@ def test_it_shows_what_is_documented(shared: Shared) -> None:
     documented = {prometheus_name(each): each for each in Metrics().instruments}
     eventually(lambda: not missing(shared, documented), 20)  # the lag is asked for every 10 s
     for family in text_string_to_metric_families(scraped(shared)):
-        if family.name == "target":
+        if family.name == "target_info":
             continue
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {each.replace(".", "_") for each in documented[name].attributes}
