@@ -1,19 +1,18 @@
 """A pool of connections to one Postgres."""
 
 import asyncio
-import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from pipeline_processing.errors import TransientError
 from pipeline_processing.log import get_logger
 from pipeline_processing.postgres.connection import SessionlessConnection
+from pipeline_processing.postgres.dsn import address_of
 from pipeline_processing.postgres.errors import NO_REMEDIES, translated
 
 log = get_logger(__name__)
@@ -51,7 +50,7 @@ class DatabaseClient:
         command_seconds: float | None = None,
     ) -> None:
         self.search_path = search_path
-        self.where = _address(dsn)
+        self.where = address_of(dsn)
         self._dsn = dsn
         self._unavailable = unavailable
         self.max_size = max_size
@@ -165,20 +164,3 @@ def _enable_keepalive(connection: Any) -> None:
 def quoted(identifier: str) -> str:
     """Return the identifier, quoted for SQL."""
     return '"' + identifier.replace('"', '""') + '"'
-
-
-_HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::\d{1,5})?", re.ASCII)
-
-
-def _address(dsn: str) -> str:
-    """Return `host:port/database` for messages, or less if parts of an unusual DSN might be a password."""
-    before, _, after = dsn.partition("?")
-    try:
-        parts = urlsplit(before)
-    except ValueError:
-        return "the configured address"
-    hosts = parts.netloc.rpartition("@")[2]
-    if "@" in after or "@" in parts.path or not all(map(_HOST.fullmatch, hosts.split(","))):
-        return "the configured address"
-    database = parts.path if re.fullmatch(r"/[\w.-]+", parts.path, re.ASCII) else ""
-    return f"{hosts or 'the default host'}{database}"
