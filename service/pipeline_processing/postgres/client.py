@@ -53,7 +53,7 @@ class DatabaseClient:
         self.where = address_of(dsn)
         self._dsn = dsn
         self._unavailable = unavailable
-        self._max_size = max_size
+        self.max_size = max_size
         self._connect_seconds = connect_seconds
         self._command_seconds = command_seconds
         self._application_name = application_name
@@ -65,7 +65,7 @@ class DatabaseClient:
             self._pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=0,  # connects on demand: if the server is down, the first query fails
-                max_size=self._max_size,
+                max_size=self.max_size,
                 max_inactive_connection_lifetime=_KEPT_SECONDS,
                 timeout=self._connect_seconds,
                 command_timeout=self._command_seconds,
@@ -109,6 +109,13 @@ class DatabaseClient:
             raise
         finally:
             await self._release(pool, connection)
+
+    def connections(self) -> tuple[int, int]:
+        """Return how many connections are idle, and how many are in use. May be called in any thread."""
+        if (pool := self._pool) is None:
+            return 0, 0
+        idle = pool.get_idle_size()
+        return idle, pool.get_size() - idle
 
     def translated(self, *, remedies: Mapping[str, str] = NO_REMEDIES) -> AbstractContextManager[None]:
         """
