@@ -34,7 +34,8 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,t
 COPY . .
 # A wheel without compiled modules works, but slowly.
 RUN python3 -m pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && python3 -m zipfile --list dist/*.whl > content && grep 'copy_stream.*so' content && grep 'loops.*so' content
+    && python3 -m zipfile --list dist/*.whl > content \
+    && grep 'copy_stream.*so' content && grep 'loops.*so' content && grep 'lazy_row.*so' content
 
 
 # The bill of materials, of what is installed in the end.

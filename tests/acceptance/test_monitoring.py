@@ -83,7 +83,7 @@ def prometheus(stack: ExitStack, shared: Shared) -> Prometheus:
         started = stack.enter_context(Prometheus(targets=targets, rules=rules))
     except PackageMissing as missing:
         pytest.skip(str(missing))  # only on Debian-like systems; in CI, a skip fails
-    eventually(lambda: started.query("pipeline_build_info"))
+    eventually(lambda: len(started.query("pipeline_build_info")) == len(targets))
 
     upstream.happen([SMALL])
     requests = [{"agency_id": SMALL, "datasets": ["records"], "run_id": f"run-{number}"} for number in range(3)]
