@@ -64,6 +64,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
             clock=clock,
             pulse=pulses["outbox"],
             servers=servers,
+            tracer=tracer,
         )
         webhooks = Webhooks(
             [
