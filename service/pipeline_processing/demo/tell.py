@@ -25,9 +25,11 @@ from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
+from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.loader import load_settings
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metering import Metering
 from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.render import duration
 from pipeline_processing.triggers.loading import load_triggers
@@ -64,7 +66,9 @@ def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping
 async def _tell_story(page: Page, settings: Settings, tracer: Tracer, mask: Mask, *, paste: list[str] | None) -> None:
     applied = await history.migrate(settings)
     expect(bool(applied), "the new database had a run history already")
-    await KafkaTopics(settings=settings.kafka, others={UPSTREAM_TOPIC: {}}).ensure()
+    await KafkaTopics(
+        settings=settings.kafka, others=[ServiceTopic(UPSTREAM_TOPIC, "events of upstream services")]
+    ).ensure()
     async with _running(settings, tracer=tracer, mask=mask):
         page.say(
             f"The run history is set up, and the service starts, as `{_PROGRAM} serve` and `{_PROGRAM} triggers` would."
@@ -95,7 +99,7 @@ async def _running(settings: Settings, *, tracer: Tracer, mask: Mask) -> AsyncIt
     stop = asyncio.Event()
     try:
         async with (
-            service(settings, config, tracer=tracer, mask=mask) as serving,
+            service(settings, config, tracer=tracer, mask=mask, metering=Metering()) as serving,
             triggers_process(settings, triggers, declared=config.params, tracer=tracer, mask=mask) as watching,
             asyncio.TaskGroup() as group,
         ):

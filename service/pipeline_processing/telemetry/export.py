@@ -14,12 +14,13 @@ from opentelemetry.trace import Link, Status
 
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.telemetry.masking import MASK, Mask, names_a_secret
-from pipeline_processing.telemetry.spans import SEMANTIC_CONVENTIONS, RecordedSpan
+from pipeline_processing.telemetry.metrics import SCHEMA_URL
+from pipeline_processing.telemetry.spans import RecordedSpan
 
 _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("opentelemetry.exporter")
 
-_SCOPE = InstrumentationScope("pipeline_processing", schema_url=SEMANTIC_CONVENTIONS)
+_SCOPE = InstrumentationScope("pipeline_processing", schema_url=SCHEMA_URL)
 _LONGEST_COMPLAINT = 300
 _DEFAULT_PROTOCOL = "http/protobuf"
 """The specification's default, which this package installs."""

@@ -19,9 +19,6 @@ from opentelemetry.util.types import Attributes, AttributeValue
 
 from pipeline_processing.errors import PipelineError
 
-SEMANTIC_CONVENTIONS = "https://opentelemetry.io/schemas/1.44.0"
-"""The semantic conventions that names of attributes follow."""
-
 _LOCAL = False
 _UNSET = Status(StatusCode.UNSET)
 _MOST = 128

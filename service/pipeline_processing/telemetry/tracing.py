@@ -125,7 +125,7 @@ def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str]
 
     from pipeline_processing.telemetry.export import QuietExporter
 
-    resource = _resource(environ)
+    resource = resource_from(environ)
     quiet = [QuietExporter(exporter, mask, resource=resource) for exporter in exporters]
     # A processor only hands on what it gets, from RecordingTracer to QuietExporter.
     processors = [BatchSpanProcessor(cast("Any", exporter)) for exporter in quiet]
@@ -135,7 +135,8 @@ def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str]
     )
 
 
-def _resource(environ: Mapping[str, str]) -> Resource:
+def resource_from(environ: Mapping[str, str]) -> Resource:
+    """Return what describes this process in traces and metrics, from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES."""
     from importlib.metadata import version
 
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
