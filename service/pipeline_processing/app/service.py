@@ -84,6 +84,7 @@ async def service(
             clock=clock,
             pulse=pulses["outbox"],
             servers=servers,
+            tracer=tracer,
         )
         webhooks = Webhooks(
             [
