@@ -7,17 +7,18 @@ again. That makes no second run, because the run id is the request's or derived 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.asking import Server
-from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
 from pipeline_processing.errors import RequestError, TopicMissing, TransientError
 from pipeline_processing.log import get_logger
@@ -26,6 +27,7 @@ from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import received
 from pipeline_processing.runs.store import Incoming, Origin, RunIntake
 from pipeline_processing.telemetry.health import Pulse, Servers
+from pipeline_processing.telemetry.metrics import IntakeMetrics, Metrics
 from pipeline_processing.telemetry.tracing import trace_ids
 
 log = get_logger(__name__)
@@ -50,6 +52,7 @@ class _Taken:
     span: Span
     incoming: Incoming | None = None
     error: RequestError | None = None
+    result: str = "dead_letter"
 
 
 class RequestReader:
@@ -65,8 +68,8 @@ class RequestReader:
         try:
             asked = received(record)
         except RequestError as error:
-            return _Taken(record, self._tracer.start_span("accept request", kind=SpanKind.CONSUMER), error=error)
-        span = self._tracer.start_span("accept request", context=asked.parent, kind=SpanKind.CONSUMER)
+            return _Taken(record, self._span(record), error=error)
+        span = self._span(record, asked.parent)
         span.set_attributes({"run_id": asked.run_id, "agency_id": asked.request.agency_id})
         try:
             self._config.for_request(asked.request)
@@ -87,6 +90,20 @@ class RequestReader:
             ),
         )
 
+    def _span(self, record: Record, parent: Context | None = None) -> Span:
+        return self._tracer.start_span(
+            "accept request",
+            context=parent or Context(),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": record.topic,
+                "messaging.destination.partition.id": str(record.partition),
+                "messaging.kafka.offset": record.offset,
+            },
+        )
+
 
 class Intake:
     """
@@ -101,19 +118,20 @@ class Intake:
         reader: RequestReader,
         runs: RunIntake,
         letters: DeadLetters,
-        clock: Clock,
         pulse: Pulse,
         servers: Servers,
         on_accepted: Callable[[], None],
+        metrics: IntakeMetrics | None = None,
     ) -> None:
         self._subscribe = subscribe
         self._reader = reader
         self._runs = runs
         self._letters = letters
-        self._clock = clock
+        self._clock = servers.kafka.clock
         self._pulse = pulse
         self._servers = servers
         self._on_accepted = on_accepted
+        self._metrics = metrics or IntakeMetrics(Metrics(), topic="")
 
     async def run(self, stop: asyncio.Event) -> None:
         """
@@ -135,6 +153,7 @@ class Intake:
                     raise
                 # Nothing is lost: the next subscription starts at the committed offsets.
                 self._servers.kafka.away(error, by=_ME)
+                self._metrics.lags(None)
                 await first_of(stop, seconds=_PAUSE_SECONDS)
         self._pulse.stop()
 
@@ -156,6 +175,7 @@ class Intake:
             if now - checked_at >= _LAG_SECONDS:
                 checked_at = now
                 left = await stream.lag()
+                self._metrics.lags(left)
                 stalls = stalls + 1 if left else 0
                 if not left:
                     self._pulse.moving()
@@ -172,15 +192,21 @@ class Intake:
             if good:
                 accept = partial(self._runs.accept_all, [incoming for _, incoming in good])
                 runs = await self._ask(self._servers.history, accept, stop)
-                for (one, _), run in zip(good, runs, strict=True):
-                    one.error = run if isinstance(run, RequestError) else None
+                for (one, incoming), run in zip(good, runs, strict=True):
+                    if isinstance(run, RequestError):
+                        one.error = run
+                    else:
+                        one.result = "accepted" if run.span_id == incoming.span_id else "repeated"
                 self._on_accepted()
             letters = [self._letters.letter(one.record, one.error) for one in taken if one.error is not None]
             if letters:
                 await self._store(letters, stop)
+            for result, messages in Counter(one.result for one in taken).items():
+                self._metrics.settled(result, messages)
         finally:
             for one in taken:
                 if one.error is not None:
+                    one.span.set_attribute("error.type", one.error.kind)
                     one.span.set_status(Status(StatusCode.ERROR, one.error.kind))
                 one.span.end()
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
+from pipeline_processing.telemetry.metrics import Reading
 
 SILENT_SECONDS = 90.0
 """A loop without a beat for this long counts as hanging, as none of its calls may take that long."""
@@ -61,11 +62,21 @@ class Servers:
         self.kafka = Server("Kafka", clock=clock)
         self.history = Server("the history", clock=clock)
         self.destination = Server("the destination", clock=clock)
+        self.of_runs = {name: Server(f"the {name}", clock=clock) for name in ("source", "destination")}
+        """As runs find them. An outage doesn't make the process unready: it makes runs wait."""
 
     def problems(self) -> list[str]:
         """Which servers are unavailable, and why."""
         each = (self.kafka, self.history, self.destination)
         return [f"{server.name}: {problem}" for server in each if (problem := server.problem) is not None]
+
+    def readings(self) -> list[Reading]:
+        """Return whether each of them is available, for the metrics."""
+        each = (("kafka", self.kafka), ("history", self.history), ("destination", self.destination))
+        up = dict[str, bool]()
+        for name, server in (*each, *self.of_runs.items()):
+            up[name] = up.get(name, True) and server.problem is None
+        return [(float(is_up), (name,)) for name, is_up in up.items()]
 
 
 class Health:

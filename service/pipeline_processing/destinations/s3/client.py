@@ -1,12 +1,13 @@
 """The S3 calls that the destination needs: typed, with time limits, and with this service's errors."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from opentelemetry.trace import Span, SpanKind
 from pydantic import SecretStr
 
 from pipeline_processing.destinations.s3.direct import DirectRequests
@@ -33,8 +34,11 @@ from pipeline_processing.errors import BucketMissing, DestinationUnavailable, Pi
 from pipeline_processing.log import get_logger
 from pipeline_processing.plan import UploadedPart, UploadRef
 from pipeline_processing.settings.settings import S3Settings
+from pipeline_processing.telemetry.spans import child_span
 
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
+
+C = TypeVar("C", bound="S3Client")
 
 log = get_logger(__name__)
 
@@ -222,7 +226,8 @@ class S3Client:
                 return {**answer, "Body": bytes(await stream.read())}
 
         try:
-            answer = await self._answer(read(), "read", bucket, key, needs="ETag")
+            with self._span("get_object", bucket, key):
+                answer = await self._answer(read(), "read", bucket, key, needs="ETag")
         except ObjectMissing:
             self._seen.add(bucket)
             raise
@@ -231,7 +236,8 @@ class S3Client:
     async def require_bucket(self, *, bucket: str) -> None:
         """Raise BucketMissing if the bucket doesn't exist, or DestinationUnavailable if it existed before."""
         # The answer to HEAD has no error code.
-        await self._answer(self._client.head_bucket(Bucket=bucket), "look at", bucket, missing=BucketMissing)
+        with self._span("head_bucket", bucket):
+            await self._answer(self._client.head_bucket(Bucket=bucket), "look at", bucket, missing=BucketMissing)
 
     async def delete_object(self, *, bucket: str, key: str) -> None:
         await self._call("delete_object", "delete", bucket, key)
@@ -283,7 +289,21 @@ class S3Client:
             content = {} if body is None else {"Body": Body(body)}
             return await getattr(self._client, operation)(Bucket=bucket, Key=key, **content, **arguments)
 
-        return await self._answer(ask(), doing, bucket, key, needs=needs, seconds=seconds)
+        with self._span(operation, bucket, key) as span:
+            if span.is_recording():
+                if body is not None:
+                    span.set_attribute("http.request.body.size", len(body))
+                if (number := arguments.get("PartNumber")) is not None:
+                    span.set_attribute("aws.s3.part_number", number)
+            return await self._answer(ask(), doing, bucket, key, needs=needs, seconds=seconds)
+
+    def _span(self, operation: str, bucket: str, key: str = "") -> AbstractContextManager[Span]:
+        """Record a request. That an object doesn't exist is an answer, not a failure."""
+        method: str = self._client.meta.method_to_api_mapping[operation]
+        attributes = {"rpc.system.name": "aws-api", "rpc.method": f"S3/{method}", "aws.s3.bucket": bucket}
+        if key:
+            attributes["aws.s3.key"] = key
+        return child_span(f"S3.{method}", kind=SpanKind.CLIENT, attributes=attributes, expected=ObjectMissing)
 
     async def _answer(
         self,
@@ -328,12 +348,13 @@ def s3_client(
     options: S3ConnectionOptions = AS_THE_SETTINGS_SAY,
     *,
     learned: Learned = lambda secrets: None,
-) -> S3Client:
+    kind: Callable[..., C] = S3Client,  # type: ignore[assignment]  # mypy: C is S3Client only by default
+) -> C:
     """Return the client that the settings and a destination's options describe; `learned` as in `S3Client`."""
     role = options.role_arn and AssumedRole(
         arn=options.role_arn, session_name=options.role_session_name, external_id=options.external_id
     )
-    return S3Client(
+    return kind(
         endpoint_url=options.endpoint_url or settings.endpoint_url,
         region=options.region or settings.region,
         access_key_id=settings.access_key_id.get_secret_value() if settings.access_key_id else None,
