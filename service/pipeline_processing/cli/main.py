@@ -24,7 +24,20 @@ from pipeline_processing.terminal.exit_codes import BUG, FAILED, INTERRUPTED, RE
 
 PROGRAM = "pipeline-processing"
 
-COMMANDS = ("run", "serve", "submit", "replay", "history", "cancel", "board", "gc", "migrate", "schemas", "demo")
+COMMANDS = (
+    "run",
+    "serve",
+    "submit",
+    "replay",
+    "history",
+    "cancel",
+    "board",
+    "gc",
+    "migrate",
+    "topics",
+    "schemas",
+    "demo",
+)
 GROUPS = ("dead-letters", "config", "triggers", "webhooks")
 """In the order of `--help`. Each is in a module of its name."""
 
