@@ -36,6 +36,7 @@ from pipeline_processing.runs.lease import Leases
 from pipeline_processing.runs.run_now import RunNow
 from pipeline_processing.runs.store import Incoming, Origin, RunStore
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import Metrics
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.memory.delivery import Outputs, delivered
 from tests.memory.destination import MemoryDestination
@@ -312,6 +313,7 @@ class Service:
     """The arguments with which datasets were read."""
     leave_seconds: float = 5.0
     tracer: Tracer = field(default_factory=IdsOnlyTracer)
+    metrics: Metrics = field(default_factory=Metrics)
     ledger: Ledger = field(default_factory=lambda: Ledger(cpu=lambda: 0.0))
 
     def __post_init__(self) -> None:
@@ -363,7 +365,13 @@ class Service:
             ),
             history=Server("the history", clock=clock),
             retry=self.retry,
-            reporting=Reporting(tracer=self.tracer, mask=Mask(), on_progress=self.progress.append, ledger=self.ledger),
+            reporting=Reporting(
+                tracer=self.tracer,
+                mask=Mask(),
+                on_progress=self.progress.append,
+                metrics=self.metrics,
+                ledger=self.ledger,
+            ),
             leave_seconds=self.leave_seconds,
             isolated=isolated,
         )

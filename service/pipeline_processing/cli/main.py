@@ -35,6 +35,7 @@ COMMANDS = (
     "gc",
     "migrate",
     "topics",
+    "doctor",
     "schemas",
     "demo",
 )

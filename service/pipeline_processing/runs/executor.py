@@ -35,6 +35,7 @@ from pipeline_processing.runs.store import Claim, RunStore
 from pipeline_processing.runs.totals import RunTotals
 from pipeline_processing.telemetry.logs import bound_run
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import Metrics
 from pipeline_processing.telemetry.tracing import parent_context, trace_ids
 from pipeline_processing.usage import use
 from pipeline_processing.user_code import asked_to_stop, contained, is_for_us
@@ -62,11 +63,12 @@ class DataPath:
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """How runs are reported: spans, masked messages, progress after every batch, and bills."""
+    """How runs are reported: spans, masked messages, progress after every batch, metrics, and bills."""
 
     tracer: Tracer
     mask: Mask
     on_progress: Callable[[RunProgress], None]
+    metrics: Metrics = field(default_factory=Metrics)
     ledger: Ledger = field(default_factory=Ledger)
     """What the runs of this process use."""
 
@@ -149,9 +151,12 @@ class Executor:
             except asyncio.CancelledError:
                 give_up(attempt)
                 bill = None if is_billed else self._bill(lease.claim, account)
-                await shielded(self._hand_back.leave(lease.claim, attempt, bill=bill))
+                if await shielded(self._hand_back.leave(lease.claim, attempt, bill=bill)):
+                    self._reporting.metrics.attempt_ended(run, "handed_back")
                 raise
-        return attempt.result()
+        attempted = attempt.result()
+        self._reporting.metrics.attempt_ended(attempted.run, attempted.outcome)
+        return attempted
 
     async def _traced(self, lease: Lease, account: Account) -> Attempted:
         use(account.usage)
