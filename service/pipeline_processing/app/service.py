@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.metadata import version
 
 from opentelemetry.trace import Tracer
 
@@ -51,8 +50,7 @@ async def service(
     pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
     health = Health(pulses=list(pulses.values()), servers=servers)
     metrics.servers.watch(servers.readings)
-    reader = "cursor" if chosen_reader(settings.source.reader).decoder is None else "native"
-    metrics.build.watch(lambda: [(1, (version("pipeline-processing"), reader))])
+    metrics.show_build("cursor" if chosen_reader(settings.source.reader).decoder is None else "native")
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(app.watched_aside(metrics))
         # It answers even while the main event loop is blocked, and reports a long blockage; see `Pulse`.

@@ -184,7 +184,7 @@ class Metrics:
         self.most_connections = level("db.client.connection.max", "{connection}", ("db.client.connection.pool.name",), "How many connections a pool may open.")
         self.cpu = total("process.cpu.time", "s", ("cpu.mode",), "CPU time of this process, `user` or `system`.")
         self.memory = level("process.memory.usage", "By", (), "Resident memory of this process.")
-        self.build = gauge("pipeline.build.info", "", ("version", "reader"), "Always 1. The version, and what reads rows from Postgres: `native` or `cursor`.")
+        self.build = gauge("pipeline.build.info", "", ("version", "reader"), "Always 1. The version, and what reads rows from Postgres: `native` or `cursor`, or `none` in `triggers`.")
         # fmt: on
         self.cpu.watch(_cpu_times)
         self.memory.watch(_resident)
@@ -202,6 +202,12 @@ class Metrics:
 
         self.connections.watch(connections)
         self.most_connections.watch(lambda: [(pool.max_size, (name,))])
+
+    def show_build(self, reader: str) -> None:
+        """Report the version, and what reads rows: `native`, `cursor`, or `none`."""
+        from importlib.metadata import version
+
+        self.build.set(1, version("pipeline-processing"), reader)
 
     def start_attempts(self) -> None:
         """Report 0 for every outcome of attempts."""
