@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -21,6 +19,7 @@ from tests.acceptance.kafka_side import Message, Messages
 from tests.acceptance.leaking_steps import forms
 from tests.acceptance.running_api import running_api
 from tests.acceptance.service import OTHER, SMALL, Service, completion, finished, one_dataset
+from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.upstream_api import Raw, Reply
 
 PASSWORD = "p@ss/w\"rd's é%\\ of the database"
@@ -32,42 +31,13 @@ SECRETS = (PASSWORD, TOKEN, PIN)
 QUERY = "SELECT id, name FROM records WHERE agency_id = $1 ORDER BY id"
 
 
-class Collector:
-    """What an OTLP receiver was sent: all spans, as one text."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.bodies: list[bytes] = []
-
-    @property
-    def text(self) -> str:
-        return b"\n".join(self.bodies).decode(errors="replace")
-
-
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    received = Collector()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    received.url = f"http://127.0.0.1:{server.server_port}"
-    yield received
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def collector() -> Iterator[OtlpReceiver]:
+    with otlp_receiver() as received:
+        yield received
 
 
-def give_secrets(service: Service, collector: Collector) -> None:
+def give_secrets(service: Service, collector: OtlpReceiver) -> None:
     """Secrets in its settings, and the collector for its spans."""
     dsn = urlsplit(service.environment["PIPELINE_SOURCE__DSN"])
     netloc = f"{dsn.username}:{quote(PASSWORD, safe='')}@{dsn.hostname}:{dsn.port}"
@@ -95,7 +65,7 @@ def words_of(message: Message) -> str:
     return f"{value!r} {[(name, text) for name, text in message.headers if name != 'x']}"
 
 
-def test_what_a_step_says_stays_inside(service: Service, messages: Messages, collector: Collector) -> None:
+def test_what_a_step_says_stays_inside(service: Service, messages: Messages, collector: OtlpReceiver) -> None:
     """Logs, events, dead letters, the history and spans of `serve`."""
     give_secrets(service, collector)
     job = one_dataset(QUERY, steps=[{"python": "leaking_steps:says_all"}])
@@ -119,7 +89,7 @@ def test_what_a_step_says_stays_inside(service: Service, messages: Messages, col
     assert_clean("spans", collector.text)
 
 
-def test_what_a_step_says_stays_inside_a_command(service: Service, collector: Collector) -> None:
+def test_what_a_step_says_stays_inside_a_command(service: Service, collector: OtlpReceiver) -> None:
     """Output, reasons of rejected rows and spans of `run`, dry or not."""
     failing = one_dataset(QUERY, steps=[{"python": "leaking_steps:says_all"}])
     rejecting = one_dataset(QUERY, steps=[{"python": "leaking_steps:rejects"}], on_row_error="quarantine")
@@ -147,7 +117,7 @@ ECHOES = {
 }
 
 
-def test_what_an_api_says_stays_inside(service: Service, collector: Collector) -> None:
+def test_what_an_api_says_stays_inside(service: Service, collector: OtlpReceiver) -> None:
     """Redirects to secrets, and answers that repeat the header they got: also secrets that only the API knows."""
     give_secrets(service, collector)
     with running_api() as api:

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import orjson
+from opentelemetry.trace import Tracer
 
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
@@ -46,6 +47,7 @@ class Served:
         concurrency: int = 4,
         may_create: bool = True,
         webhooks: Mapping[str, tuple[str, ...]] | None = None,
+        tracer: Tracer | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         """`webhooks` maps names to states; their URLs are https://NAME.example/."""
@@ -70,6 +72,7 @@ class Served:
             clock=self.clock,
             pulse=self.pulses["outbox"],
             servers=self.servers,
+            tracer=tracer or IdsOnlyTracer(),
         )
         self.receivers = MemoryReceivers(clock=self.clock)
         self.webhooks = Webhooks(

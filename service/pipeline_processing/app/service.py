@@ -83,6 +83,7 @@ async def service(
             clock=clock,
             pulse=pulses["outbox"],
             servers=servers,
+            tracer=tracer,
         )
         webhooks = Webhooks(
             [

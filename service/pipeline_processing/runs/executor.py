@@ -36,6 +36,7 @@ from pipeline_processing.runs.totals import RunTotals
 from pipeline_processing.telemetry.logs import bound_run
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.metrics import Metrics
+from pipeline_processing.telemetry.spans import child_span
 from pipeline_processing.telemetry.tracing import parent_context, trace_ids
 from pipeline_processing.usage import use
 from pipeline_processing.user_code import asked_to_stop, contained, is_for_us
@@ -165,10 +166,19 @@ class Executor:
         assert run.span_id is not None
         parent = parent_context(run.trace_id, run.span_id)
         with self._reporting.tracer.start_as_current_span(f"attempt {run.attempt}", context=parent) as span:
-            span.set_attributes({"run_id": run.run_id, "agency_id": run.agency_id, "attempt": run.attempt})
+            span.set_attributes(
+                {
+                    "run_id": run.run_id,
+                    "agency_id": run.agency_id,
+                    "attempt": run.attempt,
+                    "worker": lease.claim.worker,
+                }
+            )
             log.info("attempt started", state=run.state.value, worker=lease.claim.worker)
             attempted = await self._under_lease(lease, account)
+            span.set_attribute("state", attempted.run.state.value)
             if error := attempted.error or attempted.run.error:
+                span.set_attribute("error.type", error.kind)
                 span.set_status(Status(StatusCode.ERROR, error.kind))
             log.info("attempt ended", state=attempted.run.state.value, rows_written=attempted.run.rows_written)
             return attempted
@@ -260,7 +270,6 @@ class Executor:
             ),
             last_success=self._reads.last_success,
             on_progress=totals,
-            tracer=self._reporting.tracer,
         )
         config = path.config.for_request(request)
 
@@ -302,9 +311,10 @@ class Executor:
         url = self.path.destinations.primary.url
         bill = partial(self._bill, claim, account)
         plan, outcome = decide(context, export, destination_url=url, now=self._clock.now(), bill=bill)
-        await self._attempts.prepare(claim, plan, outcome)
+        with child_span("prepare"):
+            await self._attempts.prepare(claim, plan, outcome)
 
     async def _publish(self, claim: Claim) -> Run:
         """Complete the stored plan's artifacts, publish its manifest and finish the run."""
-        with self._reporting.tracer.start_as_current_span("publish"):
+        with child_span("publish"):
             return await self._publisher.publish(claim, await self._attempts.plan(claim))

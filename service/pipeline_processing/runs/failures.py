@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from opentelemetry.trace import get_current_span
+
 from pipeline_processing.aio.asking import Backoff
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import (
@@ -163,7 +165,9 @@ class Failures:
         if (deadline := claim.run.request.deadline) is not None:
             # Retry at the deadline at the latest, so that the run fails as soon as it passes.
             delay = min(delay, max(timedelta(), deadline - self._clock.now()))
-        log.warning("attempt failed; the run will be retried", error=str(error), delay=delay.total_seconds())
+        seconds = delay.total_seconds()
+        log.warning("attempt failed; the run will be retried", error=str(error), delay=seconds)
+        get_current_span().add_event("retry", {"error.type": error.kind, "delay_ms": round(seconds * 1000)})
         failure = failure_of(error, self._mask)
         run = await self._attempts.retry(claim, failure, delay=delay, counts=counts, bill=bill)
         return Attempted(run, error)

@@ -26,6 +26,7 @@ from pipeline_processing.runs.failures import failure_of
 from pipeline_processing.runs.manifest import ContentMeta, Manifest, ManifestEntry, RejectedEntry
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.spans import child_span
 
 log = get_logger(__name__)
 
@@ -162,20 +163,22 @@ class Publisher:
                 here=[each.url for each in self._destinations.all],
             )
         try:
-            for number, artifact in enumerate(plan.artifacts):
-                try:
-                    await self._destinations.complete(artifact, metadata=plan.metadata)
-                except UploadMissing as missing:
-                    if number == 0:
-                        log.warning("plan is void: its first upload is gone", key=artifact.key)
-                        return await self._attempts.void_plan(claim)
-                    raise PlanLost(self._destinations.url(artifact)) from missing
+            with child_span("complete", attributes={"artifacts": len(plan.artifacts)}):
+                for number, artifact in enumerate(plan.artifacts):
+                    try:
+                        await self._destinations.complete(artifact, metadata=plan.metadata)
+                    except UploadMissing as missing:
+                        if number == 0:
+                            log.warning("plan is void: its first upload is gone", key=artifact.key)
+                            return await self._attempts.void_plan(claim)
+                        raise PlanLost(self._destinations.url(artifact)) from missing
             await self._destinations.manifests.publish(
                 plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata
             )
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)
-        return await self._attempts.succeed(claim)
+        with child_span("finish"):
+            return await self._attempts.succeed(claim)
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
         run = await self._attempts.fail(claim, failure_of(error, self._mask), state=RunState.PREPARED)

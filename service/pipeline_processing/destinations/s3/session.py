@@ -20,9 +20,11 @@ from aiobotocore.credentials import (
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.credentials import CredentialProvider, ReadOnlyCredentials
 from botocore.handlers import add_expect_header
 from botocore.loaders import JSONFileLoader, Loader
+from opentelemetry import trace
 from pydantic import SecretStr
 
 from pipeline_processing.destinations.s3.direct import DirectRequests
@@ -121,7 +123,14 @@ async def open_client(
         direct = DirectRequests(http=pools[-1], credentials=partial(_frozen, session, keys if role is None else None))
         client.meta.events.register("before-send.s3", direct.learn)
         client.meta.events.register("before-send.s3", _counted)
+        client.meta.events.register("before-send.s3", _retry_noted)
         yield client, direct
+
+
+def _retry_noted(request: AWSPreparedRequest, **_: object) -> None:
+    """Add an event to the span of a request that botocore sends again."""
+    if (sent := request.context.get("retries", {}).get("attempt", 1) - 1) > 0:
+        trace.get_current_span().add_event("retry", {"http.request.resend_count": sent})
 
 
 async def _frozen(session: AioSession, keys: Keys | None) -> Any:
