@@ -14,6 +14,7 @@ from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.serving.backlog import BacklogWatch
+from pipeline_processing.serving.breaker import Breaker
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -95,9 +96,9 @@ class Served:
             executor=self.service.first,
             concurrency=concurrency,
             drain_seconds=drain_seconds,
-            clock=self.clock,
             pulse=self.pulses["worker"],
             history=self.history,
+            breaker=Breaker(self.servers.of_runs, clock=self.clock, note=self.health.note),
             on_ended=self._ended,
             metrics=metrics,
         )

@@ -21,6 +21,7 @@ from pipeline_processing.messaging.port import RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.runs.executor import Executor, Reporting
 from pipeline_processing.serving.backlog import BacklogWatch
+from pipeline_processing.serving.breaker import Breaker
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -128,9 +129,9 @@ async def service(
             ),
             concurrency=concurrency,
             drain_seconds=settings.worker.drain_seconds,
-            clock=clock,
             pulse=pulses["worker"],
             history=servers.history,
+            breaker=Breaker(servers.of_runs, clock=clock, note=health.note),
             on_ended=ended,
             metrics=metrics,
         )

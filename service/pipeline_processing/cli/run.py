@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.context import current_mask, log_to_stderr, settings_to_run, traced
+from pipeline_processing.cli.context import current_mask, log_to_stderr, metered, settings_to_run, traced
 from pipeline_processing.cli.options import (
     ConfigOption,
     DatasetOption,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline_processing.model import JobRequest
     from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.metrics import Metrics
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _CANCEL_SECONDS = 5.0
@@ -83,8 +84,8 @@ def run(
     log_to_stderr()
     typer.echo(f"{run_id}: started", err=True)
     try:
-        with traced() as telemetry:
-            completion = run_async(_completed(settings, job_config, request, run_id, telemetry))
+        with traced() as telemetry, metered() as metering:
+            completion = run_async(_completed(settings, job_config, request, run_id, telemetry, metering.metrics))
     except (KeyboardInterrupt, Terminated):
         if not dry_run:
             typer.echo(_interrupted(settings, run_id, named=request.run_id is not None), err=True)
@@ -93,7 +94,12 @@ def run(
 
 
 async def _completed(
-    settings: Settings, config: AgencyJobConfig, request: JobRequest, run_id: str, telemetry: Telemetry
+    settings: Settings,
+    config: AgencyJobConfig,
+    request: JobRequest,
+    run_id: str,
+    telemetry: Telemetry,
+    metrics: Metrics,
 ) -> RunCompletion:
     from pipeline_processing.app import one_run as app
     from pipeline_processing.cli.context import current_mask
@@ -113,6 +119,7 @@ async def _completed(
                 tracer=telemetry.tracer,
                 mask=current_mask(),
                 on_progress=on_progress,
+                metrics=metrics,
                 ledger=Ledger(longest_carry=math.inf),  # the process is here for this run only
             )
             opened = (

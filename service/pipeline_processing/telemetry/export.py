@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -29,7 +30,7 @@ _OTLP_PROTOCOLS = {_DEFAULT_PROTOCOL: "otlp_proto_http", "grpc": "otlp_proto_grp
 
 def configured_exporter(name: str, environ: Mapping[str, str]) -> SpanExporter:
     """Build the exporter of this name. Raises SettingsError if it isn't installed or can't be set up."""
-    entry_point = _entry_point(name, environ)
+    entry_point = exporter_entry_point("traces", name, environ)
     try:
         exporter = _fastest(entry_point)
         # By default it would print to stdout, among the data.
@@ -51,9 +52,11 @@ def _fastest(entry_point: EntryPoint) -> Any:
     return FastOTLPSpanExporter
 
 
-def _entry_point(name: str, environ: Mapping[str, str]) -> EntryPoint:
-    installed = entry_points(group="opentelemetry_traces_exporter")
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+def exporter_entry_point(signal: str, name: str, environ: Mapping[str, str]) -> EntryPoint:
+    """Return the exporter of this name for `traces` or `metrics`. Raises SettingsError if it isn't installed."""
+    installed = entry_points(group=f"opentelemetry_{signal}_exporter")
+    of_signal = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL")
+    protocol = of_signal or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     entry = _OTLP_PROTOCOLS.get((protocol or _DEFAULT_PROTOCOL).strip(), "") if name == "otlp" else name
     if entry in installed.names:
         return installed[entry]
@@ -63,7 +66,7 @@ def _entry_point(name: str, environ: Mapping[str, str]) -> EntryPoint:
             + (", or install opentelemetry-exporter-otlp-proto-grpc." if protocol == "grpc" else ".")
         )
     raise SettingsError(
-        f"OTEL_TRACES_EXPORTER names {name!r}, which isn't installed. There are "
+        f"OTEL_{signal.upper()}_EXPORTER names {name!r}, which isn't installed. There are "
         f"{', '.join(sorted({'otlp', 'none', *installed.names}))}."
     )
 
@@ -81,15 +84,14 @@ class QuietExporter:
         self._mask = mask
         self._resource = resource
         self._name = type(exporter).__name__
-        self._captured = _CapturedLogs()
+        self._captured = CapturedLogs()
         self._lost: int | None = None
         """Spans lost since the outage began; None without an outage."""
 
     @property
     def complaint(self) -> str:
         """What the exporter logged about the current export, in one line."""
-        words = " ".join((self._captured.first or "it gave no reason").split())
-        return words if len(words) <= _LONGEST_COMPLAINT else f"{words[:_LONGEST_COMPLAINT]}…"
+        return self._captured.complaint
 
     def export(self, spans: Sequence[RecordedSpan]) -> SpanExportResult:
         with self._captured:
@@ -112,7 +114,7 @@ class QuietExporter:
 
     def shutdown(self) -> None:
         # Not `self._captured`, as an export in progress still needs its complaint.
-        with _CapturedLogs():
+        with CapturedLogs():
             self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -181,22 +183,40 @@ class _BatchMask:
         return self._mask.value(value, name=name)
 
 
-class _CapturedLogs(logging.Handler):
-    """Suppresses the exporter library's log messages inside the block, and remembers the first one."""
+class CapturedLogs(logging.Handler):
+    """
+    Suppresses the exporter library's log messages inside the block, and remembers this thread's first one. Several
+    threads may be inside such blocks at once.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
 
     def __init__(self) -> None:
         super().__init__()
         self.first: str | None = None
+        self._thread: int | None = None
 
-    def __enter__(self) -> "_CapturedLogs":
-        self.first = None
-        _library_log.addHandler(self)
-        _library_log.propagate = False
+    def __enter__(self) -> "CapturedLogs":
+        self.first, self._thread = None, threading.get_ident()
+        with CapturedLogs._lock:
+            CapturedLogs._inside += 1
+            _library_log.addHandler(self)
+            _library_log.propagate = False
         return self
 
     def __exit__(self, *_: object) -> None:
-        _library_log.removeHandler(self)
-        _library_log.propagate = True
+        with CapturedLogs._lock:
+            CapturedLogs._inside -= 1
+            _library_log.removeHandler(self)
+            _library_log.propagate = CapturedLogs._inside == 0
+
+    @property
+    def complaint(self) -> str:
+        """The first message, in one line."""
+        words = " ".join((self.first or "it gave no reason").split())
+        return words if len(words) <= _LONGEST_COMPLAINT else f"{words[:_LONGEST_COMPLAINT]}…"
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or record.getMessage()
+        if record.thread == self._thread:
+            self.first = self.first or record.getMessage()

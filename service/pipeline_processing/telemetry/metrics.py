@@ -176,7 +176,7 @@ class Metrics:
         self.deliveries = counter("pipeline.webhook.deliveries", "{delivery}", ("webhook", "result"), "Tries to POST a completion event: `delivered`, `retrying`, or `failed` (given up).")
         self.windows = gauge("pipeline.triggers.windows.open", "{window}", (), "Open windows of this `triggers` process's share of the agencies.")
         # This process itself.
-        self.servers = gauge("pipeline.server.up", "", ("server",), "1 if the last call of a server that this process needs was answered, else 0.")
+        self.servers = gauge("pipeline.server.up", "", ("server",), "1 if the last call of a server that this process needs was answered, else 0; of source and destination, as its runs find them.")
         self.delay = histogram("pipeline.event_loop.delay", "s", (), "How late the main event loop runs a callback, sampled every second.", buckets=_DELAYS)
         self.budget_used = gauge("pipeline.memory.budget.used", "By", (), "Bytes of buffered parts, of the memory budget.")
         self.budget_limit = gauge("pipeline.memory.budget.limit", "By", (), "The part of the memory budget that parts may take.")

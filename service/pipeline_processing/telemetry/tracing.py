@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 SHUTDOWN_SECONDS = 5.0
 """How long an unreachable collector may delay the end of a process."""
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +99,7 @@ def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Telemetry(tracer=IdsOnlyTracer())
-    if names := _exporters_named_in(environ):
+    if names := exporters_named_in(environ, "TRACES"):
         from pipeline_processing.telemetry.export import configured_exporter
 
         return telemetry_with([configured_exporter(name, environ) for name in names], environ, mask=mask)
@@ -109,10 +108,11 @@ def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
     return Telemetry(tracer=IdsOnlyTracer(TraceFlags(TraceFlags.SAMPLED)))
 
 
-def _exporters_named_in(environ: Mapping[str, str]) -> list[str]:
-    """Return the exporters that OTEL_TRACES_EXPORTER names, or OTLP if only an endpoint is set; none by default."""
-    listed = environ.get("OTEL_TRACES_EXPORTER", "").strip()
-    if not listed and any(environ.get(variable, "").strip() for variable in _ENDPOINTS):
+def exporters_named_in(environ: Mapping[str, str], signal: str) -> list[str]:
+    """Return the exporters that OTEL_<signal>_EXPORTER names, or OTLP if only an endpoint is set; none by default."""
+    listed = environ.get(f"OTEL_{signal}_EXPORTER", "").strip()
+    endpoints = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not listed and any(environ.get(variable, "").strip() for variable in endpoints):
         listed = "otlp"
     names = dict.fromkeys(name.strip().lower() for name in listed.split(","))
     return [name for name in names if name not in ("", "none")]
