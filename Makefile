@@ -78,13 +78,14 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-header
 BUILD_REQUIRES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
-# The image needs fewer packages: its two locks, for the service and for building its wheel, use the versions of the
-# first.
+# The image needs fewer packages: its three locks, for the service, for building its wheel and for its bill of materials,
+# use the versions of the first.
 lock: $(INSTALLED) ## Resolve requirements*.lock from pyproject.toml; UPGRADE=1 for new versions
 	@$(COMPILE) --all-extras $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
 	@$(COMPILE) --no-annotate --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
 	@$(BIN)/python -c '$(BUILD_REQUIRES)' \
 		| $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-build.lock
+	@echo "cyclonedx-bom" | $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-sbom.lock
 
 clean: ## Remove everything that these targets create
 	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis service/*.egg-info
