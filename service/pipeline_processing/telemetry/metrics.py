@@ -13,7 +13,7 @@ import os
 import resource
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from pipeline_processing import errors
 
@@ -37,6 +37,7 @@ Read = Callable[[], Iterable[Reading]]
 """Returns the current readings. Called in another thread, so it must not wait, and must only read."""
 
 
+@runtime_checkable
 class Pool(Protocol):
     """A pool of connections to a database."""
 
@@ -195,7 +196,7 @@ class Metrics:
         self.delay = histogram("pipeline.event_loop.delay", "s", (), "How late the main event loop runs a callback, sampled every second.", buckets=_DELAYS)
         self.budget_used = gauge("pipeline.memory.budget.used", "By", (), "Bytes of buffered parts, of the memory budget.")
         self.budget_limit = gauge("pipeline.memory.budget.limit", "By", (), "The part of the memory budget that parts may take.")
-        self.connections = level("db.client.connection.count", "{connection}", ("db.client.connection.pool.name", "db.client.connection.state"), "Connections of a pool to Postgres, `idle` or `used`.")
+        self.connections = level("db.client.connection.count", "{connection}", ("db.client.connection.pool.name", "db.client.connection.state"), "Connections to Postgres, `idle` or `used`, by pool: `history`, `leases` (which are renewed on connections of their own), `source`, `tables-1` (the first `tables` destination) and so on.")
         self.most_connections = level("db.client.connection.max", "{connection}", ("db.client.connection.pool.name",), "How many connections a pool may open.")
         self.cpu = counter("process.cpu.time", "s", ("cpu.mode",), "CPU time of this process, `user` or `system`.")
         self.memory = level("process.memory.usage", "By", (), "Resident memory of this process.")
