@@ -175,6 +175,7 @@ class Metrics:
         self.lag = gauge("pipeline.intake.lag", "{message}", ("messaging.destination.name",), "Messages that this process has yet to take from its partitions of a topic.")
         self.deliveries = counter("pipeline.webhook.deliveries", "{delivery}", ("webhook", "result"), "Tries to POST a completion event: `delivered`, `retrying`, or `failed` (given up).")
         self.windows = gauge("pipeline.triggers.windows.open", "{window}", (), "Open windows of this `triggers` process's share of the agencies.")
+        self.overdue = gauge("pipeline.triggers.windows.overdue", "s", (), "For how long the window that should have closed first has been waiting; 0 if none is due.")
         # This process itself.
         self.servers = gauge("pipeline.server.up", "", ("server",), "1 if the last call of a server that this process needs was answered, else 0; of source and destination, as its runs find them.")
         self.delay = histogram("pipeline.event_loop.delay", "s", (), "How late the main event loop runs a callback, sampled every second.", buckets=_DELAYS)

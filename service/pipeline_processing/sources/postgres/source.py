@@ -29,6 +29,7 @@ from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.shape import Shape, planning, shape_of
 from pipeline_processing.sources.postgres.types import set_codecs
 from pipeline_processing.telemetry.spans import child
+from pipeline_processing.usage import current_usage
 
 log = get_logger(__name__)
 
@@ -142,13 +143,14 @@ class PostgresSource:
             session = self._session(connection)
             succeeded = False
             try:
-                await connection.execute(_BEGIN)
-                # The transaction's first query takes the snapshot.
-                taken_at, in_recovery = await connection.fetchrow(_TAKEN_AT)
-                opened = {
-                    name: await self._opened(name, config, session, standby=in_recovery == "true")
-                    for name, config in datasets.items()
-                }
+                with current_usage().waiting_for_database():
+                    await connection.execute(_BEGIN)
+                    # The transaction's first query takes the snapshot.
+                    taken_at, in_recovery = await connection.fetchrow(_TAKEN_AT)
+                    opened = {
+                        name: await self._opened(name, config, session, standby=in_recovery == "true")
+                        for name, config in datasets.items()
+                    }
                 yield PostgresSnapshot(
                     session,
                     opened,
@@ -160,7 +162,8 @@ class PostgresSource:
             finally:
                 clean = False
                 try:
-                    clean = await session.is_left_clean()
+                    with current_usage().waiting_for_database():
+                        clean = await session.is_left_clean()
                 finally:
                     if not (keeps and clean and succeeded and self._clock.monotonic() < session.kept_until):
                         with suppress(asyncpg.InterfaceError):  # the server has already closed it
@@ -282,7 +285,7 @@ class PostgresSnapshot:
             },
         )
         try:
-            with opened.errors.located():
+            with opened.errors.located(), current_usage().waiting_for_database():
                 values = bound(opened.config.args, opened.shape.parameters, arguments)
                 await self._session.set_carry(carry)
                 await self._start(_timeout_setting(opened.config.statement_timeout))
