@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,6 +103,7 @@ async def _completed(
 ) -> RunCompletion:
     from pipeline_processing.app import one_run as app
     from pipeline_processing.cli.context import current_mask
+    from pipeline_processing.runs.billing import Ledger
     from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.runs.executor import Reporting
     from pipeline_processing.telemetry.logs import bound_run
@@ -114,7 +116,11 @@ async def _completed(
         trace_id, span_id = trace_ids(span)
         with bound_run(run_id=run_id, agency_id=request.agency_id, trace_id=trace_id):
             reporting = Reporting(
-                tracer=telemetry.tracer, mask=current_mask(), on_progress=on_progress, metrics=metrics
+                tracer=telemetry.tracer,
+                mask=current_mask(),
+                on_progress=on_progress,
+                metrics=metrics,
+                ledger=Ledger(longest_carry=math.inf),  # the process is here for this run only
             )
             opened = (
                 app.dry_run(settings, config.for_request(request), reporting=reporting)
@@ -155,7 +161,7 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
 
 def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:
     from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
-    from pipeline_processing.terminal.render import duration, number, printable
+    from pipeline_processing.terminal.render import bill, duration, number, printable
 
     if as_json:
         typer.echo(completion.model_dump_json())
@@ -168,6 +174,7 @@ def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:
             "took": f"{duration(completion.duration_ms)}, attempt {completion.attempt}",
             "rows": ", ".join(f"{number(getattr(completion, f'rows_{count}'))} {count}" for count in counts),
             "bytes": number(completion.bytes_written),
+            "used": bill(completion.bill),
             "manifest": completion.manifest,
             "trace id": completion.trace_id,
         }

@@ -26,6 +26,7 @@ from botocore.config import Config
 from opentelemetry import trace
 
 from pipeline_processing.destinations.s3.objects import Body, Data
+from pipeline_processing.usage import current_usage
 
 _METHODS = {"put_object": "PUT", "upload_part": "PUT", "head_object": "HEAD"}
 _HEADERS = {
@@ -127,6 +128,7 @@ class DirectRequests:
                 body if body is None or (isinstance(body, bytes) and len(body) < _SENT_WHOLE) else Body(body),
                 stream_output=False,
             )
+            current_usage().s3_requests += 1
             answer = await self._http.send(request)
         except boto.BotoCoreError as error:
             trace.get_current_span().add_event("retry", {"error.type": type(error).__name__})

@@ -30,6 +30,7 @@ from pydantic import SecretStr
 from pipeline_processing.destinations.s3.direct import DirectRequests
 from pipeline_processing.destinations.s3.errors import translated
 from pipeline_processing.errors import AccessDenied, SettingsError
+from pipeline_processing.usage import current_usage
 
 _REMEDY = (
     "Check `role_arn` and `external_id`, and that the role trusts the identity of PIPELINE_S3__ACCESS_KEY_ID, or of "
@@ -121,6 +122,7 @@ async def open_client(
         client.meta.events.register("before-call.s3.HeadBucket", _never_redirected)
         direct = DirectRequests(http=pools[-1], credentials=partial(_frozen, session, keys if role is None else None))
         client.meta.events.register("before-send.s3", direct.learn)
+        client.meta.events.register("before-send.s3", _counted)
         client.meta.events.register("before-send.s3", _retry_noted)
         yield client, direct
 
@@ -263,6 +265,11 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
 
 def _shown(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
+
+
+def _counted(**_: object) -> None:
+    """Count a request that botocore is about to send: each of its retries is one."""
+    current_usage().s3_requests += 1
 
 
 def _never_redirected(params: Mapping[str, Any], **_: object) -> None:

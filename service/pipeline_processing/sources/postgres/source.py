@@ -29,6 +29,7 @@ from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.shape import Shape, planning, shape_of
 from pipeline_processing.sources.postgres.types import set_codecs
 from pipeline_processing.telemetry.spans import child
+from pipeline_processing.usage import current_usage
 
 log = get_logger(__name__)
 
@@ -118,7 +119,7 @@ class PostgresSource:
         clock: Clock | None = None,
     ) -> None:
         """`decoder` is for COPY; None: cursors read everything. `keep_connections`: for other snapshots."""
-        self._database = database
+        self.pool = database
         self._batch_bytes = batch_bytes
         self._max_row_bytes = max_row_bytes
         self._large_rows = ByteBudget(large_rows_bytes)
@@ -138,17 +139,18 @@ class PostgresSource:
         for another snapshot if nothing has failed and nothing may be left in its session.
         """
         keeps = self._keeps_connections and not any(re.search(_SETS, c.query, re.I) for c in datasets.values())
-        async with self._database.connection() as connection:
+        async with self.pool.connection() as connection:
             session = self._session(connection)
             succeeded = False
             try:
-                await connection.execute(_BEGIN)
-                # The transaction's first query takes the snapshot.
-                taken_at, in_recovery = await connection.fetchrow(_TAKEN_AT)
-                opened = {
-                    name: await self._opened(name, config, session, standby=in_recovery == "true")
-                    for name, config in datasets.items()
-                }
+                with current_usage().waiting_for_database():
+                    await connection.execute(_BEGIN)
+                    # The transaction's first query takes the snapshot.
+                    taken_at, in_recovery = await connection.fetchrow(_TAKEN_AT)
+                    opened = {
+                        name: await self._opened(name, config, session, standby=in_recovery == "true")
+                        for name, config in datasets.items()
+                    }
                 yield PostgresSnapshot(
                     session,
                     opened,
@@ -160,7 +162,8 @@ class PostgresSource:
             finally:
                 clean = False
                 try:
-                    clean = await session.is_left_clean()
+                    with current_usage().waiting_for_database():
+                        clean = await session.is_left_clean()
                 finally:
                     if not (keeps and clean and succeeded and self._clock.monotonic() < session.kept_until):
                         with suppress(asyncpg.InterfaceError):  # the server has already closed it
@@ -184,9 +187,7 @@ class PostgresSource:
     async def _opened(
         self, name: str, config: PostgresSourceConfig, session: "_Session", *, standby: bool
     ) -> "_Dataset":
-        errors = DatasetErrors(
-            name, database=self._database, statement_timeout=config.statement_timeout, standby=standby
-        )
+        errors = DatasetErrors(name, database=self.pool, statement_timeout=config.statement_timeout, standby=standby)
         with errors.located():
             known = self._shapes.get(config.query)
             shape, statement = await shape_of(session.connection, config.query, known=known)
@@ -282,7 +283,7 @@ class PostgresSnapshot:
             },
         )
         try:
-            with opened.errors.located():
+            with opened.errors.located(), current_usage().waiting_for_database():
                 values = bound(opened.config.args, opened.shape.parameters, arguments)
                 await self._session.set_carry(carry)
                 await self._start(_timeout_setting(opened.config.statement_timeout))
