@@ -5,7 +5,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -105,7 +105,8 @@ class DatabaseClient:
                 yield connection
         except Exception as error:
             if _lost_track(error):
-                connection.terminate()
+                with suppress(asyncpg.InterfaceError):  # it is closed already
+                    connection.terminate()
             raise
         finally:
             await self._release(pool, connection)
