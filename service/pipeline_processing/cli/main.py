@@ -24,9 +24,11 @@ from pipeline_processing.terminal.exit_codes import BUG, FAILED, INTERRUPTED, RE
 
 PROGRAM = "pipeline-processing"
 
-COMMANDS = ("run", "serve", "submit", "replay", "history", "cancel", "board", "gc", "migrate", "schemas", "demo")
-GROUPS = ("dead-letters", "config", "triggers", "webhooks")
-"""In the order of `--help`. Each is in a module of its name."""
+COMMANDS = (
+    "run", "serve", "submit", "replay", "history", "cancel", "board", "gc", "migrate", "schemas", "demo",
+    "dead-letters", "config", "triggers", "webhooks",
+)  # fmt: skip
+"""In the order of `--help`. Each is in a module of its name: a function of that name, or `app` with subcommands."""
 
 
 def program(first: str = "") -> typer.Typer:
@@ -40,10 +42,9 @@ def program(first: str = "") -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    all_names = (*COMMANDS, *GROUPS)
-    for name in (first,) if first in all_names else all_names:
+    for name in (first,) if first in COMMANDS else COMMANDS:
         module = import_module(f"pipeline_processing.cli.{name.replace('-', '_')}")
-        if name in GROUPS:
+        if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
             app.command()(getattr(module, name))

@@ -1,7 +1,6 @@
 """Prune the run history: the port, and the loop over it."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -19,13 +18,19 @@ class Kept(StrEnum):
     """Why a run that is old enough isn't pruned."""
 
     UNSENT = "unsent"
-    """Its event isn't sent."""
     UNDELIVERED = "undelivered"
-    """Its event is on its way to a webhook."""
     LEFTOVERS = "leftovers"
-    """It has lost uploads, or objects of a failed plan, that `gc` hasn't removed."""
     LAST_SUCCESS = "last_success"
-    """It is the newest successful export of a dataset, where the next one goes on."""
+
+    @property
+    def told(self) -> str:
+        """The reason, for people."""
+        return {
+            Kept.UNSENT: "the event isn't sent; a running `serve` sends it",
+            Kept.UNDELIVERED: "the event is on its way to a webhook",
+            Kept.LEFTOVERS: "uploads of lost attempts, or objects of a failed run, are left; `gc` removes them",
+            Kept.LAST_SUCCESS: "the last success of a dataset, where its next export goes on",
+        }[self]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -72,11 +77,10 @@ async def prune(
     *,
     clock: Clock,
     dry_run: bool = False,
-    on_progress: Callable[[int], None] = lambda runs: None,
     batch: int = _BATCH,
 ) -> Pruned:
     """
-    Prune all runs that finished before `before`, in batches. `on_progress` gets the number of runs pruned so far.
+    Prune all runs that finished before `before`, in batches.
 
     Raises HistoryUnavailable if a batch fails for a minute. What was pruned by then stays so.
     """
@@ -94,4 +98,3 @@ async def prune(
         kept.update(each.kept for each in judged if each.kept is not None)
         runs += sum(each.kept is None for each in judged)
         after = judged[-1].place
-        on_progress(runs)
