@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline_processing.runs.run_filter import RunFilter
     from pipeline_processing.runs.store import RunStore
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer()
 
 DEFAULT_LIMIT = 50
 _PAGE = 200
@@ -45,7 +45,7 @@ UntilOption = Annotated[
 ]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def history(
     context: typer.Context,
     agency_id: AgencyOption = None,

@@ -53,15 +53,21 @@ def program(first: str = "") -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from pipeline_processing.app.version import version_lines
 
-        typer.echo(f"{PROGRAM} {version(PROGRAM)}")
+        typer.echo("\n".join(version_lines(PROGRAM, os.environ)))
         raise typer.Exit
 
 
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Show the version, that of the history's schema, and the reader of Postgres, and exit.",
+        ),
     ] = False,
 ) -> None:
     pass
