@@ -1,44 +1,68 @@
-"""A certificate authority, its certificate for 127.0.0.1, and the key: only for these tests, valid until 2126."""
+"""Certificates for tests, made anew by each process: by an authority that tests trust, and by one that none trusts."""
 
-CA = """\
------BEGIN CERTIFICATE-----
-MIIBiTCCAS+gAwIBAgIUWjq8EzDIBzJvqL8P6JJJkik/tqAwCgYIKoZIzj0EAwIw
-GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMTIzMTYzMjM2WhgPMjEy
-NjEwMzAxNjMyMzZaMBkxFzAVBgNVBAMMDnRlc3QgYXV0aG9yaXR5MFkwEwYHKoZI
-zj0CAQYIKoZIzj0DAQcDQgAELUb7eAsVA+ucPBQZifbXNHHGstOhnT3jlmMstUwX
-Fzr1/HZ3Elg79dkC2Xo2ZIAAdz7U7v3ebGeo07icW92sP6NTMFEwHQYDVR0OBBYE
-FMSPV4mv+8VOZmZUFrpDMhC/tLawMB8GA1UdIwQYMBaAFMSPV4mv+8VOZmZUFrpD
-MhC/tLawMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAMg4z7MQ
-l7r/Bd1mwjKfYAVEH+r4dynBqTQydQ/RW1P/AiAPnI9oeCW8diEDIUeGa1JwyuQ/
-GCVsULploepxmm7fNA==
------END CERTIFICATE-----
-"""
-CERTIFICATE = """\
------BEGIN CERTIFICATE-----
-MIIBgzCCASqgAwIBAgIUEUlAlxvk06Dl0RhrVxxK2yYl9iswCgYIKoZIzj0EAwIw
-GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMTIzMTYzMjM3WhgPMjEy
-NjEwMzAxNjMyMzdaMBQxEjAQBgNVBAMMCTEyNy4wLjAuMTBZMBMGByqGSM49AgEG
-CCqGSM49AwEHA0IABErz7rZJ9EYTpGl5r4UQHUOQNuVdL2HdSvHeXyoeWU67cTKA
-TDYeI9DoQvjtF2ey3UuU7dn2KHP/nB6hICgPwWSjUzBRMA8GA1UdEQQIMAaHBH8A
-AAEwHQYDVR0OBBYEFILmGXM1aNUySokXrhxyUd3Mf8AwMB8GA1UdIwQYMBaAFMSP
-V4mv+8VOZmZUFrpDMhC/tLawMAoGCCqGSM49BAMCA0cAMEQCIEpEqjLEO2wTX+j3
-fMePnqRjzyxFVVntTkF+mu9SMLwUAiAjZI5meKTsptsIS/f8jpmoxb61EDEp1fqE
-fSCbFKnXaA==
------END CERTIFICATE-----
-"""
-KEY = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQge91hy5PvfU8s5IvW
-glzAlz+xchIXl+E/RmEZXLHo8mOhRANCAARK8+62SfRGE6Rpea+FEB1DkDblXS9h
-3Urx3l8qHllOu3EygEw2HiPQ6EL47Rdnst1LlO3Z9ihz/5weoSAoD8Fk
------END PRIVATE KEY-----
-"""
-ENCRYPTED_KEY = """\
------BEGIN ENCRYPTED PRIVATE KEY-----
-MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAjezb8xP0/XaAICCAAw
-DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEENWiAarEVbrrgmPYemo6GxgEgZDV
-wWkGwjrtqReRSOOaFCguUeXSvCnYERq2NomGYiUt4WpJiCt7bDy2KdVryPb+y6XP
-BrGm17CzZc//YKnzazYRnr2CAx1zpecS+wEO6IxC+V6hwaOG7uey/hSPzdzIr+sO
-ab2awcAUzu9L/aN3neER4be+0nXY+y8EN9ZglBO6tF9co1PBrphMiZ1uAhEEw18=
------END ENCRYPTED PRIVATE KEY-----
-"""
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+AUTHORITY = trustme.CA(organization_name="test authority")
+STRANGER = trustme.CA(organization_name="nobody's authority")
+
+CA = AUTHORITY.cert_pem.bytes().decode()
+STRANGERS_CA = STRANGER.cert_pem.bytes().decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate and its key, both PEM. The key is PKCS #8, the only form that Kafka reads."""
+
+    certificate: str
+    key: str
+
+    @property
+    def chain(self) -> str:
+        return self.key + self.certificate
+
+    def written(self, directory: Path, name: str) -> tuple[Path, Path]:
+        """Write both to files that only their owner may read, as libpq demands. Returns their paths."""
+        directory.mkdir(exist_ok=True)
+        paths = directory / f"{name}.crt", directory / f"{name}.key"
+        for path, text in zip(paths, (self.certificate, self.key), strict=True):
+            path.write_text(text)
+            path.chmod(0o600)
+        return paths
+
+    def server_side(self, directory: Path) -> ssl.SSLContext:
+        """Return the context of a server that shows this certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.written(directory, "server"))
+        return context
+
+
+def issued(*names: str, by: trustme.CA = AUTHORITY, expired: bool = False, owner: str | None = None) -> Certificate:
+    """Issue a certificate for these hosts or addresses. A client's is for an `owner`, its common name."""
+    until = datetime.now(UTC) + timedelta(days=-1 if expired else 1)
+    names = names or (f"{owner}.client.example",)  # Java refuses certificates without any
+    leaf = by.issue_cert(*names, common_name=owner, not_after=until)
+    (certificate,) = leaf.cert_chain_pems
+    return Certificate(certificate.bytes().decode(), _pkcs8(leaf.private_key_pem.bytes()))
+
+
+def _pkcs8(key: bytes, password: bytes | None = None) -> str:
+    encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
+    return load_pem_private_key(key, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption).decode()
+
+
+LOCAL = issued("127.0.0.1", "localhost")
+ENCRYPTED_KEY = _pkcs8(LOCAL.key.encode(), b"of the key")

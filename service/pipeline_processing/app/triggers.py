@@ -27,22 +27,18 @@ from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.triggers.config import AgencyQuery, Triggers
 from pipeline_processing.triggers.event_intake import Aside, EventIntake, EventReader
-from pipeline_processing.triggers.faust_app import FaustLog, changelog_of
+from pipeline_processing.triggers.faust_app import FaustLog
 from pipeline_processing.triggers.other_files import OtherFiles
 from pipeline_processing.triggers.process import NeededByTriggers, TriggersProcess
 from pipeline_processing.triggers.run_requests import RunRequester
 from pipeline_processing.triggers.scheduler import AgencyIds, Scheduler
+from pipeline_processing.triggers.topics import app_id_of, changelog_of, entries_topic, triggers_topics
 from pipeline_processing.triggers.watermarks import Watermarks
 from pipeline_processing.triggers.windowing import EntryLog, WindowKeeper
 from pipeline_processing.web.health import health_server
 
 _QUERIES = 2
 """How many queries of schedules run at once."""
-_COMPACTED = {"cleanup.policy": "compact", "segment.ms": "14400000", "segment.bytes": "67108864"}
-"""
-Brokers don't compact the segment that they write to, which by default may last a week and have 1 GiB, and all of which
-is read when windows are restored. Some providers of Kafka accept no shorter time than 4 hours.
-"""
 
 
 @asynccontextmanager
@@ -62,7 +58,7 @@ async def triggers_process(
         await stack.enter_async_context(aside.opened(endpoints))
         topics = KafkaTopics(
             settings=settings.kafka.model_copy(update={"group_id": app_id}),
-            others={entries: {"cleanup.policy": "delete"}, changelog: _COMPACTED},
+            others=triggers_topics(settings.kafka),
         )
         events = LastingEvents(await stack.enter_async_context(kafka.events(settings)), topics=topics)
         letters = DeadLetters(
@@ -140,20 +136,10 @@ async def triggers_process(
         )
 
 
-def app_id_of(kafka: KafkaSettings) -> str:
-    """Return the name that the consumer groups and topics of `triggers` begin with."""
-    return f"{kafka.group_id}-triggers"
-
-
 def _as_requests(kafka: KafkaSettings, topic: str) -> KafkaSettings:
     """Return the settings with which an upstream topic is read as the requests topic is elsewhere."""
     # A group for each topic, so that a topic that is missing, or comes later, disturbs no other.
     return kafka.model_copy(update={"requests_topic": topic, "group_id": f"{app_id_of(kafka)}.{topic}"})
-
-
-def entries_topic(kafka: KafkaSettings) -> str:
-    """Return the topic of the windows' log."""
-    return f"{app_id_of(kafka)}-entries"
 
 
 def identity_of(triggers: Triggers) -> str:

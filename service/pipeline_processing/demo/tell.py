@@ -25,6 +25,7 @@ from pipeline_processing.embedded.ports import LOOPBACK
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
+from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.loader import load_settings
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
@@ -64,7 +65,9 @@ def tell(*, page: Page, tracer: Tracer, mask: Mask, keep: bool, environ: Mapping
 async def _tell_story(page: Page, settings: Settings, tracer: Tracer, mask: Mask, *, paste: list[str] | None) -> None:
     applied = await history.migrate(settings)
     expect(bool(applied), "the new database had a run history already")
-    await KafkaTopics(settings=settings.kafka, others={UPSTREAM_TOPIC: {}}).ensure()
+    await KafkaTopics(
+        settings=settings.kafka, others=[ServiceTopic(UPSTREAM_TOPIC, "events of upstream services")]
+    ).ensure()
     async with _running(settings, tracer=tracer, mask=mask):
         page.say(
             f"The run history is set up, and the service starts, as `{_PROGRAM} serve` and `{_PROGRAM} triggers` would."

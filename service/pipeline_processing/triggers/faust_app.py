@@ -23,12 +23,11 @@ from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import translate
 from pipeline_processing.messaging.port import Record, Topics
 from pipeline_processing.telemetry.health import Health, Pulse
+from pipeline_processing.triggers.topics import TABLE, changelog_of
 from pipeline_processing.triggers.windowing import Place, Reassigned, Tick, WindowKeeper
 from pipeline_processing.triggers.windows import newer_state
 
 log = get_logger(__name__)
-
-TABLE = "windows"
 
 _SESSION_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 1.0
@@ -54,11 +53,6 @@ _RESTORING = "restoring the windows"
 
 class _Crashed(Exception):
     """Faust has failed, for good. No PipelineError, as those may be retried."""
-
-
-def changelog_of(app_id: str) -> str:
-    """Return the topic of the windows' states, as Faust names it."""
-    return f"{app_id}-{TABLE}-changelog"
 
 
 class _App(faust.App):

@@ -1,69 +1,40 @@
-"""A Kafka that wants TLS, a password and permissions: who is refused learns why."""
+"""A Kafka that wants TLS, certificates, passwords and permissions: who is refused learns why."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import asyncpg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
 from pipeline_processing.app.triggers import triggers_process
-from pipeline_processing.embedded.kafka import KafkaServer
-from pipeline_processing.errors import AccessDenied, KafkaUnavailable, SettingsError, TopicMissing
+from pipeline_processing.embedded.servers import EmbeddedServers
+from pipeline_processing.errors import AccessDenied, KafkaUnavailable, PipelineError, SettingsError, TopicMissing
+from pipeline_processing.history.postgres.migrate import migrate
 from pipeline_processing.messaging.kafka.creation import ensure_topics
 from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.messaging.port import Outgoing
+from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.settings import HttpSettings, KafkaSettings, Settings
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from pipeline_processing.triggers.config import Triggers
-from tests.certificates import CA, CERTIFICATE, KEY
+from tests.certificates import CA, STRANGER, STRANGERS_CA, issued
 from tests.contract.messaging.messaging_backends import message, nothing_left, own_settings, take, values
+from tests.guarded_kafka import PASSWORDS, GuardedKafka, password_of
 
-PASSWORDS = {"admin": "s3cret-admin", "nobody": "s3cret-nobody"}
-
-
-class GuardedKafka(KafkaServer):
-    """
-    As the other, with one more listener: behind it, `admin` may do everything, and `nobody` nothing. And as most
-    brokers do, it creates the topics that somebody asks for.
-    """
-
-    port_count: ClassVar[int] = 3
-
-    @property
-    def guarded_servers(self) -> str:
-        return f"127.0.0.1:{self._ports[2]}"
-
-    def _configure(self, *, ports: Sequence[int]) -> None:
-        super()._configure(ports=ports[:2])
-        if len(ports) < 3:
-            return
-        broker, controller, guarded = ports
-        (self.directory / "server.pem").write_text(KEY + CERTIFICATE)
-        users = " ".join(f'user_{name}="{password}"' for name, password in PASSWORDS.items())
-        listeners = f"PLAINTEXT://127.0.0.1:{broker},SASL_SSL://127.0.0.1:{guarded}"
-        with (self.directory / "server.properties").open("a") as file:
-            file.write(f"""
-listeners={listeners},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners={listeners}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL
-inter.broker.listener.name=PLAINTEXT
-sasl.enabled.mechanisms=PLAIN
-listener.name.sasl_ssl.plain.sasl.jaas.config=\
-org.apache.kafka.common.security.plain.PlainLoginModule required {users};
-ssl.keystore.type=PEM
-ssl.keystore.location={self.directory / "server.pem"}
-authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:admin;User:ANONYMOUS
-auto.create.topics.enable=true
-""")
+WRONG = "wr0ng-password"
 
 
 @pytest.fixture(scope="module")
@@ -72,29 +43,55 @@ def guarded() -> Iterator[GuardedKafka]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with authorities, and certificates of clients."""
+    folder = tmp_path_factory.mktemp("certificates")
+    (folder / "ca.crt").write_text(CA)
+    (folder / "stranger.crt").write_text(STRANGERS_CA)
+    for name in PASSWORDS:
+        issued(owner=name).written(folder, name)
+    issued(owner="admin", expired=True).written(folder, "expired")
+    issued(owner="admin", by=STRANGER).written(folder, "strangers")
+    return folder
+
+
+Access = Callable[..., KafkaSettings]
+
+
 @pytest.fixture
-def authority(tmp_path: Path) -> Path:
-    file = tmp_path / "ca.pem"
-    file.write_text(CA)
-    return file
+def access(guarded: GuardedKafka, files: Path) -> Access:
+    """Returns settings for a listener, with topics of this test's own: by a password, a certificate, or neither."""
+    own = own_settings(guarded.bootstrap_servers)
+
+    def through(
+        listener: str, *, by: str | None = None, password: str | None = None, ca: str = "ca", certificate: str = ""
+    ) -> KafkaSettings:
+        given: dict[str, Any] = {"ca_file": files / f"{ca}.crt" if ca else None}
+        if by is not None:
+            given |= password_of("admin", by)
+        if password is not None:
+            given["password"] = SecretStr(password)
+        if certificate:
+            given |= {"cert_file": files / f"{certificate}.crt", "key_file": files / f"{certificate}.key"}
+        return guarded.access(own, listener, **given)
+
+    return through
 
 
-def as_user(server: GuardedKafka, name: str, authority: Path | None, **more: Any) -> KafkaSettings:
-    return own_settings(server.guarded_servers).model_copy(
-        update={
-            "security_protocol": "SASL_SSL",
-            "sasl_mechanism": "PLAIN",
-            "username": name,
-            "password": SecretStr(PASSWORDS[name]),
-            "ca_file": authority,
-            **more,
-        }
-    )
+ALLOWED: dict[str, tuple[str, dict[str, str]]] = {
+    "PLAIN over TLS": ("PASSWORD", {"by": "PLAIN"}),
+    "SCRAM-SHA-256 over TLS": ("PASSWORD", {"by": "SCRAM-SHA-256"}),
+    "SCRAM-SHA-512 over TLS": ("PASSWORD", {"by": "SCRAM-SHA-512"}),
+    "SCRAM-SHA-512 without TLS": ("OPEN", {"by": "SCRAM-SHA-512"}),
+    "a client's certificate": ("MUTUAL", {"certificate": "admin"}),
+}
 
 
-async def test_all_of_it_over_tls_with_a_password(guarded: GuardedKafka, authority: Path) -> None:
+@pytest.mark.parametrize(("listener", "given"), ALLOWED.values(), ids=ALLOWED)
+async def test_all_of_it_with(access: Access, listener: str, given: dict[str, str]) -> None:
     """Topics, events, requests and the group."""
-    settings = as_user(guarded, "admin", authority)
+    settings = access(listener, **given)
     with nothing_left():
         await ensure_topics(settings)
         async with KafkaEvents(settings=settings) as events:
@@ -106,12 +103,14 @@ async def test_all_of_it_over_tls_with_a_password(guarded: GuardedKafka, authori
         assert await topics.committed(settings.requests_topic) == await topics.ends(settings.requests_topic)
 
 
-async def test_triggers_over_tls_with_a_password(guarded: GuardedKafka, authority: Path) -> None:
+@pytest.mark.parametrize("way", ["SCRAM-SHA-256 over TLS", "a client's certificate"])
+async def test_triggers_with(access: Access, way: str) -> None:
     """Faust has clients of its own, which get the same credentials."""
-    kafka = as_user(guarded, "admin", authority)
+    listener, given = ALLOWED[way]
+    kafka = access(listener, **given)
     topic = f"{kafka.group_id}.events"
     with nothing_left():
-        await ensure_topics(kafka, others={topic: {}})
+        await ensure_topics(kafka, others=[ServiceTopic(topic, "events")])
         async with KafkaEvents(settings=kafka) as events:
             await events.send([Outgoing(topic=topic, key=None, value=b'{"agency_id": 7}')])
         triggers = Triggers.model_validate(
@@ -131,47 +130,142 @@ async def test_triggers_over_tls_with_a_password(guarded: GuardedKafka, authorit
             await running
 
 
-async def test_a_wrong_password_is_denied_access(guarded: GuardedKafka, authority: Path) -> None:
-    """aiokafka itself would say that no broker can be reached. The password isn't repeated."""
-    settings = as_user(guarded, "admin", authority, password=SecretStr("wr0ng"))
-    with nothing_left(), pytest.raises(AccessDenied, match="PIPELINE_KAFKA__USERNAME") as raised:
-        await ensure_topics(settings)
-    assert guarded.guarded_servers in str(raised.value)
-    assert "wr0ng" not in str(raised.value)
-    async with KafkaEvents(settings=settings) as events:
-        with pytest.raises(AccessDenied):
+OUR_CERTIFICATE = r"PIPELINE_KAFKA__CERT_FILE and __KEY_FILE"
+REFUSED: dict[str, tuple[str, dict[str, str], type[PipelineError], str]] = {
+    "a wrong password": ("PASSWORD", {"by": "PLAIN", "password": WRONG}, AccessDenied, "PIPELINE_KAFKA__USERNAME"),
+    "a wrong password of SCRAM": (
+        *("PASSWORD", {"by": "SCRAM-SHA-512", "password": WRONG}),
+        *(AccessDenied, "PIPELINE_KAFKA__USERNAME and __PASSWORD"),
+    ),
+    "no certificate": ("MUTUAL", {}, AccessDenied, OUR_CERTIFICATE),
+    "an expired certificate": ("MUTUAL", {"certificate": "expired"}, AccessDenied, OUR_CERTIFICATE),
+    "a certificate of an unknown authority": ("MUTUAL", {"certificate": "strangers"}, AccessDenied, OUR_CERTIFICATE),
+    "brokers of an unknown authority": (
+        *("PASSWORD", {"by": "PLAIN", "ca": "stranger"}),
+        *(SettingsError, "Set PIPELINE_KAFKA__CA_FILE"),
+    ),
+    "brokers of no public authority": ("PASSWORD", {"by": "PLAIN", "ca": ""}, SettingsError, "PIPELINE_KAFKA__CA_FILE"),
+    "brokers whose certificate has expired": (
+        *("EXPIRED", {}),
+        *(SettingsError, r"certificate has expired .*\. Renew the server's certificate"),
+    ),
+    "brokers with another name": (
+        *("ELSEWHERE", {}),
+        *(SettingsError, r"not valid for '127.0.0.1'.* Use a host name that .* in PIPELINE_KAFKA__BOOTSTRAP_SERVERS"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("listener", "given", "error", "says"), REFUSED.values(), ids=REFUSED)
+async def test_refused(
+    access: Access, listener: str, given: dict[str, str], error: type[PipelineError], says: str
+) -> None:
+    """By every client of ours, at once. aiokafka itself would say that no broker can be reached."""
+    settings = access(listener, **given)
+    (brokers,) = settings.bootstrap_servers
+
+    async def send() -> None:
+        async with KafkaEvents(settings=settings) as events:
             await events.send([Outgoing("t", b"k", b"v")])
-    with nothing_left(), pytest.raises(AccessDenied):
+
+    async def read() -> None:
         async with KafkaRequests(settings=settings):
             pass
 
+    for using in (ensure_topics(settings), KafkaTopics(settings=settings).ends("t"), send(), read()):
+        with nothing_left(), pytest.raises(error, match=f"Kafka at {brokers} .*{says}") as raised:
+            await using
+        assert type(raised.value) is error
+        assert WRONG not in str(raised.value)
 
-async def test_an_unknown_mechanism_is_a_setting_to_correct(guarded: GuardedKafka, authority: Path) -> None:
+
+async def test_an_unknown_mechanism_is_a_setting_to_correct(access: Access) -> None:
     """The broker says which it has."""
-    settings = as_user(guarded, "admin", authority, sasl_mechanism="SCRAM-SHA-512")
+    settings = access("OPEN", by="PLAIN")
     with nothing_left(), pytest.raises(SettingsError, match="PIPELINE_KAFKA__SASL_MECHANISM"):
         await ensure_topics(settings)
 
 
-async def test_an_unknown_authority_is_a_setting_to_correct(guarded: GuardedKafka) -> None:
-    """Not a broker that can't be reached."""
-    with nothing_left(), pytest.raises(SettingsError, match="PIPELINE_KAFKA__CA_FILE"):
-        await ensure_topics(as_user(guarded, "admin", None))
+SUBMIT = ("submit", "agency_data_job", "--agency-id", "7")
+COMMANDS = {
+    "submit with a wrong password": (SUBMIT, "a wrong password of SCRAM", 77),
+    "submit to a stranger": (SUBMIT, "brokers with another name", 78),
+    "serve with an expired certificate": (("serve", "--once"), "an expired certificate", 77),
+    "triggers without a certificate": (("triggers",), "no certificate", 77),
+}
 
 
-async def test_tls_with_a_port_that_has_none(guarded: GuardedKafka, authority: Path) -> None:
+@pytest.mark.parametrize(("command", "way", "code"), COMMANDS.values(), ids=COMMANDS)
+def test_a_command_ends(
+    command: tuple[str, ...], way: str, code: int, access: Access, history: str, files: Path
+) -> None:
+    """With the contract's exit code, and one message without the password."""
+    job, triggers = files / "job.yaml", files / "triggers.yaml"
+    job.write_text(
+        "datasets: [{name: records, source: {postgres: {query: SELECT 1 AS id WHERE $1 > 0, args: [agency_id]}}}]"
+    )
+    triggers.write_text("triggers: [{topic: events, agency_id: data.agency_id}]")
+    listener, given, _, says = REFUSED[way]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline_processing.cli.main", *command],
+        env={
+            **{name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ},
+            "PIPELINE_SOURCE__DSN": history,
+            "PIPELINE_DESTINATION": f"file://{files}",
+            "PIPELINE_JOB_CONFIG_FILE": str(job),
+            "PIPELINE_TRIGGERS_FILE": str(triggers),
+            "PIPELINE_HTTP__PORT": "0",
+            **variables(access(listener, **given)),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert re.search(says, done.stderr), done.stderr
+    assert WRONG not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def history(servers: EmbeddedServers) -> str:
+    """The DSN of a database with a run history."""
+    name = "kafka_access"
+    servers.postgres.create_database(name)
+
+    async def migrated() -> None:
+        connection = await asyncpg.connect(servers.postgres.dsn(name))
+        await migrate(connection, "pipeline")
+        await connection.close()
+
+    asyncio.run(migrated())
+    return servers.postgres.dsn(name)
+
+
+def variables(settings: KafkaSettings) -> dict[str, str]:
+    """Return the environment that sets these settings."""
+    given = {
+        **settings.model_dump(mode="json", exclude_defaults=True),
+        "bootstrap_servers": settings.bootstrap_servers[0],
+    }
+    if settings.password is not None:
+        given["password"] = settings.password.get_secret_value()
+    return {f"PIPELINE_KAFKA__{name.upper()}": str(value) for name, value in given.items()}
+
+
+async def test_tls_with_a_port_that_has_none(guarded: GuardedKafka, access: Access) -> None:
     """And the other way round: in time, and with the setting to look at."""
-    settings = as_user(guarded, "admin", authority)
+    settings = access("PASSWORD", by="PLAIN")
     plain = (guarded.bootstrap_servers,)
     with nothing_left(), pytest.raises(KafkaUnavailable, match="__SECURITY_PROTOCOL"):
         await ensure_topics(settings.model_copy(update={"bootstrap_servers": plain}))
-    with nothing_left(), pytest.raises(KafkaUnavailable, match=guarded.guarded_servers):
+    with nothing_left(), pytest.raises(KafkaUnavailable, match=guarded.at("PASSWORD")):
         await ensure_topics(settings.model_copy(update={"security_protocol": "PLAINTEXT"}))
 
 
-async def test_who_may_do_nothing_learns_what_he_may_not(guarded: GuardedKafka, authority: Path) -> None:
+async def test_who_may_do_nothing_learns_what_he_may_not(access: Access) -> None:
     """The topic is named. That it is there isn't for him to know, nor that it isn't."""
-    allowed = as_user(guarded, "admin", authority)
+    allowed = access("PASSWORD", by="PLAIN")
     await ensure_topics(allowed)
     settings = allowed.model_copy(update={"username": "nobody", "password": SecretStr(PASSWORDS["nobody"])})
     topic = settings.requests_topic

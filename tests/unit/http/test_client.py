@@ -4,7 +4,6 @@
 
 import asyncio
 import gzip
-import ssl
 import zlib
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +31,7 @@ from pipeline_processing.errors import (
 from pipeline_processing.http.client import HttpUpstream, redirected, retry_after
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
-from tests.certificates import CERTIFICATE, KEY
+from tests.certificates import LOCAL
 from tests.unit.stepped_clock import START, SteppedClock
 from tests.upstream_api import LOOPBACK, Raw, Reply, UpstreamApi, cut_off, first, share_of
 
@@ -359,11 +358,8 @@ async def test_answers_that_do_not_come(where: str, api: UpstreamApi):
 
 async def test_a_certificate_that_nobody_knows(clock: Waiting, tmp_path: Path):
     """Who the server is must be sure before a secret is sent; more tries don't make it so."""
-    pem = tmp_path / "server.pem"
-    pem.write_text(CERTIFICATE + KEY)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    async with UpstreamApi(tls=context) as api, upstream(clock, auth={"bearer": "crm_token"}) as client:
+    tls = LOCAL.server_side(tmp_path)
+    async with UpstreamApi(tls=tls) as api, upstream(clock, auth={"bearer": "crm_token"}) as client:
         with pytest.raises(UpstreamUnavailable, match="certificate"):
             await asked(client, api.url("/x"))
 

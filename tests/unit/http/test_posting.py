@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline_processing.errors import UpstreamUnavailable
 from pipeline_processing.http import posting
 from pipeline_processing.http.posting import HttpPoster
 from pipeline_processing.ports import Posted, Poster
-from tests.certificates import CERTIFICATE, KEY
+from tests.certificates import LOCAL
 from tests.memory.receivers import HANGS, MemoryReceivers
 from tests.unit.stepped_clock import SteppedClock
 from tests.upstream_api import LOOPBACK, Asked, Raw, Reply, UpstreamApi
@@ -121,10 +120,7 @@ async def test_a_server_that_is_not_there_says_so(poster: HttpPoster) -> None:
 
 async def test_a_certificate_that_nobody_trusts_is_an_error(poster: HttpPoster, tmp_path: Path) -> None:
     """The event isn't sent."""
-    (tmp_path / "pem").write_text(CERTIFICATE + KEY)
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(tmp_path / "pem")
-    async with UpstreamApi(tls=tls) as api:
+    async with UpstreamApi(tls=LOCAL.server_side(tmp_path)) as api:
         assert "its certificate isn't valid" in await refusal(poster, api.url("/hooks"))
         assert api.asked == []
 

@@ -65,7 +65,7 @@ class Connection:
         """
         Return why no broker can be reached, or None if one can.
 
-        aiokafka doesn't report causes such as a wrong password or an unknown authority, so connect again to find out.
+        aiokafka doesn't report causes such as a wrong password or certificate, so connect again to find out.
         """
         reason: Exception | None = None
         for broker in self.brokers:
@@ -78,7 +78,7 @@ class Connection:
             except (KafkaError, OSError) as error:
                 # A broker's refusal says more than another broker's silence.
                 if reason is None or not isinstance(error, OSError):
-                    reason = error.__cause__ if isinstance(error.__cause__, KafkaError) else error
+                    reason = error.__cause__ if isinstance(error.__cause__, KafkaError | ssl.SSLError) else error
             else:
                 connection.close()
                 return None

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from aiokafka import errors as kafka
 
+from pipeline_processing.certificates import refusal_of_ours, remedy_for_server
 from pipeline_processing.errors import (
     AccessDenied,
     InternalError,
@@ -89,6 +90,10 @@ KINDS: Mapping[type[BaseException], type[PipelineError]] = {
 
 _OLD_BROKERS = "Upgrade the brokers: this service needs Kafka 2.4 or later."
 _PROTOCOL_OR_PORT = "Correct PIPELINE_KAFKA__SECURITY_PROTOCOL, or the port."
+_CERTIFICATE_REFUSED = (
+    "Set PIPELINE_KAFKA__CERT_FILE and __KEY_FILE to a certificate that hasn't expired, from an authority that the "
+    "brokers trust."
+)
 _REMEDIES: Mapping[type[BaseException], str] = {
     kafka.UnsupportedCodecError: "Install the codec: pip install cramjam.",
     kafka.UnsupportedSaslMechanismError: "Correct PIPELINE_KAFKA__SASL_MECHANISM.",
@@ -104,10 +109,6 @@ _REMEDIES: Mapping[type[BaseException], str] = {
     kafka.UnsupportedVersionError: _OLD_BROKERS,
     kafka.IncompatibleBrokerVersion: _OLD_BROKERS,
     kafka.UnrecognizedBrokerVersion: _OLD_BROKERS,
-    SSLCertVerificationError: (
-        "Set PIPELINE_KAFKA__CA_FILE to the certificate of the authority that signed the brokers', and use the host "
-        "names in those."
-    ),
     SSLError: "Check that the port speaks TLS as PIPELINE_KAFKA__SECURITY_PROTOCOL says.",
 }
 _TEXTS: Mapping[type[PipelineError], tuple[str, str]] = {
@@ -149,6 +150,8 @@ async def answered(question: Awaitable[T], *, where: Where, seconds: float) -> T
 
 def kind_of(error: BaseException) -> type[PipelineError]:
     """Return this service's error class for `error`. An error that isn't aiokafka's or the network's is a bug."""
+    if refusal_of_ours(error):
+        return AccessDenied
     return next((KINDS[kind] for kind in type(_unwrapped(error)).__mro__ if kind in KINDS), InternalError)
 
 
@@ -163,9 +166,18 @@ def translate(error: BaseException, *, where: Where) -> PipelineError:
     if kind is InternalError:
         return InternalError(error)
     text, remedy = _TEXTS[kind]
-    remedy = next((_REMEDIES[each] for each in type(error).__mro__ if each in _REMEDIES), remedy)
+    remedy = _remedy(error) or remedy
     done = text.format(what=_what(error, where))
     return kind(f"Kafka at {where.brokers} {done}: {_cause_of(error)}. {remedy}")
+
+
+def _remedy(error: BaseException) -> str | None:
+    if refusal_of_ours(error):
+        return _CERTIFICATE_REFUSED
+    if isinstance(error, SSLCertVerificationError):
+        names = "PIPELINE_KAFKA__BOOTSTRAP_SERVERS and the brokers' advertised listeners"
+        return remedy_for_server(error, authorities="PIPELINE_KAFKA__CA_FILE", names=names)
+    return next((_REMEDIES[each] for each in type(error).__mro__ if each in _REMEDIES), None)
 
 
 def refusal(error: BaseException, *, where: Where) -> MessageRefused:

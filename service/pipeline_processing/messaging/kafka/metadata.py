@@ -42,6 +42,8 @@ class Found:
     missing: list[str] = field(default_factory=list)
     ids: dict[str, UUID] = field(default_factory=dict)
     """Topic → id. Empty with brokers before 2.8."""
+    replicas: dict[str, int] = field(default_factory=dict)
+    """Topic → replicas of the partition with the fewest."""
 
 
 async def partitions_of(client: Any, topics: Sequence[str], *, where: Where, seconds: float) -> list[TopicPartition]:
@@ -92,10 +94,12 @@ async def _look_up(client: Any, topics: Iterable[str]) -> Found:
             raise error(topic)
         else:
             found.ids.update((topic, each) for each in ids)
-        for _code, partition, leader, *_ in partitions:
+        for _code, partition, leader, *more in partitions:
             if leader == -1:
                 raise kafka.LeaderNotAvailableError(f"partition {partition} of {topic} has no leader")
             found.partitions.append(TopicPartition(topic, partition))
+            replicas = len(next(each for each in more if isinstance(each, list)))  # before it, there may be an epoch
+            found.replicas[topic] = min(replicas, found.replicas.get(topic, replicas))
     found.partitions.sort()
     return found
 

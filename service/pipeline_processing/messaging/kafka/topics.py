@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from pipeline_processing.messaging.kafka.lifecycle import started, stopped
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.messaging.kafka.reading import Silence, positions_of, record_of
 from pipeline_processing.messaging.port import Offsets, Record
+from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.settings import KafkaSettings
 
 _OPEN_SECONDS = 5.0
@@ -38,12 +39,12 @@ class KafkaTopics:
         self,
         *,
         settings: KafkaSettings,
-        others: Mapping[str, Mapping[str, str]] | None = None,
+        others: Sequence[ServiceTopic] = (),
         answer_seconds: float = 10.0,
     ) -> None:
         """
-        `others`: topics to create besides those of the settings, with their configurations. `answer_seconds` limits
-        each request, and how long brokers may send nothing while there is more to read.
+        `others`: topics to create besides those of the settings. `answer_seconds` limits each request, and how long
+        brokers may send nothing while there is more to read.
         """
         self._connection = Connection.of(settings)
         self._where = self._connection.where

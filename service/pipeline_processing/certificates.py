@@ -1,0 +1,43 @@
+"""What to do about certificates that one side of a TLS connection doesn't accept."""
+
+import ssl
+from collections.abc import Iterator
+
+# OpenSSL's codes of X509_V_ERR_….
+_INVALID_NOW = (9, 10)  # CERT_NOT_YET_VALID, CERT_HAS_EXPIRED
+_ELSEWHERE = (62, 64)  # HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
+_OF_OURS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
+"""Parts of the names of TLS's alerts about certificates. A server that sends one refuses the client's."""
+
+
+def remedy_for_server(error: ssl.SSLCertVerificationError, *, authorities: str, names: str) -> str:
+    """
+    Return what to do about a server's certificate that isn't accepted.
+
+    `authorities` is where the authorities to trust are set, and `names` where the server's host name is.
+    """
+    if getattr(error, "verify_code", None) in _INVALID_NOW:
+        return "Renew the server's certificate, or correct this machine's clock."
+    if getattr(error, "verify_code", None) in _ELSEWHERE:
+        return f"Use a host name that the server's certificate lists, in {names}."
+    return f"Set {authorities} to the certificate of the authority that signed the server's."
+
+
+def refusal_of_ours(error: BaseException) -> ssl.SSLError | None:
+    """Return the server's refusal of the client's certificate, or of having none, if that is what caused `error`."""
+    for each in _causes(error):
+        reason = str(getattr(each, "reason", None) or "")
+        if isinstance(each, ssl.SSLError) and "ALERT" in reason and any(part in reason for part in _OF_OURS):
+            return each
+    return None
+
+
+def verification_of(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """Return the refusal of the server's certificate, if that is what caused `error`."""
+    return next((each for each in _causes(error) if isinstance(each, ssl.SSLCertVerificationError)), None)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,117 @@
+"""`topics`: checks the service's topics, and with --execute creates those that are missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline_processing.cli.context import current_settings, log_to_stderr, print_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline_processing.errors import PipelineError
+    from pipeline_processing.messaging.service_topics import TopicResult
+    from pipeline_processing.settings.settings import KafkaSettings
+
+
+def topics(
+    execute: Annotated[bool, typer.Option("--execute", help="Create the missing topics.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per topic and line.")] = False,
+) -> int:
+    """
+    Check the service's topics: whether they exist, and whether they could lose or refuse messages.
+
+    For clusters where services may create no topics: let an administrator run it with --execute. It never changes a
+    topic that exists, but prints the command that would. The topics of `triggers` count if PIPELINE_TRIGGERS_FILE is
+    set.
+
+    Exits with 78 if a topic is missing or unfit, 69 if Kafka can't be reached, and 77 if it denies access.
+    """
+    from pipeline_processing.app.kafka import check_topics
+    from pipeline_processing.terminal import render
+    from pipeline_processing.terminal.event_loop import run_async
+
+    log_to_stderr(level="warning")
+    settings = current_settings()
+    results = run_async(check_topics(settings, create=execute))
+    if as_json:
+        for result in results:
+            render.print_object(_object(result, settings.kafka))
+    else:
+        columns = ("TOPIC", "CONTENT", "STATE", "PARTITIONS", "REPLICAS", "CLEAN-UP", "RETENTION", "MESSAGES UP TO")
+        right = ("PARTITIONS", "REPLICAS", "MESSAGES UP TO")
+        render.print_table(
+            [render.Column(title, right=title in right) for title in columns],
+            [_line(result, settings.kafka) for result in results],
+        )
+    return print_errors(_errors(results))
+
+
+def _errors(results: Sequence[TopicResult]) -> list[PipelineError]:
+    from pipeline_processing.errors import SettingsError
+
+    errors: list[PipelineError] = []
+    missing = [result.topic.name for result in results if result.state == "missing"]
+    if missing:
+        errors.append(
+            SettingsError(f"Kafka has no topic {', '.join(missing)}. The same command with --execute creates them.")
+        )
+    errors += [
+        SettingsError(f"The topic {result.topic.name} is unfit. {_sentence(str(deviation))}")
+        for result in results
+        for deviation in result.deviations
+    ]
+    return errors
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] if text.startswith("it ") else text
+
+
+def _line(result: TopicResult, settings: KafkaSettings) -> tuple[str, ...]:
+    from datetime import timedelta
+
+    from pipeline_processing.options.durations import duration_in_words
+    from pipeline_processing.terminal.render import NOTHING, number
+
+    values = _values(result, settings)
+    kept = values["retention_ms"]
+    if values["cleanup_policy"] == "compact" or kept is None:
+        retention = NOTHING
+    else:
+        retention = "for ever" if kept < 0 else duration_in_words(timedelta(milliseconds=kept))
+    return (
+        result.topic.name,
+        result.topic.content,
+        result.state,
+        number(values["partitions"]),
+        number(values["replicas"]),
+        values["cleanup_policy"] or NOTHING,
+        retention,
+        number(values["max_message_bytes"]),
+    )
+
+
+def _values(result: TopicResult, settings: KafkaSettings) -> dict[str, Any]:
+    """Return what the topic has or, if it is missing, will have; None is the brokers' default."""
+    from pipeline_processing.messaging import service_topics as names
+
+    found, config = result.found, result.topic.created_with()
+    if found is not None:
+        config = dict(found.config)
+    kept, size = config.get(names.RETENTION), config.get(names.SIZE)
+    return {
+        "partitions": settings.partitions if found is None else found.partitions,
+        "replicas": settings.replication_factor if found is None else found.replicas,
+        "cleanup_policy": config.get(names.CLEANUP),
+        "retention_ms": None if kept is None else int(kept),
+        "max_message_bytes": None if size is None else int(size),
+    }
+
+
+def _object(result: TopicResult, settings: KafkaSettings) -> dict[str, Any]:
+    deviations = [{"what": each.what, "cost": each.cost, "remedy": each.remedy} for each in result.deviations]
+    about = {"topic": result.topic.name, "content": result.topic.content, "state": result.state}
+    return about | _values(result, settings) | {"deviations": deviations}
