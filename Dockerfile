@@ -25,7 +25,8 @@ COPY . .
 # A wheel without compiled modules works, but slowly.
 RUN python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && python3 -m zipfile --list dist/*.whl | grep 'copy_stream.*so' \
-    && python3 -m zipfile --list dist/*.whl | grep loops.*so
+    && python3 -m zipfile --list dist/*.whl | grep loops.*so \
+    && python3 -m zipfile --list dist/*.whl | grep lazy_row.*so
 
 
 FROM ${PYTHON_IMAGE}

@@ -15,7 +15,7 @@ help: ## Show this list
 
 install: $(INSTALLED) ## Create .venv with everything in it
 
-NATIVE := setup.py $(wildcard $(addprefix service/pipeline_processing/,sources/postgres/*.p[xy][dx] sources/postgres/*.hpp rows/loops.py))
+NATIVE := setup.py $(wildcard $(addprefix service/pipeline_processing/,sources/postgres/*.p[xy][dx] sources/postgres/*.hpp rows/loops.py rows/lazy_row.p*))
 
 # --no-deps: the lock is complete, so there is nothing to resolve.
 $(INSTALLED): requirements.lock pyproject.toml $(NATIVE)

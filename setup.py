@@ -1,4 +1,4 @@
-"""Builds the native reader and the compiled loops. Everything else about the package is in pyproject.toml."""
+"""Builds the native reader, and what is compiled of Python. Everything else about the package is in pyproject.toml."""
 
 from setuptools import Extension, setup
 
@@ -18,11 +18,15 @@ setup(
             extra_compile_args=["-std=c++17", "-O3", "-g0"],
             optional=True,  # without a compiler, a cursor reads the rows
         ),
-        Extension(
-            "pipeline_processing.rows.loops",
-            sources=["service/pipeline_processing/rows/loops.py"],
-            extra_compile_args=["-O3", "-g0"],
-            optional=True,  # without a compiler, the module runs as it is
+        *(
+            Extension(
+                f"pipeline_processing.rows.{name}",
+                sources=[f"service/pipeline_processing/rows/{name}.py"],
+                depends=[f"service/pipeline_processing/rows/{name}.pxd"] if name == "lazy_row" else [],
+                extra_compile_args=["-O3", "-g0"],
+                optional=True,  # without a compiler, the module runs as it is
+            )
+            for name in ("loops", "lazy_row")
         ),
     ],
     options={"build_ext": {"cython_c_in_temp": True}},

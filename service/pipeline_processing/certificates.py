@@ -16,11 +16,16 @@ def remedy_for_server(error: ssl.SSLCertVerificationError, *, authorities: str, 
 
     `authorities` is where the authorities to trust are set, and `names` where the server's host name is.
     """
-    if getattr(error, "verify_code", None) in _INVALID_NOW:
+    if has_expired(error):
         return "Renew the server's certificate, or correct this machine's clock."
     if getattr(error, "verify_code", None) in _ELSEWHERE:
         return f"Use a host name that the server's certificate lists, in {names}."
     return f"Set {authorities} to the certificate of the authority that signed the server's."
+
+
+def has_expired(error: ssl.SSLCertVerificationError) -> bool:
+    """Whether the certificate isn't valid now, as this machine's clock has it."""
+    return getattr(error, "verify_code", None) in _INVALID_NOW
 
 
 def refusal_of_ours(error: BaseException) -> ssl.SSLError | None:
@@ -34,7 +39,8 @@ def refusal_of_ours(error: BaseException) -> ssl.SSLError | None:
 
 def verification_of(error: BaseException) -> ssl.SSLCertVerificationError | None:
     """Return the refusal of the server's certificate, if that is what caused `error`."""
-    return next((each for each in _causes(error) if isinstance(each, ssl.SSLCertVerificationError)), None)
+    found = [each for each in _causes(error) if isinstance(each, ssl.SSLCertVerificationError)]
+    return found[-1] if found else None  # aiohttp's own, which is one too, doesn't say what is wrong
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

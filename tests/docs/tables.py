@@ -7,6 +7,7 @@ from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
 from pipeline_processing.published.schemas import error_kinds
 from pipeline_processing.settings.keys import ALL_SETTINGS, NAMED, SettingKey, variable_of
 from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.metrics import Instrument, Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -46,7 +47,30 @@ def reasons_table() -> str:
     return "\n".join([*lines, *(f"| `{reason}` | {meaning} |" for reason, meaning in DEAD_LETTER_REASONS.items())])
 
 
-TABLES = {"settings.md": settings_table, "errors.md": errors_table, "messages.md": reasons_table}
+def metrics_table() -> str:
+    """One row an instrument, with the name that it has for Prometheus."""
+    lines = ["| name | in Prometheus | kind | unit | attributes | what it measures |", "|---|---|---|---|---|---|"]
+    for each in Metrics().instruments:
+        attributes = ", ".join(f"`{name}`" for name in each.attributes)
+        unit = f"`{each.unit}`" if each.unit else ""
+        lines.append(
+            f"| `{each.name}` | `{prometheus_name(each)}` | {each.kind} | {unit} | {attributes} | {each.description} |"
+        )
+    return "\n".join(lines)
+
+
+def prometheus_name(instrument: Instrument) -> str:
+    """The name of an instrument in `/metrics`. A histogram has `_bucket`, `_sum` and `_count` behind it."""
+    name, unit = instrument.name.replace(".", "_"), {"s": "_seconds", "By": "_bytes"}.get(instrument.unit, "")
+    return name.removesuffix(unit) + unit + ("_total" if instrument.kind == "counter" else "")
+
+
+TABLES = {
+    "settings.md": settings_table,
+    "errors.md": errors_table,
+    "messages.md": reasons_table,
+    "metrics.md": metrics_table,
+}
 
 
 def page_with_table(name: str) -> str:

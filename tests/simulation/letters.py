@@ -100,7 +100,6 @@ class Letters:
             reader=RequestReader(config=self._config, config_id=self._config_id, tracer=IdsOnlyTracer()),
             runs=runs.intake,
             letters=DeadLetters(events=events, topic=DEAD_LETTERS, store=kept, clock=clock, mask=Mask()),
-            clock=clock,
             pulse=Pulse(name, clock=clock),
             servers=Servers(clock=clock),
             on_accepted=lambda: None,

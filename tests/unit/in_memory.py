@@ -35,6 +35,7 @@ from pipeline_processing.runs.lease import Leases
 from pipeline_processing.runs.run_now import RunNow
 from pipeline_processing.runs.store import Incoming, Origin, RunStore
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import Metrics
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.memory.delivery import Outputs, delivered
 from tests.memory.destination import MemoryDestination
@@ -311,6 +312,7 @@ class Service:
     """The arguments with which datasets were read."""
     leave_seconds: float = 5.0
     tracer: Tracer = field(default_factory=IdsOnlyTracer)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
@@ -361,7 +363,9 @@ class Service:
             ),
             history=Server("the history", clock=clock),
             retry=self.retry,
-            reporting=Reporting(tracer=self.tracer, mask=Mask(), on_progress=self.progress.append),
+            reporting=Reporting(
+                tracer=self.tracer, mask=Mask(), on_progress=self.progress.append, metrics=self.metrics
+            ),
             leave_seconds=self.leave_seconds,
             isolated=isolated,
         )

@@ -12,6 +12,7 @@ import orjson
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
+from pipeline_processing.serving.backlog import BacklogWatch
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -21,6 +22,7 @@ from pipeline_processing.serving.webhooks import Webhook, Webhooks, WebhookSende
 from pipeline_processing.serving.worker import Worker
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import IntakeMetrics, Metrics
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.memory.broker import MemoryBroker
 from tests.memory.letters import MemoryLetters
@@ -44,9 +46,11 @@ class Served:
         concurrency: int = 4,
         may_create: bool = True,
         webhooks: Mapping[str, tuple[str, ...]] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`webhooks` maps names to states; their URLs are https://NAME.example/."""
-        self.service = Service()
+        metrics = metrics or Metrics()
+        self.service = Service(metrics=metrics)
         self.clock = self.service.clock
         self.broker = MemoryBroker(clock=self.clock, topics=TOPICS, creates=TOPICS, may_create=may_create)
         self.of_kafka = Between()
@@ -78,6 +82,7 @@ class Served:
                     history=self.history,
                     health=self.health,
                     mask=Mask(),
+                    metrics=metrics,
                 )
                 for name, states in (webhooks or {}).items()
             ],
@@ -91,21 +96,29 @@ class Served:
             pulse=self.pulses["worker"],
             history=self.history,
             on_ended=self._ended,
+            metrics=metrics,
         )
         self.intake = Intake(
             subscribe=self._subscribe,
             reader=RequestReader(config=self.service.config, config_id=CONFIG_ID, tracer=IdsOnlyTracer()),
             runs=runs.intake,
-            letters=DeadLetters(events=events, topic=DEAD_LETTERS, store=kept, clock=self.clock, mask=Mask()),
-            clock=self.clock,
+            letters=DeadLetters(
+                events=events, topic=DEAD_LETTERS, store=kept, clock=self.clock, mask=Mask(), metrics=metrics
+            ),
             pulse=self.pulses["intake"],
             servers=self.servers,
             on_accepted=self._accepted,
+            metrics=IntakeMetrics(metrics, topic=REQUESTS),
         )
         progress = ProgressEvents(events=events, topic=PROGRESS, clock=self.clock)
         self.whole = Serve(
             parts=Parts(
-                intake=self.intake, worker=self.worker, outbox=self.outbox, progress=progress, webhooks=self.webhooks
+                intake=self.intake,
+                worker=self.worker,
+                outbox=self.outbox,
+                progress=progress,
+                webhooks=self.webhooks,
+                backlog=BacklogWatch(runs.queue, metrics),
             ),
             runs=runs,
             path=self.service.first.path,

@@ -28,6 +28,7 @@ from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.triggers.config import AgencyQuery, Triggers
 
 _WEBHOOK_SECONDS = 10.0
+NO_COLUMNS: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,29 @@ class CheckResult:
 async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -> AsyncIterator[CheckResult]:
     """Check every configured server, and yield a result for each. Writes nothing."""
     columns: dict[str, Sequence[str]] = {}
+    async for result in check_inputs(settings, config, columns=columns, mask=mask):
+        yield result
+    yield await _checked("history", partial(_check_history, settings))
+    for result in await _check_destinations(settings, config, columns, mask):
+        yield result
+    async for result in check_webhooks(settings):
+        yield result
+
+
+async def check_inputs(
+    settings: Settings, config: AgencyJobConfig, *, columns: dict[str, Sequence[str]], mask: Mask
+) -> AsyncIterator[CheckResult]:
+    """Check what runs read and use on the way. Adds the columns of each dataset to `columns` if all are known."""
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         yield await _checked("temp files", _check_temporary_files)
     for dataset in config.datasets:
         yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns, mask))
     for options in _apis(config):
         yield await _checked("api", partial(check_reachable, options.url, seconds=options.timeout.total_seconds()))
-    yield await _checked("history", partial(_check_history, settings))
-    for result in await _check_destinations(settings, config, columns, mask):
-        yield result
+
+
+async def check_webhooks(settings: Settings) -> AsyncIterator[CheckResult]:
+    """Connect to each webhook."""
     for name, webhook in settings.webhooks.items():
         yield await _checked("webhook", partial(_check_webhook, name, webhook.url.get_secret_value()))
 
@@ -135,12 +150,20 @@ async def _check_history(settings: Settings) -> str:
     return f"{database.where}, schema {schema}"
 
 
+async def check_destination(
+    destination: Destination, datasets: Sequence[str], *, columns: Mapping[str, Sequence[str]] = NO_COLUMNS
+) -> str:
+    """Have a destination check the datasets, if it can. Returns its URL."""
+    if isinstance(destination, ChecksDatasets):
+        await destination.check(datasets, columns=columns)
+    return destination.url
+
+
 async def _check_destinations(
     settings: Settings, config: AgencyJobConfig, columns: Mapping[str, Sequence[str]], mask: Mask
 ) -> Sequence[CheckResult]:
     async def check(destination: Destination) -> str:
-        if isinstance(destination, ChecksDatasets):
-            await destination.check([dataset.name for dataset in config.datasets], columns=columns)
+        await check_destination(destination, [dataset.name for dataset in config.datasets], columns=columns)
         async with history.run_store(settings) as runs:
             await destination.verify_installation(await runs.history.installation_id())
         return destination.url

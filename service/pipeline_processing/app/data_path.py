@@ -25,6 +25,7 @@ from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.several import Sources
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import Metrics
 from pipeline_processing.telemetry.spellings import basic_auth
 from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.user_code import user_code
@@ -36,7 +37,7 @@ MIB = 1024 * 1024
 
 @asynccontextmanager
 async def data_path(
-    settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock
+    settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock, metrics: Metrics | None = None
 ) -> AsyncIterator[DataPath]:
     """
     Open the data path for up to `runs` concurrent runs.
@@ -47,7 +48,7 @@ async def data_path(
         check_temporary_files()
     async with (
         sources(settings, config, runs=runs, mask=mask, clock=clock) as (source, context),
-        destinations(settings, config, runs=runs, mask=mask, clock=clock) as where,
+        destinations(settings, config, runs=runs, mask=mask, clock=clock, metrics=metrics) as where,
     ):
         yield DataPath(
             config=config,
@@ -98,7 +99,13 @@ async def sources(
 
 @asynccontextmanager
 async def destinations(
-    settings: Settings, config: AgencyJobConfig | None, *, runs: int, mask: Mask, clock: Clock | None = None
+    settings: Settings,
+    config: AgencyJobConfig | None,
+    *,
+    runs: int,
+    mask: Mask,
+    clock: Clock | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Destinations]:
     """Open the destinations for up to `runs` concurrent runs. Raises SettingsError if there are none."""
     mask.know_all_in(config)
@@ -106,6 +113,9 @@ async def destinations(
     # A run writes one artifact at a time to each object store, and rejected rows to the first.
     uploads = 1 + sum(entry.buffers_parts for entry in entries)
     divided = limits(settings, runs=runs, uploads_per_run=uploads)
+    if metrics is not None:
+        metrics.budget_used.watch(lambda: [(divided.uploads.reserved, ())])
+        metrics.budget_limit.set(divided.uploads.limit)
     context = Context(settings, mask, clock=clock or SystemClock(), limits=divided)
     async with AsyncExitStack() as stack:
         opened: list[Destination] = [await _opened(stack, each, each.options, context=context) for each in entries]

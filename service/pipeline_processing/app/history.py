@@ -12,12 +12,17 @@ from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.runs.store import RunStore
 from pipeline_processing.settings.settings import Settings
+from pipeline_processing.telemetry.metrics import Metrics
 
 
 @asynccontextmanager
-async def run_store(settings: Settings, *, connections: int = 2) -> AsyncIterator[RunStore]:
-    """Open the run history. Raises SettingsError if none is configured."""
+async def run_store(
+    settings: Settings, *, connections: int = 2, metrics: Metrics | None = None, pool: str = "history"
+) -> AsyncIterator[RunStore]:
+    """Open the run history; `pool` is its name in the metrics. Raises SettingsError if none is configured."""
     async with database(settings, connections=connections) as client:
+        if metrics is not None:
+            metrics.watch_pool(pool, client)
         yield postgres_run_store(client, schema=settings.history.schema_name)
 
 

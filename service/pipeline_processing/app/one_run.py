@@ -30,6 +30,7 @@ from pipeline_processing.runs.store import RunQueue, RunStore
 from pipeline_processing.serving.watchdog import Watchdog
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import Metrics
 
 _LEAVE_SECONDS = 10.0
 """How long an interrupted `run` may take to hand its run back and clean up."""
@@ -70,10 +71,10 @@ class Aside:
 
 
 @asynccontextmanager
-async def watched_aside() -> AsyncIterator[Aside]:
+async def watched_aside(metrics: Metrics | None = None) -> AsyncIterator[Aside]:
     """Start a second event loop, and in it a watchdog for the caller's loop."""
     async with SideLoop() as loop:
-        watchdog = Watchdog()
+        watchdog = Watchdog(on_delay=None if metrics is None else metrics.delay.record)
         watching = loop.start(watchdog.watch())
         try:
             yield Aside(loop, watchdog)
@@ -83,10 +84,19 @@ async def watched_aside() -> AsyncIterator[Aside]:
 
 @asynccontextmanager
 async def leases(
-    settings: Settings, aside: Aside, *, queue: RunQueue, clock: HistoryClock, config_id: str, concurrency: int
+    settings: Settings,
+    aside: Aside,
+    *,
+    queue: RunQueue,
+    clock: HistoryClock,
+    config_id: str,
+    concurrency: int,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Leases]:
     """Open leases that are renewed in the second loop. Each run has a connection, because its row may be locked."""
-    async with aside.loop.opened(run_store(settings, connections=concurrency)) as renewed_in:
+    async with aside.loop.opened(
+        run_store(settings, connections=concurrency, metrics=metrics, pool="leases")
+    ) as renewed_in:
         yield Leases(
             queue=queue,
             clock=clock,
@@ -94,7 +104,12 @@ async def leases(
             config_id=config_id,
             length=timedelta(seconds=settings.worker.lease_seconds),
             max_runs_per_agency=settings.worker.max_runs_per_agency,
-            renewal=Renewal(renewed_in.queue, start=aside.loop.start, hangs=lambda: aside.watchdog.hangs),
+            renewal=Renewal(
+                renewed_in.queue,
+                start=aside.loop.start,
+                hangs=lambda: aside.watchdog.hangs,
+                metrics=metrics or Metrics(),
+            ),
         )
 
 
@@ -109,9 +124,16 @@ async def run_now(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
         runs = await stack.enter_async_context(run_store(settings))
         aside = await stack.enter_async_context(watched_aside())
         path = await stack.enter_async_context(data_path(settings, config, runs=1, mask=reporting.mask, clock=clock))
-        held = await stack.enter_async_context(
-            leases(settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=1)
+        renewed_aside = leases(
+            settings,
+            aside,
+            queue=runs.queue,
+            clock=clock,
+            config_id=path.config_id,
+            concurrency=1,
+            metrics=reporting.metrics,
         )
+        held = await stack.enter_async_context(renewed_aside)
         yield _run_now(runs, held, path, clock=clock, retry=retry, reporting=reporting)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 
 from opentelemetry.trace import Tracer
 
@@ -20,6 +21,7 @@ from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.runs.executor import Executor, Reporting
+from pipeline_processing.serving.backlog import BacklogWatch
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -27,8 +29,11 @@ from pipeline_processing.serving.serve import Parts, Service
 from pipeline_processing.serving.webhooks import Webhook, Webhooks, WebhookSender
 from pipeline_processing.serving.worker import Worker, leave_seconds
 from pipeline_processing.settings.settings import Settings
+from pipeline_processing.sources.postgres.copy_reader import chosen_reader
 from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metering import Metering
+from pipeline_processing.telemetry.metrics import IntakeMetrics
 from pipeline_processing.web.health import health_server
 
 _OTHER_CONNECTIONS = 5
@@ -36,22 +41,38 @@ _OTHER_CONNECTIONS = 5
 
 
 @asynccontextmanager
-async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask) -> AsyncIterator[Service]:
+async def service(
+    settings: Settings, config: AgencyJobConfig, *, tracer: Tracer, mask: Mask, metering: Metering
+) -> AsyncIterator[Service]:
     """Open the service, ready to run."""
     clock, concurrency = HistoryClock(SystemClock()), settings.worker.concurrency
+    metrics = metering.metrics
     servers = Servers(clock=clock)
     pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
     health = Health(pulses=list(pulses.values()), servers=servers)
+    metrics.servers.watch(servers.readings)
+    reader = "cursor" if chosen_reader(settings.source.reader).decoder is None else "native"
+    metrics.build.watch(lambda: [(1, (version("pipeline-processing"), reader))])
     async with AsyncExitStack() as stack:
-        aside = await stack.enter_async_context(app.watched_aside())
+        aside = await stack.enter_async_context(app.watched_aside(metrics))
         # It answers even while the main event loop is blocked, and reports a long blockage; see `Pulse`.
-        endpoints = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
+        endpoints = health_server(
+            health, host=settings.http.host, port=settings.http.port, mask=mask, exposition=metering.exposition
+        )
         await stack.enter_async_context(aside.loop.opened(endpoints))
         connections = concurrency + _OTHER_CONNECTIONS
-        runs = await stack.enter_async_context(history.run_store(settings, connections=connections))
-        path = await stack.enter_async_context(data_path(settings, config, runs=concurrency, mask=mask, clock=clock))
+        runs = await stack.enter_async_context(history.run_store(settings, connections=connections, metrics=metrics))
+        path = await stack.enter_async_context(
+            data_path(settings, config, runs=concurrency, mask=mask, clock=clock, metrics=metrics)
+        )
         renewed_aside = app.leases(
-            settings, aside, queue=runs.queue, clock=clock, config_id=path.config_id, concurrency=concurrency
+            settings,
+            aside,
+            queue=runs.queue,
+            clock=clock,
+            config_id=path.config_id,
+            concurrency=concurrency,
+            metrics=metrics,
         )
         leases = await stack.enter_async_context(renewed_aside)
         letters = await stack.enter_async_context(history.letters(settings))
@@ -80,6 +101,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
                     history=servers.history,
                     health=health,
                     mask=mask,
+                    metrics=metrics,
                 )
                 for name, webhook in settings.webhooks.items()
             ],
@@ -99,7 +121,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
                 path=path,
                 history=servers.history,
                 retry=app.retry_policy(settings),
-                reporting=Reporting(tracer=tracer, mask=mask, on_progress=progress.tell),
+                reporting=Reporting(tracer=tracer, mask=mask, on_progress=progress.tell, metrics=metrics),
                 leave_seconds=leave_seconds(settings.worker.drain_seconds),
                 isolated=partial(
                     IsolatedAttempt, settings=settings, config=config, mask=mask, on_progress=progress.tell
@@ -111,6 +133,7 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
             pulse=pulses["worker"],
             history=servers.history,
             on_ended=ended,
+            metrics=metrics,
         )
 
         def accepted() -> None:
@@ -130,15 +153,29 @@ async def service(settings: Settings, config: AgencyJobConfig, *, tracer: Tracer
             reader=RequestReader(config=config, config_id=path.config_id, tracer=tracer),
             runs=runs.intake,
             letters=DeadLetters(
-                events=sender, topic=settings.kafka.dead_letters_topic, store=letters, clock=clock, mask=mask
+                events=sender,
+                topic=settings.kafka.dead_letters_topic,
+                store=letters,
+                clock=clock,
+                mask=mask,
+                metrics=metrics,
             ),
-            clock=clock,
             pulse=pulses["intake"],
             servers=servers,
             on_accepted=accepted,
+            metrics=IntakeMetrics(
+                metrics, topic=settings.kafka.requests_topic, results=("accepted", "repeated", "dead_letter")
+            ),
         )
         yield Service(
-            parts=Parts(intake=intake, worker=worker, outbox=outbox, progress=progress, webhooks=webhooks),
+            parts=Parts(
+                intake=intake,
+                worker=worker,
+                outbox=outbox,
+                progress=progress,
+                webhooks=webhooks,
+                backlog=BacklogWatch(runs.queue, metrics),
+            ),
             runs=runs,
             path=path,
             topics=topics_client,

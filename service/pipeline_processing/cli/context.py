@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.errors import PipelineError, SettingsError
     from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.metering import Metering
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _mask: ContextVar[Mask] = ContextVar("mask")
@@ -56,6 +57,13 @@ def traced() -> Telemetry:
     from pipeline_processing.telemetry.tracing import configure_telemetry
 
     return configure_telemetry(os.environ, mask=current_mask())
+
+
+def metered(*, scraped: bool = False) -> Metering:
+    """Set up metrics from the OTEL_* variables, for use in a `with` block; and for `/metrics` if `scraped`."""
+    from pipeline_processing.telemetry.metering import configure_metrics
+
+    return configure_metrics(os.environ, mask=current_mask(), scraped=scraped)
 
 
 def current_settings(*, job_config_file: Path | None = None, concurrency: int | None = None) -> Settings:

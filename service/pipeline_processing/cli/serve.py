@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.context import current_mask, log_to_stderr, settings_to_run, traced
+from pipeline_processing.cli.context import current_mask, log_to_stderr, metered, settings_to_run, traced
 from pipeline_processing.cli.options import ConfigOption
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.metering import Metering
     from pipeline_processing.telemetry.tracing import Telemetry
 
 
@@ -40,12 +41,18 @@ def serve(
     settings, job_config = settings_to_run(config=config, concurrency=concurrency)
     require_sound(job_config, secrets=settings.secrets)
     log_to_stderr(level="info")
-    with Cutoff() as cutoff, traced() as telemetry:
-        run_async(_served(settings, job_config, telemetry, cutoff, once=once))
+    with Cutoff() as cutoff, traced() as telemetry, metered(scraped=True) as metering:
+        run_async(_served(settings, job_config, telemetry, metering, cutoff, once=once))
 
 
 async def _served(
-    settings: Settings, config: AgencyJobConfig, telemetry: Telemetry, cutoff: Cutoff, *, once: bool
+    settings: Settings,
+    config: AgencyJobConfig,
+    telemetry: Telemetry,
+    metering: Metering,
+    cutoff: Cutoff,
+    *,
+    once: bool,
 ) -> None:
     import asyncio
 
@@ -58,6 +65,7 @@ async def _served(
     drain_seconds = settings.worker.drain_seconds
     limits = (drain_seconds, hand_back_seconds(drain_seconds))
     with stopped_by_signals((stop, hurry), cutoff, limits=limits):
-        async with service(settings, config, tracer=telemetry.tracer, mask=current_mask()) as parts:
+        parts = service(settings, config, tracer=telemetry.tracer, mask=current_mask(), metering=metering)
+        async with parts as opened:
             collect_garbage_rarely()
-            await parts.run(stop, hurry, once=once)
+            await opened.run(stop, hurry, once=once)

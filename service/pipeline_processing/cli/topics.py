@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline_processing.errors import PipelineError
-    from pipeline_processing.messaging.service_topics import TopicResult
+    from pipeline_processing.messaging.service_topics import Deviation, TopicResult
     from pipeline_processing.settings.settings import KafkaSettings
 
 
@@ -46,6 +46,10 @@ def topics(
             [render.Column(title, right=title in right) for title in columns],
             [_line(result, settings.kafka) for result in results],
         )
+        for result in results:
+            for each in result.deviations:
+                if each.harmless:
+                    typer.echo(f"Note: {_described(result, each)}")
     return print_errors(_errors(results))
 
 
@@ -59,15 +63,13 @@ def _errors(results: Sequence[TopicResult]) -> list[PipelineError]:
             SettingsError(f"Kafka has no topic {', '.join(missing)}. The same command with --execute creates them.")
         )
     errors += [
-        SettingsError(f"The topic {result.topic.name} is unfit. {_sentence(str(deviation))}")
-        for result in results
-        for deviation in result.deviations
+        SettingsError(_described(result, each)) for result in results for each in result.deviations if not each.harmless
     ]
     return errors
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] if text.startswith("it ") else text
+def _described(result: TopicResult, deviation: Deviation) -> str:
+    return f"The topic {result.topic.name}: {deviation}"
 
 
 def _line(result: TopicResult, settings: KafkaSettings) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.loader import load_settings
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metering import Metering
 from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.render import duration
 from pipeline_processing.triggers.loading import load_triggers
@@ -98,7 +99,7 @@ async def _running(settings: Settings, *, tracer: Tracer, mask: Mask) -> AsyncIt
     stop = asyncio.Event()
     try:
         async with (
-            service(settings, config, tracer=tracer, mask=mask) as serving,
+            service(settings, config, tracer=tracer, mask=mask, metering=Metering()) as serving,
             triggers_process(settings, triggers, declared=config.params, tracer=tracer, mask=mask) as watching,
             asyncio.TaskGroup() as group,
         ):

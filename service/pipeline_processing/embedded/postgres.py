@@ -8,6 +8,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGQUIT, Signals
 from typing import ClassVar
@@ -27,6 +28,7 @@ class PostgresServer(EmbeddedServer):
 
     name: ClassVar[str] = "Postgres"
     user: ClassVar[str] = "pipeline"
+    _locale: ClassVar[Sequence[str]] = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     # Immediate shutdown: the postmaster ends its backends, which are in other sessions, and kills those that don't end
     # within 5 s. They would outlive a postmaster that is killed.
     stop_signal: ClassVar[Signals] = SIGQUIT
@@ -97,9 +99,7 @@ class PostgresServer(EmbeddedServer):
             f"--username={self.user}",
             "--auth=trust",
             "--encoding=UTF8",
-            "--locale=C",
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
+            *self._locale,
             "--no-sync",
             "--no-instructions",
         )

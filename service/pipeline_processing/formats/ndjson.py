@@ -88,7 +88,11 @@ class Ndjson:
         numbers = self._numbers
         if numbers == () or not _may_have_words(lines):
             return False
-        if numbers is not None and not any(_may_have_words(self._joined(batch, name)) for name in numbers):
+        if numbers is not None:
+            found = any(_may_have_words(self._joined(batch, name)) for name in numbers)
+        else:
+            found = not isinstance(batch[0], dict) or _may_have_words(loops.short_fragments(batch))
+        if not found:
             return False
         return b":NaN" in lines or b":Inf" in lines or b":-Inf" in lines
 

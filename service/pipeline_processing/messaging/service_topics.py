@@ -73,11 +73,12 @@ class TopicFound:
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """Something for which a topic is unfit."""
+    """Something that a topic lacks. It is unfit for it unless it is `harmless`, as nothing is lost."""
 
     what: str
     cost: str
     remedy: str
+    harmless: bool = False
 
     def __str__(self) -> str:
         return f"{self.what}: {self.cost}. {self.remedy}"
@@ -120,7 +121,8 @@ def judged(
             results.append(TopicResult(topic, "missing"))
             continue
         deviations = list(_deviations(topic, there, found, settings))
-        state = "unfit" if deviations else "created" if topic.name in created else "ok"
+        unfit = not all(each.harmless for each in deviations)
+        state = "unfit" if unfit else "created" if topic.name in created else "ok"
         results.append(TopicResult(topic, state, there, deviations))
     return results
 
@@ -155,8 +157,10 @@ def _deviations(
     if size is not None and size < least:
         yield Deviation(
             f"{SIZE} is {size}, and must be at least {least}",
-            f"the brokers refuse the largest {topic.content}",
+            f"the brokers refuse the largest {topic.content}"
+            + (", which the history's database keeps instead" if topic.wraps else ""),
             set_to(SIZE, least),
+            harmless=topic.wraps is not None,
         )
     in_sync = found.number(IN_SYNC)
     if in_sync is not None and in_sync > found.replicas:

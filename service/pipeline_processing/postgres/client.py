@@ -1,19 +1,18 @@
 """A pool of connections to one Postgres."""
 
 import asyncio
-import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from pipeline_processing.errors import TransientError
 from pipeline_processing.log import get_logger
 from pipeline_processing.postgres.connection import SessionlessConnection
+from pipeline_processing.postgres.dsn import address_of
 from pipeline_processing.postgres.errors import NO_REMEDIES, translated
 
 log = get_logger(__name__)
@@ -51,10 +50,10 @@ class DatabaseClient:
         command_seconds: float | None = None,
     ) -> None:
         self.search_path = search_path
-        self.where = _address(dsn)
+        self.where = address_of(dsn)
         self._dsn = dsn
         self._unavailable = unavailable
-        self._max_size = max_size
+        self.max_size = max_size
         self._connect_seconds = connect_seconds
         self._command_seconds = command_seconds
         self._application_name = application_name
@@ -66,7 +65,7 @@ class DatabaseClient:
             self._pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=0,  # connects on demand: if the server is down, the first query fails
-                max_size=self._max_size,
+                max_size=self.max_size,
                 max_inactive_connection_lifetime=_KEPT_SECONDS,
                 timeout=self._connect_seconds,
                 command_timeout=self._command_seconds,
@@ -110,6 +109,13 @@ class DatabaseClient:
             raise
         finally:
             await self._release(pool, connection)
+
+    def connections(self) -> tuple[int, int]:
+        """Return how many connections are idle, and how many are in use. May be called in any thread."""
+        if (pool := self._pool) is None:
+            return 0, 0
+        idle = pool.get_idle_size()
+        return idle, pool.get_size() - idle
 
     def translated(self, *, remedies: Mapping[str, str] = NO_REMEDIES) -> AbstractContextManager[None]:
         """
@@ -158,20 +164,3 @@ def _enable_keepalive(connection: Any) -> None:
 def quoted(identifier: str) -> str:
     """Return the identifier, quoted for SQL."""
     return '"' + identifier.replace('"', '""') + '"'
-
-
-_HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::\d{1,5})?", re.ASCII)
-
-
-def _address(dsn: str) -> str:
-    """Return `host:port/database` for messages, or less if parts of an unusual DSN might be a password."""
-    before, _, after = dsn.partition("?")
-    try:
-        parts = urlsplit(before)
-    except ValueError:
-        return "the configured address"
-    hosts = parts.netloc.rpartition("@")[2]
-    if "@" in after or "@" in parts.path or not all(map(_HOST.fullmatch, hosts.split(","))):
-        return "the configured address"
-    database = parts.path if re.fullmatch(r"/[\w.-]+", parts.path, re.ASCII) else ""
-    return f"{hosts or 'the default host'}{database}"

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, auto
-from ssl import SSLCertVerificationError
 from types import MappingProxyType
 from typing import Any
 
 import asyncpg
 
+from pipeline_processing.certificates import refusal_of_ours, remedy_for_server, verification_of
 from pipeline_processing.errors import (
     AccessDenied,
     DatabaseMisconfigured,
@@ -27,6 +27,7 @@ from pipeline_processing.errors import (
     TooManyConnections,
     TransientError,
 )
+from pipeline_processing.postgres.dsn import is_about_files, unusable_dsn
 
 
 class Fault(Enum):
@@ -137,6 +138,7 @@ PgBouncer's own errors, by a part of the message. It reports all of them as conn
 its connection is closed. Those not listed here mean that the server is unavailable.
 """
 
+_CORRECT = "Correct the DSN, or the server."
 STANDBY_REMEDY = "Set hot_standby_feedback or raise max_standby_streaming_delay there, or read from the primary."
 
 NO_REMEDIES: Mapping[str, str] = MappingProxyType({})
@@ -167,9 +169,9 @@ def translated(
     try:
         yield
     except _CANDIDATES as error:
-        if connecting and isinstance(error, ValueError) and not isinstance(error, OSError):
+        if connecting and (isinstance(error, ValueError) or is_about_files(error)) and not verification_of(error):
             # Drop the error and its text, which may quote the DSN including the password.
-            raise _unusable_dsn(where) from None
+            raise unusable_dsn(error, where=where) from None
         first = _first_error(error)
         if not (isinstance(first, _ASYNCPG) or connecting or _raised_by_asyncpg(first)):
             raise first  # noqa: B904 - it was raised first
@@ -192,9 +194,11 @@ def fault_of(error: BaseException) -> Fault:
     """Return what is wrong. An error that isn't asyncpg's or the network's is a bug."""
     if isinstance(error, _STALE_CACHE):
         return Fault.BUSY
+    if refusal_of_ours(error):
+        return Fault.ACCESS
     if isinstance(error, asyncpg.PostgresError):
         return _fault_of_server(error)
-    if isinstance(error, asyncpg.ClientConfigurationError | SSLCertVerificationError):
+    if isinstance(error, asyncpg.ClientConfigurationError) or verification_of(error) or _lacks_tls(error):
         return Fault.MISCONFIGURED
     if isinstance(error, asyncpg.InterfaceError):
         if isinstance(error, (ValueError, *_UNSUPPORTED)):
@@ -215,7 +219,7 @@ def translate(
     remedies: Mapping[str, str] = NO_REMEDIES,
 ) -> PipelineError:
     """Return the error to raise instead of `error`; see `translated`."""
-    cause = cause_of(error)
+    cause = cause_of(refusal_of_ours(error) or error)
     sqlstate = getattr(error, "sqlstate", None) or ""
     remedy = remedies.get(sqlstate) or _REMEDIES.get(sqlstate) or _of_pgbouncer(error)[1]
     match fault_of(error):
@@ -226,12 +230,12 @@ def translate(
             )
         case Fault.ACCESS:
             return AccessDenied(
-                f"Postgres at {where} refuses access: {cause}. Check the DSN's user and password, and grant the user "
-                "what it needs."
+                f"Postgres at {where} refuses access: {cause}. Check the DSN's user and password, `passfile` (which "
+                "others must not be able to read) or `sslcert` and `sslkey`, and grant the user what it needs."
             )
         case Fault.MISCONFIGURED:
             return DatabaseMisconfigured(
-                f"Postgres at {where} can't be used: {cause}. {remedy or 'Correct the DSN, or the server.'}"
+                f"Postgres at {where} can't be used: {cause}. {remedy or _remedy_for_tls(error) or _CORRECT}"
             )
         case Fault.CONFLICT:
             return StandbyConflict(
@@ -318,12 +322,14 @@ def _raised_by_asyncpg(error: BaseException) -> bool:
     return False
 
 
-def _unusable_dsn(where: str) -> PipelineError:
-    return DatabaseMisconfigured(
-        f"Postgres at {where} can't be used: asyncpg doesn't accept the DSN. Write postgresql://user:password@"
-        "host:port/database?options, with characters such as / ? # @ % in the password percent-encoded (a slash is "
-        "%2F)."
-    )
+def _lacks_tls(error: BaseException) -> bool:
+    return isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error)
+
+
+def _remedy_for_tls(error: BaseException) -> str | None:
+    if refused := verification_of(error):
+        return remedy_for_server(refused, authorities="the DSN's `sslrootcert`", names="the DSN")
+    return "Switch TLS on there, or correct the DSN's `sslmode`." if _lacks_tls(error) else None
 
 
 def _first_argument(error: BaseException) -> str:

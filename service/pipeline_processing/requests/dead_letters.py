@@ -15,6 +15,7 @@ from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.dead_letters import KeepsLetters, dead_letter, without_value
 from pipeline_processing.messaging.port import Events, Outgoing, Record
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import Metrics
 
 log = get_logger(__name__)
 
@@ -25,12 +26,22 @@ Refused = tuple[Outgoing, PipelineError]
 class DeadLetters:
     """Builds dead letters, and stores them in `topic` or, if Kafka refuses them for good, in `store`."""
 
-    def __init__(self, *, events: Events, topic: str, store: KeepsLetters, clock: Clock, mask: Mask) -> None:
+    def __init__(
+        self,
+        *,
+        events: Events,
+        topic: str,
+        store: KeepsLetters,
+        clock: Clock,
+        mask: Mask,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._events = events
         self._topic = topic
         self._store = store
         self._clock = clock
         self._mask = mask
+        self._letters = (metrics or Metrics()).letters
 
     def letter(self, record: Record, error: RequestError) -> Outgoing:
         """Build the dead letter of a request: the whole request and the reason."""
@@ -42,6 +53,7 @@ class DeadLetters:
             partition=record.partition,
             offset=record.offset,
         )
+        self._letters.add(1, error.kind)
         return dead_letter(record, error, topic=self._topic, now=self._clock.now(), mask=self._mask)
 
     async def send(self, letters: Sequence[Outgoing]) -> list[Refused]:

@@ -56,6 +56,16 @@ def are_plain(rows: Sequence[Any]) -> bool:
     return True
 
 
+def short_fragments(rows: Sequence[Any]) -> bytes:
+    """Join the fragments of JSON in rows that may be NaN or an infinity, by their length."""
+    found: list[Any] = []
+    for row in rows:
+        for value in row.values():
+            if type(value) is Raw and len(value) <= _LONGEST_WORD:
+                found.append(value)
+    return b"".join(found)
+
+
 def are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
     """Return whether both have the same objects in the same order."""
     if len(some) != len(others):
@@ -68,6 +78,7 @@ def are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return True
 
 
+_LONGEST_WORD = len("-Infinity")
 _ROW_BYTES = getsizeof(dict.fromkeys(range(6)))
 _MOST_ITEMS = 8
 _DEEPEST = 8
@@ -185,127 +196,3 @@ def take(rows: Sequence[Any], name: str, was: list[Any] | None, new: Sequence[An
                 rest.append(place)
         place += 1
     return rest
-
-
-def settle(rows: Sequence[Any], given: list[Any], parts: list[Any], returned: Sequence[Any]) -> list[int]:
-    """
-    Set in rows, which are carried, what a function has changed in the rows `returned`. `given` has each row's values as
-    the function got them, and `parts` their `parts_of`.
-
-    Return the places of the rows that this is too simple for, unchanged: rows with other columns, with a document that
-    was changed or replaced, with a float or document that was moved, or of a subclass of dict.
-    """
-    rest: list[int] = []
-    place: cython.Py_ssize_t = 0
-    for new in returned:
-        if not _settled(rows[place], given[place], parts[place], new):
-            rest.append(place)
-        place += 1
-    return rest
-
-
-def _settled(row: Any, given: list[Any], parts: list[Any], new: Any) -> bool:
-    if type(row) is not dict or type(new) is not dict or len(new) != len(given):
-        return False
-    carried: dict[Any, Any] = row
-    members: dict[Any, Any] = new
-    changes: list[Any] = []
-    names = iter(carried)
-    place: cython.Py_ssize_t = 0
-    at = 0
-    for name, value in members.items():
-        before_name = next(names)
-        if name is not before_name and name != before_name:
-            return False
-        was = given[place]
-        kind, before = type(value), type(was)
-        if value is not was:
-            if before is dict or before is list:
-                return False
-            if kind is float or kind is dict or kind is list:
-                for each in given:
-                    if each is value:
-                        return False
-            changes.append((name, value))
-        elif kind is dict or kind is list:
-            try:
-                at = _behind_parts(value, parts, at)
-            except RecursionError:
-                return False
-            if at < 0:
-                return False
-        place += 1
-    for name, value in changes:
-        carried[name] = value
-    return True
-
-
-def parts_of(values: list[Any]) -> list[Any]:
-    """Return the objects that the dicts and lists among some values consist of, at any depth."""
-    parts: list[Any] = []
-    try:
-        for value in values:
-            kind = type(value)
-            if kind is dict or kind is list:
-                _add_parts(value, parts)
-    except RecursionError:
-        return []
-    return parts
-
-
-def _add_parts(document: Any, parts: list[Any]) -> None:
-    parts.append(document)
-    parts.append(len(document))
-    if type(document) is dict:
-        members: dict[Any, Any] = document
-        for key, item in members.items():
-            parts.append(key)
-            kind = type(item)
-            if kind is dict or kind is list:
-                _add_parts(item, parts)
-            else:
-                parts.append(item)
-    else:
-        items: list[Any] = document
-        for item in items:
-            kind = type(item)
-            if kind is dict or kind is list:
-                _add_parts(item, parts)
-            else:
-                parts.append(item)
-
-
-def _behind_parts(document: Any, parts: list[Any], at: int) -> int:
-    """Return the place behind the parts that begin at `at`; -1 if the document no longer consists of them."""
-    place: cython.Py_ssize_t = at
-    if place >= len(parts) or parts[place] is not document or parts[place + 1] != len(document):
-        return -1
-    place += 2
-    if type(document) is dict:
-        members: dict[Any, Any] = document
-        for key, item in members.items():
-            if parts[place] is not key:
-                return -1
-            place += 1
-            kind = type(item)
-            if kind is dict or kind is list:
-                place = _behind_parts(item, parts, place)
-                if place < 0:
-                    return -1
-            else:
-                if parts[place] is not item:
-                    return -1
-                place += 1
-    else:
-        items: list[Any] = document
-        for item in items:
-            kind = type(item)
-            if kind is dict or kind is list:
-                place = _behind_parts(item, parts, place)
-                if place < 0:
-                    return -1
-            else:
-                if parts[place] is not item:
-                    return -1
-                place += 1
-    return int(place)

@@ -68,3 +68,12 @@ def seen_as(value: Any) -> bytes:
     if b"null" in seen:  # NaN too is null for msgspec
         seen = repr(value).encode("utf-8", "surrogatepass")
     return seen if len(seen) <= _LONGEST_KEPT else blake2b(seen, digest_size=32).digest()
+
+
+def is_json_of(value: Any, text: Any) -> bool:
+    """Return whether msgspec writes a value as `text` is, but for spaces. If not, it may still be the same document."""
+    try:
+        seen, written = _encode(value), msgspec.json.format(text, indent=-1)
+    except (TypeError, ValueError, ArithmeticError, RecursionError):
+        return False
+    return b"null" not in seen and seen == (written.encode() if isinstance(written, str) else written)

@@ -8,7 +8,7 @@ releases the run, and the next worker to claim it continues with the stored plan
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
@@ -34,6 +34,7 @@ from pipeline_processing.runs.store import Claim, RunStore
 from pipeline_processing.runs.totals import RunTotals
 from pipeline_processing.telemetry.logs import bound_run
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import Metrics
 from pipeline_processing.telemetry.tracing import parent_context, trace_ids
 from pipeline_processing.user_code import asked_to_stop, contained, is_for_us
 
@@ -60,11 +61,12 @@ class DataPath:
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """How runs are reported: spans, masked messages, and progress after every batch."""
+    """How runs are reported: spans, masked messages, progress after every batch, and metrics."""
 
     tracer: Tracer
     mask: Mask
     on_progress: Callable[[RunProgress], None]
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 class Executor:
@@ -139,9 +141,12 @@ class Executor:
                 await asyncio.wait([attempt])
             except asyncio.CancelledError:
                 give_up(attempt)
-                await shielded(self._hand_back.leave(lease.claim, attempt))
+                if await shielded(self._hand_back.leave(lease.claim, attempt)):
+                    self._reporting.metrics.attempt_ended(run, "handed_back")
                 raise
-        return attempt.result()
+        attempted = attempt.result()
+        self._reporting.metrics.attempt_ended(attempted.run, attempted.outcome)
+        return attempted
 
     async def _traced(self, lease: Lease) -> Attempted:
         run = lease.claim.run

@@ -13,9 +13,16 @@ from datetime import datetime, timedelta
 
 from pipeline_processing.aio.asking import Backoff
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.errors import AttemptsExhausted, InternalError, PipelineError, StepFailed, TransientError
+from pipeline_processing.errors import (
+    AttemptsExhausted,
+    InternalError,
+    PipelineError,
+    StepFailed,
+    Superseded,
+    TransientError,
+)
 from pipeline_processing.log import get_logger
-from pipeline_processing.model import Attempt, Run, RunFailure
+from pipeline_processing.model import Attempt, Run, RunFailure, RunState
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts, RunHistory
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.user_code import NoException, described
@@ -28,6 +35,8 @@ _REPAIR_DELAY = timedelta(seconds=30)
 """Delay until a decided run is claimed again if publishing it needs a person to change something first."""
 _UNREACHABLE = 69
 _ACCESS_DENIED = 77
+_OUTCOMES = {RunState.QUEUED: "retrying", RunState.PREPARED: "released"}
+"""What an attempt did that left the run in this state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,13 @@ class Attempted:
 
     run: Run
     error: PipelineError | None = None
+
+    @property
+    def outcome(self) -> str:
+        """How the attempt ended: `succeeded`, `failed`, `cancelled`, `retrying`, `released`, or `lost`."""
+        if isinstance(self.error, Superseded) and self.run.state is not RunState.CANCELLED:
+            return "lost"
+        return _OUTCOMES.get(self.run.state, self.run.state.value)
 
 
 @dataclass(frozen=True, slots=True)

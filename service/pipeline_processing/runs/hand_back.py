@@ -41,9 +41,10 @@ class HandBack:
         self._clock = clock
         self._seconds = seconds
 
-    async def leave(self, claim: Claim, attempt: "asyncio.Task[Attempted]") -> None:
+    async def leave(self, claim: Claim, attempt: "asyncio.Task[Attempted]") -> bool:
         """
-        Hand the run back, then wait for the cancelled attempt to unwind, and clean up after it.
+        Hand the run back, then wait for the cancelled attempt to unwind, and clean up after it. Return whether the run
+        was handed back.
 
         Another worker may claim the run meanwhile. That is harmless: any write of the old attempt names an outdated
         state or fence, and the attempt aborts only its own uploads.
@@ -59,6 +60,7 @@ class HandBack:
             log.warning("the attempt hangs; `gc` will remove its leftovers")
         elif handed_back:
             await self.clean_up(claim.run.run_id, seconds=left())
+        return handed_back
 
     async def _hand_back(self, claim: Claim) -> bool:
         asking: set[asyncio.Task[Run]] = set()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Never, TypeVar
 
@@ -11,6 +11,7 @@ from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.errors import PipelineError, Superseded, TransientError
 from pipeline_processing.log import get_logger
 from pipeline_processing.runs.store import Claim, RunQueue
+from pipeline_processing.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class Renewal:
     queue: RunQueue
     start: StartAside = asyncio.ensure_future
     hangs: Callable[[], bool] = lambda: False
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 class Leases:
@@ -142,11 +144,13 @@ class Leases:
         async def renew() -> float:
             sent_at = self._clock.monotonic()
             await self._renewal.queue.renew(claim, lease=self._length)
+            self._renewal.metrics.renewals.add(1, "ok")
             return sent_at + self._length.total_seconds()
 
         def failed(failure: PipelineError, _: float) -> None:
             nonlocal error
             error = failure
+            self._renewal.metrics.renewals.add(1, "failed")
             log.warning("the lease could not be renewed; trying again", error=str(failure))
 
         try:

@@ -86,6 +86,20 @@ class Outcome:
     manifest_url: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """
+    Unfinished runs by state, and unsent events. Ages are None where there is nothing.
+
+    The age of a queued run is the time since it became due, that of any other run the time since it started.
+    """
+
+    runs: Mapping[RunState, int]
+    oldest: Mapping[RunState, timedelta | None]
+    unsent: int
+    oldest_unsent: timedelta | None
+
+
 Announce = Callable[[Sequence[OutboxEvent]], Awaitable[None]]
 """Send events. Return once the broker has stored all of them."""
 
@@ -159,6 +173,9 @@ class RunQueue(Protocol):
 
     async def waiting_for_another_config(self, config_id: str) -> int:
         """Return the number of due runs pinned to another job config."""
+
+    async def backlog(self) -> Backlog:
+        """Return what is yet to be done, by any worker."""
 
     async def now(self) -> datetime:
         """Return the database's time, which decides leases, `not_before` and deadlines."""

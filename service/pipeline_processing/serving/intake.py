@@ -7,6 +7,7 @@ again. That makes no second run, because the run id is the request's or derived 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.asking import Server
-from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
 from pipeline_processing.errors import RequestError, TopicMissing, TransientError
 from pipeline_processing.log import get_logger
@@ -26,6 +26,7 @@ from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import received
 from pipeline_processing.runs.store import Incoming, Origin, RunIntake
 from pipeline_processing.telemetry.health import Pulse, Servers
+from pipeline_processing.telemetry.metrics import IntakeMetrics, Metrics
 from pipeline_processing.telemetry.tracing import trace_ids
 
 log = get_logger(__name__)
@@ -50,6 +51,7 @@ class _Taken:
     span: Span
     incoming: Incoming | None = None
     error: RequestError | None = None
+    result: str = "dead_letter"
 
 
 class RequestReader:
@@ -101,19 +103,20 @@ class Intake:
         reader: RequestReader,
         runs: RunIntake,
         letters: DeadLetters,
-        clock: Clock,
         pulse: Pulse,
         servers: Servers,
         on_accepted: Callable[[], None],
+        metrics: IntakeMetrics | None = None,
     ) -> None:
         self._subscribe = subscribe
         self._reader = reader
         self._runs = runs
         self._letters = letters
-        self._clock = clock
+        self._clock = servers.kafka.clock
         self._pulse = pulse
         self._servers = servers
         self._on_accepted = on_accepted
+        self._metrics = metrics or IntakeMetrics(Metrics(), topic="")
 
     async def run(self, stop: asyncio.Event) -> None:
         """
@@ -135,6 +138,7 @@ class Intake:
                     raise
                 # Nothing is lost: the next subscription starts at the committed offsets.
                 self._servers.kafka.away(error, by=_ME)
+                self._metrics.lags(None)
                 await first_of(stop, seconds=_PAUSE_SECONDS)
         self._pulse.stop()
 
@@ -156,6 +160,7 @@ class Intake:
             if now - checked_at >= _LAG_SECONDS:
                 checked_at = now
                 left = await stream.lag()
+                self._metrics.lags(left)
                 stalls = stalls + 1 if left else 0
                 if not left:
                     self._pulse.moving()
@@ -172,12 +177,17 @@ class Intake:
             if good:
                 accept = partial(self._runs.accept_all, [incoming for _, incoming in good])
                 runs = await self._ask(self._servers.history, accept, stop)
-                for (one, _), run in zip(good, runs, strict=True):
-                    one.error = run if isinstance(run, RequestError) else None
+                for (one, incoming), run in zip(good, runs, strict=True):
+                    if isinstance(run, RequestError):
+                        one.error = run
+                    else:
+                        one.result = "accepted" if run.span_id == incoming.span_id else "repeated"
                 self._on_accepted()
             letters = [self._letters.letter(one.record, one.error) for one in taken if one.error is not None]
             if letters:
                 await self._store(letters, stop)
+            for result, messages in Counter(one.result for one in taken).items():
+                self._metrics.settled(result, messages)
         finally:
             for one in taken:
                 if one.error is not None:

@@ -18,6 +18,7 @@ from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Offsets, Topics
 from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.runs.store import RunStore
+from pipeline_processing.serving.backlog import BacklogWatch
 from pipeline_processing.serving.intake import Intake
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -49,6 +50,7 @@ class Parts:
     outbox: Outbox
     progress: ProgressEvents
     webhooks: Webhooks
+    backlog: BacklogWatch
 
 
 class Service:
@@ -91,6 +93,7 @@ class Service:
             group.create_task(self._parts.outbox.run(out))
             group.create_task(self._parts.progress.run(out))
             group.create_task(self._parts.webhooks.run(out))
+            group.create_task(self._parts.backlog.run(out))
             group.create_task(self._watch_others(out))
             self._health.state = "serving"
             if once:

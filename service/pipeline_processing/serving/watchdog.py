@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from types import FrameType
 from typing import Any, Never
@@ -27,11 +27,12 @@ class Watchdog:
     Watches the event loop of the thread that creates it, and those of steps.
 
     Logs once, with a stack trace, when a loop hasn't run for `patience` seconds. Run `watch` in another thread.
+    `on_delay` gets the seconds that each beat of the caller's loop was late.
     """
 
-    def __init__(self, *, patience: float = 5.0) -> None:
+    def __init__(self, *, patience: float = 5.0, on_delay: Callable[[float], None] | None = None) -> None:
         self._patience = patience
-        self._main = _Watched(asyncio.get_running_loop())
+        self._main = _Watched(asyncio.get_running_loop(), on_delay)
         self._main_thread = threading.get_ident()
         self._steps: dict[StepThread, _Watched] = {}
 
@@ -99,8 +100,10 @@ class Watchdog:
 class _Watched:
     """One event loop, and the time of its last beat. A beat is a callback that the loop runs on request."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_delay: Callable[[float], None] | None = None) -> None:
         self._loop = loop
+        self._on_delay = on_delay
+        self._asked_at = 0.0
         self._context = copy_context()
         self._beaten_at = time.monotonic()
         self._asked = False
@@ -113,7 +116,7 @@ class _Watched:
     def incident(self, patience: float) -> bool:
         """Request a beat. Return True if the last one is more than `patience` ago, but only once per incident."""
         if not self._asked:
-            self._asked = True
+            self._asked, self._asked_at = True, time.monotonic()
             try:
                 self._loop.call_soon_threadsafe(self._beat, context=self._context)
             except RuntimeError:  # the loop is closed
@@ -128,6 +131,8 @@ class _Watched:
 
     def _beat(self) -> None:
         self._beaten_at = time.monotonic()
+        if self._on_delay is not None:
+            self._on_delay(self._beaten_at - self._asked_at)
         self._asked = False
 
 

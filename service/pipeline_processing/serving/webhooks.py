@@ -21,6 +21,7 @@ from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.deliveries import DeliveryState, DueDelivery, RunDeliveries, Tried
 from pipeline_processing.telemetry.health import Health
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import Metrics
 
 log = get_logger(__name__)
 
@@ -65,6 +66,7 @@ class WebhookSender:
         history: Server,
         health: Health,
         mask: Mask,
+        metrics: Metrics | None = None,
     ) -> None:
         self.webhook = webhook
         self.woken = asyncio.Event()
@@ -78,6 +80,9 @@ class WebhookSender:
         self._history = history
         self._health = health
         self._mask = mask
+        self._tries = (metrics or Metrics()).deliveries
+        for result in ("delivered", "retrying", "failed"):
+            self._tries.add(0, webhook.name, result)
         self._server = Server(self._name, clock=clock)
         self._failures = 0
         self._failing_since = clock.now()
@@ -127,11 +132,13 @@ class WebhookSender:
         except PipelineError as error:
             refusal = UpstreamUnavailable(str(error))
         if refusal is None:
+            self._tries.add(1, self.webhook.name, "delivered")
             await self._record(due, Tried(status=status))
             return None
         message = self._mask.text(str(refusal))
         delay = timedelta(seconds=max(_OF_A_DELIVERY.seconds(due.tries), _retry_after(refusal)))
         state = await self._record(due, Tried(status, message, None if status == _GONE else delay))
+        self._tries.add(1, self.webhook.name, "failed" if state is DeliveryState.FAILED else "retrying")
         if state is DeliveryState.FAILED:
             log.error(
                 "a completion event couldn't be delivered to a webhook; giving up",

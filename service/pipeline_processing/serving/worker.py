@@ -12,6 +12,7 @@ from pipeline_processing.model import RunState
 from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.lease import Lease
 from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.metrics import Metrics
 
 log = get_logger(__name__)
 
@@ -75,6 +76,7 @@ class Worker:
         pulse: Pulse,
         history: Server,
         on_ended: Callable[[str], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self._executor = executor
         self._concurrency = Concurrency(concurrency)
@@ -85,6 +87,10 @@ class Worker:
         self._on_ended = on_ended
         self._woken = asyncio.Event()
         self._leaving = False
+        metrics = metrics or Metrics()
+        metrics.start_attempts()
+        metrics.active.watch(lambda: [(len(executor.attempts), ())])
+        metrics.concurrency.watch(lambda: [(self._concurrency.limit, ())])
 
     def wake(self) -> None:
         """Try to claim a run at once."""

@@ -10,11 +10,12 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from pipeline_processing.kinds import column_of_kind, forgetful, form_of
-from pipeline_processing.ports import Row, Rows
+from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind, check_absent
 from pipeline_processing.rows.json_values import loads
-from pipeline_processing.rows.loops import columns_of, natural_rows, naturals_of, parts_of, rows_of, settle, take
-from pipeline_processing.rows.untouched import carried_form, seen_as
+from pipeline_processing.rows.lazy_row import ReadPastMethods, carried_rows, lazy_rows, plain_rows
+from pipeline_processing.rows.loops import columns_of, natural_rows, naturals_of, rows_of, take
+from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.steps.json_fields import WrongType, converter
 from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once
@@ -23,8 +24,8 @@ from pipeline_processing.steps.step import StepContext
 _MUTABLE = (dict, list, set, bytearray)
 
 
-class WrongColumns(Exception):
-    """The function returned a row with other columns than declared."""
+class WrongRows(Exception):
+    """The function returned a row that can't be taken: what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,10 @@ class Given:
     values: Sequence[list[Any]] = ()
     """Lists with an item for each row."""
 
-    def at(self, places: Sequence[int]) -> "Given":
-        """Return only the rows at these places."""
+    def at(self, places: Sequence[int] | None) -> "Given":
+        """Return only the rows at these places; nothing if they are unknown."""
+        if places is None:
+            return Given([])
         if places == range(len(self.rows)):
             return self
         return Given(
@@ -63,7 +66,7 @@ class Handover(ABC):
         Return the rows that leave the step, and reasons to reject rows by position.
 
         All arguments have the same length: the rows that reached the step, what the function got for them, and what it
-        returned. Raises WrongColumns.
+        returned. If the step doesn't join rows, the first two may be empty. Raises WrongRows.
         """
 
 
@@ -71,71 +74,41 @@ class AllColumns(Handover):
     """
     Hands over all columns. The function may return any.
 
-    If the step is the last one, values that come back as they were, and copies of documents, are put back as carried,
-    which is written fastest and exactly as read. Another step must see the values as the function left them; they
-    remember how they were carried.
+    If the step is the last one, rows convert a value when the function reads it, unless it wants plain `dicts`, and
+    values that it has left alone are put back as carried, which is written fastest and exactly as read. Another step
+    must see natural values, as the function left them; they remember how they were carried.
     """
 
     joins = False
 
-    def __init__(self, context: StepContext) -> None:
+    def __init__(self, context: StepContext, *, dicts: bool) -> None:
         self.columns = UNKNOWN_COLUMNS
         self._puts_back = context.last
+        self._dicts = dicts
         natural = {column.name: column.natural for column in context.columns if column.natural is not None}
         self._naturals = {name: forgetful(each) if context.last else each for name, each in natural.items()}
         # Values of typed columns are immutable, or made anew by each conversion.
-        self._all_typed = context.columns.complete and all(column.typed for column in context.columns)
-        self._copies_deeply = context.row_errors.tolerant and not self._all_typed
+        all_typed = context.columns.complete and all(column.typed for column in context.columns)
+        self._copies_deeply = context.row_errors.tolerant and not all_typed
 
     def given(self, rows: Rows) -> Given:
-        made = natural_rows(rows, list(self._naturals.items()))
+        if self._puts_back:
+            lazy = lazy_rows(rows, self._naturals)
+            given = Given(plain_rows(lazy) if self._dicts else lazy, [lazy])
+        else:
+            given = Given(natural_rows(rows, list(self._naturals.items())))
         if self._copies_deeply:
-            for row in made:
-                row.update((name, deepcopy(value)) for name, value in row.items() if isinstance(value, _MUTABLE))
-        if not self._puts_back:
-            return Given(made)
-        values = [list(row.values()) for row in made]
-        return Given(made, [values, list(map(parts_of, values))])
+            for row in given.rows:
+                row.update([(name, deepcopy(value)) for name, value in dict.items(row) if isinstance(value, _MUTABLE)])
+        return given
 
     def taken(self, rows: Rows, given: Given, returned: Rows) -> tuple[Rows, dict[int, str]]:
         if not self._puts_back:
             return returned, {}
-        values, parts = given.values
-        rest = settle(rows, values, parts, returned) if self._all_typed else range(len(rows))
-        for place in rest:
-            rows[place] = self._put_back(rows[place], values[place], returned[place])
-        return rows, {}
-
-    def _put_back(self, carried: Row, values: Sequence[Any], returned: Row) -> Row:
-        """
-        Return a row with the carried values that the function has left alone, or moved to another column, and with the
-        carried documents that it has copied within a column or to a new one.
-        """
-        given = dict(zip(carried, values, strict=True))
-        moved = {id(value): name for name, value in given.items() if isinstance(value, float | dict | list)}
-        documents = [name for name, value in given.items() if type(value) in (dict, list)]
-        row = dict(returned)  # the function may keep its own
-        for name, value in returned.items():
-            if value is None:
-                continue
-            origins: Sequence[str] = ()
-            if value is given.get(name):
-                origins = (name,)
-            elif id(value) in moved:
-                origins = (moved[id(value)],)
-            elif type(value) in (dict, list):
-                # An empty document in a new column is hardly a copy.
-                origins = [each for each in documents if each == name or (value and name not in given)]
-            for origin in origins:
-                natural = self._naturals.get(origin)
-                if natural and (not isinstance(value, _MUTABLE) or _is_same(value, natural(carried[origin]))):
-                    row[name] = carried[origin]
-                    break
-        return row
-
-
-def _is_same(document: Any, other: Any) -> bool:
-    return len(document) == len(other) and seen_as(document) == seen_as(other)
+        try:
+            return carried_rows(given.values[0] if given.values else None, returned), {}
+        except ReadPastMethods as error:
+            raise WrongRows(f"returned a value that it never got: {error}") from None
 
 
 class DeclaredColumns(Handover):
@@ -190,7 +163,7 @@ class DeclaredColumns(Handover):
         names = tuple(self._takers)
         if (columns := columns_of(returned, names)) is None:
             wrong = next(row for row in returned if row.keys() != self._takers.keys())
-            raise WrongColumns(
+            raise WrongRows(
                 f"returned a row {self._difference(wrong, required=names)}. Every row must have the columns of `reads` "
                 "and `adds`, and no others. Correct the function or its declaration; remove columns with `drop`."
             )

@@ -12,7 +12,7 @@ from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import Kind
 from pipeline_processing.rows.loops import are_same
-from pipeline_processing.steps.handover import AllColumns, DeclaredColumns, Given, Handover, WrongColumns
+from pipeline_processing.steps.handover import AllColumns, DeclaredColumns, Given, Handover, WrongRows
 from pipeline_processing.steps.imported import PATH_PATTERN
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.user_function import Raised, UserFunction
@@ -41,11 +41,18 @@ class PythonOptions(Part):
     )
 
 
+class DictsOptions(Part):
+    """A function that gets rows as plain dicts, in which all values are converted beforehand."""
+
+    function: _Path = Field(description="`module:function`, list of rows → list of rows, never more than it got.")
+    takes: Literal["dicts"] = Field(description="What the function gets and returns.")
+
+
 class Python(Step):
     """
     Calls `module:function` with each batch, and takes the rows that it returns (see `UserFunction`).
 
-    `options` are the path, or a declaration of the columns that it reads and adds.
+    `options` are the path, alone or with `takes: dicts`, or a declaration of the columns that it reads and adds.
 
     The function gets natural Python values (Decimal, datetime, dict, …). It may return fewer rows; those left out count
     as filtered. If it raises for a batch and rows may be rejected, it is called again with each row separately, as
@@ -54,20 +61,20 @@ class Python(Step):
 
     user_code = True
 
-    def __init__(self, options: str | PythonOptions, context: StepContext) -> None:
+    def __init__(self, options: str | DictsOptions | PythonOptions, context: StepContext) -> None:
         path = options if isinstance(options, str) else options.function
         self.name = f"python: {path}"
         self.filtered = 0
         self._dataset = context.dataset
         self._row_errors = context.row_errors
         self._handover: Handover
-        if isinstance(options, str):
-            self._handover = AllColumns(context)
-        else:
+        if isinstance(options, PythonOptions):
             self._declared = DeclaredColumns(options.reads, options.adds, context, step=self.name)
             self._handover = self._declared
+            self.touches = frozenset((*options.reads, *options.adds))
+        else:
+            self._handover = AllColumns(context, dicts=isinstance(options, DictsOptions))
         self.columns = self._handover.columns
-        self.touches = None if isinstance(options, str) else frozenset((*options.reads, *options.adds))
         self.foreign = not self._handover.joins
         self._function = UserFunction(path, step=self.name, dataset=context.dataset)
 
@@ -92,10 +99,7 @@ class Python(Step):
             return self._left(batch, given, range(len(returned)), returned, {})
         left = self._checked(returned, batch, got=len(batch.rows))
         self.filtered += len(batch.rows) - len(left)
-        places = self._places(given.rows, left, batch)
-        if places is None:
-            return Batch(left, None, batch.span, batch.records)
-        return self._left(batch, given, places, left, {})
+        return self._left(batch, given, self._places(given.rows, left, batch), left, {})
 
     async def _row_by_row(self, batch: Batch, error: Exception) -> Batch:
         """Call the function with single rows after an error. Raises StepFailed if no rows may be rejected."""
@@ -124,18 +128,20 @@ class Python(Step):
             raise self._raised(batch, ending) from ending
 
     def _left(
-        self, batch: Batch, given: Given, places: Sequence[int], returned: Rows, faults: Mapping[int, str]
+        self, batch: Batch, given: Given, places: Sequence[int] | None, returned: Rows, faults: Mapping[int, str]
     ) -> Batch:
         """
         Return the rows that leave the step, after rejecting others. The function returned `returned` for the rows at
-        `places`, and raised for those in `faults`.
+        `places` (None if that is unknown), and raised for those in `faults`.
         """
         everywhere = places == range(len(batch.rows))
         try:
-            rows = batch.rows if everywhere else [batch.rows[place] for place in places]
+            rows = batch.rows if everywhere else [batch.rows[place] for place in places or ()]
             rows, wrong = self._handover.taken(rows, given.at(places), returned)
-        except WrongColumns as error:
+        except WrongRows as error:
             raise self._failed(batch, str(error)) from None
+        if places is None:
+            return Batch(rows, None, batch.span, batch.records)
         if wrong or faults:
             faults = {**faults, **{places[at]: reason for at, reason in wrong.items()}}
             self._row_errors.reject(batch, faults, step=self.name)
@@ -199,7 +205,9 @@ def _places(given: Rows, returned: Rows) -> Sequence[int] | None:
     return range(len(given)) if len(returned) == len(given) and in_order else None
 
 
-def _short_or_long(options: Any) -> str:
+def _form(options: Any) -> str:
+    if isinstance(options, DictsOptions) or (isinstance(options, Mapping) and options.get("takes") == "dicts"):
+        return "dicts"
     return "declaration" if isinstance(options, Mapping | PythonOptions) else "path"
 
 
@@ -257,14 +265,17 @@ class PythonColumns(Python):
                 )
 
 
-def _built(options: str | PythonOptions, context: StepContext) -> Python:
+def _built(options: str | DictsOptions | PythonOptions, context: StepContext) -> Python:
     by_columns = isinstance(options, PythonOptions) and options.takes == "columns"
     return (PythonColumns if by_columns else Python)(options, context)
 
 
 PLUGIN = Plugin(
     options=Annotated[
-        Annotated[_Path, Tag("path")] | Annotated[PythonOptions, Tag("declaration")], Discriminator(_short_or_long)
+        Annotated[_Path, Tag("path")]
+        | Annotated[DictsOptions, Tag("dicts")]
+        | Annotated[PythonOptions, Tag("declaration")],
+        Discriminator(_form),
     ],
     build=_built,
     description="Call your own code: `module:function`, list of rows → list of rows, never more than it got.",

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
+from pipeline_processing.telemetry.metrics import Reading
 
 SILENT_SECONDS = 90.0
 """A loop without a beat for this long counts as hanging, as none of its calls may take that long."""
@@ -66,6 +67,11 @@ class Servers:
         """Which servers are unavailable, and why."""
         each = (self.kafka, self.history, self.destination)
         return [f"{server.name}: {problem}" for server in each if (problem := server.problem) is not None]
+
+    def readings(self) -> list[Reading]:
+        """Return whether each of them is available, for the metrics."""
+        each = {"kafka": self.kafka, "history": self.history, "destination": self.destination}
+        return [(float(server.problem is None), (name,)) for name, server in each.items()]
 
 
 class Health:

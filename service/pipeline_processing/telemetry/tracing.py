@@ -126,14 +126,15 @@ def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str]
 
     from pipeline_processing.telemetry.export import QuietExporter
 
-    provider = TracerProvider(resource=_resource(environ), shutdown_on_exit=False)
+    provider = TracerProvider(resource=resource_from(environ), shutdown_on_exit=False)
     quiet = [QuietExporter(exporter, mask) for exporter in exporters]
     for exporter in quiet:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     return Telemetry(tracer=provider.get_tracer(_SCOPE), provider=provider, exporters=quiet)
 
 
-def _resource(environ: Mapping[str, str]) -> Resource:
+def resource_from(environ: Mapping[str, str]) -> Resource:
+    """Return what describes this process in traces and metrics, from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES."""
     from importlib.metadata import version
 
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource

@@ -156,6 +156,10 @@ FAULTS = {
     "a function that declares nothing": Fault(
         ("datasets.0.steps.0.python.declaration.reads: ", "required"), (dataset({"python": {"function": "a:f"}}),)
     ),
+    "a function that takes dicts and declares columns": Fault(
+        ("datasets.0.steps.0.python.dicts.reads: ", "unknown key"),
+        (dataset({"python": {"function": "a:f", "takes": "dicts", "reads": ["id"]}}),),
+    ),
     "a function that adds a column of no type": Fault(
         ("datasets.0.steps.0.python.declaration.adds.n: ", "'integer'"),
         (dataset({"python": {"function": "a:f", "reads": ["id"], "adds": {"n": "int"}}}),),

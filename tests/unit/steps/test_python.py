@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from pydantic import TypeAdapter
 
 from pipeline_processing.errors import InvalidStep, StepAddedRows, StepFailed, Throttled
 from pipeline_processing.kinds import column_of_kind
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
-from pipeline_processing.steps.python import Python, PythonOptions
+from pipeline_processing.rows.lazy_row import LazyRow
+from pipeline_processing.steps.python import PLUGIN, DictsOptions, Python, PythonOptions
 from pipeline_processing.steps.step import Batch
 from tests.unit.steps import hooks
 from tests.unit.steps.step_context import CollectedErrors, batch, context
@@ -26,8 +28,24 @@ COLUMNS = Columns((Column("id"), Column("amount", natural=Decimal)))
 FAILING = CollectedErrors(tolerant=False)
 
 
-def step(function: str, columns: Columns = COLUMNS, *, errors: CollectedErrors = FAILING) -> Python:
-    return Python(f"{HOOKS}:{function}", context(columns, row_errors=errors))
+WAYS = {"lazy": (False, True), "dicts": (True, True), "not last": (False, False)}
+"""How rows are handed over: whether the function takes dicts, and whether the step is the last one."""
+way = WAYS["lazy"]
+each_way = pytest.mark.usefixtures("set_way")
+
+
+@pytest.fixture(params=WAYS)
+def set_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.way", WAYS[request.param])
+
+
+def step(
+    function: str, columns: Columns = COLUMNS, *, carry: str = "json", errors: CollectedErrors = FAILING
+) -> Python:
+    dicts, last = way
+    path = f"{HOOKS}:{function}"
+    where = replace(context(columns, carry=carry, row_errors=errors), last=last)
+    return Python(DictsOptions(function=path, takes="dicts") if dicts else path, where)
 
 
 async def called(function: str, *rows: Row, columns: Columns = COLUMNS, errors: CollectedErrors = FAILING) -> Batch:
@@ -46,6 +64,7 @@ def ids(*numbers: int) -> Rows:
 # -- what the function gets and gives ------------------------------------------------------------
 
 
+@each_way
 async def test_the_function_sees_natural_values():
     """Carried values are turned into Python's; null stays None."""
     rows: Rows = [{"id": 1, "amount": "1.50"}, {"id": 2, "amount": None}]
@@ -56,6 +75,19 @@ async def test_the_function_sees_natural_values():
     assert rows[0]["amount"] == "1.50"
 
 
+@pytest.mark.parametrize(("options", "kind"), [({"takes": "dicts"}, dict), (None, LazyRow)])
+async def test_rows_are_plain_dicts_if_wanted(options: Any, kind: type):
+    """As the job config says. Others convert a value when it is read."""
+    path = f"{HOOKS}:watch"
+    given = TypeAdapter(PLUGIN.options).validate_python({"function": path, **options} if options else path)
+
+    async with PLUGIN.build(given, replace(context(COLUMNS, row_errors=FAILING), last=True)) as python:
+        await python(batch({"id": 1, "amount": "1.50"}))
+
+    assert [type(row) for row in hooks.seen] == [kind]
+
+
+@each_way
 async def test_plain_and_async_functions():
     """Both are called with the whole batch; callable objects and attributes are functions, too."""
     assert await results("double", {"id": 1, "amount": "1.50"}) == [{"id": 1, "amount": Decimal("3.00")}]
@@ -67,6 +99,7 @@ async def test_plain_and_async_functions():
     assert await results("an_async_object", {"id": 1}, columns=UNKNOWN_COLUMNS) == [{"id": 1}]
 
 
+@each_way
 async def test_rows_that_are_left_out_count_as_filtered():
     """Over all batches."""
     async with step("drop_odd") as python:
@@ -84,6 +117,7 @@ def test_what_leaves_it_is_unknown():
     assert python.foreign
 
 
+@each_way
 @pytest.mark.parametrize("function", ["add_rows", "add_one"])
 async def test_rows_cannot_be_added(function: str):
     """One more than it got is one too many."""
@@ -128,27 +162,28 @@ async def test_the_services_own_errors_pass():
             await called("throttled", *ids(1, 2), errors=errors)
 
 
-async def test_the_last_step_puts_back_what_was_left_alone():
+@pytest.mark.parametrize("dicts", [False, True])
+async def test_the_last_step_puts_back_what_was_left_alone(monkeypatch: pytest.MonkeyPatch, dicts: bool):
     """As carried, in rows of its own: the function may keep those that it returned."""
+    monkeypatch.setattr(f"{__name__}.way", (dicts, True))
     document, changed = Raw(b'{"a": 1.0}'), Raw(b'{"seen": 0}')
     rows: Rows = [{"id": 2, "doc": document, "twin": changed}]
     kinds = (column_of_kind(name, Kind.JSON, "json") for name in ("doc", "twin"))
-    last = replace(context(Columns((Column("id"), *kinds)), row_errors=FAILING), last=True)
 
-    async with Python(f"{HOOKS}:keep_and_see_twin", last) as python:
-        after = await python(batch(*rows))
+    after = await called("keep_and_see_twin", *rows, columns=Columns((Column("id"), *kinds)))
 
     assert after.rows == [{"id": 2, "doc": document, "twin": {"seen": 1}}]
     assert hooks.seen == [{"id": 2, "doc": {"a": Decimal("1.0")}, "twin": {"seen": 1}}]
 
 
+@pytest.mark.parametrize("dicts", [False, True])
 @pytest.mark.parametrize(
     ("carry", "carried"),
     [("json", Raw(b'{"a": 1, "a": 1e400}')), ("json", Raw(b"[-0, 1.0]")), ("text", ' [1,\r\n{"b": 2}] ')],
 )
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_copied_document_is_put_back_as_carried(
-    monkeypatch: pytest.MonkeyPatch, carry: str, carried: Any, late: bool
+    monkeypatch: pytest.MonkeyPatch, carry: str, carried: Any, late: bool, dicts: bool
 ):
     """Also in a new column. A copy that was changed is not, and what happens to the original doesn't matter."""
 
@@ -162,14 +197,38 @@ async def test_a_copied_document_is_put_back_as_carried(
         return copied
 
     monkeypatch.setattr(hooks, "given_by_test", copy, raising=False)
+    monkeypatch.setattr(f"{__name__}.way", (dicts, True))
     columns = Columns(tuple(column_of_kind(name, Kind.JSON, carry) for name in ("doc", "changed")))
-    last = replace(context(columns, carry=carry, row_errors=FAILING), last=True)
     one = "[1]" if carry == "text" else Raw(b"[1]")
 
-    async with Python(f"{HOOKS}:given_by_test", last) as python:
+    async with step("given_by_test", columns, carry=carry) as python:
         after = await python(batch({"doc": carried, "changed": one}))
 
     assert after.rows == [{"doc": carried, "changed": [2], "new": carried, "empty": []}]
+
+
+async def test_rows_that_are_lazy_copies_are_written_as_dicts(monkeypatch: pytest.MonkeyPatch):
+    """Also where it is unknown which rows they are."""
+    monkeypatch.setattr(hooks, "given_by_test", lambda rows: [row.copy() for row in rows[1:]], raising=False)
+    rows: Rows = [{"id": number, "amount": "1.0"} for number in (1, 2)]
+
+    left = await results("given_by_test", *rows)
+
+    assert left == rows[1:]
+    assert type(left[0]) is dict
+
+
+async def test_values_taken_past_the_methods_of_a_row_are_refused(monkeypatch: pytest.MonkeyPatch):
+    """As C code may; also where it is unknown which rows were returned. The error says what helps."""
+    for first in (0, 1):
+        monkeypatch.setattr(
+            hooks,
+            "given_by_test",
+            lambda rows, first=first: [dict(zip(row, dict.values(row), strict=True)) for row in rows[first:]],
+            raising=False,
+        )
+        with pytest.raises(StepFailed, match=r"returned a value that it never got: .*`takes: dicts`"):
+            await called("given_by_test", {"id": 1, "amount": "1"}, {"id": 2, "amount": "1"})
 
 
 class SomeRows(list[Any]):
@@ -196,6 +255,7 @@ async def test_rows_of_subclasses(monkeypatch: pytest.MonkeyPatch, options: Mapp
 # -- which rows come back ------------------------------------------------------------------------
 
 
+@each_way
 @pytest.mark.parametrize(
     ("function", "numbers"),
     [
@@ -215,6 +275,7 @@ async def test_rows_keep_their_numbers_where_that_can_be_told(function: str, num
     assert after.span == (11, 13)
 
 
+@each_way
 async def test_a_known_row_at_anothers_place_is_not_taken_as_in_order():
     """Which row the new dict is can't be told then."""
     assert (await called("swapped_and_new", *ids(1, 2))).numbers is None
@@ -226,6 +287,7 @@ async def test_numbers_that_are_lost_stay_lost():
         assert (await python(Batch(ids(1), None, (1, 5)))).numbers is None
 
 
+@each_way
 @pytest.mark.parametrize("function", ["fewer_copies", "swapped_and_new"])
 async def test_rows_must_be_told_apart_where_some_may_be_rejected(function: str):
     """A quarantine has to name them; the error says how."""
@@ -238,6 +300,7 @@ async def test_rows_must_be_told_apart_where_some_may_be_rejected(function: str)
 DOCUMENTS = Columns((column_of_kind("id", Kind.INTEGER, "json"), column_of_kind("doc", Kind.JSON, "json")))
 
 
+@each_way
 @pytest.mark.parametrize("function", ["fail_on_odd", "fail_on_odd_async"])
 @pytest.mark.parametrize("foreign", [False, True])
 async def test_rows_for_which_it_raises_are_rejected(function: str, foreign: bool):
@@ -283,6 +346,7 @@ async def test_a_single_row_is_not_tried_twice():
     assert (number, reason) == (1, "ValueError: " + "x" * 500 + "…")
 
 
+@each_way
 async def test_rows_cannot_be_added_one_by_one_either():
     """One row in, two rows out."""
     with pytest.raises(StepAddedRows, match="got 1 rows and returned 2"):

@@ -17,7 +17,7 @@ from pipeline_processing.kinds import column_of_kind, form_of
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import Row, Rows
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
-from pipeline_processing.steps.python import Python, PythonOptions
+from pipeline_processing.steps.python import DictsOptions, Python, PythonOptions
 from pipeline_processing.steps.step import Batch
 from tests.properties import examples
 from tests.unit.steps import hooks
@@ -338,8 +338,11 @@ async def test_a_declaration_does_not_change_what_is_written(data: st.DataObject
     plain_context = context(there, row_errors=FAILING, carry=carry)
     plain = Python(f"{HOOKS}:given_by_property", plain_context)
     last = Python(f"{HOOKS}:given_by_property", replace(plain_context, last=True))
+    dicts = DictsOptions(function=f"{HOOKS}:given_by_property", takes="dicts")
+    last_dicts = Python(dicts, replace(plain_context, last=True))
     declared = step("given_by_property", reads, {"new": "integer"}, there=there, carry=carry)
 
     expected = artifact((await called(plain, *rows)).rows, carry, None)
     assert artifact((await called(last, *rows)).rows, carry, None) == expected
+    assert artifact((await called(last_dicts, *rows)).rows, carry, None) == expected
     assert artifact((await called(declared, *rows)).rows, carry, list(declared.columns.names)) == expected

@@ -1,11 +1,11 @@
 """The S3 calls that the destination needs: typed, with time limits, and with this service's errors."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import SecretStr
 
@@ -35,6 +35,8 @@ from pipeline_processing.plan import UploadedPart, UploadRef
 from pipeline_processing.settings.settings import S3Settings
 
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
+
+C = TypeVar("C", bound="S3Client")
 
 log = get_logger(__name__)
 
@@ -328,12 +330,13 @@ def s3_client(
     options: S3ConnectionOptions = AS_THE_SETTINGS_SAY,
     *,
     learned: Learned = lambda secrets: None,
-) -> S3Client:
+    kind: Callable[..., C] = S3Client,  # type: ignore[assignment]  # mypy: C is S3Client only by default
+) -> C:
     """Return the client that the settings and a destination's options describe; `learned` as in `S3Client`."""
     role = options.role_arn and AssumedRole(
         arn=options.role_arn, session_name=options.role_session_name, external_id=options.external_id
     )
-    return S3Client(
+    return kind(
         endpoint_url=options.endpoint_url or settings.endpoint_url,
         region=options.region or settings.region,
         access_key_id=settings.access_key_id.get_secret_value() if settings.access_key_id else None,

@@ -26,6 +26,7 @@ import aiohttp
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
+from pipeline_processing.certificates import has_expired, remedy_for_server, verification_of
 from pipeline_processing.errors import (
     AccessDenied,
     BucketMissing,
@@ -111,7 +112,10 @@ CODES: Sequence[tuple[str, Kind]] = (
     (r"SlowDown.*|.*Throttl.*|TooManyRequests.*|(Request|Bandwidth)LimitExceeded", Throttled),
     (r".*QuotaExceeded", DestinationUnavailable),  # like a full disk
     (r"ExpiredToken.*|TokenRefreshRequired", CredentialsExpired),
-    (r"InvalidToken|RequestExpired|KMS\.(?!Internal|Dependency|KeyUnavailable).*", AccessDenied),
+    (
+        r"InvalidToken|InvalidIdentityToken|IDPRejectedClaim|RequestExpired|KMS\.(?!Internal|Dependency|KeyUnavailable).*",
+        AccessDenied,
+    ),
     (r"NoSuchBucket", BucketMissing),
     (r"NoSuchUpload|InvalidPart", UploadGone),
     # Interrupted, or corrupted in transit.
@@ -137,10 +141,8 @@ STATUSES: Mapping[int, Kind] = {
 
 _TOO_LARGE = 413
 _LONGEST_MESSAGE = 500
-_LOOK_AT_ENDPOINT = (
-    "This is retried; if it persists, check that PIPELINE_S3__ENDPOINT_URL or the destination's `endpoint_url` is "
-    "right, and that its server is up."
-)
+_ENDPOINT = "PIPELINE_S3__ENDPOINT_URL or the destination's `endpoint_url`"
+_LOOK_AT_ENDPOINT = f"This is retried; if it persists, check that {_ENDPOINT} is right, and that its server is up."
 _STORE_MUST_SUPPORT = (
     "The store must support S3's multipart uploads, checksums and `If-None-Match`, and the features that the "
     "destination's options use: storage class, encryption, tags."
@@ -196,6 +198,10 @@ def translation(
             kind = SettingsError  # the refusal isn't the store's
         kind = missing if kind is ObjectMissing else kind
         remedy = remedy or own_remedy
+    elif (untrusted := verification_of(error)) is not None:
+        # A certificate that has expired may be renewed any minute.
+        kind = DestinationUnavailable if has_expired(untrusted) else SettingsError
+        cause, remedy = str(untrusted), remedy_for_server(untrusted, authorities="AWS_CA_BUNDLE", names=_ENDPOINT)
     else:
         kind = _first(type(error), ERRORS)
         cause, remedy = str(error) or f"no answer in time ({type(error).__name__})", None

@@ -180,9 +180,24 @@ class _Loader(Loader):  # type: ignore[misc]
 async def _session_of_keys(keys: Keys, learned: Learned) -> AioSession:
     session = _new_session()
     if not keys.access_key_id and (found := await session.get_credentials()) is not None:
+        _learn_renewed(found, learned)
         frozen = await found.get_frozen_credentials()
         learned(filter(None, (frozen.secret_key, frozen.token)))
     return session
+
+
+def _learn_renewed(credentials: Any, learned: Learned) -> None:
+    """Have those that botocore fetches later be masked, too. It has no event for it."""
+    fetch = getattr(credentials, "_refresh_using", None)
+    if fetch is None:
+        return
+
+    async def fetched() -> Mapping[str, Any]:
+        metadata: Mapping[str, Any] = await fetch()
+        learned(filter(None, (metadata["secret_key"], metadata["token"])))
+        return metadata
+
+    credentials._refresh_using = fetched
 
 
 async def _session_of(role: AssumedRole, keys: Keys, region: str | None, learned: Learned) -> AioSession:

@@ -1,12 +1,12 @@
 """The queue of runs, in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from pipeline_processing.errors import RunUnknown, Superseded
 from pipeline_processing.history.memory.table import HELD, RunRecord, RunTable
 from pipeline_processing.model import Attempt, Run, RunState
-from pipeline_processing.runs.store import Claim
+from pipeline_processing.runs.store import Backlog, Claim
 
 
 class MemoryQueue:
@@ -82,6 +82,17 @@ class MemoryQueue:
         runs = (record.run for record in self._table.records.values())
         return sum(self._to_export(run) and not self._leased(run) and not _suits(run, config_id) for run in runs)
 
+    async def backlog(self) -> Backlog:
+        runs = [record.run for record in self._table.records.values() if not record.run.state.finished]
+        states = (RunState.QUEUED, RunState.RUNNING, RunState.PREPARED)
+        unsent = [event for event in self._table.events if event.event_id not in self._table.sent]
+        return Backlog(
+            runs={state: sum(run.state is state for run in runs) for state in states},
+            oldest={state: self._oldest(_since(run) for run in runs if run.state is state) for state in states},
+            unsent=len(unsent),
+            oldest_unsent=self._oldest(self._table.records[event.run_id].run.finished_at for event in unsent),
+        )
+
     async def now(self) -> datetime:
         return self._table.clock.now()
 
@@ -122,6 +133,11 @@ class MemoryQueue:
     def _to_export(self, run: Run) -> bool:
         return run.state is RunState.RUNNING or (run.state is RunState.QUEUED and self._due(run))
 
+    def _oldest(self, times: Iterable[datetime | None]) -> timedelta | None:
+        now = self._table.clock.now()
+        past = [at for at in times if at is not None and at <= now]
+        return now - min(past) if past else None
+
     def _due(self, run: Run) -> bool:
         return run.not_before is None or run.not_before <= self._table.clock.now()
 
@@ -130,6 +146,12 @@ class MemoryQueue:
 
     def _leases_of(self, agency_id: int) -> int:
         return sum(r.run.agency_id == agency_id and self._leased(r.run) for r in self._table.records.values())
+
+
+def _since(run: Run) -> datetime | None:
+    if run.state is RunState.QUEUED:
+        return max(run.queued_at, run.not_before or run.queued_at)
+    return run.started_at
 
 
 def _suits(run: Run, config_id: str | None) -> bool:

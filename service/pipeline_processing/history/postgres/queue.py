@@ -12,7 +12,7 @@ from pipeline_processing.history.postgres.reads import GET_ALL
 from pipeline_processing.history.postgres.rows import run_of
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.postgres.queries import load_queries
-from pipeline_processing.runs.store import Claim
+from pipeline_processing.runs.store import Backlog, Claim
 
 QUERIES = load_queries(__package__, "queue.sql")
 
@@ -75,6 +75,16 @@ class PostgresQueue:
 
     async def waiting_for_another_config(self, config_id: str) -> int:
         return int(await self._database.value(QUERIES["waiting_for_another_config"], config_id=config_id))
+
+    async def backlog(self) -> Backlog:
+        row = await self._database.row(QUERIES["backlog"])
+        states = (RunState.QUEUED, RunState.RUNNING, RunState.PREPARED)
+        return Backlog(
+            runs={state: row[state.value] for state in states},
+            oldest={state: row[f"{state.value}_age"] for state in states},
+            unsent=row["unsent"],
+            oldest_unsent=row["unsent_age"],
+        )
 
     async def now(self) -> datetime:
         now = await self._database.value(QUERIES["now"])

@@ -193,6 +193,34 @@ WHERE pinned
       OR (state = 'running' AND lease_expires_at <= clock_timestamp())
   );
 
+-- name: backlog
+-- Unfinished runs and unsent events, and the age of the oldest of each. Indexes have all of it but the start of the runs
+-- that are held, which are few. Ages are compared with now(), which an index can use, unlike clock_timestamp().
+SELECT
+    queued.runs AS queued,
+    queued.age AS queued_age,
+    held.running,
+    held.running_age,
+    held.prepared,
+    held.prepared_age,
+    unsent.events AS unsent,
+    unsent.age AS unsent_age
+FROM (
+    SELECT count(*) AS runs,
+           now() - min(greatest(queued_at, not_before)) FILTER (WHERE not_before IS NULL OR not_before <= now()) AS age
+    FROM runs
+    WHERE state = 'queued'
+) AS queued
+CROSS JOIN (
+    SELECT count(*) FILTER (WHERE state = 'running') AS running,
+           now() - min(started_at) FILTER (WHERE state = 'running') AS running_age,
+           count(*) FILTER (WHERE state = 'prepared') AS prepared,
+           now() - min(started_at) FILTER (WHERE state = 'prepared') AS prepared_age
+    FROM runs
+    WHERE state IN ('running', 'prepared')
+) AS held
+CROSS JOIN (SELECT count(*) AS events, now() - min(created_at) AS age FROM outbox WHERE sent_at IS NULL) AS unsent;
+
 -- name: now
 -- The database's current time.
 SELECT clock_timestamp();

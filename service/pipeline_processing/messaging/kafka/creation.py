@@ -26,6 +26,8 @@ _ANSWER_SECONDS = 15.0
 _CLOSE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.2
 _BROKERS_DEFAULT = -1
+_OPERATIONS = {"read": 3, "write": 4}
+"""Kafka's numbers of operations, org.apache.kafka.common.acl.AclOperation."""
 
 
 async def ensure_topics(settings: KafkaSettings, *, others: Sequence[ServiceTopic] = ()) -> None:
@@ -80,6 +82,14 @@ class TopicAdmin:
                 partitions=partitions.count(name), replicas=looked_up.replicas[name], config=configs.get(name, {})
             )
             for name in there
+        }
+
+    async def allowed(self, names: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Return what this identity may do with the topics that exist, `read` and `write`, if the brokers tell."""
+        looked_up = await self._look_up(names)
+        return {
+            topic: frozenset(name for name, bit in _OPERATIONS.items() if bits >> bit & 1)
+            for topic, bits in looked_up.allowed.items()
         }
 
     async def create(self, topics: Sequence[ServiceTopic]) -> None:

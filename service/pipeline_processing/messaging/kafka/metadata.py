@@ -28,6 +28,7 @@ MAX_AGE_MS = 15_000
 """How often clients refresh metadata, to find new partitions. A small request; aiokafka's default is 300 s."""
 
 _PAUSE_SECONDS = 0.1
+_NOT_TOLD = -(2**31)
 
 # Otherwise the next look-up would recreate a deleted topic with the brokers' settings, if they have
 # auto.create.topics.enable, which is the default. aiokafka has no option for it.
@@ -44,6 +45,8 @@ class Found:
     """Topic → id. Empty with brokers before 2.8."""
     replicas: dict[str, int] = field(default_factory=dict)
     """Topic → replicas of the partition with the fewest."""
+    allowed: dict[str, int] = field(default_factory=dict)
+    """Topic → the operations that this identity is allowed, a bit for each. Empty with brokers before 2.8."""
 
 
 async def partitions_of(client: Any, topics: Sequence[str], *, where: Where, seconds: float) -> list[TopicPartition]:
@@ -86,7 +89,7 @@ async def _look_up(client: Any, topics: Iterable[str]) -> Found:
         raise kafka.NoBrokersAvailable("no broker is known")
     answer = await client.send(node, _TopicsRequest(topics))
     found = Found()
-    for code, topic, *ids, _internal, partitions in _topics_in(answer):
+    for code, topic, ids, partitions, allowed in _topics_in(answer):
         error = kafka.for_code(code)
         if error is kafka.UnknownTopicOrPartitionError:
             found.missing.append(topic)
@@ -94,6 +97,7 @@ async def _look_up(client: Any, topics: Iterable[str]) -> Found:
             raise error(topic)
         else:
             found.ids.update((topic, each) for each in ids)
+            found.allowed.update((topic, each) for each in allowed if each != _NOT_TOLD)
         for _code, partition, leader, *more in partitions:
             if leader == -1:
                 raise kafka.LeaderNotAvailableError(f"partition {partition} of {topic} has no leader")
@@ -104,9 +108,15 @@ async def _look_up(client: Any, topics: Iterable[str]) -> Found:
     return found
 
 
-def _topics_in(answer: Any) -> Iterable[Sequence[Any]]:
+def _topics_in(answer: Any) -> Iterable[tuple[int, str, list[UUID], list[Any], list[int]]]:
+    """Yield of each topic: error code, name, id, partitions and allowed operations; two of which may be missing."""
     with_ids = answer.API_VERSION >= _Response.API_VERSION
-    return [topic[:5] if with_ids else topic[:4] for topic in answer.topics]
+    for code, name, *more in answer.topics:
+        if with_ids:
+            topic_id, _internal, partitions, allowed, *_ = more
+            yield code, name, [topic_id], partitions, [allowed]
+        else:
+            yield code, name, [], more[1], []
 
 
 # -- version 10 of the metadata request, the first with topic ids. aiokafka implements versions up to 5. -------------
@@ -186,5 +196,5 @@ class _TopicsRequest(Request[MetadataRequest_v5 | _RequestWithIds]):  # type: ig
 
     def build(self, request_struct_class: Any) -> Any:
         if request_struct_class is _RequestWithIds:
-            return _RequestWithIds([(UUID(int=0), topic, {}) for topic in self._topics], False, False, False, {})
+            return _RequestWithIds([(UUID(int=0), topic, {}) for topic in self._topics], False, False, True, {})
         return request_struct_class(self._topics, False)

@@ -1,0 +1,105 @@
+"""
+Record metrics by OpenTelemetry's SDK, for scrapes of `/metrics` and for exporters that OpenTelemetry's variables name.
+
+Commands that aren't scraped import the SDK only if a variable names an exporter, because it slows down the start.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metrics import SCHEMA_URL, Metrics
+from pipeline_processing.telemetry.tracing import SHUTDOWN_SECONDS, resource_from
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader
+
+_SCOPE = "pipeline_processing"
+_log = logging.getLogger(__name__)
+
+Exposition = Callable[[str], tuple[bytes, str]]
+"""The `Accept` header of a scrape → all metrics as text, and its content type."""
+
+
+class Metering:
+    """Metrics for the length of a block. `exposition` answers scrapes; None where there are none."""
+
+    def __init__(
+        self,
+        metrics: Metrics | None = None,
+        *,
+        exposition: Exposition | None = None,
+        provider: MeterProvider | None = None,
+    ) -> None:
+        self.metrics = metrics or Metrics()
+        self.exposition = exposition
+        self._provider = provider
+
+    def __enter__(self) -> Metering:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Export the last values, for SHUTDOWN_SECONDS at most. Blocks: leave it after the event loop has ended."""
+        if self._provider is None:
+            return
+        # In a daemon thread, an export that hangs ends with the process.
+        thread = threading.Thread(target=_shut_down, args=(self._provider,), name="metrics-shutdown", daemon=True)
+        thread.start()
+        thread.join(SHUTDOWN_SECONDS)
+        if thread.is_alive():
+            _log.warning("The last metrics are lost: their export didn't finish within %g s.", SHUTDOWN_SECONDS)
+
+
+def _shut_down(provider: MeterProvider) -> None:
+    try:
+        provider.shutdown()
+    except Exception as error:
+        _log.warning("The last metrics are lost: %s: %s", type(error).__name__, error)
+
+
+def configure_metrics(environ: Mapping[str, str], *, mask: Mask, scraped: bool = False) -> Metering:
+    """
+    Set up metrics according to OTEL_* variables, and for scrapes if `scraped`. Leaving the returned block exports the
+    last values.
+    """
+    if not scraped or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return Metering()
+    return _metering([], environ, mask=mask, scraped=scraped)
+
+
+def _metering(readers: list[MetricReader], environ: Mapping[str, str], *, mask: Mask, scraped: bool) -> Metering:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.resources import Resource
+
+    exposition = None
+    if scraped:
+        reader, exposition = _scraped()
+        readers.append(reader)
+    about = resource_from(environ)
+    masked = Resource(mask.value(about.attributes), about.schema_url)
+    provider = MeterProvider(readers, masked, shutdown_on_exit=False)
+    metrics = Metrics(provider.get_meter(_SCOPE, schema_url=SCHEMA_URL))
+    return Metering(metrics, exposition=exposition, provider=provider)
+
+
+def _scraped() -> tuple[MetricReader, Exposition]:
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import choose_encoder
+
+    registry = CollectorRegistry()  # the library's own is global
+    reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
+
+    def exposition(accept: str) -> tuple[bytes, str]:
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+    return reader, exposition

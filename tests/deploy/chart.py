@@ -1,0 +1,129 @@
+"""Render the Helm chart as `helm template` does, and validate what it makes, without a cluster or network."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate.utils
+import yaml
+from jsonschema import Draft202012Validator
+
+CHART = Path(__file__).parents[2] / "deploy/helm/pipeline-processing"
+EXAMPLES = sorted(path.stem for path in (CHART / "examples").glob("*.yaml"))
+DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+
+Object = dict[str, Any]
+
+# It reads a megabyte for each object.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
+
+CUSTOM = {
+    "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
+    "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
+}
+"""Models of custom resources, made from their definitions, by API version."""
+
+
+def example(name: str, **changes: Any) -> dict[str, Any]:
+    """An example's values, with some of them changed: `example("trial", **{"serve.replicas": 3})`."""
+    values: dict[str, Any] = deepcopy(yaml.safe_load((CHART / f"examples/{name}.yaml").read_text("utf-8")))
+    for path, value in changes.items():
+        *sections, last = path.split(".")
+        section = values
+        for each in sections:
+            section = section.setdefault(each, {})
+        section[last] = value
+    return values
+
+
+def merged(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The chart's defaults with these values."""
+    with helm_python.Chart.load(CHART) as chart:
+        return chart.merge_values(dict(values))
+
+
+def rendered(values: Mapping[str, Any]) -> list[Object]:
+    """All objects of a release `exports` in the namespace `pipeline`. Raises HelmError for values that are refused."""
+    files = _rendered(values)
+    texts = [text for name, text in files.items() if not name.endswith("NOTES.txt")]
+    return [each for text in texts for each in yaml.safe_load_all(text) if each]
+
+
+def notes(values: Mapping[str, Any]) -> str:
+    """What Helm prints after the installation."""
+    (text,) = (text for name, text in _rendered(values).items() if name.endswith("NOTES.txt"))
+    return text
+
+
+def _rendered(values: Mapping[str, Any]) -> dict[str, str]:
+    with helm_python.Chart.load(CHART) as chart:
+        return chart.render(dict(values), name="exports", namespace="pipeline")
+
+
+def complaints(values: Mapping[str, Any], version: str) -> list[str]:
+    """What `helm lint --strict` says about the chart with these values, from warnings on."""
+    report = helm_python.lint(CHART, dict(values), strict=True, kube_version=version)
+    return [*report["errors"], *(each["error"] for each in report["messages"] if each["severity"] > 1)]
+
+
+def validate(thing: Object, version: str) -> None:
+    """Raise ValidationError unless this Kubernetes would accept the object, which may have no unknown field."""
+    if thing["apiVersion"] in CUSTOM:
+        _custom(thing["apiVersion"], thing["kind"]).validate(thing)
+    else:
+        kubernetes_validate.validate(thing, version, strict=True)
+
+
+@cache
+def _custom(api_version: str, kind: str) -> Draft202012Validator:
+    model = getattr(importlib.import_module(CUSTOM[api_version]), kind)
+    schema = model.model_json_schema(by_alias=True)
+    for each in (schema, *schema["$defs"].values()):
+        if "properties" in each:
+            each["additionalProperties"] = False
+    return Draft202012Validator(schema)
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [each for each in objects if each["kind"] in kinds]
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """The pod of each Deployment and Job, by component."""
+    return {
+        each["metadata"]["labels"]["app.kubernetes.io/component"]: each["spec"]["template"]
+        for each in of_kind(objects, "Deployment", "Job")
+    }
+
+
+def container(pod: Object) -> Object:
+    (only,) = pod["spec"]["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def environment(pod: Object) -> dict[str, str]:
+    """The variables of its container."""
+    return {each["name"]: each["value"] for each in container(pod)["env"]}
+
+
+def files(objects: list[Object], pod: Object) -> Iterator[tuple[str, str | None]]:
+    """Path and content of each mounted file; None for the content of an object that isn't the chart's."""
+    named = {(each["kind"], each["metadata"]["name"]): each for each in objects}
+    folders = {mount["name"]: mount["mountPath"] for mount in container(pod)["volumeMounts"]}
+    for volume in pod["spec"]["volumes"]:
+        folder = folders[volume["name"]]
+        if "configMap" in volume:
+            config = named.get(("ConfigMap", volume["configMap"]["name"]))
+            for name, text in config["data"].items() if config else ():
+                yield f"{folder}/{name}", text
+        for source in volume.get("projected", {}).get("sources", ()):
+            secret = named.get(("Secret", source["secret"]["name"]))
+            for item in source["secret"]["items"]:
+                yield f"{folder}/{item['path']}", secret["stringData"][item["key"]] if secret else None
