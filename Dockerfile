@@ -4,9 +4,20 @@
 ARG PYTHON_IMAGE=python:3.13-slim
 
 
-# The locked dependencies, hashes checked. They are only reinstalled when the lock changes.
-FROM ${PYTHON_IMAGE} AS dependencies
+# With a compiler, on images of Debian that lack one, and with the headers of Debian's own Python: for the native reader,
+# and for dependencies without a wheel for this platform. The final image has neither.
+FROM ${PYTHON_IMAGE} AS compiler
 WORKDIR /build
+# hadolint ignore=DL3008,DL3009
+RUN headers="$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; \
+    set -- g++ libc6-dev; test -e "$headers" || set -- "$@" python3-dev; \
+    if ! command -v g++ || ! test -e "$headers"; then \
+        apt-get update && apt-get install --yes --no-install-recommends "$@"; \
+    fi
+
+
+# The locked dependencies, hashes checked. They are only reinstalled when the lock changes.
+FROM compiler AS dependencies
 RUN python3 -m venv --without-pip /opt/pipeline
 COPY requirements-runtime.lock ./
 # Optional secret: a pip.conf for a private index, with its password. It leaves no trace in the image.
@@ -14,19 +25,31 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,t
     python3 -m pip --python /opt/pipeline/bin/python install --no-deps --require-hashes -r requirements-runtime.lock
 
 
-FROM ${PYTHON_IMAGE} AS wheel
-WORKDIR /build
-# The compiler of the native reader, on images of Debian that lack one. The final image has none.
-RUN command -v g++ || (apt-get update && apt-get install --yes --no-install-recommends g++ libc6-dev)
+FROM compiler AS wheel
+# Debian's own Python takes packages in a virtual environment only.
+RUN python3 -m venv --without-pip /opt/build
 COPY requirements-build.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    python3 -m pip install --no-deps --require-hashes --root-user-action=ignore -r requirements-build.lock
+    python3 -m pip --python /opt/build/bin/python install --no-deps --require-hashes -r requirements-build.lock
 COPY . .
 # A wheel without compiled modules works, but slowly.
-RUN python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && python3 -m zipfile --list dist/*.whl | grep 'copy_stream.*so' \
-    && python3 -m zipfile --list dist/*.whl | grep loops.*so \
-    && python3 -m zipfile --list dist/*.whl | grep lazy_row.*so
+RUN python3 -m pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && python3 -m zipfile --list dist/*.whl > content \
+    && grep 'copy_stream.*so' content && grep 'loops.*so' content && grep 'lazy_row.*so' content
+
+
+# The bill of materials, of what is installed in the end.
+FROM dependencies AS sbom
+RUN python3 -m venv --without-pip /opt/sbom
+COPY requirements-sbom.lock pyproject.toml ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    python3 -m pip --python /opt/sbom/bin/python install --no-deps --require-hashes -r requirements-sbom.lock
+# Without the table for poetry, which cyclonedx-py takes for one of Poetry 1.
+RUN --mount=type=bind,from=wheel,source=/build/dist,target=/dist \
+    python3 -m pip --python /opt/pipeline/bin/python install --no-deps --no-index --no-cache-dir /dist/*.whl \
+    && sed '/^\[tool\./,$d' pyproject.toml > project.toml \
+    && /opt/sbom/bin/cyclonedx-py environment --pyproject project.toml --output-reproducible \
+        --output-file /sbom.cdx.json /opt/pipeline/bin/python
 
 
 FROM ${PYTHON_IMAGE}
@@ -36,6 +59,7 @@ COPY --from=dependencies /opt/pipeline /opt/pipeline
 RUN --mount=type=bind,from=wheel,source=/build/dist,target=/dist \
     PYTHONDONTWRITEBYTECODE=1 python3 -m pip --python /opt/pipeline/bin/python \
     install --no-deps --no-index --no-cache-dir --root-user-action=ignore /dist/*.whl
+COPY --from=sbom /sbom.cdx.json /usr/share/doc/etl-pipeline-processing/sbom.cdx.json
 
 ENV PATH=/opt/pipeline/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -46,15 +70,18 @@ WORKDIR /home/pipeline
 EXPOSE 8080
 
 # No ENTRYPOINT, so that commands read as elsewhere: `docker run … pipeline-processing run …`. The command is process 1
-# and gets the signals. No HEALTHCHECK, because `run` and `migrate` don't listen, and would be "unhealthy".
+# and gets the signals. No HEALTHCHECK, because `run` and `migrate` don't listen, and would be "unhealthy": Compose and
+# Kubernetes have their own, for what serves.
 CMD ["pipeline-processing", "serve"]
 
 # Last, because the revision changes with every build.
 ARG VERSION=0.1.0
 ARG REVISION
 ENV IMAGE_REVISION=${REVISION}
+ARG PYTHON_IMAGE
 LABEL org.opencontainers.image.title="etl-pipeline-processing" \
       org.opencontainers.image.description="Exports one agency's data on request: Postgres → steps → S3, each run with exactly-once effect." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}"

@@ -87,14 +87,15 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-header
 BUILD_REQUIRES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
-# The image and the demo need fewer packages: their locks, for the service, for building its wheel and for the embedded
-# servers, use the versions of the first.
+# The image and the demo need fewer packages: their locks, for the service, for building its wheel, for its bill of
+# materials and for the embedded servers, use the versions of the first.
 lock: $(INSTALLED) ## Resolve requirements*.lock from pyproject.toml; UPGRADE=1 for new versions
 	@$(COMPILE) --all-extras $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
 	@$(COMPILE) --no-annotate --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
 	@$(COMPILE) --no-annotate --constraints requirements.lock --extra demo pyproject.toml -o requirements-demo.lock
 	@$(BIN)/python -c '$(BUILD_REQUIRES)' \
 		| $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-build.lock
+	@echo "cyclonedx-bom" | $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-sbom.lock
 
 clean: ## Remove everything that these targets create
 	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis service/*.egg-info

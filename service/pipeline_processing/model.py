@@ -32,6 +32,7 @@ JOB = "agency_data_job"
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 AgencyId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
+Milliseconds = Annotated[float, Field(ge=0)]
 ParamValue = int | FiniteFloat | bool | str | None
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ConfigId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -238,6 +239,18 @@ class RunFailure(Message):
     exit_code: int
 
 
+class Bill(Message):
+    """What a run has used until it was decided, over all attempts that could report it."""
+
+    client_cpu_ms: Milliseconds = Field(0.0, description="Processor time of the worker: the run's share of it.")
+    database_ms: Milliseconds = Field(
+        0.0, description="Time spent waiting for the databases that the job config reads from."
+    )
+    bytes_read: Count = Field(0, description="Bytes received from sources.")
+    bytes_written: Count = Field(0, description="Bytes handed to uploads, at all destinations.")
+    s3_requests: Count = Field(0, description="Requests to S3, with those that publish the run.")
+
+
 class Run(Message):
     """One row of the history: a request and the state of its run."""
 
@@ -270,6 +283,7 @@ class Run(Message):
     rows_rejected: int | None = None
     bytes_written: int | None = None
     timings: dict[str, Any] | None = None
+    bill: Bill | None = None
     manifest_url: str | None = None
     error: RunFailure | None = None
     trace_id: TraceId | None = None

@@ -302,6 +302,11 @@ class Service:
         """Return the outcomes of a run's attempts, oldest first."""
         return [attempt["outcome"] for attempt in self.attempts(run_id)]
 
+    def held_by(self, serve: Serving) -> list[str]:
+        """Return the runs that a `serve` has in progress. A worker's name is `host:pid:word`."""
+        running = "SELECT run_id FROM pipeline.runs WHERE state = 'running' AND worker LIKE $1"
+        return [row["run_id"] for row in self.sql(running, f"%:{serve.pid}:%")]
+
     def events(self, run_id: str) -> list[dict[str, Any]]:
         """Return a run's events in the outbox."""
         return self.sql("SELECT * FROM pipeline.outbox WHERE run_id = $1 ORDER BY id", run_id)

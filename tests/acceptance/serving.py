@@ -9,6 +9,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.acceptance.warm import Forked
 from tests.watching import eventually
 
@@ -63,6 +65,22 @@ class Serving:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def scraped(self) -> str:
+        """Return the answer of `/metrics` to a scrape without an `Accept` header."""
+        (address, *_) = self.wait_until_said("answering /livez and /readyz")["addresses"]
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=")
+            text: str = answer.read().decode()
+        return text
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Return all samples: by name, and the values of the labels in the order of their names."""
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.scraped())
+            for sample in family.samples
+        }
 
     def is_ready(self) -> bool:
         """Whether `/readyz` reports that it is ready."""

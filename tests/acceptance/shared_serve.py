@@ -71,6 +71,7 @@ def says_what_the_history_says(service: Service, event: Message) -> None:
     # A run that never got to its end has no counts in the history, and zeros in its event.
     counts = ("rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written")
     assert [value[name] for name in counts] == [row[name] or 0 for name in counts]
+    assert value["bill"] == row["bill"]
     assert value["manifest"] == row["manifest_url"]
     moments = {"requested_at": "queued_at", "started_at": "started_at", "finished_at": "finished_at"}
     for told, stored in moments.items():

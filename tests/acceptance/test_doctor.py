@@ -53,3 +53,20 @@ def test_servers_that_are_away_are_named(service: Service) -> None:
     assert service.cli("doctor", "--only", "destinations", env=away).returncode == 69
     assert service.cli("doctor", "--only", "kafka", env=away).returncode == 0
     assert service.cli("doctor", "--only", "cellar").returncode == 64
+
+
+def test_what_can_not_even_be_opened_hides_nothing(service: Service) -> None:
+    """A certificate that isn't there, a secret that isn't set: told beside the findings about all other servers."""
+    wrong = {
+        "PIPELINE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "PIPELINE_KAFKA__SECURITY_PROTOCOL": "SSL",
+        "PIPELINE_KAFKA__CA_FILE": "/nowhere/ca.crt",
+        "PIPELINE_DESTINATION": None,
+        "PIPELINE_JOB_CONFIG_FILE": None,
+    }
+    done = service.cli("doctor", "--json", env=wrong)
+    found = findings(done)
+    assert done.returncode == 78
+    assert "/nowhere/ca.crt" in found["kafka", "opens"]["detail"]
+    assert found["destinations", "opens"]["state"] == "skipped"
+    assert found["history", "schema version"]["state"] == "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,6 +103,16 @@ def test_counts_reconcile_with_the_source(exported: Exported) -> None:
     assert exported.history["bytes_written"] == told["bytes_written"] == artifacts
     for count in ("rows_read", "rows_written", "rows_filtered", "rows_rejected"):
         assert exported.history[count] == told[count] == exported.manifest[count]
+
+
+def test_the_bill_is_the_same_everywhere(exported: Exported) -> None:
+    """With all that the process has used until the decision: it is there for this run only."""
+    bill = exported.history["bill"]
+    assert bill == completion(exported.done)["bill"] == exported.manifest["bill"]
+    assert bill["bytes_written"] == exported.history["bytes_written"]
+    assert bill["client_cpu_ms"] > 100  # imports alone take longer
+    shown = exported.service.cli("history", "--run-id", RUN).stdout
+    assert re.search(rf"^used  .* CPU, .*, {bill['s3_requests']} S3 requests$", shown, re.M)
 
 
 def test_rows_are_what_postgres_says(exported: Exported) -> None:

@@ -168,7 +168,10 @@ def test_the_history_is_away(own_service: Service, service: Service, messages: M
 
 
 def test_the_destination_is_away(own_service: Service, messages: Messages) -> None:
-    """What is in progress and what comes meanwhile is tried again until it is back, and leaves no upload behind."""
+    """
+    What is in progress and what comes meanwhile is tried again, in the end one run at a time, until it is back, and
+    leaves no upload behind.
+    """
     service = own_service
     service.environment.update(messages.environment)
     service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(GATED))
@@ -180,12 +183,18 @@ def test_the_destination_is_away(own_service: Service, messages: Messages) -> No
             messages.send({"agency_id": SMALL, "run_id": "meanwhile-1"})
             gate.open()
             for run_id in ("long-1", "meanwhile-1"):
-                eventually(lambda run_id=run_id: service.outcomes(run_id)[:3] == ["retrying"] * 3, 60)
+                eventually(lambda run_id=run_id: "retrying" in service.outcomes(run_id), 60)
+            serve.wait_until_said("the destination can't be used")
+            status, answer = serve.ask("/readyz")
+            assert (status, len(answer["notes"])) == (200, 1)
+            assert answer["notes"][0].startswith("the destination can't be used, so one run at a time tries it: ")
             assert serve.is_alive()
         for run_id in ("long-1", "meanwhile-1"):
             (event,) = messages.wait_for_completions(1, run_id=run_id, seconds=120)
             assert event.json["state"] == "succeeded"
         eventually(serve.is_ready)
+        serve.wait_until_said("the destination is back")
+        assert "notes" not in serve.ask("/readyz")[1]
         serve.stop()
 
     assert service.cli("gc").returncode == 0

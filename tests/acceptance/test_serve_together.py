@@ -40,20 +40,9 @@ BUSY = one_dataset(
 """Runs of about 0.2 s; those of every fourth agency have an upload of more than 1 MiB."""
 
 
-def worker_of(serve: Serving) -> str:
-    """What its leases and attempts have in them: a worker's name is `host:pid:word`."""
-    return f"%:{serve.pid}:%"
-
-
-def held_by(service: Service, serve: Serving) -> list[str]:
-    """The runs that it has in progress."""
-    running = "SELECT run_id FROM pipeline.runs WHERE state = 'running' AND worker LIKE $1"
-    return [row["run_id"] for row in service.sql(running, worker_of(serve))]
-
-
 def begun_by(service: Service, serve: Serving) -> int:
     """How many attempts it has begun."""
-    (row,) = service.sql("SELECT count(*) AS n FROM pipeline.run_attempts WHERE worker LIKE $1", worker_of(serve))
+    (row,) = service.sql("SELECT count(*) AS n FROM pipeline.run_attempts WHERE worker LIKE $1", f"%:{serve.pid}:%")
     return int(row["n"])
 
 
@@ -66,10 +55,10 @@ def stopped_at_work(service: Service, serve: Serving) -> list[str]:
     """Stop it with SIGSTOP while it has runs in progress: these."""
 
     def caught() -> list[str]:
-        eventually(lambda: held_by(service, serve))
+        eventually(lambda: service.held_by(serve))
         serve.signal(signal.SIGSTOP)
         eventually(lambda: is_stopped(serve.process))
-        if not (held := held_by(service, serve)):
+        if not (held := service.held_by(serve)):
             serve.signal(signal.SIGCONT)
         return held
 
@@ -92,7 +81,7 @@ def test_a_worker_that_dies_and_one_that_stands_still(service: Service, messages
     eventually(lambda: all(begun_by(service, serve) >= 6 for serve in (dies, stands_still, stays)), 60)
 
     late = stopped_at_work(service, stands_still)
-    eventually(lambda: held_by(service, dies))
+    eventually(lambda: service.held_by(dies))
     dies.kill()
     assert finished_runs(service) < 90, "too late to show anything"
     eventually(lambda: finished_runs(service) == len(runs), 120)

@@ -104,6 +104,7 @@ def test_a_lost_changelog_loses_and_doubles_nothing(watch: Watch) -> None:
     process = upstream.start()
     process.wait_until_said("are rebuilt from the log of entries")
     eventually(lambda: upstream.open_windows() == len(AGENCIES) + 1, 60)
+    assert process.metrics()["pipeline_triggers_windows_open",] == len(AGENCIES) + 1
     assert len(upstream.requests()) == len(AGENCIES)
     process.stop()
 
@@ -123,6 +124,11 @@ def test_bad_events_are_put_aside(watch: Watch) -> None:
     assert sorted(len(letter.value or b"") for letter in letters) == [0, 1, 2, 16]
     assert all(letter.headers[:2] == (("x", b"1"), ("x", b"2")) for letter in letters if letter.value)
     assert upstream.wait_for_runs(1) == {7: 1}
+    measured = process.metrics()
+    assert measured["pipeline_dead_letters_total", "invalid_event"] == 4
+    assert measured["pipeline_intake_messages_total", upstream.topic, "dead_letter"] == 4
+    assert measured["pipeline_intake_messages_total", upstream.topic, "taken"] == 1
+    assert measured["pipeline_server_up", f"topic {upstream.topic}"] == 1
     process.stop()
 
 

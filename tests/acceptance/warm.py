@@ -24,8 +24,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import botocore.session
-import opentelemetry.instrumentation.asyncpg
-import opentelemetry.instrumentation.botocore
 import opentelemetry.propagate  # noqa: F401 - imported for the children
 import typer.main
 

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,10 @@ def mounts() -> list[tuple[str, str, str]]:
 def settings_of(service: str) -> dict[str, str]:
     """The service's settings, as its container gets them: the image's and the compose file's."""
     of_image = dict(re.findall(r"^(?:ENV)? +(PIPELINE_\w+)=(\S+)", DOCKERFILE, re.MULTILINE))
-    return of_image | {name: str(value) for name, value in SERVICES[service]["environment"].items()}
+    of_service = {
+        name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for name, value in SERVICES[service]["environment"].items()
+    }
+    return of_image | of_service
 
 
 # -- the locks -----------------------------------------------------------------------------------
@@ -55,6 +60,7 @@ def settings_of(service: str) -> dict[str, str]:
         ("requirements-runtime.lock", PROJECT["project"]["dependencies"]),
         ("requirements-build.lock", PROJECT["build-system"]["requires"]),
         ("requirements-demo.lock", PROJECT["project"]["optional-dependencies"]["demo"]),
+        ("requirements-sbom.lock", PROJECT["project"]["optional-dependencies"]["sbom"]),
     ],
 )
 def test_what_the_image_and_the_demo_take_is_locked(name: str, wanted: list[str]) -> None:
@@ -92,6 +98,18 @@ def test_the_build_sees_what_it_copies() -> None:
     assert [name for name in seen if not (ROOT / name).exists()] == []
 
 
+def test_the_dockerfile_is_clean() -> None:
+    """As hadolint sees it."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), "Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # -- compose -------------------------------------------------------------------------------------
 
 
@@ -99,9 +117,13 @@ def test_the_build_sees_what_it_copies() -> None:
 def test_composed_settings_are_valid(service: str) -> None:
     """Every PIPELINE_ variable is a setting, with a value that it takes."""
     settings = load_settings(settings_of(service)).settings
-    assert settings.require_source_dsn()
-    assert settings.require_destination()
     assert settings.http.host == "0.0.0.0"
+    if service == "board":  # it only reads the history
+        assert settings.require_history_dsn()
+        assert settings.board.token is not None
+    else:
+        assert settings.require_source_dsn()
+        assert settings.require_destination()
 
 
 def test_composed_settings_name_what_is_there() -> None:
@@ -125,7 +147,7 @@ def test_composed_settings_name_what_is_there() -> None:
 
 def test_mounted_files_are_there() -> None:
     """And the job config is a valid one, where its setting says."""
-    assert [here for _, here, _ in mounts() if not (ROOT / here).is_file()] == []
+    assert [here for _, here, _ in mounts() if not (ROOT / here).exists()] == []
     inside = SERVICES["serve"]["environment"]["PIPELINE_JOB_CONFIG_FILE"]
     (job_config,) = (here for service, here, there in mounts() if (service, there) == ("serve", inside))
     assert load_job_config(ROOT / job_config).datasets
@@ -133,7 +155,7 @@ def test_mounted_files_are_there() -> None:
 
 def test_nothing_is_open_to_other_machines() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 4
+    assert len(ports) == 8
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
@@ -167,6 +189,37 @@ def test_commands_in_containers_are_understood() -> None:
     for first, *rest in commands:
         command = typer.main.get_command(program()).commands[first]
         command.make_context(first, rest)
+
+
+def test_profiles_add_to_the_small_system() -> None:
+    """Without a profile, there is what a run needs; the page names the profiles, and the pages that they open."""
+    page = (ROOT / "docs/deployment.md").read_text("utf-8")
+    profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
+    assert {name for name, of_it in profiles.items() if not of_it} == {
+        "serve",
+        "migrate",
+        "postgres",
+        "kafka",
+        "seaweedfs",
+    }
+    assert {profile for of_it in profiles.values() for profile in of_it} == {"triggers", "board", "observe"}
+    for service in ("board", "prometheus", "grafana", "jaeger"):
+        (port,) = re.findall(r":-(\d+)\}", SERVICES[service]["ports"][0])
+        assert f"<http://localhost:{port}" in page
+
+
+def test_what_observes_knows_the_others() -> None:
+    """Prometheus, Grafana and the collector name services of the compose file, with their ports."""
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
+    jobs = [found for job in prometheus["scrape_configs"] for found in job["dns_sd_configs"]]
+    assert {(name, found["port"]) for found in jobs for name in found["names"]} == {("serve", 8080), ("triggers", 8080)}
+    sources = (ROOT / "deploy/grafana/provisioning/datasources/observe.yml").read_text("utf-8")
+    assert re.findall(r"http://(\w+):(\d+)", sources) == [("prometheus", "9090"), ("jaeger", "16686")]
+    (folder,) = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/pipeline-processing.yml").read_text())[
+        "providers"
+    ]
+    assert folder["options"]["path"] in {there for service, _, there in mounts() if service == "grafana"}
+    assert {*prometheus["rule_files"]} <= {path.name for path in (ROOT / "deploy/prometheus").iterdir()}
 
 
 def test_what_can_be_replaced_is_documented() -> None:

@@ -1,5 +1,6 @@
 """The documentation is held to the code."""
 
+import ast
 import re
 import shlex
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from pipeline_processing.triggers.config import Triggers
 from pipeline_processing.triggers.describing import example_records, tried
 from pipeline_processing.triggers.loading import load_triggers
 from tests.docs.tables import DOCS, TABLES, page_with_table
+from tests.docs.traces import documented_spans
 
 ROOT = DOCS.parent
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -42,6 +44,22 @@ def shell_lines(page: Path) -> list[str]:
 def test_tables_are_those_of_the_code(name: str) -> None:
     """`tests/docs/tables.py` would change nothing."""
     assert (DOCS / name).read_text("utf-8") == page_with_table(name)
+
+
+def test_the_spans_listed_are_those_that_the_code_makes() -> None:
+    """By their names in calls. tests/acceptance/test_traces.py compares kinds and attributes with real spans."""
+    made = set()
+    for module in (ROOT / "service").rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(module.read_text("utf-8"))) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            if name not in ("child", "child_span", "start_span", "start_as_current_span") or not call.args:
+                continue
+            match call.args[0]:
+                case ast.Constant(value=str(text)):
+                    made.add(text)
+                case ast.JoinedStr(values=parts):
+                    made.add("".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in parts))
+    assert made == {row.shape for row in documented_spans()}
 
 
 def test_every_built_in_is_documented() -> None:

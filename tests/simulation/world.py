@@ -26,6 +26,7 @@ from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import DestinationUnavailable, HistoryUnavailable, PipelineError, SourceUnavailable
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
+from pipeline_processing.runs.billing import Ledger
 from pipeline_processing.runs.executor import DataPath, Executor, Reporting
 from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.lease import Leases
@@ -323,7 +324,12 @@ class Worker:
                 patience=timedelta(seconds=5),
                 patience_for_servers=timedelta(seconds=5),
             ),
-            reporting=Reporting(tracer=IdsOnlyTracer(), mask=Mask(), on_progress=lambda progress: None),
+            reporting=Reporting(
+                tracer=IdsOnlyTracer(),
+                mask=Mask(),
+                on_progress=lambda progress: None,
+                ledger=Ledger(cpu=lambda: 0.0),
+            ),
             leave_seconds=10.0,
             isolated=None if isinstance(self, Child) else partial(Child, self),
         )

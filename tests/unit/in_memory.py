@@ -27,6 +27,7 @@ from pipeline_processing.model import JobRequest, Run
 from pipeline_processing.ports import Content, Lines, LookupTable, Upload, UploadStarted, Upstream
 from pipeline_processing.rows.columns import Column, Columns, Kind
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
+from pipeline_processing.runs.billing import Ledger
 from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.runs.executor import DataPath, Executor, Reporting
 from pipeline_processing.runs.failures import Attempted, RetryPolicy
@@ -313,6 +314,7 @@ class Service:
     leave_seconds: float = 5.0
     tracer: Tracer = field(default_factory=IdsOnlyTracer)
     metrics: Metrics = field(default_factory=Metrics)
+    ledger: Ledger = field(default_factory=lambda: Ledger(cpu=lambda: 0.0))
 
     def __post_init__(self) -> None:
         self.table = RunTable(clock=self.clock, installation_id=INSTALLATION)
@@ -364,7 +366,11 @@ class Service:
             history=Server("the history", clock=clock),
             retry=self.retry,
             reporting=Reporting(
-                tracer=self.tracer, mask=Mask(), on_progress=self.progress.append, metrics=self.metrics
+                tracer=self.tracer,
+                mask=Mask(),
+                on_progress=self.progress.append,
+                metrics=self.metrics,
+                ledger=self.ledger,
             ),
             leave_seconds=self.leave_seconds,
             isolated=isolated,

@@ -8,11 +8,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import orjson
+from opentelemetry.trace import Tracer
 
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import Headers, Outgoing, Record, RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.serving.backlog import BacklogWatch
+from pipeline_processing.serving.breaker import Breaker
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -46,6 +48,7 @@ class Served:
         concurrency: int = 4,
         may_create: bool = True,
         webhooks: Mapping[str, tuple[str, ...]] | None = None,
+        tracer: Tracer | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         """`webhooks` maps names to states; their URLs are https://NAME.example/."""
@@ -70,6 +73,7 @@ class Served:
             clock=self.clock,
             pulse=self.pulses["outbox"],
             servers=self.servers,
+            tracer=tracer or IdsOnlyTracer(),
         )
         self.receivers = MemoryReceivers(clock=self.clock)
         self.webhooks = Webhooks(
@@ -92,9 +96,9 @@ class Served:
             executor=self.service.first,
             concurrency=concurrency,
             drain_seconds=drain_seconds,
-            clock=self.clock,
             pulse=self.pulses["worker"],
             history=self.history,
+            breaker=Breaker(self.servers.of_runs, clock=self.clock, note=self.health.note),
             on_ended=self._ended,
             metrics=metrics,
         )

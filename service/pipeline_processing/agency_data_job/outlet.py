@@ -9,6 +9,7 @@ from pipeline_processing.errors import RowTooLarge
 from pipeline_processing.plan import Artifact, InlineContent, UploadRef
 from pipeline_processing.ports import Content, Destination, Format, Sealed, Upload, UploadStarted
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.usage import current_usage
 
 _MAX_INLINE = 4 * 1024 * 1024
 
@@ -44,6 +45,12 @@ class Outlet:
             await self.on_upload(upload.model_copy(update={"destination": destination.url}))
 
         return destination.open(key, content, metadata=self.run.metadata, on_started=on_started)
+
+    async def write(self, upload: Upload, data: bytes) -> None:
+        """Hand data to an upload. A dry run's are stored nowhere."""
+        if not self.run.request.dry_run:
+            current_usage().bytes_written += len(data)
+        await upload.write(data)
 
     def artifact(
         self, destination: Destination, key: str, content: Content, sealed: Sealed, *, rows: int, rejected: bool = False

@@ -113,7 +113,7 @@ class DatasetOutput:
         with self._tally.timed("upload"):
             for destination, upload in self._tables:
                 if self._tally.written == 0:
-                    await upload.write(self._format.head())
+                    await self._outlet.write(upload, self._format.head())
                 self._sealed.append(
                     self._outlet.artifact(
                         destination,
@@ -151,7 +151,7 @@ class DatasetOutput:
         await self._append(data, rows=len(rows))
         with self._tally.timed("upload"):
             for _, upload in self._tables:
-                await upload.write(self._format.head() + data if is_first else data)
+                await self._outlet.write(upload, self._format.head() + data if is_first else data)
 
     def _is_full(self, part: _Part, rows: int, size: int) -> bool:
         most_rows, most_mib = self._dataset.max_artifact_rows, self._dataset.max_artifact_mib
@@ -195,7 +195,7 @@ class DatasetOutput:
         self._tally.uploaded += len(data)
         with self._tally.timed("upload"):
             for _, upload in part.uploads:
-                await upload.write(data)
+                await self._outlet.write(upload, data)
 
     async def _seal_part(self) -> None:
         part = self._part

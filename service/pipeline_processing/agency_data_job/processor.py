@@ -6,11 +6,10 @@ Sealed artifacts are still invisible to readers. `runs/executor.py` decides whet
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
-
-from opentelemetry.trace import Tracer
 
 from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
@@ -22,6 +21,7 @@ from pipeline_processing.agency_data_job.verification import verify
 from pipeline_processing.model import DatasetCounts
 from pipeline_processing.plan import Artifact
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source
+from pipeline_processing.telemetry.spans import child_span
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,15 @@ class DatasetExport:
     counts: DatasetCounts
     artifacts: tuple[Artifact, ...]
     seconds: Mapping[str, float]
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """What the dataset's span tells."""
+        return {
+            **self.counts.model_dump(exclude={"name"}),
+            "bytes_written": sum(artifact.size for artifact in self.artifacts),
+            "artifacts": len(self.artifacts),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +78,12 @@ class AgencyProcessor:
         outlet: Outlet,
         last_success: LastSuccesses,
         on_progress: OnProgress,
-        tracer: Tracer,
     ) -> None:
         self._run = run
         self._source = source
         self._services = services
         self._last_success = last_success
         self._on_progress = on_progress
-        self._tracer = tracer
         self._outlet = outlet
         self.place = {"run_id": run.run_id}
         """The run and its current dataset, for the watchdog."""
@@ -94,12 +101,18 @@ class AgencyProcessor:
         last = {each.name: await self._last(each) for each in config.datasets}
         params = config.param_values(self._run.request)
         exports = []
-        async with self._source.snapshot({each.name: each.source for each in config.datasets}) as snapshot:
+        async with AsyncExitStack() as stack:
+            with child_span("snapshot"):
+                snapshot = await stack.enter_async_context(
+                    self._source.snapshot({each.name: each.source for each in config.datasets})
+                )
             for dataset in config.datasets:
-                with self._tracer.start_as_current_span(f"dataset {dataset.name}") as span:
-                    span.set_attribute("agency_id", agency_id)
+                with child_span(f"dataset {dataset.name}", attributes={"agency_id": agency_id}) as span:
                     arguments = self._run.arguments(dataset, last[dataset.name], params=params)
-                    exports.append(await self._process_dataset(snapshot, dataset, last[dataset.name], arguments))
+                    export = await self._process_dataset(snapshot, dataset, last[dataset.name], arguments)
+                    if span.is_recording():
+                        span.set_attributes(export.facts)
+                    exports.append(export)
             gap = any(self._leaves_gap(each, last[each.name]) for each in config.datasets)
             return Export(snapshot_at=snapshot.taken_at, datasets=tuple(exports), leaves_gap=gap)
 
@@ -131,7 +144,7 @@ class AgencyProcessor:
             chain.check_rejected()
             verify(tally.counts, dataset.expect, last)
             artifacts = await output.seal()
-        tally.trace(self._tracer)
+        tally.trace()
         return DatasetExport(tally.counts, artifacts, tally.seconds)
 
     def _leaves_gap(self, dataset: DatasetConfig, last: LastSuccess | None) -> bool:

@@ -53,7 +53,7 @@ class Quarantine:
         data = self._ndjson.encode(lines)
         self._outlet.check_rows(self._dataset, self._ndjson, data)
         upload = self._upload or await self._opened()
-        await upload.write(data)
+        await self._outlet.write(upload, data)
         self._rows += len(lines)
         self.bytes_written += len(data)
 

@@ -4,10 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry.trace import Tracer
-
 from pipeline_processing.model import DatasetCounts
 from pipeline_processing.ports import Batches, Lines, Records
+from pipeline_processing.telemetry.spans import child
 
 STAGES = ("source", "steps", "format", "upload")
 
@@ -60,15 +59,15 @@ class Tally:
         finally:
             self.seconds[stage] += time.perf_counter() - start
 
-    def trace(self, tracer: Tracer) -> None:
+    def trace(self) -> None:
         """
-        Write one span per stage, below the current span.
+        Write one span for each stage that was busy, below the current span.
 
         The stages alternate with every batch, so each span covers the whole dataset and has the stage's own time as
         `busy_ms`.
         """
         ended_ns = time.time_ns()
         for stage, seconds in self.seconds.items():
-            span = tracer.start_span(f"stage {stage}", start_time=self._started_ns)
-            span.set_attribute("busy_ms", round(seconds * 1000, 3))
-            span.end(end_time=ended_ns)
+            if seconds:
+                busy = {"busy_ms": round(seconds * 1000, 3)}
+                child(f"stage {stage}", attributes=busy, start_time=self._started_ns).end(ended_ns)

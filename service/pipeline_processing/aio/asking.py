@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from opentelemetry.trace import get_current_span
+
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
 from pipeline_processing.errors import PipelineError, TransientError
@@ -139,6 +141,11 @@ class Server:
         within: float = math.inf,
     ) -> T:
         """Call this server every `pause` seconds until it answers; see `ask`."""
+
+        def failed(error: PipelineError, pause: float) -> None:
+            self.away(error, by=by)
+            get_current_span().add_event("retry", {"server": self.name, "error.type": error.kind})
+
         try:
             answer = await ask(
                 call,
@@ -146,7 +153,7 @@ class Server:
                 backoff=Backoff.constant(pause),
                 stop=stop,
                 within=within,
-                on_failure=lambda error, _: self.away(error, by=by),
+                on_failure=failed,
             )
             self.back(by=by)
             return answer

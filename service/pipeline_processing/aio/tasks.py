@@ -53,8 +53,8 @@ def give_up(task: "asyncio.Task[Any]") -> None:
     task.cancel()
 
 
-async def first_of(*events: asyncio.Event, seconds: float) -> None:
-    """Wait until one of the events is set, for `seconds` at most."""
+async def first_of(*events: asyncio.Event, seconds: float | None) -> None:
+    """Wait until one of the events is set, for `seconds` at most; None is no limit."""
     if any(event.is_set() for event in events):
         return
     waiting = [asyncio.ensure_future(event.wait()) for event in events]

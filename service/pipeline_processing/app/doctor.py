@@ -1,7 +1,7 @@
 """Open every configured server for the checks of `doctor`. Part of the composition root."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -21,8 +21,10 @@ from pipeline_processing.telemetry.masking import Mask
 
 Examining = Coroutine[Any, Any, list[Finding]]
 
+_OTHERS = "other destinations"
 _LONGEST_RUN = (
-    "SELECT max(coalesce(finished_at, clock_timestamp()) - started_at) FROM runs WHERE started_at IS NOT NULL"
+    "SELECT max(coalesce(finished_at, clock_timestamp()) - started_at) FROM runs "
+    "WHERE queued_at > clock_timestamp() - interval '30 days'"
 )
 
 
@@ -35,13 +37,28 @@ async def examine_all(
     What is written for the checks is removed again, unless a finding says otherwise.
     """
     doctor = _Doctor(settings, config, mask)
-    chosen = [group for name, group in doctor.groups().items() if not only or name in only]
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(group()) for group in chosen]
-    return [finding for task in running for finding in task.result()]
+    return await _together({name: group() for name, group in doctor.groups(only or GROUPS).items()})
 
 
 GROUPS = ("kafka", "source", "history", "destinations", "others")
+
+
+async def _together(examining: Mapping[str, Examining]) -> list[Finding]:
+    """Run what examines servers, by their names. A server that can't even be opened hides no other."""
+
+    async def opened(server: str, work: Examining) -> list[Finding]:
+        try:
+            return await work
+        except PipelineError as error:
+            return [Finding(server, "opens", "missing", str(error), "it can't be used", exit_code=error.exit_code)]
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(opened(server, work)) for server, work in examining.items()]
+    return [finding for task in running for finding in task.result()]
+
+
+def _not_set(server: str, variable: str) -> list[Finding]:
+    return [Finding(server, "opens", "skipped", f"{variable} isn't set")]
 
 
 class _Doctor:
@@ -53,17 +70,21 @@ class _Doctor:
         self._mask = mask
         self._clock: Clock = SystemClock()
 
-    def groups(self) -> dict[str, Callable[[], Examining]]:
+    def groups(self, names: Collection[str]) -> dict[str, Callable[[], Examining]]:
         each = (self._kafka, self._source, self._history, self._destinations, self._others)
-        return dict(zip(GROUPS, each, strict=True))
+        return {name: group for name, group in zip(GROUPS, each, strict=True) if name in names}
 
     async def _kafka(self) -> list[Finding]:
         settings = self._settings
         where = f"Kafka at {', '.join(settings.kafka.bootstrap_servers)}"
 
-        async def asked(method: str, *arguments: Any) -> Any:
+        async def missing(names: Sequence[str]) -> Sequence[str]:
             async with kafka.topic_admin(settings) as admin:
-                return await getattr(admin, method)(*arguments)
+                return await admin.missing(names)
+
+        async def allowed(names: Sequence[str]) -> Mapping[str, frozenset[str]]:
+            async with kafka.topic_admin(settings) as admin:
+                return await admin.allowed(names)
 
         async with kafka.topics(settings) as topics, kafka.events(settings) as events:
             subject = cluster.Cluster(
@@ -71,9 +92,9 @@ class _Doctor:
                 names=[topic.name for topic in kafka.needed_topics(settings)],
                 topics=topics,
                 events=events,
-                missing=partial(asked, "missing"),
+                missing=missing,
                 judged=partial(kafka.check_topics, settings),
-                allowed=partial(asked, "allowed"),
+                allowed=allowed,
             )
             findings = await examined(where, cluster.CHECKS, subject)
         if findings[0].exit_code == UNREACHABLE and "bootstrap_servers" not in settings.kafka.model_fields_set:
@@ -84,7 +105,7 @@ class _Doctor:
     async def _source(self) -> list[Finding]:
         settings = self._settings
         if settings.source.dsn is None:
-            return []
+            return _not_set("source", "PIPELINE_SOURCE__DSN")
         from pipeline_processing.sources.postgres.copy_reader import chosen_reader
         from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, source_database
 
@@ -101,7 +122,7 @@ class _Doctor:
 
     async def _history(self) -> list[Finding]:
         if self._settings.history_dsn is None:
-            return []
+            return _not_set("history", "PIPELINE_HISTORY__DSN")
         from pipeline_processing.history.postgres.migrate import check_encoding, pending
 
         async with history.database(self._settings, connections=2) as client:
@@ -118,16 +139,15 @@ class _Doctor:
         """Check all destinations at once."""
         settings, config = self._settings, self._config
         if settings.destination is None and (config is None or config.destinations is None):
-            return []
-        entries = destination_entries(settings, config)
+            return _not_set("destinations", "PIPELINE_DESTINATION")
         by_kind: dict[str, Callable[[Any], Examining]] = {"s3": self._bucket, "file": self._folder}
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(by_kind[entry.kind](entry.options)) for entry in entries if entry.kind in by_kind
-            ]
-            if any(entry.kind not in by_kind for entry in entries):
-                running.append(tasks.create_task(self._other_destinations()))
-        return [finding for task in running for finding in task.result()]
+        examining: dict[str, Examining] = {}
+        for entry in destination_entries(settings, config):
+            if entry.kind in by_kind:
+                examining[entry.options.place] = by_kind[entry.kind](entry.options)
+            elif _OTHERS not in examining:
+                examining[_OTHERS] = self._other_destinations()
+        return await _together(examining)
 
     async def _bucket(self, options: Any) -> list[Finding]:
         from pipeline_processing.destinations.s3.client import s3_client

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.metadata import version
 
 from opentelemetry.trace import Tracer
 
@@ -22,6 +21,7 @@ from pipeline_processing.messaging.port import RequestStream
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.runs.executor import Executor, Reporting
 from pipeline_processing.serving.backlog import BacklogWatch
+from pipeline_processing.serving.breaker import Breaker
 from pipeline_processing.serving.intake import Intake, RequestReader
 from pipeline_processing.serving.outbox import Outbox
 from pipeline_processing.serving.progress_events import ProgressEvents
@@ -51,8 +51,7 @@ async def service(
     pulses = {name: Pulse(name, clock=clock) for name in ("intake", "worker", "outbox")}
     health = Health(pulses=list(pulses.values()), servers=servers)
     metrics.servers.watch(servers.readings)
-    reader = "cursor" if chosen_reader(settings.source.reader).decoder is None else "native"
-    metrics.build.watch(lambda: [(1, (version("pipeline-processing"), reader))])
+    metrics.show_build("cursor" if chosen_reader(settings.source.reader).decoder is None else "native")
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(app.watched_aside(metrics))
         # It answers even while the main event loop is blocked, and reports a long blockage; see `Pulse`.
@@ -85,6 +84,7 @@ async def service(
             clock=clock,
             pulse=pulses["outbox"],
             servers=servers,
+            tracer=tracer,
         )
         webhooks = Webhooks(
             [
@@ -129,9 +129,9 @@ async def service(
             ),
             concurrency=concurrency,
             drain_seconds=settings.worker.drain_seconds,
-            clock=clock,
             pulse=pulses["worker"],
             history=servers.history,
+            breaker=Breaker(servers.of_runs, clock=clock, note=health.note),
             on_ended=ended,
             metrics=metrics,
         )

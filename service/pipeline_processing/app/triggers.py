@@ -25,6 +25,8 @@ from pipeline_processing.sources.postgres.agency_ids import PostgresAgencyIds
 from pipeline_processing.sources.postgres.source import source_database
 from pipeline_processing.telemetry.health import Health, Pulse
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metering import Metering
+from pipeline_processing.telemetry.metrics import IntakeMetrics
 from pipeline_processing.triggers.config import AgencyQuery, Triggers
 from pipeline_processing.triggers.event_intake import Aside, EventIntake, EventReader
 from pipeline_processing.triggers.faust_app import FaustLog
@@ -43,18 +45,28 @@ _QUERIES = 2
 
 @asynccontextmanager
 async def triggers_process(
-    settings: Settings, triggers: Triggers, *, declared: DeclaredParams | None, tracer: Tracer, mask: Mask
+    settings: Settings,
+    triggers: Triggers,
+    *,
+    declared: DeclaredParams | None,
+    tracer: Tracer,
+    mask: Mask,
+    metering: Metering,
 ) -> AsyncIterator[TriggersProcess]:
     """Open the process, ready to run."""
-    clock = SystemClock()
+    clock, metrics = SystemClock(), metering.metrics
     app_id = app_id_of(settings.kafka)
     entries, changelog = entries_topic(settings.kafka), changelog_of(app_id)
     needed = NeededByTriggers(triggers.topics, clock=clock)
     pulses = {name: Pulse(name, clock=clock) for name in ("windows", *triggers.topics)}
     health = Health(pulses=list(pulses.values()), servers=needed)
+    metrics.servers.watch(needed.readings)
+    metrics.show_build("none")
     async with AsyncExitStack() as stack:
         aside = await stack.enter_async_context(SideLoop())
-        endpoints = health_server(health, host=settings.http.host, port=settings.http.port, mask=mask)
+        endpoints = health_server(
+            health, host=settings.http.host, port=settings.http.port, mask=mask, exposition=metering.exposition
+        )
         await stack.enter_async_context(aside.opened(endpoints))
         topics = KafkaTopics(
             settings=settings.kafka.model_copy(update={"group_id": app_id}),
@@ -67,6 +79,7 @@ async def triggers_process(
             store=await _letter_store(settings, stack),
             clock=clock,
             mask=mask,
+            metrics=metrics,
         )
         put_aside = Aside(letters, kafka=needed.kafka, history=needed.history)
         triggers_id = identity_of(triggers)
@@ -83,6 +96,8 @@ async def triggers_process(
             files=OtherFiles(triggers_id, clock=clock, health=health),
             pulse=pulses["windows"],
         )
+        metrics.windows.watch(lambda: [(keeper.open_windows, ())])
+        metrics.overdue.watch(lambda: [(keeper.overdue_seconds(), ())])
         reader = EventReader(
             triggers.events, triggers_id=triggers_id, entries_topic=entries, clock=clock, declared=declared
         )
@@ -103,7 +118,7 @@ async def triggers_process(
                 aside=put_aside,
                 pulse=pulses[topic],
                 source=needed.sources[topic],
-                kafka=needed.kafka,
+                metrics=IntakeMetrics(metrics, topic=topic, results=("taken", "dead_letter")),
             )
 
         scheduler = Scheduler(

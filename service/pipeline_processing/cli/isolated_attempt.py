@@ -1,6 +1,7 @@
 """The child process of `app/isolated.py`: one attempt of one run. Not a command; `serve` starts it."""
 
 import asyncio
+import math
 import os
 import pickle
 import sys
@@ -18,6 +19,7 @@ from pipeline_processing.cli.cutoff import Cutoff
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.log import get_logger
+from pipeline_processing.runs.billing import Ledger
 from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.executor import ASK_AGAIN_SECONDS, Executor, Reporting
 from pipeline_processing.runs.store import Claim
@@ -90,7 +92,9 @@ async def _work(
             path=path,
             history=history,
             retry=app.retry_policy(settings),
-            reporting=Reporting(tracer=telemetry.tracer, mask=mask, on_progress=report),
+            reporting=Reporting(
+                tracer=telemetry.tracer, mask=mask, on_progress=report, ledger=Ledger(longest_carry=math.inf)
+            ),
             leave_seconds=leave_seconds(settings.worker.drain_seconds),
         )
         _follow_parent(cutoff)

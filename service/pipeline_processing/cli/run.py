@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_processing.cli.context import current_mask, log_to_stderr, settings_to_run, traced
+from pipeline_processing.cli.context import current_mask, log_to_stderr, metered, settings_to_run, traced
 from pipeline_processing.cli.options import (
     ConfigOption,
     DatasetOption,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline_processing.model import JobRequest
     from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.telemetry.metrics import Metrics
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _CANCEL_SECONDS = 5.0
@@ -82,8 +84,8 @@ def run(
     log_to_stderr()
     typer.echo(f"{run_id}: started", err=True)
     try:
-        with traced() as telemetry:
-            completion = run_async(_completed(settings, job_config, request, run_id, telemetry))
+        with traced() as telemetry, metered() as metering:
+            completion = run_async(_completed(settings, job_config, request, run_id, telemetry, metering.metrics))
     except (KeyboardInterrupt, Terminated):
         if not dry_run:
             typer.echo(_interrupted(settings, run_id, named=request.run_id is not None), err=True)
@@ -92,10 +94,16 @@ def run(
 
 
 async def _completed(
-    settings: Settings, config: AgencyJobConfig, request: JobRequest, run_id: str, telemetry: Telemetry
+    settings: Settings,
+    config: AgencyJobConfig,
+    request: JobRequest,
+    run_id: str,
+    telemetry: Telemetry,
+    metrics: Metrics,
 ) -> RunCompletion:
     from pipeline_processing.app import one_run as app
     from pipeline_processing.cli.context import current_mask
+    from pipeline_processing.runs.billing import Ledger
     from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.runs.executor import Reporting
     from pipeline_processing.telemetry.logs import bound_run
@@ -107,7 +115,13 @@ async def _completed(
         span.set_attributes({"run_id": run_id, "agency_id": request.agency_id})
         trace_id, span_id = trace_ids(span)
         with bound_run(run_id=run_id, agency_id=request.agency_id, trace_id=trace_id):
-            reporting = Reporting(tracer=telemetry.tracer, mask=current_mask(), on_progress=on_progress)
+            reporting = Reporting(
+                tracer=telemetry.tracer,
+                mask=current_mask(),
+                on_progress=on_progress,
+                metrics=metrics,
+                ledger=Ledger(longest_carry=math.inf),  # the process is here for this run only
+            )
             opened = (
                 app.dry_run(settings, config.for_request(request), reporting=reporting)
                 if request.dry_run
@@ -147,7 +161,7 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
 
 def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:
     from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
-    from pipeline_processing.terminal.render import duration, number, printable
+    from pipeline_processing.terminal.render import bill, duration, number, printable
 
     if as_json:
         typer.echo(completion.model_dump_json())
@@ -160,6 +174,7 @@ def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:
             "took": f"{duration(completion.duration_ms)}, attempt {completion.attempt}",
             "rows": ", ".join(f"{number(getattr(completion, f'rows_{count}'))} {count}" for count in counts),
             "bytes": number(completion.bytes_written),
+            "used": bill(completion.bill),
             "manifest": completion.manifest,
             "trace id": completion.trace_id,
         }

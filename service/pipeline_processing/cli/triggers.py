@@ -14,6 +14,7 @@ from pipeline_processing.cli.context import (
     current_settings,
     job_config_of,
     log_to_stderr,
+    metered,
     print_errors,
     traced,
 )
@@ -61,8 +62,15 @@ def triggers(context: typer.Context) -> None:
     loaded = load_triggers(path, job_config=job_config, kafka=settings.kafka)
     declared = job_config.params if job_config is not None else None
     log_to_stderr(level="info")
-    with Cutoff() as cutoff, traced() as telemetry:
-        process = triggers_process(settings, loaded, declared=declared, tracer=telemetry.tracer, mask=current_mask())
+    with Cutoff() as cutoff, traced() as telemetry, metered(scraped=True) as metering:
+        process = triggers_process(
+            settings,
+            loaded,
+            declared=declared,
+            tracer=telemetry.tracer,
+            mask=current_mask(),
+            metering=metering,
+        )
         run_async(_run(process, cutoff, drain_seconds=settings.worker.drain_seconds))
 
 

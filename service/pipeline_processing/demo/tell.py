@@ -100,7 +100,9 @@ async def _running(settings: Settings, *, tracer: Tracer, mask: Mask) -> AsyncIt
     try:
         async with (
             service(settings, config, tracer=tracer, mask=mask, metering=Metering()) as serving,
-            triggers_process(settings, triggers, declared=config.params, tracer=tracer, mask=mask) as watching,
+            triggers_process(
+                settings, triggers, declared=config.params, tracer=tracer, mask=mask, metering=Metering()
+            ) as watching,
             asyncio.TaskGroup() as group,
         ):
             group.create_task(serving.run(stop, stop, once=False))

@@ -12,8 +12,7 @@ from pipeline_processing.settings.settings import KafkaSettings
 
 PROBE_TYPE = "pipeline.doctor.probe"
 """The CloudEvents type of what is sent to the progress topic, whose readers pass over what they don't know."""
-_NEEDED = ("read", "write")
-"""`serve` reads requests and writes the rest; `submit`, `redrive` and `submit --follow` do the opposite."""
+_BOTH = ("read", "write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,18 @@ async def _permissions(cluster: Cluster) -> str:
     allowed = await cluster.allowed(cluster.names)
     if not allowed:
         raise Skipped("the topics don't exist yet, or the brokers don't tell")
-    lacking = [f"{each} on {topic}" for topic, may in allowed.items() for each in _NEEDED if each not in may]
+    kafka = cluster.settings
+    sent = (kafka.completions_topic, kafka.progress_topic, kafka.dead_letters_topic)
+    served = {kafka.requests_topic: ("read",), **dict.fromkeys(sent, ("write",))}
+    lacking = [(topic, each) for topic, may in allowed.items() for each in _BOTH if each not in may]
+    if needed := [f"{each} on {topic}" for topic, each in lacking if each in served.get(topic, _BOTH)]:
+        raise AccessDenied(f"This identity lacks {', '.join(needed)}. Grant it.")
     if lacking:
-        raise AccessDenied(f"This identity lacks {', '.join(lacking)}. Grant it.")
+        raise Advice(
+            f"enough for `serve`; `submit`, `replay`, `dead-letters` and `history --watch` also need "
+            f"{', '.join(f'{each} on {topic}' for topic, each in lacking)}",
+            remedy="Grant it to the identity that runs these commands.",
+        )
     return "this identity may read and write every topic"
 
 
@@ -91,8 +99,12 @@ async def _round_trip(cluster: Cluster) -> str:
         ("ce_type", PROBE_TYPE.encode()),
     )
     sent = Outgoing(topic, key=b"_doctor", value=b'{"doctor":"%s"}' % probe, headers=headers)
-    await cluster.events.send([sent])
-    async for record in cluster.topics.read(topic, start=ends):
+    try:
+        await cluster.events.send([sent])
+        records = [record async for record in cluster.topics.read(topic, start=ends)]
+    except AccessDenied:
+        raise Skipped(f"this identity may not both write and read {topic}") from None
+    for record in records:
         if record.value == sent.value:
             if (record.key, record.headers) != (sent.key, sent.headers):
                 raise Shortfall("a message came back with another key, or other headers")

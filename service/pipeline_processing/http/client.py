@@ -23,6 +23,7 @@ from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Pace, Paces
 from pipeline_processing.http.urls import Origin, check_url, joined, origin_of, shown, with_query
 from pipeline_processing.log import get_logger
+from pipeline_processing.usage import current_usage
 
 LONGEST_WAIT_SECONDS = 60.0
 """For a longer Retry-After, the attempt fails and the next one is delayed, so that no worker is blocked."""
@@ -59,7 +60,9 @@ class HttpAnswer:
             piece, self._first = self._first[:size], self._first[size:]
             return piece
         with translated(self._shown_as):
-            return await self._response.content.read(size)
+            piece = await self._response.content.read(size)
+        current_usage().bytes_read += len(piece)
+        return piece
 
     def close(self) -> None:
         """Return the connection to the pool if the whole body was read; else close it."""
@@ -190,6 +193,7 @@ async def _started_answer(response: aiohttp.ClientResponse, url: str, shown_as: 
     except BaseException:
         response.close()
         raise
+    current_usage().bytes_read += len(first)
     return HttpAnswer(response, url=url, shown_as=shown_as, first=first)
 
 

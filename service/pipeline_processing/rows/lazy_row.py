@@ -57,7 +57,7 @@ class LazyRow(dict):  # type: ignore[type-arg]  # the compiler takes no paramete
     _naturals: Mapping[str, Callable[[Any], Any]]
     """Column → function from a carried value to the natural one, for columns where they differ."""
     _read: dict[str, Any]
-    """The natural values read so far."""
+    """The natural values read so far, of this row or of a copy: as copies of a dict do, they share documents."""
 
     def __getitem__(self, name: Any) -> Any:
         value = dict.__getitem__(self, name)
@@ -68,8 +68,11 @@ class LazyRow(dict):  # type: ignore[type-arg]  # the compiler takes no paramete
         return value
 
     def _natural(self, name: Any) -> Any:
-        # If two threads read a document, both must get the same object: either may change it.
-        return self._read.setdefault(name, self._naturals[name](self._carried[name]))
+        value = self._read.get(name)
+        if value is None:
+            # If two threads read a document, both must get the same object: either may change it.
+            value = self._read.setdefault(name, self._naturals[name](self._carried[name]))
+        return value
 
     def _read_all(self) -> None:
         if self._naturals:
@@ -105,17 +108,17 @@ class LazyRow(dict):  # type: ignore[type-arg]  # the compiler takes no paramete
 
     def copy(self) -> Any:
         new: LazyRow = LazyRow(dict.items(self))
-        new._carried, new._naturals, new._read = self._carried, self._naturals, dict(self._read or ())
+        new._carried, new._naturals, new._read = self._carried, self._naturals, self._read
         return new
 
     __copy__ = copy
 
     def __deepcopy__(self, memo: Any) -> Any:
+        self._read_all()
         new = self.copy()
         memo[id(self)] = new
         for name, value in dict.items(self):
-            if value is not UNREAD:
-                dict.__setitem__(new, name, deepcopy(value, memo))
+            dict.__setitem__(new, name, deepcopy(value, memo))
         return new
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -206,7 +209,9 @@ def _settled(origin: LazyRow, new: Any) -> Any:
         known, value = next(names), next(values)
         if name is not known and name != known:
             return _put_back(origin, new)
-        if value is was or (is_lazy and value is UNREAD):
+        if is_lazy and value is UNREAD:
+            value = read.get(name, was)  # a copy may have changed a document
+        if value is was:
             continue
         kind = type(value)
         if kind is dict or kind is list or kind is float or value is UNREAD:
@@ -229,15 +234,15 @@ def _put_back(origin: LazyRow, new: Any) -> dict[Any, Any]:
     is_lazy = new is origin
     row: dict[Any, Any] = {}
     for name, value in dict.items(new) if is_lazy else new.items():
-        row[name] = value
-        origins: list[Any] = []
         if value is UNREAD:
             if not is_lazy:
                 raise ReadPastMethods(_PAST_METHODS)
-            row[name] = carried[name]
-        elif value is None:
+            value = read.get(name, carried[name])  # a copy may have changed a document
+        row[name] = value
+        origins: list[Any] = []
+        if value is None or value is carried.get(name):
             continue
-        elif value is read.get(name):
+        if value is read.get(name):
             origins = [name]
         elif id(value) in moved:
             origins = [moved[id(value)]]

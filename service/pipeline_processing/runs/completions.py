@@ -8,7 +8,18 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 
 from pipeline_processing.labels import Labels
-from pipeline_processing.model import AgencyId, ConfigId, Count, Message, Run, RunFailure, RunId, RunState, TraceId
+from pipeline_processing.model import (
+    AgencyId,
+    Bill,
+    ConfigId,
+    Count,
+    Message,
+    Run,
+    RunFailure,
+    RunId,
+    RunState,
+    TraceId,
+)
 
 SOURCE = "/pipeline-processing"
 """The `ce_source` of all events of this service."""
@@ -53,6 +64,11 @@ class RunCompletion(Message):
     rows_filtered: Count
     rows_rejected: Count
     bytes_written: Count
+    bill: Bill | None = Field(
+        None,
+        description="What the run has used. The same in history, manifest and event; null if it isn't known.",
+        json_schema_extra={"x-since": "0.2"},
+    )
     manifest: str | None
     trace_id: TraceId | None
     error: RunFailure | None
@@ -86,6 +102,7 @@ class RunCompletion(Message):
             rows_filtered=run.rows_filtered or 0,
             rows_rejected=run.rows_rejected or 0,
             bytes_written=run.bytes_written or 0,
+            bill=run.bill,
             manifest=run.manifest_url if run.state is RunState.SUCCEEDED else None,
             trace_id=run.trace_id,
             error=run.error,

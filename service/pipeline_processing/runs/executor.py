@@ -8,7 +8,7 @@ releases the run, and the next worker to claim it continues with the stored plan
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from opentelemetry.trace import Status, StatusCode, Tracer, get_current_span
@@ -22,8 +22,9 @@ from pipeline_processing.aio.tasks import give_up, shielded
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, Superseded
 from pipeline_processing.log import get_logger
-from pipeline_processing.model import Run, RunState
+from pipeline_processing.model import Bill, Run, RunState
 from pipeline_processing.ports import Services, Source
+from pipeline_processing.runs.billing import Account, Ledger
 from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.failures import Attempted, Failures, RetryPolicy, known_error
 from pipeline_processing.runs.hand_back import HandBack
@@ -35,7 +36,9 @@ from pipeline_processing.runs.totals import RunTotals
 from pipeline_processing.telemetry.logs import bound_run
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.metrics import Metrics
+from pipeline_processing.telemetry.spans import child_span
 from pipeline_processing.telemetry.tracing import parent_context, trace_ids
+from pipeline_processing.usage import use
 from pipeline_processing.user_code import asked_to_stop, contained, is_for_us
 
 log = get_logger(__name__)
@@ -61,12 +64,14 @@ class DataPath:
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """How runs are reported: spans, masked messages, progress after every batch, and metrics."""
+    """How runs are reported: spans, masked messages, progress after every batch, metrics, and bills."""
 
     tracer: Tracer
     mask: Mask
     on_progress: Callable[[RunProgress], None]
     metrics: Metrics = field(default_factory=Metrics)
+    ledger: Ledger = field(default_factory=Ledger)
+    """What the runs of this process use."""
 
 
 class Executor:
@@ -133,42 +138,58 @@ class Executor:
         If cancelled, hands the run back first, even if the attempt hangs.
         """
         run = lease.claim.run
-        with bound_run(run_id=run.run_id, agency_id=run.agency_id, attempt=run.attempt, trace_id=str(run.trace_id)):
-            attempt = asyncio.create_task(self._traced(lease))
+        # A plan has its bill, and so has the attempt of another process.
+        is_billed = run.state is RunState.PREPARED or (lease.claim.suspect and self._isolation is not None)
+        with (
+            bound_run(run_id=run.run_id, agency_id=run.agency_id, attempt=run.attempt, trace_id=str(run.trace_id)),
+            self._reporting.ledger.attempt(billed=is_billed) as account,
+        ):
+            attempt = asyncio.create_task(self._traced(lease, account))
             self.attempts.add(attempt)
             attempt.add_done_callback(self.attempts.discard)
             try:
                 await asyncio.wait([attempt])
             except asyncio.CancelledError:
                 give_up(attempt)
-                if await shielded(self._hand_back.leave(lease.claim, attempt)):
+                bill = None if is_billed else self._bill(lease.claim, account)
+                if await shielded(self._hand_back.leave(lease.claim, attempt, bill=bill)):
                     self._reporting.metrics.attempt_ended(run, "handed_back")
                 raise
         attempted = attempt.result()
         self._reporting.metrics.attempt_ended(attempted.run, attempted.outcome)
         return attempted
 
-    async def _traced(self, lease: Lease) -> Attempted:
+    async def _traced(self, lease: Lease, account: Account) -> Attempted:
+        use(account.usage)
         run = lease.claim.run
         assert run.trace_id is not None  # `accept` stores both with every run
         assert run.span_id is not None
         parent = parent_context(run.trace_id, run.span_id)
         with self._reporting.tracer.start_as_current_span(f"attempt {run.attempt}", context=parent) as span:
-            span.set_attributes({"run_id": run.run_id, "agency_id": run.agency_id, "attempt": run.attempt})
+            span.set_attributes(
+                {
+                    "run_id": run.run_id,
+                    "agency_id": run.agency_id,
+                    "attempt": run.attempt,
+                    "worker": lease.claim.worker,
+                }
+            )
             log.info("attempt started", state=run.state.value, worker=lease.claim.worker)
-            attempted = await self._under_lease(lease)
+            attempted = await self._under_lease(lease, account)
+            span.set_attribute("state", attempted.run.state.value)
             if error := attempted.error or attempted.run.error:
+                span.set_attribute("error.type", error.kind)
                 span.set_status(Status(StatusCode.ERROR, error.kind))
             log.info("attempt ended", state=attempted.run.state.value, rows_written=attempted.run.rows_written)
             return attempted
 
-    async def _under_lease(self, lease: Lease) -> Attempted:
+    async def _under_lease(self, lease: Lease, account: Account) -> Attempted:
         claim = lease.claim
         try:
             if claim.suspect and self._isolation is not None:
                 attempted = await self._isolation.attempt(lease)
             else:
-                attempted = await self.leases.work(lease, self._attempt(claim))
+                attempted = await self.leases.work(lease, self._attempt(claim, account))
         except Superseded as error:
             attempted = await self._superseded(claim, error)
         # A prepared run's uploads belong to its plan. A run that succeeded leaves only uploads of earlier attempts.
@@ -191,7 +212,7 @@ class Executor:
 
     # -- the protocol ----------------------------------------------------------------------------
 
-    async def _attempt(self, claim: Claim) -> Attempted:
+    async def _attempt(self, claim: Claim, account: Account) -> Attempted:
         """Run the protocol, in order. How an error is handled depends on whether the run is decided."""
         trace_id, span_id = trace_ids(get_current_span())
         await self._attempts.start(claim, trace_id=trace_id, span_id=span_id)
@@ -202,9 +223,9 @@ class Executor:
                 await self._failures.check_tries(claim)
                 export = await self._stream(claim, totals)
                 if claim.run.dry_run:
-                    return Attempted(await self._succeed_dry(claim, totals.run, export))
+                    return Attempted(await self._succeed_dry(claim, totals.run, export, account))
                 await self._verify(totals.run)
-                await self._prepare(claim, totals.run, export)
+                await self._prepare(claim, totals.run, export, account)
                 decided = True
             return Attempted(await self._publish(claim))
         except Superseded:
@@ -215,7 +236,12 @@ class Executor:
             known = known_error(error)
             if decided:
                 return await self._failures.release(claim, known)
-            return await self._failures.end_attempt(claim, known, totals.outcome)
+            outcome = replace(totals.outcome, bill=self._bill(claim, account))
+            return await self._failures.end_attempt(claim, known, outcome)
+
+    def _bill(self, claim: Claim, account: Account, planned: int = 0) -> Bill:
+        """Return what the run has used so far. Nothing more is charged to it."""
+        return self._reporting.ledger.bill(account, earlier=claim.run.bill, planned_requests=planned)
 
     def _context(self, claim: Claim) -> RunContext:
         run = claim.run
@@ -244,7 +270,6 @@ class Executor:
             ),
             last_success=self._reads.last_success,
             on_progress=totals,
-            tracer=self._reporting.tracer,
         )
         config = path.config.for_request(request)
 
@@ -265,9 +290,10 @@ class Executor:
                 raise
             raise DeadlineExceeded(request.deadline) from None
 
-    async def _succeed_dry(self, claim: Claim, context: RunContext, export: Export) -> Run:
+    async def _succeed_dry(self, claim: Claim, context: RunContext, export: Export, account: Account) -> Run:
         nowhere = self.path.nowhere.primary.url
-        outcome = outcome_of(context, export, destination_url=nowhere, manifest_url=None)
+        bill = self._bill(claim, account)
+        outcome = outcome_of(context, export, destination_url=nowhere, manifest_url=None, bill=bill)
         return await self._attempts.succeed(claim, outcome)
 
     async def _verify(self, context: RunContext) -> None:
@@ -280,13 +306,15 @@ class Executor:
             await self.path.destinations.mark_installation(await self._reads.installation_id())
             self._is_marked = True
 
-    async def _prepare(self, claim: Claim, context: RunContext, export: Export) -> None:
+    async def _prepare(self, claim: Claim, context: RunContext, export: Export, account: Account) -> None:
         """Store the plan. From here on, the run is decided."""
         url = self.path.destinations.primary.url
-        plan, outcome = decide(context, export, destination_url=url, now=self._clock.now())
-        await self._attempts.prepare(claim, plan, outcome)
+        bill = partial(self._bill, claim, account)
+        plan, outcome = decide(context, export, destination_url=url, now=self._clock.now(), bill=bill)
+        with child_span("prepare"):
+            await self._attempts.prepare(claim, plan, outcome)
 
     async def _publish(self, claim: Claim) -> Run:
         """Complete the stored plan's artifacts, publish its manifest and finish the run."""
-        with self._reporting.tracer.start_as_current_span("publish"):
+        with child_span("publish"):
             return await self._publisher.publish(claim, await self._attempts.plan(claim))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from opentelemetry.trace import get_current_span
+
 from pipeline_processing.aio.asking import Backoff
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import (
@@ -22,7 +24,7 @@ from pipeline_processing.errors import (
     TransientError,
 )
 from pipeline_processing.log import get_logger
-from pipeline_processing.model import Attempt, Run, RunFailure, RunState
+from pipeline_processing.model import Attempt, Bill, Run, RunFailure, RunState
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts, RunHistory
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.user_code import NoException, described
@@ -152,18 +154,23 @@ class Failures:
             counts, delay = self._retry.counts(error, trouble), self._retry.delay(error, trouble.failures)
             left = not counts or await self._history.tries(run_id) < self._retry.max_attempts
             if left and delay <= self._retry.longest_delay:
-                return await self._retry_later(claim, error, delay, counts=counts)
+                return await self._retry_later(claim, error, delay, counts=counts, bill=outcome.bill)
         final = final_error(error, claim.run.attempt)
         log.info("run failed", kind=final.kind, error=str(final))
         return Attempted(await self._attempts.fail(claim, failure_of(final, self._mask), outcome=outcome), final)
 
-    async def _retry_later(self, claim: Claim, error: PipelineError, delay: timedelta, *, counts: bool) -> Attempted:
+    async def _retry_later(
+        self, claim: Claim, error: PipelineError, delay: timedelta, *, counts: bool, bill: Bill | None
+    ) -> Attempted:
         if (deadline := claim.run.request.deadline) is not None:
             # Retry at the deadline at the latest, so that the run fails as soon as it passes.
             delay = min(delay, max(timedelta(), deadline - self._clock.now()))
-        log.warning("attempt failed; the run will be retried", error=str(error), delay=delay.total_seconds())
+        seconds = delay.total_seconds()
+        log.warning("attempt failed; the run will be retried", error=str(error), delay=seconds)
+        get_current_span().add_event("retry", {"error.type": error.kind, "delay_ms": round(seconds * 1000)})
         failure = failure_of(error, self._mask)
-        return Attempted(await self._attempts.retry(claim, failure, delay=delay, counts=counts), error)
+        run = await self._attempts.retry(claim, failure, delay=delay, counts=counts, bill=bill)
+        return Attempted(run, error)
 
     async def release(self, claim: Claim, error: PipelineError) -> Attempted:
         """Release a decided run that couldn't be published. It doesn't fail: the next claim continues its plan."""

@@ -7,7 +7,7 @@ from pipeline_processing.aio.tasks import give_up, in_time, shielded
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import PipelineError, Superseded
 from pipeline_processing.log import get_logger
-from pipeline_processing.model import Run
+from pipeline_processing.model import Bill, Run
 from pipeline_processing.runs.clean_up import CleanUp
 from pipeline_processing.runs.failures import Attempted
 from pipeline_processing.runs.store import Claim, RunAttempts, RunLeftovers
@@ -41,10 +41,10 @@ class HandBack:
         self._clock = clock
         self._seconds = seconds
 
-    async def leave(self, claim: Claim, attempt: "asyncio.Task[Attempted]") -> bool:
+    async def leave(self, claim: Claim, attempt: "asyncio.Task[Attempted]", *, bill: Bill | None) -> bool:
         """
-        Hand the run back, then wait for the cancelled attempt to unwind, and clean up after it. Return whether the run
-        was handed back.
+        Hand the run back with its bill so far, then wait for the cancelled attempt to unwind, and clean up after it.
+        Return whether the run was handed back.
 
         Another worker may claim the run meanwhile. That is harmless: any write of the old attempt names an outdated
         state or fence, and the attempt aborts only its own uploads.
@@ -54,7 +54,7 @@ class HandBack:
         def left() -> float:
             return max(0.0, ends_at - self._clock.monotonic())
 
-        handed_back = await self._hand_back(claim)
+        handed_back = await self._hand_back(claim, bill)
         await asyncio.wait([attempt], timeout=left())
         if not attempt.done():
             log.warning("the attempt hangs; `gc` will remove its leftovers")
@@ -62,12 +62,12 @@ class HandBack:
             await self.clean_up(claim.run.run_id, seconds=left())
         return handed_back
 
-    async def _hand_back(self, claim: Claim) -> bool:
+    async def _hand_back(self, claim: Claim, bill: Bill | None) -> bool:
         asking: set[asyncio.Task[Run]] = set()
         error = "no answer from the history"
         try:
             for _ in range(_CONNECTIONS):
-                asking.add(asyncio.create_task(self._attempts.hand_back(claim)))
+                asking.add(asyncio.create_task(self._attempts.hand_back(claim, bill=bill)))
                 seconds = self._seconds / _CONNECTIONS
                 answered, _ = await asyncio.wait(asking, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
                 if answered:

@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, Field
 from pipeline_processing.labels import Labels
 from pipeline_processing.model import (
     AgencyId,
+    Bill,
     Compression,
     ConfigId,
     Count,
@@ -69,6 +70,11 @@ class Manifest(Message):
     rows_written: Count
     rows_filtered: Count
     rows_rejected: Count
+    bill: Bill | None = Field(
+        None,
+        description="What the run has used. The same in history, manifest and event; null if it isn't known.",
+        json_schema_extra={"x-since": "0.2"},
+    )
     datasets: tuple[DatasetCounts, ...]
     entries: tuple[ManifestEntry, ...]
     rejected: tuple[RejectedEntry, ...] = ()

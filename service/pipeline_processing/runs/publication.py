@@ -4,6 +4,7 @@ Decide runs, and publish decided runs.
 Publishing needs only the stored plan, and this or a later worker may repeat it any number of times.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 
 from pipeline_processing.agency_data_job.context import RunContext
@@ -18,12 +19,14 @@ from pipeline_processing.errors import (
     UploadMissing,
 )
 from pipeline_processing.log import get_logger
-from pipeline_processing.model import Counts, Run, RunState
+from pipeline_processing.model import Bill, Counts, Run, RunState
 from pipeline_processing.plan import Artifact, InlineContent, Plan, StagedTable
+from pipeline_processing.runs.billing import planned_requests
 from pipeline_processing.runs.failures import failure_of
 from pipeline_processing.runs.manifest import ContentMeta, Manifest, ManifestEntry, RejectedEntry
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.spans import child_span
 
 log = get_logger(__name__)
 
@@ -35,15 +38,20 @@ def manifest_key(run: RunContext) -> str:
     return f"{run.prefix}/{MANIFEST_NAME}"
 
 
-def decide(run: RunContext, export: Export, *, destination_url: str, now: datetime) -> tuple[Plan, Outcome]:
+def decide(
+    run: RunContext, export: Export, *, destination_url: str, now: datetime, bill: Callable[[int], Bill]
+) -> tuple[Plan, Outcome]:
     """
     Return the plan of an export, with the manifest's exact bytes, and the outcome for the history.
 
     `destination_url` is that of the primary destination, which holds the manifest. The manifest lists its artifacts.
+    `bill` makes the run's bill, given how many S3 requests the plan takes.
     """
     counts = sum((dataset.counts for dataset in export.datasets), start=Counts())
     artifacts = [artifact for dataset in export.datasets for artifact in dataset.artifacts]
     here = [artifact for artifact in artifacts if artifact.destination == destination_url]
+    manifest_url = f"{destination_url}/{manifest_key(run)}"
+    billed = bill(planned_requests(artifacts, manifest_at=manifest_url))
     manifest = Manifest(
         job=run.request.job,
         agency_id=run.request.agency_id,
@@ -55,6 +63,7 @@ def decide(run: RunContext, export: Export, *, destination_url: str, now: dateti
         snapshot_at=export.snapshot_at,
         created_at=now,
         **counts.model_dump(),
+        bill=billed,
         datasets=tuple(dataset.counts for dataset in export.datasets),
         entries=tuple(_entry(artifact) for artifact in here if not artifact.rejected),
         rejected=tuple(_rejected(artifact) for artifact in here if artifact.rejected),
@@ -66,11 +75,12 @@ def decide(run: RunContext, export: Export, *, destination_url: str, now: dateti
         manifest_key=manifest_key(run),
         manifest=manifest.model_dump_json(indent=2) + "\n",
     )
-    manifest_url = f"{destination_url}/{plan.manifest_key}"
-    return plan, outcome_of(run, export, destination_url=destination_url, manifest_url=manifest_url)
+    return plan, outcome_of(run, export, destination_url=destination_url, manifest_url=manifest_url, bill=billed)
 
 
-def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifest_url: str | None) -> Outcome:
+def outcome_of(
+    run: RunContext, export: Export, *, destination_url: str, manifest_url: str | None, bill: Bill
+) -> Outcome:
     """Return the totals over all datasets."""
     timings: dict[str, float] = {}
     for dataset in export.datasets:
@@ -90,6 +100,7 @@ def outcome_of(run: RunContext, export: Export, *, destination_url: str, manifes
         ),
         timings=timings,
         manifest_url=manifest_url,
+        bill=bill,
     )
 
 
@@ -152,20 +163,22 @@ class Publisher:
                 here=[each.url for each in self._destinations.all],
             )
         try:
-            for number, artifact in enumerate(plan.artifacts):
-                try:
-                    await self._destinations.complete(artifact, metadata=plan.metadata)
-                except UploadMissing as missing:
-                    if number == 0:
-                        log.warning("plan is void: its first upload is gone", key=artifact.key)
-                        return await self._attempts.void_plan(claim)
-                    raise PlanLost(self._destinations.url(artifact)) from missing
+            with child_span("complete", attributes={"artifacts": len(plan.artifacts)}):
+                for number, artifact in enumerate(plan.artifacts):
+                    try:
+                        await self._destinations.complete(artifact, metadata=plan.metadata)
+                    except UploadMissing as missing:
+                        if number == 0:
+                            log.warning("plan is void: its first upload is gone", key=artifact.key)
+                            return await self._attempts.void_plan(claim)
+                        raise PlanLost(self._destinations.url(artifact)) from missing
             await self._destinations.manifests.publish(
                 plan.manifest_key, plan.manifest.encode(), metadata=plan.metadata
             )
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)
-        return await self._attempts.succeed(claim)
+        with child_span("finish"):
+            return await self._attempts.succeed(claim)
 
     async def _give_up(self, claim: Claim, plan: Plan, error: PublicationError) -> Run:
         run = await self._attempts.fail(claim, failure_of(error, self._mask), state=RunState.PREPARED)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from pipeline_processing.errors import RequestError
-from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
+from pipeline_processing.model import Attempt, Bill, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.completions import OutboxEvent
@@ -84,6 +84,8 @@ class Outcome:
     timings: Mapping[str, Any] = field(default_factory=dict)
     """Busy milliseconds by stage."""
     manifest_url: str | None = None
+    bill: Bill | None = None
+    """What the run has used; None leaves what is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +216,21 @@ class RunAttempts(Protocol):
     ) -> Run:
         """`running → failed`, with the completion event. `state` is PREPARED if the plan can't be published."""
 
-    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
-        """`running → queued`, due after `delay`. If `counts` is False, the attempt doesn't count as a try."""
+    async def retry(
+        self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True, bill: Bill | None = None
+    ) -> Run:
+        """
+        `running → queued`, due after `delay`. If `counts` is False, the attempt doesn't count as a try.
 
-    async def hand_back(self, claim: Claim) -> Run:
-        """`running → queued`, due at once; the attempt isn't a try. For a prepared run, only end the lease."""
+        `bill` is what the run has used so far; None leaves what is stored.
+        """
+
+    async def hand_back(self, claim: Claim, *, bill: Bill | None = None) -> Run:
+        """
+        `running → queued`, due at once; the attempt isn't a try. For a prepared run, only end the lease.
+
+        `bill` as in `retry`; a prepared run has its bill.
+        """
 
     async def release(self, claim: Claim, *, delay: timedelta) -> Run:
         """End the lease of a `prepared` run. It can be claimed again after `delay`."""

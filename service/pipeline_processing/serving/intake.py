@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -67,8 +68,8 @@ class RequestReader:
         try:
             asked = received(record)
         except RequestError as error:
-            return _Taken(record, self._tracer.start_span("accept request", kind=SpanKind.CONSUMER), error=error)
-        span = self._tracer.start_span("accept request", context=asked.parent, kind=SpanKind.CONSUMER)
+            return _Taken(record, self._span(record), error=error)
+        span = self._span(record, asked.parent)
         span.set_attributes({"run_id": asked.run_id, "agency_id": asked.request.agency_id})
         try:
             self._config.for_request(asked.request)
@@ -87,6 +88,20 @@ class RequestReader:
                 origin=Origin(topic=record.topic, partition=record.partition, offset=record.offset),
                 config_id=self._config_id,
             ),
+        )
+
+    def _span(self, record: Record, parent: Context | None = None) -> Span:
+        return self._tracer.start_span(
+            "accept request",
+            context=parent or Context(),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": record.topic,
+                "messaging.destination.partition.id": str(record.partition),
+                "messaging.kafka.offset": record.offset,
+            },
         )
 
 
@@ -191,6 +206,7 @@ class Intake:
         finally:
             for one in taken:
                 if one.error is not None:
+                    one.span.set_attribute("error.type", one.error.kind)
                     one.span.set_status(Status(StatusCode.ERROR, one.error.kind))
                 one.span.end()
 

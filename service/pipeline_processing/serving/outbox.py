@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from opentelemetry.trace import Span, SpanKind, Tracer
+
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import first_of
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, TransientError
@@ -10,6 +12,8 @@ from pipeline_processing.messaging.port import Events, Outgoing
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.store import RunOutbox
 from pipeline_processing.telemetry.health import Pulse, Servers
+from pipeline_processing.telemetry.spans import fail
+from pipeline_processing.telemetry.tracing import parent_context
 
 _BATCH = 200
 _POLL_SECONDS = 1.0
@@ -35,6 +39,7 @@ class Outbox:
         clock: Clock,
         pulse: Pulse,
         servers: Servers,
+        tracer: Tracer,
     ) -> None:
         self._runs = runs
         self._events = events
@@ -42,6 +47,7 @@ class Outbox:
         self._clock = clock
         self._pulse = pulse
         self._servers = servers
+        self._tracer = tracer
         self._woken = asyncio.Event()
         self._failed_at = 0.0
         self._refused = False
@@ -85,7 +91,32 @@ class Outbox:
         return sent
 
     async def _send(self, events: Sequence[OutboxEvent]) -> None:
-        await self._events.send([self._message(event) for event in events])
+        spans = [self._span(event) for event in events]
+        try:
+            await self._events.send([self._message(event) for event in events])
+        except Exception as error:
+            for span in spans:
+                fail(span, error)
+            raise
+        finally:
+            for span in spans:
+                span.end()
+
+    def _span(self, event: OutboxEvent) -> Span:
+        """Start a span in the trace that the event carries on."""
+        _, trace_id, span_id, _ = event.headers["traceparent"].split("-")  # `accept` stores both with every run
+        return self._tracer.start_span(
+            "send event",
+            context=parent_context(trace_id, span_id),
+            kind=SpanKind.PRODUCER,
+            attributes={
+                "run_id": event.run_id,
+                "messaging.system": "kafka",
+                "messaging.operation.type": "send",
+                "messaging.destination.name": self._topic,
+                "messaging.message.id": event.event_id,
+            },
+        )
 
     def _message(self, event: OutboxEvent) -> Outgoing:
         return Outgoing(

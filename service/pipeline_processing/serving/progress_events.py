@@ -47,7 +47,9 @@ class ProgressEvents:
                     await self._events.send([self._message(progress) for progress in due])
                 except PipelineError as error:
                     log.debug("progress could not be sent", error=str(error))
-            await first_of(stop, self._woken, seconds=_SECONDS / 4)
+            # Without runs there is nothing to wait for but the first progress of one.
+            busy = self._latest or self._sent_at
+            await first_of(stop, self._woken, seconds=_SECONDS / 4 if busy else None)
 
     def _due(self) -> list[RunProgress]:
         now = self._clock.monotonic()

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Callable
 
 from pipeline_processing.aio.asking import Server
-from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import first_of, give_up, shielded
 from pipeline_processing.errors import HistoryUnavailable, PipelineError, TooManyConnections
 from pipeline_processing.log import get_logger
 from pipeline_processing.model import RunState
 from pipeline_processing.runs.executor import Executor
 from pipeline_processing.runs.lease import Lease
+from pipeline_processing.serving.breaker import Breaker
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.metrics import Metrics
 
@@ -62,8 +62,8 @@ class Concurrency:
 
 class Worker:
     """
-    Works on up to `concurrency` runs at once, fewer while a database has no connections left. `on_ended` gets the run
-    id after each attempt.
+    Works on up to `concurrency` runs at once, fewer while a database has no connections left or `breaker` admits none.
+    `on_ended` gets the run id after each attempt.
     """
 
     def __init__(
@@ -72,18 +72,19 @@ class Worker:
         executor: Executor,
         concurrency: int,
         drain_seconds: float,
-        clock: Clock,
         pulse: Pulse,
         history: Server,
+        breaker: Breaker,
         on_ended: Callable[[str], None],
         metrics: Metrics | None = None,
     ) -> None:
         self._executor = executor
         self._concurrency = Concurrency(concurrency)
         self._drain_seconds = drain_seconds
-        self._clock = clock
+        self._clock = history.clock
         self._pulse = pulse
         self._history = history
+        self._breaker = breaker
         self._on_ended = on_ended
         self._woken = asyncio.Event()
         self._leaving = False
@@ -119,7 +120,8 @@ class Worker:
         while not (stop.is_set() or self._leaving):
             self._pulse.beat()
             self._woken.clear()  # before claiming, so that no wake-up is missed
-            if len(working) < self._concurrency.limit and (lease := await self._claim(stop)) is not None:
+            is_free = len(working) < self._concurrency.limit and self._breaker.admits()
+            if is_free and (lease := await self._claim(stop)) is not None:
                 task = asyncio.create_task(self._work(lease))
                 try:
                     await asyncio.sleep(0)  # let the task start: if it is cancelled before that, it hands nothing back
@@ -140,7 +142,8 @@ class Worker:
         return lease
 
     async def _work(self, lease: Lease) -> None:
-        began_at = self._clock.monotonic()
+        began_at, tries = self._clock.monotonic(), self._breaker.started()
+        attempted = None
         try:
             attempted = await self._executor.execute(lease)
             if attempted.error is not None or attempted.run.state is RunState.SUCCEEDED:
@@ -155,6 +158,7 @@ class Worker:
             # A bug must not end the other runs. This one's lease expires, and its attempts are counted.
             log.exception("unexpected error", run_id=lease.claim.run.run_id)
         finally:
+            self._breaker.ended(attempted, tries=tries, decided=lease.claim.run.state is RunState.PREPARED)
             self._woken.set()
             self._on_ended(lease.claim.run.run_id)
 

@@ -127,7 +127,9 @@ class WorkerSettings(Section):
 
 
 class HttpSettings(Section):
-    host: values.Text = Field("127.0.0.1", description="Address of `/livez` and `/readyz` of `serve` and `triggers`.")
+    host: values.Text = Field(
+        "127.0.0.1", description="Address of `/livez`, `/readyz` and `/metrics` of `serve` and `triggers`."
+    )
     port: values.Port = Field(8080, description="Its port.")
 
 

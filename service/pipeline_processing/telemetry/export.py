@@ -1,7 +1,8 @@
-"""Export spans. OpenTelemetry's variables name the exporters, which are found by their entry points."""
+"""Export spans, masked. OpenTelemetry's variables name the exporters, which are found by their entry points."""
 
 import logging
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -9,23 +10,29 @@ from typing import Any
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Status
 
 from pipeline_processing.errors import SettingsError
-from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.masking import MASK, Mask, names_a_secret
+from pipeline_processing.telemetry.metrics import SCHEMA_URL
+from pipeline_processing.telemetry.spans import RecordedSpan
 
 _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("opentelemetry.exporter")
 
+_SCOPE = InstrumentationScope("pipeline_processing", schema_url=SCHEMA_URL)
 _LONGEST_COMPLAINT = 300
-_OTLP_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+_DEFAULT_PROTOCOL = "http/protobuf"
+"""The specification's default, which this package installs."""
+_OTLP_PROTOCOLS = {_DEFAULT_PROTOCOL: "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
 def configured_exporter(name: str, environ: Mapping[str, str]) -> SpanExporter:
     """Build the exporter of this name. Raises SettingsError if it isn't installed or can't be set up."""
-    entry_point = _entry_point(name, environ)
+    entry_point = exporter_entry_point("traces", name, environ)
     try:
-        exporter = entry_point.load()
+        exporter = _fastest(entry_point)
         # By default it would print to stdout, among the data.
         built = exporter(out=sys.stderr) if exporter is ConsoleSpanExporter else exporter()
     except Exception as error:  # a third-party constructor may raise anything
@@ -37,11 +44,20 @@ def configured_exporter(name: str, environ: Mapping[str, str]) -> SpanExporter:
     return built
 
 
-def _entry_point(name: str, environ: Mapping[str, str]) -> EntryPoint:
-    installed = entry_points(group="opentelemetry_traces_exporter")
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    # The specification's default, which this package installs.
-    entry = _OTLP_PROTOCOLS.get((protocol or "http/protobuf").strip(), "") if name == "otlp" else name
+def _fastest(entry_point: EntryPoint) -> Any:
+    if entry_point.name != _OTLP_PROTOCOLS[_DEFAULT_PROTOCOL]:
+        return entry_point.load()
+    from pipeline_processing.telemetry.otlp import FastOTLPSpanExporter  # not for the console
+
+    return FastOTLPSpanExporter
+
+
+def exporter_entry_point(signal: str, name: str, environ: Mapping[str, str]) -> EntryPoint:
+    """Return the exporter of this name for `traces` or `metrics`. Raises SettingsError if it isn't installed."""
+    installed = entry_points(group=f"opentelemetry_{signal}_exporter")
+    of_signal = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL")
+    protocol = of_signal or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    entry = _OTLP_PROTOCOLS.get((protocol or _DEFAULT_PROTOCOL).strip(), "") if name == "otlp" else name
     if entry in installed.names:
         return installed[entry]
     if name == "otlp":
@@ -50,12 +66,12 @@ def _entry_point(name: str, environ: Mapping[str, str]) -> EntryPoint:
             + (", or install opentelemetry-exporter-otlp-proto-grpc." if protocol == "grpc" else ".")
         )
     raise SettingsError(
-        f"OTEL_TRACES_EXPORTER names {name!r}, which isn't installed. There are "
+        f"OTEL_{signal.upper()}_EXPORTER names {name!r}, which isn't installed. There are "
         f"{', '.join(sorted({'otlp', 'none', *installed.names}))}."
     )
 
 
-class QuietExporter(SpanExporter):
+class QuietExporter:
     """
     Exports masked copies of spans, in the exporter's thread, so that masking delays no run.
 
@@ -63,24 +79,24 @@ class QuietExporter(SpanExporter):
     suppressed, because a readable log matters more than spans.
     """
 
-    def __init__(self, exporter: SpanExporter, mask: Mask) -> None:
+    def __init__(self, exporter: SpanExporter, mask: Mask, *, resource: Resource) -> None:
         self._exporter = exporter
         self._mask = mask
+        self._resource = resource
         self._name = type(exporter).__name__
-        self._captured = _CapturedLogs()
+        self._captured = CapturedLogs()
         self._lost: int | None = None
         """Spans lost since the outage began; None without an outage."""
 
     @property
     def complaint(self) -> str:
         """What the exporter logged about the current export, in one line."""
-        words = " ".join((self._captured.first or "it gave no reason").split())
-        return words if len(words) <= _LONGEST_COMPLAINT else f"{words[:_LONGEST_COMPLAINT]}…"
+        return self._captured.complaint
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def export(self, spans: Sequence[RecordedSpan]) -> SpanExportResult:
         with self._captured:
             try:
-                result = self._exporter.export([self._masked(span) for span in spans])
+                result = self._exporter.export(_masked(spans, self._resource, self._mask))
             except Exception as error:
                 self._captured.first = f"{type(error).__name__}: {error}"
                 result = SpanExportResult.FAILURE
@@ -98,53 +114,109 @@ class QuietExporter(SpanExporter):
 
     def shutdown(self) -> None:
         # Not `self._captured`, as an export in progress still needs its complaint.
-        with _CapturedLogs():
+        with CapturedLogs():
             self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
 
-    def _masked(self, span: ReadableSpan) -> ReadableSpan:
-        description, resource = span.status.description, span.resource
-        return ReadableSpan(
-            name=self._mask.text(span.name),
+
+def _masked(spans: Sequence[RecordedSpan], resource: Resource, mask: Mask) -> list[ReadableSpan]:
+    """Return masked copies of spans."""
+    masks = _BatchMask(mask)
+    resource = Resource(masks.attributes(resource.attributes), resource.schema_url)
+    return [
+        ReadableSpan(
+            name=masks.text(span.name),
             context=span.context,
             parent=span.parent,
-            resource=Resource(self._attributes(resource.attributes), resource.schema_url),
-            attributes=self._attributes(span.attributes),
+            resource=resource,
+            attributes=masks.attributes(span.attributes),
             events=[
-                Event(self._mask.text(event.name), self._attributes(event.attributes), event.timestamp)
-                for event in span.events
+                Event(masks.text(name), masks.attributes(attributes), timestamp)
+                for name, attributes, timestamp in span.events
             ],
-            links=[Link(link.context, self._attributes(link.attributes)) for link in span.links],
+            links=[Link(link.context, masks.attributes(link.attributes)) for link in span.links],
             kind=span.kind,
-            status=Status(span.status.status_code, description and self._mask.text(description)),
+            status=Status(span.status.status_code, masks.text(span.status.description))
+            if span.status.description
+            else span.status,
             start_time=span.start_time,
             end_time=span.end_time,
-            instrumentation_scope=span.instrumentation_scope,
+            instrumentation_scope=_SCOPE,
         )
+        for span in spans
+    ]
 
-    def _attributes(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-        masked: dict[str, Any] = self._mask.value(attributes or {})
+
+class _BatchMask:
+    """Masks a batch of spans. Spans of many runs have the same names and values, so each is masked once."""
+
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
+        self._texts: dict[str, str] = {}
+        self._secret_names: dict[str, bool] = {}
+
+    def text(self, text: str) -> str:
+        """Return the masked text."""
+        masked = self._texts.get(text)
+        if masked is None:
+            masked = self._texts[text] = self._mask.text(text)
         return masked
 
+    def attributes(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return masked attributes. Values that aren't text, numbers or lists of them become text."""
+        return {self.text(key): self._value(key, value) for key, value in (attributes or {}).items()}
 
-class _CapturedLogs(logging.Handler):
-    """Suppresses the exporter library's log messages inside the block, and remembers the first one."""
+    def _value(self, name: str, value: Any) -> Any:
+        secret = self._secret_names.get(name)
+        if secret is None:
+            secret = self._secret_names[name] = names_a_secret(name)
+        if secret and value is not None:
+            return MASK
+        if type(value) is str:
+            return self.text(value)
+        if type(value) is int:
+            text = str(value)
+            masked = self.text(text)
+            return value if masked == text else masked
+        return self._mask.value(value, name=name)
+
+
+class CapturedLogs(logging.Handler):
+    """
+    Suppresses the exporter library's log messages inside the block, and remembers this thread's first one. Several
+    threads may be inside such blocks at once.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
 
     def __init__(self) -> None:
         super().__init__()
         self.first: str | None = None
+        self._thread: int | None = None
 
-    def __enter__(self) -> "_CapturedLogs":
-        self.first = None
-        _library_log.addHandler(self)
-        _library_log.propagate = False
+    def __enter__(self) -> "CapturedLogs":
+        self.first, self._thread = None, threading.get_ident()
+        with CapturedLogs._lock:
+            CapturedLogs._inside += 1
+            _library_log.addHandler(self)
+            _library_log.propagate = False
         return self
 
     def __exit__(self, *_: object) -> None:
-        _library_log.removeHandler(self)
-        _library_log.propagate = True
+        with CapturedLogs._lock:
+            CapturedLogs._inside -= 1
+            _library_log.removeHandler(self)
+            _library_log.propagate = CapturedLogs._inside == 0
+
+    @property
+    def complaint(self) -> str:
+        """The first message, in one line."""
+        words = " ".join((self.first or "it gave no reason").split())
+        return words if len(words) <= _LONGEST_COMPLAINT else f"{words[:_LONGEST_COMPLAINT]}…"
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or record.getMessage()
+        if record.thread == self._thread:
+            self.first = self.first or record.getMessage()

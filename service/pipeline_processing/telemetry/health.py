@@ -62,6 +62,8 @@ class Servers:
         self.kafka = Server("Kafka", clock=clock)
         self.history = Server("the history", clock=clock)
         self.destination = Server("the destination", clock=clock)
+        self.of_runs = {name: Server(f"the {name}", clock=clock) for name in ("source", "destination")}
+        """As runs find them. An outage doesn't make the process unready: it makes runs wait."""
 
     def problems(self) -> list[str]:
         """Which servers are unavailable, and why."""
@@ -70,8 +72,11 @@ class Servers:
 
     def readings(self) -> list[Reading]:
         """Return whether each of them is available, for the metrics."""
-        each = {"kafka": self.kafka, "history": self.history, "destination": self.destination}
-        return [(float(server.problem is None), (name,)) for name, server in each.items()]
+        each = (("kafka", self.kafka), ("history", self.history), ("destination", self.destination))
+        up = dict[str, bool]()
+        for name, server in (*each, *self.of_runs.items()):
+            up[name] = up.get(name, True) and server.problem is None
+        return [(float(is_up), (name,)) for name, is_up in up.items()]
 
 
 class Health:

@@ -30,6 +30,8 @@ _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_-])(?:dsn|password|passwd|secret|secret_access_key|access_key_id|api[_-]?key|token|cookie"
     r"|authorization)$"
 )
+_TOKEN = re.compile(r"(?=.*\d).{16,}")
+"""A part of a secret URL that looks like a token, so it is a secret by itself."""
 _CUT_OFF = "…"
 """Marks where this service truncated a text, perhaps in the middle of a secret."""
 _MOST_CUTS = 40
@@ -199,7 +201,10 @@ def _parts(secret: str) -> Iterator[tuple[str, bool]]:
             yield unquote(one), False
             yield basic_auth(unquote(user), unquote(one)), False
     if not is_dsn:
-        yield url.path.strip("/"), False
+        path = url.path.strip("/")
+        yield path, False
+        tokens = (part for part in (*path.split("/"), *query.values()) if _TOKEN.fullmatch(part))
+        yield from ((token, False) for token in tokens)
         return
     hosts = (host.rpartition(":")[0] or host for host in url.netloc.rpartition("@")[2].split(","))
     for word in (user, *hosts, url.path.strip("/"), query.get("user", ""), query.get("dbname", "")):

@@ -11,16 +11,20 @@ import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.metrics import SCHEMA_URL, Metrics
-from pipeline_processing.telemetry.tracing import SHUTDOWN_SECONDS, resource_from
+from pipeline_processing.telemetry.tracing import exporters_named_in, resource_from
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import Resource
 
 _SCOPE = "pipeline_processing"
+_SHUTDOWN_SECONDS = 2.0
+"""How long an unreachable collector may delay the end of a process. The last spans may take longer."""
 _log = logging.getLogger(__name__)
 
 Exposition = Callable[[str], tuple[bytes, str]]
@@ -47,15 +51,15 @@ class Metering:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Export the last values, for SHUTDOWN_SECONDS at most. Blocks: leave it after the event loop has ended."""
+        """Export the last values, for two seconds at most. Blocks: leave it after the event loop has ended."""
         if self._provider is None:
             return
         # In a daemon thread, an export that hangs ends with the process.
         thread = threading.Thread(target=_shut_down, args=(self._provider,), name="metrics-shutdown", daemon=True)
         thread.start()
-        thread.join(SHUTDOWN_SECONDS)
+        thread.join(_SHUTDOWN_SECONDS)
         if thread.is_alive():
-            _log.warning("The last metrics are lost: their export didn't finish within %g s.", SHUTDOWN_SECONDS)
+            _log.warning("The last metrics are lost: their export didn't finish within %g s.", _SHUTDOWN_SECONDS)
 
 
 def _shut_down(provider: MeterProvider) -> None:
@@ -68,26 +72,34 @@ def _shut_down(provider: MeterProvider) -> None:
 def configure_metrics(environ: Mapping[str, str], *, mask: Mask, scraped: bool = False) -> Metering:
     """
     Set up metrics according to OTEL_* variables, and for scrapes if `scraped`. Leaving the returned block exports the
-    last values.
+    last values. Raises SettingsError for an exporter that isn't installed or can't be set up.
     """
-    if not scraped or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Metering()
-    return _metering([], environ, mask=mask, scraped=scraped)
-
-
-def _metering(readers: list[MetricReader], environ: Mapping[str, str], *, mask: Mask, scraped: bool) -> Metering:
+    # A scrape needs no exporter.
+    names = [name for name in exporters_named_in(environ, "METRICS") if name != "prometheus"]
+    if not scraped and not names:
+        return Metering()
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.resources import Resource
 
+    from pipeline_processing.telemetry.metrics_export import exporting_reader
+
+    readers = [exporting_reader(name, environ) for name in names]
     exposition = None
     if scraped:
         reader, exposition = _scraped()
         readers.append(reader)
-    about = resource_from(environ)
-    masked = Resource(mask.value(about.attributes), about.schema_url)
-    provider = MeterProvider(readers, masked, shutdown_on_exit=False)
+    provider = MeterProvider(readers, _resource(environ, mask), shutdown_on_exit=False)
     metrics = Metrics(provider.get_meter(_SCOPE, schema_url=SCHEMA_URL))
     return Metering(metrics, exposition=exposition, provider=provider)
+
+
+def _resource(environ: Mapping[str, str], mask: Mask) -> Resource:
+    """Return what describes this process, masked. An id tells its series from those of other processes."""
+    from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, Resource
+
+    about = Resource({SERVICE_INSTANCE_ID: str(uuid4())}).merge(resource_from(environ))
+    return Resource(mask.value(about.attributes), about.schema_url)
 
 
 def _scraped() -> tuple[MetricReader, Exposition]:

@@ -175,8 +175,9 @@ class Metrics:
         self.lag = gauge("pipeline.intake.lag", "{message}", ("messaging.destination.name",), "Messages that this process has yet to take from its partitions of a topic.")
         self.deliveries = counter("pipeline.webhook.deliveries", "{delivery}", ("webhook", "result"), "Tries to POST a completion event: `delivered`, `retrying`, or `failed` (given up).")
         self.windows = gauge("pipeline.triggers.windows.open", "{window}", (), "Open windows of this `triggers` process's share of the agencies.")
+        self.overdue = gauge("pipeline.triggers.windows.overdue", "s", (), "For how long the window that should have closed first has been waiting; 0 if none is due.")
         # This process itself.
-        self.servers = gauge("pipeline.server.up", "", ("server",), "1 if the last call of a server that this process needs was answered, else 0.")
+        self.servers = gauge("pipeline.server.up", "", ("server",), "1 if the last call of a server that this process needs was answered, else 0; of source and destination, as its runs find them.")
         self.delay = histogram("pipeline.event_loop.delay", "s", (), "How late the main event loop runs a callback, sampled every second.", buckets=_DELAYS)
         self.budget_used = gauge("pipeline.memory.budget.used", "By", (), "Bytes of buffered parts, of the memory budget.")
         self.budget_limit = gauge("pipeline.memory.budget.limit", "By", (), "The part of the memory budget that parts may take.")
@@ -184,7 +185,7 @@ class Metrics:
         self.most_connections = level("db.client.connection.max", "{connection}", ("db.client.connection.pool.name",), "How many connections a pool may open.")
         self.cpu = total("process.cpu.time", "s", ("cpu.mode",), "CPU time of this process, `user` or `system`.")
         self.memory = level("process.memory.usage", "By", (), "Resident memory of this process.")
-        self.build = gauge("pipeline.build.info", "", ("version", "reader"), "Always 1. The version, and what reads rows from Postgres: `native` or `cursor`.")
+        self.build = gauge("pipeline.build.info", "", ("version", "reader"), "Always 1. The version, and what reads rows from Postgres: `native` or `cursor`, or `none` in `triggers`.")
         # fmt: on
         self.cpu.watch(_cpu_times)
         self.memory.watch(_resident)
@@ -202,6 +203,12 @@ class Metrics:
 
         self.connections.watch(connections)
         self.most_connections.watch(lambda: [(pool.max_size, (name,))])
+
+    def show_build(self, reader: str) -> None:
+        """Report the version, and what reads rows: `native`, `cursor`, or `none`."""
+        from importlib.metadata import version
+
+        self.build.set(1, version("pipeline-processing"), reader)
 
     def start_attempts(self) -> None:
         """Report 0 for every outcome of attempts."""

@@ -1,7 +1,7 @@
 """
 Traces. Every run has a trace id, in its history row, events and objects, even if spans aren't collected. Spans are
-recorded and exported, and the database and S3 clients instrumented, only if OpenTelemetry's variables configure an
-exporter.
+recorded and exported only if OpenTelemetry's variables configure an exporter. The SDK samples, batches and exports
+them; `spans.py` records them.
 
 Without an exporter, the SDK isn't imported, because commands would start noticeably slower.
 """
@@ -9,31 +9,31 @@ Without an exporter, the SDK isn't imported, because commands would start notice
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.util.types import Attributes
 
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.spans import RecordedSpan, current_span, random_id
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace.sampling import Sampler
 
     from pipeline_processing.telemetry.export import QuietExporter
 
 SHUTDOWN_SECONDS = 5.0
 """How long an unreachable collector may delay the end of a process."""
 
-_SCOPE = "pipeline_processing"
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _log = logging.getLogger(__name__)
 
 
@@ -48,14 +48,13 @@ class Telemetry:
         self,
         *,
         tracer: Tracer,
-        provider: TracerProvider | None = None,
+        processors: Sequence[SpanProcessor] = (),
         exporters: Sequence[QuietExporter] = (),
     ) -> None:
         self.tracer = tracer
         self.exporting = bool(exporters)
-        self._provider = provider
+        self._processors = processors
         self._exporters = exporters
-        self._instrumentors = _instrument(provider) if provider is not None and exporters else []
 
     def __enter__(self) -> Telemetry:
         return self
@@ -67,14 +66,12 @@ class Telemetry:
 
     def shutdown(self) -> None:
         """Export the remaining spans, for SHUTDOWN_SECONDS at most. Blocks: call it after the event loop has ended."""
-        while self._instrumentors:
-            self._instrumentors.pop().uninstrument()
-        if self._provider is None or not self.exporting:
+        if not self.exporting:
             return
         self.exporting = False
         # The SDK waits 30 s for a batch in progress, regardless of its own limit. In a daemon thread, a hanging export
         # ends with the process.
-        thread = threading.Thread(target=_shut_down, args=(self._provider,), name="telemetry-shutdown", daemon=True)
+        thread = threading.Thread(target=_shut_down, args=(self._processors,), name="telemetry-shutdown", daemon=True)
         thread.start()
         thread.join(SHUTDOWN_SECONDS)
         if thread.is_alive():
@@ -85,11 +82,12 @@ class Telemetry:
             )
 
 
-def _shut_down(provider: TracerProvider) -> None:
-    try:
-        provider.shutdown()
-    except Exception as error:
-        _log.warning("The last spans are lost: %s: %s", type(error).__name__, error)
+def _shut_down(processors: Sequence[SpanProcessor]) -> None:
+    for processor in processors:
+        try:
+            processor.shutdown()
+        except Exception as error:
+            _log.warning("The last spans are lost: %s: %s", type(error).__name__, error)
 
 
 def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
@@ -101,7 +99,7 @@ def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Telemetry(tracer=IdsOnlyTracer())
-    if names := _exporters_named_in(environ):
+    if names := exporters_named_in(environ, "TRACES"):
         from pipeline_processing.telemetry.export import configured_exporter
 
         return telemetry_with([configured_exporter(name, environ) for name in names], environ, mask=mask)
@@ -110,10 +108,11 @@ def configure_telemetry(environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
     return Telemetry(tracer=IdsOnlyTracer(TraceFlags(TraceFlags.SAMPLED)))
 
 
-def _exporters_named_in(environ: Mapping[str, str]) -> list[str]:
-    """Return the exporters that OTEL_TRACES_EXPORTER names, or OTLP if only an endpoint is set; none by default."""
-    listed = environ.get("OTEL_TRACES_EXPORTER", "").strip()
-    if not listed and any(environ.get(variable, "").strip() for variable in _ENDPOINTS):
+def exporters_named_in(environ: Mapping[str, str], signal: str) -> list[str]:
+    """Return the exporters that OTEL_<signal>_EXPORTER names, or OTLP if only an endpoint is set; none by default."""
+    listed = environ.get(f"OTEL_{signal}_EXPORTER", "").strip()
+    endpoints = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not listed and any(environ.get(variable, "").strip() for variable in endpoints):
         listed = "otlp"
     names = dict.fromkeys(name.strip().lower() for name in listed.split(","))
     return [name for name in names if name not in ("", "none")]
@@ -126,11 +125,14 @@ def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str]
 
     from pipeline_processing.telemetry.export import QuietExporter
 
-    provider = TracerProvider(resource=resource_from(environ), shutdown_on_exit=False)
-    quiet = [QuietExporter(exporter, mask) for exporter in exporters]
-    for exporter in quiet:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-    return Telemetry(tracer=provider.get_tracer(_SCOPE), provider=provider, exporters=quiet)
+    resource = resource_from(environ)
+    quiet = [QuietExporter(exporter, mask, resource=resource) for exporter in exporters]
+    # A processor only hands on what it gets, from RecordingTracer to QuietExporter.
+    processors = [BatchSpanProcessor(cast("Any", exporter)) for exporter in quiet]
+    sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # that of OTEL_TRACES_SAMPLER
+    return Telemetry(
+        tracer=RecordingTracer(sampler=sampler, processors=processors), processors=processors, exporters=quiet
+    )
 
 
 def resource_from(environ: Mapping[str, str]) -> Resource:
@@ -146,21 +148,65 @@ def resource_from(environ: Mapping[str, str]) -> Resource:
     return resource.merge(Resource({SERVICE_NAME: name})) if name else resource
 
 
-def _instrument(provider: TracerProvider) -> list[Any]:
-    # Imported here, as they slow down the start and aren't needed without an exporter.
-    from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
+class RecordingTracer(Tracer):
+    """
+    Creates spans of `spans.py`, and gives those that have ended to the SDK's processors.
 
-    # Not BotocoreInstrumentor, which patches a method that aiobotocore overrides.
-    from opentelemetry.instrumentation.botocore import AiobotocoreInstrumentor
+    The sampler decides on a trace's first span in this process. The spans below follow it.
+    """
 
-    # Query arguments contain the agencies' data, which must not reach a tracing backend.
-    instrumentors: list[Any] = [
-        AsyncPGInstrumentor(capture_parameters=False),  # type: ignore[no-untyped-call]
-        AiobotocoreInstrumentor(),  # type: ignore[no-untyped-call]
-    ]
-    for instrumentor in instrumentors:
-        instrumentor.instrument(tracer_provider=provider)
-    return instrumentors
+    def __init__(self, *, sampler: Sampler, processors: Sequence[SpanProcessor]) -> None:
+        self._sampler = sampler
+        self._processors = processors
+
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        start_time: int | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Span:
+        current = trace.get_current_span(context)
+        if isinstance(current, RecordedSpan):
+            return current.child(name, kind=kind, attributes=attributes, links=links, start_time=start_time)
+        parent = current.get_span_context() if current.get_span_context().is_valid else None
+        trace_id = parent.trace_id if parent is not None else random_id(128)
+        # Whether a stored trace was sampled isn't known. Samplers decide alike on the same trace id.
+        asked = Context() if isinstance(current, _StoredSpan) else context
+        sampled = self._sampler.should_sample(asked, trace_id, name, kind, attributes, links)
+        is_sampled = sampled.decision.is_sampled()  # type: ignore[no-untyped-call]
+        flags = TraceFlags(TraceFlags.SAMPLED if is_sampled else TraceFlags.DEFAULT)
+        own = SpanContext(trace_id, random_id(64), False, flags, sampled.trace_state)
+        if not (is_sampled and self._processors):
+            return NonRecordingSpan(own)
+        span = RecordedSpan(
+            name,
+            context=own,
+            parent=parent,
+            on_end=self._ended,
+            kind=kind,
+            attributes=sampled.attributes,
+            links=links,
+            start_time=start_time,
+        )
+        span.set_attributes(attributes or {})
+        return span
+
+    @contextmanager
+    def start_as_current_span(  # type: ignore[override]  # the API's own decorator is private
+        self, name: str, context: Context | None = None, *args: Any, **kwargs: Any
+    ) -> Iterator[Span]:
+        span = self.start_span(name, context, *args, **kwargs)
+        with current_span(span) if isinstance(span, RecordedSpan) else trace.use_span(span):
+            yield span
+
+    def _ended(self, span: RecordedSpan) -> None:
+        for processor in self._processors:
+            processor.on_end(cast("Any", span))
 
 
 # -- ids -----------------------------------------------------------------------------------------
@@ -172,16 +218,19 @@ def trace_ids(span: Span) -> tuple[str, str]:
     return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
 
 
+class _StoredSpan(NonRecordingSpan):
+    """A span of which only the ids are stored, not whether it was sampled."""
+
+
 def parent_context(trace_id: str, span_id: str) -> Context:
     """Return the context in which a new span continues a stored trace, such as a run's."""
     parent = SpanContext(
         trace_id=int(trace_id, 16),
         span_id=int(span_id, 16),
         is_remote=True,
-        # Only ids are stored, not whether the trace was sampled. Assume that it was, so that no spans are lost.
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
     )
-    return trace.set_span_in_context(NonRecordingSpan(parent))
+    return trace.set_span_in_context(_StoredSpan(parent))
 
 
 class IdsOnlyTracer(Tracer):
@@ -197,8 +246,8 @@ class IdsOnlyTracer(Tracer):
         parent = trace.get_current_span(context).get_span_context()
         return NonRecordingSpan(
             SpanContext(
-                trace_id=parent.trace_id if parent.is_valid else _random_id(128),
-                span_id=_random_id(64),
+                trace_id=parent.trace_id if parent.is_valid else random_id(128),
+                span_id=random_id(64),
                 is_remote=False,
                 trace_flags=parent.trace_flags if parent.is_valid else self._flags,
                 trace_state=parent.trace_state,
@@ -211,7 +260,3 @@ class IdsOnlyTracer(Tracer):
     ) -> Iterator[Span]:
         with trace.use_span(self.start_span(name, context)) as span:
             yield span
-
-
-def _random_id(bits: int) -> int:
-    return random.randrange(1, 1 << bits)  # noqa: S311 - not a secret, and zero isn't an id

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 if TYPE_CHECKING:
-    from pipeline_processing.model import Attempt, DatasetCounts, Run
+    from pipeline_processing.model import Attempt, Bill, DatasetCounts, Run
     from pipeline_processing.runs.deliveries import Delivery
 
 NOTHING = "-"
@@ -34,7 +34,7 @@ HISTORY_COLUMNS = (
     "run_id", "job", "agency_id", "state", "attempt", "fence", "worker", "lease_expires_at", "request",
     "requested_by", "replay_of", "dry_run", "topic", "partition", "offset", "queued_at", "started_at", "finished_at",
     "duration_ms", "rows_read", "rows_written", "rows_filtered", "rows_rejected", "bytes_written", "timings",
-    "manifest_url", "error_kind", "error_message", "trace_id", "span_id", "config_id", "labels",
+    "manifest_url", "error_kind", "error_message", "trace_id", "span_id", "config_id", "labels", "bill",
 )  # fmt: skip
 """The stable columns of `runs`, in order."""
 
@@ -163,6 +163,7 @@ def run_details(run: Run) -> str:
         "rows rejected": number(run.rows_rejected),
         "bytes written": number(run.bytes_written),
         "time spent": ", ".join(f"{stage} {duration(ms)}" for stage, ms in (run.timings or {}).items()),
+        "used": bill(run.bill),
         "manifest": run.manifest_url,
         "error": run.error.kind if run.error else None,
         "message": run.error.message if run.error else None,
@@ -212,6 +213,21 @@ def duration(milliseconds: float | None) -> str:
         return f"{milliseconds / 1000:.1f} s"
     minutes, seconds = divmod(round(milliseconds / 1000), 60)
     return f"{minutes} m {seconds} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} m"
+
+
+def bill(used: Bill | None) -> str | None:
+    """`1.2 s CPU, 840 ms database, 1,234 bytes read, 4,321 bytes written, 5 S3 requests`."""
+    if used is None:
+        return None
+    return ", ".join(
+        (
+            f"{duration(used.client_cpu_ms)} CPU",
+            f"{duration(used.database_ms)} database",
+            f"{number(used.bytes_read)} bytes read",
+            f"{number(used.bytes_written)} bytes written",
+            counted(used.s3_requests, "S3 request"),
+        )
+    )
 
 
 def number(value: int | None) -> str:

@@ -22,6 +22,7 @@ from pipeline_processing.messaging.port import Events, Outgoing, Record, Request
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.requests.job_messages import run_id_of_place
 from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.metrics import IntakeMetrics, Metrics
 from pipeline_processing.triggers.config import Debounce, EventTrigger
 from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window, run_id_of_window
 from pipeline_processing.triggers.matching import Occurrence, occurrences
@@ -48,17 +49,17 @@ _MOST_STALLS = 6
 
 
 class Aside:
-    """Puts messages that can't be used aside, as dead letters."""
+    """Puts messages that can't be used aside, as dead letters. `kafka` is all topics but those of events."""
 
     def __init__(self, letters: DeadLetters, *, kafka: Server, history: Server) -> None:
+        self.kafka = kafka
         self._letters = letters
-        self._kafka = kafka
         self._history = history
 
     async def put_aside(self, unusable: Sequence[tuple[Record, InvalidEvent]], stop: asyncio.Event) -> None:
         """Return once their letters are stored. Raises Stopped if `stop` is set first."""
         letters = [self._letters.letter(record, error) for record, error in unusable]
-        refused = await self._kafka.ask(partial(self._letters.send, letters), by=self, stop=stop)
+        refused = await self.kafka.ask(partial(self._letters.send, letters), by=self, stop=stop)
         if refused:
             await self._history.ask(partial(self._letters.keep, refused), by=self, stop=stop)
 
@@ -140,9 +141,9 @@ class EventIntake:
         aside: Aside,
         pulse: Pulse,
         source: Server,
-        kafka: Server,
+        metrics: IntakeMetrics | None = None,
     ) -> None:
-        """`source` is the topic, and `kafka` all other topics."""
+        """`source` is the topic."""
         self._subscribe = subscribe
         self._topic_id = topic_id
         self._reader = reader
@@ -150,8 +151,9 @@ class EventIntake:
         self._aside = aside
         self._pulse = pulse
         self._source = source
-        self._kafka = kafka
+        self._kafka = aside.kafka
         self._clock = source.clock
+        self._metrics = metrics or IntakeMetrics(Metrics(), topic="")
 
     async def run(self, stop: asyncio.Event) -> None:
         """
@@ -168,6 +170,7 @@ class EventIntake:
             except (TransientError, TopicMissing) as error:
                 # Nothing is lost: the next subscription starts at the committed offsets.
                 missing = isinstance(error, TopicMissing)
+                self._metrics.lags(None)
                 self._source.away(KafkaUnavailable(_MISSING) if missing else error, by=self)
                 await first_of(stop, seconds=_PAUSE_SECONDS)
             except Stopped:
@@ -187,6 +190,7 @@ class EventIntake:
             if (now := self._clock.monotonic()) - checked_at >= _LAG_SECONDS:
                 checked_at = now
                 left = await stream.lag()
+                self._metrics.lags(left)
                 stalls = stalls + 1 if left else 0
                 if stalls > _MOST_STALLS:
                     log.error("the consumer gets no events although there are some; rejoining the group", lag=left)
@@ -206,6 +210,8 @@ class EventIntake:
             await self._ask(lambda: self._events.send(entries), stop)
         if unusable:
             await self._aside.put_aside(unusable, stop)
+        self._metrics.settled("dead_letter", len(unusable))
+        self._metrics.settled("taken", len(records) - len(unusable))
 
     async def _ask(self, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
         def beating() -> Awaitable[T]:

@@ -15,6 +15,7 @@ from pipeline_processing.errors import SettingsError
 from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Topics
 from pipeline_processing.telemetry.health import Health
+from pipeline_processing.telemetry.metrics import Reading
 from pipeline_processing.triggers.windowing import Tick
 
 log = get_logger(__name__)
@@ -36,6 +37,12 @@ class NeededByTriggers:
         """Which of them can't be used, and why."""
         each = (self.kafka, self.history, self.agencies, *self.sources.values())
         return [f"{server.name}: {problem}" for server in each if (problem := server.problem) is not None]
+
+    def readings(self) -> list[Reading]:
+        """Return whether each of them can be used, for the metrics."""
+        each = {"kafka": self.kafka, "history": self.history, "agencies": self.agencies}
+        topics = {f"topic {topic}": server for topic, server in self.sources.items()}
+        return [(float(server.problem is None), (name,)) for name, server in (each | topics).items()]
 
 
 class WritesEntries(Protocol):

@@ -135,6 +135,18 @@ class WindowKeeper:
         """Whether this process holds the first partition. Of all processes, one does, or for a moment none or two."""
         return 0 in self._states
 
+    @property
+    def open_windows(self) -> int:
+        """How many windows of the held partitions are open. May be read in another thread."""
+        places = self._open.copy()
+        states = [state for partition, key in places if (state := self._states.get(partition, {}).get(key)) is not None]
+        return sum(each.window is not None for state in states for each in state.triggers.values())
+
+    def overdue_seconds(self) -> float:
+        """For how long a held window should have been closed; 0 if none is due. May be called in another thread."""
+        due_at = min(self._open.copy().values(), default=None)
+        return 0.0 if due_at is None else max(0.0, (self._clock.now() - due_at).total_seconds())
+
     async def hold(self, partitions: Sequence[int], table: WindowTable, stop: asyncio.Event) -> None:
         """
         Take over these partitions, and no others, with the states restored from their changelog.

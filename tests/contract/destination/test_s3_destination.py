@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from typing import cast
 
 import pytest
 from pydantic import SecretStr
@@ -16,7 +17,8 @@ from pipeline_processing.destinations.s3.objects import crc32_of
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError
 from pipeline_processing.plan import InlineContent, MultipartUpload, UploadRef
-from pipeline_processing.ports import Destination
+from pipeline_processing.ports import Destination, ManifestStore
+from pipeline_processing.usage import Usage, use
 from tests.contract.destination.destination_backends import (
     CONTENT,
     KEY,
@@ -61,6 +63,20 @@ async def test_small_artifacts_travel_in_the_plan(s3: S3Backend, started: Starte
     for each in (small, large):
         await destination.complete(each, metadata=METADATA)
         assert (await s3.read(each.key))[0] == LARGE[: each.size]
+
+
+async def test_each_request_is_billed(s3: S3Backend, started: Started) -> None:
+    """Those of botocore, and those sent past it: to look, to start an upload, for each part, and to complete it."""
+    destination = s3.another(inline_limit=0)
+    for number in range(2):
+        use(usage := Usage())
+        assert not await cast(ManifestStore, destination).exists(f"{number}/manifest")
+        large = await stage(destination, LARGE, started, key=f"{number}/large")
+        assert isinstance(large.staged, MultipartUpload)
+        sent = 2 + len(large.staged.parts)
+        assert usage == Usage(s3_requests=sent)
+        await destination.complete(large, metadata=METADATA)
+        assert usage == Usage(s3_requests=sent + 1)
 
 
 @pytest.mark.parametrize(

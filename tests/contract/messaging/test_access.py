@@ -20,7 +20,7 @@ from pipeline_processing.app.triggers import triggers_process
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.errors import AccessDenied, KafkaUnavailable, PipelineError, SettingsError, TopicMissing
 from pipeline_processing.history.postgres.migrate import migrate
-from pipeline_processing.messaging.kafka.creation import ensure_topics
+from pipeline_processing.messaging.kafka.creation import TopicAdmin, ensure_topics
 from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
@@ -177,6 +177,18 @@ async def test_refused(
             await using
         assert type(raised.value) is error
         assert WRONG not in str(raised.value)
+
+
+async def test_what_an_identity_may_do_with_a_topic_is_told(access: Access) -> None:
+    """Without trying it, for `doctor`. An identity that may do nothing is told nothing."""
+    settings = access("OPEN", by="SCRAM-SHA-512")
+    await ensure_topics(settings)
+    async with TopicAdmin.open(settings) as admin:
+        assert await admin.allowed([settings.requests_topic]) == {settings.requests_topic: frozenset({"read", "write"})}
+    nobody = settings.model_copy(update={"username": "nobody", "password": SecretStr(PASSWORDS["nobody"])})
+    async with TopicAdmin.open(nobody) as admin:
+        with pytest.raises(AccessDenied):
+            await admin.allowed([settings.requests_topic])
 
 
 async def test_an_unknown_mechanism_is_a_setting_to_correct(access: Access) -> None:

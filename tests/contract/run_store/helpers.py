@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from pipeline_processing.model import Compression, Counts, FormatName, JobRequest, Run, RunFailure
+from pipeline_processing.model import Bill, Compression, Counts, FormatName, JobRequest, Run, RunFailure
 from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, Plan, StagedFile, UploadedPart, UploadRef
 from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Claim, Incoming, Origin, Outcome, RunStore
@@ -20,6 +20,7 @@ OUTCOME = Outcome(
     bytes_written=4321,
     timings={"read": 1.5},
     manifest_url="s3://exports/agencies/_manifest.json",
+    bill=Bill(client_cpu_ms=12.345, database_ms=3.0, bytes_read=9_000_000_000, bytes_written=4321, s3_requests=11),
 )
 
 

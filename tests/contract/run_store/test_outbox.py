@@ -18,6 +18,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.history.postgres import outbox
 from pipeline_processing.history.postgres.intake import Storable, write
+from pipeline_processing.model import RunState
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.store import Announce, RunStore
 from tests.contract.run_store.conftest import Backend, PostgresBackend, postgres_backend
@@ -401,3 +402,33 @@ async def test_a_request_for_later_is_no_work_yet(backend: Backend) -> None:
     await backend.age("r", 3601)
 
     assert not await backend.runs.queue.idle()
+
+
+# -- backlog -------------------------------------------------------------------------------------
+
+
+async def test_the_backlog_of_a_new_history_is_empty(runs: RunStore) -> None:
+    backlog = await runs.queue.backlog()
+
+    assert set(backlog.runs.values()) == {0}
+    assert set(backlog.oldest.values()) == {None}
+    assert (backlog.unsent, backlog.oldest_unsent) == (0, None)
+
+
+async def test_the_backlog_is_what_nobody_has_finished(backend: Backend) -> None:
+    """By state, and unsent events. A run before its `not_before` counts, but isn't late."""
+    runs = backend.runs
+    await prepared(runs, "prepared")
+    await accepted(runs, "running")
+    await claimed(runs, "running")
+    await finished(runs, "finished")
+    await accepted(runs, "later", not_before=backend.now() + timedelta(seconds=50))
+
+    backlog = await runs.queue.backlog()
+    assert backlog.runs == {RunState.QUEUED: 1, RunState.RUNNING: 1, RunState.PREPARED: 1}
+    assert [state for state, age in backlog.oldest.items() if age is None] == [RunState.QUEUED]
+    assert backlog.unsent == 1
+    assert backlog.oldest_unsent is not None
+
+    await backend.age("later", 100)
+    assert (await runs.queue.backlog()).oldest[RunState.QUEUED] is not None

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RunUnknown, Superseded
-from pipeline_processing.model import Counts, FormatName, JobRequest, Run, RunState
+from pipeline_processing.model import Bill, Counts, FormatName, JobRequest, Run, RunState
 from pipeline_processing.plan import UploadRef
 from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.run_filter import RunFilter
@@ -543,6 +543,7 @@ async def test_prepare_stores_the_plan_and_what_was_measured(runs: RunStore) -> 
     assert run.state is RunState.PREPARED
     assert (run.rows_read, run.rows_written, run.rows_filtered, run.rows_rejected) == (10, 8, 1, 1)
     assert (run.bytes_written, run.timings, run.manifest_url) == (4321, {"read": 1.5}, OUTCOME.manifest_url)
+    assert run.bill == OUTCOME.bill
     assert run.lease_expires_at is not None
     assert await runs.attempts.plan(claim) == PLAN
     assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["prepared"]
@@ -601,6 +602,7 @@ async def test_success_is_announced_once(backend: Backend) -> None:
     completion = RunCompletion.model_validate_json(event.value)
     assert completion == RunCompletion.of(run)
     assert (completion.rows_written, completion.manifest) == (8, OUTCOME.manifest_url)
+    assert completion.bill == OUTCOME.bill
     assert await events(backend, "r") == [("r:succeeded", completion)]
 
     assert await runs.attempts.succeed(claim) == run
@@ -646,7 +648,7 @@ async def test_a_failure_is_announced_with_its_error(backend: Backend, runs: Run
     assert (run.rows_read, run.manifest_url, run.lease_expires_at) == (10, None, None)
     [(event_id, completion)] = await events(backend, "r")
     assert event_id == "r:failed"
-    assert (completion.error, completion.manifest) == (FAILURE, None)
+    assert (completion.error, completion.manifest, completion.bill) == (FAILURE, None, OUTCOME.bill)
     [attempt] = await runs.history.attempts("r")
     assert (attempt.outcome, attempt.error_kind, attempt.error_message) == ("failed", FAILURE.kind, FAILURE.message)
 
@@ -710,6 +712,23 @@ async def test_a_run_that_was_handed_back_is_due_at_once_and_not_a_try(runs: Run
     assert second.run.attempt == 2
     assert await runs.history.tries("r") == 1
     assert [attempt.outcome for attempt in await runs.history.attempts("r")] == ["handed_back", "running"]
+
+
+async def test_a_run_that_goes_on_later_keeps_its_bill(backend: Backend, runs: RunStore) -> None:
+    """An attempt that can't tell changes nothing, and a cancelled run is announced with what is known."""
+    await accepted(runs)
+    first, second = Bill(client_cpu_ms=1.5), Bill(client_cpu_ms=2.5, s3_requests=3)
+    assert (await runs.attempts.retry(await claimed(runs), FAILURE, delay=timedelta(), bill=first)).bill == first
+    claim = await claimed(runs)
+    assert claim.run.bill == first
+    assert (await runs.attempts.hand_back(claim, bill=second)).bill == second
+    assert (await runs.attempts.retry(await claimed(runs), FAILURE, delay=timedelta())).bill == second
+
+    run = await runs.queue.cancel("r")
+
+    assert run.bill == second
+    [(_, completion)] = await events(backend, "r")
+    assert completion.bill == second
 
 
 async def test_a_retry_that_doesnt_count_is_no_try(runs: RunStore) -> None:

@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import Any
 
 import asyncpg
-from opentelemetry.trace import NoOpTracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.context import RunContext
@@ -58,7 +57,6 @@ async def export_all(
         ),
         last_success=_never,
         on_progress=lambda counts, *, stage, bytes_written: None,
-        tracer=NoOpTracer(),
     )
     export = await processor.process_agency(asked.agency_id, AgencyJobConfig.model_validate({"datasets": datasets}))
     return {exported.counts.name: _content(*exported.artifacts) for exported in export.datasets}

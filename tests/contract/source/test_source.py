@@ -1,6 +1,7 @@
 """The Postgres source: one snapshot for all datasets, and batches that fit."""
 
 import asyncio
+import time
 
 import asyncpg
 import pytest
@@ -10,6 +11,7 @@ from pipeline_processing.errors import QueryFailed, QueryInvalid, RowTooLarge
 from pipeline_processing.rows.columns import Kind
 from pipeline_processing.sources.postgres.batches import MAX_BATCH_ROWS
 from pipeline_processing.sources.postgres.source import PostgresSource
+from pipeline_processing.usage import Usage, use
 from tests.contract.source.reading import config, postgres_source, read, reading, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,6 +102,26 @@ async def test_columns_can_be_told_before_any_row_is_read(carry: str, source: Po
     assert columns.names == ("Id", "t", "n", "j", "l")
     assert [column.kind for column in columns] == [Kind.INTEGER, Kind.TEXT, Kind.NUMBER, Kind.JSON, None]
     assert all(column.typed and column.unchanged and column.origins == {column.name} for column in columns)
+
+
+@both_forms
+async def test_what_a_run_reads_is_billed(carry: str, source: PostgresSource):
+    """Bytes as Postgres sends them, and the time that the run waits for it, but not that of its own work."""
+    use(usage := Usage())
+    began, worked = time.perf_counter(), 0.0
+    datasets = {
+        "slow": config("SELECT pg_sleep(0.2)::text AS t"),
+        "large": config("SELECT repeat('x', 1000) AS t FROM generate_series(1, 5000)"),
+    }
+    async with source.snapshot(datasets) as snapshot:
+        for name in datasets:
+            async with snapshot.records(name, {}, carry=carry) as batches:
+                async for _ in batches:
+                    time.sleep(0.05)  # noqa: ASYNC251 work that occupies the thread
+                    worked += 0.05
+
+    assert usage.bytes_read == pytest.approx(5_000_000, rel=0.05)
+    assert 0.2 <= usage.database_seconds <= time.perf_counter() - began - worked
 
 
 async def test_a_slow_query_is_given_up_at_once(source: PostgresSource, connection: asyncpg.Connection):

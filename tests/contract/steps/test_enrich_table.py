@@ -22,6 +22,7 @@ from pipeline_processing.sources.postgres.lookup import PostgresLookup
 from pipeline_processing.sources.postgres.source import SESSION_SETTINGS, PostgresSource
 from pipeline_processing.steps.enrich_table import EnrichTable, EnrichTableOptions
 from pipeline_processing.steps.step import Batch
+from pipeline_processing.usage import Usage, use
 from tests.contract.source.reading import postgres, postgres_source, reading, until
 from tests.unit.steps.step_context import CollectedErrors, context
 
@@ -287,9 +288,12 @@ async def test_each_key_is_asked_for_once(source: PostgresSource, lookups: Looku
     """Distinct keys of a batch go out together; what was found, or wasn't, isn't asked for again."""
     columns, rows = texts("new", "gone", "new", "old")
     async with step(lookups, columns, **LABEL) as opened:
+        use(usage := Usage())
         for _ in range(3):
             batch = await opened(Batch.read([dict(row) for row in rows], first=1))
 
+    assert 0 < usage.bytes_read < 1000
+    assert usage.database_seconds > 0
     assert [row["label"] for row in batch.rows] == ["New", None, "New", "Old"]
     assert [sorted(keys) for keys in lookups.asked] == [["gone", "new", "old"]]
 

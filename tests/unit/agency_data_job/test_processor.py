@@ -19,7 +19,6 @@ from unittest.mock import ANY, AsyncMock, Mock, call, create_autospec
 import asyncpg
 import pytest
 from asyncpg.types import Attribute, Type
-from opentelemetry.trace import NoOpTracer
 
 from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -183,7 +182,6 @@ class World:
             ),
             last_success=AsyncMock(return_value=None),
             on_progress=lambda counts, *, stage, bytes_written: self.progress.append(counts),
-            tracer=NoOpTracer(),
         )
         config = AgencyJobConfig.model_validate({"datasets": [_dataset(**each) for each in datasets]})
         return await processor.process_agency(7, config)

@@ -31,6 +31,7 @@ from pipeline_processing.errors import (
 from pipeline_processing.http.client import HttpUpstream, redirected, retry_after
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.pace import Paces
+from pipeline_processing.usage import Usage, use
 from tests.certificates import LOCAL
 from tests.unit.stepped_clock import START, SteppedClock
 from tests.upstream_api import LOOPBACK, Raw, Reply, UpstreamApi, cut_off, first, share_of
@@ -85,6 +86,17 @@ async def asked(client: HttpUpstream, url: str, **options: Any) -> bytes:
 
 
 # -- answers -------------------------------------------------------------------------------------
+
+
+async def test_bodies_are_billed(api: UpstreamApi, clock: Waiting):
+    """Each byte once, however it is read."""
+    use(usage := Usage())
+    async with upstream(clock) as client:
+        body = await asked(client, api.url("/x"))
+        async with client.get(api.url("/x")) as answer:
+            while await answer.read(3):
+                pass
+    assert usage.bytes_read == 2 * len(body)
 
 
 async def test_an_answer_piece_by_piece(api: UpstreamApi, clock: Waiting):

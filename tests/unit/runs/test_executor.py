@@ -10,9 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
 from pipeline_processing.aio.asking import Backoff
@@ -42,6 +39,7 @@ from pipeline_processing.runs.failures import RetryPolicy, Trouble
 from pipeline_processing.runs.lease import Lease
 from tests.memory.destination import MemoryDestination
 from tests.unit.in_memory import LEASE, Call, Fault, Service, after, lost_reply, refused, without_jitter
+from tests.unit.recorded import Recorded
 from tests.unit.virtual_clock import EPOCH, WrongClock, in_virtual_time
 
 PROTOCOL = [
@@ -540,21 +538,34 @@ async def test_an_end_whose_reply_stays_lost_is_no_loss_of_the_run(
     method: str, breaks: dict[str, PipelineError], state: RunState
 ) -> None:
     """The worker finds its own write when it checks the lease, and says nothing of another worker."""
-    spans = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    service = Service(tracer=provider.get_tracer("test"))
+    recorded = Recorded()
+    service = Service(tracer=recorded.tracer)
     await service.accept()
     for call, error in breaks.items():
         service.between.on_next(call, refused(error))
     service.between.on_every(method, lost_reply(HISTORY_DOWN))
-    with capture_logs() as log:
+    with recorded, capture_logs() as log:
         attempted = await service.attempt()
     assert (attempted.run.state, attempted.error) == (state, None)
     assert service.clock.monotonic() == pytest.approx(1)
     assert not any("taken over" in line["event"] for line in log)
-    (span,) = (each for each in spans.get_finished_spans() if each.name == "attempt 1")
-    assert span.status.is_ok == (state is not RunState.FAILED)
+    assert recorded.named("attempt 1").status.is_ok == (state is not RunState.FAILED)
+
+
+@in_virtual_time
+async def test_whatever_is_tried_again_is_an_event_of_the_attempt() -> None:
+    """The run itself, and a call of the history."""
+    recorded = Recorded()
+    service = Service(tracer=recorded.tracer)
+    await service.accept()
+    service.between.on_next("batch", refused(SourceBusy("no slots")))
+    service.between.on_next("retry", refused(HISTORY_DOWN))
+    with recorded:
+        await service.attempt()
+    again, unanswered = (event for event in recorded.named("attempt 1").events if event.name == "retry")
+    assert {*(again.attributes or {})} == {"error.type", "delay_ms"}
+    assert (again.attributes or {})["error.type"] == "source_busy"
+    assert dict(unanswered.attributes or {}) == {"server": "the history", "error.type": "history_unavailable"}
 
 
 @in_virtual_time

@@ -23,7 +23,7 @@ from pipeline_processing.errors import (
     SettingsError,
     Superseded,
 )
-from pipeline_processing.model import Compression, DatasetCounts, FormatName, JobRequest, RunState
+from pipeline_processing.model import Bill, Compression, DatasetCounts, FormatName, JobRequest, RunState
 from pipeline_processing.plan import (
     Artifact,
     InlineContent,
@@ -45,6 +45,7 @@ from tests.unit.virtual_clock import EPOCH, in_virtual_time
 URL = "s3://exports/agencies"
 REQUEST = JobRequest(agency_id=7, labels={"order": "A 17"})
 CONTEXT = RunContext(run_id="r", attempt=3, trace_id="ab" * 16, request=REQUEST, config_id="c0" * 16)
+BILL = Bill(client_cpu_ms=12.5, database_ms=3.25, bytes_read=900, bytes_written=700, s3_requests=11)
 DOWN = DestinationUnavailable("the destination is down")
 HISTORY_DOWN = HistoryUnavailable("the history is down")
 
@@ -85,9 +86,13 @@ EXPORT = Export(
 )
 
 
+def billed(planned_requests: int) -> Bill:
+    return BILL
+
+
 def test_a_plan_completes_what_can_be_lost_before_what_cant() -> None:
     """Uploads and staged files before inline content, each in the order of the job config."""
-    plan, _ = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH)
+    plan, _ = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH, bill=billed)
     assert [artifact.dataset for artifact in plan.artifacts] == ["b", "d", "a", "c"]
     assert plan.destination == URL
     run = {"run-id": "r", "agency-id": "7", "attempt": "3", "trace-id": "ab" * 16}
@@ -96,7 +101,7 @@ def test_a_plan_completes_what_can_be_lost_before_what_cant() -> None:
 
 def test_a_plan_has_the_manifests_exact_bytes() -> None:
     """Datasets and entries stand in the order of the job config."""
-    plan, _ = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH + timedelta(seconds=5))
+    plan, _ = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH + timedelta(seconds=5), bill=billed)
     assert plan.manifest_key == "agency_id=7/run_id=r/_manifest.json"
     assert plan.manifest.endswith("}\n")
     assert json.loads(plan.manifest) == {
@@ -114,6 +119,7 @@ def test_a_plan_has_the_manifests_exact_bytes() -> None:
         "rows_written": 63,
         "rows_filtered": 7,
         "rows_rejected": 0,
+        "bill": BILL.model_dump(),
         "datasets": [
             {"name": name, "rows_read": read, "rows_written": written, "rows_filtered": filtered, "rows_rejected": 0}
             for name, read, written, filtered in (("a", 10, 9, 1), ("b", 20, 18, 2), ("c", 0, 0, 0), ("d", 40, 36, 4))
@@ -150,7 +156,7 @@ def test_rejected_rows_stand_apart() -> None:
         )
     )
     export = Export(snapshot_at=EPOCH, datasets=(_with(EXPORT.datasets[0], rejected),))
-    plan, outcome = decide(CONTEXT, export, destination_url=URL, now=EPOCH)
+    plan, outcome = decide(CONTEXT, export, destination_url=URL, now=EPOCH, bill=billed)
 
     manifest = json.loads(plan.manifest)
     assert [entry["url"] for entry in manifest["entries"]] == [f"{URL}/agency_id=7/run_id=r/a/part-00000.csv.gz"]
@@ -180,7 +186,9 @@ def test_the_manifest_names_what_stands_beside_it() -> None:
         )
         table = here.model_copy(update={"destination": "postgresql://wh", "staged": StagedTable(table="t"), "size": 9})
         datasets.append(replace(dataset, artifacts=(table, here, there)))
-    plan, outcome = decide(CONTEXT, Export(snapshot_at=EPOCH, datasets=tuple(datasets)), destination_url=URL, now=EPOCH)
+    plan, outcome = decide(
+        CONTEXT, Export(snapshot_at=EPOCH, datasets=tuple(datasets)), destination_url=URL, now=EPOCH, bill=billed
+    )
 
     assert [(artifact.dataset, artifact.destination) for artifact in plan.artifacts] == [
         ("a", "s3://second"),
@@ -190,7 +198,7 @@ def test_the_manifest_names_what_stands_beside_it() -> None:
         *[("a", URL), ("c", URL)],
         *[(name, "postgresql://wh") for name in "abcd"],
     ]
-    alone, its_outcome = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH)
+    alone, its_outcome = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH, bill=billed)
     assert plan.manifest == alone.manifest
     assert (outcome.bytes_written, outcome.datasets) == (700, its_outcome.datasets)
 
@@ -206,20 +214,21 @@ def test_the_manifest_names_what_stands_beside_it() -> None:
 def test_what_a_run_covers(until: datetime | None, covered: datetime) -> None:
     """Up to its snapshot, or to where it was asked for, if that is earlier."""
     run = replace(CONTEXT, request=JobRequest(agency_id=7, until=until))
-    _, outcome = decide(run, EXPORT, destination_url=URL, now=EPOCH)
+    _, outcome = decide(run, EXPORT, destination_url=URL, now=EPOCH, bill=billed)
 
     assert outcome.covered_until == covered
 
 
 def test_the_outcome_sums_up_the_datasets() -> None:
     """Rows, bytes, busy milliseconds per stage, and where the manifest will be."""
-    plan, outcome = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH)
+    plan, outcome = decide(CONTEXT, EXPORT, destination_url=URL, now=EPOCH, bill=billed)
     assert (outcome.counts.rows_read, outcome.counts.rows_written, outcome.counts.rows_filtered) == (70, 63, 7)
     assert outcome.counts.accounted_for
     assert outcome.bytes_written == 700
     assert outcome.timings == {"source": 1000.0, "upload": 2000.0}
+    assert outcome.bill == BILL
     assert outcome.manifest_url == f"{URL}/{plan.manifest_key}"
-    assert outcome_of(CONTEXT, EXPORT, destination_url=URL, manifest_url=None).manifest_url is None
+    assert outcome_of(CONTEXT, EXPORT, destination_url=URL, manifest_url=None, bill=BILL).manifest_url is None
 
 
 # -- publish -------------------------------------------------------------------------------------

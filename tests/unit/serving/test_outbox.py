@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline_processing.errors import HistoryUnavailable, KafkaUnavailable
 from tests.unit.in_memory import Call, incoming, lost_reply, refused
+from tests.unit.recorded import Recorded
 from tests.unit.served import COMPLETIONS, Served
 from tests.unit.virtual_clock import in_virtual_time
 
@@ -63,6 +64,26 @@ async def test_a_lost_ack_sends_the_same_again() -> None:
 
     first, second = served.completions("r")
     assert (first.key, first.value, first.headers) == (second.key, second.value, second.headers)
+
+
+@in_virtual_time
+async def test_each_try_to_send_an_event_is_a_span_of_its_runs_trace() -> None:
+    """The one that fails says why."""
+    recorded = Recorded()
+    served = Served(tracer=recorded.tracer)
+    await cancelled(served, "r")
+    served.of_kafka.on_next("send", refused(KafkaUnavailable("away")))
+    with recorded:
+        async with served.announcing():
+            await served.clock.sleep(5)
+
+    (event,) = served.completions("r")
+    failed, sent = recorded.spans
+    assert (failed.status.description, sent.status.is_unset) == ("kafka_unavailable", True)
+    for span in recorded.spans:
+        assert span.context is not None
+        assert f"-{span.context.trace_id:032x}-".encode() in (event.header("traceparent") or b"")
+        assert (span.attributes or {})["messaging.message.id"] == "r:cancelled"
 
 
 @in_virtual_time

@@ -144,3 +144,27 @@ async def test_it_is_a_cloud_event() -> None:
     assert (first.topic, first.key, headers["ce_type"]) == ("progress", b"7", b"agency.run.progress")
     assert headers["ce_id"] != dict(second.headers)["ce_id"]
     RunProgress.model_validate_json(first.value or b"")
+
+
+@in_virtual_time
+async def test_nothing_happens_while_there_are_no_runs() -> None:
+    """An idle process isn't woken; the first progress after an hour is sent at once, and the sender rests after it."""
+    clock = VirtualClock()
+    sent = Sent(clock)
+    async with telling(clock, sent) as events:
+        looks = 0
+        look = events._due
+
+        def counted() -> list[RunProgress]:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        events._due = counted  # type: ignore[method-assign]
+        await clock.sleep(3600)
+        assert looks <= 1
+        events.tell(progress(clock, 5))
+        await clock.sleep(3600)
+
+    assert sent.rows("r") == [(3600.0, 5)]
+    assert looks <= 10

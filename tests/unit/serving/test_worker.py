@@ -18,8 +18,9 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.model import RunState
 from pipeline_processing.runs.failures import RetryPolicy
+from pipeline_processing.serving.breaker import Breaker
 from pipeline_processing.serving.worker import Concurrency, Worker, leave_seconds
-from pipeline_processing.telemetry.health import Pulse
+from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from tests.unit.in_memory import Call, Service, refused, without_jitter
 from tests.unit.virtual_clock import in_virtual_time
 
@@ -52,13 +53,15 @@ class Running:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         self.ended: list[str] = []
         self.history = Server("the history", clock=service.clock)
+        self.servers = Servers(clock=service.clock)
+        self.health = Health(pulses=[], servers=self.servers)
         self.worker = Worker(
             executor=service.first,
             concurrency=concurrency,
             drain_seconds=drain_seconds,
-            clock=service.clock,
             pulse=Pulse("worker", clock=service.clock),
             history=self.history,
+            breaker=Breaker(self.servers.of_runs, clock=service.clock, note=self.health.note),
             on_ended=self.ended.append,
         )
 

@@ -151,6 +151,14 @@ def test_any_other_url_is_a_secret_as_a_whole() -> None:
     assert mask.text("hooks.example has no /T0/abcdef") == "hooks.example has no /***"
 
 
+def test_a_token_in_a_url_is_a_secret_by_itself() -> None:
+    """Ordinary words there are not."""
+    mask = knowing("https://hooks.example/completion-events/T0-24characters-xyz?key=0123456789abcdef&v=2")
+
+    assert mask.text("T0-24characters-xyz of 0123456789abcdef") == "*** of ***"
+    assert mask.text("2 completion-events") == "2 completion-events"
+
+
 def test_a_mask_for_another_process() -> None:
     """It knows as much."""
     mask = knowing("postgresql://me:of-mine@db/me-too", "me-too")

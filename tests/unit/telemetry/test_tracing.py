@@ -4,24 +4,22 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import asyncpg
 import pytest
-from aiobotocore.client import AioBaseClient
 from opentelemetry import trace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.telemetry import tracing as telemetry_module
 from pipeline_processing.telemetry.export import QuietExporter
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.spans import RecordedSpan
 from pipeline_processing.telemetry.tracing import configure_telemetry, parent_context, telemetry_with, trace_ids
+from tests.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.unit.recorded import Recorded
 
 
 @pytest.fixture(autouse=True)
@@ -31,55 +29,9 @@ def no_variables_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
-class Collector:
-    """What an OTLP collector was sent."""
-
-    def __init__(self) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        self.url = ""
-
-    def spans(self) -> list[str]:
-        return [
-            span.name
-            for request in self.requests
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-    def resource(self) -> dict[str, str]:
-        attributes = self.requests[0].resource_spans[0].resource.attributes
-        return {attribute.key: attribute.value.string_value for attribute in attributes}
-
-
-@contextmanager
-def http_server(respond: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), respond)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    received = Collector()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.requests.append(ExportTraceServiceRequest.FromString(body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http_server(Handler) as received.url:
+def collector() -> Iterator[OtlpReceiver]:
+    with otlp_receiver() as received:
         yield received
 
 
@@ -136,30 +88,17 @@ def test_an_error_passes_through_a_span(environ: dict[str, str]) -> None:
 # -- exporting -----------------------------------------------------------------------------------
 
 
-def test_without_an_exporter_nothing_is_instrumented_and_nothing_runs() -> None:
-    untouched = (asyncpg.Connection.fetch, AioBaseClient._make_api_call)
+def test_without_an_exporter_nothing_runs() -> None:
     threads = threading.active_count()
 
-    with configure_telemetry({}, mask=Mask()):
-        assert (asyncpg.Connection.fetch, AioBaseClient._make_api_call) == untouched
+    with configure_telemetry({}, mask=Mask()) as telemetry:
+        assert not telemetry.tracer.start_span("run").is_recording()
         assert threading.active_count() == threads
-
-
-def test_with_an_exporter_the_clients_are_instrumented_until_the_end() -> None:
-    untouched = (asyncpg.Connection.fetch, AioBaseClient._make_api_call)
-
-    with telemetry_with([InMemorySpanExporter()], {}, mask=Mask()) as telemetry:
-        assert telemetry.exporting
-        assert asyncpg.Connection.fetch is not untouched[0]
-        assert AioBaseClient._make_api_call is not untouched[1]
-    telemetry.shutdown()  # once more does no harm
-
-    assert (asyncpg.Connection.fetch, AioBaseClient._make_api_call) == untouched
 
 
 @pytest.mark.parametrize("variables", [(), ("OTEL_TRACES_EXPORTER",)])
 def test_spans_reach_the_collector_before_the_end(
-    collector: Collector, variables: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    collector: OtlpReceiver, variables: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An endpoint alone is enough; leaving the block sends what is left."""
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url} | dict.fromkeys(variables, "otlp")
@@ -169,9 +108,9 @@ def test_spans_reach_the_collector_before_the_end(
     with configure_telemetry(environ, mask=Mask()) as telemetry, telemetry.tracer.start_as_current_span("run"):
         telemetry.tracer.start_span("dataset").end()
 
-    assert sorted(collector.spans()) == ["dataset", "run"]
-    assert collector.resource()["service.name"] == "pipeline-processing"
-    assert collector.resource()["service.version"]
+    assert sorted(span.name for span in collector.spans) == ["dataset", "run"]
+    assert collector.resource["service.name"] == "pipeline-processing"
+    assert collector.resource["service.version"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +121,7 @@ def test_spans_reach_the_collector_before_the_end(
     ],
 )
 def test_the_service_may_be_named_otherwise(
-    collector: Collector, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+    collector: OtlpReceiver, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces", variable: value}
     for name, text in environ.items():
@@ -191,7 +130,7 @@ def test_the_service_may_be_named_otherwise(
     with configure_telemetry(environ, mask=Mask()) as telemetry:
         telemetry.tracer.start_span("run").end()
 
-    assert collector.resource()["service.name"] == "exports"
+    assert collector.resource["service.name"] == "exports"
 
 
 def test_none_beats_an_endpoint() -> None:
@@ -214,6 +153,20 @@ def test_traces_are_sampled_even_if_this_process_collects_none(
     span = configure_telemetry(environ, mask=Mask()).tracer.start_span("run")
 
     assert span.get_span_context().trace_flags.sampled == sampled
+
+
+@pytest.mark.parametrize(("ratio", "sampled"), [("0", False), ("1", True)])
+def test_a_sampler_decides_on_stored_traces_by_their_ids(
+    ratio: str, sampled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it did when the request was accepted: the run table doesn't keep its decision."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
+
+    with Recorded() as recorded:
+        recorded.tracer.start_span("attempt 1", parent_context("ab" * 16, "cd" * 8)).end()
+
+    assert len(recorded.spans) == sampled
 
 
 def test_a_trace_keeps_its_state_and_flags() -> None:
@@ -249,6 +202,12 @@ def test_an_exporter_that_is_not_there_is_a_fault_of_the_settings(environ: dict[
 
 
 # -- trouble -------------------------------------------------------------------------------------
+
+
+def ended_span() -> RecordedSpan:
+    span = RecordedSpan("run", context=SpanContext(1, 2, is_remote=False), parent=None, on_end=lambda span: None)
+    span.end()
+    return span
 
 
 class Broken(SpanExporter):
@@ -287,12 +246,11 @@ def test_an_outage_is_one_warning_and_its_end_one_line(caplog: pytest.LogCapture
     """Whatever the exporter itself says, however often."""
     caplog.set_level("INFO")
     bad, good = SpanExportResult.FAILURE, SpanExportResult.SUCCESS
-    exporter = QuietExporter(Broken(good, bad, OSError("no\nroute"), good, RuntimeError("again"), good), Mask())
-    span = telemetry_with([], {}, mask=Mask()).tracer.start_span("run")
-    assert isinstance(span, ReadableSpan)
+    broken = Broken(good, bad, OSError("no\nroute"), good, RuntimeError("again"), good)
+    exporter = QuietExporter(broken, Mask(), resource=Resource({}))
 
     for _ in range(6):
-        exporter.export([span])
+        exporter.export([ended_span()])
 
     assert [record.getMessage() for record in caplog.records] == [
         "Trace exporter Broken failed, and spans are lost until it works again: Failed to export: 503",

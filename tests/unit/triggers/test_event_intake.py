@@ -67,7 +67,6 @@ class Taking:
             aside=Aside(letters, kafka=self.needed.kafka, history=self.needed.history),
             pulse=self.pulse,
             source=self.needed.sources[EVENTS],
-            kafka=self.needed.kafka,
         )
 
     @asynccontextmanager

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
 
+from opentelemetry.trace import Span, SpanKind
 from pydantic import SecretStr
 
 from pipeline_processing.destinations.s3.direct import DirectRequests
@@ -33,6 +34,7 @@ from pipeline_processing.errors import BucketMissing, DestinationUnavailable, Pi
 from pipeline_processing.log import get_logger
 from pipeline_processing.plan import UploadedPart, UploadRef
 from pipeline_processing.settings.settings import S3Settings
+from pipeline_processing.telemetry.spans import child_span
 
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
 
@@ -224,7 +226,8 @@ class S3Client:
                 return {**answer, "Body": bytes(await stream.read())}
 
         try:
-            answer = await self._answer(read(), "read", bucket, key, needs="ETag")
+            with self._span("get_object", bucket, key):
+                answer = await self._answer(read(), "read", bucket, key, needs="ETag")
         except ObjectMissing:
             self._seen.add(bucket)
             raise
@@ -233,7 +236,8 @@ class S3Client:
     async def require_bucket(self, *, bucket: str) -> None:
         """Raise BucketMissing if the bucket doesn't exist, or DestinationUnavailable if it existed before."""
         # The answer to HEAD has no error code.
-        await self._answer(self._client.head_bucket(Bucket=bucket), "look at", bucket, missing=BucketMissing)
+        with self._span("head_bucket", bucket):
+            await self._answer(self._client.head_bucket(Bucket=bucket), "look at", bucket, missing=BucketMissing)
 
     async def delete_object(self, *, bucket: str, key: str) -> None:
         await self._call("delete_object", "delete", bucket, key)
@@ -285,7 +289,21 @@ class S3Client:
             content = {} if body is None else {"Body": Body(body)}
             return await getattr(self._client, operation)(Bucket=bucket, Key=key, **content, **arguments)
 
-        return await self._answer(ask(), doing, bucket, key, needs=needs, seconds=seconds)
+        with self._span(operation, bucket, key) as span:
+            if span.is_recording():
+                if body is not None:
+                    span.set_attribute("http.request.body.size", len(body))
+                if (number := arguments.get("PartNumber")) is not None:
+                    span.set_attribute("aws.s3.part_number", number)
+            return await self._answer(ask(), doing, bucket, key, needs=needs, seconds=seconds)
+
+    def _span(self, operation: str, bucket: str, key: str = "") -> AbstractContextManager[Span]:
+        """Record a request. That an object doesn't exist is an answer, not a failure."""
+        method: str = self._client.meta.method_to_api_mapping[operation]
+        attributes = {"rpc.system.name": "aws-api", "rpc.method": f"S3/{method}", "aws.s3.bucket": bucket}
+        if key:
+            attributes["aws.s3.key"] = key
+        return child_span(f"S3.{method}", kind=SpanKind.CLIENT, attributes=attributes, expected=ObjectMissing)
 
     async def _answer(
         self,

@@ -26,6 +26,7 @@ from botocore.config import Config
 from opentelemetry import trace
 
 from pipeline_processing.destinations.s3.objects import Body, Data
+from pipeline_processing.usage import current_usage
 
 _METHODS = {"put_object": "PUT", "upload_part": "PUT", "head_object": "HEAD"}
 _HEADERS = {
@@ -107,8 +108,7 @@ class DirectRequests:
         If-None-Match finds one.
         """
         route = self._routes.get(bucket)
-        # The spans of calls are botocore's.
-        if route is None or operation not in _METHODS or trace.get_current_span().is_recording():
+        if route is None or operation not in _METHODS:
             return None
         headers = _headers(arguments)
         if headers is None:
@@ -128,8 +128,10 @@ class DirectRequests:
                 body if body is None or (isinstance(body, bytes) and len(body) < _SENT_WHOLE) else Body(body),
                 stream_output=False,
             )
+            current_usage().s3_requests += 1
             answer = await self._http.send(request)
-        except boto.BotoCoreError:
+        except boto.BotoCoreError as error:
+            trace.get_current_span().add_event("retry", {"error.type": type(error).__name__})
             return None
         status, received = answer.status_code, answer.raw.headers
         if status == HTTPStatus.PRECONDITION_FAILED or (operation == "head_object" and status == HTTPStatus.NOT_FOUND):
@@ -140,6 +142,7 @@ class DirectRequests:
         if status in _REFUSALS:
             self._refusals[bucket] += 1
             self._routes.pop(bucket, None)  # to be learned again, as after a redirect to another region
+        trace.get_current_span().add_event("retry", {"http.response.status_code": status})
         return None
 
     async def _signed(self, route: _Route, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:

@@ -20,14 +20,17 @@ from aiobotocore.credentials import (
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.credentials import CredentialProvider, ReadOnlyCredentials
 from botocore.handlers import add_expect_header
 from botocore.loaders import JSONFileLoader, Loader
+from opentelemetry import trace
 from pydantic import SecretStr
 
 from pipeline_processing.destinations.s3.direct import DirectRequests
 from pipeline_processing.destinations.s3.errors import translated
 from pipeline_processing.errors import AccessDenied, SettingsError
+from pipeline_processing.usage import current_usage
 
 _REMEDY = (
     "Check `role_arn` and `external_id`, and that the role trusts the identity of PIPELINE_S3__ACCESS_KEY_ID, or of "
@@ -119,7 +122,15 @@ async def open_client(
         client.meta.events.register("before-call.s3.HeadBucket", _never_redirected)
         direct = DirectRequests(http=pools[-1], credentials=partial(_frozen, session, keys if role is None else None))
         client.meta.events.register("before-send.s3", direct.learn)
+        client.meta.events.register("before-send.s3", _counted)
+        client.meta.events.register("before-send.s3", _retry_noted)
         yield client, direct
+
+
+def _retry_noted(request: AWSPreparedRequest, **_: object) -> None:
+    """Add an event to the span of a request that botocore sends again."""
+    if (sent := request.context.get("retries", {}).get("attempt", 1) - 1) > 0:
+        trace.get_current_span().add_event("retry", {"http.request.resend_count": sent})
 
 
 async def _frozen(session: AioSession, keys: Keys | None) -> Any:
@@ -254,6 +265,11 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
 
 def _shown(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
+
+
+def _counted(**_: object) -> None:
+    """Count a request that botocore is about to send: each of its retries is one."""
+    current_usage().s3_requests += 1
 
 
 def _never_redirected(params: Mapping[str, Any], **_: object) -> None:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from pipeline_processing.history.memory.table import HELD, RunRecord, RunTable, StartedUpload, measured
-from pipeline_processing.model import Run, RunFailure, RunState
+from pipeline_processing.model import Bill, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.store import Claim, Outcome
 from pipeline_processing.runs.stored_text import storable_failure
@@ -77,13 +77,16 @@ class MemoryAttempts:
 
     # -- the end of an attempt -------------------------------------------------------------------
 
-    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
-        return self._requeue(claim, "retrying", delay=delay, counts=counts, failure=storable_failure(failure))
+    async def retry(
+        self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True, bill: Bill | None = None
+    ) -> Run:
+        failure = storable_failure(failure)
+        return self._requeue(claim, "retrying", delay=delay, counts=counts, failure=failure, bill=bill)
 
-    async def hand_back(self, claim: Claim) -> Run:
+    async def hand_back(self, claim: Claim, *, bill: Bill | None = None) -> Run:
         if self._table.found(claim).run.state is RunState.PREPARED:
             return await self.release(claim, delay=timedelta())
-        return self._requeue(claim, "handed_back", delay=timedelta(), counts=False)
+        return self._requeue(claim, "handed_back", delay=timedelta(), counts=False, bill=bill)
 
     async def release(self, claim: Claim, *, delay: timedelta) -> Run:
         record = self._table.held(claim, RunState.PREPARED)
@@ -102,13 +105,21 @@ class MemoryAttempts:
         return record.change(state=RunState.QUEUED, worker=None, lease_expires_at=None, not_before=None, **nothing)
 
     def _requeue(
-        self, claim: Claim, outcome: str, *, delay: timedelta, counts: bool, failure: RunFailure | None = None
+        self,
+        claim: Claim,
+        outcome: str,
+        *,
+        delay: timedelta,
+        counts: bool,
+        bill: Bill | None,
+        failure: RunFailure | None = None,
     ) -> Run:
         if done := self._done_before(claim, RunState.QUEUED):
             return done.run
         record, now = self._table.held(claim, RunState.RUNNING), self._table.clock.now()
         record.end_attempt(outcome, now, failure)
         record.handed_back += not counts
+        record.add_bill(bill)
         return record.change(state=RunState.QUEUED, worker=None, lease_expires_at=None, not_before=now + delay)
 
     def _done_before(self, claim: Claim, state: RunState) -> RunRecord | None:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import Superseded
-from pipeline_processing.model import Attempt, DatasetCounts, Run, RunFailure, RunState
+from pipeline_processing.model import Attempt, Bill, DatasetCounts, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.completions import OutboxEvent, completion_event
 from pipeline_processing.runs.deliveries import Delivery, DeliveryState
@@ -53,8 +53,14 @@ class RunRecord:
     def measure(self, outcome: Outcome) -> None:
         """Store an attempt's counts and timings. Counts by dataset are stored unless it is a dry run."""
         self.change(**measured(outcome))
+        self.add_bill(outcome.bill)
         if not self.run.dry_run and outcome.datasets:
             self.datasets, self.covered_until = outcome.datasets, outcome.covered_until
+
+    def add_bill(self, bill: Bill | None) -> None:
+        """Store what the run has used, if that is known."""
+        if bill is not None:
+            self.change(bill=bill)
 
     def change_attempt(self, **values: Any) -> None:
         """Set fields of the newest attempt."""

@@ -9,13 +9,14 @@ import orjson
 from pipeline_processing.errors import Superseded
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.rows import (
+    bill_column,
     dataset_columns,
     failure_columns,
     outcome_columns,
     plan_of,
     run_of,
 )
-from pipeline_processing.model import Run, RunFailure, RunState
+from pipeline_processing.model import Bill, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.completions import completion_event
@@ -86,14 +87,16 @@ class PostgresAttempts:
 
     # -- the end of an attempt -------------------------------------------------------------------
 
-    async def retry(self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True) -> Run:
-        values = {"delay": delay, "handed_back": int(not counts)}
+    async def retry(
+        self, claim: Claim, failure: RunFailure, *, delay: timedelta, counts: bool = True, bill: Bill | None = None
+    ) -> Run:
+        values = {"delay": delay, "handed_back": int(not counts), "bill": bill_column(bill)}
         async with self._database.transaction() as connection:
             return await _end_lease(
                 connection, claim, "requeue", RunState.QUEUED, "retrying", storable_failure(failure), **values
             )
 
-    async def hand_back(self, claim: Claim) -> Run:
+    async def hand_back(self, claim: Claim, *, bill: Bill | None = None) -> Run:
         now = timedelta()
         async with self._database.transaction() as connection:
             # Read the state from the row: the run may have been prepared since it was claimed.
@@ -101,7 +104,14 @@ class PostgresAttempts:
             if row is not None and row["state"] == RunState.PREPARED:
                 return await _end_lease(connection, claim, "release", RunState.PREPARED, delay=now)
             return await _end_lease(
-                connection, claim, "requeue", RunState.QUEUED, "handed_back", delay=now, handed_back=1
+                connection,
+                claim,
+                "requeue",
+                RunState.QUEUED,
+                "handed_back",
+                delay=now,
+                handed_back=1,
+                bill=bill_column(bill),
             )
 
     async def release(self, claim: Claim, *, delay: timedelta) -> Run:

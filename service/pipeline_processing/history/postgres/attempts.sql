@@ -41,7 +41,8 @@ WITH decided AS (
         rows_rejected = :rows_rejected,
         bytes_written = :bytes_written,
         timings = :timings,
-        manifest_url = :manifest_url
+        manifest_url = :manifest_url,
+        bill = coalesce(:bill::jsonb, bill)
     WHERE run_id = :run_id AND fence = :fence AND state = 'running'
     RETURNING run_id, agency_id, attempt, fence
 ),
@@ -139,6 +140,7 @@ WITH finished AS (
         rows_rejected = coalesce(:rows_rejected, rows_rejected),
         bytes_written = coalesce(:bytes_written, bytes_written),
         timings = coalesce(:timings, timings),
+        bill = coalesce(:bill::jsonb, bill),
         manifest_url = CASE WHEN :to_state = 'succeeded' THEN coalesce(:manifest_url, manifest_url) END,
         error_kind = :error_kind,
         error_message = :error_message,
@@ -197,7 +199,8 @@ SET state = 'queued',
     worker = NULL,
     lease_expires_at = NULL,
     not_before = clock_timestamp() + :delay::interval,
-    handed_back = handed_back + :handed_back
+    handed_back = handed_back + :handed_back,
+    bill = coalesce(:bill::jsonb, bill)
 WHERE run_id = :run_id AND fence = :fence AND state = 'running'
 RETURNING runs.*;
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import orjson
 
-from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure
+from pipeline_processing.model import Attempt, Bill, Counts, DatasetCounts, JobRequest, Run, RunFailure
 from pipeline_processing.plan import Plan
 from pipeline_processing.runs.run_filter import RunFilter
 from pipeline_processing.runs.store import Outcome
 
-_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "labels", "timings", "error"})
+_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "labels", "timings", "bill", "error"})
 _ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
-_OUTCOME_COLUMNS = (*Counts.model_fields, "bytes_written", "timings", "manifest_url")
+_OUTCOME_COLUMNS = (*Counts.model_fields, "bytes_written", "timings", "manifest_url", "bill")
 
 
 def run_of(row: Mapping[str, Any]) -> Run:
@@ -30,6 +30,7 @@ def run_of(row: Mapping[str, Any]) -> Run:
         request=JobRequest.model_validate_json(row["request"], extra="ignore"),
         labels=orjson.loads(row["labels"]),
         timings=None if row["timings"] is None else orjson.loads(row["timings"]),
+        bill=None if row["bill"] is None else Bill.model_validate_json(row["bill"], extra="ignore"),
         error=error,
     )
 
@@ -70,7 +71,13 @@ def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
         "bytes_written": outcome.bytes_written,
         "timings": orjson.dumps(dict(outcome.timings)).decode(),
         "manifest_url": outcome.manifest_url,
+        "bill": bill_column(outcome.bill),
     }
+
+
+def bill_column(bill: Bill | None) -> str | None:
+    """Return a bill as JSON."""
+    return None if bill is None else bill.model_dump_json()
 
 
 def failure_columns(failure: RunFailure | None) -> dict[str, Any]:

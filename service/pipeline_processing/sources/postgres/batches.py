@@ -11,6 +11,7 @@ from pipeline_processing.ports import Records
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.ahead import ReadAhead
 from pipeline_processing.sources.postgres.metered import Meter
+from pipeline_processing.usage import current_usage
 
 MAX_BATCH_ROWS = 1000
 """Larger batches are slower, because they don't stay in the CPU's caches until they are encoded."""
@@ -40,12 +41,17 @@ class CursorBatches(ReadAhead):
         self._batch_bytes = batch_bytes
         self._located = located
         self._rows_read = 0
+        self._received = meter.received
         self._size = MAX_BATCH_ROWS  # the size of the rows isn't known yet: the meter ends a fetch of large ones early
         super().__init__(columns)
 
     @property
     def _reads_ahead(self) -> bool:
         return not self._meter.holds_large_row
+
+    async def __anext__(self) -> Records:
+        with current_usage().waiting_for_database():
+            return await super().__anext__()
 
     async def _read(self) -> Records:
         self._meter.give_back()
@@ -60,6 +66,8 @@ class CursorBatches(ReadAhead):
         try:
             with self._meter.fetching(self._size) as rows:
                 records: Records = await self._cursor.fetch(rows)
+            before, self._received = self._received, self._meter.received
+            current_usage().bytes_read += self._received - before
         except Exception:
             if self._meter.too_large is None:
                 raise

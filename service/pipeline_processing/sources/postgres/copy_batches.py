@@ -25,6 +25,7 @@ from pipeline_processing.ports import Lines, Template
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.batches import MAX_BATCH_ROWS
 from pipeline_processing.sources.postgres.tap import Tap, transport_of
+from pipeline_processing.usage import current_usage
 
 _PATIENCE_SECONDS = 0.2
 """After this time without a full batch, there is a smaller one."""
@@ -151,7 +152,8 @@ class CopyBatches:
                 self._drawn = size
                 copy.read_large_row(size)
             elif not copy.ended:
-                await copy.filled(self._timeout)
+                with current_usage().waiting_for_database():
+                    await copy.filled(self._timeout)
             elif copy.too_large:
                 raise RowTooLarge(dataset=self._dataset, size=copy.too_large, limit=self._limits.max_row_bytes)
             else:
@@ -190,6 +192,7 @@ class CopyTap(Tap):
         self._tail = b""
         self._malformed: ValueError | None = None
         self._received_at = 0.0
+        self._usage = current_usage()
         self._changed = asyncio.Event()
         """Set when a batch is ready, and at the end."""
         transport.set_protocol(self)
@@ -283,6 +286,7 @@ class CopyTap(Tap):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         self._received_at = asyncio.get_running_loop().time()
+        self._usage.bytes_read += len(data)
         self._decode(data)
         if self._is_ready and not self._discards:
             if not self._transport.is_closing():

@@ -15,7 +15,9 @@ from pipeline_processing.postgres.errors import without_values
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.key_list import KeyList, key_list_of
 from pipeline_processing.sources.postgres.shape import planning, shape_of
+from pipeline_processing.sources.postgres.tap import Tap, transport_of
 from pipeline_processing.sources.postgres.types import set_codecs
+from pipeline_processing.usage import current_usage
 
 _LEAVING_SECONDS = 5.0
 
@@ -37,6 +39,7 @@ class PostgresLookup:
         self._carry = carry
         self._stack = AsyncExitStack()
         self._connection: asyncpg.Connection
+        self._tap: Tap
         self._carried_query: str
         self._attributes: Sequence[asyncpg.Attribute]
         self._keys: KeyList
@@ -46,6 +49,9 @@ class PostgresLookup:
         async with AsyncExitStack() as stack:
             self._connection = await stack.enter_async_context(self._database.connection())
             stack.callback(self._terminate)
+            transport = transport_of(self._connection)
+            self._tap = Tap(transport, transport.get_protocol())
+            transport.set_protocol(self._tap)
             async with self._transaction():
                 shape, _ = await shape_of(self._connection, self._query)
                 self._keys = await key_list_of(self._connection, shape.parameters)
@@ -83,6 +89,7 @@ class PostgresLookup:
         if self.is_closed:  # some servers end idle sessions
             await self._stack.aclose()
             await self.__aenter__()
+        received = self._tap.received
         with self._database.translated(), without_values():
             async with self._transaction():
                 statement = await self._connection.prepare(self._carried_query)
@@ -93,6 +100,7 @@ class PostgresLookup:
                 cursor = await statement.cursor(fitted)
                 # One more than allowed is enough to detect duplicates; all of them might not fit into memory.
                 records = await cursor.fetch(len(fitted) + 1)
+        current_usage().bytes_read += self._tap.received - received
         if len(records) > len(fitted):
             raise StepFailed(
                 f"its query returned more records than the {len(fitted):,} keys it was given, so some share a "
@@ -106,9 +114,10 @@ class PostgresLookup:
     async def _transaction(self) -> AsyncIterator[None]:
         transaction = self._connection.transaction(readonly=True)
         try:
-            await transaction.start()
-            yield
-            await transaction.commit()
+            with current_usage().waiting_for_database():
+                await transaction.start()
+                yield
+                await transaction.commit()
         except BaseException:
             # asyncpg first cancels a running query. The time is limited, because the network may have failed.
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):

@@ -124,6 +124,7 @@ class Meter(Tap):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        self.received += len(data)
         if self._metering:
             self._bytes += len(data)
             if self._bytes <= self._fetch_bytes:

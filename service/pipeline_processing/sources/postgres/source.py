@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
+from opentelemetry.trace import SpanKind
 from pydantic import SecretStr
 
 from pipeline_processing.aio.budget import ByteBudget
@@ -27,6 +28,8 @@ from pipeline_processing.sources.postgres.metered import Meter
 from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.shape import Shape, planning, shape_of
 from pipeline_processing.sources.postgres.types import set_codecs
+from pipeline_processing.telemetry.spans import child
+from pipeline_processing.usage import current_usage
 
 log = get_logger(__name__)
 
@@ -41,6 +44,8 @@ SESSION_SETTINGS = {
 """The settings on which the text of values depends (see Values in the contract)."""
 
 _LEAVING_SECONDS = 5.0
+_LONGEST_QUERY_TOLD = 4000
+"""Characters of a query in its span."""
 
 _KEPT_SECONDS = 600.0
 """After this time a connection is replaced, so that a change of address, password or role takes effect."""
@@ -138,13 +143,14 @@ class PostgresSource:
             session = self._session(connection)
             succeeded = False
             try:
-                await connection.execute(_BEGIN)
-                # The transaction's first query takes the snapshot.
-                taken_at, in_recovery = await connection.fetchrow(_TAKEN_AT)
-                opened = {
-                    name: await self._opened(name, config, session, standby=in_recovery == "true")
-                    for name, config in datasets.items()
-                }
+                with current_usage().waiting_for_database():
+                    await connection.execute(_BEGIN)
+                    # The transaction's first query takes the snapshot.
+                    taken_at, in_recovery = await connection.fetchrow(_TAKEN_AT)
+                    opened = {
+                        name: await self._opened(name, config, session, standby=in_recovery == "true")
+                        for name, config in datasets.items()
+                    }
                 yield PostgresSnapshot(
                     session,
                     opened,
@@ -156,7 +162,8 @@ class PostgresSource:
             finally:
                 clean = False
                 try:
-                    clean = await session.is_left_clean()
+                    with current_usage().waiting_for_database():
+                        clean = await session.is_left_clean()
                 finally:
                     if not (keeps and clean and succeeded and self._clock.monotonic() < session.kept_until):
                         with suppress(asyncpg.InterfaceError):  # the server has already closed it
@@ -267,15 +274,29 @@ class PostgresSnapshot:
     ) -> AsyncIterator[CopyBatches | CursorBatches]:
         """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
-        with opened.errors.located():
-            values = bound(opened.config.args, opened.shape.parameters, arguments)
-            await self._session.set_carry(carry)
-            await self._start(_timeout_setting(opened.config.statement_timeout))
-            batches = await self._copied(dataset, values, carry) or await self._fetched(dataset, values, carry)
+        # Not the current span, below which the requests to destinations would stand.
+        span = child(
+            f"query {dataset}",
+            kind=SpanKind.CLIENT,
+            attributes={
+                "db.system.name": "postgresql",
+                # As the job config has it: arguments are parameters, and no part of it.
+                "db.query.text": _cut(opened.config.query),
+            },
+        )
         try:
-            yield batches
+            with opened.errors.located(), current_usage().waiting_for_database():
+                values = bound(opened.config.args, opened.shape.parameters, arguments)
+                await self._session.set_carry(carry)
+                await self._start(_timeout_setting(opened.config.statement_timeout))
+                batches = await self._copied(dataset, values, carry) or await self._fetched(dataset, values, carry)
+            span.set_attribute("reader", "copy" if isinstance(batches, CopyBatches) else "cursor")
+            try:
+                yield batches
+            finally:
+                await batches.close()
         finally:
-            await batches.close()
+            span.end()
 
     async def _copied(self, dataset: str, values: Sequence[Any], carry: str) -> CopyBatches | None:
         """Read a dataset by COPY, if it can be."""
@@ -322,6 +343,10 @@ class PostgresSnapshot:
         savepoint = "ROLLBACK TO SAVEPOINT dataset" if self._has_savepoint else "SAVEPOINT dataset"
         await self._session.connection.execute(f"{savepoint}; {setting}")
         self._has_savepoint = True
+
+
+def _cut(query: str) -> str:
+    return query if len(query) <= _LONGEST_QUERY_TOLD else f"{query[:_LONGEST_QUERY_TOLD]}…"
 
 
 def _timeout_setting(timeout: timedelta | None) -> str:

@@ -11,9 +11,12 @@ class Tap(asyncio.Protocol):
         """`receiver` is the transport's protocol until now."""
         self._transport = transport
         self._receiver = receiver
+        self.received = 0
+        """Bytes forwarded, or taken, since this was attached."""
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol. Chunks have a few kilobytes."""
+        self.received += len(data)
         self._receiver.data_received(data)
 
     def eof_received(self) -> bool | None:

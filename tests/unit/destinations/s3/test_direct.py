@@ -10,14 +10,16 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
 
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.errors import AlreadyThere, ObjectMissing
 from pipeline_processing.destinations.s3.objects import crc32_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.errors import AccessDenied, DestinationUnavailable, PipelineError, Throttled
-from tests.unit.destinations.s3.recording_store import Answer, Recorded, RecordingStore
+from tests.unit.destinations.s3 import recording_store
+from tests.unit.destinations.s3.recording_store import Answer, RecordingStore
+from tests.unit.recorded import Recorded
 
 Ask = Callable[[S3Client, str], Awaitable[None]]
 
@@ -52,11 +54,11 @@ ASKS: list[Ask] = [put, look, send_part]
 KEYS = ["plain", "a b/c+d=e&f", "agency_id=7/run_id=r~1/é.csv", "(x)*'!"]
 
 
-def is_botocores(request: Recorded) -> bool:
+def is_botocores(request: recording_store.Recorded) -> bool:
     return "amz-sdk-invocation-id" in request.headers
 
 
-def essence(request: Recorded) -> dict[str, object]:
+def essence(request: recording_store.Recorded) -> dict[str, object]:
     """A request without what differs from one time to the next, or concerns only botocore."""
     left_out = (
         "amz-sdk-invocation-id",
@@ -76,7 +78,7 @@ def essence(request: Recorded) -> dict[str, object]:
     }
 
 
-def signature(request: Recorded) -> str:
+def signature(request: recording_store.Recorded) -> str:
     """What botocore would sign the request with."""
     signed = request.headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
     auth = S3SigV4Auth(Credentials("the-user", "a-secret-key"), "s3", "us-east-1")
@@ -183,10 +185,36 @@ async def test_what_needs_botocores_care_is_left_to_it(store: RecordingStore) ->
             assert all(is_botocores(request) for request in store.requests)
 
 
-async def test_traced_calls_are_botocores(store: RecordingStore) -> None:
-    """The spans of calls come from its instrumentation."""
+async def test_each_call_is_one_span_whoever_makes_it(store: RecordingStore) -> None:
+    """Named by the semantic conventions. That an object isn't there is an answer; requests sent again are events."""
+    recorded = Recorded()
     async with store.client() as client:
-        await put(client, "first")
-        with TracerProvider().get_tracer("t").start_as_current_span("run"):
-            await put(client, "k")
-    assert [is_botocores(request) for request in store.requests] == [True, True]
+        with recorded, recorded.tracer.start_as_current_span("run"):
+            for key in ("first", "k"):
+                await put(client, key)
+            await send_part(client, "part")
+            with pytest.raises(ObjectMissing):
+                await look(client, "missing")
+            store.answers = {"PutObject": Answer.error(503, "SlowDown")}
+            with pytest.raises(Throttled):
+                await put(client, "refused")
+
+    assert [is_botocores(request) for request in store.requests[:4]] == [True, False, False, False]
+    *spans, _ = recorded.spans
+    methods = ["PutObject", "PutObject", "UploadPart", "HeadObject", "PutObject"]
+    assert [span.name for span in spans] == [f"S3.{method}" for method in methods]
+    assert {span.kind for span in spans} == {SpanKind.CLIENT}
+    first, second, part, missing, refused = (dict(span.attributes or {}) for span in spans)
+    common = {"rpc.system.name": "aws-api", "rpc.method": "S3/PutObject", "aws.s3.bucket": "b"}
+    assert first == common | {"aws.s3.key": "first", "http.request.body.size": 1}
+    assert second == first | {"aws.s3.key": "k"}
+    assert (part["aws.s3.part_number"], part["http.request.body.size"]) == (7, 2_000_000)
+    assert "error.type" not in missing
+    assert refused["error.type"] == "throttled"
+    assert [span.status.is_ok for span in spans] == [True, True, True, True, False]
+    retries = [dict(event.attributes or {}) for event in spans[-1].events if event.name == "retry"]
+    assert retries == [
+        {"http.response.status_code": 503},
+        {"http.request.resend_count": 1},
+        {"http.request.resend_count": 2},
+    ]
