@@ -279,7 +279,6 @@ def prune(
         async with run_store(current_settings()) as runs:
             return await pruning.prune(runs.pruning, before, clock=SystemClock(), dry_run=dry_run)
 
-    log_to_stderr()
     done = run_async(pruned())
     if as_json:
         render.print_object({"pruned": done.runs, "kept": {reason.value: done.kept[reason] for reason in pruning.Kept}})
