@@ -59,6 +59,8 @@ def test_runs_and_dead_letters_are_counted(shared: Shared) -> None:
     assert found["pipeline_webhook_deliveries_total", "retrying", "ops"] >= 1
     for server in ("kafka", "history", "destination"):
         assert found["pipeline_server_up", server] == 1
+    for pool in ("history", "leases", "source"):
+        assert found["db_client_connection_max", pool] >= found["db_client_connection_count", pool, "used"]
     run = shared.service.history("done")
     for outcome in ("read", "written", "filtered", "rejected"):
         assert found["pipeline_run_rows_total", outcome] == run[f"rows_{outcome}"]

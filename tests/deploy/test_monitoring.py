@@ -130,7 +130,14 @@ def test_every_alert_has_a_section_of_the_runbook() -> None:
     assert list(alerts) == list(ALERTS)
     for section in alerts.values():
         assert re.findall(r"^\*\*(Symptom|Check|Action)\.\*\*", section, re.MULTILINE) == ["Symptom", "Check", "Action"]
-    assert all(f"#{name.lower()})" in heading for name in ALERTS)
+    rows = {
+        severity: set(re.findall(r"\(#(\w+)\)", row))
+        for row, severity in re.findall(r"^\| (.*) \| (\w+) \|$", heading, re.M)
+    }
+    for severity in ("page", "ticket"):
+        assert rows[severity] == {
+            name.lower() for name, rule in ALERTS.items() if rule["labels"]["severity"] == severity
+        }
 
 
 def test_commands_of_the_runbook_are_understood() -> None:
