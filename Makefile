@@ -9,7 +9,7 @@ DEMO := $(VENV)/.installed-demo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long unit coverage mutants lint types schemas check-schemas bench profile lock clean
+.PHONY: help install demo test test-long unit coverage mutants lint licences check-licences audit types schemas check-schemas bench profile lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,22 @@ lint: $(INSTALLED) ## Check style, formatting and imports between folders
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
+
+# Of the image's packages. `allow-only` in pyproject.toml says which licences they may have.
+PACKAGES = $$(grep -oE '^[a-z0-9._-]+' requirements-runtime.lock)
+LICENCES = list=$$($(BIN)/pip-licenses --packages $(PACKAGES)) && printf '%s\n' "$$list" \
+	| sed '1s/.*/| package | licence |\n|---|---|/; s/^"/| /; s/","/ | /; s/"$$/ |/'
+licences: $(INSTALLED) ## Write docs/licences.md; fail if a package of the image has a licence that isn't allowed
+	@rows=$$($(LICENCES)) && printf '%s\n\n' '# Licences' \
+		'Of the packages in the image. `make licences` writes this page.' > docs/licences.md && echo "$$rows" >> docs/licences.md
+
+# Only new rows count, because the version of Python decides on a few packages.
+check-licences: $(INSTALLED) ## Check that the licences are allowed, and that docs/licences.md has them
+	@rows=$$($(LICENCES)) && if echo "$$rows" | grep -vxFf docs/licences.md; then echo 'Run make licences.'; exit 1; fi
+
+# --strict: a package that the index doesn't know would count as harmless. pip-audit itself isn't in the lock.
+audit: $(INSTALLED) ## Look up known vulnerabilities of all locked packages (needs the internet)
+	@$(BIN)/uv tool run pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict --progress-spinner off
 
 types: $(INSTALLED) ## Check types
 	@$(BIN)/mypy
