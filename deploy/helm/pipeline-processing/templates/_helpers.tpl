@@ -56,7 +56,7 @@ The component's secret settings, as sources of a projected volume whose files ar
 
 {{/*
 A pod: (dict "root" $ "component" … "arguments" (list …) "resources" … "graceSeconds" … "temporarySize" … and optionally
-"port" (its number; probed), "jobConfig" and "triggersFile" (ConfigMaps), "startSeconds", "spread").
+"port" (its number; probed), "jobConfig" and "triggersFile" (ConfigMaps), "spread").
 The migrate Job runs before anything else exists, so it has its own "settings" (ConfigMap) and "created" (Secret).
 */}}
 {{- define "pipeline.pod" -}}
