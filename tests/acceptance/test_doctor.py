@@ -50,7 +50,6 @@ def test_servers_that_are_away_are_named(service: Service) -> None:
     ]
     assert any(line.startswith("  costs   no run can be published") for line in lines)
     assert any(line.startswith("  remedy  Run `pipeline-processing migrate`.") for line in lines)
-    assert service.cli("doctor", "--only", "destinations", env=away).returncode == 69
     assert service.cli("doctor", "--only", "kafka", env=away).returncode == 0
     assert service.cli("doctor", "--only", "cellar").returncode == 64
 

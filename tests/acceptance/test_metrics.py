@@ -16,7 +16,7 @@ from tests.watching import eventually
 
 RECORDS = f"SELECT id, name, 1 / ({OTHER} - agency_id) AS inverse FROM records WHERE agency_id = $1 ORDER BY id"
 """Fails for one agency: it divides by zero."""
-NOT_OF_SERVE = {"pipeline_triggers_windows_open"}
+NOT_OF_SERVE = {"pipeline_triggers_windows_open", "pipeline_triggers_windows_overdue_seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,8 @@ def test_runs_and_dead_letters_are_counted(shared: Shared) -> None:
     assert found["pipeline_webhook_deliveries_total", "retrying", "ops"] >= 1
     for server in ("kafka", "history", "destination"):
         assert found["pipeline_server_up", server] == 1
+    for pool in ("history", "leases", "source"):
+        assert found["db_client_connection_max", pool] >= found["db_client_connection_count", pool, "used"]
     run = shared.service.history("done")
     for outcome in ("read", "written", "filtered", "rejected"):
         assert found["pipeline_run_rows_total", outcome] == run[f"rows_{outcome}"]

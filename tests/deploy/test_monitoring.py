@@ -20,6 +20,7 @@ import yaml
 from pipeline_processing.cli.main import program as command_line
 from pipeline_processing.telemetry.metrics import Metrics
 from tests.debian import PackageMissing
+from tests.docs.tables import prometheus_name
 from tests.prometheus import program
 
 ROOT = Path(__file__).parents[2]
@@ -53,14 +54,12 @@ def promtool(*arguments: str) -> None:
 
 def scraped_names() -> set[str]:
     """Every name under which Prometheus stores a metric of this service."""
-    names = set()
-    for instrument in Metrics().instruments:
-        name = instrument.name.replace(".", "_")
-        unit = {"s": "_seconds", "By": "_bytes"}.get(instrument.unit, "")
-        name = name if name.endswith(unit) else name + unit
-        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(instrument.kind, [""])
-        names |= {name + suffix for suffix in suffixes}
-    return names
+    of_histograms = ("_bucket", "_sum", "_count")
+    return {
+        prometheus_name(each) + suffix
+        for each in Metrics().instruments
+        for suffix in (of_histograms if each.kind == "histogram" else ("",))
+    }
 
 
 # -- rules ---------------------------------------------------------------------------------------
@@ -68,6 +67,7 @@ def scraped_names() -> set[str]:
 
 def test_the_rules_are_valid() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", "recording.yml", "alerts.yml")
+    promtool("check", "config", "prometheus.yml")
 
 
 def test_every_alert_fires_and_keeps_silent_before() -> None:
@@ -130,7 +130,14 @@ def test_every_alert_has_a_section_of_the_runbook() -> None:
     assert list(alerts) == list(ALERTS)
     for section in alerts.values():
         assert re.findall(r"^\*\*(Symptom|Check|Action)\.\*\*", section, re.MULTILINE) == ["Symptom", "Check", "Action"]
-    assert all(f"#{name.lower()})" in heading for name in ALERTS)
+    rows = {
+        severity: set(re.findall(r"\(#(\w+)\)", row))
+        for row, severity in re.findall(r"^\| (.*) \| (\w+) \|$", heading, re.M)
+    }
+    for severity in ("page", "ticket"):
+        assert rows[severity] == {
+            name.lower() for name, rule in ALERTS.items() if rule["labels"]["severity"] == severity
+        }
 
 
 def test_commands_of_the_runbook_are_understood() -> None:

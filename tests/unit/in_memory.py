@@ -32,7 +32,7 @@ from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.runs.executor import DataPath, Executor, Reporting
 from pipeline_processing.runs.failures import Attempted, RetryPolicy
 from pipeline_processing.runs.isolated import Isolated
-from pipeline_processing.runs.lease import Leases
+from pipeline_processing.runs.lease import Leases, Renewal
 from pipeline_processing.runs.run_now import RunNow
 from pipeline_processing.runs.store import Incoming, Origin, RunStore
 from pipeline_processing.telemetry.masking import Mask
@@ -346,6 +346,7 @@ class Service:
                 config_id=config_id,
                 length=lease,
                 max_runs_per_agency=self.max_runs_per_agency,
+                renewal=Renewal(runs.queue, metrics=self.metrics),
             ),
             path=DataPath(
                 config=self.config,

@@ -113,9 +113,9 @@ class Chain:
         context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
         links: list[Link] = []
         async with AsyncExitStack() as stack:
-            makers = list(_makers(dataset))
-            for number, (make, config) in enumerate(makers, start=1):
-                context = replace(context, last=number == len(makers))
+            for number, (make, config) in enumerate(_makers(dataset), start=1):
+                # A check for nulls passes rows on unseen otherwise.
+                context = replace(context, last=number >= len(dataset.steps) and dataset.expect.unique is None)
                 plugged = config is not None and config.is_plugin
                 with _located(dataset, number if config else None):
                     step = make(context)

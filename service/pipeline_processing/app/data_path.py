@@ -25,7 +25,7 @@ from pipeline_processing.runs.executor import DataPath
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.several import Sources
 from pipeline_processing.telemetry.masking import Mask
-from pipeline_processing.telemetry.metrics import Metrics
+from pipeline_processing.telemetry.metrics import Metrics, Pool
 from pipeline_processing.telemetry.spellings import basic_auth
 from pipeline_processing.temporary_files import check_temporary_files
 from pipeline_processing.user_code import user_code
@@ -47,7 +47,7 @@ async def data_path(
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         check_temporary_files()
     async with (
-        sources(settings, config, runs=runs, mask=mask, clock=clock) as (source, context),
+        sources(settings, config, runs=runs, mask=mask, clock=clock, metrics=metrics) as (source, context),
         destinations(settings, config, runs=runs, mask=mask, clock=clock, metrics=metrics) as where,
     ):
         yield DataPath(
@@ -79,7 +79,13 @@ async def dry_path(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -
 
 @asynccontextmanager
 async def sources(
-    settings: Settings, config: AgencyJobConfig, *, runs: int, mask: Mask, clock: Clock | None = None
+    settings: Settings,
+    config: AgencyJobConfig,
+    *,
+    runs: int,
+    mask: Mask,
+    clock: Clock | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[tuple[Source, "Context"]]:
     """
     Open the job config's sources and the services for its steps.
@@ -94,6 +100,9 @@ async def sources(
         # Open the database first: its snapshot sets the time for all sources.
         for kind, entry in sorted(by_kind.items(), key=lambda each: not each[1].needs_source_database):
             opened[kind] = await _opened(stack, entry, context=context)
+            if metrics is not None:
+                for pool in _pools_of([opened[kind]]):
+                    metrics.watch_pool("source", pool)
         yield Sources(opened, clock=context.clock), context
 
 
@@ -119,6 +128,9 @@ async def destinations(
     context = Context(settings, mask, clock=clock or SystemClock(), limits=divided)
     async with AsyncExitStack() as stack:
         opened: list[Destination] = [await _opened(stack, each, each.options, context=context) for each in entries]
+        if metrics is not None:
+            for number, pool in enumerate(_pools_of(opened), start=1):
+                metrics.watch_pool(f"tables-{number}", pool)
         first = next(at for at, entry in enumerate(entries) if entry.holds_manifest)
         yield Destinations([opened.pop(first), *opened])
 
@@ -134,6 +146,10 @@ async def _opened(stack: AsyncExitStack, entry: Entry, *options: Any, context: "
         return await built()
     with user_code(lambda what: InvalidJobConfig(f"The plugin {entry.kind!r} can't be built: {what}.")):
         return await built()
+
+
+def _pools_of(opened: Iterable[object]) -> list[Pool]:
+    return [pool for each in opened if isinstance(pool := getattr(each, "pool", None), Pool)]
 
 
 # -- limits --------------------------------------------------------------------------------------

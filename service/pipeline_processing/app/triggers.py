@@ -97,6 +97,7 @@ async def triggers_process(
             pulse=pulses["windows"],
         )
         metrics.windows.watch(lambda: [(keeper.open_windows, ())])
+        metrics.overdue.watch(lambda: [(keeper.overdue_seconds(), ())])
         reader = EventReader(
             triggers.events, triggers_id=triggers_id, entries_topic=entries, clock=clock, declared=declared
         )

@@ -12,6 +12,9 @@ T = TypeVar("T")
 
 State = Literal["ok", "advice", "missing", "skipped"]
 
+Verify = Callable[[], Awaitable[None]]
+"""Raises ForeignPrefix if a destination belongs to another installation, or Skipped if that can't be known."""
+
 UNREACHABLE = 69
 UNFIT = 78
 _SECONDS = 8.0

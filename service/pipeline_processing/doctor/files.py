@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from pipeline_processing.doctor.checking import Check, Shortfall
-from pipeline_processing.doctor.s3 import Verify
-from pipeline_processing.errors import ConflictingObjects
+from pipeline_processing.doctor.checking import Check, Shortfall, Verify
+from pipeline_processing.errors import ConflictingObjects, PipelineError
 from pipeline_processing.model import Compression, FormatName
 from pipeline_processing.plan import Artifact, UploadRef
 from pipeline_processing.ports import Content, Destination, ManifestStore
@@ -30,19 +29,22 @@ class Folder:
         self.place = f"_doctor/{uuid4().hex}"
         self.verify = verify
         self._path = path
+        self._started: list[UploadRef] = []
 
     async def remove_all(self) -> None:
-        """Remove what the checks have written."""
+        """Remove what the checks have written, as far as possible."""
+        for upload in self._started:
+            with suppress(PipelineError):
+                await self.destination.abort(upload)
         await asyncio.to_thread(shutil.rmtree, self._path / self.place, ignore_errors=True)
         with suppress(OSError):  # another doctor's files are in it
             (self._path / "_doctor").rmdir()
 
     async def staged(self, name: str, body: bytes) -> tuple[Artifact, UploadRef]:
         """Write an artifact that is not visible yet."""
-        started: list[UploadRef] = []
 
         async def on_started(upload: UploadRef) -> None:
-            started.append(upload)
+            self._started.append(upload)
 
         key = f"{self.place}/{name}"
         async with self.destination.open(key, _CONTENT, metadata={}, on_started=on_started) as upload:
@@ -58,7 +60,7 @@ class Folder:
             sha256=sealed.sha256,
             staged=sealed.staged,
         )
-        return artifact, started[0]
+        return artifact, self._started[-1]
 
 
 async def _installation(folder: Folder) -> str:

@@ -21,10 +21,11 @@ _TABLES = {
     "artifacts": "SELECT, INSERT",
     "outbox": "SELECT, INSERT, UPDATE",
     "dead_letters": "SELECT, INSERT",
+    "tombstones": "SELECT, UPDATE",
     "webhooks": "SELECT, INSERT, DELETE",
     "webhook_deliveries": "SELECT, INSERT, UPDATE",
 }
-"""What `serve` does with each table of the history."""
+"""What `serve` does with each table of the history. One that isn't there yet is a matter of the schema's version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pipeline_processing.destinations.s3.errors import AlreadyThere, ObjectMissi
 from pipeline_processing.destinations.s3.objects import crc32_of, sha256_of
 from pipeline_processing.destinations.s3.options import S3DestinationConfig
 from pipeline_processing.destinations.s3.strict import StrictS3Client
-from pipeline_processing.doctor.checking import Advice, Check, Shortfall, Skipped
+from pipeline_processing.doctor.checking import Advice, Check, Shortfall, Skipped, Verify
 from pipeline_processing.errors import AccessDenied, DestinationUnavailable, PipelineError, SettingsError, Throttled
 from pipeline_processing.plan import UploadedPart, UploadRef
 
@@ -29,7 +29,6 @@ _SUPPORTING_STORE = "Use a store, or a version of it, that supports it, without 
 _CLEAN_UP_SECONDS = 5.0
 
 LongestRun = Callable[[], Awaitable[timedelta | None]]
-Verify = Callable[[], Awaitable[None]]
 
 
 class Bucket:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pipeline_processing import errors
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import (
     MessageRefused,
@@ -21,6 +22,10 @@ log = get_logger(__name__)
 
 Refused = tuple[Outgoing, PipelineError]
 """A letter that Kafka refuses for good, and the reason."""
+
+_REASONS = sorted(
+    {each.kind for each in vars(errors).values() if isinstance(each, type) and issubclass(each, RequestError)}
+)
 
 
 class DeadLetters:
@@ -42,6 +47,8 @@ class DeadLetters:
         self._clock = clock
         self._mask = mask
         self._letters = (metrics or Metrics()).letters
+        for reason in _REASONS:
+            self._letters.add(0, reason)
 
     def letter(self, record: Record, error: RequestError) -> Outgoing:
         """Build the dead letter of a request: the whole request and the reason."""

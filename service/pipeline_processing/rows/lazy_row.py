@@ -219,7 +219,7 @@ def _settled(origin: LazyRow, new: Any) -> Any:
                 return _put_back(origin, new)
             if kind is float or _is_document(value, was, origin._naturals[name]):
                 continue
-        elif value is not None and value is read.get(name):
+        elif value is read.get(name, UNREAD):
             continue
         if row is None:
             row = dict(carried)
@@ -240,10 +240,10 @@ def _put_back(origin: LazyRow, new: Any) -> dict[Any, Any]:
             value = read.get(name, carried[name])  # a copy may have changed a document
         row[name] = value
         origins: list[Any] = []
-        if value is None or value is carried.get(name):
-            continue
-        if value is read.get(name):
+        if value is read.get(name, UNREAD):
             origins = [name]
+        elif value is None or value is carried.get(name):
+            continue
         elif id(value) in moved:
             origins = [moved[id(value)]]
         elif type(value) is dict or type(value) is list:

@@ -94,7 +94,7 @@ class StepContext:
     services: Services
     """For use from `__aenter__` on, never in the constructor: `config check` builds steps without a server."""
     last: bool = False
-    """Whether the rows that leave the step are written as they are."""
+    """Whether the rows that leave the step are written as they are, at most checked for nulls."""
 
 
 class Step(ABC):

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from pipeline_processing import errors
 
@@ -36,6 +37,7 @@ Read = Callable[[], Iterable[Reading]]
 """Returns the current readings. Called in another thread, so it must not wait, and must only read."""
 
 
+@runtime_checkable
 class Pool(Protocol):
     """A pool of connections to a database."""
 
@@ -61,24 +63,6 @@ class Instrument:
         return {name: value for name, value in pairs if value is not None}
 
 
-class Counter(Instrument):
-    """Only rises."""
-
-    kind = "counter"
-
-    def __init__(self, meter: Meter | None, *line: Any) -> None:
-        super().__init__(*line)
-        self._made = None if meter is None else meter.create_counter(self.name, self.unit, self.description)
-
-    def add(self, amount: float, *values: str | None) -> None:
-        """
-        Add to the counter. `values` are those of the attributes; None leaves one out. Add 0 at the start for values
-        that alerts watch: Prometheus sees a rise only from a value that it has seen.
-        """
-        if self._made is not None:
-            self._made.add(amount, self._named(values))
-
-
 class Histogram(Instrument):
     """Counts values by size."""
 
@@ -99,13 +83,18 @@ class Histogram(Instrument):
 
 
 class Observed(Instrument):
-    """Read whenever metrics are collected: a gauge, an up-down counter, or a counter."""
+    """
+    Values that are read when metrics are collected: gauges, up-down counters and counters. The SDK's own
+    counters take 10 µs for each call, and a small run counts a dozen things.
+    """
 
     def __init__(self, meter: Meter | None, kind: str, *line: Any) -> None:
         super().__init__(*line)
         self.kind = kind
         self._reads: list[Read] = []
-        self._set: dict[tuple[str, ...], float] = {}
+        self._values: dict[tuple[str | None, ...], float] = {}
+        self._lock = threading.Lock()
+        self._is_read = meter is not None
         if meter is not None:
             create: dict[str, Callable[..., Any]] = {
                 "gauge": meter.create_observable_gauge,
@@ -115,25 +104,46 @@ class Observed(Instrument):
             create[kind](self.name, [self._observe], self.unit, self.description)
 
     def watch(self, read: Read) -> None:
-        """Collect these readings, too."""
+        """Report these readings, too."""
         self._reads.append(read)
-
-    def set(self, value: float, *values: str) -> None:
-        """Report this value until it is set again or forgotten. `values` are those of the attributes."""
-        self._set[values] = value
-
-    def forget(self) -> None:
-        """Report none of the values that were set."""
-        self._set = {}
 
     def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
         from opentelemetry.metrics import Observation
 
-        # Copies first, because other threads change them.
-        readings = [(value, values) for values, value in self._set.copy().items()]
-        for read in self._reads.copy():
+        with self._lock:
+            readings = [(value, values) for values, value in self._values.items()]
+        for read in self._reads.copy():  # another thread may add to it
             readings += read()
         return [Observation(value, self._named(values)) for value, values in readings]
+
+
+class Gauge(Observed):
+    """Rises and falls."""
+
+    def set(self, value: float, *values: str) -> None:
+        """Report this value until it is set again or forgotten. `values` are those of the attributes."""
+        with self._lock:
+            self._values[values] = value
+
+    def forget(self) -> None:
+        """Report none of the values that were set."""
+        with self._lock:
+            self._values.clear()
+
+
+class Counter(Observed):
+    """Only rises."""
+
+    def add(self, amount: float, *values: str | None) -> None:
+        """
+        Add to the counter. `values` are those of the attributes; None leaves one out. Add 0 at the start for values
+        that alerts watch: Prometheus sees a rise only from a value that it has seen.
+        """
+        if len(values) != len(self.attributes):
+            raise ValueError(f"{self.name} has the attributes {self.attributes}, not {len(values)}")
+        if self._is_read:
+            with self._lock:
+                self._values[values] = self._values.get(values, 0) + amount
 
 
 class Metrics:
@@ -143,16 +153,22 @@ class Metrics:
         self.instruments: list[Instrument] = []
         """In the order of the documentation."""
 
+        def listed(instrument: Listed) -> Listed:
+            self.instruments.append(instrument)
+            return instrument
+
+        def gauge(*line: Any) -> Gauge:
+            return listed(Gauge(meter, "gauge", *line))
+
+        def level(*line: Any) -> Gauge:
+            return listed(Gauge(meter, "up-down counter", *line))
+
         def counter(*line: Any) -> Counter:
-            return self._listed(Counter(meter, *line))
+            return listed(Counter(meter, "counter", *line))
 
         def histogram(*line: Any, buckets: tuple[float, ...] = _DURATIONS) -> Histogram:
-            return self._listed(Histogram(meter, buckets, *line))
+            return listed(Histogram(meter, buckets, *line))
 
-        def observed(kind: str) -> Callable[..., Observed]:
-            return lambda *line: self._listed(Observed(meter, kind, *line))
-
-        gauge, level, total = map(observed, ("gauge", "up-down counter", "counter"))
         # fmt: off
         # The history, as each `serve` sees it.
         self.runs = gauge("pipeline.runs.current", "{run}", ("state",), "Unfinished runs in the history, by state: `queued`, `running` or `prepared`.")
@@ -175,23 +191,20 @@ class Metrics:
         self.lag = gauge("pipeline.intake.lag", "{message}", ("messaging.destination.name",), "Messages that this process has yet to take from its partitions of a topic.")
         self.deliveries = counter("pipeline.webhook.deliveries", "{delivery}", ("webhook", "result"), "Tries to POST a completion event: `delivered`, `retrying`, or `failed` (given up).")
         self.windows = gauge("pipeline.triggers.windows.open", "{window}", (), "Open windows of this `triggers` process's share of the agencies.")
+        self.overdue = gauge("pipeline.triggers.windows.overdue", "s", (), "For how long the window that should have closed first has been waiting; 0 if none is due.")
         # This process itself.
         self.servers = gauge("pipeline.server.up", "", ("server",), "1 if the last call of a server that this process needs was answered, else 0; of source and destination, as its runs find them.")
         self.delay = histogram("pipeline.event_loop.delay", "s", (), "How late the main event loop runs a callback, sampled every second.", buckets=_DELAYS)
         self.budget_used = gauge("pipeline.memory.budget.used", "By", (), "Bytes of buffered parts, of the memory budget.")
         self.budget_limit = gauge("pipeline.memory.budget.limit", "By", (), "The part of the memory budget that parts may take.")
-        self.connections = level("db.client.connection.count", "{connection}", ("db.client.connection.pool.name", "db.client.connection.state"), "Connections of a pool to Postgres, `idle` or `used`.")
+        self.connections = level("db.client.connection.count", "{connection}", ("db.client.connection.pool.name", "db.client.connection.state"), "Connections to Postgres, `idle` or `used`, by pool: `history`, `leases` (which are renewed on connections of their own), `source`, `tables-1` (the first `tables` destination) and so on.")
         self.most_connections = level("db.client.connection.max", "{connection}", ("db.client.connection.pool.name",), "How many connections a pool may open.")
-        self.cpu = total("process.cpu.time", "s", ("cpu.mode",), "CPU time of this process, `user` or `system`.")
+        self.cpu = counter("process.cpu.time", "s", ("cpu.mode",), "CPU time of this process, `user` or `system`.")
         self.memory = level("process.memory.usage", "By", (), "Resident memory of this process.")
         self.build = gauge("pipeline.build.info", "", ("version", "reader"), "Always 1. The version, and what reads rows from Postgres: `native` or `cursor`, or `none` in `triggers`.")
         # fmt: on
         self.cpu.watch(_cpu_times)
         self.memory.watch(_resident)
-
-    def _listed(self, instrument: Listed) -> Listed:
-        self.instruments.append(instrument)
-        return instrument
 
     def watch_pool(self, name: str, pool: Pool) -> None:
         """Report the connections of a pool."""

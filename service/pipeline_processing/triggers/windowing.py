@@ -142,6 +142,11 @@ class WindowKeeper:
         states = [state for partition, key in places if (state := self._states.get(partition, {}).get(key)) is not None]
         return sum(each.window is not None for state in states for each in state.triggers.values())
 
+    def overdue_seconds(self) -> float:
+        """For how long a held window should have been closed; 0 if none is due. May be called in another thread."""
+        due_at = min(self._open.copy().values(), default=None)
+        return 0.0 if due_at is None else max(0.0, (self._clock.now() - due_at).total_seconds())
+
     async def hold(self, partitions: Sequence[int], table: WindowTable, stop: asyncio.Event) -> None:
         """
         Take over these partitions, and no others, with the states restored from their changelog.

@@ -28,6 +28,7 @@ from pipeline_processing.errors import (
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import Column, Columns, Kind
+from pipeline_processing.rows.lazy_row import LazyRow
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from tests.unit.agency_data_job.chains import Make, open_chain
@@ -35,6 +36,7 @@ from tests.unit.agency_data_job.chains import run as run_chain
 from tests.unit.in_memory import NoServices, job
 from tests.unit.plugged import installed
 from tests.unit.plugged import step as step_entry
+from tests.unit.steps import hooks
 from tests.unit.virtual_clock import in_virtual_time
 
 COLUMNS = Columns(
@@ -155,6 +157,25 @@ async def test_after_a_python_step_the_rows_tell():
         assert opened.names is None
         assert not opened.columns.complete
         assert opened._tally.filtered == 2
+
+
+@pytest.mark.parametrize(
+    ("behind", "kind"),
+    [
+        ({}, LazyRow),
+        ({"expect": {"not_null": ["id"]}}, LazyRow),
+        ({"expect": {"unique": ["id"]}}, dict),
+        ({"steps": [{"drop": ["extra"]}]}, dict),
+    ],
+)
+async def test_a_function_that_is_the_last_to_change_rows_gets_lazy_ones(behind: dict[str, Any], kind: type):
+    """A check for nulls may follow."""
+    steps = [{"python": f"{HOOKS}:watch"}, *behind.get("steps", ())]
+
+    async with chain(*steps, **{name: value for name, value in behind.items() if name != "steps"}) as opened:
+        await run(opened)
+
+    assert {type(row) for row in hooks.seen} == {kind}
 
 
 async def test_an_empty_batch_is_not_passed_on():

@@ -310,6 +310,18 @@ def test_rows_may_be_kept_moved_and_returned_later(lazy_row: Any):
     assert first[0]["amount"] == Decimal("1.50")
 
 
+def test_null_in_json_is_not_null(lazy_row: Any):
+    """Read or not, it is written as it came, and so passes a check for nulls."""
+    rows = lazy_row.lazy_rows(
+        [{"doc": Raw(b"null"), "other": Raw(b"null"), "set": Raw(b"[]")}], {"doc": document_of, "set": document_of}
+    )
+    rows[0]["set"] = rows[0]["doc"]
+
+    for returned in (rows, [dict(rows[0])], [rows[0] | {"new": 1}]):
+        [row] = lazy_row.carried_rows(rows, returned)
+        assert (row["doc"], row["other"], row["set"]) == (Raw(b"null"), Raw(b"null"), None)
+
+
 def test_where_it_is_unknown_what_rows_were_made_of(lazy_row: Any):
     """Lazy ones know it themselves, of others the values are written."""
     rows = lazy_row.lazy_rows([CARRIED, CARRIED], NATURALS)

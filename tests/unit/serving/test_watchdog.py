@@ -84,6 +84,18 @@ async def test_a_blocked_event_loop_is_told_once(log: Log) -> None:
     assert any("blocked_until" in frame for frame in line["stack"])
 
 
+async def test_every_beat_has_its_delay(log: Log) -> None:
+    """From when it was asked for: as long as the loop is blocked."""
+    delays: list[float] = []
+    async with SideLoop() as side:
+        watching = side.start(Watchdog(patience=PATIENCE, on_delay=delays.append).watch())
+        await waited_until(lambda: len(delays) > 1)
+        assert all(delay >= 0 for delay in delays)
+        blocked_until(lambda: len(said(log, MAIN)) == 1)
+        await waited_until(lambda: max(delays) >= PATIENCE / 2)
+        watching.cancel()
+
+
 async def test_it_names_run_dataset_and_step(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the step whose code is on the stack."""
     monkeypatch.setattr(record_models, "hook", lambda: blocked_until(lambda: said(log, MAIN)))

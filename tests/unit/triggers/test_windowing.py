@@ -248,9 +248,11 @@ async def test_a_window_stays_open_while_events_are_unread(triggered: Triggered,
     triggered.write(event(0))
     await triggered.take()
     unread = triggered.broker.put(Outgoing(topic=EVENTS, key=None, value=b"{}"))
+    assert triggered.keeper.overdue_seconds() == 0
     clock.pass_(30)
     await triggered.close_due()
     assert len(triggered.broker.records(ENTRIES)) == 1
+    assert triggered.keeper.overdue_seconds() > 0
 
     triggered.write(event(1))
     triggered.broker.committed_by_member(EVENTS, {unread.partition: 1})

@@ -67,7 +67,7 @@ class PostgresDestination:
         new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         """`new_id` names staging tables."""
-        self._database = database
+        self.pool = database
         self._config = config
         self._schema = config.schema_name
         self._new_id = new_id
@@ -89,10 +89,10 @@ class PostgresDestination:
             self._config.check_datasets(datasets)
         except ValueError as error:
             faults.append(f"The destination's options don't fit the datasets: {error}.")
-        async with session(self._database) as connection:
+        async with session(self.pool) as connection:
             for dataset in datasets:
                 try:
-                    target = await find_target(connection, self._config, dataset, where=self._database.where)
+                    target = await find_target(connection, self._config, dataset, where=self.pool.where)
                     if columns is not None and dataset in columns:
                         target.check_columns(columns[dataset])
                 except JobConfigError as error:
@@ -101,12 +101,12 @@ class PostgresDestination:
             raise JobConfigError("\n".join(faults))
 
     async def verify_installation(self, installation: UUID) -> None:
-        async with session(self._database) as connection:
+        async with session(self.pool) as connection:
             if await is_set_up(connection, self._schema):
                 await self._check_installation(connection, installation)
 
     async def mark_installation(self, installation: UUID) -> None:
-        async with session(self._database) as connection:
+        async with session(self.pool) as connection:
             await set_up(connection, self._schema)
             mark = {"history_id": installation}
             await connection.execute(*statement("mark_installation", mark, schema=quoted(self._schema)))
@@ -130,7 +130,7 @@ class PostgresDestination:
             snapshot_at=content.snapshot_at,
         )
         upload = TableUpload(
-            session=partial(session, self._database),
+            session=partial(session, self.pool),
             target=target,
             staging=StagingTable(target=target, name=name, agency_id=int(metadata["agency-id"]), note=note),
             content=content,
@@ -157,7 +157,7 @@ class PostgresDestination:
             raise TableConflict(f"{self.url}/{artifact.dataset}", why=f"Postgres refuses them: {error}") from None
 
     async def abort(self, upload: UploadRef) -> None:
-        async with session(self._database) as connection:
+        async with session(self.pool) as connection:
             await drop(connection, self._schema, upload.upload_id)
 
     async def delete(self, artifact: Artifact, *, metadata: Mapping[str, str]) -> None:
@@ -167,7 +167,7 @@ class PostgresDestination:
                 await load.give_up(target=self._config.table_of(artifact.dataset))
 
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
-        async with session(self._database) as connection:
+        async with session(self.pool) as connection:
             found = await notes(connection, self._schema)
         for name, note in found.items():
             yield UploadRef(key=note.key, upload_id=name)
@@ -175,8 +175,8 @@ class PostgresDestination:
     async def _target(self, dataset: str) -> Target:
         """Find the dataset's table. If it existed before, it may be about to be recreated: raise a retryable error."""
         try:
-            async with session(self._database) as connection:
-                target = await find_target(connection, self._config, dataset, where=self._database.where)
+            async with session(self.pool) as connection:
+                target = await find_target(connection, self._config, dataset, where=self.pool.where)
         except TargetMissing as missing:
             if dataset not in self._seen:
                 raise
@@ -186,7 +186,7 @@ class PostgresDestination:
 
     @asynccontextmanager
     async def _load(self, artifact: Artifact, staged: StagedTable, metadata: Mapping[str, str]) -> AsyncIterator[Load]:
-        async with session(self._database) as connection:
+        async with session(self.pool) as connection:
             await set_up(connection, self._schema)
             # Not the user's default: higher levels don't see what others commit after the transaction began.
             async with connection.transaction(isolation="read_committed"):

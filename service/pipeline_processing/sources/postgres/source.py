@@ -119,7 +119,7 @@ class PostgresSource:
         clock: Clock | None = None,
     ) -> None:
         """`decoder` is for COPY; None: cursors read everything. `keep_connections`: for other snapshots."""
-        self._database = database
+        self.pool = database
         self._batch_bytes = batch_bytes
         self._max_row_bytes = max_row_bytes
         self._large_rows = ByteBudget(large_rows_bytes)
@@ -139,7 +139,7 @@ class PostgresSource:
         for another snapshot if nothing has failed and nothing may be left in its session.
         """
         keeps = self._keeps_connections and not any(re.search(_SETS, c.query, re.I) for c in datasets.values())
-        async with self._database.connection() as connection:
+        async with self.pool.connection() as connection:
             session = self._session(connection)
             succeeded = False
             try:
@@ -187,9 +187,7 @@ class PostgresSource:
     async def _opened(
         self, name: str, config: PostgresSourceConfig, session: "_Session", *, standby: bool
     ) -> "_Dataset":
-        errors = DatasetErrors(
-            name, database=self._database, statement_timeout=config.statement_timeout, standby=standby
-        )
+        errors = DatasetErrors(name, database=self.pool, statement_timeout=config.statement_timeout, standby=standby)
         with errors.located():
             known = self._shapes.get(config.query)
             shape, statement = await shape_of(session.connection, config.query, known=known)
