@@ -77,6 +77,7 @@ CMD ["pipeline-processing", "serve"]
 # Last, because the revision changes with every build.
 ARG VERSION=0.1.0
 ARG REVISION
+ENV IMAGE_REVISION=${REVISION}
 ARG PYTHON_IMAGE
 LABEL org.opencontainers.image.title="etl-pipeline-processing" \
       org.opencontainers.image.description="Exports one agency's data on request: Postgres → steps → S3, each run with exactly-once effect." \

@@ -1,14 +1,15 @@
-# Everything runs in .venv, which `make` creates from the lock. Only Python must be installed by hand.
+# Everything runs in .venv, which `make` creates from the locks. Only Python must be installed by hand.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO := $(VENV)/.installed-demo
 
 # Always keep compiled modules, because tests start the command line hundreds of times.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long unit coverage mutants lint types schemas check-schemas bench profile lock clean
+.PHONY: help install demo test test-long unit coverage mutants lint licences check-licences audit types schemas check-schemas bench profile lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,15 +18,23 @@ install: $(INSTALLED) ## Create .venv with everything in it
 
 NATIVE := setup.py $(wildcard $(addprefix service/pipeline_processing/,sources/postgres/*.p[xy][dx] sources/postgres/*.hpp rows/loops.py rows/lazy_row.p*))
 
-# --no-deps: the lock is complete, so there is nothing to resolve.
-$(INSTALLED): requirements.lock pyproject.toml $(NATIVE)
-	@echo "Setting up $(VENV) (once; about a minute)"
+# --no-deps: the locks are complete, so there is nothing to resolve.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+# What the service and its embedded servers need; no tools of developers.
+$(DEMO): requirements-demo.lock requirements-build.lock pyproject.toml $(NATIVE)
+	@echo "Setting up $(VENV) (once; less than a minute)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PIP) --require-hashes -r requirements-demo.lock -r requirements-build.lock
+	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
-demo: $(INSTALLED) ## Run the main job end to end, on its own real servers (KEEP=1 keeps them)
+$(INSTALLED): requirements.lock $(DEMO)
+	@echo "Adding the tools for development (once; about a minute)"
+	@$(PIP) --require-hashes -r requirements.lock
+	@touch $@
+
+demo: $(DEMO) ## Run the main job end to end, on its own real servers (KEEP=1 keeps them)
 	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
 
 # Three processes, because tests mostly wait for servers. A file's tests stay together, so that they share fixtures.
@@ -59,6 +68,22 @@ lint: $(INSTALLED) ## Check style, formatting and imports between folders
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 
+# Of the image's packages. `allow-only` in pyproject.toml says which licences they may have.
+PACKAGES = $$(grep -oE '^[a-z0-9._-]+' requirements-runtime.lock)
+LICENCES = list=$$($(BIN)/pip-licenses --packages $(PACKAGES)) && printf '%s\n' "$$list" \
+	| sed '1s/.*/| package | licence |\n|---|---|/; s/^"/| /; s/","/ | /; s/"$$/ |/'
+licences: $(INSTALLED) ## Write docs/licences.md; fail if a package of the image has a licence that isn't allowed
+	@rows=$$($(LICENCES)) && printf '%s\n\n' '# Licences' \
+		'Of the packages in the image. `make licences` writes this page.' > docs/licences.md && echo "$$rows" >> docs/licences.md
+
+# Only new rows count, because the version of Python decides on a few packages.
+check-licences: $(INSTALLED) ## Check that the licences are allowed, and that docs/licences.md has them
+	@rows=$$($(LICENCES)) && if echo "$$rows" | grep -vxFf docs/licences.md; then echo 'Run make licences.'; exit 1; fi
+
+# --strict: a package that the index doesn't know would count as harmless. pip-audit itself isn't in the lock.
+audit: $(INSTALLED) ## Look up known vulnerabilities of all locked packages (needs the internet)
+	@$(BIN)/uv tool run pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict --progress-spinner off
+
 types: $(INSTALLED) ## Check types
 	@$(BIN)/mypy
 
@@ -78,11 +103,12 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-header
 BUILD_REQUIRES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
-# The image needs fewer packages: its three locks, for the service, for building its wheel and for its bill of materials,
-# use the versions of the first.
+# The image and the demo need fewer packages: their locks, for the service, for building its wheel, for its bill of
+# materials and for the embedded servers, use the versions of the first.
 lock: $(INSTALLED) ## Resolve requirements*.lock from pyproject.toml; UPGRADE=1 for new versions
 	@$(COMPILE) --all-extras $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
 	@$(COMPILE) --no-annotate --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
+	@$(COMPILE) --no-annotate --constraints requirements.lock --extra demo pyproject.toml -o requirements-demo.lock
 	@$(BIN)/python -c '$(BUILD_REQUIRES)' \
 		| $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-build.lock
 	@echo "cyclonedx-bom" | $(COMPILE) --no-annotate --constraints requirements.lock - -o requirements-sbom.lock

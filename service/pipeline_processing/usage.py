@@ -24,6 +24,13 @@ class Usage:
     """Time spent waiting for answers of the databases that the job config names."""
     s3_requests: int = 0
     """Requests sent, each retry included."""
+    part_retries: int = 0
+    """Of these, the ones that sent a part of an upload again: all requests for parts, less the number of parts."""
+
+    def count_s3_request(self, *, is_part: bool) -> None:
+        """Count a request, which sends a part of an upload or does anything else."""
+        self.s3_requests += 1
+        self.part_retries += is_part
 
     @contextmanager
     def waiting_for_database(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""`cancel` and `gc` beside workers that are killed, paused, or at work, on real servers."""
+"""`cancel`, `gc` and `history prune` beside workers that are killed, paused, or at work, on real servers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.acceptance.kafka_side import Messages
 from tests.acceptance.service import (
     HUGE,
     LARGE,
@@ -320,3 +321,33 @@ def test_servers_that_arent_there_are_told(service: Service, missing: dict[str, 
     refused = service.cli("gc", env=missing)
     assert (refused.returncode, refused.stdout) == (code, "")
     assert message(refused)
+
+
+# -- history prune -------------------------------------------------------------------------------
+
+
+def test_a_pruned_run_is_never_run_again(service: Service, messages: Messages) -> None:
+    """Its command prints the same result, its message sends the same event, and another request for it is refused."""
+    request = {"agency_id": SMALL, "run_id": "old-1"}
+    messages.send(request)
+    assert service.cli("serve", "--once").returncode == 0
+    asked = ["--run-id", "old-1"]
+    done = service.run(SMALL, *asked)
+    [event] = messages.completions("old-1")
+
+    assert service.cli("history", "prune", "--before", "0s").stdout.splitlines()[0] == "removed  0 runs"  # last success
+    service.run(SMALL, "--run-id", "newer-1")
+    messages.send(request)
+    assert service.cli("serve", "--once").returncode == 0
+    assert service.cli("history", "prune", "--before", "0s").stdout.splitlines()[0] == "removed  1 run"
+    assert service.state("old-1") is None
+
+    again = service.run(SMALL, *asked)
+    assert (again.returncode, again.stdout) == (done.returncode, done.stdout)
+    assert service.run(SMALL + 1, *asked).returncode == 65
+    messages.send(request)
+    assert service.cli("serve", "--once").returncode == 0
+    assert service.state("old-1") is None
+    events = messages.completions("old-1")
+    assert len(events) == 3
+    assert all((each.headers, each.value) == (event.headers, event.value) for each in events)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import cache
@@ -23,11 +22,64 @@ Object = dict[str, Any]
 # It reads a megabyte for each object.
 kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
-CUSTOM = {
-    "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
-    "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
+
+def _fields(*required: str, **fields: Any) -> dict[str, Any]:
+    """The schema of an object with these fields only."""
+    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
+_COUNT = {"type": "integer", "minimum": 0}
+_SELECTOR = _fields(
+    matchLabels=_TEXTS,
+    matchExpressions={
+        "items": _fields(
+            "key",
+            "operator",
+            key=_TEXT,
+            operator={"enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
+            values={"type": "array", "items": _TEXT},
+        )
+    },
+)
+_ENDPOINTS = {
+    "type": "array",
+    "items": _fields(port=_TEXT, path=_TEXT, interval={"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}),
 }
-"""Models of custom resources, made from their definitions, by API version."""
+_METRIC_TYPES = ["AverageValue", "Value", "Utilization"]
+CUSTOM = {
+    ("keda.sh/v1alpha1", "TriggerAuthentication"): _fields(
+        secretTargetRef={"items": _fields("parameter", "name", "key", parameter=_TEXT, name=_TEXT, key=_TEXT)}
+    ),
+    ("keda.sh/v1alpha1", "ScaledObject"): _fields(
+        "scaleTargetRef",
+        "triggers",
+        scaleTargetRef=_fields("name", name=_TEXT, kind=_TEXT),
+        minReplicaCount=_COUNT,
+        maxReplicaCount=_COUNT,
+        pollingInterval=_COUNT,
+        # Its `behavior` is that of a HorizontalPodAutoscaler.
+        advanced=_fields(horizontalPodAutoscalerConfig=_fields(behavior={"type": "object"})),
+        triggers={
+            "items": _fields(
+                "type",
+                "metadata",
+                type=_TEXT,
+                metricType={"enum": _METRIC_TYPES},
+                authenticationRef=_fields("name", name=_TEXT),
+                metadata=_TEXTS,
+            )
+        },
+    ),
+    ("monitoring.coreos.com/v1", "PodMonitor"): _fields(
+        "selector", "podMetricsEndpoints", selector=_SELECTOR, podMetricsEndpoints=_ENDPOINTS
+    ),
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): _fields(
+        "selector", "endpoints", selector=_SELECTOR, endpoints=_ENDPOINTS
+    ),
+}
+"""The fields of custom resources that the chart may use, below `spec`, by API version and kind."""
 
 
 def example(name: str, **changes: Any) -> dict[str, Any]:
@@ -74,20 +126,11 @@ def complaints(values: Mapping[str, Any], version: str) -> list[str]:
 
 def validate(thing: Object, version: str) -> None:
     """Raise ValidationError unless this Kubernetes would accept the object, which may have no unknown field."""
-    if thing["apiVersion"] in CUSTOM:
-        _custom(thing["apiVersion"], thing["kind"]).validate(thing)
+    if spec := CUSTOM.get((thing["apiVersion"], thing["kind"])):
+        schema = _fields("metadata", "spec", apiVersion=_TEXT, kind=_TEXT, metadata={"type": "object"}, spec=spec)
+        Draft202012Validator(schema).validate(thing)
     else:
         kubernetes_validate.validate(thing, version, strict=True)
-
-
-@cache
-def _custom(api_version: str, kind: str) -> Draft202012Validator:
-    model = getattr(importlib.import_module(CUSTOM[api_version]), kind)
-    schema = model.model_json_schema(by_alias=True)
-    for each in (schema, *schema["$defs"].values()):
-        if "properties" in each:
-            each["additionalProperties"] = False
-    return Draft202012Validator(schema)
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:

@@ -219,6 +219,8 @@ def test_every_pod_gets_valid_settings(name: str, tmp_path: Path) -> None:
         if component == "board":
             assert settings.require_board_token()
             assert container(pod)["ports"] == [{"name": "http", "containerPort": settings.board.port}]
+        if component == "triggers" or (component == "board" and "triggers" in pods(objects)):
+            assert settings.require_triggers_file()
         if component in ("serve", "triggers"):
             assert settings.require_source_dsn()
             assert settings.require_job_config_file()
@@ -247,7 +249,7 @@ def test_secrets_reach_only_the_components_that_are_named() -> None:
         for component, pod in objects.items()
     }
     assert used["migrate"] == {"pipeline-history-owner"}
-    assert used["board"] == {"pipeline-board"}
+    assert used["board"] == {"pipeline-board", "pipeline-kafka"}
     assert used["serve"] == used["triggers"] == {"pipeline-source", "pipeline-history", "pipeline-kafka"}
 
 

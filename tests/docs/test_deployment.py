@@ -59,11 +59,12 @@ def settings_of(service: str) -> dict[str, str]:
     [
         ("requirements-runtime.lock", PROJECT["project"]["dependencies"]),
         ("requirements-build.lock", PROJECT["build-system"]["requires"]),
+        ("requirements-demo.lock", PROJECT["project"]["optional-dependencies"]["demo"]),
         ("requirements-sbom.lock", PROJECT["project"]["optional-dependencies"]["sbom"]),
     ],
 )
-def test_what_the_image_takes_is_locked(name: str, wanted: list[str]) -> None:
-    """Each of the image's locks has what pyproject.toml asks for, in the versions and hashes of the whole lock."""
+def test_what_the_image_and_the_demo_take_is_locked(name: str, wanted: list[str]) -> None:
+    """Each of the smaller locks has what pyproject.toml asks for, in the versions and hashes of the whole lock."""
     part, whole = lock(name), lock("requirements.lock")
     for requirement in map(Requirement, wanted):
         pin, _ = part[canonicalize_name(requirement.name)]

@@ -121,7 +121,9 @@ def test_commands_are_understood(page: Path) -> None:
         if words[:1] != ["pipeline-processing"]:
             continue
         here, rest = command, words[1:]
-        while hasattr(here, "commands") and (rest or not here.invoke_without_command):
+        while hasattr(here, "commands"):
+            if here.invoke_without_command and (not rest or rest[0].startswith("-")):
+                break
             assert rest, f"{line}: which command?"
             assert rest[0] in here.commands, line
             here, rest = here.commands[rest[0]], rest[1:]

@@ -1,8 +1,8 @@
-"""`history`: the run history, newest first, or one run in full."""
+"""`history`: the run history, newest first, or one run in full; `history export` and `history prune`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
     from pipeline_processing.runs.deliveries import Delivery
     from pipeline_processing.runs.run_filter import RunFilter
+    from pipeline_processing.runs.store import RunStore
+
+app = typer.Typer()
 
 DEFAULT_LIMIT = 50
+_PAGE = 200
+"""Runs that `export` looks up at once."""
+_CONNECTIONS = 4
 
 
 def state_of(text: str) -> RunState:
@@ -30,10 +36,19 @@ def state_of(text: str) -> RunState:
         raise typer.BadParameter(f"{text!r} isn't a state; the states are {', '.join(RunState)}.") from None
 
 
+AgencyOption = Annotated[int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="Runs of this agency only.")]
+SinceOption = Annotated[
+    datetime | None, typer.Option(metavar="T", parser=moment, help=f"Runs accepted since: {MOMENT}")
+]
+UntilOption = Annotated[
+    datetime | None, typer.Option(metavar="T", parser=moment, help="Runs accepted before; like --since.")
+]
+
+
+@app.callback(invoke_without_command=True)
 def history(
-    agency_id: Annotated[
-        int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="Runs of this agency only.")
-    ] = None,
+    context: typer.Context,
+    agency_id: AgencyOption = None,
     run_id: Annotated[
         str | None,
         typer.Option(metavar="ID", help="This run in full, with its datasets and attempts; takes no other filter."),
@@ -60,12 +75,8 @@ def history(
     search: Annotated[
         str | None, typer.Option(metavar="TEXT", parser=text, help="Runs with this text in their run id.")
     ] = None,
-    since: Annotated[
-        datetime | None, typer.Option(metavar="T", parser=moment, help=f"Runs accepted since: {MOMENT}")
-    ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(metavar="T", parser=moment, help="Runs accepted before; like --since.")
-    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, max=2**31 - 1, metavar="N", help=f"Show at most N runs; {DEFAULT_LIMIT} by default."),
@@ -99,7 +110,13 @@ def history(
         since=since,
         until=until,
     )
-    if run_id is not None:
+    if context.invoked_subcommand is not None:
+        if wanted != EVERY_RUN or (run_id, limit, watch, as_json) != (None, None, False, False):
+            raise typer.BadParameter(
+                f"write options behind it: history {context.invoked_subcommand} …",
+                param_hint=f"'{context.invoked_subcommand}'",
+            )
+    elif run_id is not None:
         if wanted != EVERY_RUN or limit is not None or watch:
             raise typer.BadParameter(
                 "shows one run: leave out all options but --json. To watch it, write --watch --search ID.",
@@ -147,7 +164,10 @@ async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None
             )
 
 
-async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt], Sequence[Delivery]]:
+_Full = tuple["Run", "list[DatasetCounts]", "list[Attempt]", "Sequence[Delivery]"]
+
+
+async def _one_run(run_id: str) -> _Full:
     from pipeline_processing.app.history import run_store
     from pipeline_processing.errors import RunUnknown
 
@@ -155,8 +175,12 @@ async def _one_run(run_id: str) -> tuple[Run, list[DatasetCounts], list[Attempt]
         run = await runs.history.get(run_id)
         if run is None:
             raise RunUnknown(run_id)
-        datasets, attempts = await runs.history.datasets(run_id), await runs.history.attempts(run_id)
-        return run, datasets, attempts, await runs.deliveries.of_run(run_id)
+        return await _in_full(runs, run)
+
+
+async def _in_full(runs: RunStore, run: Run) -> _Full:
+    datasets, attempts = await runs.history.datasets(run.run_id), await runs.history.attempts(run.run_id)
+    return run, datasets, attempts, await runs.deliveries.of_run(run.run_id)
 
 
 def _print_run(
@@ -168,10 +192,7 @@ def _print_run(
     as_json: bool,
 ) -> None:
     if as_json:
-        counts = [dataset.model_dump(mode="json") for dataset in datasets]
-        tries = [attempt.model_dump(mode="json", exclude={"run_id"}) for attempt in attempts]
-        webhooks = [delivery.model_dump(mode="json", exclude={"run_id"}) for delivery in deliveries]
-        render.print_object(render.run_object(run) | {"datasets": counts, "attempts": tries, "webhooks": webhooks})
+        render.print_object(_full_object(run, datasets, attempts, deliveries))
         return
     typer.echo(render.run_details(run))
     if datasets:
@@ -183,3 +204,86 @@ def _print_run(
     if deliveries:
         typer.echo()
         render.print_table(render.DELIVERY_COLUMNS, map(render.delivery_line, deliveries))
+
+
+def _full_object(
+    run: Run, datasets: list[DatasetCounts], attempts: list[Attempt], deliveries: Sequence[Delivery]
+) -> dict[str, Any]:
+    counts = [dataset.model_dump(mode="json") for dataset in datasets]
+    tries = [attempt.model_dump(mode="json", exclude={"run_id"}) for attempt in attempts]
+    webhooks = [delivery.model_dump(mode="json", exclude={"run_id"}) for delivery in deliveries]
+    return render.run_object(run) | {"datasets": counts, "attempts": tries, "webhooks": webhooks}
+
+
+# -- old runs ------------------------------------------------------------------------------------
+
+
+@app.command()
+def export(
+    agency_id: AgencyOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+) -> None:
+    """
+    Print all runs in full, newest first: one JSON object per line, as `history --run-id ID --json` prints it.
+
+    To archive what `prune --before T` removes, write `export --until T` to a file first.
+    """
+    from pipeline_processing.runs.run_filter import RunFilter
+    from pipeline_processing.terminal.event_loop import run_async
+
+    async def print_all() -> None:
+        async for full in _all_in_full(RunFilter(agency_id=agency_id, since=since, until=until)):
+            render.print_object(_full_object(*full))
+
+    run_async(print_all())
+
+
+async def _all_in_full(wanted: RunFilter) -> AsyncIterator[_Full]:
+    import asyncio
+    from dataclasses import replace
+
+    from pipeline_processing.app.history import run_store
+    from pipeline_processing.runs.run_filter import RunPlace
+
+    async with run_store(current_settings(), connections=_CONNECTIONS) as runs:
+        while page := await runs.history.newest(wanted, limit=_PAGE):
+            for full in await asyncio.gather(*(_in_full(runs, run) for run in page)):
+                yield full
+            wanted = replace(wanted, after=RunPlace.of(page[-1]))
+
+
+@app.command()
+def prune(
+    before: Annotated[
+        datetime, typer.Option(metavar="T", parser=moment, help=f"Remove runs that finished before: {MOMENT}")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The numbers as one JSON object.")] = False,
+) -> None:
+    """
+    Remove old runs from the history. Each leaves a tombstone: its id can't be used again, and a message that asks for
+    it gets its event again.
+
+    Keeps runs whose event isn't sent or delivered yet, runs with leftovers that `gc` hasn't removed, and each dataset's
+    last success, where incremental exports go on. Safe beside workers, and to repeat.
+    """
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.app.history import run_store
+    from pipeline_processing.runs import pruning
+    from pipeline_processing.terminal.event_loop import run_async
+
+    async def pruned() -> pruning.Pruned:
+        async with run_store(current_settings()) as runs:
+            return await pruning.prune(runs.pruning, before, clock=SystemClock(), dry_run=dry_run)
+
+    done = run_async(pruned())
+    if as_json:
+        render.print_object({"pruned": done.runs, "kept": {reason.value: done.kept[reason] for reason in pruning.Kept}})
+        return
+    typer.echo(f"{'would remove' if dry_run else 'removed'}  {render.counted(done.runs, 'run')}")
+    for reason in pruning.Kept:
+        if done.kept[reason]:
+            typer.echo(f"kept  {render.counted(done.kept[reason], 'run')}: {reason.told}")

@@ -25,22 +25,10 @@ from pipeline_processing.terminal.exit_codes import BUG, FAILED, INTERRUPTED, RE
 PROGRAM = "pipeline-processing"
 
 COMMANDS = (
-    "run",
-    "serve",
-    "submit",
-    "replay",
-    "history",
-    "cancel",
-    "board",
-    "gc",
-    "migrate",
-    "topics",
-    "doctor",
-    "schemas",
-    "demo",
-)
-GROUPS = ("dead-letters", "config", "triggers", "webhooks")
-"""In the order of `--help`. Each is in a module of its name."""
+    "run", "serve", "submit", "replay", "history", "cancel", "board", "gc", "migrate", "topics", "doctor", "schemas",
+    "demo", "dead-letters", "config", "triggers", "webhooks",
+)  # fmt: skip
+"""In the order of `--help`. Each is in a module of its name: a function of that name, or `app` with subcommands."""
 
 
 def program(first: str = "") -> typer.Typer:
@@ -54,10 +42,9 @@ def program(first: str = "") -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    all_names = (*COMMANDS, *GROUPS)
-    for name in (first,) if first in all_names else all_names:
+    for name in (first,) if first in COMMANDS else COMMANDS:
         module = import_module(f"pipeline_processing.cli.{name.replace('-', '_')}")
-        if name in GROUPS:
+        if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
             app.command()(getattr(module, name))
@@ -66,15 +53,21 @@ def program(first: str = "") -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from pipeline_processing.app.version import version_lines
 
-        typer.echo(f"{PROGRAM} {version(PROGRAM)}")
+        typer.echo("\n".join(version_lines(PROGRAM, os.environ)))
         raise typer.Exit
 
 
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Show the version, that of the history's schema, and the reader of Postgres, and exit.",
+        ),
     ] = False,
 ) -> None:
     pass

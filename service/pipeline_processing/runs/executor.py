@@ -155,6 +155,8 @@ class Executor:
                 if await shielded(self._hand_back.leave(lease.claim, attempt, bill=bill)):
                     self._reporting.metrics.attempt_ended(run, "handed_back")
                 raise
+            finally:
+                self._reporting.metrics.part_retries.add(account.usage.part_retries)
         attempted = attempt.result()
         self._reporting.metrics.attempt_ended(attempted.run, attempted.outcome)
         return attempted

@@ -18,6 +18,7 @@ from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.deliveries import RunDeliveries
+from pipeline_processing.runs.pruning import RunPruning
 from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
 
 # -- what goes in and comes out ------------------------------------------------------------------
@@ -329,4 +330,5 @@ class RunStore:
     history: RunHistory
     leftovers: RunLeftovers
     outbox: RunOutbox
+    pruning: RunPruning
     deliveries: RunDeliveries

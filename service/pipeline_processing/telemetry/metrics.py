@@ -186,6 +186,7 @@ class Metrics:
         self.concurrency = gauge("pipeline.attempts.limit", "{attempt}", (), "How many attempts this process works on at once at most. Lower than the setting while a database has no connections left.")
         self.renewals = counter("pipeline.lease.renewals", "{renewal}", ("result",), "Calls that renew a lease: `ok` or `failed`.")
         self.losses = counter("pipeline.lease.losses", "{lease}", (), "Leases that were lost while this process worked on the run.")
+        self.part_retries = counter("pipeline.part.retries", "{request}", (), "Requests that sent a part of an upload to S3 again.")
         self.letters = counter("pipeline.dead_letters", "{message}", ("reason",), "Messages that became dead letters, by `dlq_reason`.")
         self.messages = counter("pipeline.intake.messages", "{message}", ("messaging.destination.name", "result"), "Messages taken from a topic. Requests: `accepted`, `repeated` (the run was there already) or `dead_letter`. Events of triggers: `taken` or `dead_letter`.")
         self.lag = gauge("pipeline.intake.lag", "{message}", ("messaging.destination.name",), "Messages that this process has yet to take from its partitions of a topic.")
@@ -227,6 +228,7 @@ class Metrics:
         for outcome in ("succeeded", "failed", "retrying", "cancelled", "lost", "released", "handed_back"):
             self.attempts.add(0, outcome)
         self.losses.add(0)
+        self.part_retries.add(0)
         for result in ("ok", "failed"):
             self.renewals.add(0, result)
 

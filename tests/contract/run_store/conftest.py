@@ -147,11 +147,12 @@ EMPTIED = (
     "outbox",
     "run_attempts",
     "runs",
+    "tombstones",
     "agencies",
     "dead_letters",
 )
 TABLES = ("runs", "run_attempts", "uploads", "plans", "outbox", "agencies", "installation", "run_datasets",
-          "webhook_deliveries", "webhooks", "artifacts")  # fmt: skip
+          "webhook_deliveries", "webhooks", "artifacts", "tombstones")  # fmt: skip
 
 
 class PostgresBackend:

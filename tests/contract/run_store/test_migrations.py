@@ -118,6 +118,32 @@ async def test_an_upgraded_schema_equals_a_fresh_one(connection: asyncpg.Connect
     assert await connection.fetchval(f"SELECT agency_id FROM {quoted(upgraded)}.agencies") == 7
 
 
+async def test_migrations_only_expand(connection: asyncpg.Connection, schema: str) -> None:
+    """Workers of the previous version keep running: what they read stays, what they write is enough."""
+    query = (
+        "SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, "
+        "a.atthasdef OR a.attidentity <> '' AS has_default "
+        "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind = 'r' "
+        "WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND a.attnum > 0"
+    )
+    checks = (
+        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE connamespace = to_regnamespace(quote_ident($1)) AND contype <> 'n'"
+    )
+    columns: set[tuple[Any, ...]] = set()
+    constraints: set[tuple[Any, ...]] = set()
+    for migration in MIGRATIONS:
+        await migrate(connection, schema, migrations=MIGRATIONS[: migration.version])
+        found = {tuple(row) for row in await connection.fetch(query, schema)}
+        asked = {tuple(row) for row in await connection.fetch(checks, schema)}
+        known = {column[0] for column in columns}
+
+        assert columns <= found, f"{migration.name} changes or drops a column"
+        assert all(not required or default for table, *_, required, default in found - columns if table in known)
+        assert {each for each in asked if each[0].split(".")[-1] in known} <= constraints
+        columns, constraints = found, asked
+
+
 async def test_a_migration_is_applied_whole_or_not_at_all(connection: asyncpg.Connection, schema: str) -> None:
     """One that fails leaves the versions before it, and can be tried again."""
     with pytest.raises(asyncpg.DivisionByZeroError):

@@ -79,7 +79,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> RunStore:
     asyncio.run(three_runs(store, clock))
 
     @asynccontextmanager
-    async def opened(settings: Settings) -> AsyncIterator[RunStore]:
+    async def opened(settings: Settings, **_: object) -> AsyncIterator[RunStore]:
         yield store
 
     monkeypatch.setattr("pipeline_processing.app.history.run_store", opened)
@@ -93,11 +93,9 @@ Show = Callable[..., str]
 @pytest.fixture
 def show(store: RunStore, capsys: pytest.CaptureFixture[str]) -> Show:
     """Runs `history` with these arguments; what it printed."""
-    app = typer.Typer()
-    app.command()(history.history)
 
     def show(*arguments: str) -> str:
-        app(arguments, standalone_mode=False)
+        history.app(arguments, standalone_mode=False)
         return capsys.readouterr().out
 
     return show
@@ -361,6 +359,36 @@ def test_an_unknown_run_is_an_error(show: Show) -> None:
         show("--run-id", "nobody")
 
 
+# -- old runs ------------------------------------------------------------------------------------
+
+
+def test_an_export_has_every_run_in_full(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--run-id ID --json` prints it, page by page."""
+    monkeypatch.setattr(history, "_PAGE", 1)
+    exported = show("export")
+
+    assert ids(exported) == ["third", "second", "first"]
+    assert exported == "".join(show("--run-id", run_id, "--json") for run_id in ids(exported))
+    assert ids(show("export", "--agency-id", "12345")) == ["second"]
+
+
+def test_pruning_tells_what_it_removed_and_kept(show: Show, store: RunStore) -> None:
+    """A run is kept until its event is sent; a run that waits is none of its business."""
+
+    async def send(_: object) -> None:
+        pass
+
+    assert (
+        show("prune", "--before", "0s")
+        == "removed  0 runs\nkept  2 runs: the event isn't sent; a running `serve` sends it\n"
+    )
+    asyncio.run(store.outbox.announce(send, limit=1))
+    assert show("prune", "--before", "0s", "--dry-run").startswith("would remove  1 run\n")
+    kept = {"unsent": 1, "undelivered": 0, "leftovers": 0, "last_success": 0}
+    assert json.loads(show("prune", "--before", "0s", "--json")) == {"pruned": 1, "kept": kept}
+    assert ids(show("--json")) == ["third", "second"]
+
+
 # -- options -------------------------------------------------------------------------------------
 
 
@@ -376,6 +404,7 @@ def test_an_unknown_run_is_an_error(show: Show) -> None:
         (("--search", "\udcff"), "isn't text in UTF-8"),
         (("--run-id", "first", "--state", "failed"), "leave out"),
         (("--run-id", "first", "--watch"), "leave out"),
+        (("--agency-id", "7", "prune", "--before", "1d"), "write options behind it: history prune"),
     ],
 )
 def test_a_wrong_option_is_wrong_usage(show: Show, arguments: Sequence[str], message: str) -> None:
@@ -384,7 +413,7 @@ def test_a_wrong_option_is_wrong_usage(show: Show, arguments: Sequence[str], mes
         show(*arguments)
 
     assert message in refused.value.format_message()
-    assert arguments[0] in refused.value.format_message()
+    assert (arguments[0] in refused.value.format_message()) is ("prune" not in arguments)
 
 
 def test_since_may_be_a_duration_ago(monkeypatch: pytest.MonkeyPatch) -> None:

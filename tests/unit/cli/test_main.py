@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import typer
 from pipeline_processing import errors
 from pipeline_processing.cli import main as main_module
 from pipeline_processing.cli.main import main
+from pipeline_processing.history.postgres.migrate import MIGRATIONS
 from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.event_loop import run_async
 
@@ -132,7 +134,11 @@ def test_help_and_version_are_data(capsys: pytest.CaptureFixture[str]) -> None:
 
     out, err = capsys.readouterr()
     assert "Usage: pipeline-processing [OPTIONS] COMMAND" in out
-    assert "pipeline-processing 0." in out
+    assert re.search(
+        rf"^pipeline-processing 0\.\S+\nhistory schema {MIGRATIONS[-1].version}\nrows of Postgres are read by ",
+        out,
+        re.M,
+    )
     assert err == ""
 
 

@@ -206,6 +206,16 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* The ConfigMap with the triggers; empty without them. */}}
+{{- define "pipeline.triggersFile" -}}
+{{- if .Values.triggers.enabled }}
+{{- if .Values.triggers.existing }}{{ .Values.triggers.existing }}
+{{- else if .Values.triggers.content }}{{ include "pipeline.name" . }}-triggers
+{{- else }}{{ fail "No triggers. Set triggers.content (--set-file triggers.content=triggers.yaml) or triggers.existing." }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* How long a pod may take to end: the drain time, which the process exceeds by up to 1.5 s, and a margin. */}}
 {{- define "pipeline.graceSeconds" -}}
 {{- add (ceil .Values.settings.worker.drain_seconds) 15 }}

@@ -35,6 +35,7 @@ from pipeline_processing.log import get_logger
 from pipeline_processing.plan import UploadedPart, UploadRef
 from pipeline_processing.settings.settings import S3Settings
 from pipeline_processing.telemetry.spans import child_span
+from pipeline_processing.usage import current_usage
 
 AS_THE_SETTINGS_SAY = S3ConnectionOptions()
 
@@ -177,6 +178,7 @@ class S3Client:
         checksum = checksum_argument(crc32=crc32, sha256=sha256)
         arguments = {"UploadId": upload_id, "PartNumber": number, **checksum}
         doing = f"send part {number} of"
+        current_usage().part_retries -= 1  # the first request is none
         answer = await self._call("upload_part", doing, bucket, key, body=body, needs="ETag", **arguments)
         _check_echo(answer, checksum, doing=doing, url=f"s3://{bucket}/{key}")
         return UploadedPart(number=number, etag=answer["ETag"], crc32=crc32, sha256=sha256)

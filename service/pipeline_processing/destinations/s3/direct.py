@@ -128,7 +128,7 @@ class DirectRequests:
                 body if body is None or (isinstance(body, bytes) and len(body) < _SENT_WHOLE) else Body(body),
                 stream_output=False,
             )
-            current_usage().s3_requests += 1
+            current_usage().count_s3_request(is_part=operation == "upload_part")
             answer = await self._http.send(request)
         except boto.BotoCoreError as error:
             trace.get_current_span().add_event("retry", {"error.type": type(error).__name__})

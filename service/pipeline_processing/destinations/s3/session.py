@@ -267,9 +267,9 @@ def _shown(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
 
 
-def _counted(**_: object) -> None:
+def _counted(event_name: str, **_: object) -> None:
     """Count a request that botocore is about to send: each of its retries is one."""
-    current_usage().s3_requests += 1
+    current_usage().count_s3_request(is_part=event_name.endswith(".UploadPart"))
 
 
 def _never_redirected(params: Mapping[str, Any], **_: object) -> None:

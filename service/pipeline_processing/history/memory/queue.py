@@ -68,9 +68,8 @@ class MemoryQueue:
             raise Superseded(claim.run.run_id, fence=claim.fence)
 
     async def cancel(self, run_id: str) -> Run:
-        if run_id not in self._table.records:
+        if (record := self._table.known(run_id)) is None:
             raise RunUnknown(run_id)
-        record = self._table.records[run_id]
         if record.run.state not in (RunState.QUEUED, RunState.RUNNING):
             return record.run
         return self._table.finish(record, RunState.CANCELLED)

@@ -21,12 +21,11 @@ class MemoryHistory:
         return self._table.installation_id
 
     async def get(self, run_id: str) -> Run | None:
-        record = self._table.records.get(run_id)
+        record = self._table.known(run_id)
         return None if record is None else record.run
 
     async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
-        records = self._table.records
-        return {run_id: records[run_id].run for run_id in run_ids if run_id in records}
+        return {run_id: record.run for run_id in run_ids if (record := self._table.known(run_id)) is not None}
 
     async def newest(self, wanted: RunFilter = EVERY_RUN, *, limit: int | None = 50) -> list[Run]:
         found = [

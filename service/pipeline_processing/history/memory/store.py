@@ -1,6 +1,7 @@
 """The run store in memory, for tests, simulations and dry runs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pipeline_processing.errors import ConflictingRequest, RequestError
@@ -11,6 +12,8 @@ from pipeline_processing.history.memory.reads import MemoryHistory
 from pipeline_processing.history.memory.table import RunRecord, RunTable
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.plan import Plan, UploadRef
+from pipeline_processing.runs.deliveries import DeliveryState
+from pipeline_processing.runs.pruning import FinishedPlace, Judged, Kept
 from pipeline_processing.runs.store import Announce, Incoming, RunStore
 from pipeline_processing.runs.stored_text import storable_request, storable_tracestate
 
@@ -24,6 +27,7 @@ def memory_run_store(table: RunTable) -> RunStore:
         history=MemoryHistory(table),
         leftovers=MemoryLeftovers(table),
         outbox=MemoryOutbox(table),
+        pruning=MemoryPruning(table),
         deliveries=MemoryDeliveries(table),
     )
 
@@ -36,10 +40,11 @@ class MemoryIntake:
 
     async def accept(self, incoming: Incoming) -> Run:
         digest = storable_request(incoming.request).digest()
-        known = self._table.records.get(incoming.run_id)
+        known = self._table.known(incoming.run_id)
         if known is None:
             run = _queued(incoming, at=self._table.clock.now())
-            record = RunRecord(run, request_hash=digest, number=len(self._table.records))
+            number = len(self._table.records) + len(self._table.tombstones)
+            record = RunRecord(run, request_hash=digest, number=number)
             self._table.records[run.run_id] = record
             return run
         if known.request_hash != digest:
@@ -62,6 +67,7 @@ class MemoryLeftovers:
     """`RunLeftovers` in memory."""
 
     def __init__(self, table: RunTable) -> None:
+        self._table = table
         self._records = table.records
 
     async def runs_to_clean_up(self) -> list[str]:
@@ -71,7 +77,7 @@ class MemoryLeftovers:
         return self._records[run_id].lost_uploads() if run_id in self._records else []
 
     async def lost_of(self, run_id: str, listed: Sequence[UploadRef]) -> list[UploadRef]:
-        record = self._records.get(run_id)
+        record = self._table.known(run_id)
         return [] if record is None else [upload for upload in listed if record.has_lost(upload)]
 
     async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
@@ -106,6 +112,53 @@ class MemoryOutbox:
             self._being_sent -= {event.event_id for event in taken}
         table.sent |= {e.event_id for e in taken if table.asked_again[e.run_id] == asked_again[e.run_id]}
         return len(taken)
+
+
+class MemoryPruning:
+    """`RunPruning` in memory."""
+
+    def __init__(self, table: RunTable) -> None:
+        self._table = table
+
+    async def prune(
+        self, before: datetime, *, after: FinishedPlace | None, limit: int, dry_run: bool = False
+    ) -> list[Judged]:
+        old = sorted(
+            (FinishedPlace(run.finished_at, run.run_id), record)
+            for record in self._table.records.values()
+            if (run := record.run).finished_at is not None and run.finished_at < before
+        )
+        judged = [Judged(place, await self._kept(record)) for place, record in old if after is None or place > after][
+            :limit
+        ]
+        for each in [] if dry_run else judged:
+            if each.kept is None:
+                self._bury(each.place.run_id)
+        return judged
+
+    async def _kept(self, record: RunRecord) -> Kept | None:
+        table, run = self._table, record.run
+        if any(event.event_id not in table.sent for event in table.events if event.run_id == run.run_id):
+            return Kept.UNSENT
+        deliveries = [each.delivery for each in table.deliveries.values() if each.delivery.run_id == run.run_id]
+        if any(delivery.state is DeliveryState.PENDING for delivery in deliveries):
+            return Kept.UNDELIVERED
+        if record.uploads or record.plan is not None:
+            return Kept.LEFTOVERS
+        for counts in record.datasets:
+            last = await MemoryHistory(table).last_success(run.agency_id, counts.name)
+            if last is not None and last.run_id == run.run_id:
+                return Kept.LAST_SUCCESS
+        return None
+
+    def _bury(self, run_id: str) -> None:
+        table = self._table
+        record = table.records.pop(run_id)
+        table.tombstones[run_id] = replace(
+            record, run=record.run.model_copy(update={"timings": None}), attempts=[], datasets=()
+        )
+        for key in [key for key, each in table.deliveries.items() if each.delivery.run_id == run_id]:
+            del table.deliveries[key]
 
 
 def _queued(incoming: Incoming, *, at: datetime) -> Run:

@@ -131,6 +131,8 @@ class RunTable:
         self.fences = count(1)
         self.records: dict[str, RunRecord] = {}
         """By run id, in the order of acceptance."""
+        self.tombstones: dict[str, RunRecord] = {}
+        """Pruned runs."""
         self.events: list[OutboxEvent] = []
         """Oldest first, sent or not."""
         self.sent: set[str] = set()
@@ -141,6 +143,10 @@ class RunTable:
         """By name."""
         self.deliveries: dict[tuple[str, str], DeliveryRecord] = {}
         """By event and webhook, oldest first."""
+
+    def known(self, run_id: str) -> RunRecord | None:
+        """Return a run, even if it was pruned."""
+        return self.records.get(run_id) or self.tombstones.get(run_id)
 
     def ask_again(self, run_id: str) -> None:
         """Have a run's event sent once more, even if it is being sent right now."""

@@ -9,6 +9,7 @@ import asyncpg
 
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RequestError
 from pipeline_processing.history.postgres.database import DataRefused, HistoryDatabase
+from pipeline_processing.history.postgres.reads import GET_ALL
 from pipeline_processing.history.postgres.rows import run_of
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.postgres.errors import cause_of
@@ -80,7 +81,7 @@ async def write(connection: asyncpg.Connection, requests: Sequence[Storable]) ->
     rows = {row["run_id"]: row for row in await connection.fetch(*QUERIES["accept"](**_columns(new)))}
     # A separate statement, so that it sees what another intake has just committed.
     if known := [run_id for run_id in first if run_id not in rows]:
-        rows |= {row["run_id"]: row for row in await connection.fetch(*QUERIES["known"](run_ids=known))}
+        rows |= {row["run_id"]: row for row in await connection.fetch(*GET_ALL(run_ids=known))}
     asked_again = {
         each.run_id
         for each in requests

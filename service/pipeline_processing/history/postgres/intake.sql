@@ -11,7 +11,7 @@ ORDER BY asked.agency_id
 ON CONFLICT DO NOTHING;
 
 -- name: accept
--- Queue runs, each a microsecond later than the one before it. Returns no row for a known run id.
+-- Queue runs, each a microsecond later than the one before it. Returns no row for a known run id, or a pruned one.
 WITH start AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 )
@@ -28,16 +28,22 @@ FROM start,
             :span_id::text[], :tracestate::text[], :config_id::text[], :pinned::boolean[]) WITH ORDINALITY
          AS asked (run_id, job, agency_id, request, request_hash, requested_by, labels, replay_of, dry_run, priority,
                    not_before, topic, partition, "offset", trace_id, span_id, tracestate, config_id, pinned, number)
+WHERE NOT EXISTS (SELECT FROM tombstones WHERE tombstones.run_id = asked.run_id)
 ORDER BY asked.run_id COLLATE "C"
 ON CONFLICT (run_id) DO NOTHING
 RETURNING *;
 
--- name: known
--- Those of these runs that exist.
-SELECT * FROM runs WHERE run_id = ANY (:run_ids::text[]);
-
 -- name: ask_again
 -- Count that a message requests these finished runs again.
+WITH pruned AS (
+    UPDATE tombstones
+    SET asked_again = asked_again + 1
+    FROM (
+        SELECT run_id FROM tombstones WHERE run_id = ANY (:run_ids::text[]) ORDER BY run_id COLLATE "C"
+        FOR NO KEY UPDATE
+    ) AS asked
+    WHERE tombstones.run_id = asked.run_id
+)
 UPDATE runs
 SET asked_again = asked_again + 1
 FROM (

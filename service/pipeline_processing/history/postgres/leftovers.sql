@@ -40,13 +40,17 @@ ORDER BY uploads.created_at, uploads.key, uploads.upload_id;
 -- upload may belong to a running attempt that is about to record it.
 SELECT listed.number
 FROM unnest(:keys::text[], :upload_ids::text[]) WITH ORDINALITY AS listed (key, upload_id, number)
-JOIN runs ON runs.run_id = :run_id
+CROSS JOIN (
+    SELECT state, fence FROM runs WHERE run_id = :run_id
+    UNION ALL
+    SELECT run ->> 'state', NULL FROM tombstones WHERE run_id = :run_id
+) AS owner
 LEFT JOIN uploads
     ON uploads.run_id = :run_id AND uploads.key = listed.key AND uploads.upload_id = listed.upload_id
 WHERE CASE
-          WHEN uploads.run_id IS NULL THEN runs.state <> 'running'
-          WHEN runs.state = 'running' THEN uploads.fence <> runs.fence
-          WHEN runs.state = 'prepared' THEN uploads.fence <> runs.fence AND NOT uploads.planned
+          WHEN uploads.run_id IS NULL THEN owner.state <> 'running'
+          WHEN owner.state = 'running' THEN uploads.fence <> owner.fence
+          WHEN owner.state = 'prepared' THEN uploads.fence <> owner.fence AND NOT uploads.planned
           ELSE true
       END
 ORDER BY listed.number;

@@ -5,7 +5,8 @@
 -- ends this transaction if the client is then silent for too long: a client that vanished would otherwise keep its
 -- events locked for hours.
 SELECT id, event_id, run_id, type, key, headers, value,
-       (SELECT asked_again FROM runs WHERE runs.run_id = outbox.run_id) AS asked_again,
+       coalesce((SELECT asked_again FROM runs WHERE runs.run_id = outbox.run_id),
+                (SELECT asked_again FROM tombstones WHERE tombstones.run_id = outbox.run_id)) AS asked_again,
        limited.idleness
 FROM (SELECT set_config('idle_in_transaction_session_timeout', :milliseconds::integer::text, true) AS idleness)
     AS limited
@@ -19,12 +20,21 @@ FOR NO KEY UPDATE OF outbox SKIP LOCKED;
 -- Mark events as sent, except those requested again during the sending. The lock on the run's row, which `ask_again`
 -- takes as well, decides which came first. An event whose run is locked is being requested again, and so stays unsent.
 -- Waiting for it could end in a deadlock: `take_unsent` may also have locked rows that turned out to be sent already.
-WITH told AS (
+WITH sent AS (
+    SELECT * FROM unnest(:ids::bigint[], :run_ids::text[], :asked_again::integer[]) AS sent (id, run_id, asked_again)
+), told AS (
     SELECT sent.id
-    FROM unnest(:ids::bigint[], :run_ids::text[], :asked_again::integer[]) AS sent (id, run_id, asked_again)
-    JOIN runs ON runs.run_id = sent.run_id
-    WHERE runs.asked_again = sent.asked_again
+    FROM sent
+    JOIN runs USING (run_id, asked_again)
     ORDER BY runs.run_id COLLATE "C"
     FOR SHARE OF runs SKIP LOCKED
+), told_of_pruned AS (
+    SELECT sent.id
+    FROM sent
+    JOIN tombstones USING (run_id, asked_again)
+    ORDER BY tombstones.run_id COLLATE "C"
+    FOR SHARE OF tombstones SKIP LOCKED
 )
-UPDATE outbox SET sent_at = clock_timestamp() FROM told WHERE outbox.id = told.id;
+UPDATE outbox
+SET sent_at = clock_timestamp()
+WHERE id IN (SELECT id FROM told UNION ALL SELECT id FROM told_of_pruned);

@@ -8,6 +8,7 @@ import asyncpg
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.postgres.attempts import finish, locked_run
 from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.reads import GET_ALL
 from pipeline_processing.history.postgres.rows import run_of
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.postgres.queries import load_queries
@@ -61,7 +62,7 @@ class PostgresQueue:
 
     async def cancel(self, run_id: str) -> Run:
         async with self._database.transaction() as connection:
-            row = await locked_run(connection, run_id)
+            row = await locked_run(connection, run_id) or await connection.fetchrow(*GET_ALL(run_ids=[run_id]))
             if row is None:
                 raise RunUnknown(run_id)
             run = run_of(row)

@@ -13,6 +13,7 @@ from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
 
 QUERIES = load_queries(__package__, "reads.sql")
+GET_ALL = QUERIES["get_all"]
 
 
 class PostgresHistory:
@@ -27,11 +28,10 @@ class PostgresHistory:
             return UUID(str(await connection.fetchval(*QUERIES["installation_id"]())))
 
     async def get(self, run_id: str) -> Run | None:
-        row = await self._database.row(QUERIES["get"], run_id=run_id)
-        return None if row is None else run_of(row)
+        return (await self.get_all([run_id])).get(run_id)
 
     async def get_all(self, run_ids: Sequence[str]) -> dict[str, Run]:
-        rows = await self._database.rows(QUERIES["get_all"], run_ids=run_ids)
+        rows = await self._database.rows(GET_ALL, run_ids=run_ids)
         return {row["run_id"]: run_of(row) for row in rows}
 
     async def newest(self, wanted: RunFilter = EVERY_RUN, *, limit: int | None = 50) -> list[Run]:

@@ -4,13 +4,14 @@
 -- The identity of this history.
 SELECT installation_id FROM installation;
 
--- name: get
--- One run.
-SELECT * FROM runs WHERE run_id = :run_id;
-
 -- name: get_all
--- Those of these runs that exist.
-SELECT * FROM runs WHERE run_id = ANY (:run_ids::text[]);
+-- Those of these runs that exist or were pruned.
+SELECT * FROM runs WHERE run_id = ANY (:run_ids::text[])
+UNION ALL
+SELECT pruned.*
+FROM tombstones
+CROSS JOIN jsonb_populate_record(NULL::runs, tombstones.run) AS pruned
+WHERE tombstones.run_id = ANY (:run_ids);
 
 -- name: newest
 -- Runs, newest first. A null filter matches all runs.

@@ -6,6 +6,7 @@ from pipeline_processing.history.postgres.deliveries import PostgresDeliveries
 from pipeline_processing.history.postgres.intake import PostgresIntake
 from pipeline_processing.history.postgres.leftovers import PostgresLeftovers
 from pipeline_processing.history.postgres.outbox import PostgresOutbox
+from pipeline_processing.history.postgres.pruning import PostgresPruning
 from pipeline_processing.history.postgres.queue import PostgresQueue
 from pipeline_processing.history.postgres.reads import PostgresHistory
 from pipeline_processing.postgres.client import DatabaseClient
@@ -22,5 +23,6 @@ def postgres_run_store(client: DatabaseClient, *, schema: str) -> RunStore:
         history=PostgresHistory(database),
         leftovers=PostgresLeftovers(database),
         outbox=PostgresOutbox(database),
+        pruning=PostgresPruning(database),
         deliveries=PostgresDeliveries(database),
     )

@@ -17,6 +17,7 @@ from pipeline_processing.destinations.s3.errors import AlreadyThere, ObjectMissi
 from pipeline_processing.destinations.s3.objects import crc32_of
 from pipeline_processing.destinations.s3.options import S3ObjectOptions
 from pipeline_processing.errors import AccessDenied, DestinationUnavailable, PipelineError, Throttled
+from pipeline_processing.usage import Usage, use
 from tests.unit.destinations.s3 import recording_store
 from tests.unit.destinations.s3.recording_store import Answer, RecordingStore
 from tests.unit.recorded import Recorded
@@ -148,6 +149,21 @@ async def test_botocore_has_the_last_word_on_failures(
         with pytest.raises(error):
             await put(client, "k")
     assert [is_botocores(request) for request in store.requests] == requests
+
+
+async def test_retries_of_parts_are_counted(store: RecordingStore) -> None:
+    """Botocore's, and its first request after one past it. Other requests, and parts that arrive at once, are none."""
+    use(usage := Usage())
+    async with store.client() as client:
+        for key in ("1", "2"):
+            await put(client, key)
+            await send_part(client, key)
+        assert (usage.s3_requests, usage.part_retries) == (4, 0)
+
+        store.answers = {"UploadPart": Answer.error(503, "SlowDown")}
+        with pytest.raises(Throttled):
+            await send_part(client, "k")
+    assert (usage.s3_requests, usage.part_retries) == (8, 3)
 
 
 async def test_after_three_refusals_in_a_row_all_is_botocores(store: RecordingStore) -> None:
