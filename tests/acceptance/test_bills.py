@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline_processing.embedded.kafka import KafkaServer
-from tests.acceptance.service import NewService, one_dataset, published_in
+from tests.acceptance.service import PREFIX, NewService, one_dataset
 from tests.acceptance.shared_serve import Shared, shared_serve
 from tests.watching import eventually
 
@@ -51,7 +52,8 @@ def test_bills_add_up_to_what_the_process_has_used(shared: Shared) -> None:
     assert abs(billed - used) <= 0.02 * used + 0.1
     told = {event.json["run_id"]: event.json["bill"] for event in messages.wait_for_completions(len(RUNS) + 1)}
     for run_id, agency_id in RUNS.items():
-        manifest = published_in(service, run_id, agency_id)
+        ((_, stored),) = service.objects(f"{PREFIX}/agency_id={agency_id}/run_id={run_id}/_manifest.json").items()
+        manifest = json.loads(stored.body)
         assert manifest["bill"] == bills[run_id] == told[run_id]
         (entry,) = manifest["entries"]
         assert bills[run_id]["bytes_written"] == entry["meta"]["content_length"]

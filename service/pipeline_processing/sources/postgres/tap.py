@@ -12,7 +12,7 @@ class Tap(asyncio.Protocol):
         self._transport = transport
         self._receiver = receiver
         self.received = 0
-        """Bytes forwarded, or taken, since this was attached."""
+        """Bytes from the server, for a bill. A COPY adds them to its run itself."""
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol. Chunks have a few kilobytes."""
