@@ -156,7 +156,8 @@ class Executor:
                     self._reporting.metrics.attempt_ended(run, "handed_back")
                 raise
             finally:
-                self._reporting.metrics.part_retries.add(account.usage.part_retries)
+                # Below 0 if it ended before it sent a part that it had begun.
+                self._reporting.metrics.part_retries.add(max(0, account.usage.part_retries))
         attempted = attempt.result()
         self._reporting.metrics.attempt_ended(attempted.run, attempted.outcome)
         return attempted
