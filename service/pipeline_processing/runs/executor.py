@@ -20,7 +20,7 @@ from pipeline_processing.agency_data_job.processor import AgencyProcessor, Expor
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import give_up, shielded
 from pipeline_processing.destinations.several import Destinations
-from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, Superseded
+from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, HistoryUnavailable, Superseded
 from pipeline_processing.log import get_logger
 from pipeline_processing.model import Bill, Run, RunState
 from pipeline_processing.ports import Services, Source
@@ -156,8 +156,13 @@ class Executor:
                     self._reporting.metrics.attempt_ended(run, "handed_back")
                 raise
             finally:
-                self._reporting.metrics.part_retries.add(account.usage.part_retries)
-        attempted = attempt.result()
+                # Below 0 if a part wasn't even sent once.
+                self._reporting.metrics.part_retries.add(max(0, account.usage.part_retries))
+        try:
+            attempted = attempt.result()
+        except HistoryUnavailable:  # so the lease has ended
+            self._reporting.metrics.attempt_ended(run, "lost")
+            raise
         self._reporting.metrics.attempt_ended(attempted.run, attempted.outcome)
         return attempted
 
