@@ -15,6 +15,7 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, load_job
 from pipeline_processing.app.doctor import GROUPS
 from pipeline_processing.cli.main import program
 from pipeline_processing.http.signatures import signature_headers
+from pipeline_processing.messaging.service_topics import service_topics
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.plugins import BUILT_IN, DESTINATIONS, SOURCES, STEPS, plugin
@@ -23,6 +24,7 @@ from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.triggers.config import Triggers
 from pipeline_processing.triggers.describing import example_records, tried
 from pipeline_processing.triggers.loading import load_triggers
+from pipeline_processing.triggers.topics import triggers_topics
 from tests.docs.tables import DOCS, TABLES, page_with_table
 from tests.docs.traces import documented_spans
 
@@ -96,6 +98,16 @@ def test_groups_of_doctor_are_documented() -> None:
     """One row each, in their order."""
     section = (DOCS / "operations.md").read_text("utf-8").partition("\n## Doctor\n")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [*GROUPS]
+
+
+def test_retention_of_topics_is_documented() -> None:
+    """One row for each kind, as the topics are created."""
+    section = (DOCS / "operations.md").read_text("utf-8").partition("\n## Topics\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| ([^|]+) \| (\d+ days?|compacted) \|", section, re.MULTILINE))
+    for topic in (*service_topics(KafkaSettings()), *triggers_topics(KafkaSettings())):
+        (kept,) = (kept for content, kept in rows.items() if topic.content.split()[0] in content)
+        days = topic.retention.days if topic.retention is not None else 0
+        assert kept == ("compacted" if topic.compacted else f"{days} day{'s' * (days > 1)}"), topic
 
 
 def test_every_page_is_listed() -> None:
