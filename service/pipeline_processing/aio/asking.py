@@ -131,6 +131,10 @@ class Server:
             self._outage_logged = False
             log.info(f"{self.name} is back")
 
+    def forget(self, *, by: Hashable) -> None:
+        """Record that the caller `by` doesn't call any longer, and so doesn't know whether the server is back."""
+        self._complaints.pop(by, None)
+
     async def ask(
         self,
         call: Callable[[], Awaitable[T]],
@@ -158,7 +162,7 @@ class Server:
             self.back(by=by)
             return answer
         finally:
-            self._complaints.pop(by, None)  # a caller that has given up no longer waits
+            self.forget(by=by)  # a caller that has given up no longer waits
 
     def repeating(self, port: P, *, pause: float) -> P:
         """Wrap a port of this server so that each call is repeated until the server answers."""

@@ -194,7 +194,7 @@ class Metrics:
         self.windows = gauge("pipeline.triggers.windows.open", "{window}", (), "Open windows of this `triggers` process's share of the agencies.")
         self.overdue = gauge("pipeline.triggers.windows.overdue", "s", (), "For how long the window that should have closed first has been waiting; 0 if none is due.")
         # This process itself.
-        self.servers = gauge("pipeline.server.up", "", ("server",), "1 if the last call of a server that this process needs was answered, else 0; of source and destination, as its runs find them.")
+        self.servers = gauge("pipeline.server.up", "", ("server",), "1 if the last call of a server that this process needs was answered, else 0; of source and destination, as its runs of the last five minutes found them.")
         self.delay = histogram("pipeline.event_loop.delay", "s", (), "How late the main event loop runs a callback, sampled every second.", buckets=_DELAYS)
         self.budget_used = gauge("pipeline.memory.budget.used", "By", (), "Bytes of buffered parts, of the memory budget.")
         self.budget_limit = gauge("pipeline.memory.budget.limit", "By", (), "The part of the memory budget that parts may take.")
