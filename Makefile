@@ -37,9 +37,9 @@ $(INSTALLED): requirements.lock $(DEMO)
 demo: $(DEMO) ## Run the main job end to end, on its own real servers (KEEP=1 keeps them)
 	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
 
-# Three processes, because tests mostly wait for servers. A file's tests stay together, so that they share fixtures.
+# Four processes, because tests mostly wait for servers. A file's tests stay together, so that they share fixtures.
 # Files keep their order, so that long ones don't come last.
-PARALLEL := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses=4 --dist=loadfile --no-loadscope-reorder
 test: $(INSTALLED) ## Run all tests; ARGS="tests/unit -k select" for some; SERVERS=containers: on Docker
 	@$(if $(ARGS)$(SERVERS),,$(BIN)/python -m tests.kafka_startup)
 	@$(BIN)/python -m pytest $(if $(SERVERS),--servers=$(SERVERS)) $(or $(ARGS),$(PARALLEL)) $(if $(COVERAGE),--cov --cov-report=)

@@ -28,6 +28,7 @@ from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.settings import HttpSettings, KafkaSettings, Settings
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.metering import Metering
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from pipeline_processing.triggers.config import Triggers
 from tests.certificates import CA, STRANGER, STRANGERS_CA, issued
@@ -119,7 +120,9 @@ async def test_triggers_with(access: Access, way: str) -> None:
         settings = Settings(kafka=kafka, http=HttpSettings(port=0))
         stop = asyncio.Event()
         tracer, mask = IdsOnlyTracer(), Mask()
-        async with triggers_process(settings, triggers, declared=None, tracer=tracer, mask=mask) as process:
+        async with triggers_process(
+            settings, triggers, declared=None, tracer=tracer, mask=mask, metering=Metering()
+        ) as process:
             running = asyncio.create_task(process.run(stop))
             requests = KafkaTopics(settings=kafka)
             async with asyncio.timeout(60):

@@ -267,7 +267,7 @@ async def test_a_parameters_type_changes(change: str, dsn: str, connection: asyn
                 await connection.execute(
                     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'test'"
                 )
-                await source._database._pool.expire_connections()
+                await source.pool._pool.expire_connections()
             assert await reader_of(source, query, "b") is CopyBatches
             assert await read(source, query, args=["x"], arguments={"x": "b"}) == [[{"id": 2}]]
 

@@ -198,7 +198,7 @@ async def test_a_session_that_the_server_closed_is_replaced(dsn: str, connection
         first = await session_of(source)
         await connection.execute("SELECT pg_terminate_backend($1, 5000)", first)
         async with asyncio.timeout(10):
-            while source._database._pool.get_idle_size():  # noqa: ASYNC110 - until the loop has read the end
+            while source.pool._pool.get_idle_size():  # noqa: ASYNC110 - until the loop has read the end
                 await asyncio.sleep(0.01)
 
         assert await session_of(source) != first
