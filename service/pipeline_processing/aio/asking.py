@@ -108,6 +108,8 @@ class Server:
     def __init__(self, name: str, *, clock: Clock) -> None:
         self.name = name
         self.clock = clock
+        self.unanswered_at = -math.inf
+        """When a caller last got no answer, in seconds of the monotonic clock."""
         self._complaints: dict[Hashable, str] = {}
         self._outage_logged = False
 
@@ -122,6 +124,7 @@ class Server:
         if not self._outage_logged:
             self._outage_logged = True
             log.warning(f"{self.name} can't be used; retrying until it can", error=str(error))
+        self.unanswered_at = self.clock.monotonic()
         self._complaints[by] = str(error)
 
     def back(self, *, by: Hashable) -> None:
@@ -130,10 +133,6 @@ class Server:
         if self._outage_logged and not self._complaints:
             self._outage_logged = False
             log.info(f"{self.name} is back")
-
-    def forget(self, *, by: Hashable) -> None:
-        """Record that the caller `by` doesn't call any longer, and so doesn't know whether the server is back."""
-        self._complaints.pop(by, None)
 
     async def ask(
         self,
@@ -162,7 +161,7 @@ class Server:
             self.back(by=by)
             return answer
         finally:
-            self.forget(by=by)  # a caller that has given up no longer waits
+            self._complaints.pop(by, None)  # a caller that has given up no longer waits
 
     def repeating(self, port: P, *, pause: float) -> P:
         """Wrap a port of this server so that each call is repeated until the server answers."""

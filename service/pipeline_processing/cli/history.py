@@ -227,7 +227,8 @@ def export(
     """
     Print all runs in full, newest first: one JSON object per line, as `history --run-id ID --json` prints it.
 
-    To archive what `prune --before T` removes, write `export --until T` to a file first.
+    To archive what `prune --before T` removes, write `export --until T` to a file first, with the same fixed
+    time as T: `90d` is a later one in each command.
     """
     from pipeline_processing.runs.run_filter import RunFilter
     from pipeline_processing.terminal.event_loop import run_async

@@ -32,10 +32,7 @@ class ValueNotRead:
     def _refuse(self, *_: Any) -> Any:
         raise ReadPastMethods(_PAST_METHODS)
 
-    def __repr__(self) -> str:
-        return "<not read>"
-
-    __str__ = __format__ = __bool__ = __eq__ = __ne__ = __hash__ = __reduce_ex__ = _refuse
+    __repr__ = __str__ = __format__ = __bool__ = __eq__ = __ne__ = __hash__ = __reduce_ex__ = _refuse
 
 
 UNREAD = ValueNotRead()
@@ -64,7 +61,8 @@ class LazyRow(dict):  # type: ignore[type-arg]  # the compiler takes no paramete
         if value is not UNREAD:
             return value
         value = self._natural(name)
-        dict.__setitem__(self, name, value)
+        if dict.get(self, name) is UNREAD:  # another thread may have set or removed it meanwhile
+            dict.__setitem__(self, name, value)
         return value
 
     def _natural(self, name: Any) -> Any:
@@ -176,10 +174,10 @@ def plain_rows(rows: Iterable[Any]) -> list[Any]:
     return made
 
 
-def carried_rows(given: Sequence[Any] | None, returned: Sequence[Any]) -> list[Any]:
+def carried_rows(given: Sequence[Any] | None, returned: Sequence[Any], naturals: dict[str, Any]) -> list[Any]:
     """
     Return the rows to be written. `returned` are what a function has made of the rows `given`, in the same order, or of
-    unknown ones.
+    unknown ones. It may also return a LazyRow of another batch, which has the same object as `naturals`.
 
     A value that it has not read or not changed is the carried one. So is a float or document that it has only moved to
     another column, and a document that it has copied within a column or to a new one. Other values are as it left them.
@@ -191,7 +189,9 @@ def carried_rows(given: Sequence[Any] | None, returned: Sequence[Any]) -> list[A
         origin: LazyRow = unknown if given is None else given[place]
         if type(new) is LazyRow:
             lazy: LazyRow = new
-            if lazy._carried is not None:  # a row that the function has made by the class is a dict like any other
+            # One that the function has made by the class is a dict like any other. So is one of another dataset, whose
+            # format may carry values in another form.
+            if lazy._naturals is naturals:
                 origin = lazy
         rows.append(_settled(origin, new))
     return rows

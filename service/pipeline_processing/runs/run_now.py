@@ -78,7 +78,7 @@ class RunNow:
         """
         now = await self._ask(self._runs.queue.now)
         run = await self._ask(lambda: self._runs.history.get(run_id))
-        assert run is not None  # it was accepted, and a finished run is never pruned within moments
+        assert run is not None  # it was accepted, and pruned runs are known, too
         # A run whose lease has ended waits for its turn like a queued one. If the reply to our claim was lost, we hold
         # a lease that we don't know of, and have to wait until it ends.
         held = run.lease_expires_at is not None and run.lease_expires_at > now

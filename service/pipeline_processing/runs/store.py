@@ -255,7 +255,7 @@ class RunHistory(Protocol):
         """Return the runs that match, newest first."""
 
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
-        """Return the number of replays of each of these runs, without those that have none."""
+        """Return the number of replays of each of these runs, pruned ones included; nothing for runs that have none."""
 
     async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
         """

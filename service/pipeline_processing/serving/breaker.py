@@ -13,8 +13,6 @@ _IN_A_ROW = 3
 _PAUSE = Backoff(first=1.0, longest=30.0)
 _SLOW_SECONDS = 120.0
 """A run that has worked for so long may go on for hours, and no call of a server takes longer."""
-_KNOWN_SECONDS = 300.0
-"""Runs that wait for a server try it more often. If none has failed for so long, it may be back, or nobody needs it."""
 _ME = "runs"
 
 SOURCE, DESTINATION = "source", "destination"
@@ -26,8 +24,7 @@ class Breaker:
     Lets one run at a time try a server that several attempts in a row have found unavailable, until one succeeds.
 
     So an outage takes the attempts of few runs, however many wait. If a trying run works for two minutes, another one
-    may try as well, since a long run says nothing before its end. After five minutes without a failure, the server
-    counts as available until the next one: a process without runs would call it unavailable for ever.
+    may try as well, since a long run says nothing before its end.
     """
 
     def __init__(self, servers: Mapping[str, Server], *, clock: Clock, note: Callable[[str, str | None], None]) -> None:
@@ -39,7 +36,6 @@ class Breaker:
         """By server: how many attempts in a row have found it unavailable."""
         self._trying_since: float | None = None
         self._next_at = 0.0
-        self._failed_at = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -47,13 +43,10 @@ class Breaker:
         return any(failures >= _IN_A_ROW for failures in self._failures.values())
 
     def admits(self) -> bool:
-        """Return whether another run may start now. Call it often: it also notices that an outage is long past."""
+        """Return whether another run may start now."""
         if not self.is_open:
             return True
         now = self._clock.monotonic()
-        if now - self._failed_at >= _KNOWN_SECONDS:
-            self._forget()
-            return True
         is_free = self._trying_since is None or now - self._trying_since >= _SLOW_SECONDS
         return is_free and now >= self._next_at
 
@@ -83,12 +76,11 @@ class Breaker:
                 self._answered(DESTINATION)
 
     def _failed(self, name: str, error: PipelineError, *, tries: bool) -> None:
-        self._failed_at = self._clock.monotonic()
         if self._failures[name] >= _IN_A_ROW and not tries:
             return  # it began before: eight runs that are cut off at once are one failure, not eight
         self._failures[name] += 1
         if (beyond := self._failures[name] - _IN_A_ROW) >= 0:
-            self._next_at = self._failed_at + _PAUSE.seconds(beyond + 1)
+            self._next_at = self._clock.monotonic() + _PAUSE.seconds(beyond + 1)
             server = self._servers[name]
             server.away(error, by=_ME)
             self._note(name, f"{server.name} can't be used, so one run at a time tries it: {error}")
@@ -97,10 +89,3 @@ class Breaker:
         del self._failures[name]
         self._servers[name].back(by=_ME)
         self._note(name, None)
-
-    def _forget(self) -> None:
-        for name, failures in self._failures.items():
-            if failures >= _IN_A_ROW:
-                self._failures[name] = _IN_A_ROW - 1  # the next failure is enough
-                self._servers[name].forget(by=_ME)
-                self._note(name, None)

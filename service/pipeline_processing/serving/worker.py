@@ -120,7 +120,7 @@ class Worker:
         while not (stop.is_set() or self._leaving):
             self._pulse.beat()
             self._woken.clear()  # before claiming, so that no wake-up is missed
-            is_free = self._breaker.admits() and len(working) < self._concurrency.limit
+            is_free = len(working) < self._concurrency.limit and self._breaker.admits()
             if is_free and (lease := await self._claim(stop)) is not None:
                 task = asyncio.create_task(self._work(lease))
                 try:

@@ -106,7 +106,7 @@ class AllColumns(Handover):
         if not self._puts_back:
             return returned, {}
         try:
-            return carried_rows(given.values[0] if given.values else None, returned), {}
+            return carried_rows(given.values[0] if given.values else None, returned, self._naturals), {}
         except ReadPastMethods as error:
             raise WrongRows(f"returned a value that it never got: {error}") from None
 

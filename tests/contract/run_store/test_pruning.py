@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests.contract.run_store.helpers import (
     standing,
 )
 from tests.contract.run_store.test_clean_up import UNRECORDED
-from tests.contract.run_store.test_datasets import EVENTS, NOON, RECORDS, succeeded
+from tests.contract.run_store.test_datasets import EVENTS, NOON, RECORDS, outcome, succeeded
 from tests.contract.run_store.test_outbox import Broker
 
 EVER = datetime(9000, 1, 1, tzinfo=UTC)
@@ -49,9 +50,9 @@ async def listed(runs: RunStore) -> list[str]:
     return [run.run_id for run in await runs.history.newest()]
 
 
-async def old(runs: RunStore, run_id: str = "r") -> Run:
+async def old(runs: RunStore, run_id: str = "r", **request: Any) -> Run:
     """A run that has failed, whose event is sent."""
-    run = await finished(runs, run_id)
+    run = await finished(runs, run_id, **request)
     await announced(runs)
     return run
 
@@ -141,6 +142,18 @@ async def test_the_last_success_of_each_dataset_is_kept(runs: RunStore) -> None:
     assert last.run_id == "records"
 
 
+async def test_failures_after_the_last_success_do_not_count(runs: RunStore) -> None:
+    """Although they cover later times."""
+    await succeeded(runs, "success")
+    await accepted(runs, "failure")
+    claim = await claimed(runs, "failure")
+    await runs.attempts.fail(claim, FAILURE, outcome=outcome(EVENTS, RECORDS, covered_until=LATER))
+    await announced(runs)
+
+    assert await pruned(runs) == Pruned(1, kept=Counter({Kept.LAST_SUCCESS: 1}))
+    assert await listed(runs) == ["success"]
+
+
 # -- what is left --------------------------------------------------------------------------------
 
 
@@ -165,6 +178,15 @@ async def test_the_id_of_a_pruned_run_stays_taken(runs: RunStore) -> None:
     assert await listed(runs) == []
 
 
+async def test_a_pruned_replay_still_counts(runs: RunStore) -> None:
+    """Or `replay --failed` would request the failed run once more."""
+    await old(runs, "r")
+    await old(runs, "r.r1", replay_of="r")
+    await pruned(runs)
+
+    assert await runs.history.replays(["r", "r.r1"]) == {"r": 1}
+
+
 async def test_a_message_that_asks_for_a_pruned_run_gets_its_event_again(backend: Backend) -> None:
     """With the same id and content, as often as it asks."""
     runs = backend.runs
@@ -176,6 +198,7 @@ async def test_a_message_that_asks_for_a_pruned_run_gets_its_event_again(backend
 
     for _ in range(2):
         await runs.intake.accept_all([message(), incoming("other")])
+        assert (await runs.queue.backlog()).unsent == 1
         assert await announced(runs) == ["r:failed"]
     assert await backend.outbox("r") == before
     assert await announced(runs) == []
@@ -217,6 +240,24 @@ async def test_a_request_that_comes_during_the_pruning_makes_no_second_run(share
         )
     assert (await asking).state is RunState.FAILED
     assert await listed(runs) == []
+
+
+async def test_a_delivery_that_is_made_due_again_during_the_pruning_is_kept(shared_postgres: PostgresBackend) -> None:
+    """The person who asked for it was told that it will be sent."""
+    runs = shared_postgres.runs
+    await runs.deliveries.configure({"hook": {"failed"}})
+    await old(runs)
+    for delivery in await runs.deliveries.claim("hook", limit=9, lease=timedelta(minutes=1)):
+        await runs.deliveries.record(delivery, Tried(status=200, error=None))
+    async with shared_postgres.database.connection() as connection, connection.transaction():
+        await connection.execute(
+            "UPDATE webhook_deliveries SET state = 'pending', next_at = now(), delivered_at = NULL"
+        )
+        pruning = asyncio.create_task(pruned(runs))
+        await _waiting_for_a_lock(shared_postgres)
+    assert await pruning == Pruned(1, kept=Counter())
+    [due] = await runs.deliveries.claim("hook", limit=9, lease=timedelta(minutes=1))
+    assert due.event.event_id == "r:failed"
 
 
 async def test_a_table_that_stays_busy_is_told(

@@ -56,6 +56,22 @@ def test_it_opens_after_three_failures_in_a_row() -> None:
     assert it.health.not_ready() == ["starting"]  # nothing of it: another process would do no better
 
 
+def test_what_no_run_has_tried_lately_is_not_known() -> None:
+    """No run is due, or other workers take them: the server may be back, and nobody need be woken."""
+    it = Judged()
+    for error in (GONE, AWAY):
+        for _ in range(3):
+            it.attempt(error)
+    it.clock.pass_(200)
+    it.attempt(AWAY)
+    it.clock.pass_(200)
+    assert it.up() == {"kafka": 1, "history": 1, "destination": 0}
+    it.clock.pass_(200)
+    assert it.up() == {"kafka": 1, "history": 1}
+    it.attempt()
+    assert it.up() == {"kafka": 1, "history": 1, "destination": 1, "source": 1}
+
+
 def test_one_run_at_a_time_tries_after_a_pause() -> None:
     """The pauses grow to half a minute at most."""
     it = Judged()
@@ -81,25 +97,6 @@ def test_one_blip_is_one_failure() -> None:
     assert not it.breaker.admits()
     it.clock.pass_(1)
     assert it.breaker.admits()
-
-
-def test_an_outage_that_nobody_notices_any_longer_is_forgotten() -> None:
-    """A process without runs doesn't call a server unavailable for ever. The next failure is enough again."""
-    it = Judged()
-    for _ in range(3):
-        it.attempt(AWAY)
-    it.clock.pass_(299)
-    it.attempt(AWAY)
-    it.clock.pass_(299)
-    assert it.breaker.admits()
-    assert it.up()[DESTINATION] == 0
-    it.clock.pass_(1)
-    assert it.breaker.admits()
-    assert it.up()[DESTINATION] == 1
-    assert it.health.notes == []
-    it.attempt(AWAY)
-    assert not it.breaker.admits()
-    assert it.up()[DESTINATION] == 0
 
 
 def test_runs_that_began_before_are_none_that_try() -> None:

@@ -90,7 +90,7 @@ class MemoryQueue:
             runs={state: sum(run.state is state for run in runs) for state in states},
             oldest={state: self._oldest(_since(run) for run in runs if run.state is state) for state in states},
             unsent=len(unsent),
-            oldest_unsent=self._oldest(self._table.records[event.run_id].run.finished_at for event in unsent),
+            oldest_unsent=self._oldest(self._finished_at(event.run_id) for event in unsent),
         )
 
     async def now(self) -> datetime:
@@ -132,6 +132,10 @@ class MemoryQueue:
 
     def _to_export(self, run: Run) -> bool:
         return run.state is RunState.RUNNING or (run.state is RunState.QUEUED and self._due(run))
+
+    def _finished_at(self, run_id: str) -> datetime | None:
+        record = self._table.known(run_id)
+        return None if record is None else record.run.finished_at
 
     def _oldest(self, times: Iterable[datetime | None]) -> timedelta | None:
         now = self._table.clock.now()

@@ -44,7 +44,8 @@ class MemoryHistory:
 
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
         asked_for = set(run_ids)
-        originals = (record.run.replay_of for record in self._table.records.values())
+        records = (*self._table.records.values(), *self._table.tombstones.values())
+        originals = (record.run.replay_of for record in records)
         return dict(Counter(run_id for run_id in originals if run_id is not None and run_id in asked_for))
 
     async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:

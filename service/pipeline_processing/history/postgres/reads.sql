@@ -30,8 +30,14 @@ ORDER BY queued_at DESC, run_id DESC
 LIMIT :limit;
 
 -- name: replays
--- How many replays each of these runs has.
-SELECT replay_of, count(*) AS replays FROM runs WHERE replay_of = ANY (:run_ids::text[]) GROUP BY replay_of;
+-- How many replays each of these runs has, pruned ones included.
+SELECT replay_of, count(*) AS replays
+FROM (
+    SELECT replay_of FROM runs WHERE replay_of = ANY (:run_ids::text[])
+    UNION ALL
+    SELECT run ->> 'replay_of' FROM tombstones WHERE run ->> 'replay_of' = ANY (:run_ids)
+) AS known (replay_of)
+GROUP BY replay_of;
 
 -- name: last_success
 -- The successful export of an agency's dataset that covers the latest time; among equals, the one that finished last.

@@ -7,3 +7,5 @@ CREATE TABLE tombstones (
     asked_again integer NOT NULL DEFAULT 0,
     pruned_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+-- Replays of a run.
+CREATE INDEX tombstones_replays ON tombstones ((run ->> 'replay_of')) WHERE run ->> 'replay_of' IS NOT NULL;
