@@ -108,6 +108,8 @@ class Server:
     def __init__(self, name: str, *, clock: Clock) -> None:
         self.name = name
         self.clock = clock
+        self.unanswered_at = -math.inf
+        """When a caller last got no answer, in seconds of the monotonic clock."""
         self._complaints: dict[Hashable, str] = {}
         self._outage_logged = False
 
@@ -122,6 +124,7 @@ class Server:
         if not self._outage_logged:
             self._outage_logged = True
             log.warning(f"{self.name} can't be used; retrying until it can", error=str(error))
+        self.unanswered_at = self.clock.monotonic()
         self._complaints[by] = str(error)
 
     def back(self, *, by: Hashable) -> None:

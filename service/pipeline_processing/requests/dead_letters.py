@@ -60,11 +60,16 @@ class DeadLetters:
             partition=record.partition,
             offset=record.offset,
         )
-        self._letters.add(1, error.kind)
         return dead_letter(record, error, topic=self._topic, now=self._clock.now(), mask=self._mask)
 
     async def send(self, letters: Sequence[Outgoing]) -> list[Refused]:
         """Send letters to Kafka. Return those it refuses for good. Raises KafkaUnavailable or TopicMissing."""
+        refused = await self._send(letters)
+        for letter in letters:  # only now: at a stop in an outage, their messages come again elsewhere
+            self._letters.add(1, _header(letter, "dlq_reason"))
+        return refused
+
+    async def _send(self, letters: Sequence[Outgoing]) -> list[Refused]:
         try:
             try:
                 await self._events.send(letters)
@@ -81,12 +86,11 @@ class DeadLetters:
         """Store refused letters in the history's database. Raises HistoryUnavailable."""
         await self._store.keep([letter for letter, _ in refused])
         for letter, error in refused:
-            headers = dict(letter.headers)
             names = ("reason", "topic", "partition", "offset")
             log.error(
                 "Kafka refuses a dead letter; it is stored in the history's database instead",
                 error=str(error),
-                **{name: (headers[f"dlq_{name}"] or b"").decode() for name in names},
+                **{name: _header(letter, f"dlq_{name}") for name in names},
             )
 
     async def _refusal(self, letter: Outgoing) -> MessageRefused | None:
@@ -104,3 +108,8 @@ class DeadLetters:
         except MessageRefused as error:
             return error
         return None
+
+
+def _header(letter: Outgoing, name: str) -> str:
+    """Return the last header of this name: the request may have had one, too."""
+    return (dict(letter.headers)[name] or b"").decode()

@@ -4,9 +4,9 @@ The bill of a run: what it has used until it is decided.
 The processor time of a process can't be read per run, as runs share an event loop and its threads. So it is read for
 the whole process, whenever an attempt begins, is billed or ends, and shared among the attempts in progress by the
 bytes that each has moved since. What is used after an attempt's bill is made, to publish the run, is charged to the
-others in progress, or to the next one. So is what is used while no attempt is in progress, to accept requests, claim
-runs and send events; but at most `longest_carry`, so that no run pays for hours of waiting. Nothing is lost or counted
-twice: what the process used is billed, carried, or unbilled.
+others in progress, or to the next one. So is what is used while no attempt is in progress here, to accept requests,
+claim runs and send events; but at most `longest_carry`, so that no run pays for hours of waiting. Nothing is lost or
+counted twice: what the process used is billed, carried, or unbilled.
 """
 
 import time
@@ -58,22 +58,22 @@ class Ledger:
         self._in_progress = 0
 
     @contextmanager
-    def attempt(self, *, billed: bool = False) -> Iterator[Account]:
+    def attempt(self, *, billed: bool = False, apart: bool = False) -> Iterator[Account]:
         """
-        Charge an attempt in the block. Set `billed` if its bill exists, or another process makes it.
+        Charge an attempt in the block. Set `billed` if its bill exists, and `apart` if another process works on it.
 
         What was charged to an attempt that is never billed stays unbilled.
         """
         account = Account()
         self._share()
-        self._in_progress += 1
-        if not billed:
+        self._in_progress += not apart  # this process only waits for it, perhaps for hours
+        if not (billed or apart):
             self._open.add(account)
         try:
             yield account
         finally:
             self._share()
-            self._in_progress -= 1
+            self._in_progress -= not apart
             if account in self._open:
                 self._open.remove(account)
                 self.unbilled += account.cpu_seconds

@@ -20,7 +20,7 @@ from pipeline_processing.agency_data_job.processor import AgencyProcessor, Expor
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import give_up, shielded
 from pipeline_processing.destinations.several import Destinations
-from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, Superseded
+from pipeline_processing.errors import ConflictingObjects, DeadlineExceeded, HistoryUnavailable, Superseded
 from pipeline_processing.log import get_logger
 from pipeline_processing.model import Bill, Run, RunState
 from pipeline_processing.ports import Services, Source
@@ -138,11 +138,11 @@ class Executor:
         If cancelled, hands the run back first, even if the attempt hangs.
         """
         run = lease.claim.run
-        # A plan has its bill, and so has the attempt of another process.
-        is_billed = run.state is RunState.PREPARED or (lease.claim.suspect and self._isolation is not None)
+        is_decided = run.state is RunState.PREPARED
+        is_apart = lease.claim.suspect and self._isolation is not None
         with (
             bound_run(run_id=run.run_id, agency_id=run.agency_id, attempt=run.attempt, trace_id=str(run.trace_id)),
-            self._reporting.ledger.attempt(billed=is_billed) as account,
+            self._reporting.ledger.attempt(billed=is_decided, apart=is_apart) as account,
         ):
             attempt = asyncio.create_task(self._traced(lease, account))
             self.attempts.add(attempt)
@@ -151,13 +151,18 @@ class Executor:
                 await asyncio.wait([attempt])
             except asyncio.CancelledError:
                 give_up(attempt)
-                bill = None if is_billed else self._bill(lease.claim, account)
+                bill = None if is_decided or is_apart else self._bill(lease.claim, account)
                 if await shielded(self._hand_back.leave(lease.claim, attempt, bill=bill)):
                     self._reporting.metrics.attempt_ended(run, "handed_back")
                 raise
             finally:
-                self._reporting.metrics.part_retries.add(account.usage.part_retries)
-        attempted = attempt.result()
+                # Below 0 if a part wasn't even sent once.
+                self._reporting.metrics.part_retries.add(max(0, account.usage.part_retries))
+        try:
+            attempted = attempt.result()
+        except HistoryUnavailable:  # so the lease has ended
+            self._reporting.metrics.attempt_ended(run, "lost")
+            raise
         self._reporting.metrics.attempt_ended(attempted.run, attempted.outcome)
         return attempted
 

@@ -217,9 +217,14 @@ class Intake:
 
     async def _ask(self, server: Server, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
         """Call until the server answers. Raises Stopped if `stop` is set first."""
+        is_asked = False
 
         def beating() -> Awaitable[T]:
+            nonlocal is_asked
             self._pulse.beat()
+            if is_asked:
+                self._metrics.lags(None)  # it grows, and isn't looked up meanwhile
+            is_asked = True
             return call()
 
         return await server.ask(beating, by=_ME, stop=stop)

@@ -158,10 +158,10 @@ class _BatchMask:
         self._secret_names: dict[str, bool] = {}
 
     def text(self, text: str) -> str:
-        """Return the masked text."""
+        """Return the masked text. What UTF-8 can't encode is escaped, as it would cost the whole batch."""
         masked = self._texts.get(text)
         if masked is None:
-            masked = self._texts[text] = self._mask.text(text)
+            masked = self._texts[text] = self._mask.text(text).encode(errors="backslashreplace").decode()
         return masked
 
     def attributes(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -180,6 +180,8 @@ class _BatchMask:
             text = str(value)
             masked = self.text(text)
             return value if masked == text else masked
+        if isinstance(value, list | tuple):
+            return [self._value(name, each) for each in value]
         return self._mask.value(value, name=name)
 
 

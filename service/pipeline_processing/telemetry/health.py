@@ -9,6 +9,8 @@ from pipeline_processing.telemetry.metrics import Reading
 
 SILENT_SECONDS = 90.0
 """A loop without a beat for this long counts as hanging, as none of its calls may take that long."""
+_UNKNOWN_SECONDS = 300.0
+"""A server that no run has tried for this long may be back. While it is away, runs that wait try it more often."""
 
 
 class Pulse:
@@ -59,6 +61,7 @@ class Servers:
     """The servers that `serve` always needs."""
 
     def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
         self.kafka = Server("Kafka", clock=clock)
         self.history = Server("the history", clock=clock)
         self.destination = Server("the destination", clock=clock)
@@ -71,11 +74,16 @@ class Servers:
         return [f"{server.name}: {problem}" for server in each if (problem := server.problem) is not None]
 
     def readings(self) -> list[Reading]:
-        """Return whether each of them is available, for the metrics."""
+        """Return whether each of them is available, for the metrics. Leaves out those of which it isn't known."""
         each = (("kafka", self.kafka), ("history", self.history), ("destination", self.destination))
-        up = dict[str, bool]()
-        for name, server in (*each, *self.of_runs.items()):
-            up[name] = up.get(name, True) and server.problem is None
+        up = {name: server.problem is None for name, server in each}
+        for name, server in self.of_runs.items():
+            if server.problem is None:
+                up.setdefault(name, True)
+            elif self._clock.monotonic() - server.unanswered_at <= _UNKNOWN_SECONDS:
+                up[name] = False
+            else:
+                up.pop(name, None)
         return [(float(is_up), (name,)) for name, is_up in up.items()]
 
 

@@ -98,7 +98,8 @@ class RecordedSpan(Span):
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         if self.end_time is None and len(self.events) < _MOST:
-            self.events.append((name, attributes, time.time_ns() if timestamp is None else timestamp))
+            # A copy: the caller may use the dict again.
+            self.events.append((name, dict(attributes or {}), time.time_ns() if timestamp is None else timestamp))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         if self.end_time is None and len(self.links) < _MOST:

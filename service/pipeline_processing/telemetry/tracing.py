@@ -20,6 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.util.types import Attributes
 
+from pipeline_processing.errors import SettingsError
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.spans import RecordedSpan, current_span, random_id
 
@@ -119,7 +120,11 @@ def exporters_named_in(environ: Mapping[str, str], signal: str) -> list[str]:
 
 
 def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str], *, mask: Mask) -> Telemetry:
-    """Return tracing by the SDK, with the given exporters. Without any, spans have ids but are dropped."""
+    """
+    Return tracing by the SDK, with the given exporters. Without any, spans have ids but are dropped.
+
+    Raises SettingsError if OTEL_BSP_… variables don't fit together.
+    """
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -127,8 +132,11 @@ def telemetry_with(exporters: Sequence[SpanExporter], environ: Mapping[str, str]
 
     resource = resource_from(environ)
     quiet = [QuietExporter(exporter, mask, resource=resource) for exporter in exporters]
-    # A processor only hands on what it gets, from RecordingTracer to QuietExporter.
-    processors = [BatchSpanProcessor(cast("Any", exporter)) for exporter in quiet]
+    try:
+        # A processor only hands on what it gets, from RecordingTracer to QuietExporter.
+        processors = [BatchSpanProcessor(cast("Any", exporter)) for exporter in quiet]
+    except ValueError as error:
+        raise SettingsError(f"The queue of spans can't be set up: {error} Correct the OTEL_BSP_… variables.") from error
     sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # that of OTEL_TRACES_SAMPLER
     return Telemetry(
         tracer=RecordingTracer(sampler=sampler, processors=processors), processors=processors, exporters=quiet

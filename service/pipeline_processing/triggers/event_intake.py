@@ -214,8 +214,14 @@ class EventIntake:
         self._metrics.settled("taken", len(records) - len(unusable))
 
     async def _ask(self, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+        is_asked = False
+
         def beating() -> Awaitable[T]:
+            nonlocal is_asked
             self._pulse.beat()
+            if is_asked:
+                self._metrics.lags(None)  # it grows, and isn't looked up meanwhile
+            is_asked = True
             return call()
 
         return await self._kafka.ask(beating, by=self, stop=stop)

@@ -36,7 +36,7 @@ class Process:
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "roll forward", "move", "bill", "end"]),
+        st.sampled_from(["begin", "roll forward", "apart", "move", "bill", "end"]),
         st.integers(0, 5),  # which attempt
         st.floats(0, 100, allow_subnormal=False),  # seconds used before
     ),
@@ -52,9 +52,10 @@ def test_what_was_used_is_billed_carried_or_unbilled(actions: list[tuple[str, in
     bills: dict[Account, float] = {}
     for action, number, seconds in actions:
         process.used += seconds
-        if action in ("begin", "roll forward"):
+        if action in ("begin", "roll forward", "apart"):
             stack = ExitStack()
-            account = stack.enter_context(process.ledger.attempt(billed=action == "roll forward"))
+            charged = process.ledger.attempt(billed=action == "roll forward", apart=action == "apart")
+            account = stack.enter_context(charged)
             attempts.append((stack, account))
         elif attempts:
             stack, account = attempts[number % len(attempts)]
@@ -107,6 +108,15 @@ def test_no_run_pays_for_a_long_wait() -> None:
     with process.ledger.attempt() as account:
         assert process.bill(account).client_cpu_ms == 100
     assert process.ledger.unbilled == pytest.approx(59.9)
+
+
+def test_no_run_pays_for_waiting_for_the_process_of_another() -> None:
+    """As for any long wait."""
+    process = Process()
+    with process.ledger.attempt(apart=True):
+        process.used = 60.0
+    with process.ledger.attempt() as account:
+        assert process.bill(account).client_cpu_ms == 100
 
 
 def test_the_process_of_one_run_is_charged_to_it_from_the_start() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline_processing.errors import PipelineError, TransientError
 from pipeline_processing.model import RunState
+from pipeline_processing.runs.billing import Ledger
 from pipeline_processing.runs.failures import Attempted
 from pipeline_processing.runs.lease import Lease
 from pipeline_processing.runs.store import Claim
@@ -144,6 +145,23 @@ async def test_a_process_that_hangs_on_without_its_lease_is_ended() -> None:
     assert attempted.error is not None
     assert attempted.error.kind == "process_ended"
     assert service.outcomes() == ["lost", "retrying"]
+
+
+@in_virtual_time
+async def test_waiting_for_the_process_is_charged_to_no_run() -> None:
+    """But for the little that the next run pays for any wait."""
+    used = 0.0
+    service = Service(ledger=Ledger(cpu=lambda: used, longest_carry=0.1))
+
+    class Slow(Process):
+        async def ended(self) -> int:
+            nonlocal used
+            used += 60.0
+            return await super().ended()
+
+    await taken_over(service, Slow(service, exit_code=7, finishes=False))
+
+    assert (service.ledger.carried, service.ledger.unbilled) == (0.1, pytest.approx(59.9))
 
 
 @in_virtual_time

@@ -54,6 +54,22 @@ def test_it_opens_after_three_failures_in_a_row() -> None:
     assert it.health.not_ready() == ["starting"]  # nothing of it: another process would do no better
 
 
+def test_what_no_run_has_tried_lately_is_not_known() -> None:
+    """No run is due, or other workers take them: the server may be back, and nobody need be woken."""
+    it = Judged()
+    for error in (GONE, AWAY):
+        for _ in range(3):
+            it.attempt(error)
+    it.clock.pass_(200)
+    it.attempt(AWAY)
+    it.clock.pass_(200)
+    assert it.up() == {"kafka": 1, "history": 1, "destination": 0}
+    it.clock.pass_(200)
+    assert it.up() == {"kafka": 1, "history": 1}
+    it.attempt()
+    assert it.up() == {"kafka": 1, "history": 1, "destination": 1, "source": 1}
+
+
 def test_one_run_at_a_time_tries_after_a_pause() -> None:
     """The pauses grow to half a minute at most."""
     it = Judged()

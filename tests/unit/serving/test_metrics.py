@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
-from pipeline_processing.errors import ForeignPrefix, HistoryUnavailable
+import pytest
+
+from pipeline_processing.errors import ForeignPrefix, HistoryUnavailable, KafkaUnavailable, SourceBusy
+from pipeline_processing.usage import current_usage
 from tests.measured import Measured
-from tests.unit.in_memory import Call, refused
+from tests.unit.in_memory import Call, Service, after, refused
 from tests.unit.served import Served
 from tests.unit.virtual_clock import in_virtual_time
 
@@ -80,3 +84,73 @@ async def test_renewals_and_what_ends_an_attempt_are_counted() -> None:
     assert measured["pipeline.attempts"]["lost",] == 1
     assert measured["pipeline.attempts"]["cancelled",] == 1
     assert measured["pipeline.runs.finished"] == {("cancelled", ""): 1}
+
+
+@in_virtual_time
+async def test_a_lease_that_ends_while_the_history_is_away_is_lost() -> None:
+    """The worker can't ask who holds the run now."""
+    measured = Measured()
+    service = Service(metrics=measured.metrics)
+    await service.accept()
+    for each in ("prepare", "renew", "get"):
+        service.between.on_every(each, refused(HistoryUnavailable("gone")))
+    with pytest.raises(HistoryUnavailable):
+        await service.attempt()
+
+    assert measured["pipeline.lease.losses"] == {(): 1}
+    assert measured["pipeline.attempts"] == {("lost",): 1}
+
+
+@in_virtual_time
+async def test_requests_that_send_a_part_again_never_fall() -> None:
+    """Though one part wasn't sent at all: Prometheus takes a lower value for a restart, and counts all of it again."""
+    measured = Measured()
+    service = Service(metrics=measured.metrics)
+    await service.accept()
+
+    async def parts(requests: int) -> None:
+        usage = current_usage()
+        usage.part_retries -= 1
+        for _ in range(requests):
+            usage.count_s3_request(is_part=True)
+
+    for requests in (3, 0):
+        service.between.on_next("write", after(partial(parts, requests)))
+        service.between.on_next("seal", refused(SourceBusy("busy")))
+        await service.attempt()
+        await service.clock.sleep(60)
+
+    assert measured["pipeline.part.retries"] == {(): 2}
+
+
+@in_virtual_time
+async def test_the_lag_is_not_known_while_the_history_is_away() -> None:
+    """Requests that wait aren't looked for meanwhile: the last number would be an old one."""
+    measured = Measured()
+    served = Served(metrics=measured.metrics)
+    async with served.taking():
+        await served.clock.sleep(15)
+        assert measured["pipeline.intake.lag"] == {("requests",): 0}
+
+        served.service.between.on_every("accept_all", refused(HistoryUnavailable("gone")))
+        served.ask(run_id="r")
+        await served.clock.sleep(15)
+        assert measured["pipeline.intake.lag"] == {}
+
+        served.service.between.on_every("accept_all", None)
+        await served.clock.sleep(15)
+        assert measured["pipeline.intake.lag"] == {("requests",): 0}
+
+
+@in_virtual_time
+async def test_a_dead_letter_counts_once_it_is_stored() -> None:
+    """After a stop in an outage, another process takes the message again."""
+    for is_away in (True, False):
+        measured = Measured()
+        served = Served(metrics=measured.metrics)
+        if is_away:
+            served.of_kafka.on_every("send", refused(KafkaUnavailable("gone")))
+        async with served.taking():
+            served.ask(b"{")
+            await served.clock.sleep(5)
+        assert measured["pipeline.dead_letters"]["invalid_json",] == (not is_away)

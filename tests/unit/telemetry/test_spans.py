@@ -8,6 +8,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from pipeline_processing.errors import QueryFailed
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.telemetry.otlp import encoded
 from pipeline_processing.telemetry.spans import child, child_span
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from tests.unit.recorded import Recorded
@@ -46,7 +47,9 @@ def test_a_span_has_what_it_was_given() -> None:
         span.set_attribute("y", "two")
         span.set_attributes({"z": [1.5, 2.5]})
         span.add_link(SpanContext(6, 7, is_remote=False))
-        span.add_event("happened", {"more": True}, timestamp=8)
+        more = {"more": True}
+        span.add_event("happened", more, timestamp=8)
+        more.clear()
         span.record_exception(KeyError("k"))
         span.update_name("b")
         span.set_status(StatusCode.ERROR, "why")
@@ -99,6 +102,18 @@ def test_all_that_leaves_is_masked() -> None:
     assert (ended.name, event.name, ended.status.description) == ("name ***", "event ***", "status ***")
     assert dict(ended.attributes or {}) == {"***": "k", "v": "***", "password": "***"}
     assert dict(event.attributes or {}) == {"more": ["***", "and ***"], "count": "***"}
+
+
+def test_text_that_is_not_unicode_costs_no_other_span() -> None:
+    """As in an error that quotes a value, or what a step adds. Protobuf refuses such text, and so all of a batch."""
+    with Recorded() as recorded:
+        span = recorded.tracer.start_span("a \ud800", attributes={"v": "\ud800", "more": ["\udfff", 1]})
+        span.record_exception(ValueError("not \ud800"))
+        span.end()
+
+    assert encoded(recorded.spans)
+    (ended,) = recorded.spans
+    assert (ended.name, dict(ended.attributes or {})) == ("a \\ud800", {"v": "\\ud800", "more": ["\\udfff", 1]})
 
 
 def test_a_step_that_adds_events_for_each_row_takes_no_memory_for_all() -> None:

@@ -201,6 +201,13 @@ def test_an_exporter_that_is_not_there_is_a_fault_of_the_settings(environ: dict[
         configure_telemetry(environ, mask=Mask())
 
 
+def test_a_queue_that_cannot_be_set_up_is_a_fault_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK reads its variables itself."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+    with pytest.raises(SettingsError, match=r"max_export_batch_size must be .* Correct the OTEL_BSP_… variables"):
+        telemetry_with([Hanging()], {}, mask=Mask())
+
+
 # -- trouble -------------------------------------------------------------------------------------
 
 
