@@ -59,6 +59,13 @@ def issued(*names: str, by: trustme.CA = AUTHORITY, expired: bool = False, owner
     return Certificate(certificate.bytes().decode(), _pkcs8(leaf.private_key_pem.bytes()))
 
 
+def expired() -> ssl.SSLCertVerificationError:
+    """Return what OpenSSL makes of a server's expired certificate."""
+    error = ssl.SSLCertVerificationError(1, "certificate has expired")
+    error.verify_code = 10
+    return error
+
+
 def _pkcs8(key: bytes, password: bytes | None = None) -> str:
     encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
     return load_pem_private_key(key, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption).decode()

@@ -19,7 +19,7 @@ from tests.debian import library_path, unpacked
 from tests.watching import eventually
 
 _INSTALLS = "usr/lib/postgresql/*/bin/postgres"
-_PARTS = ("usr/lib", "usr/share/postgresql", "usr/share/postgresql-common")
+_PARTS = ("lib", "usr/lib", "usr/share/postgresql", "usr/share/postgresql-common")
 
 _HBA = f"""\
 host    all pipeline {LOOPBACK}/32 trust

@@ -2,7 +2,5 @@
 GRANT USAGE ON SCHEMA pipeline TO pipeline_board;
 GRANT SELECT ON ALL TABLES IN SCHEMA pipeline TO pipeline_board;
 
--- The same for tables of later versions, if the role that runs this file is the one that migrates.
+-- The same for tables that the role that runs this file, the owner, creates in later versions.
 ALTER DEFAULT PRIVILEGES IN SCHEMA pipeline GRANT SELECT ON TABLES TO pipeline_board;
-
-ALTER ROLE pipeline_board SET default_transaction_read_only = on;

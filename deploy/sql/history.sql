@@ -4,6 +4,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pipeline TO pipelin
 REVOKE INSERT, UPDATE, DELETE ON pipeline.installation, pipeline.schema_migrations FROM pipeline_history;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA pipeline TO pipeline_history;
 
--- The same for tables of later versions, if the role that runs this file is the one that migrates.
+-- The same for what the role that runs this file, the owner, creates in later versions.
 ALTER DEFAULT PRIVILEGES IN SCHEMA pipeline GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO pipeline_history;
 ALTER DEFAULT PRIVILEGES IN SCHEMA pipeline GRANT USAGE ON SEQUENCES TO pipeline_history;

@@ -3,6 +3,8 @@
 import ssl
 from collections.abc import Iterator
 
+from pipeline_processing.errors import PipelineError
+
 # OpenSSL's codes of X509_V_ERR_….
 _INVALID_NOW = (9, 10)  # CERT_NOT_YET_VALID, CERT_HAS_EXPIRED
 _ELSEWHERE = (62, 64)  # HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
@@ -44,6 +46,7 @@ def verification_of(error: BaseException) -> ssl.SSLCertVerificationError | None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    # An error of this service may be the one that is being handled, such as another server's.
+    while error is not None and not isinstance(error, PipelineError):
         yield error
         error = error.__cause__ or error.__context__

@@ -16,20 +16,32 @@ from tests.watching import eventually
 
 GRANTS = Path(__file__).parents[2] / "deploy" / "sql"
 ROLES = {"source": "pipeline_source", "history": "pipeline_history", "board": "pipeline_board",
-         "tables": "pipeline_tables"}  # fmt: skip
+         "tables": "pipeline_tables", "owner": "pipeline_owner"}  # fmt: skip
 
 
 @pytest.fixture
 def dsns(service: Service) -> Iterator[dict[str, str]]:
-    """The DSN of each role, by file."""
+    """The DSN of each role, by file. Everything is run in the order of the README, by the role that it names."""
+
+    def run(*names: str, role: str = "NONE") -> None:
+        files = "".join((GRANTS / f"{name}.sql").read_text() for name in names)
+        service.sql(f"SET ROLE {role}; {files} RESET ROLE;")
+
     service.sql("CREATE SCHEMA exports; CREATE TABLE exports.records (id bigint PRIMARY KEY, agency_id bigint);")
+    service.sql("DROP SCHEMA pipeline CASCADE")
     usual = service.environment["PIPELINE_SOURCE__DSN"]
     user = f"//{service.servers.postgres.user}@"
-    for name, role in ROLES.items():
-        service.sql(f"CREATE ROLE {role} LOGIN;" + (GRANTS / f"{name}.sql").read_text())
-    yield {name: usual.replace(user, f"//{role}@") for name, role in ROLES.items()}
-    for role in ROLES.values():
-        service.sql(f"DROP OWNED BY {role}; DROP ROLE {role};")
+    found = {name: usual.replace(user, f"//{role}@") for name, role in ROLES.items()}
+    run("roles")
+    try:
+        migrated = service.cli("migrate", env={"PIPELINE_HISTORY__DSN": found["owner"]})
+        assert migrated.returncode == 0, migrated.stderr
+        run("history", "board", role=ROLES["owner"])
+        run("source", "tables")
+        yield found
+    finally:
+        for role in ROLES.values():
+            service.sql(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role};")
 
 
 def test_each_role_does_its_work(service: Service, messages: Messages, dsns: dict[str, str]) -> None:
@@ -83,3 +95,10 @@ def test_no_role_can_do_more(service: Service, dsns: dict[str, str]) -> None:
     for role, statement in beyond:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             service.sql(f"SET ROLE {ROLES[role]}; {statement};")
+
+
+def test_later_tables_are_granted(service: Service, dsns: dict[str, str]) -> None:
+    """To those who may use the history, when the owner migrates."""
+    service.sql("SET ROLE pipeline_owner; CREATE TABLE pipeline.later (id bigserial); RESET ROLE;")
+    service.sql("SET ROLE pipeline_history; INSERT INTO pipeline.later DEFAULT VALUES; RESET ROLE;")
+    service.sql("SET ROLE pipeline_board; SELECT FROM pipeline.later; RESET ROLE;")

@@ -402,6 +402,18 @@ def test_no_secret_is_told_anywhere(service: Service) -> None:
         assert secret not in told
 
 
+def test_a_restored_history_changes_no_result(service: Service) -> None:
+    """A run that it has lost is refused, because its manifest stands: operations.md says so about backups."""
+    assert service.run(SMALL, "--run-id", "lost").returncode == 0
+    objects = service.objects()
+    service.sql("TRUNCATE pipeline.runs CASCADE")
+
+    again = service.run(SMALL, "--run-id", "lost")
+
+    assert (again.returncode, completion(again)["error"]["kind"]) == (1, "conflicting_objects")
+    assert (service.objects(), service.pending_uploads()) == (objects, [])
+
+
 def test_the_published_request_schema_takes_what_the_history_stores(exported: Exported) -> None:
     """The request in a history row is valid against the published schema, so that it can be submitted again."""
     valid("job-request", exported.history["request"])

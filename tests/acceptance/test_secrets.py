@@ -1,7 +1,7 @@
 """
 Promise 7: no secret in a log, an event, a dead letter, the history, a span or an error, whoever says it.
 
-What the mask finds is told in `tests/unit/test_masking.py`; here all that leaves the processes is looked at.
+What the mask finds is told in `tests/unit/telemetry/test_masking.py`; here all that leaves the processes is looked at.
 """
 
 from __future__ import annotations

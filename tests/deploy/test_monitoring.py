@@ -5,6 +5,7 @@ Alerts, recording rules, dashboard and runbook agree with each other and with th
 """
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -118,6 +119,22 @@ def test_alerts_say_what_to_do() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["annotations"].keys() == {"summary", "description", "runbook"}
         assert rule["annotations"]["runbook"] == f"deploy/runbook.md#{name.lower()}"
+
+
+def test_rules_become_resources_as_documented(tmp_path: Path) -> None:
+    """For the Prometheus operator, by the page's own lines."""
+    (loop,) = re.findall(r"^for rules in .*?^done$", (ROOT / "docs/deployment.md").read_text("utf-8"), re.M | re.DOTALL)
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text("#!/bin/sh\necho ---; cat\n")
+    kubectl.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-ec", loop], cwd=ROOT, env=path, capture_output=True, text=True, check=True)
+    made = list(yaml.safe_load_all(done.stdout))
+    assert [each["spec"] for each in made] == [
+        yaml.safe_load((RULES / f"{name}.yml").read_text("utf-8")) for name in ("recording", "alerts")
+    ]
+    assert {each["kind"] for each in made} == {"PrometheusRule"}
+    assert len({each["metadata"]["name"] for each in made}) == 2
 
 
 # -- runbook -------------------------------------------------------------------------------------

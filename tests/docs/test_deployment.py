@@ -177,6 +177,27 @@ def test_a_read_only_root_has_room_for_temporary_files() -> None:
 # -- their documentation -------------------------------------------------------------------------
 
 
+def test_the_page_begins_with_the_way_through_it() -> None:
+    """A numbered list that links to every section, but to those that one needs for special cases."""
+    page = (ROOT / "docs/deployment.md").read_text("utf-8")
+    first, *headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert first == "From nothing to alerts"
+    way = page.partition(f"## {first}")[2].partition("\n## ")[0]
+    linked = set(re.findall(r"\]\(#([^)]+)\)", way))
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert anchors - linked == {"pgbouncer"}
+
+
+def test_documented_settings_are_valid() -> None:
+    """Those of the file that the page writes, with which `serve` can start."""
+    page = (ROOT / "docs/deployment.md").read_text("utf-8")
+    (lines,) = re.findall(r"^cat > pipeline.env <<'END'\n(.*?)^END$", page, re.MULTILINE | re.DOTALL)
+    settings = load_settings(dict(line.split("=", 1) for line in lines.splitlines())).settings
+    assert settings.require_source_dsn() != settings.require_history_dsn()
+    assert settings.require_destination()
+    assert settings.require_job_config_file()
+
+
 def test_commands_in_containers_are_understood() -> None:
     """Every `docker … pipeline-processing …` of the page, and every command of the compose file, parses."""
     page = (ROOT / "docs/deployment.md").read_text("utf-8")

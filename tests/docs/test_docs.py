@@ -12,8 +12,10 @@ import typer
 
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, load_job_config
+from pipeline_processing.app.doctor import GROUPS
 from pipeline_processing.cli.main import program
 from pipeline_processing.http.signatures import signature_headers
+from pipeline_processing.messaging.service_topics import service_topics
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.plugins import BUILT_IN, DESTINATIONS, SOURCES, STEPS, plugin
@@ -22,11 +24,15 @@ from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.triggers.config import Triggers
 from pipeline_processing.triggers.describing import example_records, tried
 from pipeline_processing.triggers.loading import load_triggers
+from pipeline_processing.triggers.topics import triggers_topics
 from tests.docs.tables import DOCS, TABLES, page_with_table
 from tests.docs.traces import documented_spans
 
 ROOT = DOCS.parent
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+ALL_PAGES = sorted(
+    page for folder in (".", "docs", "docs/decisions", "deploy", "deploy/sql") for page in (ROOT / folder).glob("*.md")
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -71,7 +77,7 @@ def test_every_built_in_is_documented() -> None:
         assert set(BUILT_IN[group]) == set(headings)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link names a file or folder that is there."""
     links = re.findall(r"\]\(([^)#]+)", page.read_text("utf-8"))
@@ -79,13 +85,36 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_a_heading(page: Path) -> None:
     """Every link to a part of a page names a heading of it."""
     for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text("utf-8")):
         text = (page.parent / target if target else page).read_text("utf-8")
         headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
         assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], (target, anchor)
+
+
+def test_groups_of_doctor_are_documented() -> None:
+    """One row each, in their order."""
+    section = (DOCS / "operations.md").read_text("utf-8").partition("\n## Doctor\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [*GROUPS]
+
+
+def test_retention_of_topics_is_documented() -> None:
+    """One row for each kind, as the topics are created."""
+    section = (DOCS / "operations.md").read_text("utf-8").partition("\n## Topics\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| ([^|]+) \| (\d+ days?|compacted) \|", section, re.MULTILINE))
+    for topic in (*service_topics(KafkaSettings()), *triggers_topics(KafkaSettings())):
+        (kept,) = (kept for content, kept in rows.items() if topic.content.split()[0] in content)
+        days = topic.retention.days if topic.retention is not None else 0
+        assert kept == ("compacted" if topic.compacted else f"{days} day{'s' * (days > 1)}"), topic
+
+
+def test_every_page_is_listed() -> None:
+    """In README.md, decisions by their folder."""
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text("utf-8"))
+    listed = {(ROOT / link).resolve() for link in links if "://" not in link} | {ROOT / "README.md"}
+    assert [page for page in ALL_PAGES if page not in listed and page.parent not in listed] == []
 
 
 def test_the_signature_of_a_webhook_can_be_verified_as_documented() -> None:

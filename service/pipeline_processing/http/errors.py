@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import aiohttp
 from aiohttp import http_exceptions
 
+from pipeline_processing.certificates import remedy_for_server, verification_of
 from pipeline_processing.errors import (
     AccessDenied,
     InternalError,
@@ -88,10 +89,11 @@ def translation(error: Exception, url: str) -> PipelineError:
         return InternalError(error)
     if kind is SourceDataInvalid:
         return SourceDataInvalid(f"{url} can't be requested: it isn't an http or https URL. Correct it.")
-    return UpstreamUnavailable(
-        f"{url} gives no answer: {_cause(error)}. This is retried; if it persists, check that the URL is right and "
-        "that its server is up."
-    )
+    if (untrusted := verification_of(error)) is None:
+        remedy = "This is retried; if it persists, check that the URL is right and that its server is up."
+    else:
+        remedy = f"This is retried. {remedy_for_server(untrusted, authorities='SSL_CERT_FILE', names='the URL')}"
+    return UpstreamUnavailable(f"{url} gives no answer: {_cause(error)}. {remedy}")
 
 
 def is_final(error: PipelineError) -> bool:

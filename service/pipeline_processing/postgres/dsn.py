@@ -26,7 +26,7 @@ def address_of(dsn: str) -> str:
     except ValueError:
         return "the configured address"
     hosts = parts.netloc.rpartition("@")[2]
-    if "@" in after or "@" in parts.path or not all(map(_HOST.fullmatch, hosts.split(","))):
+    if "@" in f"{after}{parts.path}{parts.fragment}" or not all(map(_HOST.fullmatch, hosts.split(","))):
         return "the configured address"
     database = parts.path if re.fullmatch(r"/[\w.-]+", parts.path, re.ASCII) else ""
     return f"{hosts or 'the default host'}{database}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg
 
-from pipeline_processing.certificates import refusal_of_ours, remedy_for_server, verification_of
+from pipeline_processing.certificates import has_expired, refusal_of_ours, remedy_for_server, verification_of
 from pipeline_processing.errors import (
     AccessDenied,
     DatabaseMisconfigured,
@@ -198,7 +198,10 @@ def fault_of(error: BaseException) -> Fault:
         return Fault.ACCESS
     if isinstance(error, asyncpg.PostgresError):
         return _fault_of_server(error)
-    if isinstance(error, asyncpg.ClientConfigurationError) or verification_of(error) or _lacks_tls(error):
+    if (refused := verification_of(error)) is not None:
+        # A certificate that has expired may be renewed any minute.
+        return Fault.UNAVAILABLE if has_expired(refused) else Fault.MISCONFIGURED
+    if isinstance(error, asyncpg.ClientConfigurationError) or _lacks_tls(error):
         return Fault.MISCONFIGURED
     if isinstance(error, asyncpg.InterfaceError):
         if isinstance(error, (ValueError, *_UNSUPPORTED)):
@@ -221,7 +224,7 @@ def translate(
     """Return the error to raise instead of `error`; see `translated`."""
     cause = cause_of(refusal_of_ours(error) or error)
     sqlstate = getattr(error, "sqlstate", None) or ""
-    remedy = remedies.get(sqlstate) or _REMEDIES.get(sqlstate) or _of_pgbouncer(error)[1]
+    remedy = remedies.get(sqlstate) or _REMEDIES.get(sqlstate) or _of_pgbouncer(error)[1] or _remedy_for_tls(error)
     match fault_of(error):
         case Fault.UNAVAILABLE:
             return unavailable(
@@ -234,9 +237,7 @@ def translate(
                 "others must not be able to read) or `sslcert` and `sslkey`, and grant the user what it needs."
             )
         case Fault.MISCONFIGURED:
-            return DatabaseMisconfigured(
-                f"Postgres at {where} can't be used: {cause}. {remedy or _remedy_for_tls(error) or _CORRECT}"
-            )
+            return DatabaseMisconfigured(f"Postgres at {where} can't be used: {cause}. {remedy or _CORRECT}")
         case Fault.CONFLICT:
             return StandbyConflict(
                 f"The standby {where} cancelled the query, because replay conflicted with it: {cause}. {STANDBY_REMEDY}"

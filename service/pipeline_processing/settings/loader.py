@@ -43,7 +43,7 @@ from pipeline_processing.telemetry.masking import Mask, names_a_secret
 
 _SETTINGS_FILE: SettingPath = ("settings_file",)
 _JOB_CONFIG_FILE: SettingPath = ("job_config_file",)
-_READ_BY_DRIVERS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD")
+_READ_BY_DRIVERS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "PGPASSWORD")
 _HEADERS_OF_EXPORTERS = tuple(f"OTEL_EXPORTER_OTLP_{signal}HEADERS" for signal in ("", "TRACES_", "METRICS_"))
 _LENGTH_OF_A_TOKEN = 16
 _PATH = re.compile(r"^https?://[^/]+/([a-z/_-]*?)/?$")

@@ -22,7 +22,7 @@ _WORD = re.compile(r"[^\s'\"<>]+")
 _HTTP = re.compile(r"https?://")
 _QUERY_VALUE = re.compile(r"=[^&]*")
 _ASSIGNED_SECRET = re.compile(
-    r"(?i)\b((?:ssl)?password|passwd|(?:aws_)?secret_access_key|X-Amz-Signature|X-Amz-Security-Token)"
+    r"(?i)\b((?:ssl)?password|passwd|(?:aws_)?(?:secret_access_key|session_token)|X-Amz-Signature|X-Amz-Security-Token)"
     r"(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)"
 )
 _AUTHORIZATION = re.compile(r"\b((?i:bearer|basic))(\s+)(?=.[a-z._~/-]*[A-Z0-9=+])[A-Za-z0-9._~+/=-]{8,}")
@@ -84,7 +84,7 @@ class Mask:
             text = _URL_USER.sub(rf"\1{MASK}@", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
             text = _WORD.sub(_query_masked, text)
         lower = text.lower()
-        if "=" in text and any(word in lower for word in ("passw", "secret", "x-amz")):
+        if "=" in text and any(word in lower for word in ("passw", "secret", "session_token", "x-amz")):
             text = _ASSIGNED_SECRET.sub(rf"\1\2{MASK}", text)
         if "bearer" in lower or "basic" in lower:
             text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)

@@ -18,6 +18,7 @@ from pipeline_processing.errors import (
     UpstreamUnavailable,
 )
 from pipeline_processing.http.errors import ERRORS, QUOTING, LongWait, is_final, refusal, translated, translation
+from tests.certificates import expired
 
 URL = "http://a.example/x"
 KEY: Any = Mock(ssl=None, host="a.example", port=80)
@@ -96,6 +97,17 @@ def test_a_certificate_is_not_tried_again() -> None:
     assert not is_final(UpstreamUnavailable("x"))
     assert is_final(AccessDenied("x"))
     assert is_final(LongWait(URL, seconds=61, limit=60))
+
+
+@pytest.mark.parametrize(
+    ("certificate", "said"), [(CERTIFICATE, "Set SSL_CERT_FILE"), (expired(), "Renew the server's certificate")]
+)
+def test_a_certificate_has_a_remedy_of_its_own(certificate: ssl.SSLCertVerificationError, said: str) -> None:
+    """Not the one for servers that are down."""
+    error = aiohttp.ClientConnectorCertificateError(KEY, certificate)
+    error.__cause__ = certificate  # as aiohttp raises it
+
+    assert said in str(translation(error, URL))
 
 
 @pytest.mark.parametrize(

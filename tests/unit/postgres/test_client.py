@@ -17,6 +17,7 @@ from pipeline_processing.postgres.client import DatabaseClient, quoted
         ("postgresql:///agencies", "the default host/agencies"),
         ("postgresql://me:sec/ret@db.example/agencies", "the configured address"),
         ("postgresql://me:sec?ret@db.example/agencies", "the configured address"),
+        ("postgresql://me:123#secret@db.example/agencies", "the configured address"),
         ("postgresql://me:secret/agencies", "the configured address"),
         ("postgresql://db.example/agencies?password=se@cret", "the configured address"),
         ("postgresql://[db.example/secret", "the configured address"),

@@ -24,6 +24,7 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.postgres import errors
 from pipeline_processing.postgres.errors import Fault, fault_of, translate, translated
+from tests.certificates import expired
 
 WHERE = "db.example:5432/agencies"
 # Warnings and notices aren't raised: asyncpg hands them to listeners.
@@ -175,6 +176,7 @@ def test_a_standby_that_cancels_is_told_from_a_busy_server(fields: dict[str, str
         (TimeoutError(), SourceUnavailable),
         (ssl.SSLError("handshake"), SourceUnavailable),
         (ssl.SSLCertVerificationError("self-signed certificate"), DatabaseMisconfigured),
+        (expired(), SourceUnavailable),
         (asyncpg.InterfaceError("connection is closed"), SourceUnavailable),
         (asyncpg.InterfaceError("pool is closing"), SourceUnavailable),
         (asyncpg.InterfaceError("connection has been released back to the pool"), SourceUnavailable),
@@ -188,6 +190,15 @@ def test_errors_without_a_sqlstate(error: Exception, expected: type[PipelineErro
     """Of the network, and of asyncpg itself."""
     assert type(told(error)) is expected
     assert str(told(error))
+
+
+def test_the_certificate_of_another_server_is_another_matter() -> None:
+    """As of the source's, while the run's failure is written to the history."""
+    source = DatabaseMisconfigured("the source can't be used")
+    source.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
+    error = ConnectionRefusedError(111, "Connect call failed")
+    error.__context__ = source
+    assert type(told(error)) is SourceUnavailable
 
 
 def test_the_error_behind_is_kept() -> None:

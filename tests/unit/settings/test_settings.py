@@ -468,12 +468,14 @@ def test_the_mask_gets_to_know_all_secrets() -> None:
             "PIPELINE_S3__SECRET_ACCESS_KEY": "of-the-store",
             "PGPASSWORD": "of-libpq",
             "AWS_SESSION_TOKEN": "of-a-session",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN": "of-a-container",
             "OTEL_EXPORTER_OTLP_HEADERS": "x-team=core,authorization=Bearer%20of-traces,x-key=0123456789abcdef",
         },
         mask=mask,
     )
 
-    for secret in ("of-source", "of a user", "kafkas own", "of-the-key", "of-the-store", "of-libpq", "of-a-session"):
+    secrets = ("of-source", "of a user", "kafkas own", "of-the-key", "of-the-store")
+    for secret in (*secrets, "of-libpq", "of-a-session", "of-a-container"):
         assert mask.text(f"<{secret}>") == "<***>"
     assert mask.text("of-traces 0123456789abcdef core") == "*** *** core"
 

@@ -34,6 +34,7 @@ def knowing(*secrets: str) -> Mask:
         ("host=h password='a b' user=u", "host=h password=*** user=u"),
         ("?sslpassword=p&x=1", "?sslpassword=***&x=1"),
         ("X-Amz-Signature=abc&X=1", "X-Amz-Signature=***&X=1"),
+        ("aws_session_token = IQoJb3", "aws_session_token = ***"),
         ("URL('https://cdn/x?token=abc&page=2')", "URL('https://cdn/x?token=***&page=***')"),
         ("https://cdn/x?abc.def", "https://cdn/x?***"),
         ("Authorization: Bearer eyJhbGciOi.x-y_z", "Authorization: Bearer ***"),

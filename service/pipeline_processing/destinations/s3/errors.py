@@ -204,7 +204,9 @@ def translation(
         cause, remedy = str(untrusted), remedy_for_server(untrusted, authorities="AWS_CA_BUNDLE", names=_ENDPOINT)
     else:
         kind = _first(type(error), ERRORS)
-        cause, remedy = str(error) or f"no answer in time ({type(error).__name__})", None
+        # Below the first line, botocore quotes an answer that isn't XML. That of STS holds credentials.
+        cause = str(error).partition("\n")[0] or f"no answer in time ({type(error).__name__})"
+        remedy = None
     if issubclass(kind, InternalError):
         return InternalError(error)
     # An endpoint's or proxy's URL may hold a password.

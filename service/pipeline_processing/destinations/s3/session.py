@@ -235,17 +235,22 @@ async def _session_of(role: AssumedRole, keys: Keys, region: str | None, learned
         role_arn=role.arn,
         extra_args=arguments,
     )
-    acting.register_component("credential_provider", AioCredentialResolver([_RoleProvider(role.arn, fetcher, learned)]))
+    acting.register_component(
+        "credential_provider", AioCredentialResolver([_RoleProvider(role.arn, fetcher, trusted, learned)])
+    )
     return acting
 
 
 class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no types
     METHOD = "assume-role"
 
-    def __init__(self, role: str, fetcher: AioAssumeRoleCredentialFetcher, learned: Learned) -> None:
+    def __init__(
+        self, role: str, fetcher: AioAssumeRoleCredentialFetcher, trusted: AioCredentials, learned: Learned
+    ) -> None:
         super().__init__()
         self._role = role
         self._fetcher = fetcher
+        self._trusted = trusted
         self._learned = learned
 
     async def load(self) -> AioDeferredRefreshableCredentials:
@@ -253,6 +258,8 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
 
     async def _refresh(self) -> Mapping[str, Any]:
         with translated(doing="assume the role", url=self._role, remedy=_REMEDY):
+            own = await self._trusted.get_frozen_credentials()
+            self._learned(filter(None, (own.secret_key, own.token)))
             fetched: Mapping[str, Any] = await self._fetcher.fetch_credentials()
         self._learned([fetched["secret_key"], fetched["token"]])
         if datetime.fromisoformat(fetched["expiry_time"]) <= datetime.now(UTC):

@@ -76,8 +76,8 @@ class Connection:
                         host.strip("[]"), int(port), client_id=_CLIENT_ID, **self._security()
                     )
             except (KafkaError, OSError) as error:
-                # A broker's refusal says more than another broker's silence.
-                if reason is None or not isinstance(error, OSError):
+                # A refusal, of or by a broker, says more than another broker's silence.
+                if reason is None or isinstance(error, KafkaError | ssl.SSLError):
                     reason = error.__cause__ if isinstance(error.__cause__, KafkaError | ssl.SSLError) else error
             else:
                 connection.close()

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from aiokafka import errors as kafka
 
-from pipeline_processing.certificates import refusal_of_ours, remedy_for_server
+from pipeline_processing.certificates import has_expired, refusal_of_ours, remedy_for_server
 from pipeline_processing.errors import (
     AccessDenied,
     InternalError,
@@ -152,7 +152,10 @@ def kind_of(error: BaseException) -> type[PipelineError]:
     """Return this service's error class for `error`. An error that isn't aiokafka's or the network's is a bug."""
     if refusal_of_ours(error):
         return AccessDenied
-    return next((KINDS[kind] for kind in type(_unwrapped(error)).__mro__ if kind in KINDS), InternalError)
+    error = _unwrapped(error)
+    if isinstance(error, SSLCertVerificationError) and has_expired(error):
+        return KafkaUnavailable  # it may be renewed any minute
+    return next((KINDS[kind] for kind in type(error).__mro__ if kind in KINDS), InternalError)
 
 
 def translate(error: BaseException, *, where: Where) -> PipelineError:

@@ -7,6 +7,7 @@ import inspect
 import aiohttp
 import pytest
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from pipeline_processing.destinations.s3 import errors
 from pipeline_processing.errors import (
@@ -132,6 +133,15 @@ def refusal(code: str, status: int) -> boto.ClientError:
 def test_the_type_says_what_to_do_next(error: Exception, kind: type[Exception]) -> None:
     """Retry, stop, mend the settings, or an answer that the destination handles."""
     assert type(errors.translation(error, doing="write", url="s3://b/k")) is kind
+
+
+def test_an_answer_that_cant_be_read_isnt_quoted() -> None:
+    """That of STS, cut short, holds credentials."""
+    cause = "Unable to parse response (no element found), invalid XML received. Further retries may succeed:"
+    error = ResponseParserError(f"{cause}\nb'<Credentials><SecretAccessKey>s3cret'")
+    told = str(errors.translation(error, doing="assume the role", url="r"))
+    assert "no element found" in told
+    assert "s3cret" not in told
 
 
 def test_expired_credentials_are_tried_again_before_access_is_denied() -> None:

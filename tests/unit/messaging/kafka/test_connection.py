@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline_processing.messaging.kafka.events import KafkaEvents
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.kafka.topics import KafkaTopics
 from pipeline_processing.settings.settings import KafkaSettings
-from tests.certificates import CA, ENCRYPTED_KEY, LOCAL
+from tests.certificates import CA, ENCRYPTED_KEY, LOCAL, STRANGERS_CA
 
 SASL = {"sasl_mechanism": "SCRAM-SHA-512", "username": "app", "password": SecretStr("tops3cret")}
 
@@ -68,6 +69,19 @@ def test_tls_trusts_the_authorities_of_the_system_or_those_of_the_file(files: di
     ]
     (trusted,) = context.get_ca_certs()
     assert (("organizationName", "test authority"),) in trusted["subject"]
+
+
+async def test_a_refused_broker_says_more_than_a_silent_one(tmp_path: Path) -> None:
+    """Whichever comes first."""
+    (tmp_path / "stranger").write_text(STRANGERS_CA)
+    context = LOCAL.server_side(tmp_path / "server")
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
+        brokers = ["127.0.0.1:1", f"127.0.0.1:{server.sockets[0].getsockname()[1]}"]
+        for each in (brokers, brokers[::-1]):
+            settings = KafkaSettings(
+                bootstrap_servers=tuple(each), security_protocol="SSL", ca_file=tmp_path / "stranger"
+            )
+            assert isinstance(await Connection.of(settings).refusal(), ssl.SSLCertVerificationError)
 
 
 @pytest.mark.parametrize("adapter", [KafkaEvents, KafkaRequests, KafkaTopics])

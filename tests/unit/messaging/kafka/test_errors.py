@@ -19,6 +19,7 @@ from pipeline_processing.errors import (
     TopicMissing,
 )
 from pipeline_processing.messaging.kafka.errors import KINDS, Where, kind_of, translate, translated
+from tests.certificates import expired
 
 WHERE = Where(brokers="a.example:9092, b.example:9092", topics=("requests",), group="workers")
 UNAVAILABLE = """
@@ -80,6 +81,7 @@ def test_every_error_has_its_place() -> None:
         (errors.UnsupportedSaslMechanismError(), SettingsError),
         (errors.UnsupportedCodecError("zstd"), SettingsError),
         (ssl.SSLCertVerificationError("self-signed"), SettingsError),
+        (expired(), KafkaUnavailable),
         (errors.IllegalStateError(), InternalError),
         (errors.ConsumerStoppedError(), InternalError),
         (ValueError("ours"), InternalError),
@@ -111,6 +113,7 @@ def test_an_error_says_what_to_do_next(error: Exception, expected: type[Pipeline
             "3 > 1 (InvalidReplicationFactorError). Correct PIPELINE_KAFKA",
         ),
         (ssl.SSLCertVerificationError("self-signed"), "PIPELINE_KAFKA__CA_FILE"),
+        (expired(), "certificate has expired. Renew the server's certificate"),
         (TimeoutError(), "no answer in time"),
         (errors.CommitFailedError("late"), "CommitFailedError. Check"),
     ],
