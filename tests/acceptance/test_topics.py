@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,12 +78,15 @@ def test_missing_topics_are_created_once(messages: Messages, topics: Run) -> Non
 def test_a_topic_that_loses_messages_is_named(messages: Messages, topics: Run) -> None:
     """With what it costs, and the command that corrects it. It isn't changed."""
     compacted = NewTopic(messages.completions_topic, 2, 1, config={"cleanup.policy": "compact"})
-    for created in messages.admin.create_topics([compacted]).values():
+    entries, windows = (f"{messages.group}-triggers-{name}" for name in ("entries", "windows-changelog"))
+    for created in messages.admin.create_topics([compacted, NewTopic(entries, 2, 1)]).values():
         created.result(20)
-    for _ in range(2):
+    for state in ("created", "ok"):
         code, out, err = topics("--execute")
         assert code == 78
         assert out.count(" unfit ") == 1
+        # As many partitions as the topic that it belongs to, not as the setting says.
+        assert re.search(rf"^{windows} +windows +{state} +2 ", out, re.MULTILINE)
         assert "cleanup.policy is compact, not delete: of an agency's completion events, all but the last" in err
         assert f"--entity-name {messages.completions_topic} --add-config cleanup.policy=delete`" in err
 

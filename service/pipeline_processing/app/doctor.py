@@ -22,6 +22,8 @@ from pipeline_processing.telemetry.masking import Mask
 Examining = Coroutine[Any, Any, list[Finding]]
 
 _OTHERS = "other destinations"
+_HISTORY_SECONDS = 3.0
+"""How long another server's check waits for the history, so that a silent one isn't told as that server's fault."""
 _LONGEST_RUN = (
     "SELECT max(coalesce(finished_at, clock_timestamp()) - started_at) FROM runs "
     "WHERE queued_at > clock_timestamp() - interval '30 days'"
@@ -202,18 +204,23 @@ class _Doctor:
         if self._settings.history_dsn is None:
             raise Skipped("no history is configured")
         try:
-            async with history.run_store(self._settings, connections=1) as runs:
+            async with asyncio.timeout(_HISTORY_SECONDS), history.run_store(self._settings, connections=1) as runs:
                 return await runs.history.installation_id()
-        except PipelineError as error:
-            raise Skipped(f"the history doesn't tell its id ({error.kind})") from error
+        except (PipelineError, TimeoutError) as error:
+            why = error.kind if isinstance(error, PipelineError) else "no answer"
+            raise Skipped(f"the history doesn't tell its id ({why})") from error
 
     async def _longest_run(self) -> timedelta | None:
         if self._settings.history_dsn is None:
             return None
         try:
-            async with history.database(self._settings, connections=1) as client, client.connection() as connection:
+            async with (
+                asyncio.timeout(_HISTORY_SECONDS),
+                history.database(self._settings, connections=1) as client,
+                client.connection() as connection,
+            ):
                 longest: timedelta | None = await connection.fetchval(_LONGEST_RUN)
-        except PipelineError:
+        except (PipelineError, TimeoutError):
             return None  # the history's own checks tell why
         return longest
 

@@ -35,8 +35,8 @@ def doctor(
     each destination, which it removes again, and one message to the progress topic, which its readers pass over. Safe
     at any time, beside workers.
 
-    Exit codes: 0 if nothing is missing, else that of the gravest finding: 69 if a server can't be reached, 77 if it
-    denies access, 78 if it lacks something.
+    Exit codes: 0 if nothing is missing, else that of the gravest finding: 78 if a server lacks something, 77 if it
+    denies access, 75 if it has no room just now, 69 if it can't be reached, 65 if the job config can't be used.
     """
     from pipeline_processing.app.doctor import GROUPS, examine_all
     from pipeline_processing.terminal import render

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from pipeline_processing.doctor.checking import Advice, Check, Shortfall, Skipped
-from pipeline_processing.errors import AccessDenied
+from pipeline_processing.errors import AccessDenied, MessageRefused
 from pipeline_processing.messaging.port import Events, Outgoing, Topics
 from pipeline_processing.messaging.service_topics import TopicResult
 from pipeline_processing.settings.settings import KafkaSettings
@@ -104,6 +104,8 @@ async def _round_trip(cluster: Cluster) -> str:
         records = [record async for record in cluster.topics.read(topic, start=ends)]
     except AccessDenied:
         raise Skipped(f"this identity may not both write and read {topic}") from None
+    except MessageRefused as refused:
+        raise Shortfall(f"a small message is refused ({refused})") from refused
     for record in records:
         if record.value == sent.value:
             if (record.key, record.headers) != (sent.key, sent.headers):

@@ -10,19 +10,19 @@ from pipeline_processing.errors import AccessDenied
 from pipeline_processing.postgres.client import DatabaseClient, quoted
 
 _MOST_SKEW_SECONDS = 5.0
-_TABLES = {
+NEEDED_PRIVILEGES = {
     "installation": "SELECT",
     "agencies": "SELECT, INSERT, UPDATE",
     "runs": "SELECT, INSERT, UPDATE",
     "run_attempts": "SELECT, INSERT, UPDATE",
-    "run_datasets": "SELECT, INSERT, DELETE",
+    "run_datasets": "SELECT, INSERT, UPDATE, DELETE",
     "plans": "SELECT, INSERT, DELETE",
     "uploads": "SELECT, INSERT, UPDATE, DELETE",
     "artifacts": "SELECT, INSERT",
     "outbox": "SELECT, INSERT, UPDATE",
     "dead_letters": "SELECT, INSERT",
     "tombstones": "SELECT, UPDATE",
-    "webhooks": "SELECT, INSERT, DELETE",
+    "webhooks": "SELECT, INSERT, UPDATE, DELETE",
     "webhook_deliveries": "SELECT, INSERT, UPDATE",
 }
 """What `serve` does with each table of the history. One that isn't there yet is a matter of the schema's version."""
@@ -228,7 +228,7 @@ async def _schema(history: HistoryDatabase) -> str:
 
 
 async def _privileges(history: HistoryDatabase) -> str:
-    pairs = [(table, each) for table, needed in _TABLES.items() for each in needed.split(", ")]
+    pairs = [(table, each) for table, needed in NEEDED_PRIVILEGES.items() for each in needed.split(", ")]
     async with history.client.connection() as connection:
         lacking = await connection.fetchval(
             "SELECT string_agg(privilege || ' on ' || name, ', ') "

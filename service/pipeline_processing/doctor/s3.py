@@ -7,17 +7,27 @@ Everything is written below `_doctor/` of the destination's prefix, which reader
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 from pipeline_processing.aio.tasks import shielded
-from pipeline_processing.destinations.s3.errors import AlreadyThere, ObjectMissing, Unsupported, UploadGone
+from pipeline_processing.destinations.s3.errors import (
+    AlreadyThere,
+    ObjectMissing,
+    UnexpectedAnswer,
+    Unsupported,
+    UploadGone,
+)
 from pipeline_processing.destinations.s3.objects import crc32_of, sha256_of
 from pipeline_processing.destinations.s3.options import S3DestinationConfig
 from pipeline_processing.destinations.s3.strict import StrictS3Client
 from pipeline_processing.doctor.checking import Advice, Check, Shortfall, Skipped, Verify
 from pipeline_processing.errors import AccessDenied, DestinationUnavailable, PipelineError, SettingsError, Throttled
+from pipeline_processing.log import get_logger
 from pipeline_processing.plan import UploadedPart, UploadRef
+
+log = get_logger(__name__)
 
 _METADATA = {"run-id": "doctor", "agency-id": "1", "attempt": "1", "trace-id": "0" * 32}
 _FIRST_PART = bytes(5 * 1024 * 1024)
@@ -48,11 +58,14 @@ class Bucket:
         self.longest_run = longest_run
         self.left: set[str] = set()
         """Keys of objects that have yet to be deleted."""
+        self.has_written = False
+        """Whether something may have to be removed."""
 
     def key(self, name: str) -> str:
         return f"{self.prefix}/{name}"
 
     async def put(self, name: str, body: bytes) -> None:
+        self.has_written = True
         self.left.add(self.key(name))
         await self.client.put_object_if_absent(
             bucket=self.bucket,
@@ -65,6 +78,7 @@ class Bucket:
 
     async def start(self, name: str) -> tuple[str, bool]:
         """Start an upload. Returns its id, and whether the store will check a CRC32 of the whole object."""
+        self.has_written = True
         new = await self.client.create_multipart_upload(
             bucket=self.bucket,
             key=self.key(name),
@@ -127,16 +141,21 @@ class Bucket:
             errors.append(error)
         if errors:
             raise errors[0]
+        self.has_written = False
 
 
 @asynccontextmanager
 async def doctors_place(bucket: Bucket) -> AsyncIterator[Bucket]:
-    """Remove at the end what the checks have left, also when they are interrupted."""
+    """Remove at the end what the checks have left, also when they are interrupted. Logs what can't be removed."""
     try:
         yield bucket
     finally:
-        with suppress(PipelineError, TimeoutError):
-            await shielded(_within(_CLEAN_UP_SECONDS, bucket.remove_all()))
+        if bucket.has_written:
+            try:
+                await shielded(_within(_CLEAN_UP_SECONDS, bucket.remove_all()))
+            except (PipelineError, TimeoutError) as error:
+                where, why = f"s3://{bucket.bucket}/{bucket.prefix}/", str(error) or "no answer in time"
+                log.error("what the checks may have written can't be removed", where=where, error=why)
 
 
 async def _answers(bucket: Bucket) -> str:
@@ -291,12 +310,24 @@ async def _delete(bucket: Bucket) -> str:
     return "the objects and uploads of these checks are gone"
 
 
+def _judged(check: Check[Bucket]) -> Check[Bucket]:
+    """Return the check, for which an answer that contradicts earlier ones is a shortfall, not an outage."""
+
+    async def run(bucket: Bucket) -> str:
+        try:
+            return await check.run(bucket)
+        except UnexpectedAnswer as error:
+            raise Shortfall(str(error)) from error
+
+    return replace(check, run=run)
+
+
 async def _within(seconds: float, work: Awaitable[None]) -> None:
     async with asyncio.timeout(seconds):
         await work
 
 
-CHECKS: Sequence[Check[Bucket]] = (
+_CHECKS: Sequence[Check[Bucket]] = (
     Check("reads", _answers, "no run can be published"),
     Check(
         "installation",
@@ -372,3 +403,5 @@ CHECKS: Sequence[Check[Bucket]] = (
         "Grant s3:DeleteObject on the prefix.",
     ),
 )
+
+CHECKS: Sequence[Check[Bucket]] = tuple(map(_judged, _CHECKS))

@@ -68,14 +68,16 @@ class Breaker:
         error = attempted.error
         name = next((name for kind, name in _KINDS.items() if isinstance(error, kind)), None)
         if error is not None and name is not None:
-            self._failed(name, error)
+            self._failed(name, error, tries=tries)
         elif error is None and attempted.run.state is RunState.SUCCEEDED:
             if not decided:
                 self._answered(SOURCE)
             if not attempted.run.dry_run:
                 self._answered(DESTINATION)
 
-    def _failed(self, name: str, error: PipelineError) -> None:
+    def _failed(self, name: str, error: PipelineError, *, tries: bool) -> None:
+        if self._failures[name] >= _IN_A_ROW and not tries:
+            return  # it began before: eight runs that are cut off at once are one failure, not eight
         self._failures[name] += 1
         if (beyond := self._failures[name] - _IN_A_ROW) >= 0:
             self._next_at = self._clock.monotonic() + _PAUSE.seconds(beyond + 1)

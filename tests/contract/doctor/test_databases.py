@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -54,7 +55,10 @@ def database(postgres: PostgresServer) -> Iterator[str]:
         await migrate(connection, "pipeline")
         await connection.execute(
             f"CREATE ROLE {name}_reader LOGIN; GRANT USAGE ON SCHEMA pipeline TO {name}_reader;"
-            f"GRANT SELECT ON ALL TABLES IN SCHEMA pipeline TO {name}_reader"
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA pipeline TO {name}_reader;"
+            "INSERT INTO pipeline.agencies (agency_id) VALUES (7);"
+            "INSERT INTO pipeline.runs (run_id, job, agency_id, state, request, dry_run, finished_at, request_hash,"
+            " priority) VALUES ('r', 'j', 7, 'succeeded', '{}', false, now(), 'h', 5)"
         )
         await connection.close()
 
@@ -168,6 +172,29 @@ async def test_a_pooler_that_keeps_no_transaction(postgres: PostgresServer, data
             found = await examine(subject, SOURCE_CHECKS)
         assert bool(missing(found)) == wrong, found
         assert wrong or "through a pooler" in found["connects"].detail
+
+
+async def test_a_database_that_ignores_locks(postgres: PostgresServer, database: str) -> None:
+    """As some do that speak Postgres's protocol."""
+
+    class Unlocked:
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+        async def fetchval(self, query: str, *arguments: Any) -> Any:
+            return await self._connection.fetchval(query.partition("FOR NO KEY UPDATE")[0], *arguments)
+
+    class Ignorant(DatabaseClient):
+        @asynccontextmanager
+        async def connection(self) -> AsyncIterator[Any]:
+            async with super().connection() as connection:
+                yield Unlocked(connection)
+
+    ignorant = Ignorant(dsn=postgres.dsn(database), unavailable=HistoryUnavailable)
+    assert missing(await examine(history(ignorant), HISTORY_CHECKS)) == {"SKIP LOCKED": 78}
 
 
 async def test_nobody_answers() -> None:

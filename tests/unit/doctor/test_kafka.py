@@ -9,8 +9,8 @@ from typing import Any
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.doctor.checking import Finding, examined
 from pipeline_processing.doctor.kafka import CHECKS, Cluster
-from pipeline_processing.errors import AccessDenied, KafkaUnavailable
-from pipeline_processing.messaging.port import Offsets, Record
+from pipeline_processing.errors import AccessDenied, KafkaUnavailable, MessageRefused
+from pipeline_processing.messaging.port import Offsets, Outgoing, Record
 from pipeline_processing.messaging.service_topics import TopicFound, TopicResult, judged, service_topics
 from pipeline_processing.settings.settings import KafkaSettings
 from tests.memory.broker import MemoryBroker
@@ -140,10 +140,33 @@ async def test_brokers_that_lose_or_change_a_message() -> None:
             for record in list[Record]():
                 yield record
 
+    class Refusing(MemoryBroker):
+        def __init__(self, _: MemoryBroker) -> None:
+            super().__init__(clock=SystemClock(), topics=Brokers().names)
+
+        async def send(self, messages: Sequence[Outgoing]) -> None:
+            raise MessageRefused("no valid schema")
+
+    found = await Brokers().examine(events=Refusing)
+    assert missing(found) == {"produce and consume": 78}
+    assert "no valid schema" in found["produce and consume"].detail
     for kind, words in ((Changed, "other headers"), (Lost, "can't be read")):
         found = await Brokers().examine(topics=kind)
         assert missing(found) == {"produce and consume": 78}
         assert words in found["produce and consume"].detail
+
+
+async def test_a_group_that_belongs_to_others() -> None:
+    """Its offsets can't be read, so no request can."""
+
+    class Denied(MemoryBroker):
+        def __init__(self, broker: MemoryBroker) -> None:
+            self.ends, self.read = broker.ends, broker.read  # type: ignore[method-assign]
+
+        async def committed(self, topic: str) -> Offsets:
+            raise AccessDenied("not yours")
+
+    assert missing(await Brokers().examine(topics=Denied)) == {"consumer group": 77}
 
 
 async def test_brokers_that_do_not_answer() -> None:

@@ -28,8 +28,10 @@ class Judged:
         self.breaker = Breaker(self.servers.of_runs, clock=self.clock, note=self.health.note)
 
     def attempt(self, error: PipelineError | None = None, *, decided: bool = False, dry_run: bool = False) -> None:
+        self.ended(error, tries=self.breaker.started(), decided=decided, dry_run=dry_run)
+
+    def ended(self, error: PipelineError | None, *, tries: bool, decided: bool = False, dry_run: bool = False) -> None:
         run: Any = _Run(RunState.SUCCEEDED if error is None else RunState.QUEUED, dry_run)
-        tries = self.breaker.started()
         self.breaker.ended(Attempted(run, error), tries=tries, decided=decided)
 
     def up(self) -> dict[str, float]:
@@ -84,6 +86,17 @@ def test_one_run_at_a_time_tries_after_a_pause() -> None:
         assert it.breaker.admits()
         it.attempt(AWAY)
         assert not it.breaker.admits()
+
+
+def test_one_blip_is_one_failure() -> None:
+    """However many runs it cuts off, the first one to try starts a second later."""
+    it = Judged()
+    cut_off = [it.breaker.started() for _ in range(32)]
+    for tries in cut_off:
+        it.ended(GONE, tries=tries)
+    assert not it.breaker.admits()
+    it.clock.pass_(1)
+    assert it.breaker.admits()
 
 
 def test_runs_that_began_before_are_none_that_try() -> None:

@@ -69,8 +69,9 @@ WITH pruned AS (
 ), deliveries AS (
     DELETE FROM webhook_deliveries WHERE run_id = ANY (:run_ids) AND state <> 'pending'
 )
-INSERT INTO tombstones (run_id, run, asked_again)
+INSERT INTO tombstones (run_id, replay_of, run, asked_again)
 SELECT pruned.run_id,
+       pruned.replay_of,
        (SELECT jsonb_object_agg(key, value)
         FROM jsonb_each(to_jsonb(pruned) - 'timings')
         WHERE value <> 'null'),

@@ -35,8 +35,8 @@ SELECT replay_of, count(*) AS replays
 FROM (
     SELECT replay_of FROM runs WHERE replay_of = ANY (:run_ids::text[])
     UNION ALL
-    SELECT run ->> 'replay_of' FROM tombstones WHERE run ->> 'replay_of' = ANY (:run_ids)
-) AS known (replay_of)
+    SELECT replay_of FROM tombstones WHERE replay_of = ANY (:run_ids)
+) AS known
 GROUP BY replay_of;
 
 -- name: last_success

@@ -1,7 +1,8 @@
 """Create the service's topics, describe them, or report which are missing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ _ANSWER_SECONDS = 15.0
 _CLOSE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.2
 _BROKERS_DEFAULT = -1
+_NO_CONFIG: Mapping[str, str] = {}
 _OPERATIONS = {"read": 3, "write": 4}
 """Kafka's numbers of operations, org.apache.kafka.common.acl.AclOperation."""
 
@@ -98,11 +100,19 @@ class TopicAdmin:
 
         Raises SettingsError if the brokers refuse the number of partitions or replicas.
         """
-        await self._create([_new(self._settings, topic) for topic in topics if topic.wraps is None])
+        # A topic beside one that exists has as many partitions, whatever the setting is today.
+        beside = await self._look_up([topic.beside for topic in topics if topic.beside])
+        there = Counter(at.topic for at in beside.partitions)
+
+        def new(topic: ServiceTopic, config: Mapping[str, str] = _NO_CONFIG) -> Any:
+            partitions = there[topic.beside or ""] or self._settings.partitions
+            return _new(topic, partitions=partitions, replicas=self._settings.replication_factor, config=config)
+
+        await self._create([new(topic) for topic in topics if topic.wraps is None])
         for topic in topics:
             if topic.wraps is not None:  # created after that topic, as its message limit must be larger
                 size = least_size(topic, await self._sized(topic.wraps))
-                await self._create([_new(self._settings, topic, {SIZE: str(size)})])
+                await self._create([new(topic, {SIZE: str(size)})])
         # Wait until the topics are known to all brokers, and their partitions have leaders.
         names = [topic.name for topic in topics]
         with translated(self._where):
@@ -165,13 +175,12 @@ class TopicAdmin:
             raise translate(kafka.for_code(code)(message or topic), where=Where(self._where.brokers, topics=(topic,)))
 
 
-def _new(settings: KafkaSettings, topic: ServiceTopic, config: dict[str, str] | None = None) -> Any:
-    replicas = settings.replication_factor
+def _new(topic: ServiceTopic, *, partitions: int, replicas: int | None, config: Mapping[str, str]) -> Any:
     return NewTopic(
         topic.name,
-        settings.partitions,
+        partitions,
         _BROKERS_DEFAULT if replicas is None else replicas,
         # aiokafka accepts the brokers' default replication only together with an (empty) replica assignment.
         {} if replicas is None else None,
-        {**topic.created_with(), **(config or {})},
+        {**topic.created_with(), **config},
     )

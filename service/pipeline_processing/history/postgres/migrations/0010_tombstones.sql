@@ -4,8 +4,9 @@ CREATE TABLE tombstones (
     run_id      text PRIMARY KEY,
     -- The record of `runs`, without nulls and timings.
     run         jsonb NOT NULL,
+    replay_of   text,
     asked_again integer NOT NULL DEFAULT 0,
     pruned_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 -- Replays of a run.
-CREATE INDEX tombstones_replays ON tombstones ((run ->> 'replay_of')) WHERE run ->> 'replay_of' IS NOT NULL;
+CREATE INDEX tombstones_replays ON tombstones (replay_of) WHERE replay_of IS NOT NULL;
