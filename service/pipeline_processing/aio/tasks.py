@@ -77,5 +77,4 @@ async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T
     finally:
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
-        if not task.done():
-            give_up(task)
+        give_up(task)  # also if it is done: this may have been cancelled in the moment in which it failed

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from pipeline_processing.aio.tasks import in_time, shielded
+from pipeline_processing.aio.tasks import in_time, shielded, unless_stopped
 
 
 async def test_it_gives_back_what_the_work_returns() -> None:
@@ -79,3 +80,26 @@ async def test_late_work_isnt_waited_for_though_it_ignores_its_cancellation() ->
     assert not ended.is_set()
     release.set()
     await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_work_that_fails_in_the_moment_of_a_cancellation() -> None:
+    """Its error isn't logged as one that nobody has seen."""
+    unseen: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context["message"]))
+    go = asyncio.Event()
+
+    async def fails() -> None:
+        await go.wait()
+        raise ValueError
+
+    waiting = asyncio.create_task(unless_stopped(fails(), asyncio.Event()))
+    await asyncio.sleep(0.01)
+    go.set()
+    await asyncio.sleep(0)  # fails, which nobody knows yet
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    del waiting
+    await asyncio.sleep(0)
+    gc.collect()
+    assert unseen == []
