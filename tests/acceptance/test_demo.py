@@ -72,8 +72,11 @@ class Demo:
         return words & {"postgres", "weed", "kafka.Kafka"}
 
     def assert_nothing_is_left(self) -> None:
+        """But for the file by which Python tries whether it may write to TMPDIR, if it was stopped meanwhile."""
         assert processes_in(self.folder) == []
-        assert list(self.folder.iterdir()) == []
+        assert [
+            path for path in self.folder.iterdir() if path.is_dir() or path.read_bytes() not in (b"", b"blat")
+        ] == []
 
 
 StartDemo = Callable[..., Demo]

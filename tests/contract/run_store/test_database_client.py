@@ -154,6 +154,7 @@ async def test_a_connection_whose_end_is_half_seen_is_not_used_again(database: s
             await copy()
         async with opened.connection() as connection:
             assert await connection.fetchval("SELECT count(*) FROM copied") == 0
+            await connection.execute("DROP TABLE copied")
 
 
 async def test_an_error_of_other_work_in_the_block_stays_what_it_is(opened: DatabaseClient) -> None:
