@@ -84,6 +84,7 @@ async def prune(
 
     Raises HistoryUnavailable if a batch fails for a minute. What was pruned by then stays so.
     """
+    before = min(before, clock.now())  # a time to come would have no end while workers finish runs
     runs, kept, after = 0, Counter[Kept](), None
     pause = Backoff.constant(0.5)
     while True:
