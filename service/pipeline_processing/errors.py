@@ -396,15 +396,15 @@ class DestinationChanged(SettingsError):
 
 
 class HistoryOutdated(SettingsError):
-    """The tables of the run history aren't there, or are those of an older version."""
+    """The tables of the run history aren't there, are those of an older version, or can't be seen by this role."""
 
     kind = "history_outdated"
 
     def __init__(self, schema: str, *, cause: str | None = None) -> None:
         super().__init__(
-            f"Schema {schema!r} has no run history, or one of an older version"
-            f"{f' ({cause})' if cause else ''}. Run `pipeline-processing migrate`, or correct "
-            "PIPELINE_HISTORY__DSN and PIPELINE_HISTORY__SCHEMA."
+            f"Schema {schema!r} has no run history, or one of an older version, or this role may not use it"
+            f"{f' ({cause})' if cause else ''}. Run `pipeline-processing migrate`, grant the role USAGE on the schema, "
+            "or correct PIPELINE_HISTORY__DSN and PIPELINE_HISTORY__SCHEMA."
         )
 
 
