@@ -117,7 +117,7 @@ async def test_what_a_run_reads_is_billed(carry: str, source: PostgresSource):
         for name in datasets:
             async with snapshot.records(name, {}, carry=carry) as batches:
                 async for _ in batches:
-                    time.sleep(0.05)  # noqa: ASYNC251 work that occupies the thread
+                    time.sleep(0.05)  # noqa: ASYNC251 - stands for a step's work, which isn't to count as waiting for the database
                     worked += 0.05
 
     assert usage.bytes_read == pytest.approx(5_000_000, rel=0.05)
