@@ -25,7 +25,6 @@ from pathlib import Path
 
 import botocore.session
 import opentelemetry.propagate  # noqa: F401 - imported for the children
-import typer.main
 
 import pipeline_processing
 import pipeline_processing.cli.main

@@ -9,7 +9,6 @@ from typing import Any
 
 import helm_python
 import pytest
-import typer
 import yaml
 from jsonschema import ValidationError
 

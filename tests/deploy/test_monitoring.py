@@ -14,7 +14,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import typer
 import yaml
 
 from pipeline_processing.cli.main import program as command_line
