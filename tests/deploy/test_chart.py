@@ -9,7 +9,6 @@ from typing import Any
 
 import helm_python
 import pytest
-import typer
 import yaml
 
 from pipeline_processing.agency_data_job.config import load_job_config
@@ -291,7 +290,7 @@ def test_memory_follows_the_budget(budget: int, concurrency: int) -> None:
 
 def test_commands_are_those_of_the_command_line() -> None:
     """Each pod's, and each that the notes and the page tell to run in a pod."""
-    command = typer.main.get_command(program())
+    command = program()
     lines = []
     for name in EXAMPLES:
         lines += [container(pod)["command"] for pod in pods(rendered(example(name))).values()]
