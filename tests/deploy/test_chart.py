@@ -82,7 +82,7 @@ def test_the_validation_would_notice() -> None:
     scaled["spec"]["triggers"][0]["metric_type"] = "Value"
     monitor["spec"]["podMetricsEndpoints"][0]["every"] = "30s"
     for each in (deployment, scaled, monitor):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"lifeness|metric_type|every"):
             validate(each, VERSIONS[-1])
 
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
+import jsonschema_rs
 import pytest
 import typer
 import yaml
-import jsonschema_rs
 from jsonschema_rs import Draft7Validator, Draft202012Validator
 from pydantic import ValidationError
 
