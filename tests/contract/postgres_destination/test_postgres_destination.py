@@ -413,7 +413,7 @@ async def test_it_stores_manifests(warehouse: Warehouse) -> None:
     assert sum(isinstance(outcome, ConflictingObjects) for outcome in outcomes) == 3
     first = outcomes.index(None)
     assert await warehouse.rows("SELECT key, run_id, manifest FROM pipeline_manifests") == [
-        (key, "r-1", '{"n": %d}' % first)
+        (key, "r-1", f'{{"n": {first}}}')
     ]
     await destinations[first].publish(key, b'{"n": %d}' % first, metadata=METADATA)
     assert await destinations[first].exists(key)
