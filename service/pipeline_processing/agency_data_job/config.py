@@ -131,8 +131,8 @@ class DatasetConfig(Part):
 
 _ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {
     "anyOf": [
-        {"contains": {"anyOf": [{"required": ["s3"]}, {"required": ["file"]}]}},
-        {"items": {"required": ["postgres"]}},
+        {"contains": {"type": "object", "anyOf": [{"properties": {n: {}}, "required": [n]} for n in ("s3", "file")]}},
+        {"items": {"type": "object", "properties": {"postgres": {}}, "required": ["postgres"]}},
     ]
 }
 
