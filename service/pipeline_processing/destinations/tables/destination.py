@@ -21,7 +21,8 @@ from pipeline_processing.destinations.tables.upload import TableUpload
 from pipeline_processing.errors import ConflictingObjects, DestinationUnavailable, JobConfigError, SettingsError
 from pipeline_processing.plan import Artifact, StagedTable, UploadRef
 from pipeline_processing.ports import Content, UploadStarted
-from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.identifiers import quoted
 
 SESSION_SETTINGS = {
     # How values are read. Artifacts are written with the same settings (see Values in the contract).
