@@ -68,6 +68,7 @@ class PostgresDestinationConfig(Part):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    holds_tables: ClassVar[bool] = True
     guarantee: ClassVar[str] = (
         "exactly once: one transaction a table, keyed by run; visible before the manifest, and not undone if that "
         "can't be published"
