@@ -254,6 +254,7 @@ async def _follow(follower: Follower, topics: Topics, settings: Settings, submis
 
     from pipeline_processing.aio.tasks import give_up
     from pipeline_processing.terminal.following import FollowedRuns
+    from pipeline_processing.terminal.notes import note
     from pipeline_processing.terminal.progress import shown_progress
 
     # Start the display after sending, whose output to stdout it would capture.
@@ -266,7 +267,7 @@ async def _follow(follower: Follower, topics: Topics, settings: Settings, submis
         finally:
             give_up(listening)
     for line in runs.summary():
-        typer.echo(line, err=True)
+        note(line)
 
 
 async def _note_silence(topics: Topics, kafka: KafkaSettings, runs: FollowedRuns, shown: Shown) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
+from pipeline_processing.terminal.notes import is_quiet
 from pipeline_processing.terminal.render import (
     NOTHING,
     Column,
@@ -67,7 +68,10 @@ class Shown(Protocol):
 
 @contextmanager
 def shown_progress() -> Iterator[Shown]:
-    """Yield the display to call with the progress of one or more runs."""
+    """Yield the display to call with the progress of one or more runs. A quiet command shows none."""
+    if is_quiet():
+        yield _Nothing()
+        return
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -216,6 +220,20 @@ def _cells(run: Pace) -> tuple[str, ...]:
         _whole(time.monotonic() - run.began),
         run.left,
     )
+
+
+class _Nothing:
+    def __call__(self, progress: RunProgress) -> None:
+        pass
+
+    def ended(self, run_id: str, said: str) -> None:
+        pass
+
+    def summary(self, said: str) -> None:
+        pass
+
+    def note(self, said: str) -> None:
+        pass
 
 
 class _Lines:
