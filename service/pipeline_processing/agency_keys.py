@@ -15,9 +15,13 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 _MOST = 2**63 - 1
+_CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+TEXT_PATTERN = rf"^[^ {_CONTROL}]([^{_CONTROL}]*[^ {_CONTROL}])?$"
+"""No control characters and no line ends: keys are shown in terminals and on pages."""
 MAX_ENCODED_BYTES = 200
 """Limit of `encoded_key`. A name in a file system has 255 bytes at most, and `agency_id=` stands before the key."""
 
+_TEXT = re.compile(TEXT_PATTERN)
 _DECIMAL = re.compile(r"[1-9][0-9]{0,18}")
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -37,7 +41,7 @@ class _IntegerOrText:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         integer = handler(core_schema.int_schema(ge=1, le=_MOST))
-        return {"anyOf": [integer, {"type": "string", "minLength": 1, "maxLength": MAX_ENCODED_BYTES}]}
+        return {"anyOf": [integer, {"type": "string", "pattern": TEXT_PATTERN, "maxLength": MAX_ENCODED_BYTES}]}
 
 
 AgencyId = Annotated[int | str, _IntegerOrText()]
@@ -45,8 +49,8 @@ AgencyId = Annotated[int | str, _IntegerOrText()]
 
 def checked_text(key: str) -> str:
     """Return a text key. Raises ValueError if it can't be one."""
-    if not key or not key.isprintable():
-        raise ValueError("must have at least one character, and no control characters or line ends")
+    if not _TEXT.fullmatch(key):
+        raise ValueError("must have at least one character, no control characters, and no space at its ends")
     if (size := len(encoded_key(key))) > MAX_ENCODED_BYTES:
         raise ValueError(f"takes {size:,} bytes in percent-encoding, and may take {MAX_ENCODED_BYTES}")
     return key
