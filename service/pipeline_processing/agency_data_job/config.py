@@ -130,7 +130,9 @@ class DatasetConfig(Part):
         return (*self.source.secrets, *(name for step in self.steps for name in step.secrets))
 
 
-_ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {"contains": {"anyOf": [{"required": ["s3"]}, {"required": ["file"]}]}}
+_ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {
+    "contains": {"type": "object", "anyOf": [{"properties": {n: {}}, "required": [n]} for n in ("s3", "file")]}
+}
 
 
 class AgencyJobConfig(Part):

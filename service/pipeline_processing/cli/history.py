@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
 from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of, pairs_of, text
 from pipeline_processing.terminal import render
+from pipeline_processing.terminal.notes import note_length
 from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
@@ -52,13 +54,18 @@ def history(
     agency_id: WantedAgency = None,
     run_id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="This run in full, with its datasets and attempts; takes no other filter."),
+        typer.Option(
+            metavar="ID",
+            help="This run in full, with its datasets and attempts; takes no other filter.",
+            autocompletion=completion.run_ids,
+        ),
     ] = None,
     state: Annotated[
         list[Any] | None,  # of RunState, which isn't imported for `--help`
         typer.Option(
             metavar="S",
             parser=state_of,
+            autocompletion=completion.states,
             help="Runs in this state only: queued, running, prepared, succeeded, failed or cancelled; may be repeated.",
         ),
     ] = None,
@@ -137,7 +144,7 @@ def _print_runs(runs: Sequence[Run], *, limit: int, output: Output) -> None:
     render.print_items(
         shown, output=output, columns=render.RUN_COLUMNS, line=render.run_line, as_object=render.run_object
     )
-    render.say_how_many(len(shown), "run", more=len(runs) > limit)
+    note_length(len(shown), "run", more=len(runs) > limit)
 
 
 async def _runs(wanted: RunFilter, *, limit: int) -> list[Run]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_processing.cli import completion
 from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
@@ -73,17 +74,25 @@ def output_of(output: Output, *, as_json: bool) -> Output:
     return Output.JSON if as_json else output
 
 
-JobArgument = Annotated[str, typer.Argument(help="The job: agency_data_job.")]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job: agency_data_job.", autocompletion=completion.jobs)
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
 ]
 RunIdOption = Annotated[str | None, typer.Option("--run-id", metavar="ID", help="The run's id; generated if left out.")]
 DatasetOption = Annotated[
-    list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--dataset", metavar="NAME", help="Only this dataset; may be repeated.", autocompletion=completion.datasets
+    ),
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", metavar="F", help="ndjson or csv, instead of the config's.")
+    str | None,
+    typer.Option(
+        "--format", metavar="F", help="ndjson or csv, instead of the config's.", autocompletion=completion.formats
+    ),
 ]
 SinceOption = Annotated[
     datetime | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import wanted_agency
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
 from pipeline_processing.cli.options import MOMENT, moment
@@ -39,7 +40,9 @@ def replay(
         str | None,
         typer.Option(metavar="P:O", help="Requests in partition P of the topic, from offset O on."),
     ] = None,
-    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The request of this run.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The request of this run.", autocompletion=completion.run_ids)
+    ] = None,
     agency_id: Annotated[
         str | None, typer.Option("--agency-id", parser=wanted_agency, metavar="N", help="The agency's runs.")
     ] = None,

@@ -383,14 +383,6 @@ def _widths(columns: Sequence[Column], lines: Sequence[Sequence[str]]) -> list[i
     return [max([len(column.title), *(len(line[i]) for line in lines)]) for i, column in enumerate(columns)]
 
 
-def say_how_many(shown: int, noun: str, *, more: bool) -> None:
-    """Say below a list on a terminal how long it is, and always, on stderr, if it isn't the whole list."""
-    if more:
-        typer.echo(f"The newest {counted(shown, noun)}. There are more: narrow the list, or raise --limit.", err=True)
-    elif on_terminal():
-        typer.echo(f"{counted(shown, noun)}.", err=True)
-
-
 def print_object(value: dict[str, Any]) -> None:
     """Print one line of NDJSON."""
     typer.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

