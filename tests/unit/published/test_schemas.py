@@ -377,7 +377,7 @@ REFUSED = {
     "fewer than no rows": (JOB_CONFIG, changed(SMALL, "datasets", 0, "expect", to={"min_rows": -1})),
     "no destination for the manifest": (
         JOB_CONFIG,
-        changed(FULL, "destinations", to=[{"postgres": {"dsn": "warehouse_dsn"}}]),
+        changed(FULL, "destinations", to=[{"postgres": {"dsn": "warehouse_dsn"}}, {"acme.lake": {}}]),
     ),
     "a destination of two kinds": (
         JOB_CONFIG,

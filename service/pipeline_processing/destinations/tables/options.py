@@ -12,9 +12,8 @@ from pipeline_processing.model import CsvOptions, FormatName
 from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Destination
+from pipeline_processing.postgres.identifiers import Identifier
 
-_LONGEST_IDENTIFIER = 63
-"""Bytes. Postgres truncates longer names, and then may find another table or column."""
 _LOWER_CASE = r"[a-z][a-z0-9_]*"
 
 
@@ -29,12 +28,6 @@ class LoadMode(StrEnum):
     """Keep them."""
 
 
-def _identifier(name: str) -> str:
-    if not name or "\0" in name or len(name.encode(errors="replace")) > _LONGEST_IDENTIFIER:
-        raise ValueError(f"must be a name as Postgres has it, without quotes: 1 to {_LONGEST_IDENTIFIER} bytes")
-    return name
-
-
 def _secret(name: str) -> str:
     # The message doesn't repeat the name, which may be the DSN itself.
     if not re.fullmatch(_LOWER_CASE, name):
@@ -43,9 +36,6 @@ def _secret(name: str) -> str:
             "PIPELINE_SECRETS__WAREHOUSE_DSN"
         )
     return name
-
-
-Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 class DatasetToLoad(Protocol):
@@ -78,6 +68,7 @@ class PostgresDestinationConfig(Part):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    holds_tables: ClassVar[bool] = True
     guarantee: ClassVar[str] = (
         "exactly once: one transaction a table, keyed by run; visible before the manifest, and not undone if that "
         "can't be published"
