@@ -294,15 +294,6 @@ def step_context(
     )
 
 
-def check_steps(dataset: DatasetConfig, columns: Columns, *, arguments: Mapping[str, Any], services: Services) -> None:
-    """Build the dataset's steps without opening them. Raises UnknownColumn or InvalidStep."""
-    rejections = Rejections(Tally(dataset.name), dataset.on_row_error, dataset.max_rejected)
-    context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
-    for number, (make, config) in enumerate(_makers(dataset), start=1):
-        with _located(dataset, number if config else None):
-            context = replace(context, columns=make(context).columns)
-
-
 _Maker = Callable[[StepContext], Step]
 
 
