@@ -25,7 +25,6 @@ from pathlib import Path
 
 import botocore.session
 import opentelemetry.propagate  # noqa: F401 - imported for the children
-import typer.main
 
 import pipeline_processing
 import pipeline_processing.cli.main
@@ -37,7 +36,7 @@ for module in pkgutil.walk_packages(pipeline_processing.__path__, "pipeline_proc
     if module.name.split(".")[1] not in ("demo", "embedded"):
         importlib.import_module(module.name)
 for name in pipeline_processing.cli.main.COMMANDS:
-    typer.main.get_command(pipeline_processing.cli.main.program(name))
+    pipeline_processing.cli.main.program(name)
 botocore.session.get_session().create_client(
     "s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none"
 )

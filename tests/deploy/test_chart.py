@@ -9,7 +9,6 @@ from typing import Any
 
 import helm_python
 import pytest
-import typer
 import yaml
 from jsonschema import ValidationError
 
@@ -292,7 +291,7 @@ def test_memory_follows_the_budget(budget: int, concurrency: int) -> None:
 
 def test_commands_are_those_of_the_command_line() -> None:
     """Each pod's, and each that the notes and the page tell to run in a pod."""
-    command = typer.main.get_command(program())
+    command = program()
     lines = []
     for name in EXAMPLES:
         lines += [container(pod)["command"] for pod in pods(rendered(example(name))).values()]

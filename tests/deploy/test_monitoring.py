@@ -14,7 +14,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import typer
 import yaml
 
 from pipeline_processing.cli.main import program as command_line
@@ -157,7 +156,7 @@ def test_commands_of_the_runbook_are_understood() -> None:
     ]
     assert len(commands) > len(ALERTS)
     for first, *rest in commands:
-        command = typer.main.get_command(command_line()).commands[first]
+        command = command_line().commands[first]
         while rest and rest[0] in getattr(command, "commands", ()):
             command, *rest = command.commands[rest[0]], *rest[1:]
         command.make_context(first, rest)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -208,7 +207,7 @@ def test_commands_in_containers_are_understood() -> None:
     commands = [line[line.index("pipeline-processing") + 1 :] for line in lines if "pipeline-processing" in line]
     assert len(commands) > 5
     for first, *rest in commands:
-        command = typer.main.get_command(program()).commands[first]
+        command = program().commands[first]
         command.make_context(first, rest)
 
 

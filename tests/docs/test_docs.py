@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -145,7 +144,7 @@ def test_requests_are_valid() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_understood(page: Path) -> None:
     """Every `pipeline-processing …` of a page parses, with all of its options."""
-    command = typer.main.get_command(program())
+    command = program()
     for line in shell_lines(page):
         words = shlex.split(line, comments=True)
         if words[:1] != ["pipeline-processing"]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from pipeline_processing.agency_data_job.config import DatasetConfig
+from pipeline_processing.agency_data_job.object_keys import PartitionBy, columns_in
 from pipeline_processing.agency_data_job.rejections import Rejected, Rejections, masked_at_source
 from pipeline_processing.agency_data_job.sizing import MOST_ROWS, Sizing, size_of
 from pipeline_processing.agency_data_job.tally import Tally
@@ -115,7 +116,8 @@ class Chain:
         async with AsyncExitStack() as stack:
             for number, (make, config) in enumerate(_makers(dataset), start=1):
                 # A check for nulls passes rows on unseen otherwise.
-                context = replace(context, last=number >= len(dataset.steps) and dataset.expect.unique is None)
+                read_later = dataset.expect.unique is not None or bool(columns_in(dataset.object_key))
+                context = replace(context, last=number >= len(dataset.steps) and not read_later)
                 plugged = config is not None and config.is_plugin
                 with _located(dataset, number if config else None):
                     step = make(context)
@@ -298,13 +300,15 @@ _Maker = Callable[[StepContext], Step]
 
 
 def _makers(dataset: DatasetConfig) -> Iterator[tuple[_Maker, StepEntry | None]]:
-    """Yield the dataset's steps, then the steps that check its `expect`."""
+    """Yield the dataset's steps, then those that check its `expect`, and one for the columns of its `object_key`."""
     for config in dataset.steps:
         yield config.build, config
     if dataset.expect.not_null is not None:
         yield partial(NotNull, dataset.expect.not_null), None
     if dataset.expect.unique is not None:
         yield partial(Unique, dataset.expect.unique), None
+    if names := columns_in(dataset.object_key):
+        yield partial(PartitionBy, names), None
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from pipeline_processing.agency_data_job.entries import DestinationEntry, SourceEntry
+from pipeline_processing.agency_data_job.object_keys import ObjectKey, colliding
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
 from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
@@ -79,6 +80,11 @@ class DatasetConfig(Part):
     format: FormatName = FormatName.NDJSON
     csv: CsvOptions = Field(CsvOptions(), description="How CSV is written.")
     compression: Compression = Compression.NONE
+    object_key: ObjectKey | None = Field(
+        None,
+        description="Folder of the artifacts below a destination, with the folder `run_id={run_id}`. May have "
+        "{dataset}, {date}, {agency_id}, and columns, whose values partition the rows.",
+    )
     max_artifact_rows: int | None = Field(None, ge=1, description="Most rows of one artifact.")
     max_artifact_mib: int | None = Field(None, ge=1, description="Most MiB of one artifact.")
     on_row_error: OnRowError = Field(
@@ -155,6 +161,12 @@ class AgencyJobConfig(Part):
             raise fault_below(
                 "datasets", second, "name", why=f"two datasets are named {', '.join(twice)}: give each a unique name"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _object_keys_differ(self) -> "AgencyJobConfig":
+        for one, other in colliding((dataset.name, dataset.object_key) for dataset in self.datasets):
+            raise ValueError(f"the datasets {one!r} and {other!r} have the same `object_key`: use {{dataset}} in it")
         return self
 
     @model_validator(mode="after")

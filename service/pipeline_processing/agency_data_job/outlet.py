@@ -1,7 +1,7 @@
 """Opens the uploads of one attempt, and describes their artifacts for the plan."""
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.destinations.several import Destinations
@@ -27,6 +27,8 @@ class Outlet:
     """The longest encoded row that fits into the worker's memory."""
     inline_bytes: int = 0
     """Total size of the artifacts stored in the plan itself. From 4 MiB on, further ones become uploads."""
+    keys: set[str] = field(default_factory=set)
+    """Of all artifacts so far, without those of rejected rows."""
 
     @property
     def prefix(self) -> str:

@@ -1,5 +1,6 @@
 """Writes one dataset: encodes and compresses its rows once, and uploads them to every destination."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -8,16 +9,18 @@ from types import TracebackType
 from typing import Self
 
 from pipeline_processing.agency_data_job.config import DatasetConfig
+from pipeline_processing.agency_data_job.object_keys import Folders, check_lengths
 from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.quarantine import Quarantine
 from pipeline_processing.agency_data_job.rejections import Rejected
 from pipeline_processing.agency_data_job.sizing import parts
 from pipeline_processing.agency_data_job.tally import Tally
-from pipeline_processing.errors import ArtifactTooLarge
+from pipeline_processing.errors import ArtifactTooLarge, DataError
 from pipeline_processing.formats.compression import Compressor, compressor
 from pipeline_processing.model import Compression
 from pipeline_processing.plan import Artifact
 from pipeline_processing.ports import Content, Destination, Format, Lines, Row, Rows, Upload
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
 from pipeline_processing.steps.step import Batch
 
 MAX_ARTIFACTS = 10_000
@@ -32,6 +35,7 @@ class _Part:
     """The artifact being written, at each destination that stores objects."""
 
     key: str
+    folder: str
     content: Content
     compressor: Compressor
     uploads: Sequence[tuple[Destination, Upload]]
@@ -45,7 +49,8 @@ class DatasetOutput:
     Writes one dataset. Leaving the block with an exception, or without `seal()`, aborts all of its uploads.
 
     Starts a new artifact before one exceeds `max_artifact_rows` or `max_artifact_mib`; a single batch larger than
-    `max_artifact_mib` isn't split. Tables get the whole dataset as one uncompressed artifact.
+    `max_artifact_mib` isn't split. Also starts one when rows go to another folder, so that only one is written at a
+    time. Tables get the whole dataset as one uncompressed artifact.
     """
 
     def __init__(
@@ -57,8 +62,12 @@ class DatasetOutput:
         columns: tuple[str, ...] | None,
         snapshot_at: datetime,
         tally: Tally,
+        known: Columns = UNKNOWN_COLUMNS,
     ) -> None:
-        """`columns` are the column names; None if they depend on the rows. `snapshot_at` is when the rows were read."""
+        """
+        `columns` are the column names; None if they depend on the rows. `known` are the columns as far as they are
+        known. `snapshot_at` is when the rows were read.
+        """
         self._dataset = dataset
         self._outlet = outlet
         self._format = rows_format
@@ -70,23 +79,34 @@ class DatasetOutput:
         self._table_key = f"{outlet.prefix}/{dataset.name}"
         self._table_content = self._content(Compression.NONE)
         self._tables: Sequence[tuple[Destination, Upload]] = ()
+        self._folders = Folders(
+            dataset.object_key or f"{outlet.prefix}/{dataset.name}",
+            dataset=dataset.name,
+            agency_id=outlet.run.request.agency_id,
+            run_id=outlet.run.run_id,
+            snapshot_at=snapshot_at,
+            columns=known,
+        )
         self._part: _Part | None = None
         self._sealed: list[Artifact] = []
-        self._parts = 0
+        self._is_sealed = False
+        self._parts = Counter[str]()
+        """The number of artifacts by folder."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             self._stack = stack
             await stack.enter_async_context(self._quarantine)
             self._tables = await self._opened(self._outlet.destinations.tables, self._table_key, self._table_content)
-            await self._next_part()
+            if self._folders.only is not None:
+                await self._next_part(self._folders.only)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and self._part is not None:  # not sealed: the error aborts the parts that are sealed already
+        if error is None and not self._is_sealed:  # the error aborts the parts that are sealed already
             kind, error = AssertionError, AssertionError("left without seal()")
         await self._stack.__aexit__(kind, error, trace)
 
@@ -98,8 +118,10 @@ class DatasetOutput:
     async def write(self, batch: Batch) -> None:
         """Write rows: dicts, rows of the format's `row_maker`, or lines. Raises RowTooLarge and ArtifactTooLarge."""
         for rows in parts(batch.rows, batch.size):
-            for piece in self._pieces(rows):
-                await self._write(piece)
+            current = self._part.folder if self._part else None
+            for folder, group in self._folders.divide(rows, first=current):
+                for piece in self._pieces(group, folder):
+                    await self._write(piece, folder)
 
     async def set_aside(self, rejected: Iterable[tuple[Rejected, Row]]) -> None:
         """Write rejected rows to the quarantine. Raises RowTooLarge."""
@@ -109,7 +131,7 @@ class DatasetOutput:
     async def seal(self) -> tuple[Artifact, ...]:
         """Finish all uploads. Return the dataset's artifacts, that of its rejected rows last."""
         await self._seal_part()
-        self._part = None
+        self._is_sealed = True
         with self._tally.timed("upload"):
             for destination, upload in self._tables:
                 if self._tally.written == 0:
@@ -128,27 +150,28 @@ class DatasetOutput:
 
     # -- artifacts, one after the other ----------------------------------------------------------
 
-    def _pieces(self, rows: Rows | Lines) -> Iterator[Rows | Lines]:
-        """Split the rows where an artifact reaches `max_artifact_rows`."""
+    def _pieces(self, rows: Rows | Lines, folder: str) -> Iterator[Rows | Lines]:
+        """Split the rows of a folder where an artifact reaches `max_artifact_rows`."""
         limit = self._dataset.max_artifact_rows
         while limit is not None and rows:
-            filled = self._part.rows if self._part else 0
+            filled = self._part.rows if self._part and self._part.folder == folder else 0
             room = limit - filled or limit
             yield rows[:room]
             rows = rows[room:]
         if rows:
             yield rows
 
-    async def _write(self, rows: Rows | Lines) -> None:
+    async def _write(self, rows: Rows | Lines, folder: str) -> None:
         is_first = self._tally.written == 0
         with self._tally.timed("format"):
             data = bytes(rows) if isinstance(rows, Lines) else self._format.encode(rows)
             self._outlet.check_rows(self._dataset.name, self._format, data)
         self._tally.written += len(rows)
         self._tally.encoded += len(data)
-        if self._part is None or self._is_full(self._part, len(rows), len(data)):
-            await self._next_part()
-        await self._append(data, rows=len(rows))
+        if self._part is None or self._part.folder != folder or self._is_full(self._part, len(rows), len(data)):
+            await self._next_part(folder)
+        assert self._part is not None
+        await self._append(self._part, data, rows=len(rows))
         with self._tally.timed("upload"):
             for _, upload in self._tables:
                 await self._outlet.write(upload, self._format.head() + data if is_first else data)
@@ -162,25 +185,30 @@ class DatasetOutput:
         held = 0 if self._dataset.compression is Compression.NONE else _HELD_BY_COMPRESSOR
         return most_mib is not None and part.size + held + size > most_mib * _MIB
 
-    async def _next_part(self) -> None:
-        if self._part is not None:
-            await self._seal_part()
-        if self._parts == MAX_ARTIFACTS:
-            raise ArtifactTooLarge(
-                f"Dataset {self._dataset.name!r} would become more than {MAX_ARTIFACTS:,} artifacts. Raise "
-                "`max_artifact_rows` or `max_artifact_mib`."
-            )
+    async def _next_part(self, folder: str) -> None:
+        await self._seal_part()
         dataset = self._dataset
+        if self._parts.total() == MAX_ARTIFACTS:
+            order = "" if self._folders.only else ", and sort the rows by the columns of `object_key`"
+            raise ArtifactTooLarge(
+                f"Dataset {dataset.name!r} would become more than {MAX_ARTIFACTS:,} artifacts. Raise "
+                f"`max_artifact_rows` or `max_artifact_mib`{order}."
+            )
         suffix = f"{dataset.format}{dataset.compression.suffix}"
-        key = f"{self._outlet.prefix}/{dataset.name}/part-{self._parts:05}.{suffix}"
+        key = f"{folder}/part-{self._parts[folder]:05}.{suffix}"
+        if dataset.object_key is not None:
+            check_lengths(key, urls=[each.url for each in self._outlet.destinations.objects])
+            if key in self._outlet.keys:
+                raise DataError(
+                    f"Two datasets write the object {key!r}. Use {{dataset}} in `object_key`, so that each has its own."
+                )
+        self._outlet.keys.add(key)
         content = self._content(dataset.compression)
         uploads = await self._opened(self._outlet.destinations.objects, key, content)
-        self._part = _Part(key, content, compressor(dataset.compression), uploads)
-        self._parts += 1
+        self._part = _Part(key, folder, content, compressor(dataset.compression), uploads)
+        self._parts[folder] += 1
 
-    async def _append(self, data: bytes, *, rows: int) -> None:
-        part = self._part
-        assert part is not None
+    async def _append(self, part: _Part, data: bytes, *, rows: int) -> None:
         with self._tally.timed("format"):
             if part.rows == 0:
                 data = self._format.head() + data
@@ -198,10 +226,11 @@ class DatasetOutput:
                 await self._outlet.write(upload, data)
 
     async def _seal_part(self) -> None:
-        part = self._part
-        assert part is not None
+        part, self._part = self._part, None
+        if part is None:
+            return
         if part.rows == 0:
-            await self._append(b"", rows=0)
+            await self._append(part, b"", rows=0)
         await self._upload(part, part.compressor.flush())
         for destination, upload in part.uploads:
             with self._tally.timed("upload"):

@@ -129,6 +129,7 @@ class AgencyProcessor:
                 self._outlet,
                 chain.format,
                 columns=chain.names,
+                known=chain.columns,
                 snapshot_at=snapshot.taken_at,
                 tally=tally,
             ) as output,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_settings
 from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def cancel(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run, as `history` names it.")],
+    run_id: Annotated[
+        str,
+        typer.Argument(metavar="RUN_ID", help="The run, as `history` names it.", autocompletion=completion.run_ids),
+    ],
 ) -> int:
     """
     Cancel a queued or running run permanently.

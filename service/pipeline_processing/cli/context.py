@@ -6,11 +6,12 @@ import os
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pipeline_processing.telemetry.masking import Mask
+from pipeline_processing.terminal.notes import is_quiet, set_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,13 +23,22 @@ if TYPE_CHECKING:
     from pipeline_processing.telemetry.tracing import Telemetry
 
 _mask: ContextVar[Mask] = ContextVar("mask")
+_logs: ContextVar[dict[str, Any]] = ContextVar("logs")
+"""The user's choices for `configure_logs`."""
 
 
 def new_mask() -> Mask:
-    """Create the mask for the command that starts now."""
+    """Create the mask for the command that starts now, which isn't quiet and logs by default."""
     mask = Mask()
     _mask.set(mask)
+    _logs.set({})
+    set_quiet(False)
     return mask
+
+
+def override_logs(**choices: Any) -> None:
+    """Log with these arguments of `configure_logs`, whatever the command's own defaults are."""
+    _logs.set(_logs.get({}) | choices)
 
 
 def current_mask() -> Mask:
@@ -45,11 +55,19 @@ def print_errors(errors: Iterable[PipelineError]) -> int:
 
 
 def log_to_stderr(*, level: str | None = None) -> None:
-    """Log to stderr: text from `warning` on at a terminal, else JSON from `info` on. `level` overrides both levels."""
+    """
+    Log to stderr: text from `warning` on at a terminal, else JSON from `info` on. `level` overrides both levels.
+
+    The user's options have the last word.
+    """
     from pipeline_processing.telemetry.logs import configure_logs
 
     on_terminal = sys.stderr.isatty()
-    configure_logs(json=not on_terminal, level=level or ("warning" if on_terminal else "info"), mask=current_mask())
+    if is_quiet():
+        level = "error"
+    choices: dict[str, Any] = {"json": not on_terminal, "level": level or ("warning" if on_terminal else "info")}
+    choices |= _logs.get({})
+    configure_logs(**choices, mask=current_mask())
 
 
 def traced() -> Telemetry:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, moment, pairs_of, text
+from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of, pairs_of, text
 from pipeline_processing.terminal import render
+from pipeline_processing.terminal.notes import note_length
+from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
@@ -51,13 +54,18 @@ def history(
     agency_id: AgencyOption = None,
     run_id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="This run in full, with its datasets and attempts; takes no other filter."),
+        typer.Option(
+            metavar="ID",
+            help="This run in full, with its datasets and attempts; takes no other filter.",
+            autocompletion=completion.run_ids,
+        ),
     ] = None,
     state: Annotated[
         list[Any] | None,  # of RunState, which isn't imported for `--help`
         typer.Option(
             metavar="S",
             parser=state_of,
+            autocompletion=completion.states,
             help="Runs in this state only: queued, running, prepared, succeeded, failed or cancelled; may be repeated.",
         ),
     ] = None,
@@ -88,14 +96,13 @@ def history(
             help="Show the runs while they change, until Ctrl-C: a table on a terminal, elsewhere a line per change.",
         ),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per run and line, with the history's column names.")
-    ] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """
     Show the run history, newest first, or one run in full. Times are UTC.
 
-    Exits with 65 if there is no run of that id.
+    As json, one object per run and line, with the history's column names. Exits with 65 if there is no run of that id.
     """
     from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
     from pipeline_processing.terminal.event_loop import run_async
@@ -110,8 +117,9 @@ def history(
         since=since,
         until=until,
     )
+    output = output_of(output, as_json=as_json)
     if context.invoked_subcommand is not None:
-        if wanted != EVERY_RUN or (run_id, limit, watch, as_json) != (None, None, False, False):
+        if wanted != EVERY_RUN or (run_id, limit, watch, output) != (None, None, False, Output.TABLE):
             raise typer.BadParameter(
                 f"write options behind it: history {context.invoked_subcommand} …",
                 param_hint=f"'{context.invoked_subcommand}'",
@@ -119,22 +127,24 @@ def history(
     elif run_id is not None:
         if wanted != EVERY_RUN or limit is not None or watch:
             raise typer.BadParameter(
-                "shows one run: leave out all options but --json. To watch it, write --watch --search ID.",
+                "shows one run: leave out all options but -o. To watch it, write --watch --search ID.",
                 param_hint="'--run-id'",
             )
-        _print_run(*run_async(_one_run(run_id)), as_json=as_json)
+        _print_run(*run_async(_one_run(run_id)), output=output)
     elif watch:
-        run_async(_watch(wanted, limit=limit, as_json=as_json))
+        run_async(_watch(wanted, limit=limit, as_json=output is Output.JSON))
     else:
-        _print_runs(run_async(_runs(wanted, limit=limit or DEFAULT_LIMIT)), as_json=as_json)
+        limit = limit or DEFAULT_LIMIT
+        _print_runs(run_async(_runs(wanted, limit=limit + 1)), limit=limit, output=output)
 
 
-def _print_runs(runs: Sequence[Run], *, as_json: bool) -> None:
-    if as_json:
-        for run in runs:
-            render.print_object(render.run_object(run))
-    else:
-        render.print_table(render.RUN_COLUMNS, map(render.run_line, runs))
+def _print_runs(runs: Sequence[Run], *, limit: int, output: Output) -> None:
+    """Print the first `limit` runs, and whether there are more."""
+    shown = runs[:limit]
+    render.print_items(
+        shown, output=output, columns=render.RUN_COLUMNS, line=render.run_line, as_object=render.run_object
+    )
+    note_length(len(shown), "run", more=len(runs) > limit)
 
 
 async def _runs(wanted: RunFilter, *, limit: int) -> list[Run]:
@@ -189,21 +199,22 @@ def _print_run(
     attempts: list[Attempt],
     deliveries: Sequence[Delivery],
     *,
-    as_json: bool,
+    output: Output,
 ) -> None:
-    if as_json:
+    if output is Output.JSON:
         render.print_object(_full_object(run, datasets, attempts, deliveries))
         return
+    wide = output is Output.WIDE
     typer.echo(render.run_details(run))
     if datasets:
         typer.echo()
-        render.print_table(render.DATASET_COLUMNS, map(render.dataset_line, datasets))
+        render.print_table(render.DATASET_COLUMNS, map(render.dataset_line, datasets), wide=wide)
     if attempts:
         typer.echo()
-        render.print_table(render.ATTEMPT_COLUMNS, map(render.attempt_line, attempts))
+        render.print_table(render.ATTEMPT_COLUMNS, map(render.attempt_line, attempts), wide=wide)
     if deliveries:
         typer.echo()
-        render.print_table(render.DELIVERY_COLUMNS, map(render.delivery_line, deliveries))
+        render.print_table(render.DELIVERY_COLUMNS, map(render.delivery_line, deliveries), wide=wide)
 
 
 def _full_object(
@@ -262,7 +273,8 @@ def prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The numbers as one JSON object.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """
     Remove old runs from the history. Each leaves a tombstone: its id can't be used again, and a message that asks for
@@ -281,7 +293,7 @@ def prune(
             return await pruning.prune(runs.pruning, before, clock=SystemClock(), dry_run=dry_run)
 
     done = run_async(pruned())
-    if as_json:
+    if output_of(output, as_json=as_json) is Output.JSON:
         render.print_object({"pruned": done.runs, "kept": {reason.value: done.kept[reason] for reason in pruning.Kept}})
         return
     typer.echo(f"{'would remove' if dry_run else 'removed'}  {render.counted(done.runs, 'run')}")

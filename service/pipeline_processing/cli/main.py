@@ -15,7 +15,9 @@ from importlib import import_module
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
+from pipeline_processing.cli.common import complete
 from pipeline_processing.cli.context import current_mask, new_mask
 from pipeline_processing.cli.uncaught import uncaught_errors_masked
 from pipeline_processing.errors import PipelineError
@@ -31,7 +33,7 @@ COMMANDS = (
 """In the order of `--help`. Each is in a module of its name: a function of that name, or `app` with subcommands."""
 
 
-def program(first: str = "") -> typer.Typer:
+def program(first: str = "") -> TyperGroup:
     """Return the program: with the command `first` only, if there is one, because each takes time to set up."""
     app = typer.Typer(
         name=PROGRAM,
@@ -40,6 +42,7 @@ def program(first: str = "") -> typer.Typer:
         # secrets.
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
     for name in (first,) if first in COMMANDS else COMMANDS:
@@ -48,7 +51,7 @@ def program(first: str = "") -> typer.Typer:
             app.add_typer(module.app, name=name)
         else:
             app.command()(getattr(module, name))
-    return app
+    return complete(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -109,8 +112,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         # In standalone mode, typer would exit with its own codes.
         given = sys.argv[1:] if arguments is None else arguments
-        result = program(*given[:1])(given, prog_name=PROGRAM, standalone_mode=False)
+        result = program(*(given or _words_to_complete())[:1])(given, prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
+        if error.format_message().startswith("Usage: "):  # nothing was wrong but that there were no arguments
+            typer.echo(error.format_message(), err=True)
+            return USAGE
         _say(f"{error.format_message()}\nSee `{PROGRAM} --help`, or `--help` after a command.")
         return USAGE
     except typer.Abort:
@@ -135,6 +141,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _bug(error)
     # What a command returned, or the code of typer.Exit.
     return result if isinstance(result, int) else SUCCESS
+
+
+def _words_to_complete() -> list[str]:
+    """Return the words that a shell asks to complete: one command loads faster than all."""
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    return line.split()[1:]
 
 
 def _bug(error: Exception) -> int:

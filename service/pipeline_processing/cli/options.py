@@ -5,34 +5,101 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pipeline_processing.cli import completion
+from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.errors import RequestError
     from pipeline_processing.model import JobRequest
 
-MOMENT = "an ISO time such as 2026-01-18T10:00Z (UTC if it names no zone), or an age: 90s, 15m, 2h, 7d."
+MOMENT = "an age (7d, 12h, 15m, 90s), a day (2026-01-18), or an ISO time (2026-01-18T10:00Z; UTC if it names no zone)."
 """The values that `moment` parses, for help texts."""
 
-JobArgument = Annotated[str, typer.Argument(help="The job: agency_data_job.")]
+
+def moment(text: str) -> datetime:
+    """
+    Parse a time that has passed: `2h` is two hours ago; a time without a zone is in UTC.
+
+    Raises BadParameter for anything else.
+    """
+    return _time(text, ahead=False)
+
+
+def coming(text: str) -> datetime:
+    """Parse a time to come: like `moment`, but `2h` is in two hours."""
+    return _time(text, ahead=True)
+
+
+def _time(text: str, *, ahead: bool) -> datetime:
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.options.durations import parse_duration
+
+    try:
+        span: timedelta = parse_duration(text)
+        now = SystemClock().now()
+        return now + span if ahead else now - span
+    except (ValueError, OverflowError):
+        pass  # not a duration, so try it as a time
+    try:
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is neither a time nor a duration: write 2026-01-18, 2026-01-18T10:00Z, 90s, 15m, 2h or 7d."
+        ) from None
+
+
+OutputOption = Annotated[
+    Output,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORM",
+        help="How to print: table, with the columns that fit the terminal; wide, with all columns; or json.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
+
+
+def output_of(output: Output, *, as_json: bool) -> Output:
+    """Return the form asked for by OutputOption and JsonOption."""
+    return Output.JSON if as_json else output
+
+
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job: agency_data_job.", autocompletion=completion.jobs)
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="PATH", help="The job config, instead of PIPELINE_JOB_CONFIG_FILE."),
 ]
 RunIdOption = Annotated[str | None, typer.Option("--run-id", metavar="ID", help="The run's id; generated if left out.")]
 DatasetOption = Annotated[
-    list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--dataset", metavar="NAME", help="Only this dataset; may be repeated.", autocompletion=completion.datasets
+    ),
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", metavar="F", help="ndjson or csv, instead of the config's.")
+    str | None,
+    typer.Option(
+        "--format", metavar="F", help="ndjson or csv, instead of the config's.", autocompletion=completion.formats
+    ),
 ]
-SinceOption = Annotated[str | None, typer.Option("--since", metavar="T", help="A time for the query, with time zone.")]
-UntilOption = Annotated[str | None, typer.Option("--until", metavar="T", help="A time for the query, with time zone.")]
+SinceOption = Annotated[
+    datetime | None,
+    typer.Option("--since", metavar="T", parser=moment, help=f"A time for the query: {MOMENT}"),
+]
+UntilOption = Annotated[
+    datetime | None, typer.Option("--until", metavar="T", parser=moment, help="A time for the query; like --since.")
+]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="KEY=VALUE", help="A value for the query; may be repeated."),
@@ -42,30 +109,6 @@ LabelOption = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="KEY=VALUE", help="A label that the run carries; may be repeated."),
 ]
-
-
-def moment(text: str) -> datetime:
-    """
-    Parse a time: `2h` is two hours ago; an ISO time without a zone is in UTC.
-
-    Raises BadParameter for anything else.
-    """
-    from pipeline_processing.aio.clock import SystemClock
-    from pipeline_processing.options.durations import parse_duration
-
-    try:
-        ago: datetime = SystemClock().now() - parse_duration(text)
-    except (ValueError, OverflowError):
-        pass  # not a duration, so try it as a time
-    else:
-        return ago
-    try:
-        time = datetime.fromisoformat(text)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{text!r} is neither a time nor a duration: write 2026-01-18, 2026-01-18T10:00Z, 90s, 15m, 2h or 7d."
-        ) from None
 
 
 def text(given: str) -> str:
@@ -97,7 +140,7 @@ def new_run_id() -> str:
 
 def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[JobRequest]:
     """
-    Build a request per agency from the fields that aren't None.
+    Build a request per agency from the fields that aren't None. Times may be datetimes.
 
     Raises UnknownJob, or InvalidRequest with the faults of all requests.
     """
@@ -112,7 +155,8 @@ def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[Jo
     requests, faults = [], dict[str, None]()
     for agency_id in agency_ids:
         try:
-            requests.append(JobRequest.model_validate_json(json.dumps(given | {"agency_id": agency_id})))
+            document = json.dumps(given | {"agency_id": agency_id}, default=datetime.isoformat)
+            requests.append(JobRequest.model_validate_json(document))
         except ValidationError as error:
             # Report faults of other fields once: they are the same for every agency.
             which = "agency_id" if len(agency_ids) == 1 else f"agency_id {agency_id}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
 from pipeline_processing.cli.options import MOMENT, moment
 from pipeline_processing.terminal.render import counted, print_object, print_table
@@ -37,7 +38,9 @@ def replay(
         str | None,
         typer.Option(metavar="P:O", help="Requests in partition P of the topic, from offset O on."),
     ] = None,
-    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The request of this run.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The request of this run.", autocompletion=completion.run_ids)
+    ] = None,
     agency_id: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="The agency's runs.")] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with --agency-id.")

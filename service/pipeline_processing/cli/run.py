@@ -25,6 +25,7 @@ from pipeline_processing.cli.options import (
 )
 from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
+from pipeline_processing.terminal.notes import note
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -82,7 +83,7 @@ def run(
     job_config.for_request(request)
     run_id = request.run_id or new_run_id()
     log_to_stderr()
-    typer.echo(f"{run_id}: started", err=True)
+    note(f"{run_id}: started")
     try:
         with traced() as telemetry, metered() as metering:
             completion = run_async(_completed(settings, job_config, request, run_id, telemetry, metering.metrics))

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ from pipeline_processing.cli.options import (
     check_for_config,
     check_job,
     check_size,
+    coming,
     new_run_id,
     pairs_of,
     requests_in,
@@ -63,10 +65,22 @@ def submit(
         int | None, typer.Option("--priority", metavar="P", help="Higher priorities run first; 0 by default.")
     ] = None,
     deadline: Annotated[
-        str | None, typer.Option("--deadline", metavar="T", help="The run fails if it isn't decided by then.")
+        datetime | None,
+        typer.Option(
+            "--deadline",
+            metavar="T",
+            parser=coming,
+            help="The run fails if it isn't decided by then. 2h is in two hours; else like --since.",
+        ),
     ] = None,
     not_before: Annotated[
-        str | None, typer.Option("--not-before", metavar="T", help="The earliest time at which the run starts.")
+        datetime | None,
+        typer.Option(
+            "--not-before",
+            metavar="T",
+            parser=coming,
+            help="The earliest time at which the run starts; like --deadline.",
+        ),
     ] = None,
     requested_by: Annotated[
         str | None, typer.Option("--requested-by", metavar="WHO", help="Who requests the run.")

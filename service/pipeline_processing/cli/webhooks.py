@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_settings
 
 app = typer.Typer(help="Send completion events to webhooks again.", no_args_is_help=True)
@@ -19,7 +20,12 @@ def _group() -> None:
 @app.command()
 def redeliver(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN_ID]", help="The event of this run, even if it was delivered.")
+        str | None,
+        typer.Argument(
+            metavar="[RUN_ID]",
+            help="The event of this run, even if it was delivered.",
+            autocompletion=completion.run_ids,
+        ),
     ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="All events that couldn't be delivered and were given up.")

@@ -11,8 +11,8 @@ from pipeline_processing.plan import UploadRef
 from pipeline_processing.runs.clean_up import Amount, CleanUp
 from pipeline_processing.runs.store import RunHistory, RunLeftovers
 
-_KEY_OF_A_RUN = re.compile(r"agency_id=[0-9]+/run_id=([A-Za-z0-9][A-Za-z0-9._-]{0,127})/[!-~]+")
-"""Strict, because other programs may have started uploads below the prefix."""
+_KEY_OF_A_RUN = re.compile(r"(?:[!-~]+/)?run_id=([A-Za-z0-9][A-Za-z0-9._-]{0,127})/[!-~]+")
+"""Every key has this folder, also those of an `object_key`. Strict, because other programs may start uploads there."""
 
 
 @dataclass(frozen=True, slots=True)

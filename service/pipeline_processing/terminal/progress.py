@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
+from pipeline_processing.terminal.notes import is_quiet
 from pipeline_processing.terminal.render import number
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ class Shown(Protocol):
 
 @contextmanager
 def shown_progress() -> Iterator[Shown]:
-    """Yield the display to call with the progress of one or more runs."""
+    """Yield the display to call with the progress of one or more runs. A quiet command shows none."""
+    if is_quiet():
+        yield _Nothing()
+        return
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -114,6 +118,17 @@ class _Bars:
         from rich.text import Text
 
         return Group(Text(self._summary), self._display) if self._summary else self._display
+
+
+class _Nothing:
+    def __call__(self, progress: RunProgress) -> None:
+        pass
+
+    def ended(self, run_id: str, said: str) -> None:
+        pass
+
+    def summary(self, said: str) -> None:
+        pass
 
 
 class _Lines:

@@ -1,16 +1,21 @@
 """
 Renders runs for people and programs: lines, key-value blocks, tables, and JSON objects with the history's columns.
 
-Control characters in messages and errors are replaced, because a terminal would execute them.
+On a terminal, a table has the columns that fit, and never breaks an id. Control characters in messages and errors are
+replaced, because a terminal would execute them.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from enum import StrEnum
+from itertools import zip_longest
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import typer
 
@@ -18,8 +23,21 @@ if TYPE_CHECKING:
     from pipeline_processing.model import Attempt, Bill, DatasetCounts, Run
     from pipeline_processing.runs.deliveries import Delivery
 
+T = TypeVar("T")
+
 NOTHING = "-"
 """Shown for a missing value, so that every line has the same number of columns."""
+
+
+class Output(StrEnum):
+    """How a command prints its data."""
+
+    TABLE = "table"
+    """For people. On a terminal, the columns that fit."""
+    WIDE = "wide"
+    """All columns, however wide."""
+    JSON = "json"
+    """One object, or one per line."""
 
 
 class Column(NamedTuple):
@@ -28,6 +46,10 @@ class Column(NamedTuple):
     title: str
     right: bool = False
     long: bool = False
+    spare: int = 0
+    """A narrow terminal has no room for the columns with the highest numbers. Those with 0 are always shown."""
+    wide: bool = False
+    """Shown with `-o wide` only."""
 
 
 HISTORY_COLUMNS = (
@@ -40,15 +62,21 @@ HISTORY_COLUMNS = (
 
 RUN_COLUMNS = (
     Column("RUN ID"),
-    Column("AGENCY", right=True),
+    Column("AGENCY", right=True, spare=1),
     Column("STATE"),
-    Column("ATTEMPT", right=True),
-    Column("QUEUED (UTC)"),
-    Column("TOOK", right=True),
-    Column("ROWS READ", right=True),
-    Column("ROWS WRITTEN", right=True),
-    Column("BYTES", right=True),
-    Column("ERROR"),
+    Column("ATTEMPT", right=True, spare=7),
+    Column("QUEUED (UTC)", spare=3),
+    Column("TOOK", right=True, spare=4),
+    Column("ROWS READ", right=True, spare=5),
+    Column("ROWS WRITTEN", right=True, spare=6),
+    Column("BYTES", right=True, spare=8),
+    Column("ERROR", spare=2),
+    Column("STARTED (UTC)", wide=True),
+    Column("FINISHED (UTC)", wide=True),
+    Column("REQUESTED BY", wide=True),
+    Column("LABELS", wide=True),
+    Column("REPLAY OF", wide=True),
+    Column("WORKER", wide=True),
 )
 
 DATASET_COLUMNS = (
@@ -94,7 +122,18 @@ def run_line(run: Run) -> tuple[str, ...]:
         number(run.rows_written),
         number(run.bytes_written),
         run.error.kind if run.error else NOTHING,
+        moment(run.started_at),
+        moment(run.finished_at),
+        run.requested_by or NOTHING,
+        labels(run) or NOTHING,
+        run.replay_of or NOTHING,
+        run.worker or NOTHING,
     )
+
+
+def labels(run: Run) -> str:
+    """`order=A 17, team=harbour`."""
+    return ", ".join(f"{key}={value}" for key, value in run.labels.items())
 
 
 def run_state(run: Run) -> str:
@@ -149,7 +188,7 @@ def run_details(run: Run) -> str:
         "attempt": str(run.attempt),
         "request": json.dumps(asked, ensure_ascii=False),
         "requested by": run.requested_by,
-        "labels": ", ".join(f"{key}={value}" for key, value in run.labels.items()),
+        "labels": labels(run),
         "replay of": run.replay_of,
         "came from": came_from,
         "queued": _utc(run.queued_at),
@@ -173,13 +212,7 @@ def run_details(run: Run) -> str:
         "fence": None if run.fence is None else str(run.fence),
         "trace id": run.trace_id,
     }
-    known = {name: value for name, value in facts.items() if value and value != NOTHING}
-    width = max(map(len, known)) + 2
-    lines = []
-    for name, value in known.items():
-        first, *more = printable(value).split("\n")
-        lines += [f"{name:<{width}}{first}", *(" " * width + line for line in more)]
-    return "\n".join(lines)
+    return facts_block({name: value for name, value in facts.items() if value and value != NOTHING})
 
 
 def _needs_own_config(run: Run) -> bool:
@@ -253,7 +286,7 @@ def _utc(time: datetime | None) -> str | None:
 
 
 _MIN_LONG_WIDTH = 30
-_COLUMN_GAP = 3
+_GAP = 2
 """Characters: the narrowest column of long text, and the space between two columns of a table."""
 
 
@@ -262,37 +295,92 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on a terminal, elsewhere one line per row, in aligned columns."""
-    lines = [[" ".join(printable(cell).split()) for cell in row] for row in rows]
-    table = [[column.title for column in columns], *lines]
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    if on_terminal():
-        _print_rich_table(columns, widths, lines)
-        return
-    for line in table:
-        cells = zip(line, widths, columns, strict=True)
-        typer.echo("  ".join(f"{c:>{w}}" if col.right else f"{c:<{w}}" for c, w, col in cells).rstrip())
+def facts_block(facts: Mapping[str, str]) -> str:
+    """Return one fact per line, with the values under each other."""
+    width = max(map(len, facts), default=0) + _GAP
+    lines = []
+    for name, value in facts.items():
+        first, *more = printable(value).split("\n")
+        lines += [f"{name:<{width}}{first}", *(" " * width + line for line in more)]
+    return "\n".join(lines)
 
 
-def _print_rich_table(columns: Sequence[Column], widths: Sequence[int], lines: Iterable[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def print_items(
+    items: Iterable[T],
+    *,
+    output: Output,
+    columns: Sequence[Column],
+    line: Callable[[T], Sequence[str]],
+    as_object: Callable[[T], dict[str, Any]],
+) -> None:
+    """Print a table of the items, of which `line` makes the cells, or the object of each on a line of its own."""
+    if output is Output.JSON:
+        for item in items:
+            print_object(as_object(item))
+    else:
+        print_table(columns, map(line, items), wide=output is Output.WIDE)
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    needed = 0
-    for column, width in zip(columns, widths, strict=True):
-        least = min(width, _MIN_LONG_WIDTH) if column.long else width
-        needed += least + _COLUMN_GAP
-        table.add_column(column.title, justify="right" if column.right else "left", min_width=least, overflow="fold")
-    for line in lines:
-        # Text, because rich parses square brackets in a str as markup.
-        table.add_row(*(Text(cell) for cell in line))
-    console = Console(file=sys.stdout)
-    # In a narrow window the terminal wraps whole lines, which keeps ids and numbers in one piece.
-    console.print(table, width=max(console.width, needed), crop=False, soft_wrap=False)
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, wide: bool = False) -> None:
+    """
+    Print rows, each with a cell for each column, under the columns' titles.
+
+    On a terminal, columns that don't fit are left out, unless `wide`. Elsewhere each row is one line, whatever its
+    length. Columns that are `wide` only are shown only then.
+    """
+    kept = [i for i, column in enumerate(columns) if wide or not column.wide]
+    columns = [columns[i] for i in kept]
+    lines = [one_line_cells([row[i] for i in kept]) for row in rows]
+    width = shutil.get_terminal_size().columns if on_terminal() and not wide else None
+    if width is not None:
+        kept = columns_that_fit(columns, lines, width)
+        columns, lines = [columns[i] for i in kept], [[line[i] for i in kept] for line in lines]
+    titles, *rest = _table_lines(columns, lines, width)
+    typer.secho(titles, bold=on_terminal())
+    for line in rest:
+        typer.echo(line)
+
+
+def one_line_cells(cells: Iterable[str]) -> list[str]:
+    """Return the cells without line ends, control characters and repeated spaces."""
+    return [" ".join(printable(cell).split()) for cell in cells]
+
+
+def columns_that_fit(columns: Sequence[Column], lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return the indexes of the columns that a terminal of this width has room for."""
+    widths = _widths(columns, lines)
+    least = [min(w, _MIN_LONG_WIDTH) if column.long else w for w, column in zip(widths, columns, strict=True)]
+    kept = list(range(len(columns)))
+    for index in sorted((i for i in kept if columns[i].spare), key=lambda i: -columns[i].spare):
+        if sum(least[i] + _GAP for i in kept) - _GAP <= width:
+            break
+        kept.remove(index)
+    return kept
+
+
+def _table_lines(columns: Sequence[Column], lines: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """
+    Yield the lines of a table. Only long text is wrapped, to `width` if there is one.
+
+    Even where nothing fits, ids and numbers stay in one piece: the terminal wraps whole lines.
+    """
+    widths = _widths(columns, lines)
+    if width is not None:
+        for index in (i for i, column in enumerate(columns) if column.long):
+            room = width - sum(w + _GAP for i, w in enumerate(widths) if i != index)
+            widths[index] = min(widths[index], max(room, _MIN_LONG_WIDTH))
+    for line in ([column.title for column in columns], *lines):
+        cells = [
+            wrap(cell, w) if column.long and len(cell) > w else [cell]
+            for cell, w, column in zip(line, widths, columns, strict=True)
+        ]
+        for parts in zip_longest(*cells, fillvalue=""):
+            aligned = zip(parts, widths, columns, strict=True)
+            yield (" " * _GAP).join(f"{c:>{w}}" if col.right else f"{c:<{w}}" for c, w, col in aligned).rstrip()
+
+
+def _widths(columns: Sequence[Column], lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max([len(column.title), *(len(line[i]) for line in lines)]) for i, column in enumerate(columns)]
 
 
 def print_object(value: dict[str, Any]) -> None:

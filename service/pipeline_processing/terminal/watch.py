@@ -16,10 +16,12 @@ from pipeline_processing.terminal.render import (
     NOTHING,
     RUN_COLUMNS,
     Column,
+    columns_that_fit,
     counted,
     duration,
     moment,
     number,
+    one_line_cells,
     print_object,
     printable,
     run_line,
@@ -38,12 +40,14 @@ if TYPE_CHECKING:
 _BETWEEN_LINES = timedelta(seconds=10)
 """Of one run's progress."""
 
-LIVE_COLUMNS = (*RUN_COLUMNS[:7], Column("ROWS/S", right=True), *RUN_COLUMNS[7:])
-_LEFT_OUT_FIRST = ("QUEUED (UTC)", "BYTES", "ATTEMPT", "ROWS WRITTEN", "ROWS/S", "ERROR", "TOOK", "ROWS READ", "AGENCY")
-"""Columns that a narrow terminal has no room for."""
+_SPARE = ("AGENCY", "ROWS READ", "TOOK", "ERROR", "ROWS/S", "ROWS WRITTEN", "ATTEMPT", "BYTES", "QUEUED (UTC)")
+"""Columns that a narrow terminal has no room for, the last one first: what changes stays."""
+LIVE_COLUMNS = tuple(
+    column._replace(spare=_SPARE.index(column.title) + 1 if column.title in _SPARE else 0)
+    for column in (*RUN_COLUMNS[:7], Column("ROWS/S", right=True), *RUN_COLUMNS[7:10])
+)
 _STATES = ("running", "prepared", "queued", "failed", "cancelled", "succeeded")
 """What may need attention comes first."""
-_GAP = 2
 _LINES_AROUND = 4
 """Lines of the screen that aren't runs: summary, titles, and the prompt."""
 
@@ -157,14 +161,13 @@ def _drawn(look: Look, mask: Mask, *, width: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    lines = [[" ".join(printable(cell).split()) for cell in _cells(run, look)] for run in look.listed]
-    columns = _that_fit(lines, width)
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for index in columns:
-        column = LIVE_COLUMNS[index]
+    lines = [one_line_cells(_cells(run, look)) for run in look.listed]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    kept = columns_that_fit(LIVE_COLUMNS, lines, width)
+    for column in (LIVE_COLUMNS[index] for index in kept):
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
     for line in lines:
-        table.add_row(*(Text(line[index]) for index in columns))
+        table.add_row(*(Text(line[index]) for index in kept))
     notes = [Text(each, style="yellow", no_wrap=True, overflow="ellipsis") for each in _problems(look, mask)]
     return Group(Text(_summary(look), no_wrap=True, overflow="ellipsis"), *notes, Text(), table)
 
@@ -178,7 +181,7 @@ def _summary(look: Look) -> str:
 
 def _cells(run: Run, look: Look) -> tuple[str, ...]:
     """Return a run's cells, one for each of LIVE_COLUMNS."""
-    cells = list(run_line(run))
+    cells = list(run_line(run)[:10])
     live, rate = look.live.get(run.run_id), NOTHING
     if run.state in ("running", "prepared") and run.started_at is not None:
         cells[5] = duration(max(0.0, (look.at - run.started_at).total_seconds() * 1000))
@@ -196,14 +199,3 @@ def _running(live: Live) -> str:
 
 def _stage(live: Live) -> str:
     return live.progress.dataset or live.progress.stage or NOTHING
-
-
-def _that_fit(lines: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Return the indexes of the columns that fit, leaving out the least important ones first."""
-    widths = [max([len(column.title), *(len(line[i]) for line in lines)]) for i, column in enumerate(LIVE_COLUMNS)]
-    kept = list(range(len(LIVE_COLUMNS)))
-    for title in _LEFT_OUT_FIRST:
-        if sum(widths[i] + _GAP for i in kept) - _GAP <= width:
-            break
-        kept = [i for i in kept if LIVE_COLUMNS[i].title != title]
-    return kept

@@ -116,6 +116,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "artifacts of no bytes": ({"max_artifact_mib": 0}, r"datasets\[records\]\.max_artifact_mib"),
     "a delimiter of two characters": ({"csv": {"delimiter": "||"}}, r"datasets\[records\]\.csv\.delimiter: must be one"),
     "a delimiter that values are made of": ({"csv": {"delimiter": "."}}, r"datasets\[records\]\.csv\.delimiter: can't be"),
+    "a BOM in another encoding": ({"csv": {"bom": True, "encoding": "latin-1"}}, r"datasets\[records\]\.csv: `bom` needs"),
     "a null with the delimiter": ({"csv": {"null": "a,b"}}, r"datasets\[records\]\.csv: `null` can't hold the delimiter"),
     "a bare change": ({"expect": {"max_change": 20}}, r"datasets\[records\]\.expect\.max_change: .*percent sign"),
     "an empty check": ({"expect": {"unique": []}}, r"datasets\[records\]\.expect\.unique"),

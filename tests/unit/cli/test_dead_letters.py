@@ -350,12 +350,17 @@ def test_a_time_that_somebody_else_wrote_is_shown_as_it_is(past: Past, run: Run)
     assert "yesterday" in run("list")[1]
 
 
-def test_a_terminal_gets_a_table(past: Past, two: list[Record], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same cells."""
+def test_a_long_message_is_wrapped_on_a_terminal(
+    past: Past, two: list[Record], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below its own column. Places and topics stay in one piece, even if the window is too narrow for them."""
     monkeypatch.setattr(render, "on_terminal", lambda: True)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
 
     out = run("list")[1]
 
-    assert "─" in out
+    header = out.splitlines()[0]
+    (more,) = [line for line in out.splitlines() if line.endswith("the job config.")]
+    assert more.startswith(" " * header.index("MESSAGE"))
+    assert "agency-jobs.requests 0:1" in out
     assert "unknown_dataset" in out

@@ -165,15 +165,61 @@ def test_json_has_the_columns_of_the_history(show: Show) -> None:
     assert first["request"]["datasets"] == ["permits"]
 
 
-def test_a_terminal_gets_a_table(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With rules drawn, and the same cells."""
+def at_terminal(monkeypatch: pytest.MonkeyPatch, *, width: int) -> None:
     monkeypatch.setattr(render, "on_terminal", lambda: True)
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", str(width))
 
-    shown = show()
 
-    assert "─" in shown
-    assert "succeeded (dry run)" in shown
+@pytest.mark.parametrize(
+    ("width", "titles"),
+    [
+        (160, "RUN ID AGENCY STATE ATTEMPT QUEUED (UTC) TOOK ROWS READ ROWS WRITTEN BYTES ERROR"),
+        (80, "RUN ID AGENCY STATE QUEUED (UTC) TOOK ERROR"),
+        (10, "RUN ID STATE"),
+    ],
+)
+def test_a_terminal_gets_the_columns_that_fit(
+    show: Show, monkeypatch: pytest.MonkeyPatch, width: int, titles: str
+) -> None:
+    """Ids and states are never broken, even where nothing fits."""
+    at_terminal(monkeypatch, width=width)
+
+    header, *lines = show().splitlines()
+
+    assert " ".join(header.split()) == titles
+    assert [line.split()[0] for line in lines] == ["third", "second", "first"]
+    assert "succeeded (dry run)" in lines[1]
+
+
+def test_wide_shows_every_column(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of any width, and elsewhere."""
+    elsewhere = show("-o", "wide", "--state", "queued")
+    at_terminal(monkeypatch, width=40)
+    header, third = show("-o", "wide", "--state", "queued").splitlines()
+
+    assert all(column.title in header for column in render.RUN_COLUMNS)
+    assert "portal" in third
+    assert "order=A 17, team=harbour" in third
+    assert [line.split() for line in elsewhere.splitlines()] == [header.split(), third.split()]
+
+
+def test_json_may_be_asked_for_in_two_ways(show: Show) -> None:
+    """`--json` is older, and shorter."""
+    assert show("-o", "json") == show("--json")
+    assert show("--output", "json", "--run-id", "first") == show("--json", "--run-id", "first")
+
+
+def test_a_list_says_whether_it_is_whole(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Always if it isn't; how long it is, only on a terminal."""
+    history.app(["--limit", "2", "--json"], standalone_mode=False)
+    assert capsys.readouterr().err == "The newest 2 runs. There are more: narrow the list, or raise --limit.\n"
+    history.app(["--limit", "3"], standalone_mode=False)
+    assert capsys.readouterr().err == ""
+    at_terminal(monkeypatch, width=80)
+    history.app(["--limit", "3"], standalone_mode=False)
+    assert capsys.readouterr().err == "3 runs.\n"
 
 
 # -- watching ------------------------------------------------------------------------------------

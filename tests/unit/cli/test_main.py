@@ -15,6 +15,7 @@ import typer
 
 from pipeline_processing import errors
 from pipeline_processing.cli import main as main_module
+from pipeline_processing.cli.context import log_to_stderr
 from pipeline_processing.cli.main import main
 from pipeline_processing.history.postgres.migrate import MIGRATIONS
 from pipeline_processing.signals import Terminated
@@ -115,7 +116,7 @@ def test_a_signal_is_128_and_its_number(error: BaseException, code: int, run: Ca
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nonsense"], ["--nonsense"], ["config"], ["config", "check", "--nonsense"], ["config", "check", "x"]],
+    [["nonsense"], ["--nonsense"], ["config", "check", "--nonsense"], ["config", "check", "x"], ["run", "--quiet"]],
 )
 def test_wrong_usage_is_64(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 64
@@ -125,6 +126,65 @@ def test_wrong_usage_is_64(arguments: list[str], capsys: pytest.CaptureFixture[s
     assert err.startswith("Error: ")
     assert "--help" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["config"], ["dead-letters"], ["run"], ["submit"], ["replay"], ["cancel"], ["webhooks", "redeliver"]]
+)
+def test_a_command_that_lacks_everything_shows_its_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, and with the code of wrong usage, so that a script notices."""
+    assert main(words) == 64
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"Usage: {' '.join(['pipeline-processing', *words])} ")
+    assert "-h, --help" in err
+
+
+@pytest.mark.parametrize("words", [["-h"], ["config", "-h"], ["history", "prune", "-h"]])
+def test_help_is_short_to_ask_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert main([*words[:-1], "--help"]) == 0
+
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out[: len(out) // 2] == out[len(out) // 2 :]
+
+
+@pytest.mark.parametrize(
+    ("words", "by_default", "level", "is_json"),
+    [
+        ([], None, "info", True),
+        ([], "warning", "warning", True),
+        (["--quiet"], None, "error", True),
+        (["--quiet"], "info", "error", True),
+        (["--log-level", "debug"], "warning", "debug", True),
+        (["-q", "--log-level", "warning"], None, "warning", True),
+        (["--log-format", "text"], None, "info", False),
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_every_command_takes_options_for_its_logs(
+    words: list[str],
+    by_default: str | None,
+    level: str,
+    is_json: bool,
+    before: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before its name and behind it. They outdo the command's own defaults, and hold for one command only."""
+    logs: list[dict[str, Any]] = []
+    monkeypatch.setattr("pipeline_processing.telemetry.logs.configure_logs", lambda **choices: logs.append(choices))
+    monkeypatch.setattr("pipeline_processing.cli.migrate.current_settings", lambda: log_to_stderr(level=by_default))
+    monkeypatch.setattr("pipeline_processing.terminal.event_loop.run_async", lambda coroutine: [])
+    monkeypatch.setattr("pipeline_processing.app.history.migrate", lambda settings: None)
+
+    assert main([*words, "migrate"] if before else ["migrate", *words]) == 0
+    assert main(["migrate"]) == 0
+
+    first, second = logs
+    assert (first["level"], first["json"]) == (level, is_json)
+    assert (second["level"], second["json"]) == (by_default or "info", True)
 
 
 def test_help_and_version_are_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -254,8 +254,8 @@ async def test_uploads_of_no_run_are_left_alone_and_counted(place: Place) -> Non
     for key in (
         "agency_id=7/run_id=unknown/records/part-00000.csv",
         "agency_id=7/run_id=unknown/records/part-00001.csv",
-        "elsewhere/agency_id=7/run_id=known/records/part-00000.csv",
-        "run_id=known/part-00000.csv",
+        "agency_id=7/x-run_id=known/records/part-00000.csv",
+        "agency_id=7/run_id=/known/part-00000.csv",
         "agency_id=7/run_id=known",
         "agency_id=7/run_id=a\0b/records/part-00000.csv",
         "agency_id=7/run_id=known/records/a\0b",

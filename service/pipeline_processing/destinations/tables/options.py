@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Protocol
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from pipeline_processing.model import CsvOptions, FormatName
 from pipeline_processing.options.parts import Part, SecretName
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Destination
@@ -43,6 +44,21 @@ class DatasetToLoad(Protocol):
 
     @property
     def since(self) -> str | None: ...
+
+    @property
+    def format(self) -> FormatName: ...
+
+    @property
+    def csv(self) -> CsvOptions: ...
+
+
+def check_format(dataset: str, form: FormatName, csv: CsvOptions) -> None:
+    """Raise ValueError if tables can't be loaded from artifacts of this kind."""
+    if form is FormatName.CSV and (csv.bom or csv.encoding != "utf-8"):
+        raise ValueError(
+            f"the postgres destination can't load the dataset {dataset!r} from CSV with another encoding than utf-8 or "
+            "with a BOM: leave out `csv.encoding` and `csv.bom`, or export it by two datasets"
+        )
 
 
 class PostgresDestinationConfig(Part):
@@ -98,6 +114,8 @@ class PostgresDestinationConfig(Part):
     def check(self, datasets: Sequence[DatasetToLoad]) -> None:
         """See `DestinationEntry`."""
         self.check_datasets([each.name for each in datasets])
+        for each in datasets:
+            check_format(each.name, each.format, each.csv)
         partial = [each.name for each in datasets if each.since is not None]
         if partial and self.mode is LoadMode.REPLACE:
             raise ValueError(
