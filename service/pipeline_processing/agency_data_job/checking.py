@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.chain import step_context
+from pipeline_processing.agency_data_job.chain import closing_steps, step_context
 from pipeline_processing.agency_data_job.config import BEGINNING, AgencyJobConfig, DatasetConfig, InvalidJobConfig
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.rejections import Rejections
@@ -21,7 +21,6 @@ from pipeline_processing.options.entry import Entry
 from pipeline_processing.ports import LookupTable, Upstream
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, unknown
 from pipeline_processing.steps.config import StepEntry
-from pipeline_processing.steps.expectations import NotNull, Unique
 from pipeline_processing.steps.step import Step, StepContext
 
 _KEEP_COLUMNS = ("dedupe", "filter", "mask", "validate")
@@ -104,9 +103,8 @@ def _faults_of_steps(
         else:
             left = yield from _faults_of_step(_builder(entry), entry.options, context, (*place, entry.kind))
         context = replace(context, columns=left)
-    for key, check in (("not_null", NotNull), ("unique", Unique)):
-        if (names := getattr(dataset.expect, key)) is not None:
-            yield from _faults_of_step(check, names, context, (*at, "expect", key))
+    for path, build, names in closing_steps(dataset):
+        yield from _faults_of_step(build, names, context, (*at, *path))
 
 
 def _builder(entry: StepEntry) -> Callable[[Any, StepContext], Step]:

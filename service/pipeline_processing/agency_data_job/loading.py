@@ -12,7 +12,7 @@ from pipeline_processing.options.config_file import ConfigFile, Fault, UnusableF
 
 _ANY_SOURCE = {"postgres": {"query": "SELECT * FROM records WHERE agency_id = $1", "args": ["agency_id"]}}
 _ANY_STEP = {"filter": "true"}
-_INDEPENDENT = ("shared", "format", "expect")
+_INDEPENDENT = ("shared", "format", "expect", "object_key")
 """Keys of a dataset that can be checked without the others."""
 
 Location = tuple[str | int, ...]

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import typer
 
-from pipeline_processing.terminal.render import counted, on_terminal
+from pipeline_processing.terminal import render
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -34,6 +34,6 @@ def note(text: str) -> None:
 def note_length(shown: int, noun: str, *, more: bool) -> None:
     """Say below a list on a terminal how long it is, and always if it isn't the whole list."""
     if more:
-        note(f"The newest {counted(shown, noun)}. There are more: narrow the list, or raise --limit.")
-    elif on_terminal():
-        note(f"{counted(shown, noun)}.")
+        note(f"The newest {render.counted(shown, noun)}. There are more: narrow the list, or raise --limit.")
+    elif render.on_terminal():
+        note(f"{render.counted(shown, noun)}.")

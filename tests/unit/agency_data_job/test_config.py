@@ -298,7 +298,6 @@ def test_destinations_of_all_kinds():
 @pytest.mark.parametrize(
     ("destinations", "message"),
     [
-        ([TABLES], "none of the destinations is s3 or file: one must be, to hold the manifest"),
         ([], "at least 1"),
         ([{"ftp": {}}], "unknown destination. A destination is a mapping with one of the keys s3, file, postgres"),
         ([S3, {"acme.lake": {}}], "no installed package provides 'acme.lake'"),
@@ -310,6 +309,22 @@ def test_destinations_that_cannot_be(destinations: list[Any], message: str):
     """A job without a place for its manifest is none."""
     with pytest.raises(ValidationError, match=message):
         with_destinations(*destinations)
+
+
+def test_tables_only():
+    """The manifest is among them, but rejected rows are objects."""
+    assert with_destinations(TABLES).destinations is not None
+    with pytest.raises(ValidationError, match="'records' has `on_row_error: quarantine`, and rejected rows are stored"):
+        AgencyJobConfig.model_validate(
+            {"datasets": [{**DATASET, "on_row_error": "quarantine"}], "destinations": [TABLES]}
+        )
+
+
+@pytest.mark.usefixtures("_acme")
+def test_a_plugin_beside_tables_holds_no_manifest():
+    """It may have objects, which a manifest among tables would not list."""
+    with pytest.raises(ValidationError, match="none of the destinations is s3 or file: one must be, to hold the man"):
+        with_destinations(TABLES, {"acme.lake": {"limit": 3}})
 
 
 # -- parts of other packages ---------------------------------------------------------------------

@@ -129,7 +129,9 @@ FAULTS = {
         destinations=[{"azure": {"container": "x"}}],
     ),
     "nowhere to put the manifest": Fault(
-        ("none of the destinations is s3 or file",), (dataset(),), destinations=[{"postgres": {"dsn": "warehouse_dsn"}}]
+        ("datasets[records].on_row_error: the dataset 'records' has `on_row_error: quarantine`", "add an s3 or file"),
+        (dataset(on_row_error="quarantine"),),
+        destinations=[{"postgres": {"dsn": "warehouse_dsn"}}],
     ),
     "unknown option of a step": Fault(
         ("datasets[records].steps[0].mask", "saltt: unknown key"),

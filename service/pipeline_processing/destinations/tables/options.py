@@ -3,17 +3,15 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from typing import Annotated, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline_processing.model import CsvOptions, FormatName
 from pipeline_processing.options.parts import Part, SecretName
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Destination
-
-_LONGEST_IDENTIFIER = 63
-"""Bytes. Postgres truncates longer names, and then may find another table or column."""
+from pipeline_processing.postgres.identifiers import Identifier
 
 
 class LoadMode(StrEnum):
@@ -25,15 +23,6 @@ class LoadMode(StrEnum):
     """Update rows that have the key of a new row."""
     APPEND = "append"
     """Keep them."""
-
-
-def _identifier(name: str) -> str:
-    if not name or "\0" in name or len(name.encode(errors="replace")) > _LONGEST_IDENTIFIER:
-        raise ValueError(f"must be a name as Postgres has it, without quotes: 1 to {_LONGEST_IDENTIFIER} bytes")
-    return name
-
-
-Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 class DatasetToLoad(Protocol):
@@ -66,6 +55,7 @@ class PostgresDestinationConfig(Part):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    holds_tables: ClassVar[bool] = True
     guarantee: ClassVar[str] = (
         "exactly once: one transaction a table, keyed by run; visible before the manifest, and not undone if that "
         "can't be published"
