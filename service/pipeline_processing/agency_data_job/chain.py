@@ -310,7 +310,7 @@ def _makers(dataset: DatasetConfig) -> Iterator[tuple[_Maker, StepEntry | None]]
 def closing_steps(
     dataset: DatasetConfig,
 ) -> Iterator[tuple[tuple[str, ...], Callable[[Sequence[str], StepContext], Step], Sequence[str]]]:
-    """Yield the steps that other keys of the dataset ask for, each with its key's path, and the columns that it reads."""
+    """Yield the steps that other keys of the dataset ask for: each with its key's path, and the columns it reads."""
     if dataset.expect.not_null is not None:
         yield ("expect", "not_null"), NotNull, dataset.expect.not_null
     if dataset.expect.unique is not None:
