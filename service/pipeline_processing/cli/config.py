@@ -15,7 +15,8 @@ from pipeline_processing.cli.context import (
     missing_settings,
     print_errors,
 )
-from pipeline_processing.cli.options import ConfigOption
+from pipeline_processing.cli.options import ConfigOption, JsonOption, OutputOption, output_of
+from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,13 +104,14 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
 
 @app.command()
 def show(
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print every setting with its value and origin. Secrets are masked."""
+    """Print every setting with its value and origin. Secrets are masked, and of URLs of databases the password."""
     from pipeline_processing.settings.loader import load_settings
 
     entries = load_settings(os.environ, mask=current_mask()).entries()
-    if as_json:
+    if output_of(output, as_json=as_json) is Output.JSON:
         import json
 
         document = {entry.variable: {"value": entry.value, "origin": entry.origin} for entry in entries}

@@ -12,8 +12,8 @@ import typer
 
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
-from pipeline_processing.cli.options import MOMENT, moment
-from pipeline_processing.terminal.render import counted, print_object, print_table
+from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.terminal.render import Output, counted, print_items
 
 if TYPE_CHECKING:
     from pipeline_processing.requests.replay import ReplayPlan, Step
@@ -58,15 +58,15 @@ def replay(
         ),
     ] = False,
     execute: Annotated[bool, typer.Option("--execute", help="Carry out the plan instead of only showing it.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the plan as one JSON object per line; the rest goes to stderr.")
-    ] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """
     Resubmit past requests as new runs, marked as replays of the old ones, without their deadlines.
 
     Only shows the plan unless --execute is given. --since alone and --offset read the requests topic, the other
-    options the run history. Leaves out unfinished runs.
+    options the run history. Leaves out unfinished runs. As json, prints one object per request and line, and the rest
+    on stderr.
     """
     from pipeline_processing.terminal.event_loop import run_async
 
@@ -74,7 +74,8 @@ def replay(
     settings = current_settings()
     log_to_stderr()
     with traced() as telemetry:
-        run_async(_replayed(settings, selection, telemetry, same_run=same_run, execute=execute, as_json=as_json))
+        output = output_of(output, as_json=as_json)
+        run_async(_replayed(settings, selection, telemetry, same_run=same_run, execute=execute, output=output))
 
 
 def _selection(
@@ -115,7 +116,7 @@ def _selection(
 
 
 async def _replayed(
-    settings: Settings, selection: Selection, telemetry: Telemetry, *, same_run: bool, execute: bool, as_json: bool
+    settings: Settings, selection: Selection, telemetry: Telemetry, *, same_run: bool, execute: bool, output: Output
 ) -> None:
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import history, kafka
@@ -124,6 +125,7 @@ async def _replayed(
     from pipeline_processing.terminal.replay_plan import plan_summary
 
     clock, topic = SystemClock(), settings.kafka.requests_topic
+    as_json = output is Output.JSON
     async with AsyncExitStack() as stack:
         runs = (await stack.enter_async_context(history.run_store(settings))).history
         topics = await stack.enter_async_context(kafka.topics(settings))
@@ -132,7 +134,7 @@ async def _replayed(
         plan = await stack.enter_async_context(
             planned(selection, runs=runs, topics=topics, topic=topic, same_run=same_run)
         )
-        _print_plan(plan, as_json=as_json)
+        _print_plan(plan, output=output)
         for line in plan_summary(plan):
             typer.echo(line, err=as_json)
         if not plan.to_send:
@@ -172,16 +174,12 @@ class _Sent:
             raise
 
 
-def _print_plan(plan: ReplayPlan, *, as_json: bool) -> None:
+def _print_plan(plan: ReplayPlan, *, output: Output) -> None:
     from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, step_line
 
     steps = chain.from_iterable(plan.pages())
-    if as_json:
-        for step in steps:
-            print_object(_object(step))
-        return
     while rows := list(islice(steps, _ROWS)):
-        print_table(PLAN_COLUMNS, map(step_line, rows))
+        print_items(rows, output=output, columns=PLAN_COLUMNS, line=step_line, as_object=_object)
 
 
 def _object(step: Step) -> dict[str, Any]:
