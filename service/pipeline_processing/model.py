@@ -5,11 +5,12 @@ All models are frozen. Times are timezone-aware; sizes are bytes; durations are 
 `plan.py`, its manifest in `runs/manifest.py`, and its events in `runs/completions.py`.
 """
 
+import codecs
 import hashlib
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import (
@@ -105,12 +106,24 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_ASCII = "".join(map(chr, range(128)))
+
+
 class CsvOptions(Message):
     """How CSV is written, where it isn't as `COPY … (FORMAT csv, HEADER)` does."""
 
     delimiter: str = Field(",", description="One character: what stands between two fields.")
     header: bool = Field(True, description="Whether the first line names the columns.")
     null: str = Field("", description="What stands for null; the empty string is then written as it is.")
+    quote: Literal["minimal", "all"] = Field(
+        "minimal", description="Which fields are quoted: those that need it, or all but nulls."
+    )
+    line_end: Literal["lf", "crlf"] = Field("lf", description="What ends a line. Line ends in values stay as they are.")
+    encoding: str = Field("utf-8", description="One that contains ASCII, such as latin-1 or windows-1252.")
+    unencodable: Literal["fail", "replace"] = Field(
+        "fail", description="Whether a character that the encoding lacks fails the run, or is written as `?`."
+    )
+    bom: bool = Field(False, description="Whether a file begins with a byte-order mark, by which Excel detects UTF-8.")
 
     @field_validator("delimiter")
     @classmethod
@@ -121,8 +134,24 @@ class CsvOptions(Message):
             raise ValueError("can't be a quote, a letter, a digit or a point, which values are made of")
         return delimiter
 
+    @field_validator("encoding")
+    @classmethod
+    def _contains_ascii(cls, encoding: str) -> str:
+        """Return its name in Python's spelling."""
+        try:
+            codec = codecs.lookup(encoding)
+            contains_ascii = _ASCII.encode(codec.name) == bytes(range(128))
+        except (LookupError, UnicodeError):
+            raise ValueError("isn't a known encoding: use utf-8, latin-1, windows-1252, …") from None
+        # The codecs of ISO-2022 switch between character sets with bytes of ASCII.
+        if not contains_ascii or codec.name.startswith("iso2022"):
+            raise ValueError("must contain ASCII, as utf-8, latin-1 and windows-1252 do; `bom: true` adds a BOM")
+        return codec.name
+
     @model_validator(mode="after")
     def _told_apart(self) -> "CsvOptions":
+        if self.bom and self.encoding != "utf-8":
+            raise ValueError("`bom` needs `encoding: utf-8`: other encodings have no byte-order mark")
         if any(character in self.null for character in (self.delimiter, '"', "\r", "\n")):
             raise ValueError("`null` can't hold the delimiter, a quote or a line end")
         return self

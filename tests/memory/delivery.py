@@ -42,7 +42,7 @@ def written(record: Sequence[Any], template: Template) -> bytes:
     if template.csv is None:
         fields = [_json(value) for value in values]
     else:
-        alone = len(values) == 1 and template.tail == b"\n"
+        alone = len(values) == 1 and template.tail in (b"\n", b"\r\n")
         fields = [_field(value, template.csv, alone=alone) for value in values]
     prefixes = [prefix for _, prefix in template.columns]
     return b"".join(prefix + field for prefix, field in zip(prefixes, fields, strict=True)) + template.tail

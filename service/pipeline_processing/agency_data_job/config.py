@@ -129,7 +129,12 @@ class DatasetConfig(Part):
         return (*self.source.secrets, *(name for step in self.steps for name in step.secrets))
 
 
-_ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {"contains": {"anyOf": [{"required": ["s3"]}, {"required": ["file"]}]}}
+_ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {
+    "anyOf": [
+        {"contains": {"type": "object", "anyOf": [{"properties": {n: {}}, "required": [n]} for n in ("s3", "file")]}},
+        {"items": {"type": "object", "properties": {"postgres": {}}, "required": ["postgres"]}},
+    ]
+}
 
 
 class AgencyJobConfig(Part):
@@ -143,7 +148,9 @@ class AgencyJobConfig(Part):
     destinations: (
         Annotated[tuple[DestinationEntry, ...], Field(min_length=1, json_schema_extra=_ONE_HOLDS_THE_MANIFEST)] | None
     ) = Field(
-        None, description="Replaces PIPELINE_DESTINATION. One must be s3 or file; the first such holds the manifest."
+        None,
+        description="Replaces PIPELINE_DESTINATION. One must be s3 or file, or all postgres; the first such holds the "
+        "manifest.",
     )
 
     @model_validator(mode="after")
@@ -169,8 +176,18 @@ class AgencyJobConfig(Part):
 
     @model_validator(mode="after")
     def _one_can_hold_the_manifest(self) -> "AgencyJobConfig":
-        if self.destinations and not any(each.holds_manifest for each in self.destinations):
-            raise ValueError("none of the destinations is s3 or file: one must be, to hold the manifest")
+        if not self.destinations or any(each.holds_manifest for each in self.destinations):
+            return self
+        if not all(each.holds_tables for each in self.destinations):
+            raise ValueError(
+                "none of the destinations is s3 or file: one must be, to hold the manifest, unless all are postgres"
+            )
+        for dataset in self.datasets:
+            if dataset.on_row_error is OnRowError.QUARANTINE:
+                raise ValueError(
+                    f"the dataset {dataset.name!r} has `on_row_error: quarantine`, and rejected rows are stored as "
+                    "objects: add an s3 or file destination, or use `skip`"
+                )
         return self
 
     @model_validator(mode="after")

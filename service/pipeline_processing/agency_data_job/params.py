@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from pipeline_processing.model import BUILT_IN_ARGUMENTS, Moment
+from pipeline_processing.options.json_schema import SCALAR
 from pipeline_processing.options.parts import Part
 
 
@@ -36,7 +37,7 @@ class ParamConfig(Part):
     """A param that requests may send."""
 
     type: ParamType = Field(description="What its values are; each may also be sent as text, as `--param` does.")
-    default: Annotated[Any, WithJsonSchema({"type": ["string", "number", "boolean", "null"]})] = Field(
+    default: Annotated[Any, WithJsonSchema(dict(SCALAR))] = Field(
         None, description="Its value where a request doesn't send it."
     )
     required: bool | None = Field(

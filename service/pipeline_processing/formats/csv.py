@@ -6,7 +6,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from pipeline_processing.errors import StepFailed
+from pipeline_processing.errors import DataError, StepFailed
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import Row, RowMaker, Template
 from pipeline_processing.rows.json_values import decimal_text, dumps, float_text
@@ -21,6 +21,8 @@ _NONE = type(None)
 _CARRIED = frozenset((str, _NONE))
 """The types of carried values."""
 _QUOTE, _QUOTES = '"', '""'
+_LINE_ENDS = {"lf": "\n", "crlf": "\r\n"}
+_BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 _rows = re.compile(rb'(?:[^"\n]|"[^"]*")*+\n').finditer
 
@@ -43,7 +45,8 @@ class Csv:
         self._is_first = True
 
     def head(self) -> bytes:
-        return _encoded(_lines([self._header], self._options)) if self._options.header else b""
+        header = _lines([self._header], self._options) if self._options.header else ""
+        return _encoded(_BOM + header if self._options.bom else header, self._options)
 
     def row_maker(self, projection: Projection) -> RowMaker:
         """Return a maker of sequences of fields, without names."""
@@ -52,12 +55,12 @@ class Csv:
         return lambda records: list(projection.values(records))
 
     def template(self, projection: Projection, *, whole: bool) -> Template | None:
-        if not whole:
-            return None
         options = self._options
+        if not whole or options.quote == "all" or options.encoding != "utf-8":
+            return None  # sources write UTF-8, with quotes where they are needed
         columns = ((index, options.delimiter.encode() if at else b"") for at, index in enumerate(projection.indexes))
         behind_null = _lines([(None, *projection.constants)], options).removeprefix(options.null)
-        return Template(tuple(columns), _encoded(behind_null), options)
+        return Template(tuple(columns), _encoded(behind_null, options), options)
 
     def encode(self, batch: list[Any]) -> bytes:
         if type(batch[0]) is str:
@@ -68,7 +71,7 @@ class Csv:
                 self._header = tuple(batch[0])
             rows = [row.values() if self._fixed else self._fields(row) for row in batch]
         self._is_first = False
-        return _encoded(_lines(rows, self._options))
+        return _encoded(_lines(rows, self._options), self._options)
 
     def longest_row(self, encoded: bytes) -> int:
         return max((len(row[0]) for row in _rows(encoded)), default=0)
@@ -85,13 +88,19 @@ class Csv:
         return [row.get(name) for name in header]
 
 
-def _encoded(lines: str) -> bytes:
+def _encoded(lines: str, options: CsvOptions) -> bytes:
     try:
-        return lines.encode()
+        return lines.encode(options.encoding, "strict" if options.unencodable == "fail" else "replace")
     except UnicodeEncodeError as error:
-        raise StepFailed(
-            f"A step returned text with a lone surrogate, {error.object[error.start]!a}, which UTF-8 can't encode. "
-            "Make the step replace it."
+        character = error.object[error.start]
+        if "\ud800" <= character <= "\udfff":
+            raise StepFailed(
+                f"A step returned text with a lone surrogate, {character!a}, which no encoding has. Make the step "
+                "replace it."
+            ) from None
+        raise DataError(
+            f"A value has the character {character!a}, which {options.encoding} can't encode. Set `csv.unencodable` "
+            "to `replace`, which writes `?`, or choose another `csv.encoding`."
         ) from None
 
 
@@ -99,15 +108,16 @@ def _lines(rows: Sequence[Iterable[Any]], options: CsvOptions) -> str:
     """Write rows of fields: text, null, or values of user code. All rows have as many."""
     # Column by column, because what a few searches say of all its text would take as many of each field.
     columns = list(zip(*rows, strict=True))
+    line_end = _LINE_ENDS[options.line_end]
     if not columns:
-        return "\n" * len(rows)
+        return line_end * len(rows)
     alone = len(columns) == 1
     fields = [_column(column, options, alone=alone) for column in columns]
-    return "\n".join(map(options.delimiter.join, zip(*fields, strict=True))) + "\n"
+    return line_end.join(map(options.delimiter.join, zip(*fields, strict=True))) + line_end
 
 
 def _column(values: Sequence[Any], options: CsvOptions, *, alone: bool) -> Sequence[str]:
-    """Return the fields of a column, quoted where they need it. `alone` says that it is the only one."""
+    """Return the fields of a column, quoted where they have to be. `alone` says that it is the only one."""
     delimiter, null = options.delimiter, options.null
     kinds = set(map(type, values))
     if not kinds <= _CARRIED:
@@ -116,7 +126,9 @@ def _column(values: Sequence[Any], options: CsvOptions, *, alone: bool) -> Seque
     # Alone on a line, `\.` ends the data for older versions of COPY.
     taken = (null, "\\.") if alone else (null,)
     together = "".join(texts)
-    if any(each in together for each in (delimiter, '"', "\n", "\r")) or any(text in texts for text in taken):
+    if options.quote == "all":
+        texts = [f'"{text.replace(_QUOTE, _QUOTES)}"' for text in texts]
+    elif any(each in together for each in (delimiter, '"', "\n", "\r")) or any(text in texts for text in taken):
         texts = [
             f'"{text.replace(_QUOTE, _QUOTES)}"'
             if _QUOTE in text or delimiter in text or "\n" in text or "\r" in text or text in taken

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from pipeline_processing.model import AgencyId, ParamValue
 from pipeline_processing.options.durations import Duration
+from pipeline_processing.options.json_schema import SCALAR
 
 _LONGEST_NAME = 64
 """Characters. A run id holds the name, an agency id and a window, and has 128 at most."""
@@ -127,8 +128,9 @@ Period = Annotated[Duration, AfterValidator(_bounded)]
 
 _TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1}
 _ONE_OR_MORE_TEXTS: Mapping[str, Any] = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
-_VALUE: Mapping[str, Any] = {"type": ["string", "number", "boolean", "null"]}
-_ONE_OR_MORE_VALUES: Mapping[str, Any] = {"anyOf": [_VALUE, {"type": "array", "items": _VALUE, "minItems": 1}]}
+_ONE_OR_MORE_VALUES: Mapping[str, Any] = {
+    "anyOf": [*SCALAR["anyOf"], {"type": "array", "items": SCALAR, "minItems": 1}]
+}
 
 EventTypes = Annotated[
     tuple[Annotated[str, StringConstraints(min_length=1)], ...],

@@ -32,7 +32,16 @@ def told_apart(options: tuple[str, bool, str]) -> bool:
 OPTIONS = (
     st.tuples(st.sampled_from(DELIMITERS), st.booleans(), NULLS)
     .filter(told_apart)
-    .map(lambda each: CsvOptions(delimiter=each[0], header=each[1], null=each[2]))
+    .flatmap(
+        lambda each: st.builds(
+            CsvOptions,
+            delimiter=st.just(each[0]),
+            header=st.just(each[1]),
+            null=st.just(each[2]),
+            quote=st.sampled_from(["minimal", "all"]),
+            line_end=st.sampled_from(["lf", "crlf"]),
+        )
+    )
 )
 
 
@@ -79,7 +88,9 @@ class Database:
         await self.connection.execute("DROP TABLE IF EXISTS pg_temp.copied")
         await self.connection.execute(f"CREATE TEMPORARY TABLE copied ({columns})")
         await self.connection.copy_to_table("copied", schema_name="pg_temp", source=chunks(), **chosen)
-        await self.connection.copy_from_table("copied", schema_name="pg_temp", output=append, **chosen)
+        await self.connection.copy_from_table(
+            "copied", schema_name="pg_temp", output=append, force_quote=options.quote == "all" or None, **chosen
+        )
         return [list(row) for row in await self.connection.fetch("SELECT * FROM pg_temp.copied")], bytes(written)
 
 
@@ -103,11 +114,15 @@ def written(options: CsvOptions, names: list[str], rows: Rows) -> bytes:
 @example(table=(CsvOptions(delimiter="\t", null="\\N"), ["a"], [[""], [None], ["\\N"]]))
 @examples(400)
 def test_copy_reads_and_writes_the_same(table: tuple[CsvOptions, list[str], Rows], database: Database) -> None:
-    """Every row comes back as it was, null told from the text that stands for it, and byte for byte as COPY has it."""
+    """
+    Every row comes back as it was, null told from the text that stands for it, and byte for byte as COPY has it. COPY
+    itself writes no CRLF here, and never quotes a whole header.
+    """
     options, names, rows = table
     csv = written(options, names, rows)
 
     copied, copied_again = database.copied_in_and_out(csv, names, options)
 
     assert copied == rows
-    assert csv == copied_again
+    if options.line_end == "lf" and not (options.header and options.quote == "all"):
+        assert csv == copied_again

@@ -477,6 +477,7 @@ async def test_what_no_row_can_be_without_has_to_be_in_the_rows(
         ({"delimiter": ";", "null": "\\N"}, b'id;name\n1;\n2;"a;b"\n'),
         ({"delimiter": "\t", "null": "nil", "header": False}, b'1\t""\n2\t"a;b"\n'),
         ({"delimiter": "|", "null": "x", "header": False}, b"1|\n2|a;b\n"),
+        ({"quote": "all", "line_end": "crlf"}, b'"id","name"\r\n"1",""\r\n"2","a;b"\r\n'),
     ],
 )
 async def test_csv_as_its_options_have_it(warehouse: Warehouse, options: dict[str, Any], body: bytes) -> None:
@@ -492,6 +493,13 @@ async def test_csv_without_any_names_of_columns(warehouse: Warehouse) -> None:
     destination = await made(warehouse)
     with pytest.raises(JobConfigError, match="CSV without a header"):
         await stage(destination, b"1\n", content(None, FormatName.CSV, header=False), rows=1)
+
+
+@pytest.mark.parametrize("options", [{"encoding": "latin-1"}, {"bom": True}])
+async def test_csv_that_tables_do_not_take(warehouse: Warehouse, options: dict[str, Any]) -> None:
+    """A request may choose CSV where the config has another format, so the config's check isn't enough."""
+    with pytest.raises(JobConfigError, match=r"can't load the dataset 'records' from CSV with another encoding"):
+        await stage(await made(warehouse), b"id\n1\n", content(["id"], FormatName.CSV, **options), rows=1)
 
 
 async def test_rows_without_columns(warehouse: Warehouse) -> None:

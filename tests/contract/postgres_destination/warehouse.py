@@ -18,7 +18,8 @@ from pipeline_processing.errors import DestinationUnavailable
 from pipeline_processing.model import Compression, CsvOptions, FormatName
 from pipeline_processing.plan import Artifact, UploadRef
 from pipeline_processing.ports import Content, Destination, UploadStarted
-from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.identifiers import quoted
 
 TAKEN_AT = datetime(2026, 1, 18, 10, tzinfo=UTC)
 METADATA = {"run-id": "r-1", "agency-id": "7", "attempt": "1", "trace-id": "0" * 32}

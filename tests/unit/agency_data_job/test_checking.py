@@ -211,6 +211,7 @@ EVERYBODYS: dict[str, dict[str, Any]] = {
     "in a quoted name": of_query('SELECT id FROM records WHERE "$1" = 1', "agency_id"),
     "in a name": of_query("SELECT id FROM records WHERE agency$1 = 1", "agency_id"),
     "a longer number": of_query("SELECT id FROM records WHERE x = $12", "agency_id"),
+    "a table without its column": {"postgres": {"table": "records", "key": "id"}},
     "an API's URL without it": of_api(query={"since": "{since}"}),
     "plain braces in an API's query": of_api(query={"agency": "{{agency_id}}"}),
 }
@@ -220,6 +221,7 @@ ITS_OWN: dict[str, dict[str, Any]] = {
     "behind a comment": of_query("SELECT id /* $2 ' */ FROM records WHERE agency_id = -$1", "agency_id"),
     "behind a literal": of_query(r"SELECT id FROM records WHERE name > 'a\' AND agency_id = $1", "agency_id"),
     "no SQL that can be read here": of_query("SELECT id FROM records WHERE name = 'a AND agency_id = $1", "agency_id"),
+    "a table with its column": {"postgres": {"table": "records", "agency_column": "agency_id"}},
     "in an API's path": of_api("https://api.example.com/agencies/{agency_id}/records"),
     "in an API's query": of_api("https://api.example.com/records?agency={agency_id}"),
     "in an API's parameter": of_api(query={"filter": "agency eq {agency_id}"}),

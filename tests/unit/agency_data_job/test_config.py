@@ -116,6 +116,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "artifacts of no bytes": ({"max_artifact_mib": 0}, r"datasets\.0\.max_artifact_mib"),
     "a delimiter of two characters": ({"csv": {"delimiter": "||"}}, r"datasets\.0\.csv\.delimiter: must be one"),
     "a delimiter that values are made of": ({"csv": {"delimiter": "."}}, r"datasets\.0\.csv\.delimiter: can't be"),
+    "a BOM in another encoding": ({"csv": {"bom": True, "encoding": "latin-1"}}, r"datasets\.0\.csv: `bom` needs"),
     "a null with the delimiter": ({"csv": {"null": "a,b"}}, r"datasets\.0\.csv: `null` can't hold the delimiter"),
     "a bare change": ({"expect": {"max_change": 20}}, r"datasets\.0\.expect\.max_change: .*percent sign"),
     "an empty check": ({"expect": {"unique": []}}, r"datasets\.0\.expect\.unique"),
@@ -292,7 +293,6 @@ def test_destinations_of_all_kinds():
 @pytest.mark.parametrize(
     ("destinations", "message"),
     [
-        ([TABLES], "none of the destinations is s3 or file: one must be, to hold the manifest"),
         ([], "at least 1"),
         ([{"ftp": {}}], "unknown destination; a destination is a mapping with one of the keys s3, file, postgres"),
         ([S3, {"acme.lake": {}}], "no installed package provides 'acme.lake'"),
@@ -304,6 +304,22 @@ def test_destinations_that_cannot_be(destinations: list[Any], message: str):
     """A job without a place for its manifest is none."""
     with pytest.raises(ValidationError, match=message):
         with_destinations(*destinations)
+
+
+def test_tables_only():
+    """The manifest is among them, but rejected rows are objects."""
+    assert with_destinations(TABLES).destinations is not None
+    with pytest.raises(ValidationError, match="'records' has `on_row_error: quarantine`, and rejected rows are stored"):
+        AgencyJobConfig.model_validate(
+            {"datasets": [{**DATASET, "on_row_error": "quarantine"}], "destinations": [TABLES]}
+        )
+
+
+@pytest.mark.usefixtures("_acme")
+def test_a_plugin_beside_tables_holds_no_manifest():
+    """It may have objects, which a manifest among tables would not list."""
+    with pytest.raises(ValidationError, match="none of the destinations is s3 or file: one must be, to hold the man"):
+        with_destinations(TABLES, {"acme.lake": {"limit": 3}})
 
 
 # -- parts of other packages ---------------------------------------------------------------------

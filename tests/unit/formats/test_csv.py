@@ -10,8 +10,9 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from pipeline_processing.errors import StepFailed
+from pipeline_processing.errors import DataError, StepFailed
 from pipeline_processing.formats.csv import AS_COPY_DOES, Csv
 from pipeline_processing.formats.formats import new_format
 from pipeline_processing.model import CsvOptions, FormatName
@@ -117,6 +118,59 @@ def test_the_longest_row():
         csv = Csv(fixed=True, options=options)
         short, long = ["1", "2"], ['a"\nb', f"{options.delimiter}\n\n"]
         assert csv.longest_row(csv.encode([short, long, short])) == len(csv.encode([long]))
+
+
+def test_everything_is_quoted_but_nulls():
+    """So is the header."""
+    options = CsvOptions(quote="all")
+    assert written({"a": 1, "b": 'x"'}, {"a": None, "b": ""}, options=options) == '"a","b"\n"1","x"""\n,""\n'
+
+
+def test_line_ends():
+    """Those in values stay as they are."""
+    options = CsvOptions(line_end="crlf")
+    assert written({"a": "x\ny", "b": None}, options=options) == 'a,b\r\n"x\ny",\r\n'
+    csv = Csv(fixed=True, options=options)
+    assert csv.longest_row(csv.encode([["1", "\r\n"], ["1", "2"]])) == len('1,"\r\n"\r\n')
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encoded"), [("latin-1", b"a;\xfc\n\xe9;?\n"), ("windows-1252", b"a;\xfc\n\xe9;\x80\n")]
+)
+def test_encodings(encoding: str, encoded: bytes):
+    """What the encoding lacks fails the run, or is replaced, in the header as in values."""
+    options = CsvOptions(delimiter=";", encoding=encoding, unencodable="replace")
+    csv = Csv(("a", "ü"), fixed=True, options=options)
+    assert csv.head() + csv.encode([["é", "€"]]) == encoded
+
+    strict = Csv(fixed=True, options=CsvOptions(encoding=encoding))
+    with pytest.raises(DataError, match=r"the character '\\u0416', which \S+ can't encode"):
+        strict.encode([["Ж"]])
+
+
+def test_a_byte_order_mark():
+    """Once a file, before the header or the first row."""
+    for header in (True, False):
+        csv = Csv(("é",), fixed=True, options=CsvOptions(bom=True, header=header))
+        assert csv.head() == b"\xef\xbb\xbf" + ("é\n".encode() if header else b"")
+        assert csv.encode([["x"]]) == b"x\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-7", "iso2022_jp", "rot13", "no-such"])
+def test_encodings_without_ascii_are_refused(encoding: str):
+    """Rows are cut and delimited by bytes of ASCII."""
+    with pytest.raises(ValidationError, match=r"must contain ASCII|isn't a known encoding"):
+        CsvOptions(encoding=encoding)
+
+
+def test_sources_write_only_what_they_can():
+    """They write UTF-8, with quotes where they are needed, and any line end."""
+    projection = Projection(("a", "b"), (0, 1))
+    for options in (CsvOptions(quote="all"), CsvOptions(encoding="latin-1")):
+        assert Csv(fixed=True, options=options).template(projection, whole=True) is None
+    template = Csv(fixed=True, options=CsvOptions(line_end="crlf", bom=True)).template(projection, whole=True)
+    assert template is not None
+    assert template.tail == b"\r\n"
 
 
 def test_options_reach_the_format():

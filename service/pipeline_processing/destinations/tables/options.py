@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar, Protocol
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from pipeline_processing.model import CsvOptions, FormatName
 from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Destination
+from pipeline_processing.postgres.identifiers import Identifier
 
-_LONGEST_IDENTIFIER = 63
-"""Bytes. Postgres truncates longer names, and then may find another table or column."""
 _LOWER_CASE = r"[a-z][a-z0-9_]*"
 
 
@@ -28,12 +28,6 @@ class LoadMode(StrEnum):
     """Keep them."""
 
 
-def _identifier(name: str) -> str:
-    if not name or "\0" in name or len(name.encode(errors="replace")) > _LONGEST_IDENTIFIER:
-        raise ValueError(f"must be a name as Postgres has it, without quotes: 1 to {_LONGEST_IDENTIFIER} bytes")
-    return name
-
-
 def _secret(name: str) -> str:
     # The message doesn't repeat the name, which may be the DSN itself.
     if not re.fullmatch(_LOWER_CASE, name):
@@ -42,9 +36,6 @@ def _secret(name: str) -> str:
             "PIPELINE_SECRETS__WAREHOUSE_DSN"
         )
     return name
-
-
-Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 class DatasetToLoad(Protocol):
@@ -56,12 +47,28 @@ class DatasetToLoad(Protocol):
     @property
     def since(self) -> str | None: ...
 
+    @property
+    def format(self) -> FormatName: ...
+
+    @property
+    def csv(self) -> CsvOptions: ...
+
+
+def check_format(dataset: str, form: FormatName, csv: CsvOptions) -> None:
+    """Raise ValueError if tables can't be loaded from artifacts of this kind."""
+    if form is FormatName.CSV and (csv.bom or csv.encoding != "utf-8"):
+        raise ValueError(
+            f"the postgres destination can't load the dataset {dataset!r} from CSV with another encoding than utf-8 or "
+            "with a BOM: leave out `csv.encoding` and `csv.bom`, or export it by two datasets"
+        )
+
 
 class PostgresDestinationConfig(Part):
     """Tables of one schema, which must exist. Each dataset goes to one of them, all of a run's rows at once."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    holds_tables: ClassVar[bool] = True
     guarantee: ClassVar[str] = (
         "exactly once: one transaction a table, keyed by run; visible before the manifest, and not undone if that "
         "can't be published"
@@ -112,6 +119,8 @@ class PostgresDestinationConfig(Part):
     def check(self, datasets: Sequence[DatasetToLoad]) -> None:
         """See `DestinationEntry`."""
         self.check_datasets([each.name for each in datasets])
+        for each in datasets:
+            check_format(each.name, each.format, each.csv)
         partial = [each.name for each in datasets if each.since is not None]
         if partial and self.mode is LoadMode.REPLACE:
             raise ValueError(

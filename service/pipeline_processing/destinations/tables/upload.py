@@ -12,6 +12,7 @@ import asyncpg
 import msgspec
 
 from pipeline_processing.destinations.tables.errors import Refused
+from pipeline_processing.destinations.tables.options import check_format
 from pipeline_processing.destinations.tables.staging import StagingTable, drop
 from pipeline_processing.destinations.tables.target import Target
 from pipeline_processing.errors import DataError, DestinationUnavailable, JobConfigError, PipelineError
@@ -56,7 +57,12 @@ class TableUpload:
 
     async def start(self) -> None:
         """Create the staging table. Raises JobConfigError if the rows' columns don't fit the target."""
-        columns = self._content.columns
+        content = self._content
+        try:  # a request may have chosen another format than the one that was checked
+            check_format(content.dataset, content.format, content.csv)
+        except ValueError as error:
+            raise JobConfigError(f"The rows can't be loaded into {self._target}: {error}.") from None
+        columns = content.columns
         if columns is not None:
             self._target.check_columns(columns)
         elif self._is_csv and not self._header:
@@ -84,7 +90,8 @@ class TableUpload:
         async with self._session() as connection:
             await self._staging.finish(connection)
         self.sealed = True
-        return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=StagedTable(table=self._staging.name))
+        staged = StagedTable(table=self._staging.name, target=self._target.name)
+        return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=staged)
 
     async def close(self, *, keep: bool) -> None:
         """Stop sending. Drops the staging table unless `keep` is set."""

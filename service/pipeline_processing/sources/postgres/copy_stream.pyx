@@ -223,7 +223,7 @@ cdef class CopyStream:
             read.is_csv = True
             read.csv.delimiter = ord(template.csv.delimiter)
             read.csv.null = template.csv.null.encode()
-            read.csv.is_alone = len(template.columns) == 1 and template.tail == b"\n"
+            read.csv.is_alone = len(template.columns) == 1 and template.tail in (b"\n", b"\r\n")
             # Numbers and times consist of letters, digits, points and these.
             read.csv.may_quote_scalars = template.csv.null != "" or template.csv.delimiter in "+-: "
         return 0

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline_processing.destinations.tables.options import LoadMode, PostgresDestinationConfig
+from pipeline_processing.destinations.tables.options import LoadMode, PostgresDestinationConfig, check_format
+from pipeline_processing.model import CsvOptions, FormatName
 
 
 def config(**options: Any) -> PostgresDestinationConfig:
@@ -71,3 +72,11 @@ def test_datasets_may_share_a_table_that_is_not_replaced() -> None:
     config(tables={"records": "other"}, mode="append").check_datasets(["records", "other"])
     config(tables={"records": "other"}, mode="merge", key=["id"]).check_datasets(["records", "other"])
     config().check_datasets(["records", "other"])
+
+
+def test_csv_that_tables_do_not_take() -> None:
+    """Postgres would read it as UTF-8."""
+    for options in ({"encoding": "latin-1"}, {"bom": True}):
+        with pytest.raises(ValueError, match="can't load the dataset 'records' from CSV"):
+            check_format("records", FormatName.CSV, CsvOptions.model_validate(options))
+        check_format("records", FormatName.NDJSON, CsvOptions.model_validate(options))

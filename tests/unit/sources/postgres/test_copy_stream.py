@@ -13,6 +13,7 @@ from msgspec.json import encode
 from pipeline_processing.formats.csv import Csv
 from pipeline_processing.model import CsvOptions
 from pipeline_processing.ports import Lines, Template
+from pipeline_processing.rows.projection import Projection
 from tests.properties import examples
 from tests.unit.sources.postgres.copied import (
     DONE,
@@ -301,9 +302,12 @@ def test_json_strings_are_those_of_msgspec(texts: list[str]):
 
 
 OPTIONS = st.builds(
-    lambda delimiter, null: CsvOptions(delimiter=delimiter, null=null.replace(delimiter, "")),
+    lambda delimiter, null, line_end: CsvOptions(
+        delimiter=delimiter, null=null.replace(delimiter, ""), line_end=line_end
+    ),
     st.sampled_from(",;\t|-: +\\"),
     st.sampled_from(["", "NULL", "\\N", "t", "7", "-", "NaN"]),
+    st.sampled_from(["lf", "crlf"]),
 )
 
 
@@ -311,8 +315,9 @@ OPTIONS = st.builds(
 @examples(500)
 def test_fields_are_those_of_csv(texts: list[str | None], options: CsvOptions):
     """Including the lone `\\.`, which would end the data for older versions of COPY."""
-    delimiter = options.delimiter.encode()
-    outputs = Template(tuple((at, delimiter if at else b"") for at in range(len(texts))), b"\n", options)
+    names = tuple(f"c{number}" for number in range(len(texts)))
+    outputs = Csv(names, fixed=True, options=options).template(Projection.of(names), whole=True)
+    assert outputs is not None
     values = [None if text is None else text.encode() for text in texts]
 
     line, _ = taken(["text"] * len(texts), outputs, [sent([row(*values)])], carry="text")
@@ -326,8 +331,10 @@ def test_fields_of_all_types_are_those_of_csv(value: tuple[str, bytes], options:
     """A delimiter or a marker of null may occur in numbers and times."""
     type_name, sent_as = value
     _, text = VALUES[value]
+    outputs = Csv(("a",), fixed=True, options=options).template(Projection.of(("a",)), whole=True)
+    assert outputs is not None
 
-    line, _ = taken([type_name], Template(((0, b""),), b"\n", options), [sent([row(sent_as)])], carry="text")
+    line, _ = taken([type_name], outputs, [sent([row(sent_as)])], carry="text")
 
     assert line == Csv(fixed=True, options=options).encode([[text]])
 
