@@ -13,11 +13,21 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
 from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.cli.run_filters import (
+    AgencyOption,
+    ErrorKindOption,
+    LabelOption,
+    RequestedByOption,
+    SearchOption,
+    StateOption,
+    run_filter,
+)
 from pipeline_processing.terminal.render import Output, counted, print_items
 
 if TYPE_CHECKING:
     from pipeline_processing.requests.replay import ReplayPlan, Step
     from pipeline_processing.requests.replay_sources import Selection
+    from pipeline_processing.runs.run_filter import RunFilter
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
 
@@ -31,7 +41,7 @@ def replay(
         typer.Option(
             metavar="T",
             parser=moment,
-            help=f"Requests in the topic since: {MOMENT} With --agency-id or --failed: runs accepted since.",
+            help=f"Requests in the topic since: {MOMENT} With --failed or a filter: runs accepted since.",
         ),
     ] = None,
     offset: Annotated[
@@ -41,10 +51,15 @@ def replay(
     run_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The request of this run.", autocompletion=completion.run_ids)
     ] = None,
-    agency_id: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="The agency's runs.")] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with --agency-id.")
+        bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with the filters below.")
     ] = False,
+    agency_id: AgencyOption = None,
+    state: StateOption = None,
+    error_kind: ErrorKindOption = None,
+    label: LabelOption = None,
+    requested_by: RequestedByOption = None,
+    search: SearchOption = None,
     until: Annotated[
         datetime | None,
         typer.Option(metavar="T", parser=moment, help="Only those before; written as for --since, and not alone."),
@@ -70,7 +85,10 @@ def replay(
     """
     from pipeline_processing.terminal.event_loop import run_async
 
-    selection = _selection(since, until, offset=offset, run_id=run_id, agency_id=agency_id, failed=failed)
+    wanted = run_filter(state=state, error_kind=error_kind, label=label, requested_by=requested_by, search=search)
+    selection = _selection(
+        since, until, offset=offset, run_id=run_id, agency_id=agency_id, failed=failed, wanted=wanted
+    )
     settings = current_settings()
     log_to_stderr()
     with traced() as telemetry:
@@ -86,6 +104,7 @@ def _selection(
     run_id: str | None,
     agency_id: int | None,
     failed: bool,
+    wanted: RunFilter,
 ) -> Selection:
     """Raises BadParameter for options that are invalid or can't be combined."""
     from pipeline_processing.messaging.topic_reading import place_of
@@ -94,11 +113,16 @@ def _selection(
     given = {
         "--offset": offset is not None,
         "--run-id": run_id is not None,
-        "--agency-id": agency_id is not None,
         "--failed": failed,
+        "--agency-id": agency_id is not None,
+        "--state": bool(wanted.states),
+        "--error-kind": bool(wanted.error_kinds),
+        "--label": bool(wanted.labels),
+        "--requested-by": wanted.requested_by is not None,
+        "--search": wanted.text is not None,
     }
     names = [name for name, is_given in given.items() if is_given]
-    if len(names) > 1 and names != ["--agency-id", "--failed"]:
+    if len(names) > 1 and (names[0] in ("--offset", "--run-id") or (failed and wanted.states)):
         raise typer.BadParameter("only one of these.", param_hint=names)
     if not names and since is None:
         raise typer.BadParameter("one of these is needed.", param_hint=["--since", *given])
@@ -112,7 +136,9 @@ def _selection(
         place = None if offset is None else place_of(offset)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="'--offset'") from None
-    return Selection(since=since, until=until, place=place, run_id=run_id, agency_id=agency_id, failed=failed)
+    return Selection(
+        since=since, until=until, place=place, run_id=run_id, agency_id=agency_id, failed=failed, wanted=wanted
+    )
 
 
 async def _replayed(
