@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli import completion
+from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings
 from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
 from pipeline_processing.cli.run_filters import (
-    AgencyOption,
     LabelOption,
     RequestedByOption,
     SearchOption,
@@ -50,7 +50,7 @@ def cancel(
             metavar="[RUN_ID]", help="The run to cancel now, as `history` names it.", autocompletion=completion.run_ids
         ),
     ] = None,
-    agency_id: AgencyOption = None,
+    agency_id: WantedAgency = None,
     state: StateOption = None,
     label: LabelOption = None,
     requested_by: RequestedByOption = None,

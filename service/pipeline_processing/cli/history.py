@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli import completion
+from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
 from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
 from pipeline_processing.cli.run_filters import (
-    AgencyOption,
     ErrorKindOption,
     LabelOption,
     RequestedByOption,
@@ -43,7 +43,7 @@ _CONNECTIONS = 4
 @app.callback(invoke_without_command=True)
 def history(
     context: typer.Context,
-    agency_id: AgencyOption = None,
+    agency_id: WantedAgency = None,
     run_id: Annotated[
         str | None,
         typer.Option(
@@ -205,7 +205,7 @@ def _full_object(
 
 @app.command()
 def export(
-    agency_id: AgencyOption = None,
+    agency_id: WantedAgency = None,
     since: SinceOption = None,
     until: UntilOption = None,
 ) -> None:

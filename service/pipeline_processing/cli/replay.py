@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli import completion
+from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
 from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
 from pipeline_processing.cli.run_filters import (
-    AgencyOption,
     ErrorKindOption,
     LabelOption,
     RequestedByOption,
@@ -25,6 +25,7 @@ from pipeline_processing.cli.run_filters import (
 from pipeline_processing.terminal.render import Output, counted, print_items
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.requests.replay import ReplayPlan, Step
     from pipeline_processing.requests.replay_sources import Selection
     from pipeline_processing.runs.run_filter import RunFilter
@@ -54,7 +55,7 @@ def replay(
     failed: Annotated[
         bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with the filters below.")
     ] = False,
-    agency_id: AgencyOption = None,
+    agency_id: WantedAgency = None,
     state: StateOption = None,
     error_kind: ErrorKindOption = None,
     label: LabelOption = None,
@@ -102,7 +103,7 @@ def _selection(
     *,
     offset: str | None,
     run_id: str | None,
-    agency_id: int | None,
+    agency_id: AgencyId | None,
     failed: bool,
     wanted: RunFilter,
 ) -> Selection:

@@ -12,6 +12,7 @@ from pipeline_processing.cli import completion
 from pipeline_processing.cli.options import MOMENT, moment, pairs_of, text
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.model import RunState
     from pipeline_processing.runs.run_filter import RunFilter
 
@@ -26,7 +27,6 @@ def state_of(text: str) -> RunState:
         raise typer.BadParameter(f"{text!r} isn't a state; the states are {', '.join(RunState)}.") from None
 
 
-AgencyOption = Annotated[int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="Runs of this agency only.")]
 StateOption = Annotated[
     list[Any] | None,  # of RunState, which isn't imported for `--help`
     typer.Option(
@@ -60,7 +60,7 @@ UntilOption = Annotated[
 
 def run_filter(
     *,
-    agency_id: int | None = None,
+    agency_id: AgencyId | None = None,
     state: Sequence[RunState] | None = None,
     error_kind: Sequence[str] | None = None,
     label: Sequence[str] | None = None,
