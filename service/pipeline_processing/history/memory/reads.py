@@ -50,7 +50,11 @@ class MemoryHistory:
 
     async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
         found = [
-            (record.covered_until, record.run.finished_at, LastSuccess(record.run.run_id, record.covered_until, counts))
+            (
+                record.covered_until,
+                record.run.finished_at,
+                LastSuccess(record.run.run_id, record.covered_until, counts, record.schemas.get(dataset)),
+            )
             for record in self._table.records.values()
             if record.run.agency_id == agency_id
             and record.run.state is RunState.SUCCEEDED
