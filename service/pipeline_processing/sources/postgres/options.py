@@ -46,7 +46,9 @@ Key = Annotated[
 class PostgresSourceConfig(Part):
     """A table or a query, read in the run's one snapshot."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["table"]}, {"required": ["query"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"properties": {n: {}}, "required": [n]} for n in ("table", "query")]}
+    )
 
     needs_source_database: ClassVar[bool] = True
     has_infinity: ClassVar[bool] = True
