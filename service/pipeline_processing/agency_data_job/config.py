@@ -12,7 +12,8 @@ from pipeline_processing.agency_data_job.object_keys import ObjectKey, colliding
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
 from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
-from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
+from pipeline_processing.agency_keys import AgencyKey
+from pipeline_processing.errors import InvalidRequest, JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.formats.formats import carry_of
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest, Moment
 from pipeline_processing.options.config_file import fault_below
@@ -147,6 +148,9 @@ class AgencyJobConfig(Part):
     """The whole job: its datasets, and where their artifacts go."""
 
     job: Literal["agency_data_job"] = "agency_data_job"
+    agency_key: AgencyKey = Field(
+        AgencyKey.INTEGER, description="What `agency_id` is in requests: an integer from 1 on, a UUID, or text."
+    )
     params: dict[ParamName, ParamConfig] | None = Field(
         None, description="The params that requests may send. If not set: any that the datasets use."
     )
@@ -237,6 +241,8 @@ class AgencyJobConfig(Part):
 
         Raises UnknownJob, UnknownDataset, or InvalidRequest for values that these datasets don't use or accept.
         """
+        if fault := self.agency_key.fault(request.agency_id):
+            raise InvalidRequest(f"The request isn't valid: agency_id: {fault}.")
         narrowed = self.narrowed(request)
         check_values(
             request,
