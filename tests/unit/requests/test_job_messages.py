@@ -305,6 +305,29 @@ def test_what_is_no_json_is_told_so(value: bytes | None) -> None:
         assert reason(record(envelope if value.strip() else value, STRUCTURED)) == "invalid_json"
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b'\0\0\0\0\x07{"agency_id":7}', "a schema registry's (00, then schema id 7). Send bare JSON"),
+        (b"\0\0\0\0\x07\0\x0e", "a schema registry's (00, then schema id 7). Send bare JSON"),
+        (b'\xef\xbb\xbf{"agency_id":7}', "a byte-order mark (EF BB BF). Send UTF-8 without one."),
+        ('{"agency_id":7}'.encode("utf-16"), "UTF-16. Send UTF-8."),
+        ('{"agency_id":7}'.encode("utf-16-le"), "UTF-16. Send UTF-8."),
+        ('{"agency_id":7}'.encode("utf-16-be"), "UTF-16. Send UTF-8."),
+        (b'{"agency_id":7', None),
+        (b"\0\1\2", None),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, STRUCTURED], ids=["bare", "structured"])
+def test_another_encoding_is_named_by_its_first_bytes(value: bytes, told: str | None, headers: dict[str, str]) -> None:
+    """The parser's own words, such as "expected value", don't lead a developer to their serializer."""
+    with pytest.raises(InvalidJson) as refused:
+        received(record(value, headers))
+
+    assert ("Its first bytes are" in str(refused.value)) == (told is not None)
+    assert told is None or told in str(refused.value)
+
+
 @pytest.mark.parametrize("depth", [50, 199, 200, 201, 500, *range(950, 1010), 3000])
 def test_no_depth_of_nesting_is_too_much(depth: int) -> None:
     """Some depth is a broken schema and more of it not JSON, but none is an error that nobody foresaw."""
