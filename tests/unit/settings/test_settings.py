@@ -366,13 +366,13 @@ def test_secrets_without_names_are_faults(tmp_path: Path) -> None:
         "PIPELINE_SECRETS: must have a name for each secret, such as PIPELINE_SECRETS__CRM_TOKEN"
     ]
     assert faults({"PIPELINE_SETTINGS_FILE": plain}) == [
-        f"{plain}: secrets: must have a name for each secret, such as PIPELINE_SECRETS__CRM_TOKEN"
+        f"{plain}:1:1 secrets: must have a name for each secret, such as PIPELINE_SECRETS__CRM_TOKEN"
     ]
     told = faults({"PIPELINE_SETTINGS_FILE": wrong})
     assert [line.split(", then")[0] for line in told] == [
-        f"{wrong}: secrets.b.c: {rule}",
-        f"{wrong}: secrets.D_FILE: {wrong}: secrets.d is set too; keep one of them",
-        f"{wrong}: secrets.a: must be text in quotes",
+        f"{wrong}:1:28 secrets.b.c: {rule}",
+        f"{wrong}:1:57 secrets.D_FILE: {wrong}:1:43 secrets.d is set too; keep one of them",
+        f"{wrong}:1:11 secrets.a: must be text in quotes",
     ]
 
 
@@ -694,14 +694,14 @@ def test_faults_in_a_file_name_the_file_and_the_key(tmp_path: Path) -> None:
 
     assert sorted(told) == sorted(
         [
-            f"{file}: worker.concurrency: must be a whole number ≥ 1, not True",
-            f"{file}: worker.max_atempts: unknown setting. Did you mean worker.max_attempts?",
-            f"{file}: source: is a group of settings: source.dsn, source.reader, source.keep_connections, "
+            f"{file}:1:10 worker.concurrency: must be a whole number ≥ 1, not True",
+            f"{file}:1:29 worker.max_atempts: unknown setting. Did you mean worker.max_attempts?",
+            f"{file}:2:1 source: is a group of settings: source.dsn, source.reader, source.keep_connections, "
             "source.dsn_file",
-            f"{file}: settings_file: a settings file can't name another one",
-            f"{file}: kafka.group_id: must be text in quotes, not 7",
-            f"{file}: nonsense: unknown setting",
-            f"{file}: http.PORT: {file}: http.port is set too; keep one of them",
+            f"{file}:3:1 settings_file: a settings file can't name another one",
+            f"{file}:4:9 kafka.group_id: must be text in quotes, not 7",
+            f"{file}:5:1 nonsense: unknown setting",
+            f"{file}:6:17 http.PORT: {file}:6:8 http.port is set too; keep one of them",
         ]
     )
 
