@@ -23,7 +23,7 @@ from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, unknown
 from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.step import Step, StepContext
 
-_KEEP_COLUMNS = ("dedupe", "filter", "mask", "validate")
+KEEP_COLUMNS = ("dedupe", "filter", "mask", "validate")
 """Steps behind which there are the same columns as before."""
 
 
@@ -126,7 +126,7 @@ def _faults_of_step(
             left = build(options, context).columns
             break
         except UnknownColumn as error:
-            yield Meant(at if error.key is None else (*at, error.key), error, error.column)
+            yield Meant(at if error.key in (None, error.column) else (*at, error.key), error, error.column)
             if error.column in assumed:
                 return UNKNOWN_COLUMNS
             assumed.append(error.column)
@@ -134,7 +134,7 @@ def _faults_of_step(
         except InvalidStep as error:
             yield Meant(at if error.key is None else (*at, error.key), error)
             if error.key is None:
-                return context.columns if at[-1] in _KEEP_COLUMNS else UNKNOWN_COLUMNS
+                return context.columns if at[-1] in KEEP_COLUMNS else UNKNOWN_COLUMNS
             left_out.append(error.key)
             options = {key: value for key, value in options.items() if key != error.key}
         except PipelineError as error:

@@ -134,7 +134,7 @@ UNSOUND: dict[str, tuple[list[Any], type[PipelineError], int, str]] = {
         [{"python": {"function": f"{HOOKS}:watch", "reads": ["name"]}}, {"select": ["made_there"]}], UnknownColumn, 2,
         "'made_there'.*have id, name, status",
     ),
-    "a bad expression": ([{"filter": "id ="}], InvalidStep, 1, "ends where something else is expected"),
+    "a bad expression": ([{"filter": "id ="}], InvalidStep, 1, "ends where a value is expected"),
     "a bad expression to derive": ([{"derive": {"x": "no_such_function(id)"}}], InvalidStep, 1, "no_such_function"),
     "a type that there isn't": ([{"cast": {"id": "colour"}}], InvalidStep, 1, "colour"),
     "a column that is there already": ([{"add": {"id": 1}}], InvalidStep, 1, "would replace the column 'id'"),
@@ -368,7 +368,7 @@ def test_several_faults():
         ({"datasets": [{"name": "a", "source": {"mysql": {}}}]}, "unknown source. A source is .* postgres, http, or"),
         (
             {"datasets": [{"name": "a", "source": {"postgres": {"query": QUERY}}, "steps": [{"filtre": "x"}]}]},
-            "unknown step: did you mean filter. A step is .* select, drop, rename",
+            "unknown step: did you mean filter",
         ),
         (
             {
