@@ -23,7 +23,6 @@ from pydantic import ValidationError
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.settings.keys import (
     KNOWN,
-    MASK,
     NAME_RULE,
     NAMED_SECRETS,
     PREFIX,
@@ -62,7 +61,7 @@ class InvalidSettings(SettingsError):
 
 
 class SettingEntry(NamedTuple):
-    """One setting as `config show` prints it: a secret's value is a mask, and None is "not set"."""
+    """One setting as `config show` prints it: secrets and passwords are masked, and None is "not set"."""
 
     variable: str
     value: str | None
@@ -85,7 +84,7 @@ class LoadedSettings:
         values |= named
         origins = dict.fromkeys(named, "default") | dict(self.origins)
         if self.settings.history.dsn is None and self.settings.source.dsn is not None:
-            values["PIPELINE_HISTORY__DSN"] = MASK
+            values["PIPELINE_HISTORY__DSN"] = values["PIPELINE_SOURCE__DSN"]
             origins["PIPELINE_HISTORY__DSN"] = "default, from PIPELINE_SOURCE__DSN"
         return [SettingEntry(variable, value, origins[variable]) for variable, value in values.items()]
 

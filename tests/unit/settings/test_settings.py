@@ -179,7 +179,30 @@ def test_the_history_is_where_the_source_is_unless_it_has_its_own() -> None:
     assert shared.settings.require_history_dsn().get_secret_value() == DSN
     assert own.settings.require_history_dsn().get_secret_value() == "postgres://history"
     entry = next(entry for entry in shared.entries() if entry.variable == "PIPELINE_HISTORY__DSN")
-    assert (entry.value, entry.origin) == ("********", "default, from PIPELINE_SOURCE__DSN")
+    hidden = "postgresql://app:********@db.internal:5432/agencies"
+    assert (entry.value, entry.origin) == (hidden, "default, from PIPELINE_SOURCE__DSN")
+
+
+@pytest.mark.parametrize(
+    ("dsn", "shown"),
+    [
+        ("postgres://db", "postgres://db"),
+        (
+            "postgresql://app@one:5432,two:5433/x?sslmode=require",
+            "postgresql://app@one:5432,two:5433/x?sslmode=require",
+        ),
+        ("postgresql://app:s:3@c@db/x", "postgresql://app:********@db/x"),
+        ("postgresql://:s3c@db", "postgresql://:********@db"),
+        ("postgresql://db/x?user=app&password=s3c", "postgresql://db/x?user=app&password=********"),
+        ("postgresql://db/x?sslpassword=s3c&sslrootcert=/ca", "postgresql://db/x?sslpassword=********&sslrootcert=/ca"),
+        ("postgresql://app:3/c@db/x", "********"),
+    ],
+)
+def test_of_a_database_only_the_password_is_masked(dsn: str, shown: str) -> None:
+    """So that an operator sees which server it is. Where the password ends must be certain."""
+    loaded = load_settings({"PIPELINE_HISTORY__DSN": dsn})
+
+    assert next(entry.value for entry in loaded.entries() if entry.variable == "PIPELINE_HISTORY__DSN") == shown
 
 
 # -- secrets -------------------------------------------------------------------------------------
