@@ -163,6 +163,36 @@ def test_faults_of_steps(steps: list[Any], error: type[PipelineError], number: i
         require_sound(config(*steps), secrets=())
 
 
+def test_all_faults_of_all_steps():
+    """A fault hides none of the same step or of later ones, and makes up none."""
+    found = faults(
+        config(
+            {"select": ["id", "nmae", "stauts"]},
+            {"filter": "id ="},
+            {"derive": {"a": "upper(nmae)", "b": "no(id)", "c": "id + 1"}},
+            {"cast": {"b": "text", "c": "colour"}},
+            {"python": "nowhere:f"},
+            {"select": ["x", "id"]},
+        )
+    )
+
+    for fault, (path, message) in zip(
+        found,
+        [
+            ("steps[0].select", "'nmae', but the rows there have id, name, status. Did you mean 'name'?"),
+            ("steps[0].select", "'stauts', but the rows there have id, name, status. Did you mean 'status'?"),
+            ("steps[1].filter", "ends where a value is expected"),
+            ("steps[2].derive.a", "'nmae', but the rows there have id."),
+            ("steps[2].derive.b", "calls NO"),
+            ("steps[3].cast.c", "has 'colour' where a type is expected"),
+            ("steps[4].python", "No module named 'nowhere'"),
+        ],
+        strict=True,
+    ):
+        assert str(fault).startswith(f"datasets[records].{path}: ")
+        assert message in str(fault)
+
+
 @pytest.mark.parametrize(
     ("source", "found"),
     [
