@@ -101,6 +101,12 @@ def _progress() -> dict[str, Any]:
         rows_written=9,
         bytes_written=4321,
         at=at,
+        dataset_number=1,
+        dataset_count=1,
+        dataset_rows_read=10,
+        dataset_rows_written=9,
+        dataset_bytes_written=4321,
+        rows_expected=12,
     )
     headers = cloud_event_headers("6ff0a1d4-52b7-4a38-8f3d-f3a7c3f2b5c1", type_=PROGRESS_TYPE, at=at)
     return _example("running", headers, progress.model_dump_json())
