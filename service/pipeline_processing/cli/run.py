@@ -79,7 +79,7 @@ def run(
     needed = job_config.narrowed(request)
     if dry_run:  # needs no destination, nor its secrets
         needed = needed.model_copy(update={"destinations": None})
-    require_sound(needed, secrets=settings.secrets)
+    require_sound(needed, secrets=settings.secrets, path=settings.job_config_file)
     job_config.for_request(request)
     run_id = request.run_id or new_run_id()
     log_to_stderr()
