@@ -5,7 +5,7 @@ from functools import cached_property, reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
 from pipeline_processing.agency_data_job.entries import DestinationEntry, SourceEntry
 from pipeline_processing.agency_data_job.object_keys import ObjectKey, colliding

@@ -18,6 +18,7 @@ FAULTS: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
     "parameters, and no values": ("SELECT $1", (), [r"uses \$1, but `args` names none\. Name the value of \$1"]),
     "no parameter has this number": ("SELECT $0, $1", ("a",), [r"uses \$0"]),
     "a parameter in a comment": ("SELECT 1 AS a -- $1", ("a",), [r"names a for \$1, which the query doesn't use"]),
+    "a longer number": ("SELECT $12", ("a",), [r"uses \$12", r"names a for \$1,"]),
     "a text without an end": ("SELECT 'a, $1 FROM\n b", ("a",), ["without an end: 'a, \\$1 FROM b …"]),
     "a comment without an end": ("SELECT $1 /* /* a */", ("a",), [r"without an end: /\* /\* a \*/ …"]),
     "several": ("SELEC $2; SELECT 1", ("a",), ["did you mean", "two statements", r"uses \$2", r"a for \$1"]),
