@@ -12,7 +12,8 @@ from pipeline_processing.agency_data_job.object_keys import ObjectKey, colliding
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
 from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
-from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
+from pipeline_processing.agency_keys import AgencyKey
+from pipeline_processing.errors import InvalidRequest, JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.formats.formats import carry_of
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest, Moment
 from pipeline_processing.options.config_file import fault_below
@@ -41,6 +42,12 @@ class Expect(Part):
     max_rows: int | None = Field(None, ge=0, description="Most rows written.")
     max_change: Share | None = Field(
         None, description='How far the rows written may differ from the last successful run\'s, e.g. "20%".'
+    )
+    # Not called `schema`, which is a method of every pydantic model.
+    columns: Literal["same"] | None = Field(
+        None,
+        alias="schema",
+        description="same: names, types and order of the columns are those of the agency's last successful run.",
     )
     unique: tuple[str, ...] | None = Field(None, min_length=1, description="Columns that together differ in every row.")
     not_null: tuple[str, ...] | None = Field(None, min_length=1, description="Columns that are never null.")
@@ -120,7 +127,8 @@ class DatasetConfig(DatasetDefaults):
     @property
     def looks_back(self) -> bool:
         """Whether it needs the dataset's last successful export."""
-        return self.since is not None or self.expect.max_change is not None
+        expect = self.expect
+        return self.since is not None or expect.max_change is not None or expect.columns is not None
 
     @cached_property
     def uses(self) -> Uses:
@@ -152,6 +160,9 @@ class AgencyJobConfig(Part):
     """The whole job: its datasets, and where their artifacts go."""
 
     job: Literal["agency_data_job"] = "agency_data_job"
+    agency_key: AgencyKey = Field(
+        AgencyKey.INTEGER, description="What `agency_id` is in requests: an integer from 1 on, a UUID, or text."
+    )
     params: dict[ParamName, ParamConfig] | None = Field(
         None, description="The params that requests may send. If not set: any that the datasets use."
     )
@@ -259,6 +270,8 @@ class AgencyJobConfig(Part):
 
         Raises UnknownJob, UnknownDataset, or InvalidRequest for values that these datasets don't use or accept.
         """
+        if fault := self.agency_key.fault(request.agency_id):
+            raise InvalidRequest(f"The request isn't valid: agency_id: {fault}.")
         narrowed = self.narrowed(request)
         check_values(
             request,

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_processing.cli.agencies import agencies_given, for_config
 from pipeline_processing.cli.context import current_settings, job_config_of, log_to_stderr, traced
 from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
+    JsonOption,
     LabelOption,
+    OutputOption,
     ParamOption,
     RunIdOption,
     SinceOption,
@@ -27,14 +30,17 @@ from pipeline_processing.cli.options import (
     check_size,
     coming,
     new_run_id,
+    output_of,
     pairs_of,
     requests_in,
     requests_of,
 )
 from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
+from pipeline_processing.terminal.render import Output, print_object
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.messaging.port import Topics
     from pipeline_processing.model import JobRequest
     from pipeline_processing.requests.following import Follower, Outcome
@@ -52,10 +58,10 @@ _MAX_LISTED = 10
 def submit(
     job: JobArgument,
     agency_id: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option("--agency-id", metavar="N…", help="The agencies whose data to export; may also be repeated."),
     ] = None,
-    more_agency_ids: Annotated[list[int] | None, typer.Argument(metavar="N", hidden=True)] = None,
+    more_agency_ids: Annotated[list[str] | None, typer.Argument(metavar="N", hidden=True)] = None,
     run_id: RunIdOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, but upload nothing.")] = False,
     dataset: DatasetOption = None,
@@ -99,17 +105,20 @@ def submit(
     follow: Annotated[
         bool, typer.Option("--follow", help="Show progress until every run has ended; exit with the worst run's code.")
     ] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> int:
     """
     Send requests to the workers, and print their run ids, one per line.
 
-    Checks all requests first, also against PIPELINE_JOB_CONFIG_FILE if it is set. Sends none if one isn't valid.
+    Checks all requests first, also against PIPELINE_JOB_CONFIG_FILE if it is set. Sends none if one isn't valid. As
+    json, prints an object with run_id and agency_id per request.
     """
     from pipeline_processing.terminal.event_loop import run_async
 
     if more_agency_ids and not agency_id:
         raise typer.BadParameter(f"unexpected {more_agency_ids[0]}: give agencies with --agency-id")
-    agency_ids = [*(agency_id or []), *(more_agency_ids or [])]
+    agency_ids = agencies_given([*(agency_id or []), *(more_agency_ids or [])])
     fields = {
         "run_id": run_id,
         "dry_run": dry_run or None,
@@ -136,19 +145,21 @@ def submit(
             check_size(request)
     requests = [each if each.run_id else each.model_copy(update={"run_id": new_run_id()}) for each in requests]
     settings = current_settings()
-    if (job_config := job_config_of(settings)) is not None:
-        check_for_config(requests, job_config)
+    job_config = job_config_of(settings)
+    if file is None:
+        requests = for_config(requests, job_config)
+    check_for_config(requests, job_config)
     if not requests:
         typer.echo("There are no requests.", err=True)
         return SUCCESS
     log_to_stderr()
-    submission = _Submission(requests)
+    submission = _Submission(requests, output=output_of(output, as_json=as_json))
     with traced() as telemetry, submission.reported_if_interrupted():
         run_async(_submitted(settings, submission, telemetry, follow=follow))
     return submission.exit_code
 
 
-def _check_agencies(agency_ids: Sequence[int], run_id: str | None) -> None:
+def _check_agencies(agency_ids: Sequence[AgencyId], run_id: str | None) -> None:
     if not agency_ids:
         raise typer.BadParameter("give an agency, or --file", param_hint="--agency-id")
     if run_id is not None and len(agency_ids) > 1:
@@ -171,11 +182,21 @@ def _content(file: Path) -> bytes:
 class _Submission:
     """The requests of one command, and which of them were sent and have ended."""
 
-    def __init__(self, requests: Sequence[JobRequest]) -> None:
+    def __init__(self, requests: Sequence[JobRequest], *, output: Output) -> None:
         self.requests = requests
+        self._output = output
         self.sending = False
         self.sent: list[Sent] = []
         self.outcomes: dict[str, Outcome] = {}
+
+    def add(self, sent: Sequence[Sent]) -> None:
+        """Print the ids of requests that were sent."""
+        self.sent += sent
+        for each in sent:
+            if self._output is Output.JSON:
+                print_object({"run_id": each.run_id, "agency_id": each.request.agency_id})
+            else:
+                typer.echo(each.run_id)
 
     @property
     def exit_code(self) -> int:
@@ -241,9 +262,7 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
         submitter = Submitter(events=events, topic=kafka.requests_topic, clock=clock, tracer=telemetry.tracer)
         submission.sending = True
         async for sent in submitter.send(submission.requests):
-            submission.sent += sent
-            for each in sent:
-                typer.echo(each.run_id)
+            submission.add(sent)
         submission.sending = False
         if follow:
             await _follow(follower, topics, settings, submission)

@@ -4,12 +4,13 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import PlaceUnknown, RequestError, RunUnknown
 from pipeline_processing.messaging.port import Offsets, Outgoing, Record, Topics
 from pipeline_processing.messaging.topic_reading import Place, reading
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.requests.job_messages import received, resent
-from pipeline_processing.runs.run_filter import RunFilter, RunPlace
+from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter, RunPlace
 from pipeline_processing.runs.store import RunHistory
 
 PAGE = 500
@@ -20,22 +21,24 @@ class Selection:
     """
     Selects past requests, all within `since` and `until`.
 
-    Requests of one run, of an agency's runs, or of failed runs come from the history. Otherwise they come from the
-    topic, starting at a place or a time.
+    Requests of one run, of failed runs, and of runs with something in common, such as the agency, come from the
+    history. Otherwise they come from the topic, starting at a place or a time.
     """
 
     since: datetime | None = None
     until: datetime | None = None
     place: Place | None = None
     run_id: str | None = None
-    agency_id: int | None = None
+    agency_id: AgencyId | None = None
     failed: bool = False
     """Only failed runs without a replay, so that the command can be repeated."""
+    wanted: RunFilter = EVERY_RUN
+    """What else the runs have in common."""
 
     @property
     def reads_topic(self) -> bool:
         """Whether requests come from the topic (oldest first) or from the history (newest first)."""
-        return self.run_id is None and self.agency_id is None and not self.failed
+        return self.run_id is None and self.agency_id is None and not self.failed and self.wanted == EVERY_RUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Candidate:
     """A past request."""
 
     run_id: str
-    agency_id: int
+    agency_id: AgencyId
     requested_at: datetime | None
     replay_of: str | None
     request: bytes | None = None
@@ -126,9 +129,10 @@ async def requests_in_history(
             raise RunUnknown(selection.run_id)
         yield [_recorded(run)]
         return
-    wanted = RunFilter(
+    wanted = replace(
+        selection.wanted,
         agency_id=selection.agency_id,
-        states=(RunState.FAILED,) if selection.failed else (),
+        states=(RunState.FAILED,) if selection.failed else selection.wanted.states,
         since=selection.since,
         until=selection.until,
     )

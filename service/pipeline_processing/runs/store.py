@@ -12,8 +12,19 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import RequestError
-from pipeline_processing.model import Attempt, Bill, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
+from pipeline_processing.model import (
+    Attempt,
+    Bill,
+    Counts,
+    DatasetCounts,
+    DatasetSchema,
+    JobRequest,
+    Run,
+    RunFailure,
+    RunState,
+)
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.completions import OutboxEvent
@@ -78,6 +89,8 @@ class Outcome:
 
     counts: Counts = field(default_factory=Counts)
     datasets: tuple[DatasetCounts, ...] = ()
+    schemas: Mapping[str, DatasetSchema] = field(default_factory=dict)
+    """The columns of each dataset for which they are known."""
     covered_until: datetime | None = None
     """Time up to which the datasets are exported: the snapshot's time, or the request's `until` if earlier."""
     bytes_written: int = 0
@@ -257,7 +270,7 @@ class RunHistory(Protocol):
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
         """Return the number of replays of each of these runs, pruned ones included; nothing for runs that have none."""
 
-    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
+    async def last_success(self, agency_id: AgencyId, dataset: str) -> LastSuccess | None:
         """
         Return the successful export of an agency's dataset with the latest `covered_until`.
 

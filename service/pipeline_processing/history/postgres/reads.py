@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.migrate import check_encoding
 from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, filter_values, run_of
-from pipeline_processing.model import Attempt, DatasetCounts, Run
+from pipeline_processing.model import Attempt, DatasetCounts, DatasetSchema, Run
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
@@ -42,11 +43,14 @@ class PostgresHistory:
         rows = await self._database.rows(QUERIES["replays"], run_ids=run_ids)
         return {row["replay_of"]: row["replays"] for row in rows}
 
-    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
-        row = await self._database.row(QUERIES["last_success"], agency_id=agency_id, dataset=dataset)
+    async def last_success(self, agency_id: AgencyId, dataset: str) -> LastSuccess | None:
+        row = await self._database.row(
+            QUERIES["last_success"], agency_id=number_of(agency_id), agency=str(agency_id), dataset=dataset
+        )
         if row is None:
             return None
-        return LastSuccess(row["run_id"], covered_until=row["covered_until"], counts=dataset_counts_of(row))
+        schema = row["schema"] and DatasetSchema.model_validate_json(row["schema"], extra="ignore")
+        return LastSuccess(row["run_id"], row["covered_until"], counts=dataset_counts_of(row), schema=schema)
 
     async def datasets(self, run_id: str) -> list[DatasetCounts]:
         return [dataset_counts_of(row) for row in await self._database.rows(QUERIES["datasets"], run_id=run_id)]
