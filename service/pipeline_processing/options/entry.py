@@ -1,7 +1,7 @@
 """A step, source or destination in a job config: a mapping from its kind to its options."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -61,6 +61,12 @@ class Entry(Part):
     def names(self) -> frozenset[str]:
         """Names of the built-in values and request params that it uses."""
         return frozenset(self.asked("names", ()))
+
+    @property
+    def query_faults(self) -> Iterable[str]:
+        """A sentence for each fault of its `query` that can be found without a server."""
+        nothing: Iterable[str] = ()
+        return self.asked("query_faults", nothing)
 
     def asked(self, question: str, default: T) -> T:
         """Return an attribute of a built-in's options, or the default. A plugin may use the name for something else."""
