@@ -58,12 +58,13 @@ class FollowedRuns:
         """Yield the lines to print at the end: none for a single run, whose last line says it all."""
         if self._runs == 1 or not self.outcomes:
             return
-        took = duration(1000 * (time.monotonic() - self._began))
+        seconds = time.monotonic() - self._began
+        took = f" in {duration(1000 * seconds)}" if seconds >= 1 else ""  # they may have ended long before
         written = [each for each in self.outcomes.values() if _state(each) == "succeeded"]
         rows = sum(getattr(each, "rows_written", 0) for each in written)
         total = sum(getattr(each, "bytes_written", 0) for each in written)
         yield (
-            f"{counted(len(self.outcomes), 'run')} in {took}: {_listed(self._ended())}. "
+            f"{counted(len(self.outcomes), 'run')}{took}: {_listed(self._ended())}. "
             f"Written: {counted(rows, 'row')}, {size(total)}."
         )
         reasons = defaultdict[str, list[str]](list)
