@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline_processing.agency_data_job.checking import faults_without_servers
-from pipeline_processing.agency_data_job.config import AgencyJobConfig, load_job_config
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
+from pipeline_processing.agency_data_job.loading import load_job_config
 from pipeline_processing.app.doctor import GROUPS
 from pipeline_processing.cli.main import program
 from pipeline_processing.http.signatures import signature_headers

@@ -20,6 +20,7 @@ from pydantic import (
 from pipeline_processing.model import BUILT_IN_ARGUMENTS, Moment
 from pipeline_processing.options.json_schema import SCALAR
 from pipeline_processing.options.parts import Part
+from pipeline_processing.options.words import saying
 
 
 class ParamType(StrEnum):
@@ -81,7 +82,12 @@ def _not_built_in(name: str) -> str:
     return name
 
 
-ParamName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$"), AfterValidator(_not_built_in)]
+ParamName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$"),
+    saying("must be a param's name: a letter or `_`, then up to 62 letters, digits, `_` and `-`"),
+    AfterValidator(_not_built_in),
+]
 DeclaredParams = Mapping[str, ParamConfig]
 
 

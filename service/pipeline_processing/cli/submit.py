@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_processing.cli.agencies import agencies_given, for_config
 from pipeline_processing.cli.context import current_settings, job_config_of, log_to_stderr, traced
 from pipeline_processing.cli.options import (
     DatasetOption,
@@ -35,6 +36,7 @@ from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.messaging.port import Topics
     from pipeline_processing.model import JobRequest
     from pipeline_processing.requests.following import Follower, Outcome
@@ -52,10 +54,10 @@ _MAX_LISTED = 10
 def submit(
     job: JobArgument,
     agency_id: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option("--agency-id", metavar="N…", help="The agencies whose data to export; may also be repeated."),
     ] = None,
-    more_agency_ids: Annotated[list[int] | None, typer.Argument(metavar="N", hidden=True)] = None,
+    more_agency_ids: Annotated[list[str] | None, typer.Argument(metavar="N", hidden=True)] = None,
     run_id: RunIdOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, but upload nothing.")] = False,
     dataset: DatasetOption = None,
@@ -109,7 +111,7 @@ def submit(
 
     if more_agency_ids and not agency_id:
         raise typer.BadParameter(f"unexpected {more_agency_ids[0]}: give agencies with --agency-id")
-    agency_ids = [*(agency_id or []), *(more_agency_ids or [])]
+    agency_ids = agencies_given([*(agency_id or []), *(more_agency_ids or [])])
     fields = {
         "run_id": run_id,
         "dry_run": dry_run or None,
@@ -136,8 +138,10 @@ def submit(
             check_size(request)
     requests = [each if each.run_id else each.model_copy(update={"run_id": new_run_id()}) for each in requests]
     settings = current_settings()
-    if (job_config := job_config_of(settings)) is not None:
-        check_for_config(requests, job_config)
+    job_config = job_config_of(settings)
+    if file is None:
+        requests = for_config(requests, job_config)
+    check_for_config(requests, job_config)
     if not requests:
         typer.echo("There are no requests.", err=True)
         return SUCCESS
@@ -148,7 +152,7 @@ def submit(
     return submission.exit_code
 
 
-def _check_agencies(agency_ids: Sequence[int], run_id: str | None) -> None:
+def _check_agencies(agency_ids: Sequence[AgencyId], run_id: str | None) -> None:
     if not agency_ids:
         raise typer.BadParameter("give an agency, or --file", param_hint="--agency-id")
     if run_id is not None and len(agency_ids) > 1:

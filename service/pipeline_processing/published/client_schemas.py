@@ -1,8 +1,9 @@
 """
-Schemas reshaped for code generators. They accept the same documents.
+Schemas reshaped for code generators. They accept the same documents, but of agencies only those with integers for keys.
 
 Generators read schemas as types. Of `anyOf` with null they make `Object`, of integers without a format 32 bits, of
-`patternProperties` an empty class, and of an enum without a title a class with a number for a name.
+`patternProperties` an empty class, and of an enum without a title a class with a number for a name. Of an integer or
+text they make `Object`, which nobody wants whose agencies have integers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 
+_AGENCY_KEY = "A string instead, where the job config has `agency_key: uuid` or `text`."
 _NULL = {"type": "null"}
 _INT32_MAX = 2**31 - 1
 
@@ -64,6 +66,8 @@ def _reshaped(node: Any, title: str, nullable: Mapping[str, Schema]) -> Any:
     if "patternProperties" in schema:
         ((pattern, value),) = schema.pop("patternProperties").items()
         schema |= {"propertyNames": {"pattern": pattern}, "additionalProperties": value}
+    if [each.get("type") for each in schema.get("anyOf", ())] == ["integer", "string"]:
+        return {**schema["anyOf"][0], "description": _AGENCY_KEY}
     if len(schema.get("anyOf", ())) == 2 and _NULL in schema["anyOf"]:
         return _or_null(schema, nullable)
     return schema

@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
-from pipeline_processing.model import AgencyId, ParamValue
+from pipeline_processing.agency_keys import AgencyId
+from pipeline_processing.model import ParamValue
 from pipeline_processing.options.durations import Duration
 from pipeline_processing.options.json_schema import SCALAR
 
@@ -93,7 +94,7 @@ def _time_zone(value: str) -> str:
     return value
 
 
-def _differ(agencies: tuple[int, ...]) -> tuple[int, ...]:
+def _differ(agencies: tuple[AgencyId, ...]) -> tuple[AgencyId, ...]:
     if twice := [each for each, times in Counter(agencies).items() if times > 1]:
         raise ValueError(f"agency {twice[0]} is listed twice")
     return agencies

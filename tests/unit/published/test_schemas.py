@@ -318,7 +318,7 @@ REFUSED = {
     "no agency": (JOB_REQUEST, {}),
     "agency 0": (JOB_REQUEST, {"agency_id": 0}),
     "agency beyond bigint": (JOB_REQUEST, {"agency_id": 2**63}),
-    "agency as a word": (JOB_REQUEST, {"agency_id": "seven"}),
+    "agency as no word": (JOB_REQUEST, {"agency_id": "seven\t"}),
     "half an agency": (JOB_REQUEST, {"agency_id": 7.5}),
     "unknown key": (JOB_REQUEST, {"agency_id": 7, "bucket": "elsewhere"}),
     "run id with a slash": (JOB_REQUEST, {"agency_id": 7, "run_id": "a/b"}),
