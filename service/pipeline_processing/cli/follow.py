@@ -54,6 +54,8 @@ async def _followed(run_ids: Sequence[str]) -> list[Outcome]:
             followed = FollowedRuns(len(set(run_ids)), shown=shown)
 
             async def looked(left: Sequence[Run], problem: str | None) -> None:
+                if left:
+                    followed.at_work(run.run_id for run in left if run.state != "queued")
                 notes = [] if problem is None else [mask.text(problem)]
                 queued = [run.run_id for run in left if run.state == "queued"][:_MOST_TOLD]
                 if queued and problem is None:

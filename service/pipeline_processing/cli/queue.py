@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.history import AgencyOption
 from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
 from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.runs.queue_reads import AgencyQueue, Waiting
     from pipeline_processing.settings.settings import Settings
 
@@ -21,7 +22,7 @@ _STATES = ("due", "later", "running", "prepared")
 
 
 def queue(
-    agency_id: AgencyOption = None,
+    agency_id: WantedAgency = None,
     limit: Annotated[
         int, typer.Option(min=1, max=2**31 - 1, metavar="N", help="Show at most N agencies and N runs.")
     ] = 20,
@@ -66,7 +67,7 @@ def queue(
 
 
 async def _read(
-    settings: Settings, *, agency_id: int | None, limit: int
+    settings: Settings, *, agency_id: AgencyId | None, limit: int
 ) -> tuple[datetime, list[AgencyQueue], list[Waiting]]:
     from pipeline_processing.app.history import run_store_and_queue
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.model import Run
 
 
@@ -56,7 +57,7 @@ class Waiting:
 class AgencyQueue:
     """Unfinished runs of one agency."""
 
-    agency_id: int
+    agency_id: AgencyId
     due: int
     later: int
     """Queued runs that start at a later time."""
@@ -70,9 +71,9 @@ class QueueReads(Protocol):
     """Read-only queries of the queue. Every method may raise HistoryUnavailable or HistoryOutdated."""
 
     async def waiting(
-        self, *, limit: int, agency_id: int | None = None, run_ids: Sequence[str] | None = None
+        self, *, limit: int, agency_id: AgencyId | None = None, run_ids: Sequence[str] | None = None
     ) -> list[Waiting]:
         """Return queued runs, those that are due in the order of their places, then the others by their time."""
 
-    async def agencies(self, *, agency_id: int | None = None) -> list[AgencyQueue]:
+    async def agencies(self, *, agency_id: AgencyId | None = None) -> list[AgencyQueue]:
         """Return all agencies with an unfinished run, those with most due runs first."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.history.postgres.database import HistoryDatabase
-from pipeline_processing.history.postgres.rows import run_of
+from pipeline_processing.history.postgres.rows import agency_of, run_of
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.queue_reads import AgencyQueue, Waiting
 
@@ -17,9 +18,9 @@ class PostgresWaiting:
         self._database = database
 
     async def waiting(
-        self, *, limit: int, agency_id: int | None = None, run_ids: Sequence[str] | None = None
+        self, *, limit: int, agency_id: AgencyId | None = None, run_ids: Sequence[str] | None = None
     ) -> list[Waiting]:
-        rows = await self._database.rows(QUERIES["waiting"], limit=limit, agency_id=agency_id, run_ids=run_ids)
+        rows = await self._database.rows(QUERIES["waiting"], limit=limit, run_ids=run_ids, **_only(agency_id))
         return [
             Waiting(
                 run=run_of(row),
@@ -32,5 +33,12 @@ class PostgresWaiting:
             for row in rows
         ]
 
-    async def agencies(self, *, agency_id: int | None = None) -> list[AgencyQueue]:
-        return [AgencyQueue(**dict(row)) for row in await self._database.rows(QUERIES["agencies"], agency_id=agency_id)]
+    async def agencies(self, *, agency_id: AgencyId | None = None) -> list[AgencyQueue]:
+        rows = await self._database.rows(QUERIES["agencies"], **_only(agency_id))
+        counts = ("due", "later", "running", "prepared", "waiting_since")
+        return [AgencyQueue(agency_id=agency_of(row), **{name: row[name] for name in counts}) for row in rows]
+
+
+def _only(agency_id: AgencyId | None) -> dict[str, int | str | None]:
+    """Return the parameters that limit a query to an agency."""
+    return {"agency_id": agency_id and number_of(agency_id), "agency": agency_id and str(agency_id)}

@@ -37,28 +37,32 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS failed ON true
 WHERE runs.state = 'queued'
-  AND (:agency_id::bigint IS NULL OR runs.agency_id = :agency_id)
+  AND (
+      :agency_id::bigint IS NULL
+      OR (runs.agency_id = :agency_id AND (runs.agency_key IS NULL OR runs.agency_key = :agency::text))
+  )
   AND (:run_ids::text[] IS NULL OR runs.run_id = ANY(:run_ids))
 ORDER BY placed.place NULLS LAST, runs.not_before, runs.queued_at, runs.run_id
 LIMIT :limit;
 
 -- name: agencies
 -- Unfinished runs by agency.
-SELECT agency_id,
+SELECT agency_id, agency_key,
        count(*) FILTER (WHERE state = 'queued' AND NOT later) AS due,
        count(*) FILTER (WHERE state = 'queued' AND later) AS later,
        count(*) FILTER (WHERE state = 'running') AS running,
        count(*) FILTER (WHERE state = 'prepared') AS prepared,
        min(greatest(queued_at, not_before)) FILTER (WHERE state = 'queued' AND NOT later) AS waiting_since
 FROM (
-    SELECT agency_id, state, queued_at, not_before, not_before IS NOT NULL AND not_before > now() AS later
+    SELECT agency_id, agency_key, state, queued_at, not_before, not_before IS NOT NULL AND not_before > now() AS later
     FROM runs
     WHERE state = 'queued'
     UNION ALL
-    SELECT agency_id, state, queued_at, not_before, false
+    SELECT agency_id, agency_key, state, queued_at, not_before, false
     FROM runs
     WHERE state IN ('running', 'prepared')
 ) AS unfinished
-WHERE :agency_id::bigint IS NULL OR agency_id = :agency_id
-GROUP BY agency_id
-ORDER BY due DESC, later DESC, agency_id;
+WHERE :agency_id::bigint IS NULL
+   OR (agency_id = :agency_id AND (agency_key IS NULL OR agency_key = :agency::text))
+GROUP BY agency_id, agency_key
+ORDER BY due DESC, later DESC, agency_id, agency_key;
