@@ -330,7 +330,7 @@ def test_who_works_and_why_a_run_waits(shared: Shared) -> None:
         (worker,) = (json.loads(line) for line in shared.service.cli("workers", "--json").stdout.splitlines())
         queue = json.loads(shared.service.cli("queue", "--agency-id", HUGE, "-o", "json").stdout)
         shown = shared.service.cli("queue").stdout
-        follower = shared.service.start("follow", second, first)
+        follower = shared.service.start("follow", second, first, "--json")
         assert isinstance(follower, Forked)
         eventually(lambda: f"{second} waits for its agency's turn: {first} is at work" in follower.stderr_so_far())
         gate.open()
@@ -343,6 +343,7 @@ def test_who_works_and_why_a_run_waits(shared: Shared) -> None:
     assert f"for its agency's turn: {first} is at work" in shown
     assert done.returncode == 0, done.stderr
     assert "succeeded, 800 rows" in lines_with(second, done)[-1]
+    assert {json.loads(line)["run_id"] for line in done.stdout.splitlines()} == {first, second}
     unknown = shared.service.cli("follow", "no-such-run")
     assert (unknown.returncode, unknown.stdout) == (65, "")
 
