@@ -86,6 +86,9 @@ class DatasetDefaults(Part):
         description="Folder of the artifacts below a destination, with the folder `run_id={run_id}`. May have "
         "{dataset}, {date}, {agency_id}, and columns, whose values partition the rows.",
     )
+    latest: bool = Field(
+        False, description="Whether `agency_id=<N>/<dataset>/_latest.json` points to the dataset's newest manifest."
+    )
     max_artifact_rows: int | None = Field(None, ge=1, description="Most rows of one artifact.")
     max_artifact_mib: int | None = Field(None, ge=1, description="Most MiB of one artifact.")
     on_row_error: OnRowError = Field(
@@ -206,7 +209,9 @@ class AgencyJobConfig(Part):
     @model_validator(mode="after")
     def _object_keys_differ(self) -> "AgencyJobConfig":
         for one, other in colliding((dataset.name, dataset.object_key) for dataset in self.datasets):
-            raise ValueError(f"the datasets {one!r} and {other!r} have the same `object_key`: use {{dataset}} in it")
+            at = [dataset.name for dataset in self.datasets].index(other)
+            why = f"the datasets {one!r} and {other!r} have the same `object_key`: use {{dataset}} in it"
+            raise fault_below("datasets", at, "object_key", why=why)
         return self
 
     @model_validator(mode="after")
@@ -225,6 +230,8 @@ class AgencyJobConfig(Part):
             why = "none of the destinations is s3 or file: one must be, to hold the manifest, unless all are postgres"
             raise fault_below("destinations", why=why)
         for at, dataset in enumerate(self.datasets):
+            if dataset.latest:
+                raise fault_below("datasets", at, "latest", why="it needs an s3 or file destination")
             if dataset.on_row_error is OnRowError.QUARANTINE:
                 raise fault_below(
                     *("datasets", at, "on_row_error"),

@@ -106,10 +106,10 @@ class Entry(Part):
         if isinstance(value, cls):
             return value
         kinds = [str(key) for key in value if key not in cls.model_fields] if isinstance(value, Mapping) else []
-        if len(kinds) > 1:
+        built_in = plugins.BUILT_IN[cls.group]
+        if len(kinds) > 1 and any(kind in built_in or plugins.is_plugin(kind) for kind in kinds):
             beside = "".join(f" beside `{key}`" for key in cls.model_fields)
             raise ValueError(f"needs one key{beside}, and has {', '.join(map(repr, kinds))}")
-        built_in = plugins.BUILT_IN[cls.group]
         if not kinds or not (kinds[0] in built_in or plugins.is_plugin(kinds[0])):
             known = (
                 f". A {cls.noun} is a mapping with one of the keys {', '.join(built_in)}, or the name of another "
