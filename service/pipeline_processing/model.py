@@ -85,6 +85,7 @@ class FormatName(StrEnum):
 
     NDJSON = "ndjson"
     CSV = "csv"
+    PARQUET = "parquet"
 
 
 class Compression(StrEnum):

@@ -73,7 +73,12 @@ class Chain:
         """Names of the columns written; None if they depend on the rows."""
         header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
         self.format = new_format(
-            dataset.format, header=header, fixed=carried, numbers=_numbers(self.columns), csv=dataset.csv
+            dataset.format,
+            header=header,
+            fixed=carried,
+            columns=self.columns,
+            numbers=_numbers(self.columns),
+            csv=dataset.csv,
         )
         """The format that encodes the outgoing rows."""
         self._projection = projection
@@ -297,12 +302,18 @@ def step_context(
 
 
 def check_steps(dataset: DatasetConfig, columns: Columns, *, arguments: Mapping[str, Any], services: Services) -> None:
-    """Build the dataset's steps without opening them. Raises UnknownColumn or InvalidStep."""
+    """
+    Build the dataset's steps without opening them, and its format.
+
+    Raises UnknownColumn or InvalidStep, or JobConfigError if the format's package is missing.
+    """
     rejections = Rejections(Tally(dataset.name), dataset.on_row_error, dataset.max_rejected)
     context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
     for number, (make, config) in enumerate(_makers(dataset), start=1):
         with _located(dataset, number if config else None):
             context = replace(context, columns=make(context).columns)
+    with _located(dataset, None):
+        new_format(dataset.format, fixed=True)  # its package may be missing
 
 
 _Maker = Callable[[StepContext], Step]

@@ -87,7 +87,7 @@ def test_constants_keep_their_types(path: Path):
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"colour": "red"}, "datasets.0.colour: unknown key"),
-    "an unknown format": ({"format": "xml"}, r"datasets\.0\.format: .*'ndjson' or 'csv'"),
+    "an unknown format": ({"format": "xml"}, r"datasets\.0\.format: .*'ndjson', 'csv' or 'parquet'"),
     "an unknown compression": ({"compression": "rar"}, "datasets.0.compression"),
     "an unknown step": ({"steps": [{"nonsense": 1}]}, r"datasets\.0\.steps\.0: unknown step; .*select, drop, rename, add"),
     "a step without a name": ({"steps": ["select"]}, r"datasets\.0\.steps\.0"),
