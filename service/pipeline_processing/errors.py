@@ -38,6 +38,7 @@ Every error of the service. Its type says what the caller does next.
         └── MessageTooLarge           because of its size: send less
 """
 
+import difflib
 import signal
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -144,6 +145,8 @@ class JobConfigError(RunError):
 
     kind = "invalid_job_config"
     exit_code = 65
+    key: str | None = None
+    """The key of a step's options that is wrong, if it is a single one: a column of `derive`, say."""
 
 
 class UnknownColumn(JobConfigError):
@@ -153,11 +156,13 @@ class UnknownColumn(JobConfigError):
 
     def __init__(self, column: str, *, step: str, available: Sequence[str], without: Collection[str] = ()) -> None:
         """`without` names the columns that earlier steps removed, for when not all columns are known."""
+        self.column = column
         there = f"the rows there have {', '.join(available) or 'none'}"
         if column in without:
             there = "an earlier step left it out or renamed it"
+        close = difflib.get_close_matches(column, available, n=1)
         super().__init__(
-            f"Step {step!r} reads column {column!r}, but {there}. "
+            f"Step {step!r} reads column {column!r}, but {there}. {f'Did you mean {close[0]!r}? ' if close else ''}"
             "Correct the step, or keep the column in an earlier `select`."
         )
 

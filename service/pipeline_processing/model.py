@@ -26,12 +26,12 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.labels import Labels
 
 JOB = "agency_data_job"
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-AgencyId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
 ParamValue = int | FiniteFloat | bool | str | None

@@ -40,10 +40,11 @@ class StagedFile(Message):
 
 
 class StagedTable(Message):
-    """Rows in a staging table. `table` is its unquoted name in the target's schema."""
+    """Rows in a staging table. `table` is its unquoted name in the target's schema, `target` the target's."""
 
     kind: Literal["table"] = "table"
     table: str
+    target: str = ""
 
 
 Staged = Annotated[MultipartUpload | InlineContent | StagedFile | StagedTable, Field(discriminator="kind")]

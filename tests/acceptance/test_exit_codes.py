@@ -117,16 +117,19 @@ REFUSED = {
     ),
     "args that nothing provides": Refused(
         65,
-        ("Dataset 'records': It uses regoin, which isn't defined", "declares region (text, required)"),
+        (
+            "datasets[records].source.postgres.args[1]: It uses regoin, which isn't defined",
+            "declares region (text, required)",
+        ),
         job=DECLARING
         | one_dataset(REGIONAL, args=("agency_id", "regoin", "depth"), steps=[{"add": {"r": "{region}"}}]),
     ),
     "query of everybody's rows": Refused(
-        65, ("'records'", "doesn't use `agency_id`", "shared: true"), job=one_dataset(EVERYBODYS, shared=False)
+        65, ("datasets[records]", "doesn't use `agency_id`", "shared: true"), job=one_dataset(EVERYBODYS, shared=False)
     ),
     "every fault of a job config": Refused(
         65,
-        ("datasets.0", "colour: unknown key", "steps.0", "unknown step", "compression", "destinations"),
+        ("datasets[records].source", "colour: unknown key", "steps[0]: unknown step", "compression", "destinations"),
         job={
             "job": "agency_data_job",
             "datasets": [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.agency_data_job.config import load_job_config
+from pipeline_processing.agency_data_job.loading import load_job_config
 from pipeline_processing.app import one_run as app
 from pipeline_processing.destinations.s3.client import S3Client
 from pipeline_processing.destinations.s3.destination import S3Destination

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.acceptance.service import (
     CHANGE_ROWS,
@@ -22,6 +23,7 @@ from tests.acceptance.service import (
     log_lines,
     one_dataset,
     published_in,
+    valid,
 )
 
 RUN = "loaded-1"
@@ -218,3 +220,66 @@ def test_somebody_elses_object_in_the_place_of(
     assert json.loads(event["value"]) == told
 
     assert service.run(OTHER, "--run-id", "other-1", "--config", config).returncode == 0
+
+
+# -- tables only -----------------------------------------------------------------------------------
+
+
+def tables_only(service: Service, config: Path) -> Path:
+    """The same job without the bucket, and without any setting that names one."""
+    service.environment.pop("PIPELINE_DESTINATION", None)
+    job = yaml.safe_load(config.read_text())
+    del job["destinations"][0]
+    return service.job_config(job)
+
+
+def manifests(service: Service) -> list[dict[str, Any]]:
+    """Those among the tables; none before the first one."""
+    if service.sql("SELECT to_regclass('lake.pipeline_manifests') AS t") == [{"t": None}]:
+        return []
+    return [json.loads(row["manifest"]) for row in service.sql("SELECT manifest FROM lake.pipeline_manifests")]
+
+
+def test_tables_need_no_object_store(service: Service, config: Path) -> None:
+    """The manifest is a row beside the tables, and names them; nothing is in the bucket."""
+    config = tables_only(service, config)
+    done = service.run(SMALL, "--run-id", RUN, "--config", config)
+
+    assert done.returncode == 0, done.stderr
+    (manifest,) = manifests(service)
+    valid("manifest", manifest)
+    (entry,) = manifest["entries"]
+    told = completion(done)
+    place = told["manifest"].removesuffix(f"/agency_id={SMALL}/run_id={RUN}/_manifest.json")
+    assert place.startswith("postgresql://")
+    assert (entry["url"], entry["rows"]) == (f"{place}/agency_records", 11)
+    assert told["bytes_written"] == entry["meta"]["content_length"] > 0
+    assert table(service) == merged("v1")
+    assert service.listed() == []
+
+    again = service.run(SMALL, "--run-id", RUN, "--config", config)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert len(written(service)) == 11
+
+
+@pytest.mark.parametrize(("place", "loaded", "published"), [("prepare", 0, 0), ("publish", 11, 1)])
+def test_tables_only_killed_at_each_step(
+    service: Service, config: Path, place: str, loaded: int, published: int
+) -> None:
+    """Rows are loaded once, and there is one manifest, of what was decided."""
+    config = tables_only(service, config)
+    killed = finished(service.trapped(f"SIGKILL@{place}", SMALL, "--run-id", RUN, "--config", config))
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (len(written(service)), len(manifests(service))) == (loaded, published)
+    before = manifests(service)
+    service.sql(CHANGE_ROWS)
+    service.wait_for_free(RUN)
+
+    done = service.run(SMALL, "--run-id", RUN, "--config", config)
+
+    assert done.returncode == 0, done.stderr
+    (manifest,) = manifests(service)
+    assert before in ([], [manifest])
+    assert len(written(service)) == manifest["rows_written"] == 11, "the source has other rows by now"
+    assert staged(service) == []

@@ -388,5 +388,5 @@ def test_faults_before_the_run(shared: Service) -> None:
     done = shared.run(SMALL, "--run-id", "never-1", "--config", config)
 
     assert (done.returncode, done.stdout) == (65, "")
-    assert "Dataset 'records', step 2" in message(done)
+    assert "datasets[records].steps[1].select[0]: " in message(done)
     assert shared.state("never-1") is None

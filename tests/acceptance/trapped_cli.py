@@ -96,7 +96,7 @@ trap = Trap(sys.argv[1])
 for destination in (*STORES, PostgresDestination):
     for method in ("complete", "delete"):
         trap.around(destination, method)
-for store in STORES:  # only they hold manifests
+for store in (*STORES, PostgresDestination):
     for method in ("exists", "publish"):
         trap.around(store, method)
 trap.around(PostgresIntake, "accept")

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from pipeline_processing.postgres.client import quoted
+from pipeline_processing.postgres.identifiers import quoted
 
 _RUNS = """
 INSERT INTO runs (run_id, job, agency_id, state, attempt, fence, worker, lease_expires_at, request, requested_by,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jsonschema import ValidationError
 
-from pipeline_processing.agency_data_job.config import load_job_config
+from pipeline_processing.agency_data_job.loading import load_job_config
 from pipeline_processing.cli.main import program
 from pipeline_processing.settings.keys import is_secret, path_of
 from pipeline_processing.settings.loader import LoadedSettings, load_settings

@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline_processing.agency_data_job.config import load_job_config
+from pipeline_processing.agency_data_job.loading import load_job_config
 from pipeline_processing.cli.main import program
 from pipeline_processing.settings.loader import load_settings
 

@@ -8,7 +8,7 @@ from zlib import crc32
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import KafkaUnavailable, MessageRefused, MessageTooLarge, TopicMissing
-from pipeline_processing.messaging.port import Offsets, Outgoing, Record, RequestStream
+from pipeline_processing.messaging.port import Member, Offsets, Outgoing, Record, RequestStream
 
 _MAX_RECORDS = 500
 _POLL_SECONDS = 0.3
@@ -60,8 +60,9 @@ class MemoryMember:
     As in Kafka, a rebalance takes all its partitions away, and uncommitted records are delivered again.
     """
 
-    def __init__(self, broker: "MemoryBroker", topic: str) -> None:
+    def __init__(self, broker: "MemoryBroker", topic: str, worker: str | None) -> None:
         self.topic = topic
+        self.worker = worker
         self._broker = broker
         self._positions: dict[MemoryPartition, int] = {}
         self._given: dict[int, int] = {}
@@ -86,6 +87,10 @@ class MemoryMember:
     async def lag(self) -> int:
         self._broker.check(self.topic)
         return sum(max(0, each.end - position) for each, position in self._positions.items())
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        return tuple(sorted(each.number for each in self._positions))
 
     def _next(self) -> list[Record]:
         records: list[Record] = []
@@ -196,10 +201,10 @@ class MemoryBroker:
     # -- the group -------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def subscribe(self, topic: str) -> AsyncIterator[RequestStream]:
-        """Be a member of the group inside the block."""
+    async def subscribe(self, topic: str, *, worker: str | None = None) -> AsyncIterator[RequestStream]:
+        """Be a member of the group inside the block, with that name."""
         self.check(topic)
-        member = MemoryMember(self, topic)
+        member = MemoryMember(self, topic, worker)
         self._members.append(member)
         self.rebalance()
         try:
@@ -259,6 +264,10 @@ class MemoryBroker:
         self.check(topic)
         committed = self._committed.get(topic, {})
         return {each.number: committed.get(each.number, 0) for each in self._topics[topic]}
+
+    async def members(self, topic: str) -> list[Member]:
+        self.check()
+        return [Member(each.worker, "memory", each.partitions) for each in self._members if each.topic == topic]
 
     async def read(
         self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None

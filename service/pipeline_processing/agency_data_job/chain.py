@@ -301,34 +301,27 @@ def step_context(
     )
 
 
-def check_steps(dataset: DatasetConfig, columns: Columns, *, arguments: Mapping[str, Any], services: Services) -> None:
-    """
-    Build the dataset's steps without opening them, and its format.
-
-    Raises UnknownColumn or InvalidStep, or JobConfigError if the format's package is missing.
-    """
-    rejections = Rejections(Tally(dataset.name), dataset.on_row_error, dataset.max_rejected)
-    context = step_context(dataset, columns, arguments=arguments, services=services, row_errors=rejections)
-    for number, (make, config) in enumerate(_makers(dataset), start=1):
-        with _located(dataset, number if config else None):
-            context = replace(context, columns=make(context).columns)
-    with _located(dataset, None):
-        new_format(dataset.format, fixed=True)  # its package may be missing
-
-
 _Maker = Callable[[StepContext], Step]
 
 
 def _makers(dataset: DatasetConfig) -> Iterator[tuple[_Maker, StepEntry | None]]:
-    """Yield the dataset's steps, then those that check its `expect`, and one for the columns of its `object_key`."""
+    """Yield the dataset's steps, then `closing_steps`."""
     for config in dataset.steps:
         yield config.build, config
+    for _, build, columns in closing_steps(dataset):
+        yield partial(build, columns), None
+
+
+def closing_steps(
+    dataset: DatasetConfig,
+) -> Iterator[tuple[tuple[str, ...], Callable[[Sequence[str], StepContext], Step], Sequence[str]]]:
+    """Yield the steps that other keys of the dataset ask for: each with its key's path, and the columns it reads."""
     if dataset.expect.not_null is not None:
-        yield partial(NotNull, dataset.expect.not_null), None
+        yield ("expect", "not_null"), NotNull, dataset.expect.not_null
     if dataset.expect.unique is not None:
-        yield partial(Unique, dataset.expect.unique), None
+        yield ("expect", "unique"), Unique, dataset.expect.unique
     if names := columns_in(dataset.object_key):
-        yield partial(PartitionBy, names), None
+        yield ("object_key",), PartitionBy, names
 
 
 @asynccontextmanager

@@ -3,28 +3,32 @@
 from collections.abc import Iterable, Mapping
 from functools import cached_property, reduce
 from operator import or_
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from pipeline_processing.agency_data_job.entries import DestinationEntry, SourceEntry
 from pipeline_processing.agency_data_job.object_keys import ObjectKey, colliding
 from pipeline_processing.agency_data_job.params import ParamConfig, ParamName, values_of
 from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.agency_data_job.request_values import Uses, check_values
-from pipeline_processing.errors import JobConfigError, UnknownDataset, UnknownJob
+from pipeline_processing.agency_keys import AgencyKey
+from pipeline_processing.errors import InvalidRequest, JobConfigError, UnknownDataset, UnknownJob
 from pipeline_processing.formats.formats import carry_of
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest, Moment
+from pipeline_processing.options.config_file import fault_below
 from pipeline_processing.options.durations import Duration
 from pipeline_processing.options.entry import Entry
 from pipeline_processing.options.limits import Share
 from pipeline_processing.options.parts import Part
-from pipeline_processing.options.validation import faults_of
-from pipeline_processing.options.yaml_documents import load_yaml
+from pipeline_processing.options.words import saying
 from pipeline_processing.steps.config import StepEntry
 
-DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+DatasetName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"),
+    saying("must be a dataset's name: a letter or digit, then up to 62 letters, digits, `_` and `-`"),
+]
 
 
 class InvalidJobConfig(JobConfigError):
@@ -96,9 +100,12 @@ class DatasetConfig(Part):
     @model_validator(mode="after")
     def _fits_together(self) -> "DatasetConfig":
         if self.max_rejected is not None and self.on_row_error is OnRowError.FAIL:
-            raise ValueError("`max_rejected` needs `on_row_error: skip` or `quarantine`: with `fail` none is rejected")
+            raise fault_below(
+                "max_rejected",
+                why="`max_rejected` needs `on_row_error: skip` or `quarantine`: with `fail` none is rejected",
+            )
         if self.overlap is not None and self.since is None:
-            raise ValueError("`overlap` needs `since: last_success`")
+            raise fault_below("overlap", why="`overlap` needs `since: last_success`")
         return self
 
     @property
@@ -129,13 +136,21 @@ class DatasetConfig(Part):
         return (*self.source.secrets, *(name for step in self.steps for name in step.secrets))
 
 
-_ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {"contains": {"anyOf": [{"required": ["s3"]}, {"required": ["file"]}]}}
+_ONE_HOLDS_THE_MANIFEST: dict[str, Any] = {
+    "anyOf": [
+        {"contains": {"type": "object", "anyOf": [{"properties": {n: {}}, "required": [n]} for n in ("s3", "file")]}},
+        {"items": {"type": "object", "properties": {"postgres": {}}, "required": ["postgres"]}},
+    ]
+}
 
 
 class AgencyJobConfig(Part):
     """The whole job: its datasets, and where their artifacts go."""
 
     job: Literal["agency_data_job"] = "agency_data_job"
+    agency_key: AgencyKey = Field(
+        AgencyKey.INTEGER, description="What `agency_id` is in requests: an integer from 1 on, a UUID, or text."
+    )
     params: dict[ParamName, ParamConfig] | None = Field(
         None, description="The params that requests may send. If not set: any that the datasets use."
     )
@@ -143,7 +158,9 @@ class AgencyJobConfig(Part):
     destinations: (
         Annotated[tuple[DestinationEntry, ...], Field(min_length=1, json_schema_extra=_ONE_HOLDS_THE_MANIFEST)] | None
     ) = Field(
-        None, description="Replaces PIPELINE_DESTINATION. One must be s3 or file; the first such holds the manifest."
+        None,
+        description="Replaces PIPELINE_DESTINATION. One must be s3 or file, or all postgres; the first such holds the "
+        "manifest.",
     )
 
     @model_validator(mode="after")
@@ -151,7 +168,10 @@ class AgencyJobConfig(Part):
         names = [dataset.name for dataset in self.datasets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"two datasets are named {', '.join(twice)}: give each a unique name")
+            second = names.index(twice[0], names.index(twice[0]) + 1)
+            raise fault_below(
+                "datasets", second, "name", why=f"two datasets are named {', '.join(twice)}: give each a unique name"
+            )
         return self
 
     @model_validator(mode="after")
@@ -164,26 +184,41 @@ class AgencyJobConfig(Part):
     def _params_are_used(self) -> "AgencyJobConfig":
         uses = _used_by(self.datasets)
         if unused := [name for name in self.params or () if name not in uses]:
-            raise ValueError(f"no dataset uses the declared param {unused[0]}: use it, or leave it out")
+            why = f"no dataset uses the declared param {unused[0]}: use it, or leave it out"
+            raise fault_below("params", unused[0], why=why)
         return self
 
     @model_validator(mode="after")
     def _one_can_hold_the_manifest(self) -> "AgencyJobConfig":
-        if self.destinations and not any(each.holds_manifest for each in self.destinations):
-            raise ValueError("none of the destinations is s3 or file: one must be, to hold the manifest")
+        if not self.destinations or any(each.holds_manifest for each in self.destinations):
+            return self
+        if not all(each.holds_tables for each in self.destinations):
+            why = "none of the destinations is s3 or file: one must be, to hold the manifest, unless all are postgres"
+            raise fault_below("destinations", why=why)
+        for at, dataset in enumerate(self.datasets):
+            if dataset.on_row_error is OnRowError.QUARANTINE:
+                raise fault_below(
+                    *("datasets", at, "on_row_error"),
+                    why=f"the dataset {dataset.name!r} has `on_row_error: quarantine`, and rejected rows are stored as "
+                    "objects: add an s3 or file destination, or use `skip`",
+                )
         return self
 
     @model_validator(mode="after")
     def _destinations_fit_the_datasets(self) -> "AgencyJobConfig":
-        for each in self.destinations or ():
-            each.check(self.datasets)
+        for at, each in enumerate(self.destinations or ()):
+            try:
+                each.check(self.datasets)
+            except ValueError as error:
+                raise fault_below("destinations", at, each.kind, why=str(error)) from None
         return self
 
     @model_validator(mode="after")
     def _destinations_differ(self) -> "AgencyJobConfig":
         places = [each.place for each in self.destinations or () if each.place is not None]
         if twice := [place for place in dict.fromkeys(places) if places.count(place) > 1]:
-            raise ValueError(f"two destinations are the same place, {twice[0]}: leave one of them out")
+            why = f"two destinations are the same place, {twice[0]}: leave one of them out"
+            raise fault_below("destinations", places.index(twice[0]), why=why)
         return self
 
     @property
@@ -206,6 +241,8 @@ class AgencyJobConfig(Part):
 
         Raises UnknownJob, UnknownDataset, or InvalidRequest for values that these datasets don't use or accept.
         """
+        if fault := self.agency_key.fault(request.agency_id):
+            raise InvalidRequest(f"The request isn't valid: agency_id: {fault}.")
         narrowed = self.narrowed(request)
         check_values(
             request,
@@ -238,27 +275,3 @@ class AgencyJobConfig(Part):
 
 def _used_by(datasets: Iterable[DatasetConfig]) -> Uses:
     return reduce(or_, (dataset.uses for dataset in datasets))
-
-
-def load_job_config(path: Path) -> AgencyJobConfig:
-    """
-    Read a job config.
-
-    Raises InvalidJobConfig if the file can't be read, isn't YAML, or breaks the schema. The message lists every fault.
-    """
-    try:
-        document = load_yaml(path.read_text("utf-8"))
-    except OSError as error:
-        raise InvalidJobConfig(
-            f"Can't read the job config {path}: {error.strerror}. Name an existing file with --config or "
-            "PIPELINE_JOB_CONFIG_FILE."
-        ) from None
-    except ValueError as error:  # not UTF-8, or not YAML
-        raise InvalidJobConfig(f"The job config {path} isn't YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise InvalidJobConfig(f"The job config {path} must be a mapping with `job` and `datasets`.")
-    try:
-        return AgencyJobConfig.model_validate(document)
-    except ValidationError as error:
-        faults = "\n".join(f"  {fault}" for fault in faults_of(error))
-        raise InvalidJobConfig(f"The job config {path} isn't valid:\n{faults}") from None

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline_processing.agency_data_job.config import BEGINNING, DatasetConfig
+from pipeline_processing.agency_keys import encoded_key
 from pipeline_processing.labels import encoded_labels
 from pipeline_processing.model import JobRequest
 from pipeline_processing.ports import LastSuccess
@@ -28,7 +29,7 @@ class RunContext:
     @property
     def prefix(self) -> str:
         """The folder of the run's objects below a destination."""
-        return f"agency_id={self.request.agency_id}/run_id={self.run_id}"
+        return f"agency_id={encoded_key(self.request.agency_id)}/run_id={self.run_id}"
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -36,7 +37,7 @@ class RunContext:
         labels = self.request.labels
         return {
             "run-id": self.run_id,
-            "agency-id": str(self.request.agency_id),
+            "agency-id": encoded_key(self.request.agency_id),
             "attempt": str(self.attempt),
             "trace-id": self.trace_id,
             **({"labels": encoded_labels(labels)} if labels else {}),

@@ -51,8 +51,13 @@ class DestinationEntry(Entry):
 
     @property
     def holds_manifest(self) -> bool:
-        """Whether the run's manifest can be stored there."""
+        """Whether it stores objects, the run's manifest among them."""
         return self.asked("holds_manifest", False)
+
+    @property
+    def holds_tables(self) -> bool:
+        """Whether it has tables, and can hold the run's manifest if no destination stores objects."""
+        return self.asked("holds_tables", False)
 
     @property
     def buffers_parts(self) -> bool:

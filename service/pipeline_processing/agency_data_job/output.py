@@ -95,7 +95,7 @@ class DatasetOutput:
             self._stack = stack
             await stack.enter_async_context(self._quarantine)
             self._tables = await self._opened(self._outlet.destinations.tables, self._table_key, self._table_content)
-            if self._folders.only is not None:
+            if self._folders.only is not None and self._outlet.destinations.objects:
                 await self._next_part(self._folders.only)
             self._stack = stack.pop_all()
         return self
@@ -129,10 +129,10 @@ class DatasetOutput:
         """Finish all uploads. Return the dataset's artifacts, that of its rejected rows last."""
         await self._seal_part()
         self._is_sealed = True
+        if self._tally.written == 0:
+            await self._load(self._format.head())
         with self._tally.timed("upload"):
             for destination, upload in self._tables:
-                if self._tally.written == 0:
-                    await self._outlet.write(upload, self._format.head())
                 self._sealed.append(
                     self._outlet.artifact(
                         destination,
@@ -165,13 +165,21 @@ class DatasetOutput:
             self._outlet.check_rows(self._dataset.name, self._format, data)
         self._tally.written += len(rows)
         self._tally.encoded += len(data)
-        if self._part is None or self._part.folder != folder or self._is_full(self._part, len(rows), len(data)):
-            await self._next_part(folder)
-        assert self._part is not None
-        await self._append(self._part, data, rows=len(rows))
+        if self._outlet.destinations.objects:
+            if self._part is None or self._part.folder != folder or self._is_full(self._part, len(rows), len(data)):
+                await self._next_part(folder)
+            assert self._part is not None
+            await self._append(self._part, data, rows=len(rows))
+        if self._tables:
+            await self._load(self._format.head() + data if is_first else data)
+
+    async def _load(self, data: bytes) -> None:
+        """Hand data to the tables. Without objects, its bytes are those of the dataset."""
+        if not self._outlet.destinations.objects:
+            self._tally.uploaded += len(data)
         with self._tally.timed("upload"):
             for _, upload in self._tables:
-                await self._outlet.write(upload, self._format.head() + data if is_first else data)
+                await self._outlet.write(upload, data)
 
     def _is_full(self, part: _Part, rows: int, size: int) -> bool:
         most_rows, most_mib = self._dataset.max_artifact_rows, self._dataset.max_artifact_mib

@@ -18,7 +18,9 @@ from pydantic import (
 )
 
 from pipeline_processing.model import BUILT_IN_ARGUMENTS, Moment
+from pipeline_processing.options.json_schema import SCALAR
 from pipeline_processing.options.parts import Part
+from pipeline_processing.options.words import saying
 
 
 class ParamType(StrEnum):
@@ -36,7 +38,7 @@ class ParamConfig(Part):
     """A param that requests may send."""
 
     type: ParamType = Field(description="What its values are; each may also be sent as text, as `--param` does.")
-    default: Annotated[Any, WithJsonSchema({"type": ["string", "number", "boolean", "null"]})] = Field(
+    default: Annotated[Any, WithJsonSchema(dict(SCALAR))] = Field(
         None, description="Its value where a request doesn't send it."
     )
     required: bool | None = Field(
@@ -80,7 +82,12 @@ def _not_built_in(name: str) -> str:
     return name
 
 
-ParamName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$"), AfterValidator(_not_built_in)]
+ParamName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$"),
+    saying("must be a param's name: a letter or `_`, then up to 62 letters, digits, `_` and `-`"),
+    AfterValidator(_not_built_in),
+]
 DeclaredParams = Mapping[str, ParamConfig]
 
 

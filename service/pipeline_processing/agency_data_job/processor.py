@@ -18,6 +18,7 @@ from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.output import DatasetOutput
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.agency_data_job.verification import verify
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.model import DatasetCounts
 from pipeline_processing.plan import Artifact
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source
@@ -58,7 +59,7 @@ class OnProgress(Protocol):
     def __call__(self, counts: DatasetCounts, *, stage: str, bytes_written: int) -> None: ...
 
 
-LastSuccesses = Callable[[int, str], Awaitable[LastSuccess | None]]
+LastSuccesses = Callable[[AgencyId, str], Awaitable[LastSuccess | None]]
 """Agency id and dataset name → the last successful export."""
 
 
@@ -88,7 +89,7 @@ class AgencyProcessor:
         self.place = {"run_id": run.run_id}
         """The run and its current dataset, for the watchdog."""
 
-    async def process_agency(self, agency_id: int, config: AgencyJobConfig) -> Export:
+    async def process_agency(self, agency_id: AgencyId, config: AgencyJobConfig) -> Export:
         """
         Read, transform and store every dataset of `config`, all in one snapshot of the source.
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp
 
-from pipeline_processing.agency_data_job.config import load_job_config
+from pipeline_processing.agency_data_job.loading import load_job_config
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.aio.tasks import in_time

@@ -131,7 +131,7 @@ async def destinations(
         if metrics is not None:
             for number, pool in enumerate(_pools_of(opened), start=1):
                 metrics.watch_pool(f"tables-{number}", pool)
-        first = next(at for at, entry in enumerate(entries) if entry.holds_manifest)
+        first = next((at for at, entry in enumerate(entries) if entry.holds_manifest), 0)  # else all hold tables
         yield Destinations([opened.pop(first), *opened])
 
 

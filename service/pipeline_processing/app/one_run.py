@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.processor import LastSuccesses
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
@@ -142,7 +143,7 @@ async def dry_run(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
     """Open what `run --dry-run` needs: as `run_now`, with a run table in memory and a null destination."""
     async with AsyncExitStack() as stack, dry_path(settings, config, mask=reporting.mask) as path:
 
-        async def last_success(agency_id: int, dataset: str) -> LastSuccess | None:
+        async def last_success(agency_id: AgencyId, dataset: str) -> LastSuccess | None:
             # Open it only if a dataset uses the last success: most dry runs need no history.
             real = await stack.enter_async_context(run_store(settings))
             return await real.history.last_success(agency_id, dataset)
@@ -185,7 +186,7 @@ class _LookingBack(MemoryHistory):
         super().__init__(table)
         self._last_success = last_success
 
-    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
+    async def last_success(self, agency_id: AgencyId, dataset: str) -> LastSuccess | None:
         return await self._last_success(agency_id, dataset)
 
 

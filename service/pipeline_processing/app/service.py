@@ -145,7 +145,7 @@ async def service(
         @asynccontextmanager
         async def subscribed() -> AsyncIterator[RequestStream]:
             await topics_client.ensure()
-            async with KafkaRequests(settings=settings.kafka, incarnation=incarnation) as stream:
+            async with KafkaRequests(settings=settings.kafka, incarnation=incarnation, worker=leases.worker) as stream:
                 yield stream
 
         intake = Intake(

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock
 from pipeline_processing.aio.tasks import first_of
@@ -111,7 +112,7 @@ class Live:
         self._known: dict[str, tuple[Any, bytes]] = {}
         """Run id → what the pages know of it, and the event that told them."""
         self._held: dict[str, Run] = {}
-        self._typical: dict[int, tuple[float, Typical | None]] = {}
+        self._typical: dict[AgencyId, tuple[float, Typical | None]] = {}
         self._last: m.Overview | None = None
         self._told: tuple[float, m.Overview] | None = None
         self._since: datetime | None = None

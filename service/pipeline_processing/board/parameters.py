@@ -11,9 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from starlette.datastructures import QueryParams
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.board.models import Fault
 from pipeline_processing.labels import Labels
-from pipeline_processing.model import AgencyId, Moment, RunState
+from pipeline_processing.model import Moment, RunState
 from pipeline_processing.runs.run_filter import RunFilter, RunPlace
 
 P = TypeVar("P", bound="Parameters")

@@ -8,6 +8,7 @@ from heapq import nsmallest
 
 from pydantic import ValidationError
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import give_up
 from pipeline_processing.board import models as m
@@ -49,7 +50,7 @@ class OpenWindows:
         self._complete = asyncio.Event()
         """Whether all states have been read."""
 
-    async def all(self) -> Iterator[tuple[str, int, Window]]:
+    async def all(self) -> Iterator[tuple[str, AgencyId, Window]]:
         """
         Return all open windows, each with the names of its trigger and agency.
 
@@ -119,7 +120,7 @@ class TriggerList:
 
     async def view(self, *, now: datetime) -> m.TriggerList:
         """Return all triggers in the file's order, then others that have windows. Raises KafkaUnavailable."""
-        found = defaultdict[str, list[tuple[int, Window]]](list)
+        found = defaultdict[str, list[tuple[AgencyId, Window]]](list)
         for name, agency_id, window in await self._windows.all():
             found[name].append((agency_id, window))
         listed = {trigger.name: _view(trigger, found, now=now) for trigger in self._triggers}
@@ -130,7 +131,7 @@ class TriggerList:
         return m.TriggerList(triggers=[*listed.values(), *others.values()])
 
 
-def _view(trigger: Trigger, found: Mapping[str, list[tuple[int, Window]]], *, now: datetime) -> m.TriggerView:
+def _view(trigger: Trigger, found: Mapping[str, list[tuple[AgencyId, Window]]], *, now: datetime) -> m.TriggerView:
     windows = _windows(found, trigger.name)
     datasets = list(trigger.datasets or ())
     if isinstance(trigger, EventTrigger):
@@ -151,10 +152,10 @@ def _view(trigger: Trigger, found: Mapping[str, list[tuple[int, Window]]], *, no
     )
 
 
-def _windows(found: Mapping[str, list[tuple[int, Window]]], name: str) -> dict[str, object]:
+def _windows(found: Mapping[str, list[tuple[AgencyId, Window]]], name: str) -> dict[str, object]:
     """Return the windows that close first, and how many there are."""
     windows = found.get(name, [])
-    first = nsmallest(_MOST_SHOWN, windows, key=lambda each: (each[1].due_at, each[0]))
+    first = nsmallest(_MOST_SHOWN, windows, key=lambda each: (each[1].due_at, str(each[0])))
     return {
         "windows_open": len(windows),
         "windows": [

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from shlex import quote
 from typing import Any
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.board import models as m
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.model import Attempt, Run, RunState
@@ -161,7 +162,7 @@ class Views:
             history="ok",
         )
 
-    def durations(self, agency_id: int, runs: list[FinishedRun]) -> m.AgencyDurations:
+    def durations(self, agency_id: AgencyId, runs: list[FinishedRun]) -> m.AgencyDurations:
         """Return an agency's finished runs."""
         return m.AgencyDurations(
             agency_id=str(agency_id),

@@ -42,8 +42,8 @@ def check(
     triggers are wrong, and those of `run` if a server can't be used.
     """
     from pipeline_processing.agency_data_job.checking import faults_without_servers
-    from pipeline_processing.agency_data_job.config import load_job_config
     from pipeline_processing.agency_data_job.identity import destination_entries
+    from pipeline_processing.agency_data_job.loading import load_job_config
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings.loader import InvalidSettings
     from pipeline_processing.triggers.loading import load_triggers
@@ -61,7 +61,8 @@ def check(
     if job_config_file is not None:
         try:
             job_config = load_job_config(job_config_file)
-            faults = list(faults_without_servers(job_config, secrets=settings.secrets if settings else None))
+            secrets = settings.secrets if settings else None
+            faults = list(faults_without_servers(job_config, secrets=secrets, path=job_config_file))
             sound = not faults
             errors += faults
         except PipelineError as error:
@@ -120,6 +121,15 @@ def show(
         widths = [max(len(entry.variable) for entry in entries), max(len(entry.value or NOT_SET) for entry in entries)]
         for entry in entries:
             typer.echo(f"{entry.variable:<{widths[0]}}  {entry.value or NOT_SET:<{widths[1]}}  {entry.origin}")
+
+
+@app.command()
+def expressions() -> None:
+    """List what the expressions of `filter` and `derive` may have."""
+    from pipeline_processing.expressions.expression import SUPPORTED
+
+    for what, content in SUPPORTED.items():
+        typer.echo(f"{what:<11} {content}")
 
 
 def _print_table(entries: Sequence[SettingEntry]) -> None:

@@ -94,7 +94,7 @@ def current_settings(*, job_config_file: Path | None = None, concurrency: int | 
 
 def job_config_of(settings: Settings) -> AgencyJobConfig | None:
     """Load the job config if the settings name one. Raises InvalidJobConfig."""
-    from pipeline_processing.agency_data_job.config import load_job_config
+    from pipeline_processing.agency_data_job.loading import load_job_config
 
     return load_job_config(settings.job_config_file) if settings.job_config_file else None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli import completion
+from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
 from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of, pairs_of, text
 from pipeline_processing.terminal import render
@@ -39,7 +40,6 @@ def state_of(text: str) -> RunState:
         raise typer.BadParameter(f"{text!r} isn't a state; the states are {', '.join(RunState)}.") from None
 
 
-AgencyOption = Annotated[int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="Runs of this agency only.")]
 SinceOption = Annotated[
     datetime | None, typer.Option(metavar="T", parser=moment, help=f"Runs accepted since: {MOMENT}")
 ]
@@ -51,7 +51,7 @@ UntilOption = Annotated[
 @app.callback(invoke_without_command=True)
 def history(
     context: typer.Context,
-    agency_id: AgencyOption = None,
+    agency_id: WantedAgency = None,
     run_id: Annotated[
         str | None,
         typer.Option(
@@ -231,7 +231,7 @@ def _full_object(
 
 @app.command()
 def export(
-    agency_id: AgencyOption = None,
+    agency_id: WantedAgency = None,
     since: SinceOption = None,
     until: UntilOption = None,
 ) -> None:

@@ -16,6 +16,7 @@ from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
+    from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.errors import RequestError
     from pipeline_processing.model import JobRequest
 
@@ -141,7 +142,7 @@ def new_run_id() -> str:
     return f"run-{secrets.token_hex(8)}"
 
 
-def requests_of(agency_ids: Sequence[int], fields: Mapping[str, Any]) -> list[JobRequest]:
+def requests_of(agency_ids: Sequence[AgencyId], fields: Mapping[str, Any]) -> list[JobRequest]:
     """
     Build a request per agency from the fields that aren't None. Times may be datetimes.
 
@@ -219,14 +220,25 @@ def check_job(job: str) -> None:
         raise UnknownJob(job, job=JOB)
 
 
-def check_for_config(requests: Iterable[JobRequest], config: AgencyJobConfig) -> None:
-    """Raises a RequestError, with each fault once, if workers with this job config would refuse a request."""
+def check_for_config(requests: Iterable[JobRequest], config: AgencyJobConfig | None) -> None:
+    """
+    Raises a RequestError, with each fault once, if workers with this job config would refuse a request.
+
+    Without a job config, only keys of agencies are checked, which are integers then.
+    """
+    from pipeline_processing.agency_keys import AgencyKey
     from pipeline_processing.errors import InvalidRequest, RequestError
 
-    faults: dict[str, tuple[int, RequestError]] = {}
+    faults: dict[str, tuple[AgencyId, RequestError]] = {}
     for request in requests:
         try:
-            config.for_request(request)
+            if config is not None:
+                config.for_request(request)
+            elif fault := AgencyKey.INTEGER.fault(request.agency_id):
+                raise InvalidRequest(
+                    f"The request isn't valid: agency_id: {fault}. For keys that aren't integers, name the job config, "
+                    "in PIPELINE_JOB_CONFIG_FILE."
+                )
         except RequestError as error:
             faults.setdefault(str(error), (request.agency_id, error))
     if len(faults) == 1:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli import completion
+from pipeline_processing.cli.agencies import wanted_agency
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
 from pipeline_processing.cli.options import MOMENT, moment
 from pipeline_processing.terminal.render import counted, print_object, print_table
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.requests.replay import ReplayPlan, Step
     from pipeline_processing.requests.replay_sources import Selection
     from pipeline_processing.settings.settings import Settings
@@ -41,7 +43,9 @@ def replay(
     run_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The request of this run.", autocompletion=completion.run_ids)
     ] = None,
-    agency_id: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, metavar="N", help="The agency's runs.")] = None,
+    agency_id: Annotated[
+        str | None, typer.Option("--agency-id", parser=wanted_agency, metavar="N", help="The agency's runs.")
+    ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with --agency-id.")
     ] = False,
@@ -83,7 +87,7 @@ def _selection(
     *,
     offset: str | None,
     run_id: str | None,
-    agency_id: int | None,
+    agency_id: AgencyId | None,
     failed: bool,
 ) -> Selection:
     """Raises BadParameter for options that are invalid or can't be combined."""

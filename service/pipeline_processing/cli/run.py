@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_processing.cli.agencies import agencies_given, for_config
 from pipeline_processing.cli.context import current_mask, log_to_stderr, metered, settings_to_run, traced
 from pipeline_processing.cli.options import (
     ConfigOption,
@@ -40,7 +41,7 @@ _CANCEL_SECONDS = 5.0
 
 def run(
     job: JobArgument,
-    agency_id: Annotated[int, typer.Option("--agency-id", metavar="N", help="The agency whose data to export.")],
+    agency_id: Annotated[str, typer.Option("--agency-id", metavar="N", help="The agency whose data to export.")],
     run_id: RunIdOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and transform, but write nothing: no object, no history, no event.")
@@ -73,13 +74,14 @@ def run(
         "params": pairs_of(param or [], option="--param"),
         "labels": pairs_of(label or [], option="--label"),
     }
-    (request,) = requests_of([agency_id], fields)
+    requests = requests_of(agencies_given([agency_id], config=config), fields)
     settings, job_config = settings_to_run(config=config, dry=dry_run)
+    (request,) = for_config(requests, job_config)
     # Refuse invalid requests before they use up the run id.
     needed = job_config.narrowed(request)
     if dry_run:  # needs no destination, nor its secrets
         needed = needed.model_copy(update={"destinations": None})
-    require_sound(needed, secrets=settings.secrets)
+    require_sound(needed, secrets=settings.secrets, path=settings.job_config_file)
     job_config.for_request(request)
     run_id = request.run_id or new_run_id()
     log_to_stderr()

@@ -39,7 +39,7 @@ def serve(
     from pipeline_processing.terminal.event_loop import run_async
 
     settings, job_config = settings_to_run(config=config, concurrency=concurrency)
-    require_sound(job_config, secrets=settings.secrets)
+    require_sound(job_config, secrets=settings.secrets, path=settings.job_config_file)
     log_to_stderr(level="info")
     with Cutoff() as cutoff, traced() as telemetry, metered(scraped=True) as metering:
         run_async(_served(settings, job_config, telemetry, metering, cutoff, once=once))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_processing.cli.agencies import agencies_given, for_config
 from pipeline_processing.cli.context import current_settings, job_config_of, log_to_stderr, traced
 from pipeline_processing.cli.options import (
     DatasetOption,
@@ -35,13 +36,17 @@ from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_keys import AgencyId
+    from pipeline_processing.messaging.port import Topics
     from pipeline_processing.model import JobRequest
     from pipeline_processing.requests.following import Follower, Outcome
     from pipeline_processing.requests.submission import Sent
-    from pipeline_processing.runs.completions import RunProgress
-    from pipeline_processing.settings.settings import Settings
+    from pipeline_processing.settings.settings import KafkaSettings, Settings
     from pipeline_processing.telemetry.tracing import Telemetry
+    from pipeline_processing.terminal.following import FollowedRuns
+    from pipeline_processing.terminal.progress import Shown
 
+_SILENCE_SECONDS = 5.0
 _MAX_LISTED = 10
 """The most runs that a message lists one by one."""
 
@@ -49,10 +54,10 @@ _MAX_LISTED = 10
 def submit(
     job: JobArgument,
     agency_id: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option("--agency-id", metavar="N…", help="The agencies whose data to export; may also be repeated."),
     ] = None,
-    more_agency_ids: Annotated[list[int] | None, typer.Argument(metavar="N", hidden=True)] = None,
+    more_agency_ids: Annotated[list[str] | None, typer.Argument(metavar="N", hidden=True)] = None,
     run_id: RunIdOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and transform, but upload nothing.")] = False,
     dataset: DatasetOption = None,
@@ -106,7 +111,7 @@ def submit(
 
     if more_agency_ids and not agency_id:
         raise typer.BadParameter(f"unexpected {more_agency_ids[0]}: give agencies with --agency-id")
-    agency_ids = [*(agency_id or []), *(more_agency_ids or [])]
+    agency_ids = agencies_given([*(agency_id or []), *(more_agency_ids or [])])
     fields = {
         "run_id": run_id,
         "dry_run": dry_run or None,
@@ -133,8 +138,10 @@ def submit(
             check_size(request)
     requests = [each if each.run_id else each.model_copy(update={"run_id": new_run_id()}) for each in requests]
     settings = current_settings()
-    if (job_config := job_config_of(settings)) is not None:
-        check_for_config(requests, job_config)
+    job_config = job_config_of(settings)
+    if file is None:
+        requests = for_config(requests, job_config)
+    check_for_config(requests, job_config)
     if not requests:
         typer.echo("There are no requests.", err=True)
         return SUCCESS
@@ -145,7 +152,7 @@ def submit(
     return submission.exit_code
 
 
-def _check_agencies(agency_ids: Sequence[int], run_id: str | None) -> None:
+def _check_agencies(agency_ids: Sequence[AgencyId], run_id: str | None) -> None:
     if not agency_ids:
         raise typer.BadParameter("give an agency, or --file", param_hint="--agency-id")
     if run_id is not None and len(agency_ids) > 1:
@@ -243,68 +250,46 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
                 typer.echo(each.run_id)
         submission.sending = False
         if follow:
-            await _follow(follower, submission)
+            await _follow(follower, topics, settings, submission)
 
 
-async def _follow(follower: Follower, submission: _Submission) -> None:
+async def _follow(follower: Follower, topics: Topics, settings: Settings, submission: _Submission) -> None:
+    import asyncio
+
+    from pipeline_processing.aio.tasks import give_up
+    from pipeline_processing.terminal.following import FollowedRuns
+    from pipeline_processing.terminal.notes import note
     from pipeline_processing.terminal.progress import shown_progress
 
-    tally = _Tally(len({each.run_id for each in submission.sent}))
     # Start the display after sending, whose output to stdout it would capture.
     with shown_progress() as shown:
-
-        def progressed(progress: RunProgress) -> None:
-            tally.in_progress.add(progress.run_id)
-            shown(progress)
-            shown.summary(str(tally))
-
-        def ended(run_id: str, outcome: Outcome) -> None:
-            submission.outcomes[run_id] = outcome
-            tally.end(run_id, outcome)
-            shown.ended(run_id, _line(run_id, outcome))
-            shown.summary(str(tally))
-
-        shown.summary(str(tally))
-        await follower.follow(submission.sent, on_progress=progressed, on_outcome=ended)
-    if tally.runs > 1 and sys.stderr.isatty():
-        typer.echo(str(tally), err=True)
+        runs = FollowedRuns(len({each.run_id for each in submission.sent}), shown=shown)
+        submission.outcomes = runs.outcomes
+        listening = asyncio.create_task(_note_silence(topics, settings.kafka, runs, shown))
+        try:
+            await follower.follow(submission.sent, on_progress=runs.progressed, on_outcome=runs.ended)
+        finally:
+            give_up(listening)
+    for line in runs.summary():
+        note(line)
 
 
-class _Tally:
-    """Counts the runs that are followed: `500 runs: 460 waiting, 3 in progress, 2 failed, 35 succeeded`."""
+async def _note_silence(topics: Topics, kafka: KafkaSettings, runs: FollowedRuns, shown: Shown) -> None:
+    """Say so if no worker is listening, as long as nothing is heard of any run."""
+    from pipeline_processing.aio.clock import SystemClock
+    from pipeline_processing.errors import PipelineError
 
-    def __init__(self, runs: int) -> None:
-        self.runs = runs
-        self.in_progress: set[str] = set()
-        """Run ids."""
-        self._ended = Counter[str]()
-
-    def end(self, run_id: str, outcome: Outcome) -> None:
-        from pipeline_processing.messaging.dead_letters import DeadLetter
-
-        self.in_progress.discard(run_id)
-        self._ended["refused" if isinstance(outcome, DeadLetter) else outcome.state] += 1
-
-    def __str__(self) -> str:
-        from pipeline_processing.terminal.render import counted
-
-        waiting = self.runs - len(self.in_progress) - self._ended.total()
-        counts = {"waiting": waiting, "in progress": len(self.in_progress)}
-        counts |= {state: self._ended[state] for state in ("refused", "failed", "cancelled", "succeeded")}
-        return f"{counted(self.runs, 'run')}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
-
-
-def _line(run_id: str, outcome: Outcome) -> str:
-    from pipeline_processing.messaging.dead_letters import DeadLetter
-    from pipeline_processing.terminal.render import number, printable
-
-    if isinstance(outcome, DeadLetter):
-        facts = ["refused", f"{outcome.reason}: {outcome.message}"]
-    elif outcome.error is not None:
-        facts = [outcome.state, f"{outcome.error.kind}: {outcome.error.message}"]
-    elif outcome.state == "succeeded":
-        state = f"succeeded{' (dry run)' if outcome.dry_run else ''}"
-        facts = [state, f"{number(outcome.rows_written)} rows", *filter(None, [outcome.manifest])]
-    else:
-        facts = [outcome.state]
-    return " ".join(printable(f"{run_id}: {', '.join(facts)}").split())
+    clock = SystemClock()
+    while runs.silent:
+        await clock.sleep(_SILENCE_SECONDS)
+        try:
+            nobody = runs.silent and not await topics.members(kafka.requests_topic)
+        except PipelineError:
+            continue  # `follow` reports outages, and not every producer may look at the group
+        shown.note(
+            f"No worker is listening to {kafka.requests_topic} (group {kafka.group_id}). Start one with "
+            "`pipeline-processing serve`; the requests wait for it."
+            if nobody
+            else ""
+        )
+    shown.note("")

@@ -146,7 +146,7 @@ class Story:
     def _run(self, run: Run) -> tuple[str, ...]:
         return (
             run.run_id,
-            self._agencies[run.agency_id],
+            self._agencies[int(run.agency_id)],
             run.state,
             number(run.rows_written),
             duration(run.duration_ms),

@@ -11,7 +11,7 @@ from shlex import quote
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing.agency_data_job.config import load_job_config
+from pipeline_processing.agency_data_job.loading import load_job_config
 from pipeline_processing.app import history
 from pipeline_processing.app.board import board
 from pipeline_processing.app.service import service

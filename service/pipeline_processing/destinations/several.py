@@ -15,7 +15,10 @@ class Destinations:
     """
 
     def __init__(self, destinations: Sequence[Destination]) -> None:
-        """The first one that holds no tables is the primary. Raises SettingsError if two have the same URL."""
+        """
+        The first one that holds no tables is the primary; without one, the first. Raises SettingsError if two have the
+        same URL.
+        """
         self.all = tuple(destinations)
         self.objects = tuple(each for each in self.all if not each.holds_tables)
         self.tables = tuple(each for each in self.all if each.holds_tables)
@@ -29,7 +32,7 @@ class Destinations:
     @property
     def primary(self) -> Destination:
         """The destination that holds the manifest."""
-        return self.objects[0]
+        return (self.objects or self.all)[0]
 
     @property
     def manifests(self) -> ManifestStore:

@@ -7,7 +7,8 @@ from typing import Any
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.doctor.checking import Advice, Check, Shortfall, Skipped
 from pipeline_processing.errors import AccessDenied
-from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.identifiers import quoted
 
 _MOST_SKEW_SECONDS = 5.0
 NEEDED_PRIVILEGES = {

@@ -15,6 +15,7 @@ from pipeline_processing.expressions.functions import FUNCTIONS, call
 from pipeline_processing.expressions.tree import Call, Cast, Literal, Name, Node
 from pipeline_processing.expressions.types import Refused, RowFault, Type, type_of
 from pipeline_processing.expressions.values import READ_AT_RUN_TIME, key_of_carried, reading
+from pipeline_processing.options.words import close_to
 from pipeline_processing.rows.columns import Column
 
 Lookup = Callable[[Name], Compiled]
@@ -46,7 +47,8 @@ def _compiled(node: Node, column: Lookup) -> Compiled:
             if node.name in FUNCTIONS:
                 return call(node.name, operands)
             if node.name not in FORMS:
-                raise Refused(f"calls {node.name.upper()}", unsupported=True)
+                close = close_to(node.name, map(str.lower, FUNCTION_NAMES)) or ", which isn't a function here"
+                raise Refused(f"calls {node.name.upper()}{close}", unsupported=True)
             if not operands:
                 raise Refused(f"gives {node.name.upper()} no arguments")
             return FORMS[node.name](*operands)

@@ -22,12 +22,18 @@ from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.rows.values import PADDED_TEXT
 
-SUPPORTED = (
-    "columns, numbers, 'text', TRUE, FALSE, NULL, DATE '…' and its like, = <> < <= > >=, AND, OR, NOT, "
-    "IS [NOT] NULL/TRUE/FALSE/DISTINCT FROM, [NOT] BETWEEN/IN (…)/LIKE/ILIKE, + - * / %, ||, -> and ->>, CASE, "
-    f"CAST(… AS type), ::, TRIM, SUBSTRING, {', '.join(FUNCTION_NAMES)}; the types are {TYPE_LIST}"
-)
-"""The supported syntax, for messages."""
+SUPPORTED = {
+    "values": "columns, numbers, 'text', TRUE, FALSE, NULL, DATE '…' and its like",
+    "comparisons": "= <> < <= > >=, IS [NOT] NULL/TRUE/FALSE/DISTINCT FROM, [NOT] BETWEEN/IN (…)/LIKE/ILIKE",
+    "logic": "AND, OR, NOT",
+    "operators": "+ - * / %, || (joins texts), -> and ->> (into json)",
+    "choices": "CASE WHEN … THEN … ELSE … END",
+    "casts": "CAST(… AS type), …::type",
+    "functions": f"TRIM, SUBSTRING, {', '.join(FUNCTION_NAMES)}",
+    "types": TYPE_LIST,
+}
+"""What expressions may have."""
+REFERENCE = "`pipeline-processing config expressions` lists what expressions may have."
 _KNOWN_SIGNATURES = 1024
 _EXCERPT = 30
 
@@ -65,10 +71,10 @@ def condition(text: str, columns: Columns, *, carry: str, step: str) -> Conditio
         return scope.condition(lambda lookup: required(compiled(tree, lookup), Type.BOOLEAN, "it"))
 
 
-def expression(text: str, columns: Columns, *, carry: str, step: str, place: str) -> Expression:
-    """Compile an expression. `place` is its place in the step, for messages. Raises InvalidStep or UnknownColumn."""
+def expression(text: str, columns: Columns, *, carry: str, step: str, column: str) -> Expression:
+    """Compile an expression, of which `column` is made. Raises InvalidStep or UnknownColumn."""
     scope = _Scope(columns, carry=carry, step=step)
-    with _refusals(f"Step {step!r}, {place},", text):
+    with _refusals(f"Step {step!r}, column {column!r},", text, key=column):
         tree = parse(text)
         return scope.expression(lambda lookup: compiled(tree, lookup))
 
@@ -76,7 +82,7 @@ def expression(text: str, columns: Columns, *, carry: str, step: str, place: str
 def cast_of(name: str, to: str, columns: Columns, *, carry: str, step: str) -> Expression | None:
     """Compile a cast of a column to a SQL type; None if it has that type. Raises InvalidStep or UnknownColumn."""
     scope = _Scope(columns, carry=carry, step=step)
-    with _refusals(f"Step {step!r}, column {name!r},", to):
+    with _refusals(f"Step {step!r}, column {name!r},", to, key=name):
         target = parse_type(to)
         if type_of(columns.require(name, step=step)) is target.type and target.precision is None:
             return None
@@ -90,16 +96,18 @@ def columns_in(text: str) -> frozenset[str]:
 
 
 @contextmanager
-def _refusals(whose: str, text: str) -> Iterator[None]:
-    """Turn Refused into InvalidStep."""
+def _refusals(whose: str, text: str, *, key: str | None = None) -> Iterator[None]:
+    """Turn Refused into InvalidStep. `key` is the text's, in the step's options."""
     try:
         yield
     except Refused as refused:
         at = refused.at or 0
         near = text[at : at + _EXCERPT]
         place = f" (character {at + 1}: {near})" if near else ""
-        hint = f" Supported: {SUPPORTED}." if refused.unsupported else ""
-        raise InvalidStep(f"{whose} {refused.why}{place}.{hint}") from None
+        hint = f" {REFERENCE}" if refused.unsupported else ""
+        error = InvalidStep(f"{whose} {refused.why}{place}.{hint}")
+        error.key = key
+        raise error from None
 
 
 class _Scope:

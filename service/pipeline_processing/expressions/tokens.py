@@ -51,6 +51,23 @@ _TOKEN = re.compile(
     |(?P<MARK>[(),])""".replace("\n    |", "|")
 )
 _SYMBOL = re.compile(f"[{_OPERATORS}]+|.", re.DOTALL)
+_INSTEAD = {
+    "==": "`=`",
+    "===": "`=`",
+    "<=>": "`IS NOT DISTINCT FROM`",
+    "=!": "`<>`",
+    "!": "`NOT`",
+    "&&": "`AND`",
+    "&": "`AND`",
+    "|": "`OR`, or `||` to join texts",
+    "~": "`LIKE`, where `%` stands for any text",
+    "^": "a product, such as `x * x`",
+    "`": "a name as it is, or in double quotes, and a text in single quotes",
+    "$": "a column; to compare with a param, add it as a column with `add` first",
+    "{": "a column; to compare with a param, add it as a column with `add` first",
+    ";": "nothing there: it is one expression",
+}
+"""Symbols of other languages → what stands for them here."""
 _LOWER = {ord(letter): ord(letter) + 32 for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
@@ -77,7 +94,10 @@ def token_at(text: str, at: int) -> Token:
         if text[at] in "'\"":
             raise Refused(f"has a {text[at]} without another at its end", at)
         symbol = _SYMBOL.match(text, at)
-        raise Refused(f"uses {symbol and symbol.group()!r}, which isn't supported", at, unsupported=True)
+        assert symbol is not None  # there is a character
+        if symbol.group() in _INSTEAD:
+            raise Refused(f"uses {symbol.group()!r}: write {_INSTEAD[symbol.group()]}", at)
+        raise Refused(f"uses {symbol.group()!r}, which isn't supported", at, unsupported=True)
     found, kind = match.group(), match.lastgroup or ""
     if kind == "MARK":
         kind = found

@@ -8,11 +8,14 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
 from pipeline_processing.options.durations import Duration
-from pipeline_processing.options.parts import Part
+from pipeline_processing.options.parts import Part, SecretName
+from pipeline_processing.options.words import saying
 
-SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-"""The name of a secret in the settings (PIPELINE_SECRETS__…). A job config never contains the secret itself."""
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
+HeaderName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"),
+    saying("must be the name of an HTTP header: up to 128 letters, digits and marks such as `-`, without spaces"),
+]
 
 _OURS = frozenset(
     (

@@ -57,6 +57,18 @@ class Outgoing:
         return _size(self.key, self.value, self.headers)
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of the consumer group."""
+
+    worker: str | None
+    """The worker's name, as in the run table; None while the group rebalances, or if it is another program."""
+    host: str
+    """Its address, as the brokers see it."""
+    partitions: tuple[int, ...]
+    """Those of the topic that it reads."""
+
+
 def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     named = sum(len(name.encode()) + len(value or b"") for name, value in headers)
     return len(key or b"") + len(value or b"") + named
@@ -109,6 +121,9 @@ class Topics(Protocol):
 
     async def committed(self, topic: str) -> Offsets:
         """Return, by partition, the offset that the consumer group has committed; 0 if none."""
+
+    async def members(self, topic: str) -> list[Member]:
+        """Return the members of the consumer group that read the topic."""
 
     def read(self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None) -> AsyncIterator[Record]:
         """

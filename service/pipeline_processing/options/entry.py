@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pipeline_processing import plugins
 from pipeline_processing.options.parts import Part
+from pipeline_processing.options.words import close_to
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.user_code import described, is_for_us
 
@@ -104,11 +105,12 @@ class Entry(Part):
             raise ValueError(f"needs one key{beside}, and has {', '.join(map(repr, kinds))}")
         built_in = plugins.BUILT_IN[cls.group]
         if not kinds or not (kinds[0] in built_in or plugins.is_plugin(kinds[0])):
+            close = close_to(kinds[0], built_in) if kinds else ""
             raise PydanticCustomError(
                 "unknown_kind",
-                "unknown {noun}; a {noun} is a mapping with one of the keys {kinds}, or the name of another package's "
-                "{noun}, which has a dot",
-                {"noun": cls.noun, "kinds": ", ".join(built_in)},
+                "unknown {noun}{close} A {noun} is a mapping with one of the keys {kinds}, or the name of another "
+                "package's {noun}, which has a dot",
+                {"noun": cls.noun, "kinds": ", ".join(built_in), "close": close or "."},
             )
         plugin = plugins.plugin(cls.group, kinds[0])
         try:

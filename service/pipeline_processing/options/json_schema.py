@@ -1,6 +1,6 @@
 """Pydantic models → published JSON Schemas, byte for byte reproducible."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -11,6 +11,10 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 RFC_3339 = r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"
 """A time with an offset. `format: date-time` says the same, but most validators ignore it."""
+
+
+SCALAR: Mapping[str, Any] = {"anyOf": [{"type": name} for name in ("string", "number", "boolean", "null")]}
+"""A value that is no list or object. Ajv's strict mode refuses the same as a list of types."""
 
 
 class PublishedModel(NamedTuple):
@@ -55,9 +59,21 @@ class _Generator(GenerateJsonSchema):
         return {"type": "string", "pattern": "^/"} if result.get("format") == "path" else result
 
 
+def _plain(schema: Any) -> Any:
+    """Return a schema without keywords of our own: strict validators, such as ajv, refuse keywords they don't know."""
+    if isinstance(schema, list):
+        return [_plain(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        **{key: _plain(value) for key, value in schema.items() if key != "x-since"},
+        **({"$comment": f"Since {schema['x-since']}."} if "x-since" in schema else {}),
+    }
+
+
 def schema_document(published: PublishedModel) -> dict[str, Any]:
     """Return a model as a self-contained JSON Schema."""
-    schema = published.model.model_json_schema(mode=published.mode, schema_generator=_Generator)
+    schema = _plain(published.model.model_json_schema(mode=published.mode, schema_generator=_Generator))
     definitions = schema.pop("$defs", None)
     head = {
         "$schema": DIALECT,
@@ -80,5 +96,5 @@ def shared_schemas(models: Sequence[PublishedModel], *, ref_template: str) -> di
         ref_template=ref_template,
         schema_generator=_Generator,
     )
-    definitions: dict[str, Any] = schema["$defs"]
+    definitions: dict[str, Any] = _plain(schema["$defs"])
     return dict(sorted(definitions.items()))

@@ -29,7 +29,7 @@ def parse_percent(value: Any) -> Percent:
     if isinstance(value, Percent):
         return value
     if not isinstance(value, str) or not re.fullmatch(_PATTERN, value):
-        raise ValueError(f'{value!r} isn\'t a share: write it with a percent sign, such as "0.1%"')
+        raise ValueError('must be a share with a percent sign, such as "0.1%"')
     return Percent(Decimal(value.removesuffix("%")))
 
 

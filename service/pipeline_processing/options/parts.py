@@ -1,6 +1,20 @@
-"""Base model of the parts of a job config."""
+"""Base model of the parts of a job config, and the names of secrets in it."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from pipeline_processing.options.words import saying
+
+SecretName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$"),
+    saying(
+        "must be the name of a secret, such as warehouse_dsn: lower-case letters, digits and `_`. The secret itself "
+        "belongs into the setting PIPELINE_SECRETS__WAREHOUSE_DSN"
+    ),
+]
+"""The name of a secret in the settings (PIPELINE_SECRETS__…). A job config never contains the secret itself."""
 
 
 class Part(BaseModel):

@@ -1,6 +1,9 @@
-"""Formats pydantic's validation errors for messages."""
+"""Formats pydantic's validation errors of JSON for messages. For those of configs in YAML, see `config_file.py`."""
+
+from collections.abc import Sequence
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 _MOST_FAULTS = 100
 _LONGEST_NAME = 80
@@ -8,11 +11,15 @@ _LONGEST_NAME = 80
 
 def faults_of(error: ValidationError) -> list[str]:
     """Return one line per fault: location and message, without the input, which may contain a secret."""
-    faults = error.errors(include_url=False, include_input=False)
-    # Pydantic also reports a list with invalid items as too short, which is redundant.
-    around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-    lines = [_line(f["loc"], f["msg"]) for f in faults if not (f["type"] == "too_short" and f["loc"] in around)]
+    faults = without_redundant(error.errors(include_url=False, include_input=False))
+    lines = [_line(fault["loc"], fault["msg"]) for fault in faults]
     return lines if len(lines) <= _MOST_FAULTS else [*lines[:_MOST_FAULTS], f"and {len(lines) - _MOST_FAULTS:,} more"]
+
+
+def without_redundant(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out that lists are too short whose items are invalid, which pydantic reports as well."""
+    around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    return [fault for fault in faults if not (fault["type"] == "too_short" and fault["loc"] in around)]
 
 
 def shown(name: str) -> str:

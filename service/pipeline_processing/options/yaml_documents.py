@@ -12,19 +12,47 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from pipeline_processing.options.validation import shown
+
 _BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 
 
+_ADVICE = {
+    "mapping values are not allowed here": "a colon and a space make a mapping: put a text with a colon in quotes, or "
+    "below the key after `|`",
+    "found character '\\t' that cannot start any token": "a tab can't indent: use spaces",
+    "could not find expected ':'": "a key needs a colon and a space behind it",
+    "expected <block end>, but found": "the indentation, or the `-`, fits nothing above",
+    "expected ',' or": "a bracket or brace isn't closed, or a comma is missing",
+    "expected the node content": "a value is missing, or a bracket or brace isn't closed",
+    "found unexpected end of stream": "a quote isn't closed",
+    "that cannot start any token": "no value starts with this character: put the text in quotes",
+    "while scanning an alias": "an alias is a `*` and a name: put the text in quotes",
+    "found undefined alias": "no anchor (`&`) above has this name: put a text that starts with `*` in quotes",
+}
+"""What PyYAML says → what it mostly means in a config."""
+
+
+class Place(NamedTuple):
+    """A place in a document, counted from 1."""
+
+    line: int
+    column: int
+
+
 class InvalidYaml(ValueError):
-    """The document isn't valid. The message says where and why, and may quote the document."""
+    """The document isn't valid. The message says why, and may quote the document."""
 
     def __init__(self, error: yaml.YAMLError | ValueError) -> None:
-        super().__init__(str(error))
-        mark = getattr(error, "problem_mark", None)
-        place = f"(at line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        self.place = None if mark is None else Place(mark.line + 1, mark.column + 1)
+        """Where, if it is known."""
+        said = ": ".join(filter(None, (getattr(error, "problem", None), getattr(error, "context", None)))) or str(error)
+        super().__init__(next((advice for words, advice in _ADVICE.items() if words in said), said))
+        where = f"(at line {self.place.line}, column {self.place.column})" if self.place else ""
         twice = f": {error.problem}" if isinstance(error, _KeyTwice) else ""
-        self.without_content = f"{place}{twice}"
-        """The message with keys of the document but no values, which may be secrets."""
+        self.without_content = f"{where}{twice}"
+        """The place, and keys of the document but no values, which may be secrets."""
 
 
 class _KeyTwice(yaml.constructor.ConstructorError):
@@ -54,13 +82,6 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
-class Place(NamedTuple):
-    """A place in a document, counted from 1."""
-
-    line: int
-    column: int
-
-
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
     """A parsed document that knows where each value was written."""
@@ -68,30 +89,84 @@ class YamlDocument:
     value: Any
     _root: yaml.Node | None
 
-    def locate(self, location: Sequence[str | int], *, at_key: bool = False) -> tuple[list[str | int], Place]:
+    def known(self, location: Sequence[str | int]) -> tuple[str | int, ...]:
         """
-        Return the part of a pydantic location that the document has, and where its last value starts, or with `at_key`
-        its key. Other parts, such as tags of unions, are skipped.
+        Return the parts of a pydantic location that the document has. Others, such as tags of unions, are left out. An
+        item of a list may be given by its index or its `name`.
         """
-        node, key = self._root, self._root
-        found: list[str | int] = []
+        return tuple(step.part for step in self._walk(location))
+
+    def locate(
+        self, location: Sequence[str | int], *, at_key: bool = False, word: str | None = None
+    ) -> tuple[str, Place]:
+        """
+        Return the path of a pydantic location, such as `datasets[records].steps[2].mask`, and where its value starts,
+        or with `at_key` its key. With `word`, the first key or value below it that is this text, if there is one.
+        """
+        steps = self._walk(location)
+        if word is not None and (below := _find(steps[-1].node if steps else self._root, word)) is not None:
+            steps += below
+        mark = (
+            (steps[-1].key if at_key else steps[-1].node).start_mark
+            if steps
+            else getattr(self._root, "start_mark", None)
+        )
+        path = "".join(step.shown for step in steps).removeprefix(".")
+        return path, Place(mark.line + 1, mark.column + 1) if mark is not None else Place(1, 1)
+
+    def _walk(self, location: Sequence[str | int]) -> "list[_Step]":
+        node, steps = self._root, list[_Step]()
         for part in location:
-            child = _child(node, part)
-            if child is not None:
-                key, node = child
-                found.append(part)
-        shown = key if at_key else node
-        mark = shown.start_mark if shown is not None else None
-        return found, Place(mark.line + 1, mark.column + 1) if mark is not None else Place(1, 1)
+            if (step := _child(node, part)) is not None:
+                steps.append(step)
+                node = step.node
+        return steps
 
 
-def _child(node: yaml.Node | None, part: str | int) -> tuple[yaml.Node, yaml.Node] | None:
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part], node.value[part]
+class _Step(NamedTuple):
+    """A step from a value to one within it."""
+
+    part: str | int
+    shown: str
+    key: yaml.Node
+    node: yaml.Node
+
+
+def _child(node: yaml.Node | None, part: str | int) -> _Step | None:
+    if isinstance(node, yaml.SequenceNode):
+        names = [_name_of(item) for item in node.value]
+        for at, (name, item) in enumerate(zip(names, node.value, strict=True)):
+            if part == at or (name is not None and part == name):
+                return _Step(at, f"[{at if name is None or None in names else shown(name)}]", item, item)
     if isinstance(node, yaml.MappingNode):
         for key, value in reversed(node.value):  # keys that a merge (`<<`) adds come first
             if key.value == part:
-                return key, value
+                return _Step(part, f".{shown(str(part))}", key, value)
+    return None
+
+
+def _name_of(node: yaml.Node) -> str | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == "name" and value.tag == _TEXT and value.value:
+                return str(value.value)
+    return None
+
+
+def _find(node: yaml.Node | None, word: str) -> list[_Step] | None:
+    """Return the way to the first key or value that is this text."""
+    if isinstance(node, yaml.ScalarNode):
+        return [] if node.value == word else None
+    parts: list[str | int] = list(range(len(node.value))) if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        parts = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    for part in parts:
+        step = _child(node, part)
+        assert step is not None
+        if part == word:
+            return [step._replace(node=step.key)]
+        if (below := _find(step.node, word)) is not None:
+            return [step, *below]
     return None
 
 

@@ -14,6 +14,7 @@ from pipeline_processing.log import get_logger
 from pipeline_processing.postgres.connection import SessionlessConnection
 from pipeline_processing.postgres.dsn import address_of
 from pipeline_processing.postgres.errors import NO_REMEDIES, translated
+from pipeline_processing.postgres.identifiers import quoted
 
 log = get_logger(__name__)
 
@@ -159,8 +160,3 @@ def _enable_keepalive(connection: Any) -> None:
         socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
         unanswered_ms = (_IDLE_SECONDS + _PROBE_SECONDS * _PROBES) * 1000
         socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unanswered_ms)
-
-
-def quoted(identifier: str) -> str:
-    """Return the identifier, quoted for SQL."""
-    return '"' + identifier.replace('"', '""') + '"'

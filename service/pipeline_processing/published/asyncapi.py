@@ -7,10 +7,12 @@ Operations are from this service's point of view: it receives requests and sends
 from typing import Any
 
 from pipeline_processing.options.json_schema import RFC_3339, PublishedModel, shared_schemas
+from pipeline_processing.published.client_schemas import client_schemas
+from pipeline_processing.published.examples import examples
 from pipeline_processing.runs.completions import SOURCE
 from pipeline_processing.settings.settings import KafkaSettings
 
-API_VERSION = "1.0.0"
+API_VERSION = "1.1.0"
 """Version of the messages, not of the package. Raise it with each change of the document."""
 
 DEAD_LETTER_REASONS = {
@@ -81,6 +83,7 @@ def document(request: PublishedModel, completion: PublishedModel, progress: Publ
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
+        "servers": _servers(topics),
         "channels": {
             "requests": _channel(
                 topics.requests_topic, "Requests for agencies' data.", "jobRequest", "jobRequestStructured"
@@ -96,19 +99,54 @@ def document(request: PublishedModel, completion: PublishedModel, progress: Publ
             "deadLetters": _channel(topics.dead_letters_topic, "Requests that can't be used, and why.", "deadLetter"),
         },
         "operations": {
-            "receiveRequests": _operation(
-                "receive", "requests", "Take requests.", "jobRequest", "jobRequestStructured"
+            "receiveRequest": _operation("receive", "requests", "Take a request.", "jobRequest"),
+            "receiveStructuredRequest": _operation(
+                "receive", "requests", "Take a request in a CloudEvent's envelope.", "jobRequestStructured"
             ),
-            "sendCompletions": _operation("send", "completions", "Announce that a run has finished.", *_COMPLETIONS),
-            "sendProgress": _operation("send", "progress", "Tell how far a run is.", "runProgress"),
-            "sendDeadLetters": _operation(
+            **{
+                f"send{message[0].upper()}{message[1:]}": _operation(
+                    "send", "completions", f"Announce that a run has {_ENDS[state]}.", message
+                )
+                for message, state in _COMPLETIONS.items()
+            },
+            "sendRunProgress": _operation("send", "progress", "Tell how far a run is.", "runProgress"),
+            "sendDeadLetter": _operation(
                 "send", "deadLetters", "Put aside a request that can't be used.", "deadLetter"
             ),
         },
         "components": {
             "messages": _messages(),
-            "schemas": shared_schemas((request, completion, progress), ref_template=_SCHEMAS + "/{model}")
+            "schemas": client_schemas(
+                shared_schemas((request, completion, progress), ref_template=_SCHEMAS + "/{model}")
+            )
             | {"CloudEventJobRequest": _structured_request()},
+            "securitySchemes": {
+                "scram": {"type": "scramSha512", "description": "Or `plain` or `scramSha256`, as the brokers ask for."},
+            },
+        },
+    }
+
+
+def _servers(kafka: KafkaSettings) -> dict[str, Any]:
+    brokers = {
+        "brokers": {
+            "default": ",".join(kafka.bootstrap_servers),
+            "description": "PIPELINE_KAFKA__BOOTSTRAP_SERVERS of the installation.",
+        }
+    }
+    return {
+        "kafka": {
+            "host": "{brokers}",
+            "protocol": "kafka",
+            "description": "Without TLS: the default of PIPELINE_KAFKA__SECURITY_PROTOCOL.",
+            "variables": brokers,
+        },
+        "kafkaSecure": {
+            "host": "{brokers}",
+            "protocol": "kafka-secure",
+            "description": "With TLS, and a user name and password.",
+            "variables": brokers,
+            "security": [{"$ref": "#/components/securitySchemes/scram"}],
         },
     }
 
@@ -121,12 +159,13 @@ def _channel(topic: str, description: str, *messages: str) -> dict[str, Any]:
     }
 
 
-def _operation(action: str, channel: str, summary: str, *messages: str) -> dict[str, Any]:
+def _operation(action: str, channel: str, summary: str, message: str) -> dict[str, Any]:
+    """Describe an operation of one message. Of several, generators make a union that Jackson can't take apart."""
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
-        "messages": [{"$ref": f"#/channels/{channel}/messages/{message}"} for message in messages],
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{message}"}],
     }
 
 
@@ -134,9 +173,15 @@ def _operation(action: str, channel: str, summary: str, *messages: str) -> dict[
 
 _COMPLETIONS = {"runSucceeded": "succeeded", "runFailed": "failed", "runCancelled": "cancelled"}
 """Message → the run state it reports."""
+_ENDS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}
 
 
 def _messages() -> dict[str, Any]:
+    shown = examples()
+    return {name: {**message, "examples": shown[name]} for name, message in _described().items()}
+
+
+def _described() -> dict[str, dict[str, Any]]:
     return {
         "jobRequest": {
             "title": "Job request",
@@ -179,7 +224,10 @@ def _messages() -> dict[str, Any]:
             "title": "Dead letter",
             "summary": "A request that can't be used: its key, value and headers untouched, and why.",
             "headers": _dead_letter_headers(),
-            "payload": {"description": "The bytes of the request as it came; they need not be JSON."},
+            "payload": {
+                "title": "DeadLetterValue",
+                "description": "The bytes of the request as it came; they need not be JSON.",
+            },
         },
     }
 
@@ -194,12 +242,7 @@ def _completion(state: str) -> dict[str, Any]:
         }[state],
         "contentType": "application/json",
         "headers": _headers(event_type=f"agency.run.{state}", required=True),
-        "payload": {
-            "allOf": [
-                {"$ref": f"{_SCHEMAS}/RunCompletion"},
-                {"type": "object", "properties": {"state": {"const": state}}},
-            ]
-        },
+        "payload": {"$ref": f"{_SCHEMAS}/RunCompletion"},
         "bindings": _AGENCY_KEY,
     }
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.messaging.port import Events, Outgoing, Topics
 from pipeline_processing.model import JobRequest, Run
@@ -25,7 +26,7 @@ class Step:
     """The plan for one past request: request a new run, send the same message again, or do nothing."""
 
     run_id: str
-    agency_id: int
+    agency_id: AgencyId
     state: str | None
     """None if the run isn't in the history."""
     requested_at: datetime | None

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import PlaceUnknown, RequestError, RunUnknown
 from pipeline_processing.messaging.port import Offsets, Outgoing, Record, Topics
 from pipeline_processing.messaging.topic_reading import Place, reading
@@ -28,7 +29,7 @@ class Selection:
     until: datetime | None = None
     place: Place | None = None
     run_id: str | None = None
-    agency_id: int | None = None
+    agency_id: AgencyId | None = None
     failed: bool = False
     """Only failed runs without a replay, so that the command can be repeated."""
 
@@ -43,7 +44,7 @@ class Candidate:
     """A past request."""
 
     run_id: str
-    agency_id: int
+    agency_id: AgencyId
     requested_at: datetime | None
     replay_of: str | None
     request: bytes | None = None

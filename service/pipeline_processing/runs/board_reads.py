@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
 from pipeline_processing.runs.deliveries import Delivery
 
@@ -14,7 +15,7 @@ class Waiting:
     """The run that has been due for longest without being claimed."""
 
     run_id: str
-    agency_id: int
+    agency_id: AgencyId
     queued_at: datetime
 
 
@@ -114,7 +115,7 @@ class FailureGroup:
     replayed: int
     """How many of them have a replay."""
     agencies: int
-    agency_ids: list[int]
+    agency_ids: list[AgencyId]
     run_ids: list[str]
     last_message: str
     last_at: datetime
@@ -158,10 +159,10 @@ class BoardReads(Protocol):
     async def story(self, run_id: str) -> RunStory | None:
         """Return everything about one run, or None if it is unknown."""
 
-    async def durations(self, agency_ids: Sequence[int], *, limit: int) -> dict[int, list[FinishedRun]]:
+    async def durations(self, agency_ids: Sequence[AgencyId], *, limit: int) -> dict[AgencyId, list[FinishedRun]]:
         """Return the last finished runs of each agency, oldest first."""
 
-    async def typical(self, agency_ids: Sequence[int]) -> dict[int, Typical]:
+    async def typical(self, agency_ids: Sequence[AgencyId]) -> dict[AgencyId, Typical]:
         """Return the medians of each agency that has a successful run."""
 
     async def failures(self, *, window: timedelta) -> list[FailureGroup]:

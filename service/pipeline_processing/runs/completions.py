@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.labels import Labels
 from pipeline_processing.model import (
-    AgencyId,
     Bill,
     ConfigId,
     Count,
@@ -122,6 +122,27 @@ class RunProgress(Message):
     rows_written: Count
     bytes_written: Count
     at: AwareDatetime
+    dataset_number: Count | None = Field(
+        None, description="Which of the run's datasets this is, from 1.", json_schema_extra={"x-since": "0.2"}
+    )
+    dataset_count: Count | None = Field(
+        None, description="How many datasets the run exports.", json_schema_extra={"x-since": "0.2"}
+    )
+    dataset_rows_read: Count | None = Field(
+        None, description="Rows read of this dataset alone.", json_schema_extra={"x-since": "0.2"}
+    )
+    dataset_rows_written: Count | None = Field(
+        None, description="Rows written of this dataset alone.", json_schema_extra={"x-since": "0.2"}
+    )
+    dataset_bytes_written: Count | None = Field(
+        None, description="Bytes written of this dataset alone.", json_schema_extra={"x-since": "0.2"}
+    )
+    rows_expected: Count | None = Field(
+        None,
+        description="Rows that the last successful exports of the same datasets read; null in the run's first seconds, "
+        "and if one of them has none.",
+        json_schema_extra={"x-since": "0.2"},
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,9 +279,14 @@ class Executor:
             on_progress=totals,
         )
         config = path.config.for_request(request)
+        totals.datasets = [each.name for each in config.datasets]
 
         async def export() -> Export:
-            return await contained(processor.process_agency(request.agency_id, config))
+            expecting = asyncio.create_task(totals.expect(self._history.last_success))
+            try:
+                return await contained(processor.process_agency(request.agency_id, config))
+            finally:
+                give_up(expecting)
 
         # In a separate task: before Python 3.13, a task in which a TaskGroup has failed looks cancelled from then on,
         # and steps may use task groups.

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.labels import Labels
 from pipeline_processing.model import (
-    AgencyId,
     Bill,
     Compression,
     ConfigId,

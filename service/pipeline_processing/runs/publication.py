@@ -6,6 +6,7 @@ Publishing needs only the stored plan, and this or a later worker may repeat it 
 
 from collections.abc import Callable
 from datetime import datetime
+from urllib.parse import quote
 
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.processor import Export
@@ -118,8 +119,10 @@ def _when_completed(artifact: Artifact) -> int:
 
 
 def _entry(artifact: Artifact) -> ManifestEntry:
+    staged = artifact.staged
+    place = quote(staged.target, safe="") if isinstance(staged, StagedTable) else artifact.key
     return ManifestEntry(
-        url=f"{artifact.destination}/{artifact.key}",
+        url=f"{artifact.destination}/{place}",
         dataset=artifact.dataset,
         format=artifact.format,
         compression=artifact.compression,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.model import Run, RunState
 
 
@@ -24,7 +25,8 @@ class RunPlace:
 class RunFilter:
     """The runs that match all fields. A field that is None or empty matches every run."""
 
-    agency_id: int | None = None
+    agency_id: AgencyId | None = None
+    """12 and "12" are the same."""
     states: tuple[RunState, ...] = ()
     """One of these."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +46,7 @@ class RunFilter:
     def matches(self, run: Run) -> bool:
         """Whether the run matches all fields but `after`."""
         return (
-            self.agency_id in (None, run.agency_id)
+            (self.agency_id is None or str(self.agency_id) == str(run.agency_id))
             and (not self.states or run.state in self.states)
             and self.labels.items() <= run.labels.items()
             and (not self.error_kinds or (run.error is not None and run.error.kind in self.error_kinds))

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import RequestError
 from pipeline_processing.model import Attempt, Bill, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan, UploadRef
@@ -257,7 +258,7 @@ class RunHistory(Protocol):
     async def replays(self, run_ids: Sequence[str]) -> dict[str, int]:
         """Return the number of replays of each of these runs, pruned ones included; nothing for runs that have none."""
 
-    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
+    async def last_success(self, agency_id: AgencyId, dataset: str) -> LastSuccess | None:
         """
         Return the successful export of an agency's dataset with the latest `covered_until`.
 

@@ -24,7 +24,7 @@ class Derive(Computed):
 
     def __init__(self, expressions: Mapping[str, str], context: StepContext) -> None:
         compiled = {
-            name: expression(text, context.columns, carry=context.carry, step=self.name, place=f"column {name!r}")
+            name: expression(text, context.columns, carry=context.carry, step=self.name, column=name)
             for name, text in expressions.items()
         }
         super().__init__({name: each.run for name, each in compiled.items()}, context)

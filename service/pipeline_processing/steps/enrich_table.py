@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from pipeline_processing.errors import InvalidStep, StepFailed
+from pipeline_processing.options.parts import SecretName
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import LookupTable, Row
 from pipeline_processing.rows.columns import Column, Columns
@@ -30,7 +31,7 @@ class EnrichTableOptions(LookupOptions):
     key: Name = Field(description="The query's column that equals it, at most one record each.")
     add: dict[Name, Name] = Field(min_length=1, description="New column → the query's column.")
     missing: Missing = None
-    dsn: Name | None = Field(
+    dsn: SecretName | None = Field(
         None, description="Name of the secret that holds another database's DSN; null: the source's own server."
     )
     cache_rows: CacheRows = 10_000

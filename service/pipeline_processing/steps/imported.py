@@ -4,10 +4,12 @@ from importlib import import_module
 from typing import Any
 
 from pipeline_processing.errors import InvalidStep
+from pipeline_processing.options.words import saying
 from pipeline_processing.user_code import user_code
 
 PATH_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 """`package.module:name`, where the name may also have dots."""
+PATH_WORDS = saying("must be `package.module:name`, such as shop.steps:normalise")
 
 
 def imported(path: str, *, step: str) -> Any:

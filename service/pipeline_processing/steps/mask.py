@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline_processing.kinds import column_of_kind
-from pipeline_processing.options.parts import Part
+from pipeline_processing.options.config_file import fault_below
+from pipeline_processing.options.parts import Part, SecretName
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Services
 from pipeline_processing.rows.columns import Kind
@@ -33,8 +34,8 @@ class MaskOptions(Part):
 
     columns: tuple[str, ...] = Field(min_length=1)
     using: Literal["sha256", "hmac", "redact", "partial"]
-    salt: str | None = Field(None, min_length=1, description="For `sha256`: name of the secret that is the salt.")
-    secret: str | None = Field(None, min_length=1, description="For `hmac`: name of the secret that is the key.")
+    salt: SecretName | None = Field(None, description="For `sha256`: name of the secret that is the salt.")
+    secret: SecretName | None = Field(None, description="For `hmac`: name of the secret that is the key.")
     with_: str | None = Field("***", alias="with", description="For `redact`: what stands instead, or null.")
     keep: int = Field(4, ge=0, description="For `partial`: how many characters stay, at the end.")
 
@@ -48,7 +49,8 @@ class MaskOptions(Part):
             ("keep", "keep", "partial"),
         ):
             if name in given and self.using != using:
-                raise ValueError(f"`{option}` is an option of `using: {using}`, not of `using: {self.using}`")
+                why = f"`{option}` is an option of `using: {using}`, not of `using: {self.using}`"
+                raise fault_below(option, why=why)
         if self.using == "hmac" and self.secret is None:
             raise ValueError("`using: hmac` needs `secret`, the name of the secret that is the key")
         return self

@@ -13,12 +13,12 @@ from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import Kind
 from pipeline_processing.rows.loops import are_same
 from pipeline_processing.steps.handover import AllColumns, DeclaredColumns, Given, Handover, WrongRows
-from pipeline_processing.steps.imported import PATH_PATTERN
+from pipeline_processing.steps.imported import PATH_PATTERN, PATH_WORDS
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.steps.user_function import Raised, UserFunction
 from pipeline_processing.user_code import NoException, described
 
-_Path = Annotated[str, StringConstraints(pattern=PATH_PATTERN)]
+_Path = Annotated[str, StringConstraints(pattern=PATH_PATTERN), PATH_WORDS]
 
 
 class PythonOptions(Part):

@@ -15,7 +15,7 @@ from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Row
 from pipeline_processing.rows.json_values import loads
-from pipeline_processing.steps.imported import PATH_PATTERN, imported
+from pipeline_processing.steps.imported import PATH_PATTERN, PATH_WORDS, imported
 from pipeline_processing.steps.row_json import RowJson
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from pipeline_processing.user_code import is_for_us
@@ -29,7 +29,7 @@ class ValidateOptions(Part):
 
     json_schema: dict[str, Any] | bool | None = Field(None, description="A JSON Schema.")
     json_schema_file: Path | None = Field(None, description="A JSON file with one.")
-    model: Annotated[str, StringConstraints(pattern=PATH_PATTERN)] | None = Field(
+    model: Annotated[str, StringConstraints(pattern=PATH_PATTERN), PATH_WORDS] | None = Field(
         None, description="A pydantic model, `module:Name`. It only checks: rows pass as they are."
     )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 from opentelemetry import trace
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.log import import_structlog
 from pipeline_processing.telemetry.masking import Mask
 
@@ -82,7 +83,7 @@ def configure_logs(*, json: bool, level: str, mask: Mask) -> None:
 def bound_run(
     *,
     run_id: str | None = None,
-    agency_id: int | None = None,
+    agency_id: AgencyId | None = None,
     attempt: int | None = None,
     trace_id: str | None = None,
 ) -> AbstractContextManager[None]:

@@ -1,26 +1,53 @@
-"""Shows a run's progress on stderr: a live display on a terminal, elsewhere a plain line every few seconds."""
+"""Shows the progress of runs on stderr: a table that is drawn again on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 import typer
 
 from pipeline_processing.terminal.notes import is_quiet
-from pipeline_processing.terminal.render import number
+from pipeline_processing.terminal.render import (
+    NOTHING,
+    Column,
+    counted,
+    drawn_table,
+    duration,
+    number,
+    one_line_cells,
+    size,
+)
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.progress import Progress, TaskID
+    from rich.console import Console, RenderableType
 
     from pipeline_processing.runs.completions import RunProgress
 
 _SECONDS_BETWEEN_LINES = 2.0
+_SECONDS_BETWEEN_SUMMARIES = 10.0
+_BETWEEN_SAMPLES = timedelta(seconds=1)
+_SAMPLES = 10
+"""The rate is that of the last ten seconds or so."""
+_LINES_AROUND = 5
+"""Lines of the screen that aren't runs: summary, note, titles, how many more, and the prompt."""
+
+PROGRESS_COLUMNS = (
+    Column("AGENCY", right=True),
+    Column("DATASET"),
+    Column("ROWS READ", right=True),
+    Column("WRITTEN", right=True, spare=4),
+    Column("BYTES", right=True, spare=3),
+    Column("ROWS/S", right=True, spare=2),
+    Column("TIME", right=True, spare=5),
+    Column("LEFT", right=True, spare=1),
+)
 
 OnRunProgress = Callable[["RunProgress"], None]
 
@@ -33,7 +60,10 @@ class Shown(Protocol):
         """Replace the run's progress with a last line, `said`."""
 
     def summary(self, said: str) -> None:
-        """Show above the runs how far all of them are. Plain lines have no place for it."""
+        """Show how far all of the runs are."""
+
+    def note(self, said: str) -> None:
+        """Show what holds the runs up; an empty text takes it away."""
 
 
 @contextmanager
@@ -47,21 +77,11 @@ def shown_progress() -> Iterator[Shown]:
         return
     from rich.console import Console
     from rich.live import Live
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    bars = _Bars(
-        Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TextColumn("{task.completed:,.0f} rows read, {task.fields[written]} written"),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            console=console,
-        )
-    )
-    with Live(get_renderable=bars.drawn, console=console, transient=True, refresh_per_second=10), logs_above():
-        yield bars
+    table = _Table(console)
+    with Live(get_renderable=table.drawn, console=console, transient=True, refresh_per_second=10), logs_above():
+        yield table
 
 
 @contextmanager
@@ -78,46 +98,128 @@ def logs_above() -> Iterator[None]:
             handler.setStream(stream)
 
 
-class _Bars:
-    """A live line for each run."""
+class Pace:
+    """The last progress of a run, how fast it reads, and how long that will take."""
 
-    def __init__(self, display: Progress) -> None:
-        self._display = display
-        self._summary = ""
-        self._bars: dict[str, TaskID] = {}
-        self._first: dict[str, tuple[float, int]] = {}
-        """Time and rows read at a run's first progress, for its rate: it may have begun long before."""
+    def __init__(self, first: RunProgress) -> None:
+        self.last = first
+        self.began = time.monotonic()
+        """When the run was first heard of: it may have begun long before."""
+        self._samples: deque[tuple[datetime, int]] = deque(maxlen=_SAMPLES)
+        self.take(first)
+
+    def take(self, progress: RunProgress) -> None:
+        """Take the latest progress, of which a run in this process has thousands a second."""
+        if progress.attempt != self.last.attempt:
+            self._samples.clear()
+        if not self._samples or progress.at - self._samples[-1][0] >= _BETWEEN_SAMPLES:
+            self._samples.append((progress.at, progress.rows_read))
+        self.last = progress
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Rows read; None before there is anything to compare with."""
+        at, rows = self._samples[0]
+        seconds = (self.last.at - at).total_seconds()
+        return (self.last.rows_read - rows) / seconds if seconds >= _BETWEEN_SAMPLES.total_seconds() else None
+
+    @property
+    def rate(self) -> str:
+        return NOTHING if self.rows_per_second is None else f"{self.rows_per_second:,.0f}"
+
+    @property
+    def left(self) -> str:
+        """How long the rest will take, if the run has as many rows as last time."""
+        expected, rate = self.last.rows_expected, self.rows_per_second
+        if expected is None or not rate or expected <= self.last.rows_read:
+            return NOTHING
+        return f"~{_whole((expected - self.last.rows_read) / rate)}"
+
+
+def _whole(seconds: float) -> str:
+    """`5 s`, `3 m 4 s`."""
+    return f"{round(seconds)} s" if round(seconds) < 60 else duration(1000 * seconds)
+
+
+def dataset_of(progress: RunProgress) -> str:
+    """`records`, or `records 2/3` if the run has several datasets."""
+    if progress.dataset is None:
+        return progress.stage or NOTHING
+    several = (progress.dataset_count or 1) > 1
+    return f"{progress.dataset} {progress.dataset_number}/{progress.dataset_count}" if several else progress.dataset
+
+
+def counts_of(progress: RunProgress) -> tuple[int, int, int]:
+    """Return rows read, rows written and bytes written of the dataset; of the run, if a worker is older."""
+    if progress.dataset_rows_read is None:
+        return progress.rows_read, progress.rows_written, progress.bytes_written
+    return progress.dataset_rows_read, progress.dataset_rows_written or 0, progress.dataset_bytes_written or 0
+
+
+def _taken(runs: dict[str, Pace], progress: RunProgress) -> Pace:
+    """Give the progress to its run, which is added if it is new."""
+    if (run := runs.get(progress.run_id)) is None:
+        run = runs[progress.run_id] = Pace(progress)
+    else:
+        run.take(progress)
+    return run
+
+
+class _Table:
+    """A row for each run."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._summary = self._note = ""
+        self._runs: dict[str, Pace] = {}
 
     def __call__(self, progress: RunProgress) -> None:
-        run_id, now = progress.run_id, time.monotonic()
-        if run_id not in self._bars:
-            self._bars[run_id] = self._display.add_task("", total=None, written="0", rate="")
-            self._first[run_id] = now, progress.rows_read
-        since, rows = self._first[run_id]
-        rate = max(progress.rows_read - rows, 0) / max(now - since, 0.001)
-        self._display.update(
-            self._bars[run_id],
-            description=f"agency {progress.agency_id}: {progress.dataset}",
-            completed=progress.rows_read,
-            written=number(progress.rows_written),
-            rate=f"{rate:,.0f} rows/s" if rate else "",
-        )
+        _taken(self._runs, progress)
 
     def ended(self, run_id: str, said: str) -> None:
-        if run_id in self._bars:
-            self._display.remove_task(self._bars.pop(run_id))
+        self._runs.pop(run_id, None)
         # Not typer.echo: it writes to the terminal behind the display, which would overwrite the line.
-        self._display.console.print(said, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(said, markup=False, highlight=False, soft_wrap=True)
 
     def summary(self, said: str) -> None:
         self._summary = said
 
+    def note(self, said: str) -> None:
+        self._note = said
+
     def drawn(self) -> RenderableType:
-        """Return what to draw now."""
+        """Return what to draw now. The display asks from a thread of its own."""
         from rich.console import Group
         from rich.text import Text
 
-        return Group(Text(self._summary), self._display) if self._summary else self._display
+        runs = list(self._runs.values())
+        fitting = runs[: max(1, self._console.height - _LINES_AROUND)]
+        parts: list[RenderableType] = []
+        if self._summary:
+            parts.append(Text(self._summary, no_wrap=True, overflow="ellipsis"))
+        if self._note:
+            parts.append(Text(self._note, style="yellow"))
+        if fitting:
+            lines = [one_line_cells(_cells(run)) for run in fitting]
+            parts.append(drawn_table(PROGRESS_COLUMNS, lines, self._console.width))
+        if len(runs) > len(fitting):
+            parts.append(Text(f"… and {counted(len(runs) - len(fitting), 'run')} more"))
+        return Group(*parts)
+
+
+def _cells(run: Pace) -> tuple[str, ...]:
+    """Return a run's cells, one for each of PROGRESS_COLUMNS."""
+    read, written, written_bytes = counts_of(run.last)
+    return (
+        str(run.last.agency_id),
+        dataset_of(run.last),
+        number(read),
+        number(written),
+        size(written_bytes),
+        run.rate,
+        _whole(time.monotonic() - run.began),
+        run.left,
+    )
 
 
 class _Nothing:
@@ -130,26 +232,42 @@ class _Nothing:
     def summary(self, said: str) -> None:
         pass
 
+    def note(self, said: str) -> None:
+        pass
+
 
 class _Lines:
-    """A plain line for each dataset, at most every two seconds."""
+    """A plain line for each dataset, at most every two seconds, and the summary every ten."""
 
     def __init__(self) -> None:
+        self._runs: dict[str, Pace] = {}
         self._printed_at: dict[tuple[str, str | None], float] = {}
+        self._summarised_at = time.monotonic()
+        self._note = ""
 
     def __call__(self, progress: RunProgress) -> None:
+        run = _taken(self._runs, progress)
         now, about = time.monotonic(), (progress.run_id, progress.dataset)
         if now - self._printed_at.get(about, now - _SECONDS_BETWEEN_LINES) < _SECONDS_BETWEEN_LINES:
             return
         self._printed_at[about] = now
-        typer.echo(
-            f"{progress.run_id}: {progress.dataset}: {number(progress.rows_read)} rows read, "
-            f"{number(progress.rows_written)} written, {number(progress.bytes_written)} bytes",
-            err=True,
-        )
+        read, written, written_bytes = counts_of(progress)
+        facts = [f"{number(read)} rows read", f"{number(written)} written", size(written_bytes)]
+        facts += [f"{run.rate} rows/s"] if run.rate != NOTHING else []
+        facts += [f"{run.left} left"] if run.left != NOTHING else []
+        typer.echo(f"{progress.run_id}: {dataset_of(progress)}: {', '.join(facts)}", err=True)
 
     def ended(self, run_id: str, said: str) -> None:
+        self._runs.pop(run_id, None)
         typer.echo(said, err=True)
 
     def summary(self, said: str) -> None:
-        pass
+        now = time.monotonic()
+        if now - self._summarised_at >= _SECONDS_BETWEEN_SUMMARIES:
+            self._summarised_at = now
+            typer.echo(said, err=True)
+
+    def note(self, said: str) -> None:
+        if said and said != self._note:
+            typer.echo(said, err=True)
+        self._note = said

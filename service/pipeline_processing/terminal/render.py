@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
     from pipeline_processing.model import Attempt, Bill, DatasetCounts, Run
     from pipeline_processing.runs.deliveries import Delivery
 
@@ -268,6 +270,18 @@ def number(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
+def size(count: int | None) -> str:
+    """`999 B`, `12.3 kB`, `4.5 MB`, `1,234.5 GB`."""
+    if count is None:
+        return NOTHING
+    value, units = float(count), iter(("B", "kB", "MB"))
+    for unit in units:
+        if round(value, 1) < 1000:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} GB"
+
+
 def counted(count: int, noun: str) -> str:
     """`1 upload`, `1,234 uploads`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -356,6 +370,21 @@ def columns_that_fit(columns: Sequence[Column], lines: Sequence[Sequence[str]], 
             break
         kept.remove(index)
     return kept
+
+
+def drawn_table(columns: Sequence[Column], lines: Sequence[Sequence[str]], width: int) -> RichTable:
+    """Return a table for a display that is drawn again and again, with the columns that fit."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    kept = columns_that_fit(columns, lines, width)
+    for column in (columns[index] for index in kept):
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
+    for line in lines:
+        # Text, because rich parses square brackets in a str as markup.
+        table.add_row(*(Text(line[index]) for index in kept))
+    return table
 
 
 def _table_lines(columns: Sequence[Column], lines: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:

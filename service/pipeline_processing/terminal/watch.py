@@ -16,8 +16,8 @@ from pipeline_processing.terminal.render import (
     NOTHING,
     RUN_COLUMNS,
     Column,
-    columns_that_fit,
     counted,
+    drawn_table,
     duration,
     moment,
     number,
@@ -158,16 +158,10 @@ class _Table:
 def _drawn(look: Look, mask: Mask, *, width: int) -> RenderableType:
     """Return a summary, what doesn't answer, and the table, with the columns that fit into `width` characters."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     lines = [one_line_cells(_cells(run, look)) for run in look.listed]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    kept = columns_that_fit(LIVE_COLUMNS, lines, width)
-    for column in (LIVE_COLUMNS[index] for index in kept):
-        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
-    for line in lines:
-        table.add_row(*(Text(line[index]) for index in kept))
+    table = drawn_table(LIVE_COLUMNS, lines, width)
     notes = [Text(each, style="yellow", no_wrap=True, overflow="ellipsis") for each in _problems(look, mask)]
     return Group(Text(_summary(look), no_wrap=True, overflow="ellipsis"), *notes, Text(), table)
 

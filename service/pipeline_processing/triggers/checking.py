@@ -1,25 +1,16 @@
 """Faults of triggers that their schema can't tell: against the job config, the service's topics, and each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
 from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.model import JobRequest
+from pipeline_processing.options.config_file import Fault
 from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.triggers.config import EventTrigger, FromEvent, Trigger
 from pipeline_processing.triggers.values import check_name
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A fault, at a location in the file such as `("triggers", 0, "topic")`."""
-
-    location: Sequence[str | int]
-    message: str
-    at_key: bool = False
 
 
 def faults_between(triggers: Sequence[tuple[int, Trigger]]) -> Iterator[Fault]:

@@ -10,6 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.model import JobRequest, ParamValue
 from pipeline_processing.triggers.config import EventTrigger, ScheduleTrigger, Trigger
 
@@ -27,7 +28,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 class ClosedWindow:
     """The events of one trigger and agency that make one run. Once it is closed, nothing in it may change."""
 
-    agency_id: int
+    agency_id: AgencyId
     window: str
     """Tells it from the other windows of its trigger and agency, for good."""
     earliest: datetime
@@ -52,7 +53,7 @@ def request_of_window(trigger: EventTrigger, window: ClosedWindow) -> JobRequest
     )
 
 
-def requests_of_tick(trigger: ScheduleTrigger, tick: datetime, *, agencies: Iterable[int]) -> list[JobRequest]:
+def requests_of_tick(trigger: ScheduleTrigger, tick: datetime, *, agencies: Iterable[AgencyId]) -> list[JobRequest]:
     """Return the requests of a tick, one for each agency."""
     return [
         _request(
@@ -66,7 +67,7 @@ def requests_of_tick(trigger: ScheduleTrigger, tick: datetime, *, agencies: Iter
     ]
 
 
-def run_id_of_window(name: str, agency_id: int, window: str) -> str:
+def run_id_of_window(name: str, agency_id: AgencyId, window: str) -> str:
     """Derive a run id from a trigger's name, an agency and a window."""
     return f"trigger-{name}-{agency_id}-{hashlib.sha256(window.encode()).hexdigest()[:_DIGITS]}"
 
@@ -81,7 +82,7 @@ def links(traces: Iterable[Mapping[str, str]]) -> list[Link]:
 
 
 def _request(
-    trigger: Trigger, *, agency_id: int, run_id: str, params: Mapping[str, ParamValue], since: datetime | None
+    trigger: Trigger, *, agency_id: AgencyId, run_id: str, params: Mapping[str, ParamValue], since: datetime | None
 ) -> JobRequest:
     return JobRequest(
         agency_id=agency_id,

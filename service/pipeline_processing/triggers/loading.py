@@ -1,16 +1,16 @@
 """Reads the triggers file, and finds all of its faults at once, each with its place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.errors import InvalidTriggers
-from pipeline_processing.options.validation import shown
-from pipeline_processing.options.yaml_documents import InvalidYaml, YamlDocument, parse_yaml
+from pipeline_processing.options.config_file import ConfigFile, Fault, UnusableFile
 from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.triggers.checking import faults_between, faults_of_trigger
 from pipeline_processing.triggers.config import (
@@ -25,13 +25,6 @@ from pipeline_processing.triggers.config import (
 )
 
 _TRIGGER: TypeAdapter[Trigger] = TypeAdapter(AnyTrigger)
-_MOST_FAULTS = 100
-
-
-class _Line(NamedTuple):
-    line: int
-    column: int
-    text: str
 
 
 def load_triggers(path: Path, *, job_config: AgencyJobConfig | None, kafka: KafkaSettings) -> Triggers:
@@ -42,44 +35,38 @@ def load_triggers(path: Path, *, job_config: AgencyJobConfig | None, kafka: Kafk
     this service (`kafka`), or doesn't fit the job config.
     """
     try:
-        document = parse_yaml(path.read_text("utf-8"))
-    except OSError as error:
-        raise InvalidTriggers(
-            f"Can't read the triggers file {path}: {error.strerror}. Name an existing file, or correct "
-            "PIPELINE_TRIGGERS_FILE."
-        ) from None
-    except InvalidYaml as error:
-        raise InvalidTriggers(f"The triggers file {path} isn't YAML: {error}") from None
-    except ValueError as error:  # not UTF-8
-        raise InvalidTriggers(f"The triggers file {path} isn't UTF-8: {error}") from None
-    if not isinstance(document.value, dict):
+        file = ConfigFile.read(
+            path, what="triggers file", remedy="Name an existing file, or correct PIPELINE_TRIGGERS_FILE."
+        )
+    except UnusableFile as error:
+        raise InvalidTriggers(str(error)) from None
+    if not isinstance(file.document.value, dict):
         raise InvalidTriggers(f"The triggers file {path} must be a mapping with `triggers`, a list.")
-    lines, listed = _faults_of_schema(document), _listed(document)
+    listed = _listed(file.document.value)
     sound = [(at, trigger) for at, trigger, complete in listed if complete]
-    faults = [*faults_between(sound)]
+    faults = [*_faults_of_schema(file), *faults_between(sound)]
     for at, trigger, _ in listed:
         of_trigger = faults_of_trigger(trigger, job_config=job_config, kafka=kafka)
         faults += [replace(fault, location=("triggers", at, *fault.location)) for fault in of_trigger]
-    lines += [_line(document, fault.location, fault.message, at_key=fault.at_key) for fault in faults]
-    if lines:
-        raise InvalidTriggers(f"The triggers file {path} isn't valid:\n" + "\n".join(_shown(path, lines)))
+    if faults:
+        raise InvalidTriggers(f"The triggers file {path} isn't valid:\n" + "\n".join(file.lines(faults)))
     return Triggers(triggers=tuple(_resolved(trigger, job_config) for _, trigger in sound))
 
 
-def _faults_of_schema(document: YamlDocument) -> list[_Line]:
+def _faults_of_schema(file: ConfigFile) -> list[Fault]:
     try:
-        Triggers.model_validate(document.value)
+        Triggers.model_validate(file.document.value)
     except ValidationError as error:
-        return list(_lines(document, error))
+        return file.faults(error, Triggers, told=_told)
     return []
 
 
-def _listed(document: YamlDocument) -> list[tuple[int, Trigger, bool]]:
+def _listed(document: Mapping[str, Any]) -> list[tuple[int, Trigger, bool]]:
     """
     Return each trigger with its index, and whether it is complete. Keys with faults are left out of the others, so that
     their other faults are found, too.
     """
-    values = document.value.get("triggers")
+    values = document.get("triggers")
     listed: list[tuple[int, Trigger, bool]] = []
     for at, value in enumerate(values if isinstance(values, list) else ()):
         try:
@@ -95,53 +82,19 @@ def _listed(document: YamlDocument) -> list[tuple[int, Trigger, bool]]:
     return listed
 
 
-def _lines(document: YamlDocument, error: ValidationError) -> Iterator[_Line]:
-    faults = error.errors(include_url=False, include_input=False)
-    # Pydantic also reports a list with invalid items as too short, which is redundant.
-    around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-    for fault in faults:
-        location, kind = fault["loc"], fault["type"]
-        if kind == "too_short" and location in around:
-            continue
-        if kind == "extra_forbidden":
-            yield _line(document, location, _unknown_key(location), at_key=True)
-        elif kind == "missing":
-            yield _line(document, location, f"needs `{location[-1]}`{_instead(location)}")
-        elif kind in ("model_type", "model_attributes_type", "dict_type"):
-            yield _line(document, location, "must be a mapping")
-        elif kind == "tuple_type":
-            yield _line(document, location, "must be a list")
-        elif kind == "too_short":
-            yield _line(document, location, "must have at least one")
-        else:
-            at_key = location[-1:] == ("[key]",)
-            yield _line(document, location, fault["msg"].removeprefix("Value error, "), at_key=at_key)
-
-
-def _unknown_key(location: Sequence[str | int]) -> str:
-    key, other = location[-1], ScheduleTrigger if EVENT in location else EventTrigger
-    of_a_trigger = len(location) > 1 and location[-2] in (EVENT, SCHEDULE)
-    if of_a_trigger and key == "schedule":
+def _told(fault: ErrorDetails) -> str | None:
+    """Say what differs between triggers by events and by the clock."""
+    kind, location = fault["type"], fault["loc"]
+    if kind == "missing" and location[-2:] == (EVENT, "topic"):
+        return "needs `topic` or `schedule`"
+    if kind != "extra_forbidden" or len(location) < 2 or location[-2] not in (EVENT, SCHEDULE):
+        return None
+    other = ScheduleTrigger if location[-2] == EVENT else EventTrigger
+    if location[-1] == "schedule":
         return "a trigger has either `topic` or `schedule`: make two triggers of this one"
-    if of_a_trigger and key in other.model_fields:
+    if location[-1] in other.model_fields:
         return f"is for triggers with a `{'schedule' if other is ScheduleTrigger else 'topic'}` only"
-    return "unknown key"
-
-
-def _instead(location: Sequence[str | int]) -> str:
-    return " or `schedule`" if location[-1] == "topic" and location[-2] == EVENT else ""
-
-
-def _line(document: YamlDocument, location: Sequence[str | int], message: str, *, at_key: bool = False) -> _Line:
-    found, place = document.locate(location, at_key=at_key)
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in found).removeprefix(".")
-    return _Line(*place, f"{path}: {message}" if path else message)
-
-
-def _shown(path: Path, lines: list[_Line]) -> list[str]:
-    lines = sorted(dict.fromkeys(lines))
-    more = [f"  and {len(lines) - _MOST_FAULTS:,} more"] if len(lines) > _MOST_FAULTS else []
-    return [*(f"  {path.name}:{line}:{column}: {text}" for line, column, text in lines[:_MOST_FAULTS]), *more]
+    return None
 
 
 def _named(trigger: Trigger) -> Trigger:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.params import DeclaredParams
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import InvalidEvent
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest, ParamValue
@@ -26,7 +27,7 @@ class Occurrence:
 
     trigger: str
     """The trigger's name."""
-    agency_id: int
+    agency_id: AgencyId
     params: Mapping[str, ParamValue]
     time: datetime
     """When the event happened, in UTC."""
@@ -121,7 +122,7 @@ def occurrence(
     return found
 
 
-def _agency_id(event: UpstreamEvent, trigger: EventTrigger) -> int:
+def _agency_id(event: UpstreamEvent, trigger: EventTrigger) -> AgencyId:
     try:
         value = event.find(trigger.agency_id)
     except KeyError:

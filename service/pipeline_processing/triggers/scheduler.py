@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.tasks import Stopped, first_of, unless_stopped
 from pipeline_processing.errors import PipelineError, TransientError
@@ -37,7 +38,7 @@ _ORIGIN = ":schedule"
 class AgencyIds(Protocol):
     """Reads the agencies of a schedule."""
 
-    def listed(self, query: str) -> Coroutine[Any, Any, Sequence[int]]:
+    def listed(self, query: str) -> Coroutine[Any, Any, Sequence[AgencyId]]:
         """Return the ids that the query returns. Raises a TransientError, or others if the query can't be used."""
 
 
@@ -108,7 +109,7 @@ class Scheduler:
                     asked = tick
             await first_of(stop, seconds=pause)
 
-    async def _agencies(self, trigger: ScheduleTrigger, stop: asyncio.Event) -> Sequence[int]:
+    async def _agencies(self, trigger: ScheduleTrigger, stop: asyncio.Event) -> Sequence[AgencyId]:
         agencies = trigger.schedule.agencies
         if isinstance(agencies, tuple):
             return agencies
@@ -116,7 +117,7 @@ class Scheduler:
         return await unless_stopped(self._agency_ids.listed(agencies.query), stop)
 
     async def _ask(
-        self, trigger: ScheduleTrigger, tick: datetime, agencies: Sequence[int], stop: asyncio.Event
+        self, trigger: ScheduleTrigger, tick: datetime, agencies: Sequence[AgencyId], stop: asyncio.Event
     ) -> None:
         log.info("asking for the runs of a tick", trigger=trigger.name, tick=str(tick), agencies=len(agencies))
         messages = [

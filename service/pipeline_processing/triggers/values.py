@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
-from pipeline_processing.model import AgencyId, ParamValue
+from pipeline_processing.agency_keys import AgencyId
+from pipeline_processing.model import ParamValue
 from pipeline_processing.options.durations import Duration
+from pipeline_processing.options.json_schema import SCALAR
 
 _LONGEST_NAME = 64
 """Characters. A run id holds the name, an agency id and a window, and has 128 at most."""
@@ -92,7 +94,7 @@ def _time_zone(value: str) -> str:
     return value
 
 
-def _differ(agencies: tuple[int, ...]) -> tuple[int, ...]:
+def _differ(agencies: tuple[AgencyId, ...]) -> tuple[AgencyId, ...]:
     if twice := [each for each, times in Counter(agencies).items() if times > 1]:
         raise ValueError(f"agency {twice[0]} is listed twice")
     return agencies
@@ -127,8 +129,9 @@ Period = Annotated[Duration, AfterValidator(_bounded)]
 
 _TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1}
 _ONE_OR_MORE_TEXTS: Mapping[str, Any] = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
-_VALUE: Mapping[str, Any] = {"type": ["string", "number", "boolean", "null"]}
-_ONE_OR_MORE_VALUES: Mapping[str, Any] = {"anyOf": [_VALUE, {"type": "array", "items": _VALUE, "minItems": 1}]}
+_ONE_OR_MORE_VALUES: Mapping[str, Any] = {
+    "anyOf": [*SCALAR["anyOf"], {"type": "array", "items": SCALAR, "minItems": 1}]
+}
 
 EventTypes = Annotated[
     tuple[Annotated[str, StringConstraints(min_length=1)], ...],

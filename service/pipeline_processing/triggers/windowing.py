@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.errors import InvalidEvent
 from pipeline_processing.log import get_logger
@@ -127,7 +128,7 @@ class WindowKeeper:
         """The states with open windows, and when the first of these may close."""
         self._next: dict[int, int] = {}
         """Partition → offset of the next entry to apply."""
-        self._closing: dict[tuple[int, str], float] = {}
+        self._closing: dict[tuple[AgencyId, str], float] = {}
         """Agency and window → when an entry that closes it was written."""
 
     @property

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter
 
-from pipeline_processing.model import AgencyId, JobRequest, Moment
+from pipeline_processing.agency_keys import AgencyId
+from pipeline_processing.model import JobRequest, Moment
 
 FIRST_TRACES, LAST_TRACES = 1, 15
 """How many of a window's events its request's span links to."""
@@ -80,7 +81,7 @@ class Happened(_Stored):
     """Which triggers file it was matched with."""
 
     @property
-    def agency_id(self) -> int:
+    def agency_id(self) -> AgencyId:
         return self.request.agency_id
 
 

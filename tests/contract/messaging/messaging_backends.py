@@ -35,7 +35,7 @@ class Backend(Protocol):
     topics: Topics
 
     def subscribe(self) -> AbstractAsyncContextManager[RequestStream]:
-        """One more member of the group."""
+        """One more member of the group, named `ours:1`."""
 
     async def expire(self, partition: int, *, before: int) -> None:
         """Remove the requests before this offset, as retention does."""
@@ -58,7 +58,7 @@ class MemoryBackend:
         self.topics: Topics = self.broker
 
     def subscribe(self) -> AbstractAsyncContextManager[RequestStream]:
-        return self.broker.subscribe(self.requests)
+        return self.broker.subscribe(self.requests, worker="ours:1")
 
     async def expire(self, partition: int, *, before: int) -> None:
         self.broker.partition(self.requests, partition).expire(before)
@@ -82,7 +82,7 @@ class KafkaBackend:
         self._incarnation = Incarnation()
 
     def subscribe(self) -> AbstractAsyncContextManager[RequestStream]:
-        return KafkaRequests(settings=self.settings, incarnation=self._incarnation)
+        return KafkaRequests(settings=self.settings, incarnation=self._incarnation, worker="ours:1")
 
     async def expire(self, partition: int, *, before: int) -> None:
         async with self._admin() as admin:

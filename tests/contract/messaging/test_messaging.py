@@ -167,6 +167,24 @@ async def test_a_rebalance_leaves_nothing_out(backend: Backend) -> None:
             assert await settled(backend)
 
 
+async def test_members_are_listed_with_their_names_and_partitions(backend: Backend) -> None:
+    """None before somebody joins, and nobody who reads another topic."""
+    assert await backend.topics.members(backend.requests) == []
+
+    async with backend.subscribe() as stream:
+
+        async def assigned() -> bool:
+            await stream.poll()
+            return any(each.partitions for each in await backend.topics.members(backend.requests))
+
+        await until(assigned)
+        (member,) = await backend.topics.members(backend.requests)
+        others = await backend.topics.members(backend.other)
+
+    assert (member.worker, member.partitions, bool(member.host)) == ("ours:1", tuple(range(PARTITIONS)), True)
+    assert others == []
+
+
 async def test_lag_counts_what_poll_has_not_given(backend: Backend) -> None:
     """Not what is committed, and not what was fetched ahead."""
     await send(backend, 1, 2, 3)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pipeline_processing.model import FormatName
-from pipeline_processing.postgres.client import quoted
+from pipeline_processing.postgres.identifiers import quoted
 from tests.contract.postgres_destination.warehouse import (
     LOADED_FORMATS,
     METADATA,

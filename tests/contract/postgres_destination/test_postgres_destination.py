@@ -398,11 +398,27 @@ async def test_a_plan_for_objects_is_not_for_tables(warehouse: Warehouse) -> Non
     assert len(await warehouse.staging()) == 1
 
 
-async def test_it_holds_no_objects(warehouse: Warehouse) -> None:
-    """It is no store of manifests: nothing is ever published among tables."""
-    destination = warehouse.destination()
-    assert destination.holds_tables
-    assert not isinstance(destination, ManifestStore)
+async def test_it_stores_manifests(warehouse: Warehouse) -> None:
+    """Each once, as it was published first, also if several workers create the table for the first one."""
+    destinations = [warehouse.destination() for _ in range(4)]
+    assert all(each.holds_tables and isinstance(each, ManifestStore) for each in destinations)
+    key = "agency_id=7/run_id=r-1/_manifest.json"
+    assert not await destinations[0].exists(key)
+
+    outcomes = await asyncio.gather(
+        *(each.publish(key, b'{"n": %d}' % n, metadata=METADATA) for n, each in enumerate(destinations)),
+        return_exceptions=True,
+    )
+
+    assert sum(outcome is None for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, ConflictingObjects) for outcome in outcomes) == 3
+    first = outcomes.index(None)
+    assert await warehouse.rows("SELECT key, run_id, manifest FROM pipeline_manifests") == [
+        (key, "r-1", f'{{"n": {first}}}')
+    ]
+    await destinations[first].publish(key, b'{"n": %d}' % first, metadata=METADATA)
+    assert await destinations[first].exists(key)
+    assert not await destinations[first].exists("another")
 
 
 # -- uploads -------------------------------------------------------------------------------------
@@ -547,7 +563,7 @@ async def test_its_url_has_no_credentials(warehouse: Warehouse) -> None:
 
 
 async def test_a_staged_table_is_named_in_the_plan(warehouse: Warehouse) -> None:
-    """By the handle that was recorded when it was begun."""
+    """By the handle that was recorded when it was begun, with the table that it will be loaded into."""
     destination, started = await made(warehouse), Started()
     artifact = await staged(destination, started=started)
-    assert artifact.staged == StagedTable(table=started[0].upload_id)
+    assert artifact.staged == StagedTable(table=started[0].upload_id, target="records")

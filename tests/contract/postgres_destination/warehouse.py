@@ -18,7 +18,8 @@ from pipeline_processing.errors import DestinationUnavailable
 from pipeline_processing.model import Compression, CsvOptions, FormatName
 from pipeline_processing.plan import Artifact, UploadRef
 from pipeline_processing.ports import Content, Destination, UploadStarted
-from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.identifiers import quoted
 
 LOADED_FORMATS = (FormatName.NDJSON, FormatName.CSV)
 TAKEN_AT = datetime(2026, 1, 18, 10, tzinfo=UTC)

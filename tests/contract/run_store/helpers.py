@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.model import Bill, Compression, Counts, FormatName, JobRequest, Run, RunFailure
 from pipeline_processing.plan import Artifact, InlineContent, MultipartUpload, Plan, StagedFile, UploadedPart, UploadRef
 from pipeline_processing.runs.completions import RunCompletion
@@ -57,7 +58,7 @@ UNPLANNED = UploadRef(key="large", upload_id="u-0")
 def incoming(
     run_id: str = "r",
     *,
-    agency_id: int = 7,
+    agency_id: AgencyId = 7,
     origin: Origin | None = None,
     config_id: str | None = None,
     **request: Any,
@@ -72,7 +73,7 @@ def message(run_id: str = "r", *, offset: int = 0, **request: Any) -> Incoming:
     return incoming(run_id, origin=Origin(topic="requests", partition=0, offset=offset), **request)
 
 
-async def accepted(runs: RunStore, run_id: str = "r", *, agency_id: int = 7, **request: Any) -> Run:
+async def accepted(runs: RunStore, run_id: str = "r", *, agency_id: AgencyId = 7, **request: Any) -> Run:
     return await runs.intake.accept(incoming(run_id, agency_id=agency_id, **request))
 
 

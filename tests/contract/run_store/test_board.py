@@ -216,3 +216,15 @@ async def test_renewing_a_lease_touches_no_index(shared_postgres: PostgresBacken
         )
     assert len(indexes) > 10
     assert not [row["indexdef"] for row in indexes if "lease_expires_at" in row["indexdef"]]
+
+
+async def test_agencies_with_texts_for_keys(board: BoardReads, runs: RunStore) -> None:
+    """The board shows and finds them by their keys, also where another key has the same digits."""
+    await failed(runs, "failed", agency_id="acme")
+    await succeeded(runs, "ended", agency_id="acme")
+    first = await accepted(runs, "first", agency_id="07")
+
+    assert (await board.queue_state()).oldest_waiting == Waiting("first", "07", first.queued_at)
+    assert (await board.failures(window=DAY))[0].agency_ids == ["acme"]
+    assert [run.run_id for run in (await board.durations(["acme", 7], limit=9))["acme"]] == ["failed", "ended"]
+    assert list(await board.typical(["acme", "07", 7])) == ["acme"]

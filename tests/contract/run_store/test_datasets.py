@@ -216,7 +216,7 @@ ANALYZE runs, run_datasets;
 async def test_a_long_history_is_not_searched(on_postgres: PostgresBackend) -> None:
     """However many runs there are, the last success is the first that its index gives."""
     await on_postgres.execute(LONG_HISTORY)
-    sql, *arguments = QUERIES["last_success"](agency_id=8, dataset="events")
+    sql, *arguments = QUERIES["last_success"](agency_id=8, agency="8", dataset="events")
     async with on_postgres.database.connection() as connection:
         [plan] = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT json) {sql}", *arguments))
 

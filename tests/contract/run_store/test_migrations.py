@@ -13,7 +13,8 @@ import pytest
 from pipeline_processing.errors import AccessDenied, HistoryOutdated, HistoryTooNew, HistoryUnavailable
 from pipeline_processing.history.postgres.migrate import MIGRATIONS, Migration, current_version, migrate, pending
 from pipeline_processing.model import JobRequest
-from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.identifiers import quoted
 from pipeline_processing.runs.completions import RunCompletion
 from pipeline_processing.runs.store import Incoming
 from tests.contract.run_store.conftest import PostgresBackend, postgres_backend

@@ -76,7 +76,7 @@ async def export(
     return (await export_all(source, [one], request=request))["records"]
 
 
-async def _never(agency_id: int, name: str) -> LastSuccess | None:
+async def _never(agency_id: int | str, name: str) -> LastSuccess | None:
     return None
 
 

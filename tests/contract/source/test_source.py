@@ -2,6 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -10,6 +13,7 @@ import pytest_asyncio
 from pipeline_processing.errors import QueryFailed, QueryInvalid, RowTooLarge
 from pipeline_processing.rows.columns import Kind
 from pipeline_processing.sources.postgres.batches import MAX_BATCH_ROWS
+from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.source import PostgresSource
 from pipeline_processing.usage import Usage, use
 from tests.contract.source.reading import config, postgres_source, read, reading, until
@@ -27,6 +31,39 @@ async def tables(connection: asyncpg.Connection) -> None:
         CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
         INSERT INTO accounts SELECT g, 100 FROM generate_series(1, 3000) g;
     """)
+
+
+@both_forms
+async def test_a_table_without_sql(carry: str, source: PostgresSource, connection: asyncpg.Connection):
+    """One agency's rows that changed in the window, in the order of the key, whatever the names and types are."""
+    await connection.execute("""
+        DROP SCHEMA IF EXISTS "Sales data" CASCADE; CREATE SCHEMA "Sales data";
+        CREATE TABLE "Sales data"."Order" (id int, line int, "agency""Id" text, changed timestamp, secret text);
+        INSERT INTO "Sales data"."Order" VALUES (2, 1, '7', '2026-01-01', 'x'), (1, 2, '7', '2026-01-02', 'x'),
+            (1, 1, '7', '2026-01-01 00:00:01', 'x'), (3, 1, '8', '2026-01-01', 'x'), (4, 1, '7', '2026-01-03', 'x');
+    """)
+    options = PostgresSourceConfig.model_validate(
+        {
+            "table": "Sales data.Order",
+            "columns": ["line", "id"],
+            "agency_column": 'agency"Id',
+            "key": ["id", "line"],
+            "updated_column": "changed",
+        }
+    )
+    since, until = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
+
+    async def rows(arguments: Mapping[str, Any]) -> list[tuple[int, int]]:
+        async with (
+            source.snapshot({"orders": options}) as snapshot,
+            snapshot.records("orders", arguments, carry=carry) as batches,
+        ):
+            assert batches.columns.names == ("line", "id")
+            return [(int(line), int(key)) async for batch in batches for line, key in batch]
+
+    assert await rows({"agency_id": 7, "since": since, "until": until}) == [(1, 1), (2, 1), (1, 2)]
+    everything = {"agency_id": 7, "since": "-infinity", "until": "infinity"}
+    assert await rows(everything) == [(1, 1), (2, 1), (1, 2), (1, 4)]
 
 
 # -- the snapshot --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.agency_data_job.chain import Chain, check_steps
+from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.errors import (
     InvalidStep,
     PipelineError,
@@ -33,7 +33,6 @@ from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
 from pipeline_processing.steps.step import Batch, Step, StepContext
 from tests.unit.agency_data_job.chains import Make, open_chain
 from tests.unit.agency_data_job.chains import run as run_chain
-from tests.unit.in_memory import NoServices, job
 from tests.unit.plugged import installed
 from tests.unit.plugged import step as step_entry
 from tests.unit.steps import hooks
@@ -222,13 +221,6 @@ async def test_faults_show_before_the_first_row(steps: list[dict[str, Any]], err
 
     assert str(raised.value).startswith(f"Dataset 'records', step {number}: ")
     assert str(raised.value).count("Dataset 'records'") == 1
-
-
-@pytest.mark.parametrize(("steps", "error", "number"), FAULTS)
-def test_the_same_faults_show_without_a_server(steps: list[dict[str, Any]], error: type[PipelineError], number: int):
-    """`config check` finds them in the same words."""
-    with pytest.raises(error, match=rf"^Dataset 'records', step {number}: "):
-        check_steps(job("records", steps=steps).datasets[0], COLUMNS, arguments={}, services=NoServices())
 
 
 # -- opened and closed ---------------------------------------------------------------------------

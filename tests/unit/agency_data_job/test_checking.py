@@ -31,6 +31,14 @@ class Nameless(Step):
         return batch
 
 
+class Knowing(Nameless):
+    """Reads a column."""
+
+    def __init__(self, options: Options, context: Any) -> None:
+        self.name, self.columns = "acme", context.columns
+        context.columns.require(options.column, step="acme")
+
+
 def fails(options: Options, *, context: Any) -> Any:
     raise ZeroDivisionError("of theirs")
 
@@ -38,7 +46,7 @@ def fails(options: Options, *, context: Any) -> Any:
 FAILING = Plugin(options=Options, build=fails)
 NO_STEP = Plugin(options=Options, build=lambda options, context: "no step")
 NAMELESS = Plugin(options=Options, build=lambda options, context: Nameless())
-KNOWING = Plugin(options=Options, build=lambda options, context: context.columns.require(options.column, step="acme"))
+KNOWING = Plugin(options=Options, build=lambda options, context: Knowing(options, context))
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +158,7 @@ def test_faults_of_steps(steps: list[Any], error: type[PipelineError], number: i
     (fault,) = faults(config(*steps))
 
     assert isinstance(fault, error)
-    assert str(fault).startswith(f"Dataset 'records', step {number}: ")
+    assert str(fault).startswith(f"datasets[records].steps[{number - 1}].")
     with pytest.raises(error, match=message):
         require_sound(config(*steps), secrets=())
 
@@ -183,7 +191,7 @@ def test_checks_of_columns_that_are_not_there(expect: dict[str, Any]):
     (fault,) = faults(config({"rename": {"name": "label"}}, expect=expect))
 
     assert isinstance(fault, UnknownColumn)
-    assert str(fault).startswith("Dataset 'records': ")
+    assert str(fault).startswith("datasets[records].expect.")
     assert "have id, label, status" in str(fault)
     assert faults(config({"rename": {"name": "nmae"}}, expect=expect)) == []
 
@@ -211,6 +219,7 @@ EVERYBODYS: dict[str, dict[str, Any]] = {
     "in a quoted name": of_query('SELECT id FROM records WHERE "$1" = 1', "agency_id"),
     "in a name": of_query("SELECT id FROM records WHERE agency$1 = 1", "agency_id"),
     "a longer number": of_query("SELECT id FROM records WHERE x = $12", "agency_id"),
+    "a table without its column": {"postgres": {"table": "records", "key": "id"}},
     "an API's URL without it": of_api(query={"since": "{since}"}),
     "plain braces in an API's query": of_api(query={"agency": "{{agency_id}}"}),
 }
@@ -220,6 +229,7 @@ ITS_OWN: dict[str, dict[str, Any]] = {
     "behind a comment": of_query("SELECT id /* $2 ' */ FROM records WHERE agency_id = -$1", "agency_id"),
     "behind a literal": of_query(r"SELECT id FROM records WHERE name > 'a\' AND agency_id = $1", "agency_id"),
     "no SQL that can be read here": of_query("SELECT id FROM records WHERE name = 'a AND agency_id = $1", "agency_id"),
+    "a table with its column": {"postgres": {"table": "records", "agency_column": "agency_id"}},
     "in an API's path": of_api("https://api.example.com/agencies/{agency_id}/records"),
     "in an API's query": of_api("https://api.example.com/records?agency={agency_id}"),
     "in an API's parameter": of_api(query={"filter": "agency eq {agency_id}"}),
@@ -230,7 +240,7 @@ ITS_OWN: dict[str, dict[str, Any]] = {
 def test_rows_of_all_agencies(source: dict[str, Any]):
     """One agency never gets them, unless the dataset says that all get the same."""
     with pytest.raises(
-        InvalidJobConfig, match=r"Dataset 'records': The .* doesn't use `agency_id`.*shared: true"
+        InvalidJobConfig, match=r"datasets\[records\]\.source\.\w+: The .* doesn't use `agency_id`.*shared: true"
     ) as raised:
         require_sound(config(source=source), secrets=())
 
@@ -280,7 +290,7 @@ def test_names_that_nothing_provides(source: dict[str, Any], steps: list[Any]):
     (fault,) = faults(declaring(*steps, source=source))
 
     assert str(fault).startswith(
-        "Dataset 'records': It uses regoin, which isn't defined. Built in are agency_id, run_id,"
+        "datasets[records]: It uses regoin, which isn't defined. Built in are agency_id, run_id,"
     )
     assert "declares region (text, required)" in str(fault)
     assert fault.exit_code == 65
@@ -340,7 +350,10 @@ def test_several_faults():
 
     lines = str(raised.value).splitlines()
     assert lines[0] == "The job config isn't sound:"
-    assert [line.split(":")[0].strip() for line in lines[1:3]] == ["Dataset 'first', step 1", "Dataset 'third', step 2"]
+    assert [line.split(":")[0].strip() for line in lines[1:3]] == [
+        "datasets[first].steps[0].select",
+        "datasets[third].steps[1].filter",
+    ]
     assert "PIPELINE_SECRETS__PEPPER" in lines[3]
     assert raised.value.exit_code == 65
 
@@ -352,17 +365,17 @@ def test_several_faults():
     ("document", "message"),
     [
         ({"datasets": [{"name": "a", "source": {"postgres": {"query": QUERY}}}] * 2}, "two datasets are named a"),
-        ({"datasets": [{"name": "a", "source": {"mysql": {}}}]}, "unknown source; a source is .* postgres, http, or"),
+        ({"datasets": [{"name": "a", "source": {"mysql": {}}}]}, "unknown source. A source is .* postgres, http, or"),
         (
             {"datasets": [{"name": "a", "source": {"postgres": {"query": QUERY}}, "steps": [{"filtre": "x"}]}]},
-            "unknown step; a step is .* select, drop, rename",
+            "unknown step: did you mean filter. A step is .* select, drop, rename",
         ),
         (
             {
                 "datasets": [{"name": "a", "source": {"postgres": {"query": QUERY}}}],
                 "destinations": [{"file": {"path": "/x"}}, {"ftp": {}}],
             },
-            "unknown destination; a destination is .* s3, file, postgres, or",
+            "unknown destination. A destination is .* s3, file, postgres, or",
         ),
     ],
 )

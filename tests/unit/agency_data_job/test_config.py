@@ -18,8 +18,8 @@ from pipeline_processing.agency_data_job.config import (
     DatasetConfig,
     Expect,
     InvalidJobConfig,
-    load_job_config,
 )
+from pipeline_processing.agency_data_job.loading import load_job_config
 from pipeline_processing.agency_data_job.rejections import OnRowError
 from pipeline_processing.errors import UnknownDataset
 from pipeline_processing.model import Compression, CsvOptions, FormatName, JobRequest
@@ -86,48 +86,48 @@ def test_constants_keep_their_types(path: Path):
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown key": ({"colour": "red"}, "datasets.0.colour: unknown key"),
-    "an unknown format": ({"format": "xml"}, r"datasets\.0\.format: .*'ndjson', 'csv' or 'parquet'"),
-    "an unknown compression": ({"compression": "rar"}, "datasets.0.compression"),
-    "an unknown step": ({"steps": [{"nonsense": 1}]}, r"datasets\.0\.steps\.0: unknown step; .*select, drop, rename, add"),
-    "a step without a name": ({"steps": ["select"]}, r"datasets\.0\.steps\.0"),
-    "a step with two names": ({"steps": [{"select": ["a"], "filter": "a > 1"}]}, r"steps\.0: needs one key beside `timeout`, and has 'filter', 'select'"),
-    "an empty step": ({"steps": [{}]}, r"datasets\.0\.steps\.0"),
-    "an empty select": ({"steps": [{"select": []}]}, r"datasets\.0\.steps\.0\.select"),
-    "a path that isn't one": ({"steps": [{"python": "os.system('x')"}]}, r"datasets\.0\.steps\.0\.python"),
+    "an unknown key": ({"colour": "red"}, r"datasets\[records\].colour: unknown key"),
+    "an unknown format": ({"format": "xml"}, r"datasets\[records\]\.format: .*ndjson, csv or parquet"),
+    "an unknown compression": ({"compression": "rar"}, r"datasets\[records\].compression"),
+    "an unknown step": ({"steps": [{"nonsense": 1}]}, r"datasets\[records\]\.steps\[0\]: unknown step.*select, drop, rename, add"),
+    "a step without a name": ({"steps": ["select"]}, r"datasets\[records\]\.steps\[0\]"),
+    "a step with two names": ({"steps": [{"select": ["a"], "filter": "a > 1"}]}, r"steps\[0\]: needs one key beside `timeout`, and has 'filter', 'select'"),
+    "an empty step": ({"steps": [{}]}, r"datasets\[records\]\.steps\[0\]"),
+    "an empty select": ({"steps": [{"select": []}]}, r"datasets\[records\]\.steps\[0\]\.select"),
+    "a path that isn't one": ({"steps": [{"python": "os.system('x')"}]}, r"datasets\[records\]\.steps\[0\]\.python"),
     "an infinite constant": ({"steps": [{"add": {"x": float("inf")}}]}, "finite"),
     "a constant of 100 bits": ({"steps": [{"add": {"x": 2**100}}]}, "64 bits"),
-    "a constant that is a list": ({"steps": [{"add": {"x": [1]}}]}, r"datasets\.0\.steps\.0\.add\.x"),
-    "an empty query": ({"source": {"postgres": {"query": ""}}}, "datasets.0.source.postgres.query"),
-    "no source": ({"source": {}}, "datasets.0.source: unknown source; .*keys postgres, http"),
-    "an unknown source": ({"source": {"mysql": {}}}, "datasets.0.source: unknown source; .*keys postgres, http"),
-    "two sources": ({"source": {"postgres": {"query": "SELECT 1"}, "http": {}}}, r"datasets\.0\.source: needs one key, and has 'http', 'postgres'"),
-    "a source that isn't installed": ({"source": {"acme.crm": {}}}, "datasets.0.source.*no installed package provides 'acme.crm'"),
-    "a step that isn't installed": ({"steps": [{"acme.geocode": {}}]}, r"datasets\.0\.steps\.0.*no installed package provides 'acme.geocode'"),
-    "a timeout and no step": ({"steps": [{"timeout": "1s"}]}, r"datasets\.0\.steps\.0: unknown step"),
-    "a timeout without a unit": ({"steps": [{"select": ["a"], "timeout": 5}]}, r"datasets\.0\.steps\.0.*timeout: 5 isn't a duration"),
-    "a share without a sign": ({"on_row_error": "skip", "max_rejected": "5"}, r"datasets\.0\.max_rejected.*percent sign"),
-    "a negative count": ({"on_row_error": "skip", "max_rejected": -1}, r"datasets\.0\.max_rejected.*greater than or equal to 0"),
-    "a limit where nothing is rejected": ({"max_rejected": 5}, r"datasets\.0: `max_rejected` needs `on_row_error: skip`"),
-    "an overlap with nothing": ({"overlap": "5m"}, r"datasets\.0: `overlap` needs `since: last_success`"),
-    "another since": ({"since": "yesterday"}, r"datasets\.0\.since: .*'last_success'"),
-    "an unknown way with row errors": ({"on_row_error": "ignore"}, r"datasets\.0\.on_row_error: .*'fail', 'skip' or 'quarantine'"),
-    "artifacts of no rows": ({"max_artifact_rows": 0}, r"datasets\.0\.max_artifact_rows"),
-    "artifacts of no bytes": ({"max_artifact_mib": 0}, r"datasets\.0\.max_artifact_mib"),
-    "a delimiter of two characters": ({"csv": {"delimiter": "||"}}, r"datasets\.0\.csv\.delimiter: must be one"),
-    "a delimiter that values are made of": ({"csv": {"delimiter": "."}}, r"datasets\.0\.csv\.delimiter: can't be"),
-    "a BOM in another encoding": ({"csv": {"bom": True, "encoding": "latin-1"}}, r"datasets\.0\.csv: `bom` needs"),
-    "a null with the delimiter": ({"csv": {"null": "a,b"}}, r"datasets\.0\.csv: `null` can't hold the delimiter"),
-    "a bare change": ({"expect": {"max_change": 20}}, r"datasets\.0\.expect\.max_change: .*percent sign"),
-    "an empty check": ({"expect": {"unique": []}}, r"datasets\.0\.expect\.unique"),
+    "a constant that is a list": ({"steps": [{"add": {"x": [1]}}]}, r"datasets\[records\]\.steps\[0\]\.add\.x"),
+    "an empty query": ({"source": {"postgres": {"query": ""}}}, r"datasets\[records\].source.postgres.query"),
+    "no source": ({"source": {}}, r"datasets\[records\].source: unknown source.*keys postgres, http"),
+    "an unknown source": ({"source": {"mysql": {}}}, r"datasets\[records\].source: unknown source.*keys postgres, http"),
+    "two sources": ({"source": {"postgres": {"query": "SELECT 1"}, "http": {}}}, r"datasets\[records\]\.source: needs one key, and has 'http', 'postgres'"),
+    "a source that isn't installed": ({"source": {"acme.crm": {}}}, r"datasets\[records\].source.*no installed package provides 'acme.crm'"),
+    "a step that isn't installed": ({"steps": [{"acme.geocode": {}}]}, r"datasets\[records\]\.steps\[0\].*no installed package provides 'acme.geocode'"),
+    "a timeout and no step": ({"steps": [{"timeout": "1s"}]}, r"datasets\[records\]\.steps\[0\]: unknown step"),
+    "a timeout without a unit": ({"steps": [{"select": ["a"], "timeout": 5}]}, r"datasets\[records\]\.steps\[0\].*timeout: 5 isn't a duration"),
+    "a share without a sign": ({"on_row_error": "skip", "max_rejected": "5"}, r"datasets\[records\]\.max_rejected.*percent sign"),
+    "a negative count": ({"on_row_error": "skip", "max_rejected": -1}, r"datasets\[records\]\.max_rejected.*must be at least 0"),
+    "a limit where nothing is rejected": ({"max_rejected": 5}, r"datasets\[records\].max_rejected: `max_rejected` needs `on_row_error: skip`"),
+    "an overlap with nothing": ({"overlap": "5m"}, r"datasets\[records\].overlap: `overlap` needs `since: last_success`"),
+    "another since": ({"since": "yesterday"}, r"datasets\[records\]\.since: .*last_success"),
+    "an unknown way with row errors": ({"on_row_error": "ignore"}, r"datasets\[records\]\.on_row_error: .*fail, skip or quarantine"),
+    "artifacts of no rows": ({"max_artifact_rows": 0}, r"datasets\[records\]\.max_artifact_rows"),
+    "artifacts of no bytes": ({"max_artifact_mib": 0}, r"datasets\[records\]\.max_artifact_mib"),
+    "a delimiter of two characters": ({"csv": {"delimiter": "||"}}, r"datasets\[records\]\.csv\.delimiter: must be one"),
+    "a delimiter that values are made of": ({"csv": {"delimiter": "."}}, r"datasets\[records\]\.csv\.delimiter: can't be"),
+    "a BOM in another encoding": ({"csv": {"bom": True, "encoding": "latin-1"}}, r"datasets\[records\]\.csv: `bom` needs"),
+    "a null with the delimiter": ({"csv": {"null": "a,b"}}, r"datasets\[records\]\.csv: `null` can't hold the delimiter"),
+    "a bare change": ({"expect": {"max_change": 20}}, r"datasets\[records\]\.expect\.max_change: .*percent sign"),
+    "an empty check": ({"expect": {"unique": []}}, r"datasets\[records\]\.expect\.unique"),
     "a bare number for a duration": (
         {"source": {"postgres": {"query": "SELECT 1", "statement_timeout": 5}}}, "statement_timeout: 5 isn't a duration",
     ),
-    "a name with a slash": ({"name": "a/b"}, "datasets.0.name"),
-    "a name with dots": ({"name": ".."}, "datasets.0.name"),
-    "a name that readers skip": ({"name": "_rejected"}, "datasets.0.name"),
-    "an empty name": ({"name": ""}, "datasets.0.name"),
-    "a negative expectation": ({"expect": {"min_rows": -1}}, "datasets.0.expect.min_rows"),
+    "a name with a slash": ({"name": "a/b"}, r"datasets\[.*\]\.name: must be a dataset\'s name"),
+    "a name with dots": ({"name": ".."}, r"datasets\[.*\]\.name: must be a dataset\'s name"),
+    "a name that readers skip": ({"name": "_rejected"}, r"datasets\[.*\]\.name: must be a dataset\'s name"),
+    "an empty name": ({"name": ""}, r"datasets\[.*\]\.name: must be a dataset\'s name"),
+    "a negative expectation": ({"expect": {"min_rows": -1}}, r"datasets\[records\].expect.min_rows"),
 }  # fmt: skip
 
 
@@ -151,7 +151,12 @@ def test_all_faults_at_once(path: Path):
     with pytest.raises(InvalidJobConfig) as raised:
         load_job_config(path)
 
-    for fault in ("datasets.0.format", "datasets.1.colour", "jobb: unknown key", "absolute"):
+    for fault in (
+        "datasets[records].format: must be ndjson, csv or parquet",
+        "datasets[records].colour: unknown key",
+        "jobb: unknown key",
+        "absolute",
+    ):
         assert fault in str(raised.value)
 
 
@@ -172,7 +177,7 @@ def test_values_are_not_shown(path: Path):
         (b"- a", "mapping"),
         (b"datasets: []", "datasets"),
         (b"datasets: [", "YAML"),
-        (b"a: \xff", "YAML"),
+        (b"a: \xff", "UTF-8"),
         (b"a: 2026-02-30", "YAML"),
         (b"a: !!python/object/apply:os.system [true]", "YAML"),
     ],
@@ -293,9 +298,8 @@ def test_destinations_of_all_kinds():
 @pytest.mark.parametrize(
     ("destinations", "message"),
     [
-        ([TABLES], "none of the destinations is s3 or file: one must be, to hold the manifest"),
         ([], "at least 1"),
-        ([{"ftp": {}}], "unknown destination; a destination is a mapping with one of the keys s3, file, postgres"),
+        ([{"ftp": {}}], "unknown destination. A destination is a mapping with one of the keys s3, file, postgres"),
         ([S3, {"acme.lake": {}}], "no installed package provides 'acme.lake'"),
         ([{**S3, **FILES}], "needs one key, and has 's3', 'file'"),
         ([{"file": {"path": "exports"}}], "must be an absolute path, not 'exports'"),
@@ -305,6 +309,22 @@ def test_destinations_that_cannot_be(destinations: list[Any], message: str):
     """A job without a place for its manifest is none."""
     with pytest.raises(ValidationError, match=message):
         with_destinations(*destinations)
+
+
+def test_tables_only():
+    """The manifest is among them, but rejected rows are objects."""
+    assert with_destinations(TABLES).destinations is not None
+    with pytest.raises(ValidationError, match="'records' has `on_row_error: quarantine`, and rejected rows are stored"):
+        AgencyJobConfig.model_validate(
+            {"datasets": [{**DATASET, "on_row_error": "quarantine"}], "destinations": [TABLES]}
+        )
+
+
+@pytest.mark.usefixtures("_acme")
+def test_a_plugin_beside_tables_holds_no_manifest():
+    """It may have objects, which a manifest among tables would not list."""
+    with pytest.raises(ValidationError, match="none of the destinations is s3 or file: one must be, to hold the man"):
+        with_destinations(TABLES, {"acme.lake": {"limit": 3}})
 
 
 # -- parts of other packages ---------------------------------------------------------------------

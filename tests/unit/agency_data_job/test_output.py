@@ -342,6 +342,20 @@ async def test_an_upload_is_recorded_with_its_destination():
     ]
 
 
+@pytest.mark.parametrize("batches", [[], batches_of([2, 1])])
+async def test_tables_only(batches: Batches):
+    """There is one artifact, whose bytes count."""
+    place = Place(MemoryTables())
+    async with place.output(dataset(format="csv", compression="gzip", max_artifact_rows=1)) as output:
+        for batch in batches:
+            await output.write(Batch.read(batch, first=1))
+        (artifact,) = await output.seal()
+
+    body = await place.body(artifact)
+    assert body == b"id,name\n" + b"".join(b"%d,x\n" % row["id"] for batch in batches for row in batch)
+    assert output.bytes_written == len(body)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

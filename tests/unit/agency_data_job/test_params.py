@@ -212,7 +212,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown type": ({"region": {"type": "regexp"}}, "'text', 'integer', .* or 'timestamp'"),
     "no type": ({"region": {"default": "x"}}, r"region\.type"),
     "a built-in name": ({"since": {"type": "timestamp"}}, "since is built in"),
-    "a name with braces": ({"{region}": {"type": "text"}}, "match pattern"),
+    "a name with braces": ({"{region}": {"type": "text"}}, "must be a param's name"),
     "a default of another type": ({"region": {"type": "integer", "default": "x"}}, "`default` must be an integer"),
     "required, with a default": ({"region": {"type": "text", "default": "x", "required": True}}, "never uses its"),
     "a param that nothing uses": ({"regoin": {"type": "text"}}, "no dataset uses the declared param regoin"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import HistoryUnavailable
 from pipeline_processing.model import Attempt, DatasetCounts, JobRequest, Run, RunFailure, RunState
 from pipeline_processing.runs.board_reads import (
@@ -66,7 +67,7 @@ class HandmadeHistory:
     """`BoardReads`, and `newest` of `RunHistory`, of runs in a dict. Counts its calls."""
 
     by_id: dict[str, Run] = field(default_factory=dict)
-    typical_of: dict[int, Typical] = field(default_factory=dict)
+    typical_of: dict[AgencyId, Typical] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     asked: list[RunFilter] = field(default_factory=list)
     away: bool = False
@@ -157,11 +158,11 @@ class HandmadeHistory:
             replays=[run("replay")],
         )
 
-    async def durations(self, agency_ids: Sequence[int], *, limit: int) -> dict[int, list[FinishedRun]]:
+    async def durations(self, agency_ids: Sequence[AgencyId], *, limit: int) -> dict[AgencyId, list[FinishedRun]]:
         self._called("durations")
-        return {each: [FinishedRun("r", at(5), 4000, RunState.SUCCEEDED)] for each in agency_ids if each < 100}
+        return {each: [FinishedRun("r", at(5), 4000, RunState.SUCCEEDED)] for each in agency_ids if int(each) < 100}
 
-    async def typical(self, agency_ids: Sequence[int]) -> dict[int, Typical]:
+    async def typical(self, agency_ids: Sequence[AgencyId]) -> dict[AgencyId, Typical]:
         self._called("typical")
         return {each: self.typical_of[each] for each in agency_ids if each in self.typical_of}
 

@@ -62,51 +62,51 @@ class Fault:
 
 
 FAULTS = {
-    "unknown step": Fault(("datasets.0.steps.0: unknown step", "select, drop"), (dataset({"shuffle": True}),)),
+    "unknown step": Fault(("datasets[records].steps[0]: unknown step", "select, drop"), (dataset({"shuffle": True}),)),
     "misspelt column after a select": Fault(
-        ("Dataset 'records', step 2: ", "reads column 'nmae'", "id, name"),
+        ("datasets[records].steps[1].", "reads column 'nmae'", "id, name"),
         (dataset({"select": ["id", "name"]}, {"filter": "nmae = 'x'"}),),
     ),
     "column that the SELECT list doesn't have": Fault(
-        ("Dataset 'records', step 1: ", "reads column 'amount'", "id, name, status"),
+        ("datasets[records].steps[0].", "reads column 'amount'", "id, name, status"),
         (dataset({"cast": {"amount": "integer"}}),),
     ),
     "column that was dropped": Fault(
-        ("Dataset 'records', step 2: ", "reads column 'name'", "id, status"),
+        ("datasets[records].steps[1].", "reads column 'name'", "id, status"),
         (dataset({"drop": ["name"]}, {"mask": {"columns": ["name"], "using": "sha256"}}),),
     ),
     "column that was dropped behind SELECT *": Fault(
-        ("Dataset 'records', step 2: ", "'name'", "an earlier step left it out or renamed it"),
+        ("datasets[records].steps[1].", "'name'", "an earlier step left it out or renamed it"),
         (dataset({"drop": ["name"]}, {"select": ["name"]}, query="SELECT * FROM records WHERE agency_id = $1"),),
     ),
     "column that was renamed": Fault(
-        ("Dataset 'records', step 2: ", "reads column 'name'", "id, label, status"),
+        ("datasets[records].steps[1].", "reads column 'name'", "id, label, status"),
         (dataset({"rename": {"name": "label"}}, {"derive": {"upper": "upper(name)"}}),),
     ),
     "column that a check reads": Fault(
-        ("Dataset 'records'", "reads column 'nmae'"), (dataset(expect={"unique": ["id", "nmae"]}),)
+        ("datasets[records].expect.unique[1]: ", "reads column 'nmae'"), (dataset(expect={"unique": ["id", "nmae"]}),)
     ),
     "bad expression": Fault(
-        ("Dataset 'records', step 1: ", "has '=' where something else is expected", "character 8"),
+        ("datasets[records].steps[0].", "has '=' where something else is expected", "character 8"),
         (dataset({"filter": "name = = 'x'"}),),
     ),
     "function that there isn't": Fault(
-        ("Dataset 'records', step 1: ", "Step 'derive', column 'x'", "pg_sleep"),
+        ("datasets[records].steps[0].", "Step 'derive', column 'x'", "pg_sleep"),
         (dataset({"derive": {"x": "pg_sleep(5)"}}),),
     ),
     "type that there isn't": Fault(
-        ("Dataset 'records', step 1: ", "Step 'cast'", "colour"), (dataset({"cast": {"name": "colour"}}),)
+        ("datasets[records].steps[0].", "Step 'cast'", "colour"), (dataset({"cast": {"name": "colour"}}),)
     ),
     "query without the agency": Fault(
-        ("Dataset 'records': The postgres source doesn't use `agency_id`", "`args`", "`shared: true`"),
+        ("datasets[records].source.postgres: The postgres source doesn't use `agency_id`", "`args`", "`shared: true`"),
         (dataset(query="SELECT id, name, status FROM records -- WHERE agency_id = $1"),),
     ),
     "API without the agency": Fault(
-        ("Dataset 'records': The http source doesn't use `agency_id`", "{agency_id}", "`shared: true`"),
+        ("datasets[records].source.http: The http source doesn't use `agency_id`", "{agency_id}", "`shared: true`"),
         (dataset() | {"source": {"http": {"url": "https://x.example/{since}", "columns": {"id": "integer"}}}},),
     ),
     "since that nothing uses": Fault(
-        ("Dataset 'records': `since: last_success` changes nothing",), (dataset(since="last_success"),)
+        ("datasets[records].since: `since: last_success` changes nothing",), (dataset(since="last_success"),)
     ),
     "missing secret of a step": Fault(
         ("'name_key'", "Set PIPELINE_SECRETS__NAME_KEY", "PIPELINE_SECRETS__NAME_KEY_FILE"), (dataset(MASK),), code=78
@@ -120,23 +120,25 @@ FAULTS = {
     ),
     "two datasets of one name": Fault(("two datasets are named records", "a unique name"), (dataset(), dataset(MASK))),
     "unknown source": Fault(
-        ("datasets.0.source: unknown source", "postgres, http"),
+        ("datasets[records].source: unknown source", "postgres, http"),
         ({"name": "records", "source": {"ftp": {"url": "ftp://x"}}},),
     ),
     "unknown destination": Fault(
-        ("destinations.0: unknown destination", "s3, file, postgres"),
+        ("destinations[0]: unknown destination", "s3, file, postgres"),
         (dataset(),),
         destinations=[{"azure": {"container": "x"}}],
     ),
     "nowhere to put the manifest": Fault(
-        ("none of the destinations is s3 or file",), (dataset(),), destinations=[{"postgres": {"dsn": "warehouse_dsn"}}]
+        ("datasets[records].on_row_error: the dataset 'records' has `on_row_error: quarantine`", "add an s3 or file"),
+        (dataset(on_row_error="quarantine"),),
+        destinations=[{"postgres": {"dsn": "warehouse_dsn"}}],
     ),
     "unknown option of a step": Fault(
-        ("datasets.0.steps.0.mask", "saltt: unknown key"),
+        ("datasets[records].steps[0].mask", "saltt: unknown key"),
         (dataset({"mask": {"columns": ["name"], "using": "sha256", "saltt": "x"}}),),
     ),
     "wrong option of a step": Fault(
-        ("datasets.0.steps.0.enrich_http", "{values}"),
+        ("datasets[records].steps[0].enrich_http", "{values}"),
         (dataset({"enrich_http": {"url": "https://api.example.com/labels", **LOOKUP}}),),
     ),
     "option of another way to mask": Fault(
@@ -147,21 +149,21 @@ FAULTS = {
         ("`max_rejected` needs `on_row_error: skip` or `quarantine`",), (dataset(max_rejected=5),)
     ),
     "no module of that name": Fault(
-        ("Dataset 'records', step 1: ", "'python: nowhere:f'", "Install"), (dataset({"python": "nowhere:f"}),)
+        ("datasets[records].steps[0].", "'python: nowhere:f'", "Install"), (dataset({"python": "nowhere:f"}),)
     ),
     "a column that a function declares and the query lacks": Fault(
-        ("Dataset 'records', step 1: ", "reads column 'nmae'", "id, name, status"),
+        ("datasets[records].steps[0].", "reads column 'nmae'", "id, name, status"),
         (dataset({"python": {"function": "tests.unit.steps.hooks:watch", "reads": ["nmae"]}}),),
     ),
     "a function that declares nothing": Fault(
-        ("datasets.0.steps.0.python.declaration.reads: ", "required"), (dataset({"python": {"function": "a:f"}}),)
+        ("datasets[records].steps[0].python: needs `reads`",), (dataset({"python": {"function": "a:f"}}),)
     ),
     "a function that takes dicts and declares columns": Fault(
-        ("datasets.0.steps.0.python.dicts.reads: ", "unknown key"),
+        ("datasets[records].steps[0].python.reads: ", "unknown key"),
         (dataset({"python": {"function": "a:f", "takes": "dicts", "reads": ["id"]}}),),
     ),
     "a function that adds a column of no type": Fault(
-        ("datasets.0.steps.0.python.declaration.adds.n: ", "'integer'"),
+        ("datasets[records].steps[0].python.adds.n: must be text, integer",),
         (dataset({"python": {"function": "a:f", "reads": ["id"], "adds": {"n": "int"}}}),),
     ),
 }
@@ -190,12 +192,12 @@ def test_all_faults_of_what_is_written(check: Callable[..., tuple[int, str, str]
 
     assert code == 65
     for words in (
-        "datasets.0.steps.0: unknown step",
-        "datasets.0.steps.1.select",
-        "datasets.0.compression",
-        "datasets.1: `max_rejected` needs",
-        "destinations.0: unknown destination",
-        "destinations.1.s3.colour: unknown key",
+        "datasets[records].steps[0]: unknown step",
+        "datasets[records].steps[1].select",
+        "datasets[records].compression",
+        "datasets[other].max_rejected: `max_rejected` needs",
+        "destinations[0]: unknown destination",
+        "destinations[1].s3.colour: unknown key",
     ):
         assert words in err, err
 
@@ -212,7 +214,12 @@ def test_all_faults_of_what_it_means(check: Callable[..., tuple[int, str, str]])
     assert code == 78
     assert "job config   failed" in out
     assert len(err.splitlines()) == err.count("Error: ") == 4
-    for words in ("Dataset 'records', step 2", "Dataset 'other', step 1", "NAME_KEY", "WAREHOUSE_DSN"):
+    for words in (
+        "datasets[records].steps[1].select[0]",
+        "datasets[other].steps[0].filter",
+        "NAME_KEY",
+        "WAREHOUSE_DSN",
+    ):
         assert words in err
 
 

@@ -24,10 +24,9 @@ import pytest
 import structlog
 
 from pipeline_processing.cli.main import main
-from pipeline_processing.cli.submit import _Tally
 from pipeline_processing.errors import ConflictingRequest
 from pipeline_processing.messaging.dead_letters import dead_letter
-from pipeline_processing.messaging.port import Outgoing, Record
+from pipeline_processing.messaging.port import Member, Outgoing, Record
 from pipeline_processing.model import JobRequest, RunFailure
 from pipeline_processing.requests.job_messages import MAX_REQUEST_BYTES, received
 from pipeline_processing.settings.settings import KafkaSettings, Settings
@@ -66,6 +65,7 @@ class Served(MemoryBroker):
         super().__init__(clock=HurriedClock(), creates=topics)
         self.outcomes: dict[int, Callable[[Record], Outgoing]] = {}
         """By agency; a request without one goes on for ever."""
+        self.workers = [Member("host:1", "127.0.0.1", (0,))]
         self.on_follow: Callable[[], object] = lambda: None
         self.requests: list[JobRequest] = []
         """What was sent, in order."""
@@ -78,6 +78,10 @@ class Served(MemoryBroker):
             if request.agency_id in self.outcomes:
                 self.put(self.outcomes[request.agency_id](record))
         return record
+
+    async def members(self, topic: str) -> list[Member]:
+        self.check(topic)
+        return self.workers
 
     @asynccontextmanager
     async def following(self, topics: Sequence[str]) -> AsyncIterator[AsyncIterator[Record]]:
@@ -351,7 +355,9 @@ def test_following_tells_each_end_and_exits_with_the_worst(kafka: Served, capsys
     out, err = capsys.readouterr()
     run = out.split()
     assert run == [sent.run_id for sent in kafka.requests]
-    assert sorted(err.splitlines()) == sorted(
+    *ends, summary, first, second, third = err.splitlines()
+    assert [line.split(" ")[0] for line in ends] == ["1/4", "2/4", "3/4", "4/4"]
+    assert sorted(line.split(" ", 1)[1] for line in ends) == sorted(
         [
             f"{run[0]}: succeeded, 1,234 rows, s3://exports/a/_manifest.json",
             f"{run[1]}: failed, query_failed: division by [31mzero",
@@ -359,6 +365,12 @@ def test_following_tells_each_end_and_exits_with_the_worst(kafka: Served, capsys
             f"{run[3]}: refused, conflicting_request: {ConflictingRequest('x')}",
         ]
     )
+    assert re.match(r"4 runs in [\d.]+ m?s: 1 refused, 2 failed, 1 succeeded\. Written: 1,234 rows, 0 B\.", summary)
+    assert {first, second, third} == {
+        f"  failed (query_failed): {run[1]}",
+        f"  failed (source_unavailable): {run[2]}",
+        f"  refused (conflicting_request): {run[3]}",
+    }
 
 
 @pytest.mark.parametrize(
@@ -404,8 +416,18 @@ def test_progress_is_shown(kafka: Served, capsys: pytest.CaptureFixture[str]) ->
     assert main([*ASK, "--agency-id", "1", "--run-id", "run-1", "--follow"]) == 0
     assert capsys.readouterr() == (
         "run-1\n",
-        "run-1: records: 4,321 rows read, 4,321 written, 0 bytes\nrun-1: succeeded, 7 rows\n",
+        "run-1: records: 4,321 rows read, 4,321 written, 0 B\nrun-1: succeeded, 7 rows\n",
     )
+
+
+def test_nobody_who_listens_is_told_once(kafka: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what to do about it; not if a worker is there, or if nobody may ask."""
+    kafka.workers = []
+    kafka.outcomes = {1: worked_on(kafka, [])}
+    assert main([*ASK, "--agency-id", "1", "--run-id", "run-1", "--follow"]) == 0
+    note, *rest = capsys.readouterr().err.splitlines()
+    assert note.startswith("No worker is listening to agency-jobs.requests (group agency-data-job). Start one")
+    assert not [line for line in rest if "worker" in line]
 
 
 def test_on_a_terminal_the_display_swallows_nothing(kafka: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,7 +452,7 @@ def test_on_a_terminal_the_display_swallows_nothing(kafka: Served, monkeypatch: 
     os.close(ours)
 
     assert stdout.getvalue() == "run-1\n"
-    assert b"4,321 rows read" in shown
+    assert re.search(rb"1  records +4,321 +4,321", shown)
     assert re.search(rb"(\x1b\[2K|[\r\n])run-1: succeeded, 7 rows\r\n", shown)
 
 
@@ -450,7 +472,7 @@ def test_whoever_stops_following_is_told_what_goes_on(
     out, err = capsys.readouterr()
     first, second = out.split()
     told = err.splitlines()
-    assert told[0] == f"{first}: succeeded, 0 rows"
+    assert told[0] == f"1/2 {first}: succeeded, 0 rows"
     assert told[1].startswith(f"{second} continues")
     assert f"    pipeline-processing history --run-id {second}" in told
     assert not [line for line in told[1:] if first in line]
@@ -486,14 +508,3 @@ def test_what_may_have_been_sent_is_told(
     out, err = capsys.readouterr()
     assert out == ""
     assert "0 of 8 requests were sent" in err
-
-
-def test_the_runs_that_are_followed_are_counted() -> None:
-    """Each as what it is now; what there is none of is left out."""
-    tally = _Tally(1_000)
-    assert str(tally) == "1,000 runs: 1,000 waiting"
-
-    tally.in_progress |= {"a", "b"}
-    tally.end("a", completion(1, state="failed", error=BROKEN))
-    tally.end("c", completion(1))
-    assert str(tally) == "1,000 runs: 997 waiting, 1 in progress, 1 failed, 1 succeeded"

@@ -83,8 +83,8 @@ def test_every_fault_is_told_and_65(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["triggers", "check", str(path)]) == 65
     out, err = capsys.readouterr()
     assert out == ""
-    assert "triggers.yaml:2:5: triggers[0]: needs `agency_id`" in err
-    assert "triggers.yaml:3:32: triggers[1].foo: unknown key" in err
+    assert "triggers.yaml:2:5 triggers[0]: needs `agency_id`" in err
+    assert "triggers.yaml:3:32 triggers[1].foo: unknown key" in err
     assert main(["triggers", "check", str(tmp_path / "nowhere.yaml")]) == 65
 
 

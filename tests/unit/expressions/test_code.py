@@ -20,7 +20,7 @@ def test_names_and_constants_are_values_and_never_code():
     quoted = HOSTILE.replace('"', '""')
     text = f"""'{HOSTILE.replace("'", "''")}' || "{quoted}" """
 
-    run = expression(text, COLUMNS, carry="json", step="derive", place="column 'x'").run
+    run = expression(text, COLUMNS, carry="json", step="derive", column="x").run
 
     assert run([{HOSTILE: "!"}]) == ([f"{HOSTILE}!"], {})
 
@@ -65,6 +65,6 @@ def test_a_case_may_have_thousands_of_branches():
     """As many as fit into the longest text."""
     branches = " ".join(f"WHEN {number} THEN {number + 1}" for number in range(1500))
 
-    run = expression(f"CASE i {branches} END", COLUMNS, carry="json", step="derive", place="column 'x'").run
+    run = expression(f"CASE i {branches} END", COLUMNS, carry="json", step="derive", column="x").run
 
     assert run([{"i": number} for number in (0, 777, 1499, 1500)]) == ([1, 778, 1500, None], {})

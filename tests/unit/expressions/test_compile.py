@@ -75,7 +75,7 @@ def test_each_part_runs_once_a_row(name: str, truth: bool | None):
     """Nor does it double the work of a row, which reads no column more often than its name stands in the text."""
     text, row = nested(name), CountedRow(b=truth)
 
-    expression(text, COLUMNS, carry="json", step="derive", place="column 'x'").run([row])
+    expression(text, COLUMNS, carry="json", step="derive", column="x").run([row])
 
     assert 0 < row.reads <= text.count("b")
 
@@ -83,7 +83,7 @@ def test_each_part_runs_once_a_row(name: str, truth: bool | None):
 def test_a_subject_that_no_branch_needs_is_not_computed():
     """Comparing with NULL decides nothing: as in Postgres, not even a subject without a value is a row's fault."""
     text = "CASE 1 / k WHEN NULL THEN 1 ELSE i END"
-    compiled = expression(text, COLUMNS, carry="json", step="derive", place="column 'x'")
+    compiled = expression(text, COLUMNS, carry="json", step="derive", column="x")
 
     assert compiled.run([{"i": 5, "k": 0}]) == ([5], {})
 
@@ -111,7 +111,7 @@ ROWS = [dict(zip(("b", "t", "i", "k", "n"), values, strict=True)) for values in 
 )  # fmt: skip
 def test_once_is_the_same_as_twice(once: str, twice: str):
     """Nulls, row errors and the type that comes out are those of the longer way to write it."""
-    one, other = (expression(text, COLUMNS, carry="json", step="derive", place="column 'x'") for text in (once, twice))
+    one, other = (expression(text, COLUMNS, carry="json", step="derive", column="x") for text in (once, twice))
 
     assert one.run(ROWS) == other.run(ROWS)
     assert one.result.kind == other.result.kind

@@ -31,7 +31,7 @@ NULLS: Row = dict.fromkeys(ROW)
 
 
 def compiled(text: str, columns: Columns = COLUMNS) -> Expression:
-    return expression(text, columns, carry="json", step="derive", place="column 'x'")
+    return expression(text, columns, carry="json", step="derive", column="x")
 
 
 def value(text: str, row: Row = ROW) -> Any:

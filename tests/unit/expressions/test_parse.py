@@ -103,7 +103,11 @@ def test_precedence(text: str, expected: str):
         ("a IN b", 5, "has 'b' where something else is expected"),
         ("a NOT b", 6, "has 'b' where something else is expected"),
         ("select", 0, "select, a word of SQL: write it in double quotes"),
-        ("a ~ b", 2, "uses '~', which isn't supported"),
+        ("a ~ b", 2, "uses '~': write `LIKE`"),
+        ("a == b", 2, "uses '==': write `=`"),
+        ("a && b", 2, "uses '&&': write `AND`"),
+        ("!a", 0, "uses '!': write `NOT`"),
+        ("a # b", 2, "uses '#', which isn't supported"),
         ("extract(5 FROM a)", 8, "has '5' where something else is expected"),
     ],
 )

@@ -79,7 +79,7 @@ def test_types_from_the_rows_are_as_good_as_types_known_before(marked: str):
 @pytest.mark.parametrize("expression", ["coalesce(round(n), 1.50)", "greatest(ceil(n), 1.50)", "coalesce(n + n, 1.50)"])
 def test_a_null_takes_the_type_of_the_others(expression: str):
     """A null says nothing of its column's type: a row with one gets no double precision beside numeric constants."""
-    compiled = value_of(expression, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'")
+    compiled = value_of(expression, UNKNOWN_COLUMNS, carry="json", step="derive", column="x")
 
     found, faults = compiled.run([{"n": None}, {"n": Decimal(1)}])
 
@@ -96,7 +96,7 @@ def test_a_null_takes_the_type_of_the_others(expression: str):
 )  # fmt: skip
 def test_types_that_are_known_before_the_first_row(expression: str, kind: Kind | None):
     """Those of forms that give the same type whatever they are given; others stay unknown."""
-    result = value_of(expression, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'").result
+    result = value_of(expression, UNKNOWN_COLUMNS, carry="json", step="derive", column="x").result
 
     assert result.kind is kind
     assert result.typed == (kind is not None)
@@ -105,7 +105,7 @@ def test_types_that_are_known_before_the_first_row(expression: str, kind: Kind |
 def test_constants_beside_untyped_columns_are_not_computed_too_early():
     """What a constant is used as may depend on the row, so a wrong type is a row's fault."""
     text = "extract(year FROM coalesce(true, n))"
-    compiled = value_of(text, UNKNOWN_COLUMNS, carry="json", step="derive", place="column 'x'")
+    compiled = value_of(text, UNKNOWN_COLUMNS, carry="json", step="derive", column="x")
 
     _, faults = compiled.run([{"n": None}, {"n": date(2026, 1, 18)}])
 

@@ -49,7 +49,7 @@ FAULTY: dict[str, tuple[dict[str, Any], str]] = {
         {"auth": {"bearer": "a", "header": {"name": "X", "secret": "b"}}},
         "has bearer and header",
     ),
-    "a secret itself": ({"auth": {"bearer": "s3cret!/="}}, "auth.bearer: String should match"),
+    "a secret itself": ({"auth": {"bearer": "s3cret!/="}}, "auth.bearer: must be the name of a secret"),
     "a user with a colon": ({"auth": {"basic": {"username": "a:b", "password": "p"}}}, "colon"),
     "a header that isn't one": ({"headers": {"a b": "x"}}, "headers"),
     "a header of two lines": ({"headers": {"X-A": "x\r\nHost: b.example"}}, "X-A has characters"),

@@ -42,7 +42,7 @@ def test_a_share_is_exact(thousandths: int, count: int):
 )
 def test_what_is_no_share(value: str):
     """The message shows how one is written."""
-    with pytest.raises(ValidationError, match="write it with a percent sign"):
+    with pytest.raises(ValidationError, match="a share with a percent sign"):
         Config.model_validate({"most": value})
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline_processing.errors import SourceUnavailable
-from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.identifiers import quoted
 
 
 @pytest.mark.parametrize(

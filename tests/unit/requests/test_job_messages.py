@@ -305,6 +305,29 @@ def test_what_is_no_json_is_told_so(value: bytes | None) -> None:
         assert reason(record(envelope if value.strip() else value, STRUCTURED)) == "invalid_json"
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b'\0\0\0\0\x07{"agency_id":7}', "a schema registry's (00, then schema id 7). Send bare JSON"),
+        (b"\0\0\0\0\x07\0\x0e", "a schema registry's (00, then schema id 7). Send bare JSON"),
+        (b'\xef\xbb\xbf{"agency_id":7}', "a byte-order mark (EF BB BF). Send UTF-8 without one."),
+        ('{"agency_id":7}'.encode("utf-16"), "UTF-16. Send UTF-8."),
+        ('{"agency_id":7}'.encode("utf-16-le"), "UTF-16. Send UTF-8."),
+        ('{"agency_id":7}'.encode("utf-16-be"), "UTF-16. Send UTF-8."),
+        (b'{"agency_id":7', None),
+        (b"\0\1\2", None),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, STRUCTURED], ids=["bare", "structured"])
+def test_another_encoding_is_named_by_its_first_bytes(value: bytes, told: str | None, headers: dict[str, str]) -> None:
+    """The parser's own words, such as "expected value", don't lead a developer to their serializer."""
+    with pytest.raises(InvalidJson) as refused:
+        received(record(value, headers))
+
+    assert ("Its first bytes are" in str(refused.value)) == (told is not None)
+    assert told is None or told in str(refused.value)
+
+
 @pytest.mark.parametrize("depth", [50, 199, 200, 201, 500, *range(950, 1010), 3000])
 def test_no_depth_of_nesting_is_too_much(depth: int) -> None:
     """Some depth is a broken schema and more of it not JSON, but none is an error that nobody foresaw."""
@@ -369,7 +392,10 @@ def test_a_batch_of_events_is_refused() -> None:
     "asked",
     [
         {},
-        {"agency_id": "123"},
+        {"agency_id": ""},
+        {"agency_id": "a\tb"},
+        {"agency_id": " a"},
+        {"agency_id": "é" * 34},
         {"agency_id": 0},
         {"agency_id": -1},
         {"agency_id": 7.0},
@@ -404,7 +430,7 @@ def test_a_request_that_breaks_its_schema_is_told_so(asked: Any) -> None:
 def test_every_fault_is_told_and_no_value() -> None:
     """One round of mending is enough, and a secret in the wrong place stays out of the dead letter."""
     with pytest.raises(InvalidRequest) as refused:
-        received(record({"agency_id": "hunter2", "bucket": "hunter2", "dry_run": "hunter2"}))
+        received(record({"agency_id": ["hunter2"], "bucket": "hunter2", "dry_run": "hunter2"}))
 
     assert "hunter2" not in str(refused.value)
     for fault in ("agency_id: ", "bucket: unknown key", "dry_run: "):
@@ -455,7 +481,8 @@ JSON_VALUES = (
     | st.dictionaries(st.text(max_size=3), SCALARS)
 )
 FIELDS = {
-    "agency_id": st.integers(1, 2**63 - 1),
+    "agency_id": st.integers(1, 2**63 - 1)
+    | st.from_regex(r"[a-zé /%A-Z0-9-]{1,20}", fullmatch=True).map(str.strip).filter(bool),
     "run_id": st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
     "datasets": st.none() | st.lists(st.text(max_size=5), min_size=1, max_size=3, unique=True),
     "params": st.dictionaries(st.sampled_from(["a", "b", "é"]), SCALARS),
@@ -476,7 +503,8 @@ def test_what_the_schema_takes_is_taken(asked: dict[str, Any]) -> None:
     """Bare and as the data of an event, which its own schema takes as well."""
     event = {**EVENT, "data": asked}
     REQUEST_SCHEMA.validate(asked)
-    in_asyncapi(MESSAGES["jobRequestStructured"]["payload"]).validate(event)
+    if isinstance(asked["agency_id"], int):  # models of clients are for integers
+        in_asyncapi(MESSAGES["jobRequestStructured"]["payload"]).validate(event)
 
     assert received(record(asked)).request == received(structured(asked)).request
 

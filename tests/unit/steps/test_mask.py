@@ -21,7 +21,7 @@ from pipeline_processing.rows.untouched import remembering
 from pipeline_processing.steps.mask import Mask, MaskOptions
 from tests.unit.steps.step_context import NoServices, batch, context
 
-SECRETS = {"PEPPER": "søl", "KEY": "k" * 70}
+SECRETS = {"pepper": "søl", "key": "k" * 70}
 TEXTS = st.text(max_size=30)
 
 
@@ -65,25 +65,25 @@ async def test_sha256_of_the_text(text: str):
 @given(text=TEXTS)
 async def test_sha256_of_salt_and_text(text: str):
     """The salt's bytes stand before the text's."""
-    expected = hashlib.sha256((SECRETS["PEPPER"] + text).encode()).hexdigest()
+    expected = hashlib.sha256((SECRETS["pepper"] + text).encode()).hexdigest()
 
-    assert await masked_text(text, using="sha256", salt="PEPPER") == expected
+    assert await masked_text(text, using="sha256", salt="pepper") == expected
 
 
 @given(text=TEXTS)
 async def test_hmac_of_the_text(text: str):
     """HMAC-SHA-256, also with a key longer than a block."""
-    expected = hmac.new(SECRETS["KEY"].encode(), text.encode(), "sha256").hexdigest()
+    expected = hmac.new(SECRETS["key"].encode(), text.encode(), "sha256").hexdigest()
 
-    assert await masked_text(text, using="hmac", secret="KEY") == expected
+    assert await masked_text(text, using="hmac", secret="key") == expected
 
 
 @pytest.mark.parametrize(
     ("options", "pseudonym"),
     [
         ({"using": "sha256"}, "438c4c7afe600cdf1e455c369bec76dc970fc8ca463447c7b387a347f3c79331"),
-        ({"using": "sha256", "salt": "PEPPER"}, "413e409e52bcd2a36343d793f3dad8bd3ec383899fbefae7d402b13beff75619"),
-        ({"using": "hmac", "secret": "KEY"}, "1f56e1a12fa6718aac0557a141d719d686c383e20c482dabc122dbf70b7c2639"),
+        ({"using": "sha256", "salt": "pepper"}, "413e409e52bcd2a36343d793f3dad8bd3ec383899fbefae7d402b13beff75619"),
+        ({"using": "hmac", "secret": "key"}, "1f56e1a12fa6718aac0557a141d719d686c383e20c482dabc122dbf70b7c2639"),
     ],
 )
 async def test_pseudonyms_never_change(options: dict[str, Any], pseudonym: str):
@@ -114,7 +114,7 @@ async def test_four_characters_stay_by_default():
 
 
 @pytest.mark.parametrize(
-    "options", [{"using": "sha256"}, {"using": "hmac", "secret": "KEY"}, {"using": "redact"}, {"using": "partial"}]
+    "options", [{"using": "sha256"}, {"using": "hmac", "secret": "key"}, {"using": "redact"}, {"using": "partial"}]
 )
 async def test_null_stays_null(options: dict[str, Any]):
     """That there is no value isn't hidden."""
@@ -189,7 +189,7 @@ async def test_a_masked_column_is_text_made_of_the_same_origin():
 async def test_rejected_rows_are_masked_the_same_way():
     """`masks` has what makes the source's value unreadable among rejected rows."""
     source = Columns((Column("email", origins=frozenset({"email"}), unchanged=True, kind=Kind.TEXT),))
-    step = mask(source, using="hmac", secret="KEY")
+    step = mask(source, using="hmac", secret="key")
 
     [row] = await masked(step, {"email": "ann@example.org"})
 
@@ -220,24 +220,24 @@ def test_a_column_named_twice_is_refused():
 async def test_a_missing_secret_is_found_before_the_first_row():
     """The error says where to put it."""
     with pytest.raises(SecretMissing, match="PIPELINE_SECRETS__NOPE"):
-        async with mask(using="sha256", salt="NOPE"):
+        async with mask(using="sha256", salt="nope"):
             pass
 
 
 def test_secrets_are_named_and_never_asked_for_beforehand():
     """`config check` builds steps without a server, and lists what they need."""
-    assert MaskOptions(columns=("a",), using="sha256", salt="PEPPER").secrets == ("PEPPER",)
-    assert MaskOptions(columns=("a",), using="hmac", secret="KEY").secrets == ("KEY",)
+    assert MaskOptions(columns=("a",), using="sha256", salt="pepper").secrets == ("pepper",)
+    assert MaskOptions(columns=("a",), using="hmac", secret="key").secrets == ("key",)
     assert MaskOptions(columns=("a",), using="redact").secrets == ()
-    Mask(MaskOptions(columns=("email",), using="hmac", secret="KEY"), context([column("email")]))
+    Mask(MaskOptions(columns=("email",), using="hmac", secret="key"), context([column("email")]))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"using": "hmac"}, "needs `secret`"),
-        ({"using": "sha256", "secret": "KEY"}, "`secret` is an option of `using: hmac`"),
-        ({"using": "hmac", "secret": "KEY", "salt": "PEPPER"}, "`salt` is an option of `using: sha256`"),
+        ({"using": "sha256", "secret": "key"}, "`secret` is an option of `using: hmac`"),
+        ({"using": "hmac", "secret": "key", "salt": "pepper"}, "`salt` is an option of `using: sha256`"),
         ({"using": "partial", "with": "x"}, "`with` is an option of `using: redact`"),
         ({"using": "redact", "keep": 2}, "`keep` is an option of `using: partial`"),
         ({"using": "md5"}, "sha256"),

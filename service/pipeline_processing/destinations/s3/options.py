@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from pipeline_processing.options.locations import parse_location
 from pipeline_processing.options.parts import Part
+from pipeline_processing.options.words import saying
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Destination
 from pipeline_processing.settings import values
@@ -32,7 +33,9 @@ ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Classes whose objects must be restored before they can be read."""
 
 RoleArn = Annotated[
-    str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::([0-9]{12})?:role/[A-Za-z0-9_+=,.@/-]+$", max_length=2048)
+    str,
+    StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::([0-9]{12})?:role/[A-Za-z0-9_+=,.@/-]+$", max_length=2048),
+    saying("must be the ARN of a role, such as arn:aws:iam::123456789012:role/exports"),
 ]
 
 _MOST_TAGS = 10
@@ -112,9 +115,12 @@ class S3ObjectOptions(Part):
 class S3ConnectionOptions(Part):
     """Which server, and as whom. What isn't set is as PIPELINE_S3__* say."""
 
-    region: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,63}$")] | None = Field(
-        None, description="Region of the bucket; PIPELINE_S3__REGION if not set."
-    )
+    region: (
+        Annotated[
+            str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,63}$"), saying("must be a region, such as eu-central-1")
+        ]
+        | None
+    ) = Field(None, description="Region of the bucket; PIPELINE_S3__REGION if not set.")
     endpoint_url: values.HttpUrl | None = Field(
         None, description="URL of an S3-compatible store, without credentials; PIPELINE_S3__ENDPOINT_URL if not set."
     )

@@ -18,10 +18,11 @@ from pipeline_processing.destinations.tables.queries import statement
 from pipeline_processing.destinations.tables.staging import PREFIX, StagingNote, StagingTable, drop, notes
 from pipeline_processing.destinations.tables.target import Target, TargetMissing, find_target
 from pipeline_processing.destinations.tables.upload import TableUpload
-from pipeline_processing.errors import DestinationUnavailable, JobConfigError, SettingsError
+from pipeline_processing.errors import ConflictingObjects, DestinationUnavailable, JobConfigError, SettingsError
 from pipeline_processing.plan import Artifact, StagedTable, UploadRef
 from pipeline_processing.ports import Content, UploadStarted
-from pipeline_processing.postgres.client import DatabaseClient, quoted
+from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.postgres.identifiers import quoted
 
 SESSION_SETTINGS = {
     # How values are read. Artifacts are written with the same settings (see Values in the contract).
@@ -54,7 +55,8 @@ class PostgresDestination:
     A `Destination` that holds tables.
 
     Rows are staged in a table beside their target. `complete` loads them, in one transaction with a row in
-    `pipeline_loads`. `database` must have `SESSION_SETTINGS`, no command timeout, and a connection for each run.
+    `pipeline_loads`. It is also a `ManifestStore`, for jobs without objects. `database` must have `SESSION_SETTINGS`,
+    no command timeout, and a connection for each run.
     """
 
     holds_tables = True
@@ -166,11 +168,39 @@ class PostgresDestination:
             async with self._load(artifact, artifact.staged, metadata) as load:
                 await load.give_up(target=self._config.table_of(artifact.dataset))
 
+    async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
+        """See `ManifestStore`: a row of `pipeline_manifests`, for jobs without a destination of objects."""
+        schema = quoted(self._schema)
+        try:
+            async with session(self.pool) as connection:
+                if not await self._has_manifests(connection):
+                    async with connection.transaction():
+                        await connection.execute(*statement("lock_bookkeeping", {"schema": self._schema}))
+                        await connection.execute(*statement("create_manifests", schema=schema))
+                row = {"key": key, "run_id": metadata["run-id"], "manifest": body.decode()}
+                await connection.execute(*statement("add_manifest", row, schema=schema))
+                there = await connection.fetchval(*statement("manifest", {"key": key}, schema=schema))
+        except Refused as error:  # someone changed or dropped the table
+            raise DestinationUnavailable(f"{self.url} can't store the manifest: {error}.") from None
+        if there != body.decode():
+            raise ConflictingObjects(f"{self.url}/{key}", why="its content differs")
+
+    async def exists(self, key: str) -> bool:
+        """See `ManifestStore`."""
+        async with session(self.pool) as connection:
+            if not await self._has_manifests(connection):
+                return False
+            query = statement("manifest", {"key": key}, schema=quoted(self._schema))
+            return await connection.fetchval(*query) is not None
+
     async def pending_uploads(self) -> AsyncIterator[UploadRef]:
         async with session(self.pool) as connection:
             found = await notes(connection, self._schema)
         for name, note in found.items():
             yield UploadRef(key=note.key, upload_id=name)
+
+    async def _has_manifests(self, connection: asyncpg.Connection) -> bool:
+        return bool(await connection.fetchval(*statement("manifests_table", {"schema": self._schema})))
 
     async def _target(self, dataset: str) -> Target:
         """Find the dataset's table. If it existed before, it may be about to be recreated: raise a retryable error."""

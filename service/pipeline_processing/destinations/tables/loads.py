@@ -16,7 +16,7 @@ from pipeline_processing.destinations.tables.staging import StagingNote, drop, n
 from pipeline_processing.errors import UploadMissing
 from pipeline_processing.log import get_logger
 from pipeline_processing.plan import Artifact
-from pipeline_processing.postgres.client import quoted
+from pipeline_processing.postgres.identifiers import quoted
 
 LOADED = "loaded"
 GIVEN_UP = "given_up"

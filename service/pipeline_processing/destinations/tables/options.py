@@ -1,21 +1,17 @@
 """Destination `postgres`: tables that datasets are loaded into."""
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from typing import Annotated, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline_processing.model import CsvOptions, FormatName
-from pipeline_processing.options.parts import Part
+from pipeline_processing.options.parts import Part, SecretName
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Destination
-
-_LONGEST_IDENTIFIER = 63
-"""Bytes. Postgres truncates longer names, and then may find another table or column."""
-_LOWER_CASE = r"[a-z][a-z0-9_]*"
+from pipeline_processing.postgres.identifiers import Identifier
 
 
 class LoadMode(StrEnum):
@@ -27,25 +23,6 @@ class LoadMode(StrEnum):
     """Update rows that have the key of a new row."""
     APPEND = "append"
     """Keep them."""
-
-
-def _identifier(name: str) -> str:
-    if not name or "\0" in name or len(name.encode(errors="replace")) > _LONGEST_IDENTIFIER:
-        raise ValueError(f"must be a name as Postgres has it, without quotes: 1 to {_LONGEST_IDENTIFIER} bytes")
-    return name
-
-
-def _secret(name: str) -> str:
-    # The message doesn't repeat the name, which may be the DSN itself.
-    if not re.fullmatch(_LOWER_CASE, name):
-        raise ValueError(
-            "must be the name of a secret, in lower case, such as warehouse_dsn: the DSN itself belongs into "
-            "PIPELINE_SECRETS__WAREHOUSE_DSN"
-        )
-    return name
-
-
-Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 class DatasetToLoad(Protocol):
@@ -83,14 +60,13 @@ class PostgresDestinationConfig(Part):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    holds_tables: ClassVar[bool] = True
     guarantee: ClassVar[str] = (
         "exactly once: one transaction a table, keyed by run; visible before the manifest, and not undone if that "
         "can't be published"
     )
 
-    dsn: Annotated[str, AfterValidator(_secret)] = Field(
-        description="Name of the secret that holds the DSN.", json_schema_extra={"pattern": f"^{_LOWER_CASE}$"}
-    )
+    dsn: SecretName = Field(description="Name of the secret that holds the DSN.")
     # Not called `schema`, which is a method of every pydantic model.
     schema_name: Identifier = Field("public", alias="schema", description="Schema of the tables.")
     tables: dict[str, Identifier] = Field(

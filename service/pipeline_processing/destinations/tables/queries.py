@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pipeline_processing.postgres.client import quoted
+from pipeline_processing.postgres.identifiers import quoted
 from pipeline_processing.postgres.queries import load_queries
 
 QUERIES = load_queries(__package__, "queries.sql")

@@ -200,6 +200,30 @@ SELECT history_id FROM {schema}.pipeline_installation;
 -- Store the history's id, unless one is stored.
 INSERT INTO {schema}.pipeline_installation (history_id) VALUES (:history_id) ON CONFLICT DO NOTHING;
 
+-- name: manifests_table
+-- Whether the table of manifests exists. Only a job without a destination of objects has one.
+SELECT EXISTS (
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = :schema AND c.relname = 'pipeline_manifests'
+);
+
+-- name: create_manifests
+-- The manifests of runs, by the key that an object would have. No row is ever changed.
+CREATE TABLE IF NOT EXISTS {schema}.pipeline_manifests (
+    key      text PRIMARY KEY,
+    run_id   text NOT NULL,
+    manifest text NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- name: add_manifest
+-- Store a manifest, unless there is one.
+INSERT INTO {schema}.pipeline_manifests (key, run_id, manifest) VALUES (:key, :run_id, :manifest) ON CONFLICT DO NOTHING;
+
+-- name: manifest
+-- A stored manifest.
+SELECT manifest FROM {schema}.pipeline_manifests WHERE key = :key;
+
 -- name: note_load
 -- Record a load, unless one is recorded for this run's dataset. Waits for an open transaction that inserts it.
 INSERT INTO {schema}.pipeline_loads (run_id, dataset, agency_id, attempt, target, state, mode, snapshot_at,

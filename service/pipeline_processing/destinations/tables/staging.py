@@ -12,7 +12,7 @@ from pipeline_processing.destinations.tables.queries import agency_literal, colu
 from pipeline_processing.destinations.tables.target import Target
 from pipeline_processing.errors import DataError
 from pipeline_processing.model import CsvOptions
-from pipeline_processing.postgres.client import quoted
+from pipeline_processing.postgres.identifiers import quoted
 
 PREFIX = "_pp_"
 """Prefix of staging tables' names."""

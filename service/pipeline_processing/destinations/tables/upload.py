@@ -90,7 +90,8 @@ class TableUpload:
         async with self._session() as connection:
             await self._staging.finish(connection)
         self.sealed = True
-        return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=StagedTable(table=self._staging.name))
+        staged = StagedTable(table=self._staging.name, target=self._target.name)
+        return Sealed(size=self._size, sha256=self._sha256.hexdigest(), staged=staged)
 
     async def close(self, *, keep: bool) -> None:
         """Stop sending. Drops the staging table unless `keep` is set."""

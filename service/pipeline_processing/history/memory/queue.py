@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import RunUnknown, Superseded
 from pipeline_processing.history.memory.table import HELD, RunRecord, RunTable
 from pipeline_processing.model import Attempt, Run, RunState
@@ -14,7 +15,7 @@ class MemoryQueue:
 
     def __init__(self, table: RunTable) -> None:
         self._table = table
-        self._claimed_at: dict[int, int] = {}
+        self._claimed_at: dict[str, int] = {}
         """Agency → the fence of its last claim. Orders claims even if the clock doesn't advance between them."""
 
     async def claim(
@@ -54,7 +55,7 @@ class MemoryQueue:
                 started_at=now,
             )
         )
-        self._claimed_at[run.agency_id] = fence
+        self._claimed_at[str(run.agency_id)] = fence
         return Claim(run=run, fence=fence, worker=worker, suspect=chosen.suspect)
 
     async def renew(self, claim: Claim, *, lease: timedelta) -> None:
@@ -110,7 +111,7 @@ class MemoryQueue:
                 for r in free
                 if self._to_export(r.run) and _suits(r.run, config_id) and self._leases_of(r.run.agency_id) < max_runs
             ),
-            key=lambda r: (-r.run.request.priority, self._claimed_at.get(r.run.agency_id, 0), r.number),
+            key=lambda r: (-r.run.request.priority, self._claimed_at.get(str(r.run.agency_id), 0), r.number),
         )
 
     def _lost_beside_others(self, lost: RunRecord) -> bool:
@@ -148,8 +149,8 @@ class MemoryQueue:
     def _leased(self, run: Run) -> bool:
         return run.lease_expires_at is not None and run.lease_expires_at > self._table.clock.now()
 
-    def _leases_of(self, agency_id: int) -> int:
-        return sum(r.run.agency_id == agency_id and self._leased(r.run) for r in self._table.records.values())
+    def _leases_of(self, agency_id: AgencyId) -> int:
+        return sum(str(r.run.agency_id) == str(agency_id) and self._leased(r.run) for r in self._table.records.values())
 
 
 def _since(run: Run) -> datetime | None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID
 
+from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.memory.table import RunRecord, RunTable
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
@@ -48,11 +49,11 @@ class MemoryHistory:
         originals = (record.run.replay_of for record in records)
         return dict(Counter(run_id for run_id in originals if run_id is not None and run_id in asked_for))
 
-    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
+    async def last_success(self, agency_id: AgencyId, dataset: str) -> LastSuccess | None:
         found = [
             (record.covered_until, record.run.finished_at, LastSuccess(record.run.run_id, record.covered_until, counts))
             for record in self._table.records.values()
-            if record.run.agency_id == agency_id
+            if str(record.run.agency_id) == str(agency_id)
             and record.run.state is RunState.SUCCEEDED
             and record.covered_until is not None
             and record.run.finished_at is not None

@@ -1,11 +1,13 @@
 """What the board reads, on Postgres. The SQL is in `board.sql`."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
+from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.history.postgres.database import HistoryDatabase
-from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, plan_of, run_of
+from pipeline_processing.history.postgres.rows import agency_of, attempt_of, dataset_counts_of, plan_of, run_of
 from pipeline_processing.model import RunState
 from pipeline_processing.plan import Plan
 from pipeline_processing.postgres.queries import load_queries
@@ -41,7 +43,7 @@ class PostgresBoard:
         row = await self._database.row(QUERIES["queue_state"])
         oldest = None
         if row["oldest_run_id"] is not None:
-            oldest = Waiting(row["oldest_run_id"], row["oldest_agency_id"], row["oldest_queued_at"])
+            oldest = Waiting(row["oldest_run_id"], agency_of(row), row["oldest_queued_at"])
         return QueueState(
             **{
                 name: row[name]
@@ -99,18 +101,20 @@ class PostgresBoard:
                 ],
             )
 
-    async def durations(self, agency_ids: Sequence[int], *, limit: int) -> dict[int, list[FinishedRun]]:
-        rows = await self._database.rows(QUERIES["durations"], agency_ids=list(agency_ids), limit=limit)
-        found = defaultdict[int, list[FinishedRun]](list)
+    async def durations(self, agency_ids: Sequence[AgencyId], *, limit: int) -> dict[AgencyId, list[FinishedRun]]:
+        rows = await self._database.rows(QUERIES["durations"], **_columns(agency_ids), limit=limit)
+        asked = {str(each): each for each in agency_ids}
+        found = defaultdict[AgencyId, list[FinishedRun]](list)
         for row in rows:
-            found[row["agency_id"]].append(
+            found[asked[row["agency"]]].append(
                 FinishedRun(row["run_id"], row["finished_at"], row["duration_ms"], RunState(row["state"]))
             )
         return dict(found)
 
-    async def typical(self, agency_ids: Sequence[int]) -> dict[int, Typical]:
-        rows = await self._database.rows(QUERIES["typical"], agency_ids=list(agency_ids))
-        return {row["agency_id"]: Typical(row["runs"], row["duration_ms"], row["rows_read"]) for row in rows}
+    async def typical(self, agency_ids: Sequence[AgencyId]) -> dict[AgencyId, Typical]:
+        rows = await self._database.rows(QUERIES["typical"], **_columns(agency_ids))
+        asked = {str(each): each for each in agency_ids}
+        return {asked[row["agency"]]: Typical(row["runs"], row["duration_ms"], row["rows_read"]) for row in rows}
 
     async def failures(self, *, window: timedelta) -> list[FailureGroup]:
         return [
@@ -119,7 +123,7 @@ class PostgresBoard:
                 count=row["runs"],
                 replayed=row["replayed"],
                 agencies=row["agencies"],
-                agency_ids=list(dict.fromkeys(row["agency_ids"]))[:_MOST_AGENCIES],
+                agency_ids=list(dict.fromkeys(_agencies(row)))[:_MOST_AGENCIES],
                 run_ids=row["run_ids"],
                 last_message=row["last_message"],
                 last_at=row["last_at"],
@@ -130,6 +134,15 @@ class PostgresBoard:
     async def throughput(self, *, window: timedelta, width: timedelta) -> Throughput:
         rows = await self._database.rows(QUERIES["throughput"], width=width, slots=window // width)
         return Throughput(width, [Bucket(**dict(row)) for row in rows])
+
+
+def _columns(agency_ids: Sequence[AgencyId]) -> dict[str, list[Any]]:
+    return {"agency_ids": list(map(number_of, agency_ids)), "agencies": list(map(str, agency_ids))}
+
+
+def _agencies(row: Mapping[str, Any]) -> Iterator[AgencyId]:
+    for number, key in zip(row["agency_ids"], row["agency_keys"], strict=True):
+        yield number if key is None else key
 
 
 def _artifacts_of(plan: Plan) -> list[StoredArtifact]:

@@ -10,7 +10,8 @@ SELECT
     held.prepared,
     (SELECT count(*) FROM runs WHERE state = 'queued' AND attempt > 0) AS retrying,
     oldest.run_id AS oldest_run_id,
-    oldest.agency_id AS oldest_agency_id,
+    oldest.agency_id,
+    oldest.agency_key,
     oldest.queued_at AS oldest_queued_at,
     finished.succeeded,
     finished.failed,
@@ -33,7 +34,7 @@ CROSS JOIN (
 ) AS finished
 CROSS JOIN (SELECT count(*) AS events, min(created_at) AS oldest FROM outbox WHERE sent_at IS NULL) AS unsent
 LEFT JOIN LATERAL (
-    SELECT run_id, agency_id, queued_at
+    SELECT run_id, agency_id, agency_key, queued_at
     FROM runs
     WHERE state = 'queued' AND (not_before IS NULL OR not_before <= now())
     ORDER BY queued_at, run_id
@@ -92,12 +93,14 @@ SELECT * FROM runs WHERE replay_of = :run_id ORDER BY queued_at DESC, run_id DES
 
 -- name: durations
 -- The last finished runs of each of these agencies, oldest first.
-SELECT last.*
-FROM unnest(:agency_ids::bigint[]) AS wanted (agency_id)
+SELECT wanted.agency, last.*
+FROM unnest(:agency_ids::bigint[], :agencies::text[]) AS wanted (agency_id, agency)
 CROSS JOIN LATERAL (
     SELECT agency_id, run_id, finished_at, duration_ms, state
     FROM runs
-    WHERE agency_id = wanted.agency_id AND finished_at IS NOT NULL
+    WHERE agency_id = wanted.agency_id
+      AND (agency_key IS NULL OR agency_key = wanted.agency)
+      AND finished_at IS NOT NULL
     ORDER BY finished_at DESC
     LIMIT :limit
 ) AS last
@@ -105,25 +108,27 @@ ORDER BY last.agency_id, last.finished_at;
 
 -- name: typical
 -- Medians over the last successful runs of each of these agencies, of the last few finished ones.
-SELECT last.agency_id,
+SELECT wanted.agency,
        count(*) AS runs,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY last.duration_ms) AS duration_ms,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY last.rows_read) AS rows_read
-FROM unnest(:agency_ids::bigint[]) AS wanted (agency_id)
+FROM unnest(:agency_ids::bigint[], :agencies::text[]) AS wanted (agency_id, agency)
 CROSS JOIN LATERAL (
-    SELECT agency_id, state, duration_ms, rows_read
+    SELECT state, duration_ms, rows_read
     FROM runs
-    WHERE agency_id = wanted.agency_id AND finished_at IS NOT NULL
+    WHERE agency_id = wanted.agency_id
+      AND (agency_key IS NULL OR agency_key = wanted.agency)
+      AND finished_at IS NOT NULL
     ORDER BY finished_at DESC
     LIMIT 20
 ) AS last
 WHERE last.state = 'succeeded' AND last.duration_ms IS NOT NULL
-GROUP BY last.agency_id;
+GROUP BY wanted.agency;
 
 -- name: failures
 -- Runs that failed within a window, by kind of error.
 WITH failed AS (
-    SELECT run_id, agency_id, error_kind, finished_at,
+    SELECT run_id, agency_id, agency_key, error_kind, finished_at,
            row_number() OVER (PARTITION BY error_kind ORDER BY finished_at DESC, run_id) AS number
     FROM runs
     WHERE state = 'failed' AND finished_at > now() - :window::interval
@@ -137,7 +142,8 @@ groups AS (
            count(DISTINCT agency_id) AS agencies,
            max(finished_at) AS last_at,
            array_agg(run_id ORDER BY number) FILTER (WHERE number <= 5) AS run_ids,
-           array_agg(agency_id ORDER BY number) FILTER (WHERE number <= 50) AS agency_ids
+           array_agg(agency_id ORDER BY number) FILTER (WHERE number <= 50) AS agency_ids,
+           array_agg(agency_key ORDER BY number) FILTER (WHERE number <= 50) AS agency_keys
     FROM failed
     GROUP BY error_kind
 )

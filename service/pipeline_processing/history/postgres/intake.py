@@ -7,10 +7,11 @@ from typing import Any
 
 import asyncpg
 
+from pipeline_processing.agency_keys import number_of
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RequestError
 from pipeline_processing.history.postgres.database import DataRefused, HistoryDatabase
 from pipeline_processing.history.postgres.reads import GET_ALL
-from pipeline_processing.history.postgres.rows import run_of
+from pipeline_processing.history.postgres.rows import agency_columns, run_of
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.postgres.queries import load_queries
@@ -77,7 +78,9 @@ async def write(connection: asyncpg.Connection, requests: Sequence[Storable]) ->
     """
     first = {each.run_id: each for each in reversed(requests)}
     new = [first[run_id] for run_id in dict.fromkeys(each.run_id for each in requests)]
-    await connection.execute(*QUERIES["know_agencies"](agency_ids=[each.incoming.request.agency_id for each in new]))
+    await connection.execute(
+        *QUERIES["know_agencies"](agency_ids=[number_of(each.incoming.request.agency_id) for each in new])
+    )
     rows = {row["run_id"]: row for row in await connection.fetch(*QUERIES["accept"](**_columns(new)))}
     # A separate statement, so that it sees what another intake has just committed.
     if known := [run_id for run_id in first if run_id not in rows]:
@@ -115,7 +118,7 @@ def _columns(asked: Sequence[Storable]) -> dict[str, list[Any]]:
         {
             "run_id": incoming.run_id,
             "job": request.job,
-            "agency_id": request.agency_id,
+            **agency_columns(request.agency_id),
             "request": request.model_dump_json(),
             "request_hash": each.digest,
             "requested_by": request.requested_by,

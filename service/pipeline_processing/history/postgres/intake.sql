@@ -15,18 +15,18 @@ ON CONFLICT DO NOTHING;
 WITH start AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 )
-INSERT INTO runs (run_id, job, agency_id, request, request_hash, requested_by, labels, replay_of, dry_run, priority,
-                  not_before, topic, partition, "offset", trace_id, span_id, tracestate, config_id, pinned, queued_at)
-SELECT asked.run_id, asked.job, asked.agency_id, asked.request, asked.request_hash, asked.requested_by,
-       asked.labels, asked.replay_of, asked.dry_run, asked.priority, asked.not_before, asked.topic, asked.partition,
+INSERT INTO runs (run_id, job, agency_id, agency_key, request, request_hash, requested_by, labels, replay_of,
+                  dry_run, priority, not_before, topic, partition, "offset", trace_id, span_id, tracestate, config_id, pinned, queued_at)
+SELECT asked.run_id, asked.job, asked.agency_id, asked.agency_key, asked.request, asked.request_hash,
+       asked.requested_by, asked.labels, asked.replay_of, asked.dry_run, asked.priority, asked.not_before, asked.topic, asked.partition,
        asked."offset", asked.trace_id, asked.span_id, asked.tracestate, asked.config_id, asked.pinned,
        start.at + asked.number * interval '1 microsecond'
 FROM start,
-     unnest(:run_id::text[], :job::text[], :agency_id::bigint[], :request::jsonb[], :request_hash::text[],
-            :requested_by::text[], :labels::jsonb[], :replay_of::text[], :dry_run::boolean[], :priority::smallint[],
+     unnest(:run_id::text[], :job::text[], :agency_id::bigint[], :agency_key::text[], :request::jsonb[],
+            :request_hash::text[], :requested_by::text[], :labels::jsonb[], :replay_of::text[], :dry_run::boolean[], :priority::smallint[],
             :not_before::timestamptz[], :topic::text[], :partition::integer[], :offset::bigint[], :trace_id::text[],
             :span_id::text[], :tracestate::text[], :config_id::text[], :pinned::boolean[]) WITH ORDINALITY
-         AS asked (run_id, job, agency_id, request, request_hash, requested_by, labels, replay_of, dry_run, priority,
+         AS asked (run_id, job, agency_id, agency_key, request, request_hash, requested_by, labels, replay_of, dry_run, priority,
                    not_before, topic, partition, "offset", trace_id, span_id, tracestate, config_id, pinned, number)
 WHERE NOT EXISTS (SELECT FROM tombstones WHERE tombstones.run_id = asked.run_id)
 ORDER BY asked.run_id COLLATE "C"

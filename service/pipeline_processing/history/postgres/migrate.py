@@ -15,7 +15,7 @@ from importlib.resources import files
 import asyncpg
 
 from pipeline_processing.errors import DatabaseMisconfigured, HistoryTooNew
-from pipeline_processing.postgres.client import quoted
+from pipeline_processing.postgres.identifiers import quoted
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.migrate import check_encoding
@@ -42,8 +43,10 @@ class PostgresHistory:
         rows = await self._database.rows(QUERIES["replays"], run_ids=run_ids)
         return {row["replay_of"]: row["replays"] for row in rows}
 
-    async def last_success(self, agency_id: int, dataset: str) -> LastSuccess | None:
-        row = await self._database.row(QUERIES["last_success"], agency_id=agency_id, dataset=dataset)
+    async def last_success(self, agency_id: AgencyId, dataset: str) -> LastSuccess | None:
+        row = await self._database.row(
+            QUERIES["last_success"], agency_id=number_of(agency_id), agency=str(agency_id), dataset=dataset
+        )
         if row is None:
             return None
         return LastSuccess(row["run_id"], covered_until=row["covered_until"], counts=dataset_counts_of(row))

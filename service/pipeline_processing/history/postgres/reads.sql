@@ -17,7 +17,7 @@ WHERE tombstones.run_id = ANY (:run_ids);
 -- Runs, newest first. A null filter matches all runs.
 SELECT *
 FROM runs
-WHERE (:agency_id::bigint IS NULL OR agency_id = :agency_id)
+WHERE (:agency_id::bigint IS NULL OR (agency_id = :agency_id AND (agency_key IS NULL OR agency_key = :agency::text)))
   AND (:states::text[] IS NULL OR state = ANY (:states))
   AND (:labels::jsonb IS NULL OR (labels <> '{}' AND labels @> :labels))
   AND (:error_kinds::text[] IS NULL OR (state = 'failed' AND error_kind = ANY (:error_kinds)))
@@ -45,6 +45,7 @@ SELECT counted.*
 FROM run_datasets AS counted
 JOIN runs ON runs.run_id = counted.run_id
 WHERE counted.agency_id = :agency_id
+  AND (runs.agency_key IS NULL OR runs.agency_key = :agency)
   AND counted.dataset = :dataset
   AND counted.covered_until IS NOT NULL
   AND runs.state = 'succeeded'

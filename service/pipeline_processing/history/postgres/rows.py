@@ -5,12 +5,13 @@ from typing import Any
 
 import orjson
 
+from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.model import Attempt, Bill, Counts, DatasetCounts, JobRequest, Run, RunFailure
 from pipeline_processing.plan import Plan
 from pipeline_processing.runs.run_filter import RunFilter
 from pipeline_processing.runs.store import Outcome
 
-_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"request", "labels", "timings", "bill", "error"})
+_RUN_COLUMNS = tuple(Run.model_fields.keys() - {"agency_id", "request", "labels", "timings", "bill", "error"})
 _ATTEMPT_COLUMNS = tuple(Attempt.model_fields)
 _OUTCOME_COLUMNS = (*Counts.model_fields, "bytes_written", "timings", "manifest_url", "bill")
 
@@ -27,12 +28,24 @@ def run_of(row: Mapping[str, Any]) -> Run:
         )
     return Run(
         **{column: row[column] for column in _RUN_COLUMNS},
+        agency_id=agency_of(row),
         request=JobRequest.model_validate_json(row["request"], extra="ignore"),
         labels=orjson.loads(row["labels"]),
         timings=None if row["timings"] is None else orjson.loads(row["timings"]),
         bill=None if row["bill"] is None else Bill.model_validate_json(row["bill"], extra="ignore"),
         error=error,
     )
+
+
+def agency_of(row: Mapping[str, Any]) -> AgencyId:
+    """Return the agency of a record of `runs`. `agency_id` is the number of a key that is text."""
+    key: AgencyId = row["agency_id"] if row["agency_key"] is None else row["agency_key"]
+    return key
+
+
+def agency_columns(agency_id: AgencyId) -> dict[str, Any]:
+    """Return an agency's columns in `runs`."""
+    return {"agency_id": number_of(agency_id), "agency_key": agency_id if isinstance(agency_id, str) else None}
 
 
 def attempt_of(row: Mapping[str, Any]) -> Attempt:
@@ -93,7 +106,8 @@ def failure_columns(failure: RunFailure | None) -> dict[str, Any]:
 def filter_values(wanted: RunFilter) -> dict[str, Any]:
     """Return a filter as the parameters of a query; null for what matches every run."""
     return {
-        "agency_id": wanted.agency_id,
+        "agency_id": wanted.agency_id and number_of(wanted.agency_id),
+        "agency": wanted.agency_id and str(wanted.agency_id),
         "states": [state.value for state in wanted.states] or None,
         "labels": orjson.dumps(dict(wanted.labels)).decode() if wanted.labels else None,
         "error_kinds": list(wanted.error_kinds) or None,

@@ -12,6 +12,7 @@ from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMis
 from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translated
+from pipeline_processing.messaging.kafka.group import assignor_of
 from pipeline_processing.messaging.kafka.incarnation import Incarnation
 from pipeline_processing.messaging.kafka.lifecycle import cut_off, started, stopped
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, look_up
@@ -55,12 +56,14 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         *,
         settings: KafkaSettings,
         incarnation: Incarnation | None = None,
+        worker: str | None = None,
         session_seconds: float = 10.0,
         rebalance_seconds: float = 30.0,
         poll_seconds: float = 0.3,
     ) -> None:
         """
-        Pass the same `incarnation` to the object that continues after this one. `rebalance_seconds`: how long the other
+        Pass the same `incarnation` to the object that continues after this one. `worker` is the name by which the
+        group's list of members tells this one. `rebalance_seconds`: how long the other
         members wait for this one to rejoin.
         """
         self._connection = Connection.of(settings)
@@ -70,6 +73,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._session_seconds = session_seconds
         self._rebalance_seconds = rebalance_seconds
         self._poll_seconds = poll_seconds
+        self._worker = worker
         self._incarnation = incarnation or Incarnation()
         self._consumer: Any = None
         self._polling: asyncio.Task[Any] | None = None
@@ -172,6 +176,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         consumer = AIOKafkaConsumer(
             **self._connection.options(),
             group_id=self._group,
+            partition_assignment_strategy=(assignor_of(self._worker),),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",

@@ -13,10 +13,11 @@ from pipeline_processing.errors import KafkaUnavailable
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.creation import ensure_topics
 from pipeline_processing.messaging.kafka.errors import Where, answered, translated
+from pipeline_processing.messaging.kafka.group import members_of
 from pipeline_processing.messaging.kafka.lifecycle import started, stopped
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.messaging.kafka.reading import Silence, positions_of, record_of
-from pipeline_processing.messaging.port import Offsets, Record
+from pipeline_processing.messaging.port import Member, Offsets, Record
 from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.settings import KafkaSettings
 
@@ -83,6 +84,10 @@ class KafkaTopics:
         # An offset beyond the end was committed for an earlier topic with that name.
         committed = zip(partitions, offsets, strict=True)
         return {at.partition: offset if offset is not None and offset <= ends[at] else 0 for at, offset in committed}
+
+    async def members(self, topic: str) -> list[Member]:
+        """See `Topics`."""
+        return await members_of(self._group, topic, connection=self._connection, seconds=self._answer_seconds)
 
     async def read(
         self, topic: str, *, start: Offsets | None = None, stop: Offsets | None = None

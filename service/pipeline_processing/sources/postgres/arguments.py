@@ -34,7 +34,10 @@ def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any]) -> 
         )
     value = arguments[name]
     try:
-        return _fitted(value, parameter.name)
+        fitted = _fitted(value, parameter.name)
+        if name == "agency_id" and isinstance(value, str) and str(fitted) != value:
+            raise ValueError("another spelling of another key")  # 007 would read the rows of 7
+        return fitted
     except ValueError:
         raise QueryInvalid(
             f"The query needs a {parameter.name} for {name!r}, not {value!r}. Correct the "

@@ -138,7 +138,7 @@ class PostgresSource:
         All queries are planned first, so that an invalid one is found before any row is read. The connection is kept
         for another snapshot if nothing has failed and nothing may be left in its session.
         """
-        keeps = self._keeps_connections and not any(re.search(_SETS, c.query, re.I) for c in datasets.values())
+        keeps = self._keeps_connections and not any(re.search(_SETS, c.sql, re.I) for c in datasets.values())
         async with self.pool.connection() as connection:
             session = self._session(connection)
             succeeded = False
@@ -189,9 +189,9 @@ class PostgresSource:
     ) -> "_Dataset":
         errors = DatasetErrors(name, database=self.pool, statement_timeout=config.statement_timeout, standby=standby)
         with errors.located():
-            known = self._shapes.get(config.query)
-            shape, statement = await shape_of(session.connection, config.query, known=known)
-        self._shapes[config.query] = shape
+            known = self._shapes.get(config.sql)
+            shape, statement = await shape_of(session.connection, config.sql, known=known)
+        self._shapes[config.sql] = shape
         return _Dataset(config, shape, errors, statement, carry=session.carry)
 
 
@@ -279,12 +279,12 @@ class PostgresSnapshot:
             attributes={
                 "db.system.name": "postgresql",
                 # As the job config has it: arguments are parameters, and no part of it.
-                "db.query.text": _cut(opened.config.query),
+                "db.query.text": _cut(opened.config.sql),
             },
         )
         try:
             with opened.errors.located(), current_usage().waiting_for_database():
-                values = bound(opened.config.args, opened.shape.parameters, arguments)
+                values = bound(opened.config.sql_args, opened.shape.parameters, arguments)
                 await self._session.set_carry(carry)
                 await self._start(_timeout_setting(opened.config.statement_timeout))
                 batches = await self._copied(dataset, values, carry) or await self._fetched(dataset, values, carry)
@@ -321,7 +321,7 @@ class PostgresSnapshot:
         columns, query = opened.shape.carried(carry)
         with planning():
             statement = opened.statement
-            if statement is None or (query, carry) != (opened.config.query, opened.carry):
+            if statement is None or (query, carry) != (opened.config.sql, opened.carry):
                 statement = await self._session.connection.prepare(query)
             cursor = await statement.cursor(*values)
         return CursorBatches(

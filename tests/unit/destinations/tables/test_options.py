@@ -35,7 +35,7 @@ def test_all_options() -> None:
     [
         ({"dsn": "postgresql://me:hush-hush@host/db"}, "must be the name of a secret"),
         ({"dsn": ""}, "must be the name of a secret"),
-        ({"dsn": "WAREHOUSE_DSN"}, "in lower case"),
+        ({"dsn": "WAREHOUSE_DSN"}, "lower-case letters"),
         ({"mode": "merge"}, "needs `key`"),
         ({"mode": "truncate"}, "'replace', 'merge' or 'append'"),
         ({"key": ["id", "id"]}, "names a column twice"),
