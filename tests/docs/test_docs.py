@@ -120,6 +120,13 @@ def test_every_page_is_listed() -> None:
     assert [page for page in ALL_PAGES if page not in listed and page.parent not in listed] == []
 
 
+def test_every_page_is_in_llms_txt() -> None:
+    """And what it links to is there."""
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "llms.txt").read_text("utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [page for page in PAGES if str(page.relative_to(ROOT)) not in links] == []
+
+
 def test_the_signature_of_a_webhook_can_be_verified_as_documented() -> None:
     """With the function of messages.md. Another key, another body and an old message are refused."""
     (code,) = [block for block in blocks(DOCS / "messages.md", "python") if "def verify" in block]

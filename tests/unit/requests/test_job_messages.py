@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft7Validator, Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema_rs import Draft7Validator, Draft202012Validator
 from opentelemetry import trace
 
 from pipeline_processing.errors import InvalidEvent, InvalidJson, InvalidRequest, RequestError, RequestTooLarge

@@ -51,8 +51,10 @@ class Shape:
     def _in_form(self, carry: str) -> tuple[Columns, str]:
         carried = [carried_as(pg_type, carry, is_enum=pg_type.oid in self.enums) for pg_type in self.types]
         columns = tuple(
-            column_of(name, how, carry, modifier)
-            for name, how, modifier in zip(self.names, carried, self.modifiers or repeat(-1), strict=False)
+            column_of(name, how, carry, type_name=pg_type.name, modifier=modifier)
+            for name, how, pg_type, modifier in zip(
+                self.names, carried, self.types, self.modifiers or repeat(-1), strict=False
+            )
         )
         if all(carried):
             return Columns(columns), self.query
