@@ -18,6 +18,7 @@ from pipeline_processing.errors import (
     InvalidStep,
     JobConfigError,
     PipelineError,
+    QueryInvalid,
     SecretMissing,
     SettingsError,
     UnknownColumn,
@@ -93,6 +94,7 @@ def faults_of_meaning(
         known = (*at, "source") not in replaced
         if known:
             yield from _faults_of_names(dataset, at, declared=config.params)
+            yield from _faults_of_query(dataset.source, (*at, "source"))
         yield from _faults_of_steps(dataset, at, known=known, replaced=replaced)
         try:
             new_format(dataset.format, fixed=True)
@@ -113,10 +115,16 @@ def _faults_of_steps(
         if place in replaced:
             left = UNKNOWN_COLUMNS
         else:
+            yield from _faults_of_query(entry, place)
             left = yield from _faults_of_step(_builder(entry), entry.options, context, (*place, entry.kind))
         context = replace(context, columns=left)
     for path, build, names in closing_steps(dataset):
         yield from _faults_of_step(build, names, context, (*at, *path))
+
+
+def _faults_of_query(part: Entry, at: Location) -> Iterator[Meant]:
+    for fault in part.query_faults:
+        yield Meant((*at, part.kind, "query"), QueryInvalid(fault))
 
 
 def _builder(entry: StepEntry) -> Callable[[Any, StepContext], Step]:
@@ -208,8 +216,13 @@ def _faults_of_names(dataset: DatasetConfig, at: Location, *, declared: Declared
 
 
 def require_sound(config: AgencyJobConfig, *, secrets: Collection[str], path: Path | None = None) -> None:
-    """Raises InvalidJobConfig with all of `faults_without_servers`, or SettingsError if only secrets are missing."""
-    faults = list(faults_without_servers(config, secrets=secrets, path=path))
+    """
+    Raises InvalidJobConfig with all of `faults_without_servers`, or SettingsError if only secrets are missing.
+
+    Faults of queries are left to Postgres, so that each run says what became of it.
+    """
+    found = faults_without_servers(config, secrets=secrets, path=path)
+    faults = [fault for fault in found if not isinstance(fault, QueryInvalid)]
     if len(faults) == 1:
         raise faults[0]
     if faults and all(isinstance(fault, SecretMissing) for fault in faults):
