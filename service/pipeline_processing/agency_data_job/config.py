@@ -86,6 +86,9 @@ class DatasetDefaults(Part):
         description="Folder of the artifacts below a destination, with the folder `run_id={run_id}`. May have "
         "{dataset}, {date}, {agency_id}, and columns, whose values partition the rows.",
     )
+    latest: bool = Field(
+        False, description="Whether `agency_id=<N>/<dataset>/_latest.json` points to the dataset's newest manifest."
+    )
     max_artifact_rows: int | None = Field(None, ge=1, description="Most rows of one artifact.")
     max_artifact_mib: int | None = Field(None, ge=1, description="Most MiB of one artifact.")
     on_row_error: OnRowError = Field(
@@ -225,6 +228,8 @@ class AgencyJobConfig(Part):
             why = "none of the destinations is s3 or file: one must be, to hold the manifest, unless all are postgres"
             raise fault_below("destinations", why=why)
         for at, dataset in enumerate(self.datasets):
+            if dataset.latest:
+                raise fault_below("datasets", at, "latest", why="it needs an s3 or file destination")
             if dataset.on_row_error is OnRowError.QUARANTINE:
                 raise fault_below(
                     *("datasets", at, "on_row_error"),

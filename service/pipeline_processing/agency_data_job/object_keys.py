@@ -16,6 +16,7 @@ from uuid import UUID
 from msgspec import Raw
 from pydantic import AfterValidator
 
+from pipeline_processing.agency_keys import AgencyId, encoded_key
 from pipeline_processing.errors import DataError, InvalidStep
 from pipeline_processing.kinds import text_of
 from pipeline_processing.options.templates import pieces_of
@@ -98,11 +99,11 @@ class Folders:
     """The folders of one dataset's artifacts in one attempt, below a destination."""
 
     def __init__(
-        self, template: str, *, dataset: str, agency_id: Any, run_id: str, snapshot_at: datetime, columns: Columns
+        self, template: str, *, dataset: str, agency_id: AgencyId, run_id: str, snapshot_at: datetime, columns: Columns
     ) -> None:
         """`columns` are those of the rows written, as far as they are known."""
         built_in = {
-            "agency_id": _unhidden(quote(str(agency_id), safe="")),
+            "agency_id": _unhidden(encoded_key(agency_id)),
             "dataset": dataset,
             "date": snapshot_at.date().isoformat(),
             "run_id": run_id,
