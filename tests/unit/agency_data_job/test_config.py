@@ -87,7 +87,7 @@ def test_constants_keep_their_types(path: Path):
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"colour": "red"}, r"datasets\[records\].colour: unknown key"),
-    "an unknown format": ({"format": "xml"}, r"datasets\[records\]\.format: .*ndjson or csv"),
+    "an unknown format": ({"format": "xml"}, r"datasets\[records\]\.format: .*ndjson, csv or parquet"),
     "an unknown compression": ({"compression": "rar"}, r"datasets\[records\].compression"),
     "an unknown step": ({"steps": [{"nonsense": 1}]}, r"datasets\[records\]\.steps\[0\]: unknown step.*select, drop, rename, add"),
     "a step without a name": ({"steps": ["select"]}, r"datasets\[records\]\.steps\[0\]"),
@@ -152,7 +152,7 @@ def test_all_faults_at_once(path: Path):
         load_job_config(path)
 
     for fault in (
-        "datasets[records].format: must be ndjson or csv",
+        "datasets[records].format: must be ndjson, csv or parquet",
         "datasets[records].colour: unknown key",
         "jobb: unknown key",
         "absolute",
