@@ -281,6 +281,25 @@ def test_faults_of_defaults(path: Path):
     assert "defaults.name" in str(raised.value)
 
 
+def test_a_query_in_a_file(path: Path):
+    """Its path is relative to the config's folder. The config is the same as with the query in it."""
+    query = "SELECT * FROM a\nWHERE b = $1;\n"
+    (path.parent / "sql").mkdir()
+    (path.parent / "sql" / "records.sql").write_text(query)
+
+    def loaded(**of_query: str) -> AgencyJobConfig:
+        source = {"postgres": {**of_query, "args": ["agency_id"]}}
+        path.write_text(yaml.safe_dump({"datasets": [{"name": "records", "source": source}]}))
+        return load_job_config(path)
+
+    assert loaded(query_file="sql/records.sql") == loaded(query=query)
+    with pytest.raises(
+        InvalidJobConfig,
+        match=r"job.yaml:\d+:\d+ datasets.records..source.postgres.query_file: can't be read: No such file",
+    ):
+        loaded(query_file="records.sql")
+
+
 def test_limits_of_rejected_rows():
     """A count or a share."""
     assert dataset(on_row_error="skip", max_rejected=5).max_rejected == 5
