@@ -209,7 +209,9 @@ class AgencyJobConfig(Part):
     @model_validator(mode="after")
     def _object_keys_differ(self) -> "AgencyJobConfig":
         for one, other in colliding((dataset.name, dataset.object_key) for dataset in self.datasets):
-            raise ValueError(f"the datasets {one!r} and {other!r} have the same `object_key`: use {{dataset}} in it")
+            at = [dataset.name for dataset in self.datasets].index(other)
+            why = f"the datasets {one!r} and {other!r} have the same `object_key`: use {{dataset}} in it"
+            raise fault_below("datasets", at, "object_key", why=why)
         return self
 
     @model_validator(mode="after")

@@ -108,13 +108,13 @@ class Folders:
             "date": snapshot_at.date().isoformat(),
             "run_id": run_id,
         }
-        filled, self._pieces = "", list[tuple[str, Column]]()
+        filled, self._pieces = "", list[tuple[str, Column, dict[str, str]]]()
         for literal, name in pieces_of(template):
             filled += literal
             if name in built_in:
                 filled += built_in[name]
             elif name is not None:
-                self._pieces.append((filled, columns.require(name, step=PartitionBy.name)))
+                self._pieces.append((filled, columns.require(name, step=PartitionBy.name), {}))
                 filled = ""
         self._tail = filled
 
@@ -133,7 +133,15 @@ class Folders:
         return sorted(groups.items(), key=lambda group: group[0] != first)
 
     def _of(self, row: Mapping[str, Any]) -> str:
-        return "".join(text + _folder_name(row[column.name], column) for text, column in self._pieces) + self._tail
+        folder = ""
+        for text, column, known in self._pieces:
+            value = row[column.name]
+            if type(value) is not str:
+                name = _folder_name(value, column)
+            elif (name := known.get(value, "")) == "":
+                name = known[value] = _folder_name(value, column)
+            folder += text + name
+        return folder + self._tail
 
 
 def check_lengths(key: str, *, urls: Iterable[str]) -> None:
