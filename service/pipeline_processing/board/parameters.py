@@ -2,16 +2,16 @@
 
 import base64
 import binascii
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import unquote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from starlette.datastructures import QueryParams
 
-from pipeline_processing.agency_keys import AgencyId
+from pipeline_processing.agency_keys import AgencyId, checked_text
 from pipeline_processing.board.models import Fault
 from pipeline_processing.labels import Labels
 from pipeline_processing.model import Moment, RunState
@@ -101,7 +101,15 @@ def cursor_of(place: RunPlace) -> str:
 
 
 def _agency_ids(value: Any) -> Any:
-    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    return [unquote(each.strip()) for each in value.split(",")] if isinstance(value, str) else value
+
+
+def _is_key(text: str) -> bool:
+    try:
+        checked_text(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _labels(value: Any) -> Any:
@@ -140,7 +148,7 @@ class RunsQuery(Parameters):
     )
 
     def filters(self) -> list[RunFilter]:
-        """Return the filters whose runs are wanted. A number in `q` may be part of a run id, or an agency id."""
+        """Return the filters whose runs are wanted. `q` may be part of a run id, or an agency id."""
         wanted = RunFilter(
             agency_id=self.agency_id,
             states=() if self.state is None else (self.state,),
@@ -151,10 +159,9 @@ class RunsQuery(Parameters):
             until=self.until,
             after=self.cursor,
         )
-        number = int(self.q) if self.q is not None and re.fullmatch(r"[0-9]{1,19}", self.q) else 0
-        if number not in range(1, 2**63) or self.agency_id not in (None, number):
+        if self.q is None or not _is_key(self.q) or self.agency_id not in (None, self.q):
             return [wanted]
-        return [wanted, replace(wanted, text=None, agency_id=number)]
+        return [wanted, replace(wanted, text=None, agency_id=self.q)]
 
 
 class AgencyPath(Parameters):
@@ -166,7 +173,10 @@ class AgencyPath(Parameters):
 class DurationsQuery(Parameters):
     agency_id: Annotated[
         list[AgencyId], BeforeValidator(_agency_ids), Field(min_length=1, max_length=_MOST_AGENCIES)
-    ] = Field(description="Agency ids, with commas between.", json_schema_extra={"type": "string"})
+    ] = Field(
+        description="Agency ids, each percent-encoded, with commas between.",
+        json_schema_extra={"type": "string"},
+    )
 
 
 class FailuresQuery(Parameters):

@@ -14,7 +14,7 @@ from pipeline_processing.errors import InvalidEvent
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.triggers.config import EventTrigger
 from pipeline_processing.triggers.events import MAX_EVENT_BYTES, read_event, value_at
-from pipeline_processing.triggers.matching import mismatch, occurrences
+from pipeline_processing.triggers.matching import Terms, mismatch, occurrences
 from tests.properties import examples
 
 NOW = datetime(2026, 1, 18, 12, tzinfo=UTC)
@@ -234,8 +234,8 @@ def test_a_param_of_another_type_than_declared_is_told(value: Any, message: str)
     declared = {"p": ParamConfig.model_validate({"type": "text"})}
     asking = trigger(params={"p": {"from": "data.p"}})
     with pytest.raises(InvalidEvent, match=f"The param p of trigger 't' {message}"):
-        occurrences(binary({"agency_id": 1, "p": value}), [asking], now=NOW, declared=declared)
-    assert occurrences(binary({"agency_id": 1, "p": "x"}), [asking], now=NOW, declared=declared)
+        occurrences(binary({"agency_id": 1, "p": value}), [asking], now=NOW, terms=Terms(declared=declared))
+    assert occurrences(binary({"agency_id": 1, "p": "x"}), [asking], now=NOW, terms=Terms(declared=declared))
 
 
 JSON = st.recursive(
