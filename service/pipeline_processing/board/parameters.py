@@ -8,10 +8,22 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 from starlette.datastructures import QueryParams
 
-from pipeline_processing.agency_keys import AgencyId, checked_text
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.board.models import Fault
 from pipeline_processing.labels import Labels
 from pipeline_processing.model import Moment, RunState
@@ -47,7 +59,7 @@ class Parameters(BaseModel):
     repeatable: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls: type[P], query: QueryParams) -> P:
+    def of(cls: type[P], query: QueryParams, agency_key: AgencyKey = AgencyKey.INTEGER) -> P:
         """Parse a query. An empty parameter counts as absent. Raises InvalidParameters with all faults."""
         texts = [(name, value) for name, value in query.multi_items() if value != ""]
         given: dict[str, Any] = {
@@ -60,7 +72,7 @@ class Parameters(BaseModel):
             if isinstance(value, str) and len(query.getlist(name)) > 1
         ]
         try:
-            parsed = cls.model_validate(given)
+            parsed = cls.model_validate(given, context=agency_key)
         except ValidationError as error:
             faults += [cls._fault(each) for each in error.errors(include_url=False, include_context=False)]
         if faults:
@@ -104,12 +116,21 @@ def _agency_ids(value: Any) -> Any:
     return [unquote(each.strip()) for each in value.split(",")] if isinstance(value, str) else value
 
 
-def _is_key(text: str) -> bool:
+def _agency_id(value: Any, integer: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    if info.context in (None, AgencyKey.INTEGER):
+        return integer(value)
     try:
-        checked_text(text)
-    except ValueError:
-        return False
-    return True
+        return info.context.key_of(value)
+    except ValueError as error:
+        raise ValueError(f"must be {error}") from None
+
+
+def _as_it_is(key: Any) -> Any:
+    return key
+
+
+Agency = Annotated[int, Field(ge=1, le=2**63 - 1), WrapValidator(_agency_id), PlainSerializer(_as_it_is)]
+"""As the validation's context, an AgencyKey, says."""
 
 
 def _labels(value: Any) -> Any:
@@ -131,7 +152,7 @@ class RunsQuery(Parameters):
     repeatable = ("label",)
 
     state: RunState | None = Field(None, description="Runs in this state only.")
-    agency_id: AgencyId | None = Field(None, description="Runs of this agency only.")
+    agency_id: Agency | None = Field(None, description="Runs of this agency only.")
     label: Annotated[
         Labels, BeforeValidator(_labels), WithJsonSchema({"type": "array", "items": {"type": "string"}})
     ] = Field(
@@ -147,7 +168,7 @@ class RunsQuery(Parameters):
         None, description="`next_cursor` of the page before.", json_schema_extra={"type": "string"}
     )
 
-    def filters(self) -> list[RunFilter]:
+    def filters(self, agency_key: AgencyKey = AgencyKey.INTEGER) -> list[RunFilter]:
         """Return the filters whose runs are wanted. `q` may be part of a run id, or an agency id."""
         wanted = RunFilter(
             agency_id=self.agency_id,
@@ -159,23 +180,27 @@ class RunsQuery(Parameters):
             until=self.until,
             after=self.cursor,
         )
-        if self.q is None or not _is_key(self.q) or self.agency_id not in (None, self.q):
+        try:
+            agency = agency_key.key_of(self.q)
+        except ValueError:
             return [wanted]
-        return [wanted, replace(wanted, text=None, agency_id=self.q)]
+        if self.agency_id not in (None, agency):
+            return [wanted]
+        return [wanted, replace(wanted, text=None, agency_id=agency)]
 
 
 class AgencyPath(Parameters):
     """The parameters in a path."""
 
-    agency_id: AgencyId
+    agency_id: Agency
 
 
 class DurationsQuery(Parameters):
-    agency_id: Annotated[
-        list[AgencyId], BeforeValidator(_agency_ids), Field(min_length=1, max_length=_MOST_AGENCIES)
-    ] = Field(
-        description="Agency ids, each percent-encoded, with commas between.",
-        json_schema_extra={"type": "string"},
+    agency_id: Annotated[list[Agency], BeforeValidator(_agency_ids), Field(min_length=1, max_length=_MOST_AGENCIES)] = (
+        Field(
+            description="Agency ids, each percent-encoded, with commas between.",
+            json_schema_extra={"type": "string"},
+        )
     )
 
 
