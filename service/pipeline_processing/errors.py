@@ -391,7 +391,7 @@ class SecretMissing(SettingsError):
 
 
 class DestinationChanged(SettingsError):
-    """Something stored belongs to a destination that this service doesn't write to any more."""
+    """The settings are wrong or incomplete, or a stored plan needs a destination that they don't have any more."""
 
     def __init__(self, run_id: str, *, needed: Sequence[str], here: Sequence[str]) -> None:
         super().__init__(

@@ -8,6 +8,7 @@ All models are frozen. Times are timezone-aware; sizes are bytes; durations are 
 import codecs
 import hashlib
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -257,6 +258,37 @@ class _Named(Message):
 
 class DatasetCounts(Counts, _Named):
     """Rows of one dataset. Of two bases, so that the name stands first."""
+
+
+class SchemaColumn(Message):
+    """A column of a dataset's rows."""
+
+    name: str
+    type: str | None = Field(
+        None,
+        description="text, integer, number, float, boolean, date, timestamp, timestamptz, uuid or json; the source's "
+        "own name of any other type; null if it isn't known, as after a `python` step.",
+    )
+
+
+class DatasetSchema(Message):
+    """The columns of a dataset's rows, in order."""
+
+    columns: tuple[SchemaColumn, ...]
+    fingerprint: str = Field(
+        pattern=r"^[0-9a-f]{32}$",
+        description="The same for equal columns: the first 32 hex digits of the SHA-256 of the JSON of all "
+        "`[name, type]`, without white space.",
+    )
+
+    @classmethod
+    def of(cls, columns: Iterable[tuple[str, str | None]]) -> "DatasetSchema":
+        """Describe columns, each a name and a type."""
+        pairs = [list(column) for column in columns]
+        return cls(
+            columns=tuple(SchemaColumn(name=name, type=type_) for name, type_ in pairs),
+            fingerprint=hashlib.sha256(orjson.dumps(pairs)).hexdigest()[:32],
+        )
 
 
 class RunFailure(Message):

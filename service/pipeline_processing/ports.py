@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.model import Compression, CsvOptions, DatasetCounts, FormatName
+from pipeline_processing.model import Compression, CsvOptions, DatasetCounts, DatasetSchema, FormatName
 from pipeline_processing.plan import Artifact, Staged, UploadRef
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.projection import Projection
@@ -391,3 +391,5 @@ class LastSuccess:
     run_id: str
     covered_until: datetime
     counts: DatasetCounts
+    schema: DatasetSchema | None = None
+    """The columns of its rows; None if they weren't known."""

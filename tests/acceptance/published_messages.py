@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from tests.acceptance.kafka_side import Message
 from tests.acceptance.service import SCHEMAS
@@ -26,7 +26,7 @@ def valid_as(name: str, message: Message) -> None:
 
 def _validate(reference: str, value: object) -> None:
     schema = {**_document(), "$ref": reference}
-    Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
+    Draft202012Validator(schema, validate_formats=True).validate(value)
 
 
 @cache

@@ -27,7 +27,7 @@ import botocore.session
 import yaml
 import zstandard
 from botocore.config import Config
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from pipeline_processing.embedded.servers import EmbeddedServers
 from tests.acceptance.serving import Serving
@@ -423,7 +423,7 @@ def message(done: subprocess.CompletedProcess[str]) -> str:
 def valid(schema: str, value: object) -> None:
     """Validate a value against a published schema."""
     document = json.loads((SCHEMAS / f"{schema}.schema.json").read_text())
-    Draft202012Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
+    Draft202012Validator(document, validate_formats=True).validate(value)
 
 
 # -- what a reader sees --------------------------------------------------------------------------

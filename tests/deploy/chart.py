@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import helm_python
-import kubernetes_validate.utils
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 CHART = Path(__file__).parents[2] / "deploy/helm/pipeline-processing"
 EXAMPLES = sorted(path.stem for path in (CHART / "examples").glob("*.yaml"))
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
 
 Object = dict[str, Any]
-
-# It reads a megabyte for each object.
-kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
 
 def _fields(*required: str, **fields: Any) -> dict[str, Any]:
@@ -125,12 +121,25 @@ def complaints(values: Mapping[str, Any], version: str) -> list[str]:
 
 
 def validate(thing: Object, version: str) -> None:
-    """Raise ValidationError unless this Kubernetes would accept the object, which may have no unknown field."""
+    """Raise ValueError unless this Kubernetes would accept the object, which may have no unknown field."""
     if spec := CUSTOM.get((thing["apiVersion"], thing["kind"])):
         schema = _fields("metadata", "spec", apiVersion=_TEXT, kind=_TEXT, metadata={"type": "object"}, spec=spec)
         Draft202012Validator(schema).validate(thing)
-    else:
-        kubernetes_validate.validate(thing, version, strict=True)
+        return
+    kubernetes = _kubernetes_validate()
+    try:
+        kubernetes.validate(thing, version, strict=True)
+    except kubernetes.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+@cache
+def _kubernetes_validate() -> Any:
+    """Import it when it is used: it takes more than a second, in each process that collects these tests."""
+    import kubernetes_validate.utils as kubernetes
+
+    kubernetes.schema_contents = cache(kubernetes.schema_contents)  # it reads a megabyte for each object
+    return kubernetes
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:

@@ -32,12 +32,12 @@ def _default(key: SettingKey) -> str | None:
 
 def errors_table() -> str:
     """One row a kind of error."""
-    lines = ["| kind | exit code | tried again | what it is |", "|---|---|---|---|"]
+    lines = ["| kind | exit code | tried again | what it is | what to do |", "|---|---|---|---|---|"]
     classes = [each for each in vars(errors).values() if isinstance(each, type)]
     passing = {each.kind for each in classes if issubclass(each, errors.TransientError) and each.passes}
     for kind, error in error_kinds().items():
         again = "waited for" if kind in passing else "yes" if error["retryable"] else "no"
-        lines.append(f"| `{kind}` | {error['exit_code']} | {again} | {error['description']} |")
+        lines.append(f"| `{kind}` | {error['exit_code']} | {again} | {error['description']} | {error['remedy']} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """The documentation is held to the code."""
 
 import ast
+import json
 import re
 import shlex
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -20,6 +22,7 @@ from pipeline_processing.model import JobRequest
 from pipeline_processing.options.yaml_documents import load_yaml
 from pipeline_processing.plugins import BUILT_IN, DESTINATIONS, SOURCES, STEPS, plugin
 from pipeline_processing.published.schemas import error_kinds
+from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.triggers.config import Triggers
 from pipeline_processing.triggers.describing import example_records, tried
@@ -117,6 +120,13 @@ def test_every_page_is_listed() -> None:
     assert [page for page in ALL_PAGES if page not in listed and page.parent not in listed] == []
 
 
+def test_every_page_is_in_llms_txt() -> None:
+    """And what it links to is there."""
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "llms.txt").read_text("utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [page for page in PAGES if str(page.relative_to(ROOT)) not in links] == []
+
+
 def test_the_signature_of_a_webhook_can_be_verified_as_documented() -> None:
     """With the function of messages.md. Another key, another body and an old message are refused."""
     (code,) = [block for block in blocks(DOCS / "messages.md", "python") if "def verify" in block]
@@ -133,12 +143,34 @@ def test_the_signature_of_a_webhook_can_be_verified_as_documented() -> None:
         verify(signature_headers("r:failed", body, key=key, at=datetime(2026, 1, 18, tzinfo=UTC)), body, key)
 
 
-def test_requests_are_valid() -> None:
-    """Every request of messages.md can be used."""
-    requests = blocks(DOCS / "messages.md", "json")
+def test_messages_are_valid_and_whole() -> None:
+    """Every request of messages.md can be used. The completion and the progress event have every key, in order."""
+    shown = [json.loads(block) for block in blocks(DOCS / "messages.md", "json")]
+    (completion,) = (each for each in shown if "finished_at" in each)
+    (progress,) = (each for each in shown if "stage" in each)
+    requests = [each for each in shown if "state" not in each]
     assert requests
-    for request in requests:
-        JobRequest.model_validate_json(request)
+    for model, document in [(RunCompletion, completion), (RunProgress, progress), *((JobRequest, r) for r in requests)]:
+        model.model_validate_json(json.dumps(document))
+    assert list(completion) == list(RunCompletion.model_fields)
+    assert list(progress) == list(RunProgress.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [("A request", JobRequest), ("A completion event", RunCompletion), ("A progress event", RunProgress)],
+)
+def test_fields_of_messages_are_documented(heading: str, model: type[BaseModel]) -> None:
+    """Each key has a row of its own or with others."""
+    section = (DOCS / "messages.md").read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ((?:`[\w.]+`(?:, )?)+) \|", section, re.MULTILINE)
+    assert set(model.model_fields) <= set(re.findall(r"`([\w.]+)`", " ".join(rows)))
+
+
+def test_the_python_client_is_valid() -> None:
+    """The client of messages.md compiles."""
+    (code,) = [block for block in blocks(DOCS / "messages.md", "python") if "Consumer" in block]
+    compile(code, "messages.md", "exec")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

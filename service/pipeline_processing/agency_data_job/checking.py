@@ -19,11 +19,11 @@ from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.options.config_file import ConfigFile, Location, UnusableFile
 from pipeline_processing.options.entry import Entry
 from pipeline_processing.ports import LookupTable, Upstream
-from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, unknown
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, unknown
 from pipeline_processing.steps.config import StepEntry
 from pipeline_processing.steps.step import Step, StepContext
 
-_KEEP_COLUMNS = ("dedupe", "filter", "mask", "validate")
+KEEP_COLUMNS = ("dedupe", "filter", "mask", "validate")
 """Steps behind which there are the same columns as before."""
 
 
@@ -126,15 +126,16 @@ def _faults_of_step(
             left = build(options, context).columns
             break
         except UnknownColumn as error:
-            yield Meant(at if error.key is None else (*at, error.key), error, error.column)
+            yield Meant(at if error.key in (None, error.column) else (*at, error.key), error, error.column)
             if error.column in assumed:
                 return UNKNOWN_COLUMNS
             assumed.append(error.column)
-            context = replace(context, columns=context.columns.plus([unknown(error.column)], step=""))
+            there = context.columns
+            context = replace(context, columns=_Assuming(there.listed, there.complete, there.absent, (*assumed,)))
         except InvalidStep as error:
             yield Meant(at if error.key is None else (*at, error.key), error)
-            if error.key is None:
-                return context.columns if at[-1] in _KEEP_COLUMNS else UNKNOWN_COLUMNS
+            if error.key is None or error.key not in options:
+                return context.columns if at[-1] in KEEP_COLUMNS else UNKNOWN_COLUMNS
             left_out.append(error.key)
             options = {key: value for key, value in options.items() if key != error.key}
         except PipelineError as error:
@@ -143,6 +144,16 @@ def _faults_of_step(
     listed = [column for column in left if column.name not in assumed]
     listed += [unknown(name) for name in left_out if left.find(name) is None]
     return replace(left, listed=tuple(listed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Assuming(Columns):
+    """Columns that have more than they list: those that a step reads, and that aren't there."""
+
+    assumed: tuple[str, ...] = ()
+
+    def require(self, name: str, *, step: str) -> Column:
+        return unknown(name) if name in self.assumed else Columns.require(self, name, step=step)
 
 
 def _missing_secrets(config: AgencyJobConfig, secrets: Collection[str]) -> Iterator[Meant]:

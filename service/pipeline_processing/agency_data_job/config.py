@@ -43,6 +43,12 @@ class Expect(Part):
     max_change: Share | None = Field(
         None, description='How far the rows written may differ from the last successful run\'s, e.g. "20%".'
     )
+    # Not called `schema`, which is a method of every pydantic model.
+    columns: Literal["same"] | None = Field(
+        None,
+        alias="schema",
+        description="same: names, types and order of the columns are those of the agency's last successful run.",
+    )
     unique: tuple[str, ...] | None = Field(None, min_length=1, description="Columns that together differ in every row.")
     not_null: tuple[str, ...] | None = Field(None, min_length=1, description="Columns that are never null.")
 
@@ -116,7 +122,8 @@ class DatasetConfig(Part):
     @property
     def looks_back(self) -> bool:
         """Whether it needs the dataset's last successful export."""
-        return self.since is not None or self.expect.max_change is not None
+        expect = self.expect
+        return self.since is not None or expect.max_change is not None or expect.columns is not None
 
     @cached_property
     def uses(self) -> Uses:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline_processing.agency_data_job.checking import faults_of_meaning
+from pipeline_processing.agency_data_job.checking import KEEP_COLUMNS, faults_of_meaning
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
 from pipeline_processing.options.config_file import ConfigFile, Fault, UnusableFile
 
@@ -95,5 +95,9 @@ def _reduced_dataset(
     if isinstance(steps, list):
         broken = {at for at in range(len(steps)) if any(location[:2] == ("steps", at) for location in faulty)}
         kept["steps"] = [_ANY_STEP if at in broken else step for at, step in enumerate(steps)]
-        replaced |= {("steps", at) for at in broken}
+        replaced |= {("steps", at) for at in broken if not _keeps_columns(steps[at])}
     return kept, replaced
+
+
+def _keeps_columns(step: Any) -> bool:
+    return isinstance(step, dict) and any(kind in step for kind in KEEP_COLUMNS)

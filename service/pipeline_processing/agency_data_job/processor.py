@@ -17,9 +17,9 @@ from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.outlet import Outlet
 from pipeline_processing.agency_data_job.output import DatasetOutput
 from pipeline_processing.agency_data_job.tally import Tally
-from pipeline_processing.agency_data_job.verification import verify
+from pipeline_processing.agency_data_job.verification import schema_of, verify, verify_schema
 from pipeline_processing.agency_keys import AgencyId
-from pipeline_processing.model import DatasetCounts
+from pipeline_processing.model import DatasetCounts, DatasetSchema
 from pipeline_processing.plan import Artifact
 from pipeline_processing.ports import LastSuccess, Services, Snapshot, Source
 from pipeline_processing.telemetry.spans import child_span
@@ -32,6 +32,8 @@ class DatasetExport:
     counts: DatasetCounts
     artifacts: tuple[Artifact, ...]
     seconds: Mapping[str, float]
+    schema: DatasetSchema | None = None
+    """The columns of its rows; None if they depend on the rows."""
 
     @property
     def facts(self) -> dict[str, int]:
@@ -135,6 +137,8 @@ class AgencyProcessor:
                 tally=tally,
             ) as output,
         ):
+            schema = schema_of(chain.columns)
+            verify_schema(schema, dataset, last)
             chain.ask(batches)
             while (records := await tally.next_of(batches)) is not None:
                 for piece in chain.pieces(records):
@@ -147,7 +151,7 @@ class AgencyProcessor:
             verify(tally.counts, dataset.expect, last)
             artifacts = await output.seal()
         tally.trace()
-        return DatasetExport(tally.counts, artifacts, tally.seconds)
+        return DatasetExport(tally.counts, artifacts, tally.seconds, schema)
 
     def _leaves_gap(self, dataset: DatasetConfig, last: LastSuccess | None) -> bool:
         since = self._run.request.since

@@ -15,10 +15,11 @@ from pipeline_processing.cli.context import (
     missing_settings,
     print_errors,
 )
-from pipeline_processing.cli.options import ConfigOption
+from pipeline_processing.cli.options import ConfigOption, JsonOption, OutputOption, output_of
+from pipeline_processing.terminal.render import Output, print_object
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.errors import PipelineError
@@ -34,12 +35,15 @@ NOT_SET = "(not set)"
 def check(
     config: ConfigOption = None,
     connect: Annotated[bool, typer.Option("--connect", help="Also connect to every configured server.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> int:
     """
     Check that `run` would start: the settings, the job config, the triggers if set, and with --connect the servers.
 
     Reports all faults at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config or the
-    triggers are wrong, and those of `run` if a server can't be used.
+    triggers are wrong, and those of `run` if a server can't be used. As json, one object per check and line; errors
+    are told on stderr.
     """
     from pipeline_processing.agency_data_job.checking import faults_without_servers
     from pipeline_processing.agency_data_job.identity import destination_entries
@@ -49,6 +53,7 @@ def check(
     from pipeline_processing.triggers.loading import load_triggers
 
     log_to_stderr(level="warning")  # building the steps imports user code, which may log
+    say = _object if output_of(output, as_json=as_json) is Output.JSON else _line
 
     settings, job_config, sound = None, None, True
     errors: list[PipelineError] = []
@@ -72,29 +77,37 @@ def check(
         if settings.triggers_file is not None:
             try:
                 loaded = load_triggers(settings.triggers_file, job_config=job_config, kafka=settings.kafka)
-                typer.echo(f"triggers     ok  {settings.triggers_file}: {', '.join(e.name for e in loaded.triggers)}")
+                say("triggers", True, f"{settings.triggers_file}: {', '.join(e.name for e in loaded.triggers)}")
             except PipelineError as error:
                 errors.append(error)
 
     if job_config is not None:
         datasets = ", ".join(dataset.name for dataset in job_config.datasets)
-        typer.echo(f"job config   {'ok' if sound else 'failed'}  {job_config_file}: {datasets}")
+        say("job config", sound, f"{job_config_file}: {datasets}")
     if errors or settings is None or job_config is None:
         return print_errors(errors)
     for entry in destination_entries(settings, job_config):
-        typer.echo(f"destination  ok  {entry.kind}: {entry.guarantee}")
-    typer.echo("settings     ok  `pipeline-processing config show` prints them")
-    return _check_servers(settings, job_config) if connect else 0
+        say("destination", True, f"{entry.kind}: {entry.guarantee}")
+    say("settings", True, "`pipeline-processing config show` prints them")
+    return _check_servers(settings, job_config, say) if connect else 0
 
 
-def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
+def _line(name: str, ok: bool, detail: str) -> None:
+    typer.echo(f"{name:<12} {'ok' if ok else 'failed'}  {detail}")
+
+
+def _object(name: str, ok: bool, detail: str) -> None:
+    print_object({"check": name, "ok": ok, "detail": detail})
+
+
+def _check_servers(settings: Settings, job_config: AgencyJobConfig, say: Callable[[str, bool, str], None]) -> int:
     from pipeline_processing.app.checks import check_servers
     from pipeline_processing.terminal.event_loop import run_async
 
     async def check_each() -> list[PipelineError]:
         errors = []
         async for result in check_servers(settings, job_config, mask=current_mask()):
-            typer.echo(f"{result.name:<12} {'ok' if result.ok else 'failed'}  {result.detail}")
+            say(result.name, result.ok, result.detail)
             if result.error is not None:
                 errors.append(result.error)
         return errors
@@ -104,13 +117,14 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig) -> int:
 
 @app.command()
 def show(
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print every setting with its value and origin. Secrets are masked."""
+    """Print every setting with its value and origin. Secrets are masked, and of URLs of databases the password."""
     from pipeline_processing.settings.loader import load_settings
 
     entries = load_settings(os.environ, mask=current_mask()).entries()
-    if as_json:
+    if output_of(output, as_json=as_json) is Output.JSON:
         import json
 
         document = {entry.variable: {"value": entry.value, "origin": entry.origin} for entry in entries}

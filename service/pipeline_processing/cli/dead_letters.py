@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli.context import current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, moment
+from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
 from pipeline_processing.terminal import render
 from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
+from pipeline_processing.terminal.notes import note_length
+from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.messaging.dead_letters import DeadLetter
@@ -55,27 +57,32 @@ def list_letters(
     limit: Annotated[
         int, typer.Option(min=1, max=100_000, metavar="N", help="Show at most N letters.")
     ] = DEFAULT_LIMIT,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per letter and line.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show dead letters, newest first. Times are UTC."""
+    """Show dead letters, newest first. Times are UTC. As json, one object per letter and line."""
     from pipeline_processing.terminal.event_loop import run_async
 
     async def newest(wanted: Filter) -> list[DeadLetter]:
         async with _letters() as (_, _, letters):
-            return await letters.newest(wanted, limit=limit)
+            return await letters.newest(wanted, limit=limit + 1)
 
     found = run_async(newest(_filter(reason, since)))
-    if as_json:
-        for letter in found:
-            render.print_object(_object(letter))
-    else:
-        render.print_table(COLUMNS, map(_line, found))
+    render.print_items(
+        found[:limit],
+        output=output_of(output, as_json=as_json),
+        columns=COLUMNS,
+        line=_line,
+        as_object=_object,
+    )
+    note_length(len(found[:limit]), "dead letter", more=len(found) > limit)
 
 
 @app.command()
 def show(
     place: PlaceArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """
     Show one dead letter in full: its headers and the original request.
@@ -89,7 +96,7 @@ def show(
             return (await letters.at([place]))[0]
 
     letter = run_async(one(_place(place)))
-    if as_json:
+    if output_of(output, as_json=as_json) is Output.JSON:
         render.print_object(_full_object(letter))
         return
     for line in _details(letter):
@@ -101,16 +108,20 @@ def redrive(
     places: Annotated[list[str] | None, typer.Argument(metavar="P:O", help=_PLACE_HELP)] = None,
     reason: ReasonOption = None,
     since: SinceOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> int:
     """
     Resend the original requests of dead letters: all of them, or those selected by place, reason and time.
 
     Safe to repeat: no request starts a second run. Letters with the same content are sent once. Exits with 1 if a
-    request couldn't be sent because it is gone or the broker refuses it, with 65 if a place has no dead letter.
+    request couldn't be sent because it is gone or the broker refuses it, with 65 if a place has no dead letter. As
+    json, one object per letter and line.
     """
     from pipeline_processing.terminal.event_loop import run_async
 
-    return run_async(_redriven(_filter(reason, since, places or [])))
+    as_json = output_of(output, as_json=as_json) is Output.JSON
+    return run_async(_redriven(_filter(reason, since, places or []), as_json=as_json))
 
 
 def _filter(reason: str | None, since: datetime | None, places: list[str] | None = None) -> Filter:
@@ -158,11 +169,11 @@ async def _letters() -> AsyncIterator[tuple[Settings, Topics, DeadLetters]]:
 # -- redriving -----------------------------------------------------------------------------------
 
 
-async def _redriven(wanted: Filter) -> int:
+async def _redriven(wanted: Filter, *, as_json: bool) -> int:
     from pipeline_processing.app import kafka
     from pipeline_processing.requests.redrive import Redrive
 
-    report = _Report()
+    report = _Report(as_json=as_json)
     async with _letters() as (settings, topics, letters), kafka.events(settings) as events:
         redrive = Redrive(
             topics=topics,
@@ -177,14 +188,15 @@ async def _redriven(wanted: Filter) -> int:
             if report.sent:
                 typer.echo(f"{report.sent:,} sent so far. Sending all of them again is harmless.", err=True)
             raise
-    typer.echo(report.summary(repeated=redrive.repeated))
+    typer.echo(report.summary(repeated=redrive.repeated), err=as_json)
     return FAILED if report.stuck else SUCCESS
 
 
 class _Report:
     """Prints and counts the outcomes of letters."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
         self.sent = 0
         self.stuck = 0
 
@@ -197,6 +209,19 @@ class _Report:
             self.sent += 1
             asks = f"run {redriven.run_id}" if redriven.run_id else "but it still can't be read as a request"
             outcome = f"sent, {asks}" if redriven.topic is None else f"sent to {redriven.topic}"
+        if self._as_json:
+            render.print_object(
+                {
+                    "place": letter.place,
+                    "dlq_reason": letter.reason,
+                    **_named("key", letter.original_key),
+                    "sent": redriven.obstacle is None,
+                    "obstacle": redriven.obstacle,
+                    "run_id": redriven.run_id,
+                    "topic": redriven.topic,
+                }
+            )
+            return
         line = f"{letter.place}  {letter.reason}  key {_short(letter.original_key)}  {outcome}"
         typer.echo(render.printable(line))
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, job_config_of, log_to_stderr
-from pipeline_processing.cli.options import ConfigOption
+from pipeline_processing.cli.options import ConfigOption, JsonOption, OutputOption, output_of
+from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,8 @@ def doctor(
             help="Only kafka, source, history, destinations or others (queries, APIs, webhooks); may be repeated.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per check and line.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> int:
     """
     Prove that every configured server answers, and does what the service relies on.
@@ -36,7 +38,8 @@ def doctor(
     at any time, beside workers.
 
     Exit codes: 0 if nothing is missing, else that of the gravest finding: 78 if a server lacks something, 77 if it
-    denies access, 75 if it has no room just now, 69 if it can't be reached, 65 if the job config can't be used.
+    denies access, 75 if it has no room just now, 69 if it can't be reached, 65 if the job config can't be used. As
+    json, one object per check and line.
     """
     from pipeline_processing.app.doctor import GROUPS, examine_all
     from pipeline_processing.terminal import render
@@ -47,21 +50,23 @@ def doctor(
     log_to_stderr(level="error")  # a check that fails is told by its finding
     settings = current_settings(job_config_file=config)
     findings = run_async(examine_all(settings, job_config_of(settings), only=only or (), mask=current_mask()))
-    if as_json:
+    output = output_of(output, as_json=as_json)
+    if output is Output.JSON:
         for finding in findings:
             render.print_object(
                 {name: _masked(value) if isinstance(value, str) else value for name, value in asdict(finding).items()}
             )
     else:
-        _print(findings)
+        _print(findings, wide=output is Output.WIDE)
     return max((finding.exit_code for finding in findings), default=0)
 
 
-def _print(findings: Sequence[Finding]) -> None:
+def _print(findings: Sequence[Finding], *, wide: bool) -> None:
     from pipeline_processing.terminal.render import Column, counted, print_table, printable
 
     columns = (Column("SERVER"), Column("CHECK"), Column("STATE"), Column("DETAIL", long=True))
-    print_table(columns, [(each.server, each.check, each.state, _masked(each.detail)) for each in findings])
+    rows = [(each.server, each.check, each.state, _masked(each.detail)) for each in findings]
+    print_table(columns, rows, wide=wide)
     missing = [finding for finding in findings if finding.state == "missing"]
     for finding in [*missing, *(each for each in findings if each.state == "advice")]:
         typer.echo(f"\n{finding.server}: {finding.check}: {finding.state}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, job_config_of, log_to_stderr, print_errors
+from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
+from pipeline_processing.terminal.render import Output, print_object
 
 if TYPE_CHECKING:
     from pipeline_processing.runs.clean_up import Amount
@@ -26,6 +28,8 @@ def gc(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
     ] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> int:
     """
     Remove uploads of lost attempts, and objects of failed runs.
@@ -42,8 +46,19 @@ def gc(
 
     log_to_stderr()
     collected = run_async(_collected(config, dry_run=dry_run))
-    for line in _lines(collected, dry_run=dry_run):
-        typer.echo(line)
+    if output_of(output, as_json=as_json) is Output.JSON:
+        print_object(
+            {
+                "removed": _amount_object(collected.removed),
+                "in_use": collected.in_use,
+                "unknown": collected.unknown,
+                "elsewhere": {url: _amount_object(amount) for url, amount in sorted(collected.elsewhere.items())},
+                "dry_run": dry_run,
+            }
+        )
+    else:
+        for line in _lines(collected, dry_run=dry_run):
+            typer.echo(line)
     return print_errors(collected.problems)
 
 
@@ -74,6 +89,10 @@ def _lines(collected: Collected, *, dry_run: bool) -> list[str]:
         f"{removed}  {_amount(collected.removed) or 'nothing'}",
         *(f"{'left':<{len(removed)}}  {each}" for each in left),
     ]
+
+
+def _amount_object(amount: Amount) -> dict[str, int]:
+    return {"uploads": amount.uploads, "failed_runs": amount.failed_runs}
 
 
 def _amount(amount: Amount) -> str:

@@ -11,13 +11,23 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of, pairs_of, text
+from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.cli.run_filters import (
+    ErrorKindOption,
+    LabelOption,
+    RequestedByOption,
+    SearchOption,
+    SinceOption,
+    StateOption,
+    UntilOption,
+    run_filter,
+)
 from pipeline_processing.terminal import render
 from pipeline_processing.terminal.notes import note_length
 from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
-    from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
+    from pipeline_processing.model import Attempt, DatasetCounts, Run
     from pipeline_processing.runs.deliveries import Delivery
     from pipeline_processing.runs.run_filter import RunFilter
     from pipeline_processing.runs.store import RunStore
@@ -28,24 +38,6 @@ DEFAULT_LIMIT = 50
 _PAGE = 200
 """Runs that `export` looks up at once."""
 _CONNECTIONS = 4
-
-
-def state_of(text: str) -> RunState:
-    """Parse a run state. Raises BadParameter, which lists the valid ones."""
-    from pipeline_processing.model import RunState
-
-    try:
-        return RunState(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} isn't a state; the states are {', '.join(RunState)}.") from None
-
-
-SinceOption = Annotated[
-    datetime | None, typer.Option(metavar="T", parser=moment, help=f"Runs accepted since: {MOMENT}")
-]
-UntilOption = Annotated[
-    datetime | None, typer.Option(metavar="T", parser=moment, help="Runs accepted before; like --since.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -60,29 +52,11 @@ def history(
             autocompletion=completion.run_ids,
         ),
     ] = None,
-    state: Annotated[
-        list[Any] | None,  # of RunState, which isn't imported for `--help`
-        typer.Option(
-            metavar="S",
-            parser=state_of,
-            autocompletion=completion.states,
-            help="Runs in this state only: queued, running, prepared, succeeded, failed or cancelled; may be repeated.",
-        ),
-    ] = None,
-    error_kind: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND", parser=text, help="Runs that failed with this kind of error; may be repeated."),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", parser=text, help="Runs with this label; with all of them if repeated."),
-    ] = None,
-    requested_by: Annotated[
-        str | None, typer.Option(metavar="WHO", parser=text, help="Runs that this requester asked for.")
-    ] = None,
-    search: Annotated[
-        str | None, typer.Option(metavar="TEXT", parser=text, help="Runs with this text in their run id.")
-    ] = None,
+    state: StateOption = None,
+    error_kind: ErrorKindOption = None,
+    label: LabelOption = None,
+    requested_by: RequestedByOption = None,
+    search: SearchOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     limit: Annotated[
@@ -104,16 +78,16 @@ def history(
 
     As json, one object per run and line, with the history's column names. Exits with 65 if there is no run of that id.
     """
-    from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
+    from pipeline_processing.runs.run_filter import EVERY_RUN
     from pipeline_processing.terminal.event_loop import run_async
 
-    wanted = RunFilter(
+    wanted = run_filter(
         agency_id=agency_id,
-        states=tuple(state or ()),
-        labels=pairs_of(label or [], option="--label"),
-        error_kinds=tuple(error_kind or ()),
+        state=state,
+        error_kind=error_kind,
+        label=label,
         requested_by=requested_by,
-        text=search,
+        search=search,
         since=since,
         until=until,
     )

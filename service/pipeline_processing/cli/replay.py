@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli import completion
-from pipeline_processing.cli.agencies import wanted_agency
+from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
-from pipeline_processing.cli.options import MOMENT, moment
-from pipeline_processing.terminal.render import counted, print_object, print_table
+from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.cli.run_filters import (
+    ErrorKindOption,
+    LabelOption,
+    RequestedByOption,
+    SearchOption,
+    StateOption,
+    run_filter,
+)
+from pipeline_processing.terminal.render import Output, counted, print_items
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.requests.replay import ReplayPlan, Step
     from pipeline_processing.requests.replay_sources import Selection
+    from pipeline_processing.runs.run_filter import RunFilter
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.telemetry.tracing import Telemetry
 
@@ -33,7 +42,7 @@ def replay(
         typer.Option(
             metavar="T",
             parser=moment,
-            help=f"Requests in the topic since: {MOMENT} With --agency-id or --failed: runs accepted since.",
+            help=f"Requests in the topic since: {MOMENT} With --failed or a filter: runs accepted since.",
         ),
     ] = None,
     offset: Annotated[
@@ -43,12 +52,15 @@ def replay(
     run_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The request of this run.", autocompletion=completion.run_ids)
     ] = None,
-    agency_id: Annotated[
-        str | None, typer.Option("--agency-id", parser=wanted_agency, metavar="N", help="The agency's runs.")
-    ] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with --agency-id.")
+        bool, typer.Option("--failed", help="Failed runs that have no replay yet, optionally with the filters below.")
     ] = False,
+    agency_id: WantedAgency = None,
+    state: StateOption = None,
+    error_kind: ErrorKindOption = None,
+    label: LabelOption = None,
+    requested_by: RequestedByOption = None,
+    search: SearchOption = None,
     until: Annotated[
         datetime | None,
         typer.Option(metavar="T", parser=moment, help="Only those before; written as for --since, and not alone."),
@@ -62,23 +74,27 @@ def replay(
         ),
     ] = False,
     execute: Annotated[bool, typer.Option("--execute", help="Carry out the plan instead of only showing it.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the plan as one JSON object per line; the rest goes to stderr.")
-    ] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """
     Resubmit past requests as new runs, marked as replays of the old ones, without their deadlines.
 
     Only shows the plan unless --execute is given. --since alone and --offset read the requests topic, the other
-    options the run history. Leaves out unfinished runs.
+    options the run history. Leaves out unfinished runs. As json, prints one object per request and line, and the rest
+    on stderr.
     """
     from pipeline_processing.terminal.event_loop import run_async
 
-    selection = _selection(since, until, offset=offset, run_id=run_id, agency_id=agency_id, failed=failed)
+    wanted = run_filter(state=state, error_kind=error_kind, label=label, requested_by=requested_by, search=search)
+    selection = _selection(
+        since, until, offset=offset, run_id=run_id, agency_id=agency_id, failed=failed, wanted=wanted
+    )
     settings = current_settings()
     log_to_stderr()
     with traced() as telemetry:
-        run_async(_replayed(settings, selection, telemetry, same_run=same_run, execute=execute, as_json=as_json))
+        output = output_of(output, as_json=as_json)
+        run_async(_replayed(settings, selection, telemetry, same_run=same_run, execute=execute, output=output))
 
 
 def _selection(
@@ -89,6 +105,7 @@ def _selection(
     run_id: str | None,
     agency_id: AgencyId | None,
     failed: bool,
+    wanted: RunFilter,
 ) -> Selection:
     """Raises BadParameter for options that are invalid or can't be combined."""
     from pipeline_processing.messaging.topic_reading import place_of
@@ -97,11 +114,16 @@ def _selection(
     given = {
         "--offset": offset is not None,
         "--run-id": run_id is not None,
-        "--agency-id": agency_id is not None,
         "--failed": failed,
+        "--agency-id": agency_id is not None,
+        "--state": bool(wanted.states),
+        "--error-kind": bool(wanted.error_kinds),
+        "--label": bool(wanted.labels),
+        "--requested-by": wanted.requested_by is not None,
+        "--search": wanted.text is not None,
     }
     names = [name for name, is_given in given.items() if is_given]
-    if len(names) > 1 and names != ["--agency-id", "--failed"]:
+    if len(names) > 1 and (names[0] in ("--offset", "--run-id") or (failed and wanted.states)):
         raise typer.BadParameter("only one of these.", param_hint=names)
     if not names and since is None:
         raise typer.BadParameter("one of these is needed.", param_hint=["--since", *given])
@@ -115,11 +137,13 @@ def _selection(
         place = None if offset is None else place_of(offset)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="'--offset'") from None
-    return Selection(since=since, until=until, place=place, run_id=run_id, agency_id=agency_id, failed=failed)
+    return Selection(
+        since=since, until=until, place=place, run_id=run_id, agency_id=agency_id, failed=failed, wanted=wanted
+    )
 
 
 async def _replayed(
-    settings: Settings, selection: Selection, telemetry: Telemetry, *, same_run: bool, execute: bool, as_json: bool
+    settings: Settings, selection: Selection, telemetry: Telemetry, *, same_run: bool, execute: bool, output: Output
 ) -> None:
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.app import history, kafka
@@ -128,6 +152,7 @@ async def _replayed(
     from pipeline_processing.terminal.replay_plan import plan_summary
 
     clock, topic = SystemClock(), settings.kafka.requests_topic
+    as_json = output is Output.JSON
     async with AsyncExitStack() as stack:
         runs = (await stack.enter_async_context(history.run_store(settings))).history
         topics = await stack.enter_async_context(kafka.topics(settings))
@@ -136,7 +161,7 @@ async def _replayed(
         plan = await stack.enter_async_context(
             planned(selection, runs=runs, topics=topics, topic=topic, same_run=same_run)
         )
-        _print_plan(plan, as_json=as_json)
+        _print_plan(plan, output=output)
         for line in plan_summary(plan):
             typer.echo(line, err=as_json)
         if not plan.to_send:
@@ -176,16 +201,12 @@ class _Sent:
             raise
 
 
-def _print_plan(plan: ReplayPlan, *, as_json: bool) -> None:
+def _print_plan(plan: ReplayPlan, *, output: Output) -> None:
     from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, step_line
 
     steps = chain.from_iterable(plan.pages())
-    if as_json:
-        for step in steps:
-            print_object(_object(step))
-        return
     while rows := list(islice(steps, _ROWS)):
-        print_table(PLAN_COLUMNS, map(step_line, rows))
+        print_items(rows, output=output, columns=PLAN_COLUMNS, line=step_line, as_object=_object)
 
 
 def _object(step: Step) -> dict[str, Any]:

@@ -15,18 +15,22 @@ from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
+    JsonOption,
     LabelOption,
+    OutputOption,
     ParamOption,
     RunIdOption,
     SinceOption,
     UntilOption,
     new_run_id,
+    output_of,
     pairs_of,
     requests_of,
 )
 from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
 from pipeline_processing.terminal.notes import note
+from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -53,12 +57,13 @@ def run(
     until: UntilOption = None,
     param: ParamOption = None,
     label: LabelOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the completion as one JSON object.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> int:
     """
     Export one agency's data now, in this process, and wait for it.
 
-    With the id of a finished run, only prints its result again.
+    With the id of a finished run, only prints its result again. As json, prints the completion event's value.
     """
     from pipeline_processing.agency_data_job.checking import require_sound
     from pipeline_processing.terminal.event_loop import run_async
@@ -93,7 +98,7 @@ def run(
         if not dry_run:
             typer.echo(_interrupted(settings, run_id, named=request.run_id is not None), err=True)
         raise
-    return _print_completion(completion, as_json=as_json)
+    return _print_completion(completion, output=output_of(output, as_json=as_json))
 
 
 async def _completed(
@@ -162,11 +167,11 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
         return str((await runs.queue.cancel(run_id)).state)
 
 
-def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:
+def _print_completion(completion: RunCompletion, *, output: Output) -> int:
     from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
-    from pipeline_processing.terminal.render import bill, duration, number, printable
+    from pipeline_processing.terminal.render import bill, duration, facts_block, number, printable
 
-    if as_json:
+    if output is Output.JSON:
         typer.echo(completion.model_dump_json())
     else:
         counts = ("read", "written", "filtered", "rejected")
@@ -181,9 +186,7 @@ def _print_completion(completion: RunCompletion, *, as_json: bool) -> int:
             "manifest": completion.manifest,
             "trace id": completion.trace_id,
         }
-        for name, value in facts.items():
-            if value is not None:
-                typer.echo(f"{name:<10}{value}")
+        typer.echo(facts_block({name: value for name, value in facts.items() if value is not None}))
     if completion.error is not None:
         # Mask it again: another worker, which doesn't know this one's secrets, may have written it.
         typer.echo(f"Error: {printable(current_mask().text(completion.error.message))}", err=True)

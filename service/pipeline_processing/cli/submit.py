@@ -18,7 +18,9 @@ from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
+    JsonOption,
     LabelOption,
+    OutputOption,
     ParamOption,
     RunIdOption,
     SinceOption,
@@ -28,12 +30,14 @@ from pipeline_processing.cli.options import (
     check_size,
     coming,
     new_run_id,
+    output_of,
     pairs_of,
     requests_in,
     requests_of,
 )
 from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
+from pipeline_processing.terminal.render import Output, print_object
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_keys import AgencyId
@@ -101,11 +105,14 @@ def submit(
     follow: Annotated[
         bool, typer.Option("--follow", help="Show progress until every run has ended; exit with the worst run's code.")
     ] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> int:
     """
     Send requests to the workers, and print their run ids, one per line.
 
-    Checks all requests first, also against PIPELINE_JOB_CONFIG_FILE if it is set. Sends none if one isn't valid.
+    Checks all requests first, also against PIPELINE_JOB_CONFIG_FILE if it is set. Sends none if one isn't valid. As
+    json, prints an object with run_id and agency_id per request.
     """
     from pipeline_processing.terminal.event_loop import run_async
 
@@ -146,7 +153,7 @@ def submit(
         typer.echo("There are no requests.", err=True)
         return SUCCESS
     log_to_stderr()
-    submission = _Submission(requests)
+    submission = _Submission(requests, output=output_of(output, as_json=as_json))
     with traced() as telemetry, submission.reported_if_interrupted():
         run_async(_submitted(settings, submission, telemetry, follow=follow))
     return submission.exit_code
@@ -175,11 +182,21 @@ def _content(file: Path) -> bytes:
 class _Submission:
     """The requests of one command, and which of them were sent and have ended."""
 
-    def __init__(self, requests: Sequence[JobRequest]) -> None:
+    def __init__(self, requests: Sequence[JobRequest], *, output: Output) -> None:
         self.requests = requests
+        self._output = output
         self.sending = False
         self.sent: list[Sent] = []
         self.outcomes: dict[str, Outcome] = {}
+
+    def add(self, sent: Sequence[Sent]) -> None:
+        """Print the ids of requests that were sent."""
+        self.sent += sent
+        for each in sent:
+            if self._output is Output.JSON:
+                print_object({"run_id": each.run_id, "agency_id": each.request.agency_id})
+            else:
+                typer.echo(each.run_id)
 
     @property
     def exit_code(self) -> int:
@@ -245,9 +262,7 @@ async def _submitted(settings: Settings, submission: _Submission, telemetry: Tel
         submitter = Submitter(events=events, topic=kafka.requests_topic, clock=clock, tracer=telemetry.tracer)
         submission.sending = True
         async for sent in submitter.send(submission.requests):
-            submission.sent += sent
-            for each in sent:
-                typer.echo(each.run_id)
+            submission.add(sent)
         submission.sending = False
         if follow:
             await _follow(follower, topics, settings, submission)

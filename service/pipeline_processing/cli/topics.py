@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli.context import current_settings, log_to_stderr, print_errors
+from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
+from pipeline_processing.terminal import render
+from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +18,22 @@ if TYPE_CHECKING:
     from pipeline_processing.messaging.service_topics import Deviation, TopicResult
     from pipeline_processing.settings.settings import KafkaSettings
 
+_COLUMNS = (
+    render.Column("TOPIC"),
+    render.Column("CONTENT", spare=5),
+    render.Column("STATE"),
+    render.Column("PARTITIONS", right=True, spare=1),
+    render.Column("REPLICAS", right=True, spare=2),
+    render.Column("CLEAN-UP", spare=4),
+    render.Column("RETENTION", spare=3),
+    render.Column("MESSAGES UP TO", right=True, spare=6),
+)
+
 
 def topics(
     execute: Annotated[bool, typer.Option("--execute", help="Create the missing topics.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per topic and line.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> int:
     """
     Check the service's topics: whether they exist, and whether they could lose or refuse messages.
@@ -27,25 +42,24 @@ def topics(
     topic that exists, but prints the command that would. The topics of `triggers` count if PIPELINE_TRIGGERS_FILE is
     set.
 
-    Exits with 78 if a topic is missing or unfit, 69 if Kafka can't be reached, and 77 if it denies access.
+    Exits with 78 if a topic is missing or unfit, 69 if Kafka can't be reached, and 77 if it denies access. As json,
+    one object per topic and line.
     """
     from pipeline_processing.app.kafka import check_topics
-    from pipeline_processing.terminal import render
     from pipeline_processing.terminal.event_loop import run_async
 
     log_to_stderr(level="warning")
     settings = current_settings()
     results = run_async(check_topics(settings, create=execute))
-    if as_json:
-        for result in results:
-            render.print_object(_object(result, settings.kafka))
-    else:
-        columns = ("TOPIC", "CONTENT", "STATE", "PARTITIONS", "REPLICAS", "CLEAN-UP", "RETENTION", "MESSAGES UP TO")
-        right = ("PARTITIONS", "REPLICAS", "MESSAGES UP TO")
-        render.print_table(
-            [render.Column(title, right=title in right) for title in columns],
-            [_line(result, settings.kafka) for result in results],
-        )
+    output = output_of(output, as_json=as_json)
+    render.print_items(
+        results,
+        output=output,
+        columns=_COLUMNS,
+        line=lambda result: _line(result, settings.kafka),
+        as_object=lambda result: _object(result, settings.kafka),
+    )
+    if output is not Output.JSON:
         for result in results:
             for each in result.deviations:
                 if each.harmless:
@@ -76,23 +90,22 @@ def _line(result: TopicResult, settings: KafkaSettings) -> tuple[str, ...]:
     from datetime import timedelta
 
     from pipeline_processing.options.durations import duration_in_words
-    from pipeline_processing.terminal.render import NOTHING, number
 
     values = _values(result, settings)
     kept = values["retention_ms"]
     if values["cleanup_policy"] == "compact" or kept is None:
-        retention = NOTHING
+        retention = render.NOTHING
     else:
         retention = "for ever" if kept < 0 else duration_in_words(timedelta(milliseconds=kept))
     return (
         result.topic.name,
         result.topic.content,
         result.state,
-        number(values["partitions"]),
-        number(values["replicas"]),
-        values["cleanup_policy"] or NOTHING,
+        render.number(values["partitions"]),
+        render.number(values["replicas"]),
+        values["cleanup_policy"] or render.NOTHING,
         retention,
-        number(values["max_message_bytes"]),
+        render.number(values["max_message_bytes"]),
     )
 
 

@@ -97,17 +97,20 @@ def columns_in(text: str) -> frozenset[str]:
 
 @contextmanager
 def _refusals(whose: str, text: str, *, key: str | None = None) -> Iterator[None]:
-    """Turn Refused into InvalidStep. `key` is the text's, in the step's options."""
+    """Turn Refused into InvalidStep, and have errors name `key`, that of the text in the step's options."""
     try:
         yield
+    except UnknownColumn as error:
+        error.key = key
+        raise
     except Refused as refused:
         at = refused.at or 0
         near = text[at : at + _EXCERPT]
         place = f" (character {at + 1}: {near})" if near else ""
         hint = f" {REFERENCE}" if refused.unsupported else ""
-        error = InvalidStep(f"{whose} {refused.why}{place}.{hint}")
-        error.key = key
-        raise error from None
+        invalid = InvalidStep(f"{whose} {refused.why}{place}.{hint}")
+        invalid.key = key
+        raise invalid from None
 
 
 class _Scope:

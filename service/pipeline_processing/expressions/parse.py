@@ -5,7 +5,7 @@ It is a precedence-climbing parser: `_LEVELS` has the precedence of each operato
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import TypeVar
@@ -33,6 +33,8 @@ _LEVELS = {
     "CONVERT": _CONVERT,
 }
 _A_TYPE = f"a type is expected. Supported types: {TYPE_LIST}"
+_SOMETHING = "something else is expected"
+_SHOWN = ("(", ")", "AND", "AS", "END", "FROM", "THEN", "WHEN")
 _ALSO_NAMES = ("NAME", "TYPE", "UNKNOWN", "BETWEEN", "EXTRACT", "TRIM", "SUBSTRING")
 _CONSTANTS = {"TRUE": True, "FALSE": False, "NULL": None}
 _SIDES = {"BOTH": "btrim", "LEADING": "ltrim", "TRAILING": "rtrim"}
@@ -43,7 +45,7 @@ _ALIASES = {"mod": "%", "ceiling": "ceil", **dict.fromkeys(("char_length", "char
 @lru_cache(maxsize=256)
 def parse(text: str) -> Node:
     """Parse one expression."""
-    parser = _Parser(text, wanted="something else is expected")
+    parser = _Parser(text)
     try:
         node = parser.whole(parser.expression)
         depth = height(node)
@@ -63,7 +65,8 @@ def parse_type(text: str) -> Target:
 class _Parser:
     """Parses one text, with one token of lookahead."""
 
-    def __init__(self, text: str, wanted: str) -> None:
+    def __init__(self, text: str, wanted: str = "") -> None:
+        """`wanted` says what is expected wherever something else stands."""
         if len(text) > MAX_LENGTH:
             raise Refused(f"has {len(text):,} characters, and may have {MAX_LENGTH:,}", 0)
         self._text = text
@@ -76,7 +79,7 @@ class _Parser:
         """Consume the next token, which must be of one of these kinds."""
         token = self._token
         if token.kind not in kinds:
-            raise self._unexpected()
+            raise self._unexpected(self._wanted or _expected(kinds))
         self._token = token_at(self._text, token.at + len(token.text))
         return token
 
@@ -87,10 +90,10 @@ class _Parser:
         self._take(*kinds)
         return True
 
-    def _unexpected(self, wanted: str = "") -> Refused:
-        token, wanted = self._token, wanted or self._wanted
+    def _unexpected(self, wanted: str) -> Refused:
+        token = self._token
         found = "ends" if not token.kind else f"has {token.text!r}"
-        return Refused(f"{found} where {wanted}", token.at, unsupported=wanted != _A_TYPE)
+        return Refused(f"{found} where {wanted}", token.at, unsupported=wanted == _SOMETHING)
 
     def whole(self, read: Callable[[], T]) -> T:
         """Call `read`, which must consume the whole text."""
@@ -284,6 +287,15 @@ class _Parser:
 
 
 _ATOMS = ("(", "NUMBER", "TEXT", "QUOTED", *_CONSTANTS, "CASE", "CAST", "LEFT", "RIGHT", *_ALSO_NAMES)
+
+
+def _expected(kinds: Sequence[str]) -> str:
+    """Say what is expected, if not tokens of these kinds."""
+    if kinds == ("",):
+        return "the end or another operator is expected"
+    if kinds == _ATOMS:
+        return "a value is expected"
+    return f"`{kinds[0]}` is expected" if len(kinds) == 1 and kinds[0] in _SHOWN else _SOMETHING
 
 
 def _signed(sign: Token, operand: Node) -> Node:

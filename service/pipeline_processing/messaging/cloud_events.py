@@ -114,11 +114,26 @@ def parse_json(value: bytes) -> Any:
     return json.loads(value.decode())
 
 
+def first_bytes(value: bytes) -> str:
+    """Return a sentence, with a space before it, on a value that another encoding than plain UTF-8 begins. Else ""."""
+    if value.startswith((b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{\0", b"[\0", b"\0[\0")):
+        return " Its first bytes are UTF-16. Send UTF-8."
+    if value.startswith(b"\xef\xbb\xbf"):
+        return " Its first bytes are a byte-order mark (EF BB BF). Send UTF-8 without one."
+    if value.startswith(b"\0") and len(value) > 5:
+        schema = int.from_bytes(value[1:5])
+        return (
+            f" Its first bytes are a schema registry's (00, then schema id {schema}). Send bare JSON, by a serializer "
+            "that uses no registry."
+        )
+    return ""
+
+
 def _structured(value: bytes) -> dict[str, Any]:
     try:
         envelope = parse_json(value)
     except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"The value isn't JSON: {error}.") from None
+        raise InvalidJson(f"The value isn't JSON: {error}.{first_bytes(value)}") from None
     if not isinstance(envelope, dict):
         raise InvalidEvent(
             "The content type says that this is a CloudEvent in structured mode, and the value isn't an object. Send "

@@ -91,34 +91,36 @@ class _Located:
     detail: ErrorDetails
     path: Location
     union: Location | None
-    """Where the value stands of which it describes one alternative."""
+    """Where the value stands, if the error is of one alternative of a union."""
+    tag: str | int | None
+    """Pydantic's name of that alternative."""
 
     @classmethod
     def of(cls, detail: ErrorDetails, document: YamlDocument) -> "_Located":
         location = detail["loc"] + (detail["ctx"]["location"] if detail["type"] == _BELOW else ())
         named = location[:-1] if detail["type"] == "missing" or location[-1:] == ("[key]",) else location
         depth = next((at for at in range(len(named)) if len(document.known(named[: at + 1])) <= at), None)
-        return cls(detail, document.known(location), None if depth is None else tuple(named[:depth]))
+        if depth is None:
+            return cls(detail, document.known(location), None, None)
+        return cls(detail, document.known(location), tuple(named[:depth]), named[depth])
 
 
 def _told(located: Sequence[_Located], model: type[BaseModel], told: Words) -> Iterator[Fault]:
     unknown = [each.path for each in located if each.detail["type"] == "extra_forbidden"]
     for each in located:
         kind, key = each.detail["type"], each.detail["loc"][-1:]
+        around = each.path[:-1] if kind == "extra_forbidden" else each.path
         if kind == "missing" and any(
-            path[:-1] == each.path and close_to(str(path[-1]), map(str, key)) for path in unknown
+            path[:-1] == around and close_to(str(path[-1]), [str(key[0])]) for path in unknown
         ):
             continue  # it is misspelt
-        around = each.path[:-1] if kind == "extra_forbidden" else each.path
+        alternatives = [other for other in located if other.union is not None and other.union == each.union]
+        if len({other.tag for other in alternatives}) < 2:
+            alternatives = []
+        elif any(other.path != other.union for other in alternatives):  # one of them has the value's shape
+            if is_shape(kind) and each.path == each.union:
+                continue
+            alternatives = []
         keys = keys_of(model, around) if kind == "extra_forbidden" or is_shape(kind) else []
-        others = [other for other in located if other.union is not None and other.union == each.union]
-        if len(dict.fromkeys(other.detail["loc"][len(other.union or ())] for other in others)) < 2:
-            others = [each]
-        elif all(other.path == each.path for other in others):
-            pass
-        elif is_shape(kind) and each.path == each.union:
-            continue  # another alternative has the value's shape
-        else:
-            others = [each]
-        message = merged([told(other.detail) or words_of(other.detail, keys=keys) for other in others])
+        message = merged([told(other.detail) or words_of(other.detail, keys=keys) for other in alternatives or [each]])
         yield Fault(each.path, message, at_key=kind == "extra_forbidden" or key == ("[key]",))

@@ -105,12 +105,13 @@ class Entry(Part):
             raise ValueError(f"needs one key{beside}, and has {', '.join(map(repr, kinds))}")
         built_in = plugins.BUILT_IN[cls.group]
         if not kinds or not (kinds[0] in built_in or plugins.is_plugin(kinds[0])):
+            known = (
+                f". A {cls.noun} is a mapping with one of the keys {', '.join(built_in)}, or the name of another "
+                f"package's {cls.noun}, which has a dot"
+            )
             close = close_to(kinds[0], built_in) if kinds else ""
             raise PydanticCustomError(
-                "unknown_kind",
-                "unknown {noun}{close} A {noun} is a mapping with one of the keys {kinds}, or the name of another "
-                "package's {noun}, which has a dot",
-                {"noun": cls.noun, "kinds": ", ".join(built_in), "close": close or "."},
+                "unknown_kind", "unknown {noun}{known}", {"noun": cls.noun, "known": close or known}
             )
         plugin = plugins.plugin(cls.group, kinds[0])
         try:

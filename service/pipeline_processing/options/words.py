@@ -98,6 +98,8 @@ def close_to(written: str, choices: Iterable[str]) -> str:
 def merged(alternatives: Sequence[str]) -> str:
     """Join what a value must be by several alternatives."""
     different = list(dict.fromkeys(alternatives))
+    if f"must be {_NUMBER}" in different and f"must be {_WHOLE}" in different:
+        different.remove(f"must be {_WHOLE}")
     rest = [each.removeprefix("must be ") for each in different[1:]]
     return " or ".join(filter(None, (", ".join([different[0], *rest[:-1]]), *rest[-1:])))
 
@@ -128,8 +130,8 @@ def _instead(key: str, keys: Collection[str]) -> str:
 
 
 def _shape(wanted: str, value: Any, keys: Collection[str]) -> str:
-    if wanted == "a mapping" and 0 < len(keys) <= _MOST_KEYS:
-        wanted += f" with {', '.join(keys)}"
+    if wanted == "a mapping":
+        wanted += f" with {', '.join(keys)}" if 0 < len(keys) <= _MOST_KEYS else " of `key: value`"
     if value is None:
         return f"is empty, but must be {wanted}"
     if wanted == _TEXT and not isinstance(value, list | dict | str):

@@ -15,6 +15,7 @@ from pipeline_processing.errors import PipelineError
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.json_schema import PublishedModel, schema_document
 from pipeline_processing.published import asyncapi
+from pipeline_processing.published.remedies import REMEDIES
 from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.runs.manifest import Manifest
 from pipeline_processing.triggers.config import Triggers
@@ -39,12 +40,13 @@ def schema_files() -> dict[str, str]:
 
 
 def error_kinds() -> dict[str, dict[str, Any]]:
-    """Return exit code, retryability and description of each error, by `error.kind`."""
+    """Return exit code, retryability, description and remedy of each error, by `error.kind`."""
     return {
         error.kind: {
             "exit_code": error.exit_code,
             "retryable": error.retryable,
             "description": _summary(error),
+            "remedy": REMEDIES[error.kind],
         }
         for error in _errors_by_kind()
     }

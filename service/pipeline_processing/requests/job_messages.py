@@ -13,7 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline_processing.errors import InvalidEvent, InvalidJson, InvalidRequest, RequestTooLarge
-from pipeline_processing.messaging.cloud_events import is_event, opened, parse_json
+from pipeline_processing.messaging.cloud_events import first_bytes, is_event, opened, parse_json
 from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.model import JobRequest, RunId
 from pipeline_processing.options.validation import faults_of
@@ -77,7 +77,7 @@ def parse_request(value: bytes) -> JobRequest:
         return JobRequest.model_validate_json(value)
     except ValidationError as error:
         if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
-            raise InvalidJson(f"The value isn't JSON: {'; '.join(faults_of(error))}.") from None
+            raise InvalidJson(f"The value isn't JSON: {'; '.join(faults_of(error))}.{first_bytes(value)}") from None
         raise InvalidRequest(f"The request isn't valid: {'; '.join(faults_of(error))}.") from None
 
 

@@ -10,7 +10,7 @@ from pipeline_processing.messaging.port import Offsets, Outgoing, Record, Topics
 from pipeline_processing.messaging.topic_reading import Place, reading
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.requests.job_messages import received, resent
-from pipeline_processing.runs.run_filter import RunFilter, RunPlace
+from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter, RunPlace
 from pipeline_processing.runs.store import RunHistory
 
 PAGE = 500
@@ -21,8 +21,8 @@ class Selection:
     """
     Selects past requests, all within `since` and `until`.
 
-    Requests of one run, of an agency's runs, or of failed runs come from the history. Otherwise they come from the
-    topic, starting at a place or a time.
+    Requests of one run, of failed runs, and of runs with something in common, such as the agency, come from the
+    history. Otherwise they come from the topic, starting at a place or a time.
     """
 
     since: datetime | None = None
@@ -32,11 +32,13 @@ class Selection:
     agency_id: AgencyId | None = None
     failed: bool = False
     """Only failed runs without a replay, so that the command can be repeated."""
+    wanted: RunFilter = EVERY_RUN
+    """What else the runs have in common."""
 
     @property
     def reads_topic(self) -> bool:
         """Whether requests come from the topic (oldest first) or from the history (newest first)."""
-        return self.run_id is None and self.agency_id is None and not self.failed
+        return self.run_id is None and self.agency_id is None and not self.failed and self.wanted == EVERY_RUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,10 @@ async def requests_in_history(
             raise RunUnknown(selection.run_id)
         yield [_recorded(run)]
         return
-    wanted = RunFilter(
+    wanted = replace(
+        selection.wanted,
         agency_id=selection.agency_id,
-        states=(RunState.FAILED,) if selection.failed else (),
+        states=(RunState.FAILED,) if selection.failed else selection.wanted.states,
         since=selection.since,
         until=selection.until,
     )

@@ -48,6 +48,8 @@ class Column:
     """None if its values can't be compared, or its type is unknown."""
     kind: Kind | None = None
     """None if no kind fits (an array, a range, …), or its type is unknown."""
+    declared: str | None = None
+    """The source's name of a type that no kind fits."""
     typed: bool = True
     """Whether its type is known. If not, user code may have left any values in it."""
     origins: frozenset[str] = frozenset()

@@ -12,6 +12,7 @@ from pipeline_processing.model import (
     ConfigId,
     Count,
     DatasetCounts,
+    DatasetSchema,
     FormatName,
     Message,
     RunId,
@@ -47,6 +48,18 @@ class RejectedEntry(Message):
     sha256: Sha256
 
 
+class ManifestDataset(DatasetCounts):
+    """Rows and columns of one dataset."""
+
+    # Not called `schema`, which is a method of every pydantic model.
+    columns_written: DatasetSchema | None = Field(
+        None,
+        alias="schema",
+        description="The columns of its rows; null if they depend on the rows.",
+        json_schema_extra={"x-since": "0.2"},
+    )
+
+
 class Manifest(Message):
     """The list of a run's artifacts and counts, published last."""
 
@@ -75,6 +88,6 @@ class Manifest(Message):
         description="What the run has used. The same in history, manifest and event; null if it isn't known.",
         json_schema_extra={"x-since": "0.2"},
     )
-    datasets: tuple[DatasetCounts, ...]
+    datasets: tuple[ManifestDataset, ...]
     entries: tuple[ManifestEntry, ...]
     rejected: tuple[RejectedEntry, ...] = ()

@@ -24,7 +24,7 @@ from pipeline_processing.model import Bill, Counts, Run, RunState
 from pipeline_processing.plan import Artifact, InlineContent, Plan, StagedTable
 from pipeline_processing.runs.billing import planned_requests
 from pipeline_processing.runs.failures import failure_of
-from pipeline_processing.runs.manifest import ContentMeta, Manifest, ManifestEntry, RejectedEntry
+from pipeline_processing.runs.manifest import ContentMeta, Manifest, ManifestDataset, ManifestEntry, RejectedEntry
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.spans import child_span
@@ -65,7 +65,9 @@ def decide(
         created_at=now,
         **counts.model_dump(),
         bill=billed,
-        datasets=tuple(dataset.counts for dataset in export.datasets),
+        datasets=tuple(
+            ManifestDataset(**dataset.counts.model_dump(), schema=dataset.schema) for dataset in export.datasets
+        ),
         entries=tuple(_entry(artifact) for artifact in here if not artifact.rejected),
         rejected=tuple(_rejected(artifact) for artifact in here if artifact.rejected),
     )
@@ -74,7 +76,7 @@ def decide(
         artifacts=tuple(sorted(artifacts, key=_when_completed)),
         metadata=run.metadata,
         manifest_key=manifest_key(run),
-        manifest=manifest.model_dump_json(indent=2) + "\n",
+        manifest=manifest.model_dump_json(indent=2, by_alias=True) + "\n",
     )
     return plan, outcome_of(run, export, destination_url=destination_url, manifest_url=manifest_url, bill=billed)
 
@@ -91,6 +93,7 @@ def outcome_of(
     return Outcome(
         counts=sum((dataset.counts for dataset in export.datasets), start=Counts()),
         datasets=tuple(dataset.counts for dataset in export.datasets),
+        schemas={each.counts.name: each.schema for each in export.datasets if each.schema is not None},
         # With a gap, the next `since: last_success` would skip rows that were never exported.
         covered_until=None if export.leaves_gap else covered,
         bytes_written=sum(

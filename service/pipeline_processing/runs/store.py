@@ -14,7 +14,17 @@ from uuid import UUID
 
 from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import RequestError
-from pipeline_processing.model import Attempt, Bill, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
+from pipeline_processing.model import (
+    Attempt,
+    Bill,
+    Counts,
+    DatasetCounts,
+    DatasetSchema,
+    JobRequest,
+    Run,
+    RunFailure,
+    RunState,
+)
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.completions import OutboxEvent
@@ -79,6 +89,8 @@ class Outcome:
 
     counts: Counts = field(default_factory=Counts)
     datasets: tuple[DatasetCounts, ...] = ()
+    schemas: Mapping[str, DatasetSchema] = field(default_factory=dict)
+    """The columns of each dataset for which they are known."""
     covered_until: datetime | None = None
     """Time up to which the datasets are exported: the snapshot's time, or the request's `until` if earlier."""
     bytes_written: int = 0

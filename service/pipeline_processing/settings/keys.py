@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -23,6 +24,7 @@ WEBHOOKS = "webhooks"
 NAME_RULE = "a lower-case letter, then up to 62 lower-case letters, digits and `_`, without `_file` at its end"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}(?<!_file)")
 _FILE = "_file"
+_OPTION_WITH_SECRET = re.compile(r"(?i)pass|secret|token|key$")
 
 SettingPath = tuple[str, ...]
 """The keys that lead to a setting in a settings file, e.g. `("worker", "concurrency")`."""
@@ -44,7 +46,7 @@ class SettingKey:
         """
         Return the value for display, as a user would write it, masked if secret; None if it isn't set.
 
-        `name` replaces `ANY`.
+        Of the URL of a database only the password is masked. `name` replaces `ANY`.
         """
         value: Any = settings
         for attribute in self.attributes:
@@ -53,7 +55,7 @@ class SettingKey:
             case None:
                 return None
             case SecretStr():
-                return MASK
+                return _dsn_without_password(value.get_secret_value()) if self.path[-1] == "dsn" else MASK
             case bool():
                 return str(value).lower()
             case tuple():
@@ -62,6 +64,22 @@ class SettingKey:
                 return f"{value:g}"
             case _:
                 return str(value)
+
+
+def _dsn_without_password(dsn: str) -> str:
+    """Return `postgresql://user:********@db:5432/agencies`, or only the mask if the password's place isn't certain."""
+    url = urlsplit(dsn)
+    user, has_user, hosts = url.netloc.rpartition("@")
+    if "@" in url.path + url.query + url.fragment:  # a password with an unescaped `/`, `?` or `#`
+        return MASK
+    name, has_password, _ = user.partition(":")
+    options = [
+        f"{key}={MASK if _OPTION_WITH_SECRET.search(unquote(key)) else value}"
+        for key, _, value in (option.partition("=") for option in url.query.split("&") if option)
+    ]
+    return urlunsplit(
+        url._replace(netloc=f"{name}{':' + MASK if has_password else ''}{has_user}{hosts}", query="&".join(options))
+    )
 
 
 def variable_of(path: SettingPath) -> str:

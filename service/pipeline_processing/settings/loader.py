@@ -23,7 +23,6 @@ from pydantic import ValidationError
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.settings.keys import (
     KNOWN,
-    MASK,
     NAME_RULE,
     NAMED_SECRETS,
     PREFIX,
@@ -62,7 +61,7 @@ class InvalidSettings(SettingsError):
 
 
 class SettingEntry(NamedTuple):
-    """One setting as `config show` prints it: a secret's value is a mask, and None is "not set"."""
+    """One setting as `config show` prints it: secrets and passwords are masked, and None is "not set"."""
 
     variable: str
     value: str | None
@@ -85,7 +84,7 @@ class LoadedSettings:
         values |= named
         origins = dict.fromkeys(named, "default") | dict(self.origins)
         if self.settings.history.dsn is None and self.settings.source.dsn is not None:
-            values["PIPELINE_HISTORY__DSN"] = MASK
+            values["PIPELINE_HISTORY__DSN"] = values["PIPELINE_SOURCE__DSN"]
             origins["PIPELINE_HISTORY__DSN"] = "default, from PIPELINE_SOURCE__DSN"
         return [SettingEntry(variable, value, origins[variable]) for variable, value in values.items()]
 
@@ -188,14 +187,14 @@ def _from_environment(environ: Mapping[str, str], faults: list[str]) -> _Layer:
 
 def _from_file(file: Path, faults: list[str]) -> _Layer:
     try:
-        document = _document(file)
+        document, place = _document(file)
     except _Unreadable as error:
         faults.append(f"{variable_of(_SETTINGS_FILE)}: {error}")
         return {}
     layer: _Layer = {}
     for keys, value in _flattened(document):
         path = tuple(key.lower() for key in keys)
-        given = _Given(value, f"{file}: {'.'.join(keys)}", f"file {file}")
+        given = _Given(value, f"{file}{place(keys)} {'.'.join(keys)}", f"file {file}")
         if path == _SETTINGS_FILE:
             faults.append(f"{given.written}: a settings file can't name another one")
         else:
@@ -269,27 +268,36 @@ def _secret_of_file(pointer: _Given) -> _Given:
     return _Given(content, pointer.written, f"file (secret) {named}{below}")
 
 
-def _document(file: Path) -> dict[str, Any]:
-    """Parse a YAML or TOML file, according to its suffix. Raises _Unreadable."""
+def _document(file: Path) -> tuple[dict[str, Any], Callable[[SettingPath], str]]:
+    """
+    Parse a YAML or TOML file, according to its suffix. Raises _Unreadable.
+
+    Also returns a function that tells the place of a key, for messages: `:3:5`, or just `:` in TOML.
+    """
     content, suffix = _text(file), file.suffix.lower()
     if suffix == ".toml":
         try:
-            return tomllib.loads(content)
+            return tomllib.loads(content), lambda keys: ":"
         except tomllib.TOMLDecodeError as error:
             where = re.search(r"\(at [^)]*\)$", str(error))
             raise _Unreadable(f"{file} isn't valid TOML {where[0] if where else ''}".rstrip()) from None
     if suffix not in (".yaml", ".yml"):
         raise _Unreadable(f"{file} must end in .yaml, .yml or .toml, which says how to read it")
     # Imported here, because most services are configured by environment, and commands should start quickly.
-    from pipeline_processing.options.yaml_documents import InvalidYaml, load_yaml
+    from pipeline_processing.options.yaml_documents import InvalidYaml, parse_yaml
 
     try:
-        document = load_yaml(content)
+        document = parse_yaml(content)
     except InvalidYaml as error:
         raise _Unreadable(f"{file} isn't valid YAML {error.without_content}".rstrip()) from None
-    if not isinstance(document, dict | None):
+    if not isinstance(document.value, dict | None):
         raise _Unreadable(f"{file} must be a mapping of settings")
-    return document or {}
+
+    def place(keys: SettingPath) -> str:
+        _, at = document.locate(keys, at_key=True)
+        return f":{at.line}:{at.column}"
+
+    return document.value or {}, place
 
 
 def _text(file: Path) -> str:

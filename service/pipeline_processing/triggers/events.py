@@ -7,7 +7,15 @@ from functools import cached_property
 from typing import Any
 
 from pipeline_processing.errors import InvalidEvent, InvalidJson
-from pipeline_processing.messaging.cloud_events import CloudEvent, Envelope, is_structured, opened, parse_json, texts
+from pipeline_processing.messaging.cloud_events import (
+    CloudEvent,
+    Envelope,
+    first_bytes,
+    is_structured,
+    opened,
+    parse_json,
+    texts,
+)
 from pipeline_processing.messaging.port import Record
 
 MAX_EVENT_BYTES = 1024 * 1024
@@ -129,7 +137,7 @@ def _parsed(value: bytes) -> Any:
         return parse_json(value)
     except (ValueError, RecursionError) as error:
         what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
-        raise InvalidEvent(f"The event's value isn't {what}: {error}.") from None
+        raise InvalidEvent(f"The event's value isn't {what}: {error}.{first_bytes(value)}") from None
 
 
 def value_at(body: Any, keys: Iterable[str]) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline_processing.errors import Superseded
 from pipeline_processing.history.postgres.reads import QUERIES
-from pipeline_processing.model import DatasetCounts, RunState
+from pipeline_processing.model import DatasetCounts, DatasetSchema, RunState
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.store import Outcome, RunStore
 from tests.contract.run_store.conftest import Backend, PostgresBackend
@@ -126,6 +126,20 @@ async def test_a_dry_runs_datasets_are_not_kept(runs: RunStore, end: str) -> Non
 
 
 # -- the last success ----------------------------------------------------------------------------
+
+
+async def test_the_last_success_has_its_schema(runs: RunStore) -> None:
+    """That of its own dataset, if it was known."""
+    await accepted(runs)
+    claim = await claimed(runs)
+    schema = DatasetSchema.of([("id", "integer"), ("naïve", None)])
+    await runs.attempts.prepare(claim, PLAN, replace(outcome(), schemas={"events": schema}))
+    await runs.attempts.succeed(claim)
+
+    records, events = [await runs.history.last_success(7, name) for name in ("records", "events")]
+    assert records is not None
+    assert events is not None
+    assert (records.schema, events.schema) == (None, schema)
 
 
 async def test_the_last_success_is_that_of_the_dataset(runs: RunStore) -> None:

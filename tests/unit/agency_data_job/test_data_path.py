@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,20 @@ async def test_rows_in_quarantine() -> None:
     assert finished.bytes_written == len(visible[good]) + len(visible[bad]) == of.progress[-1].bytes_written
     (event,) = of.events()
     assert tuple(getattr(event, name) for name in COUNTS) == counts(finished)
+
+
+@in_virtual_time
+async def test_a_row_in_quarantine_is_as_documented() -> None:
+    """The example of job-config.md, but for the name of the column here."""
+    rows = [*((number, "1") for number in range(1, 17)), (17, "n/a")]
+    of = Service(
+        config=job("records", steps=[{"cast": {"name": "numeric"}}], on_row_error="quarantine"),
+        rows={"records": [rows]},
+    )
+    await run(of)
+
+    page = (Path(__file__).parents[3] / "docs/job-config.md").read_text("utf-8").replace("amount", "name")
+    assert f"\n{of.visible()['run_id=r/_rejected/records/part-00000.ndjson'].decode()}" in page
 
 
 @in_virtual_time

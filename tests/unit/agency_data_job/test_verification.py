@@ -4,10 +4,13 @@ import pytest
 
 from pipeline_processing.agency_data_job import verification
 from pipeline_processing.agency_data_job.config import Expect
-from pipeline_processing.errors import ExpectationFailed, RowsUnaccounted
-from pipeline_processing.model import DatasetCounts
+from pipeline_processing.errors import ExpectationFailed, InvalidStep, RowsUnaccounted
+from pipeline_processing.kinds import column_of_kind
+from pipeline_processing.model import DatasetCounts, DatasetSchema, RunState
 from pipeline_processing.ports import LastSuccess
-from tests.unit.virtual_clock import EPOCH
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Column, Columns, Kind
+from tests.unit.in_memory import Service, job
+from tests.unit.virtual_clock import EPOCH, in_virtual_time
 
 
 def verify(counts: DatasetCounts, expect: Expect, last: LastSuccess | None = None) -> None:
@@ -108,3 +111,81 @@ def test_the_first_run_is_compared_with_nothing():
 def test_any_number_may_follow_none() -> None:
     """A share of no rows is none: an agency that was empty once could never be exported again."""
     verify(counts(5, 5), Expect.model_validate({"max_change": "10%"}), last_success(0))
+
+
+# -- the schema ------------------------------------------------------------------------------------
+
+SAME = {"expect": {"schema": "same"}}
+ID, NAME = (column_of_kind(name, kind, "json") for name, kind in (("id", Kind.INTEGER), ("name", Kind.TEXT)))
+
+
+def test_a_schema_names_types():
+    """The kind of values, else the source's name of the type, which is None after user code. It is no one's guess."""
+    columns = Columns((ID, Column("tags", declared="text[]"), Column("more", typed=False)))
+    schema = verification.schema_of(columns)
+    assert schema is not None
+    assert [(each.name, each.type) for each in schema.columns] == [
+        ("id", "integer"),
+        ("tags", "text[]"),
+        ("more", None),
+    ]
+    assert schema == DatasetSchema.of([("id", "integer"), ("tags", "text[]"), ("more", None)])
+    assert verification.schema_of(UNKNOWN_COLUMNS) is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ((NAME, ID), "the order is name, id, and was id, name"),
+        ((ID,), "'name' is gone"),
+        ((ID, NAME, Column("x")), "'x' is new"),
+        ((ID, column_of_kind("name", Kind.DATE, "json")), "'name' is date, and was text"),
+        ((ID, Column("name")), "'name' is of an unknown type, and was text"),
+    ],
+)
+def test_another_schema_than_last_time(columns: tuple[Column, ...], expected: str):
+    """The message says what is different."""
+    dataset = job("records", **SAME).datasets[0]
+    last = LastSuccess("r-1", EPOCH, counts(1, 1), verification.schema_of(Columns((ID, NAME))))
+    verification.verify_schema(verification.schema_of(Columns((ID, NAME))), dataset, last)
+    with pytest.raises(ExpectationFailed, match=f"run 'r-1', the last that succeeded: {expected}. Nothing was publ"):
+        verification.verify_schema(verification.schema_of(Columns(columns)), dataset, last)
+
+
+def test_nothing_to_compare_with():
+    """A first run, or one before which no schema was stored, sets the schema."""
+    dataset = job("records", **SAME).datasets[0]
+    schema = verification.schema_of(Columns((ID,)))
+    verification.verify_schema(schema, dataset, None)
+    verification.verify_schema(schema, dataset, last_success(3))
+
+
+def test_columns_that_only_rows_tell():
+    """They can't be compared before the rows are read."""
+    verification.verify_schema(None, job("records").datasets[0], None)
+    with pytest.raises(InvalidStep, match="Add a `select` after the last step"):
+        verification.verify_schema(None, job("records", **SAME).datasets[0], None)
+
+
+@in_virtual_time
+async def test_a_run_with_another_schema_publishes_nothing():
+    """It fails before it reads a row, and the next one is compared with the last success again."""
+    service = Service(config=job("small", **SAME), columns=Columns((ID, NAME)))
+    for run_id, columns in (
+        ("a", (ID, NAME)),
+        ("b", (ID, column_of_kind("name", Kind.UUID, "json"))),
+        ("c", (ID, NAME)),
+    ):
+        service.columns = Columns(columns)
+        await service.accept(run_id)
+        await service.attempt(service.executor("w"))
+
+    assert [service.record(run_id).run.state for run_id in "abc"] == [
+        RunState.SUCCEEDED,
+        RunState.FAILED,
+        RunState.SUCCEEDED,
+    ]
+    error = service.record("b").run.error
+    assert error is not None
+    assert (error.kind, service.record("b").run.rows_read) == ("expectation_failed", 0)
+    assert not [key for key in service.visible() if "run_id=b" in key]

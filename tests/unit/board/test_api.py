@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from pipeline_processing.board.api import ENDPOINTS
 from pipeline_processing.board.openapi import document

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from pipeline_processing.plan import Plan
 from pipeline_processing.runs.store import Claim, Outcome
 from pipeline_processing.settings.settings import Settings
 from tests.unit.in_memory import LEASE, Between, Service, after, interposed
+
+Captured = pytest.CaptureFixture[str]
 
 FAILURE = RunFailure(kind="query_failed", message="division by zero", retryable=False, exit_code=1)
 PLAN = Plan(destination="memory://destination", artifacts=(), metadata={}, manifest_key="m", manifest="{}")
@@ -34,7 +37,7 @@ def service(monkeypatch: pytest.MonkeyPatch, between: Between) -> Service:
     asyncio.run(service.accept())
 
     @asynccontextmanager
-    async def opened(_: Settings) -> AsyncIterator[Any]:
+    async def opened(_: Settings, **__: object) -> AsyncIterator[Any]:
         yield interposed(service.runs, between)
 
     monkeypatch.setattr("pipeline_processing.app.history.run_store", opened)
@@ -127,6 +130,102 @@ def test_a_run_in_any_other_state_stays_as_it_is(
     assert err.endswith("Only a queued or running run can be cancelled.\n")
     assert repr(service.record()) == before
     assert service.record().run.state == state
+
+
+# -- all that match ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(service: Service) -> Service:
+    """Besides `r`, which runs by now: `q` of the same agency, `other` of another one, and `done`."""
+
+    async def accept() -> None:
+        await claimed(service)
+        await service.accept("q", requested_by="billing")
+        await service.accept("other", agency_id=8, labels={"team": "a"})
+        await service.accept("done", agency_id=9)
+        await service.runs.queue.cancel("done")
+
+    asyncio.run(accept())
+    return service
+
+
+def test_runs_that_match_are_first_listed(several: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing happens without --execute, and finished runs aren't meant."""
+    assert main(["cancel", "--since", "2020-01-01"]) == 0
+
+    out, err = capsys.readouterr()
+    assert [line.split()[:3] + line.split()[6:] for line in out.splitlines()[1:]] == [
+        ["other", "8", "queued", "would", "be", "cancelled"],
+        ["q", "7", "queued", *["billing", "would", "be", "cancelled"][1:]],
+        ["r", "7", "running", *["would", "be", "cancelled,", "and", "its", "worker", "stops", "within", "seconds"]],
+    ]
+    assert err == ("3 runs would be cancelled. Nothing was cancelled. The same command with --execute cancels them.\n")
+    assert several.record("q").run.state is RunState.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("words", "run_ids"),
+    [
+        (["--agency-id", "7"], ["q", "r"]),
+        (["--agency-id", "7", "--state", "queued"], ["q"]),
+        (["--label", "team=a"], ["other"]),
+        (["--requested-by", "billing"], ["q"]),
+        (["--search", "th"], ["other"]),
+        (["--until", "2020-01-01"], []),
+    ],
+)
+def test_runs_that_match_are_cancelled(
+    several: Service, words: list[str], run_ids: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """Page by page."""
+    monkeypatch.setattr(cancel, "_PAGE", 1)
+
+    assert main(["cancel", *words, "--execute", "-o", "json"]) == 0
+
+    out, err = capsys.readouterr()
+    shown = [json.loads(line) for line in out.splitlines()]
+    assert [each["run_id"] for each in shown] == run_ids
+    assert all(each["cancelled"] and each["state"] == "cancelled" for each in shown)
+    assert ("Nothing to do" in err) == (not run_ids)
+    cancelled = {each for each in ("q", "r", "other") if several.record(each).run.state is RunState.CANCELLED}
+    assert cancelled == set(run_ids)
+
+
+def test_a_run_that_is_decided_meanwhile_is_left(several: Service, between: Between, capsys: Captured) -> None:
+    """And said."""
+
+    async def decide() -> None:
+        claim = await several.runs.queue.claim(worker="w", lease=LEASE, max_runs_per_agency=2, run_id="q")
+        assert claim is not None
+        await several.runs.attempts.prepare(claim, PLAN, Outcome())
+
+    between.on_next("cancel", after(decide))
+
+    assert main(["cancel", "--requested-by", "billing", "--execute"]) == 0
+
+    out, err = capsys.readouterr()
+    assert "nothing: it was decided meanwhile" in out
+    assert err == "0 runs cancelled. 1 run had been decided meanwhile.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["r", "--agency-id", "7"], "leave out the filters"),
+        (["--execute"], "name a run, or say which runs"),
+        (["--state", "failed"], "failed runs can't be cancelled"),
+        (["--label", "x"], "KEY=VALUE"),
+    ],
+)
+def test_wrong_usage_is_64(several: Service, words: list[str], said: str, capsys: Captured) -> None:
+    """And nothing is cancelled."""
+    assert main(["cancel", *words]) == 64
+    assert said in capsys.readouterr().err
+    assert several.record().run.state is RunState.RUNNING
+
+
+# -- races ---------------------------------------------------------------------------------------
 
 
 def test_a_run_that_begins_meanwhile_is_cancelled_all_the_same(

@@ -17,6 +17,7 @@ from pipeline_processing.errors import AccessDenied, SourceUnavailable
 from pipeline_processing.settings.keys import SETTINGS
 
 DSN = "postgresql://app:tops3cret@db/agencies"
+SHOWN = "postgresql://app:********@db/agencies"
 JOB_CONFIG = """
 job: agency_data_job
 datasets:
@@ -194,7 +195,7 @@ def test_columns_tell_value_and_origin(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["config", "show"]) == 0
 
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
-    assert rows["PIPELINE_SOURCE__DSN"] == ["********", "environment"]
+    assert rows["PIPELINE_SOURCE__DSN"] == [SHOWN, "environment"]
     assert rows["PIPELINE_DESTINATION"] == ["s3://exports/agencies", "environment"]
     assert rows["PIPELINE_WORKER__CONCURRENCY"] == ["4", "default"]
     assert rows["PIPELINE_S3__REGION"] == ["(not", "set)", "default"]
@@ -205,7 +206,7 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "show", "--json"]) == 0
 
     shown: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert shown["PIPELINE_SOURCE__DSN"] == {"value": "********", "origin": "environment"}
+    assert shown["PIPELINE_SOURCE__DSN"] == {"value": SHOWN, "origin": "environment"}
     assert shown["PIPELINE_S3__REGION"] == {"value": None, "origin": "default"}
 
 

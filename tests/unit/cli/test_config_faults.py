@@ -87,7 +87,7 @@ FAULTS = {
         ("datasets[records].expect.unique[1]: ", "reads column 'nmae'"), (dataset(expect={"unique": ["id", "nmae"]}),)
     ),
     "bad expression": Fault(
-        ("datasets[records].steps[0].", "has '=' where something else is expected", "character 8"),
+        ("datasets[records].steps[0].", "has '=' where a value is expected", "character 8"),
         (dataset({"filter": "name = = 'x'"}),),
     ),
     "function that there isn't": Fault(

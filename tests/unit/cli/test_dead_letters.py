@@ -239,6 +239,19 @@ def test_letters_in_the_database_are_listed_shown_and_resent(
     assert run("show", "db:2")[0] == 65
 
 
+@pytest.mark.usefixtures("two")
+def test_redriving_as_json_has_an_object_for_each_letter(run: Run) -> None:
+    """The count is a note beside them."""
+    code, out, err = run("redrive", "--json")
+
+    assert code == 0
+    assert [(each["place"], each["sent"], each["obstacle"]) for each in map(json.loads, out.splitlines())] == [
+        ("0:0", True, None),
+        ("0:1", True, None),
+    ]
+    assert "2 requests sent" in err
+
+
 # -- redrive -------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_nothing_to_do_is_said(collector: Collector, capsys: pytest.CaptureFixtu
     assert main(["gc"]) == 0
     assert capsys.readouterr() == ("removed  nothing\n", "")
     assert (collector.config, collector.dry_run) == (None, False)
+
+
+def test_json_has_the_numbers(collector: Collector, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object."""
+    collector.gives = Collected(**{**NOTHING, "in_use": 2, "elsewhere": {"s3://old": Amount(uploads=1)}})
+
+    assert main(["gc", "-o", "json", "--dry-run"]) == 0
+
+    assert json.loads(capsys.readouterr().out) == {
+        "removed": {"uploads": 0, "failed_runs": 0},
+        "in_use": 2,
+        "unknown": 0,
+        "elsewhere": {"s3://old": {"uploads": 1, "failed_runs": 0}},
+        "dry_run": True,
+    }
 
 
 def test_what_was_removed_and_what_was_left_is_said(collector: Collector, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.cli import history
 from pipeline_processing.cli.main import main
 from pipeline_processing.cli.options import moment
+from pipeline_processing.cli.run_filters import StateOption
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
@@ -474,7 +475,7 @@ def test_since_may_be_a_duration_ago(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_help_names_every_state() -> None:
     """The states in `--help` are written by hand, so that it needn't import the model."""
-    help_text = str(history.history.__annotations__["state"])
+    help_text = StateOption.__metadata__[0].help
 
     assert all(state in help_text for state in RunState)
 

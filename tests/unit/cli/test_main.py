@@ -187,6 +187,24 @@ def test_every_command_takes_options_for_its_logs(
     assert (second["level"], second["json"]) == (by_default or "info", True)
 
 
+def test_every_command_with_data_prints_it_in_three_forms() -> None:
+    """`-o` and `--json` have the same meaning everywhere."""
+    without = {
+        *("serve", "board", "demo", "triggers"),  # they go on, and only log
+        "schemas",  # writes files; its --output is their folder
+        "history export",  # objects only
+        "config expressions",  # a text for people
+    }
+    groups = [("", main_module.program())]
+    for prefix, group in groups:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                groups.append((f"{prefix}{name} ", command))
+            options = {option for parameter in command.params for option in parameter.opts}
+            if not hasattr(command, "commands") or command.invoke_without_command:
+                assert ({"-o", "--json"} <= options) == (f"{prefix}{name}" not in without), name
+
+
 def test_help_and_version_are_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert main(["config", "check", "--help"]) == 0

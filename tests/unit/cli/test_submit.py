@@ -200,6 +200,15 @@ def test_times_may_be_ages_and_days(kafka: Served) -> None:
     assert (sent.not_before, sent.deadline) == (EPOCH + hour, EPOCH + 2 * hour)
 
 
+def test_json_has_the_agency_of_each_run(kafka: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """An object per request and line."""
+    assert main([*ASK, "--agency-id", "3", "1", "-o", "json"]) == 0
+
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"run_id": sent.run_id, "agency_id": sent.agency_id} for sent in kafka.requests
+    ]
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -54,6 +54,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> RunStore:
         (["--failed", "--webhook", "chat"], "0 events will be sent again", []),
         (["r"], "2 events will be sent again", ["billing", "chat"]),
         (["r", "--webhook", "chat"], "1 event will be sent again", ["chat"]),
+        (["r", "--webhook", "chat", "--json"], '{"events":1}', ["chat"]),
     ],
 )
 def test_events_are_due_again(

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
+import jsonschema_rs
 import pytest
 import typer
 import yaml
-from jsonschema import Draft7Validator, Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema_rs import Draft7Validator, Draft202012Validator
 from pydantic import ValidationError
 
 import pipeline_processing
@@ -22,6 +23,7 @@ from pipeline_processing.errors import PipelineError, RequestError
 from pipeline_processing.model import JobRequest, Run, RunFailure, RunState
 from pipeline_processing.options.json_schema import PublishedModel
 from pipeline_processing.published.asyncapi import DEAD_LETTER_REASONS
+from pipeline_processing.published.remedies import REMEDIES
 from pipeline_processing.published.schemas import (
     JOB_CONFIG,
     JOB_REQUEST,
@@ -88,7 +90,7 @@ def test_each_schema_is_valid_and_says_what_it_is(published: PublishedModel) -> 
     """2020-12, with a urn, a title and a description, in this order."""
     schema = json.loads(FILES[f"{published.name}.schema.json"])
 
-    Draft202012Validator.check_schema(schema)
+    jsonschema_rs.meta.validate(schema)
     assert list(schema)[:4] == ["$schema", "$id", "title", "description"]
     assert schema["$id"] == f"urn:pipeline-processing:schema:{published.name}"
 
@@ -514,7 +516,7 @@ def test_the_table_has_every_kind_of_the_package() -> None:
     for module in pkgutil.walk_packages(pipeline_processing.__path__, "pipeline_processing."):
         importlib.import_module(module.name)
 
-    assert {error.kind for error in below(PipelineError)} == set(error_kinds())
+    assert {error.kind for error in below(PipelineError)} == set(error_kinds()) == set(REMEDIES)
 
 
 def test_every_class_agrees_with_the_row_of_its_kind() -> None:
@@ -526,10 +528,11 @@ def test_every_class_agrees_with_the_row_of_its_kind() -> None:
     assert {(e.__name__, e.exit_code) for e in raised} == {(e.__name__, kinds[e.kind]["exit_code"]) for e in raised}
 
 
-def test_every_kind_is_described_and_has_an_exit_code_of_the_contract() -> None:
+def test_every_kind_is_described_has_a_remedy_and_has_an_exit_code_of_the_contract() -> None:
     """The table answers what a kind means and how `run` ends."""
     for row in error_kinds().values():
         assert row["description"].endswith(".")
+        assert row["remedy"].endswith(".")
         assert row["exit_code"] in (1, 64, 65, 69, 70, 75, 77, 78, 79)
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft7Validator, Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema_rs import Draft7Validator, Draft202012Validator
 from opentelemetry import trace
 
 from pipeline_processing.errors import InvalidEvent, InvalidJson, InvalidRequest, RequestError, RequestTooLarge
@@ -303,6 +303,29 @@ def test_what_is_no_json_is_told_so(value: bytes | None) -> None:
     if value is not None:
         envelope = json.dumps({**EVENT, "data": 0}).encode().replace(b'"data": 0', b'"data": ' + value)
         assert reason(record(envelope if value.strip() else value, STRUCTURED)) == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b'\0\0\0\0\x07{"agency_id":7}', "a schema registry's (00, then schema id 7). Send bare JSON"),
+        (b"\0\0\0\0\x07\0\x0e", "a schema registry's (00, then schema id 7). Send bare JSON"),
+        (b'\xef\xbb\xbf{"agency_id":7}', "a byte-order mark (EF BB BF). Send UTF-8 without one."),
+        ('{"agency_id":7}'.encode("utf-16"), "UTF-16. Send UTF-8."),
+        ('{"agency_id":7}'.encode("utf-16-le"), "UTF-16. Send UTF-8."),
+        ('{"agency_id":7}'.encode("utf-16-be"), "UTF-16. Send UTF-8."),
+        (b'{"agency_id":7', None),
+        (b"\0\1\2", None),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, STRUCTURED], ids=["bare", "structured"])
+def test_another_encoding_is_named_by_its_first_bytes(value: bytes, told: str | None, headers: dict[str, str]) -> None:
+    """The parser's own words, such as "expected value", don't lead a developer to their serializer."""
+    with pytest.raises(InvalidJson) as refused:
+        received(record(value, headers))
+
+    assert ("Its first bytes are" in str(refused.value)) == (told is not None)
+    assert told is None or told in str(refused.value)
 
 
 @pytest.mark.parametrize("depth", [50, 199, 200, 201, 500, *range(950, 1010), 3000])

@@ -23,7 +23,7 @@ from pipeline_processing.errors import (
     SettingsError,
     Superseded,
 )
-from pipeline_processing.model import Bill, Compression, DatasetCounts, FormatName, JobRequest, RunState
+from pipeline_processing.model import Bill, Compression, DatasetCounts, DatasetSchema, FormatName, JobRequest, RunState
 from pipeline_processing.plan import (
     Artifact,
     InlineContent,
@@ -71,9 +71,11 @@ def exported(name: str, staged: Staged, *, read: int, filtered: int, size: int) 
             ),
         ),
         seconds={"source": 0.25, "upload": 0.5},
+        schema=SCHEMA if name == "a" else None,
     )
 
 
+SCHEMA = DatasetSchema.of([("id", "integer"), ("tags", "text[]"), ("more", None)])
 INLINE = InlineContent(content="")
 EXPORT = Export(
     snapshot_at=EPOCH,
@@ -121,8 +123,20 @@ def test_a_plan_has_the_manifests_exact_bytes() -> None:
         "rows_rejected": 0,
         "bill": BILL.model_dump(),
         "datasets": [
-            {"name": name, "rows_read": read, "rows_written": written, "rows_filtered": filtered, "rows_rejected": 0}
-            for name, read, written, filtered in (("a", 10, 9, 1), ("b", 20, 18, 2), ("c", 0, 0, 0), ("d", 40, 36, 4))
+            {
+                "name": name,
+                "rows_read": read,
+                "rows_written": written,
+                "rows_filtered": filtered,
+                "rows_rejected": 0,
+                "schema": schema,
+            }
+            for name, read, written, filtered, schema in (
+                ("a", 10, 9, 1, SCHEMA.model_dump(mode="json")),
+                ("b", 20, 18, 2, None),
+                ("c", 0, 0, 0, None),
+                ("d", 40, 36, 4, None),
+            )
         ],
         "entries": [
             {

@@ -179,7 +179,30 @@ def test_the_history_is_where_the_source_is_unless_it_has_its_own() -> None:
     assert shared.settings.require_history_dsn().get_secret_value() == DSN
     assert own.settings.require_history_dsn().get_secret_value() == "postgres://history"
     entry = next(entry for entry in shared.entries() if entry.variable == "PIPELINE_HISTORY__DSN")
-    assert (entry.value, entry.origin) == ("********", "default, from PIPELINE_SOURCE__DSN")
+    hidden = "postgresql://app:********@db.internal:5432/agencies"
+    assert (entry.value, entry.origin) == (hidden, "default, from PIPELINE_SOURCE__DSN")
+
+
+@pytest.mark.parametrize(
+    ("dsn", "shown"),
+    [
+        ("postgres://db", "postgres://db"),
+        (
+            "postgresql://app@one:5432,two:5433/x?sslmode=require",
+            "postgresql://app@one:5432,two:5433/x?sslmode=require",
+        ),
+        ("postgresql://app:s:3@c@db/x", "postgresql://app:********@db/x"),
+        ("postgresql://:s3c@db", "postgresql://:********@db"),
+        ("postgresql://db/x?user=app&password=s3c", "postgresql://db/x?user=app&password=********"),
+        ("postgresql://db/x?sslpassword=s3c&sslrootcert=/ca", "postgresql://db/x?sslpassword=********&sslrootcert=/ca"),
+        ("postgresql://app:3/c@db/x", "********"),
+    ],
+)
+def test_of_a_database_only_the_password_is_masked(dsn: str, shown: str) -> None:
+    """So that an operator sees which server it is. Where the password ends must be certain."""
+    loaded = load_settings({"PIPELINE_HISTORY__DSN": dsn})
+
+    assert next(entry.value for entry in loaded.entries() if entry.variable == "PIPELINE_HISTORY__DSN") == shown
 
 
 # -- secrets -------------------------------------------------------------------------------------
@@ -343,13 +366,13 @@ def test_secrets_without_names_are_faults(tmp_path: Path) -> None:
         "PIPELINE_SECRETS: must have a name for each secret, such as PIPELINE_SECRETS__CRM_TOKEN"
     ]
     assert faults({"PIPELINE_SETTINGS_FILE": plain}) == [
-        f"{plain}: secrets: must have a name for each secret, such as PIPELINE_SECRETS__CRM_TOKEN"
+        f"{plain}:1:1 secrets: must have a name for each secret, such as PIPELINE_SECRETS__CRM_TOKEN"
     ]
     told = faults({"PIPELINE_SETTINGS_FILE": wrong})
     assert [line.split(", then")[0] for line in told] == [
-        f"{wrong}: secrets.b.c: {rule}",
-        f"{wrong}: secrets.D_FILE: {wrong}: secrets.d is set too; keep one of them",
-        f"{wrong}: secrets.a: must be text in quotes",
+        f"{wrong}:1:28 secrets.b.c: {rule}",
+        f"{wrong}:1:57 secrets.D_FILE: {wrong}:1:43 secrets.d is set too; keep one of them",
+        f"{wrong}:1:11 secrets.a: must be text in quotes",
     ]
 
 
@@ -671,14 +694,14 @@ def test_faults_in_a_file_name_the_file_and_the_key(tmp_path: Path) -> None:
 
     assert sorted(told) == sorted(
         [
-            f"{file}: worker.concurrency: must be a whole number ≥ 1, not True",
-            f"{file}: worker.max_atempts: unknown setting. Did you mean worker.max_attempts?",
-            f"{file}: source: is a group of settings: source.dsn, source.reader, source.keep_connections, "
+            f"{file}:1:10 worker.concurrency: must be a whole number ≥ 1, not True",
+            f"{file}:1:29 worker.max_atempts: unknown setting. Did you mean worker.max_attempts?",
+            f"{file}:2:1 source: is a group of settings: source.dsn, source.reader, source.keep_connections, "
             "source.dsn_file",
-            f"{file}: settings_file: a settings file can't name another one",
-            f"{file}: kafka.group_id: must be text in quotes, not 7",
-            f"{file}: nonsense: unknown setting",
-            f"{file}: http.PORT: {file}: http.port is set too; keep one of them",
+            f"{file}:3:1 settings_file: a settings file can't name another one",
+            f"{file}:4:9 kafka.group_id: must be text in quotes, not 7",
+            f"{file}:5:1 nonsense: unknown setting",
+            f"{file}:6:17 http.PORT: {file}:6:8 http.port is set too; keep one of them",
         ]
     )
 

@@ -181,7 +181,7 @@ async def test_what_is_derived_can_be_filtered_by():
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("id +", r"ends where something else is expected"),
+        ("id +", r"ends where a value is expected"),
         ("id ^ 2", r"uses '\^': write a product, such as `x \* x` \(character 4: \^ 2\)\.$"),
         (
             "id # 2",

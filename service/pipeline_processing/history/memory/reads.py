@@ -51,7 +51,11 @@ class MemoryHistory:
 
     async def last_success(self, agency_id: AgencyId, dataset: str) -> LastSuccess | None:
         found = [
-            (record.covered_until, record.run.finished_at, LastSuccess(record.run.run_id, record.covered_until, counts))
+            (
+                record.covered_until,
+                record.run.finished_at,
+                LastSuccess(record.run.run_id, record.covered_until, counts, record.schemas.get(dataset)),
+            )
             for record in self._table.records.values()
             if str(record.run.agency_id) == str(agency_id)
             and record.run.state is RunState.SUCCEEDED

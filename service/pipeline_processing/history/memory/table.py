@@ -1,6 +1,7 @@
 """The run table in memory, shared by the ports of `store.py`. No method awaits, so each is a transaction."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
@@ -9,7 +10,7 @@ from uuid import UUID, uuid4
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.errors import Superseded
-from pipeline_processing.model import Attempt, Bill, DatasetCounts, Run, RunFailure, RunState
+from pipeline_processing.model import Attempt, Bill, DatasetCounts, DatasetSchema, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.completions import OutboxEvent, completion_event
 from pipeline_processing.runs.deliveries import Delivery, DeliveryState
@@ -40,6 +41,7 @@ class RunRecord:
     suspect: bool = False
     plan: Plan | None = None
     datasets: tuple[DatasetCounts, ...] = ()
+    schemas: Mapping[str, DatasetSchema] = field(default_factory=dict)
     covered_until: datetime | None = None
     attempts: list[Attempt] = field(default_factory=list)
     uploads: dict[tuple[str, str], StartedUpload] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class RunRecord:
         self.add_bill(outcome.bill)
         if not self.run.dry_run and outcome.datasets:
             self.datasets, self.covered_until = outcome.datasets, outcome.covered_until
+            self.schemas = outcome.schemas
 
     def add_bill(self, bill: Bill | None) -> None:
         """Store what the run has used, if that is known."""

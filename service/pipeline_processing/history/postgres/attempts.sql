@@ -71,23 +71,26 @@ outdated AS (
 ),
 counted AS (
     INSERT INTO run_datasets (
-        run_id, dataset, agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, covered_until
+        run_id, dataset, agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, schema,
+        covered_until
     )
-    SELECT run_id, dataset, agency_id, number, read, written, filtered, rejected, :covered_until
+    SELECT run_id, dataset, agency_id, number, read, written, filtered, rejected, schema::jsonb, :covered_until
     FROM decided,
          unnest(
              :datasets::text[],
              :datasets_read::bigint[],
              :datasets_written::bigint[],
              :datasets_filtered::bigint[],
-             :datasets_rejected::bigint[]
-         ) WITH ORDINALITY AS counts (dataset, read, written, filtered, rejected, number)
+             :datasets_rejected::bigint[],
+             :datasets_schema::text[]
+         ) WITH ORDINALITY AS counts (dataset, read, written, filtered, rejected, schema, number)
     ON CONFLICT (run_id, dataset) DO UPDATE
     SET number = excluded.number,
         rows_read = excluded.rows_read,
         rows_written = excluded.rows_written,
         rows_filtered = excluded.rows_filtered,
         rows_rejected = excluded.rows_rejected,
+        schema = excluded.schema,
         covered_until = excluded.covered_until
 )
 SELECT run_id FROM decided;
@@ -98,22 +101,25 @@ WITH outdated AS (
     DELETE FROM run_datasets WHERE run_id = :run_id AND dataset <> ALL (:datasets::text[])
 )
 INSERT INTO run_datasets (
-    run_id, dataset, agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, covered_until
+    run_id, dataset, agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, schema, covered_until
 )
-SELECT :run_id, dataset, :agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, :covered_until
+SELECT :run_id, dataset, :agency_id, number, rows_read, rows_written, rows_filtered, rows_rejected, schema::jsonb,
+       :covered_until
 FROM unnest(
     :datasets::text[],
     :datasets_read::bigint[],
     :datasets_written::bigint[],
     :datasets_filtered::bigint[],
-    :datasets_rejected::bigint[]
-) WITH ORDINALITY AS counted (dataset, rows_read, rows_written, rows_filtered, rows_rejected, number)
+    :datasets_rejected::bigint[],
+    :datasets_schema::text[]
+) WITH ORDINALITY AS counted (dataset, rows_read, rows_written, rows_filtered, rows_rejected, schema, number)
 ON CONFLICT (run_id, dataset) DO UPDATE
 SET number = excluded.number,
     rows_read = excluded.rows_read,
     rows_written = excluded.rows_written,
     rows_filtered = excluded.rows_filtered,
     rows_rejected = excluded.rows_rejected,
+    schema = excluded.schema,
     covered_until = excluded.covered_until;
 
 -- name: plan

@@ -8,7 +8,7 @@ from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.migrate import check_encoding
 from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, filter_values, run_of
-from pipeline_processing.model import Attempt, DatasetCounts, Run
+from pipeline_processing.model import Attempt, DatasetCounts, DatasetSchema, Run
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
@@ -49,7 +49,8 @@ class PostgresHistory:
         )
         if row is None:
             return None
-        return LastSuccess(row["run_id"], covered_until=row["covered_until"], counts=dataset_counts_of(row))
+        schema = row["schema"] and DatasetSchema.model_validate_json(row["schema"], extra="ignore")
+        return LastSuccess(row["run_id"], row["covered_until"], counts=dataset_counts_of(row), schema=schema)
 
     async def datasets(self, run_id: str) -> list[DatasetCounts]:
         return [dataset_counts_of(row) for row in await self._database.rows(QUERIES["datasets"], run_id=run_id)]

@@ -71,6 +71,10 @@ def dataset_columns(outcome: Outcome) -> dict[str, Any]:
             column.replace("rows_", "datasets_"): [getattr(counts, column) for counts in outcome.datasets]
             for column in Counts.model_fields
         },
+        "datasets_schema": [
+            schema.model_dump_json() if (schema := outcome.schemas.get(counts.name)) else None
+            for counts in outcome.datasets
+        ],
         "covered_until": outcome.covered_until,
     }
 

@@ -33,7 +33,7 @@ def _table(name: str) -> str:
     return name
 
 
-_NAMES = r"^[^.\0]+(\.[^.\0]+)?$"
+_NAMES = r"^[^.\x00]+(\.[^.\x00]+)?$"
 
 Table = Annotated[str, AfterValidator(_table), Field(json_schema_extra={"pattern": _NAMES})]
 Key = Annotated[

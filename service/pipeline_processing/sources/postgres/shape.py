@@ -45,7 +45,10 @@ class Shape:
 
     def _in_form(self, carry: str) -> tuple[Columns, str]:
         carried = [carried_as(pg_type, carry, is_enum=pg_type.oid in self.enums) for pg_type in self.types]
-        columns = tuple(column_of(name, how, carry) for name, how in zip(self.names, carried, strict=True))
+        columns = tuple(
+            column_of(name, how, carry, type_name=pg_type.name)
+            for name, how, pg_type in zip(self.names, carried, self.types, strict=True)
+        )
         if all(carried):
             return Columns(columns), self.query
         expressions = ", ".join(

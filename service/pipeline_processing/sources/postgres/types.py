@@ -134,15 +134,15 @@ def rendered(quoted_column: str, carry: str) -> str:
     return f"CASE WHEN {quoted_column} IS DISTINCT FROM NULL THEN format('%s', {quoted_column}) END"
 
 
-def column_of(name: str, carried: Carried | None, carry: str) -> Column:
-    """Return the column that steps see. `carried` is None if Postgres renders it."""
+def column_of(name: str, carried: Carried | None, carry: str, *, type_name: str) -> Column:
+    """Return the column that steps see. `carried` is None if Postgres renders it. `type_name` is Postgres's own."""
     source = frozenset({name})
     if carried is None:
         # It arrives as a json document, or as text.
         natural = form_of(Kind.JSON, carry).natural if carry == "json" else None
-        return Column(name, natural=natural, origins=source, unchanged=True)
+        return Column(name, natural=natural, declared=type_name, origins=source, unchanged=True)
     if carried.kind is None:
-        return Column(name, comparison=carried.comparison, origins=source, unchanged=True)
+        return Column(name, comparison=carried.comparison, declared=type_name, origins=source, unchanged=True)
     form = form_of(carried.kind, carry)
     return Column(
         name,
