@@ -23,14 +23,16 @@ from pipeline_processing.cli.run_filters import (
     run_filter,
 )
 from pipeline_processing.terminal import render
-from pipeline_processing.terminal.notes import note_length
+from pipeline_processing.terminal.notes import note, note_length
 from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
+    from pipeline_processing.agency_keys import AgencyId
     from pipeline_processing.model import Attempt, DatasetCounts, Run
     from pipeline_processing.runs.deliveries import Delivery
     from pipeline_processing.runs.run_filter import RunFilter
     from pipeline_processing.runs.store import RunStore
+    from pipeline_processing.settings.settings import Settings
 
 app = typer.Typer()
 
@@ -38,6 +40,7 @@ DEFAULT_LIMIT = 50
 _PAGE = 200
 """Runs that `export` looks up at once."""
 _CONNECTIONS = 4
+_NAME = render.Column("NAME", spare=2)
 
 
 @app.callback(invoke_without_command=True)
@@ -104,28 +107,51 @@ def history(
                 "shows one run: leave out all options but -o. To watch it, write --watch --search ID.",
                 param_hint="'--run-id'",
             )
-        _print_run(*run_async(_one_run(run_id)), output=output)
+        full, names = run_async(_one_run(run_id, named=output is not Output.JSON))
+        _print_run(*full, names=names, output=output)
     elif watch:
         run_async(_watch(wanted, limit=limit, as_json=output is Output.JSON))
     else:
         limit = limit or DEFAULT_LIMIT
-        _print_runs(run_async(_runs(wanted, limit=limit + 1)), limit=limit, output=output)
+        runs, names = run_async(_runs(wanted, limit=limit + 1, named=output is not Output.JSON))
+        _print_runs(runs, limit=limit, names=names, output=output)
 
 
-def _print_runs(runs: Sequence[Run], *, limit: int, output: Output) -> None:
+def _print_runs(runs: Sequence[Run], *, limit: int, names: _Names, output: Output) -> None:
     """Print the first `limit` runs, and whether there are more."""
-    shown = runs[:limit]
-    render.print_items(
-        shown, output=output, columns=render.RUN_COLUMNS, line=render.run_line, as_object=render.run_object
-    )
+    shown, columns, line = runs[:limit], render.RUN_COLUMNS, render.run_line
+    if names:
+        columns = (*columns[:2], _NAME, *columns[2:])
+
+        def line(run: Run) -> tuple[str, ...]:
+            cells = render.run_line(run)
+            return *cells[:2], names.get(run.agency_id, render.NOTHING), *cells[2:]
+
+    render.print_items(shown, output=output, columns=columns, line=line, as_object=render.run_object)
     note_length(len(shown), "run", more=len(runs) > limit)
 
 
-async def _runs(wanted: RunFilter, *, limit: int) -> list[Run]:
+async def _runs(wanted: RunFilter, *, limit: int, named: bool) -> tuple[list[Run], _Names]:
     from pipeline_processing.app.history import run_store
 
-    async with run_store(current_settings()) as runs:
-        return await runs.history.newest(wanted, limit=limit)
+    settings = current_settings()
+    async with run_store(settings) as runs:
+        found = await runs.history.newest(wanted, limit=limit)
+    return found, await _names(settings, found) if named else {}
+
+
+async def _names(settings: Settings, runs: Sequence[Run]) -> _Names:
+    """Return the names of the runs' agencies, if there is a query for them. If it fails, only say so."""
+    if settings.source.agency_names is None:
+        return {}
+    from pipeline_processing.app.agency_names import agency_names
+    from pipeline_processing.errors import PipelineError
+
+    try:
+        return await agency_names(settings, [run.agency_id for run in runs])
+    except PipelineError as error:
+        note(f"No names of agencies (PIPELINE_SOURCE__AGENCY_NAMES): {current_mask().text(str(error))}")
+        return {}
 
 
 async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None:
@@ -148,18 +174,21 @@ async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None
             )
 
 
+_Names = dict["AgencyId", str]
 _Full = tuple["Run", "list[DatasetCounts]", "list[Attempt]", "Sequence[Delivery]"]
 
 
-async def _one_run(run_id: str) -> _Full:
+async def _one_run(run_id: str, *, named: bool) -> tuple[_Full, _Names]:
     from pipeline_processing.app.history import run_store
     from pipeline_processing.errors import RunUnknown
 
-    async with run_store(current_settings()) as runs:
+    settings = current_settings()
+    async with run_store(settings) as runs:
         run = await runs.history.get(run_id)
         if run is None:
             raise RunUnknown(run_id)
-        return await _in_full(runs, run)
+        full = await _in_full(runs, run)
+    return full, await _names(settings, [run]) if named else {}
 
 
 async def _in_full(runs: RunStore, run: Run) -> _Full:
@@ -173,13 +202,14 @@ def _print_run(
     attempts: list[Attempt],
     deliveries: Sequence[Delivery],
     *,
+    names: _Names,
     output: Output,
 ) -> None:
     if output is Output.JSON:
         render.print_object(_full_object(run, datasets, attempts, deliveries))
         return
     wide = output is Output.WIDE
-    typer.echo(render.run_details(run))
+    typer.echo(render.run_details(run, agency=names.get(run.agency_id)))
     if datasets:
         typer.echo()
         render.print_table(render.DATASET_COLUMNS, map(render.dataset_line, datasets), wide=wide)

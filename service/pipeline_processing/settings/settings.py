@@ -61,6 +61,10 @@ class SourceSettings(Section):
     keep_connections: bool = Field(
         True, description="Whether runs use connections of earlier runs, if nothing is known that may be left in them."
     )
+    agency_names: values.Text | None = Field(
+        None,
+        description="Query for the names that `history` shows: `SELECT id, name FROM agencies WHERE id = ANY($1)`.",
+    )
 
 
 class HistorySettings(Section):

@@ -62,7 +62,7 @@ HISTORY_COLUMNS = (
 )  # fmt: skip
 """The stable columns of `runs`, in order."""
 
-RUN_COLUMNS = (
+RUN_COLUMNS: tuple[Column, ...] = (
     Column("RUN ID"),
     Column("AGENCY", right=True, spare=1),
     Column("STATE"),
@@ -176,14 +176,14 @@ def delivery_line(delivery: Delivery) -> tuple[str, ...]:
     )
 
 
-def run_details(run: Run) -> str:
-    """Return everything known about a run, one fact per line."""
+def run_details(run: Run, *, agency: str | None = None) -> str:
+    """Return everything known about a run, one fact per line; with the name of its agency, if there is one."""
     asked = run.request.model_dump(mode="json", exclude_defaults=True, exclude={"run_id"})
     came_from = f"{run.topic}, partition {run.partition}, offset {run.offset}" if run.topic else None
     facts: dict[str, str | None] = {
         "run id": run.run_id,
         "job": run.job,
-        "agency": str(run.agency_id),
+        "agency": f"{run.agency_id}{f' ({agency})' if agency else ''}",
         "state": run.state,
         "waits for": "a worker with its own job config, below" if _needs_own_config(run) else None,
         "dry run": "yes" if run.dry_run else None,

@@ -13,10 +13,11 @@ import typer
 
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.cli import history
+from pipeline_processing.cli.context import new_mask
 from pipeline_processing.cli.main import main
 from pipeline_processing.cli.options import moment
 from pipeline_processing.cli.run_filters import StateOption
-from pipeline_processing.errors import RunUnknown
+from pipeline_processing.errors import RunUnknown, SourceUnavailable
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.model import Attempt, Counts, DatasetCounts, JobRequest, Run, RunFailure, RunState
@@ -75,6 +76,7 @@ async def three_runs(store: RunStore, clock: SteppedClock) -> None:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> RunStore:
     """The history that the command opens."""
+    new_mask()
     clock = SteppedClock()
     store = memory_run_store(RunTable(clock=clock))
     asyncio.run(three_runs(store, clock))
@@ -221,6 +223,46 @@ def test_a_list_says_whether_it_is_whole(
     at_terminal(monkeypatch, width=80)
     history.app(["--limit", "3"], standalone_mode=False)
     assert capsys.readouterr().err == "3 runs.\n"
+
+
+@pytest.fixture
+def named(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """There is a query for names. Returns the agencies that were asked for."""
+    asked: list[object] = []
+
+    async def names(settings: Settings, agency_ids: Sequence[int]) -> dict[int, str]:
+        asked.extend(agency_ids)
+        if 12345 in agency_ids:
+            return {7: "Harbour Authority"}
+        raise SourceUnavailable("Can't reach it.")
+
+    settings = Settings.model_validate({"source": {"agency_names": "SELECT 1"}})
+    monkeypatch.setattr(history, "current_settings", lambda: settings)
+    monkeypatch.setattr("pipeline_processing.app.agency_names.agency_names", names)
+    return asked
+
+
+def test_agencies_are_shown_with_their_names(show: Show, named: list[object]) -> None:
+    """Those that the query knows; it isn't asked for JSON."""
+    header, *lines = show().splitlines()
+
+    assert header.split()[:5] == ["RUN", "ID", "AGENCY", "NAME", "STATE"]
+    assert ["Harbour Authority  " in line for line in lines] == [True, False, True]
+    named.clear()
+    show("--json")
+    assert named == []
+
+
+def test_a_list_comes_without_names_if_they_cannot_be_asked_for(
+    store: RunStore, named: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says why."""
+    history.app(["--agency-id", "7"], standalone_mode=False)
+
+    out, err = capsys.readouterr()
+    assert "NAME" not in out
+    assert "third" in out
+    assert err == "No names of agencies (PIPELINE_SOURCE__AGENCY_NAMES): Can't reach it.\n"
 
 
 # -- watching ------------------------------------------------------------------------------------

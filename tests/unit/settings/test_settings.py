@@ -24,6 +24,7 @@ CONTRACT = {
     "PIPELINE_SOURCE__DSN": None,
     "PIPELINE_SOURCE__READER": "auto",
     "PIPELINE_SOURCE__KEEP_CONNECTIONS": "true",
+    "PIPELINE_SOURCE__AGENCY_NAMES": None,
     "PIPELINE_HISTORY__DSN": None,
     "PIPELINE_HISTORY__SCHEMA": "pipeline",
     "PIPELINE_S3__ENDPOINT_URL": None,
@@ -649,7 +650,7 @@ FAULTS = {
     "PIPELINE_SOURCE": (
         "1",
         "is a group of settings: PIPELINE_SOURCE__DSN, PIPELINE_SOURCE__READER, "
-        "PIPELINE_SOURCE__KEEP_CONNECTIONS, PIPELINE_SOURCE__DSN_FILE",
+        "PIPELINE_SOURCE__KEEP_CONNECTIONS, PIPELINE_SOURCE__AGENCY_NAMES, PIPELINE_SOURCE__DSN_FILE",
     ),
     "PIPELINE_HISTORY__DSN_FILE": ("/nowhere/dsn", "can't read /nowhere/dsn: No such file or directory"),
     "PIPELINE_HISTORY__SCHEMA": (
@@ -697,7 +698,7 @@ def test_faults_in_a_file_name_the_file_and_the_key(tmp_path: Path) -> None:
             f"{file}:1:10 worker.concurrency: must be a whole number ≥ 1, not True",
             f"{file}:1:29 worker.max_atempts: unknown setting. Did you mean worker.max_attempts?",
             f"{file}:2:1 source: is a group of settings: source.dsn, source.reader, source.keep_connections, "
-            "source.dsn_file",
+            "source.agency_names, source.dsn_file",
             f"{file}:3:1 settings_file: a settings file can't name another one",
             f"{file}:4:9 kafka.group_id: must be text in quotes, not 7",
             f"{file}:5:1 nonsense: unknown setting",
