@@ -77,6 +77,13 @@ class Artifact(Message):
         return None
 
 
+class Pointer(Message):
+    """An object that is replaced unless it points to a newer manifest already."""
+
+    key: str
+    body: str = Field(description="Its exact bytes, as text; see `runs/manifest.py`.")
+
+
 class Plan(Message):
     """
     The decision of a run: everything needed to complete and publish it, with the manifest's exact bytes.
@@ -89,6 +96,7 @@ class Plan(Message):
     metadata: dict[str, str] = Field(description="Metadata of every object; see `RunContext.metadata`.")
     manifest_key: str
     manifest: str = Field(description="The manifest's exact bytes, as text.")
+    latest: tuple[Pointer, ...] = Field((), description="What points to the manifest once it is published.")
 
     @property
     def uploads(self) -> list[tuple[str, str]]:

@@ -370,6 +370,20 @@ class ManifestStore(Protocol):
 
 
 @runtime_checkable
+class PointerStore(Protocol):
+    """A destination of objects that can also hold objects which change. Raises the same errors as `Destination`."""
+
+    async def replace(
+        self, key: str, body: bytes, *, replaces: Callable[[bytes], bool], metadata: Mapping[str, str]
+    ) -> None:
+        """
+        Write a small object if there is none, or if `replaces` is true of the content of the one that is there.
+
+        The condition holds when the object is written, also if others write it at the same time.
+        """
+
+
+@runtime_checkable
 class ChecksDatasets(Protocol):
     """A destination that can check before a run whether it accepts a job's datasets."""
 

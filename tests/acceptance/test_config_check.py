@@ -156,7 +156,12 @@ FAULTS = {
     "missing table": Fault(
         65, ("Dataset 'records'", '"recordz" does not exist'), one_dataset("SELECT * FROM recordz", args=())
     ),
-    "syntax error": Fault(65, ("Dataset 'records'", "syntax error"), one_dataset("SELEKT 1", args=())),
+    "misspelt SQL": Fault(
+        65, ("datasets[records].source.postgres.query: ", "did you mean SELECT?"), one_dataset("SELEKT 1", args=())
+    ),
+    "SQL that only Postgres finds wrong": Fault(
+        65, ("Dataset 'records'", "syntax error"), one_dataset("SELECT 1 FORM records", args=())
+    ),
     "misspelt column of a query": Fault(
         65, ("Dataset 'records'", '"naem" does not exist'), one_dataset("SELECT naem FROM records WHERE agency_id = $1")
     ),

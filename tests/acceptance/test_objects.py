@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 from tests.acceptance.service import (
     LARGE,
@@ -11,6 +12,7 @@ from tests.acceptance.service import (
     Service,
     body_of,
     completion,
+    finished,
     message,
     one_dataset,
     published_in,
@@ -87,3 +89,35 @@ def test_the_manifest_has_the_schema_and_a_run_may_insist_on_it(service: Service
     assert (done.returncode, completion(done)["error"]["kind"]) == (1, "expectation_failed")
     assert f"run '{RUN}', the last that succeeded: 'amount' is float, and was number" in message(done)
     assert not service.objects(f"{PREFIX}/agency_id={SMALL}/run_id=keyed-2/")
+
+
+def test_the_newest_manifest_is_pointed_to(service: Service) -> None:
+    """A run that was killed before it could, and is finished after a newer one, does not turn the pointer back."""
+    service.environment["PIPELINE_WORKER__LEASE_SECONDS"] = "1.5"
+    query = "SELECT id FROM records WHERE agency_id = $1 ORDER BY id"
+    config = service.job_config(one_dataset(query, latest=True))
+    key = f"{PREFIX}/agency_id={SMALL}/records/_latest.json"
+    killed = finished(service.trapped("SIGKILL@publish", SMALL, "--run-id", RUN, "--config", config))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not service.objects(key)
+    service.wait_for_free(RUN)
+
+    newer = service.run(SMALL, "--run-id", "keyed-2", "--config", config)
+    assert newer.returncode == 0, newer.stderr
+    pointer = service.objects(key)[key]
+    older = service.run(SMALL, "--run-id", RUN, "--config", config)
+
+    assert older.returncode == 0, older.stderr
+    assert service.objects(key)[key] == pointer
+    manifest = published_in(service, "keyed-2", SMALL)
+    assert json.loads(pointer.body) == {
+        "version": 1,
+        "job": "agency_data_job",
+        "agency_id": SMALL,
+        "dataset": "records",
+        "run_id": "keyed-2",
+        "manifest": completion(newer)["manifest"],
+        "snapshot_at": manifest["snapshot_at"],
+        "rows_written": 12,
+        "fingerprint": manifest["datasets"][0]["schema"]["fingerprint"],
+    }

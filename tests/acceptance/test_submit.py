@@ -319,6 +319,35 @@ def test_progress(shared: Shared) -> None:
     assert len(watched.stdout.splitlines()) == 2
 
 
+def test_who_works_and_why_a_run_waits(shared: Shared) -> None:
+    """While a run of the same agency is at work; whoever follows the one that waits sees both, and its end."""
+    first, second = new_id("first"), new_id("second")
+    with Gate(shared.service, HUGE) as gate:
+        following(shared, first).send_signal(signal.SIGINT)
+        assert submit(shared, "--agency-id", HUGE, "--run-id", second).returncode == 0
+        eventually(lambda: shared.service.state(second) == "queued")
+
+        (worker,) = (json.loads(line) for line in shared.service.cli("workers", "--json").stdout.splitlines())
+        queue = json.loads(shared.service.cli("queue", "--agency-id", HUGE, "-o", "json").stdout)
+        shown = shared.service.cli("queue").stdout
+        follower = shared.service.start("follow", second, first, "--json")
+        assert isinstance(follower, Forked)
+        eventually(lambda: f"{second} waits for its agency's turn: {first} is at work" in follower.stderr_so_far())
+        gate.open()
+        done = finished(follower)
+
+    assert (worker["state"], worker["listens"], len(worker["partitions"])) == ("working", True, 3)
+    assert [run["run_id"] for run in worker["runs"]] == [first]
+    assert queue["states"] == {"due": 1, "later": 0, "running": 1, "prepared": 0}
+    assert [(each["run_id"], each["place"], each["reason"]) for each in queue["waiting"]] == [(second, 1, "agency")]
+    assert f"for its agency's turn: {first} is at work" in shown
+    assert done.returncode == 0, done.stderr
+    assert "succeeded, 800 rows" in lines_with(second, done)[-1]
+    assert {json.loads(line)["run_id"] for line in done.stdout.splitlines()} == {first, second}
+    unknown = shared.service.cli("follow", "no-such-run")
+    assert (unknown.returncode, unknown.stdout) == (65, "")
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_who_goes_leaves_the_run_alone(shared: Shared, sent: signal.Signals, code: int) -> None:
     """The signal's exit code, promptly, and how to see what becomes of the run, which goes on to its end."""

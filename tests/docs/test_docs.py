@@ -24,6 +24,7 @@ from pipeline_processing.plugins import BUILT_IN, DESTINATIONS, SOURCES, STEPS, 
 from pipeline_processing.published.schemas import error_kinds
 from pipeline_processing.runs.completions import RunCompletion, RunProgress
 from pipeline_processing.settings.settings import KafkaSettings
+from pipeline_processing.terminal.render import HISTORY_COLUMNS
 from pipeline_processing.triggers.config import Triggers
 from pipeline_processing.triggers.describing import example_records, tried
 from pipeline_processing.triggers.loading import load_triggers
@@ -189,6 +190,14 @@ def test_commands_are_understood(page: Path) -> None:
             assert rest[0] in here.commands, line
             here, rest = here.commands[rest[0]], rest[1:]
         here.make_context(here.name, list(rest))  # raises a usage error for what isn't there
+
+
+def test_the_page_of_the_history_has_every_column_in_order() -> None:
+    """As `history -o json` prints them."""
+    table = (DOCS / "history.md").read_text("utf-8").partition("## Columns")[2].partition("\n\nWith `--run-id`")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+
+    assert tuple(name for row in rows for name in re.findall(r"`(\w+)`", row)) == HISTORY_COLUMNS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

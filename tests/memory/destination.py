@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
@@ -70,6 +70,12 @@ class MemoryDestination:
     async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
         if self.objects.setdefault(key, (body, dict(metadata)))[0] != body:
             raise ConflictingObjects(self._url(key), why="its content differs")
+
+    async def replace(
+        self, key: str, body: bytes, *, replaces: Callable[[bytes], bool], metadata: Mapping[str, str]
+    ) -> None:
+        if key not in self.objects or replaces(self.objects[key][0]):
+            self.objects[key] = (body, dict(metadata))
 
     async def exists(self, key: str) -> bool:
         return key in self.objects

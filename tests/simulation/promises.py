@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from datetime import datetime
 from typing import Any
 
 from pipeline_processing.destinations.installation import INSTALLATION_KEY
@@ -41,6 +42,8 @@ class Promises:
         self._primary = destinations[0]
         self._datasets = datasets
         self._manifests: dict[str, bytes] = {}
+        self._latest: dict[str, tuple[datetime, str]] = {}
+        """Snapshot and run of each pointer."""
         self._recorded: set[str] = set()
         for method in ("renew", "check"):
             self._watch_claimed(runs.queue, method)
@@ -49,7 +52,7 @@ class Promises:
         for method in ("fail", "retry", "hand_back", "release", "void_plan"):
             self._watch_claimed(runs.attempts, method)
         for destination in destinations:
-            for method in ("complete", "publish", "delete"):
+            for method in ("complete", "publish", "replace", "delete"):
                 self._watch(destination, method)
 
     def _watch(self, destination: MemoryDestination, method: str) -> None:
@@ -93,10 +96,20 @@ class Promises:
         """
         for destination in self._destinations:
             for key, (body, metadata) in destination.objects.items():
-                if key != INSTALLATION_KEY:
+                if key.endswith("_latest.json"):
+                    self._points_to_a_manifest(key, json.loads(body))
+                elif key != INSTALLATION_KEY:
                     self._is_decided(destination, key, body, metadata)
         gone = set(self._manifests) - set(self._primary.objects)
         assert not gone, f"{gone} was removed"
+
+    def _points_to_a_manifest(self, key: str, latest: Mapping[str, str]) -> None:
+        """It never goes back, and its manifest is published."""
+        version = datetime.fromisoformat(latest["snapshot_at"]), latest["run_id"]
+        assert self._latest.get(key, version) <= version, f"{key} went back from {self._latest[key]} to {version}"
+        self._latest[key] = version
+        manifest = latest["manifest"].removeprefix(f"{self._primary.url}/")
+        assert manifest in self._primary.objects, f"{key} points to {manifest}, which isn't published"
 
     def _is_decided(self, destination: MemoryDestination, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
         record = self._table.records[metadata["run-id"]]
@@ -171,6 +184,11 @@ class Promises:
         visible = {(each.url, key) for each in self._destinations for key in each.objects if key.startswith(prefix)}
         if run.state is RunState.SUCCEEDED and not run.dry_run:
             manifest = json.loads(self._primary.objects[f"{prefix}_manifest.json"][0])
+            version = datetime.fromisoformat(manifest["snapshot_at"]), run_id
+            for dataset in self._datasets:
+                assert self._latest[f"agency_id={run.agency_id}/{dataset}/_latest.json"] >= version, (
+                    f"{run_id} is newer"
+                )
             entries = {entry["url"].removeprefix(f"{self._primary.url}/") for entry in manifest["entries"]}
             tables = {f"{prefix}{dataset}" for dataset in self._datasets}
             assert visible == {

@@ -309,7 +309,7 @@ class Worker:
             runs=runs,
             leases=self.leases,
             path=DataPath(
-                config=job(*DATASETS),
+                config=job(*DATASETS, latest=True),
                 config_id=config_id,
                 source=_ChangingSource(self),
                 services=NoServices(),

@@ -82,7 +82,12 @@ def incoming(
 
 def job(*names: str, **options: Any) -> AgencyJobConfig:
     """A job of these datasets, all with the same options."""
-    source = {"postgres": {"query": "SELECT", "args": ["agency_id", "since", "until"]}}
+    source = {
+        "postgres": {
+            "query": "SELECT * FROM records WHERE a = $1 AND b >= $2 AND b < $3",
+            "args": ["agency_id", "since", "until"],
+        }
+    }
     return AgencyJobConfig.model_validate({"datasets": [{"name": name, "source": source} | options for name in names]})
 
 

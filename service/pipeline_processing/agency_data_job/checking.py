@@ -14,7 +14,14 @@ from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.rejections import Rejections
 from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.agency_data_job.tally import Tally
-from pipeline_processing.errors import InvalidStep, PipelineError, SecretMissing, SettingsError, UnknownColumn
+from pipeline_processing.errors import (
+    InvalidStep,
+    PipelineError,
+    QueryInvalid,
+    SecretMissing,
+    SettingsError,
+    UnknownColumn,
+)
 from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.options.config_file import ConfigFile, Location, UnusableFile
 from pipeline_processing.options.entry import Entry
@@ -85,6 +92,7 @@ def faults_of_meaning(
         known = (*at, "source") not in replaced
         if known:
             yield from _faults_of_names(dataset, at, declared=config.params)
+            yield from _faults_of_query(dataset.source, (*at, "source"))
         yield from _faults_of_steps(dataset, at, known=known, replaced=replaced)
     if secrets is not None:
         yield from _missing_secrets(config, secrets)
@@ -101,10 +109,16 @@ def _faults_of_steps(
         if place in replaced:
             left = UNKNOWN_COLUMNS
         else:
+            yield from _faults_of_query(entry, place)
             left = yield from _faults_of_step(_builder(entry), entry.options, context, (*place, entry.kind))
         context = replace(context, columns=left)
     for path, build, names in closing_steps(dataset):
         yield from _faults_of_step(build, names, context, (*at, *path))
+
+
+def _faults_of_query(part: Entry, at: Location) -> Iterator[Meant]:
+    for fault in part.query_faults:
+        yield Meant((*at, part.kind, "query"), QueryInvalid(fault))
 
 
 def _builder(entry: StepEntry) -> Callable[[Any, StepContext], Step]:
@@ -196,8 +210,13 @@ def _faults_of_names(dataset: DatasetConfig, at: Location, *, declared: Declared
 
 
 def require_sound(config: AgencyJobConfig, *, secrets: Collection[str], path: Path | None = None) -> None:
-    """Raises InvalidJobConfig with all of `faults_without_servers`, or SettingsError if only secrets are missing."""
-    faults = list(faults_without_servers(config, secrets=secrets, path=path))
+    """
+    Raises InvalidJobConfig with all of `faults_without_servers`, or SettingsError if only secrets are missing.
+
+    Faults of queries are left to Postgres, so that each run says what became of it.
+    """
+    found = faults_without_servers(config, secrets=secrets, path=path)
+    faults = [fault for fault in found if not isinstance(fault, QueryInvalid)]
     if len(faults) == 1:
         raise faults[0]
     if faults and all(isinstance(fault, SecretMissing) for fault in faults):

@@ -5,7 +5,7 @@ from functools import cached_property, reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
 from pipeline_processing.agency_data_job.entries import DestinationEntry, SourceEntry
 from pipeline_processing.agency_data_job.object_keys import ObjectKey, colliding
@@ -62,14 +62,9 @@ Initial = Annotated[
 ]
 
 
-class DatasetConfig(Part):
-    """One query's worth of an agency's rows."""
+class DatasetDefaults(Part):
+    """The keys of a dataset that `defaults` may set for all datasets."""
 
-    name: DatasetName
-    source: SourceEntry
-    shared: bool = Field(
-        False, description="Whether every agency gets the same rows. Else the source must use `agency_id`."
-    )
     since: Literal["last_success"] | None = Field(
         None,
         description="Where the request has no `since`: up to when the dataset's last successful run covers the rows; "
@@ -83,7 +78,6 @@ class DatasetConfig(Part):
     overlap: Duration | None = Field(
         None, description="How much earlier than that: for rows that were committed late, e.g. 5m."
     )
-    steps: tuple[StepEntry, ...] = ()
     format: FormatName = FormatName.NDJSON
     csv: CsvOptions = Field(CsvOptions(), description="How CSV is written.")
     compression: Compression = Compression.NONE
@@ -91,6 +85,9 @@ class DatasetConfig(Part):
         None,
         description="Folder of the artifacts below a destination, with the folder `run_id={run_id}`. May have "
         "{dataset}, {date}, {agency_id}, and columns, whose values partition the rows.",
+    )
+    latest: bool = Field(
+        False, description="Whether `agency_id=<N>/<dataset>/_latest.json` points to the dataset's newest manifest."
     )
     max_artifact_rows: int | None = Field(None, ge=1, description="Most rows of one artifact.")
     max_artifact_mib: int | None = Field(None, ge=1, description="Most MiB of one artifact.")
@@ -102,6 +99,17 @@ class DatasetConfig(Part):
         None, description='Most rows that may be rejected: a count, or a share of the rows read, e.g. "0.1%".'
     )
     expect: Expect = Expect()
+
+
+class DatasetConfig(DatasetDefaults):
+    """One query's worth of an agency's rows."""
+
+    name: DatasetName
+    source: SourceEntry
+    shared: bool = Field(
+        False, description="Whether every agency gets the same rows. Else the source must use `agency_id`."
+    )
+    steps: tuple[StepEntry, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DatasetConfig":
@@ -161,6 +169,12 @@ class AgencyJobConfig(Part):
     params: dict[ParamName, ParamConfig] | None = Field(
         None, description="The params that requests may send. If not set: any that the datasets use."
     )
+    # Not part of the config's identity, because all datasets have it already.
+    defaults: DatasetDefaults | None = Field(
+        None,
+        exclude=True,
+        description="What all datasets have. A dataset's own keys replace it; those of `csv` and `expect` one by one.",
+    )
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     destinations: (
         Annotated[tuple[DestinationEntry, ...], Field(min_length=1, json_schema_extra=_ONE_HOLDS_THE_MANIFEST)] | None
@@ -169,6 +183,17 @@ class AgencyJobConfig(Part):
         description="Replaces PIPELINE_DESTINATION. One must be s3 or file, or all postgres; the first such holds the "
         "manifest.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _datasets_have_the_defaults(cls, job: Any) -> Any:
+        if not isinstance(job, Mapping) or not isinstance(job.get("datasets"), list | tuple):
+            return job
+        defaults = job.get("defaults")
+        if not isinstance(defaults, Mapping) or not _is_valid(DatasetDefaults, defaults):
+            return job  # the faults are told once, not for each dataset
+        datasets = [_with_defaults(each, defaults) if isinstance(each, Mapping) else each for each in job["datasets"]]
+        return {**job, "datasets": datasets}
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "AgencyJobConfig":
@@ -184,7 +209,9 @@ class AgencyJobConfig(Part):
     @model_validator(mode="after")
     def _object_keys_differ(self) -> "AgencyJobConfig":
         for one, other in colliding((dataset.name, dataset.object_key) for dataset in self.datasets):
-            raise ValueError(f"the datasets {one!r} and {other!r} have the same `object_key`: use {{dataset}} in it")
+            at = [dataset.name for dataset in self.datasets].index(other)
+            why = f"the datasets {one!r} and {other!r} have the same `object_key`: use {{dataset}} in it"
+            raise fault_below("datasets", at, "object_key", why=why)
         return self
 
     @model_validator(mode="after")
@@ -203,6 +230,8 @@ class AgencyJobConfig(Part):
             why = "none of the destinations is s3 or file: one must be, to hold the manifest, unless all are postgres"
             raise fault_below("destinations", why=why)
         for at, dataset in enumerate(self.datasets):
+            if dataset.latest:
+                raise fault_below("datasets", at, "latest", why="it needs an s3 or file destination")
             if dataset.on_row_error is OnRowError.QUARANTINE:
                 raise fault_below(
                     *("datasets", at, "on_row_error"),
@@ -278,6 +307,22 @@ class AgencyJobConfig(Part):
     def param_values(self, request: JobRequest) -> Mapping[str, Any]:
         """Return the params as sources and steps get them. Check the request with `for_request` first."""
         return values_of(request.params, self.params)
+
+
+def _is_valid(model: type[Part], value: Mapping[str, Any]) -> bool:
+    try:
+        model.model_validate(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _with_defaults(dataset: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**defaults, **dataset}
+    for key in ("csv", "expect"):
+        if isinstance(of_all := defaults.get(key), Mapping) and isinstance(own := merged[key], Mapping):
+            merged[key] = {**of_all, **own}
+    return merged
 
 
 def _used_by(datasets: Iterable[DatasetConfig]) -> Uses:

@@ -29,7 +29,12 @@ class RunContext:
     @property
     def prefix(self) -> str:
         """The folder of the run's objects below a destination."""
-        return f"agency_id={encoded_key(self.request.agency_id)}/run_id={self.run_id}"
+        return f"{self.agency_folder}/run_id={self.run_id}"
+
+    @property
+    def agency_folder(self) -> str:
+        """The folder of the agency's runs below a destination."""
+        return f"agency_id={encoded_key(self.request.agency_id)}"
 
     @property
     def metadata(self) -> dict[str, str]:

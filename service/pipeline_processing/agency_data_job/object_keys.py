@@ -16,6 +16,7 @@ from uuid import UUID
 from msgspec import Raw
 from pydantic import AfterValidator
 
+from pipeline_processing.agency_keys import AgencyId, encoded_key
 from pipeline_processing.errors import DataError, InvalidStep
 from pipeline_processing.kinds import text_of
 from pipeline_processing.options.templates import pieces_of
@@ -98,22 +99,22 @@ class Folders:
     """The folders of one dataset's artifacts in one attempt, below a destination."""
 
     def __init__(
-        self, template: str, *, dataset: str, agency_id: Any, run_id: str, snapshot_at: datetime, columns: Columns
+        self, template: str, *, dataset: str, agency_id: AgencyId, run_id: str, snapshot_at: datetime, columns: Columns
     ) -> None:
         """`columns` are those of the rows written, as far as they are known."""
         built_in = {
-            "agency_id": _unhidden(quote(str(agency_id), safe="")),
+            "agency_id": _unhidden(encoded_key(agency_id)),
             "dataset": dataset,
             "date": snapshot_at.date().isoformat(),
             "run_id": run_id,
         }
-        filled, self._pieces = "", list[tuple[str, Column]]()
+        filled, self._pieces = "", list[tuple[str, Column, dict[str, str]]]()
         for literal, name in pieces_of(template):
             filled += literal
             if name in built_in:
                 filled += built_in[name]
             elif name is not None:
-                self._pieces.append((filled, columns.require(name, step=PartitionBy.name)))
+                self._pieces.append((filled, columns.require(name, step=PartitionBy.name), {}))
                 filled = ""
         self._tail = filled
 
@@ -132,7 +133,15 @@ class Folders:
         return sorted(groups.items(), key=lambda group: group[0] != first)
 
     def _of(self, row: Mapping[str, Any]) -> str:
-        return "".join(text + _folder_name(row[column.name], column) for text, column in self._pieces) + self._tail
+        folder = ""
+        for text, column, known in self._pieces:
+            value = row[column.name]
+            if type(value) is not str:
+                name = _folder_name(value, column)
+            elif (name := known.get(value, "")) == "":
+                name = known[value] = _folder_name(value, column)
+            folder += text + name
+        return folder + self._tail
 
 
 def check_lengths(key: str, *, urls: Iterable[str]) -> None:

@@ -91,7 +91,8 @@ class DatasetOutput:
         self._sealed: list[Artifact] = []
         self._is_sealed = False
         self._parts = Counter[str]()
-        """The number of artifacts by folder."""
+        """The number of artifacts begun, by folder."""
+        self._begun = 0
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -196,7 +197,7 @@ class DatasetOutput:
     async def _next_part(self, folder: str) -> None:
         await self._seal_part()
         dataset = self._dataset
-        if self._parts.total() == MAX_ARTIFACTS:
+        if self._begun == MAX_ARTIFACTS:
             order = "" if self._folders.only else ", and sort the rows by the columns of `object_key`"
             raise ArtifactTooLarge(
                 f"Dataset {dataset.name!r} would become more than {MAX_ARTIFACTS:,} artifacts. Raise "
@@ -215,6 +216,7 @@ class DatasetOutput:
         uploads = await self._opened(self._outlet.destinations.objects, key, content)
         self._part = _Part(key, folder, content, compressor(dataset.compression), uploads)
         self._parts[folder] += 1
+        self._begun += 1
 
     async def _append(self, part: _Part, data: bytes, *, rows: int) -> None:
         with self._tally.timed("format"):

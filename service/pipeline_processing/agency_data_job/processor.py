@@ -34,6 +34,8 @@ class DatasetExport:
     seconds: Mapping[str, float]
     schema: DatasetSchema | None = None
     """The columns of its rows; None if they depend on the rows."""
+    latest: bool = False
+    """Whether `_latest.json` is to point to its manifest."""
 
     @property
     def facts(self) -> dict[str, int]:
@@ -151,7 +153,7 @@ class AgencyProcessor:
             verify(tally.counts, dataset.expect, last)
             artifacts = await output.seal()
         tally.trace()
-        return DatasetExport(tally.counts, artifacts, tally.seconds, schema)
+        return DatasetExport(tally.counts, artifacts, tally.seconds, schema, dataset.latest)
 
     def _leaves_gap(self, dataset: DatasetConfig, last: LastSuccess | None) -> bool:
         since = self._run.request.since

@@ -8,8 +8,10 @@ from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
 from pipeline_processing.history.postgres.migrate import migrate as migrate_schema
 from pipeline_processing.history.postgres.store import postgres_run_store
+from pipeline_processing.history.postgres.waiting import PostgresWaiting
 from pipeline_processing.messaging.dead_letters import LetterStore
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.runs.queue_reads import QueueReads
 from pipeline_processing.runs.store import RunStore
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.telemetry.metrics import Metrics
@@ -24,6 +26,14 @@ async def run_store(
         if metrics is not None:
             metrics.watch_pool(pool, client)
         yield postgres_run_store(client, schema=settings.history.schema_name)
+
+
+@asynccontextmanager
+async def run_store_and_queue(settings: Settings) -> AsyncIterator[tuple[RunStore, QueueReads]]:
+    """Open the run history and the queries of its queue. Raises SettingsError if none is configured."""
+    async with database(settings) as client:
+        schema = settings.history.schema_name
+        yield postgres_run_store(client, schema=schema), PostgresWaiting(HistoryDatabase(client, schema=schema))
 
 
 @asynccontextmanager

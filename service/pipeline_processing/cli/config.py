@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ from pipeline_processing.cli.context import (
     missing_settings,
     print_errors,
 )
-from pipeline_processing.cli.options import ConfigOption, JsonOption, OutputOption, output_of
+from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
 from pipeline_processing.terminal.render import Output, print_object
 
 if TYPE_CHECKING:
@@ -33,21 +34,26 @@ NOT_SET = "(not set)"
 
 @app.command()
 def check(
-    config: ConfigOption = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH", exists=True, help="Job configs, instead of PIPELINE_JOB_CONFIG_FILE."),
+    ] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", metavar="PATH", help="Another one; may be repeated.")
+    ] = None,
     connect: Annotated[bool, typer.Option("--connect", help="Also connect to every configured server.")] = False,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> int:
     """
-    Check that `run` would start: the settings, the job config, the triggers if set, and with --connect the servers.
+    Check that `run` would start: the settings, the job config or several, the triggers if set, and with --connect the
+    servers.
 
-    Reports all faults at once. Exit codes: 78 if settings are wrong or missing, 65 if the job config or the
-    triggers are wrong, and those of `run` if a server can't be used. As json, one object per check and line; errors
-    are told on stderr.
+    Reports all faults at once. Exit codes: 78 if settings are wrong or missing, 65 if a job config or the triggers are
+    wrong, and those of `run` if a server can't be used. As json, one object per check and line; errors are told on
+    stderr.
     """
-    from pipeline_processing.agency_data_job.checking import faults_without_servers
     from pipeline_processing.agency_data_job.identity import destination_entries
-    from pipeline_processing.agency_data_job.loading import load_job_config
     from pipeline_processing.errors import PipelineError
     from pipeline_processing.settings.loader import InvalidSettings
     from pipeline_processing.triggers.loading import load_triggers
@@ -55,41 +61,62 @@ def check(
     log_to_stderr(level="warning")  # building the steps imports user code, which may log
     say = _object if output_of(output, as_json=as_json) is Output.JSON else _line
 
-    settings, job_config, sound = None, None, True
+    paths = [*(files or ()), *(config or ())]
+    settings = None
     errors: list[PipelineError] = []
     try:
-        settings = current_settings(job_config_file=config)
-        job_config_file = settings.job_config_file
+        settings = current_settings(job_config_file=paths[0] if paths else None)
+        named = settings.job_config_file
     except InvalidSettings as error:
         errors.append(error)
-        job_config_file = error.job_config_file
-    if job_config_file is not None:
-        try:
-            job_config = load_job_config(job_config_file)
-            secrets = settings.secrets if settings else None
-            faults = list(faults_without_servers(job_config, secrets=secrets, path=job_config_file))
-            sound = not faults
-            errors += faults
-        except PipelineError as error:
-            errors.append(error)
+        named = error.job_config_file
+    job_configs = {}
+    for path in paths or ([named] if named else []):
+        job_config, faults = _load(path, settings)
+        errors += faults
+        if job_config is not None:
+            say("job config", not faults, f"{path}: {', '.join(dataset.name for dataset in job_config.datasets)}")
+            job_configs[path] = job_config
+        elif len(paths) > 1:
+            say("job config", False, str(path))
     if settings is not None:
-        errors += missing_settings(settings, job_config)
+        for each in job_configs.values() or [None]:
+            errors += missing_settings(settings, each)
         if settings.triggers_file is not None:
+            only = next(iter(job_configs.values())) if len(job_configs) == 1 else None
             try:
-                loaded = load_triggers(settings.triggers_file, job_config=job_config, kafka=settings.kafka)
+                loaded = load_triggers(settings.triggers_file, job_config=only, kafka=settings.kafka)
                 say("triggers", True, f"{settings.triggers_file}: {', '.join(e.name for e in loaded.triggers)}")
             except PipelineError as error:
                 errors.append(error)
-
-    if job_config is not None:
-        datasets = ", ".join(dataset.name for dataset in job_config.datasets)
-        say("job config", sound, f"{job_config_file}: {datasets}")
-    if errors or settings is None or job_config is None:
+    if errors or settings is None:
         return print_errors(errors)
-    for entry in destination_entries(settings, job_config):
-        say("destination", True, f"{entry.kind}: {entry.guarantee}")
+
+    entries = [entry for each in job_configs.values() for entry in destination_entries(settings, each)]
+    for guarantee in dict.fromkeys(f"{entry.kind}: {entry.guarantee}" for entry in entries):
+        say("destination", True, guarantee)
     say("settings", True, "`pipeline-processing config show` prints them")
-    return _check_servers(settings, job_config, say) if connect else 0
+    if connect:
+        for each in job_configs.values():
+            errors += _check_servers(settings, each, say)
+    return print_errors(errors)
+
+
+def _load(path: Path, settings: Settings | None) -> tuple[AgencyJobConfig | None, list[PipelineError]]:
+    """Return a job config, unless it isn't valid, and its faults."""
+    from pipeline_processing.agency_data_job.checking import faults_without_servers
+    from pipeline_processing.agency_data_job.loading import load_job_config
+    from pipeline_processing.errors import PipelineError
+
+    try:
+        job_config = load_job_config(path)
+    except PipelineError as error:
+        return None, [error]
+    try:
+        secrets = settings.secrets if settings else None
+        return job_config, list(faults_without_servers(job_config, secrets=secrets, path=path))
+    except PipelineError as error:
+        return job_config, [error]
 
 
 def _line(name: str, ok: bool, detail: str) -> None:
@@ -100,7 +127,9 @@ def _object(name: str, ok: bool, detail: str) -> None:
     print_object({"check": name, "ok": ok, "detail": detail})
 
 
-def _check_servers(settings: Settings, job_config: AgencyJobConfig, say: Callable[[str, bool, str], None]) -> int:
+def _check_servers(
+    settings: Settings, job_config: AgencyJobConfig, say: Callable[[str, bool, str], None]
+) -> list[PipelineError]:
     from pipeline_processing.app.checks import check_servers
     from pipeline_processing.terminal.event_loop import run_async
 
@@ -112,7 +141,7 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig, say: Callabl
                 errors.append(result.error)
         return errors
 
-    return print_errors(run_async(check_each()))
+    return run_async(check_each())
 
 
 @app.command()

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pipeline_processing.errors import SettingsError
 from pipeline_processing.plan import Artifact, Plan, UploadRef
-from pipeline_processing.ports import Destination, ManifestStore
+from pipeline_processing.ports import Destination, ManifestStore, PointerStore
 
 
 class Destinations:
@@ -38,6 +38,12 @@ class Destinations:
     def manifests(self) -> ManifestStore:
         """The primary as a manifest store. Dry runs have none."""
         assert isinstance(self.primary, ManifestStore), f"{self.primary.url} holds no manifests"
+        return self.primary
+
+    @property
+    def pointers(self) -> PointerStore:
+        """The primary as a store of pointers. Tables are none."""
+        assert isinstance(self.primary, PointerStore), f"{self.primary.url} holds no pointers"
         return self.primary
 
     def holds(self, url: str) -> bool:

@@ -179,7 +179,12 @@ class _Scope:
         """Find a column: in lower case if SQL folds the name and such a column exists, else by the exact name."""
         bare = folded(name.name)
         wanted = bare if not name.quoted and self._columns.find(bare) else name.name
-        return self._read.setdefault(wanted, self._columns.require(wanted, step=self._step))
+        try:
+            return self._read.setdefault(wanted, self._columns.require(wanted, step=self._step))
+        except UnknownColumn as error:
+            if name.quoted:
+                error.args = (f"{error} If it is a text, put it in single quotes: '{wanted}'.",)
+            raise
 
     def _present(self, name: str) -> Callable[[Row], Any]:
         """Return a reader of a column that a row may lack. It raises UnknownColumn."""

@@ -64,6 +64,7 @@ _INSTEAD = {
     "^": "a product, such as `x * x`",
     "`": "a name as it is, or in double quotes, and a text in single quotes",
     "$": "a column; to compare with a param, add it as a column with `add` first",
+    "[": "parentheses, as in `IN (1, 2)`",
     "{": "a column; to compare with a param, add it as a column with `add` first",
     ";": "nothing there: it is one expression",
 }

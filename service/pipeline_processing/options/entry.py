@@ -1,7 +1,7 @@
 """A step, source or destination in a job config: a mapping from its kind to its options."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -62,6 +62,12 @@ class Entry(Part):
         """Names of the built-in values and request params that it uses."""
         return frozenset(self.asked("names", ()))
 
+    @property
+    def query_faults(self) -> Iterable[str]:
+        """A sentence for each fault of its `query` that can be found without a server."""
+        nothing: Iterable[str] = ()
+        return self.asked("query_faults", nothing)
+
     def asked(self, question: str, default: T) -> T:
         """Return an attribute of a built-in's options, or the default. A plugin may use the name for something else."""
         return default if self.is_plugin else getattr(self.options, question, default)
@@ -100,10 +106,10 @@ class Entry(Part):
         if isinstance(value, cls):
             return value
         kinds = [str(key) for key in value if key not in cls.model_fields] if isinstance(value, Mapping) else []
-        if len(kinds) > 1:
+        built_in = plugins.BUILT_IN[cls.group]
+        if len(kinds) > 1 and any(kind in built_in or plugins.is_plugin(kind) for kind in kinds):
             beside = "".join(f" beside `{key}`" for key in cls.model_fields)
             raise ValueError(f"needs one key{beside}, and has {', '.join(map(repr, kinds))}")
-        built_in = plugins.BUILT_IN[cls.group]
         if not kinds or not (kinds[0] in built_in or plugins.is_plugin(kinds[0])):
             known = (
                 f". A {cls.noun} is a mapping with one of the keys {', '.join(built_in)}, or the name of another "

@@ -37,10 +37,11 @@ def is_shape(kind: str) -> bool:
     return kind in _SHAPES
 
 
-def words_of(fault: ErrorDetails, *, keys: Collection[str] = ()) -> str:
+def words_of(fault: ErrorDetails, *, keys: Mapping[str, Collection[str]]) -> str:
     """
-    Say what is wrong, without the value, which may be a secret. `keys` are those that the mapping there, or for an
-    unknown key around it, may have.
+    Say what is wrong, without the value, which may be a secret.
+
+    `keys` are those that the mapping there, or for an unknown key around it, may have, each with the keys below it.
     """
     kind, context, value = fault["type"], fault.get("ctx", {}), fault["input"]
     match kind:
@@ -50,7 +51,8 @@ def words_of(fault: ErrorDetails, *, keys: Collection[str] = ()) -> str:
             return f"needs `{fault['loc'][-1]}`"
         case "literal_error" | "enum":
             choices = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
-            return f"must be {one_of(choices)}" + (close_to(value, choices) if isinstance(value, str) else "")
+            is_close = len(choices) > 1 and isinstance(value, str)
+            return f"must be {one_of(choices)}" + (close_to(value, choices, cutoff=0.6) if is_close else "")
         case "too_short" | "string_too_short" if context["min_length"] == 1:
             return "must not be empty" if kind == "string_too_short" else "must have at least one"
         case "too_short" | "string_too_short":
@@ -89,9 +91,9 @@ def one_of(choices: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
 
 
-def close_to(written: str, choices: Iterable[str]) -> str:
-    """`: did you mean filter?`; empty if nothing is close."""
-    close = difflib.get_close_matches(written.lower(), list(choices), n=1, cutoff=0.6)
+def close_to(written: str, choices: Iterable[str], *, cutoff: float = 0.7) -> str:
+    """`: did you mean filter?`; empty if nothing is close. `cutoff` is what `difflib` takes."""
+    close = difflib.get_close_matches(written.lower(), list(choices), n=1, cutoff=cutoff)
     return f": did you mean {close[0]}?" if close else ""
 
 
@@ -104,14 +106,13 @@ def merged(alternatives: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join([different[0], *rest[:-1]]), *rest[-1:])))
 
 
-def keys_of(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return the keys that a model's published schema allows in the mapping at this path."""
+def keys_of(model: type[BaseModel], path: Sequence[str | int]) -> dict[str, list[str]]:
+    """Return the keys that a model's published schema allows in the mapping at this path, each with those below it."""
     schema = _schema(model)
     places = _spread(schema, schema)
     for part in path:
-        below = (each for place in places for each in _below(place, part))
-        places = [each for place in below for each in _spread(place, schema)]
-    return list(dict.fromkeys(key for place in places for key in place.get("properties", ())))
+        places = _places_below(places, part, schema)
+    return {key: _keys(_places_below(places, key, schema)) for key in _keys(places)}
 
 
 @cache
@@ -123,9 +124,11 @@ def _of(kind: str) -> str:
     return " characters" if kind.startswith("string") else ""
 
 
-def _instead(key: str, keys: Collection[str]) -> str:
+def _instead(key: str, keys: Mapping[str, Collection[str]]) -> str:
     if close := close_to(key, keys):
         return close
+    if len(above := [known for known, below in keys.items() if key in below]) == 1:
+        return f": it belongs below `{above[0]}`"
     return f". Known are {', '.join(keys)}" if 0 < len(keys) <= _MOST_KEYS else ""
 
 
@@ -149,6 +152,16 @@ def _spread(place: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return _spread(root["$defs"][place["$ref"].rsplit("/", 1)[1]], root)
     alternatives = [each for key in ("anyOf", "oneOf", "allOf") for each in place.get(key, ())]
     return [place, *(each for alternative in alternatives for each in _spread(alternative, root))]
+
+
+def _places_below(
+    places: Sequence[Mapping[str, Any]], part: str | int, schema: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    return [each for place in places for below in _below(place, part) for each in _spread(below, schema)]
+
+
+def _keys(places: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for place in places for key in place.get("properties", ())))
 
 
 def _below(place: Mapping[str, Any], part: str | int) -> list[Any]:

@@ -6,7 +6,7 @@ The history is the truth. Without Kafka, only the live numbers are missing.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import takewhile
@@ -14,7 +14,8 @@ from itertools import takewhile
 from pydantic import ValidationError
 
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.errors import PipelineError, TopicMissing, TransientError
+from pipeline_processing.aio.tasks import give_up
+from pipeline_processing.errors import PipelineError, RunUnknown, TopicMissing, TransientError
 from pipeline_processing.messaging.port import Topics
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.runs.completions import RunProgress
@@ -198,3 +199,51 @@ async def watch(watched: Watch, *, progress: LiveProgress | None, clock: Clock, 
                 )
             )
             await clock.sleep(max(_LOOK_SECONDS, took * _IDLE_SHARE))
+
+
+async def follow(
+    history: RunHistory,
+    run_ids: Sequence[str],
+    *,
+    progress: LiveProgress,
+    clock: Clock,
+    on_progress: Callable[[RunProgress], None],
+    on_finished: Callable[[Run], None],
+    on_look: Callable[[Sequence[Run], str | None], Awaitable[None]],
+) -> None:
+    """
+    Look at these runs every second or so, until all have finished.
+
+    `on_look` gets the unfinished ones, and why the history or Kafka doesn't answer. Raises RunUnknown for an id that
+    the history doesn't know, and the history's error if the first look fails.
+    """
+    left, told = list(dict.fromkeys(run_ids)), dict[str, RunProgress]()
+    reading = asyncio.create_task(progress.read())
+    try:
+        first = True
+        while True:
+            asked_at = clock.monotonic()
+            try:
+                runs = await history.get_all(left)
+                for run_id in left:
+                    if run_id not in runs:
+                        raise RunUnknown(run_id)
+                first, problem = False, progress.problem and f"No live numbers: {progress.problem}"
+            except TransientError as error:
+                if first:
+                    raise
+                runs, problem = {}, str(error)
+            for run in runs.values():
+                if (live := progress.of(run)) is not None and live.progress != told.get(run.run_id):
+                    told[run.run_id] = live.progress
+                    on_progress(live.progress)
+            for run in [runs[run_id] for run_id in left if run_id in runs]:
+                if run.state.finished:
+                    left.remove(run.run_id)
+                    on_finished(run)
+            if not left:
+                return
+            await on_look([runs[run_id] for run_id in left if run_id in runs], problem)
+            await clock.sleep(max(_LOOK_SECONDS, (clock.monotonic() - asked_at) * _IDLE_SHARE))
+    finally:
+        give_up(reading)

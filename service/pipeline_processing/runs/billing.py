@@ -114,10 +114,15 @@ class Ledger:
             self.unbilled += used - taken
 
 
-def planned_requests(artifacts: Iterable[Artifact], *, manifest_at: str) -> int:
-    """Return how many S3 requests publish a plan, if none has to be repeated. `manifest_at` is the manifest's URL."""
-    # Each completes an upload, or stores a small object.
-    return sum(each.startswith(_S3) for each in (manifest_at, *(artifact.destination for artifact in artifacts)))
+def planned_requests(artifacts: Iterable[Artifact], *, manifest_at: str, pointers: int = 0) -> int:
+    """
+    Return how many S3 requests publish a plan, if none has to be repeated. `manifest_at` is the manifest's URL, and
+    `pointers` is the number of objects that point to it.
+    """
+    # Each completes an upload, or stores a small object. A pointer is read and written.
+    return 2 * pointers * manifest_at.startswith(_S3) + sum(
+        each.startswith(_S3) for each in (manifest_at, *(artifact.destination for artifact in artifacts))
+    )
 
 
 def _ms(seconds: float, earlier_ms: float) -> float:

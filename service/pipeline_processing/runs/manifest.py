@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, ValidationError
 
 from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.labels import Labels
@@ -91,3 +91,30 @@ class Manifest(Message):
     datasets: tuple[ManifestDataset, ...]
     entries: tuple[ManifestEntry, ...]
     rejected: tuple[RejectedEntry, ...] = ()
+
+
+class Latest(Message):
+    """The content of `_latest.json`: where the newest manifest with a dataset of an agency is."""
+
+    version: Literal[1] = 1
+    job: str
+    agency_id: AgencyId
+    dataset: str
+    run_id: RunId
+    manifest: str
+    """Its URL."""
+    snapshot_at: AwareDatetime
+    rows_written: Count
+    fingerprint: str | None
+    """That of the dataset's schema, if it is known."""
+
+    def replaces(self, there: bytes) -> bool:
+        """
+        Whether this is newer than another content. Snapshots are compared, not times of publication: a run that was
+        decided long ago may be published late.
+        """
+        try:
+            other = Latest.model_validate_json(there, extra="ignore")
+        except ValidationError:  # not ours, and no reason to keep a decided run from being published
+            return True
+        return (other.snapshot_at, other.run_id) < (self.snapshot_at, self.run_id)

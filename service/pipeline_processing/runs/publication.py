@@ -9,7 +9,7 @@ from datetime import datetime
 from urllib.parse import quote
 
 from pipeline_processing.agency_data_job.context import RunContext
-from pipeline_processing.agency_data_job.processor import Export
+from pipeline_processing.agency_data_job.processor import DatasetExport, Export
 from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.errors import (
     ConflictingObjects,
@@ -21,10 +21,17 @@ from pipeline_processing.errors import (
 )
 from pipeline_processing.log import get_logger
 from pipeline_processing.model import Bill, Counts, Run, RunState
-from pipeline_processing.plan import Artifact, InlineContent, Plan, StagedTable
+from pipeline_processing.plan import Artifact, InlineContent, Plan, Pointer, StagedTable
 from pipeline_processing.runs.billing import planned_requests
 from pipeline_processing.runs.failures import failure_of
-from pipeline_processing.runs.manifest import ContentMeta, Manifest, ManifestDataset, ManifestEntry, RejectedEntry
+from pipeline_processing.runs.manifest import (
+    ContentMeta,
+    Latest,
+    Manifest,
+    ManifestDataset,
+    ManifestEntry,
+    RejectedEntry,
+)
 from pipeline_processing.runs.store import Claim, Outcome, RunAttempts
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.spans import child_span
@@ -32,6 +39,7 @@ from pipeline_processing.telemetry.spans import child_span
 log = get_logger(__name__)
 
 MANIFEST_NAME = "_manifest.json"
+LATEST_NAME = "_latest.json"
 
 
 def manifest_key(run: RunContext) -> str:
@@ -52,7 +60,8 @@ def decide(
     artifacts = [artifact for dataset in export.datasets for artifact in dataset.artifacts]
     here = [artifact for artifact in artifacts if artifact.destination == destination_url]
     manifest_url = f"{destination_url}/{manifest_key(run)}"
-    billed = bill(planned_requests(artifacts, manifest_at=manifest_url))
+    latest = tuple(_pointer(run, export, dataset, manifest_url) for dataset in export.datasets if dataset.latest)
+    billed = bill(planned_requests(artifacts, manifest_at=manifest_url, pointers=len(latest)))
     manifest = Manifest(
         job=run.request.job,
         agency_id=run.request.agency_id,
@@ -77,6 +86,7 @@ def decide(
         metadata=run.metadata,
         manifest_key=manifest_key(run),
         manifest=manifest.model_dump_json(indent=2, by_alias=True) + "\n",
+        latest=latest,
     )
     return plan, outcome_of(run, export, destination_url=destination_url, manifest_url=manifest_url, bill=billed)
 
@@ -135,6 +145,21 @@ def _entry(artifact: Artifact) -> ManifestEntry:
     )
 
 
+def _pointer(run: RunContext, export: Export, dataset: DatasetExport, manifest_url: str) -> Pointer:
+    latest = Latest(
+        job=run.request.job,
+        agency_id=run.request.agency_id,
+        dataset=dataset.counts.name,
+        run_id=run.run_id,
+        manifest=manifest_url,
+        snapshot_at=export.snapshot_at,
+        rows_written=dataset.counts.rows_written,
+        fingerprint=dataset.schema and dataset.schema.fingerprint,
+    )
+    key = f"{run.agency_folder}/{dataset.counts.name}/{LATEST_NAME}"
+    return Pointer(key=key, body=latest.model_dump_json(indent=2) + "\n")
+
+
 def _rejected(artifact: Artifact) -> RejectedEntry:
     return RejectedEntry(
         url=f"{artifact.destination}/{artifact.key}",
@@ -155,7 +180,8 @@ class Publisher:
 
     async def publish(self, claim: Claim, plan: Plan) -> Run:
         """
-        Complete the plan's artifacts, publish its manifest and finish the run. Return the run in its new state.
+        Complete the plan's artifacts, publish its manifest, point to it, and finish the run. Return the run in its new
+        state.
 
         That is `succeeded`, `queued` if the plan was void, or `failed` if it can never be published. Raises any other
         error of the destination; the plan then stays, and a later claim rolls it forward.
@@ -183,6 +209,12 @@ class Publisher:
             )
         except (ConflictingObjects, PlanLost) as error:
             return await self._give_up(claim, plan, error)
+        # Whatever goes wrong from here on passes, or an operator mends it: the manifest is published.
+        for pointer in plan.latest:
+            latest = Latest.model_validate_json(pointer.body, extra="ignore")
+            await self._destinations.pointers.replace(
+                pointer.key, pointer.body.encode(), replaces=latest.replaces, metadata=plan.metadata
+            )
         with child_span("finish"):
             return await self._attempts.succeed(claim)
 

@@ -1,6 +1,6 @@
 """Step `enrich_table`: look up columns by a query that takes all keys of a batch at once."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -12,6 +12,7 @@ from pipeline_processing.errors import InvalidStep, StepFailed
 from pipeline_processing.options.parts import SecretName
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import LookupTable, Row
+from pipeline_processing.postgres.query_faults import lookup_faults
 from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.steps import lookup_keys
 from pipeline_processing.steps.enriching import Answers, CacheRows, Enriching, LookupOptions, Missing, Name, On
@@ -40,6 +41,11 @@ class EnrichTableOptions(LookupOptions):
     def secrets(self) -> tuple[str, ...]:
         """Names of the secrets that it needs."""
         return () if self.dsn is None else (self.dsn,)
+
+    @property
+    def query_faults(self) -> Iterable[str]:
+        """See `Entry`."""
+        return lookup_faults(self.query)
 
     @property
     def needs_source_database(self) -> bool:

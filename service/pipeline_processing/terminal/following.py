@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline_processing.terminal.render import counted, duration, number, printable, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pipeline_processing.requests.following import Outcome
     from pipeline_processing.runs.completions import RunProgress
@@ -36,6 +36,11 @@ class FollowedRuns:
         """Whether nothing has been heard of any run."""
         return not self._in_progress and not self.outcomes
 
+    def at_work(self, run_ids: Iterable[str]) -> None:
+        """Set which runs a worker holds, if that is known."""
+        self._in_progress = set(run_ids)
+        self._summarise()
+
     def progressed(self, progress: RunProgress) -> None:
         self._in_progress.add(progress.run_id)
         self._shown(progress)
@@ -44,28 +49,29 @@ class FollowedRuns:
     def ended(self, run_id: str, outcome: Outcome) -> None:
         self._in_progress.discard(run_id)
         self.outcomes[run_id] = outcome
-        line = outcome_line(run_id, outcome)
-        self._shown.ended(run_id, f"{self._how_many} {line}" if self._runs > 1 else line)
+        self._shown.ended(run_id, outcome_line(run_id, outcome))
         self._summarise()
 
     def __str__(self) -> str:
         """`12/60 runs have ended: 44 waiting, 4 in progress, 1 failed, 11 succeeded`."""
         waiting = self._runs - len(self._in_progress) - len(self.outcomes)
         counts = {"waiting": waiting, "in progress": len(self._in_progress), **self._ended()}
-        return f"{self._how_many} runs have ended: " + _listed(counts)
+        return f"{len(self.outcomes):,}/{self._runs:,} runs have ended: {_listed(counts)}"
 
     def summary(self) -> Iterator[str]:
         """Yield the lines to print at the end: none for a single run, whose last line says it all."""
         if self._runs == 1 or not self.outcomes:
             return
-        took = duration(1000 * (time.monotonic() - self._began))
+        seconds = time.monotonic() - self._began
+        took = f" in {duration(1000 * seconds)}" if seconds >= 1 else ""  # they may have ended long before
         written = [each for each in self.outcomes.values() if _state(each) == "succeeded"]
         rows = sum(getattr(each, "rows_written", 0) for each in written)
         total = sum(getattr(each, "bytes_written", 0) for each in written)
-        yield (
-            f"{counted(len(self.outcomes), 'run')} in {took}: {_listed(self._ended())}. "
-            f"Written: {counted(rows, 'row')}, {size(total)}."
-        )
+        counts = self._ended()
+        exported = counts.pop("succeeded")
+        facts = [f"{exported:,} exported {counted(rows, 'row')} ({size(total)})"] if exported else []
+        facts += [_listed(counts)] if any(counts.values()) else []
+        yield f"{counted(len(self.outcomes), 'run')}{took}: {', '.join(facts)}."
         reasons = defaultdict[str, list[str]](list)
         for run_id, outcome in self.outcomes.items():
             if (reason := _reason(outcome)) is not None:
@@ -73,10 +79,6 @@ class FollowedRuns:
         for reason, run_ids in reasons.items():
             more = f", … and {len(run_ids) - _MAX_LISTED:,} more" if len(run_ids) > _MAX_LISTED else ""
             yield f"  {reason}: {', '.join(run_ids[:_MAX_LISTED])}{more}"
-
-    @property
-    def _how_many(self) -> str:
-        return f"{len(self.outcomes):,}/{self._runs:,}"
 
     def _ended(self) -> dict[str, int]:
         states = Counter(map(_state, self.outcomes.values()))

@@ -91,7 +91,7 @@ class FileBackend:
         return (self.path / key).read_bytes(), {}
 
     async def pending(self) -> int:
-        return len(list((self.path / ".staging").glob("*")))
+        return len([path for path in (self.path / ".staging").glob("*") if path.name != "lock"])
 
     async def put(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
         (self.path / key).parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -222,6 +223,27 @@ async def test_two_workers_publish_at_once(backend: Backend) -> None:
     )
     assert sum(outcome is None for outcome in outcomes) == 1
     assert sum(isinstance(outcome, ConflictingObjects) for outcome in outcomes) == 3
+
+
+async def test_the_newest_of_many_replacements_stays(backend: Backend) -> None:
+    """Whoever comes last, and also if all write at once: none undoes what a newer one has written."""
+    numbers = [3, 1, 4, 2, 6, 5]
+
+    async def replace(destination: Any, number: int) -> None:
+        body = b"%d" % number
+        await destination.replace("a/_latest.json", body, replaces=lambda there: there < body, metadata=METADATA)
+
+    await asyncio.gather(*(replace(backend.another(), number) for number in numbers))
+    assert (await backend.read("a/_latest.json"))[0] == b"6"
+    await replace(backend.destination, 5)
+    assert (await backend.read("a/_latest.json"))[0] == b"6"
+    await replace(backend.destination, 7)
+    body, metadata = await backend.read("a/_latest.json")
+    assert body == b"7"
+    if backend.keeps_metadata:
+        assert metadata == METADATA
+    assert await backend.visible() == {"a/_latest.json"}
+    assert await backend.pending() == 0
 
 
 @SIZES

@@ -65,6 +65,34 @@ async def test_small_artifacts_travel_in_the_plan(s3: S3Backend, started: Starte
         assert (await s3.read(each.key))[0] == LARGE[: each.size]
 
 
+@pytest.mark.parametrize("first", [None, b"1"])
+async def test_an_object_that_changes_while_it_is_replaced(
+    s3: S3Backend, monkeypatch: pytest.MonkeyPatch, first: bytes | None
+) -> None:
+    """The store refuses a write over another version than was read, and it is asked again of what is there."""
+    key, others, asked = "a/_latest.json", [b"2", b"9"], []
+    if first is not None:
+        await s3.put(key, first, METADATA)
+    read = s3.client.get_version
+
+    async def interrupted(**place: str) -> tuple[bytes, str]:
+        try:
+            return await read(**place)
+        finally:
+            if others:
+                await s3.put(key, others.pop(0), METADATA)
+
+    def replaces(there: bytes) -> bool:
+        asked.append(there)
+        return there < b"5"
+
+    monkeypatch.setattr(s3.client, "get_version", interrupted)
+    await s3.another().replace(key, b"5", replaces=replaces, metadata=METADATA)
+
+    assert asked == [*([first] if first else []), b"2", b"9"]
+    assert (await s3.read(key))[0] == b"9"
+
+
 async def test_each_request_is_billed(s3: S3Backend, started: Started) -> None:
     """Those of botocore, and those sent past it: to look, to start an upload, for each part, and to complete it."""
     destination = s3.another(inline_limit=0)

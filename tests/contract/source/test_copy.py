@@ -16,12 +16,12 @@ from structlog.testing import capture_logs
 
 from pipeline_processing.errors import QueryFailed, QueryInvalid, RowTooLarge, SourceUnavailable
 from pipeline_processing.ports import Template
+from pipeline_processing.postgres.query_text import Placeholder
 from pipeline_processing.sources.postgres import copy_statement
 from pipeline_processing.sources.postgres.batches import CursorBatches
 from pipeline_processing.sources.postgres.copy_batches import CopyBatches
 from pipeline_processing.sources.postgres.copy_reader import chosen_reader
 from pipeline_processing.sources.postgres.copy_stream import TYPES
-from pipeline_processing.sources.postgres.query_text import Placeholder
 from pipeline_processing.sources.postgres.source import PostgresSource
 from pipeline_processing.sources.postgres.types import _KINDS
 from tests.acceptance.fault_proxy import FaultProxy

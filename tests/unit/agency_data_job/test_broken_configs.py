@@ -356,6 +356,38 @@ CONFIGS = {
             "4:3 params.agency_id: agency_id is built in: a param needs another name",
         ],
     ),
+    "keys one level too high": Broken(
+        """\
+            datasets:
+              - name: people
+                postgres: {query: SELECT 1}
+                min_rows: 1
+              - name: others
+                source: {query: SELECT id FROM others}
+            """,
+        [
+            "2:5 datasets[people]: needs `source`",
+            "3:5 datasets[people].postgres: unknown key: it belongs below `source`",
+            "4:5 datasets[people].min_rows: unknown key: it belongs below `expect`",
+            "6:13 datasets[others].source: unknown source. A source is a mapping with one of the keys postgres, http, or the name of another package's source, which has a dot",
+        ],
+    ),
+    "texts and lists of other languages": Broken(
+        """\
+            datasets:
+              - name: people
+                source: {postgres: {query: "SELECT id, name, email FROM people WHERE agency_id = $1", args: [agency_id]}}
+                steps:
+                  - filter: name = "x"
+                  - filter: id in [1, 2]
+                  - filter: id =
+            """,
+        [
+            "5:17 datasets[people].steps[0].filter: Step 'filter: name = \"x\"' reads column 'x', but the rows there have id, name, email. Correct the step, or keep the column in an earlier `select`. If it is a text, put it in single quotes: 'x'.",
+            "6:17 datasets[people].steps[1].filter: Step 'filter: id in [1, 2]' uses '[': write parentheses, as in `IN (1, 2)` (character 7: [1, 2]).",
+            "7:17 datasets[people].steps[2].filter: Step 'filter: id =' ends where a value is expected.",
+        ],
+    ),
 }
 _NOT_YAML = re.compile(
     r"Input should|valid (tuple|dictionary|string|integer)|function-|constrained-|Extra inputs|Field required"

@@ -246,6 +246,41 @@ def test_defaults():
     assert (plain.csv, plain.expect, plain.secrets, plain.looks_back) == (CsvOptions(), Expect(), (), False)
 
 
+def test_defaults_of_all_datasets():
+    """A dataset's own keys come first. The identity is that of the same config without `defaults`."""
+    defaults = {"format": "csv", "csv": {"delimiter": ";", "null": "-"}, "compression": "gzip", "since": "last_success"}
+    plain = {"name": "plain", "source": {"postgres": {"table": "a"}}}
+    own = {
+        "name": "own",
+        "source": {"postgres": {"table": "b"}},
+        "csv": {"null": "~"},
+        "since": None,
+        "format": "ndjson",
+    }
+
+    job = AgencyJobConfig.model_validate({"defaults": defaults, "datasets": [plain, own]})
+
+    first, second = job.datasets
+    assert (first.format, first.csv.delimiter, first.csv.null) == (FormatName.CSV, ";", "-")
+    assert (first.compression, first.since) == (Compression.GZIP, "last_success")
+    assert (second.format, second.csv.delimiter, second.csv.null) == (FormatName.NDJSON, ";", "~")
+    assert (second.compression, second.since) == (Compression.GZIP, None)
+    spelt_out = [{**defaults, **plain}, {**defaults, **own, "csv": {"delimiter": ";", "null": "~"}}]
+    assert job.model_dump() == AgencyJobConfig.model_validate({"datasets": spelt_out}).model_dump()
+
+
+def test_faults_of_defaults(path: Path):
+    """They are told once, where they are."""
+    path.write_text(yaml.safe_dump({"defaults": {"format": "xml", "name": "a"}, "datasets": [DATASET, DATASET]}))
+
+    with pytest.raises(InvalidJobConfig) as raised:
+        load_job_config(path)
+
+    assert str(raised.value).count("xml") + str(raised.value).count("ndjson") == 1
+    assert "defaults.format" in str(raised.value)
+    assert "defaults.name" in str(raised.value)
+
+
 def test_limits_of_rejected_rows():
     """A count or a share."""
     assert dataset(on_row_error="skip", max_rejected=5).max_rejected == 5

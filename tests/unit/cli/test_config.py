@@ -67,6 +67,24 @@ def test_what_is_right_is_said(capsys: pytest.CaptureFixture[str], complete: Pat
     assert err == ""
 
 
+@pytest.mark.usefixtures("complete")
+def test_several_job_configs(capsys: pytest.CaptureFixture[str], complete: Path, tmp_path: Path) -> None:
+    """Each is checked, whatever is wrong with the others."""
+    wrong, other = tmp_path / "wrong.yaml", tmp_path / "other.yaml"
+    wrong.write_text("datasets: 5")
+    other.write_text(complete.read_text().replace("events", "others"))
+
+    assert main(["config", "check", str(wrong), str(complete), "--config", str(other)]) == 65
+
+    out, err = capsys.readouterr()
+    assert f"job config   failed  {wrong}\n" in out
+    assert f"job config   ok  {complete}: records, events" in out
+    assert f"job config   ok  {other}: records, others" in out
+    assert err.count("Error: ") == 1
+    assert "wrong.yaml:1:11 datasets" in err
+    assert main(["config", "check", str(other), str(complete)]) == 0
+
+
 def test_the_option_beats_the_variable(
     complete: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

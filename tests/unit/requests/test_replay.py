@@ -245,7 +245,7 @@ async def test_what_waits_in_the_topic_is_left_out(past: Past) -> None:
 async def test_messages_that_are_no_requests_are_counted(past: Past) -> None:
     """They have been dead letters, which have a command of their own."""
     past.request("a")
-    for value in (None, "no", "{}", '{"agency_id": "7"}'):
+    for value in (None, "no", "{}", '{"agency_id": 7.5}'):
         past.send(value)
     past.send('{"agency_id": 7}', ce_id="1")
     await past.take()

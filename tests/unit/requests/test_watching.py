@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.errors import AccessDenied, HistoryUnavailable
+from pipeline_processing.errors import AccessDenied, HistoryUnavailable, RunUnknown
 from pipeline_processing.history.memory.reads import MemoryHistory
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import Run, RunFailure, RunState
 from pipeline_processing.requests import watching
-from pipeline_processing.requests.watching import LiveProgress, Look, Watch, watch
+from pipeline_processing.requests.watching import LiveProgress, Look, Watch, follow, watch
 from pipeline_processing.runs.completions import RunProgress
 from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter
 from pipeline_processing.runs.store import Claim
@@ -299,3 +299,96 @@ async def test_a_slow_history_is_asked_less_often() -> None:
     async with scene.watching():
         await asyncio.sleep(88)
         assert len(scene.looks) == 4
+
+
+# -- following -----------------------------------------------------------------------------------
+
+
+class Following:
+    """Somebody who follows runs of a scene."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.rows: list[int] = []
+        self.ended: list[tuple[str, str]] = []
+        self.looks: list[tuple[list[str], str | None]] = []
+        self._scene = scene
+
+    async def follow(self, *run_ids: str) -> None:
+        async def look(left: Sequence[Run], problem: str | None) -> None:
+            self.looks.append(([run.run_id for run in left], problem))
+
+        scene = self._scene
+        async with asyncio.timeout(60):
+            await follow(
+                scene.runs.history,
+                run_ids,
+                progress=LiveProgress(topics=scene.kafka, topic=TOPIC, clock=scene.clock),
+                clock=scene.clock,
+                on_progress=lambda progress: self.rows.append(progress.rows_read),
+                on_finished=lambda run: self.ended.append((run.run_id, str(run.state))),
+                on_look=look,
+            )
+
+
+@in_virtual_time
+async def test_following_runs_to_their_ends() -> None:
+    """Each progress once, and each end, as soon as the history tells it."""
+    scene = Scene()
+    await scene.accept("a", "b", "other")
+    await scene.fail("b")
+    claim = await scene.claim("a")
+    someone = Following(scene)
+
+    following = asyncio.create_task(someone.follow("a", "b", "a"))
+    await asyncio.sleep(0.5)
+    scene.progress("a", 10)
+    await asyncio.sleep(3)
+    scene.progress("a", 20)
+    await asyncio.sleep(2)
+    assert not following.done()
+    await scene.runs.attempts.fail(claim, FAILURE)
+    await following
+
+    assert someone.rows == [10, 20]
+    assert someone.ended == [("b", "failed"), ("a", "failed")]
+    assert someone.looks[0] == (["a"], None)
+
+
+@in_virtual_time
+async def test_following_needs_a_history_that_answers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later outages are told and waited for; without Kafka only the numbers are missing."""
+    scene = Scene()
+    await scene.accept("a")
+    answer = scene.runs.history.get_all
+    away = True
+
+    async def get_all(run_ids: Sequence[str]) -> dict[str, Run]:
+        if away:
+            raise HistoryUnavailable("away")
+        return await answer(run_ids)
+
+    monkeypatch.setattr(scene.runs.history, "get_all", get_all)
+    someone = Following(scene)
+    with pytest.raises(HistoryUnavailable):
+        await someone.follow("a")
+
+    away, scene.kafka.outage = False, True
+    following = asyncio.create_task(someone.follow("a"))
+    await asyncio.sleep(1.5)
+    away = True
+    await asyncio.sleep(1.5)
+    away = False
+    await scene.fail("a")
+    await following
+
+    problems = [problem for _, problem in someone.looks]
+    assert problems[-1] == "away"
+    assert any(problem is not None and problem.startswith("No live numbers") for problem in problems)
+    assert someone.ended == [("a", "failed")]
+
+
+async def test_a_run_that_is_unknown_cannot_be_followed() -> None:
+    scene = Scene()
+    await scene.accept("a")
+    with pytest.raises(RunUnknown, match="typo"):
+        await Following(scene).follow("a", "typo")

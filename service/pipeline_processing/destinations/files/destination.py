@@ -77,6 +77,11 @@ class FileDestination:
     async def publish(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> None:
         await self._run("write", key, self._publish, key, body)
 
+    async def replace(
+        self, key: str, body: bytes, *, replaces: Callable[[bytes], bool], metadata: Mapping[str, str]
+    ) -> None:
+        await self._run("replace", key, self._replace, key, body, replaces)
+
     async def exists(self, key: str) -> bool:
         return await self._run("look at", key, os.path.lexists, self._folder.path(key))
 
@@ -138,6 +143,22 @@ class FileDestination:
             sync_folder(path.parent)
         finally:
             self._folder.discard(staged)
+
+    def _replace(self, key: str, body: bytes, replaces: Callable[[bytes], bool]) -> None:
+        path = self._folder.path(key)
+        self._folder.prepare()
+        with self._folder.locked():
+            there = self._read(key)
+            if there is not None and not replaces(there):
+                return
+            staged = self._folder.staged(f"{STAGING}/{self._new_id()}")
+            try:
+                write_durably(staged, body)
+                self._folder.make_parents(path)
+                staged.replace(path)
+                sync_folder(path.parent)
+            finally:
+                self._folder.discard(staged)
 
     def _delete(self, artifact: Artifact) -> None:
         path = self._folder.path(artifact.key)

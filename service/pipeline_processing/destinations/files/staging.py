@@ -7,9 +7,11 @@ link fails if the name is taken, like If-None-Match in S3. Everything here block
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import ParamSpec, TypeVar
 from urllib.parse import quote, unquote
@@ -22,6 +24,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 STAGING = ".staging"
+_LOCK = "lock"
+"""Without a point in its name, it isn't taken for an upload."""
 _LONGEST_NAME = 255
 """Bytes; the limit of all common file systems."""
 _READ = 1024 * 1024
@@ -138,6 +142,16 @@ class Folder:
         self.make_parents(path)
         os.link(staged, path, follow_symlinks=False)
         sync_folder(path.parent)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of blocks like this one, also those on other machines that share the volume."""
+        handle = os.open(self.root / STAGING / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def discard(self, staged: Path) -> None:
         """Remove a staged name if it exists."""

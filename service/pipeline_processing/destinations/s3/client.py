@@ -130,11 +130,37 @@ class S3Client:
         options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
     ) -> None:
         """Write a small object unless the key is taken. Raises AlreadyThere, ConditionalConflict."""
-        sha256 = sha256_of(body) if options.checksum == "sha256" else None
-        checksum = checksum_argument(crc32=crc32_of(body), sha256=sha256)
+        checksum = _checksum_of(body, options)
         arguments = creation_arguments(content_type=content_type, metadata=metadata, options=options)
         answer = await self._if_absent("put_object", "write", bucket, key, body=body, **arguments, **checksum)
         _check_echo(answer, checksum, doing="write", url=f"s3://{bucket}/{key}")
+
+    async def replace_object(
+        self,
+        *,
+        bucket: str,
+        key: str,
+        body: bytes,
+        etag: str,
+        content_type: str,
+        metadata: Mapping[str, str],
+        options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
+    ) -> None:
+        """
+        Write a small object over the one with this ETag.
+
+        Raises AlreadyThere if there is another one, ObjectMissing if there is none, or ConditionalConflict.
+        """
+        checksum = _checksum_of(body, options)
+        arguments = creation_arguments(content_type=content_type, metadata=metadata, options=options)
+        put = partial(
+            self._call, "put_object", "replace", bucket, key, body=body, needs="ETag", **arguments, **checksum
+        )
+        try:
+            answer = await put(IfMatch=etag)
+        except Unsupported:  # as in `_if_absent`, it isn't atomic then
+            answer = await put()
+        _check_echo(answer, checksum, doing="replace", url=f"s3://{bucket}/{key}")
 
     async def create_multipart_upload(
         self,
@@ -221,6 +247,11 @@ class S3Client:
 
     async def get_object(self, *, bucket: str, key: str) -> bytes:
         """Return the content of a small object. Raises ObjectMissing."""
+        body, _ = await self.get_version(bucket=bucket, key=key)
+        return body
+
+    async def get_version(self, *, bucket: str, key: str) -> tuple[bytes, str]:
+        """Return the content of a small object, and its ETag. Raises ObjectMissing."""
 
         async def read() -> dict[str, Any]:
             answer: dict[str, Any] = await self._client.get_object(Bucket=bucket, Key=key)
@@ -233,7 +264,7 @@ class S3Client:
         except ObjectMissing:
             self._seen.add(bucket)
             raise
-        return bytes(answer["Body"])
+        return bytes(answer["Body"]), str(answer["ETag"])
 
     async def require_bucket(self, *, bucket: str) -> None:
         """Raise BucketMissing if the bucket doesn't exist, or DestinationUnavailable if it existed before."""
@@ -335,6 +366,11 @@ class S3Client:
         check_answer(answer, needs=needs, doing=doing, url=url)
         self._seen.add(bucket)
         return answer
+
+
+def _checksum_of(body: bytes, options: S3ObjectOptions) -> dict[str, str]:
+    sha256 = sha256_of(body) if options.checksum == "sha256" else None
+    return checksum_argument(crc32=crc32_of(body), sha256=sha256)
 
 
 def _check_echo(answer: Mapping[str, Any], checksum: Mapping[str, str], *, doing: str, url: str) -> None:

@@ -2,7 +2,7 @@
 
 import posixpath
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from uuid import UUID
 
@@ -38,6 +38,9 @@ _CONTENT_TYPES = {
     ".zst": "application/zstd",
     ".json": "application/json",
 }
+
+_REPLACEMENTS = 10
+"""Tries to replace an object that others replace at the same time."""
 
 log = get_logger(__name__)
 
@@ -139,6 +142,17 @@ class S3Destination:
             if there != body:
                 raise ConflictingObjects(self._url(key), why="its content differs") from None
 
+    async def replace(
+        self, key: str, body: bytes, *, replaces: Callable[[bytes], bool], metadata: Mapping[str, str]
+    ) -> None:
+        for _ in range(_REPLACEMENTS):
+            try:
+                await self._replace(key, body, replaces, metadata)
+                return
+            except (AlreadyThere, ConditionalConflict, ObjectMissing):
+                continue  # someone has changed it: what is there now?
+        raise DestinationUnavailable(f"Others keep replacing {self._url(key)}. This is retried.")
+
     async def exists(self, key: str) -> bool:
         return await self._head(key) is not None
 
@@ -207,6 +221,26 @@ class S3Destination:
             metadata=metadata,
             options=options,
         )
+
+    async def _replace(
+        self, key: str, body: bytes, replaces: Callable[[bytes], bool], metadata: Mapping[str, str]
+    ) -> None:
+        """Replace the object once, unless it changes in between: see `S3Client.replace_object`."""
+        try:
+            there, etag = await self._client.get_version(bucket=self._bucket, key=self._object_key(key))
+        except ObjectMissing:
+            await self._put(key, body, metadata, self._options_to_be_read)
+            return
+        if replaces(there):
+            await self._client.replace_object(
+                bucket=self._bucket,
+                key=self._object_key(key),
+                body=body,
+                etag=etag,
+                content_type=_content_type(key),
+                metadata=metadata,
+                options=self._options_to_be_read,
+            )
 
     async def _head(self, key: str) -> ObjectHead | None:
         try:

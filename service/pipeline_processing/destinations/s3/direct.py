@@ -32,6 +32,7 @@ _METHODS = {"put_object": "PUT", "upload_part": "PUT", "head_object": "HEAD"}
 _HEADERS = {
     "ContentType": "content-type",
     "IfNoneMatch": "if-none-match",
+    "IfMatch": "if-match",
     "StorageClass": "x-amz-storage-class",
     "ServerSideEncryption": "x-amz-server-side-encryption",
     "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
@@ -105,7 +106,7 @@ class DirectRequests:
         Make a call with botocore's arguments, and return its answer as botocore would, with the fields needed here.
 
         None means that botocore must make the call. Raises botocore's ClientError if HEAD finds no object, or
-        If-None-Match finds one.
+        If-None-Match finds one, or If-Match another one.
         """
         route = self._routes.get(bucket)
         if route is None or operation not in _METHODS:

@@ -52,7 +52,7 @@ class UploadGone(UnexpectedAnswer):
 
 
 class AlreadyThere(UnexpectedAnswer):
-    """If-None-Match found an object with this key."""
+    """If-None-Match found an object with this key, or If-Match another one than it names."""
 
 
 class ConditionalConflict(UnexpectedAnswer):

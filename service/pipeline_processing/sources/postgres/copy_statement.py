@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from pipeline_processing.postgres.errors import Fault, cause_of, fault_of
-from pipeline_processing.sources.postgres.query_text import placeholders_in, without_semicolon
+from pipeline_processing.postgres.query_text import placeholders_in, without_semicolon
 from pipeline_processing.sources.postgres.shape import Shape, cannot_plan
 from pipeline_processing.sources.postgres.types import carried_as
 

@@ -1,7 +1,7 @@
 """Source `postgres`: a table or a query, read in the run's one snapshot."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
@@ -14,6 +14,7 @@ from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Source
 from pipeline_processing.postgres.identifiers import Identifier, quoted
+from pipeline_processing.postgres.query_faults import query_faults
 from pipeline_processing.rows.columns import Columns
 from pipeline_processing.sources.postgres.query_columns import names_of_query, placeholders_of_query
 
@@ -140,6 +141,13 @@ class PostgresSourceConfig(Part):
         if self.query is None:
             return "Name the column with the agency's id as `agency_column`."
         return "Name it in `args`, and write its $1, $2, … into the query."
+
+    @property
+    def query_faults(self) -> Iterable[str]:
+        """See `Entry`."""
+        if self.query is None:
+            return ()
+        return query_faults(self.query, args=self.args)
 
     def columns_in(self, carry: str) -> Columns:
         """Return the columns that are known from the query's text."""

@@ -13,8 +13,8 @@ from itertools import pairwise
 from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING
 
+from pipeline_processing.postgres.query_text import Token, placeholders_in, tokens_of
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns, unknown
-from pipeline_processing.sources.postgres.query_text import Token, placeholders_in, tokens_of
 
 if TYPE_CHECKING:
     import sqlglot

@@ -12,8 +12,8 @@ from asyncpg.types import Type
 from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.postgres.identifiers import quoted
+from pipeline_processing.postgres.query_text import without_semicolon
 from pipeline_processing.rows.columns import Columns
-from pipeline_processing.sources.postgres.query_text import without_semicolon
 from pipeline_processing.sources.postgres.types import carried_as, column_of, rendered
 
 

@@ -45,27 +45,41 @@ class Placeholder(NamedTuple):
     end: int
 
 
-def tokens_of(query: str) -> Sequence[Token] | None:
-    """Return the tokens, without spaces and comments; None if a text, a name or a comment has no end."""
+class EndlessToken(ValueError):
+    """A text, a name or a comment has no end. `at` is where it starts."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(f"no end of what starts at {at}")
+        self.at = at
+
+
+def cut(query: str) -> Sequence[Token]:
+    """Return the tokens, without spaces and comments. Raises EndlessToken."""
     tokens = []
     at = 0
     while at < len(query):
         match = _TOKEN.match(query, at)
         if match is None:
-            return None
+            raise EndlessToken(at)
         kind, start, at = match.lastgroup or "", at, match.end()
         if kind == "COMMENT":
-            if (after := _after_comment(query, at)) is None:
-                return None
-            at = after
+            at = _after_comment(query, start, at)
         elif kind == "DOLLARS":
             if (closing := query.find(match.group(), at)) < 0:
-                return None
+                raise EndlessToken(start)
             at = closing + len(match.group())
             tokens.append(Token("TEXT", query[start:at], start, at))
         elif kind != "SPACE":
             tokens.append(Token(kind, match.group(), start, at))
     return tokens
+
+
+def tokens_of(query: str) -> Sequence[Token] | None:
+    """Return the tokens, without spaces and comments; None if a text, a name or a comment has no end."""
+    try:
+        return cut(query)
+    except EndlessToken:
+        return None
 
 
 def placeholders_in(query: str) -> Sequence[Placeholder] | None:
@@ -84,11 +98,11 @@ def without_semicolon(query: str) -> str:
     return query
 
 
-def _after_comment(query: str, at: int) -> int | None:
-    """Return the position after a comment whose text begins at `at`; None if it has no end. Comments nest."""
+def _after_comment(query: str, start: int, at: int) -> int:
+    """Return the position after a comment that starts at `start`, and whose text begins at `at`. Comments nest."""
     depth = 1
     for mark in _COMMENT.finditer(query, at):
         depth += 1 if mark.group() == "/*" else -1
         if not depth:
             return mark.end()
-    return None
+    raise EndlessToken(start)

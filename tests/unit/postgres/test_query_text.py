@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_processing.sources.postgres.query_text import placeholders_in, tokens_of, without_semicolon
+from pipeline_processing.postgres.query_text import placeholders_in, tokens_of, without_semicolon
 
 _PIECES = (
     "$1",

@@ -1,0 +1,44 @@
+"""What waits in the queue, on Postgres. The SQL is in `waiting.sql`."""
+
+from collections.abc import Sequence
+
+from pipeline_processing.agency_keys import AgencyId, number_of
+from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.rows import agency_of, run_of
+from pipeline_processing.postgres.queries import load_queries
+from pipeline_processing.runs.queue_reads import AgencyQueue, Waiting
+
+QUERIES = load_queries(__package__, "waiting.sql")
+
+
+class PostgresWaiting:
+    """`QueueReads` on Postgres."""
+
+    def __init__(self, database: HistoryDatabase) -> None:
+        self._database = database
+
+    async def waiting(
+        self, *, limit: int, agency_id: AgencyId | None = None, run_ids: Sequence[str] | None = None
+    ) -> list[Waiting]:
+        rows = await self._database.rows(QUERIES["waiting"], limit=limit, run_ids=run_ids, **_only(agency_id))
+        return [
+            Waiting(
+                run=run_of(row),
+                now=row["now"],
+                place=row["place"],
+                behind=row["behind"],
+                held=tuple(row["held"]),
+                last_error=row["last_error"],
+            )
+            for row in rows
+        ]
+
+    async def agencies(self, *, agency_id: AgencyId | None = None) -> list[AgencyQueue]:
+        rows = await self._database.rows(QUERIES["agencies"], **_only(agency_id))
+        counts = ("due", "later", "running", "prepared", "waiting_since")
+        return [AgencyQueue(agency_id=agency_of(row), **{name: row[name] for name in counts}) for row in rows]
+
+
+def _only(agency_id: AgencyId | None) -> dict[str, int | str | None]:
+    """Return the parameters that limit a query to an agency."""
+    return {"agency_id": agency_id and number_of(agency_id), "agency": agency_id and str(agency_id)}
