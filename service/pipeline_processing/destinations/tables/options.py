@@ -43,6 +43,11 @@ class DatasetToLoad(Protocol):
 
 def check_format(dataset: str, form: FormatName, csv: CsvOptions) -> None:
     """Raise ValueError if tables can't be loaded from artifacts of this kind."""
+    if form is FormatName.PARQUET:
+        raise ValueError(
+            f"the postgres destination can't load the dataset {dataset!r} from Parquet: choose ndjson or csv, or "
+            "export it by two datasets"
+        )
     if form is FormatName.CSV and (csv.bom or csv.encoding != "utf-8"):
         raise ValueError(
             f"the postgres destination can't load the dataset {dataset!r} from CSV with another encoding than utf-8 or "
