@@ -86,6 +86,7 @@ class FormatName(StrEnum):
 
     NDJSON = "ndjson"
     CSV = "csv"
+    PARQUET = "parquet"
 
 
 class Compression(StrEnum):

@@ -242,6 +242,20 @@ RowMaker = Callable[[Records], list[Any]]
 """A source's records → rows."""
 
 
+class Packer(Protocol):
+    """Makes the content of one artifact of encoded rows, as a stream. Output may lag behind the input."""
+
+    @property
+    def held(self) -> int:
+        """Most bytes of output that are still to come for the rows so far."""
+
+    def compress(self, data: bytes, /) -> bytes:
+        """Take what `Format.encode` returned. Raises DataError for a value that the format can't hold."""
+
+    def flush(self) -> bytes:
+        """Return the remaining bytes and end the stream."""
+
+
 class Format(Protocol):
     """Encodes rows as bytes of artifacts. An instance has the state of one dataset."""
 
@@ -268,6 +282,9 @@ class Format(Protocol):
 
     def longest_row(self, encoded: bytes) -> int:
         """Return the length in bytes of the longest row in what `encode` returned."""
+
+    def packer(self, compression: Compression, *, most_held: int) -> Packer:
+        """Start the content of an artifact. It holds back about `most_held` bytes of rows at most."""
 
 
 # -- artifacts -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def exported(new_service: NewService, tmp_path_factory: pytest.TempPathFactory) 
     datasets = [
         *({"name": f"{form}-{packed}", "format": form, "compression": packed, **rotated} for form, packed in PACKED),
         {"name": "dialect", "format": "csv", "csv": {"delimiter": ";", "header": False, "null": "NULL"}, **rotated},
+        {"name": "parquet", "format": "parquet", "compression": "zstd", **rotated},
     ]
     with new_service(folder) as service:
         service.sql(TABLE)
@@ -120,13 +121,27 @@ def test_duckdb_reads_every_format_and_compression(exported: Exported, form: str
         else "header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', nullstr = '', "
         "allow_quoted_nulls = false, new_line = '\\n'"
     )
-    paths, columns = [str(path) for path in files], ", ".join(f"{name}: '{type_}'" for name, type_ in COLUMNS.items())
+    columns = ", ".join(f"{name}: '{type_}'" for name, type_ in COLUMNS.items())
     function = "read_json" if form == "ndjson" else "read_csv"
+    arguments = f"columns = {{{columns}}}, compression = '{compression}', {options}"
+    assert_read(exported, files, lambda paths: f"{function}({paths}, {arguments})")
+
+
+def test_duckdb_reads_parquet(exported: Exported) -> None:
+    """All artifacts at once, with the types of the table's columns."""
+    files = exported.files["parquet"]
+    assert [path.name for path in files] == [f"part-0000{n}.parquet" for n in range(3)]
+    assert_read(exported, files, lambda paths: f"read_parquet({paths})")
     with duckdb.connect() as database:
-        database.execute(
-            f"CREATE TABLE samples AS FROM {function}({paths}, columns = {{{columns}}}, compression = '{compression}', "
-            f"{options})"
-        )
+        described = database.execute(f"DESCRIBE FROM read_parquet('{files[0]}')").fetchall()
+    spelt = {"DECIMAL(14,2)": "DECIMAL(14, 2)", "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}
+    assert {name: spelt.get(type_, type_) for name, type_, *_ in described} == COLUMNS
+
+
+def assert_read(exported: Exported, files: list[Path], reader: Callable[[list[str]], str]) -> None:
+    """Counts and sums are those of the table."""
+    with duckdb.connect() as database:
+        database.execute(f"CREATE TABLE samples AS FROM {reader([str(path) for path in files])}")
         database.execute("SET TimeZone = 'UTC'")
         moment = "strftime(max(moment) AT TIME ZONE 'UTC', '%Y-%m-%d %H:%M:%S.%f')"
         found = database.execute(SUMMED.format(moment=moment)).fetchone()

@@ -73,7 +73,12 @@ class Chain:
         """Names of the columns written; None if they depend on the rows."""
         header = next((each.names for each in reversed(places) if each.complete), self.columns.names)
         self.format = new_format(
-            dataset.format, header=header, fixed=carried, numbers=_numbers(self.columns), csv=dataset.csv
+            dataset.format,
+            header=header,
+            fixed=carried,
+            columns=self.columns,
+            numbers=_numbers(self.columns),
+            csv=dataset.csv,
         )
         """The format that encodes the outgoing rows."""
         self._projection = projection

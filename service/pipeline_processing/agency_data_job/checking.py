@@ -16,12 +16,14 @@ from pipeline_processing.agency_data_job.request_values import described
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import (
     InvalidStep,
+    JobConfigError,
     PipelineError,
     QueryInvalid,
     SecretMissing,
     SettingsError,
     UnknownColumn,
 )
+from pipeline_processing.formats.formats import new_format
 from pipeline_processing.model import BUILT_IN_ARGUMENTS
 from pipeline_processing.options.config_file import ConfigFile, Location, UnusableFile
 from pipeline_processing.options.entry import Entry
@@ -94,6 +96,10 @@ def faults_of_meaning(
             yield from _faults_of_names(dataset, at, declared=config.params)
             yield from _faults_of_query(dataset.source, (*at, "source"))
         yield from _faults_of_steps(dataset, at, known=known, replaced=replaced)
+        try:
+            new_format(dataset.format, fixed=True)
+        except JobConfigError as error:  # its package isn't installed
+            yield Meant((*at, "format"), error)
     if secrets is not None:
         yield from _missing_secrets(config, secrets)
 

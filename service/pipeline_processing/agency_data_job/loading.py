@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.checking import KEEP_COLUMNS, faults_of_meaning
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
-from pipeline_processing.options.config_file import ConfigFile, Fault, UnusableFile
+from pipeline_processing.options.config_file import FOLDER, ConfigFile, Fault, UnusableFile
 
 _ANY_SOURCE = {"postgres": {"query": "SELECT * FROM records WHERE agency_id = $1", "args": ["agency_id"]}}
 _ANY_STEP = {"filter": "true"}
@@ -29,10 +29,10 @@ def load_job_config(path: Path) -> AgencyJobConfig:
     if not isinstance(file.document.value, dict):
         raise InvalidJobConfig(f"The job config {path} must be a mapping with `job` and `datasets`.")
     try:
-        return AgencyJobConfig.model_validate(file.document.value)
+        return AgencyJobConfig.model_validate(file.document.value, context={FOLDER: path.parent})
     except ValidationError as error:
         faults = file.faults(error, AgencyJobConfig)
-        faults += _further_faults(file.document.value, [fault.location for fault in faults])
+        faults += _further_faults(file.document.value, [fault.location for fault in faults], folder=path.parent)
         raise InvalidJobConfig(f"The job config {path} isn't valid:\n" + "\n".join(file.lines(faults))) from None
 
 
@@ -46,11 +46,11 @@ def read_job_config_file(path: Path) -> ConfigFile:
         raise InvalidJobConfig(str(error)) from None
 
 
-def _further_faults(document: Mapping[str, Any], faulty: Sequence[Location]) -> list[Fault]:
+def _further_faults(document: Mapping[str, Any], faulty: Sequence[Location], *, folder: Path) -> list[Fault]:
     """Return the faults in the meaning of the parts that have none in their form."""
     reduced, replaced = _reduced(document, faulty)
     try:
-        config = AgencyJobConfig.model_validate(reduced)
+        config = AgencyJobConfig.model_validate(reduced, context={FOLDER: folder})
     except ValidationError:  # what is wrong isn't a single part
         return []
     places: dict[str | int, int] = {

@@ -16,18 +16,15 @@ from pipeline_processing.agency_data_job.rejections import Rejected
 from pipeline_processing.agency_data_job.sizing import parts
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import ArtifactTooLarge, DataError
-from pipeline_processing.formats.compression import Compressor, compressor
-from pipeline_processing.model import Compression
+from pipeline_processing.model import Compression, FormatName
 from pipeline_processing.plan import Artifact
-from pipeline_processing.ports import Content, Destination, Format, Lines, Row, Rows, Upload
+from pipeline_processing.ports import Content, Destination, Format, Lines, Packer, Row, Rows, Upload
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
 from pipeline_processing.steps.step import Batch
 
 MAX_ARTIFACTS = 10_000
 """Per dataset. The plan and the manifest list all artifacts, and are held in memory."""
 _MIB = 1024 * 1024
-_HELD_BY_COMPRESSOR = _MIB // 4
-"""Bytes; more than either compressor buffers internally."""
 
 
 @dataclass(slots=True)
@@ -37,7 +34,7 @@ class _Part:
     key: str
     folder: str
     content: Content
-    compressor: Compressor
+    packer: Packer
     uploads: Sequence[tuple[Destination, Upload]]
     rows: int = 0
     size: int = 0
@@ -191,8 +188,7 @@ class DatasetOutput:
             return False
         if most_rows is not None and part.rows + rows > most_rows:
             return True
-        held = 0 if self._dataset.compression is Compression.NONE else _HELD_BY_COMPRESSOR
-        return most_mib is not None and part.size + held + size > most_mib * _MIB
+        return most_mib is not None and part.size + part.packer.held + size > most_mib * _MIB
 
     async def _next_part(self, folder: str) -> None:
         await self._seal_part()
@@ -203,7 +199,9 @@ class DatasetOutput:
                 f"Dataset {dataset.name!r} would become more than {MAX_ARTIFACTS:,} artifacts. Raise "
                 f"`max_artifact_rows` or `max_artifact_mib`{order}."
             )
-        suffix = f"{dataset.format}{dataset.compression.suffix}"
+        # Readers of Parquet know themselves how it is compressed.
+        outer = Compression.NONE if dataset.format is FormatName.PARQUET else dataset.compression
+        suffix = f"{dataset.format}{outer.suffix}"
         key = f"{folder}/part-{self._parts[folder]:05}.{suffix}"
         if dataset.object_key is not None:
             check_lengths(key, urls=[each.url for each in self._outlet.destinations.objects])
@@ -212,9 +210,11 @@ class DatasetOutput:
                     f"Two datasets write the object {key!r}. Use {{dataset}} in `object_key`, so that each has its own."
                 )
         self._outlet.keys.add(key)
-        content = self._content(dataset.compression)
+        content = self._content(outer)
         uploads = await self._opened(self._outlet.destinations.objects, key, content)
-        self._part = _Part(key, folder, content, compressor(dataset.compression), uploads)
+        # A row group takes up to three times its size while it is written, as a large row takes seven times its own.
+        packer = self._format.packer(dataset.compression, most_held=self._outlet.max_row_bytes // 2)
+        self._part = _Part(key, folder, content, packer, uploads)
         self._parts[folder] += 1
         self._begun += 1
 
@@ -223,7 +223,7 @@ class DatasetOutput:
             if part.rows == 0:
                 data = self._format.head() + data
             part.rows += rows
-            compressed = part.compressor.compress(data)
+            compressed = part.packer.compress(data)
         await self._upload(part, compressed)
 
     async def _upload(self, part: _Part, data: bytes) -> None:
@@ -241,7 +241,9 @@ class DatasetOutput:
             return
         if part.rows == 0:
             await self._append(part, b"", rows=0)
-        await self._upload(part, part.compressor.flush())
+        with self._tally.timed("format"):
+            rest = part.packer.flush()
+        await self._upload(part, rest)
         for destination, upload in part.uploads:
             with self._tally.timed("upload"):
                 sealed = await upload.seal()
@@ -255,7 +257,8 @@ class DatasetOutput:
             columns=self._columns,
             snapshot_at=self._snapshot_at,
             csv=self._dataset.csv,
-            inline=self._outlet.has_inline_room,
+            # The content type of what is inline follows from its key alone.
+            inline=self._outlet.has_inline_room and self._dataset.csv.encoding == "utf-8",
         )
 
     async def _opened(

@@ -91,7 +91,10 @@ DatasetOption = Annotated[
 FormatOption = Annotated[
     str | None,
     typer.Option(
-        "--format", metavar="F", help="ndjson or csv, instead of the config's.", autocompletion=completion.formats
+        "--format",
+        metavar="F",
+        help="ndjson, csv or parquet, instead of the config's.",
+        autocompletion=completion.formats,
     ),
 ]
 SinceOption = Annotated[

@@ -7,8 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline_processing.errors import DataError, StepFailed
-from pipeline_processing.model import CsvOptions
-from pipeline_processing.ports import Row, RowMaker, Template
+from pipeline_processing.formats.compression import compressor
+from pipeline_processing.model import Compression, CsvOptions
+from pipeline_processing.ports import Packer, Row, RowMaker, Template
+from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.json_values import decimal_text, dumps, float_text
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
@@ -75,6 +77,9 @@ class Csv:
 
     def longest_row(self, encoded: bytes) -> int:
         return max((len(row[0]) for row in _rows(encoded)), default=0)
+
+    def packer(self, compression: Compression, *, most_held: int) -> Packer:
+        return compressor(compression)
 
     def _fields(self, row: Row) -> Iterable[Any]:
         header = self._header
@@ -170,6 +175,6 @@ def _text(value: Any) -> str:
 CARRY = Csv.carry
 
 
-def new(*, header: Sequence[str], fixed: bool, numbers: Sequence[str] | None, csv: CsvOptions) -> Csv:
+def new(*, header: Sequence[str], fixed: bool, columns: Columns, numbers: Sequence[str] | None, csv: CsvOptions) -> Csv:
     """See `formats.new_format`."""
     return Csv(header, fixed=fixed, options=csv)

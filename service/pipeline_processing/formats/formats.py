@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline_processing.model import CsvOptions, FormatName
 from pipeline_processing.ports import Format
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
 
 
 def carry_of(name: FormatName) -> str:
@@ -24,6 +25,7 @@ def new_format(
     *,
     header: Sequence[str] = (),
     fixed: bool,
+    columns: Columns = UNKNOWN_COLUMNS,
     numbers: Sequence[str] | None = None,
     csv: CsvOptions | None = None,
 ) -> Format:
@@ -31,10 +33,12 @@ def new_format(
     Make the format of one dataset.
 
     `header` lists the column names known before the first row. `fixed` says that they are final and all values are
-    carried. `numbers` are the columns that may hold fractional numbers; None if they are unknown. `csv` are the options
-    of the CSV format.
+    carried. `columns` are the columns as far as they are known. `numbers` are the columns that may hold fractional
+    numbers; None if they are unknown. `csv` are the options of the CSV format.
     """
-    made: Format = _module(name).new(header=header, fixed=fixed, numbers=numbers, csv=csv or CsvOptions())
+    made: Format = _module(name).new(
+        header=header, fixed=fixed, columns=columns, numbers=numbers, csv=csv or CsvOptions()
+    )
     return made
 
 

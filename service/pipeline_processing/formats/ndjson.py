@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 
-from pipeline_processing.model import CsvOptions
-from pipeline_processing.ports import RowMaker, Template
+from pipeline_processing.formats.compression import compressor
+from pipeline_processing.model import Compression, CsvOptions
+from pipeline_processing.ports import Packer, RowMaker, Template
 from pipeline_processing.rows import loops
+from pipeline_processing.rows.columns import Columns
 from pipeline_processing.rows.json_values import dumps, float_text, non_finite, plain
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.rows.untouched import carried_form
@@ -82,6 +84,9 @@ class Ndjson:
 
     def longest_row(self, encoded: bytes) -> int:
         return max(map(len, encoded.split(b"\n")))
+
+    def packer(self, compression: Compression, *, most_held: int) -> Packer:
+        return compressor(compression)
 
     def _may_have_bare_words(self, batch: list[Any], lines: bytes) -> bool:
         """Return whether a line may contain an unquoted NaN or infinity. The slow search of all lines comes last."""
@@ -177,6 +182,8 @@ def _is_plain(batch: list[Any]) -> bool:
 CARRY = Ndjson.carry
 
 
-def new(*, header: Sequence[str], fixed: bool, numbers: Sequence[str] | None, csv: CsvOptions) -> Ndjson:
+def new(
+    *, header: Sequence[str], fixed: bool, columns: Columns, numbers: Sequence[str] | None, csv: CsvOptions
+) -> Ndjson:
     """See `formats.new_format`."""
     return Ndjson(exact=fixed, numbers=numbers)

@@ -11,6 +11,9 @@ from pipeline_processing.options.validation import without_redundant
 from pipeline_processing.options.words import close_to, is_shape, keys_of, merged, words_of
 from pipeline_processing.options.yaml_documents import InvalidYaml, YamlDocument, parse_yaml
 
+FOLDER = "folder"
+"""Key of the validation's context: the folder of the file, to which paths in it are relative."""
+
 _MOST_FAULTS = 100
 _BELOW = "fault_below"
 

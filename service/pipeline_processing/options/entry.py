@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -80,7 +80,7 @@ class Entry(Part):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return handler(source) if cls.kind else core_schema.no_info_plain_validator_function(cls._read)
+        return handler(source) if cls.kind else core_schema.with_info_plain_validator_function(cls._read)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -102,7 +102,7 @@ class Entry(Part):
         return described
 
     @classmethod
-    def _read(cls, value: Any) -> Self:
+    def _read(cls, value: Any, info: ValidationInfo) -> Self:
         if isinstance(value, cls):
             return value
         kinds = [str(key) for key in value if key not in cls.model_fields] if isinstance(value, Mapping) else []
@@ -121,7 +121,7 @@ class Entry(Part):
             )
         plugin = plugins.plugin(cls.group, kinds[0])
         try:
-            made: Self = _class_of(cls, kinds[0], plugin).model_validate(value)
+            made: Self = _class_of(cls, kinds[0], plugin).model_validate(value, context=info.context)
             return made
         except ValueError:
             raise

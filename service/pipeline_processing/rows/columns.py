@@ -52,6 +52,8 @@ class Column:
     """The source's name of a type that no kind fits."""
     typed: bool = True
     """Whether its type is known. If not, user code may have left any values in it."""
+    digits: tuple[int, int] | None = None
+    """Precision and scale of a NUMBER, if its type limits both."""
     origins: frozenset[str] = frozenset()
     """
     Source columns that its values come from; empty for a constant. A name that the source doesn't have stands for

@@ -132,7 +132,10 @@ class DeclaredColumns(Handover):
         # Each value may be computed from any column that the function reads.
         origins = frozenset[str]().union(*(column.origins for column in self._read))
         typed = {name: column_of_kind(name, kind, context.carry, origins=origins) for name, kind in adds.items()}
-        changed = [typed.get(column.name, replace(column, origins=origins, unchanged=False)) for column in self._read]
+        changed = [
+            typed.get(column.name, replace(column, digits=None, origins=origins, unchanged=False))
+            for column in self._read
+        ]
         new = [typed[name] for name in self._added]
         self.columns = context.columns.replaced(changed, step=step).plus(new, step=step)
         # A value that comes back as it was is put back as carried, unless its column gets another kind.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -16,6 +17,7 @@ from pipeline_processing.destinations.s3.destination import S3Destination
 from pipeline_processing.destinations.s3.objects import crc32_of
 from pipeline_processing.embedded.seaweedfs import SeaweedFSServer
 from pipeline_processing.errors import AccessDenied, BucketMissing, DestinationUnavailable, PipelineError
+from pipeline_processing.model import CsvOptions
 from pipeline_processing.plan import InlineContent, MultipartUpload, UploadRef
 from pipeline_processing.ports import Destination, ManifestStore
 from pipeline_processing.usage import Usage, use
@@ -112,6 +114,7 @@ async def test_each_request_is_billed(s3: S3Backend, started: Started) -> None:
     [
         (".ndjson", "application/x-ndjson"),
         (".csv", "text/csv; charset=utf-8"),
+        (".parquet", "application/vnd.apache.parquet"),
         (".csv.gz", "application/gzip"),
         (".ndjson.zst", "application/zstd"),
     ],
@@ -124,6 +127,14 @@ async def test_objects_say_what_they_are(
     staged = await stage(s3.destination, body, started, key=f"part{suffix}")
     await s3.destination.complete(staged, metadata=METADATA)
     assert await s3.content_type(staged.key) == content_type
+
+
+async def test_csv_names_its_encoding(s3: S3Backend, started: Started) -> None:
+    """Where it isn't UTF-8. Such artifacts are never stored in the plan, which has only their key."""
+    content = replace(CONTENT, csv=CsvOptions(encoding="windows-1252"), inline=False)
+    staged = await stage(s3.destination, b"\x80\n", started, key="part.csv", content=content)
+    await s3.destination.complete(staged, metadata=METADATA)
+    assert await s3.content_type(staged.key) == "text/csv; charset=cp1252"
 
 
 @pytest.mark.parametrize("runs", [1, 3, 8])

@@ -23,6 +23,7 @@ from pipeline_processing.errors import (
 from pipeline_processing.model import FormatName
 from tests.contract.postgres_destination.warehouse import (
     KEY,
+    LOADED_FORMATS,
     METADATA,
     Started,
     Warehouse,
@@ -45,7 +46,7 @@ RECORDS = """
     );
     INSERT INTO records (id, agency_id) VALUES (9, 8);
 """
-both_forms = pytest.mark.parametrize("form", FormatName)
+both_forms = pytest.mark.parametrize("form", LOADED_FORMATS)
 
 
 async def made(warehouse: Warehouse, **options: Any) -> PostgresDestination:
@@ -493,6 +494,12 @@ async def test_csv_without_any_names_of_columns(warehouse: Warehouse) -> None:
     destination = await made(warehouse)
     with pytest.raises(JobConfigError, match="CSV without a header"):
         await stage(destination, b"1\n", content(None, FormatName.CSV, header=False), rows=1)
+
+
+async def test_parquet_that_a_request_chose(warehouse: Warehouse) -> None:
+    """The config's check has seen another format."""
+    with pytest.raises(JobConfigError, match=r"can't load the dataset 'records' from Parquet"):
+        await stage(await made(warehouse), b"PAR1", content(["id"], FormatName.PARQUET), rows=1)
 
 
 @pytest.mark.parametrize("options", [{"encoding": "latin-1"}, {"bom": True}])

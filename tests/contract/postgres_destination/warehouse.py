@@ -21,6 +21,7 @@ from pipeline_processing.ports import Content, Destination, UploadStarted
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.postgres.identifiers import quoted
 
+LOADED_FORMATS = (FormatName.NDJSON, FormatName.CSV)
 TAKEN_AT = datetime(2026, 1, 18, 10, tzinfo=UTC)
 METADATA = {"run-id": "r-1", "agency-id": "7", "attempt": "1", "trace-id": "0" * 32}
 OTHER_RUN = {**METADATA, "run-id": "r-2"}

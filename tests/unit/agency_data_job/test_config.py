@@ -87,7 +87,7 @@ def test_constants_keep_their_types(path: Path):
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"colour": "red"}, r"datasets\[records\].colour: unknown key"),
-    "an unknown format": ({"format": "xml"}, r"datasets\[records\]\.format: .*ndjson or csv"),
+    "an unknown format": ({"format": "xml"}, r"datasets\[records\]\.format: .*ndjson, csv or parquet"),
     "an unknown compression": ({"compression": "rar"}, r"datasets\[records\].compression"),
     "an unknown step": ({"steps": [{"nonsense": 1}]}, r"datasets\[records\]\.steps\[0\]: unknown step.*select, drop, rename, add"),
     "a step without a name": ({"steps": ["select"]}, r"datasets\[records\]\.steps\[0\]"),
@@ -152,7 +152,7 @@ def test_all_faults_at_once(path: Path):
         load_job_config(path)
 
     for fault in (
-        "datasets[records].format: must be ndjson or csv",
+        "datasets[records].format: must be ndjson, csv or parquet",
         "datasets[records].colour: unknown key",
         "jobb: unknown key",
         "absolute",
@@ -279,6 +279,25 @@ def test_faults_of_defaults(path: Path):
     assert str(raised.value).count("xml") + str(raised.value).count("ndjson") == 1
     assert "defaults.format" in str(raised.value)
     assert "defaults.name" in str(raised.value)
+
+
+def test_a_query_in_a_file(path: Path):
+    """Its path is relative to the config's folder. The config is the same as with the query in it."""
+    query = "SELECT * FROM a\nWHERE b = $1;\n"
+    (path.parent / "sql").mkdir()
+    (path.parent / "sql" / "records.sql").write_text(query)
+
+    def loaded(**of_query: str) -> AgencyJobConfig:
+        source = {"postgres": {**of_query, "args": ["agency_id"]}}
+        path.write_text(yaml.safe_dump({"datasets": [{"name": "records", "source": source}]}))
+        return load_job_config(path)
+
+    assert loaded(query_file="sql/records.sql") == loaded(query=query)
+    with pytest.raises(
+        InvalidJobConfig,
+        match=r"job.yaml:\d+:\d+ datasets.records..source.postgres.query_file: can't be read: No such file",
+    ):
+        loaded(query_file="records.sql")
 
 
 def test_limits_of_rejected_rows():

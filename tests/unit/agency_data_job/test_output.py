@@ -9,12 +9,14 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow.parquet import read_table
 
 from pipeline_processing.agency_data_job import outlet as outlet_module
 from pipeline_processing.agency_data_job import output as output_module
@@ -250,6 +252,28 @@ async def test_rotation_by_size(seed: int, form: str, compression: Compression):
 def _names(body: bytes, form: str) -> list[str]:
     lines = body.decode().splitlines()
     return [line.split(",")[1] for line in lines[1:]] if form == "csv" else [json.loads(line)["name"] for line in lines]
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+@pytest.mark.parametrize("limits", [{"max_artifact_mib": 1}, {"max_artifact_rows": 5}])
+async def test_parquet_rotates_too(limits: dict[str, int], compression: Compression):
+    """Rows that aren't written yet count. Its own pages are compressed, not the file, as name and entry say."""
+    batches = [unreadable(300_000, seed=number) for number in range(12)]
+    place = Place(max_row_bytes=MIB)
+    artifacts = await place.write(batches, format="parquet", compression=compression, **limits)
+
+    of_artifacts = [artifact.rows for artifact in artifacts]
+    if "max_artifact_rows" in limits:
+        assert of_artifacts == [5, 5, 2]
+    else:
+        assert max(artifact.size for artifact in artifacts) <= MIB
+        assert 3 <= len(artifacts) <= 4
+    assert artifacts[1].key == f"{PREFIX}/records/part-00001.parquet"
+    assert artifacts[1].compression is Compression.NONE
+    tables = [read_table(BytesIO(await place.body(artifact))) for artifact in artifacts]
+    assert [len(table) for table in tables] == of_artifacts
+    names = [name for table in tables for name in table.column("name").to_pylist()]
+    assert names == [batch[0]["name"] for batch in batches]
 
 
 async def test_a_batch_that_is_larger_than_the_limit_stays_together():

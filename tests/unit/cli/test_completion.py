@@ -48,7 +48,7 @@ def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("hist", ["history"]),
         ("config ", ["check", "show"]),
         ("run ", ["agency_data_job"]),
-        ("submit agency_data_job --format ", ["ndjson", "csv"]),
+        ("submit agency_data_job --format ", ["ndjson", "csv", "parquet"]),
         ("history --state pr", ["prepared"]),
         ("history --state failed --state c", ["cancelled"]),
         ("history -o ", ["table", "wide", "json"]),

@@ -34,6 +34,7 @@ from pipeline_processing.ports import Content, Upload, UploadStarted
 _CONTENT_TYPES = {
     ".ndjson": "application/x-ndjson",
     ".csv": "text/csv; charset=utf-8",
+    ".parquet": "application/vnd.apache.parquet",
     ".gz": "application/gzip",
     ".zst": "application/zstd",
     ".json": "application/json",
@@ -110,7 +111,7 @@ class S3Destination:
                 bucket=self._bucket,
                 key=key,
                 object_key=self._object_key(key),
-                content_type=_content_type(key),
+                content_type=_content_type(key, content),
                 metadata=metadata,
                 options=self._options,
             ),
@@ -269,5 +270,7 @@ def _difference(
     return None
 
 
-def _content_type(key: str) -> str:
+def _content_type(key: str, content: Content | None = None) -> str:
+    if content is not None and key.endswith(".csv"):
+        return f"text/csv; charset={content.csv.encoding}"
     return _CONTENT_TYPES.get(posixpath.splitext(key)[1], "application/octet-stream")

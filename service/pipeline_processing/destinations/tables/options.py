@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 from pydantic import ConfigDict, Field, model_validator
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.model import CsvOptions, FormatName
 from pipeline_processing.options.parts import Part, SecretName
 from pipeline_processing.plugins import Plugin
@@ -43,6 +44,11 @@ class DatasetToLoad(Protocol):
 
 def check_format(dataset: str, form: FormatName, csv: CsvOptions) -> None:
     """Raise ValueError if tables can't be loaded from artifacts of this kind."""
+    if form is FormatName.PARQUET:
+        raise ValueError(
+            f"the postgres destination can't load the dataset {dataset!r} from Parquet: choose ndjson or csv, or "
+            "export it by two datasets"
+        )
     if form is FormatName.CSV and (csv.bom or csv.encoding != "utf-8"):
         raise ValueError(
             f"the postgres destination can't load the dataset {dataset!r} from CSV with another encoding than utf-8 or "
@@ -130,13 +136,17 @@ class PostgresDestinationConfig(Part):
                 )
 
 
+class _TablesContext(BuildContext, Protocol):
+    agency_key: AgencyKey
+
+
 @asynccontextmanager
-async def _opened(options: PostgresDestinationConfig, *, context: BuildContext) -> AsyncIterator[Destination]:
+async def _opened(options: PostgresDestinationConfig, *, context: _TablesContext) -> AsyncIterator[Destination]:
     from pipeline_processing.destinations.tables.destination import PostgresDestination, target_database
 
     # Each run uses two: one to load a table, one to read the target's definition.
     async with target_database(context.dsn(options.dsn), connections=2 * context.limits.runs) as database:
-        yield PostgresDestination(database=database, config=options)
+        yield PostgresDestination(database=database, config=options, agency_key=context.agency_key)
 
 
 PLUGIN = Plugin(options=PostgresDestinationConfig, build=_opened)

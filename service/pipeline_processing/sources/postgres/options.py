@@ -1,14 +1,16 @@
 """Source `postgres`: a table or a query, read in the run's one snapshot."""
 
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from pipeline_processing.log import get_logger
+from pipeline_processing.options.config_file import FOLDER, fault_below
 from pipeline_processing.options.durations import Duration
 from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
@@ -48,7 +50,9 @@ class PostgresSourceConfig(Part):
     """A table or a query, read in the run's one snapshot."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"properties": {n: {}}, "required": [n]} for n in ("table", "query")]}
+        json_schema_extra={
+            "oneOf": [{"properties": {n: {}}, "required": [n]} for n in ("table", "query", "query_file")]
+        }
     )
 
     needs_source_database: ClassVar[bool] = True
@@ -70,6 +74,10 @@ class PostgresSourceConfig(Part):
         None, description="Column with the time of a row's last change: only rows from `since` until `until` are read."
     )
     query: str | None = Field(None, min_length=1, description="SQL instead of a table; $1, $2, … stand for `args`.")
+    # Only `query` is part of the config's identity: it has the file's content.
+    query_file: str | None = Field(
+        None, min_length=1, exclude=True, description="File with the query, relative to the job config's folder."
+    )
     args: tuple[str, ...] = Field(
         (),
         description="Names: agency_id, which must be there unless the dataset is `shared`, run_id, since, until, or "
@@ -77,10 +85,25 @@ class PostgresSourceConfig(Part):
     )
     statement_timeout: Duration | None = Field(None, description="e.g. 90s, 15m, 1h; none by default.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _query_of_its_file(cls, options: Any, info: ValidationInfo) -> Any:
+        if not isinstance(options, Mapping) or "query" in options or not isinstance(options.get("query_file"), str):
+            return options
+        folder = (info.context or {}).get(FOLDER, Path())
+        try:
+            query = (folder / options["query_file"]).read_text("utf-8")
+        except OSError as error:
+            why = f"can't be read: {error.strerror}. Its path is relative to the folder of the job config"
+            raise fault_below("query_file", why=why) from None
+        except ValueError:
+            raise fault_below("query_file", why="must be a text file in UTF-8") from None
+        return {key: value for key, value in options.items() if key != "query_file"} | {"query": query}
+
     @model_validator(mode="after")
     def _either_table_or_query(self) -> "PostgresSourceConfig":
-        if (self.table is None) is (self.query is None):
-            raise ValueError("needs either `table` or `query`")
+        if (self.table is None) is (self.query is None) or self.query_file is not None:
+            raise ValueError("needs one of `table`, `query` and `query_file`")
         has, others = ("table", _OF_A_QUERY) if self.query is None else ("query", _OF_A_TABLE)
         if wrong := [name for name in others if getattr(self, name)]:
             raise ValueError(f"`{wrong[0]}` doesn't go with `{has}`")

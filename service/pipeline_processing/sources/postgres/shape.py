@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
@@ -14,6 +15,7 @@ from pipeline_processing.postgres.errors import cause_of
 from pipeline_processing.postgres.identifiers import quoted
 from pipeline_processing.postgres.query_text import without_semicolon
 from pipeline_processing.rows.columns import Columns
+from pipeline_processing.sources.postgres.tap import Descriptions
 from pipeline_processing.sources.postgres.types import carried_as, column_of, rendered
 
 
@@ -27,13 +29,16 @@ class Shape:
     types: tuple[asyncpg.Type, ...]
     enums: frozenset[int]
     """OIDs of the enums in `types`, which asyncpg doesn't distinguish; without those that have a cast to json."""
+    modifiers: tuple[int, ...] = ()
+    """Type modifiers of `types`; empty if they are unknown."""
     _carried: dict[str, tuple[Columns, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def is_like(self, other: "Shape") -> bool:
         """Whether parameters and columns are the same, by the types' OIDs: asyncpg's descriptions depend on codecs."""
 
         def described(shape: Shape) -> tuple[object, ...]:
-            return [t.oid for t in shape.parameters], shape.names, [t.oid for t in shape.types], shape.enums
+            oids = [t.oid for t in shape.types]
+            return [t.oid for t in shape.parameters], shape.names, oids, shape.enums, shape.modifiers
 
         return described(self) == described(other)
 
@@ -46,8 +51,10 @@ class Shape:
     def _in_form(self, carry: str) -> tuple[Columns, str]:
         carried = [carried_as(pg_type, carry, is_enum=pg_type.oid in self.enums) for pg_type in self.types]
         columns = tuple(
-            column_of(name, how, carry, type_name=pg_type.name)
-            for name, how, pg_type in zip(self.names, carried, self.types, strict=True)
+            column_of(name, how, carry, type_name=pg_type.name, modifier=modifier)
+            for name, how, pg_type, modifier in zip(
+                self.names, carried, self.types, self.modifiers or repeat(-1), strict=False
+            )
         )
         if all(carried):
             return Columns(columns), self.query
@@ -78,9 +85,12 @@ async def shape_of(
     Raises QueryInvalid.
     """
     statement = None
+    modifiers: tuple[int, ...] = ()
     with planning():
         try:
-            statement = await connection.prepare(query)
+            with Descriptions.of(connection) as heard:
+                statement = await connection.prepare(query)
+            modifiers = tuple(heard.modifiers())
             attributes, parameters = statement.get_attributes(), statement.get_parameters()
             names, types = tuple(a.name for a in attributes), tuple(a.type for a in attributes)
         except (asyncpg.UnsupportedClientFeatureError, asyncpg.InternalClientError):
@@ -89,7 +99,7 @@ async def shape_of(
     others = [pg_type.oid for pg_type in types if pg_type.schema != "pg_catalog"]
     # Asked for each time, as somebody may have made a cast.
     enums = frozenset(record[0] for record in await connection.fetch(_ENUMS, others)) if others else frozenset[int]()
-    shape = Shape(query=query, parameters=parameters, names=names, types=types, enums=enums)
+    shape = Shape(query=query, parameters=parameters, names=names, types=types, enums=enums, modifiers=modifiers)
     return (known if known is not None and known.is_like(shape) else shape), statement
 
 

@@ -134,8 +134,11 @@ def rendered(quoted_column: str, carry: str) -> str:
     return f"CASE WHEN {quoted_column} IS DISTINCT FROM NULL THEN format('%s', {quoted_column}) END"
 
 
-def column_of(name: str, carried: Carried | None, carry: str, *, type_name: str) -> Column:
-    """Return the column that steps see. `carried` is None if Postgres renders it. `type_name` is Postgres's own."""
+def column_of(name: str, carried: Carried | None, carry: str, *, type_name: str, modifier: int = -1) -> Column:
+    """
+    Return the column that steps see. `carried` is None if Postgres renders it. `type_name` is Postgres's own, and
+    `modifier` the type's.
+    """
     source = frozenset({name})
     if carried is None:
         # It arrives as a json document, or as text.
@@ -149,6 +152,18 @@ def column_of(name: str, carried: Carried | None, carry: str, *, type_name: str)
         natural=form.natural,
         comparison=carried.comparison or form.comparison,
         kind=form.kind,
+        digits=_digits_of(modifier) if form.kind is Kind.NUMBER else None,
         origins=source,
         unchanged=True,
     )
+
+
+_VARHDRSZ = 4
+
+
+def _digits_of(modifier: int) -> tuple[int, int] | None:
+    """Return precision and scale of a numeric as `numeric_typmod_precision` and `…_scale` of Postgres do."""
+    if modifier < _VARHDRSZ:
+        return None
+    packed = modifier - _VARHDRSZ
+    return packed >> 16 & 0xFFFF, (packed & 0x7FF ^ 0x400) - 0x400

@@ -53,8 +53,9 @@ def test_columns_of_a_table_are_known_without_a_server():
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        ({}, "needs either `table` or `query`"),
-        ({"table": "orders", "query": "SELECT 1 AS a"}, "needs either `table` or `query`"),
+        ({}, "needs one of `table`, `query` and `query_file`"),
+        ({"table": "orders", "query": "SELECT 1 AS a"}, "needs one of `table`, `query` and `query_file`"),
+        ({"query_file": "a.sql", "query": "SELECT 1 AS a"}, "needs one of `table`, `query` and `query_file`"),
         ({"table": "orders", "args": ["agency_id"]}, "`args` doesn't go with `table`"),
         ({"query": "SELECT 1 AS a", "key": "id"}, "`key` doesn't go with `query`"),
         ({"table": "db.sales.orders"}, "the name of a table or view, or `schema.name`, without quotes"),
