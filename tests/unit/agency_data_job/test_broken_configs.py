@@ -388,6 +388,22 @@ CONFIGS = {
             "7:17 datasets[people].steps[2].filter: Step 'filter: id =' ends where a value is expected.",
         ],
     ),
+    "defaults": Broken(
+        """\
+            defaults:
+              max_rejected: 5
+              expect: {unique: [id, keey]}
+            datasets:
+              - name: people
+                source: {postgres: {query: "SELECT id, name, email FROM people WHERE agency_id = $1", args: [agency_id]}}
+              - name: others
+                source: {postgres: {query: "SELECT id, name, email FROM people WHERE agency_id = $1", args: [agency_id]}}
+                on_row_error: skip
+            """,
+        [
+            "2:17 defaults.max_rejected: `max_rejected` needs `on_row_error: skip` or `quarantine`: with `fail` none is rejected",
+        ],
+    ),
 }
 _NOT_YAML = re.compile(
     r"Input should|valid (tuple|dictionary|string|integer)|function-|constrained-|Extra inputs|Field required"
