@@ -81,6 +81,11 @@ class AgencyKey(StrEnum):
     UUID = "uuid"
     TEXT = "text"
 
+    @property
+    def example(self) -> str:
+        """A key of this kind, as text."""
+        return {"integer": "1", "uuid": "00000000-0000-0000-0000-000000000000", "text": "a"}[self]
+
     def fault(self, key: int | str) -> str | None:
         """Return what a request's key must be instead, or None if it fits."""
         if self is AgencyKey.INTEGER:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from starlette.types import ASGIApp
 
 from pipeline_processing.agency_data_job.loading import load_job_config
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import HistoryClock, SystemClock
 from pipeline_processing.aio.tasks import in_time
@@ -22,7 +23,7 @@ from pipeline_processing.board.live import Live
 from pipeline_processing.board.server import listening, serve
 from pipeline_processing.board.triggers import OpenWindows, TriggerList, windows_topic
 from pipeline_processing.board.views import Views
-from pipeline_processing.errors import HistoryUnavailable
+from pipeline_processing.errors import HistoryUnavailable, JobConfigError
 from pipeline_processing.history.postgres.board import PostgresBoard
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.letters import PostgresLetters
@@ -124,6 +125,7 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
         asgi = application(
             api=Api(
                 reads=reads,
+                agency_key=_agency_key(settings),
                 history=PostgresHistory(database),
                 live=live,
                 letters=letters,
@@ -144,6 +146,15 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
         shown = f"[{host}]" if ":" in host else quote(host)
         address = f"http://{shown}:{listener.getsockname()[1]}"
         yield Board(asgi, live, progress, health, listener, address)
+
+
+def _agency_key(settings: Settings) -> AgencyKey:
+    """Return what the job config's keys are; integers if there is none, or it can't be read: the board runs without."""
+    try:
+        return load_job_config(settings.job_config_file).agency_key if settings.job_config_file else AgencyKey.INTEGER
+    except JobConfigError as error:
+        log.warning("the job config can't be read, so agencies are searched by integers", error=str(error))
+        return AgencyKey.INTEGER
 
 
 def _triggers(settings: Settings) -> Sequence[Trigger]:

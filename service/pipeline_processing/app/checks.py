@@ -10,6 +10,7 @@ from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.checking import AnyArgument
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
 from pipeline_processing.agency_data_job.tally import Tally
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.app import history, kafka
 from pipeline_processing.app.data_path import destinations, sources
 from pipeline_processing.errors import PipelineError, SettingsError, UpstreamUnavailable
@@ -71,23 +72,27 @@ async def check_webhooks(settings: Settings) -> AsyncIterator[CheckResult]:
         yield await _checked("webhook", partial(_check_webhook, name, webhook.url.get_secret_value()))
 
 
-async def check_triggers(settings: Settings, triggers: Triggers) -> AsyncIterator[CheckResult]:
+async def check_triggers(
+    settings: Settings, triggers: Triggers, *, agency_key: AgencyKey
+) -> AsyncIterator[CheckResult]:
     """Look up each topic of the triggers, and run the queries of the schedules. Yields a result for each."""
     async with kafka.topics(settings) as topics:
         for topic in triggers.topics:
             yield await _checked("topic", partial(_check_topic, topics, topic))
     for trigger in triggers.schedules:
         if isinstance(trigger.schedule.agencies, AgencyQuery):
-            yield await _checked("agencies", partial(_check_query, settings, trigger.name, trigger.schedule.agencies))
+            yield await _checked(
+                "agencies", partial(_check_query, settings, trigger.name, trigger.schedule.agencies, agency_key)
+            )
 
 
 async def _check_topic(topics: Topics, topic: str) -> str:
     return f"{topic}: {len(await topics.ends(topic))} partitions"
 
 
-async def _check_query(settings: Settings, name: str, agencies: AgencyQuery) -> str:
+async def _check_query(settings: Settings, name: str, agencies: AgencyQuery, agency_key: AgencyKey) -> str:
     async with source_database(settings.require_source_dsn(), connections=1) as database:
-        found = await PostgresAgencyIds(database=database).listed(agencies.query)
+        found = await PostgresAgencyIds(database=database, agency_key=agency_key).listed(agencies.query)
     return f"{name}: the query returns {len(found):,} agencies"
 
 

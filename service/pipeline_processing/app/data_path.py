@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
 from pipeline_processing.agency_data_job.identity import config_id, destination_entries
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import Clock, SystemClock
 from pipeline_processing.destinations.null.destination import NullDestination
@@ -125,7 +126,8 @@ async def destinations(
     if metrics is not None:
         metrics.budget_used.watch(lambda: [(divided.uploads.reserved, ())])
         metrics.budget_limit.set(divided.uploads.limit)
-    context = Context(settings, mask, clock=clock or SystemClock(), limits=divided)
+    agency_key = AgencyKey.INTEGER if config is None else config.agency_key
+    context = Context(settings, mask, clock=clock or SystemClock(), limits=divided, agency_key=agency_key)
     async with AsyncExitStack() as stack:
         opened: list[Destination] = [await _opened(stack, each, each.options, context=context) for each in entries]
         if metrics is not None:
@@ -180,8 +182,17 @@ def limits(settings: Settings, *, runs: int, uploads_per_run: int = 2) -> Limits
 class Context:
     """The `BuildContext` of all sources or of all destinations. It masks every secret that it hands out."""
 
-    def __init__(self, settings: Settings, mask: Mask, *, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        mask: Mask,
+        *,
+        clock: Clock,
+        limits: Limits,
+        agency_key: AgencyKey = AgencyKey.INTEGER,
+    ) -> None:
         self.settings = settings
+        self.agency_key = agency_key
         self.clock = clock
         self.limits = limits
         self._mask = mask

@@ -7,7 +7,6 @@ from functools import partial
 
 from opentelemetry.trace import Tracer
 
-from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
 from pipeline_processing.app import history, kafka
@@ -30,6 +29,7 @@ from pipeline_processing.telemetry.metrics import IntakeMetrics
 from pipeline_processing.triggers.config import AgencyQuery, Triggers
 from pipeline_processing.triggers.event_intake import Aside, EventIntake, EventReader
 from pipeline_processing.triggers.faust_app import FaustLog
+from pipeline_processing.triggers.matching import Terms
 from pipeline_processing.triggers.other_files import OtherFiles
 from pipeline_processing.triggers.process import NeededByTriggers, TriggersProcess
 from pipeline_processing.triggers.run_requests import RunRequester
@@ -48,7 +48,7 @@ async def triggers_process(
     settings: Settings,
     triggers: Triggers,
     *,
-    declared: DeclaredParams | None,
+    terms: Terms,
     tracer: Tracer,
     mask: Mask,
     metering: Metering,
@@ -98,9 +98,7 @@ async def triggers_process(
         )
         metrics.windows.watch(lambda: [(keeper.open_windows, ())])
         metrics.overdue.watch(lambda: [(keeper.overdue_seconds(), ())])
-        reader = EventReader(
-            triggers.events, triggers_id=triggers_id, entries_topic=entries, clock=clock, declared=declared
-        )
+        reader = EventReader(triggers.events, triggers_id=triggers_id, entries_topic=entries, clock=clock, terms=terms)
 
         def intake(topic: str) -> EventIntake:
             as_requests, incarnation = _as_requests(settings.kafka, topic), Incarnation()
@@ -123,7 +121,7 @@ async def triggers_process(
 
         scheduler = Scheduler(
             triggers.schedules,
-            agency_ids=await _agency_ids(settings, triggers, stack),
+            agency_ids=await _agency_ids(settings, triggers, terms, stack),
             leads=lambda: keeper.leads,
             triggers_id=triggers_id,
             entries_topic=entries,
@@ -162,12 +160,12 @@ def identity_of(triggers: Triggers) -> str:
     return hashlib.sha256(triggers.model_dump_json().encode()).hexdigest()[:12]
 
 
-async def _agency_ids(settings: Settings, triggers: Triggers, stack: AsyncExitStack) -> AgencyIds | None:
+async def _agency_ids(settings: Settings, triggers: Triggers, terms: Terms, stack: AsyncExitStack) -> AgencyIds | None:
     """Open the source database if a schedule has a query. Raises SettingsError if none is configured."""
     if not any(isinstance(each.schedule.agencies, AgencyQuery) for each in triggers.schedules):
         return None
     database = source_database(settings.require_source_dsn(), connections=_QUERIES)
-    return PostgresAgencyIds(database=await stack.enter_async_context(database))
+    return PostgresAgencyIds(database=await stack.enter_async_context(database), agency_key=terms.agency_key)
 
 
 async def _letter_store(settings: Settings, stack: AsyncExitStack) -> KeepsLetters:

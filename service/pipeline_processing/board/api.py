@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.aio.clock import Clock, HistoryClock
 from pipeline_processing.aio.tasks import in_time
 from pipeline_processing.board import models as m
@@ -84,6 +85,7 @@ class Api:
         self,
         *,
         reads: BoardReads,
+        agency_key: AgencyKey = AgencyKey.INTEGER,
         history: RunHistory,
         live: Live,
         letters: DeadLetters,
@@ -92,6 +94,7 @@ class Api:
         clock: HistoryClock,
     ) -> None:
         self._reads = reads
+        self._agency_key = agency_key
         self._history = history
         self._live = live
         self._letters = letters
@@ -107,7 +110,8 @@ class Api:
 
         Raises InvalidParameters, RunUnknown, or the errors of the servers.
         """
-        parsed = endpoint.parameters.of(request.query_params)  # faults first: they aren't worth sharing
+        # Faults first: they aren't worth sharing.
+        parsed = endpoint.parameters.of(request.query_params, self._agency_key)
 
         async def make() -> bytes:
             async with self._reading if endpoint.reads_history else nullcontext():
@@ -122,8 +126,12 @@ class Api:
         return await self._live.overview()
 
     async def runs(self, request: Request) -> m.RunPage:
-        query = RunsQuery.of(request.query_params)
-        found = [run for wanted in query.filters() for run in await self._history.newest(wanted, limit=query.limit + 1)]
+        query = RunsQuery.of(request.query_params, self._agency_key)
+        found = [
+            run
+            for wanted in query.filters(self._agency_key)
+            for run in await self._history.newest(wanted, limit=query.limit + 1)
+        ]
         runs = sorted({run.run_id: run for run in found}.values(), key=_age, reverse=True)
         page = runs[: query.limit]
         await self._live.learn_typical(page)
@@ -144,12 +152,12 @@ class Api:
         return self._views.details(story, now=self._clock.now(), progress=progress, estimate=expected)
 
     async def agency_durations(self, request: Request) -> m.AgencyDurations:
-        agency_id = AgencyPath.of(QueryParams(request.path_params)).agency_id
+        agency_id = AgencyPath.of(QueryParams(request.path_params), self._agency_key).agency_id
         found = await self._reads.durations([agency_id], limit=_DURATIONS)
         return self._views.durations(agency_id, found.get(agency_id, []))
 
     async def durations(self, request: Request) -> m.DurationsList:
-        agency_ids = DurationsQuery.of(request.query_params).agency_id
+        agency_ids = DurationsQuery.of(request.query_params, self._agency_key).agency_id
         found = await self._reads.durations(agency_ids, limit=_DURATIONS)
         return m.DurationsList(agencies=[self._views.durations(each, found.get(each, [])) for each in agency_ids])
 

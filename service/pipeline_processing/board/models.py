@@ -13,7 +13,7 @@ from pydantic import Field, PlainSerializer
 from pipeline_processing.model import Message, RunState
 from pipeline_processing.runs.deliveries import DeliveryState
 
-AgencyText = Annotated[str, Field(pattern=r"^[1-9][0-9]*$", description="An agency id, in decimal digits.")]
+AgencyText = Annotated[str, Field(description="An agency's key; an integer in decimal digits.")]
 Time = Annotated[
     datetime,
     PlainSerializer(lambda time: time.isoformat().replace("+00:00", "Z"), return_type=str),

@@ -15,7 +15,7 @@ from pipeline_processing.board.problems import MEDIA_TYPE
 _SCHEMAS = "#/components/schemas/{model}"
 _PATH_PARAMETERS = {
     "run_id": {"type": "string"},
-    "agency_id": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+    "agency_id": {"type": "string"},
 }
 _LIVE = (
     "Server-sent events, each with one line of JSON: `overview` (Overview), `run` (RunView, a changed run), `progress` "

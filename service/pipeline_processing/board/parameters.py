@@ -2,16 +2,28 @@
 
 import base64
 import binascii
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import unquote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 from starlette.datastructures import QueryParams
 
-from pipeline_processing.agency_keys import AgencyId
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.board.models import Fault
 from pipeline_processing.labels import Labels
 from pipeline_processing.model import Moment, RunState
@@ -47,7 +59,7 @@ class Parameters(BaseModel):
     repeatable: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls: type[P], query: QueryParams) -> P:
+    def of(cls: type[P], query: QueryParams, agency_key: AgencyKey = AgencyKey.INTEGER) -> P:
         """Parse a query. An empty parameter counts as absent. Raises InvalidParameters with all faults."""
         texts = [(name, value) for name, value in query.multi_items() if value != ""]
         given: dict[str, Any] = {
@@ -60,7 +72,7 @@ class Parameters(BaseModel):
             if isinstance(value, str) and len(query.getlist(name)) > 1
         ]
         try:
-            parsed = cls.model_validate(given)
+            parsed = cls.model_validate(given, context=agency_key)
         except ValidationError as error:
             faults += [cls._fault(each) for each in error.errors(include_url=False, include_context=False)]
         if faults:
@@ -101,7 +113,24 @@ def cursor_of(place: RunPlace) -> str:
 
 
 def _agency_ids(value: Any) -> Any:
-    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    return [unquote(each.strip()) for each in value.split(",")] if isinstance(value, str) else value
+
+
+def _agency_id(value: Any, integer: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    if info.context in (None, AgencyKey.INTEGER):
+        return integer(value)
+    try:
+        return info.context.key_of(value)
+    except ValueError as error:
+        raise ValueError(f"must be {error}") from None
+
+
+def _as_it_is(key: Any) -> Any:
+    return key
+
+
+Agency = Annotated[int, Field(ge=1, le=2**63 - 1), WrapValidator(_agency_id), PlainSerializer(_as_it_is)]
+"""As the validation's context, an AgencyKey, says."""
 
 
 def _labels(value: Any) -> Any:
@@ -123,7 +152,7 @@ class RunsQuery(Parameters):
     repeatable = ("label",)
 
     state: RunState | None = Field(None, description="Runs in this state only.")
-    agency_id: AgencyId | None = Field(None, description="Runs of this agency only.")
+    agency_id: Agency | None = Field(None, description="Runs of this agency only.")
     label: Annotated[
         Labels, BeforeValidator(_labels), WithJsonSchema({"type": "array", "items": {"type": "string"}})
     ] = Field(
@@ -139,8 +168,8 @@ class RunsQuery(Parameters):
         None, description="`next_cursor` of the page before.", json_schema_extra={"type": "string"}
     )
 
-    def filters(self) -> list[RunFilter]:
-        """Return the filters whose runs are wanted. A number in `q` may be part of a run id, or an agency id."""
+    def filters(self, agency_key: AgencyKey = AgencyKey.INTEGER) -> list[RunFilter]:
+        """Return the filters whose runs are wanted. `q` may be part of a run id, or an agency id."""
         wanted = RunFilter(
             agency_id=self.agency_id,
             states=() if self.state is None else (self.state,),
@@ -151,22 +180,28 @@ class RunsQuery(Parameters):
             until=self.until,
             after=self.cursor,
         )
-        number = int(self.q) if self.q is not None and re.fullmatch(r"[0-9]{1,19}", self.q) else 0
-        if number not in range(1, 2**63) or self.agency_id not in (None, number):
+        try:
+            agency = agency_key.key_of(self.q)
+        except ValueError:
             return [wanted]
-        return [wanted, replace(wanted, text=None, agency_id=number)]
+        if self.agency_id not in (None, agency):
+            return [wanted]
+        return [wanted, replace(wanted, text=None, agency_id=agency)]
 
 
 class AgencyPath(Parameters):
     """The parameters in a path."""
 
-    agency_id: AgencyId
+    agency_id: Agency
 
 
 class DurationsQuery(Parameters):
-    agency_id: Annotated[
-        list[AgencyId], BeforeValidator(_agency_ids), Field(min_length=1, max_length=_MOST_AGENCIES)
-    ] = Field(description="Agency ids, with commas between.", json_schema_extra={"type": "string"})
+    agency_id: Annotated[list[Agency], BeforeValidator(_agency_ids), Field(min_length=1, max_length=_MOST_AGENCIES)] = (
+        Field(
+            description="Agency ids, each percent-encoded, with commas between.",
+            json_schema_extra={"type": "string"},
+        )
+    )
 
 
 class FailuresQuery(Parameters):

@@ -185,7 +185,7 @@ class Views:
         if group.count == 1:
             which = f"--run-id {quote(group.run_ids[0])}"
         elif group.agencies == 1:
-            which = f"--failed --agency-id {group.agency_ids[0]} --since {since:%Y-%m-%dT%H:%M:%SZ}"
+            which = f"--failed --agency-id {quote(str(group.agency_ids[0]))} --since {since:%Y-%m-%dT%H:%M:%SZ}"
         else:
             which = f"--failed --since {since:%Y-%m-%dT%H:%M:%SZ}"
         return m.FailureGroupView(

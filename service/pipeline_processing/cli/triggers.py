@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
-    from pipeline_processing.agency_data_job.params import DeclaredParams
+    from pipeline_processing.agency_keys import AgencyKey
     from pipeline_processing.app.checks import CheckResult
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.errors import PipelineError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline_processing.settings.settings import Settings
     from pipeline_processing.triggers.config import Triggers
     from pipeline_processing.triggers.describing import Trial
+    from pipeline_processing.triggers.matching import Terms
     from pipeline_processing.triggers.process import TriggersProcess
 
 _FAILED_SECONDS = 10.0
@@ -56,18 +57,19 @@ def triggers(context: typer.Context) -> None:
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.terminal.event_loop import run_async
     from pipeline_processing.triggers.loading import load_triggers
+    from pipeline_processing.triggers.matching import Terms
 
     settings = current_settings()
     path = settings.require_triggers_file()
     job_config = job_config_of(settings)
     loaded = load_triggers(path, job_config=job_config, kafka=settings.kafka)
-    declared = job_config.params if job_config is not None else None
+    terms = Terms.of(job_config)
     log_to_stderr(level="info")
     with Cutoff() as cutoff, traced() as telemetry, metered(scraped=True) as metering:
         process = triggers_process(
             settings,
             loaded,
-            declared=declared,
+            terms=terms,
             tracer=telemetry.tracer,
             mask=current_mask(),
             metering=metering,
@@ -125,6 +127,7 @@ def check(
     from pipeline_processing.aio.clock import SystemClock
     from pipeline_processing.triggers.describing import example_records
     from pipeline_processing.triggers.loading import load_triggers
+    from pipeline_processing.triggers.matching import Terms
 
     settings = current_settings(job_config_file=config)
     path = file or settings.require_triggers_file()
@@ -132,9 +135,9 @@ def check(
     triggers = load_triggers(path, job_config=job_config, kafka=settings.kafka)
     now = SystemClock().now()
     records = None if event is None else example_records(_content(event), triggers.events, now=now)
-    declared = job_config.params if job_config is not None else None
-    trials = None if records is None else _trials(records, triggers, now, declared)
-    results = _connected(settings, triggers) if connect else []
+    terms = Terms.of(job_config)
+    trials = None if records is None else _trials(records, triggers, now, terms)
+    results = _connected(settings, triggers, terms.agency_key) if connect else []
     if output_of(output, as_json=as_json) is Output.JSON:
         document = _document(path, triggers, trials, now)
         if connect:
@@ -147,12 +150,12 @@ def check(
     return print_errors(each.error for each in (*(trials or ()), *results) if each.error is not None)
 
 
-def _connected(settings: Settings, loaded: Triggers) -> list[CheckResult]:
+def _connected(settings: Settings, loaded: Triggers, agency_key: AgencyKey) -> list[CheckResult]:
     from pipeline_processing.app.checks import check_triggers
     from pipeline_processing.terminal.event_loop import run_async
 
     async def check_each() -> list[CheckResult]:
-        return [each async for each in check_triggers(settings, loaded)]
+        return [each async for each in check_triggers(settings, loaded, agency_key=agency_key)]
 
     return run_async(check_each())
 
@@ -172,15 +175,13 @@ def _content(event: str) -> str:
         raise typer.BadParameter(f"{event} isn't UTF-8", param_hint="--event") from None
 
 
-def _trials(
-    records: Sequence[Record], triggers: Triggers, now: datetime, declared: DeclaredParams | None
-) -> list[Trial]:
+def _trials(records: Sequence[Record], triggers: Triggers, now: datetime, terms: Terms) -> list[Trial]:
     """Try each trigger with the event on its own topic, if the event may stand for it."""
     from pipeline_processing.triggers.describing import tried
 
     by_topic = {record.topic: record for record in records}
     return [
-        tried(by_topic.get(each.topic, records[0]), each, now=now, declared=declared, topics=len(by_topic))
+        tried(by_topic.get(each.topic, records[0]), each, now=now, terms=terms, topics=len(by_topic))
         for each in triggers.events
         if records
     ]
@@ -231,6 +232,8 @@ def _document(path: Path, triggers: Triggers, trials: list[Trial] | None, now: d
 
 
 def _asked(trial: Trial) -> dict[str, Any]:
+    from pipeline_processing.triggers.job_requests import run_id_of_window
+
     assert trial.request is not None
-    run_id = {"run_id": f"trigger-{trial.trigger.name}-{trial.request.agency_id}-…"}
+    run_id = {"run_id": run_id_of_window(trial.trigger.name, trial.request.agency_id, None)}
     return run_id | trial.request.model_dump(mode="json", exclude_defaults=True)

@@ -33,6 +33,7 @@ from pipeline_processing.telemetry.metering import Metering
 from pipeline_processing.terminal.event_loop import run_async
 from pipeline_processing.terminal.render import duration
 from pipeline_processing.triggers.loading import load_triggers
+from pipeline_processing.triggers.matching import Terms
 
 _PROGRAM = "pipeline-processing"
 _SERVICE_ONLY = {"PIPELINE_HTTP__PORT": "0"}
@@ -101,7 +102,7 @@ async def _running(settings: Settings, *, tracer: Tracer, mask: Mask) -> AsyncIt
         async with (
             service(settings, config, tracer=tracer, mask=mask, metering=Metering()) as serving,
             triggers_process(
-                settings, triggers, declared=config.params, tracer=tracer, mask=mask, metering=Metering()
+                settings, triggers, terms=Terms.of(config), tracer=tracer, mask=mask, metering=Metering()
             ) as watching,
             asyncio.TaskGroup() as group,
         ):

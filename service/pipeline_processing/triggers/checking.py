@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetConfig
 from pipeline_processing.agency_data_job.request_values import described
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.model import JobRequest
 from pipeline_processing.options.config_file import Fault
 from pipeline_processing.settings.settings import KafkaSettings
@@ -38,6 +39,11 @@ def faults_of_trigger(trigger: Trigger, *, job_config: AgencyJobConfig | None, k
         yield Fault((), "needs a `name`: none can be made of its topic and types")
     if isinstance(trigger, EventTrigger):
         yield from _faults_of_topic(trigger.topic, kafka)
+    elif isinstance(trigger.schedule.agencies, tuple):
+        agency_key = AgencyKey.INTEGER if job_config is None else job_config.agency_key
+        for at, agency in enumerate(trigger.schedule.agencies):
+            if fault := agency_key.fault(agency):
+                yield Fault(("schedule", "agencies", at), fault)
     yield from _faults_of_literals(trigger)
     if job_config is not None:
         yield from _faults_of_datasets(trigger, job_config)

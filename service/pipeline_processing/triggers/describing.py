@@ -7,7 +7,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.errors import InvalidEvent, InvalidRequest
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest
@@ -15,7 +14,7 @@ from pipeline_processing.options.durations import duration_in_words
 from pipeline_processing.triggers.config import Debounce, EventTrigger, FromEvent, Schedule, ScheduleTrigger, Trigger
 from pipeline_processing.triggers.events import read_event
 from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window
-from pipeline_processing.triggers.matching import mismatch, occurrence
+from pipeline_processing.triggers.matching import NO_TERMS, Terms, mismatch, occurrence
 from pipeline_processing.triggers.schedule import ticks
 
 _TICKS = 3
@@ -150,11 +149,9 @@ def _bytes(text: Any) -> bytes | None:
     return None if text is None else str(text).encode()
 
 
-def tried(
-    record: Record, trigger: EventTrigger, *, now: datetime, declared: DeclaredParams | None = None, topics: int = 1
-) -> Trial:
+def tried(record: Record, trigger: EventTrigger, *, now: datetime, terms: Terms = NO_TERMS, topics: int = 1) -> Trial:
     """
-    Return what a record would do to a trigger. `declared` are the params of the job config, if known, and `topics` the
+    Return what a record would do to a trigger. `terms` are those of the job config, if known, and `topics` the
     number of topics that the example may stand for.
     """
     if record.topic != trigger.topic:
@@ -164,7 +161,7 @@ def tried(
         why_not = mismatch(event, trigger)
         if why_not is not None:
             return Trial(trigger, why_not=why_not)
-        found = occurrence(event, trigger, now=now, declared=declared)
+        found = occurrence(event, trigger, now=now, terms=terms)
     except InvalidEvent as error:
         if topics > 1:
             which = f'If it is of another topic than {trigger.topic}, name that: {{"topic": …, "value": …}}.'

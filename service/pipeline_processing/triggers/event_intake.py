@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeVar
 
-from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.aio.tasks import Stopped, first_of
@@ -25,7 +24,7 @@ from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.metrics import IntakeMetrics, Metrics
 from pipeline_processing.triggers.config import Debounce, EventTrigger
 from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window, run_id_of_window
-from pipeline_processing.triggers.matching import Occurrence, occurrences
+from pipeline_processing.triggers.matching import NO_TERMS, Occurrence, Terms, occurrences
 from pipeline_processing.triggers.windows import Happened, Origin, Pace, write_entry
 
 log = get_logger(__name__)
@@ -74,20 +73,20 @@ class EventReader:
         triggers_id: str,
         entries_topic: str,
         clock: Clock,
-        declared: DeclaredParams | None = None,
+        terms: Terms = NO_TERMS,
     ) -> None:
-        """`declared` are the params of the job config, if known."""
+        """`terms` are those of the job config, if known."""
         self._triggers = {trigger.name: trigger for trigger in triggers}
         self._triggers_id = triggers_id
         self._topic = entries_topic
         self._clock = clock
-        self._declared = declared
+        self._terms = terms
         share = _MOST_STATE_BYTES // max(1, len(triggers)) - _BESIDES_BYTES
         self._most_bytes = min(max(share, _LEAST_ENTRY_BYTES), _MOST_ENTRY_BYTES)
 
     def read(self, record: Record, *, topic_id: str | None) -> list[Outgoing]:
         """Return an entry for each trigger that the event matches. Raises InvalidEvent if one can't use the event."""
-        found = occurrences(record, self._triggers.values(), now=self._clock.now(), declared=self._declared)
+        found = occurrences(record, self._triggers.values(), now=self._clock.now(), terms=self._terms)
         return [self._entry(record, each, topic_id) for each in found]
 
     def _entry(self, record: Record, occurrence: Occurrence, topic_id: str | None) -> Outgoing:

@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from pipeline_processing.agency_keys import AgencyId
+from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.model import JobRequest, ParamValue
 from pipeline_processing.triggers.config import EventTrigger, ScheduleTrigger, Trigger
 
@@ -59,7 +59,7 @@ def requests_of_tick(trigger: ScheduleTrigger, tick: datetime, *, agencies: Iter
         _request(
             trigger,
             agency_id=agency_id,
-            run_id=f"trigger-{trigger.name}-{agency_id}-{tick:%Y%m%dT%H%M%SZ}",
+            run_id=f"{_begin(trigger.name, agency_id)}{tick:%Y%m%dT%H%M%SZ}",
             params=trigger.params,
             since=None,
         )
@@ -67,9 +67,18 @@ def requests_of_tick(trigger: ScheduleTrigger, tick: datetime, *, agencies: Iter
     ]
 
 
-def run_id_of_window(name: str, agency_id: AgencyId, window: str) -> str:
-    """Derive a run id from a trigger's name, an agency and a window."""
-    return f"trigger-{name}-{agency_id}-{hashlib.sha256(window.encode()).hexdigest()[:_DIGITS]}"
+def run_id_of_window(name: str, agency_id: AgencyId, window: str | None) -> str:
+    """Derive a run id from a trigger's name, an agency and a window. For people, None is a window to come."""
+    which = "…" if window is None else hashlib.sha256(window.encode()).hexdigest()[:_DIGITS]
+    return f"{_begin(name, agency_id)}{which}"
+
+
+def _begin(name: str, agency_id: AgencyId) -> str:
+    """Return how the run ids of a trigger and agency begin. Run ids have no room for every key, nor its characters."""
+    agency = str(agency_id)
+    if number_of(agency) < 0:
+        agency = "key" + hashlib.sha256(agency.encode()).hexdigest()[:_DIGITS]
+    return f"trigger-{name}-{agency}-"
 
 
 def links(traces: Iterable[Mapping[str, str]]) -> list[Link]:

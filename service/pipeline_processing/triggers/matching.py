@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.agency_data_job.params import DeclaredParams
-from pipeline_processing.agency_keys import AgencyId
+from pipeline_processing.agency_keys import AgencyId, AgencyKey
 from pipeline_processing.errors import InvalidEvent
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.model import JobRequest, ParamValue
@@ -17,8 +18,20 @@ from pipeline_processing.options.validation import faults_of, shown
 from pipeline_processing.triggers.config import EventTrigger, FromEvent
 from pipeline_processing.triggers.events import UpstreamEvent, read_event, value_at
 
-_DIGITS = 19
-"""Of an agency id of 64 bits, at most."""
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the job config, if known, says of requests."""
+
+    agency_key: AgencyKey = AgencyKey.INTEGER
+    declared: DeclaredParams | None = None
+
+    @classmethod
+    def of(cls, config: AgencyJobConfig | None) -> "Terms":
+        return NO_TERMS if config is None else cls(config.agency_key, config.params)
+
+
+NO_TERMS = Terms()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +55,12 @@ class Occurrence:
 
 
 def occurrences(
-    record: Record, triggers: Iterable[EventTrigger], *, now: datetime, declared: DeclaredParams | None = None
+    record: Record, triggers: Iterable[EventTrigger], *, now: datetime, terms: Terms = NO_TERMS
 ) -> list[Occurrence]:
     """
     Return what a record means to the triggers: one occurrence for each that it matches, none if it matches none.
 
-    `declared` are the params of the job config, if known.
+    `terms` are those of the job config, if known.
 
     Raises InvalidEvent if it can't be read, or if a trigger that it matches can't use it; the message names all faults.
     """
@@ -60,7 +73,7 @@ def occurrences(
     for trigger in watching:
         if mismatch(event, trigger) is None:
             try:
-                found.append(occurrence(event, trigger, now=now, declared=declared))
+                found.append(occurrence(event, trigger, now=now, terms=terms))
             except InvalidEvent as error:
                 faults[str(error)] = None
     if faults:
@@ -89,16 +102,14 @@ def mismatch(event: UpstreamEvent, trigger: EventTrigger) -> str | None:
     return None
 
 
-def occurrence(
-    event: UpstreamEvent, trigger: EventTrigger, *, now: datetime, declared: DeclaredParams | None = None
-) -> Occurrence:
+def occurrence(event: UpstreamEvent, trigger: EventTrigger, *, now: datetime, terms: Terms = NO_TERMS) -> Occurrence:
     """
     Reduce a matching event to what a trigger needs. Raises InvalidEvent if it lacks something, or has a param of
     another type than declared.
     """
-    agency_id = _agency_id(event, trigger)
+    agency_id = _agency_id(event, trigger, terms.agency_key)
     params = _params(event, trigger)
-    _check_types(params, trigger, declared or {})
+    _check_types(params, trigger, terms.declared or {})
     try:
         JobRequest.model_validate({"agency_id": agency_id, "params": params})
     except ValidationError as error:
@@ -122,21 +133,20 @@ def occurrence(
     return found
 
 
-def _agency_id(event: UpstreamEvent, trigger: EventTrigger) -> AgencyId:
+def _agency_id(event: UpstreamEvent, trigger: EventTrigger, agency_key: AgencyKey) -> AgencyId:
     try:
         value = event.find(trigger.agency_id)
     except KeyError:
         raise InvalidEvent(
             f"The event has no {trigger.agency_id}, where trigger {trigger.name!r} looks for the agency's id."
         ) from None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
-        value = int(value)
-    if type(value) is int and 1 <= value < 2**63:
-        return value
-    raise InvalidEvent(
-        f"{trigger.agency_id} of the event is {_quoted(value)}, and trigger {trigger.name!r} looks there for the "
-        "agency's id: an integer from 1 on, or its digits as text."
-    )
+    try:
+        return agency_key.key_of(value)
+    except ValueError as error:
+        raise InvalidEvent(
+            f"{trigger.agency_id} of the event is {_quoted(value)}, and trigger {trigger.name!r} looks there for the "
+            f"agency's id: {error}."
+        ) from None
 
 
 def _params(event: UpstreamEvent, trigger: EventTrigger) -> dict[str, ParamValue]:

@@ -31,6 +31,7 @@ from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.metering import Metering
 from pipeline_processing.telemetry.tracing import IdsOnlyTracer
 from pipeline_processing.triggers.config import Triggers
+from pipeline_processing.triggers.matching import Terms
 from tests.certificates import CA, STRANGER, STRANGERS_CA, issued
 from tests.contract.messaging.messaging_backends import message, nothing_left, own_settings, take, values
 from tests.guarded_kafka import PASSWORDS, GuardedKafka, password_of
@@ -120,7 +121,7 @@ async def test_triggers_with(access: Access, way: str) -> None:
         stop = asyncio.Event()
         tracer, mask = IdsOnlyTracer(), Mask()
         async with triggers_process(
-            settings, triggers, declared=None, tracer=tracer, mask=mask, metering=Metering()
+            settings, triggers, terms=Terms(), tracer=tracer, mask=mask, metering=Metering()
         ) as process:
             running = asyncio.create_task(process.run(stop))
             requests = KafkaTopics(settings=kafka)

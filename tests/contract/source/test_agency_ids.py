@@ -7,11 +7,14 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.errors import QueryFailed, QueryInvalid, SourceUnavailable
 from pipeline_processing.sources.postgres.agency_ids import PostgresAgencyIds
 from pipeline_processing.sources.postgres.source import source_database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+UUID = "018f4e8a-5b7c-7d3e-9a41-2f60c1d7b3e5"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -62,3 +65,17 @@ async def test_a_server_that_cant_be_reached_is_transient() -> None:
     async with source_database(SecretStr("postgresql://u@127.0.0.1:1/d"), connections=1) as database:
         with pytest.raises(SourceUnavailable):
             await PostgresAgencyIds(database=database).listed("SELECT 1")
+
+
+async def test_agencies_may_be_uuids_or_texts(source_dsn: str) -> None:
+    """The column has the type that the job config says."""
+    async with source_database(SecretStr(source_dsn), connections=1) as database:
+        uuids = PostgresAgencyIds(database=database, agency_key=AgencyKey.UUID)
+        texts = PostgresAgencyIds(database=database, agency_key=AgencyKey.TEXT)
+
+        assert await uuids.listed(f"SELECT '{UUID.upper()}'::uuid") == [UUID]
+        assert await texts.listed("SELECT unnest(ARRAY['acme/eu', '7'])") == ["acme/eu", "7"]
+        with pytest.raises(QueryInvalid, match=r"of type uuid, as the job config's `agency_key` says"):
+            await uuids.listed("SELECT 7")
+        with pytest.raises(QueryInvalid, match=r"which are text, which must have .* and returned  a"):
+            await texts.listed("SELECT ' a'")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 from datetime import UTC
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.board.models import Fault
 from pipeline_processing.board.parameters import (
     DeadLettersQuery,
@@ -64,3 +66,13 @@ def test_a_number_is_searched_in_both_ways(number: int) -> None:
     by_text, by_agency = RunsQuery.of(QueryParams({"q": str(number)})).filters()
     assert (by_text.text, by_text.agency_id) == (str(number), None)
     assert (by_agency.text, by_agency.agency_id) == (None, number)
+
+
+def test_agencies_may_be_texts() -> None:
+    """As the job config says. Any text may then be part of a run id, or an agency."""
+    query = QueryParams({"q": "acme/eu"})
+    by_text, by_agency = RunsQuery.of(query, AgencyKey.TEXT).filters(AgencyKey.TEXT)
+    assert (by_text.text, by_agency.agency_id) == ("acme/eu", "acme/eu")
+    assert DurationsQuery.of(QueryParams({"agency_id": "a%2Cb,c"}), AgencyKey.TEXT).agency_id == ["a,b", "c"]
+    with pytest.raises(InvalidParameters, match="must be a UUID"):
+        RunsQuery.of(QueryParams({"agency_id": "acme"}), AgencyKey.UUID)

@@ -220,7 +220,7 @@ def test_a_file_of_schedules_matches_no_event(tmp_path: Path, event: Any, capsys
 def test_servers_are_asked_with_connect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What they answer is printed, and the gravest error gives the exit code."""
 
-    async def check_triggers(_settings: object, _triggers: object) -> AsyncIterator[CheckResult]:
+    async def check_triggers(_settings: object, _triggers: object, *, agency_key: object) -> AsyncIterator[CheckResult]:
         yield CheckResult("topic", ok=False, detail="topic_missing", error=TopicMissing(["billing.events"]))
         yield CheckResult("agencies", ok=True, detail="nightly: the query returns 3 agencies")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipeline_processing.model import RunId
+from pipeline_processing.model import JobRequest, RunId
 from pipeline_processing.triggers.config import EventTrigger, ScheduleTrigger
 from pipeline_processing.triggers.job_requests import (
     OLDEST_SINCE,
@@ -75,6 +75,16 @@ def test_run_ids_are_equal_for_equal_windows_only(one: str, other: str, agency_i
     """And each is a run id."""
     first, second = (RUN_ID.validate_python(run_id_of_window("n" * 64, agency_id, each)) for each in (one, other))
     assert (first == second) == (one == other)
+
+
+def test_run_ids_have_room_for_every_key() -> None:
+    """A text stands in them by its hash, and digits as the integer does, so that no two agencies share one."""
+    keys = ("018f4e8a-5b7c-7d3e-9a41-2f60c1d7b3e5", "acme/eu", "acme", "é" * 30, "07", 7)
+    run_ids = [run_id_of_window("t" * 64, key, "w") for key in keys]
+    requests = [JobRequest(agency_id=key, run_id=run_id) for key, run_id in zip(keys, run_ids, strict=True)]
+
+    assert len({request.run_id for request in requests}) == len(keys)
+    assert run_id_of_window("t", "7", "w") == run_id_of_window("t", 7, "w")
 
 
 def test_a_tick_asks_for_each_agency() -> None:

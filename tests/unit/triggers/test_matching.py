@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_processing.agency_data_job.params import ParamConfig
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.errors import InvalidEvent
 from pipeline_processing.messaging.port import Record
 from pipeline_processing.triggers.config import EventTrigger
 from pipeline_processing.triggers.events import MAX_EVENT_BYTES, read_event, value_at
-from pipeline_processing.triggers.matching import mismatch, occurrences
+from pipeline_processing.triggers.matching import Terms, mismatch, occurrences
 from tests.properties import examples
 
 NOW = datetime(2026, 1, 18, 12, tzinfo=UTC)
@@ -105,6 +106,26 @@ def test_the_agency_may_stand_anywhere(agency_id: str, value: Any) -> None:
     """In the body, which isn't parsed for the others, in the key, or in an attribute."""
     headers = {f"ce_{name}": text for name, text in {**EVENT, "subject": "12", "tenant": "12"}.items()}
     assert found(record(value, headers, key=b"12"), trigger(agency_id=agency_id)) == [12]
+
+
+UUID = "018f4e8a-5b7c-7d3e-9a41-2f60c1d7b3e5"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "key"),
+    [("uuid", UUID, UUID), ("uuid", UUID.upper(), UUID), ("text", "acme/eu", "acme/eu"), ("text", 7, "7")],
+)
+def test_agencies_may_be_uuids_or_texts(kind: str, value: Any, key: str) -> None:
+    """As the job config says; what an event writes otherwise gets the one spelling that requests have."""
+    (each,) = occurrences(binary({"agency_id": value}), [UPDATED], now=NOW, terms=Terms(agency_key=AgencyKey(kind)))
+    assert each.agency_id == key
+
+
+@pytest.mark.parametrize(("kind", "told"), [("uuid", "a UUID"), ("text", "text, which must have")])
+def test_what_is_no_key_is_told(kind: str, told: str) -> None:
+    """With what it must be."""
+    with pytest.raises(InvalidEvent, match=f"looks there for the agency's id: {told}"):
+        occurrences(binary({"agency_id": ""}), [UPDATED], now=NOW, terms=Terms(agency_key=AgencyKey(kind)))
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**63, 1.0, True, None, "", "x", "+1", " 1", "1.0", "٣", "9" * 30, [1], {}])
@@ -234,8 +255,8 @@ def test_a_param_of_another_type_than_declared_is_told(value: Any, message: str)
     declared = {"p": ParamConfig.model_validate({"type": "text"})}
     asking = trigger(params={"p": {"from": "data.p"}})
     with pytest.raises(InvalidEvent, match=f"The param p of trigger 't' {message}"):
-        occurrences(binary({"agency_id": 1, "p": value}), [asking], now=NOW, declared=declared)
-    assert occurrences(binary({"agency_id": 1, "p": "x"}), [asking], now=NOW, declared=declared)
+        occurrences(binary({"agency_id": 1, "p": value}), [asking], now=NOW, terms=Terms(declared=declared))
+    assert occurrences(binary({"agency_id": 1, "p": "x"}), [asking], now=NOW, terms=Terms(declared=declared))
 
 
 JSON = st.recursive(

@@ -143,7 +143,7 @@ async def test_an_unreadable_state_counts_as_lost(triggered: Triggered, clock: S
     await triggered.take()
     for states in triggered.table.changelog.values():
         if b"7" in states:
-            states[b"7"] = b'{"version": 1, "agency_id": "secret"}'
+            states[b"7"] = b'{"version": 1, "agency_id": ["secret"]}'
         if b"8" in states:  # another number of events than in the log
             states[b"8"] = states[b"8"].replace(b'"events":2', b'"events":3')
     triggered.keeper = triggered.another()

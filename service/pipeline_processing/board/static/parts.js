@@ -68,8 +68,8 @@ export function runLink(runId) {
 export function agencyLink(agencyId) {
   return el(
     "a",
-    { href: `#/runs?agency_id=${agencyId}`, "aria-label": `Runs of agency ${agencyId}` },
-    String(agencyId),
+    { href: `#/runs?agency_id=${encodeURIComponent(agencyId)}`, "aria-label": `Runs of agency ${agencyId}` },
+    foreign(String(agencyId)),
   );
 }
 

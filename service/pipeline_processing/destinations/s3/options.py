@@ -105,8 +105,10 @@ class S3ObjectOptions(Part):
         Tags with placeholders are left out for an object that belongs to no single run.
         """
         run = {name: metadata.get(name.replace("_", "-")) for name in _LONGEST}
+        if run["agency_id"] is not None:  # tags can't have what a percent-encoded key may have
+            run["agency_id"] = run["agency_id"].replace("%", "=").replace("~", "=7E")
         return {
-            key: _PLACEHOLDER.sub(lambda found: str(run[found[1]]), value)
+            key: _PLACEHOLDER.sub(lambda found: str(run[found[1]]), value)[:_LONGEST_TAG_VALUE]
             for key, value in self.tags.items()
             if all(run[name] is not None for name in _PLACEHOLDER.findall(value))
         }

@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from uuid import UUID, uuid4
 
 import asyncpg
 from pydantic import SecretStr
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.aio.tasks import shielded
 from pipeline_processing.destinations.installation import check_mark, mark_of
 from pipeline_processing.destinations.tables.errors import Refused, TableConflict, session
@@ -30,6 +31,8 @@ SESSION_SETTINGS = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "lc_monetary": "C",
+    # How keys of agencies are quoted.
+    "standard_conforming_strings": "on",
     # A stored plan relies on its staged rows, and a run's success on its load: both must survive a crash.
     "synchronous_commit": "on",
     # A load may take long, and may wait for another load of its agency. A hanging process must not block others.
@@ -66,11 +69,13 @@ class PostgresDestination:
         *,
         database: DatabaseClient,
         config: PostgresDestinationConfig,
+        agency_key: AgencyKey = AgencyKey.INTEGER,
         new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         """`new_id` names staging tables."""
         self.pool = database
         self._config = config
+        self._agency_key = agency_key
         self._schema = config.schema_name
         self._new_id = new_id
         self._seen: set[str] = set()
@@ -94,7 +99,9 @@ class PostgresDestination:
         async with session(self.pool) as connection:
             for dataset in datasets:
                 try:
-                    target = await find_target(connection, self._config, dataset, where=self.pool.where)
+                    target = await find_target(
+                        connection, self._config, dataset, where=self.pool.where, agency_key=self._agency_key
+                    )
                     if columns is not None and dataset in columns:
                         target.check_columns(columns[dataset])
                 except JobConfigError as error:
@@ -134,7 +141,7 @@ class PostgresDestination:
         upload = TableUpload(
             session=partial(session, self.pool),
             target=target,
-            staging=StagingTable(target=target, name=name, agency_id=int(metadata["agency-id"]), note=note),
+            staging=StagingTable(target=target, name=name, agency=unquote(metadata["agency-id"]), note=note),
             content=content,
         )
         await on_started(UploadRef(key=key, upload_id=name))
@@ -202,11 +209,16 @@ class PostgresDestination:
     async def _has_manifests(self, connection: asyncpg.Connection) -> bool:
         return bool(await connection.fetchval(*statement("manifests_table", {"schema": self._schema})))
 
+    async def _found(self, connection: asyncpg.Connection, dataset: str) -> Target:
+        return await find_target(connection, self._config, dataset, where=self.pool.where, agency_key=self._agency_key)
+
     async def _target(self, dataset: str) -> Target:
         """Find the dataset's table. If it existed before, it may be about to be recreated: raise a retryable error."""
         try:
             async with session(self.pool) as connection:
-                target = await find_target(connection, self._config, dataset, where=self.pool.where)
+                target = await find_target(
+                    connection, self._config, dataset, where=self.pool.where, agency_key=self._agency_key
+                )
         except TargetMissing as missing:
             if dataset not in self._seen:
                 raise
@@ -227,7 +239,7 @@ class PostgresDestination:
                     artifact=artifact,
                     staging=staged.table,
                     run_id=metadata["run-id"],
-                    agency_id=int(metadata["agency-id"]),
+                    agency=unquote(metadata["agency-id"]),
                     attempt=int(metadata["attempt"]),
                 )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from pipeline_processing.agency_keys import number_of
 from pipeline_processing.destinations.tables.errors import TableConflict
 from pipeline_processing.destinations.tables.options import LoadMode
 from pipeline_processing.destinations.tables.queries import agency_literal, column_list, statement, table_name
@@ -55,7 +56,8 @@ class Load:
     staging: str
     """The name of the staging table."""
     run_id: str
-    agency_id: int
+    agency: str
+    """The agency's key."""
     attempt: int
 
     async def complete(self) -> None:
@@ -71,14 +73,14 @@ class Load:
         url = f"{self.url}/{self.artifact.dataset}"
         note = (await notes(self.connection, self.schema, begins=self.staging)).get(self.staging)
         if note is not None:
-            what = f"{table_name(self.schema, note.target)} {self.agency_id}"
+            what = f"{table_name(self.schema, note.target)} {self.agency}"
             await self.connection.execute(*statement("lock_load", {"what": what}))
         later = await self._later_replacement(note)
         state = LOADED if later is None else SUPERSEDED
         if not await self._record(state, target=note.target if note else "", note=note):
             await self._check_done(note, url)
         elif later is not None:
-            log.warning("load_superseded", url=url, run_id=self.run_id, agency_id=self.agency_id, by_run_id=later)
+            log.warning("load_superseded", url=url, run_id=self.run_id, agency_id=self.agency, by_run_id=later)
         else:
             if note is None or not await self._lock_staging():
                 raise UploadMissing(url)
@@ -95,7 +97,7 @@ class Load:
         """Return the id of a run that replaced the agency's rows with newer ones, if any. Needs the load's lock."""
         if note is None or note.mode is not LoadMode.REPLACE:
             return None
-        values = {"target": note.target, "agency_id": self.agency_id, "snapshot_at": note.snapshot_at}
+        values = {"target": note.target, "agency_id": number_of(self.agency), "snapshot_at": note.snapshot_at}
         query = statement("later_replacement", values, schema=quoted(self.schema))
         found: str | None = await self.connection.fetchval(*query)
         return found
@@ -140,7 +142,7 @@ class Load:
             "key": column_list(note.merge_key),
             "assignments": ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in updated),
             "agency_column": quoted(note.agency_column),
-            "agency": agency_literal(self.agency_id),
+            "agency": agency_literal(self.agency),
         }
         if note.mode is LoadMode.REPLACE:
             await self.connection.execute(*statement("delete_agency", **parts))
@@ -160,7 +162,7 @@ class Load:
         values: dict[str, Any] = {
             "run_id": self.run_id,
             "dataset": self.artifact.dataset,
-            "agency_id": self.agency_id,
+            "agency_id": number_of(self.agency),
             "attempt": self.attempt,
             "target": target,
             "state": state,

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 from pydantic import ConfigDict, Field, model_validator
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.model import CsvOptions, FormatName
 from pipeline_processing.options.parts import Part, SecretName
 from pipeline_processing.plugins import Plugin
@@ -135,13 +136,17 @@ class PostgresDestinationConfig(Part):
                 )
 
 
+class _TablesContext(BuildContext, Protocol):
+    agency_key: AgencyKey
+
+
 @asynccontextmanager
-async def _opened(options: PostgresDestinationConfig, *, context: BuildContext) -> AsyncIterator[Destination]:
+async def _opened(options: PostgresDestinationConfig, *, context: _TablesContext) -> AsyncIterator[Destination]:
     from pipeline_processing.destinations.tables.destination import PostgresDestination, target_database
 
     # Each run uses two: one to load a table, one to read the target's definition.
     async with target_database(context.dsn(options.dsn), connections=2 * context.limits.runs) as database:
-        yield PostgresDestination(database=database, config=options)
+        yield PostgresDestination(database=database, config=options, agency_key=context.agency_key)
 
 
 PLUGIN = Plugin(options=PostgresDestinationConfig, build=_opened)

@@ -34,6 +34,6 @@ def column_list(columns: Iterable[str]) -> str:
     return ", ".join(map(quoted, columns))
 
 
-def agency_literal(agency_id: int) -> str:
-    """Return the id as an untyped literal, which takes the type of the column that it is compared with."""
-    return f"'{int(agency_id)}'"
+def agency_literal(key: str) -> str:
+    """Return a key as an untyped literal, which takes the type of the column that it is compared with."""
+    return "'" + key.replace("'", "''") + "'"

@@ -74,7 +74,7 @@ ORDER BY i.indexrelid;
 
 -- name: holds_agency_ids
 -- Raises an error unless the type can hold agency ids.
-SELECT CAST('1' AS {type}) IS NOT NULL;
+SELECT CAST({agency} AS {type}) IS NOT NULL;
 
 -- name: create_staging
 -- Create a staging table. It is logged: a server crash would empty an unlogged one, and a stored plan relies on it.

@@ -66,12 +66,12 @@ class StagingTable:
     lacks for `mode: append`, and would fail on a CHECK of whole rows.
     """
 
-    def __init__(self, *, target: Target, name: str, agency_id: int, note: StagingNote) -> None:
+    def __init__(self, *, target: Target, name: str, agency: str, note: StagingNote) -> None:
         self.columns: tuple[str, ...] = ()
         """Columns that the rows have had so far."""
         self.name = name
         self._target = target
-        self._agency_id = agency_id
+        self._agency = agency
         self._note = note
         self._quoted = table_name(target.schema, name)
         self._filled_in: list[str] = []
@@ -182,7 +182,7 @@ class StagingTable:
         place = f"Dataset {target.dataset!r}"
         if refused.constraint == self.name or refused.column == target.agency_column:
             return DataError(
-                f"{place}: a row's {target.agency_column!r} isn't the run's agency, {self._agency_id}, and {target} "
+                f"{place}: a row's {target.agency_column!r} isn't the run's agency, {self._agency}, and {target} "
                 "accepts only the run's own agency. Correct the query, or leave the column out to have it filled in."
             )
         return DataError(f"{place}: {target} can't take a row: {refused}. Correct the data, the steps or the table.")
@@ -194,7 +194,7 @@ class StagingTable:
         definitions = [f"{quoted(name)} {column.definition}" for name, column in defined.items()]
         definitions += [f"CONSTRAINT {quoted(name)} CHECK ({check})" for name, check in target.checks.items()]
         comment = {"schema": target.schema, "name": self.name, "comment": self._note.model_dump_json()}
-        agency = {"agency_column": quoted(target.agency_column), "agency": agency_literal(self._agency_id)}
+        agency = {"agency_column": quoted(target.agency_column), "agency": agency_literal(self._agency)}
         await connection.execute(*statement("create_staging", staging=self._quoted, defined=", ".join(definitions)))
         await connection.execute(
             *statement("bind_agency", staging=self._quoted, constraint=quoted(self.name), **agency)
@@ -226,7 +226,7 @@ class StagingTable:
             "all_there": " AND ".join(f"{quoted(name)} IS NOT NULL" for name in key),
             "same_key": " AND ".join(f"s.{quoted(name)} = t.{quoted(name)}" for name in key),
             "agency_column": quoted(self._target.agency_column),
-            "agency": agency_literal(self._agency_id),
+            "agency": agency_literal(self._agency),
         }
         return bool(await connection.fetchval(*statement(query, **parts)))
 

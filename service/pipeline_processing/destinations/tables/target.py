@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.destinations.tables.options import LoadMode, PostgresDestinationConfig
-from pipeline_processing.destinations.tables.queries import statement, table_name
+from pipeline_processing.destinations.tables.queries import agency_literal, statement, table_name
 from pipeline_processing.errors import AccessDenied, JobConfigError
 
 _TABLES = ("r", "p")
 """`relkind` of plain and partitioned tables."""
+_TYPES = {AgencyKey.INTEGER: "bigint", AgencyKey.UUID: "uuid", AgencyKey.TEXT: "text"}
 _PRIVILEGES = {
     LoadMode.REPLACE: ("SELECT", "INSERT", "DELETE"),
     LoadMode.MERGE: ("SELECT", "INSERT", "UPDATE"),
@@ -93,7 +95,12 @@ class TargetMissing(JobConfigError):
 
 
 async def find_target(
-    connection: asyncpg.Connection, config: PostgresDestinationConfig, dataset: str, *, where: str
+    connection: asyncpg.Connection,
+    config: PostgresDestinationConfig,
+    dataset: str,
+    *,
+    where: str,
+    agency_key: AgencyKey = AgencyKey.INTEGER,
 ) -> Target:
     """
     Find the table of a dataset.
@@ -118,7 +125,7 @@ async def find_target(
     checks = [] if table["changes_rows"] else await connection.fetch(*statement("table_checks", oid))
     if config.mode is LoadMode.MERGE:
         _check_key(config.key, columns, [set(row["columns"]) for row in keys if row["immediate"]], place)
-    await _check_agency_column(connection, config.agency_column, columns, place)
+    await _check_agency_column(connection, config.agency_column, columns, place, agency_key)
     return Target(
         dataset=dataset,
         schema=config.schema_name,
@@ -157,7 +164,7 @@ def _check_key(key: tuple[str, ...], columns: Collection[str], unique: Collectio
 
 
 async def _check_agency_column(
-    connection: asyncpg.Connection, name: str, columns: Mapping[str, TargetColumn], place: str
+    connection: asyncpg.Connection, name: str, columns: Mapping[str, TargetColumn], place: str, key: AgencyKey
 ) -> None:
     column = columns.get(name)
     if column is None:
@@ -168,13 +175,15 @@ async def _check_agency_column(
     usable = not column.computed
     if usable:
         try:
-            await connection.fetchval(*statement("holds_agency_ids", type=column.type))
+            await connection.fetchval(
+                *statement("holds_agency_ids", agency=agency_literal(key.example), type=column.type)
+            )
         except asyncpg.DataError:
             usable = False
     if not usable:
         raise JobConfigError(
             f"Column {name!r} of {place} has the type {column.type} and can't be given the ids of agencies. Make it a "
-            "plain bigint, or correct the destination's `agency_column`."
+            f"plain {_TYPES[key]}, or correct the destination's `agency_column`."
         )
 
 

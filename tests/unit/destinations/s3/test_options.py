@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline_processing.agency_keys import encoded_key
 from pipeline_processing.destinations.s3.options import S3DestinationConfig, S3ObjectOptions
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234"
@@ -135,6 +136,14 @@ def test_filled_in_tags_keep_the_rules_too(tags: dict[str, str], agency_id: int,
     assert S3ObjectOptions(tags=filled).tags == filled
     for key, value in tags.items():
         assert filled[key] == value.replace("{agency_id}", str(agency_id)).replace("{run_id}", run_id)
+
+
+def test_tags_hold_keys_that_are_texts() -> None:
+    """In a form that AWS takes, different for different keys, and cut where it would be too long."""
+    options = S3ObjectOptions(tags={"agency": "{agency_id}", "long": "x" * 200 + "{agency_id}"})
+    filled = options.tags_for({"agency-id": encoded_key("ä/b%~=" + "c" * 90), "run-id": "r"})
+    assert filled["agency"] == "=C3=A4=2Fb=25=7E=3D" + "c" * 90
+    assert S3ObjectOptions(tags=filled).tags == filled
 
 
 def test_an_object_of_all_runs_has_the_tags_of_all_runs() -> None:

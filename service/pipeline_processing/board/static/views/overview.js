@@ -101,7 +101,7 @@ export default function open({ get, changed, overview }) {
 export async function agencyDurations(get, runs) {
   const ids = [...new Set(runs.map((run) => run.agency_id))].slice(0, 50);
   if (!ids.length) return {};
-  const { agencies } = await get("durations", { agency_id: ids.join(",") });
+  const { agencies } = await get("durations", { agency_id: ids.map(encodeURIComponent).join(",") });
   return Object.fromEntries(
     agencies.map(({ agency_id, runs }) => [agency_id, runs.map((run) => run.duration_ms).filter((ms) => ms !== null)]),
   );

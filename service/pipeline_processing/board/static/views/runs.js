@@ -168,7 +168,7 @@ function filters(asked) {
       "data-keep": "filters", // the reader fills it in
     },
     field("q", "Text", { type: "search", placeholder: "run id or agency" }),
-    field("agency_id", "Agency", { inputmode: "numeric", pattern: "[0-9]+" }),
+    field("agency_id", "Agency", {}),
     el(
       "div",
       {},
