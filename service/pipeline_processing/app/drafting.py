@@ -1,10 +1,12 @@
 """Draft a job config from what is in a database. Part of the composition root."""
 
-import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+import yaml
 
 from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.errors import JobConfigError
@@ -20,8 +22,7 @@ _KEYS = {
     "uuid": AgencyKey.UUID, "text": AgencyKey.TEXT,
 }  # fmt: skip
 _TIMES = ("timestamp with time zone", "timestamp without time zone")
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _WIDTH = 110
 _MOST_NAMED = 20
 
@@ -71,21 +72,23 @@ def draft(tables: Sequence[CatalogueTable], *, agency_column: str | None) -> Dra
     ]
     if kind is not AgencyKey.INTEGER:
         lines.append(f"agency_key: {kind}")
-    lines.append("datasets:")
+    lines += ["defaults:", "  format: ndjson  # or csv, parquet", "  compression: none  # or gzip, zstd", "datasets:"]
     for number, (name, table) in enumerate(zip(names, exported, strict=True)):
         lines += _dataset(name, table, column, first=number == 0)
     if others:
+        lines.append("")
         lines += _commented(f"Left out, because they have no column {column} of type {kind}:", others)
         lines.append("# A list that every agency gets whole needs `shared: true` instead of `agency_column`.")
-    lines += ["# Without this, PIPELINE_DESTINATION says where artifacts go.", "# destinations:"]
+    lines += ["", "# Without this, PIPELINE_DESTINATION says where artifacts go.", "# destinations:"]
     lines.append("#   - s3: {bucket: exports, prefix: agencies}")
     return Draft("\n".join(lines) + "\n", tuple(names), others)
 
 
 def _dataset(name: str, table: CatalogueTable, column: str, *, first: bool) -> Iterator[str]:
     changed = next((each for each in _CHANGED if table.columns.get(each, "").startswith(_TIMES)), None)
-    yield ""
-    yield f"  - name: {name}"
+    if not first:
+        yield ""
+    yield f"  - name: {_scalar(name)}"
     yield "    source:"
     yield "      postgres:"
     yield f"        table: {_scalar(_name(table))}{f'  # about {table.rows:,} rows' if table.rows > 0 else ''}"
@@ -101,14 +104,12 @@ def _dataset(name: str, table: CatalogueTable, column: str, *, first: bool) -> I
     if first:
         yield "    # steps:"
         yield f"    #   - drop: [{_scalar(next(iter(table.columns)))}]"
-    yield "    format: ndjson  # or csv"
-    yield "    compression: none  # or gzip, zstd"
 
 
 def _commented(title: str, items: Iterable[str], *, indent: str = "") -> Iterator[str]:
     """Yield comment lines with the items, wrapped."""
     line = f"{indent}# {title}"
-    items = [json.dumps(item, ensure_ascii=False)[1:-1] for item in items]  # no line ends
+    items = ["".join(each if each.isprintable() else "?" for each in item) for item in items]  # a comment has one line
     for number, item in enumerate(items, start=1):
         piece = f" {item}{',' if number < len(items) else ''}"
         if len(line) + len(piece) > _WIDTH:
@@ -161,6 +162,7 @@ def _dataset_names(tables: Iterable[CatalogueTable]) -> list[str]:
 
 
 def _scalar(text: str) -> str:
-    """Return a YAML scalar."""
-    plain = all(_PLAIN.fullmatch(part) for part in text.split(".")) and text.lower() not in _YAML_WORDS
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    """Return text as YAML, in quotes where it needs them."""
+    if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
+        return text
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()
